@@ -1,0 +1,37 @@
+# Two commands do all: `make demo` and `make test`. Both set up a virtual environment first if there is none.
+PYTHON ?= python3
+BIN := .venv/bin
+# One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup demo test lint bench clean
+
+setup: .venv/.ready
+
+# torch first and pinned: any other request may bring gigabytes of another build.
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	@echo "setting up .venv (a few minutes, once) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --constraint constraints.txt torch
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/ray-unlearn run studies/demo.yaml --storage results/demo --fresh
+	@$(BIN)/ray-unlearn report results/demo
+
+test: setup lint
+	@$(BIN)/pytest
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: setup
+	@$(BIN)/python benchmarks/lane_overhead.py
+
+clean:
+	rm -rf .venv results build dist

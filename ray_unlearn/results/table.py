@@ -1,0 +1,98 @@
+"""The result table: one line per evaluation row, with its trial's configuration and outcome. Plain pyarrow."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_unlearn.results.best import candidate_rows
+from ray_unlearn.results.ledger import Record
+from ray_unlearn.results.schema import COLUMNS, SCHEMA_VERSION
+from ray_unlearn.spec.base import validated
+from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.study import StudySpec
+
+CONFIG_COLUMNS = (
+    "method", "seed", "learning_rate", "steps", "batch_size", "retain_ratio", "w_f", "w_r", "schedule",
+    "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm",
+)  # fmt: skip
+UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repeatable)
+
+
+def result_table(record: Record) -> pa.Table:
+    """Columns: study, domain, model, number, trial_id, status, reason, candidate, the configuration, `COLUMNS`.
+
+    `candidate` is true where the row stands for a configuration that could be deployed (see `results.best`).
+    Ordered by trial number and update. A trial without rows (it failed, or diverged before its first evaluation) has
+    one line with no `update`, so that it is counted and not forgotten.
+    """
+    spec = validated(StudySpec, record.header["spec"], "ledger header: spec")
+    study = {"study": spec.name, "domain": record.header["domain"], "model": spec.model.source}
+    lines: list[dict[str, Any]] = []
+    for _, trial in sorted(record.trials.items()):
+        known = study | {"number": trial.number, "trial_id": trial.trial_id, "status": trial.status or "running"}
+        known |= {"reason": trial.reason} | {name: trial.config.get(name) for name in CONFIG_COLUMNS}
+        rows = sorted(trial.rows, key=lambda row: row["update"]) or [{}]
+        candidates = {row["update"] for row in candidate_rows(trial, spec)}
+        lines += [
+            known | {"candidate": row.get("update") in candidates} | {name: row.get(name) for name in COLUMNS}
+            for row in rows
+        ]
+    return pa.Table.from_pylist(lines, schema=_schema())
+
+
+def baseline_table(record: Record) -> pa.Table:
+    """One line per baseline (vanilla, exact_retrain): `baseline` and `COLUMNS`."""
+    lines = [{"baseline": name} | {c: row.get(c) for c in COLUMNS} for name, row in record.baselines.items()]
+    fields = [pa.field("baseline", pa.string())] + [pa.field(name, _type(name)) for name in COLUMNS]
+    return pa.Table.from_pylist(lines, schema=pa.schema(fields))
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write as Parquet or CSV by the file's ending.
+
+    Raises:
+        StorageError: an ending that is neither, or the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        match path.suffix:
+            case ".parquet":
+                pq.write_table(table, path)
+            case ".csv":
+                import pyarrow.csv
+
+                pyarrow.csv.write_csv(table, path)
+            case other:
+                raise StorageError(f"{path}: unknown table format {other!r}; use .parquet or .csv")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error}") from None
+
+
+_TEXT = {"study", "domain", "model", "trial_id", "status", "reason", "method", "schedule"}
+_WHOLE = {"number", "seed", "steps", "batch_size", "warmup_steps", "update"}
+
+
+def _type(name: str) -> pa.DataType:
+    if name in _TEXT:
+        return pa.string()
+    if name == "candidate":
+        return pa.bool_()
+    return pa.int64() if name in _WHOLE else pa.float64()
+
+
+def _schema() -> pa.Schema:
+    names = [
+        "study",
+        "domain",
+        "model",
+        "number",
+        "trial_id",
+        "status",
+        "reason",
+        "candidate",
+        *CONFIG_COLUMNS,
+        *COLUMNS,
+    ]
+    return pa.schema([pa.field(name, _type(name)) for name in names], metadata={"schema_version": str(SCHEMA_VERSION)})

@@ -1,0 +1,28 @@
+"""Errors a user can mend. Each message names the value, the place and the remedy."""
+
+import difflib
+from collections.abc import Iterable
+
+EXIT_WRONG_INPUT = 2
+EXIT_FAILED_TRIALS = 3
+EXIT_STORAGE = 4
+EXIT_INTERRUPTED = 130
+
+
+class UserError(ValueError):
+    """Wrong usage or input: shown without a traceback, the process ends with `exit_code`."""
+
+    exit_code = EXIT_WRONG_INPUT
+
+
+class StorageError(UserError):
+    """The study's storage cannot be read or written (full disk, no permission, torn file)."""
+
+    exit_code = EXIT_STORAGE
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """`"; did you mean 'x'?"` for the closest known name, or the list of them when nothing is close."""
+    names = sorted(known)
+    close = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

@@ -1,0 +1,238 @@
+"""SearchSpace: type, range, scale, condition and role of each hyperparameter of one method."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from ray_unlearn.spec.base import Strict, read_yaml, validated
+from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.methods import METHODS, method_named
+from ray_unlearn.spec.trial import MIXED_ONLY, Hyperparameters
+
+Role = Literal["scientific", "nuisance", "fixed"]
+Scalar = bool | int | float | str
+
+
+class _Parameter(Strict):
+    role: Role = Field("nuisance", description="as in the Deep Learning Tuning Playbook")
+    when: dict[str, Scalar] = Field(
+        default_factory=dict, description="sampled only where these categorical parameters have these values"
+    )
+
+
+class FloatRange(_Parameter):
+    """A real number in [low, high]."""
+
+    type: Literal["float"]
+    low: float
+    high: float
+    scale: Literal["linear", "log"] = "linear"
+    grid: tuple[float, ...] = Field((), description="values for the grid sampler")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_range(self.low, self.high, self.scale)
+        _check_grid(self.grid, self.low, self.high)
+        return self
+
+
+class IntRange(_Parameter):
+    """A whole number in [low, high].
+
+    With `free: true` (for `steps` on a constant learning rate) it is not sampled: a trial runs to `high` and each
+    evaluation row from `low` on is the trial with that many steps.
+    """
+
+    type: Literal["int"]
+    low: int
+    high: int
+    scale: Literal["linear", "log"] = "linear"
+    free: bool = False
+    grid: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        _check_range(self.low, self.high, self.scale)
+        _check_grid(self.grid, self.low, self.high)
+        return self
+
+
+class Choice(_Parameter):
+    """One of a few values."""
+
+    type: Literal["choice"]
+    choices: tuple[Scalar, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len(set(self.choices)) != len(self.choices):
+            raise ValueError(f"choices must differ, got {list(self.choices)}")
+        return self
+
+
+class Fixed(_Parameter):
+    """A constant of the study."""
+
+    type: Literal["fixed"]
+    value: Scalar
+    role: Role = "fixed"
+
+
+Parameter = Annotated[FloatRange | IntRange | Choice | Fixed, Field(discriminator="type")]
+
+
+def _check_range(low: float, high: float, scale: str) -> None:
+    if not low < high:
+        raise ValueError(f"needs low < high, got low={low:g}, high={high:g}")
+    if scale == "log" and low <= 0:
+        raise ValueError(f"a log scale needs low > 0, got low={low:g}")
+
+
+def _check_grid(grid: tuple[float, ...], low: float, high: float) -> None:
+    outside = [value for value in grid if not low <= value <= high]
+    if outside:
+        raise ValueError(f"grid values must lie in [{low:g}, {high:g}], got {outside}")
+
+
+class SearchSpace(Strict):
+    """All hyperparameters of one method; those not named keep the defaults of `Hyperparameters`."""
+
+    method: str
+    parameters: dict[str, Parameter]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}{nearest(self.method, METHODS)}")
+        for name, parameter in self.parameters.items():
+            self._check_parameter(name, parameter)
+        if "learning_rate" not in self.parameters:
+            raise ValueError("`learning_rate` is missing: it has no default; add it under `parameters`")
+        if "steps" not in self.parameters:
+            raise ValueError("`steps` is missing: it has no default; add it under `parameters`")
+        if self.free_steps:
+            self._check_free_steps()
+        return self
+
+    def _check_parameter(self, name: str, parameter: FloatRange | IntRange | Choice | Fixed) -> None:
+        if name not in Hyperparameters.model_fields:
+            raise ValueError(f"unknown hyperparameter {name!r}{nearest(name, Hyperparameters.model_fields)}")
+        if name in MIXED_ONLY and not method_named(self.method).mixed:
+            raise ValueError(f"`{name}`: {self.method} uses no retain data, so this has no effect; remove it")
+        if isinstance(parameter, IntRange) and parameter.free and name != "steps":
+            raise ValueError(f"`{name}`: only `steps` can be free")
+        for other, value in parameter.when.items():
+            condition = self.parameters.get(other)
+            if not isinstance(condition, Choice) or value not in condition.choices:
+                raise ValueError(
+                    f"`{name}`: `when: {{{other}: {value}}}` must name a choice parameter and one of its values"
+                )
+        for value in _edge_values(parameter):
+            try:
+                Hyperparameters.model_validate(
+                    {"learning_rate": 1e-3, "steps": 10**9, "schedule": "cosine", name: value}
+                )
+            except ValidationError as error:
+                raise ValueError(f"`{name}`: {error.errors()[0]['msg']}, got {value!r}") from None
+
+    def _check_free_steps(self) -> None:
+        schedule = self.parameters.get("schedule")
+        values = _edge_values(schedule) if schedule is not None else [Hyperparameters.model_fields["schedule"].default]
+        if set(values) != {"constant"}:
+            raise ValueError(
+                "`steps`: free steps need a constant schedule (a row of a decaying schedule is not the shorter trial); "
+                "fix `schedule: constant` or sample steps with `free: false`"
+            )
+
+    @property
+    def free_steps(self) -> bool:
+        """True when each evaluation row stands for the trial with that many steps."""
+        steps = self.parameters.get("steps")
+        return isinstance(steps, IntRange) and steps.free
+
+    @property
+    def fewest_steps(self) -> int:
+        """With free steps: rows before this update are not candidates."""
+        steps = self.parameters["steps"]
+        return steps.low if isinstance(steps, IntRange) and steps.free else 1
+
+    def sampled(self) -> dict[str, FloatRange | IntRange | Choice]:
+        """The parameters a sampler chooses, in file order."""
+        return {
+            name: parameter
+            for name, parameter in self.parameters.items()
+            if not isinstance(parameter, Fixed) and not (isinstance(parameter, IntRange) and parameter.free)
+        }
+
+    def resolve(self, chosen: dict[str, Any]) -> Hyperparameters:
+        """Sampled values, fixed values and defaults together."""
+        values: dict[str, Any] = dict(chosen)
+        for name, parameter in self.parameters.items():
+            if isinstance(parameter, Fixed) and all(values.get(k, v) == v for k, v in parameter.when.items()):
+                values[name] = parameter.value
+            elif isinstance(parameter, IntRange) and parameter.free:
+                values[name] = parameter.high
+        return validated(Hyperparameters, values, f"search space of {self.method}")
+
+
+def _edge_values(parameter: FloatRange | IntRange | Choice | Fixed) -> list[Any]:
+    match parameter:
+        case FloatRange() | IntRange():
+            return [parameter.low, parameter.high]
+        case Choice():
+            return list(parameter.choices)
+        case Fixed():
+            return [parameter.value]
+
+
+def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> SearchSpace:
+    """Read `path`, pull in the fragments it names under `include`, then apply a study's `overrides`.
+
+    A later definition of a parameter replaces an earlier one whole: fragments in order, the file itself, overrides.
+    An override of a parameter that the method cannot use is skipped (a study sets `w_r` once for all methods).
+
+    Raises:
+        UserError: missing file, unknown key, method or hyperparameter, low >= high, a grid value outside its range.
+    """
+    content = read_yaml(path)
+    merged: dict[str, Any] = {}
+    includes = content.pop("include", [])
+    if not isinstance(includes, list):
+        raise UserError(f"{path}: include: must be a list of fragment files, got {includes!r}")
+    for fragment in includes:
+        fragment_path = path.parent / str(fragment)
+        body = read_yaml(fragment_path)
+        unknown = set(body) - {"parameters"}
+        if unknown:
+            raise UserError(f"{fragment_path}: {sorted(unknown)[0]}: a fragment holds `parameters` only")
+        merged |= _parameters_of(body, fragment_path)
+    merged |= _parameters_of(content, path)
+    method = METHODS.get(str(content.get("method")))
+    for name, parameter in (overrides or {}).items():
+        if not (method and name in MIXED_ONLY and not method.mixed):
+            merged[name] = parameter
+    return validated(SearchSpace, content | {"parameters": merged}, str(path))
+
+
+def _parameters_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    parameters = content.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise UserError(f"{path}: parameters: must be a mapping of hyperparameter to range, got {parameters!r}")
+    return {name: _long_form(value) for name, value in parameters.items()}
+
+
+def _long_form(value: Any) -> Any:
+    """`batch_size: 8` is short for `{type: fixed, value: 8}`."""
+    return value if isinstance(value, dict) else {"type": "fixed", "value": value}
+
+
+def spread(low: float, high: float, scale: str, points: int) -> list[float]:
+    """`points` values from low to high, evenly on the scale (a grid for the grid sampler)."""
+    if points == 1:
+        return [low]
+    shares = [i / (points - 1) for i in range(points)]
+    if scale == "log":
+        return [math.exp(math.log(low) + share * (math.log(high) - math.log(low))) for share in shares]
+    return [low + share * (high - low) for share in shares]

@@ -1,0 +1,32 @@
+"""Baselines: what every trial is judged against, measured before the first one."""
+
+from ray_unlearn.results.schema import Row
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study import ModelSpec
+from ray_unlearn.unlearn.evaluate import evaluate
+from ray_unlearn.unlearn.model import exact_retrain_source, load_model
+from ray_unlearn.unlearn.workspace import Workspace
+
+
+def measure_baselines(workspace: Workspace, model: ModelSpec) -> dict[str, Row]:
+    """`vanilla` (P_0 on every set; on A it is approximate retraining) and, where there is one, `exact_retrain`.
+
+    Leaves the workspace with vanilla weights. A collective of all ranks.
+
+    Raises:
+        UserError: the exactly retrained model cannot be loaded or has another shape.
+    """
+    workspace.reset()
+    found = {"vanilla": evaluate(workspace) | {"update": 0}}
+    source = exact_retrain_source(model)
+    if source is not None:
+        retrained = load_model(model, source)
+        shapes = [p.shape for p in retrained.parameters()]
+        if shapes != [p.shape for p in workspace.policy.parameters()]:
+            raise UserError(
+                f"model.exact_retrain: {source} has other weight shapes than {model.source}; use the same config"
+            )
+        workspace.overwrite_policy(retrained)
+        found["exact_retrain"] = evaluate(workspace) | {"update": 0}
+        workspace.reset()
+    return found

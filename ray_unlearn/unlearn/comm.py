@@ -1,0 +1,61 @@
+"""The workers of one lane: a trial is defined by global quantities, this is how they are summed and shared."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Comm:
+    """Rank and size of the worker group; every collective is the identity for one worker."""
+
+    rank: int = 0
+    world: int = 1
+
+    @classmethod
+    def single(cls) -> "Comm":
+        """One worker, no process group."""
+        return cls()
+
+    @classmethod
+    def distributed(cls) -> "Comm":
+        """The default process group of `torch.distributed`; one worker where there is none."""
+        if not dist.is_available() or not dist.is_initialized():
+            return cls()
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    def share(self, items: Any) -> Any:
+        """This rank's part of a global batch (array or list): every `world`-th item from `rank` on."""
+        return items[self.rank :: self.world]
+
+    def all_reduce_sum(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Sum each tensor over all ranks, in place; one message per dtype."""
+        if self.world == 1:
+            return
+        by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
+        for tensor in tensors:
+            by_dtype.setdefault(tensor.dtype, []).append(tensor)
+        for group in by_dtype.values():
+            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+            dist.all_reduce(flat)
+            for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+                tensor.copy_(part.view_as(tensor))
+
+    def broadcast(self, value: Any) -> Any:
+        """`value` of rank 0, on every rank. Small picklable objects between our own processes only."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any] | None:
+        """Every rank's value in rank order, on rank 0; None elsewhere."""
+        if self.world == 1:
+            return [value]
+        box: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        dist.gather_object(value, box, dst=0)
+        return box

@@ -1,0 +1,57 @@
+"""One evaluation: one forward pass over each set gives every metric."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ray_unlearn.results.schema import SETS, Row
+from ray_unlearn.unlearn.data import EVALUATED, TokenSet
+from ray_unlearn.unlearn.logprobs import TokenScores, token_scores
+from ray_unlearn.unlearn.metrics import SetScores, row_metrics
+from ray_unlearn.unlearn.model import head_of, hidden_states
+from ray_unlearn.unlearn.workspace import Workspace
+
+
+def evaluate(workspace: Workspace) -> Row:
+    """All metrics of the policy as it is now; the same row on every rank. A collective of all ranks."""
+    gathered = {name: _gathered(workspace, name) for name in SETS}
+    row = (
+        row_metrics({name: scores for name, scores in gathered.items() if scores}) if workspace.comm.rank == 0 else None
+    )
+    return workspace.comm.broadcast(row)  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def _gathered(workspace: Workspace, name: str) -> SetScores | None:
+    """Scores of the whole set on rank 0. Each rank takes a run of consecutive sequences, so order is kept."""
+    split = EVALUATED[name]
+    tokens = workspace.data.splits[split]
+    comm = workspace.comm
+    bounds = np.linspace(0, len(tokens), comm.world + 1).round().astype(int)
+    own = np.arange(bounds[comm.rank], bounds[comm.rank + 1])
+    parts = comm.gather(_own_scores(workspace, split, tokens, own))
+    if parts is None:
+        return None
+    logprob, correct, mean, sd, kl = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return SetScores(
+        logprob.astype(np.float64), correct, mean.astype(np.float64), sd.astype(np.float64), kl.astype(np.float64),
+        tokens.target_document, tokens.compressed_bytes, tokens.selection,
+    )  # fmt: skip
+
+
+def _own_scores(
+    workspace: Workspace, split: str, tokens: TokenSet, own: NDArray[np.int64]
+) -> tuple[NDArray[np.float32 | np.bool_], ...]:
+    parts: list[TokenScores] = []
+    size = workspace.evaluation_batch_size
+    for start in range(0, len(own), size):
+        indices = own[start : start + size]
+        input_ids, position_ids, mask = workspace.inputs(split, indices)
+        hidden = hidden_states(workspace.policy, input_ids, position_ids)[:, :-1][mask]
+        reference = workspace.reference.hidden(split, indices)[:, :-1][mask]
+        targets = input_ids[:, 1:][mask]
+        parts.append(token_scores(hidden, head_of(workspace.policy), targets, reference, workspace.reference.head))
+    if not parts:
+        empty = np.zeros(0, dtype=np.float32)
+        return (empty, empty.astype(bool), empty, empty, empty)
+    return tuple(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))

@@ -1,0 +1,94 @@
+"""Per-token quantities from final hidden states, a chunk of positions at a time: logits are never whole.
+
+The logits of 8 x 4,096 positions over a vocabulary of 64,000 take 8 GB in fp32; here `CHUNK_ELEMENTS` bound what is
+alive. In training a chunk's logits are computed again in the backward pass (activation checkpointing). Only real
+targets come in (hidden states are selected by mask before), so padding costs the head nothing.
+
+Shapes: n real targets, H hidden size, V vocabulary. All quantities are float32 whatever the model's dtype.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 2**19
+SMALLEST_CHUNK = 128
+
+
+def chunk_size(vocabulary: int) -> int:
+    """Positions whose logits are alive at once: about 2 MiB of them in fp32, or 128 positions of a large vocabulary."""
+    return max(SMALLEST_CHUNK, CHUNK_ELEMENTS // vocabulary)
+
+
+def target_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """log P(target | prefix), [n], with gradient, from hidden [n, H] and targets [n]."""
+
+    def chunk(h: Tensor, t: Tensor) -> Tensor:
+        logits = head(h).float()
+        return logits.gather(-1, t[:, None])[:, 0] - logits.logsumexp(-1)
+
+    return _in_chunks(chunk, head, hidden, targets)
+
+
+def kl_from_reference(hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear) -> Tensor:
+    """KL(P_0 || P_theta) = sum_a P_0(a) (log P_0(a) - log P_theta(a)) per position, [n], with gradient in P_theta."""
+
+    def chunk(h: Tensor, r: Tensor) -> Tensor:
+        reference = reference_head(r).float().log_softmax(-1)
+        return (reference.exp() * (reference - head(h).float().log_softmax(-1))).sum(-1)
+
+    return _in_chunks(chunk, head, hidden, reference_hidden)
+
+
+class TokenScores(NamedTuple):
+    """What one evaluation pass keeps of each real target; all [n], float32 (`correct`: bool)."""
+
+    logprob: Tensor
+    correct: Tensor
+    mean: Tensor
+    """E[log P(a)] over a ~ P_theta: minus the entropy (Min-K%++, Zhang et al. 2025, arXiv 2404.02936)."""
+    sd: Tensor
+    """Standard deviation of log P(a) over a ~ P_theta."""
+    kl: Tensor
+
+
+@torch.no_grad()
+def token_scores(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, reference_hidden: Tensor, reference_head: nn.Linear
+) -> TokenScores:
+    """All per-token quantities of the evaluation from one head pass."""
+    parts = []
+    for h, t, r in _chunks(chunk_size(head.out_features), hidden, targets, reference_hidden):
+        logp = head(h).float().log_softmax(-1)
+        p = logp.exp()
+        mean = (p * logp).sum(-1)
+        variance = (p * (logp - mean[:, None]).square()).sum(-1)
+        reference = reference_head(r).float().log_softmax(-1)
+        kl = (reference.exp() * (reference - logp)).sum(-1)
+        logprob = logp.gather(-1, t[:, None])[:, 0]
+        parts.append(TokenScores(logprob, logp.argmax(-1) == t, mean, variance.sqrt(), kl))
+    return TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def adversarial_targets(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """argmax over a != x_t of P_0(a | x_<t), [n], from the hidden state that predicts x_t (never one position late)."""
+    parts = []
+    for h, t in _chunks(chunk_size(head.out_features), hidden, targets):
+        parts.append(head(h).float().scatter(-1, t[:, None], -torch.inf).argmax(-1))
+    return torch.cat(parts)
+
+
+def _in_chunks(function, head: nn.Linear, *columns: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    parts = [
+        checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False)
+        for chunk in _chunks(chunk_size(head.out_features), *columns)
+    ]
+    return torch.cat(parts)
+
+
+def _chunks(size: int, *columns: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    return zip(*(column.split(size) for column in columns), strict=True)

@@ -1,0 +1,227 @@
+"""The unlearning loop: a generator of evaluation rows."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ray_unlearn.results.schema import Outcome, Row, check_row
+from ray_unlearn.results.schema import finite as finite_row
+from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.unlearn.batches import batch
+from ray_unlearn.unlearn.cost import UpdateCost, count_update
+from ray_unlearn.unlearn.evaluate import evaluate
+from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
+from ray_unlearn.unlearn.methods import Term, terms
+from ray_unlearn.unlearn.methods.labels import random_labels
+from ray_unlearn.unlearn.model import head_of, hidden_states
+from ray_unlearn.unlearn.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended; `reason` is for people."""
+
+    status: Outcome
+    reason: str = ""
+
+
+def unlearn(workspace: Workspace, config: TrialConfig) -> Iterator[Row | Ended]:
+    """Run one trial from the vanilla weights; yield a row after each update in `config.evaluate_at`, then `Ended`.
+
+    Collective over the lane's ranks: every rank yields the same rows. The generator may be dropped after any row; the
+    next trial begins with a reset. With one worker on a CPU the trajectory is a function of `config` alone, bit for bit.
+    A non-finite loss, gradient or metric ends the trial as infeasible *before* a step is made with it.
+
+    Raises:
+        torch.OutOfMemoryError: as it comes from the device; the lane turns it into an outcome.
+    """
+    workspace.reset()
+    torch.manual_seed(config.seed)
+    optimizer = adamw(workspace, config)
+    meter = Meter(workspace, config)
+    for update in range(1, config.steps + 1):
+        meter.start_update()
+        losses = {term.name: backward(workspace, config, term, update, meter) for term in terms(config)}
+        grad_norm = reduce_and_clip(workspace, config, losses)
+        if reason := not_finite(update, losses, grad_norm):
+            yield Ended("infeasible", reason)
+            return
+        learning_rate = learning_rate_at(config, update)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        meter.end_update(update, learning_rate)
+        if update in config.evaluate_at:
+            row = meter.row(evaluate(workspace), losses, grad_norm)
+            if not finite_row(row):
+                first = next(name for name, value in row.items() if not math.isfinite(value))
+                yield Ended("infeasible", f"{first} is not finite at update {update}")
+                return
+            yield row
+    yield Ended("complete")
+
+
+def adamw(workspace: Workspace, config: TrialConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019); weight decay on matrices only, as in the usual trainers."""
+    matrices = [p for p in workspace.parameters if p.ndim >= 2]
+    vectors = [p for p in workspace.parameters if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    betas = (config.adam_beta1, config.adam_beta2)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=betas)
+
+
+def learning_rate_at(config: TrialConfig, update: int) -> float:
+    """Learning rate of `update` (from 1): linear warm-up to the peak, then constant, linear or cosine to zero.
+
+    As in the usual trainers the schedule counts finished updates: the last one is not yet at zero.
+    """
+    warmup, done = config.warmup_updates, update - 1
+    if update <= warmup:
+        return config.learning_rate * update / warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    share = (done - warmup) / max(1, config.steps - warmup)
+    factor = 1 - share if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
+    return config.learning_rate * factor
+
+
+def backward(workspace: Workspace, config: TrialConfig, term: Term, update: int, meter: "Meter") -> Tensor:
+    """Add the gradient of weight * loss of one term on this worker's part of the batch; return its unweighted loss.
+
+    The loss is a sum over micro-batches divided by the *global* number of targets, so it is the token mean over the
+    global batch whatever the micro-batch size and the number of workers.
+    """
+    tokens = workspace.data.splits[term.split]
+    indices, epochs = batch(config.seed, term.split, update, term.batch_size, len(tokens))
+    targets = int(tokens.target_mask[indices].sum())
+    meter.count(term, len(indices), targets)
+    own, own_epochs = workspace.comm.share(indices), workspace.comm.share(epochs)
+    size = workspace.micro_batch_size or max(1, len(own))
+    total = torch.zeros((), device=workspace.device)
+    for start in range(0, len(own), size):
+        chosen = slice(start, start + size)
+        quantity = per_token(workspace, config, term, own[chosen], own_epochs[chosen])
+        loss = term.loss(quantity, targets)
+        (term.weight * loss).backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
+
+
+def per_token(
+    workspace: Workspace, config: TrialConfig, term: Term, indices: NDArray[np.int64], epochs: NDArray[np.int64]
+) -> Tensor:
+    """The term's per-token quantity on real targets of these sequences, [n], with gradient."""
+    input_ids, position_ids, mask = workspace.inputs(term.split, indices)
+    hidden = hidden_states(workspace.policy, input_ids, position_ids)[:, :-1][mask]
+    head = head_of(workspace.policy)
+    if term.quantity == "kl":
+        reference = workspace.reference.hidden(term.split, indices)[:, :-1][mask]
+        return kl_from_reference(hidden, head, reference, workspace.reference.head)
+    if term.labels == "true":
+        labels = input_ids[:, 1:]
+    elif term.labels == "adversarial":
+        labels = torch.from_numpy(workspace.adversarial_labels[indices]).to(workspace.device).long()
+    else:
+        true = workspace.data.splits[term.split].input_ids[:, 1:]
+        drawn = [
+            random_labels(true[index], workspace.data.allowed_labels, config.seed, int(index), int(epoch))
+            for index, epoch in zip(indices, epochs, strict=True)
+        ]
+        labels = torch.from_numpy(np.stack(drawn)).to(workspace.device).long()
+    return target_logprobs(hidden, head, labels[mask])
+
+
+def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str, Tensor]) -> Tensor:
+    """Sum gradients and losses over the workers, clip the gradient's global L2 norm; the norm before clipping."""
+    for parameter in workspace.parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    gradients = [parameter.grad for parameter in workspace.parameters if parameter.grad is not None]
+    workspace.comm.all_reduce_sum([*gradients, *losses.values()])
+    return torch.nn.utils.clip_grad_norm_(workspace.parameters, config.max_grad_norm)
+
+
+def not_finite(update: int, losses: dict[str, Tensor], grad_norm: Tensor) -> str:
+    """Why this update must not be made, or nothing."""
+    values = {f"{name} loss": float(loss) for name, loss in losses.items()} | {"gradient norm": float(grad_norm)}
+    return next(
+        (f"{name} is {value} at update {update}" for name, value in values.items() if not math.isfinite(value)), ""
+    )
+
+
+class Meter:
+    """What a trial has consumed so far: tokens, FLOPs, seconds, memory."""
+
+    def __init__(self, workspace: Workspace, config: TrialConfig) -> None:
+        self._workspace = workspace
+        self._config = config
+        self._cost = _update_cost(workspace)
+        self._tokens = {"forget": 0, "retain": 0}
+        self._flops = 0.0
+        self._learning_rate_sum = 0.0
+        self._wall_s = 0.0
+        self._evaluation_wall_s = 0.0
+        self._update = 0
+        self._mark = time.perf_counter()
+        workspace.restart_peak_memory()
+
+    def start_update(self) -> None:
+        self._mark = time.perf_counter()
+
+    def count(self, term: Term, sequences: int, targets: int) -> None:
+        """A global batch of one term."""
+        self._tokens[term.name] += targets
+        self._flops += self._cost.of(term, sequences, targets)
+
+    def end_update(self, update: int, learning_rate: float) -> None:
+        self._update = update
+        self._learning_rate_sum += learning_rate
+        self._synchronise()
+        self._wall_s += time.perf_counter() - self._mark
+        self._mark = time.perf_counter()
+
+    def row(self, metrics: Row, losses: dict[str, Tensor], grad_norm: Tensor) -> Row:
+        """The evaluation row of the update just made."""
+        self._evaluation_wall_s += time.perf_counter() - self._mark
+        workspace, config = self._workspace, self._config
+        forget = workspace.data.splits["forget"]
+        accelerators = workspace.comm.world if workspace.device.type == "cuda" else 0
+        row = metrics | {
+            "update": self._update,
+            "epoch": self._update * config.batch_size / len(forget),
+            "forget_tokens": self._tokens["forget"],
+            "retain_tokens": self._tokens["retain"],
+            "learning_rate_sum": self._learning_rate_sum,
+            "forget_loss": float(losses["forget"]),
+            "grad_norm": float(grad_norm),
+            "flops": self._flops,
+            "wall_s": self._wall_s,
+            "evaluation_wall_s": self._evaluation_wall_s,
+            "accelerator_s": self._wall_s * accelerators,
+            "peak_memory_gib": workspace.peak_memory_gib(),
+        }
+        if "retain" in losses:
+            row["retain_loss"] = float(losses["retain"])
+        row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+        check_row(row)
+        return row
+
+    def _synchronise(self) -> None:
+        if self._workspace.device.type == "cuda":
+            torch.cuda.synchronize(self._workspace.device)
+
+
+def _update_cost(workspace: Workspace) -> UpdateCost:
+    """Counted once per workspace."""
+    cost = getattr(workspace, "update_cost", None)
+    if cost is None:
+        cost = count_update(workspace.policy.config, workspace.data.splits["forget"].input_ids.shape[1])
+        workspace.update_cost = cost  # type: ignore[attr-defined]
+    return cost

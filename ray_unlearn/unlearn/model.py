@@ -1,0 +1,178 @@
+"""Causal language models from the hub, a local folder or the demo world, and the two calls the rest needs of them."""
+
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_unlearn.spec.base import digest
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study import ModelSpec
+from ray_unlearn.unlearn.demo_world import World, build
+from ray_unlearn.unlearn.sources import demo_domain
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def cache_folder() -> Path:
+    """`$RAY_UNLEARN_CACHE`, or `~/.cache/ray_unlearn`."""
+    return Path(os.environ.get("RAY_UNLEARN_CACHE") or Path.home() / ".cache" / "ray_unlearn")
+
+
+@cache
+def demo_world(source: str) -> World:
+    """The built world of `demo:<domain>`; the first call on a machine trains its two models."""
+    return build(demo_domain(source))
+
+
+def local_source(source: str) -> str:
+    """What transformers is given: the vanilla folder for `demo:<domain>`, else `source` itself."""
+    return str(demo_world(source).vanilla) if source.startswith("demo:") else source
+
+
+def exact_retrain_source(spec: ModelSpec) -> str | None:
+    """The model retrained without the forget set, where there is one."""
+    if spec.exact_retrain is None and spec.source.startswith("demo:"):
+        return str(demo_world(spec.source).retrained)
+    return spec.exact_retrain
+
+
+def check_source(spec: ModelSpec) -> None:
+    """Refuse a model that cannot be loaded, before anything expensive starts.
+
+    Raises:
+        UserError: a local folder without config or weights, a GGUF file that is not there, an unknown demo domain.
+    """
+    for field, source in (("source", spec.source), ("exact_retrain", spec.exact_retrain)):
+        if source is None:
+            continue
+        if source.startswith("demo:"):
+            demo_domain(source)
+            continue
+        folder = Path(source)
+        if not folder.is_absolute() and not source.startswith("."):
+            continue  # a hub id
+        if not folder.is_dir():
+            raise UserError(f"model.{field}: no such folder: {folder}")
+        if spec.gguf_file is not None:
+            if not (folder / spec.gguf_file).is_file():
+                raise UserError(f"model.gguf_file: no such file: {folder / spec.gguf_file}")
+        elif not (folder / "config.json").is_file():
+            raise UserError(f"model.{field}: {folder} has no config.json; is it a Hugging Face model folder?")
+        elif not any(folder.glob("*.safetensors")):
+            raise UserError(
+                f"model.{field}: {folder} has no weights (*.safetensors); save the model with `save_pretrained`, "
+                "or name a `gguf_file`"
+            )
+
+
+def load_tokenizer(spec: ModelSpec) -> Any:
+    """The model's tokenizer.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    from transformers import AutoTokenizer
+
+    check_source(spec)
+    arguments = {"gguf_file": spec.gguf_file} if spec.gguf_file else {}
+    try:
+        return AutoTokenizer.from_pretrained(
+            local_source(spec.source), revision=spec.revision, trust_remote_code=False, **arguments
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.source: no tokenizer for {spec.source!r}: {_first_line(error)}") from None
+
+
+def load_model(spec: ModelSpec, source: str | None = None) -> Any:
+    """The causal LM on the CPU in the spec's dtype and attention, in eval mode (no dropout, ever).
+
+    Args:
+        spec: dtype and attention are used for policy, reference and exactly retrained model alike.
+        source: another model than `spec.source`, loaded the same way.
+
+    Raises:
+        UserError: not there, no weights, or logits that are not head(hidden states): the chunked log-probabilities
+            would be wrong for such an architecture (soft-capped or scaled logits).
+    """
+
+    from transformers import AutoModelForCausalLM
+
+    check_source(spec)
+    arguments: dict[str, Any] = (
+        {"gguf_file": spec.gguf_file} if spec.gguf_file and source is None else {"use_safetensors": True}
+    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source or local_source(spec.source),
+            revision=spec.revision if source is None else None,
+            dtype=DTYPES[spec.dtype],
+            attn_implementation=spec.attention,
+            trust_remote_code=False,
+            **arguments,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"model.source: cannot load {source or spec.source!r}: {_first_line(error)}") from None
+    model.eval()
+    model.config.use_cache = False
+    _check_head(model, source or spec.source)
+    return model
+
+
+def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+    """Final hidden states [B, T, H] after the last norm: what the head turns into logits.
+
+    No attention mask: attention is causal and padding is on the right, so no real token ever sees it. Packed sequences
+    give `position_ids` that restart at each document, which keeps documents apart.
+    """
+    output = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+    return output.last_hidden_state  # type: ignore[no-any-return]
+
+
+def head_of(model: Any) -> nn.Linear:
+    """The output embedding [V, H]."""
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Linear)
+    return head
+
+
+def model_digest(spec: ModelSpec) -> str:
+    """Digest of the vanilla weights: file contents for a folder, the commit for a hub id."""
+    source = local_source(spec.source)
+    folder = Path(source)
+    if not folder.is_dir():
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(source, revision=spec.revision, trust_remote_code=False)
+        return digest([source, getattr(config, "_commit_hash", None) or spec.revision])
+    names = [spec.gguf_file] if spec.gguf_file else ["config.json", *(p.name for p in folder.glob("*.safetensors"))]
+    total = hashlib.sha256()
+    for name in sorted(names):
+        with open(folder / name, "rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:12]
+
+
+def _check_head(model: Any, source: str) -> None:
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise UserError(
+            f"model.source: {source!r} has no linear output embedding; not a causal LM that can be used here"
+        )
+    probe = torch.arange(4, device=head.weight.device)[None] % head.out_features
+    with torch.no_grad():
+        expected = model(input_ids=probe, use_cache=False).logits
+        found = head(hidden_states(model, probe))
+    if not torch.allclose(expected, found, rtol=1e-2, atol=1e-2):
+        raise UserError(
+            f"model.source: {source!r} changes its logits after the output embedding (scaling or soft-capping); "
+            "this architecture is not supported"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

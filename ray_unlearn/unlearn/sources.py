@@ -1,0 +1,159 @@
+"""Where documents come from: the bundled demo text, the hub, JSONL, Parquet, text files and folders."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.study import SPLITS, DataSpec, SplitSource
+from ray_unlearn.unlearn.demo_world import DOMAINS
+from ray_unlearn.unlearn.demo_world import documents as demo_documents
+from ray_unlearn.unlearn.documents import Document
+
+
+def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
+    """The documents of every split in `SPLITS`, in source order.
+
+    Where no `retain_heldout` is given, `heldout_share` of the retain documents (by hash) are held out.
+
+    Raises:
+        UserError: a missing file, field or data set; an empty split; text that is not a string.
+    """
+    if spec.source is not None:
+        splits = demo_documents(demo_domain(spec.source))
+    else:
+        splits = {name: list(_read(source, f"data.splits.{name}")) for name, source in spec.splits.items()}
+        if "retain_heldout" not in splits:
+            splits |= _hold_out(splits["retain"], spec.heldout_share)
+    for name in SPLITS:
+        if not splits[name]:
+            raise UserError(f"data.splits.{name}: no documents; check `limit`, `pattern`, or give more text")
+    return {name: splits[name] for name in SPLITS}
+
+
+def demo_domain(source: str) -> str:
+    """The domain in `demo:<domain>`.
+
+    Raises:
+        UserError: no such demo domain.
+    """
+    domain = source.removeprefix("demo:")
+    if domain not in DOMAINS:
+        raise UserError(f"unknown demo domain {domain!r}{nearest(domain, DOMAINS)}")
+    return domain
+
+
+def _hold_out(documents: list[Document], share: float) -> dict[str, list[Document]]:
+    from ray_unlearn.unlearn.data import text_hash
+
+    held = [int(text_hash(document.text)[:8], 16) / 16**8 < share for document in documents]
+    return {
+        "retain": [document for document, out in zip(documents, held, strict=True) if not out],
+        "retain_heldout": [document for document, out in zip(documents, held, strict=True) if out],
+    }
+
+
+def _read(source: SplitSource, where: str) -> Iterator[Document]:
+    for count, document in enumerate(_read_all(source, where), start=1):
+        yield document
+        if count == source.limit:
+            return
+
+
+def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
+    if source.hub is not None:
+        yield from _from_hub(source, where)
+        return
+    assert source.path is not None
+    path = Path(source.path)
+    if path.is_dir():
+        yield from _from_folder(path, source.pattern, where)
+    elif not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(
+            f"{where}.path: no such file or folder: {path}{nearest(path.name, siblings) if siblings else ''}"
+        )
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from _from_jsonl(path, source, where)
+    elif path.suffix == ".parquet":
+        yield from _from_parquet(path, source, where)
+    elif path.suffix in (".txt", ".md"):
+        yield Document(path.name, _text_of(path, where))
+    else:
+        raise UserError(
+            f"{where}.path: unknown file type {path.name!r}; use .jsonl, .jsonl.gz, .parquet, .txt or a folder"
+        )
+
+
+def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[Document]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                entry = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{where}.path: {path}, line {number}: not valid JSON: {error}") from None
+            if not isinstance(entry, dict):
+                raise UserError(f"{where}.path: {path}, line {number}: must be an object, got {type(entry).__name__}")
+            yield _document(entry, source, str(number), f"{where}.path: {path}, line {number}")
+
+
+def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[Document]:
+    import pyarrow.parquet as pq
+
+    file = pq.ParquetFile(path)
+    wanted = [source.text] + ([source.id] if source.id else [])
+    missing = [name for name in wanted if name not in file.schema_arrow.names]
+    if missing:
+        raise UserError(f"{where}: {path} has no column {missing[0]!r}{nearest(missing[0], file.schema_arrow.names)}")
+    number = 0
+    for batch in file.iter_batches(columns=wanted):
+        for entry in batch.to_pylist():
+            number += 1
+            yield _document(entry, source, str(number), f"{where}.path: {path}, row {number}")
+
+
+def _from_folder(path: Path, pattern: str, where: str) -> Iterator[Document]:
+    files = sorted(file for file in path.glob(pattern) if file.is_file())
+    if not files:
+        raise UserError(f"{where}.path: no file in {path} matches {pattern!r}; set `pattern`")
+    for file in files:
+        yield Document(str(file.relative_to(path)), _text_of(file, where))
+
+
+def _text_of(path: Path, where: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}.path: {path}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
+    import datasets
+
+    assert source.hub is not None and source.split is not None
+    name = f"{source.hub}" + (f" ({source.config})" if source.config else "")
+    try:
+        data = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
+    except Exception as error:  # the hub client raises many kinds; each means: this data set is not to be had so
+        raise UserError(
+            f"{where}.hub: cannot load {name}, split {source.split!r}: {type(error).__name__}: {error}; "
+            "check the name and the network, or download it and use `path`"
+        ) from None
+    missing = [field for field in (source.text, source.id) if field and field not in data.column_names]
+    if missing:
+        raise UserError(f"{where}: {name} has no field {missing[0]!r}{nearest(missing[0], data.column_names)}")
+    for number, entry in enumerate(data, start=1):
+        yield _document(entry, source, str(number), f"{where}.hub: {name}, row {number}")
+
+
+def _document(entry: dict[str, object], source: SplitSource, number: str, place: str) -> Document:
+    if source.text not in entry:
+        raise UserError(f"{place}: no field {source.text!r}{nearest(source.text, entry)}")
+    text = entry[source.text]
+    if not isinstance(text, str):
+        raise UserError(f"{place}: field {source.text!r} must be text, got {type(text).__name__}")
+    return Document(str(entry[source.id]) if source.id and source.id in entry else number, text)

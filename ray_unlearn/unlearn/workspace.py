@@ -1,0 +1,157 @@
+"""What a lane keeps between trials: policy, reference and data on the device, restored in place."""
+
+import os
+import resource
+from copy import deepcopy
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ray_unlearn.spec.base import digest
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study import EvaluationSpec, ModelSpec, Operations, StudySpec
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.data import StudyData
+from ray_unlearn.unlearn.model import demo_world, load_model, model_digest
+from ray_unlearn.unlearn.reference import Reference
+
+
+def context_digest(spec: StudySpec, data: StudyData) -> str:
+    """Digest of all that changes a trial's result beside its own configuration: model, data, evaluation batches."""
+    return digest([
+        model_digest(spec.model), spec.model.dtype, spec.model.attention, data.digest, spec.evaluation.batch_size,
+    ])  # fmt: skip
+
+
+class Workspace:
+    """Policy and reference model, the data, and the worker group: all that `unlearn` works on.
+
+    The reference is the only copy of the vanilla weights; `reset` copies them into the policy in place.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        reference_model: Any,
+        data: StudyData,
+        *,
+        comm: Comm,
+        device: torch.device,
+        evaluation_batch_size: int,
+        micro_batch_size: int | None,
+    ) -> None:
+        self.policy = policy
+        self.data = data
+        self.comm = comm
+        self.device = device
+        self.evaluation_batch_size = evaluation_batch_size
+        self.micro_batch_size = micro_batch_size
+        self.reference = Reference(reference_model, data.splits, evaluation_batch_size, device)
+        self._adversarial_labels: NDArray[np.int32] | None = None
+
+    @classmethod
+    def open(
+        cls,
+        model: ModelSpec,
+        data: StudyData,
+        evaluation: EvaluationSpec,
+        operations: Operations,
+        comm: Comm,
+        device: str = "cpu",
+    ) -> "Workspace":
+        """Load the model once and place policy and reference on `device`.
+
+        Raises:
+            UserError: the model cannot be loaded, or its vocabulary is smaller than its tokenizer's.
+        """
+        reference = load_model(model).to(device)
+        policy = deepcopy(reference)
+        vocabulary = policy.get_output_embeddings().out_features
+        largest = int(data.allowed_labels.max())
+        if largest >= vocabulary:
+            raise UserError(
+                f"model.source: tokenizer has token id {largest}, but the model's vocabulary is {vocabulary}"
+            )
+        return cls(
+            policy,
+            reference,
+            data,
+            comm=comm,
+            device=torch.device(device),
+            evaluation_batch_size=evaluation.batch_size,
+            micro_batch_size=operations.micro_batch_size,
+        )
+
+    @cached_property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The policy's parameters; tied ones once."""
+        return [p for p in self.policy.parameters() if p.requires_grad]
+
+    def reset(self) -> None:
+        """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN included)."""
+        self.overwrite_policy(self.reference.model)
+
+    @torch.no_grad()
+    def overwrite_policy(self, model: Any) -> None:
+        """Copy weights and buffers of a model of the same shape into the policy; gradients are dropped."""
+        self.policy.zero_grad(set_to_none=True)
+        for mine, theirs in zip(self.policy.parameters(), model.parameters(), strict=True):
+            mine.copy_(theirs)
+        for mine, theirs in zip(self.policy.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    def inputs(self, split: str, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor | None, Tensor]:
+        """input_ids [B, T], position_ids [B, T] or None, target_mask [B, T - 1] on the device."""
+        tokens = self.data.splits[split]
+        input_ids = torch.from_numpy(tokens.input_ids[indices]).to(self.device).long()
+        positions = tokens.position_ids
+        position_ids = None if positions is None else torch.from_numpy(positions[indices]).to(self.device)
+        return input_ids, position_ids, torch.from_numpy(tokens.target_mask[indices]).to(self.device)
+
+    @property
+    def adversarial_labels(self) -> NDArray[np.int32]:
+        """[N, T - 1] for the forget set; computed on first use, or given by the lane that has computed them."""
+        if self._adversarial_labels is None:
+            self._adversarial_labels = self.reference.adversarial_labels()
+        return self._adversarial_labels
+
+    @adversarial_labels.setter
+    def adversarial_labels(self, labels: NDArray[np.int32]) -> None:
+        assert labels.shape == self.data.splits["forget"].target_mask.shape
+        self._adversarial_labels = labels
+
+    def restart_peak_memory(self) -> None:
+        """Begin a new measurement of `peak_memory_gib`."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            try:
+                Path("/proc/self/clear_refs").write_text("5")  # Linux: peak resident set := resident set
+            except OSError:
+                pass  # then the peak is that of the process, an upper bound
+
+    def peak_memory_gib(self) -> float:
+        """Peak since `restart_peak_memory`: device memory on CUDA, resident memory of this process on a CPU."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) / 2**30
+        try:
+            line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+            return int(line.split()[1]) / 2**20
+        except (OSError, StopIteration):
+            scale = 2**30 if os.uname().sysname == "Darwin" else 2**20
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def retraining_flops(spec: ModelSpec, parameters: int) -> float:
+    """What retraining without the forget set costs: counted for the demo world, else 6 x parameters x tokens.
+
+    0 when `model.pretraining_tokens` is not given: then there is no efficiency ratio.
+    """
+    if spec.source.startswith("demo:"):
+        return float(demo_world(spec.source).info["retraining_flops"])
+    return 6.0 * parameters * (spec.pretraining_tokens or 0)

@@ -1,0 +1,97 @@
+"""A tiny real model and real text files: random weights, so runs take seconds, but every component is the real one."""
+
+import argparse
+import inspect
+import json
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+import torch
+import yaml
+
+from ray_unlearn.spec.study import StudySpec, load_study
+
+torch.set_num_threads(1)
+
+REPOSITORY = Path(__file__).parent.parent
+SIZES = {
+    "forget": 24, "approximate": 24, "retain": 24, "retain_heldout": 16, "general_retain": 16, "general_evaluation": 16,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tokenised test data do not go into the user's cache; demo worlds stay there, they take minutes to build."""
+    from ray_unlearn.unlearn import data
+
+    folder = tmp_path_factory.mktemp("tokens")
+    data.token_cache = lambda: folder  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="session")
+def text_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One JSONL file per split: passages of 300 characters of a module of the standard library, each used once."""
+    folder = tmp_path_factory.mktemp("text")
+    source = inspect.getsource(argparse)
+    start = 0
+    for name, size in SIZES.items():
+        passages = [source[start + 300 * i : start + 300 * (i + 1)] for i in range(size)]
+        start += 300 * size
+        lines = [json.dumps({"id": f"{name}-{i}", "text": text}) for i, text in enumerate(passages)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory, text_files: Path) -> Path:
+    """A Llama of two layers and 32 dimensions with random weights, and a byte-level BPE tokenizer of 300 tokens."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train([str(text_files / "retain.jsonl")], vocab_size=300, special_tokens=["<eos>", "<pad>"], show_progress=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="<eos>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, tie_word_embeddings=True, initializer_range=0.2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def study_file(folder: Path, text_files: Path, model: Path, **changes: object) -> Path:
+    """A study file over the tiny model; keyword arguments replace top-level keys."""
+    content: dict[str, object] = {
+        "name": "tiny",
+        "model": {"source": str(model)},
+        "data": {
+            "domain": "Python standard library",
+            "sequence_length": 48,
+            "max_sequences_per_document": 2,
+            "splits": {name: {"path": str(text_files / f"{name}.jsonl"), "id": "id"} for name in SIZES},
+        },
+        "methods": ["gradient_ascent", "ascent_kl_in_distribution"],
+        "spaces": str(REPOSITORY / "search_spaces"),
+        "space_overrides": {
+            "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "scale": "log", "grid": [1e-4, 1e-3]},
+            "steps": {"type": "int", "low": 1, "high": 4, "free": True},
+            "batch_size": 4,
+        },
+        "search": {"sampler": "random", "trials_per_method": 2, "quasi_random_share": 0.5},
+        "evaluation": {"at": [1, 2, 4], "batch_size": 8},
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(content | changes, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def tiny_study(tmp_path: Path, text_files: Path, tiny_model: Path) -> StudySpec:
+    """The study above, loaded."""
+    return load_study(study_file(tmp_path, text_files, tiny_model))
