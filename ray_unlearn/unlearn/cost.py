@@ -37,7 +37,9 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         tokens = torch.zeros((1, sequence_length), dtype=torch.long)
-        mask = torch.zeros((1, 1, sequence_length, sequence_length), dtype=model.dtype)  # given, none is made: no `.item()`
+        mask = torch.zeros(
+            (1, 1, sequence_length, sequence_length), dtype=model.dtype
+        )  # given, none is made: no `.item()`
         reference = torch.zeros((1, head_of(model).in_features), dtype=model.dtype)
     head = head_of(model)
 

@@ -42,16 +42,27 @@ def _gathered(workspace: Workspace, name: str) -> SetScores | None:
 def _own_scores(
     workspace: Workspace, split: str, tokens: TokenSet, own: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32 | np.bool_], ...]:
-    parts: list[TokenScores] = []
-    size = workspace.evaluation_batch_size
-    for start in range(0, len(own), size):
-        indices = own[start : start + size]
-        input_ids, position_ids, mask = workspace.inputs(split, indices)
-        hidden = hidden_states(workspace.policy, input_ids, position_ids)[:, :-1][mask]
-        reference = workspace.reference.hidden(split, indices)[:, :-1][mask]
-        targets = input_ids[:, 1:][mask]
-        parts.append(token_scores(hidden, head_of(workspace.policy), targets, reference, workspace.reference.head))
-    if not parts:
+    """Scores of these sequences' real targets, in sequence order; batches are bucketed by length and cut to their longest."""
+    if not len(own):
         empty = np.zeros(0, dtype=np.float32)
         return (empty, empty.astype(bool), empty, empty, empty)
-    return tuple(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    lengths = (tokens.document[own] >= 0).sum(axis=1)
+    order = np.argsort(-lengths, kind="stable")
+    parts: list[TokenScores] = []
+    for start in range(0, len(own), workspace.evaluation_batch_size):
+        chosen = order[start : start + workspace.evaluation_batch_size]
+        longest = int(lengths[chosen[0]])
+        input_ids, position_ids, mask = workspace.inputs(split, own[chosen], longest)
+        hidden = hidden_states(workspace.policy, input_ids, position_ids)[:, :-1][mask]
+        reference = workspace.reference.hidden(split, own[chosen])[:, : longest - 1][mask]
+        targets = input_ids[:, 1:][mask]
+        parts.append(token_scores(hidden, head_of(workspace.policy), targets, reference, workspace.reference.head))
+    back = _back_to_sequence_order(tokens.target_mask[own].sum(axis=1), order)
+    return tuple(torch.cat(column).cpu().numpy()[back] for column in zip(*parts, strict=True))
+
+
+def _back_to_sequence_order(targets: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index that undoes the bucketing: `targets` [N] per sequence, `order` [N] the sequences as they were scored."""
+    starts = np.zeros(len(order), dtype=np.int64)
+    starts[order] = np.cumsum(targets[order]) - targets[order]
+    return np.concatenate([np.arange(start, start + size) for start, size in zip(starts, targets, strict=True)])

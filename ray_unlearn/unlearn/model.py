@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,18 @@ def cache_folder() -> Path:
 def demo_world(source: str) -> World:
     """The built world of `demo:<domain>`; the first call on a machine trains its two models."""
     return build(demo_domain(source))
+
+
+def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = None) -> None:
+    """Check the model, and build the demo world where it is asked for and not yet there (about 90 s).
+
+    Raises:
+        UserError: as `check_source`.
+    """
+    check_source(spec)
+    for source in (spec.source, spec.exact_retrain):
+        if source is not None and source.startswith("demo:"):
+            build(demo_domain(source), progress=progress)
 
 
 def local_source(source: str) -> str:
@@ -117,6 +130,8 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
         )
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"model.source: cannot load {source or spec.source!r}: {_first_line(error)}") from None
+    if getattr(model.config, "quantization_config", None) is not None:
+        model = _as_plain_weights(model)
     model.eval()
     model.config.use_cache = False
     _check_head(model, source or spec.source)
@@ -172,6 +187,14 @@ def _check_head(model: Any, source: str) -> None:
             f"model.source: {source!r} changes its logits after the output embedding (scaling or soft-capping); "
             "this architecture is not supported"
         )
+
+
+def _as_plain_weights(model: Any) -> Any:
+    """A dequantised GGUF model still says it is quantised, and could not be saved: the same weights in a plain model."""
+    del model.config.quantization_config
+    plain = type(model)(model.config).to(model.dtype)
+    plain.load_state_dict(model.state_dict())
+    return plain
 
 
 def _first_line(error: Exception) -> str:

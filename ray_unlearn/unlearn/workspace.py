@@ -105,13 +105,16 @@ class Workspace:
         for mine, theirs in zip(self.policy.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
 
-    def inputs(self, split: str, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor | None, Tensor]:
-        """input_ids [B, T], position_ids [B, T] or None, target_mask [B, T - 1] on the device."""
+    def inputs(
+        self, split: str, indices: NDArray[np.int64], length: int | None = None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """input_ids [B, T], position_ids [B, T] or None, target_mask [B, T - 1] on the device; T is `length` at most."""
         tokens = self.data.splits[split]
-        input_ids = torch.from_numpy(tokens.input_ids[indices]).to(self.device).long()
+        input_ids = torch.from_numpy(tokens.input_ids[indices, :length]).to(self.device).long()
         positions = tokens.position_ids
-        position_ids = None if positions is None else torch.from_numpy(positions[indices]).to(self.device)
-        return input_ids, position_ids, torch.from_numpy(tokens.target_mask[indices]).to(self.device)
+        position_ids = None if positions is None else torch.from_numpy(positions[indices, :length]).to(self.device)
+        last = None if length is None else length - 1
+        return input_ids, position_ids, torch.from_numpy(tokens.target_mask[indices, :last]).to(self.device)
 
     @property
     def adversarial_labels(self) -> NDArray[np.int32]:

@@ -59,7 +59,10 @@ def test_trajectory_equals_plain_pytorch(workspace: Workspace, tiny_study: Study
     model, original = load_model(tiny_study.model), load_model(tiny_study.model)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0}],
+        [
+            {"params": decayed, "weight_decay": 0.1},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0},
+        ],
         lr=3e-3,
     )
     data = workspace.data
@@ -102,7 +105,9 @@ def _plain_loss(model, original, data, trial: TrialConfig, update: int) -> torch
             _, epochs = batch(trial.seed, "forget", update, trial.batch_size, len(data.splits["forget"]))
             other = torch.stack(
                 [
-                    torch.from_numpy(random_labels(i[1:].numpy().astype(np.int32), data.allowed_labels, trial.seed, int(s), int(e)))
+                    torch.from_numpy(
+                        random_labels(i[1:].numpy().astype(np.int32), data.allowed_labels, trial.seed, int(s), int(e))
+                    )
                     for i, s, e in zip(ids, indices, epochs, strict=True)
                 ]
             ).long()
@@ -168,7 +173,9 @@ def test_evaluations_do_not_change_the_trajectory(workspace: Workspace) -> None:
 
 @pytest.mark.parametrize("method", ["ascent_descent_in_distribution", "ascent_kl_general", "random_labels"])
 @pytest.mark.parametrize("size", [1, 3])
-def test_micro_batches_give_the_same_trajectory(tiny_study: StudySpec, workspace: Workspace, method: str, size: int) -> None:
+def test_micro_batches_give_the_same_trajectory(
+    tiny_study: StudySpec, workspace: Workspace, method: str, size: int
+) -> None:
     whole, _ = run(workspace, config(method))
     parts, _ = run(fresh(tiny_study, micro_batch_size=size), config(method))
     for a, b in zip(whole, parts, strict=True):
@@ -189,7 +196,9 @@ def test_padding_counts_nowhere(tiny_study: StudySpec, workspace: Workspace) -> 
         assert run(workspace, config(method)) == run(other, config(method)), method
 
 
-def test_adversarial_labels_are_the_best_wrong_token_of_the_same_position(tiny_study: StudySpec, workspace: Workspace) -> None:
+def test_adversarial_labels_are_the_best_wrong_token_of_the_same_position(
+    tiny_study: StudySpec, workspace: Workspace
+) -> None:
     labels = workspace.adversarial_labels
     model = load_model(tiny_study.model)
     tokens = workspace.data.splits["forget"]

@@ -1,0 +1,50 @@
+"""How things are shown: tables on stdout for people, JSON on stdout for scripts, everything else on stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
+
+
+def say(text: str) -> None:
+    """One line for the operator, on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def print_json(content: Any) -> None:
+    """JSON on stdout; NaN becomes null."""
+    print(json.dumps(_plain(content), indent=2, allow_nan=False))
+
+
+def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: str = "") -> None:
+    """A table on stdout; numbers to the right."""
+    rows = [list(line) for line in lines]
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for index, column in enumerate(columns):
+        numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(number(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row))
+    wide = 120 if not sys.stdout.isatty() else None
+    Console(highlight=False, width=wide).print(table)
+
+
+def number(value: float) -> str:
+    """Four significant digits; whole numbers whole."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
+def _plain(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_plain(value) for value in content]
+    if isinstance(content, float) and content != content:
+        return None
+    return content

@@ -1,0 +1,134 @@
+"""Commands on studies: run, resume, status, plan."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ray_unlearn.cli.main import app
+from ray_unlearn.cli.show import Json, number, print_json, print_table, say
+from ray_unlearn.spec.study import load_study
+
+StudyFile = Annotated[Path, typer.Argument(help="study file", show_default=False)]
+StudyFolder = Annotated[Path, typer.Argument(help="study directory", show_default=False)]
+Lanes = Annotated[int | None, typer.Option(min=1, help="warm worker groups; default: the study file's")]
+Workers = Annotated[int | None, typer.Option(min=1, help="workers per lane; default: the study file's")]
+Address = Annotated[str | None, typer.Option(help="address of a Ray cluster; default: Ray on this machine only")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
+
+
+@app.command()
+def run(
+    study: StudyFile,
+    storage: Annotated[Path | None, typer.Option(help="the study's directory; default: results/<name>")] = None,
+    lanes: Lanes = None,
+    workers: Workers = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Run a study from its file to its result table. Ctrl-C stops it cleanly; `resume` goes on."""
+    from ray_unlearn.execution.study import run_study
+
+    spec = load_study(study, _operations(lanes, workers))
+    folder = storage or Path("results") / spec.name
+    _finish(run_study(spec, folder, address=address, quiet=quiet), folder, json)
+
+
+@app.command()
+def resume(
+    folder: StudyFolder,
+    lanes: Lanes = None,
+    workers: Workers = None,
+    address: Address = None,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Go on with a stopped study; finished trials are never run again."""
+    from ray_unlearn.execution.study import resume_study
+
+    _finish(resume_study(folder, operations=_operations(lanes, workers), address=address, quiet=quiet), folder, json)
+
+
+def _operations(lanes: int | None, workers: int | None) -> dict[str, Any]:
+    given = {"lanes": lanes, "workers_per_lane": workers}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _finish(result: Any, folder: Path, json: bool) -> None:
+    if json:
+        status(folder, json=True)
+    else:
+        status(folder, json=False)
+        if result.interrupted:
+            say(f"stopped; go on with: ray-unlearn resume {folder}")
+        else:
+            say(f"done; report with: ray-unlearn report {folder}")
+    raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def status(folder: StudyFolder, json: Json = False) -> None:
+    """Where a study stands: outcomes and the best configuration of each method (selection half)."""
+    from ray_unlearn.results.status import status as read_status
+
+    found = read_status(folder)
+    if json:
+        print_json(found.as_json())
+        return
+    print_table(
+        ["method", "trial", "learning rate", "updates", "score", "forget ppl", "target ppl"],
+        [(b.method, b.trial_id, b.learning_rate, b.update, b.score, b.forget_ppl, b.target_ppl) for b in found.best],
+        title=f"{found.name}: best of each method so far (selection half; score: lower is better)",
+    )
+    outcomes = ", ".join(f"{count} {name}" for name, count in found.outcomes.items() if count) or "none finished"
+    print(f"{found.finished} trials finished: {outcomes}; {found.unfinished} unfinished; {found.rows} evaluation rows")
+    for note in found.notes:
+        print(f"note: {note}")
+
+
+@app.command()
+def plan(
+    study: StudyFile,
+    lanes: Lanes = None,
+    workers: Workers = None,
+    teraflops: Annotated[
+        float,
+        typer.Option(help="sustained TFLOP/s of one worker, for the hours; 0.03 is one CPU core, 300 an H100 in bf16"),
+    ] = 0.03,
+    json: Json = False,
+) -> None:
+    """What a study will take: trials, tokens, FLOPs, hours, memory, disk. Starts nothing."""
+    from dataclasses import asdict
+
+    from ray_unlearn.unlearn.plan import free_disk_gib, problems
+    from ray_unlearn.unlearn.plan import plan as make_plan
+
+    spec = load_study(study, _operations(lanes, workers))
+    found = make_plan(spec)
+    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    issues = list(problems(found, cpus, memory_gib, free_disk_gib(Path.cwd()), spec))
+    hours = found.hours(teraflops)
+    if json:
+        print_json(asdict(found) | {"worker_hours": hours, "problems": issues})
+        return
+    lines = [
+        ("trials", str(found.trials)),
+        ("updates, evaluations", f"{found.updates}, {found.evaluations}"),
+        ("tokens in updates", number(found.tokens)),
+        ("FLOPs in updates (counted)", number(found.update_flops)),
+        (f"worker hours at {teraflops:g} TFLOP/s, evaluation apart", number(hours)),
+        ("parameters", number(float(found.parameters))),
+        ("memory per lane, GiB (estimate)", number(found.lane_memory_gib)),
+        ("disk, GiB (estimate)", number(found.disk_gib)),
+        ("lanes x workers", f"{found.lanes} x {found.workers}"),
+    ]
+    print_table(
+        ["at most", ""], lines, title=f"{spec.name}: {spec.description or spec.data.domain or spec.data.source}"
+    )
+    for issue in issues:
+        print(f"does not fit here: {issue}")
+    if not issues:
+        print("fits this machine")

@@ -1,0 +1,118 @@
+"""Commands that only read and show: report, methods, spaces, schema, doctor."""
+
+import importlib.metadata
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ray_unlearn.cli.main import app
+from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.methods import METHODS
+from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace, load_search_space
+from ray_unlearn.spec.study import StudySpec, packaged_spaces
+
+
+@app.command()
+def report(
+    sources: Annotated[list[Path], typer.Argument(help="study directories or result tables", show_default=False)],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="default: report/ in the first study")] = None,
+) -> None:
+    """Write the report: one self-contained HTML page, the same in Markdown, figures, and every number as CSV."""
+    from ray_unlearn.analysis.report import write_report
+
+    if output is None:
+        output = sources[0] / "report" if sources[0].is_dir() else Path("report")
+    page = write_report(sources, output)
+    say("report:")
+    print(page.resolve())
+
+
+@app.command()
+def methods(json: Json = False) -> None:
+    """The unlearning methods and their losses."""
+    lines = [(m.name, m.loss, m.retain_set or "") for m in METHODS.values()]
+    if json:
+        print_json([{"name": name, "loss": loss, "retain_set": retain_set or None} for name, loss, retain_set in lines])
+        return
+    print_table(["method", "loss to minimise", "retain data"], lines)
+    print("U forget set, R retain set (same domain), G general set, P_0 original model; Yao et al., ACL 2024")
+
+
+@app.command()
+def spaces(
+    folder: Annotated[
+        Path | None, typer.Argument(help="folder of search spaces; default: those that come along")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The search spaces: each method's hyperparameters with range, scale and role."""
+    where = folder or packaged_spaces()
+    found = {path.stem: load_search_space(path) for path in sorted(where.glob("*.yaml"))}
+    if not found:
+        raise UserError(f"{where}: no search space files (*.yaml) there")
+    if json:
+        print_json({name: space.model_dump(mode="json") for name, space in found.items()})
+        return
+    for name, space in found.items():
+        print_table(["hyperparameter", "values", "scale", "role"], _space_lines(space), title=name)
+
+
+def _space_lines(space: SearchSpace) -> list[tuple[str, str, str, str]]:
+    lines = []
+    for name, parameter in space.parameters.items():
+        if isinstance(parameter, Fixed):
+            lines.append((name, str(parameter.value), "", parameter.role))
+        elif isinstance(parameter, Choice):
+            lines.append((name, ", ".join(map(str, parameter.choices)), "", parameter.role))
+        else:
+            free = ", free" if getattr(parameter, "free", False) else ""
+            lines.append((name, f"{parameter.low:g} to {parameter.high:g}{free}", parameter.scale, parameter.role))
+    return lines
+
+
+SCHEMAS = {"study": StudySpec, "search-space": SearchSpace}
+
+
+@app.command()
+def schema(name: Annotated[str, typer.Argument(help="study or search-space", show_default=False)]) -> None:
+    """JSON Schema of the resolved files, for editors and other programs."""
+    if name not in SCHEMAS:
+        raise UserError(f"no schema {name!r}{nearest(name, SCHEMAS)}")
+    print_json(SCHEMAS[name].model_json_schema())
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """What this machine has, and what would be in the way."""
+    import torch
+
+    from ray_unlearn.unlearn.model import cache_folder
+
+    cache = cache_folder()
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free_gib = shutil.disk_usage(existing).free / 2**30
+    checks = [
+        ("Python 3.11 or newer", sys.version_info >= (3, 11), sys.version.split()[0]),
+        ("torch", True, f"{torch.__version__}, {torch.cuda.device_count()} CUDA device(s)"),
+        *((name, True, importlib.metadata.version(name)) for name in ("ray", "optuna", "transformers")),
+        ("CPUs", True, str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
+        ("one thread per process", os.environ.get("OMP_NUM_THREADS") == "1" or torch.cuda.is_available(),
+         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')} (lanes set their own)"),
+        ("cache folder writable", os.access(existing, os.W_OK), str(cache)),
+        ("2 GiB of disk free", free_gib > 2, f"{free_gib:.1f} GiB"),
+        ("/dev/shm, 1 GiB", _shared_memory_gib() > 1, f"{_shared_memory_gib():.1f} GiB (Ray's object store)"),
+    ]  # fmt: skip
+    if json:
+        print_json([{"check": name, "ok": ok, "found": found} for name, ok, found in checks])
+        return
+    print_table(["check", "", "found"], [(name, "ok" if ok else "LOOK", found) for name, ok, found in checks])
+
+
+def _shared_memory_gib() -> float:
+    path = Path("/dev/shm")
+    return shutil.disk_usage(path).total / 2**30 if path.exists() else 0.0

@@ -1,0 +1,163 @@
+"""What a study will take, worked out from its file and the model's config: nothing is loaded, nothing started."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.results.schema import COLUMNS
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange
+from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.trial import Hyperparameters
+from ray_unlearn.unlearn.cost import count_update
+from ray_unlearn.unlearn.methods import terms
+from ray_unlearn.unlearn.model import check_source, local_source
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+ROW_BYTES = 40 * len(COLUMNS)
+LANE_PROCESSES_GIB = 0.9
+"""Measured: controller, worker and helpers of an idle Ray Train run on a CPU."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Upper bounds: every trial runs to its most steps, every sequence is full."""
+
+    trials: int
+    updates: int
+    evaluations: int
+    tokens: float
+    update_flops: float
+    parameters: int
+    disk_gib: float
+    lane_memory_gib: float
+    lanes: int
+    workers: int
+
+    def hours(self, teraflops: float) -> float:
+        """Worker hours in updates at a sustained rate of `teraflops` per worker; evaluation is not in it."""
+        return self.update_flops / (teraflops * 1e12) / 3600
+
+
+def plan(spec: StudySpec) -> Plan:
+    """Count trials, updates, tokens, FLOPs, disk and memory.
+
+    Raises:
+        UserError: the model's config cannot be read.
+    """
+    check_source(spec.model)
+    config = model_config(spec)
+    length = spec.data.sequence_length
+    cost = count_update(config, length)
+    trials = updates = evaluations = 0
+    tokens = flops = 0.0
+    for method in spec.methods:
+        number = trials_of(spec, method)
+        most = longest(spec, method)
+        trial = spec.trial_config(most, method, 0, "")
+        sizes = [(term, term.batch_size) for term in terms(trial)]
+        trials += number
+        updates += number * most.steps
+        evaluations += number * len(trial.evaluate_at)
+        tokens += number * most.steps * length * sum(size for _, size in sizes)
+        flops += number * most.steps * sum(cost.of(term, size, size * (length - 1)) for term, size in sizes)
+    parameters = parameter_count(config)
+    weights_gib = parameters * BYTES[spec.model.dtype] / 2**30
+    return Plan(
+        trials, updates, evaluations, tokens, flops, parameters,
+        disk_gib=evaluations * ROW_BYTES * (3 if spec.operations.tensorboard else 2) / 2**30,
+        lane_memory_gib=LANE_PROCESSES_GIB + spec.operations.workers_per_lane * (5 * weights_gib + _activations_gib(spec, config)),
+        lanes=spec.operations.lanes,
+        workers=spec.operations.workers_per_lane,
+    )  # fmt: skip
+
+
+def trials_of(spec: StudySpec, method: str) -> int:
+    """Trials of one method; for the grid sampler every grid point with every trial seed."""
+    if spec.search.trials_per_method is not None:
+        return spec.search.trials_per_method
+    total = len(spec.search.trial_seeds)
+    for parameter in spec.spaces[method].sampled().values():
+        total *= len(parameter.choices if isinstance(parameter, Choice) else parameter.grid)
+    return total
+
+
+def longest(spec: StudySpec, method: str) -> Hyperparameters:
+    """The costliest configuration of a method: most steps, largest batches."""
+    space = spec.spaces[method]
+    return space.resolve({name: _largest(parameter) for name, parameter in space.sampled().items()})
+
+
+def model_config(spec: StudySpec) -> Any:
+    """The transformers config of the model; for an unbuilt demo world that of its recipe."""
+    from transformers import AutoConfig, LlamaConfig
+
+    from ray_unlearn.unlearn.demo_world import Recipe
+
+    if spec.model.source.startswith("demo:"):
+        recipe = Recipe()
+        return LlamaConfig(
+            vocab_size=recipe.vocabulary, hidden_size=recipe.hidden, intermediate_size=recipe.intermediate,
+            num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, tie_word_embeddings=True,
+        )  # fmt: skip
+    arguments = {"gguf_file": spec.model.gguf_file} if spec.model.gguf_file else {}
+    try:
+        return AutoConfig.from_pretrained(
+            local_source(spec.model.source), revision=spec.model.revision, trust_remote_code=False, **arguments
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.source: no config for {spec.model.source!r}: {str(error).splitlines()[0]}") from None
+
+
+def parameter_count(config: Any) -> int:
+    """Number of parameters, counted on the meta device; tied ones once."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
+
+
+def problems(found: Plan, cpus: float, memory_gib: float, free_disk_gib: float, spec: StudySpec) -> Iterator[str]:
+    """Why the plan does not fit what is there, each with a remedy."""
+    wanted = found.lanes * found.workers * spec.operations.cpus_per_worker
+    if wanted > cpus:
+        yield f"{found.lanes} lane(s) want {wanted:g} CPUs, {cpus:g} are there: use fewer lanes (`--lanes`)"
+    if found.lanes * found.lane_memory_gib > memory_gib:
+        yield (
+            f"{found.lanes} lane(s) want about {found.lanes * found.lane_memory_gib:.1f} GiB of memory, "
+            f"{memory_gib:.1f} are there: use fewer lanes, or a smaller `operations.micro_batch_size`"
+        )
+    if found.disk_gib > free_disk_gib:
+        yield f"the study wants about {found.disk_gib:.1f} GiB of disk, {free_disk_gib:.1f} are free"
+
+
+def free_disk_gib(folder: Path) -> float:
+    """Free space where `folder` is or would be."""
+    import shutil
+
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free / 2**30
+
+
+def _largest(parameter: FloatRange | IntRange | Choice | Fixed) -> Any:
+    if isinstance(parameter, (FloatRange, IntRange)):
+        return parameter.high
+    if isinstance(parameter, Choice):
+        numbers = [
+            value for value in parameter.choices if isinstance(value, (int, float)) and not isinstance(value, bool)
+        ]
+        return max(numbers) if numbers else parameter.choices[0]
+    return parameter.value
+
+
+def _activations_gib(spec: StudySpec, config: Any) -> float:
+    """About 34 values per token, hidden unit and layer without recomputation (Korthikanti et al. 2022), at 2 bytes each."""
+    sequences = spec.operations.micro_batch_size or max(
+        max(term.batch_size for term in terms(spec.trial_config(longest(spec, m), m, 0, ""))) for m in spec.methods
+    )
+    tokens = sequences * spec.data.sequence_length
+    per_layer = tokens * config.hidden_size * 34 * BYTES[spec.model.dtype] / 2
+    return float(per_layer * config.num_hidden_layers / 2**30)

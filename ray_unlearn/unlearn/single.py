@@ -1,0 +1,74 @@
+"""One trial without a search: for trying a configuration, and for exporting the model of a study's trial."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ray_unlearn.results.schema import Row
+from ray_unlearn.results.score import Baselines, Weights, scored
+from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.unlearn.baselines import measure_baselines
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.data import prepare
+from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.model import load_tokenizer, make_ready
+from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
+
+
+class Single:
+    """The models and data of a study in this process, ready for trials one by one."""
+
+    def __init__(self, spec: StudySpec, say: Callable[[str], None] = lambda text: None) -> None:
+        make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
+        self.spec = spec
+        data = prepare(spec.data, spec.model, say=say)
+        self.context = context_digest(spec, data)
+        device = "cuda" if torch.cuda.is_available() and spec.operations.gpus_per_worker > 0 else "cpu"
+        self.workspace = Workspace.open(spec.model, data, spec.evaluation, spec.operations, Comm.single(), device)
+
+    def baselines(self) -> Baselines:
+        """Measure vanilla and, where there is one, exactly retrained model."""
+        rows = measure_baselines(self.workspace, self.spec.model)
+        parameters = sum(p.numel() for p in self.workspace.parameters)
+        return Baselines(rows["vanilla"], rows.get("exact_retrain"), retraining_flops(self.spec.model, parameters))
+
+    def run(self, config: TrialConfig, baselines: Baselines, on_row: Callable[[Row], None]) -> Ended:
+        """Run one trial, handing each scored row to `on_row`."""
+        objective = self.spec.objective
+        weights = Weights(objective.forget_gap, objective.retain, objective.general)
+        for row in unlearn(self.workspace, config):
+            if isinstance(row, Ended):
+                return row
+            on_row(scored(row, baselines, weights))
+        raise AssertionError("a trial ends with `Ended`")
+
+    def save(self, folder: Path) -> None:
+        """Write the policy as it is now, with its tokenizer, as a Hugging Face folder.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.workspace.policy.save_pretrained(folder)
+            load_tokenizer(self.spec.model).save_pretrained(folder)
+        except OSError as error:
+            raise StorageError(f"{folder}: the model cannot be written: {error}") from None
+
+
+def shortened(config: TrialConfig, update: int) -> TrialConfig:
+    """The trial that stops after `update`: its last row is the longer trial's row there (constant learning rate).
+
+    Raises:
+        UserError: the schedule decays, so the shorter trial would be another one.
+    """
+    if update == config.steps:
+        return config
+    if config.schedule != "constant":
+        raise UserError(
+            f"update {update}: a trial with a {config.schedule} schedule can only be exported at its last update"
+        )
+    return config.model_copy(update={"steps": update, "evaluate_at": (update,)})

@@ -1,0 +1,56 @@
+"""FLOPs are counted, and the count is the one known by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig
+
+from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.cost import count_update
+from ray_unlearn.unlearn.data import prepare
+from ray_unlearn.unlearn.loop import Meter, backward
+from ray_unlearn.unlearn.methods import terms
+from ray_unlearn.unlearn.plan import parameter_count, plan
+from ray_unlearn.unlearn.workspace import Workspace
+
+
+def test_count_by_hand(tiny_model: Path) -> None:
+    """2 layers, H = 32, I = 48, T = 48, V = 300: matrices 4 H^2 + 3 H I per layer, attention 2 T^2 H, backward twice."""
+    cost = count_update(AutoConfig.from_pretrained(tiny_model), 48)
+    matrices = 2 * (4 * 32 * 32 + 3 * 32 * 48)
+    attention = 2 * 2 * 48 * 48 * 32
+    assert cost.body_per_sequence == pytest.approx(3 * (2 * 48 * matrices + 2 * attention), rel=0.02)
+    assert cost.logprob_per_target == 2 * 32 * 300 * 4  # forward, forward again in the backward pass, two gradients
+    assert cost.kl_per_target == 2 * 32 * 300 * 6  # and the reference's head, twice
+
+
+@pytest.mark.parametrize("method", ["gradient_ascent", "ascent_descent_general", "ascent_kl_in_distribution"])
+def test_counted_cost_is_what_a_real_update_executes(tiny_study: StudySpec, method: str) -> None:
+    model = tiny_study.model.model_copy(update={"attention": "eager"})
+    data = prepare(tiny_study.data, model)
+    workspace = Workspace.open(model, data, tiny_study.evaluation, tiny_study.operations, Comm.single())
+    config = TrialConfig(learning_rate=1e-3, steps=1, method=method, batch_size=4, evaluate_at=(1,))
+    workspace.reset()
+    for term in terms(config):
+        workspace.reference.hidden(term.split, torch.arange(1).numpy())  # the one-off cache of P_0 is not in the cost
+    meter = Meter(workspace, config)
+    with FlopCounterMode(display=False) as counter:
+        for term in terms(config):
+            backward(workspace, config, term, 1, meter)
+    assert meter._flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_plan_counts_without_loading_anything(tiny_study: StudySpec, tiny_model: Path) -> None:
+    found = plan(tiny_study)
+    assert (found.trials, found.updates, found.evaluations) == (4, 16, 12)
+    assert found.tokens == 2 * 4 * 4 * 48 + 2 * 4 * 8 * 48
+    config = AutoConfig.from_pretrained(tiny_model)
+    assert parameter_count(config) == found.parameters
+    cost = count_update(config, 48)
+    ascent = 4 * cost.body_per_sequence + 4 * 47 * cost.logprob_per_target
+    kl = 4 * cost.body_per_sequence + 4 * 47 * cost.kl_per_target
+    assert found.update_flops == pytest.approx(2 * 4 * ascent + 2 * 4 * (ascent + kl))
