@@ -65,7 +65,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, text_files: Path) -> Pa
     return folder
 
 
-def study_file(folder: Path, text_files: Path, model: Path, **changes: object) -> Path:
+def study_file(folder: Path, text_files: Path, model: Path, /, **changes: object) -> Path:
     """A study file over the tiny model; keyword arguments replace top-level keys."""
     content: dict[str, object] = {
         "name": "tiny",

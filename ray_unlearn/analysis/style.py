@@ -1,0 +1,129 @@
+"""One look for all figures: which colour, marker and line a method has on every page, and how figures are written."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from ray_unlearn.spec.methods import METHODS
+
+INK = "#22262b"
+MUTED = "#70767e"
+FAINT = "#d9d9d4"
+ABSENT = "#e9e7e1"
+CHOSEN = "#d1122e"
+RASTER_ABOVE = 2000
+"""Points of a figure above which they are drawn as images inside the SVG, so that the page stays small."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method is drawn: colour, marker and dash differ, so no reader depends on colour alone."""
+
+    colour: str
+    marker: str
+    dash: str | tuple[float, tuple[float, ...]]
+
+
+# Okabe and Ito's colour-blind-safe palette, without the yellow, which is too pale for thin lines on a light ground.
+_COLOURS = ("#4d4d4d", "#cc79a7", "#e69f00", "#56b4e9", "#0072b2", "#009e73", "#d55e00")
+_MARKERS = ("o", "s", "D", "^", "v", "P", "X")
+_DASHES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
+    "-",
+    (0, (5, 1.5)),
+    (0, (1.2, 1.2)),
+    (0, (6, 1.5, 1.2, 1.5)),
+)
+_RC: dict[str, Any] = {
+    "svg.hashsalt": "ray_unlearn",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.labelcolor": INK,
+    "text.color": INK,
+    "hatch.linewidth": 0.5,
+    "hatch.color": MUTED,
+    "lines.linewidth": 1.2,
+}
+
+
+def look(method: str, methods: tuple[str, ...]) -> Look:
+    """The look of a method: fixed for the seven, by position among the rest for any other."""
+    names = (*METHODS, *(name for name in methods if name not in METHODS))
+    place = names.index(method)
+    return Look(
+        _COLOURS[place % len(_COLOURS)],
+        _MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)],
+        _DASHES[place % len(_DASHES)],
+    )
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Our settings, whatever the user's matplotlibrc says, for drawing and for writing."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as an SVG document, the same bytes on every call: no date, no random ids, no metadata."""
+    buffer = io.StringIO()
+    with styled():
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", facecolor="none", dpi=160, metadata=metadata)
+    return buffer.getvalue()
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG on white, for slides and Markdown."""
+    buffer = io.BytesIO()
+    with styled():
+        figure.savefig(buffer, format="png", facecolor="white", dpi=160, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def inline_svg(svg: str, prefix: str, label: str) -> str:
+    """The `<svg>` element for an HTML page: ids made unique by `prefix`, size left to the style sheet.
+
+    `label` must be escaped already; it is what a screen reader says.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
+    body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
+    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)
+    body = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*pt"', r"\1", body)
+    body = re.sub(r'(<svg[^>]*?) (?:width|height)="[^"]*pt"', r"\1", body)
+    return body.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1).strip()

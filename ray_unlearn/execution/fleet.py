@@ -1,0 +1,177 @@
+"""The driver's side of the lanes: it owns them, one thread each, in a long-lived `TorchTrainer.fit()`.
+
+Owned by the driver and not by Tune's actors, a lane outlives whatever happens to those, and Tune's trials stay thin.
+"""
+
+import contextlib
+import tempfile
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from ray_unlearn.execution.hub import Hub, Item
+from ray_unlearn.execution.interrupt import Interrupt
+from ray_unlearn.execution.lane import LaneConfig, OpenWorld, lane_loop
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study import Operations
+
+FIRST_JOB = -1
+"""The number of the job before trial 0."""
+
+PATIENCE_S = 10.0
+"""How long the end of a study waits for its lanes to leave by themselves."""
+
+
+class LaneError(UserError):
+    """The lanes cannot run this study at all; the message holds what a worker said."""
+
+
+class Fleet:
+    """A context manager: inside it the study's lanes run.
+
+    Args:
+        operations: number of lanes, workers, resources, retries.
+        open_world: what a lane runs; pickled to the workers.
+
+    Raises:
+        LaneError: Ray's workers cannot import this package.
+    """
+
+    def __init__(self, operations: Operations, open_world: OpenWorld) -> None:
+        self._operations = operations
+        self._open_world = open_world
+        self._scratch = tempfile.TemporaryDirectory(prefix="ray-unlearn-", ignore_cleanup_errors=True)
+        self.name = f"ray-unlearn-hub-{uuid.uuid4().hex[:12]}"
+        self._threads: list[threading.Thread] = []
+        self.hub: Any = None
+
+    @property
+    def scratch(self) -> str:
+        """Folder for what Tune and Train insist on writing; gone afterwards."""
+        return self._scratch.name
+
+    def __enter__(self) -> Self:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor = ray.remote(Hub).options(name=self.name, num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+        self.hub = actor.remote(self._operations.lanes, self._operations.max_retries)
+        try:
+            ray.get(self.hub.ping.remote())
+        except ray.exceptions.RayError as error:
+            raise LaneError(
+                f"Ray's workers cannot start the hub; is ray-unlearn installed on every node? {error}"
+            ) from None
+        for index in range(self._operations.lanes):
+            thread = threading.Thread(target=self._run_lane, args=(index,), name=f"lane-{index}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the lanes. One in the middle of a long step is not waited for: it dies with the Ray job."""
+        try:
+            self.stop()
+            deadline = time.monotonic() + (0 if kind is KeyboardInterrupt else PATIENCE_S)
+            for thread in self._threads:
+                thread.join(timeout=max(0.0, deadline - time.monotonic()))
+        finally:
+            ray.kill(self.hub)
+            self._scratch.cleanup()
+
+    def stop(self) -> None:
+        """No more trials; lanes quit at their next question. Returns at once."""
+        self.hub.interrupt.remote()
+
+    def release(self, number: int) -> None:
+        """The trial is over: a lane still at it drops it at its next evaluation. Returns at once."""
+        self.hub.release.remote(number)
+
+    def first_job(self, baselines: bool, interrupt: Interrupt) -> Item | None:
+        """Wait for the lanes' first job: baselines (if asked for), and what all lanes share. None when interrupted.
+
+        Raises:
+            LaneError: it failed, or no lane can start.
+        """
+        answer = self.hub.pull.remote(FIRST_JOB, 0, {"kind": "prepare", "baselines": baselines})
+        while not ray.wait([answer], timeout=0.2)[0]:
+            if interrupt.requested:
+                return None
+        item: Item = ray.get(answer)
+        self.release(FIRST_JOB)
+        if item["kind"] == "ended" and item["status"] == "complete":
+            return item
+        raise LaneError(f"the lanes could not prepare the study: {item['reason']}")
+
+    def _run_lane(self, index: int) -> None:
+        operations = self._operations
+        gpu = operations.gpus_per_worker > 0
+        resources = {"CPU": operations.cpus_per_worker} | ({"GPU": operations.gpus_per_worker} if gpu else {})
+        config = LaneConfig(index, self.name, max(1, int(operations.cpus_per_worker)), self._open_world)
+        trainer = _Trainer(
+            lane_loop,
+            train_loop_config={"lane": config},
+            # gloo beside NCCL: what ranks tell each other about trials must not wait for a device
+            torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=operations.workers_per_lane, use_gpu=gpu, resources_per_worker=resources
+            ),
+            run_config=ray.train.RunConfig(
+                name=f"lane-{index}",
+                storage_path=self.scratch,
+                failure_config=ray.train.FailureConfig(max_failures=-1),
+                callbacks=[_TellHub(self.name, index)],
+                logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+        reason = "its training function returned"
+        try:
+            trainer.fit()
+        except Exception as error:  # whatever ends a lane is for the hub to judge, which may be gone too
+            reason = str(error).strip() or type(error).__name__
+        with contextlib.suppress(Exception):
+            ray.get(self.hub.lost.remote(index, reason))
+
+
+class _TellHub(ray.train.UserCallback):  # type: ignore[misc]
+    """Tells the hub of a dead worker at once, so that its trial goes to another lane without waiting for the restart."""
+
+    def __init__(self, hub: str, lane: int) -> None:
+        self._hub = hub
+        self._lane = lane
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Called in Ray Train's controller process."""
+        rank, error = min(worker_exceptions.items())
+        reason = f"rank {rank}: {first_line(error)}"
+        try:
+            go_on = ray.get(ray.get_actor(self._hub).down.remote(self._lane, reason), timeout=30)
+        except (ValueError, ray.exceptions.RayError):
+            go_on = False  # the hub is gone, and the study with it
+        if not go_on:
+            raise RuntimeError("the study is over")  # else Ray Train would restart the group for ever
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    """Without two of Ray Train's helpers, an actor each: they cost 240 MB and seconds per lane.
+
+    The placement-group cleaner would outlive a killed driver, and the data-set manager has no data sets to manage.
+    The hook is private: where it is missing, lanes only cost more.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
+        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
+
+
+def first_line(error: BaseException) -> str:
+    """Type and last line of an exception from another process: the line that says what went wrong."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}".strip(": ")

@@ -1,0 +1,255 @@
+"""The hub: one async actor per study, the post office between Tune's trials and the lanes.
+
+A trial's side `pull`s, a lane's side `take`s, `report`s and waits for the verdict. Every evaluation row waits for Tune:
+the lane goes on only when the trial's side pulls the next item, which says that it has dealt with the one before.
+So early stopping never overruns, and a row is on disk before the next update is computed.
+
+What the hub does about faults:
+- a worker that died gives its job back, to the front of the queue, as the next attempt; after `max_retries` the job
+  ends as failed, so that a trial which kills its worker every time costs itself and not the study;
+- each start of a lane gets a token; calls with an old one are answered `QUIT`, so a half-dead worker does no harm;
+- a trial's side that died and came back pulls from 0 and gets the item that waits;
+- a lane that dies again and again before it is ready, or lanes that are all gone, end the study with the reason.
+
+The hub imports neither torch nor pydantic: it starts in a second, and moves plain dictionaries.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Item = dict[str, Any]
+"""What a trial's side receives: kind `row` (update, metrics), `ended` (status, reason, result), or one of the two
+that end the study: `fatal` (reason) and `interrupted`."""
+
+GO, STOP, WAIT, QUIT = "go", "stop", "wait", "quit"
+MAX_FAILED_STARTS = 3
+
+
+@dataclass
+class _Job:
+    number: int
+    payload: dict[str, Any]
+    attempt: int = 0
+    lane: int | None = None
+    item: Item | None = None
+    """The item that waits to be pulled or dealt with."""
+    sequence: int = 0
+    """Of `item`: 1 for the job's first."""
+    handled: int = 0
+    """The last sequence number that the trial's side has dealt with."""
+
+    @property
+    def ended(self) -> bool:
+        return self.item is not None and self.item["kind"] != "row"
+
+
+@dataclass
+class _Lane:
+    token: int = 0
+    pids: list[int] = field(default_factory=list)
+    ready: bool = False
+    failed_starts: int = 0
+    lost: bool = False
+    job: int | None = None
+    heard: float = 0.0
+
+
+class Hub:
+    """See the module. All methods are coroutines of one event loop: no two run at once between awaits."""
+
+    def __init__(self, lanes: int, max_retries: int) -> None:
+        self._max_retries = max_retries
+        self._lanes = [_Lane() for _ in range(lanes)]
+        self._jobs: dict[int, _Job] = {}
+        self._queue: deque[int] = deque()
+        self._shared: Any = None
+        self._end: Item | None = None
+        self._notes: list[str] = []
+        self._changed = asyncio.Condition()
+
+    # -- the trial's side ---------------------------------------------------------------------------------------------
+
+    async def pull(self, number: int, handled: int, payload: dict[str, Any]) -> Item:
+        """The job's next item; `handled` says which one is dealt with (0: none), and lets the lane go on.
+
+        The first call hands the job in. Calling again with the same `handled` gives the same item.
+        """
+        async with self._changed:
+            if number not in self._jobs:
+                self._jobs[number] = _Job(number, payload)
+                self._queue.append(number)
+            job = self._jobs[number]
+            job.handled = max(job.handled, handled)
+            self._changed.notify_all()
+
+            def arrived() -> bool:
+                return job.item is not None and job.sequence > handled
+
+            await self._changed.wait_for(lambda: self._end or arrived() or number not in self._jobs)
+            if job.item is not None and arrived():
+                return job.item | {"sequence": job.sequence, "attempt": job.attempt, "notes": self._drain_notes()}
+            end = self._end or {"kind": "interrupted", "reason": "released"}
+            return end | {"sequence": handled, "attempt": job.attempt, "notes": self._drain_notes()}
+
+    async def release(self, number: int) -> None:
+        """The trial is over for Tune, finished or stopped: a lane still at it drops it at its next evaluation."""
+        async with self._changed:
+            self._jobs.pop(number, None)
+            if number in self._queue:
+                self._queue.remove(number)
+            self._changed.notify_all()
+
+    async def interrupt(self) -> None:
+        """No more trials: every pull returns, every lane quits at its next question."""
+        await self._finish({"kind": "interrupted", "reason": "interrupted"})
+
+    async def ping(self) -> None:
+        """Returns once the actor runs."""
+
+    # -- the lane's side ----------------------------------------------------------------------------------------------
+
+    async def up(self, lane: int, pids: list[int]) -> int | None:
+        """A worker group of this lane has started. Returns its token; None when the study is over."""
+        async with self._changed:
+            if self._end is not None:
+                return None
+            state = self._lanes[lane]
+            self._give_back(lane, "its worker group was restarted")
+            state.token += 1
+            state.pids, state.ready, state.heard = pids, False, time.monotonic()
+            self._changed.notify_all()
+            return state.token
+
+    async def ready(self, lane: int, token: int) -> None:
+        """The lane holds model and data, and takes jobs from now on."""
+        if self._current(lane, token):
+            self._lanes[lane].ready = True
+            self._lanes[lane].failed_starts = 0
+
+    async def take(self, lane: int, token: int, timeout_s: float) -> dict[str, Any] | str:
+        """The next job, `WAIT` after `timeout_s` without one, or `QUIT`."""
+        if not await self._until(lambda: bool(self._queue), lane, token, timeout_s):
+            return QUIT if self._over(lane, token) else WAIT
+        number = self._queue.popleft()
+        job = self._jobs[number]
+        job.lane, self._lanes[lane].job = lane, number
+        return {"number": number, "payload": job.payload}
+
+    async def report(self, lane: int, token: int, number: int, item: Item) -> None:
+        """A row, or the job's end. Nothing happens when the job was released meanwhile."""
+        async with self._changed:
+            job = self._held(lane, token, number)
+            if job is None:
+                return
+            job.item, job.sequence = item | {"lane": lane}, job.sequence + 1
+            if job.ended:
+                self._lanes[lane].job = None
+                if item.get("result") is not None and item["result"].get("shared") is not None:
+                    self._shared = item["result"]["shared"]
+            self._changed.notify_all()
+
+    async def verdict(self, lane: int, token: int, number: int, timeout_s: float) -> str:
+        """After a row: `GO`, `STOP`, `WAIT` after `timeout_s` without an answer, or `QUIT`."""
+
+        def answered() -> bool:
+            job = self._held(lane, token, number)
+            return job is None or job.handled >= job.sequence
+
+        if not await self._until(answered, lane, token, timeout_s):
+            return QUIT if self._over(lane, token) else WAIT
+        if self._held(lane, token, number) is not None:
+            return GO
+        self._lanes[lane].job = None
+        return STOP
+
+    async def shared(self) -> Any:
+        """What the first job computed for all lanes (None if nothing)."""
+        return self._shared
+
+    # -- faults -------------------------------------------------------------------------------------------------------
+
+    async def down(self, lane: int, reason: str) -> bool:
+        """A worker of this lane died or raised. Returns whether Ray Train should restart the group."""
+        async with self._changed:
+            state = self._lanes[lane]
+            self._notes.append(f"lane {lane} restarts: {reason}")
+            self._give_back(lane, reason)
+            state.token += 1
+            state.pids = []
+            if not state.ready:
+                state.failed_starts += 1
+            state.ready = False
+            self._changed.notify_all()
+        if state.failed_starts >= MAX_FAILED_STARTS:
+            starts = f"lane {lane} failed to start {state.failed_starts} times"
+            await self._finish({"kind": "fatal", "reason": f"{starts}: {reason}"})
+        return self._end is None
+
+    async def lost(self, lane: int, reason: str) -> None:
+        """This lane will not come back."""
+        await self.down(lane, reason)
+        self._lanes[lane].lost = True
+        if all(state.lost for state in self._lanes):
+            await self._finish({"kind": "fatal", "reason": f"no lane is left; the last one ended with: {reason}"})
+
+    async def state(self) -> dict[str, Any]:
+        """For operators and tests: each lane's process ids, readiness, job, and seconds since it was last heard."""
+        now = time.monotonic()
+        lanes = [
+            {"pids": s.pids, "ready": s.ready, "job": s.job, "lost": s.lost, "silent_s": now - s.heard}
+            for s in self._lanes
+        ]
+        return {"lanes": lanes, "queued": list(self._queue), "jobs": {n: job.attempt for n, job in self._jobs.items()}}
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _current(self, lane: int, token: int) -> bool:
+        return token == self._lanes[lane].token
+
+    def _over(self, lane: int, token: int) -> bool:
+        return self._end is not None or not self._current(lane, token)
+
+    def _held(self, lane: int, token: int, number: int) -> _Job | None:
+        """The job, if this start of the lane still has it."""
+        job = self._jobs.get(number)
+        return job if job is not None and self._current(lane, token) and job.lane == lane else None
+
+    def _give_back(self, lane: int, reason: str) -> None:
+        number = self._lanes[lane].job
+        self._lanes[lane].job = None
+        job = self._jobs.get(number) if number is not None else None
+        if job is None or job.ended or job.lane != lane:
+            return
+        job.lane = None
+        job.attempt += 1
+        if job.attempt > self._max_retries:
+            reason = f"its worker died {job.attempt} times; the last time: {reason}"
+            job.item, job.sequence = {"kind": "ended", "status": "failed", "reason": reason}, job.sequence + 1
+        else:
+            # A row that nobody has pulled yet is dropped: the next attempt computes it again.
+            job.item, job.handled = None, job.sequence
+            self._queue.appendleft(job.number)
+
+    async def _until(self, true: Callable[[], bool], lane: int, token: int, timeout_s: float) -> bool:
+        """Wait until `true()`; False on timeout, or when the lane has to quit."""
+        self._lanes[lane].heard = time.monotonic()
+        async with self._changed:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait_for(lambda: self._over(lane, token) or true())
+            except TimeoutError:
+                return False
+            return not self._over(lane, token)
+
+    async def _finish(self, end: Item) -> None:
+        async with self._changed:
+            self._end = self._end or end
+            self._changed.notify_all()
+
+    def _drain_notes(self) -> list[str]:
+        notes, self._notes = self._notes, []
+        return notes

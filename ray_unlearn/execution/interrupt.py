@@ -1,0 +1,37 @@
+"""Ctrl-C: once, the study stops cleanly; twice, at once."""
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+
+class Interrupt:
+    """A context manager that catches SIGINT and SIGTERM, where it may (in the main thread). Enter it after `ray.init`,
+    which sets its own handler for SIGTERM.
+
+    The first only sets `requested` and calls `say`; the second raises KeyboardInterrupt.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._before: dict[int, Any] = {}
+        self.requested = False
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._caught) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        self._say("stopping: finished trials are recorded, running ones will run again (Ctrl-C again: at once)")

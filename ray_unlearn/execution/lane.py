@@ -1,0 +1,183 @@
+"""A lane: a warm Ray Train worker group that runs one trial after another.
+
+The pattern Ray documents, a Tune trial that fits a TorchTrainer, pays for processes, imports, process group, data and
+model in every trial: 12 to 24 s on two cores before any work is done. A lane pays once, then 25 to 40 ms per trial
+(`benchmarks/lane_overhead.py`). Worker restarts, rank assignment and the process group stay Ray Train's business.
+
+What a lane runs is a `World`: opened once per start of the worker group, then asked for one trial after another. Only
+rank 0 speaks to the hub; every rank hears the answer through a broadcast, so all ranks take the same path.
+"""
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+
+from ray_unlearn.execution.hub import GO, QUIT, STOP, WAIT, Item
+from ray_unlearn.results.schema import Row
+from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.loop import Ended
+
+HEARTBEAT_S = 10.0
+"""An idle lane of several workers broadcasts this often, far below the time-out of collectives."""
+
+
+class World(Protocol):
+    """What a lane keeps warm. Every call is made on all ranks, in the same order."""
+
+    def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
+        """The study's first job: baseline rows (if asked for), and what other lanes need not compute again."""
+
+    def adopt(self, shared: Any) -> None:
+        """Take what another lane's `prepare` computed."""
+
+    def trial(self, config: TrialConfig) -> Iterator[Row | Ended]:
+        """Rows, then one `Ended`. Closed early when the trial is stopped; the next trial starts clean all the same."""
+
+
+OpenWorld = Callable[[Comm], World]
+
+
+@dataclass(frozen=True)
+class LaneConfig:
+    """What every worker of a lane gets."""
+
+    index: int
+    hub: str
+    threads: int
+    open_world: OpenWorld
+
+
+def lane_loop(settings: dict[str, Any]) -> None:
+    """Ray Train's training function: open the world, then trials until the hub says quit."""
+    import torch
+
+    config: LaneConfig = settings["lane"]
+    torch.set_num_threads(config.threads)
+    link = _Link(config, Comm.distributed())
+    if link.over:
+        return
+    world = config.open_world(link.comm)
+    link.tell("ready")
+    fresh = True
+    while (job := link.ask("take", timeout_s=HEARTBEAT_S)) != QUIT:
+        if job == WAIT:
+            continue
+        match job["payload"]:
+            case {"kind": "prepare", "baselines": baselines}:
+                _prepare(world, baselines, job["number"], link)
+            case {"kind": "trial", "config": content}:
+                if fresh:
+                    world.adopt(link.shared())
+                if _trial(world, TrialConfig.model_validate(content), job["number"], link) == QUIT:
+                    return
+        fresh = False
+
+
+def _prepare(world: World, baselines: bool, number: int, link: "_Link") -> None:
+    try:
+        rows, shared = world.prepare(baselines)
+    except Exception as error:
+        link.fail(number, error)
+        return
+    link.report(
+        number, {"kind": "ended", "status": "complete", "reason": "", "result": {"rows": rows, "shared": shared}}
+    )
+
+
+def _trial(world: World, config: TrialConfig, number: int, link: "_Link") -> str:
+    """Run one trial; `GO` when it ended by itself, else the hub's `STOP` or `QUIT`."""
+    rows = world.trial(config)
+    while True:
+        try:
+            row = next(rows)
+        except Exception as error:
+            link.fail(number, error)
+            return GO
+        if isinstance(row, Ended):
+            link.report(number, {"kind": "ended", "status": row.status, "reason": row.reason})
+            return GO
+        link.report(number, {"kind": "row", "update": row["update"], "metrics": row})
+        answer = WAIT
+        while answer == WAIT:
+            answer = link.ask("verdict", number, timeout_s=HEARTBEAT_S)
+        if answer in (STOP, QUIT):
+            rows.close()  # type: ignore[attr-defined]
+            return str(answer)
+
+
+class _Link:
+    """One rank's line to the hub, under the token of this start of the worker group."""
+
+    def __init__(self, config: LaneConfig, comm: Comm) -> None:
+        self.comm = comm
+        self._lane = config.index
+        self._hub = ray.get_actor(config.hub)
+        pids = comm.gather(os.getpid())
+        self._token: int | None = comm.broadcast(ray.get(self._hub.up.remote(self._lane, pids)) if comm.rank == 0 else None)
+
+    @property
+    def over(self) -> bool:
+        """The study ended while this worker group started."""
+        return self._token is None
+
+    def ask(self, question: str, *content: Any, timeout_s: float) -> Any:
+        """Rank 0 asks, all ranks get the answer."""
+        answer = self._call(question, *content, timeout_s) if self.comm.rank == 0 else None
+        return self.comm.broadcast(answer)
+
+    def tell(self, message: str, *content: Any) -> None:
+        """Rank 0 tells the hub."""
+        if self.comm.rank == 0:
+            self._call(message, *content)
+
+    def report(self, number: int, item: Item) -> None:
+        """A row or the end of a job."""
+        self.tell("report", number, item)
+
+    def shared(self) -> Any:
+        """What another lane computed for all; each rank fetches it from its node's object store."""
+        return ray.get(self._hub.shared.remote())
+
+    def fail(self, number: int, error: Exception) -> None:
+        """A trial's exception is its outcome, not the lane's.
+
+        With several workers the others may wait in a collective for this one: the outcome is sent first, then the
+        exception goes on, so that Ray Train restarts the group.
+        """
+        status, reason = classify(error)
+        self._call("report", number, {"kind": "ended", "status": status, "reason": reason})
+        if self.comm.world > 1:
+            raise error
+        error.__traceback__ = None  # it holds the tensors of the failed step
+        _free_memory()
+
+    def _call(self, method: str, *content: Any) -> Any:
+        return ray.get(getattr(self._hub, method).remote(self._lane, self._token, *content))
+
+
+OUT_OF_MEMORY_HINT = "lower operations.micro_batch_size or evaluation.batch_size, or use more memory per worker"
+
+
+def classify(error: BaseException) -> tuple[str, str]:
+    """Outcome and reason of an exception inside a trial."""
+    import torch
+
+    text = f"{type(error).__name__}: {error}".strip()
+    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(sign in str(error).lower() for sign in ("out of memory", "can't allocate memory"))
+    )
+    return ("out_of_memory", f"{text}; {OUT_OF_MEMORY_HINT}") if no_memory else ("failed", text)
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,124 @@
+"""The one place where results enter the study: first the ledger, on disk, then everybody else.
+
+Ray Tune tells its scheduler of a row before its searcher and its callbacks (`TuneController._process_trial_result`), so
+the scheduler's side calls the recorder, and nobody hears of a row that a power cut could take back.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from ray_unlearn.results.ledger import Ledger, Record, Trial
+from ray_unlearn.results.schema import Outcome, Row
+from ray_unlearn.results.score import Baselines, Weights, scored
+from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.trial import TrialConfig
+
+_log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Watches a study. Told after the ledger; its errors never reach the study."""
+
+    def on_trial(self, trial: Trial) -> None:
+        """A trial was handed out."""
+
+    def on_row(self, trial: Trial, row: Row) -> None:
+        """A trial has a new evaluation row."""
+
+    def on_outcome(self, trial: Trial) -> None:
+        """A trial has ended."""
+
+
+class TellsSearch(Protocol):
+    """What the recorder needs of the search."""
+
+    def tell(self, trial: Trial) -> None:
+        """A finished trial."""
+
+
+class GivesVerdict(Protocol):
+    """What the recorder needs of early stopping."""
+
+    def verdict(self, record: Record, number: int, row: Row) -> str | None:
+        """A reason to stop the trial at this row, or None."""
+
+
+class Recorder:
+    """The ledger's only writer while trials run. All calls come from the thread that runs Tune."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        ledger: Ledger,
+        search: TellsSearch,
+        pruner: GivesVerdict,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        record = ledger.record
+        flops = float(record.header.get("retraining_flops", 0.0))
+        self._baselines = Baselines(record.baselines["vanilla"], record.baselines.get("exact_retrain"), flops)
+        self._weights = Weights(spec.objective.forget_gap, spec.objective.retain, spec.objective.general)
+        self._ledger = ledger
+        self._search = search
+        self._pruner = pruner
+        self._observers = list(observers)
+        self.fatal = ""
+        """Why the study cannot go on, once it cannot."""
+
+    @property
+    def record(self) -> Record:
+        """What the ledger says so far."""
+        return self._ledger.record
+
+    def asked(self, number: int, config: TrialConfig, source: str = "") -> None:
+        """Trial `number` is handed out; a trial that a resumed study asks again is in the ledger already.
+
+        `source` says who chose it (a sampler's name), evidence for the analysis.
+        """
+        if number not in self.record.trials:
+            event = {"kind": "trial", "number": number, "trial_id": config.id, "source": source}
+            self._ledger.append(event | {"config": config.model_dump(mode="json")})
+        self._show("on_trial", self.record.trials[number])
+
+    def row(self, number: int, attempt: int, metrics: Row) -> str | None:
+        """Record an evaluation row, once per update whatever is replayed. Returns a reason to stop the trial, or None.
+
+        A stopped trial's outcome is recorded here too.
+        """
+        trial = self.record.trials[number]
+        if trial.status is not None:
+            return trial.reason or trial.status
+        update = metrics["update"]
+        known = next((row for row in trial.rows if row["update"] == update), None)
+        if known is None:
+            known = scored(metrics, self._baselines, self._weights)
+            event = {"kind": "row", "number": number, "trial_id": trial.trial_id, "attempt": attempt, "update": update}
+            self._ledger.append(event | {"metrics": known})
+            self._show("on_row", trial, known)
+        reason = self._pruner.verdict(self.record, number, known)
+        if reason is not None:
+            self.outcome(number, attempt, "pruned", reason)
+        return reason
+
+    def outcome(self, number: int, attempt: int, status: Outcome, reason: str) -> None:
+        """Record how a trial ended, once, then tell the search."""
+        trial = self.record.trials[number]
+        if trial.status is not None:
+            return
+        event = {"kind": "outcome", "number": number, "trial_id": trial.trial_id, "attempt": attempt}
+        self._ledger.append(event | {"status": status, "reason": reason})
+        self._search.tell(trial)
+        self._show("on_outcome", trial)
+
+    def note(self, text: str) -> None:
+        """Record something an operator should see."""
+        self._ledger.append({"kind": "note", "text": text})
+
+    def _show(self, event: str, *content: object) -> None:
+        for observer in list(self._observers):
+            try:
+                getattr(observer, event)(*content)
+            except Exception as error:  # a full log disk or a closed terminal must not cost a study
+                self._observers.remove(observer)
+                _log.warning("%s is switched off for this study: %r", type(observer).__name__, error)

@@ -1,0 +1,160 @@
+"""What the search tries next: a function of the study's spec, a trial number and the trials finished so far.
+
+Each method is searched apart, with as many trials as every other: that keeps the comparison of methods fair. Trial
+numbers go round the methods in turn, `spec.methods[number % n]`; a method whose space or grid has no points left
+drops out of the rounds. Trial i of a method takes seed `trial_seeds[i % len(trial_seeds)]`.
+
+The first `quasi_random_share` of each method's trials are quasi-random, for the claims that adaptive trials would
+bias (curves, volumes, importance); the rest are the sampler's. Nothing is kept but what the ledger keeps: a study
+rebuilt by `replay` asks for what the uninterrupted one would have asked.
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+from optuna.trial import FrozenTrial, TrialState
+
+from ray_unlearn.execution.past import as_optuna_trial
+from ray_unlearn.execution.points import (
+    MOST_POINTS,
+    Point,
+    active,
+    all_points,
+    contains,
+    quasi_random_point,
+    random_point,
+)
+from ray_unlearn.execution.samplers import suggest
+from ray_unlearn.results.ledger import Record, Trial
+from ray_unlearn.spec.base import digest
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.trial import TrialConfig
+
+Source = Literal["quasi_random", "random", "grid", "tpe", "nsga2", "gp"]
+
+START_UP = 5
+"""An adaptive sampler takes over once this many trials of a method have a score; random points until then. Of 1, 3, 5
+and 10, on planted valleys with and without a divergence cliff, 12 to 40 trials, 24 repeats, 5 was best or near it."""
+
+ATTEMPTS = 5
+"""Times an adaptive sampler is asked for a configuration that is new, before a random one is drawn."""
+
+RANDOM_ATTEMPTS = 100
+
+
+class Search:
+    """Asks for configurations, hears of results. One per study and process; not for use by several threads at once."""
+
+    def __init__(self, spec: StudySpec, context: str) -> None:
+        """`context`: digest of all that decides results beyond the hyperparameters (see `TrialConfig`)."""
+        self._spec = spec
+        self._context = context
+        self._finite: dict[str, list[Point] | None] = {method: self._points(method) for method in spec.methods}
+        counts = {method: self._trials_of(method) for method in spec.methods}
+        self._turns = [(m, i) for i in range(max(counts.values())) for m in spec.methods if i < counts[m]]
+        self._past: dict[str, dict[int, FrozenTrial]] = {method: {} for method in spec.methods}
+        self._known: set[str] = set()
+        self._sources: dict[int, Source] = {}
+
+    @property
+    def total(self) -> int:
+        """Trials of the whole study.
+
+        `trials_per_method` for each method, or less where a finite space has fewer points; with the grid sampler the
+        whole grid of each method, once per trial seed.
+        """
+        return len(self._turns)
+
+    def ask(self, number: int) -> TrialConfig | None:
+        """The configuration of trial `number`, which is pending from now on.
+
+        None when there is no such trial: `number` is not below `total`, or the method has no untried point left.
+        Ask for numbers in rising order, each once; a trial that was interrupted keeps the configuration it has.
+        """
+        if number >= self.total:
+            return None
+        method, index = self._turns[number]
+        assert number not in self._past[method], f"trial {number} was asked for before"
+        seeds = self._spec.search.trial_seeds
+        for point, source in self._candidates(method, index):
+            hyperparameters = self._spec.spaces[method].resolve(point)
+            config = self._spec.trial_config(hyperparameters, method, seeds[index % len(seeds)], self._context)
+            if config.id not in self._known:
+                self.tell(Trial(number, config.id, config.model_dump(mode="json")))
+                self._sources[number] = source
+                return config
+        return None
+
+    def source(self, number: int) -> Source:
+        """How the configuration of a trial asked for by this object was chosen (evidence for the analysis)."""
+        return self._sources[number]
+
+    def tell(self, trial: Trial) -> None:
+        """Take in a trial's outcome, or a trial without outcome as pending.
+
+        A trial of a method or with values that the spec no longer has (it was edited, then resumed) is remembered as
+        tried, and otherwise ignored.
+        """
+        self._known.add(trial.trial_id)
+        if trial.method not in self._past:
+            return
+        space = self._spec.spaces[trial.method]
+        point = active(space, trial.config)
+        if contains(space, point):
+            self._past[trial.method][trial.number] = as_optuna_trial(trial, self._spec, point)
+
+    def replay(self, record: Record) -> None:
+        """Take in all trials of a ledger, finished and pending."""
+        for _, trial in sorted(record.trials.items()):
+            self.tell(trial)
+
+    def _points(self, method: str) -> list[Point] | None:
+        """All points of a finite space or grid, in a random order, so that a part of them is spread out."""
+        grid = self._spec.search.sampler == "grid"
+        points = all_points(self._spec.spaces[method], grid)
+        if points is None:
+            if grid:
+                raise UserError(f"spaces.{method}: the grid has more than {MOST_POINTS} points; shorten a `grid`")
+            return None
+        order = np.random.default_rng(self._seed(method, "order")).permutation(len(points))
+        return [points[i] for i in order]
+
+    def _trials_of(self, method: str) -> int:
+        wanted, points = self._spec.search.trials_per_method, self._finite[method]
+        if points is None:
+            assert wanted is not None
+            return wanted
+        most = len(points) * len(self._spec.search.trial_seeds)
+        return most if wanted is None else min(wanted, most)
+
+    def _candidates(self, method: str, index: int) -> Iterator[tuple[Point, Source]]:
+        """Points for trial `index` of the method, in order of preference; the first one not tried yet is taken."""
+        search, space, points = self._spec.search, self._spec.spaces[method], self._finite[method]
+        if search.sampler == "grid":
+            assert points is not None
+            yield points[index // len(search.trial_seeds)], "grid"
+            return
+        assert search.trials_per_method is not None
+        if search.sampler == "qmc" or index < round(search.quasi_random_share * search.trials_per_method):
+            yield quasi_random_point(space, self._seed(method, "sobol"), index), "quasi_random"
+        elif search.sampler != "random":
+            past = [trial for _, trial in sorted(self._past[method].items()) if trial.state != TrialState.FAIL]
+            if sum(_scored(trial) for trial in past) >= START_UP:
+                for attempt in range(ATTEMPTS):
+                    yield suggest(self._spec, method, past, self._seed(method, index, attempt)), search.sampler
+        if points is not None:
+            order = np.random.default_rng(self._seed(method, index, "rest")).permutation(len(points))
+            yield from ((points[i], "random") for i in order)
+            return
+        for attempt in range(RANDOM_ATTEMPTS):
+            yield random_point(space, self._seed(method, index, "random", attempt)), "random"
+
+    def _seed(self, *what: str | int) -> int:
+        return int(digest([self._spec.search.seed, *what], length=8), 16)
+
+
+def _scored(trial: FrozenTrial) -> bool:
+    """True when the trial says how good its configuration is, not only that it is bad."""
+    return bool(trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and trial.intermediate_values))

@@ -1,0 +1,231 @@
+"""The study as Ray Tune sees it: a searcher that asks our search, a scheduler that asks our pruner.
+
+Tune runs the trials and nothing else. Its snapshots, loggers and checkpoints are off: after a crash a new Tuner goes on
+from the ledger (Tune's own restore loses finished trials and empties ASHA's rungs).
+"""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
+
+from ray_unlearn.execution.fleet import Fleet
+from ray_unlearn.execution.interrupt import Interrupt
+from ray_unlearn.execution.recorder import Recorder
+from ray_unlearn.execution.trainable import ITEM, ThinTrial
+from ray_unlearn.spec.trial import TrialConfig
+
+ACTOR_RESTARTS = 3
+"""Times a trial's Tune actor may die; its lane and its rows do not notice."""
+
+# Not a CPU: on a cluster whose CPUs are all taken by lanes the trials would wait for ever. Tune wants some resource,
+# every cluster's head node has this one, and a thin trial needs next to nothing of it.
+_TRIAL_RESOURCES = {"CPU": 0, "node:__internal_head__": 0.001}
+
+
+class Asks(Protocol):
+    """What Tune's side needs of the search."""
+
+    @property
+    def total(self) -> int:
+        """Number of trials of the whole study."""
+
+    def ask(self, number: int) -> TrialConfig | None:
+        """The configuration of trial `number`, or None when there is nothing left to try."""
+
+    def source(self, number: int) -> str:
+        """Who chose that configuration."""
+
+
+def run_trials(recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, interrupt: Interrupt) -> None:
+    """Run every trial that the ledger has no outcome for, at most `lanes` at a time.
+
+    Returns when all are done, at an interrupt, or with `recorder.fatal` set when the lanes cannot go on.
+
+    Raises:
+        StorageError: the ledger cannot be written.
+    """
+    failure = _Failure()
+    tuner = tune.Tuner(
+        tune.with_resources(ThinTrial, tune.PlacementGroupFactory([_TRIAL_RESOURCES])),
+        tune_config=tune.TuneConfig(
+            search_alg=_Asker(recorder, search, fleet.name, failure),
+            scheduler=_Judge(recorder, fleet, failure),
+            num_samples=-1,
+            max_concurrent_trials=lanes,
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=fleet.scratch,
+            verbose=0,
+            stop=_Brake(recorder, fleet, interrupt, failure),
+            failure_config=tune.FailureConfig(max_failures=ACTOR_RESTARTS),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    try:
+        tuner.fit()
+    except tune.TuneError:
+        if failure.error is None:
+            raise
+    if failure.error is not None:
+        raise failure.error
+
+
+def pending(recorder_trials: dict[int, Any], total: int) -> Iterator[int]:
+    """Numbers of the trials to run: first those that a stopped study had begun, then those never asked for."""
+    yield from (number for number, trial in sorted(recorder_trials.items()) if trial.status is None)
+    yield from (number for number in range(total) if number not in recorder_trials)
+
+
+def _trial_name(trial: Any) -> str:
+    return f"trial-{trial.config['number']}"
+
+
+class _Failure:
+    """What our code raised inside Tune, which passes on only a text of it, or nothing and calls the trial failed."""
+
+    error: Exception | None = None
+
+
+class _Inert:
+    """What Tune's snapshots hold in place of our objects: ledger, terminal and threads cannot be pickled."""
+
+
+class _NotPickled:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_Inert, ())
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+
+class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
+    """Tune's searcher."""
+
+    def __init__(self, recorder: Recorder, search: Asks, hub: str, failure: _Failure) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._search = search
+        self._hub = hub
+        self._failure = failure
+        self._pending = pending(dict(recorder.record.trials), search.total)
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial, or `FINISHED`."""
+        try:
+            for number in self._pending:
+                config = self._config(number)
+                if config is not None:
+                    self._numbers[trial_id] = number
+                    payload = {"kind": "trial", "config": config.model_dump(mode="json")}
+                    return {"number": number, "hub": self._hub, "payload": [payload]}
+        except Exception as error:
+            self._failure.error = error
+            raise
+        return str(Searcher.FINISHED)
+
+    def _config(self, number: int) -> TrialConfig | None:
+        """A trial that a stopped study had begun keeps its configuration; others are asked for."""
+        begun = self._recorder.record.trials.get(number)
+        config = TrialConfig.model_validate(begun.config) if begun else self._search.ask(number)
+        if config is not None:
+            self._recorder.asked(number, config, "" if begun else self._search.source(number))
+        return config
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """The recorder has told our search already. An error is Tune's own: it gave the trial's actor up."""
+        if error and self._failure.error is None:
+            self._recorder.outcome(
+                self._numbers[trial_id], 0, "failed", f"its Ray Tune actor died {ACTOR_RESTARTS + 1} times"
+            )
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """The ledger is the record."""
+
+
+class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
+    """Tune's scheduler: the first to hear of a result, so it calls the recorder."""
+
+    def __init__(self, recorder: Recorder, fleet: Fleet, failure: _Failure) -> None:
+        super().__init__()
+        self._recorder = recorder
+        self._fleet = fleet
+        self._failure = failure
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """A row: record it, then say whether the trial goes on."""
+        item, number = result[ITEM][0], trial.config["number"]
+        try:
+            self._notes(item)
+            reason = self._recorder.row(number, item["attempt"], item["metrics"])
+        except Exception as error:
+            self._failure.error = error
+            raise
+        if reason is None:
+            return str(TrialScheduler.CONTINUE)
+        self._fleet.release(number)
+        return str(TrialScheduler.STOP)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """The end of a trial that was not stopped here: record its outcome."""
+        item, number = result[ITEM][0], trial.config["number"]
+        try:
+            if item["kind"] == "ended":
+                self._notes(item)
+                self._recorder.outcome(number, item["attempt"], item["status"], item["reason"])
+                self._fleet.release(number)
+            elif item["kind"] == "fatal":
+                self._recorder.fatal = item["reason"]
+        except Exception as error:
+            self._failure.error = error
+            raise
+
+    def _notes(self, item: dict[str, Any]) -> None:
+        for text in item["notes"]:
+            self._recorder.note(text)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing to do."""
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing to do: see `_Asker.on_trial_complete`."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing to do."""
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Tune keeps its own first-come queue; choosing here would walk over all trials at every step."""
+        return None
+
+    def debug_string(self) -> str:
+        """Not shown."""
+        return ""
+
+
+class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
+    """Stops Tune at Ctrl-C and when the lanes cannot go on. Running trials keep their rows and get no outcome."""
+
+    def __init__(self, recorder: Recorder, fleet: Fleet, interrupt: Interrupt, failure: _Failure) -> None:
+        self._recorder = recorder
+        self._fleet = fleet
+        self._interrupt = interrupt
+        self._failure = failure
+        self._stopped = False
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Single trials are the scheduler's business."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Asked after every event."""
+        if not self._stopped and (self._interrupt.requested or self._recorder.fatal or self._failure.error):
+            self._stopped = True
+            self._fleet.stop()
+        return self._stopped

@@ -1,0 +1,214 @@
+"""The page: self-contained, honest about gaps, safe against odd names, and the same on every run."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from planted import baselines, demo_spec, header_of, plant, quick_ledger, write_trial
+
+from ray_unlearn.analysis.report import write_report
+from ray_unlearn.results.ledger import read_ledger
+from ray_unlearn.results.table import result_table, write_table
+from ray_unlearn.spec.errors import StorageError
+
+VOID = {"meta", "link", "br", "img", "input", "hr", "path", "use", "image", "rect"}
+
+
+class Page(HTMLParser):
+    """Collects ids, links and text; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.anchors: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        known = dict(attrs)
+        self.ids += [known["id"] or ""] if "id" in known else []
+        self.anchors += [known["href"] or ""] if tag == "a" else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def report(planted_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    assert write_report([planted_study], out) == out / "report.html"
+    return out
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes most of a report's time; tests of its words do without."""
+    monkeypatch.setattr("ray_unlearn.analysis.report.draw_all", lambda _: [])
+
+
+@pytest.fixture
+def small_study(tmp_path: Path) -> Path:
+    """Two methods, one trial each."""
+    spec = demo_spec(trials_per_method=1).model_copy(update={"methods": ("gradient_ascent", "ascent_kl_general")})
+    return plant(tmp_path / "small", trials=1, seed=9, spec=spec)
+
+
+def read(out: Path) -> Page:
+    return Page((out / "report.html").read_text(encoding="utf-8"))
+
+
+def test_page_is_whole_and_in_order(report: Path) -> None:
+    page = read(report)
+    assert len(page.ids) == len(set(page.ids))
+    assert [link for link in page.anchors if link[1:] not in page.ids] == []
+    places = [page.ids.index(name) for name in ("verdict", "baselines", "health", "figures", "reproduce", "limits")]
+    assert places == sorted(places)
+    assert "came closest" in page.text
+    assert "no guideline is claimed" in page.text
+    assert "they differ by more than 10 %" in page.text
+    assert "ray-unlearn report demo-study -o report" in page.text
+    assert "of 42 planned trials" not in page.text.replace("42 of 42 planned trials", "")
+
+
+def test_page_needs_no_network_and_no_script(report: Path) -> None:
+    html = (report / "report.html").read_text(encoding="utf-8")
+    outside = re.findall(r"https?://[^\s\"'<]+", re.sub(r'xmlns(?::\w+)?="[^"]+"', "", html))
+    assert outside == []
+    assert "<script" not in html
+    assert "@import" not in html
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_figures_come_as_svg_png_and_numbers(report: Path) -> None:
+    drawings = {path.stem for path in (report / "figures").glob("*.svg")}
+    assert len(drawings) == 5
+    assert drawings == {path.stem for path in (report / "figures").glob("*.png")}
+    assert drawings == {path.stem for path in (report / "data").glob("*.csv")} - {"demo-verdict", "demo-baselines"}
+    html, markdown = ((report / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    for stem in drawings:
+        assert f"data/{stem}.csv" in html
+        assert f"figures/{stem}.png" in markdown
+
+
+def test_verdict_file_holds_the_numbers_of_the_page(report: Path) -> None:
+    table = pd.read_csv(report / "data" / "demo-verdict.csv")
+    page = read(report).text
+    for _, line in table.iterrows():
+        assert f"{line['forget_ppl']:.1f}" in page
+        assert str(line["number"]) in page
+
+
+def test_same_results_same_bytes(small_study: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    write_report([small_study], first)
+    write_report([small_study], second)
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert len(files) == 2 + 10 + 7
+    assert files == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
+    assert [name for name in files if (first / name).read_bytes() != (second / name).read_bytes()] == []
+
+
+def test_no_path_of_the_machine_in_the_report(planted_study: Path, report: Path) -> None:
+    for name in ("report.html", "report.md"):
+        assert str(planted_study.parent) not in (report / name).read_text(encoding="utf-8")
+
+
+def test_no_finished_trial_is_a_valid_page_that_says_so(tmp_path: Path) -> None:
+    spec = demo_spec()
+    with quick_ledger(tmp_path / "s", spec) as ledger:
+        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": baselines()["vanilla"]})
+        write_trial(ledger, spec, "gradient_ascent", {"learning_rate": 3e-4}, {}, status="running")
+        write_trial(ledger, spec, "random_labels", {"learning_rate": 9e-4}, {}, status="infeasible")
+    write_report([tmp_path / "s"], tmp_path / "out")
+    text = read(tmp_path / "out").text
+    assert "There is no verdict: no trial has a score yet." in text
+    assert "1 infeasible (diverged), 1 without an outcome" in text
+    assert "There is nothing to draw" in text
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_no_exact_baseline_is_said(tmp_path: Path) -> None:
+    spec = demo_spec().model_copy(update={"methods": ("gradient_ascent",)})
+    write_report([plant(tmp_path / "s", trials=3, exact=False, spec=spec)], tmp_path / "out")
+    page = read(tmp_path / "out").text
+    assert "No exactly retrained model was measured" in page
+    assert "distance to target" in page
+    assert "exactly retrained model 87" not in page
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_table_without_baselines_withholds_the_target(planted_study: Path, tmp_path: Path) -> None:
+    record = read_ledger(planted_study / "ledger")
+    write_table(result_table(record), tmp_path / "rows.parquet")
+    write_report([tmp_path / "rows.parquet"], tmp_path / "out")
+    page = read(tmp_path / "out").text
+    assert "The baselines are not known" in page
+    assert "has the lowest score" in page
+    assert "0 of 7 methods have a feasible" not in page
+
+
+def test_odd_names_are_text_and_nothing_else(tmp_path: Path) -> None:
+    spec = demo_spec(trials_per_method=1).model_copy(update={"methods": ("gradient_ascent",)})
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"source": "demo:<b>bold</b>"})})
+    header = header_of(spec) | {"domain": "<script>alert('$x^')</script> | `a` *b*"}
+    with quick_ledger(tmp_path / "s", spec, header=header) as ledger:
+        ledger.append({"kind": "baseline", "name": "<i>vanilla", "metrics": baselines()["vanilla"]})
+        write_trial(ledger, spec, "gradient_ascent", {"learning_rate": 3e-4}, {}, status="failed", reason="<u>why</u>")
+    write_report([tmp_path / "s"], tmp_path / "out")
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in html
+    assert "<b>" not in html
+    assert "<i>" not in html
+    assert "&lt;script&gt;" in html
+    markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "<script" not in markdown
+    assert "\\| `a` \\*b\\*" in markdown
+
+
+def test_odd_method_names_can_be_drawn(small_study: Path, tmp_path: Path) -> None:
+    frame = result_table(read_ledger(small_study / "ledger")).to_pandas()
+    frame["method"] = frame["method"].replace("gradient_ascent", "<b>my $method_{1</b>")
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    write_report([tmp_path / "rows.csv"], tmp_path / "out")
+    html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;my $method_{1&lt;/b&gt;" in html
+    assert "<b>my" not in html
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_two_studies_of_one_name_stay_apart(planted_study: Path, small_study: Path, tmp_path: Path) -> None:
+    write_report([planted_study, small_study], tmp_path / "out")
+    page = read(tmp_path / "out")
+    assert len(page.ids) == len(set(page.ids))
+    assert "demo (small)" in page.text
+    assert {"demo-verdict.csv", "demo-2-verdict.csv"} <= {path.name for path in (tmp_path / "out" / "data").iterdir()}
+
+
+def test_an_output_that_cannot_be_written(planted_study: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(StorageError, match="taken: the report cannot be written"):
+        write_report([planted_study], tmp_path / "taken")
+
+
+def test_reports_are_made_without_torch_and_ray() -> None:
+    """A report is made on a laptop from a table file: importing it must not need the training stack."""
+    code = "import sys, ray_unlearn.analysis.report; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
