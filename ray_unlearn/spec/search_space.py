@@ -1,6 +1,7 @@
 """SearchSpace: type, range, scale, condition and role of each hyperparameter of one method."""
 
 import math
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -114,6 +115,8 @@ class SearchSpace(Strict):
             raise ValueError("`steps` is missing: it has no default; add it under `parameters`")
         if self.free_steps:
             self._check_free_steps()
+        self._check_conditions()
+        self._check_combinations()
         return self
 
     def _check_parameter(self, name: str, parameter: FloatRange | IntRange | Choice | Fixed) -> None:
@@ -146,6 +149,32 @@ class SearchSpace(Strict):
                 "fix `schedule: constant` or sample steps with `free: false`"
             )
 
+    def _check_conditions(self) -> None:
+        try:
+            tuple(
+                TopologicalSorter({name: parameter.when for name, parameter in self.parameters.items()}).static_order()
+            )
+        except CycleError as error:
+            raise ValueError(f"`when` runs in a circle: {' -> '.join(error.args[1])}") from None
+
+    def _check_combinations(self) -> None:
+        """Schedule and warm-up exclude each other in places: refuse a space that could sample what is no trial."""
+        schedule = self.parameters.get("schedule")
+        for value in _edge_values(schedule) if schedule is not None else ["constant"]:
+            chosen = {"learning_rate": 1e-3, "steps": 10**9, "schedule": value}
+            for name in ("warmup_steps", "warmup_ratio"):
+                parameter = self.parameters.get(name)
+                if parameter is not None and parameter.when.get("schedule", value) == value:
+                    chosen[name] = _edge_values(parameter)[-1]
+            try:
+                Hyperparameters.model_validate(chosen)
+            except ValidationError as error:
+                message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                raise ValueError(
+                    f"with `schedule: {value}` the space can draw what is no trial: {message} "
+                    "(or make it conditional: `when: {schedule: ...}`)"
+                ) from None
+
     @property
     def free_steps(self) -> bool:
         """True when each evaluation row stands for the trial with that many steps."""
@@ -170,7 +199,7 @@ class SearchSpace(Strict):
         """Sampled values, fixed values and defaults together."""
         values: dict[str, Any] = dict(chosen)
         for name, parameter in self.parameters.items():
-            if isinstance(parameter, Fixed) and all(values.get(k, v) == v for k, v in parameter.when.items()):
+            if isinstance(parameter, Fixed) and all(values.get(k) == v for k, v in parameter.when.items()):
                 values[name] = parameter.value
             elif isinstance(parameter, IntRange) and parameter.free:
                 values[name] = parameter.high

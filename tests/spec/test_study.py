@@ -57,6 +57,8 @@ BAD = {
     "empty objective": (put("objective", {"forget_gap": 0}), r"doing nothing wins"),
     "pruning two objectives": (lambda c: (put("objective.pareto", True)(c), put("search.scheduler", {"type": "asha"})(c)), r"early stopping needs one objective"),
     "grace beyond the end": (put("search.scheduler", {"type": "asha", "grace_updates": 40}), r"must lie below the most steps"),
+    "warm-up that a constant schedule cannot have": (lambda c: (put("space_overrides.schedule", {"type": "choice", "choices": ["constant", "cosine"]})(c), put("space_overrides.steps", 9)(c), put("space_overrides.warmup_ratio", 0.1)(c)), r"with `schedule: constant` the space can draw what is no trial"),
+    "conditions in a circle": (lambda c: (put("space_overrides.schedule", {"type": "choice", "choices": ["linear", "cosine"], "when": {"steps": 3}})(c), put("space_overrides.steps", {"type": "choice", "choices": [3, 5], "when": {"schedule": "linear"}})(c)), r"`when` runs in a circle"),
     "not a number": (put("search.seed", ".nan"), r"search.seed"),
 }  # fmt: skip
 
@@ -95,7 +97,9 @@ def test_broken_yaml_and_non_mappings_are_refused(tmp_path: Path) -> None:
 
 def test_yaml_traps_are_read_as_meant(tmp_path: Path) -> None:
     """`1e-6` without a dot is text to YAML; it is a number here."""
-    path = demo(tmp_path, put("space_overrides.learning_rate", {"type": "float", "low": "1e-6", "high": "1e-4", "scale": "log"}))
+    path = demo(
+        tmp_path, put("space_overrides.learning_rate", {"type": "float", "low": "1e-6", "high": "1e-4", "scale": "log"})
+    )
     parameter = load_study(path).spaces["gradient_ascent"].parameters["learning_rate"]
     assert parameter.low == 1e-6  # type: ignore[union-attr]
 
@@ -166,4 +170,6 @@ def test_published_schema_is_current(name: str) -> None:
 
     model = {"study": StudySpec, "search_space": SearchSpace}[name]
     published = json.loads((REPOSITORY / f"docs/schema/{name}.schema.json").read_text())
-    assert published == model.model_json_schema(), f"run: ray-unlearn schema {name.replace('_', '-')} > docs/schema/{name}.schema.json"
+    assert published == model.model_json_schema(), (
+        f"run: ray-unlearn schema {name.replace('_', '-')} > docs/schema/{name}.schema.json"
+    )
