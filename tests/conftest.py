@@ -53,7 +53,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, text_files: Path) -> Pa
 
     folder = tmp_path_factory.mktemp("model")
     tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train([str(text_files / "retain.jsonl")], vocab_size=300, special_tokens=["<eos>", "<pad>"], show_progress=False)
+    tokenizer.train(
+        [str(text_files / "retain.jsonl")], vocab_size=300, special_tokens=["<eos>", "<pad>"], show_progress=False
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="<eos>", pad_token="<pad>")
     fast.save_pretrained(folder)
     torch.manual_seed(0)

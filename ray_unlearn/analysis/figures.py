@@ -64,7 +64,7 @@ KINDS = (
         "in other hyperparameters as well lie side by side. The colour is the score on the reporting half, on one scale "
         "for all methods: yellow is close to a model that never saw the forget set, dark is far (forgotten too little, too "
         "much, or at the price of utility). The framed cell was chosen on the selection half, so it need not be the "
-        "brightest. Hatched cells belong to diverged trials or were not reached.",
+        "brightest. Hatched cells belong to diverged trials or were not reached; a method without any evaluation has no panel.",
         figure_data.surface,
         heatmaps,
     ),

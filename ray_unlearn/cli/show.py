@@ -1,6 +1,7 @@
 """How things are shown: tables on stdout for people, JSON on stdout for scripts, everything else on stderr."""
 
 import json
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
@@ -45,6 +46,6 @@ def _plain(content: Any) -> Any:
         return {str(key): _plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [_plain(value) for value in content]
-    if isinstance(content, float) and content != content:
+    if isinstance(content, float) and math.isnan(content):
         return None
     return content

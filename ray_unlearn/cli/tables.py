@@ -11,6 +11,7 @@ import typer
 
 from ray_unlearn.cli.main import app
 from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.spec.base import Strict
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.methods import METHODS
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace, load_search_space
@@ -63,7 +64,7 @@ def spaces(
 
 
 def _space_lines(space: SearchSpace) -> list[tuple[str, str, str, str]]:
-    lines = []
+    lines: list[tuple[str, str, str, str]] = []
     for name, parameter in space.parameters.items():
         if isinstance(parameter, Fixed):
             lines.append((name, str(parameter.value), "", parameter.role))
@@ -75,7 +76,7 @@ def _space_lines(space: SearchSpace) -> list[tuple[str, str, str, str]]:
     return lines
 
 
-SCHEMAS = {"study": StudySpec, "search-space": SearchSpace}
+SCHEMAS: dict[str, type[Strict]] = {"study": StudySpec, "search-space": SearchSpace}
 
 
 @app.command()

@@ -118,7 +118,9 @@ class _Link:
         self._lane = config.index
         self._hub = ray.get_actor(config.hub)
         pids = comm.gather(os.getpid())
-        self._token: int | None = comm.broadcast(ray.get(self._hub.up.remote(self._lane, pids)) if comm.rank == 0 else None)
+        self._token: int | None = comm.broadcast(
+            ray.get(self._hub.up.remote(self._lane, pids)) if comm.rank == 0 else None
+        )
 
     @property
     def over(self) -> bool:

@@ -17,6 +17,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,7 +103,7 @@ class Ledger:
         path = events_file(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = open(path, "xb")
+            file = open(path, "xb")  # noqa: SIM115  (the ledger holds it while it is open)
         except FileExistsError:
             raise StorageError(f"{path} exists; continue that study with `ray-unlearn resume`") from None
         except OSError as error:
@@ -124,7 +125,7 @@ class Ledger:
         path = events_file(folder)
         if not path.exists():
             raise StorageError(f"{path}: no ledger there; is this a study directory?")
-        file = open(path, "r+b")
+        file = open(path, "r+b")  # noqa: SIM115
         _lock(file, path)
         record, good_bytes, torn = _read(path)
         file.seek(good_bytes)
@@ -152,10 +153,8 @@ class Ledger:
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
-            try:
+            with suppress(OSError):  # a torn tail that stays is cut on the next open
                 self._file.truncate(start)
-            except OSError:
-                pass  # the torn tail is cut on the next open
             raise StorageError(
                 f"{events_file(self.folder)}: {error}; free some space, then `ray-unlearn resume`"
             ) from None

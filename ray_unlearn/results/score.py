@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ray_unlearn.results.schema import HALVES, HALVED_SETS, Row
+from ray_unlearn.results.schema import HALVED_SETS, HALVES, Row
 
 
 @dataclass(frozen=True)

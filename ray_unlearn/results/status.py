@@ -66,7 +66,7 @@ def status(folder: Path, asked_for: int | None = None) -> Status:
     """The study in `folder`. Raises as `open_study`."""
     spec, record = open_study(folder)
     finished = record.finished
-    outcomes = {name: sum(trial.status == name for trial in finished) for name in OUTCOMES}
+    outcomes: dict[str, int] = {name: sum(trial.status == name for trial in finished) for name in OUTCOMES}
     bests = []
     vanilla = record.baselines.get("vanilla", {})
     for method in spec.methods:

@@ -18,7 +18,7 @@ def evaluate(workspace: Workspace) -> Row:
     row = (
         row_metrics({name: scores for name, scores in gathered.items() if scores}) if workspace.comm.rank == 0 else None
     )
-    return workspace.comm.broadcast(row)  # type: ignore[no-any-return]
+    return workspace.comm.broadcast(row)
 
 
 @torch.no_grad()

@@ -47,7 +47,9 @@ def unlearn(workspace: Workspace, config: TrialConfig) -> Iterator[Row | Ended]:
     meter = Meter(workspace, config)
     for update in range(1, config.steps + 1):
         meter.start_update()
-        losses = {term.name: backward(workspace, config, term, update, meter) for term in terms(config)}
+        losses: dict[str, Tensor] = {
+            term.name: backward(workspace, config, term, update, meter) for term in terms(config)
+        }
         grad_norm = reduce_and_clip(workspace, config, losses)
         if reason := not_finite(update, losses, grad_norm):
             yield Ended("infeasible", reason)
@@ -109,7 +111,7 @@ def backward(workspace: Workspace, config: TrialConfig, term: Term, update: int,
         chosen = slice(start, start + size)
         quantity = per_token(workspace, config, term, own[chosen], own_epochs[chosen])
         loss = term.loss(quantity, targets)
-        (term.weight * loss).backward()  # type: ignore[no-untyped-call]
+        (term.weight * loss).backward()
         total += loss.detach()
     return total
 

@@ -145,7 +145,7 @@ def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor | None = N
     give `position_ids` that restart at each document, which keeps documents apart.
     """
     output = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
-    return output.last_hidden_state  # type: ignore[no-any-return]
+    return output.last_hidden_state
 
 
 def head_of(model: Any) -> nn.Linear:

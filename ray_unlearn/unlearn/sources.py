@@ -134,7 +134,7 @@ def _text_of(path: Path, where: str) -> str:
 def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
     import datasets
 
-    assert source.hub is not None and source.split is not None
+    assert source.hub is not None
     name = f"{source.hub}" + (f" ({source.config})" if source.config else "")
     try:
         data = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)

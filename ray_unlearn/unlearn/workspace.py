@@ -2,6 +2,7 @@
 
 import os
 import resource
+from contextlib import suppress
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -133,10 +134,8 @@ class Workspace:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            try:
+            with suppress(OSError):  # where it fails the peak is that of the process, an upper bound
                 Path("/proc/self/clear_refs").write_text("5")  # Linux: peak resident set := resident set
-            except OSError:
-                pass  # then the peak is that of the process, an upper bound
 
     def peak_memory_gib(self) -> float:
         """Peak since `restart_peak_memory`: device memory on CUDA, resident memory of this process on a CPU."""

@@ -59,7 +59,9 @@ def test_unknown_key(cli, study, tmp_path: Path) -> None:
 
 
 def test_unknown_method(cli, study, tmp_path: Path) -> None:
-    refused(cli, "did you mean 'gradient_ascent'", "run", study(methods=["gradient_asent"]), "--storage", tmp_path / "s")
+    refused(
+        cli, "did you mean 'gradient_ascent'", "run", study(methods=["gradient_asent"]), "--storage", tmp_path / "s"
+    )
 
 
 def test_low_above_high(cli, study, tmp_path: Path) -> None:
@@ -108,7 +110,9 @@ def test_existing_study_directory(cli, study, tmp_path: Path) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("may not mount here: " + mounted.stderr.decode())
     yield folder
@@ -135,7 +139,9 @@ def test_no_study_there(cli, tmp_path: Path) -> None:
 
 def test_unlearn_refuses_bad_settings(cli, study) -> None:
     path = study()
-    refused(cli, "did you mean 'learning_rate'", "unlearn", path, "--method", "gradient_ascent", "--set", "learning_rte=1")
+    refused(
+        cli, "did you mean 'learning_rate'", "unlearn", path, "--method", "gradient_ascent", "--set", "learning_rte=1"
+    )
     refused(cli, "must be hyperparameter=value", "unlearn", path, "--method", "gradient_ascent", "--set", "x")
     refused(cli, "did you mean 'gradient_ascent'", "unlearn", path, "--method", "gradient_asscent")
     refused(cli, "learning_rate: this key is required", "unlearn", path, "--method", "gradient_ascent")
@@ -144,7 +150,16 @@ def test_unlearn_refuses_bad_settings(cli, study) -> None:
 def test_unlearn_runs_one_trial_and_saves_a_model_that_loads(cli, study, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    arguments = ["--method", "ascent_kl_in_distribution", "--set", "learning_rate=1e-3", "--set", "w_r=2", "-o", tmp_path / "m"]
+    arguments = [
+        "--method",
+        "ascent_kl_in_distribution",
+        "--set",
+        "learning_rate=1e-3",
+        "--set",
+        "w_r=2",
+        "-o",
+        tmp_path / "m",
+    ]
     code, out, err = cli("unlearn", study(), *arguments, "--json")
     assert code == 0, err
     found = json.loads(out)

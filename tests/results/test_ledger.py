@@ -19,8 +19,12 @@ def filled(folder: Path) -> None:
         ledger.append({"kind": "trial", "number": 0, "trial_id": "a", "config": CONFIG})
         for update in (2, 4):
             metrics = {"forget_nll": 3.0 + update, "forget_ppl": math.inf}
-            ledger.append({"kind": "row", "number": 0, "trial_id": "a", "attempt": 0, "update": update, "metrics": metrics})
-        ledger.append({"kind": "outcome", "number": 0, "trial_id": "a", "attempt": 0, "status": "complete", "reason": ""})
+            ledger.append(
+                {"kind": "row", "number": 0, "trial_id": "a", "attempt": 0, "update": update, "metrics": metrics}
+            )
+        ledger.append(
+            {"kind": "outcome", "number": 0, "trial_id": "a", "attempt": 0, "status": "complete", "reason": ""}
+        )
 
 
 def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
@@ -45,7 +49,9 @@ def test_pandas_alone_reads_it(tmp_path: Path) -> None:
 def test_a_replayed_row_counts_once(tmp_path: Path) -> None:
     filled(tmp_path)
     with Ledger.open(tmp_path) as ledger:
-        ledger.append({"kind": "row", "number": 0, "trial_id": "a", "attempt": 1, "update": 2, "metrics": {"forget_nll": 9.0}})
+        ledger.append(
+            {"kind": "row", "number": 0, "trial_id": "a", "attempt": 1, "update": 2, "metrics": {"forget_nll": 9.0}}
+        )
         assert len(ledger.record.trials[0].rows) == 2
     assert read_ledger(tmp_path).trials[0].rows[0]["forget_nll"] == 5.0
 

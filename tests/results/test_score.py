@@ -15,7 +15,11 @@ def metrics(forget: float, approximate: float, retain: float, general: float) ->
     row = {"forget_nll": forget, "update": 1, "flops": 4.0}
     for half in HALVES:
         shift = 0.0 if half == "selection" else 0.5
-        row |= {f"approximate_nll_{half}": approximate + shift, f"retain_nll_{half}": retain, f"general_nll_{half}": general}
+        row |= {
+            f"approximate_nll_{half}": approximate + shift,
+            f"retain_nll_{half}": retain,
+            f"general_nll_{half}": general,
+        }
     return row
 
 

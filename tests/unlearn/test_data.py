@@ -46,12 +46,18 @@ def test_every_target_stands_once_with_its_own_predecessor(text_files: Path, mod
     tokens = tokenised(documents, tokenizer, spec(text_files, layout=layout), "forget")
     for index, document in enumerate(documents):
         ids = tokenizer(document.text)["input_ids"]
-        expected = [pair for start in range(0, len(ids), 48) for pair in zip(ids[start : start + 47], ids[start + 1 : start + 48], strict=False)]
+        expected = [
+            pair
+            for start in range(0, len(ids), 48)
+            for pair in zip(ids[start : start + 47], ids[start + 1 : start + 48], strict=False)
+        ]
         assert sorted(targets_of(tokens, index)) == sorted(expected)
 
 
 def test_packing_uses_fewer_sequences_and_the_same_targets(text_files: Path, model: ModelSpec) -> None:
-    documents = [Document(str(i), d.text[: 40 + 7 * i]) for i, d in enumerate(read_documents(spec(text_files))["retain"])]
+    documents = [
+        Document(str(i), d.text[: 40 + 7 * i]) for i, d in enumerate(read_documents(spec(text_files))["retain"])
+    ]
     tokenizer = load_tokenizer(model)
     padded, packed = (tokenised(documents, tokenizer, spec(text_files, layout=x), "retain") for x in ("pad", "pack"))
     assert len(packed) < len(padded)
@@ -92,7 +98,9 @@ def test_sources_give_the_same_documents(text_files: Path, tmp_path: Path) -> No
     expected = read_documents(spec(text_files))["forget"]
     with gzip.open(tmp_path / "f.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"id": d.id, "body": d.text}) + "\n" for d in expected)
-    pq.write_table(pa.table({"id": [d.id for d in expected], "text": [d.text for d in expected]}), tmp_path / "f.parquet")
+    pq.write_table(
+        pa.table({"id": [d.id for d in expected], "text": [d.text for d in expected]}), tmp_path / "f.parquet"
+    )
     (tmp_path / "texts").mkdir()
     for document in expected:
         (tmp_path / "texts" / f"{document.id}.txt").write_text(document.text)
@@ -138,7 +146,10 @@ def test_bad_sources_name_file_line_and_remedy(text_files: Path, tmp_path: Path,
         with pytest.raises(UserError, match=match):
             prepare(with_split(text_files, "forget", source), model)
 
-    fails(SplitSource(path=str(text_files / "forgot.jsonl")), r"splits.forget.path: no such file .*did you mean 'forget.jsonl'")
+    fails(
+        SplitSource(path=str(text_files / "forgot.jsonl")),
+        r"splits.forget.path: no such file .*did you mean 'forget.jsonl'",
+    )
     fails(SplitSource(path=str(text_files / "forget.jsonl"), text="body"), r"line 1: no field 'body'")
     for name, content, match in [
         ("empty.jsonl", "", "splits.forget: no documents"),
@@ -157,7 +168,9 @@ def test_bad_sources_name_file_line_and_remedy(text_files: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("other", ["retain", "approximate", "retain_heldout", "general_evaluation"])
-def test_documents_shared_between_splits_are_refused(text_files: Path, tmp_path: Path, model: ModelSpec, other: str) -> None:
+def test_documents_shared_between_splits_are_refused(
+    text_files: Path, tmp_path: Path, model: ModelSpec, other: str
+) -> None:
     lines = (text_files / f"{other}.jsonl").read_text().splitlines()
     shared = json.loads((text_files / "forget.jsonl").read_text().splitlines()[3])
     shared["text"] = "  " + shared["text"].replace("\n", "\n\n")  # re-wrapped: still the same document

@@ -223,7 +223,7 @@ def test_logits_are_never_whole(workspace: Workspace, monkeypatch: pytest.Monkey
     seen: list[int] = []
     for model in (workspace.policy, workspace.reference.model):
         head_of(model).register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel() // 32))
-    rows, ended = run(workspace, config("ascent_kl_general"))
+    _, ended = run(workspace, config("ascent_kl_general"))
     assert ended.status == "complete"
     assert max(seen) == chunk_size(300) == 20
 

@@ -42,7 +42,9 @@ print(json.dumps({"grown": row["peak_memory_gib"] - before, "weights": weights})
 def test_peak_of_a_lane(tiny_study: StudySpec, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(tiny_study.model_dump_json())
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "spec.json"), str(tmp_path / "large")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     found = json.loads(done.stdout.splitlines()[-1])
     weights = found["weights"]
     assert weights > 0.15

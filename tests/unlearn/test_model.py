@@ -38,7 +38,9 @@ def test_digest_follows_the_weights(tiny_model: Path, tmp_path: Path) -> None:
         next(model.parameters()).view(-1)[0] += 1
     model.save_pretrained(tmp_path / "other")
     assert model_digest(spec) == model_digest(spec)
-    assert model_digest(ModelSpec(source=str(tmp_path / "same"))) != model_digest(ModelSpec(source=str(tmp_path / "other")))
+    assert model_digest(ModelSpec(source=str(tmp_path / "same"))) != model_digest(
+        ModelSpec(source=str(tmp_path / "other"))
+    )
 
 
 def test_bad_models_are_refused_with_a_remedy(tiny_model: Path, tmp_path: Path) -> None:
