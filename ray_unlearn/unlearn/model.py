@@ -114,7 +114,9 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
     """
 
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     check_source(spec)
     arguments: dict[str, Any] = (
         {"gguf_file": spec.gguf_file} if spec.gguf_file and source is None else {"use_safetensors": True}
