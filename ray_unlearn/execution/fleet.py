@@ -150,7 +150,7 @@ class _TellHub(ray.train.UserCallback):  # type: ignore[misc]
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called in Ray Train's controller process."""
         rank, error = min(worker_exceptions.items())
-        reason = f"rank {rank}: {first_line(error)}"
+        reason = f"rank {rank}: {summary(error)}"
         try:
             go_on = ray.get(ray.get_actor(self._hub).down.remote(self._lane, reason), timeout=30)
         except (ValueError, ray.exceptions.RayError):
@@ -171,7 +171,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
 
 
-def first_line(error: BaseException) -> str:
+def summary(error: BaseException) -> str:
     """Type and last line of an exception from another process: the line that says what went wrong."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}".strip(": ")
+    return f"{type(error).__name__}: {lines[-1] if lines else ''}".strip(": ")[:300]

@@ -1,5 +1,6 @@
 """What a study is doing, on stderr: a live table on a terminal, one plain line per finished trial elsewhere."""
 
+import statistics
 import time
 from types import TracebackType
 from typing import Self
@@ -32,7 +33,6 @@ class Progress:
         self._running: dict[int, Trial] = {}
         self._began: dict[int, float] = {}
         self._seconds: list[float] = []
-        self._start = time.monotonic()
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._best: dict[str, tuple[Trial, Row]] = {}
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -72,11 +72,11 @@ class Progress:
         return sum(self._counts.values())
 
     def seconds_left(self) -> float | None:
-        """From this session's trials: their mean duration, shared by those that run at once. None before the first."""
-        if not self._seconds:
+        """From this session's trials, as many at a time as there are lanes. None before the second: the first one also
+        starts Ray Tune."""
+        if len(self._seconds) < 2:
             return None
-        elapsed = time.monotonic() - self._start
-        return elapsed / len(self._seconds) * max(0, self._total - self.done)
+        return statistics.median(self._seconds) * (self._total - self.done) / self._spec.operations.lanes
 
     def _count(self, trial: Trial) -> None:
         assert trial.status is not None

@@ -68,19 +68,30 @@ def _silence() -> None:
 
 
 def _check_room(operations: Operations) -> None:
-    """Refuse a lane that no node can ever hold; fewer free resources than lanes only means waiting."""
+    """Refuse a lane that the cluster can never hold; fewer free resources than lanes only means waiting."""
+    if _grows():
+        return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    needed = {"CPU": operations.cpus_per_worker, "GPU": operations.gpus_per_worker}
-    for name, amount in needed.items():
+    for name, amount in (("CPU", operations.cpus_per_worker), ("GPU", operations.gpus_per_worker)):
         most = max((node.get(name, 0.0) for node in nodes), default=0.0)
         if amount > most:
             raise UserError(
                 f"operations: a worker needs {amount:g} {name}, but the largest node has {most:g}; lower "
                 f"`{name.lower()}s_per_worker` or add a node"
             )
-        total = sum(node.get(name, 0.0) for node in nodes)
-        if amount * operations.workers_per_lane > total:
+        needed, total = amount * operations.workers_per_lane, sum(node.get(name, 0.0) for node in nodes)
+        if needed > total:
             raise UserError(
-                f"operations: a lane of {operations.workers_per_lane} workers needs {amount * operations.workers_per_lane:g} "
-                f"{name}, but the cluster has {total:g}; lower `workers_per_lane` or add nodes"
+                f"operations: a lane of {operations.workers_per_lane} workers needs {needed:g} {name}, but the cluster "
+                f"has {total:g}; lower `workers_per_lane` or add nodes"
             )
+
+
+def _grows() -> bool:
+    """True on a cluster with an autoscaler: what it has now says little of what it can hold. Asks Ray's private state."""
+    try:
+        from ray._private.state import state
+
+        return bool(state.get_max_resources_from_cluster_config())
+    except (ImportError, AttributeError, RuntimeError):
+        return False

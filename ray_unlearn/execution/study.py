@@ -37,6 +37,7 @@ from ray_unlearn.execution.pruning import Pruner
 from ray_unlearn.execution.recorder import Observer, Recorder
 from ray_unlearn.execution.runtime import connected
 from ray_unlearn.execution.search import Search
+from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.tensorboard import TensorBoardObserver
 from ray_unlearn.execution.tuning import pending, run_trials
 from ray_unlearn.execution.world import OpenStudy
@@ -46,7 +47,7 @@ from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.study import ModelSpec, StudySpec, load_study
 from ray_unlearn.unlearn.data import StudyData, prepare
-from ray_unlearn.unlearn.model import local_source, model_digest
+from ray_unlearn.unlearn.model import local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import parameter_count
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
@@ -111,6 +112,8 @@ def run_study(
     _refuse_existing(folder)
     search = Search(spec, "")
     _check_disk(folder, search.total * len(spec.evaluation.updates(_most_steps(spec))))
+    with stages(quiet) as report:
+        make_ready(spec.model, report)
     data = prepare(spec.data, spec.model, say=say)
     with Ledger.create(folder / LEDGER_FOLDER, _header(spec, data)) as ledger:
         _write_spec(folder / SPEC_FILE, spec)

@@ -12,9 +12,18 @@ from ray_unlearn.execution.hub import Item
 
 ITEM = "item"
 
+# Not a CPU: on a cluster whose CPUs are all taken by lanes the trials would wait for ever. Tune wants some resource,
+# every cluster's head node has this one, and a thin trial needs next to nothing of it.
+_RESOURCES = {"CPU": 0, "node:__internal_head__": 0.001}
+
 
 class ThinTrial(tune.Trainable):  # type: ignore[misc]
     """One actor per lane, reused for all trials."""
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """Next to nothing."""
+        return tune.PlacementGroupFactory([_RESOURCES])
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called for the first trial of an actor."""

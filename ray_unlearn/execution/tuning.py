@@ -20,10 +20,6 @@ from ray_unlearn.spec.trial import TrialConfig
 ACTOR_RESTARTS = 3
 """Times a trial's Tune actor may die; its lane and its rows do not notice."""
 
-# Not a CPU: on a cluster whose CPUs are all taken by lanes the trials would wait for ever. Tune wants some resource,
-# every cluster's head node has this one, and a thin trial needs next to nothing of it.
-_TRIAL_RESOURCES = {"CPU": 0, "node:__internal_head__": 0.001}
-
 
 class Asks(Protocol):
     """What Tune's side needs of the search."""
@@ -49,7 +45,7 @@ def run_trials(recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, inter
     """
     failure = _Failure()
     tuner = tune.Tuner(
-        tune.with_resources(ThinTrial, tune.PlacementGroupFactory([_TRIAL_RESOURCES])),
+        ThinTrial,
         tune_config=tune.TuneConfig(
             search_alg=_Asker(recorder, search, fleet.name, failure),
             scheduler=_Judge(recorder, fleet, failure),

@@ -1,7 +1,9 @@
 """Lanes over a stand-in world: what becomes of a trial, its rows and its neighbours when something goes wrong."""
 
+import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +12,18 @@ from typing import Any
 import pytest
 import ray
 import torch
+from processes import descendants
 from ray.train.torch import TorchTrainer
-from worlds import OpenStandIn, config
+from worlds import NLL, OpenStandIn, config
 
-from ray_unlearn.execution.fleet import Fleet, LaneError, first_line
+from ray_unlearn.execution.fleet import Fleet, LaneError, summary
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import classify
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.tuning import run_trials
 from ray_unlearn.results.ledger import Ledger, Record, Trial, read_ledger
 from ray_unlearn.results.schema import Row
+from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.study import Operations, StudySpec
 from ray_unlearn.spec.trial import TrialConfig
 
@@ -40,6 +44,10 @@ def fleet(ray_here: None, log: Path) -> Iterator[Fleet]:
         assert first is not None
         assert first["result"]["rows"]["vanilla"]["update"] == 0
         yield fleet
+
+
+def vanilla() -> Row:
+    return NLL | {"update": 0}
 
 
 def pull(fleet: Fleet, number: int, trial: TrialConfig, handled: int = 0) -> Item:
@@ -149,6 +157,39 @@ def test_a_trial_that_kills_its_worker_every_time_fails_and_the_next_one_runs(fl
     assert run(fleet, 71, config())[-1]["status"] == "complete"
 
 
+def test_a_killed_tune_actor_costs_its_trial_nothing(
+    fleet: Fleet, log: Path, tmp_path: Path, tiny_study: StudySpec
+) -> None:
+    """The lane goes on, and the actor that replaces it gets the row that waits."""
+    search = ReadsTheDisk(tmp_path, stop=-1)
+    search.behaviour = "wait:1.5"
+    search.total = 1
+    victims: list[int] = []
+
+    def kill() -> None:
+        while "seed 200 update 1" not in log.read_text():
+            time.sleep(0.05)
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if b"ThinTrial" in path.read_bytes() and int(path.parent.name) in descendants(os.getpid()):
+                    victims.append(int(path.parent.name))
+                    os.kill(victims[-1], signal.SIGKILL)
+
+    log.write_text("")
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 0.0}) as ledger:
+        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": vanilla()})
+        recorder = Recorder(tiny_study, ledger, search, search)
+        run_trials(recorder, search, fleet, 1, NEVER)
+        trial = recorder.record.trials[0]
+    killer.join()
+    assert victims
+    assert (trial.status, trial.attempt) == ("complete", 0)
+    assert [row["update"] for row in trial.rows] == [1, 2, 3]
+    assert log.read_text().count("seed 200") == 3, "no update was computed twice"
+
+
 class ReadsTheDisk:
     """Search and pruner in one: at every word it hears it looks what a power cut would have left."""
 
@@ -156,10 +197,11 @@ class ReadsTheDisk:
         self.folder = folder
         self.stop = stop
         self.total = 4
+        self.behaviour = "ok"
         self.heard: list[str] = []
 
     def ask(self, number: int) -> TrialConfig | None:
-        return config(seed=number + 200)
+        return config(self.behaviour, seed=number + 200)
 
     def source(self, number: int) -> str:
         return "planted"
@@ -190,7 +232,7 @@ def test_through_tune_rows_are_on_disk_before_anybody_hears_and_a_verdict_stops_
     """The order in which Tune tells scheduler and searcher is Tune's own: this fails if a new version changes it."""
     search = ReadsTheDisk(tmp_path, stop=1)
     with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 6.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": worlds_nll()})
+        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": vanilla()})
         recorder = Recorder(tiny_study, ledger, search, search, [Broken()])
         run_trials(recorder, search, fleet, 1, NEVER)
         trials = recorder.record.trials
@@ -203,21 +245,13 @@ def test_through_tune_rows_are_on_disk_before_anybody_hears_and_a_verdict_stops_
     assert search.heard == ["row 0.1", "row 0.2", "row 0.3", "end 0", "row 1.1", "end 1", *rest]
 
 
-def worlds_nll() -> Row:
-    from worlds import NLL
-
-    return NLL | {"update": 0}
-
-
 def test_a_ledger_that_cannot_be_written_ends_the_study_with_that_error(
     fleet: Fleet, tmp_path: Path, tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tune would call it a failed trial and try the next."""
-    from ray_unlearn.spec.errors import StorageError
-
     search = ReadsTheDisk(tmp_path, stop=-1)
     with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 0.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": worlds_nll()})
+        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": vanilla()})
         recorder = Recorder(tiny_study, ledger, search, search)
         write = ledger._write
 
@@ -248,10 +282,8 @@ def test_only_a_lack_of_memory_is_called_out_of_memory(error: Exception, status:
 
 
 def test_the_line_of_a_remote_error_that_says_what_went_wrong() -> None:
-    assert (
-        first_line(RuntimeError("Traceback:\n  File x\nValueError: no luck\n")) == "RuntimeError: ValueError: no luck"
-    )
-    assert first_line(KeyError()) == "KeyError"
+    assert summary(RuntimeError("Traceback:\n  File x\nValueError: no luck\n")) == "RuntimeError: ValueError: no luck"
+    assert summary(KeyError()) == "KeyError"
 
 
 def test_the_private_hook_that_saves_two_actors_per_lane_is_still_there() -> None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 import yaml
+from processes import alive, descendants
 
 from ray_unlearn.execution.study import StudyResult, resume_study, run_study
 from ray_unlearn.results.ledger import Ledger, Record, read_ledger
@@ -172,36 +173,6 @@ from ray_unlearn.execution.study import run_study
 from ray_unlearn.spec.study import load_study
 sys.exit(run_study(load_study(Path(sys.argv[1])), Path(sys.argv[2])).exit_code)
 """
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Process ids below `pid`, with the start time that tells a reused number apart."""
-    found: dict[int, str] = {}
-    parents: dict[int, list[tuple[int, str]]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if fields[0] != "Z":
-            parents.setdefault(int(fields[1]), []).append((int(path.parent.name), fields[19]))
-    waiting = [pid]
-    while waiting:
-        for child, began in parents.get(waiting.pop(), []):
-            found[child] = began
-            waiting.append(child)
-    return found
-
-
-def alive(processes: dict[int, str]) -> list[int]:
-    def began(pid: int) -> str:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return ""
-        return "" if fields[0] == "Z" else fields[19]
-
-    return [pid for pid, start in processes.items() if began(pid) == start]
 
 
 def test_ctrl_c_stops_cleanly_and_resume_completes_the_study(

@@ -1,0 +1,171 @@
+"""The hub's rules without Ray: it is an ordinary class, only its methods are coroutines."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from ray_unlearn.execution.hub import GO, QUIT, STOP, WAIT, Hub
+
+PAYLOAD = {"kind": "trial"}
+SOON = 0.02
+
+
+def row(update: int) -> dict[str, Any]:
+    return {"kind": "row", "update": update, "metrics": {}}
+
+
+def asynchronously(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, timeout=10))
+
+
+async def started(lanes: int = 1, max_retries: int = 1) -> tuple[Hub, list[int]]:
+    hub = Hub(lanes, max_retries)
+    tokens = [await hub.up(lane, [100 + lane]) for lane in range(lanes)]
+    for lane, token in enumerate(tokens):
+        await hub.ready(lane, token or 0)
+    return hub, [token or 0 for token in tokens]
+
+
+def test_a_lane_hears_stop_when_its_trial_is_released_and_go_when_the_row_is_dealt_with() -> None:
+    async def test() -> None:
+        hub, [token] = await started()
+        side = asyncio.create_task(hub.pull(7, 0, PAYLOAD))
+        assert (await hub.take(0, token, 1))["number"] == 7
+        await hub.report(0, token, 7, row(1))
+        assert (await side)["update"] == 1
+        assert await hub.verdict(0, token, 7, SOON) == WAIT
+        asking = asyncio.create_task(hub.pull(7, 1, PAYLOAD))
+        assert await hub.verdict(0, token, 7, 1) == GO
+        await hub.report(0, token, 7, row(2))
+        assert (await asking)["update"] == 2
+        await hub.release(7)
+        assert await hub.verdict(0, token, 7, 1) == STOP
+
+    asynchronously(test())
+
+
+def test_an_idle_lane_is_answered_in_time_for_its_heartbeat() -> None:
+    async def test() -> None:
+        hub, [token] = await started()
+        assert await hub.take(0, token, SOON) == WAIT
+
+    asynchronously(test())
+
+
+def test_a_trial_whose_lane_died_goes_to_another_lane_before_all_waiting_ones() -> None:
+    async def test() -> None:
+        hub, [one, two] = await started(lanes=2)
+        sides = [asyncio.create_task(hub.pull(number, 0, PAYLOAD)) for number in (1, 2, 3)]
+        await asyncio.sleep(SOON)
+        assert (await hub.take(0, one, 1))["number"] == 1
+        assert await hub.down(0, "node lost")
+        taken = await hub.take(1, two, 1)
+        assert taken["number"] == 1
+        await hub.report(1, two, 1, row(1))
+        item = await sides[0]
+        assert (item["attempt"], item["lane"]) == (1, 1)
+        assert item["notes"] == ["lane 0 restarts: node lost"]
+        for side in sides[1:]:
+            side.cancel()
+
+    asynchronously(test())
+
+
+def test_a_row_of_a_dead_attempt_that_nobody_saw_is_not_delivered_late() -> None:
+    async def test() -> None:
+        hub, [token] = await started()
+        first = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        await hub.take(0, token, 1)
+        await hub.report(0, token, 1, row(1))
+        assert (await first)["update"] == 1
+        asking = asyncio.create_task(hub.pull(1, 1, PAYLOAD))
+        assert await hub.verdict(0, token, 1, 1) == GO
+        await hub.down(0, "killed")
+        new = await hub.up(0, [200]) or 0
+        assert (await hub.take(0, new, 1))["number"] == 1
+        await hub.report(0, new, 1, row(1))
+        item = await asking
+        assert (item["update"], item["attempt"]) == (1, 1)
+        assert await hub.verdict(0, new, 1, SOON) == WAIT, "the replayed row waits for its verdict like any other"
+
+    asynchronously(test())
+
+
+def test_what_a_replaced_worker_says_counts_for_nothing() -> None:
+    """Ray Train may think a worker dead that still computes: two writers of one trial would mix their rows."""
+
+    async def test() -> None:
+        hub, [old] = await started()
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        await hub.take(0, old, 1)
+        new = await hub.up(0, [200]) or 0
+        assert (await hub.take(0, new, 1))["number"] == 1
+        await hub.report(0, old, 1, row(99))
+        assert await hub.verdict(0, old, 1, 1) == QUIT
+        assert await hub.take(0, old, 1) == QUIT
+        await hub.report(0, new, 1, row(1))
+        assert (await side)["update"] == 1
+
+    asynchronously(test())
+
+
+def test_retries_are_capped_by_trial() -> None:
+    async def test() -> None:
+        hub, [token] = await started(max_retries=2)
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        for life in range(3):
+            assert (await hub.take(0, token, 1))["number"] == 1
+            await hub.down(0, f"death {life + 1}")
+            token = await hub.up(0, [life]) or 0
+            await hub.ready(0, token)
+        end = await side
+        assert (end["status"], end["reason"]) == ("failed", "its worker died 3 times; the last time: death 3")
+        assert await hub.take(0, token, SOON) == WAIT
+
+    asynchronously(test())
+
+
+def test_a_lane_that_dies_at_every_start_ends_the_study_but_one_that_was_ready_does_not() -> None:
+    async def test() -> None:
+        hub, [token] = await started()
+        for _ in range(5):
+            assert await hub.down(0, "trouble")
+            token = await hub.up(0, []) or 0
+            await hub.ready(0, token)
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        assert await hub.down(0, "trouble")
+        assert await hub.down(0, "No module named 'x'")
+        assert await hub.down(0, "No module named 'x'")
+        assert not await hub.down(0, "No module named 'x'"), "Ray Train is told not to try again"
+        end = await side
+        assert (end["kind"], end["reason"]) == ("fatal", "lane 0 failed to start 3 times: No module named 'x'")
+        assert await hub.up(0, []) is None
+
+    asynchronously(test())
+
+
+def test_the_study_goes_on_with_the_lanes_that_are_left_and_ends_without_any() -> None:
+    async def test() -> None:
+        hub, [_, two] = await started(lanes=2)
+        await hub.lost(0, "controller died")
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        assert (await hub.take(1, two, 1))["number"] == 1
+        await hub.lost(1, "controller died")
+        assert (await side)["kind"] == "fatal"
+
+    asynchronously(test())
+
+
+def test_an_interrupt_frees_everybody() -> None:
+    async def test() -> None:
+        hub, [one, two] = await started(lanes=2)
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        await hub.take(0, one, 1)
+        idle = asyncio.create_task(hub.take(1, two, 60))
+        await asyncio.sleep(SOON)
+        await hub.interrupt()
+        assert (await side)["kind"] == "interrupted"
+        assert await idle == QUIT
+        assert await hub.verdict(0, one, 1, 60) == QUIT
+
+    asynchronously(test())

@@ -1,0 +1,142 @@
+"""What is written and shown of a study, without Ray."""
+
+import io
+import signal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from specs import finished, row, space, study
+from worlds import NLL, config
+
+from ray_unlearn.execution.interrupt import Interrupt
+from ray_unlearn.execution.progress import Progress
+from ray_unlearn.execution.recorder import Recorder
+from ray_unlearn.execution.tuning import pending
+from ray_unlearn.results.ledger import Ledger, Record, Trial
+from ray_unlearn.results.schema import Row
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study import Operations
+
+
+class Deaf:
+    """A search and a pruner that keep what they are told, and stop at update 2."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, str | None]] = []
+
+    def tell(self, trial: Trial) -> None:
+        self.told.append((trial.number, trial.status))
+
+    def verdict(self, record: Record, number: int, row: Row) -> str | None:
+        return "enough" if row["update"] == 2 else None
+
+
+def metrics(update: int, forget_nll: float = 1.5) -> Row:
+    return NLL | {"update": update, "forget_nll": forget_nll, "flops": 10.0}
+
+
+def test_a_replayed_row_is_written_once_and_still_gets_its_verdict(tmp_path: Path) -> None:
+    """A study that died between a row and its trial's outcome would otherwise never stop that trial."""
+    search = Deaf()
+    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 100.0}) as ledger:
+        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": metrics(0, 1.0)})
+        recorder = Recorder(study(space()), ledger, search, search)
+        recorder.asked(0, config(), "planted")
+        assert recorder.row(0, 0, metrics(1)) is None
+        ledger.append(
+            {
+                "kind": "row",
+                "number": 0,
+                "trial_id": "",
+                "attempt": 0,
+                "update": 2,
+                "metrics": ledger.record.trials[0].rows[0],
+            }
+        )
+        assert recorder.row(0, 1, metrics(1, 9.9)) is None
+        assert recorder.row(0, 1, metrics(2)) == "enough"
+        recorder.outcome(0, 1, "complete", "")
+        trial = ledger.record.trials[0]
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert len([line for line in lines if '"row"' in line]) == 2
+    assert [row["forget_nll"] for row in trial.rows] == [1.5, 1.5], "the first value of an update stays"
+    assert (trial.status, trial.reason, trial.attempt) == ("pruned", "enough", 1), "the first outcome stays"
+    assert search.told == [(0, "pruned")]
+
+
+def test_rows_are_scored_by_the_studys_baselines(tmp_path: Path) -> None:
+    search = Deaf()
+    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 100.0}) as ledger:
+        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": metrics(0, 1.0)})
+        recorder = Recorder(study(space()), ledger, search, search)
+        recorder.asked(0, config())
+        recorder.row(0, 0, metrics(1))
+        written = ledger.record.trials[0].rows[0]
+    assert written["forget_gap_selection"] == pytest.approx(0.5)
+    assert written["score_selection"] == pytest.approx(0.5)
+    assert written["efficiency_ratio"] == pytest.approx(10.0)
+
+
+def test_a_resumed_study_runs_begun_trials_first_and_then_the_numbers_never_asked_for() -> None:
+    spec = study(space())
+    done = finished(0, config(), [row(3, 0.1)])
+    begun = finished(2, config(), [], status=None)
+    assert list(pending({0: done, 2: begun}, 5)) == [2, 1, 3, 4]
+    assert list(pending({0: done}, 1)) == []
+    assert spec.search.trials_per_method == 20
+
+
+def test_progress_without_a_terminal_is_one_line_per_finished_trial() -> None:
+    out = io.StringIO()
+    spec = study(space(), evaluate_at=(1, 3))
+    before = Record({}, trials={0: finished(0, config(), [row(3, 0.3)])})
+    with Progress(spec, before, 4, Console(file=out)) as progress:
+        for number, status in ((1, "complete"), (2, "failed")):
+            trial = finished(number, config(), [row(3, 0.1)], None)
+            progress.on_trial(trial)
+            progress.on_row(trial, trial.rows[0])
+            trial.status, trial.reason = status, "" if status == "complete" else "ValueError: no luck"
+            progress.on_outcome(trial)
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("[2/4] trial 1 gradient_ascent lr 1.00e-03 complete: score 0.1000 at update 3")
+    assert second == "[3/4] trial 2 gradient_ascent lr 1.00e-03 failed: ValueError: no luck, 0 s left"
+
+
+def test_progress_on_a_terminal_shows_what_runs_what_is_best_and_the_counts() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, record=True)
+    progress = Progress(study(space()), Record({}), 4, console)
+    done, running = finished(0, config(), [row(1, 0.25)]), finished(1, config(steps=3), [row(2, 0.5)], None)
+    progress.on_trial(done)
+    progress.on_outcome(done)
+    progress.on_trial(running)
+    console.print(progress._render())
+    shown = console.export_text()
+    assert "test: 1/4 trials" in shown
+    assert "1 complete" in shown
+    assert "2/3" in shown, "the running trial's update"
+    assert "0.2500" in shown, "the best score"
+
+
+def test_the_first_interrupt_asks_and_the_second_insists() -> None:
+    said: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupt(said.append) as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.requested
+        assert len(said) == 1
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_lane_that_fits_on_no_machine_is_refused(ray_here: None) -> None:
+    from ray_unlearn.execution.runtime import connected
+
+    with (
+        pytest.raises(UserError, match=r"needs 1 GPU, but the largest node has 0"),
+        connected(None, Operations(gpus_per_worker=1)),
+    ):
+        pass
+    with pytest.raises(UserError, match=r"lane of 500 workers"), connected(None, Operations(workers_per_lane=500)):
+        pass
