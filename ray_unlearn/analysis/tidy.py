@@ -7,27 +7,14 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.results.schema import COLUMNS, OUTCOMES
-from ray_unlearn.results.table import CONFIG_COLUMNS
+from ray_unlearn.results.table import TABLE_COLUMNS, TEXT_COLUMNS
 from ray_unlearn.spec.errors import UserError
 
 STATUSES = (*OUTCOMES, "running")
-TEXT_COLUMNS = ("study", "domain", "model", "trial_id", "status", "reason", "method", "schedule")
 REQUIRED = (
     "number", "status", "candidate", "method", "learning_rate", "update", "forget_nll",
     "score_selection", "score_reporting",
 )  # fmt: skip
-TABLE_COLUMNS = (
-    "study",
-    "domain",
-    "model",
-    "number",
-    "trial_id",
-    "status",
-    "reason",
-    "candidate",
-    *CONFIG_COLUMNS,
-    *COLUMNS,
-)
 
 
 def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:

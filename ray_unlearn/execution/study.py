@@ -48,7 +48,7 @@ from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, Storag
 from ray_unlearn.spec.study import ModelSpec, StudySpec, load_study
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.model import local_source, make_ready, model_digest
-from ray_unlearn.unlearn.plan import parameter_count
+from ray_unlearn.unlearn.plan import longest, parameter_count
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
 SPEC_FILE = "study.yaml"
@@ -111,7 +111,7 @@ def run_study(
     """
     _refuse_existing(folder)
     search = Search(spec, "")
-    _check_disk(folder, search.total * len(spec.evaluation.updates(_most_steps(spec))))
+    _check_disk(folder, search.total * _most_rows(spec))
     with stages(quiet) as report:
         make_ready(spec.model, report)
     data = prepare(spec.data, spec.model, say=say)
@@ -256,17 +256,9 @@ def _check_disk(folder: Path, rows: int) -> None:
         )
 
 
-def _most_steps(spec: StudySpec) -> int:
-    """An upper bound of any trial's steps, for the disk estimate."""
-    highest = 1
-    for space in spec.spaces.values():
-        steps = space.parameters["steps"].model_dump()
-        highest = max(
-            highest,
-            *(int(steps[key]) for key in ("high", "value") if key in steps),
-            *map(int, steps.get("choices", ())),
-        )
-    return highest
+def _most_rows(spec: StudySpec) -> int:
+    """An upper bound of any trial's evaluation rows, for the disk estimate."""
+    return max(len(spec.evaluation.updates(longest(spec, method).steps)) for method in spec.methods)
 
 
 def _header(spec: StudySpec, data: StudyData) -> dict[str, Any]:

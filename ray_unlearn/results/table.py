@@ -17,6 +17,10 @@ CONFIG_COLUMNS = (
     "method", "seed", "learning_rate", "steps", "batch_size", "retain_ratio", "w_f", "w_r", "schedule",
     "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm",
 )  # fmt: skip
+TABLE_COLUMNS = (
+    "study", "domain", "model", "number", "trial_id", "status", "reason", "candidate", *CONFIG_COLUMNS, *COLUMNS,
+)  # fmt: skip
+TEXT_COLUMNS = frozenset({"study", "domain", "model", "trial_id", "status", "reason", "method", "schedule"})
 UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repeatable)
 
 
@@ -70,12 +74,11 @@ def write_table(table: pa.Table, path: Path) -> None:
         raise StorageError(f"{path}: cannot be written: {error}") from None
 
 
-_TEXT = {"study", "domain", "model", "trial_id", "status", "reason", "method", "schedule"}
 _WHOLE = {"number", "seed", "steps", "batch_size", "warmup_steps", "update"}
 
 
 def _type(name: str) -> pa.DataType:
-    if name in _TEXT:
+    if name in TEXT_COLUMNS:
         return pa.string()
     if name == "candidate":
         return pa.bool_()
@@ -83,16 +86,5 @@ def _type(name: str) -> pa.DataType:
 
 
 def _schema() -> pa.Schema:
-    names = [
-        "study",
-        "domain",
-        "model",
-        "number",
-        "trial_id",
-        "status",
-        "reason",
-        "candidate",
-        *CONFIG_COLUMNS,
-        *COLUMNS,
-    ]
-    return pa.schema([pa.field(name, _type(name)) for name in names], metadata={"schema_version": str(SCHEMA_VERSION)})
+    fields = [pa.field(name, _type(name)) for name in TABLE_COLUMNS]
+    return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})

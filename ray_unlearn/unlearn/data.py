@@ -143,7 +143,7 @@ def tokenised(documents: list[Document], tokenizer: Any, spec: DataSpec, name: s
     length, most = spec.sequence_length, spec.max_sequences_per_document
     chunks: list[tuple[int, list[int]]] = []
     compressed = np.zeros(len(documents), dtype=np.int32)
-    encoded = tokenizer([document.text for document in documents], add_special_tokens=True)["input_ids"]
+    encoded = tokenizer([document.text for document in documents], add_special_tokens=True, verbose=False)["input_ids"]
     for index, (document, ids) in enumerate(zip(documents, encoded, strict=True)):
         if len(ids) < 2:
             raise UserError(

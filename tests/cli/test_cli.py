@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 import yaml
-from conftest import REPOSITORY, study_file
+from tiny import REPOSITORY, study_file
 
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.methods import METHODS

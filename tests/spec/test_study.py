@@ -56,7 +56,7 @@ BAD = {
     "missing split": (put("data", {"domain": "x", "splits": {"forget": {"path": "x"}}}), r"`splits` lacks approximate"),
     "empty objective": (put("objective", {"forget_gap": 0}), r"doing nothing wins"),
     "pruning two objectives": (lambda c: (put("objective.pareto", True)(c), put("search.scheduler", {"type": "asha"})(c)), r"early stopping needs one objective"),
-    "grace beyond the end": (put("search.scheduler", {"type": "asha", "grace_updates": 40}), r"must lie below the most steps"),
+    "grace beyond the end": (put("search.scheduler", {"type": "asha", "grace_updates": 80}), r"must lie below the most steps"),
     "warm-up that a constant schedule cannot have": (lambda c: (put("space_overrides.schedule", {"type": "choice", "choices": ["constant", "cosine"]})(c), put("space_overrides.steps", 9)(c), put("space_overrides.warmup_ratio", 0.1)(c)), r"with `schedule: constant` the space can draw what is no trial"),
     "conditions in a circle": (lambda c: (put("space_overrides.schedule", {"type": "choice", "choices": ["linear", "cosine"], "when": {"steps": 3}})(c), put("space_overrides.steps", {"type": "choice", "choices": [3, 5], "when": {"schedule": "linear"}})(c)), r"`when` runs in a circle"),
     "not a number": (put("search.seed", ".nan"), r"search.seed"),
