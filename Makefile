@@ -17,9 +17,11 @@ setup: .venv/.ready
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# Each demo is a new study in a folder of its own: nothing of an earlier one is lost.
 demo: setup
-	@$(BIN)/ray-unlearn run studies/demo.yaml --storage results/demo --fresh
-	@$(BIN)/ray-unlearn report results/demo
+	@folder=results/demo-$$(date +%Y%m%d-%H%M%S) && \
+	$(BIN)/ray-unlearn run studies/demo.yaml --storage $$folder && \
+	$(BIN)/ray-unlearn report $$folder
 
 test: setup lint
 	@$(BIN)/pytest

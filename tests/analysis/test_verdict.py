@@ -188,10 +188,11 @@ def test_a_choice_at_the_edge_of_the_search_is_told(tmp_path: Path) -> None:
     with quick_ledger(tmp_path / "s", spec) as ledger:
         ledger.append({"kind": "baseline", "name": "vanilla", "metrics": row_of(logs(VANILLA), 0.9)})
         rows = {3: row(forget=50), 6: row(forget=60), 10: row(forget=70)}
-        write_trial(ledger, spec, "gradient_ascent", {"learning_rate": 1.02e-4}, rows)
+        low = spec.spaces["gradient_ascent"].parameters["learning_rate"].low
+        write_trial(ledger, spec, "gradient_ascent", {"learning_rate": 1.02 * low}, rows)
     hits = boundary_hits(load([tmp_path / "s"]).studies[0])
     assert [(hit.parameter, hit.side, hit.bound) for hit in hits.itertuples()] == [
-        ("learning_rate", "low", 1e-4),
+        ("learning_rate", "low", low),
         ("update", "high", 10),
     ]
 

@@ -1,0 +1,139 @@
+"""Build a domain's world once and keep it: the vanilla model and the exactly retrained one, trained side by side."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ray_unlearn.unlearn.demo_world.recipe import RECIPES, VERSION, Recipe
+from ray_unlearn.unlearn.demo_world.text import text_file
+
+ROLES = ("vanilla", "retrained")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+PERIOD_S = 0.5  # between two looks at the processes
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class World:
+    """A built world. `vanilla` and `retrained` are Hugging Face folders; `info` is world.json: cost and metrics."""
+
+    domain: str
+    folder: Path
+    vanilla: Path
+    retrained: Path
+    info: dict[str, Any]
+
+
+def build(
+    domain: str, cache_dir: Path | None = None, progress: Progress | None = None, recipe: Recipe | None = None
+) -> World:
+    """The world of a domain, trained on the first call (two processes, about 90 s) and read from the cache afterwards.
+
+    `cache_dir` is by default $RAY_UNLEARN_CACHE or ~/.cache/ray_unlearn. `progress(stage, fraction)` is called about
+    twice a second while the models train. `recipe` is for tests: a short one is another world.
+    Raises UserError, a ValueError, for an unknown domain and RuntimeError when a training process fails.
+    """
+    text_file(domain)  # refuses an unknown domain
+    recipe = recipe or RECIPES[domain]
+    progress = progress or (lambda stage, fraction: None)
+    folder = (cache_dir or default_cache_dir()) / "demo_world" / f"{domain}-{cache_key(domain, recipe)}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "world.json").is_file():
+            temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+            temporary.mkdir()
+            try:
+                _train_into(temporary, domain, recipe, progress)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    progress(f"demo world {domain} is ready", 1.0)
+    info = json.loads((folder / "world.json").read_text())
+    return World(domain, folder, folder / "vanilla", folder / "retrained", info)
+
+
+def default_cache_dir() -> Path:
+    """$RAY_UNLEARN_CACHE, or ~/.cache/ray_unlearn."""
+    return Path(os.environ.get("RAY_UNLEARN_CACHE") or Path.home() / ".cache" / "ray_unlearn")
+
+
+def cache_key(domain: str, recipe: Recipe) -> str:
+    """A hash of all that makes the models: the text, the recipe and the version of the training code."""
+    content = text_file(domain).read_bytes() + json.dumps([asdict(recipe), VERSION], sort_keys=True).encode()
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _train_into(folder: Path, domain: str, recipe: Recipe, progress: Progress) -> None:
+    """Train both models, one process each, and write world.json."""
+    started = time.monotonic()
+    module = "ray_unlearn.unlearn.demo_world.pretrain"
+    processes = {
+        role: subprocess.Popen(
+            [sys.executable, "-m", module, domain, role, json.dumps(asdict(recipe)), str(folder)],
+            env=os.environ | ONE_THREAD,
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / f"{role}.log").open("w"),
+        )
+        for role in ROLES
+    }
+    try:
+        while any(process.poll() is None for process in processes.values()):
+            failed = [role for role, process in processes.items() if process.poll()]
+            if failed:
+                break
+            fraction = sum(_fraction(folder / f"{role}.progress") for role in ROLES) / len(ROLES)
+            progress(f"training the vanilla and the retrained model of {domain}", 0.99 * fraction)
+            time.sleep(PERIOD_S)
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    for role, process in processes.items():
+        log = folder / f"{role}.log"
+        if process.returncode:
+            raise RuntimeError(f"training the {role} model of {domain} failed:\n{log.read_text()[-2000:]}")
+    reports = {role: json.loads((folder / f"{role}.json").read_text()) for role in ROLES}
+    info = world_info(domain, recipe, reports, wall_s=time.monotonic() - started)
+    for leftover in folder.glob("*.*"):
+        leftover.unlink()
+    (folder / "world.json").write_text(json.dumps(info, indent=2) + "\n")
+
+
+def _fraction(path: Path) -> float:
+    """A training process's progress; 0 before its first step."""
+    try:
+        return float(path.read_text() or 0)
+    except FileNotFoundError:
+        return 0.0
+
+
+def world_info(domain: str, recipe: Recipe, reports: dict[str, Any], wall_s: float) -> dict[str, Any]:
+    """The content of world.json. FLOPs are counted, tokens include every epoch, perplexities are per token."""
+    return {
+        "domain": domain,
+        "parameters": reports["vanilla"]["parameters"],
+        "pretraining_tokens": reports["vanilla"]["tokens"],
+        "pretraining_flops": reports["vanilla"]["flops"],
+        "retraining_tokens": reports["retrained"]["tokens"],
+        "retraining_flops": reports["retrained"]["flops"],
+        "wall_s": round(wall_s, 1),
+        "training_wall_s": {role: round(reports[role]["wall_s"], 1) for role in ROLES},
+        "metrics": {role: reports[role]["metrics"] for role in ROLES},
+        "seed": recipe.seed,
+        "recipe": asdict(recipe),
+        "recipe_version": VERSION,
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+        | {"python": sys.version.split()[0]},
+    }

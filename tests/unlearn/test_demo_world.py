@@ -1,0 +1,96 @@
+"""The bundled text and the world trained on it."""
+
+import hashlib
+import json
+import math
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.unlearn.demo_world import DOMAINS, SPLITS, Recipe, build, documents
+from ray_unlearn.unlearn.demo_world.text import text_file
+
+SHORT = Recipe(steps=4, layers=1)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_splits_are_whole_and_share_no_text(domain: str) -> None:
+    splits = documents(domain)
+    assert tuple(splits) == SPLITS
+    assert all(len(splits[name]) >= 50 for name in SPLITS)
+    assert min(len(splits["forget"]), len(splits["approximate"])) >= 99
+    texts = {name: {" ".join(d.text.split()) for d in split} for name, split in splits.items()}
+    for one, other in combinations(SPLITS, 2):
+        assert not texts[one] & texts[other], (one, other)
+    for name, split in splits.items():
+        assert len({d.id for d in split}) == len(split), name
+        assert len(texts[name]) == len(split), name
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_no_block_of_a_source_is_in_two_splits(domain: str) -> None:
+    """A scene, module or run of paragraphs goes to one split: no passage's neighbour is in another."""
+    splits = documents(domain)
+    blocks = {name: {d.id.rsplit("/", 1)[0] for d in split} for name, split in splits.items()}
+    for one, other in combinations(SPLITS, 2):
+        assert not blocks[one] & blocks[other], (one, other)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_text_stays_small_enough_to_bundle(domain: str) -> None:
+    assert text_file(domain).stat().st_size < 120_000
+
+
+def test_notice_names_every_file() -> None:
+    notice = (text_file("latex").parent / "NOTICE.md").read_text()
+    assert all(text_file(domain).name in notice for domain in DOMAINS)
+
+
+def test_unknown_domain_gives_the_nearest(tmp_path: Path) -> None:
+    for call in (documents, lambda name: build(name, tmp_path)):
+        with pytest.raises(UserError, match=r"shakespere.*did you mean 'shakespeare'"):
+            call("shakespere")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_build_is_repeatable_bit_for_bit_and_cached(tmp_path: Path) -> None:
+    seen: list[float] = []
+    first = build("latex", tmp_path / "a", lambda stage, fraction: seen.append(fraction), SHORT)
+    second = build("latex", tmp_path / "b", recipe=SHORT)
+    for role in ("vanilla", "retrained"):
+        hashes = {
+            hashlib.sha256((getattr(world, role) / name).read_bytes()).hexdigest()
+            for world in (first, second)
+            for name in ("model.safetensors",)
+        }
+        assert len(hashes) == 1, role
+    assert seen[-1] == 1.0
+    before = (first.vanilla / "model.safetensors").stat().st_mtime_ns
+    again = build("latex", tmp_path / "a", recipe=SHORT)
+    assert again == first
+    assert (again.vanilla / "model.safetensors").stat().st_mtime_ns == before
+    assert build("latex", tmp_path / "a", recipe=Recipe(steps=5, layers=1)).folder != first.folder
+
+
+def test_both_models_speak_the_same_tokens_and_cost_is_counted(tmp_path: Path) -> None:
+    world = build("latex", tmp_path, recipe=SHORT)
+    assert (world.vanilla / "tokenizer.json").read_bytes() == (world.retrained / "tokenizer.json").read_bytes()
+    info = json.loads((world.folder / "world.json").read_text())
+    # 6 x parameters x tokens counts no attention and no embedding: the same order of magnitude
+    rough = 6 * info["parameters"] * info["retraining_tokens"]
+    assert 0.5 < info["retraining_flops"] / rough < 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_world_shows_memory_in_the_vanilla_model_and_none_in_the_retrained_one(domain: str) -> None:
+    """What makes approximate retraining a fair target: checked against the exactly retrained model."""
+    metrics = build(domain).info["metrics"]
+    vanilla, retrained = metrics["vanilla"], metrics["retrained"]
+    assert vanilla["mia_auc"] >= 0.85
+    assert 0.45 <= retrained["mia_auc"] <= 0.55
+    assert vanilla["forget_ppl"] < 0.7 * retrained["forget_ppl"]
+    ratio = math.log(vanilla["approximate_ppl"]) / math.log(retrained["forget_ppl"])
+    assert 0.9 <= ratio <= 1.1
