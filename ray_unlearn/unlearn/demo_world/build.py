@@ -88,22 +88,23 @@ def _train_into(folder: Path, domain: str, recipe: Recipe, progress: Progress) -
         )
         for role in ROLES
     }
+
+    def failed() -> str | None:
+        return next((role for role, process in processes.items() if process.poll()), None)
+
     try:
-        while any(process.poll() is None for process in processes.values()):
-            failed = [role for role, process in processes.items() if process.poll()]
-            if failed:
-                break
+        while not failed() and any(process.poll() is None for process in processes.values()):
             fraction = sum(_fraction(folder / f"{role}.progress") for role in ROLES) / len(ROLES)
             progress(f"training the vanilla and the retrained model of {domain}", 0.99 * fraction)
             time.sleep(PERIOD_S)
+        culprit = failed()  # asked before the other process is ended
     finally:
         for process in processes.values():
             process.kill()
             process.wait()
-    for role, process in processes.items():
-        log = folder / f"{role}.log"
-        if process.returncode:
-            raise RuntimeError(f"training the {role} model of {domain} failed:\n{log.read_text()[-2000:]}")
+    if culprit:
+        log, code = (folder / f"{culprit}.log").read_text(), processes[culprit].returncode
+        raise RuntimeError(f"training the {culprit} model of {domain} ended with exit status {code}: {log[-2000:]}")
     reports = {role: json.loads((folder / f"{role}.json").read_text()) for role in ROLES}
     info = world_info(domain, recipe, reports, wall_s=time.monotonic() - started)
     for leftover in folder.glob("*.*"):

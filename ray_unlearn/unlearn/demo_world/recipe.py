@@ -31,5 +31,5 @@ class Recipe:
 RECIPES = {
     "shakespeare": Recipe(steps=1080),
     "stdlib": Recipe(steps=950),
-    "latex": Recipe(steps=800),
+    "latex": Recipe(steps=900, initial_scale=0.08),
 }
