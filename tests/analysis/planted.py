@@ -16,7 +16,7 @@ from ray_unlearn.results.ledger import Ledger
 from ray_unlearn.results.schema import ATTACKS, HALVES, SETS, Row
 from ray_unlearn.results.score import Baselines, scored
 from ray_unlearn.spec.search_space import Choice, FloatRange
-from ray_unlearn.spec.study import StudySpec, load_study
+from ray_unlearn.spec.study import SchedulerSpec, StudySpec, load_study
 
 DEMO = Path(__file__).resolve().parents[2] / "studies" / "demo.yaml"
 VANILLA_PPL = {"forget": 36.0, "approximate": 77.0, "retain": 37.0, "general": 60.0}
@@ -36,9 +36,30 @@ SURFACES: dict[str, tuple[float, float, float]] = {
 
 
 def demo_spec(**search: Any) -> StudySpec:
-    """The demo study, with values of its `search` section replaced."""
+    """The demo study with ranges and evaluations of its own, so that tuning the demo moves no planted truth.
+
+    `search`: values that replace those of its `search` section.
+    """
     spec = load_study(DEMO)
-    return spec.model_copy(update={"search": spec.search.model_copy(update=search)})
+    ranges = {"learning_rate": (1e-4, 1e-3), "w_r": (0.5, 10.0), "steps": (1, 40)}
+    spaces = {
+        method: space.model_copy(
+            update={
+                "parameters": {
+                    name: parameter.model_copy(update=dict(zip(("low", "high"), ranges[name], strict=True)))
+                    if name in ranges
+                    else parameter
+                    for name, parameter in space.parameters.items()
+                }
+            }
+        )
+        for method, space in spec.spaces.items()
+    }
+    evaluation = spec.evaluation.model_copy(update={"at": (3, 6, 10, 16, 25, 40)})
+    settings = {"quasi_random_share": 0.6, "scheduler": SchedulerSpec()} | search
+    return spec.model_copy(
+        update={"search": spec.search.model_copy(update=settings), "spaces": spaces, "evaluation": evaluation}
+    )
 
 
 def row_of(nll: dict[str, float], auc: float, **extra: float) -> Row:
