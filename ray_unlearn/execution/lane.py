@@ -1,7 +1,7 @@
 """A lane: a warm Ray Train worker group that runs one trial after another.
 
 The pattern Ray documents, a Tune trial that fits a TorchTrainer, pays for processes, imports, process group, data and
-model in every trial: 12 to 24 s on two cores before any work is done. A lane pays once, then 25 to 40 ms per trial
+model in every trial: 12 to 24 s on two cores before any work is done. A lane pays once, then about 45 ms per trial
 (`benchmarks/lane_overhead.py`). Worker restarts, rank assignment and the process group stay Ray Train's business.
 
 What a lane runs is a `World`: opened once per start of the worker group, then asked for one trial after another. Only
@@ -81,7 +81,7 @@ def lane_loop(settings: dict[str, Any]) -> None:
 def _prepare(world: World, baselines: bool, number: int, link: "_Link") -> None:
     try:
         rows, shared = world.prepare(baselines)
-    except Exception as error:
+    except Exception as error:  # any failure of a job is its outcome, sent as data: a lane must outlive it
         link.fail(number, error)
         return
     link.report(

@@ -84,7 +84,9 @@ def _trial_name(trial: Any) -> str:
 
 
 class _Failure:
-    """What our code raised inside Tune, which passes on only a text of it, or nothing and calls the trial failed."""
+    """Kept and raised again after Tune has stopped, hence each `except Exception ... raise` below.
+
+    What our code raised inside Tune, which passes on only a text of it, or nothing and calls the trial failed."""
 
     error: Exception | None = None
 
