@@ -36,6 +36,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ray_unlearn.execution.fleet import Fleet
 from ray_unlearn.execution.interrupt import Interrupt
+from ray_unlearn.execution.lane import Job
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.runtime import connected
 from ray_unlearn.execution.tuning import run_trials
@@ -67,9 +68,12 @@ class TrivialWorld:
     def adopt(self, shared: Any) -> None:
         pass
 
-    def trial(self, config: TrialConfig) -> Iterator[Row | Ended]:
+    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
         yield from body()
         yield Ended("complete")
+
+    def keep(self, number: int, update: int) -> dict[str, Any] | None:
+        return None
 
 
 def open_trivial(comm: Comm) -> TrivialWorld:

@@ -39,16 +39,21 @@ def run(
 @app.command()
 def resume(
     folder: StudyFolder,
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="add so many trials of each method to the study, finished or not")
+    ] = None,
     lanes: Lanes = None,
     workers: Workers = None,
     address: Address = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Go on with a stopped study; finished trials are never run again."""
+    """Go on with a stopped study, or extend a finished one; finished trials are never run again."""
     from ray_unlearn.execution.study import resume_study
 
-    _finish(resume_study(folder, operations=_operations(lanes, workers), address=address, quiet=quiet), folder, json)
+    operations = _operations(lanes, workers)
+    result = resume_study(folder, operations=operations, add_trials=trials, address=address, quiet=quiet)
+    _finish(result, folder, json)
 
 
 def _operations(lanes: int | None, workers: int | None) -> dict[str, Any]:

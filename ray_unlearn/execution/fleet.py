@@ -4,6 +4,9 @@ Owned by the driver and not by Tune's actors, a lane outlives whatever happens t
 """
 
 import contextlib
+import itertools
+import os
+import signal
 import tempfile
 import threading
 import time
@@ -24,6 +27,9 @@ from ray_unlearn.spec.study import Operations
 
 FIRST_JOB = -1
 """The number of the job before trial 0."""
+
+WATCH_S = 5.0
+"""The watchdog looks this often at least."""
 
 PATIENCE_S = 10.0
 """How long the end of a study waits for its lanes to leave by themselves."""
@@ -50,7 +56,18 @@ class Fleet:
         self._scratch = tempfile.TemporaryDirectory(prefix="ray-unlearn-", ignore_cleanup_errors=True)
         self.name = f"ray-unlearn-hub-{uuid.uuid4().hex[:12]}"
         self._threads: list[threading.Thread] = []
+        self._over = threading.Event()
         self.hub: Any = None
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the weights of the best row are wanted."""
+        return self._operations.keep_best
+
+    @property
+    def grace_s(self) -> float:
+        """What running trials have for a checkpoint when the study is told to stop."""
+        return self._operations.grace_s if self._operations.checkpoint_every_s is not None else 0.0
 
     @property
     def scratch(self) -> str:
@@ -71,6 +88,8 @@ class Fleet:
             thread = threading.Thread(target=self._run_lane, args=(index,), name=f"lane-{index}", daemon=True)
             thread.start()
             self._threads.append(thread)
+        if self._operations.stall_timeout_s is not None:
+            threading.Thread(target=self._watch, args=(self._operations.stall_timeout_s,), daemon=True).start()
         return self
 
     def __exit__(
@@ -78,6 +97,7 @@ class Fleet:
     ) -> None:
         """End the lanes. One in the middle of a long step is not waited for: it dies with the Ray job."""
         try:
+            self._over.set()
             self.stop()
             deadline = time.monotonic() + (0 if kind is KeyboardInterrupt else PATIENCE_S)
             for thread in self._threads:
@@ -89,6 +109,30 @@ class Fleet:
     def stop(self) -> None:
         """No more trials; lanes quit at their next question. Returns at once."""
         self.hub.interrupt.remote()
+
+    def hub_answers(self) -> bool:
+        """False when the hub is dead: then nothing that went wrong says anything about a trial."""
+        try:
+            ray.get(self.hub.ping.remote(), timeout=30)
+        except ray.exceptions.RayError:
+            return False
+        return True
+
+    def drain(self) -> None:
+        """No more trials, and a checkpoint of each running one. Returns at once: see `drained`."""
+        self.hub.drain.remote()
+
+    def drained(self) -> bool:
+        """Whether there is nothing left to wait for before `stop`."""
+        try:
+            return bool(ray.get(self.hub.drained.remote()))
+        except ray.exceptions.RayError:
+            return True
+
+    def keep(self, number: int) -> None:
+        """The row that was just recorded is the best so far. Returns when the hub knows, so before its lane goes on."""
+        with contextlib.suppress(ray.exceptions.RayError):  # the hub is dead: Tune's side will notice
+            ray.get(self.hub.keep.remote(number))
 
     def release(self, number: int) -> None:
         """The trial is over: a lane still at it drops it at its next evaluation. Returns at once."""
@@ -110,7 +154,35 @@ class Fleet:
             return item
         raise LaneError(f"the lanes could not prepare the study: {item['reason']}")
 
+    def _watch(self, limit_s: float) -> None:
+        """Kill the workers of a lane that gives no sign of life: Ray Train does not notice a hung training thread."""
+        here = ray.get_runtime_context().get_node_id()
+        while not self._over.wait(min(WATCH_S, limit_s / 4)):
+            with contextlib.suppress(ray.exceptions.RayError):  # the hub is going, and the study with it
+                for index, lane in enumerate(ray.get(self.hub.state.remote())["lanes"]):
+                    if lane["silent_s"] < limit_s or lane["lost"] or not lane["pids"]:
+                        continue
+                    for pid, node, actor in ray.get(self.hub.stalled.remote(index, lane["token"], limit_s)):
+                        ray.kill(actor)
+                        if node == here:  # a process that is stopped does not hear Ray
+                            with contextlib.suppress(ProcessLookupError):
+                                os.kill(pid, signal.SIGKILL)
+
     def _run_lane(self, index: int) -> None:
+        """One start of the lane after another: the controller that Ray Train runs for it may die too."""
+        for start in itertools.count():
+            reason, no_memory = self._fit(index, start)
+            try:
+                again = ray.get(self.hub.down.remote(index, reason, no_memory))
+                if not again:
+                    ray.get(self.hub.lost.remote(index, reason))
+            except Exception:  # the hub is gone, and the study with it
+                return
+            if not again:
+                return
+
+    def _fit(self, index: int, start: int) -> tuple[str, bool]:
+        """Run the lane until it ends: why it did, and whether for want of memory."""
         operations = self._operations
         gpu = operations.gpus_per_worker > 0
         resources = {"CPU": operations.cpus_per_worker} | ({"GPU": operations.gpus_per_worker} if gpu else {})
@@ -124,20 +196,18 @@ class Fleet:
                 num_workers=operations.workers_per_lane, use_gpu=gpu, resources_per_worker=resources
             ),
             run_config=ray.train.RunConfig(
-                name=f"lane-{index}",
+                name=f"lane-{index}-{start}",
                 storage_path=self.scratch,
                 failure_config=ray.train.FailureConfig(max_failures=-1),
                 callbacks=[_TellHub(self.name, index)],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
-        reason = "its training function returned"
         try:
             trainer.fit()
-        except Exception as error:  # whatever ends a lane is for the hub to judge, which may be gone too
-            reason = str(error).strip() or type(error).__name__
-        with contextlib.suppress(Exception):
-            ray.get(self.hub.lost.remote(index, reason))
+        except Exception as error:  # whatever ends a lane is for the hub to judge
+            return str(error).strip() or type(error).__name__, out_of_memory(error)
+        return "its training function returned", False
 
 
 class _TellHub(ray.train.UserCallback):  # type: ignore[misc]
@@ -152,7 +222,7 @@ class _TellHub(ray.train.UserCallback):  # type: ignore[misc]
         rank, error = min(worker_exceptions.items())
         reason = f"rank {rank}: {summary(error)}"
         try:
-            go_on = ray.get(ray.get_actor(self._hub).down.remote(self._lane, reason), timeout=30)
+            go_on = ray.get(ray.get_actor(self._hub).down.remote(self._lane, reason, out_of_memory(error)), timeout=30)
         except (ValueError, ray.exceptions.RayError):
             go_on = False  # the hub is gone, and the study with it
         if not go_on:
@@ -169,6 +239,11 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
     def _create_default_callbacks(self) -> list[Any]:
         unused = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
         return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether Ray's memory monitor killed the process (the kernel's own killer leaves no word)."""
+    return isinstance(error, ray.exceptions.OutOfMemoryError) or "OutOfMemoryError" in str(error)
 
 
 def summary(error: BaseException) -> str:

@@ -9,7 +9,9 @@ What the hub does about faults:
   ends as failed, so that a trial which kills its worker every time costs itself and not the study;
 - each start of a lane gets a token; calls with an old one are answered `QUIT`, so a half-dead worker does no harm;
 - a trial's side that died and came back pulls from 0 and gets the item that waits;
-- a lane that dies again and again before it is ready, or lanes that are all gone, end the study with the reason.
+- a lane that gives no sign of life for too long is `stalled`: its job goes on elsewhere, and the fleet kills its workers;
+- a lane that dies again and again before it is ready, or lanes that are all gone, end the study with the reason;
+- before the study is interrupted it may be `drained`: every lane is asked for a checkpoint of its trial first.
 
 The hub imports neither torch nor pydantic: it starts in a second, and moves plain dictionaries.
 """
@@ -26,6 +28,8 @@ Item = dict[str, Any]
 that end the study: `fatal` (reason) and `interrupted`."""
 
 GO, STOP, WAIT, QUIT = "go", "stop", "wait", "quit"
+KEEP = "keep"
+"""As `GO`, and keep the weights of the row: it is the best so far."""
 MAX_FAILED_STARTS = 3
 
 
@@ -41,6 +45,12 @@ class _Job:
     """Of `item`: 1 for the job's first."""
     handled: int = 0
     """The last sequence number that the trial's side has dealt with."""
+    keep: int = 0
+    """The sequence number of a row whose weights are to be kept."""
+    kept: dict[str, Any] | None = None
+    """The file they were kept in, until the trial's side has heard of it."""
+    known: list[int] = field(default_factory=list)
+    """Updates whose rows were dealt with: the next attempt need not evaluate them again."""
 
     @property
     def ended(self) -> bool:
@@ -56,6 +66,12 @@ class _Lane:
     lost: bool = False
     job: int | None = None
     heard: float = 0.0
+    workers: list[Any] = field(default_factory=list)
+    """(pid, node, actor handle) of each worker, to kill them by."""
+    saved: bool = False
+    """Its trial has a checkpoint that is younger than the wish to stop."""
+    stalled: str = ""
+    """Why it is being killed."""
 
 
 class Hub:
@@ -69,6 +85,7 @@ class Hub:
         self._shared: Any = None
         self._end: Item | None = None
         self._notes: list[str] = []
+        self._draining = False
         self._changed = asyncio.Condition()
 
     # -- the trial's side ---------------------------------------------------------------------------------------------
@@ -80,10 +97,13 @@ class Hub:
         """
         async with self._changed:
             if number not in self._jobs:
-                self._jobs[number] = _Job(number, payload)
+                self._jobs[number] = _Job(number, payload, known=list(payload.get("known", ())))
                 self._queue.append(number)
             job = self._jobs[number]
-            job.handled = max(job.handled, handled)
+            if handled > job.handled:
+                job.handled = handled
+                if job.item is not None and job.item["kind"] == "row" and job.sequence == handled:
+                    job.known.append(job.item["update"])
             self._changed.notify_all()
 
             def arrived() -> bool:
@@ -91,7 +111,9 @@ class Hub:
 
             await self._changed.wait_for(lambda: self._end or arrived() or number not in self._jobs)
             if job.item is not None and arrived():
-                return job.item | {"sequence": job.sequence, "attempt": job.attempt, "notes": self._drain_notes()}
+                kept, job.kept = job.kept, None
+                about = {"sequence": job.sequence, "attempt": job.attempt, "notes": self._drain_notes()}
+                return job.item | about | ({"kept": kept} if kept else {})
             end = self._end or {"kind": "interrupted", "reason": "released"}
             return end | {"sequence": handled, "attempt": job.attempt, "notes": self._drain_notes()}
 
@@ -102,6 +124,22 @@ class Hub:
             if number in self._queue:
                 self._queue.remove(number)
             self._changed.notify_all()
+
+    async def keep(self, number: int) -> None:
+        """The row that the trial's side has is the best so far: its lane is to keep the weights."""
+        job = self._jobs.get(number)
+        if job is not None:
+            job.keep = job.sequence
+
+    async def drain(self) -> None:
+        """No more trials; every lane is asked for a checkpoint of the one it runs."""
+        async with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+
+    async def drained(self) -> bool:
+        """Whether every lane with a trial has given its checkpoint since `drain`, or cannot."""
+        return all(state.job is None or state.saved for state in self._lanes)
 
     async def interrupt(self) -> None:
         """No more trials: every pull returns, every lane quits at its next question."""
@@ -121,8 +159,36 @@ class Hub:
             self._give_back(lane, "its worker group was restarted")
             state.token += 1
             state.pids, state.ready, state.heard = pids, False, time.monotonic()
+            state.workers, state.stalled = [], ""
             self._changed.notify_all()
             return state.token
+
+    async def enlist(self, lane: int, token: int, worker: tuple[int, str, Any]) -> None:
+        """One of the lane's workers: process id, node id, and the handle of its actor."""
+        if self._current(lane, token):
+            self._lanes[lane].workers.append(worker)
+
+    async def beat(self, lane: int, token: int) -> bool:
+        """A sign of life from between two updates. True asks for a checkpoint."""
+        if not self._current(lane, token):
+            return False
+        self._lanes[lane].heard = time.monotonic()
+        return self._draining and not self._lanes[lane].saved
+
+    async def saved(self, lane: int, token: int) -> None:
+        """The lane's trial has a checkpoint, or cannot have one."""
+        if self._current(lane, token) and self._draining:
+            self._lanes[lane].saved = True
+
+    async def kept(self, lane: int, token: int, number: int, file: dict[str, Any]) -> None:
+        """The weights of the row that waits are in this file."""
+        job = self._held(lane, token, number)
+        if job is not None:
+            job.kept = file
+
+    async def note(self, text: str) -> None:
+        """Something an operator should see; it travels with the next item."""
+        self._notes.append(text)
 
     async def ready(self, lane: int, token: int) -> None:
         """The lane holds model and data, and takes jobs from now on."""
@@ -132,12 +198,13 @@ class Hub:
 
     async def take(self, lane: int, token: int, timeout_s: float) -> dict[str, Any] | str:
         """The next job, `WAIT` after `timeout_s` without one, or `QUIT`."""
-        if not await self._until(lambda: bool(self._queue), lane, token, timeout_s):
+        if not await self._until(lambda: bool(self._queue) and not self._draining, lane, token, timeout_s):
             return QUIT if self._over(lane, token) else WAIT
         number = self._queue.popleft()
         job = self._jobs[number]
         job.lane, self._lanes[lane].job = lane, number
-        return {"number": number, "payload": job.payload}
+        self._lanes[lane].saved = False
+        return {"number": number, "payload": job.payload | {"known": list(job.known)}}
 
     async def report(self, lane: int, token: int, number: int, item: Item) -> None:
         """A row, or the job's end. Nothing happens when the job was released meanwhile."""
@@ -161,8 +228,10 @@ class Hub:
 
         if not await self._until(answered, lane, token, timeout_s):
             return QUIT if self._over(lane, token) else WAIT
-        if self._held(lane, token, number) is not None:
-            return GO
+        job = self._held(lane, token, number)
+        if job is not None:
+            keep, job.keep = job.keep == job.sequence, 0
+            return KEEP if keep else GO
         self._lanes[lane].job = None
         return STOP
 
@@ -172,12 +241,29 @@ class Hub:
 
     # -- faults -------------------------------------------------------------------------------------------------------
 
-    async def down(self, lane: int, reason: str) -> bool:
-        """A worker of this lane died or raised. Returns whether Ray Train should restart the group."""
+    async def stalled(self, lane: int, token: int, silent_s: float) -> list[Any]:
+        """No sign of life for that long: the lane's workers, to be killed; nothing when it has spoken meanwhile."""
         async with self._changed:
             state = self._lanes[lane]
+            if not self._current(lane, token) or time.monotonic() - state.heard < silent_s:
+                return []
+            state.stalled = f"no sign of life for {silent_s:g} s (operations.stall_timeout_s)"
+            self._give_back(lane, state.stalled)
+            state.token += 1
+            state.heard = time.monotonic()
+            self._changed.notify_all()
+            return state.workers
+
+    async def down(self, lane: int, reason: str, no_memory: bool = False) -> bool:
+        """A worker of this lane died or raised, or its controller did. Returns whether the group should be restarted.
+
+        `no_memory`: Ray killed it for want of memory; a trial that this happens to again and again ends as such.
+        """
+        async with self._changed:
+            state = self._lanes[lane]
+            reason = state.stalled or reason
             self._notes.append(f"lane {lane} restarts: {reason}")
-            self._give_back(lane, reason)
+            self._give_back(lane, reason, no_memory)
             state.token += 1
             state.pids = []
             if not state.ready:
@@ -200,7 +286,14 @@ class Hub:
         """For operators and tests: each lane's process ids, readiness, job, and seconds since it was last heard."""
         now = time.monotonic()
         lanes = [
-            {"pids": s.pids, "ready": s.ready, "job": s.job, "lost": s.lost, "silent_s": now - s.heard}
+            {
+                "pids": s.pids,
+                "ready": s.ready,
+                "job": s.job,
+                "lost": s.lost,
+                "silent_s": now - s.heard,
+                "token": s.token,
+            }
             for s in self._lanes
         ]
         return {"lanes": lanes, "queued": list(self._queue), "jobs": {n: job.attempt for n, job in self._jobs.items()}}
@@ -218,7 +311,7 @@ class Hub:
         job = self._jobs.get(number)
         return job if job is not None and self._current(lane, token) and job.lane == lane else None
 
-    def _give_back(self, lane: int, reason: str) -> None:
+    def _give_back(self, lane: int, reason: str, no_memory: bool = False) -> None:
         number = self._lanes[lane].job
         self._lanes[lane].job = None
         job = self._jobs.get(number) if number is not None else None
@@ -227,8 +320,9 @@ class Hub:
         job.lane = None
         job.attempt += 1
         if job.attempt > self._max_retries:
-            reason = f"its worker died {job.attempt} times; the last time: {reason}"
-            job.item, job.sequence = {"kind": "ended", "status": "failed", "reason": reason}, job.sequence + 1
+            reason = f"its worker died or hung {job.attempt} times; the last time: {reason}"
+            status = "out_of_memory" if no_memory else "failed"
+            job.item, job.sequence = {"kind": "ended", "status": status, "reason": reason}, job.sequence + 1
         else:
             # A row that nobody has pulled yet is dropped: the next attempt computes it again.
             job.item, job.handled = None, job.sequence

@@ -1,4 +1,4 @@
-"""Ctrl-C: once, the study stops cleanly; twice, at once."""
+"""Ctrl-C, SIGTERM or SIGUSR1 (Slurm's warning): once, the study stops cleanly; twice, at once."""
 
 import signal
 import threading
@@ -6,9 +6,11 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
 
 class Interrupt:
-    """A context manager that catches SIGINT and SIGTERM, where it may (in the main thread). Enter it after `ray.init`,
+    """A context manager that catches SIGINT, SIGTERM and SIGUSR1, where it may (in the main thread). Enter it after `ray.init`,
     which sets its own handler for SIGTERM.
 
     The first only sets `requested` and calls `say`; the second raises KeyboardInterrupt.
@@ -21,7 +23,7 @@ class Interrupt:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._caught) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = {number: signal.signal(number, self._caught) for number in CAUGHT}
         return self
 
     def __exit__(
@@ -34,4 +36,4 @@ class Interrupt:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        self._say("stopping: finished trials are recorded, running ones will run again (Ctrl-C again: at once)")
+        self._say("stopping: finished trials are recorded, running ones get a checkpoint (once more: stop at once)")

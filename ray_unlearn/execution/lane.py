@@ -10,20 +10,44 @@ rank 0 speaks to the hub; every rank hears the answer through a broadcast, so al
 
 import gc
 import os
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
 
-from ray_unlearn.execution.hub import GO, QUIT, STOP, WAIT, Item
+from ray_unlearn.execution.hub import GO, KEEP, QUIT, STOP, WAIT, Item
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
+BEAT_S = 1.0
+"""A lane in a trial shows that it is alive, and asks whether a checkpoint is wanted, this often at most."""
+
 HEARTBEAT_S = 10.0
 """An idle lane of several workers broadcasts this often, far below the time-out of collectives."""
+
+
+class Job(Protocol):
+    """What a trial may ask and tell while it runs."""
+
+    number: int
+    known: list[int]
+    """Updates whose rows are recorded: an earlier attempt gave them."""
+
+    def checkpoint_wanted(self, update: int) -> bool:
+        """Called between updates; also a sign of life. True: the study is about to stop."""
+
+    def restored(self, update: int) -> None:
+        """The trial goes on from a checkpoint."""
+
+    def checkpoint_saved(self, update: int) -> None:
+        """There is one now."""
+
+    def checkpoint_failed(self, reason: str) -> None:
+        """There will be none."""
 
 
 class World(Protocol):
@@ -35,8 +59,11 @@ class World(Protocol):
     def adopt(self, shared: Any) -> None:
         """Take what another lane's `prepare` computed."""
 
-    def trial(self, config: TrialConfig) -> Iterator[Row | Ended]:
+    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
         """Rows, then one `Ended`. Closed early when the trial is stopped; the next trial starts clean all the same."""
+
+    def keep(self, number: int, update: int) -> dict[str, Any] | None:
+        """Keep the weights as they are now, called on rank 0 only: what to record about the file, None when it cannot."""
 
 
 OpenWorld = Callable[[Comm], World]
@@ -70,10 +97,10 @@ def lane_loop(settings: dict[str, Any]) -> None:
         match job["payload"]:
             case {"kind": "prepare", "baselines": baselines}:
                 _prepare(world, baselines, job["number"], link)
-            case {"kind": "trial", "config": content}:
+            case {"kind": "trial", "config": content, "known": known}:
                 if fresh:
                     world.adopt(link.shared())
-                if _trial(world, TrialConfig.model_validate(content), job["number"], link) == QUIT:
+                if _trial(world, TrialConfig.model_validate(content), job["number"], known, link) == QUIT:
                     return
         fresh = False
 
@@ -89,9 +116,10 @@ def _prepare(world: World, baselines: bool, number: int, link: "_Link") -> None:
     )
 
 
-def _trial(world: World, config: TrialConfig, number: int, link: "_Link") -> str:
+def _trial(world: World, config: TrialConfig, number: int, known: list[int], link: "_Link") -> str:
     """Run one trial; `GO` when it ended by itself, else the hub's `STOP` or `QUIT`."""
-    rows = world.trial(config)
+    job = _Job(link, number, known)
+    rows = world.trial(config, job)
     while True:
         try:
             row = next(rows)
@@ -108,6 +136,45 @@ def _trial(world: World, config: TrialConfig, number: int, link: "_Link") -> str
         if answer in (STOP, QUIT):
             rows.close()  # type: ignore[attr-defined]
             return str(answer)
+        if answer == KEEP and link.comm.rank == 0 and (file := world.keep(number, row["update"])) is not None:
+            link.tell("kept", number, file)
+
+
+class _Job:
+    """A trial's line to the hub. All ranks have one; only rank 0 speaks."""
+
+    def __init__(self, link: "_Link", number: int, known: list[int]) -> None:
+        self.number = number
+        self.known = known
+        self._link = link
+        self._asked: Any = None
+        self._last = 0.0
+
+    def checkpoint_wanted(self, update: int) -> bool:
+        """Does not wait: the answer to the question of a moment ago."""
+        if self._link.comm.rank != 0:
+            return False
+        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
+            wanted, self._asked = bool(ray.get(self._asked)), None
+            if wanted:
+                return True
+        if self._asked is None and time.monotonic() - self._last >= BEAT_S:
+            self._asked, self._last = self._link.send("beat"), time.monotonic()
+        return False
+
+    def restored(self, update: int) -> None:
+        """For the operator."""
+        if self._link.comm.rank == 0:
+            self._link.note(f"trial {self.number} goes on from its checkpoint of update {update}")
+
+    def checkpoint_saved(self, update: int) -> None:
+        """The hub may wait for this before it lets the study stop."""
+        self._link.send("saved")
+
+    def checkpoint_failed(self, reason: str) -> None:
+        """Nothing to wait for."""
+        self._link.note(f"trial {self.number}: {reason}")
+        self._link.send("saved")
 
 
 class _Link:
@@ -121,6 +188,9 @@ class _Link:
         self._token: int | None = comm.broadcast(
             ray.get(self._hub.up.remote(self._lane, pids)) if comm.rank == 0 else None
         )
+        if self._token is not None:
+            here = ray.get_runtime_context()
+            self._call("enlist", (os.getpid(), here.get_node_id(), here.current_actor))
 
     @property
     def over(self) -> bool:
@@ -137,9 +207,17 @@ class _Link:
         if self.comm.rank == 0:
             self._call(message, *content)
 
+    def send(self, message: str, *content: Any) -> Any:
+        """Tell the hub without waiting."""
+        return getattr(self._hub, message).remote(self._lane, self._token, *content)
+
     def report(self, number: int, item: Item) -> None:
         """A row or the end of a job."""
         self.tell("report", number, item)
+
+    def note(self, text: str) -> None:
+        """Something an operator should see."""
+        ray.get(self._hub.note.remote(text))
 
     def shared(self) -> Any:
         """What another lane computed for all; each rank fetches it from its node's object store."""
@@ -162,7 +240,10 @@ class _Link:
         return ray.get(getattr(self._hub, method).remote(self._lane, self._token, *content))
 
 
-OUT_OF_MEMORY_HINT = "lower operations.micro_batch_size or evaluation.batch_size, or use more memory per worker"
+OUT_OF_MEMORY_HINT = (
+    "lower operations.micro_batch_size or evaluation.batch_size, use a smaller model.dtype (bfloat16), "
+    "fewer lanes, or more memory per worker"
+)
 
 
 def classify(error: BaseException) -> tuple[str, str]:

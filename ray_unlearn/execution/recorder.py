@@ -4,10 +4,15 @@ Ray Tune tells its scheduler of a row before its searcher and its callbacks (`Tu
 the scheduler's side calls the recorder, and nobody hears of a row that a power cut could take back.
 """
 
+import contextlib
 import logging
+import math
+import shutil
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+from ray_unlearn.results.best import OBJECTIVE, deployable
+from ray_unlearn.results.files import checkpoint_file
 from ray_unlearn.results.ledger import Ledger, Record, Trial
 from ray_unlearn.results.schema import Outcome, Row
 from ray_unlearn.results.score import Baselines, Weights, scored
@@ -63,6 +68,10 @@ class Recorder:
         self._search = search
         self._pruner = pruner
         self._observers = list(observers)
+        self._study = ledger.folder.parent
+        self._improved: tuple[int, int] | None = None
+        self._spec = spec
+        self._best = self._lowest()
         self.fatal = ""
         """Why the study cannot go on, once it cannot."""
 
@@ -96,10 +105,23 @@ class Recorder:
             event = {"kind": "row", "number": number, "trial_id": trial.trial_id, "attempt": attempt, "update": update}
             self._ledger.append(event | {"metrics": known})
             self._show("on_row", trial, known)
+            if deployable(known, trial, self._spec) and known[OBJECTIVE] < self._best:
+                self._best, self._improved = known[OBJECTIVE], (number, update)
         reason = self._pruner.verdict(self.record, number, known)
         if reason is not None:
             self.outcome(number, attempt, "pruned", reason)
         return reason
+
+    def settled(self, number: int) -> bool:
+        """Whether a trial that a stopped study had begun is over: it died between a row and the verdict on it, and the
+        verdict, asked again, stops it."""
+        trial = self.record.trials[number]
+        if trial.status is None and trial.rows:
+            last = max(trial.rows, key=lambda row: row["update"])
+            reason = self._pruner.verdict(self.record, number, last)
+            if reason is not None:
+                self.outcome(number, trial.attempt, "pruned", reason)
+        return trial.status is not None
 
     def outcome(self, number: int, attempt: int, status: Outcome, reason: str) -> None:
         """Record how a trial ended, once, then tell the search."""
@@ -110,6 +132,33 @@ class Recorder:
         self._ledger.append(event | {"status": status, "reason": reason})
         self._search.tell(trial)
         self._show("on_outcome", trial)
+        shutil.rmtree(checkpoint_file(self._study, number).parent, ignore_errors=True)
+        if status not in ("complete", "pruned"):
+            self._best = self._lowest()  # its rows do not count any more
+
+    def is_best(self, number: int, update: int) -> bool:
+        """Whether the row that was recorded last is this one, and the best so far."""
+        return self._improved == (number, update)
+
+    def artefact(self, number: int, file: dict[str, Any]) -> None:
+        """The weights of the best row so far are in `file`; those of the one before are deleted."""
+        before = self.record.artefact
+        self._ledger.append(
+            {"kind": "artefact", "number": number, "trial_id": self.record.trials[number].trial_id} | file
+        )
+        if before is not None and before["file"] != file["file"]:
+            with contextlib.suppress(OSError):
+                (self._study / str(before["file"])).unlink()
+
+    def _lowest(self) -> float:
+        rows = (
+            row[OBJECTIVE]
+            for trial in self.record.trials.values()
+            if trial.status in (None, "complete", "pruned")
+            for row in trial.rows
+            if deployable(row, trial, self._spec)
+        )
+        return min(rows, default=math.inf)
 
     def note(self, text: str) -> None:
         """Record something an operator should see."""

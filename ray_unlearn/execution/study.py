@@ -3,6 +3,7 @@
 A study directory:
 
     study.yaml              the resolved spec; `operations` and `search.trials_per_method` may be edited between runs
+    trials/                 the last checkpoint of each unfinished trial, the weights of the best row (see `results.files`)
     ledger/events.jsonl     the record (see `results.ledger`); all else is made from it
     ledger/rows.parquet     the result table, ledger/baselines.parquet the baselines; written when a run ends
     baselines.json          for people
@@ -16,8 +17,9 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
-import shutil
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import yaml
 
 import ray_unlearn
 from ray_unlearn.execution.fleet import Fleet, LaneError
@@ -35,30 +36,30 @@ from ray_unlearn.execution.journal import export_journal
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.pruning import Pruner
 from ray_unlearn.execution.recorder import Observer, Recorder
+from ray_unlearn.execution.resuming import SPEC_FILE, resumed_spec, write_spec
 from ray_unlearn.execution.runtime import connected
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.tensorboard import TensorBoardObserver
 from ray_unlearn.execution.tuning import pending, run_trials
-from ray_unlearn.execution.world import OpenStudy
-from ray_unlearn.results.ledger import Ledger, Record, events_file
+from ray_unlearn.execution.world import OpenStudy, header_digest
+from ray_unlearn.results.files import remove_leftovers
+from ray_unlearn.results.ledger import Ledger, events_file
 from ray_unlearn.results.table import baseline_table, result_table, write_table
-from ray_unlearn.spec.base import validated
+from ray_unlearn.spec.base import differences
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
-from ray_unlearn.spec.study import ModelSpec, StudySpec, load_study
+from ray_unlearn.spec.study import ModelSpec, StudySpec
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.model import local_source, make_ready, model_digest
-from ray_unlearn.unlearn.plan import longest, parameter_count
+from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, parameter_count
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
-SPEC_FILE = "study.yaml"
 LEDGER_FOLDER = "ledger"
 BASELINES_FILE = "baselines.json"
 JOURNAL_FILE = "optuna.journal"
 TENSORBOARD_FOLDER = "tensorboard"
 LIBRARIES = ("ray", "torch", "transformers", "optuna", "numpy", "tokenizers")
 SMALLEST_FREE_BYTES = 200 * 2**20
-BYTES_PER_ROW = 6_000
 
 
 @dataclass(frozen=True)
@@ -110,13 +111,13 @@ def run_study(
         StorageError: the folder cannot be written or its disk is nearly full.
     """
     _refuse_existing(folder)
-    search = Search(spec, "")
-    _check_disk(folder, search.total * _most_rows(spec))
+    Search(spec, "")  # refuses a grid that is too large
     with stages(quiet) as report:
         make_ready(spec.model, report)
+    _check_disk(folder, spec)
     data = prepare(spec.data, spec.model, say=say)
     with Ledger.create(folder / LEDGER_FOLDER, _header(spec, data)) as ledger:
-        _write_spec(folder / SPEC_FILE, spec)
+        write_spec(folder / SPEC_FILE, spec)
         return _Run(spec, folder, ledger, data, address, observers, quiet, say).to_the_end()
 
 
@@ -124,18 +125,19 @@ def resume_study(
     folder: Path,
     *,
     operations: dict[str, Any] | None = None,
-    trials_per_method: int | None = None,
+    add_trials: int | None = None,
     address: str | None = None,
     observers: Sequence[Observer] = (),
     quiet: bool = False,
     say: Say = _to_stderr,
 ) -> StudyResult:
-    """Go on with the study in `folder` until it has all its trials. Trials that were running start again.
+    """Go on with the study in `folder` until it has all its trials. Trials that were running go on from their last
+    checkpoint, or start again where there is none.
 
     Args:
         folder: a study directory.
         operations: values that replace those in its `operations`, for this run.
-        trials_per_method: a new number of trials, kept in `study.yaml`; never fewer than there are.
+        add_trials: so many more of each method, kept in `study.yaml`.
         address: as in `run_study`, like all below.
         observers: told of what is new.
         quiet: show nothing on stderr but what `say` is told.
@@ -146,11 +148,13 @@ def resume_study(
         StorageError: no study there, another process is running it, or its ledger is damaged.
     """
     with Ledger.open(folder / LEDGER_FOLDER) as ledger:
-        spec = _resumed_spec(folder, ledger.record, operations, trials_per_method)
+        for note in ledger.mended:
+            say(note)
+        spec = resumed_spec(folder, ledger, operations, add_trials)
         data = prepare(spec.data, spec.model, say=say)
         _check_same("data", ledger.record.header["data_digest"], data.digest)
         _check_same("model", ledger.record.header["model_digest"], model_digest(spec.model))
-        _check_disk(folder, 1)
+        _check_disk(folder, spec)
         return _Run(spec, folder, ledger, data, address, observers, quiet, say).to_the_end()
 
 
@@ -175,6 +179,7 @@ class _Run:
         record = self.ledger.record
         interrupted = False
         if self._unfinished():
+            self._begin_session()
             try:
                 interrupted = self._run()
             except KeyboardInterrupt:
@@ -183,6 +188,23 @@ class _Run:
                 self._write_exports()
         counts = Counter(str(trial.status) for trial in record.finished)
         return StudyResult(self.folder, interrupted, self.search.total, dict(counts))
+
+    def _begin_session(self) -> None:
+        """Record who goes on and with what; remove what a killed process left behind."""
+        header, record = self.ledger.record.header, self.ledger.record
+        now = {"code_version": _code_version(), "libraries": _libraries()}
+        began = {name: (record.sessions or [header])[-1].get(name) for name in now}
+        if changes := differences(began, now):
+            self._note(f"goes on with other software than before: {'; '.join(changes)}")
+        host = {"host": socket.gethostname(), "pid": os.getpid()}
+        self.ledger.append({"kind": "session", "total": self.search.total, **host, **now})
+        files, freed = remove_leftovers(self.folder, record)
+        if files:
+            self._note(f"removed {files} file(s) of {freed / 2**20:.1f} MiB that a stopped process had left behind")
+
+    def _note(self, text: str) -> None:
+        self.say(text)
+        self.ledger.append({"kind": "note", "text": text})
 
     def _unfinished(self) -> bool:
         return next(pending(self.ledger.record.trials, self.search.total), None) is not None
@@ -194,10 +216,12 @@ class _Run:
         with (
             connected(self.address, operations),
             Interrupt(self.say) as interrupt,
-            Fleet(operations, OpenStudy(self.spec, ray.put(self.data))) as fleet,
+            Fleet(operations, self._open_world()) as fleet,
         ):
             # Measured anew until a trial was judged by them: a crash may have left only the first of them.
-            first = fleet.first_job(baselines=not self.ledger.record.trials, interrupt=interrupt)
+            record = self.ledger.record
+            missing = not record.trials or "vanilla" not in record.baselines
+            first = fleet.first_job(baselines=missing, interrupt=interrupt)
             if first is None:
                 return True
             self._record_baselines(first["result"]["rows"])
@@ -207,6 +231,10 @@ class _Run:
             if recorder.fatal:
                 raise LaneError(f"{recorder.fatal}; finished trials are kept: ray-unlearn resume {self.folder}")
             return interrupt.requested and self._unfinished()
+
+    def _open_world(self) -> OpenStudy:
+        folder = self.folder.absolute()
+        return OpenStudy(self.spec, ray.put(self.data), folder, header_digest(folder))
 
     @contextlib.contextmanager
     def _observed(self) -> Iterator[list[Observer]]:
@@ -243,22 +271,14 @@ def _refuse_existing(folder: Path) -> None:
         )
 
 
-def _check_disk(folder: Path, rows: int) -> None:
-    """Refuse a disk that the ledger would fill; a torn study is worse than none."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    needed = max(SMALLEST_FREE_BYTES, 2 * rows * BYTES_PER_ROW)
-    free = shutil.disk_usage(place).free
+def _check_disk(folder: Path, spec: StudySpec) -> None:
+    """Refuse a disk that the study would fill; a torn study is worse than none."""
+    needed = max(SMALLEST_FREE_BYTES, disk_bytes(spec))
+    free = free_disk_gib(folder.absolute()) * 2**30
     if free < needed:
         raise StorageError(
             f"{folder}: {free / 2**20:.0f} MiB free, the study may need {needed / 2**20:.0f} MiB; free some space"
         )
-
-
-def _most_rows(spec: StudySpec) -> int:
-    """An upper bound of any trial's evaluation rows, for the disk estimate."""
-    return max(len(spec.evaluation.updates(longest(spec, method).steps)) for method in spec.methods)
 
 
 def _header(spec: StudySpec, data: StudyData) -> dict[str, Any]:
@@ -270,9 +290,12 @@ def _header(spec: StudySpec, data: StudyData) -> dict[str, Any]:
         "context": context_digest(spec, data),
         "retraining_flops": _retraining_flops(spec.model),
         "code_version": _code_version(),
-        "libraries": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "libraries": _libraries(),
     }
+
+
+def _libraries() -> dict[str, str]:
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 def _retraining_flops(model: ModelSpec) -> float:
@@ -299,52 +322,6 @@ def _code_version() -> str:
     for path in sorted(root.rglob("*.py")):
         total.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return f"{version} ({total.hexdigest()[:12]})"
-
-
-def _resumed_spec(
-    folder: Path, record: Record, operations: dict[str, Any] | None, trials_per_method: int | None
-) -> StudySpec:
-    """The spec in `study.yaml` with the overrides, checked against the one the study began with.
-
-    Raises:
-        UserError: something that decides results was edited, or fewer trials are asked for than there are.
-    """
-    path = folder / SPEC_FILE
-    began = validated(StudySpec, record.header["spec"], "ledger header: spec")
-    if not path.exists():
-        _write_spec(path, began)
-    spec = load_study(path)
-    if trials_per_method is not None:
-        if spec.search.sampler == "grid":
-            raise UserError("--trials: a grid study runs its whole grid; there is nothing to add")
-        known = Counter(trial.method for trial in record.trials.values())
-        if trials_per_method < max(known.values(), default=0):
-            raise UserError(
-                f"--trials: the study has {max(known.values())} trials of a method already, got {trials_per_method}"
-            )
-        spec = _with_trials(spec, trials_per_method)
-        _write_spec(path, spec)
-    if _with_trials(spec, began.search.trials_per_method).results_digest() != began.results_digest():
-        raise UserError(
-            f"{path}: was changed since the study began; only `operations` and `search.trials_per_method` may be: "
-            "put it back, or start a new study with `ray-unlearn run`"
-        )
-    return load_study(path, operations) if operations else spec
-
-
-def _write_spec(path: Path, spec: StudySpec) -> None:
-    """Write the resolved spec, whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-        draft.replace(path)
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error}") from None
-
-
-def _with_trials(spec: StudySpec, trials_per_method: int | None) -> StudySpec:
-    return spec.model_copy(update={"search": spec.search.model_copy(update={"trials_per_method": trials_per_method})})
 
 
 def _check_same(what: str, began: str, now: str) -> None:

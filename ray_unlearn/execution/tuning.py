@@ -4,6 +4,7 @@ Tune runs the trials and nothing else. Its snapshots, loggers and checkpoints ar
 from the ledger (Tune's own restore loses finished trials and empties ASHA's rungs).
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -47,7 +48,7 @@ def run_trials(recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, inter
     tuner = tune.Tuner(
         ThinTrial,
         tune_config=tune.TuneConfig(
-            search_alg=_Asker(recorder, search, fleet.name, failure),
+            search_alg=_Asker(recorder, search, fleet, failure, interrupt),
             scheduler=_Judge(recorder, fleet, failure),
             num_samples=-1,
             max_concurrent_trials=lanes,
@@ -106,32 +107,38 @@ class _NotPickled:
 class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
     """Tune's searcher."""
 
-    def __init__(self, recorder: Recorder, search: Asks, hub: str, failure: _Failure) -> None:
+    def __init__(self, recorder: Recorder, search: Asks, fleet: Fleet, failure: _Failure, interrupt: Interrupt) -> None:
         super().__init__()
         self._recorder = recorder
         self._search = search
-        self._hub = hub
+        self._interrupt = interrupt
+        self._fleet = fleet
         self._failure = failure
         self._pending = pending(dict(recorder.record.trials), search.total)
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         """The next trial, or `FINISHED`."""
+        if self._interrupt.requested:
+            return str(Searcher.FINISHED)
         try:
             for number in self._pending:
                 config = self._config(number)
                 if config is not None:
                     self._numbers[trial_id] = number
-                    payload = {"kind": "trial", "config": config.model_dump(mode="json")}
-                    return {"number": number, "hub": self._hub, "payload": [payload]}
+                    known = [row["update"] for row in self._recorder.record.trials[number].rows]
+                    payload = {"kind": "trial", "config": config.model_dump(mode="json"), "known": known}
+                    return {"number": number, "hub": self._fleet.name, "payload": [payload]}
         except Exception as error:
             self._failure.error = error
             raise
         return str(Searcher.FINISHED)
 
     def _config(self, number: int) -> TrialConfig | None:
-        """A trial that a stopped study had begun keeps its configuration; others are asked for."""
+        """A trial that a stopped study had begun keeps its configuration; others are asked for. None: nothing to run."""
         begun = self._recorder.record.trials.get(number)
+        if begun is not None and self._recorder.settled(number):
+            return None
         config = TrialConfig.model_validate(begun.config) if begun else self._search.ask(number)
         if config is not None:
             self._recorder.asked(number, config, "" if begun else self._search.source(number))
@@ -139,7 +146,11 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """The recorder has told our search already. An error is Tune's own: it gave the trial's actor up."""
-        if error and self._failure.error is None:
+        if not error or self._failure.error is not None:
+            return
+        if not self._fleet.hub_answers():
+            self._recorder.fatal = "the hub actor died"  # no trial's fault: none is counted as failed
+        else:
             self._recorder.outcome(
                 self._numbers[trial_id], 0, "failed", f"its Ray Tune actor died {ACTOR_RESTARTS + 1} times"
             )
@@ -161,8 +172,10 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
         """A row: record it, then say whether the trial goes on."""
         item, number = result[ITEM][0], trial.config["number"]
         try:
-            self._notes(item)
+            self._notes(number, item)
             reason = self._recorder.row(number, item["attempt"], item["metrics"])
+            if reason is None and self._fleet.keeps_best and self._recorder.is_best(number, item["update"]):
+                self._fleet.keep(number)
         except Exception as error:
             self._failure.error = error
             raise
@@ -176,7 +189,7 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
         item, number = result[ITEM][0], trial.config["number"]
         try:
             if item["kind"] == "ended":
-                self._notes(item)
+                self._notes(number, item)
                 self._recorder.outcome(number, item["attempt"], item["status"], item["reason"])
                 self._fleet.release(number)
             elif item["kind"] == "fatal":
@@ -185,9 +198,11 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
             self._failure.error = error
             raise
 
-    def _notes(self, item: dict[str, Any]) -> None:
+    def _notes(self, number: int, item: dict[str, Any]) -> None:
         for text in item["notes"]:
             self._recorder.note(text)
+        if "kept" in item:
+            self._recorder.artefact(number, item["kept"])
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Nothing to do."""
@@ -208,7 +223,10 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
 
 
 class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
-    """Stops Tune at Ctrl-C and when the lanes cannot go on. Running trials keep their rows and get no outcome."""
+    """Stops Tune at Ctrl-C and when the lanes cannot go on. Running trials keep their rows and get no outcome.
+
+    At Ctrl-C lanes have `operations.grace_s` for a checkpoint of their trials first.
+    """
 
     def __init__(self, recorder: Recorder, fleet: Fleet, interrupt: Interrupt, failure: _Failure) -> None:
         self._recorder = recorder
@@ -216,6 +234,7 @@ class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
         self._interrupt = interrupt
         self._failure = failure
         self._stopped = False
+        self._deadline: float | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Single trials are the scheduler's business."""
@@ -223,7 +242,16 @@ class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Asked after every event."""
-        if not self._stopped and (self._interrupt.requested or self._recorder.fatal or self._failure.error):
+        if not self._stopped and (self._recorder.fatal or self._failure.error or self._drained()):
             self._stopped = True
             self._fleet.stop()
         return self._stopped
+
+    def _drained(self) -> bool:
+        """At an interrupt: whether the checkpoints are there, or time is up."""
+        if not self._interrupt.requested:
+            return False
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._fleet.grace_s
+            self._fleet.drain()
+        return time.monotonic() >= self._deadline or self._fleet.drained()

@@ -28,6 +28,13 @@ def candidate_rows(trial: Trial, spec: StudySpec) -> list[Row]:
     return last if trial.status == "complete" else []
 
 
+def deployable(row: Row, trial: Trial, spec: StudySpec) -> bool:
+    """Whether the row stands for a configuration if its trial, which may still run, ends well."""
+    space = spec.spaces[trial.method]
+    first = space.fewest_steps if space.free_steps else trial.config["steps"]
+    return row["update"] >= first and math.isfinite(row[OBJECTIVE])
+
+
 def best_row(trial: Trial, spec: StudySpec) -> Row | None:
     """The trial's candidate row with the lowest score on the selection half; ties go to the fewest updates."""
     rows = candidate_rows(trial, spec)

@@ -6,10 +6,12 @@ for reports only. The forget set is what it is: whole in both.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: every line of the ledger has a number, a fencing token and a checksum."""
 HALVES = ("selection", "reporting")
 SETS = ("forget", "approximate", "retain", "general")
 HALVED_SETS = SETS[1:]
@@ -93,7 +95,10 @@ def _columns() -> list[Column]:
 COLUMNS: dict[str, Column] = {column.name: column for column in _columns()}
 TARGET_AUC = 0.5
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
+"""An evaluation row, for reading; rows of a ledger load most columns on demand."""
+Metrics = dict[str, Any]
+"""An evaluation row in the making."""
 
 
 def check_row(row: Row) -> None:

@@ -103,6 +103,17 @@ def _types_in(annotation: Any) -> list[Any]:
     return [t for argument in arguments for t in _types_in(argument)] if arguments else [annotation]
 
 
+def differences(before: Any, after: Any, place: str = "") -> list[str]:
+    """Where two nested structures of plain values differ: `search.seed: 0 -> 1`, one line each."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        names = [*before, *(name for name in after if name not in before)]
+        nested = (
+            differences(before.get(name), after.get(name), f"{place}.{name}" if place else str(name)) for name in names
+        )
+        return [line for lines in nested for line in lines]
+    return [] if before == after else [f"{place}: {json.dumps(before)} -> {json.dumps(after)}"]
+
+
 def digest(content: Any, length: int = 12) -> str:
     """Hex digest of the canonical JSON of `content`: equal content, equal digest, on any machine."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)

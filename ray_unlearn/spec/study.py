@@ -178,6 +178,16 @@ class Operations(Strict):
     micro_batch_size: int | None = Field(None, ge=1, description="sequences per forward/backward pass and worker")
     max_retries: int = Field(2, ge=0, description="times a trial is run again after its worker died")
     tensorboard: bool = True
+    checkpoint_every_s: float | None = Field(
+        60.0, ge=0, description="seconds between two checkpoints of a running trial; null: none, it starts again"
+    )
+    keep_best: bool = Field(True, description="keep the weights of the best row so far")
+    stall_timeout_s: float | None = Field(
+        1800.0, gt=0, description="a lane without any sign of life for this long is restarted; null: never"
+    )
+    grace_s: float = Field(
+        20.0, ge=0, description="when told to stop: seconds that running trials have for a checkpoint"
+    )
 
 
 class StudySpec(Strict):
@@ -228,9 +238,21 @@ class StudySpec(Strict):
         if space.free_steps and not [u for u in self.evaluation.updates(most) if u >= space.fewest_steps]:
             raise ValueError(f"evaluation: no evaluated update of {method} lies in the range of its free steps")
 
+    def decisive(self) -> dict[str, Any]:
+        """All that decides results: the whole spec but `description`, `operations`, and *where* model and data lie, whose
+        contents have digests of their own: a study may move to another machine."""
+        content = self.model_dump(mode="json", exclude={"description", "operations"})
+        for field in ("source", "exact_retrain"):
+            if _is_local(content["model"][field]):
+                content["model"][field] = "a local folder"
+        for split in content["data"]["splits"].values():
+            if split["path"] is not None:
+                split["path"] = "a local path"
+        return content
+
     def results_digest(self) -> str:
-        """Digest of all that decides results: the whole spec but `description` and `operations`."""
-        return digest(self.model_dump(mode="json", exclude={"description", "operations"}))
+        """Digest of `decisive`."""
+        return digest(self.decisive())
 
     def trial_config(self, hyperparameters: Hyperparameters, method: str, seed: int, context: str) -> TrialConfig:
         """The frozen trial for one suggestion."""
@@ -241,6 +263,10 @@ class StudySpec(Strict):
             evaluate_at=self.evaluation.updates(hyperparameters.steps),
             context=context,
         )
+
+
+def _is_local(source: str | None) -> bool:
+    return source is not None and source.startswith((".", "/"))
 
 
 def _whole(parameter: Any) -> int:
@@ -319,7 +345,7 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
     model_updates = {
         field: str((base / value).resolve())
         for field in ("source", "exact_retrain")
-        if (value := getattr(spec.model, field)) and (value.startswith((".", "/")) or (base / value).is_dir())
+        if (value := getattr(spec.model, field)) and (_is_local(value) or (base / value).is_dir())
     }
     return spec.model_copy(
         update={

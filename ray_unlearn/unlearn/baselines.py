@@ -17,7 +17,7 @@ def measure_baselines(workspace: Workspace, model: ModelSpec) -> dict[str, Row]:
         UserError: the exactly retrained model cannot be loaded or has another shape.
     """
     workspace.reset()
-    found = {"vanilla": evaluate(workspace) | {"update": 0}}
+    found: dict[str, Row] = {"vanilla": evaluate(workspace) | {"update": 0}}
     source = exact_retrain_source(model)
     if source is not None:
         retrained = load_model(model, source)

@@ -52,6 +52,16 @@ class Comm:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def check_same(self, number: int, what: str) -> None:
+        """Raises:
+        RuntimeError: the ranks do not have the same `number`: going on would mix two trials.
+        """
+        if self.world > 1:
+            total = torch.tensor([number, number * number], dtype=torch.int64)
+            dist.all_reduce(total)
+            if total.tolist() != [self.world * number, self.world * number * number]:
+                raise RuntimeError(f"{what}: rank {self.rank} has {number}, another rank has something else")
+
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value in rank order, on rank 0; None elsewhere."""
         if self.world == 1:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ray_unlearn.results.schema import SETS, Row
+from ray_unlearn.results.schema import SETS, Metrics
 from ray_unlearn.unlearn.data import EVALUATED, TokenSet
 from ray_unlearn.unlearn.logprobs import TokenScores, token_scores
 from ray_unlearn.unlearn.metrics import SetScores, row_metrics
@@ -12,7 +12,7 @@ from ray_unlearn.unlearn.model import head_of, hidden_states
 from ray_unlearn.unlearn.workspace import Workspace
 
 
-def evaluate(workspace: Workspace) -> Row:
+def evaluate(workspace: Workspace) -> Metrics:
     """All metrics of the policy as it is now; the same row on every rank. A collective of all ranks."""
     gathered = {name: _gathered(workspace, name) for name in SETS}
     row = (

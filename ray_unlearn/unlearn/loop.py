@@ -4,16 +4,18 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ray_unlearn.results.schema import Outcome, Row, check_row
+from ray_unlearn.results.schema import Metrics, Outcome, Row, check_row
 from ray_unlearn.results.schema import finite as finite_row
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.batches import batch
+from ray_unlearn.unlearn.checkpoint import Keeper, NoKeeper, TrialState
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
@@ -21,6 +23,8 @@ from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
 from ray_unlearn.unlearn.model import head_of, hidden_states
 from ray_unlearn.unlearn.workspace import Workspace
+
+NO_KEEPER = NoKeeper()
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,12 @@ class Ended:
     reason: str = ""
 
 
-def unlearn(workspace: Workspace, config: TrialConfig) -> Iterator[Row | Ended]:
+def unlearn(workspace: Workspace, config: TrialConfig, keeper: Keeper = NO_KEEPER) -> Iterator[Row | Ended]:
     """Run one trial from the vanilla weights; yield a row after each update in `config.evaluate_at`, then `Ended`.
 
     Collective over the lane's ranks: every rank yields the same rows. The generator may be dropped after any row; the
-    next trial begins with a reset. With one worker on a CPU the trajectory is a function of `config` alone, bit for bit.
+    next trial begins with a reset. With one worker on a CPU the trajectory is a function of `config` alone, bit for bit,
+    also when `keeper` lets it go on from a checkpoint; rows that the keeper knows are then left out.
     A non-finite loss, gradient or metric ends the trial as infeasible *before* a step is made with it.
 
     Raises:
@@ -45,8 +50,22 @@ def unlearn(workspace: Workspace, config: TrialConfig) -> Iterator[Row | Ended]:
     torch.manual_seed(config.seed)
     optimizer = adamw(workspace, config)
     meter = Meter(workspace, config)
-    for update in range(1, config.steps + 1):
-        meter.start_update()
+    state = TrialState(workspace, config, optimizer, meter)
+    keeper.restore(state)
+    workspace.comm.check_same(meter.update, "update of the restored checkpoint")
+    while True:
+        if meter.update in config.evaluate_at and meter.update not in keeper.known:
+            row = meter.row(evaluate(workspace))
+            if not finite_row(row):
+                first = next(name for name, value in row.items() if not math.isfinite(value))
+                yield Ended("infeasible", f"{first} is not finite at update {meter.update}")
+                return
+            yield row
+        keeper.between_updates(state)
+        if meter.update == config.steps:
+            yield Ended("complete")
+            return
+        update = meter.start_update()
         losses: dict[str, Tensor] = {
             term.name: backward(workspace, config, term, update, meter) for term in terms(config)
         }
@@ -59,15 +78,7 @@ def unlearn(workspace: Workspace, config: TrialConfig) -> Iterator[Row | Ended]:
             group["lr"] = learning_rate
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        meter.end_update(update, learning_rate)
-        if update in config.evaluate_at:
-            row = meter.row(evaluate(workspace), losses, grad_norm)
-            if not finite_row(row):
-                first = next(name for name, value in row.items() if not math.isfinite(value))
-                yield Ended("infeasible", f"{first} is not finite at update {update}")
-                return
-            yield row
-    yield Ended("complete")
+        meter.end_update(learning_rate, losses, grad_norm)
 
 
 def adamw(workspace: Workspace, config: TrialConfig) -> torch.optim.AdamW:
@@ -159,9 +170,11 @@ def not_finite(update: int, losses: dict[str, Tensor], grad_norm: Tensor) -> str
 
 
 class Meter:
-    """What a trial has consumed so far: tokens, FLOPs, seconds, memory."""
+    """What a trial has consumed so far (tokens, FLOPs, seconds, memory) and what its last update was like."""
 
     def __init__(self, workspace: Workspace, config: TrialConfig) -> None:
+        self.update = 0
+        """Updates made."""
         self._workspace = workspace
         self._config = config
         self._cost = _update_cost(workspace)
@@ -170,50 +183,77 @@ class Meter:
         self._learning_rate_sum = 0.0
         self._wall_s = 0.0
         self._evaluation_wall_s = 0.0
-        self._update = 0
+        self._last: dict[str, float] = {}
         self._mark = time.perf_counter()
         workspace.restart_peak_memory()
 
-    def start_update(self) -> None:
+    def start_update(self) -> int:
+        """The number of the update that begins, from 1."""
         self._mark = time.perf_counter()
+        return self.update + 1
 
     def count(self, term: Term, sequences: int, targets: int) -> None:
         """A global batch of one term."""
         self._tokens[term.name] += targets
         self._flops += self._cost.of(term, sequences, targets)
 
-    def end_update(self, update: int, learning_rate: float) -> None:
-        self._update = update
+    def end_update(self, learning_rate: float, losses: dict[str, Tensor], grad_norm: Tensor) -> None:
+        """The update is made."""
+        self.update += 1
         self._learning_rate_sum += learning_rate
+        self._last = {f"{name}_loss": float(loss) for name, loss in losses.items()} | {"grad_norm": float(grad_norm)}
         self._synchronise()
         self._wall_s += time.perf_counter() - self._mark
         self._mark = time.perf_counter()
 
-    def row(self, metrics: Row, losses: dict[str, Tensor], grad_norm: Tensor) -> Row:
+    def row(self, metrics: Metrics) -> Row:
         """The evaluation row of the update just made."""
         self._evaluation_wall_s += time.perf_counter() - self._mark
         workspace, config = self._workspace, self._config
         forget = workspace.data.splits["forget"]
         accelerators = workspace.comm.world if workspace.device.type == "cuda" else 0
-        row = metrics | {
-            "update": self._update,
-            "epoch": self._update * config.batch_size / len(forget),
-            "forget_tokens": self._tokens["forget"],
-            "retain_tokens": self._tokens["retain"],
-            "learning_rate_sum": self._learning_rate_sum,
-            "forget_loss": float(losses["forget"]),
-            "grad_norm": float(grad_norm),
-            "flops": self._flops,
-            "wall_s": self._wall_s,
-            "evaluation_wall_s": self._evaluation_wall_s,
-            "accelerator_s": self._wall_s * accelerators,
-            "peak_memory_gib": workspace.peak_memory_gib(),
-        }
-        if "retain" in losses:
-            row["retain_loss"] = float(losses["retain"])
+        row = (
+            metrics
+            | self._last
+            | {
+                "update": self.update,
+                "epoch": self.update * config.batch_size / len(forget),
+                "forget_tokens": self._tokens["forget"],
+                "retain_tokens": self._tokens["retain"],
+                "learning_rate_sum": self._learning_rate_sum,
+                "flops": self._flops,
+                "wall_s": self._wall_s,
+                "evaluation_wall_s": self._evaluation_wall_s,
+                "accelerator_s": self._wall_s * accelerators,
+                "peak_memory_gib": workspace.peak_memory_gib(),
+            }
+        )
         row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
         check_row(row)
         return row
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers, for a checkpoint."""
+        return {
+            "update": self.update,
+            "tokens": dict(self._tokens),
+            "flops": float(self._flops),
+            "learning_rate_sum": self._learning_rate_sum,
+            "wall_s": self._wall_s,
+            "evaluation_wall_s": self._evaluation_wall_s,
+            "last": dict(self._last),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.update = state["update"]
+        self._tokens = dict(state["tokens"])
+        self._flops = state["flops"]
+        self._learning_rate_sum = state["learning_rate_sum"]
+        self._wall_s = state["wall_s"]
+        self._evaluation_wall_s = state["evaluation_wall_s"]
+        self._last = dict(state["last"])
+        self._mark = time.perf_counter()
 
     def _synchronise(self) -> None:
         if self._workspace.device.type == "cuda":

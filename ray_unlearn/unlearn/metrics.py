@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.results.schema import ATTACKS, HALVED_SETS, HALVES, MIN_K_PERCENT, Row
+from ray_unlearn.results.schema import ATTACKS, HALVED_SETS, HALVES, MIN_K_PERCENT, Metrics
 
 Floats = NDArray[np.float64]
 
@@ -29,9 +29,9 @@ class SetScores:
     selection: NDArray[np.bool_]
 
 
-def row_metrics(sets: dict[str, SetScores]) -> Row:
+def row_metrics(sets: dict[str, SetScores]) -> Metrics:
     """All metrics of one evaluation, by the names of `results.schema.COLUMNS`."""
-    row: Row = {}
+    row: Metrics = {}
     forget = sets["forget"]
     row |= token_means(forget, "forget", "", np.ones(len(forget.selection), dtype=bool))
     row["forget_extraction_strength"] = _document_mean(forget, extraction_strength)
@@ -47,7 +47,7 @@ def row_metrics(sets: dict[str, SetScores]) -> Row:
     return row
 
 
-def token_means(scores: SetScores, name: str, suffix: str, documents: NDArray[np.bool_]) -> Row:
+def token_means(scores: SetScores, name: str, suffix: str, documents: NDArray[np.bool_]) -> Metrics:
     """nll, ppl, accuracy and KL over the targets of the chosen documents [D]: token means, not means of means."""
     chosen = documents[scores.document]
     nll = float(-scores.logprob[chosen].mean())

@@ -15,7 +15,8 @@ from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.model import check_source, local_source
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-ROW_BYTES = 40 * len(COLUMNS)
+ROW_BYTES = 50 * len(COLUMNS)
+"""A row in the ledger; measured: 4.9 kB."""
 LANE_PROCESSES_GIB = 0.9
 """Measured: controller, worker and helpers of an idle Ray Train run on a CPU."""
 
@@ -66,11 +67,27 @@ def plan(spec: StudySpec) -> Plan:
     weights_gib = parameters * BYTES[spec.model.dtype] / 2**30
     return Plan(
         trials, updates, evaluations, tokens, flops, parameters,
-        disk_gib=evaluations * ROW_BYTES * (3 if spec.operations.tensorboard else 2) / 2**30,
+        disk_gib=disk_bytes(spec, parameters) / 2**30,
         lane_memory_gib=LANE_PROCESSES_GIB + spec.operations.workers_per_lane * (5 * weights_gib + _activations_gib(spec, config)),
         lanes=spec.operations.lanes,
         workers=spec.operations.workers_per_lane,
     )  # fmt: skip
+
+
+def disk_bytes(spec: StudySpec, parameters: int | None = None) -> float:
+    """Upper bound of what a study writes: rows (ledger, tables, TensorBoard), one checkpoint per lane and the best weights,
+    each of these two for a moment beside its successor.
+
+    Raises:
+        UserError: the model's config cannot be read.
+    """
+    if parameters is None:
+        parameters = parameter_count(model_config(spec))
+    rows = sum(trials_of(spec, m) * len(spec.evaluation.updates(longest(spec, m).steps)) for m in spec.methods)
+    operations, weights = spec.operations, parameters * BYTES[spec.model.dtype]
+    checkpoint = 3 * weights if operations.checkpoint_every_s is not None else 0  # weights and two optimizer states
+    best = weights if operations.keep_best else 0
+    return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (operations.lanes * checkpoint + best)
 
 
 def trials_of(spec: StudySpec, method: str) -> int:

@@ -51,7 +51,7 @@ def vanilla() -> Row:
 
 
 def pull(fleet: Fleet, number: int, trial: TrialConfig, handled: int = 0) -> Item:
-    payload = {"kind": "trial", "config": trial.model_dump(mode="json")}
+    payload = {"kind": "trial", "config": trial.model_dump(mode="json"), "known": []}
     item: Item = ray.get(fleet.hub.pull.remote(number, handled, payload), timeout=60)
     return item
 
@@ -153,7 +153,7 @@ def test_a_worker_killed_from_outside_between_two_rows(fleet: Fleet) -> None:
 def test_a_trial_that_kills_its_worker_every_time_fails_and_the_next_one_runs(fleet: Fleet) -> None:
     items = run(fleet, 70, config("die"))
     assert items[-1]["status"] == "failed"
-    assert "worker died 2 times" in items[-1]["reason"]
+    assert "worker died or hung 2 times" in items[-1]["reason"]
     assert run(fleet, 71, config())[-1]["status"] == "complete"
 
 
@@ -255,10 +255,10 @@ def test_a_ledger_that_cannot_be_written_ends_the_study_with_that_error(
         recorder = Recorder(tiny_study, ledger, search, search)
         write = ledger._write
 
-        def full_disk(event: dict[str, Any]) -> None:
+        def full_disk(event: dict[str, Any]) -> bytes:
             if event["kind"] == "outcome":
                 raise StorageError("no space left on device")
-            write(event)
+            return write(event)
 
         monkeypatch.setattr(ledger, "_write", full_disk)
         with pytest.raises(StorageError, match="no space left"):
@@ -311,3 +311,36 @@ def test_two_workers_an_error_on_one_of_them_does_not_hang_the_other(ray_here: N
         end = run(pair, 1, config("raise-on-rank-1"))[-1]
         assert (end["status"], end["reason"]) == ("failed", "ValueError: rank 1 only")
         assert run(pair, 2, config())[-1]["status"] == "complete"
+
+
+@pytest.mark.parametrize("behaviour", ["hang-once", "stop-once"])
+def test_a_hung_trial_is_killed_by_the_watchdog_and_runs_again(ray_here: None, tmp_path: Path, behaviour: str) -> None:
+    """A sleeping training thread, and a process that hears no signal but the last: Ray Train notices neither."""
+    operations = Operations(lanes=1, max_retries=1, stall_timeout_s=3.0)
+    with Fleet(operations, OpenStandIn(tmp_path / "log")) as watched:
+        assert watched.first_job(baselines=False, interrupt=NEVER) is not None
+        items = run(watched, 0, config(f"{behaviour}:{tmp_path / 'hung'}"))
+        assert (items[-1]["status"], items[-1]["attempt"]) == ("complete", 1)
+        notes = [note for item in items for note in item["notes"]]
+        assert any("no sign of life for 3 s (operations.stall_timeout_s)" in note for note in notes), notes
+        time.sleep(4)
+        assert run(watched, 1, config())[-1]["attempt"] == 0, "an idle lane gives signs of life"
+
+
+def test_a_killed_train_controller_costs_its_trial_a_retry_and_not_the_lane(ray_here: None, tmp_path: Path) -> None:
+    with Fleet(Operations(lanes=1, max_retries=1), OpenStandIn(tmp_path / "log")) as orphaned:
+        assert orphaned.first_job(baselines=False, interrupt=NEVER) is not None
+        first = pull(orphaned, 0, config("wait:0.5"))
+        controllers = [pid for pid in descendants(os.getpid()) if b"TrainController" in command(pid)]
+        newest = max(controllers, key=lambda pid: int(descendants(os.getpid())[pid]))
+        os.kill(newest, signal.SIGKILL)
+        second = pull(orphaned, 0, config("wait:0.5"), first["sequence"])
+        assert second["attempt"] == 1
+        orphaned.release(0)
+        assert run(orphaned, 1, config())[-1]["status"] == "complete"
+
+
+def command(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""

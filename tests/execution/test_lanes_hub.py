@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from ray_unlearn.execution.hub import GO, QUIT, STOP, WAIT, Hub
+from ray_unlearn.execution.hub import GO, KEEP, QUIT, STOP, WAIT, Hub
 
 PAYLOAD = {"kind": "trial"}
 SOON = 0.02
@@ -119,7 +119,7 @@ def test_retries_are_capped_by_trial() -> None:
             token = await hub.up(0, [life]) or 0
             await hub.ready(0, token)
         end = await side
-        assert (end["status"], end["reason"]) == ("failed", "its worker died 3 times; the last time: death 3")
+        assert (end["status"], end["reason"]) == ("failed", "its worker died or hung 3 times; the last time: death 3")
         assert await hub.take(0, token, SOON) == WAIT
 
     asynchronously(test())
@@ -167,5 +167,104 @@ def test_an_interrupt_frees_everybody() -> None:
         assert (await side)["kind"] == "interrupted"
         assert await idle == QUIT
         assert await hub.verdict(0, one, 1, 60) == QUIT
+
+    asynchronously(test())
+
+
+def test_draining_asks_every_lane_for_a_checkpoint_and_gives_no_more_trials() -> None:
+    async def test() -> None:
+        hub, [one, two] = await started(lanes=2)
+        sides = [asyncio.create_task(hub.pull(number, 0, PAYLOAD)) for number in (1, 2)]
+        await asyncio.sleep(SOON)
+        await hub.take(0, one, 1)
+        assert not await hub.beat(0, one)
+        assert await hub.drained() is False
+        await hub.drain()
+        assert await hub.take(1, two, SOON) == WAIT, "a trial that begins now would only be lost"
+        assert await hub.beat(0, one), "asked until there is one"
+        assert await hub.beat(0, one)
+        await hub.saved(0, one)
+        assert not await hub.beat(0, one)
+        assert await hub.drained()
+        await hub.interrupt()
+        assert [(await side)["kind"] for side in sides] == ["interrupted", "interrupted"]
+
+    asynchronously(test())
+
+
+def test_the_weights_of_the_best_row_are_kept_once_and_the_file_is_told_with_the_next_item() -> None:
+    async def test() -> None:
+        hub, [token] = await started()
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        await hub.take(0, token, 1)
+        await hub.report(0, token, 1, row(1))
+        first = await side
+        await hub.keep(1)
+        side = asyncio.create_task(hub.pull(1, first["sequence"], PAYLOAD))
+        assert await hub.verdict(0, token, 1, 1) == KEEP
+        await hub.kept(0, token, 1, {"file": "f"})
+        await hub.report(0, token, 1, row(2))
+        second = await side
+        assert second["kept"] == {"file": "f"}
+        side = asyncio.create_task(hub.pull(1, second["sequence"], PAYLOAD))
+        assert await hub.verdict(0, token, 1, 1) == GO
+        await hub.report(0, token, 1, row(3))
+        assert "kept" not in await side
+
+    asynchronously(test())
+
+
+def test_the_next_attempt_knows_the_rows_that_are_recorded_and_no_others() -> None:
+    async def test() -> None:
+        hub, [token] = await started()
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD | {"known": [1]}))
+        job = await hub.take(0, token, 1)
+        assert isinstance(job, dict)
+        assert job["payload"]["known"] == [1], "from the ledger of a resumed study"
+        for update in (2, 3):
+            await hub.report(0, token, 1, row(update))
+            item = await side
+            side = asyncio.create_task(hub.pull(1, item["sequence"], PAYLOAD))
+            assert await hub.verdict(0, token, 1, 1) == GO
+        await hub.report(0, token, 1, row(4))  # arrives, and the lane dies before anybody has dealt with it
+        await side
+        await hub.down(0, "died")
+        token = await hub.up(0, []) or 0
+        job = await hub.take(0, token, 1)
+        assert isinstance(job, dict)
+        assert job["payload"]["known"] == [1, 2, 3]
+
+    asynchronously(test())
+
+
+def test_a_silent_lane_is_stalled_once_and_its_trial_goes_elsewhere() -> None:
+    async def test() -> None:
+        hub, [one, two] = await started(lanes=2)
+        await hub.enlist(0, one, (100, "node", "actor"))
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        await hub.take(0, one, 1)
+        assert await hub.stalled(0, one, 60.0) == [], "it has just spoken"
+        await asyncio.sleep(SOON)
+        assert await hub.stalled(0, one, SOON) == [(100, "node", "actor")]
+        assert await hub.stalled(0, one, SOON) == [], "the token is another one now"
+        assert await hub.take(0, one, SOON) == QUIT, "if it wakes up"
+        assert (await hub.take(1, two, 1))["number"] == 1
+        assert await hub.down(0, "SIGKILL")
+        assert any("no sign of life" in note for note in hub._drain_notes())
+        await hub.report(1, two, 1, row(1))
+        assert (await side)["attempt"] == 1
+
+    asynchronously(test())
+
+
+def test_a_trial_that_runs_out_of_memory_again_and_again_ends_as_such() -> None:
+    async def test() -> None:
+        hub, [token] = await started(max_retries=1)
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        for _ in range(2):
+            await hub.take(0, token, 1)
+            await hub.down(0, "killed by the memory monitor", no_memory=True)
+            token = await hub.up(0, []) or 0
+        assert (await side)["status"] == "out_of_memory"
 
     asynchronously(test())

@@ -20,6 +20,7 @@ from processes import alive, descendants
 
 from ray_unlearn.execution.study import StudyResult, resume_study, run_study
 from ray_unlearn.results.ledger import Ledger, Record, read_ledger
+from ray_unlearn.results.lines import encoded
 from ray_unlearn.results.schema import COLUMNS
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.study import StudySpec, load_study
@@ -157,13 +158,20 @@ def test_killed_workers_cost_retries_and_change_nothing_else(
     assert result.exit_code == 3
     record, undisturbed = read_ledger(folder / "ledger"), read_ledger(finished[1] / "ledger")
     assert record.trials[1].attempt == 1
-    assert "worker died 2 times" in record.trials[4].reason
+    assert "worker died or hung 2 times" in record.trials[4].reason
     assert record.notes, "an operator finds the restarts in the ledger"
     events = [json.loads(line) for line in (folder / "ledger" / "events.jsonl").read_text().splitlines()]
     keys = [(e["number"], e["update"]) for e in events if e["kind"] == "row"]
     assert len(keys) == len(set(keys)), "a replayed row was written twice"
     expected, found = rows_of(undisturbed), rows_of(record)
     assert {n: found[n] for n in found if n != 4} == {n: expected[n] for n in expected if n != 4}
+
+
+def set_trials(folder: Path, trials: int) -> None:
+    """Edit `study.yaml` the way a user does."""
+    content = yaml.safe_load((folder / "study.yaml").read_text())
+    content["search"]["trials_per_method"] = trials
+    (folder / "study.yaml").write_text(yaml.safe_dump(content))
 
 
 INTERRUPTED_RUN = """
@@ -211,9 +219,11 @@ def test_ctrl_c_stops_cleanly_and_resume_completes_the_study(
     before = read_ledger(folder / "ledger")
     assert 3 <= len(before.finished) < 60
     assert all(t.status is not None or n == max(before.trials) for n, t in before.trials.items())
+    set_trials(folder, 1)
     with pytest.raises(UserError, match="already"):
-        resume_study(folder, trials_per_method=1, quiet=True)
-    result = resume_study(folder, trials_per_method=len(before.trials) // 2 + 2, quiet=True)
+        resume_study(folder, quiet=True)
+    set_trials(folder, len(before.trials) // 2 + 1)
+    result = resume_study(folder, add_trials=1, quiet=True)
     after = read_ledger(folder / "ledger")
     assert result.total == sum(result.counts.values()) == len(after.trials) == 2 * (len(before.trials) // 2 + 2)
     assert set(after.trials) == set(range(result.total)), "a number was lost or given twice"
@@ -229,10 +239,9 @@ def test_what_a_study_rests_on_cannot_be_changed_under_it(finished: tuple[StudyR
     def copy_of(name: str, change: Callable[[dict[str, Any]], None] | None = None, **header: str) -> Path:
         folder = tmp_path / name
         (folder / "ledger").mkdir(parents=True)
-        lines = (original / "ledger" / "events.jsonl").read_text().splitlines()
-        first = json.loads(lines[0]) | header
-        kept = [json.dumps(first), *lines[1:5]]
-        (folder / "ledger" / "events.jsonl").write_text("\n".join(kept) + "\n")
+        lines = (original / "ledger" / "events.jsonl").read_bytes().splitlines(keepends=True)
+        first = {name: value for name, value in json.loads(lines[0]).items() if name != "crc"} | header
+        (folder / "ledger" / "events.jsonl").write_bytes(b"".join([encoded(first), *lines[1:5]]))
         content = yaml.safe_load((original / "study.yaml").read_text())
         if change:
             change(content)
@@ -243,7 +252,7 @@ def test_what_a_study_rests_on_cannot_be_changed_under_it(finished: tuple[StudyR
         resume_study(copy_of("data", data_digest="0" * 32))
     with pytest.raises(UserError, match="the model has changed"):
         resume_study(copy_of("model", model_digest="0" * 12))
-    with pytest.raises(UserError, match=r"study\.yaml: was changed"):
+    with pytest.raises(UserError, match=r"(?s)was changed.*evaluation\.at: \[1, 2, 4\] -> \[1, 4\]"):
         resume_study(copy_of("spec", lambda content: content["evaluation"].update(at=[1, 4])))
     with pytest.raises(StorageError, match="no ledger"):
         resume_study(tmp_path / "nowhere")

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ray_unlearn.execution.lane import Job
 from ray_unlearn.results.schema import HALVES, Row
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
@@ -59,13 +60,19 @@ class StandIn:
     def adopt(self, shared: Any) -> None:
         self._adopted = shared
 
-    def trial(self, config: TrialConfig) -> Iterator[Row | Ended]:
+    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
         """`config.steps` rows, unless its behaviour is another."""
         for update in range(1, config.steps + 1):
             self._say(f"seed {config.seed} update {update}")
             self._misbehave(config, update)
+            if job.checkpoint_wanted(update):
+                self._say(f"seed {config.seed} checkpoint")
+                job.checkpoint_saved(update)
             yield NLL | {"update": update, "forget_loss": float(config.seed * 100 + update)}
         yield Ended("complete", f"adopted {self._adopted}")
+
+    def keep(self, number: int, update: int) -> dict[str, Any] | None:
+        return {"update": update, "file": f"trials/best/{number}-{update}", "sha256": "", "bytes": 0}
 
     def _misbehave(self, config: TrialConfig, update: int) -> None:
         behaviour, _, argument = config.context.partition(":")
@@ -84,12 +91,19 @@ class StandIn:
                 raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory")
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            case "die-once":
-                flag = Path(argument)
-                if not flag.exists():
-                    flag.touch()
-                    os.kill(os.getpid(), signal.SIGKILL)
+            case "die-once" if _first_time(argument):
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang-once" if _first_time(argument):
+                time.sleep(3_600)
+            case "stop-once" if _first_time(argument):
+                os.kill(os.getpid(), signal.SIGSTOP)
 
     def _say(self, text: str) -> None:
         with open(self._log, "a") as file:
             file.write(f"{text} pid {os.getpid()}\n")
+
+
+def _first_time(flag: str) -> bool:
+    known = Path(flag).exists()
+    Path(flag).touch()
+    return not known

@@ -1,0 +1,51 @@
+"""Is a study sound? Command: verify."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ray_unlearn.cli.main import app
+from ray_unlearn.cli.show import Json, print_json
+from ray_unlearn.spec.errors import EXIT_STORAGE
+
+if TYPE_CHECKING:
+    from ray_unlearn.results.verify import Verification
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="study directory", show_default=False)],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="first set damaged parts of the ledger aside; their trials run again")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Check that a study is whole: rows, outcomes, trials, best weights, leftovers. Ends with 4 when it is not."""
+    from ray_unlearn.results.repair import repair as mend
+    from ray_unlearn.results.verify import verify as check
+
+    repaired = mend(folder) if repair else []
+    found = check(folder)
+    if json:
+        print_json(asdict(found) | {"repaired": repaired})
+    else:
+        for sentence in repaired:
+            print(sentence)
+        for problem in found.problems:
+            print(problem)
+        if not found.problems:
+            print(_clean(found, folder))
+    raise typer.Exit(EXIT_STORAGE if found.problems else 0)
+
+
+def _clean(found: "Verification", folder: Path) -> str:
+    counts = f"{found.trials} trials, {found.rows} rows"
+    if found.running:
+        return f"clean so far: {counts}, {len(found.unfinished)} unfinished: {found.running} is at work"
+    if not found.unfinished and (found.complete or found.asked_for is None):
+        return f"clean: {counts}, all finished"
+    if found.asked_for is not None:
+        counts = f"{found.trials} of {found.asked_for} trials, {found.rows} rows"
+    return f"clean so far: {counts}, {len(found.unfinished)} unfinished: resume with ray-unlearn resume {folder}"

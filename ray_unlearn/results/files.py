@@ -1,0 +1,52 @@
+"""Where a study keeps weights, and what may lie there: the last checkpoint of each unfinished trial, the best row's weights.
+
+    trials/0003/last.pt                 trial 3 has no outcome yet; it goes on from here
+    trials/best/0007-48.safetensors     trial 7 after update 48: the lowest score so far
+
+Written as `*.tmp` and renamed, so that a file with its right name is whole.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ray_unlearn.results.ledger import Record
+
+TRIALS = "trials"
+BEST = "best"
+TEMPORARY = "*.tmp"
+
+
+def checkpoint_file(study: Path, number: int) -> Path:
+    """The last checkpoint of an unfinished trial."""
+    return study / TRIALS / f"{number:04d}" / "last.pt"
+
+
+def best_file(number: int, update: int) -> str:
+    """The kept weights of a row, relative to the study directory."""
+    return f"{TRIALS}/{BEST}/{number:04d}-{update}.safetensors"
+
+
+def leftovers(study: Path, record: Record) -> Iterator[Path]:
+    """Files that a killed process left behind: half-written ones, checkpoints of finished or unknown trials, weights
+    that are not, or no more, the best. A study that is not running may lose them all."""
+    for folder in (study / TRIALS, study / "ledger"):
+        yield from sorted(folder.rglob(TEMPORARY))
+    wanted = {checkpoint_file(study, n) for n, trial in record.trials.items() if trial.status is None}
+    if record.artefact is not None:
+        wanted.add(study / str(record.artefact["file"]))
+    for path in sorted((study / TRIALS).rglob("*")):
+        if path.is_file() and path not in wanted and not path.match(TEMPORARY):
+            yield path
+
+
+def remove_leftovers(study: Path, record: Record) -> tuple[int, int]:
+    """Delete them and the folders they leave empty; number of files and of bytes."""
+    files = freed = 0
+    for path in list(leftovers(study, record)):
+        freed += path.stat().st_size
+        path.unlink(missing_ok=True)
+        files += 1
+    for folder in sorted((study / TRIALS).glob("*/")):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return files, freed

@@ -1,0 +1,82 @@
+"""The best weights beside the ledger: are they the ones that were written (I5 of `verify`)?"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.results.ledger import Trial
+from ray_unlearn.results.lines import Event
+
+
+def artefact_problems(
+    study_folder: Path, artefact: Event | None, trials: Mapping[int, Trial], *, running: bool
+) -> Iterator[str]:
+    """I5: the weights that the newest `artefact` event names.
+
+    Args:
+        study_folder: paths in the event are relative to it.
+        artefact: None when no weights were kept.
+        trials: of the ledger.
+        running: a writer may have put better weights there since the ledger was read.
+    """
+    if artefact is None:
+        return
+    try:
+        number, update, name = artefact["number"], artefact["update"], str(artefact["file"])
+        expected = (int(artefact["bytes"]), str(artefact["sha256"]))
+    except (KeyError, TypeError, ValueError) as error:
+        yield f"I5: the event of the best weights lacks or garbles {error}"
+        return
+    if number not in trials or update not in {row["update"] for row in trials[number].rows}:
+        yield f"I5: {name}: weights of trial {number}, update {update}, of which there is no row"
+    path = study_folder / name
+    if not path.resolve().is_relative_to(study_folder.resolve()):
+        yield f"I5: {name}: lies outside the study directory"
+        return
+    try:
+        with open(path, "rb") as file:
+            found = (path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    except FileNotFoundError:
+        if not running:
+            yield f"I5: {name}: the best weights are gone; restore the file from a copy"
+        return
+    except OSError as error:
+        yield f"I5: {name}: cannot be read: {error}"
+        return
+    if found != expected:
+        what = f"{found[0]} bytes instead of {expected[0]}" if found[0] != expected[0] else "its sha256 differs"
+        yield f"I5: {name}: is not the file that was written: {what}; restore it from a copy"
+    fault = safetensors_fault(path)
+    if fault:
+        yield f"I5: {name}: is no whole safetensors file: {fault}"
+
+
+def safetensors_fault(path: Path) -> str:
+    """What is wrong with the layout of a safetensors file; empty when nothing is.
+
+    Eight bytes little-endian: length of the JSON header; the header: tensors with their `data_offsets`; the data.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            return f"a header of {length} bytes does not fit into {size}"
+        content = file.read(length)
+    try:
+        header = json.loads(content)
+        spans = [_span(entry) for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "its header cannot be read"
+    data = size - 8 - length
+    if any(not 0 <= begin <= end <= data for begin, end in spans):
+        return "a tensor lies outside the file"
+    if max((end for _, end in spans), default=0) != data:
+        return "the data do not end with the file"
+    return ""
+
+
+def _span(entry: dict[str, Any]) -> tuple[int, int]:
+    begin, end = entry["data_offsets"]
+    return int(begin), int(end)

@@ -1,0 +1,199 @@
+"""A trial's state between two updates: kept, so that a trial which is cut off goes on where it was.
+
+A checkpoint holds weights, optimizer, random state and the meter. The data position needs no place of its own: which
+sequences an update uses follows from (seed, update). With one worker on a CPU a trial that goes on from a checkpoint
+gives the rows of an undisturbed one, bit for bit.
+"""
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Container
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+
+from ray_unlearn.spec.trial import TrialConfig
+
+if TYPE_CHECKING:
+    from ray_unlearn.unlearn.loop import Meter
+    from ray_unlearn.unlearn.workspace import Workspace
+
+VERSION = 1
+
+
+class TrialState:
+    """All that changes while a trial runs."""
+
+    def __init__(
+        self, workspace: "Workspace", config: TrialConfig, optimizer: torch.optim.Optimizer, meter: "Meter"
+    ) -> None:
+        self.config = config
+        self.meter = meter
+        self._workspace = workspace
+        self._optimizer = optimizer
+
+    def save(self, path: Path) -> None:
+        """Write to `path`, whole or not at all.
+
+        Raises:
+            OSError: no room, or no permission.
+        """
+        workspace = self._workspace
+        content = {
+            "version": VERSION,
+            "trial_id": self.config.id,
+            "parameters": list(workspace.policy.parameters()),
+            "buffers": list(workspace.policy.buffers()),
+            "optimizer": self._optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "meter": self.meter.state(),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            with open(draft, "wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @torch.no_grad()
+    def restore(self, path: Path, known: Container[int]) -> bool:
+        """Take over the state in `path`; False, and nothing changed, when it cannot be used.
+
+        Args:
+            path: written by `save`. A file that is torn, of another trial or of another version is of no use.
+            known: updates whose rows are recorded. A checkpoint that is ahead of a row that is not is of no use either:
+                the row would be missing for good.
+        """
+        try:
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError):
+            return False
+        if content.get("version") != VERSION or content.get("trial_id") != self.config.id:
+            return False
+        if any(update < content["meter"]["update"] and update not in known for update in self.config.evaluate_at):
+            return False
+        policy = self._workspace.policy
+        for mine, theirs in zip(policy.parameters(), content["parameters"], strict=True):
+            mine.copy_(theirs)
+        for mine, theirs in zip(policy.buffers(), content["buffers"], strict=True):
+            mine.copy_(theirs)
+        self._optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["random"])
+        self.meter.restore(content["meter"])
+        return True
+
+
+class Keeper(Protocol):
+    """What the loop needs of whoever keeps checkpoints."""
+
+    known: Container[int]
+    """Updates whose rows are recorded already: they are not evaluated again."""
+
+    def restore(self, state: TrialState) -> None:
+        """Called once, before the first update."""
+
+    def between_updates(self, state: TrialState) -> None:
+        """Called after each update, and after its row was dealt with."""
+
+
+class NoKeeper:
+    """A trial that starts at its beginning and leaves nothing behind."""
+
+    known: Container[int] = ()
+
+    def restore(self, state: TrialState) -> None:
+        """Nothing to restore."""
+
+    def between_updates(self, state: TrialState) -> None:
+        """Nothing to save."""
+
+
+class Checkpoints:
+    """Keeps a trial's last state in one file.
+
+    Every rank has one, for all read the file; only rank 0 writes, since all ranks hold the same state.
+
+    Args:
+        path: the file; None keeps nothing (the folder cannot be seen from here), but still asks `wanted`.
+        every_s: seconds between two checkpoints; None: only when wanted.
+        known: as in `Keeper`.
+        wanted: told of each update; True asks for a checkpoint now.
+        restored: told the update that the trial goes on from.
+        saved: told of each checkpoint's update.
+        failed: told why one could not be written; the trial goes on.
+        writes: False on all ranks but 0.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        every_s: float | None,
+        known: Container[int],
+        wanted: Callable[[int], bool],
+        restored: Callable[[int], None],
+        saved: Callable[[int], None],
+        failed: Callable[[str], None],
+        writes: bool = True,
+    ) -> None:
+        self.known = known
+        self._path = path
+        self._every_s = every_s
+        self._wanted = wanted
+        self._restored = restored
+        self._saved = saved
+        self._failed = failed
+        self._writes = writes
+        self._last = time.monotonic()
+
+    def restore(self, state: TrialState) -> None:
+        """From the file, where there is a usable one."""
+        if self._path is not None and self._path.exists() and state.restore(self._path, self.known):
+            self._restored(state.meter.update)
+
+    def between_updates(self, state: TrialState) -> None:
+        """Save when asked to, or when `every_s` have passed."""
+        update = state.meter.update
+        wanted = self._wanted(update)
+        due = self._every_s is not None and time.monotonic() - self._last >= self._every_s
+        if not self._writes or not (wanted or due) or update == state.config.steps:
+            return
+        if self._path is None:
+            if wanted:
+                self._saved(update)  # nobody should wait for what cannot be
+            return
+        self._last = time.monotonic()
+        try:
+            state.save(self._path)
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
+            self._failed(f"no checkpoint of update {update}: {str(error).strip().splitlines()[0]}")
+            return
+        self._saved(update)
+
+
+def save_weights(policy: Any, path: Path) -> dict[str, Any]:
+    """Write the policy's weights as safetensors, whole or not at all; `sha256` and `bytes` of the file.
+
+    Raises:
+        OSError: no room, or no permission.
+    """
+    from safetensors.torch import save_model
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        save_model(policy, str(draft))
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        size = draft.stat().st_size
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return {"sha256": sha256, "bytes": size}

@@ -1,0 +1,140 @@
+"""A trial that goes on from a checkpoint is the trial that was never cut off. If not, a resumed study mixes two."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_loop import config, fresh, run, weights
+
+from ray_unlearn.results.schema import COLUMNS, Row
+from ray_unlearn.spec.methods import METHODS
+from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.unlearn.checkpoint import Checkpoints, save_weights
+from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.workspace import Workspace
+
+REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
+
+
+@pytest.fixture
+def workspace(tiny_study: StudySpec) -> Workspace:
+    return fresh(tiny_study)
+
+
+class Wish:
+    """Asks for a checkpoint after one update, and remembers what it was told."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at = at
+        self.restored: list[int] = []
+        self.saved: list[int] = []
+        self.failed: list[str] = []
+
+    def keeper(self, path: Path, known: Iterator[int] | tuple[int, ...] = ()) -> Checkpoints:
+        return Checkpoints(
+            path,
+            None,
+            frozenset(known),
+            lambda update: update == self.at,
+            self.restored.append,
+            self.saved.append,
+            self.failed.append,
+        )
+
+
+def columns(row: Row) -> dict[str, Any]:
+    return {name: row[name] for name in REPEATABLE if name in row}
+
+
+def cut_off(workspace: Workspace, trial: Any, path: Path, at: int) -> list[Row]:
+    """Run until the first evaluation after update `at`, where a checkpoint was made, and drop the trial there."""
+    wish, rows = Wish(at), []
+    for row in unlearn(workspace, trial, wish.keeper(path)):
+        assert not isinstance(row, Ended)
+        if row["update"] > at:
+            break
+        rows.append(row)
+    assert (wish.saved, wish.failed) == ([at], [])
+    return rows
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+@pytest.mark.parametrize("method", METHODS)
+def test_it_goes_on_bit_for_bit(tiny_study: StudySpec, tmp_path: Path, method: str, at: int) -> None:
+    """Between two evaluations, and right after one; in another process's fresh models; with weight decay and warm-up."""
+    trial = config(method, weight_decay=0.1, warmup_steps=2, evaluate_at=(2, 4))
+    first = fresh(tiny_study)
+    expected, _ = run(first, trial)
+    undisturbed = weights(first)
+    path = tmp_path / "trials" / "0000" / "last.pt"
+    before = cut_off(fresh(tiny_study), trial, path, at)
+    second, wish = fresh(tiny_study), Wish()
+    known = tuple(row["update"] for row in before)
+    *after, ended = unlearn(second, trial, wish.keeper(path, known))
+    assert isinstance(ended, Ended)
+    assert ended.status == "complete"
+    assert wish.restored == [at]
+    assert [columns(row) for row in [*before, *after]] == expected  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(weights(second), undisturbed, strict=True))
+
+
+def test_only_updates_after_the_checkpoint_are_made_again(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = config("gradient_ascent", steps=6, evaluate_at=(2, 6))
+    before = cut_off(workspace, trial, tmp_path / "last.pt", 4)
+    steps = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: (steps.append(1), step(self))[1])
+    rows = list(unlearn(workspace, trial, Wish().keeper(tmp_path / "last.pt", (2,))))
+    assert len(steps) == 2
+    assert len(before) == 1
+    assert len(rows) == 2, "update 6 and the end: the row of update 2 is recorded already"
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 5_000, -1])
+def test_a_torn_checkpoint_costs_time_and_not_the_trial(workspace: Workspace, tmp_path: Path, size: int) -> None:
+    trial = config("ascent_kl_in_distribution")
+    expected, _ = run(workspace, trial)
+    path = tmp_path / "last.pt"
+    cut_off(workspace, trial, path, 3)
+    path.write_bytes(path.read_bytes()[:size])
+    *rows, _ = unlearn(workspace, trial, Wish().keeper(path))
+    assert [columns(row) for row in rows] == expected  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_another_trial_or_ahead_of_a_lost_row_is_not_used(workspace: Workspace, tmp_path: Path) -> None:
+    path, trial = tmp_path / "last.pt", config("gradient_ascent")
+    cut_off(workspace, trial, path, 3)
+    rows = list(unlearn(workspace, trial, Wish().keeper(path)))
+    assert [getattr(row, "status", None) or row["update"] for row in rows] == [2, 4, "complete"], "row 2 would be lost"
+    other = config("gradient_ascent", seed=6)
+    expected, _ = run(workspace, other)
+    *found, _ = unlearn(workspace, other, Wish().keeper(path, (2,)))
+    assert [columns(row) for row in found] == expected[1:]  # type: ignore[arg-type]
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    wish = Wish(at=1)
+    *rows, ended = unlearn(workspace, config("gradient_ascent"), wish.keeper(tmp_path / "file" / "last.pt"))
+    assert isinstance(ended, Ended)
+    assert ended.status == "complete"
+    assert len(rows) == 2
+    assert wish.saved == []
+    assert "no checkpoint of update 1" in wish.failed[0]
+
+
+def test_kept_weights_load_as_the_model_they_are(workspace: Workspace, tmp_path: Path) -> None:
+    from safetensors.torch import load_model
+
+    run(workspace, config("gradient_ascent"))
+    about = save_weights(workspace.policy, tmp_path / "best" / "0000-4.safetensors")
+    assert about["bytes"] == (tmp_path / "best" / "0000-4.safetensors").stat().st_size
+    expected = weights(workspace)
+    workspace.reset()
+    load_model(workspace.policy, str(tmp_path / "best" / "0000-4.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(weights(workspace), expected, strict=True))
+    assert [path.name for path in tmp_path.rglob("*.tmp")] == []
