@@ -56,8 +56,8 @@ class Chaos:
     starts: int = 0
     seconds: float = 0.0
     exits: list[int] = field(default_factory=list)
-    orphans: list[int] = field(default_factory=list)
-    """Processes that outlived a driver by more than half a minute."""
+    orphans: list[str] = field(default_factory=list)
+    """Processes that outlived a driver by more than a minute."""
 
 
 def undisturbed(study: Path, folder: Path) -> float:
@@ -157,8 +157,8 @@ def _command(pid: int) -> bytes:
     return b""
 
 
-def _outlive(seen: dict[int, str]) -> list[int]:
-    """Which of the processes are alive half a minute after their driver."""
+def _outlive(seen: dict[int, str]) -> list[str]:
+    """Which of the processes are alive a minute after their driver."""
 
     def alive() -> list[int]:
         found = []
@@ -169,10 +169,10 @@ def _outlive(seen: dict[int, str]) -> list[int]:
                     found.append(pid)
         return found
 
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while alive() and time.monotonic() < deadline:
         time.sleep(0.2)
-    return alive()
+    return [f"{pid} {_command(pid)[:80]!r}" for pid in alive()]
 
 
 def main() -> None:

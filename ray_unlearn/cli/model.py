@@ -53,7 +53,9 @@ def export(
     ] = None,
     update: Annotated[int | None, typer.Option(min=1, help="default: the trial's best update (selection half)")] = None,
 ) -> None:
-    """Write the result table, or make the model of a trial by running it again (the same, bit for bit, on one CPU worker)."""
+    """Write the result table, or the model of a trial: the best one's weights were kept, others are made by running the trial
+    again (the same, bit for bit, on one CPU worker)."""
+    from ray_unlearn.results.files import kept_weights
     from ray_unlearn.results.status import open_study
     from ray_unlearn.results.table import result_table, write_table
 
@@ -89,6 +91,12 @@ def export(
     single = Single(spec, say)
     if single.context != config.context:
         raise UserError("model, data or evaluation have changed since the study was run; its trial cannot be repeated")
+    kept = kept_weights(folder, record, chosen.number, wanted)
+    if kept is not None:
+        single.load_weights(kept)
+        single.save(output)
+        say(f"model: {output} (the weights that the study kept of trial {chosen.number}, update {wanted})")
+        return
     _run_and_show(single, shortened(config, wanted), output, json=False)
 
 

@@ -10,6 +10,8 @@ from ray_unlearn.cli.main import app
 from ray_unlearn.cli.show import Json, number, print_json, print_table, say
 from ray_unlearn.spec.study import load_study
 
+SHOWN_NOTES = 8
+
 StudyFile = Annotated[Path, typer.Argument(help="study file", show_default=False)]
 StudyFolder = Annotated[Path, typer.Argument(help="study directory", show_default=False)]
 Lanes = Annotated[int | None, typer.Option(min=1, help="warm worker groups; default: the study file's")]
@@ -89,7 +91,9 @@ def status(folder: StudyFolder, json: Json = False) -> None:
     )
     outcomes = ", ".join(f"{count} {name}" for name, count in found.outcomes.items() if count) or "none finished"
     print(f"{found.finished} trials finished: {outcomes}; {found.unfinished} unfinished; {found.rows} evaluation rows")
-    for note in found.notes:
+    if len(found.notes) > SHOWN_NOTES:
+        print(f"{len(found.notes)} notes, the last {SHOWN_NOTES} of them (`--json` has all):")
+    for note in found.notes[-SHOWN_NOTES:]:
         print(f"note: {note}")
 
 

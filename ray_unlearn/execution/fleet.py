@@ -134,6 +134,13 @@ class Fleet:
         with contextlib.suppress(ray.exceptions.RayError):  # the hub is dead: Tune's side will notice
             ray.get(self.hub.keep.remote(number))
 
+    def undelivered(self) -> list[tuple[int, dict[str, Any]]]:
+        """Kept weights, with their trials, that no item has told of: the study was interrupted just then."""
+        try:
+            return list(ray.get(self.hub.undelivered.remote()))
+        except ray.exceptions.RayError:
+            return []
+
     def release(self, number: int) -> None:
         """The trial is over: a lane still at it drops it at its next evaluation. Returns at once."""
         self.hub.release.remote(number)
@@ -142,13 +149,16 @@ class Fleet:
         """Wait for the lanes' first job: baselines (if asked for), and what all lanes share. None when interrupted.
 
         Raises:
-            LaneError: it failed, or no lane can start.
+            LaneError: it failed, no lane can start, or the hub died.
         """
         answer = self.hub.pull.remote(FIRST_JOB, 0, {"kind": "prepare", "baselines": baselines})
         while not ray.wait([answer], timeout=0.2)[0]:
             if interrupt.requested:
                 return None
-        item: Item = ray.get(answer)
+        try:
+            item: Item = ray.get(answer)
+        except ray.exceptions.RayError as error:
+            raise LaneError(f"the hub actor died: {summary(error)}; go on with `ray-unlearn resume`") from None
         self.release(FIRST_JOB)
         if item["kind"] == "ended" and item["status"] == "complete":
             return item

@@ -186,6 +186,10 @@ class Hub:
         if job is not None:
             job.kept = file
 
+    async def undelivered(self) -> list[tuple[int, dict[str, Any]]]:
+        """Files of kept weights that were never pulled."""
+        return [(number, job.kept) for number, job in self._jobs.items() if job.kept is not None]
+
     async def note(self, text: str) -> None:
         """Something an operator should see; it travels with the next item."""
         self._notes.append(text)

@@ -26,6 +26,12 @@ class Interrupt:
             self._before = {number: signal.signal(number, self._caught) for number in CAUGHT}
         return self
 
+    def keep(self) -> None:
+        """Take back a signal that somebody else has taken meanwhile: Ray Tune takes SIGUSR1 when it starts."""
+        for number in self._before:
+            if signal.getsignal(number) != self._caught:
+                signal.signal(number, self._caught)
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -71,7 +71,7 @@ def _exported(trial: Trial, spec: StudySpec) -> FrozenTrial:
     point = active(space, trial.config)
     point = {name: value for name, value in point.items() if contains(space, {name: value})}
     frozen = as_optuna_trial(trial, spec, point)
-    best: Row = best_row(trial, spec) or {}
+    best: Row = dict((best_row(trial, spec) or {}).items())
     facts = {"number": trial.number, "trial_id": trial.trial_id, "seed": trial.config["seed"]}
     outcome = {"status": trial.status or "running", "reason": trial.reason}
     for name, value in (facts | outcome | {name: best[name] for name in SHOWN if name in best}).items():

@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from collections import deque
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +15,9 @@ from ray_unlearn.results.best import OBJECTIVE, best_row
 from ray_unlearn.results.ledger import Record, Trial
 from ray_unlearn.results.schema import OUTCOMES, Row
 from ray_unlearn.spec.study import StudySpec
+
+RECENT = 100
+"""Finished trials by which the time left is estimated: more would cost a sort of all of them four times a second."""
 
 
 class Progress:
@@ -32,7 +36,7 @@ class Progress:
         self._console = console or Console(stderr=True)
         self._running: dict[int, Trial] = {}
         self._began: dict[int, float] = {}
-        self._seconds: list[float] = []
+        self._seconds: deque[float] = deque(maxlen=RECENT)
         self._counts = dict.fromkeys(OUTCOMES, 0)
         self._best: dict[str, tuple[Trial, Row]] = {}
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -72,7 +76,7 @@ class Progress:
         return sum(self._counts.values())
 
     def seconds_left(self) -> float | None:
-        """From this session's trials, as many at a time as there are lanes. None before the second: the first one also
+        """From this session's last trials, as many at a time as there are lanes. None before the second: the first one also
         starts Ray Tune."""
         if len(self._seconds) < 2:
             return None

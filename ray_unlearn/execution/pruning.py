@@ -18,8 +18,10 @@ rate may still bring the trial back.
 
 import math
 import statistics
-from collections.abc import Iterable
-from itertools import count, pairwise, takewhile
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import count, islice, pairwise, takewhile
 
 from ray_unlearn.results.best import OBJECTIVE
 from ray_unlearn.results.ledger import Record, Trial
@@ -43,21 +45,64 @@ def standing(rows: list[Row], update: int, space: SearchSpace) -> float:
     return min(_score(row) for row in rows if min(first, update) <= row["update"] <= update)
 
 
+class _Peers:
+    """The trials of a record that others of their method are compared with.
+
+    What a finished trial is compared by does not change any more (only a repair reopens one, and no study runs then):
+    it is worked out once, so that a verdict costs the same after 10 trials and after 10,000.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._seen = 0
+        self._running: list[Trial] = []
+        self._finished: defaultdict[str, list[Trial]] = defaultdict(list)
+        self._values: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        self._valued: defaultdict[tuple[str, int], int] = defaultdict(int)
+
+    def look(self) -> None:
+        """Take in what the record has that is new."""
+        trials = self.record.trials
+        if len(trials) > self._seen:
+            self._running += islice(trials.values(), self._seen, None)
+            self._seen = len(trials)
+        for trial in self._running:
+            if trial.status is not None:
+                self._finished[trial.method].append(trial)
+        self._running = [trial for trial in self._running if trial.status is None]
+
+    def running(self, method: str, but: int) -> list[Trial]:
+        """Those of a method without an outcome, but for one."""
+        return [trial for trial in self._running if trial.method == method and trial.number != but]
+
+    def finished_values(self, method: str, at: int, value: Callable[[Trial], float | None]) -> list[float]:
+        """`value` of each finished trial of a method that has one, rising. It is always the same function for one `at`."""
+        key = (method, at)
+        for trial in self._finished[method][self._valued[key] :]:
+            known = value(trial)
+            if known is not None:
+                insort(self._values[key], known)
+        self._valued[key] = len(self._finished[method])
+        return self._values[key]
+
+
 class Pruner:
     """The study's early stopping rule."""
 
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
         self._rule = spec.search.scheduler
+        self._peers: _Peers | None = None
 
     def verdict(self, record: Record, number: int, row: Row) -> str | None:
         """Why trial `number` should stop at `row`, or None to go on.
 
         `row` may be in the record already or not yet. A trial is never stopped at its last evaluation (nothing is
         left to save), nor before `grace_updates`, nor at a row it has passed already (a retry after a worker died
-        replays them, and by now more trials may have reached that rung).
+        replays them, and by now more trials may have reached that rung). The trial has no outcome yet.
         """
         trial = record.trials[number]
+        assert trial.status is None, f"trial {number} has ended: {trial.status}"
         update = row["update"]
         if self._rule.type == "none" or update < self._rule.grace_updates or update >= trial.config["steps"]:
             return None
@@ -65,23 +110,33 @@ class Pruner:
             return None
         rows = sorted((known for known in trial.rows if known["update"] < update), key=lambda known: known["update"])
         rows.append(row)
-        peers = (t for _, t in sorted(record.trials.items()) if t.method == trial.method and t.number != number)
         space = self._spec.spaces[trial.method]
         if space.free_steps and (reason := _past_its_best(rows, space, record)):
             return reason
-        return self._asha(rows, peers, space) if self._rule.type == "asha" else _median(rows, peers)
+        if self._peers is None or self._peers.record is not record:
+            self._peers = _Peers(record)
+        self._peers.look()
+        return self._asha(trial, rows, self._peers) if self._rule.type == "asha" else _median(trial, rows, self._peers)
 
-    def _asha(self, rows: list[Row], peers: Iterable[Trial], space: SearchSpace) -> str | None:
+    def _asha(self, trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
         rung = self._rung_reached(rows)
         if rung is None:
             return None
+        space = self._spec.spaces[trial.method]
+
+        def at_rung(peer: Trial) -> float | None:
+            at = _first_update_from(peer.rows, rung)
+            return None if at is None else standing(peer.rows, at, space)
+
         update = rows[-1]["update"]
         own = standing(rows, update, space)
-        others = [standing(t.rows, at, space) for t in peers if (at := _first_update_from(t.rows, rung)) is not None]
-        kept = max(1, (len(others) + 1) // self._rule.reduction_factor)
-        if sum(other < own for other in others) < kept:
+        finished = peers.finished_values(trial.method, rung, at_rung)
+        running = [other for peer in peers.running(trial.method, trial.number) if (other := at_rung(peer)) is not None]
+        reached = len(finished) + len(running) + 1
+        kept = max(1, reached // self._rule.reduction_factor)
+        if bisect_left(finished, own) + sum(other < own for other in running) < kept:
             return None
-        return f"asha: score {own:.4g} at update {update} is not among the best {kept} of {len(others) + 1}"
+        return f"asha: score {own:.4g} at update {update} is not among the best {kept} of {reached}"
 
     def _rung_reached(self, rows: list[Row]) -> int | None:
         """The highest rung that the last of `rows` is the first evaluation of; None when it is at no rung."""
@@ -91,14 +146,15 @@ class Pruner:
         return max((rung for rung in takewhile(lambda rung: rung <= update, rungs) if rung > before), default=None)
 
 
-def _median(rows: list[Row], peers: Iterable[Trial]) -> str | None:
+def _median(trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
     update = rows[-1]["update"]
-    means = []
-    for peer in peers:
+
+    def mean(peer: Trial) -> float | None:
         scores = [_score(row) for row in peer.rows if row["update"] <= update]
         reached = any(row["update"] >= update for row in peer.rows)
-        if scores and reached and peer.status not in (None, "failed"):
-            means.append(statistics.fmean(scores))
+        return statistics.fmean(scores) if scores and reached and peer.status != "failed" else None
+
+    means = peers.finished_values(trial.method, update, mean)
     best = min(_score(row) for row in rows)
     if len(means) < FINISHED_FOR_MEDIAN or best <= (median := statistics.median(means)):
         return None

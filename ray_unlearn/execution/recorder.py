@@ -71,7 +71,7 @@ class Recorder:
         self._study = ledger.folder.parent
         self._improved: tuple[int, int] | None = None
         self._spec = spec
-        self._best = self._lowest()
+        self._best, self._best_number = self._lowest()
         self.fatal = ""
         """Why the study cannot go on, once it cannot."""
 
@@ -106,7 +106,7 @@ class Recorder:
             self._ledger.append(event | {"metrics": known})
             self._show("on_row", trial, known)
             if deployable(known, trial, self._spec) and known[OBJECTIVE] < self._best:
-                self._best, self._improved = known[OBJECTIVE], (number, update)
+                self._best, self._best_number, self._improved = known[OBJECTIVE], number, (number, update)
         reason = self._pruner.verdict(self.record, number, known)
         if reason is not None:
             self.outcome(number, attempt, "pruned", reason)
@@ -133,8 +133,8 @@ class Recorder:
         self._search.tell(trial)
         self._show("on_outcome", trial)
         shutil.rmtree(checkpoint_file(self._study, number).parent, ignore_errors=True)
-        if status not in ("complete", "pruned"):
-            self._best = self._lowest()  # its rows do not count any more
+        if status not in ("complete", "pruned") and number == self._best_number:
+            self._best, self._best_number = self._lowest()  # its rows do not count any more
 
     def is_best(self, number: int, update: int) -> bool:
         """Whether the row that was recorded last is this one, and the best so far."""
@@ -150,15 +150,16 @@ class Recorder:
             with contextlib.suppress(OSError):
                 (self._study / str(before["file"])).unlink()
 
-    def _lowest(self) -> float:
+    def _lowest(self) -> tuple[float, int]:
+        """The best score so far and its trial."""
         rows = (
-            row[OBJECTIVE]
+            (row[OBJECTIVE], trial.number)
             for trial in self.record.trials.values()
             if trial.status in (None, "complete", "pruned")
             for row in trial.rows
             if deployable(row, trial, self._spec)
         )
-        return min(rows, default=math.inf)
+        return min(rows, default=(math.inf, -1))
 
     def note(self, text: str) -> None:
         """Record something an operator should see."""

@@ -6,6 +6,7 @@ builds a study over a list of past trials and a sampler with its own seed, and f
 """
 
 import copy
+import heapq
 import warnings
 from collections.abc import Container, Sequence
 from typing import Any
@@ -58,9 +59,10 @@ def in_view(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[Froz
     if len(past) <= LAST:
         return list(past)
     older, last = past[:-LAST], list(past[-LAST:])
-    best = [trial for trial in older if trial.state == TrialState.COMPLETE and len(directions) == 1]
-    best.sort(key=lambda trial: trial.values[0], reverse=directions[0] == "maximize")
-    return sorted(best[:BEST], key=lambda trial: trial.number) + last
+    complete = [trial for trial in older if trial.state == TrialState.COMPLETE and len(directions) == 1]
+    first = heapq.nsmallest if directions[0] == "minimize" else heapq.nlargest
+    best = first(BEST, complete, key=lambda trial: trial.values[0])
+    return sorted(best, key=lambda trial: trial.number) + last
 
 
 def with_values_for_gp(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:

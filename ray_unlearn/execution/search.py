@@ -10,6 +10,7 @@ rebuilt by `replay` asks for what the uninterrupted one would have asked.
 """
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Literal
 
 import numpy as np
@@ -141,7 +142,7 @@ class Search:
             yield quasi_random_point(space, self._seed(method, "sobol"), index), "quasi_random"
         elif search.sampler != "random":
             past = [trial for _, trial in sorted(self._past[method].items()) if trial.state != TrialState.FAIL]
-            if sum(_scored(trial) for trial in past) >= START_UP:
+            if len(list(islice(filter(_scored, past), START_UP))) == START_UP:
                 for attempt in range(ATTEMPTS):
                     yield suggest(self._spec, method, past, self._seed(method, index, attempt)), search.sampler
         if points is not None:

@@ -43,7 +43,7 @@ from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.tensorboard import TensorBoardObserver
 from ray_unlearn.execution.tuning import pending, run_trials
 from ray_unlearn.execution.world import OpenStudy, header_digest
-from ray_unlearn.results.files import remove_leftovers
+from ray_unlearn.results.files import kept_weights, remove_leftovers
 from ray_unlearn.results.ledger import Ledger, events_file
 from ray_unlearn.results.table import baseline_table, result_table, write_table
 from ray_unlearn.spec.base import differences
@@ -185,6 +185,7 @@ class _Run:
             except KeyboardInterrupt:
                 interrupted = True
             finally:
+                remove_leftovers(self.folder, record)  # of lanes that were ended in the middle of a write
                 self._write_exports()
         counts = Counter(str(trial.status) for trial in record.finished)
         return StudyResult(self.folder, interrupted, self.search.total, dict(counts))
@@ -201,6 +202,10 @@ class _Run:
         files, freed = remove_leftovers(self.folder, record)
         if files:
             self._note(f"removed {files} file(s) of {freed / 2**20:.1f} MiB that a stopped process had left behind")
+        best = record.artefact
+        if best is not None and kept_weights(self.folder, record, best["number"], best["update"]) is None:
+            self._note(f"{best['file']} is gone or changed; `export` runs trial {best['number']} again for its weights")
+            self.ledger.append({"kind": "artefact", "number": best["number"], "update": best["update"], "file": ""})
 
     def _note(self, text: str) -> None:
         self.say(text)
@@ -273,7 +278,8 @@ def _refuse_existing(folder: Path) -> None:
 
 def _check_disk(folder: Path, spec: StudySpec) -> None:
     """Refuse a disk that the study would fill; a torn study is worse than none."""
-    needed = max(SMALLEST_FREE_BYTES, disk_bytes(spec))
+    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    needed = max(SMALLEST_FREE_BYTES, disk_bytes(spec) - there)
     free = free_disk_gib(folder.absolute()) * 2**30
     if free < needed:
         raise StorageError(

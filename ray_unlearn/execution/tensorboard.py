@@ -79,7 +79,7 @@ class TensorBoardObserver:
         run = self._runs[trial.number]
         best = best_row(trial, self._spec)
         if best is not None:
-            scalars = [Summary.Value(tag=f"best/{name}", simple_value=best[name]) for name in BEST if name in best]
+            scalars = [Summary.Value(tag=f"best/{n}", simple_value=v) for n, v in best.items() if n in BEST]
             run.add(Summary(value=scalars))
         run.add(text_pb("outcome", f"{trial.status}: {trial.reason}" if trial.reason else str(trial.status)))
         run.add(_session_end(succeeded=trial.status in {"complete", "pruned"}))

@@ -70,6 +70,9 @@ def run_trials(recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, inter
     except tune.TuneError:
         if failure.error is None:
             raise
+    if failure.error is None:
+        for number, file in fleet.undelivered():
+            recorder.artefact(number, file)
     if failure.error is not None:
         raise failure.error
 
@@ -242,6 +245,7 @@ class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Asked after every event."""
+        self._interrupt.keep()
         if not self._stopped and (self._recorder.fatal or self._failure.error or self._drained()):
             self._stopped = True
             self._fleet.stop()

@@ -6,6 +6,7 @@
 Written as `*.tmp` and renamed, so that a file with its right name is whole.
 """
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,20 @@ def checkpoint_file(study: Path, number: int) -> Path:
 def best_file(number: int, update: int) -> str:
     """The kept weights of a row, relative to the study directory."""
     return f"{TRIALS}/{BEST}/{number:04d}-{update}.safetensors"
+
+
+def kept_weights(study: Path, record: Record, number: int, update: int) -> Path | None:
+    """The file with the weights of this row, where they were kept and are still what was written."""
+    about = record.artefact
+    if about is None or (about["number"], about["update"]) != (number, update):
+        return None
+    path = study / str(about["file"])
+    try:
+        with open(path, "rb") as file:
+            unchanged = hashlib.file_digest(file, "sha256").hexdigest() == about["sha256"]
+    except OSError:
+        return None
+    return path if unchanged else None
 
 
 def leftovers(study: Path, record: Record) -> Iterator[Path]:

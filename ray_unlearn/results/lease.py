@@ -80,6 +80,13 @@ class Lease:
             raise StorageError(f"{folder / LEASE_FILE}: cannot be written: {error}") from None
         return cls(folder, holder)
 
+    def outrank(self, token: int) -> None:
+        """Make the token higher than `token`, the highest in the ledger: `lease.json` may have been lost with its count."""
+        if self.token <= token:
+            self._holder = Holder(**asdict(self._holder) | {"token": token + 1})
+            self.token = token + 1
+            _write(self._path.parent, self._holder)
+
     def check(self) -> None:
         """Raises:
         StorageError: the lease is somebody else's by now; nothing may be written any more.

@@ -8,7 +8,7 @@
     baseline   name, metrics
     trial      number, trial_id, config          a trial was asked for
     row        number, trial_id, attempt, update, metrics
-    artefact   number, update, file, sha256      the weights of the best row so far were kept
+    artefact   number, update, file, sha256      the weights of the best row so far were kept; no file: they are gone
     outcome    number, trial_id, attempt, status, reason
     reopened   number, reason                    an outcome does not count any more: a repair found its rows incomplete
     note       anything an operator should see (a lane restarted, a tail repaired)
@@ -94,7 +94,7 @@ class Record:
             case "session":
                 self.sessions.append(event)
             case "artefact":
-                self.artefact = event
+                self.artefact = event if event["file"] else None
             case "amendment":
                 self.trials_per_method = event["trials_per_method"]
             case unknown:
@@ -217,6 +217,7 @@ class Ledger:
             if scan.torn_bytes:
                 file.truncate(scan.good_bytes)
                 file.seek(0, os.SEEK_END)
+            lease.outrank(int(scan.events[-1].get("token", 0)))
             if not header_file(folder).exists():
                 header_file(folder).write_bytes(next(line for _, line in _lines(path)))
             ledger = cls(folder, file, record, lease, scan.next_seq)

@@ -52,7 +52,7 @@ class StoredRow(Mapping[str, Any]):
         return repr(self._all())
 
     def items(self) -> Any:
-        """All columns, read once."""
+        """All columns, read once: each lookup of a column that is not at hand reads the file anew."""
         return self._all().items()
 
     def _all(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from ray_unlearn.results.best import candidate_rows
 from ray_unlearn.results.ledger import Record
-from ray_unlearn.results.schema import COLUMNS, SCHEMA_VERSION
+from ray_unlearn.results.schema import COLUMNS, SCHEMA_VERSION, Row
 from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.study import StudySpec
@@ -21,6 +21,8 @@ TABLE_COLUMNS = (
     "study", "domain", "model", "number", "trial_id", "status", "reason", "candidate", *CONFIG_COLUMNS, *COLUMNS,
 )  # fmt: skip
 TEXT_COLUMNS = frozenset({"study", "domain", "model", "trial_id", "status", "reason", "method", "schedule"})
+CHUNK = 5_000
+"""Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the table."""
 UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repeatable)
 
 
@@ -33,17 +35,18 @@ def result_table(record: Record) -> pa.Table:
     """
     spec = validated(StudySpec, record.header["spec"], "ledger header: spec")
     study = {"study": spec.name, "domain": record.header["domain"], "model": spec.model.source}
+    schema, tables = _schema(), []
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
         known = study | {"number": trial.number, "trial_id": trial.trial_id, "status": trial.status or "running"}
         known |= {"reason": trial.reason} | {name: trial.config.get(name) for name in CONFIG_COLUMNS}
-        rows = sorted(trial.rows, key=lambda row: row["update"]) or [{}]
+        rows: list[Row] = sorted(trial.rows, key=lambda row: row["update"]) or [{}]
         candidates = {row["update"] for row in candidate_rows(trial, spec)}
-        lines += [
-            known | {"candidate": row.get("update") in candidates} | {name: row.get(name) for name in COLUMNS}
-            for row in rows
-        ]
-    return pa.Table.from_pylist(lines, schema=_schema())
+        lines += [known | {"candidate": row.get("update") in candidates} | dict(row.items()) for row in rows]
+        if len(lines) >= CHUNK:
+            tables.append(pa.Table.from_pylist(lines, schema=schema))
+            lines = []
+    return pa.concat_tables([*tables, pa.Table.from_pylist(lines, schema=schema)])
 
 
 def baseline_table(record: Record) -> pa.Table:

@@ -151,6 +151,7 @@ class Checkpoints:
         self._failed = failed
         self._writes = writes
         self._last = time.monotonic()
+        self._warned = False
 
     def restore(self, state: TrialState) -> None:
         """From the file, where there is a usable one."""
@@ -172,7 +173,11 @@ class Checkpoints:
         try:
             state.save(self._path)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
-            self._failed(f"no checkpoint of update {update}: {str(error).strip().splitlines()[0]}")
+            if not self._warned:
+                self._failed(f"no checkpoint of update {update}: {str(error).strip().splitlines()[0]}")
+                self._warned = True
+            elif wanted:
+                self._saved(update)
             return
         self._saved(update)
 

@@ -45,6 +45,12 @@ class Single:
             on_row(scored(row, baselines, weights))
         raise AssertionError("a trial ends with `Ended`")
 
+    def load_weights(self, path: Path) -> None:
+        """Make the policy the model whose weights a study kept (safetensors)."""
+        from safetensors.torch import load_model
+
+        load_model(self.workspace.policy, str(path))
+
     def save(self, folder: Path) -> None:
         """Write the policy as it is now, with its tokenizer, as a Hugging Face folder.
 

@@ -1,6 +1,7 @@
 """Whole studies under faults, as a user meets them: signals, a full disk, a lost node, processes killed at random."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 
 from ray_unlearn.results.files import checkpoint_file
 from ray_unlearn.results.ledger import Record, read_ledger
@@ -81,30 +84,41 @@ def until(condition: Callable[[Record], bool], folder: Path, process: "subproces
     raise AssertionError("it never came to that")
 
 
-def second_trial_is_under_way(record: Record) -> bool:
-    return 1 in record.trials and bool(record.trials[1].rows) and record.trials[1].status is None
+def under_way(number: int) -> Callable[[Record], bool]:
+    """The trial has a row and no outcome."""
+
+    def condition(record: Record) -> bool:
+        trial = record.trials.get(number)
+        return trial is not None and bool(trial.rows) and trial.status is None
+
+    return condition
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_leaves_a_checkpoint_and_resume_goes_on_from_it(
-    study_of: StudyFile, undisturbed: Path, tmp_path: Path, number: signal.Signals
+def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
+    study_of: StudyFile, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """What Slurm and Kubernetes send before they kill. Only the wish to stop makes a checkpoint here."""
+    """SIGUSR1 and SIGTERM are what Slurm and Kubernetes send before they kill. Only the wish to stop makes a checkpoint
+    here. Meanwhile a second process that would write the study is refused."""
     folder = tmp_path / "study"
     process = cli("run", str(study_of(checkpoint_every_s=3600)), "--storage", str(folder), "--quiet")
-    until(second_trial_is_under_way, folder, process)
-    process.send_signal(number)
-    said = process.communicate(timeout=60)[0]
-    assert process.returncode == EXIT_INTERRUPTED, said
-    assert checkpoint_file(folder, 1).exists(), said
-    assert verify(folder).problems == []
-    assert verify(folder).unfinished == [1]
-    process = cli("resume", str(folder), "--quiet")
+    until(lambda record: bool(record.trials), folder, process)
+    second = cli("resume", str(folder))
+    said = second.communicate(timeout=60)[0]
+    assert second.returncode == EXIT_STORAGE
+    assert f"process {process.pid} on host" in said
+    for number, trial in ((signal.SIGUSR1, 1), (signal.SIGTERM, 2)):
+        until(under_way(trial), folder, process)
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[0]
+        assert process.returncode == EXIT_INTERRUPTED, said
+        assert checkpoint_file(folder, trial).exists(), said
+        assert verify(folder).problems == []
+        assert verify(folder).unfinished == [trial]
+        process = cli("resume", str(folder), "--quiet")
     assert process.wait(timeout=180) == 0, process.communicate()[0]
     after, found = read_ledger(folder / "ledger"), verify(folder)
-    assert any("trial 1 goes on from its checkpoint of update" in str(note["text"]) for note in after.notes), (
-        after.notes
-    )
+    went_on = [str(note["text"])[:46] for note in after.notes]
+    assert [f"trial {trial} goes on from its checkpoint of update" in went_on for trial in (1, 2)], after.notes
     assert (found.problems, found.complete) == ([], True)
     assert chaos.compare(undisturbed, folder) == []
     assert list((folder / "trials").glob("0*")) == [], "checkpoints of finished trials are of no use"
@@ -114,7 +128,7 @@ def test_the_ledger_alone_is_enough_to_resume(study_of: StudyFile, undisturbed: 
     """Killed, moved, and everything but the events deleted: Tune's and Optuna's state, checkpoints, the spec's copy."""
     folder, moved = tmp_path / "study", tmp_path / "elsewhere" / "moved"
     process = cli("run", str(study_of(checkpoint_every_s=0)), "--storage", str(folder), "--quiet")
-    until(second_trial_is_under_way, folder, process)
+    until(under_way(1), folder, process)
     process.kill()
     process.wait()
     (moved / "ledger").mkdir(parents=True)
@@ -150,7 +164,7 @@ def test_a_full_disk_stops_the_study_and_room_lets_it_go_on(
     try:
         folder = disk / "study"
         process = cli("run", str(study_of(checkpoint_every_s=0)), "--storage", str(folder), "--quiet")
-        until(second_trial_is_under_way, folder, process)
+        until(under_way(1), folder, process)
         with open(disk / "neighbour", "wb", buffering=0) as neighbour:
             try:
                 while True:
@@ -227,27 +241,33 @@ def test_a_node_lost_in_mid_trial_costs_at_most_one_checkpoint_interval(study_of
     ]
 
 
-def test_extending_a_finished_study_twice_over(study_of: StudyFile, tmp_path: Path) -> None:
-    """`resume --trials 1` adds one trial of each method, in the places a study of 3 at once would have given them."""
-    folder, whole = tmp_path / "study", tmp_path / "whole"
-    chaos.undisturbed(study_of(trials=1, steps=6), folder)
-    for _ in range(2):
-        process = cli("resume", str(folder), "--trials", "1", "--quiet")
-        assert process.wait(timeout=120) == 0, process.communicate()[0]
-    assert verify(folder).complete
-    assert yaml.safe_load((folder / "study.yaml").read_text())["search"]["trials_per_method"] == 3
-    chaos.undisturbed(study_of(trials=3, steps=6), whole)
-    first, second = read_ledger(folder / "ledger"), read_ledger(whole / "ledger")
-    assert [t.method for t in first.trials.values()] == [t.method for t in second.trials.values()]
-    assert verify(folder).trials == 6
-
-
-def test_a_second_resume_is_refused_at_once(study_of: StudyFile, tmp_path: Path) -> None:
+def test_a_finished_study_is_extended(study_of: StudyFile, tmp_path: Path) -> None:
+    """`resume --trials 2` adds two trials of each method, in the places a study of 3 at once would have given them."""
     folder = tmp_path / "study"
-    process = cli("run", str(study_of(trials=1)), "--storage", str(folder), "--quiet")
-    until(lambda record: bool(record.trials), folder, process)
-    second = cli("resume", str(folder))
-    said = second.communicate(timeout=60)[0]
-    assert second.returncode == EXIT_STORAGE
-    assert f"process {process.pid} on host" in said
-    assert process.wait(timeout=120) == 0
+    chaos.undisturbed(study_of(trials=1, steps=6), folder)
+    before = (folder / "ledger" / "events.jsonl").read_bytes()
+    process = cli("resume", str(folder), "--trials", "2", "--quiet")
+    assert process.wait(timeout=120) == 0, process.communicate()[0]
+    assert (folder / "ledger" / "events.jsonl").read_bytes().startswith(before)
+    assert yaml.safe_load((folder / "study.yaml").read_text())["search"]["trials_per_method"] == 3
+    assert (verify(folder).problems, verify(folder).complete, verify(folder).trials) == ([], True, 6)
+    trials = read_ledger(folder / "ledger").trials
+    methods = ["gradient_ascent", "ascent_kl_in_distribution"]
+    assert [trial.method for _, trial in sorted(trials.items())] == methods * 3
+
+
+def test_the_kept_weights_are_those_that_the_trial_gives_when_it_runs_again(undisturbed: Path, tmp_path: Path) -> None:
+    """`export` takes them where they are; where they are lost or changed it runs the trial, and the model is the same."""
+    folder = tmp_path / "study"
+    shutil.copytree(undisturbed, folder)
+    [kept] = (folder / "trials" / "best").iterdir()
+    for name in ("kept", "again"):
+        process = cli("export", str(folder), "--trial", "best", "-o", str(tmp_path / name))
+        said = process.communicate(timeout=180)[0]
+        assert process.returncode == 0, said
+        assert ("the weights that the study kept" in said) == (name == "kept")
+        kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("kept", "again"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(problem.startswith("I5") for problem in verify(folder).problems)
