@@ -34,6 +34,7 @@ lint: setup
 
 bench: setup
 	@$(BIN)/python benchmarks/lane_overhead.py
+	@$(BIN)/python benchmarks/scale.py --trials 1000
 
 clean:
 	rm -rf .venv results build dist

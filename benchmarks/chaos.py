@@ -57,7 +57,7 @@ class Chaos:
     seconds: float = 0.0
     exits: list[int] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
-    """Processes that outlived a driver by more than a minute."""
+    """Processes that are left when Ray's own agents, which wait 60 s for a dead head, should be gone."""
 
 
 def undisturbed(study: Path, folder: Path) -> float:
@@ -76,10 +76,10 @@ def disturbed(study: Path, folder: Path, kills: int, seed: int, mean_s: float = 
     """
     rng, chaos, start = random.Random(seed), Chaos(), time.monotonic()
     log = folder.with_suffix(".log")
+    seen: dict[int, str] = {}
     while True:
         process = _start(study, folder, log)
         chaos.starts += 1
-        seen: dict[int, str] = {}
         while process.poll() is None:
             if time.monotonic() - start > limit_s:
                 process.kill()
@@ -93,9 +93,9 @@ def disturbed(study: Path, folder: Path, kills: int, seed: int, mean_s: float = 
             elif process.poll() is None:
                 seen |= descendants(process.pid)
         chaos.exits.append(process.returncode)
-        chaos.orphans += _outlive(seen)
         if process.returncode == 0:
             chaos.seconds = time.monotonic() - start
+            chaos.orphans = _outlive(seen)
             return chaos
 
 
@@ -158,7 +158,7 @@ def _command(pid: int) -> bytes:
 
 
 def _outlive(seen: dict[int, str]) -> list[str]:
-    """Which of the processes are alive a minute after their driver."""
+    """Which of the processes are still alive after a minute and a half."""
 
     def alive() -> list[int]:
         found = []
@@ -169,7 +169,7 @@ def _outlive(seen: dict[int, str]) -> list[str]:
                     found.append(pid)
         return found
 
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 90
     while alive() and time.monotonic() < deadline:
         time.sleep(0.2)
     return [f"{pid} {_command(pid)[:80]!r}" for pid in alive()]

@@ -185,8 +185,9 @@ class _Run:
             except KeyboardInterrupt:
                 interrupted = True
             finally:
-                remove_leftovers(self.folder, record)  # of lanes that were ended in the middle of a write
-                self._write_exports()
+                if self.ledger.held:  # otherwise the files are somebody else's by now
+                    remove_leftovers(self.folder, record)  # of lanes that were ended in the middle of a write
+                    self._write_exports()
         counts = Counter(str(trial.status) for trial in record.finished)
         return StudyResult(self.folder, interrupted, self.search.total, dict(counts))
 

@@ -239,6 +239,15 @@ class Ledger:
         """The fencing token of this writer."""
         return self._lease.token
 
+    @property
+    def held(self) -> bool:
+        """False once another process has taken the study over."""
+        try:
+            self._lease.check()
+        except StorageError:
+            return False
+        return True
+
     def append(self, event: Event) -> None:
         """Write one event; it is on disk when this returns, and only then part of `record`.
 

@@ -21,7 +21,7 @@ TABLE_COLUMNS = (
     "study", "domain", "model", "number", "trial_id", "status", "reason", "candidate", *CONFIG_COLUMNS, *COLUMNS,
 )  # fmt: skip
 TEXT_COLUMNS = frozenset({"study", "domain", "model", "trial_id", "status", "reason", "method", "schedule"})
-CHUNK = 5_000
+LINES_AT_A_TIME = 5_000
 """Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the table."""
 UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repeatable)
 
@@ -43,7 +43,7 @@ def result_table(record: Record) -> pa.Table:
         rows: list[Row] = sorted(trial.rows, key=lambda row: row["update"]) or [{}]
         candidates = {row["update"] for row in candidate_rows(trial, spec)}
         lines += [known | {"candidate": row.get("update") in candidates} | dict(row.items()) for row in rows]
-        if len(lines) >= CHUNK:
+        if len(lines) >= LINES_AT_A_TIME:
             tables.append(pa.Table.from_pylist(lines, schema=schema))
             lines = []
     return pa.concat_tables([*tables, pa.Table.from_pylist(lines, schema=schema)])

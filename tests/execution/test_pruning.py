@@ -1,6 +1,7 @@
 """Early stopping. If these fail, good configurations are stopped, or a resumed study stops others than it would have."""
 
 import math
+import random
 from itertools import pairwise
 
 import pytest
@@ -206,3 +207,30 @@ def test_asha_saves_updates_and_keeps_the_planted_best() -> None:
     complete = [order[number] for number, t in ledger.trials.items() if t.status == "complete"]
     assert 0 in complete
     assert updates < 0.4 * 27 * 30
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_pruner_that_saw_the_study_grow_judges_as_one_that_sees_it_for_the_first_time(
+    scheduler: str, seed: int
+) -> None:
+    """Else a resumed study stops other trials than the uninterrupted one: up to three run at once, and end as they may."""
+    draw = random.Random(seed)
+    methods = ("gradient_ascent", "random_labels")
+    spaces = [space(method, steps=SAMPLED_STEPS, schedule="linear") for method in methods]
+    spec = study(*spaces, scheduler={"type": scheduler, "grace_updates": 1, "reduction_factor": 2})
+    ledger, old, running, stopped = record(spec), Pruner(spec), [], 0
+    while len(ledger.trials) < 60:
+        if len(running) < 3:
+            running.append(trial(len(ledger.trials), {}, method=draw.choice(methods)))
+            ledger.trials[running[-1].number] = running[-1]
+        one = draw.choice(running)
+        latest = row((1, 3, 9, 30)[len(one.rows)], draw.choice([NAN, *range(9)]))
+        judged = old.verdict(ledger, one.number, latest)
+        assert judged == Pruner(spec).verdict(ledger, one.number, latest)
+        one.rows.append(latest)
+        stopped += judged is not None
+        if judged is not None or len(one.rows) == 4 or draw.random() < 0.05:
+            one.status = "pruned" if judged else draw.choice(["complete", "infeasible", "failed"])
+            running.remove(one)
+    assert 5 < stopped < 55

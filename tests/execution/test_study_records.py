@@ -78,6 +78,24 @@ def test_rows_are_scored_by_the_studys_baselines(tmp_path: Path) -> None:
     assert written["efficiency_ratio"] == pytest.approx(10.0)
 
 
+def test_a_best_row_whose_trial_diverges_is_not_the_one_to_beat(tmp_path: Path) -> None:
+    """Else the weights of the best row that counts are never kept."""
+    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 100.0}) as ledger:
+        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": metrics(0, 1.0)})
+        for known in (2.0, 1.1):  # trial 0 is worse than trial 1, which diverges
+            number = len(ledger.record.trials)
+            recorder = Recorder(study(space()), ledger, Deaf(), Deaf())  # as if resumed in between
+            recorder.asked(number, config(seed=number))
+            recorder.row(number, 0, metrics(1, known))
+            assert recorder.is_best(number, 1)
+        recorder.outcome(0, 0, "complete", "")
+        recorder.outcome(1, 0, "infeasible", "diverged")
+        for number, score, best in ((2, 2.5, False), (3, 1.5, True), (4, 1.7, False)):
+            recorder.asked(number, config(seed=number))
+            recorder.row(number, 0, metrics(1, score))
+            assert recorder.is_best(number, 1) == best
+
+
 def test_a_resumed_study_runs_begun_trials_first_and_then_the_numbers_never_asked_for() -> None:
     spec = study(space())
     done = finished(0, config(), [row(3, 0.1)])

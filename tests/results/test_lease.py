@@ -45,7 +45,9 @@ def test_a_writer_that_lost_the_study_cannot_append_and_the_new_one_loses_nothin
     """It slept through a partition: the other host could not see its lock, waited, and took over."""
     sleeper = Ledger.create(tmp_path, {})
     sleeper.append(NOTE)
+    assert sleeper.held
     rewrite(tmp_path, token=2, host="other")
+    assert not sleeper.held, "it must not tidy up what is not its own any more"
     with pytest.raises(StorageError, match="lost the study to process"):
         sleeper.append(NOTE)
     assert len(read_ledger(tmp_path).notes) == 1
@@ -88,3 +90,17 @@ def test_a_released_lease_of_another_host_is_free_at_once(tmp_path: Path) -> Non
     Ledger.create(tmp_path, {}).close()
     rewrite(tmp_path, host="elsewhere")
     Ledger.open(tmp_path).close()
+
+
+def test_a_lost_lease_file_does_not_let_an_old_token_come_back(tmp_path: Path) -> None:
+    Ledger.create(tmp_path, {}).close()
+    with Ledger.open(tmp_path) as ledger:
+        assert ledger.token == 2
+        ledger.append(NOTE)
+    (tmp_path / lease.LEASE_FILE).unlink()
+    (tmp_path / "header.json").unlink()
+    with Ledger.open(tmp_path) as ledger:
+        assert ledger.token == 3
+        ledger.append(NOTE)
+    assert len(read_ledger(tmp_path).notes) == 2
+    assert (tmp_path / "header.json").read_bytes() == events_file(tmp_path).read_bytes().splitlines(keepends=True)[0]

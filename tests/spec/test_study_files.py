@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ray_unlearn.spec.base import differences
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.methods import METHODS
 from ray_unlearn.spec.search_space import load_search_space
@@ -173,3 +174,23 @@ def test_published_schema_is_current(name: str) -> None:
     assert published == model.model_json_schema(), (
         f"run: ray-unlearn schema {name.replace('_', '-')} > docs/schema/{name}.schema.json"
     )
+
+
+def test_a_change_of_the_spec_is_shown_line_by_line() -> None:
+    before = {"a": {"b": 1, "c": [1, 2]}, "gone": None, "same": "x"}
+    after = {"a": {"b": 2, "c": [1, 2]}, "new": True, "same": "x"}
+    assert differences(before, after) == ["a.b: 1 -> 2", "new: null -> true"]
+    assert differences(before, before) == []
+
+
+def test_where_model_and_data_lie_decides_nothing_but_what_they_are_named_on_the_hub_does(
+    tiny_study: StudySpec,
+) -> None:
+    """A study moves to another machine: paths change, and the digests of what lies there are checked apart."""
+    moved = tiny_study.model_copy(update={"model": tiny_study.model.model_copy(update={"source": "/elsewhere"})})
+    splits = {n: s.model_copy(update={"path": f"/elsewhere/{n}"}) for n, s in tiny_study.data.splits.items()}
+    moved = moved.model_copy(update={"data": moved.data.model_copy(update={"splits": splits})})
+    assert differences(tiny_study.decisive(), moved.decisive()) == []
+    hub = tiny_study.model_copy(update={"model": tiny_study.model.model_copy(update={"source": "org/model"})})
+    assert differences(tiny_study.decisive(), hub.decisive()) == ['model.source: "a local folder" -> "org/model"']
+    assert "learning_rate" in str(tiny_study.decisive()), "the search spaces are part of what decides"
