@@ -184,10 +184,11 @@ class _Run:
                 interrupted = self._run()
             except KeyboardInterrupt:
                 interrupted = True
-            finally:
-                if self.ledger.held:  # otherwise the files are somebody else's by now
-                    remove_leftovers(self.folder, record)  # of lanes that were ended in the middle of a write
-                    self._write_exports()
+            except Exception:
+                with contextlib.suppress(StorageError):  # what stopped the study is what the user should hear of
+                    self._tidy_up()
+                raise
+            self._tidy_up()
         counts = Counter(str(trial.status) for trial in record.finished)
         return StudyResult(self.folder, interrupted, self.search.total, dict(counts))
 
@@ -260,6 +261,12 @@ class _Run:
         if rows:
             text = json.dumps(rows, indent=1, sort_keys=True)
             (self.folder / BASELINES_FILE).write_text(text + "\n")
+
+    def _tidy_up(self) -> None:
+        """After the lanes have ended. Not when the study was lost to another process: the files are that one's by now."""
+        if self.ledger.held:
+            remove_leftovers(self.folder, self.ledger.record)  # of lanes that were ended in the middle of a write
+            self._write_exports()
 
     def _write_exports(self) -> None:
         """Tables and Optuna journal: made from the ledger, so they can be made again."""

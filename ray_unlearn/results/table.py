@@ -1,5 +1,6 @@
 """The result table: one line per evaluation row, with its trial's configuration and outcome. Plain pyarrow."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,23 +58,27 @@ def baseline_table(record: Record) -> pa.Table:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write as Parquet or CSV by the file's ending.
+    """Write as Parquet or CSV by the file's ending, whole or not at all.
 
     Raises:
         StorageError: an ending that is neither, or the file cannot be written.
     """
+    draft = path.with_name(f"{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         match path.suffix:
             case ".parquet":
-                pq.write_table(table, path)
+                pq.write_table(table, draft)
             case ".csv":
                 import pyarrow.csv
 
-                pyarrow.csv.write_csv(table, path)
+                pyarrow.csv.write_csv(table, draft)
             case other:
                 raise StorageError(f"{path}: unknown table format {other!r}; use .parquet or .csv")
+        draft.replace(path)
     except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written: {error}") from None
 
 
