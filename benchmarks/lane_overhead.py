@@ -40,7 +40,8 @@ from ray_unlearn.execution.lane import Job
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.runtime import connected
 from ray_unlearn.execution.tuning import run_trials
-from ray_unlearn.results.ledger import Ledger, Record, Trial
+from ray_unlearn.results.ledger import Ledger
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import HALVES, Row
 from ray_unlearn.spec.study import Operations, StudySpec
 from ray_unlearn.spec.trial import TrialConfig

@@ -31,8 +31,10 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What measures memory imports the rest where it is used.
-from ray_unlearn.results.ledger import Ledger, Record, Trial, acknowledged_file, events_file, header_file, read_ledger
+from ray_unlearn.results.ledger import Ledger, read_ledger
 from ray_unlearn.results.lines import HOT, StoredRow, encoded
+from ray_unlearn.results.record import Record, Trial
+from ray_unlearn.results.scan import acknowledged_file, events_file, header_file
 from ray_unlearn.results.schema import COLUMNS, SCHEMA_VERSION, Row
 from ray_unlearn.spec.study import StudySpec, load_study
 

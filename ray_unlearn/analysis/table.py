@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_unlearn.analysis.tidy import STATUSES, tidy_baselines, tidy_rows
-from ray_unlearn.results.ledger import events_file, read_ledger
+from ray_unlearn.results.ledger import read_ledger
+from ray_unlearn.results.scan import events_file
 from ray_unlearn.results.schema import COLUMNS, SCHEMA_VERSION
 from ray_unlearn.results.table import TEXT_COLUMNS, baseline_table, result_table
 from ray_unlearn.spec.base import validated

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 from ray_unlearn.execution.past import as_optuna_trial, directions, objectives
 from ray_unlearn.execution.points import active, contains
 from ray_unlearn.results.best import best_row
-from ray_unlearn.results.ledger import Record, Trial
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.study import StudySpec

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray_unlearn.execution.points import Point, Sampled
 from ray_unlearn.execution.pruning import standing
 from ray_unlearn.results.best import OBJECTIVE, PARETO_OBJECTIVES, best_row, candidate_rows
-from ray_unlearn.results.ledger import Trial
+from ray_unlearn.results.record import Trial
 from ray_unlearn.results.schema import COLUMNS, Row
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study import StudySpec

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_unlearn.results.best import OBJECTIVE, best_row
-from ray_unlearn.results.ledger import Record, Trial
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import OUTCOMES, Row
 from ray_unlearn.spec.study import StudySpec
 

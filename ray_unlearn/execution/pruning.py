@@ -24,7 +24,7 @@ from collections.abc import Callable
 from itertools import count, islice, pairwise, takewhile
 
 from ray_unlearn.results.best import OBJECTIVE
-from ray_unlearn.results.ledger import Record, Trial
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import COLUMNS, Row
 from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.study import StudySpec

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 from ray_unlearn.results.best import OBJECTIVE, deployable
 from ray_unlearn.results.files import checkpoint_file
-from ray_unlearn.results.ledger import Ledger, Record, Trial
+from ray_unlearn.results.ledger import Ledger
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Outcome, Row
 from ray_unlearn.results.score import Baselines, Weights, scored
 from ray_unlearn.spec.study import StudySpec

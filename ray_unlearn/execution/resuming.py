@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from ray_unlearn.results.ledger import Ledger, Record
+from ray_unlearn.results.ledger import Ledger
+from ray_unlearn.results.record import Record
 from ray_unlearn.spec.base import differences, validated
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.study import StudySpec, load_study

@@ -27,7 +27,7 @@ from ray_unlearn.execution.points import (
     random_point,
 )
 from ray_unlearn.execution.samplers import suggest
-from ray_unlearn.results.ledger import Record, Trial
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.spec.base import digest
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import StudySpec

@@ -44,7 +44,8 @@ from ray_unlearn.execution.tensorboard import TensorBoardObserver
 from ray_unlearn.execution.tuning import pending, run_trials
 from ray_unlearn.execution.world import OpenStudy, header_digest
 from ray_unlearn.results.files import kept_weights, remove_leftovers
-from ray_unlearn.results.ledger import Ledger, events_file
+from ray_unlearn.results.ledger import Ledger
+from ray_unlearn.results.scan import events_file
 from ray_unlearn.results.table import baseline_table, result_table, write_table
 from ray_unlearn.spec.base import differences
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError

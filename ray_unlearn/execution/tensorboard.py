@@ -17,7 +17,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ray_unlearn.execution.points import Sampled, active
 from ray_unlearn.results.best import best_row
-from ray_unlearn.results.ledger import Trial
+from ray_unlearn.results.record import Trial
 from ray_unlearn.results.schema import SETS, Row
 from ray_unlearn.spec.search_space import Choice, IntRange
 from ray_unlearn.spec.study import StudySpec

@@ -11,7 +11,7 @@ import ray.train.torch
 
 from ray_unlearn.execution.lane import Job, World
 from ray_unlearn.results.files import best_file, checkpoint_file
-from ray_unlearn.results.ledger import header_file
+from ray_unlearn.results.scan import header_file
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import TrialConfig

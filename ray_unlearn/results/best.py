@@ -8,7 +8,7 @@ ended keeps its rows: with free steps they are configurations like any other, ot
 
 import math
 
-from ray_unlearn.results.ledger import Record, Trial
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.study import StudySpec
 

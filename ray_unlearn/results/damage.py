@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.results.ledger import Record, Scan, events_file, read_acknowledged
 from ray_unlearn.results.lines import Event
+from ray_unlearn.results.record import Record
+from ray_unlearn.results.scan import Scan, events_file, read_acknowledged
 
 OF_A_TRIAL = ("row", "outcome", "reopened", "artefact")
 """Kinds of events that mean nothing without their `trial` line."""

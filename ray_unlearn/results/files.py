@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ray_unlearn.results.ledger import Record
+from ray_unlearn.results.record import Record
 
 TRIALS = "trials"
 BEST = "best"

@@ -12,16 +12,10 @@ from pathlib import Path
 
 from ray_unlearn.results.damage import Plan, planned
 from ray_unlearn.results.lease import Lease
-from ray_unlearn.results.ledger import (
-    Ledger,
-    Record,
-    Scan,
-    acknowledged_file,
-    copied_header,
-    events_file,
-    scanned,
-)
+from ray_unlearn.results.ledger import Ledger
 from ray_unlearn.results.lines import Event, encoded
+from ray_unlearn.results.record import Record
+from ray_unlearn.results.scan import Scan, acknowledged_file, copied_header, events_file, scanned
 from ray_unlearn.results.table import result_table, write_table
 from ray_unlearn.results.verify import table_fault
 from ray_unlearn.spec.errors import StorageError, UserError

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ray_unlearn.results.best import OBJECTIVE, best_trial
-from ray_unlearn.results.ledger import Record, read_ledger
+from ray_unlearn.results.ledger import read_ledger
+from ray_unlearn.results.record import Record
 from ray_unlearn.results.schema import OUTCOMES
 from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import UserError

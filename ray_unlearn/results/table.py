@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_unlearn.results.best import candidate_rows
-from ray_unlearn.results.ledger import Record
+from ray_unlearn.results.record import Record
 from ray_unlearn.results.schema import COLUMNS, SCHEMA_VERSION, Row
 from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import StorageError

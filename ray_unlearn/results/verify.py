@@ -24,8 +24,9 @@ import pyarrow.parquet as pq
 from ray_unlearn.results.damage import listed
 from ray_unlearn.results.files import leftovers
 from ray_unlearn.results.lease import EXPIRY_S, LEASE_FILE, read_holder
-from ray_unlearn.results.ledger import Record, Scan, Trial, copied_header, events_file, read_acknowledged, scanned
 from ray_unlearn.results.lines import Event
+from ray_unlearn.results.record import Record, Trial
+from ray_unlearn.results.scan import Scan, copied_header, events_file, read_acknowledged, scanned
 from ray_unlearn.results.weights import artefact_problems
 from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import StorageError, UserError

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.results.ledger import Trial
 from ray_unlearn.results.lines import Event
+from ray_unlearn.results.record import Trial
 
 
 def artefact_problems(

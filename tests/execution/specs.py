@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from ray_unlearn.results.ledger import Event, Record, Trial
+from ray_unlearn.results.lines import Event
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Outcome, Row
 from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.study import DataSpec, EvaluationSpec, ModelSpec, ObjectiveSpec, StudySpec

@@ -11,7 +11,7 @@ from specs import LR, finished, record, row, run, space, study
 
 from ray_unlearn.execution.journal import export_journal
 from ray_unlearn.execution.search import Search
-from ray_unlearn.results.ledger import Trial
+from ray_unlearn.results.record import Trial
 from ray_unlearn.results.schema import Outcome
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.study import StudySpec

@@ -21,7 +21,8 @@ from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import classify
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.tuning import run_trials
-from ray_unlearn.results.ledger import Ledger, Record, Trial, read_ledger
+from ray_unlearn.results.ledger import Ledger, read_ledger
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.study import Operations, StudySpec

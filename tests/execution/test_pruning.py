@@ -8,7 +8,7 @@ import pytest
 from specs import finished, record, row, space, study
 
 from ray_unlearn.execution.pruning import Pruner, standing
-from ray_unlearn.results.ledger import Record, Trial
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Outcome
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import TrialConfig

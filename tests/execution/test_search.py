@@ -19,7 +19,7 @@ from ray_unlearn.execution import samplers
 from ray_unlearn.execution.past import as_optuna_trial
 from ray_unlearn.execution.points import all_points
 from ray_unlearn.execution.search import START_UP, Search
-from ray_unlearn.results.ledger import Record, Trial
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Outcome
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import StudySpec

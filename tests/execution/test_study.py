@@ -19,8 +19,9 @@ import yaml
 from processes import alive, descendants
 
 from ray_unlearn.execution.study import StudyResult, resume_study, run_study
-from ray_unlearn.results.ledger import Ledger, Record, read_ledger
+from ray_unlearn.results.ledger import Ledger, read_ledger
 from ray_unlearn.results.lines import encoded
+from ray_unlearn.results.record import Record
 from ray_unlearn.results.schema import COLUMNS
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.study import StudySpec, load_study

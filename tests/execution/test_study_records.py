@@ -13,7 +13,8 @@ from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.tuning import pending
-from ray_unlearn.results.ledger import Ledger, Record, Trial
+from ray_unlearn.results.ledger import Ledger
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import Operations

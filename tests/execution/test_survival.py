@@ -16,7 +16,8 @@ import yaml
 from safetensors.torch import load_file
 
 from ray_unlearn.results.files import checkpoint_file
-from ray_unlearn.results.ledger import Record, read_ledger
+from ray_unlearn.results.ledger import read_ledger
+from ray_unlearn.results.record import Record
 from ray_unlearn.results.table import result_table
 from ray_unlearn.results.verify import verify
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE, StorageError

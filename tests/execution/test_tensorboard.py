@@ -10,7 +10,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.tensorboard import TensorBoardObserver, tag
-from ray_unlearn.results.ledger import Trial
+from ray_unlearn.results.record import Trial
 from ray_unlearn.results.schema import ATTACKS, COLUMNS, HALVES
 from ray_unlearn.spec.study import StudySpec
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.results.ledger import Ledger, Record, events_file
+from ray_unlearn.results.ledger import Ledger
+from ray_unlearn.results.record import Record
+from ray_unlearn.results.scan import events_file
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import TrialConfig
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ray_unlearn.results import lease
-from ray_unlearn.results.ledger import Ledger, events_file, read_ledger
+from ray_unlearn.results.ledger import Ledger, read_ledger
+from ray_unlearn.results.scan import events_file
 from ray_unlearn.spec.errors import StorageError
 
 NOTE = {"kind": "note", "text": "mine"}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ray_unlearn.results.ledger import Ledger, events_file, read_ledger
+from ray_unlearn.results.ledger import Ledger, read_ledger
+from ray_unlearn.results.scan import events_file
 from ray_unlearn.spec.errors import StorageError
 
 CONFIG = {"method": "gradient_ascent", "steps": 4, "learning_rate": 0.1}

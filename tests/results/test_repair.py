@@ -11,15 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ledgers import copied, finished, interleaved, outcome_event, row_event, rows_of, start, told, whole_trial, written
 
-from ray_unlearn.results.ledger import (
-    Ledger,
-    acknowledged_file,
-    events_file,
-    header_file,
-    read_ledger,
-)
+from ray_unlearn.results.ledger import Ledger, read_ledger
 from ray_unlearn.results.lines import encoded
 from ray_unlearn.results.repair import repair
+from ray_unlearn.results.scan import acknowledged_file, events_file, header_file
 from ray_unlearn.results.table import result_table, write_table
 from ray_unlearn.results.verify import verify
 from ray_unlearn.spec.errors import StorageError, UserError

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ray_unlearn.results.best import best_row, best_trial, candidate_rows
-from ray_unlearn.results.ledger import Record, Trial
+from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import COLUMNS, HALVES
 from ray_unlearn.results.score import Baselines, Weights, scored
 from ray_unlearn.spec.study import StudySpec

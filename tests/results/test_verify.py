@@ -24,7 +24,8 @@ from ledgers import (
 )
 
 from ray_unlearn.cli.main import main
-from ray_unlearn.results.ledger import Ledger, events_file, header_file, read_ledger
+from ray_unlearn.results.ledger import Ledger, read_ledger
+from ray_unlearn.results.scan import events_file, header_file
 from ray_unlearn.results.table import result_table, write_table
 from ray_unlearn.results.verify import verify
 from ray_unlearn.results.weights import safetensors_fault
