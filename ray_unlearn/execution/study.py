@@ -51,7 +51,7 @@ from ray_unlearn.spec.base import differences
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.study import ModelSpec, StudySpec
 from ray_unlearn.unlearn.data import StudyData, prepare
-from ray_unlearn.unlearn.model import local_source, make_ready, model_digest
+from ray_unlearn.unlearn.model import exact_retrain_source, local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, parameter_count
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
@@ -227,9 +227,7 @@ class _Run:
             Fleet(operations, self._open_world()) as fleet,
         ):
             # Measured anew until a trial was judged by them: a crash may have left only the first of them.
-            record = self.ledger.record
-            missing = not record.trials or "vanilla" not in record.baselines
-            first = fleet.first_job(baselines=missing, interrupt=interrupt)
+            first = fleet.first_job(baselines=self._baselines_missing(), interrupt=interrupt)
             if first is None:
                 return True
             self._record_baselines(first["result"]["rows"])
@@ -239,6 +237,12 @@ class _Run:
             if recorder.fatal:
                 raise LaneError(f"{recorder.fatal}; finished trials are kept: ray-unlearn resume {self.folder}")
             return interrupt.requested and self._unfinished()
+
+    def _baselines_missing(self) -> bool:
+        """One may have been lost with a damaged line, too."""
+        wanted = {"vanilla"} | ({"exact_retrain"} if exact_retrain_source(self.spec.model) else set())
+        record = self.ledger.record
+        return not record.trials or not wanted <= record.baselines.keys()
 
     def _open_world(self) -> OpenStudy:
         folder = self.folder.absolute()
