@@ -159,3 +159,19 @@ def test_a_lane_that_fits_on_no_machine_is_refused(ray_here: None) -> None:
         pass
     with pytest.raises(UserError, match=r"lane of 500 workers"), connected(None, Operations(workers_per_lane=500)):
         pass
+
+
+def test_a_trial_that_died_before_its_verdict_gets_it_when_the_study_is_resumed(tmp_path: Path) -> None:
+    """Otherwise a stopped study would run on what the undisturbed one had pruned."""
+    search = Deaf()
+    with Ledger.create(tmp_path / "ledger", {"spec": {}, "retraining_flops": 100.0}) as ledger:
+        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": metrics(0, 1.0)})
+        recorder = Recorder(study(space()), ledger, search, search)
+        for number, updates in ((0, (1,)), (1, (1, 2)), (2, ())):
+            recorder.asked(number, config(seed=number))
+            for update in updates:
+                event = {"kind": "row", "number": number, "trial_id": "", "attempt": 0, "update": update}
+                ledger.append(event | {"metrics": metrics(update) | {"score_selection": 0.5}})
+        assert [recorder.settled(number) for number in range(3)] == [False, True, False]
+        assert (ledger.record.trials[1].status, ledger.record.trials[1].reason) == ("pruned", "enough")
+    assert search.told == [(1, "pruned")]
