@@ -5,6 +5,7 @@ from the ledger (Tune's own restore loses finished trials and empties ASHA's run
 """
 
 import time
+from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -19,7 +20,8 @@ from ray_unlearn.execution.trainable import ITEM, ThinTrial
 from ray_unlearn.spec.trial import TrialConfig
 
 ACTOR_RESTARTS = 3
-"""Times a trial's Tune actor may die; its lane and its rows do not notice."""
+"""Times a trial's Tune actor may die before Tune gives the trial up, and times it is then asked again; its lane and its rows
+do not notice."""
 
 
 class Asks(Protocol):
@@ -44,11 +46,21 @@ def run_trials(recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, inter
     Raises:
         StorageError: the ledger cannot be written.
     """
+    given_up: Counter[int] = Counter()
+    while _run_tune(recorder, search, fleet, lanes, interrupt, given_up):
+        pass  # Tune had finished its search when it gave up a trial
+
+
+def _run_tune(
+    recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, interrupt: Interrupt, given_up: Counter[int]
+) -> bool:
+    """One Tuner over what is to be run. Whether trials are left that Tune gave up and that may run again."""
     failure = _Failure()
+    asker = _Asker(recorder, search, fleet, failure, interrupt, given_up)
     tuner = tune.Tuner(
         ThinTrial,
         tune_config=tune.TuneConfig(
-            search_alg=_Asker(recorder, search, fleet, failure, interrupt),
+            search_alg=asker,
             scheduler=_Judge(recorder, fleet, failure),
             num_samples=-1,
             max_concurrent_trials=lanes,
@@ -70,11 +82,11 @@ def run_trials(recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, inter
     except tune.TuneError:
         if failure.error is None:
             raise
-    if failure.error is None:
-        for number, file in fleet.undelivered():
-            recorder.artefact(number, file)
     if failure.error is not None:
         raise failure.error
+    for number, file in fleet.undelivered():
+        recorder.artefact(number, file)
+    return bool(asker.again) and not recorder.fatal and not interrupt.requested
 
 
 def pending(recorder_trials: dict[int, Any], total: int) -> Iterator[int]:
@@ -110,8 +122,19 @@ class _NotPickled:
 class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
     """Tune's searcher."""
 
-    def __init__(self, recorder: Recorder, search: Asks, fleet: Fleet, failure: _Failure, interrupt: Interrupt) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        search: Asks,
+        fleet: Fleet,
+        failure: _Failure,
+        interrupt: Interrupt,
+        given_up: Counter[int],
+    ) -> None:
         super().__init__()
+        self.again: deque[int] = deque()
+        """Trials that Tune has given up for the sake of their actor; they come first."""
+        self._given_up = given_up
         self._recorder = recorder
         self._search = search
         self._interrupt = interrupt
@@ -125,7 +148,7 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
         if self._interrupt.requested:
             return str(Searcher.FINISHED)
         try:
-            for number in self._pending:
+            for number in self._next():
                 config = self._config(number)
                 if config is not None:
                     self._numbers[trial_id] = number
@@ -136,6 +159,12 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
             self._failure.error = error
             raise
         return str(Searcher.FINISHED)
+
+    def _next(self) -> Iterator[int]:
+        while self.again:
+            yield self.again.popleft()
+        for number in self._pending:  # noqa: UP028  (`yield from` would close it together with this generator)
+            yield number
 
     def _config(self, number: int) -> TrialConfig | None:
         """A trial that a stopped study had begun keeps its configuration; others are asked for. None: nothing to run."""
@@ -148,15 +177,24 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
         return config
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """The recorder has told our search already. An error is Tune's own: it gave the trial's actor up."""
+        """The recorder has told our search already. An error is Tune's own: it gave the trial up with its actor, at once when
+        a cached actor was dead before the trial had begun. The lane knows nothing of it, and the trial is asked again.
+        """
         if not error or self._failure.error is not None:
             return
-        if not self._fleet.hub_answers():
-            self._recorder.fatal = "the hub actor died"  # no trial's fault: none is counted as failed
-        else:
-            self._recorder.outcome(
-                self._numbers[trial_id], 0, "failed", f"its Ray Tune actor died {ACTOR_RESTARTS + 1} times"
-            )
+        number = self._numbers[trial_id]
+        self._given_up[number] += 1
+        try:
+            if not self._fleet.hub_answers():
+                self._recorder.fatal = "the hub actor died"  # no trial's fault: none is counted as failed
+            elif self._given_up[number] > ACTOR_RESTARTS:
+                died = f"its Ray Tune actor died again and again; Tune gave it up {self._given_up[number]} times"
+                self._recorder.outcome(number, 0, "failed", died)
+            else:
+                self.again.append(number)
+        except Exception as problem:
+            self._failure.error = problem
+            raise
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """The ledger is the record."""

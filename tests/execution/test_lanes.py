@@ -227,6 +227,31 @@ class Broken:
     on_row = on_outcome = on_trial
 
 
+class KillsTuneActors(ReadsTheDisk):
+    """Kills Tune's idle actor whenever a trial is asked for: Tune then resets a dead one, and gives the trial up at once."""
+
+    def ask(self, number: int) -> TrialConfig | None:
+        for pid in descendants(os.getpid()):
+            if b"ThinTrial" in command(pid):
+                os.kill(pid, signal.SIGKILL)
+                while command(pid):
+                    time.sleep(0.01)
+        return config(seed=number + 900)
+
+
+def test_trials_that_tune_gives_up_for_a_dead_actor_are_asked_again(
+    fleet: Fleet, tmp_path: Path, tiny_study: StudySpec
+) -> None:
+    search = KillsTuneActors(tmp_path, stop=-1)
+    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 0.0}) as ledger:
+        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": vanilla()})
+        recorder = Recorder(tiny_study, ledger, search, search)
+        run_trials(recorder, search, fleet, 1, NEVER)
+        trials = recorder.record.trials
+    assert {number: trial.status for number, trial in trials.items()} == dict.fromkeys(range(4), "complete")
+    assert all([row["update"] for row in trial.rows] == [1, 2, 3] for trial in trials.values())
+
+
 def test_through_tune_rows_are_on_disk_before_anybody_hears_and_a_verdict_stops_its_trial_only(
     fleet: Fleet, log: Path, tmp_path: Path, tiny_study: StudySpec
 ) -> None:
