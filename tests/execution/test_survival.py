@@ -156,13 +156,15 @@ def test_random_kills_lose_nothing_and_count_nothing_twice(
 
 
 @pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 def test_a_full_disk_stops_the_study_and_room_lets_it_go_on(
     study_of: StudyFile, undisturbed: Path, tmp_path: Path
 ) -> None:
     """A real file system of 260 MB; a neighbour fills it in the middle of the study."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", str(disk)], check=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", str(disk)], check=False).returncode:
+        pytest.skip("root, but may not mount here (a container without CAP_SYS_ADMIN)")
     try:
         folder = disk / "study"
         process = cli("run", str(study_of(checkpoint_every_s=0)), "--storage", str(folder), "--quiet")
