@@ -44,6 +44,7 @@ def resume(
     trials: Annotated[
         int | None, typer.Option(min=1, help="add so many trials of each method to the study, finished or not")
     ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="run trials again that failed")] = False,
     lanes: Lanes = None,
     workers: Workers = None,
     address: Address = None,
@@ -54,7 +55,9 @@ def resume(
     from ray_unlearn.execution.study import resume_study
 
     operations = _operations(lanes, workers)
-    result = resume_study(folder, operations=operations, add_trials=trials, address=address, quiet=quiet)
+    result = resume_study(
+        folder, operations=operations, add_trials=trials, retry_failed=retry_failed, address=address, quiet=quiet
+    )
     _finish(result, folder, json)
 
 

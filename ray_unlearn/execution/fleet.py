@@ -172,7 +172,7 @@ class Fleet:
                 for index, lane in enumerate(ray.get(self.hub.state.remote())["lanes"]):
                     if lane["silent_s"] < limit_s or lane["lost"] or not lane["pids"]:
                         continue
-                    for pid, node, actor in ray.get(self.hub.stalled.remote(index, lane["token"], limit_s)):
+                    for pid, node, actor, _ in ray.get(self.hub.stalled.remote(index, lane["token"], limit_s)):
                         ray.kill(actor)
                         if node == here:  # a process that is stopped does not hear Ray
                             with contextlib.suppress(ProcessLookupError):
@@ -183,6 +183,11 @@ class Fleet:
         for start in itertools.count():
             reason, no_memory = self._fit(index, start)
             try:
+                for *_, group in ray.get(self.hub.workers.remote(index)):
+                    if (
+                        group is not None
+                    ):  # a controller that was killed has not freed it, and Ray does only with the job
+                        ray.util.remove_placement_group(group)
                 again = ray.get(self.hub.down.remote(index, reason, no_memory))
                 if not again:
                     ray.get(self.hub.lost.remote(index, reason))

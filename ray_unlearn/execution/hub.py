@@ -67,7 +67,7 @@ class _Lane:
     job: int | None = None
     heard: float = 0.0
     workers: list[Any] = field(default_factory=list)
-    """(pid, node, actor handle) of each worker, to kill them by."""
+    """(pid, node, actor handle, placement group) of each worker, to kill them by and to free what they held."""
     saved: bool = False
     """Its trial has a checkpoint that is younger than the wish to stop."""
     stalled: str = ""
@@ -163,10 +163,14 @@ class Hub:
             self._changed.notify_all()
             return state.token
 
-    async def enlist(self, lane: int, token: int, worker: tuple[int, str, Any]) -> None:
-        """One of the lane's workers: process id, node id, and the handle of its actor."""
+    async def enlist(self, lane: int, token: int, worker: tuple[int, str, Any, Any]) -> None:
+        """One of the lane's workers: process id, node id, the handle of its actor, its placement group."""
         if self._current(lane, token):
             self._lanes[lane].workers.append(worker)
+
+    async def workers(self, lane: int) -> list[Any]:
+        """Those of the lane's last start, dead or alive."""
+        return self._lanes[lane].workers
 
     async def beat(self, lane: int, token: int) -> bool:
         """A sign of life from between two updates. True asks for a checkpoint."""

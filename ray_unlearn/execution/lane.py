@@ -190,7 +190,8 @@ class _Link:
         )
         if self._token is not None:
             here = ray.get_runtime_context()
-            self._call("enlist", (os.getpid(), here.get_node_id(), here.current_actor))
+            group = ray.util.get_current_placement_group()
+            self._call("enlist", (os.getpid(), here.get_node_id(), here.current_actor, group))
 
     @property
     def over(self) -> bool:

@@ -127,6 +127,7 @@ def resume_study(
     *,
     operations: dict[str, Any] | None = None,
     add_trials: int | None = None,
+    retry_failed: bool = False,
     address: str | None = None,
     observers: Sequence[Observer] = (),
     quiet: bool = False,
@@ -139,6 +140,7 @@ def resume_study(
         folder: a study directory.
         operations: values that replace those in its `operations`, for this run.
         add_trials: so many more of each method, kept in `study.yaml`.
+        retry_failed: give trials that failed for want of working hardware another chance.
         address: as in `run_study`, like all below.
         observers: told of what is new.
         quiet: show nothing on stderr but what `say` is told.
@@ -156,6 +158,8 @@ def resume_study(
         _check_same("data", ledger.record.header["data_digest"], data.digest)
         _check_same("model", ledger.record.header["model_digest"], model_digest(spec.model))
         _check_disk(folder, spec)
+        if retry_failed:
+            _reopen_failed(ledger)
         return _Run(spec, folder, ledger, data, address, observers, quiet, say).to_the_end()
 
 
@@ -280,6 +284,13 @@ class _Run:
             write_table(baseline_table(record), self.folder / LEDGER_FOLDER / "baselines.parquet")
         write_table(result_table(record), self.folder / LEDGER_FOLDER / "rows.parquet")
         export_journal(record, self.spec, self.folder / JOURNAL_FILE)
+
+
+def _reopen_failed(ledger: Ledger) -> None:
+    for trial in ledger.record.finished:
+        if trial.status == "failed":
+            reason = f"asked for by --retry-failed; it had failed: {trial.reason}"
+            ledger.append({"kind": "reopened", "number": trial.number, "reason": reason})
 
 
 def _refuse_existing(folder: Path) -> None:

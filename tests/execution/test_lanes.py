@@ -364,6 +364,10 @@ def test_a_killed_train_controller_costs_its_trial_a_retry_and_not_the_lane(ray_
         assert second["attempt"] == 1
         orphaned.release(0)
         assert run(orphaned, 1, config())[-1]["status"] == "complete"
+    deadline = time.monotonic() + 60
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, "the dead controller's placement group still holds its CPU"
+        time.sleep(0.2)
 
 
 def command(pid: int) -> bytes:

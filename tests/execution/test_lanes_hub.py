@@ -240,12 +240,12 @@ def test_the_next_attempt_knows_the_rows_that_are_recorded_and_no_others() -> No
 def test_a_silent_lane_is_stalled_once_and_its_trial_goes_elsewhere() -> None:
     async def test() -> None:
         hub, [one, two] = await started(lanes=2)
-        await hub.enlist(0, one, (100, "node", "actor"))
+        await hub.enlist(0, one, (100, "node", "actor", None))
         side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
         await hub.take(0, one, 1)
         assert await hub.stalled(0, one, 60.0) == [], "it has just spoken"
         await asyncio.sleep(SOON)
-        assert await hub.stalled(0, one, SOON) == [(100, "node", "actor")]
+        assert await hub.stalled(0, one, SOON) == [(100, "node", "actor", None)]
         assert await hub.stalled(0, one, SOON) == [], "the token is another one now"
         assert await hub.take(0, one, SOON) == QUIT, "if it wakes up"
         assert (await hub.take(1, two, 1))["number"] == 1

@@ -166,6 +166,10 @@ def test_killed_workers_cost_retries_and_change_nothing_else(
     assert len(keys) == len(set(keys)), "a replayed row was written twice"
     expected, found = rows_of(undisturbed), rows_of(record)
     assert {n: found[n] for n in found if n != 4} == {n: expected[n] for n in expected if n != 4}
+    assert resume_study(folder, quiet=True).exit_code == 3, "a failed trial is an outcome like any other ..."
+    again = resume_study(folder, retry_failed=True, quiet=True)
+    assert (again.exit_code, again.counts) == (0, {"complete": 6}), "... unless it is asked for"
+    assert rows_of(read_ledger(folder / "ledger")) == expected
 
 
 def set_trials(folder: Path, trials: int) -> None:
