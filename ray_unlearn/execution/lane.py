@@ -123,7 +123,7 @@ def _trial(world: World, config: TrialConfig, number: int, known: list[int], lin
     while True:
         try:
             row = next(rows)
-        except Exception as error:
+        except Exception as error:  # as above: the trial's outcome, not the lane's
             link.fail(number, error)
             return GO
         if isinstance(row, Ended):

@@ -189,7 +189,7 @@ class _Run:
                 interrupted = self._run()
             except KeyboardInterrupt:
                 interrupted = True
-            except Exception:
+            except Exception:  # whatever it was, it is raised again
                 with contextlib.suppress(StorageError):  # what stopped the study is what the user should hear of
                     self._tidy_up()
                 raise
