@@ -6,7 +6,9 @@ asha    Li et al. 2020 (arXiv 1810.05934), stopping variant: at the rungs `grace
 median  Golovin et al. 2017 (Vizier), section 3.2: a trial stops at an update when its best score by then is worse
         than the median, over finished trials, of the mean of their scores up to that update.
 
-Both compare trials of one method only, since methods get equal numbers of trials.
+past_best  only what is said below of free steps.
+
+ASHA and the median rule compare trials of one method only, since methods get equal numbers of trials.
 
 The score is U-shaped in updates: first too little is forgotten, then too much. With free steps, where each row is a
 configuration, two things follow. A trial stands by its best score so far (what follows cannot take it away). And a
@@ -113,6 +115,8 @@ class Pruner:
         space = self._spec.spaces[trial.method]
         if space.free_steps and (reason := _past_its_best(rows, space, record)):
             return reason
+        if self._rule.type == "past_best":
+            return None
         if self._peers is None or self._peers.record is not record:
             self._peers = _Peers(record)
         self._peers.look()

@@ -51,7 +51,7 @@ from ray_unlearn.spec.base import differences
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.study import ModelSpec, StudySpec
 from ray_unlearn.unlearn.data import StudyData, prepare
-from ray_unlearn.unlearn.model import exact_retrain_source, local_source, make_ready, model_digest
+from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, parameter_count
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
@@ -244,7 +244,7 @@ class _Run:
 
     def _baselines_missing(self) -> bool:
         """One may have been lost with a damaged line, too."""
-        wanted = {"vanilla"} | ({"exact_retrain"} if exact_retrain_source(self.spec.model) else set())
+        wanted = {"vanilla"} | exact_retrain_sources(self.spec.model).keys()
         record = self.ledger.record
         return not record.trials or not wanted <= record.baselines.keys()
 

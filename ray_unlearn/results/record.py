@@ -19,6 +19,8 @@ class Trial:
     status: Outcome | None = None
     reason: str = ""
     attempt: int = 0
+    source: str = ""
+    """Who chose the configuration: `quasi_random`, `random`, `grid` or an adaptive sampler's name."""
 
     @property
     def method(self) -> str:
@@ -50,7 +52,9 @@ class Record:
             case "baseline":
                 self.baselines[event["name"]] = event["metrics"]
             case "trial":
-                self.trials[event["number"]] = Trial(event["number"], event["trial_id"], event["config"])
+                self.trials[event["number"]] = Trial(
+                    event["number"], event["trial_id"], event["config"], source=event.get("source", "")
+                )
             case "row":
                 trial = self._trial(event)
                 if not any(row["update"] == event["update"] for row in trial.rows):

@@ -28,6 +28,11 @@ class ModelSpec(Strict):
     exact_retrain: str | None = Field(
         None, description="model retrained without the forget set; `demo:` brings its own"
     )
+    exact_retrain_seeds: tuple[str, ...] = Field(
+        (),
+        description="like `exact_retrain`, trained from other seeds (`demo:<domain>@<seed>` for the demo): three retrained "
+        "models in all say how much a score means, and set the tolerance of guidelines",
+    )
     pretraining_tokens: float | None = Field(
         None, gt=0, description="tokens P_0 was trained on: retraining then costs 6 x parameters x tokens FLOPs"
     )
@@ -138,9 +143,13 @@ class EvaluationSpec(Strict):
 
 
 class SchedulerSpec(Strict):
-    """Early stopping: none, ASHA (Li et al. 2020) or the median rule (Golovin et al. 2017), per method."""
+    """Early stopping: none, ASHA (Li et al. 2020) or the median rule (Golovin et al. 2017), per method.
 
-    type: Literal["none", "asha", "median"] = "none"
+    `past_best` stops a trial only where, with free steps, it has passed its best row: no trial is judged by another, so
+    the trials stay a random sample of the space. ASHA and the median rule include it.
+    """
+
+    type: Literal["none", "past_best", "asha", "median"] = "none"
     reduction_factor: int = Field(3, ge=2, description="ASHA keeps the best 1/reduction_factor at each rung")
     grace_updates: int = Field(1, ge=1, description="no trial is stopped before this update")
 
@@ -245,6 +254,10 @@ class StudySpec(Strict):
         for field in ("source", "exact_retrain"):
             if _is_local(content["model"][field]):
                 content["model"][field] = "a local folder"
+        again = content["model"]["exact_retrain_seeds"]
+        content["model"]["exact_retrain_seeds"] = [
+            "a local folder" if _is_local(source) else source for source in again
+        ]
         for split in content["data"]["splits"].values():
             if split["path"] is not None:
                 split["path"] = "a local path"
@@ -342,11 +355,15 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
         name: source if source.path is None else source.model_copy(update={"path": str((base / source.path).resolve())})
         for name, source in spec.data.splits.items()
     }
-    model_updates = {
+    model_updates: dict[str, Any] = {
         field: str((base / value).resolve())
         for field in ("source", "exact_retrain")
         if (value := getattr(spec.model, field)) and (_is_local(value) or (base / value).is_dir())
     }
+    model_updates["exact_retrain_seeds"] = tuple(
+        str((base / value).resolve()) if _is_local(value) or (base / value).is_dir() else value
+        for value in spec.model.exact_retrain_seeds
+    )
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update={"splits": splits}),

@@ -4,12 +4,13 @@ from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import ModelSpec
 from ray_unlearn.unlearn.evaluate import evaluate
-from ray_unlearn.unlearn.model import exact_retrain_source, load_model
+from ray_unlearn.unlearn.model import exact_retrain_sources, load_model
 from ray_unlearn.unlearn.workspace import Workspace
 
 
 def measure_baselines(workspace: Workspace, model: ModelSpec) -> dict[str, Row]:
-    """`vanilla` (P_0 on every set; on A it is approximate retraining) and, where there is one, `exact_retrain`.
+    """`vanilla` (P_0 on every set; on A it is approximate retraining) and, where there are any, `exact_retrain`,
+    `exact_retrain_2` ... (other seeds).
 
     Leaves the workspace with vanilla weights. A collective of all ranks.
 
@@ -18,15 +19,13 @@ def measure_baselines(workspace: Workspace, model: ModelSpec) -> dict[str, Row]:
     """
     workspace.reset()
     found: dict[str, Row] = {"vanilla": evaluate(workspace) | {"update": 0}}
-    source = exact_retrain_source(model)
-    if source is not None:
+    for name, source in exact_retrain_sources(model).items():
         retrained = load_model(model, source)
         shapes = [p.shape for p in retrained.parameters()]
         if shapes != [p.shape for p in workspace.policy.parameters()]:
-            raise UserError(
-                f"model.exact_retrain: {source} has other weight shapes than {model.source}; use the same config"
-            )
+            field = "exact_retrain" if name == "exact_retrain" else "exact_retrain_seeds"
+            raise UserError(f"model.{field}: {source} has other weight shapes than {model.source}; use the same config")
         workspace.overwrite_policy(retrained)
-        found["exact_retrain"] = evaluate(workspace) | {"update": 0}
+        found[name] = evaluate(workspace) | {"update": 0}
         workspace.reset()
     return found

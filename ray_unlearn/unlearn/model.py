@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ray_unlearn.spec.base import digest
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import ModelSpec
-from ray_unlearn.unlearn.demo_world import World, build
+from ray_unlearn.unlearn.demo_world import World, build, build_retrained
 from ray_unlearn.unlearn.sources import demo_domain
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,6 +40,9 @@ def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = 
     for source in (spec.source, spec.exact_retrain):
         if source is not None and source.startswith("demo:"):
             build(demo_domain(source), progress=progress)
+    for source in spec.exact_retrain_seeds:
+        if source.startswith("demo:"):
+            build_retrained(*demo_seed(source), progress=progress)
 
 
 def local_source(source: str) -> str:
@@ -47,11 +50,36 @@ def local_source(source: str) -> str:
     return str(demo_world(source).vanilla) if source.startswith("demo:") else source
 
 
-def exact_retrain_source(spec: ModelSpec) -> str | None:
-    """The model retrained without the forget set, where there is one."""
-    if spec.exact_retrain is None and spec.source.startswith("demo:"):
-        return str(demo_world(spec.source).retrained)
-    return spec.exact_retrain
+def exact_retrain_sources(spec: ModelSpec) -> dict[str, str]:
+    """The models retrained without the forget set by the name of their baseline: `exact_retrain`, and those of other
+    seeds as `exact_retrain_2`, `exact_retrain_3` ..."""
+    first = spec.exact_retrain
+    if first is None and spec.source.startswith("demo:"):
+        first = str(demo_world(spec.source).retrained)
+    again = [
+        str(_retrained_again(source)) if source.startswith("demo:") else source for source in spec.exact_retrain_seeds
+    ]
+    found = [*([first] if first is not None else []), *again]
+    return {"exact_retrain" if i == 1 else f"exact_retrain_{i}": source for i, source in enumerate(found, start=1)}
+
+
+@cache
+def _retrained_again(source: str) -> Path:
+    """The folder of `demo:<domain>@<seed>`; the first call on a machine trains it (about 65 s)."""
+    domain, seed = demo_seed(source)
+    return build_retrained(domain, seed)
+
+
+def demo_seed(source: str) -> tuple[str, int]:
+    """Domain and seed in `demo:<domain>@<seed>`.
+
+    Raises:
+        UserError: another form, or no such demo domain.
+    """
+    name, at, seed = source.partition("@")
+    if not at or not seed.isdigit() or int(seed) < 1:
+        raise UserError(f"model.exact_retrain_seeds: {source!r}: write `demo:<domain>@<seed>`, seeds from 1 on")
+    return demo_domain(name), int(seed)
 
 
 def check_source(spec: ModelSpec) -> None:
@@ -60,8 +88,13 @@ def check_source(spec: ModelSpec) -> None:
     Raises:
         UserError: a local folder without config or weights, a GGUF file that is not there, an unknown demo domain.
     """
-    for field, source in (("source", spec.source), ("exact_retrain", spec.exact_retrain)):
+    sources = [("source", spec.source), ("exact_retrain", spec.exact_retrain)]
+    sources += [("exact_retrain_seeds", source) for source in spec.exact_retrain_seeds]
+    for field, source in sources:
         if source is None:
+            continue
+        if field == "exact_retrain_seeds" and source.startswith("demo:"):
+            demo_seed(source)
             continue
         if source.startswith("demo:"):
             demo_domain(source)

@@ -3,8 +3,8 @@
 It shows how unlearning behaves and makes the exact target measurable. It is not the data of any paper: docs/demo_world.md.
 """
 
-from ray_unlearn.unlearn.demo_world.build import World, build
+from ray_unlearn.unlearn.demo_world.build import World, build, build_retrained
 from ray_unlearn.unlearn.demo_world.recipe import Recipe
 from ray_unlearn.unlearn.demo_world.text import DOMAINS, SPLITS, documents
 
-__all__ = ["DOMAINS", "SPLITS", "Recipe", "World", "build", "documents"]
+__all__ = ["DOMAINS", "SPLITS", "Recipe", "World", "build", "build_retrained", "documents"]
