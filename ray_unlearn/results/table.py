@@ -21,7 +21,9 @@ CONFIG_COLUMNS = (
 TABLE_COLUMNS = (
     "study", "domain", "model", "number", "trial_id", "status", "reason", "sampled_by", "candidate", *CONFIG_COLUMNS, *COLUMNS,
 )  # fmt: skip
-TEXT_COLUMNS = frozenset({"study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "method", "schedule"})
+TEXT_COLUMNS = frozenset(
+    {"study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "method", "schedule"}
+)
 LINES_AT_A_TIME = 5_000
 """Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the table."""
 UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repeatable)
@@ -40,7 +42,9 @@ def result_table(record: Record) -> pa.Table:
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
         known = study | {"number": trial.number, "trial_id": trial.trial_id, "status": trial.status or "running"}
-        known |= {"reason": trial.reason, "sampled_by": trial.source} | {name: trial.config.get(name) for name in CONFIG_COLUMNS}
+        known |= {"reason": trial.reason, "sampled_by": trial.source} | {
+            name: trial.config.get(name) for name in CONFIG_COLUMNS
+        }
         rows: list[Row] = sorted(trial.rows, key=lambda row: row["update"]) or [{}]
         candidates = {row["update"] for row in candidate_rows(trial, spec)}
         lines += [known | {"candidate": row.get("update") in candidates} | dict(row.items()) for row in rows]

@@ -1,0 +1,54 @@
+"""A hyperparameter as an axis of what was searched: its scale, its range, and whether the range is known or only seen."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Scale = Literal["linear", "log", "categorical"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One hyperparameter. Numeric axes map to [0, 1] evenly on their scale; a categorical one to 0 ... n-1."""
+
+    name: str
+    scale: Scale
+    low: float = 0.0
+    high: float = 1.0
+    bounds_known: bool = True
+    """True: the bounds of the search space; False: the least and greatest value seen (a foreign table)."""
+    whole: bool = False
+    choices: tuple[str, ...] = ()
+
+    def to_unit(self, values: ArrayLike) -> NDArray[np.float64]:
+        """Values [n] as coordinates [n]: 0 at `low`, 1 at `high`; values outside stay outside."""
+        if self.scale == "categorical":
+            index = {choice: float(i) for i, choice in enumerate(self.choices)}
+            return np.array([index[str(value)] for value in np.asarray(values, dtype=object)], dtype=float)
+        numbers = np.asarray(values, dtype=float)
+        if self.high == self.low:
+            return np.full(numbers.shape, 0.5)
+        if self.scale == "log":
+            span = math.log(self.high / self.low)
+            return np.asarray(np.log(numbers / self.low) / span)
+        return np.asarray((numbers - self.low) / (self.high - self.low))
+
+    def from_unit(self, coordinates: ArrayLike) -> NDArray[np.float64]:
+        """The inverse of `to_unit` for numeric axes."""
+        assert self.scale != "categorical"
+        shares = np.asarray(coordinates, dtype=float)
+        if self.scale == "log":
+            return np.asarray(self.low * (self.high / self.low) ** shares)
+        return np.asarray(self.low + shares * (self.high - self.low))
+
+    @property
+    def decades(self) -> float:
+        """Width of the range in powers of ten; on a linear axis that does not start at 0 as well, else infinity."""
+        return math.log10(self.high / self.low) if self.low > 0 else math.inf
+
+    def shown(self, value: Any) -> str:
+        """A value for people: three significant digits."""
+        return str(value) if self.scale == "categorical" else f"{float(value):.3g}"
