@@ -71,7 +71,8 @@ def tradeoff(study: StudyResults) -> pd.DataFrame:
     parts = [rows[rows["update"].notna()].assign(kind="row") for _, rows in _by_method(study)]
     columns = ["kind", "method", "number", "update", "forget_ppl", UTILITY_LOSS, "candidate", "chosen"]
     frame = _stacked(parts, columns)
-    finite = np.isfinite(frame["forget_ppl"].astype(float)) & np.isfinite(frame[UTILITY_LOSS].astype(float))
+    ppl = frame["forget_ppl"].astype(float)
+    finite = np.isfinite(ppl) & (ppl > 0) & np.isfinite(frame[UTILITY_LOSS].astype(float))
     return pd.concat([frame.loc[finite], _references(study)], ignore_index=True).reindex(columns=columns)
 
 

@@ -16,6 +16,7 @@ from ray_unlearn.analysis.figure_data import ATTACKS, SCORE, UTILITY_LOSS
 from ray_unlearn.analysis.plots.curves import learning_rates, membership, search_history
 from ray_unlearn.analysis.plots.surface import heatmaps
 from ray_unlearn.analysis.plots.tradeoff import tradeoff
+from ray_unlearn.analysis.style import MOST_DOTS
 from ray_unlearn.analysis.table import StudyResults
 
 
@@ -39,13 +40,17 @@ class _Kind:
     draw: Callable[[pd.DataFrame, tuple[str, ...]], Figure]
 
 
+THINNED = f" At most {MOST_DOTS:,} points per panel are drawn, chosen at random; the numbers hold all."
+
+
 def draw_all(study: StudyResults) -> list[Drawing]:
     """Every figure that the study has numbers for; none where no trial was evaluated."""
     drawings = []
     for kind in KINDS:
         data = kind.numbers(study)
         if _has_something(data):
-            drawings.append(Drawing(kind.name, kind.title, kind.caption, data, kind.draw(data, study.methods)))
+            caption = kind.caption + (THINNED if len(data) > MOST_DOTS and kind.draw is not heatmaps else "")
+            drawings.append(Drawing(kind.name, kind.title, caption, data, kind.draw(data, study.methods)))
     return drawings
 
 

@@ -1,36 +1,36 @@
-"""The report: one self-contained HTML page, the same in Markdown, figures and the numbers behind them.
+"""The report: guidelines with their evidence, and each study; one HTML page, the same in Markdown, figures, numbers.
 
-Written from the ledger or a result table alone, without a date and without a path of the machine: the same results give
+Written from the ledgers or result tables alone, without a date and without a path of the machine: the same results give
 the same bytes, so a report can be kept under version control and compared.
 """
 
-import re
-import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import matplotlib
-import numpy as np
-import pandas as pd
-from markupsafe import Markup, escape
-
-from ray_unlearn.analysis import wording
-from ray_unlearn.analysis.figures import Drawing, draw_all
-from ray_unlearn.analysis.health import boundary_hits, unscored
-from ray_unlearn.analysis.style import as_png, as_svg, inline_svg, look
-from ray_unlearn.analysis.table import StudyResults, load
-from ray_unlearn.analysis.verdict import verdict
-from ray_unlearn.analysis.view import DIRECTIONS, Shown, baseline_table, chosen_table, outcome_table, verdict_table
+from ray_unlearn.analysis import claims_view, wording
+from ray_unlearn.analysis.claims import guidelines_of
+from ray_unlearn.analysis.comparison_parts import compared, difference_part, interactions, transfer
+from ray_unlearn.analysis.difference import Difference, compare
+from ray_unlearn.analysis.findings import Findings, find
+from ray_unlearn.analysis.health import health
+from ray_unlearn.analysis.health_part import health_part
+from ray_unlearn.analysis.method_parts import methods_part
+from ray_unlearn.analysis.output import Output
+from ray_unlearn.analysis.page_part import Part
+from ray_unlearn.analysis.pages import render
+from ray_unlearn.analysis.provenance import command_line, options, provenance, provenance_lines
+from ray_unlearn.analysis.study_section import Section, study_sections
+from ray_unlearn.analysis.table import Results, load
+from ray_unlearn.analysis.tolerance import DEFAULT
+from ray_unlearn.analysis.trials import TrialTable, trial_table
+from ray_unlearn.analysis.verdict import HALF
+from ray_unlearn.analysis.view import DIRECTIONS
 from ray_unlearn.results.schema import COLUMNS
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.guidelines import Guideline, Guidelines, ScoreInfo, load_guidelines
 
-UNKNOWN = (("retraining_flops", "0"), ("retraining_flops", "0.0"))
-"""Header entries that stand for "not known"."""
-WHOLE_COLUMNS = ("number", "update", "order", "seed")
 GLOSSARY = (
     "forget_ppl", "approximate_ppl_reporting", "retain_ppl_reporting", "general_ppl_reporting", "forget_gap_reporting",
     "utility_loss_reporting", "score_reporting", "exact_distance_reporting", "mia_loss_auc_reporting",
@@ -39,216 +39,186 @@ GLOSSARY = (
 
 
 @dataclass(frozen=True)
-class _Picture:
-    """A drawing as the templates need it."""
+class _Analysis:
+    """What the trials of all sources say; without a trial that has an outcome, nothing."""
 
-    anchor: str
-    title: str
-    caption: str
-    svg: Markup
-    file: str
-
-
-@dataclass(frozen=True)
-class _Section:
-    """One study as the templates need it: words and tables, no arithmetic left."""
-
-    study: StudyResults
-    anchor: str
-    headline: list[str]
-    verdict: Shown
-    chosen: Shown
-    outcomes: Shown
-    baselines: Shown | None
-    baseline_notes: list[str]
-    health: list[tuple[str, str]]
-    boundaries: list[str]
-    pictures: list[_Picture]
-    provenance: list[tuple[str, str]]
-    limits: list[str]
+    table: TrialTable | None
+    findings: Findings | None
+    guidelines: Guidelines
+    differences: tuple[Difference, ...] | None
 
 
-def write_report(sources: list[Path], out: Path) -> Path:
-    """Write `report.html`, `report.md`, `figures/` and `data/` into `out`; gives the HTML page's path.
+def write_report(
+    sources: list[Path],
+    out: Path,
+    *,
+    mapping: Mapping[str, str] | None = None,
+    score: str | None = None,
+    maximise: bool = False,
+    tolerance: float | None = None,
+    sampler: str | None = None,
+    since: Path | None = None,
+    seed: int = 0,
+) -> Path:
+    """Write `report.html`, `report.md`, `guidelines.json`, `figures/` and `data/` into `out`; gives the HTML page's path.
 
     Args:
-        sources: study directories or result tables (`analysis.table`).
+        sources: study directories, result tables or foreign tables (`analysis.table`).
         out: folder, made where it does not exist; files of an earlier report are replaced.
+        mapping: columns of a foreign table, theirs to ours.
+        score: column of a foreign table that is the score.
+        maximise: higher scores are better.
+        tolerance: tau, in units of the score; None: from the data (`analysis.tolerance`).
+        sampler: how trials were drawn, where a foreign table does not say: `random` or `adaptive`.
+        since: an earlier `guidelines.json` to compare with.
+        seed: of every random draw.
 
     Raises:
         UserError: a source that cannot be reported on.
         StorageError: `out` cannot be written.
     """
-    results = load(sources)
+    before = load_guidelines(since) if since is not None else None
+    results = load(sources, mapping=mapping, score=score, maximise=maximise, sampler=sampler)
+    given = options(mapping, score, maximise, tolerance, sampler, since, seed)
+    table = trial_table(results, tolerance=tolerance) if _any_outcome(results) else None
     try:
-        for folder in (out, out / "figures", out / "data"):
-            folder.mkdir(parents=True, exist_ok=True)
-        anchors = _anchors(results.studies)
-        sections = [_section(study, anchor, out) for study, anchor in zip(results.studies, anchors, strict=True)]
-        for name, text in _pages(sections).items():
-            (out / name).write_text(text, encoding="utf-8", newline="\n")
+        files = Output(out)
+        trials_file = files.unique("trials")
+        with study_sections(results.studies, files) as finished:
+            analysis = _analyse(results, table, tolerance, seed, before, command_line(results, given))
+            if table is not None:
+                files.csv(table.trials, trials_file)
+            parts = _parts(analysis, results, files)
+            sections = finished()
+        context = _context(analysis, results, sections, parts)
+        methods = dict.fromkeys(
+            [
+                *(analysis.table.methods if analysis.table is not None else ()),
+                *(m for study in results.studies for m in study.methods),
+            ]
+        )
+        for name, text in render(context, list(methods)).items():
+            files.text(name, text)
+        files.text("guidelines.json", analysis.guidelines.as_json())
     except OSError as error:
         raise StorageError(f"{out}: the report cannot be written: {error}") from None
     return out / "report.html"
 
 
-def _section(study: StudyResults, anchor: str, out: Path) -> _Section:
-    table = verdict(study)
-    drawings = draw_all(study)
-    _write_csv(table, out / "data" / f"{anchor}-verdict.csv")
-    _write_csv(study.baselines.reset_index(names="baseline"), out / "data" / f"{anchor}-baselines.csv")
-    hits = boundary_hits(study)
-    return _Section(
-        study=study,
-        anchor=anchor,
-        headline=wording.headline(study, table),
-        verdict=verdict_table(study, table),
-        chosen=chosen_table(study, table),
-        outcomes=outcome_table(table),
-        baselines=baseline_table(study),
-        baseline_notes=[
-            text for text in (wording.agreement_sentence(study), wording.attack_check_sentence(study)) if text
-        ],
-        health=_health(study),
-        boundaries=[wording.boundary_sentence(hit) for _, hit in hits.iterrows()],
-        pictures=[_picture(drawing, anchor, out) for drawing in drawings],
-        provenance=_provenance(study),
-        limits=wording.limits(study, table),
+def _analyse(
+    results: Results,
+    table: TrialTable | None,
+    tolerance: float | None,
+    seed: int,
+    before: Guidelines | None,
+    command: str,
+) -> _Analysis:
+    findings = find(table, seed) if table is not None and not table.trials["infeasible"].all() else None
+    claims: tuple[Guideline, ...] = guidelines_of(findings) if findings is not None else ()
+    nothing = ScoreInfo(
+        name="score", direction="minimize", tolerance=tolerance or DEFAULT, tolerance_source="not used", checkpoint_rule="no trial has an outcome"
+    )  # fmt: skip
+    guidelines = Guidelines(
+        provenance=provenance(results, table, seed, command),
+        score=table.score if table is not None else nothing,
+        guidelines=claims,
     )
+    return _Analysis(table, findings, guidelines, None if before is None else compare(before, guidelines))
 
 
-def _picture(drawing: Drawing, anchor: str, out: Path) -> _Picture:
-    name = f"{anchor}-{drawing.name}"
-    svg = as_svg(drawing.figure)
-    (out / "figures" / f"{name}.svg").write_text(svg, encoding="utf-8", newline="\n")
-    (out / "figures" / f"{name}.png").write_bytes(as_png(drawing.figure))
-    _write_csv(drawing.data, out / "data" / f"{name}.csv")
-    picture = Markup(
-        inline_svg(svg, name, str(escape(drawing.title)))
-    )  # our own SVG: names in it are drawn as outlines
-    return _Picture(name, drawing.title, drawing.caption, picture, name)
+def _any_outcome(results: Results) -> bool:
+    ended = (
+        count
+        for study in results.studies
+        for status, count in study.outcomes.items()
+        if status not in ("running", "failed")
+    )
+    return bool(results.foreign) or any(ended)
 
 
-def _write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Every digit, so that the file holds the very numbers that were drawn."""
-    whole = {name: "Int64" for name in WHOLE_COLUMNS if name in frame}
-    frame.astype(whole).to_csv(path, index=False, lineterminator="\n")
-
-
-def _anchors(studies: tuple[StudyResults, ...]) -> list[str]:
-    """File and anchor names: letters, digits, `.`, `_` and `-` of the study's name, made unique."""
-    anchors: list[str] = []
-    for study in studies:
-        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", study.name).strip("-.") or "study"
-        anchor, copy = stem, 1
-        while anchor in anchors:
-            copy += 1
-            anchor = f"{stem}-{copy}"
-        anchors.append(anchor)
-    return anchors
-
-
-def _health(study: StudyResults) -> list[tuple[str, str]]:
-    rows = study.rows[study.rows["update"].notna()]
-    facts = [
-        ("Model", study.model or "not recorded"),
-        ("Domain", study.domain or "not recorded"),
-        ("Trials", wording.outcome_sentence(study)),
-        ("Evaluation rows", f"{len(rows):,}, of which {unscored(study):,} have no finite score"),
-        ("Seeds", ", ".join(str(seed) for seed in study.seeds) or "not recorded"),
-    ]
-    if study.spec is None:
-        facts.append(("Search", "not recorded in a result table"))
+def _parts(analysis: _Analysis, results: Results, out: Output) -> list[Part]:
+    if analysis.table is None:
+        nothing = Part("health", "Data health", ("No trial has an outcome yet, so there is nothing to analyse.",))
+        return [nothing, difference_part(analysis.differences)]
+    parts = [health_part(analysis.table, health(analysis.table, results))]
+    if analysis.findings is None:
+        parts.append(Part("methods", "Each method", ("Everything is withheld: no trial has a finite score.",)))
     else:
-        search = study.spec.search
-        random = "" if search.sampler in ("qmc", "random", "grid") else (
-            f", the first {wording.share(search.quasi_random_share)} of each method's trials drawn quasi-randomly"
-        )  # fmt: skip
-        stop = "no early stopping" if search.scheduler.type == "none" else f"early stopping by {search.scheduler.type}"
-        facts.append(("Search", f"{search.sampler} sampler{random}; {stop}; sampler seed {search.seed}"))
-    if study.notes:
-        facts.append(("Notes in the ledger", f"{len(study.notes):,}: " + "; ".join(study.notes[:3])))
-    return facts
+        claims = analysis.guidelines.guidelines
+        parts += [
+            methods_part(analysis.findings, claims, out),
+            compared(analysis.findings, claims, out, _references(results, analysis.table)),
+            interactions(analysis.findings, claims, out),
+            transfer(analysis.findings, out),
+        ]
+    return [*parts, difference_part(analysis.differences)]
 
 
-def _provenance(study: StudyResults) -> list[tuple[str, str]]:
-    facts = [("Source", study.source), ("Source SHA-256 (first 12 digits)", study.source_digest)]
-    if study.spec is not None:
-        facts.append(("Study digest", study.spec.results_digest()))
-    header = {name: value for name, value in study.header.items() if (name, value) not in UNKNOWN}
-    return facts + [(name.replace("_", " ").replace(".", ": "), value) for name, value in sorted(header.items())]
+def _references(results: Results, table: TrialTable) -> dict[str, float]:
+    """By group the vanilla model's forget gap, mean over its studies; without a group of which one is not known."""
+    found: dict[str, list[float]] = {}
+    unknown = set()
+    for study in results.studies:
+        own = table.trials[(table.trials["domain"] == study.domain) & (table.trials["model"] == study.model)]
+        vanilla = study.baseline("vanilla")
+        for group in own["group"].unique():
+            if vanilla is None:
+                unknown.add(group)
+            else:
+                found.setdefault(group, []).append(
+                    abs(float(vanilla["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]))
+                )
+    return {group: sum(gaps) / len(gaps) for group, gaps in found.items() if group not in unknown and min(gaps) > 0}
 
 
-def _command(sections: list[_Section]) -> str:
-    places = [section.study.place for section in sections]
-    return " ".join(["ray-unlearn report", *(shlex.quote(place) for place in dict.fromkeys(places)), "-o report"])
-
-
-def _pages(sections: list[_Section]) -> dict[str, str]:
-    names = [section.study.key for section in sections]
-    context: dict[str, Any] = {
-        "title": f"Unlearning study: {names[0]}" if len(names) == 1 else f"Unlearning studies: {', '.join(names)}",
+def _context(analysis: _Analysis, results: Results, sections: list[Section], parts: list[Part]) -> dict[str, Any]:
+    guidelines = analysis.guidelines.guidelines
+    methods = analysis.table.methods if analysis.table is not None else ()
+    held = claims_view.withheld(guidelines)
+    answer, numbers = claims_view.headline_answer(analysis.findings, guidelines)
+    names = [section.study.key for section in sections] + [one.name for one in results.foreign]
+    return {
+        "title": f"Unlearning hyperparameters: {', '.join(names)}",
+        "subjects": _subjects(results),
+        "ours": bool(sections),
+        "grades": claims_view.by_grade(guidelines),
+        "grade_meanings": claims_view.GRADES,
+        "withheld": held,
+        "held_sentence": claims_view.held_sentence(held),
+        "advice": claims_view.advice(guidelines, methods),
+        "question": claims_view.QUESTION
+        if results.studies or (analysis.findings is not None and analysis.findings.headline)
+        else "",
+        "answer": answer,
+        "answer_numbers": numbers,
+        "score": analysis.guidelines.score,
+        "parts": parts,
         "sections": sections,
         "feasibility": wording.feasibility_definition(),
-        "glossary": [COLUMNS[name] for name in GLOSSARY],
+        "glossary": [COLUMNS[name] for name in GLOSSARY] if sections else [],
         "directions": DIRECTIONS,
-        "command": _command(sections),
-        "versions": _versions(),
-    }
-    package = files("ray_unlearn.analysis")
-    css = package.joinpath("style.css").read_text(encoding="utf-8")
-    loader = jinja2.PackageLoader("ray_unlearn.analysis")
-    html = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    html.filters["code"] = _code
-    html.globals["colour"] = lambda method, study: look(method, study.methods).colour
-    markdown = jinja2.Environment(
-        loader=loader, autoescape=False, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        finalize=_markdown, keep_trailing_newline=True,
-    )  # fmt: skip
-    markdown.globals["table"] = _markdown_table
-    return {
-        "report.html": html.get_template("report.html.jinja").render(context, css=Markup(css)),
-        "report.md": markdown.get_template("report.md.jinja").render(context),
+        "command": analysis.guidelines.provenance["command"],
+        "provenance": provenance_lines(analysis.guidelines.provenance),
+        "limits": LIMITS,
     }
 
 
-def _code(text: str) -> Markup:
-    """Escaped text with `names` between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+LIMITS = (
+    "A guideline holds for the methods, models and domains named in it, for hyperparameters inside what was searched, and for this score.",
+    "Probabilities of being good come from a smooth model of the score (Gaussian process). Where scores jump, its edges are too soft.",
+    "Grades say how often something was seen, not how large the effect is: that is what the estimates and intervals say.",
+    "Claims of one kind are corrected for their number; claims of different kinds are not corrected for each other.",
+)
 
 
-def _markdown(value: Any) -> Any:
-    """Every value put into the Markdown page: no HTML, no broken table, no accidental markup outside backticks."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    flat = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
-    if flat in COLUMNS:
-        return flat
-    parts = flat.split("`")
-    return "`".join(part if i % 2 else re.sub(r"([*_\[\]])", r"\\\1", part) for i, part in enumerate(parts))
-
-
-def _markdown_table(table: Shown) -> Markup:
-    def line(cells: list[str]) -> str:
-        return f"| {' | '.join(cells)} |"
-
-    heads = [_markdown(f"{head.label} ({head.hint})" if head.hint else head.label) for head in table.headings]
-    rule = ["---:" if head.numeric else "---" for head in table.headings]
-    lines = [line([_markdown(cell) for cell in cells]) for cells in table.lines]
-    return Markup("\n".join([f"*{_markdown(table.caption)}*", "", line(heads), line(rule), *lines]))
-
-
-def _versions() -> str:
-    try:
-        own = metadata.version("ray-unlearn")
-    except metadata.PackageNotFoundError:
-        own = "from a checkout"
-    versions = {
-        "ray_unlearn": own,
-        "pandas": pd.__version__,
-        "numpy": np.__version__,
-        "matplotlib": matplotlib.__version__,
-    }
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+def _subjects(results: Results) -> list[str]:
+    """`3 methods on the model x and the domain y`, by study or table."""
+    several = len(results.studies) + len(results.foreign) > 1
+    lines = [
+        f"{study.key + ': ' if several else ''}{len(study.methods)} method{'' if len(study.methods) == 1 else 's'}, model "
+        f"{study.model or 'not recorded'}, domain {study.domain or 'not recorded'}"
+        for study in results.studies
+    ]
+    return lines + [
+        f"{one.name}: a table of {len(one.trials):,} trials, scored by {one.score}" for one in results.foreign
+    ]

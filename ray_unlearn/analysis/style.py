@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from ray_unlearn.spec.methods import METHODS
 
@@ -17,8 +19,13 @@ MUTED = "#70767e"
 FAINT = "#d9d9d4"
 ABSENT = "#e9e7e1"
 CHOSEN = "#d1122e"
-RASTER_ABOVE = 2000
+CORE = "#8fcf9f"
+EXCLUDED = "#e3b7ac"
+"""Ground of good and of excluded values; both stay apart in grey, the excluded one being darker."""
+RASTER_ABOVE = 1000
 """Points of a figure above which they are drawn as images inside the SVG, so that the page stays small."""
+MOST_DOTS = 1500
+"""Dots drawn per panel; more hide each other and weigh down the page. All of them stay in the numbers."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,13 @@ def look(method: str, methods: tuple[str, ...]) -> Look:
     )
 
 
+def thinned(n: int, most: int) -> NDArray[np.bool_]:
+    """Which of n things to draw when only `most` may be: chosen at random from a fixed seed."""
+    chosen = np.zeros(n, dtype=bool)
+    chosen[np.random.default_rng(0).permutation(n)[:most]] = True
+    return chosen
+
+
 @contextmanager
 def styled() -> Iterator[None]:
     """Our settings, whatever the user's matplotlibrc says, for drawing and for writing."""
@@ -102,7 +116,7 @@ def as_svg(figure: Figure) -> str:
     buffer = io.StringIO()
     with styled():
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", facecolor="none", dpi=160, metadata=metadata)
+        figure.savefig(buffer, format="svg", facecolor="none", dpi=110, metadata=metadata)
     return buffer.getvalue()
 
 
@@ -121,6 +135,8 @@ def inline_svg(svg: str, prefix: str, label: str) -> str:
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
+    # A hundredth of a point is less than a pixel; six decimals make up a third of the page.
+    body = re.sub(r'\b(?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
     body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)

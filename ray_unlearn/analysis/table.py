@@ -5,19 +5,25 @@ A study directory is a folder with `ledger/events.jsonl`. A result table is what
 `TABLE.baselines.parquet`, `TABLE.baselines.csv`, `baselines.parquet`, `baselines.csv`, in this order (what
 `results.table.baseline_table` gives, with a `study` column where the table holds several studies). Without them every
 comparison against the vanilla model or the target is withheld.
+
+Any other table is a foreign one (`foreign`): its trials can be analysed, but it is no study, and has no section of its
+own in a report.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ray_unlearn.analysis.tidy import STATUSES, tidy_baselines, tidy_rows
+from ray_unlearn.analysis.columns import Reading
+from ray_unlearn.analysis.foreign import ForeignResults, read_foreign
+from ray_unlearn.analysis.tidy import REQUIRED, STATUSES, in_order, tidy_baselines, tidy_rows
 from ray_unlearn.results.ledger import read_ledger
 from ray_unlearn.results.scan import events_file
 from ray_unlearn.results.schema import COLUMNS, SCHEMA_VERSION
@@ -47,6 +53,8 @@ class StudyResults:
     spec: StudySpec | None = None
     header: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    duplicates: int = 0
+    """Exact copies of a row that were left out."""
 
     @property
     def place(self) -> str:
@@ -91,50 +99,80 @@ class StudyResults:
 
 @dataclass(frozen=True)
 class Results:
-    """All studies of a report, in the order given."""
+    """All studies of a report, in the order given, and foreign tables beside them."""
 
     studies: tuple[StudyResults, ...]
+    foreign: tuple[ForeignResults, ...] = ()
 
     @property
     def rows(self) -> pd.DataFrame:
         """The rows of all studies; `study` holds the studies' keys."""
-        return pd.concat([study.rows.assign(study=study.key) for study in self.studies], ignore_index=True)
+        parts = [study.rows.assign(study=study.key) for study in self.studies]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def load(sources: list[Path]) -> Results:
-    """Read study directories and result tables.
+def load(
+    sources: list[Path],
+    mapping: Mapping[str, str] | None = None,
+    score: str | None = None,
+    maximise: bool = False,
+    sampler: str | None = None,
+) -> Results:
+    """Read study directories, result tables and foreign tables.
+
+    Args:
+        sources: folders and files.
+        mapping: what the columns of a foreign table are, theirs to ours (`columns.ROLES`, the name of a
+            hyperparameter, or `ignore`).
+        score: a foreign table's score column; the same as mapping it to `score`.
+        maximise: the foreign score is better when higher.
+        sampler: how the trials of a foreign table without such a column were drawn, e.g. `random`.
 
     Raises:
-        UserError: no source; a source that is missing, empty, damaged, foreign or given twice; baselines that
-            contradict the rows.
+        UserError: no source; a source that is missing, empty, damaged or given twice; a foreign table that lacks what
+            it needs or contradicts itself; baselines that contradict the rows; a mapping but no foreign table.
     """
     if not sources:
         raise UserError("nothing to report on: name one study directory or result table, or several")
+    reading = Reading(dict(mapping or {}), score, maximise, sampler)
     studies: list[StudyResults] = []
+    foreign: list[ForeignResults] = []
     for source in sources:
-        for study in _read(source):
-            twin = next((other for other in studies if _same(study, other)), None)
+        for found in _read(source, reading):
+            if isinstance(found, ForeignResults):
+                other = next((one for one in foreign if one.source_digest == found.source_digest), None)
+                if other is not None:
+                    raise UserError(f"{source}: the same table as {other.source}; name it once")
+                foreign.append(found)
+                continue
+            twin = next((other for other in studies if _same(found, other)), None)
             if twin is not None:
-                raise UserError(f"{source}: study {study.name!r} is already in {twin.source}; name it once")
-            studies.append(study)
+                raise UserError(f"{source}: study {found.name!r} is already in {twin.source}; name it once")
+            studies.append(found)
+    if not foreign and reading.given:
+        raise UserError(f"{reading.given}: only for foreign tables, and {sources[0]} is a study of our own; remove it")
     names = [study.name for study in studies]
     keys = [f"{study.name} ({study.place})" if names.count(study.name) > 1 else study.name for study in studies]
     numbered = [f"{key} {i}" if keys.count(key) > 1 else key for i, key in enumerate(keys, start=1)]
-    return Results(tuple(replace(study, key=key) for study, key in zip(studies, numbered, strict=True)))
+    return Results(tuple(replace(study, key=key) for study, key in zip(studies, numbered, strict=True)), tuple(foreign))
 
 
 def _same(one: StudyResults, other: StudyResults) -> bool:
-    if one.source_digest == other.source_digest and one.name == other.name:
-        return True
+    if (one.name, one.domain, one.model) != (other.name, other.domain, other.model):
+        return False
     ids = [set(study.rows["trial_id"].dropna()) - {""} for study in (one, other)]
-    return one.name == other.name and bool(ids[0]) and ids[0] == ids[1]
+    return one.source_digest == other.source_digest or (bool(ids[0]) and ids[0] == ids[1])
 
 
-def _read(source: Path) -> Iterator[StudyResults]:
+def _read(source: Path, reading: Reading) -> Iterator[StudyResults | ForeignResults]:
     if source.is_dir():
         yield _from_directory(source)
     elif source.suffix in (".parquet", ".csv") and source.is_file():
-        yield from _from_table(source)
+        table = _table(source)
+        if _ours(table.column_names, reading):
+            yield from _from_table(source, table)
+        else:
+            yield read_foreign(table, source, _file_digest(source), reading)
     elif not source.exists():
         raise UserError(f"{source}: no such file or folder; name a study directory or a result table (.parquet, .csv)")
     else:
@@ -151,6 +189,8 @@ def _from_directory(folder: Path) -> StudyResults:
         raise UserError(f"{events_file(ledger)}: the header lacks `{missing[0]}`; was it written by another program?")
     spec = validated(StudySpec, record.header["spec"], f"{events_file(ledger)}: header: spec")
     place = ledger.resolve()
+    found = tidy_rows(result_table(record).to_pandas(), str(events_file(ledger)))
+    rows = in_order(found, str(events_file(ledger)))
     return StudyResults(
         key=spec.name,
         name=spec.name,
@@ -158,56 +198,70 @@ def _from_directory(folder: Path) -> StudyResults:
         model=public_name(spec.model.source),
         source="/".join([*place.parts[-2:], events_file(place).name]),
         source_digest=_file_digest(events_file(ledger)),
-        rows=tidy_rows(result_table(record).to_pandas(), str(events_file(ledger))),
+        rows=rows,
         baselines=tidy_baselines(baseline_table(record).to_pandas(), str(events_file(ledger))),
         spec=spec,
         header=_facts(record.header),
         notes=tuple(str(note.get("text", note)) for note in record.notes),
+        duplicates=len(found) - len(rows),
     )
 
 
-def _from_table(path: Path) -> Iterator[StudyResults]:
-    rows = tidy_rows(_frame(path), str(path))
-    known = [name for name in ("study", "domain", "model") if name in rows]
-    groups = list(rows.groupby(known, sort=False, dropna=False))
+def _ours(columns: list[str], reading: Reading) -> bool:
+    """A table with most of what ours must have is ours: what it lacks is then an error, not a sign of another origin."""
+    missing = sum(name not in columns for name in REQUIRED)
+    return missing == 0 or (missing < len(REQUIRED) / 2 and not reading.given)
+
+
+def _from_table(path: Path, table: pa.Table) -> Iterator[StudyResults]:
+    rows = tidy_rows(table.to_pandas(), str(path))
+    groups = list(rows.groupby(["study", "domain", "model"]))
     beside = _baselines_beside(path)
-    for group in (part.reset_index(drop=True) for _, part in groups):
-        first = group.iloc[0]
-        name = str(first["study"] or path.stem)
+    for key, found in groups:
+        study, domain, model = (str(part) for part in key)
+        group = in_order(found, str(path))
+        name = study or path.stem
         baselines = _baselines_of(name, beside, len(groups))
         if beside is not None:
             _check_baselines(group, baselines, path, beside[0])
         yield StudyResults(
             key=name,
             name=name,
-            domain=str(first["domain"]),
-            model=public_name(str(first["model"])),
+            domain=domain,
+            model=public_name(model),
             source=path.name,
             source_digest=_file_digest(path),
             rows=group,
             baselines=baselines,
+            duplicates=len(found) - len(group),
         )
 
 
-def _frame(path: Path) -> pd.DataFrame:
+def _table(path: Path) -> pa.Table:
+    """The file as it is. An empty cell is null, a written `nan` or `inf` a number: they mean different things."""
     try:
         if path.suffix == ".csv":
-            return pd.read_csv(path, dtype=dict.fromkeys(TEXT_COLUMNS, str), low_memory=False)
+            options = pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(TEXT_COLUMNS, pa.string()),
+                null_values=["", "NA", "N/A", "null", "NULL", "None"],
+                strings_can_be_null=True,
+            )
+            quoted = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            return pyarrow.csv.read_csv(path, convert_options=options, parse_options=quoted)
         table = pq.read_table(path)
     except (OSError, ValueError, pa.ArrowInvalid) as error:
         raise UserError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
     version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
     if version > SCHEMA_VERSION:
         raise UserError(f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn")
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
+    return table
 
 
 def _baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:
     stems = (f"{path.stem}.baselines", "baselines")
     for candidate in (path.parent / f"{stem}{ending}" for stem in stems for ending in (".parquet", ".csv")):
         if candidate.is_file() and candidate != path:
-            return candidate, _frame(candidate)
+            return candidate, _table(candidate).to_pandas()
     return None
 
 
@@ -256,4 +310,5 @@ def _facts(header: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

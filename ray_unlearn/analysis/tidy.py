@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ray_unlearn.results.schema import COLUMNS, OUTCOMES
 from ray_unlearn.results.table import TABLE_COLUMNS, TEXT_COLUMNS
@@ -15,15 +16,16 @@ REQUIRED = (
     "number", "status", "candidate", "method", "learning_rate", "update", "forget_nll",
     "score_selection", "score_reporting",
 )  # fmt: skip
+NOT_A_NUMBER = ("nan", "+nan", "-nan")
+"""How programs write a value that is not finite; an empty cell is something else: nothing was measured."""
 
 
 def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Our columns in our order and types; absent metrics are missing, absent texts empty."""
+    """Our columns in our order and types; absent metrics are missing, absent texts empty. Lines as they are."""
     missing = [name for name in REQUIRED if name not in frame]
     if missing:
         raise UserError(
-            f"{where}: lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
-            "a result table is what `ray-unlearn` wrote, with one line per evaluation row"
+            f"{where}: {lacks(missing)}; a result table is what `ray-unlearn` wrote, with one line per evaluation row"
         )
     if frame.empty:
         raise UserError(f"{where}: holds no trial yet; report on it once the first trial has begun")
@@ -35,7 +37,7 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         elif name == "candidate":
             columns[name] = _flags(frame[name], where)
         else:
-            columns[name] = _numbers(frame[name], where) if name in frame else pd.Series(np.nan, index=frame.index)
+            columns[name] = numbers(frame[name], where) if name in frame else pd.Series(np.nan, index=frame.index)
     tidy = pd.DataFrame(columns)
     strange = sorted(set(tidy["status"]) - set(STATUSES))
     if strange:
@@ -43,31 +45,67 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if tidy["number"].isna().any():
         raise UserError(f"{where}: line {int(tidy['number'].isna().argmax()) + 1} has no trial `number`")
     tidy["number"] = tidy["number"].astype(int)
-    return _without_repeats(tidy, where).sort_values(["number", "update"], kind="stable").reset_index(drop=True)
+    return tidy
 
 
-def _without_repeats(rows: pd.DataFrame, where: str) -> pd.DataFrame:
-    rows = rows.drop_duplicates()
-    keys = ["study", "domain", "model", "number", "update"]
-    repeated = rows[rows.duplicated(keys)]
-    if not repeated.empty:
-        line = repeated.iloc[0]
-        raise UserError(
-            f"{where}: trial {line['number']} of study {line['study']!r} has two different rows at update "
-            f"{line['update']:g}; keep one of them"
-        )
-    return rows
+def in_order(rows: pd.DataFrame, where: str) -> pd.DataFrame:
+    """The rows of one study by trial and update, exact copies of a row left out.
+
+    Raises:
+        UserError: two different rows of a trial at one update.
+    """
+    keys = ["number", "update"]
+    again = np.flatnonzero(rows.duplicated(keys, keep=False))
+    if len(again):
+        repeated = rows.iloc[again]
+        copies = (repeated[keys].assign(print=fingerprints(repeated))).duplicated().to_numpy()
+        different = repeated[~copies].duplicated(keys)
+        if different.any():
+            line = repeated[~copies][different].iloc[0]
+            raise UserError(
+                f"{where}: trial {line['number']} of study {line['study']!r} has two different rows at update "
+                f"{line['update']:g}; keep one of them"
+            )
+        rows = rows.drop(index=rows.index[again[copies]])
+    return rows.sort_values(keys, kind="stable").reset_index(drop=True)
 
 
-def _numbers(values: pd.Series, where: str) -> pd.Series:
-    numbers = pd.to_numeric(values, errors="coerce").astype(float)
-    strings = values[numbers.isna() & values.notna()]
-    if not strings.empty:
-        raise UserError(f"{where}: column `{values.name}` must hold numbers, got {strings.iloc[0]!r}")
-    return numbers
+def fingerprints(rows: pd.DataFrame) -> NDArray[np.uint64]:
+    """A hash [n] of each line: comparing 120 columns of a million lines pairwise takes minutes and gigabytes."""
+    positive_zero = {name: rows[name] + 0.0 for name in rows.columns[rows.dtypes == np.float64]}
+    return np.asarray(pd.util.hash_pandas_object(rows.assign(**positive_zero), index=False), dtype=np.uint64)
+
+
+def lacks(names: list[str]) -> str:
+    """`lacks the columns a, b`."""
+    return f"lacks the column{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def numbers(values: pd.Series, where: str, first_line: int = 0) -> pd.Series:
+    """Numbers, NaN where missing or written as one.
+
+    Args:
+        values: a column; its name is used in errors.
+        where: file, for errors.
+        first_line: number of the first value's line, where the error shall name the line.
+
+    Raises:
+        UserError: a text that is no number.
+    """
+    if pd.api.types.is_numeric_dtype(values.dtype):
+        return values.astype(float)
+    found = pd.to_numeric(values, errors="coerce").astype(float)
+    strings = values[found.isna() & values.notna()]
+    strange = strings[~strings.astype(str).str.strip().str.lower().isin(NOT_A_NUMBER)]
+    if not strange.empty:
+        line = f" in line {int(values.index.get_indexer(strange.index[:1])[0]) + first_line}" if first_line else ""
+        raise UserError(f"{where}: column `{values.name}` must hold numbers, got {strange.iloc[0]!r}{line}")
+    return found
 
 
 def _flags(values: pd.Series, where: str) -> pd.Series:
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return values.astype(bool)
     known = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
     flags = values.astype(str).str.lower().map(known)
     if flags.isna().any():
@@ -83,5 +121,5 @@ def tidy_baselines(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if frame["baseline"].duplicated().any():
         twice = frame.loc[frame["baseline"].duplicated(), "baseline"].iloc[0]
         raise UserError(f"{where}: baseline {twice!r} is given twice; keep one")
-    columns = {name: _numbers(frame[name], where) if name in frame else math.nan for name in COLUMNS}
+    columns = {name: numbers(frame[name], where) if name in frame else math.nan for name in COLUMNS}
     return pd.DataFrame(columns, index=frame.index).set_index(frame["baseline"].astype(str)).astype(float)

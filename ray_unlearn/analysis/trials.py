@@ -1,11 +1,24 @@
 """One line per trial: the unit of every claim. Made from `Results`, whatever they were read from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.parts import Part, foreign_part, study_part
+from ray_unlearn.analysis.searched import combined, seen_axis
+from ray_unlearn.analysis.table import Results, StudyResults
+from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_score
+from ray_unlearn.results.table import CONFIG_COLUMNS
+from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guidelines import ScoreInfo
+from ray_unlearn.spec.methods import METHODS
+
+LEFT_OUT = ("study", "domain", "model", "method", "status", "why", "group")
+OWN_SCORE = "score"
 
 
 @dataclass(frozen=True)
@@ -29,12 +42,24 @@ class TrialTable:
         `forget_gap`, `utility_loss`, `learning_rate_sum`, `target_nll`; by trial and update.
     axes: by method, the hyperparameters that vary, in a fixed order.
     score: name, direction (scores here are turned so that lower is better), tolerance.
+    left_out: trials that say nothing about their configuration: failed, still running, or without an evaluation that could
+        be deployed; one line each with study, domain, model, group, method, status, `why`.
+    notes: what a reader must know about how the table was made.
+
+    `score` is finite exactly where a trial is not infeasible. A pruned trial that had passed its best row counts as
+    complete. Rows before the fewest free steps are not in `rows`; `candidate` is False for rows of a searched number of
+    steps before the last one, which could not be deployed. NaN as a row's score: not finite. The order and the numbers of
+    trials do not depend on the order of lines in a file.
     """
 
     trials: pd.DataFrame
     rows: pd.DataFrame
     axes: dict[str, tuple[Axis, ...]]
     score: ScoreInfo
+    left_out: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(LEFT_OUT)))
+    notes: tuple[str, ...] = ()
+    nothing: Mapping[str, float] = field(default_factory=dict)
+    """By group, the score of doing nothing (the vanilla model's), where it is known: nobody deploys a worse trial."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -52,3 +77,149 @@ class TrialTable:
         if group is not None:
             chosen &= self.trials["group"] == group
         return self.trials[chosen]
+
+    def as_given(self, score: Any) -> Any:
+        """A score (number, array or column) in the direction it was given in: accuracies stay positive for people.
+
+        Differences of scores keep their sign: with `maximize` too, a positive regret is a loss.
+        """
+        return score if self.score.direction == "minimize" else -score
+
+
+def trial_table(
+    results: Results, *, tolerance: float | None = None, by: Literal["domain", "model"] | None = None
+) -> TrialTable:
+    """The trials of all studies and foreign tables.
+
+    Args:
+        results: what `table.load` read.
+        tolerance: tau, in units of the score; None: see `tolerance`.
+        by: what a group is. None: domain and model, as far as there are several; `domain` or `model`: this alone, so that
+            scores on different models (domains) are pooled, which only a user can ask for.
+
+    Raises:
+        UserError: scores that cannot be compared, a hyperparameter that is a range here and a list there, a tolerance
+            that is not above 0, or no trial with an outcome.
+    """
+    studies = sorted(results.studies, key=lambda study: (study.name, study.domain, study.model, study.source_digest))
+    foreign = sorted(results.foreign, key=lambda table: (table.name, table.source_digest))
+    name, direction = _one_score(results)
+    parts = [*map(study_part, studies), *map(foreign_part, foreign)]
+    trials, rows = _stacked(parts)
+    left_out = pd.concat([part.left_out for part in parts], ignore_index=True)
+    if trials.empty:
+        raise UserError(f"none of the {len(left_out)} trials has an outcome and an evaluation; report on them later")
+    everyone = pd.concat([trials[["domain", "model"]], left_out[["domain", "model"]]])
+    several = {key: everyone[key].nunique() > 1 for key in ("domain", "model")}
+    for frame in (trials, left_out):
+        frame["group"] = _groups(frame, by, several)
+    axes, notes = _axes(trials, parts)
+    hyperparameters = tuple(dict.fromkeys(name for part in parts for name in part.hyperparameters))
+    tau, source = tolerance_of(studies, trials, hyperparameters, tolerance)
+    score = ScoreInfo(
+        name=name,
+        direction=direction,
+        unit="nats/token" if studies else "",
+        tolerance=tau,
+        tolerance_source=source,
+        checkpoint_rule="; ".join(dict.fromkeys(rule for part in parts for rule in part.rules)),
+    )
+    notes += [note for table in foreign for note in table.notes]
+    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), _score_of_nothing(studies, trials))
+
+
+def _score_of_nothing(studies: list[StudyResults], trials: pd.DataFrame) -> dict[str, float]:
+    """By group, the vanilla model's score; the mean where several studies share a group."""
+    scores = {study.key: vanilla_score(study) for study in studies}
+    values = trials["study"].map(scores)
+    known = values.groupby(trials["group"]).mean().dropna()
+    return {str(group): float(value) for group, value in known.items()}
+
+
+def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
+    """Name and direction of the score that all sources share."""
+    weights = [study.spec.objective for study in results.studies if study.spec is not None]
+    if any(
+        (w.forget_gap, w.retain, w.general) != (weights[0].forget_gap, weights[0].retain, weights[0].general)
+        for w in weights
+    ):
+        names = ", ".join(study.name for study in results.studies)
+        raise UserError(f"{names}: their objectives weigh the score differently; report on them separately")
+    found = [(OWN_SCORE, False, study.source) for study in results.studies[:1]]
+    found += [
+        (
+            OWN_SCORE if table.score.startswith("score") and results.studies else table.score,
+            table.maximise,
+            table.source,
+        )
+        for table in results.foreign
+    ]
+    assert found, "`load` gives at least one source"
+    name, maximise, source = found[0]
+    for other, turned, where in found[1:]:
+        if (other, turned) != (name, maximise):
+            raise UserError(f"{where}: its score is `{other}`, that of {source} is `{name}`; report on them separately")
+    return name, "maximize" if maximise else "minimize"
+
+
+def _stacked(parts: list[Part]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All trials, numbered through in `trial`, and their rows."""
+    starts = np.cumsum([0, *(len(part.trials) for part in parts)])
+    filled = [part for part in parts if len(part.trials)]
+    if not filled:
+        return pd.DataFrame(), pd.DataFrame()
+    trials = pd.concat([part.trials for part in filled], ignore_index=True)
+    rows = [part.rows.assign(trial=part.rows["trial"] + start) for part, start in zip(parts, starts, strict=False)]
+    known = [
+        "study", "domain", "model", "method", "seed", "status", "infeasible", "drawn", "update", "crossed", "score",
+        "score_selection",
+    ]  # fmt: skip
+    trials = trials[known + [name for name in trials if name not in known]]
+    trials.insert(0, "trial", np.arange(len(trials)))
+    trials["crossed"] = trials["crossed"].astype(object).where(trials["crossed"].notna(), None)
+    return trials, pd.concat([part for part in rows if len(part)] or rows[:1], ignore_index=True)
+
+
+def _groups(frame: pd.DataFrame, by: str | None, several: dict[str, bool]) -> pd.Series:
+    if by is not None:
+        return frame[by]
+    if several["model"] and several["domain"]:
+        return frame["domain"] + " (" + frame["model"] + ")"
+    return frame["model"] if several["model"] else frame["domain"]
+
+
+def _axes(trials: pd.DataFrame, parts: list[Part]) -> tuple[dict[str, tuple[Axis, ...]], list[str]]:
+    """Axes by method, and what was not made one.
+
+    Bounds of search spaces, where there are any, are taken to hold for all; what is left is seen in the trials.
+    """
+    found = set(trials["method"])
+    methods = [*(name for name in METHODS if name in found), *sorted(found - set(METHODS))]
+    axes: dict[str, tuple[Axis, ...]] = {}
+    notes: list[str] = []
+    blind = [part for part in parts if part.axes is None]
+    names = {name for part in blind for name in part.hyperparameters}
+    order = [*(name for name in CONFIG_COLUMNS if name in names), *sorted(names - set(CONFIG_COLUMNS))]
+    for method in methods:
+        own = trials[trials["method"] == method]
+        known = [part.axes[method] for part in parts if part.axes is not None and method in part.axes]
+        candidates = {name: [one[name] for one in known if name in one] for one in known for name in one}
+        free = any(method in part.free_steps for part in parts)
+        kept: dict[str, Axis] = {}
+        for name in [*candidates, *(name for name in order if name not in candidates)]:
+            if name not in own or (name == "steps" and free):
+                continue
+            axis = combined(candidates[name]) if name in candidates else seen_axis(name, own[name].infer_objects())
+            if axis is not None:
+                absent = own[name].isna() | (own[name].astype(object) == "")
+                if axis.scale == "log":
+                    absent |= own[name].astype(float) <= 0
+                if absent.any():
+                    notes.append(
+                        f"{name} of {method or 'the table'} is not analysed: {int(absent.sum())} of {len(own)} trials have "
+                        "no value on its axis (it is conditional, or not recorded)"
+                    )
+                    continue
+                kept[name] = axis
+        axes[method] = tuple(kept.values())
+    return axes, notes

@@ -264,8 +264,8 @@ def limits(study: StudyResults, table: pd.DataFrame) -> list[str]:
     """What this study cannot say."""
     seeds, trials = len(study.seeds), table["trials"]
     limits = [
-        "This page states no guideline. Statistical guidelines, with their evidence and grades, are a separate step; one small "
-        "study of one model and one domain is no evidence for a general claim.",
+        "What is said here of this study describes it alone: one model, one domain, the trials there are. What may be taken "
+        "elsewhere stands at the top of the page, with its grade and what it holds for.",
     ]
     if seeds < 3:
         limits.append(

@@ -8,7 +8,7 @@ import typer
 
 from ray_unlearn.cli.main import app
 from ray_unlearn.cli.show import Json, number, print_json, print_table, say
-from ray_unlearn.spec.study import load_study
+from ray_unlearn.spec.study import StudySpec, load_study
 
 SHOWN_NOTES = 8
 
@@ -17,6 +17,12 @@ StudyFolder = Annotated[Path, typer.Argument(help="study directory", show_defaul
 Lanes = Annotated[int | None, typer.Option(min=1, help="warm worker groups; default: the study file's")]
 Workers = Annotated[int | None, typer.Option(min=1, help="workers per lane; default: the study file's")]
 Address = Annotated[str | None, typer.Option(help="address of a Ray cluster; default: Ray on this machine only")]
+SpaceFrom = Annotated[
+    Path | None,
+    typer.Option(
+        "--space-from", help="guidelines.json of earlier studies: search where it claims good regions, a fifth in full"
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
 
 
@@ -24,6 +30,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
 def run(
     study: StudyFile,
     storage: Annotated[Path | None, typer.Option(help="the study's directory; default: results/<name>")] = None,
+    space_from: SpaceFrom = None,
     lanes: Lanes = None,
     workers: Workers = None,
     address: Address = None,
@@ -33,7 +40,7 @@ def run(
     """Run a study from its file to its result table. Ctrl-C stops it cleanly; `resume` goes on."""
     from ray_unlearn.execution.study import run_study
 
-    spec = load_study(study, _operations(lanes, workers))
+    spec = _loaded(study, space_from, lanes, workers)
     folder = storage or Path("results") / spec.name
     _finish(run_study(spec, folder, address=address, quiet=quiet), folder, json)
 
@@ -54,14 +61,37 @@ def resume(
     """Go on with a stopped study, or extend a finished one; finished trials are never run again."""
     from ray_unlearn.execution.study import resume_study
 
-    operations = _operations(lanes, workers)
+    operations = given_operations(lanes, workers)
     result = resume_study(
         folder, operations=operations, add_trials=trials, retry_failed=retry_failed, address=address, quiet=quiet
     )
     _finish(result, folder, json)
 
 
-def _operations(lanes: int | None, workers: int | None) -> dict[str, Any]:
+def _loaded(study: Path, space_from: Path | None, lanes: int | None, workers: int | None) -> StudySpec:
+    """The study of a file; with guidelines, narrowed to what they claim, and stderr says how."""
+    spec = load_study(study, given_operations(lanes, workers))
+    if space_from is None:
+        return spec
+    from ray_unlearn.spec.guidelines import load_guidelines
+    from ray_unlearn.spec.narrowing import narrowed
+
+    spec, notes = narrowed(spec, load_guidelines(space_from), str(space_from), _domain(spec))
+    for note in notes:
+        say(note)
+    return spec
+
+
+def _domain(spec: StudySpec) -> str:
+    """The domain as tables and guidelines name it."""
+    from ray_unlearn.unlearn.demo_world import DOMAINS
+    from ray_unlearn.unlearn.sources import demo_domain
+
+    return spec.data.domain or DOMAINS[demo_domain(spec.data.source or "")]
+
+
+def given_operations(lanes: int | None, workers: int | None) -> dict[str, Any]:
+    """Operations from the command line; those not given stay as the study file has them."""
     given = {"lanes": lanes, "workers_per_lane": workers}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -103,6 +133,7 @@ def status(folder: StudyFolder, json: Json = False) -> None:
 @app.command()
 def plan(
     study: StudyFile,
+    space_from: SpaceFrom = None,
     lanes: Lanes = None,
     workers: Workers = None,
     teraflops: Annotated[
@@ -117,7 +148,7 @@ def plan(
     from ray_unlearn.unlearn.plan import free_disk_gib, problems
     from ray_unlearn.unlearn.plan import plan as make_plan
 
-    spec = load_study(study, _operations(lanes, workers))
+    spec = _loaded(study, space_from, lanes, workers)
     found = make_plan(spec)
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

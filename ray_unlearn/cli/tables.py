@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import shutil
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,24 +14,66 @@ from ray_unlearn.cli.main import app
 from ray_unlearn.cli.show import Json, print_json, print_table, say
 from ray_unlearn.spec.base import Strict
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.guidelines import Guidelines
 from ray_unlearn.spec.methods import METHODS
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace, load_search_space
 from ray_unlearn.spec.study import StudySpec, packaged_spaces
 
 
+class Drawn(StrEnum):
+    """How the trials of a foreign table were drawn."""
+
+    RANDOM = "random"
+    ADAPTIVE = "adaptive"
+
+
 @app.command()
 def report(
-    sources: Annotated[list[Path], typer.Argument(help="study directories or result tables", show_default=False)],
+    sources: Annotated[
+        list[Path],
+        typer.Argument(
+            help="study directories, result tables or any tables of trials (.csv, .parquet)", show_default=False
+        ),
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="default: report/ in the first study")] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option("--map", metavar="THEIRS=OURS", help="what a column of a foreign table is; repeatable"),
+    ] = None,
+    score: Annotated[str | None, typer.Option("--score", metavar="COLUMN", help="a foreign table's score")] = None,
+    maximise: Annotated[bool, typer.Option("--maximise", help="higher scores are better")] = False,
+    tolerance: Annotated[
+        float | None, typer.Option("--tolerance", help="how far from the best is still good, in units of the score")
+    ] = None,
+    sampler: Annotated[
+        Drawn | None, typer.Option("--sampler", help="how a foreign table's trials were drawn, where it does not say")
+    ] = None,
+    since: Annotated[
+        Path | None, typer.Option("--since", metavar="OLD.json", help="guidelines.json to compare with")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="of every random draw")] = 0,
+    json: Json = False,
 ) -> None:
-    """Write the report: one self-contained HTML page, the same in Markdown, figures, and every number as CSV."""
+    """Write the report: guidelines with their evidence, one HTML page, the same in Markdown, figures, and every number as CSV."""
+    from ray_unlearn.analysis.columns import parse_mapping
     from ray_unlearn.analysis.report import write_report
+    from ray_unlearn.spec.guidelines import load_guidelines
 
     if output is None:
         output = sources[0] / "report" if sources[0].is_dir() else Path("report")
-    page = write_report(sources, output)
-    say("report:")
-    print(page.resolve())
+    page = write_report(
+        sources, output, mapping=parse_mapping(columns or []), score=score, maximise=maximise, tolerance=tolerance,
+        sampler=sampler.value if sampler else None, since=since, seed=seed,
+    )  # fmt: skip
+    found = load_guidelines(page.parent / "guidelines.json")
+    for guideline in found.claimed:
+        say(guideline.text)
+    held = len(found.guidelines) - len(found.claimed)
+    say(f"{len(found.claimed)} claimed, {held} withheld; the reasons are in the report:")
+    if json:
+        print_json({"page": str(page.resolve()), "claimed": [g.id for g in found.claimed], "withheld": held})
+    else:
+        print(page.resolve())
 
 
 @app.command()
@@ -76,11 +119,11 @@ def _space_lines(space: SearchSpace) -> list[tuple[str, str, str, str]]:
     return lines
 
 
-SCHEMAS: dict[str, type[Strict]] = {"study": StudySpec, "search-space": SearchSpace}
+SCHEMAS: dict[str, type[Strict]] = {"study": StudySpec, "search-space": SearchSpace, "guidelines": Guidelines}
 
 
 @app.command()
-def schema(name: Annotated[str, typer.Argument(help="study or search-space", show_default=False)]) -> None:
+def schema(name: Annotated[str, typer.Argument(help="study, search-space or guidelines", show_default=False)]) -> None:
     """JSON Schema of the resolved files, for editors and other programs."""
     if name not in SCHEMAS:
         raise UserError(f"no schema {name!r}{nearest(name, SCHEMAS)}")

@@ -10,11 +10,11 @@ not hold: the points are then as even in the parameters that always apply as the
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from graphlib import TopologicalSorter
 from typing import Any
 
 import numpy as np
 
+from ray_unlearn.spec.points import sampled_parameters
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange, SearchSpace
 
 Point = dict[str, Any]
@@ -22,13 +22,6 @@ Sampled = FloatRange | IntRange | Choice
 
 MOST_POINTS = 10_000
 """A finite space of more points than this is not listed: no study exhausts it."""
-
-
-def sampled_parameters(space: SearchSpace) -> dict[str, Sampled]:
-    """The parameters that a search chooses, each after the ones its `when` names."""
-    sampled = space.sampled()
-    order = TopologicalSorter({name: sorted(parameter.when) for name, parameter in sampled.items()}).static_order()
-    return {name: sampled[name] for name in order}
 
 
 def applies(parameter: Sampled, chosen: Mapping[str, Any]) -> bool:

@@ -19,7 +19,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ray_unlearn.execution.past import directions
-from ray_unlearn.execution.points import Point, Sampled, applies, sampled_parameters
+from ray_unlearn.execution.points import Point, Sampled, applies
+from ray_unlearn.spec.points import sampled_parameters
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study import StudySpec
 

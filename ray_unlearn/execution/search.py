@@ -5,12 +5,14 @@ numbers go round the methods in turn, `spec.methods[number % n]`; a method whose
 drops out of the rounds. Trial i of a method takes seed `trial_seeds[i % len(trial_seeds)]`.
 
 The first `quasi_random_share` of each method's trials are quasi-random, for the claims that adaptive trials would
-bias (curves, volumes, importance); the rest are the sampler's. Nothing is kept but what the ledger keeps: a study
+bias (curves, volumes, importance); the rest are the sampler's. Where guidelines narrowed a method's space, its first
+trials are the warm start, and of the others an evenly spread `full_space_share` is drawn quasi-randomly from the full
+space: without trials outside it a claim could never be refuted. The sampler does not learn from those outside. Nothing is kept but what the ledger keeps: a study
 rebuilt by `replay` asks for what the uninterrupted one would have asked.
 """
 
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal
 
 import numpy as np
@@ -30,10 +32,11 @@ from ray_unlearn.execution.samplers import suggest
 from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.spec.base import digest
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import TrialConfig
 
-Source = Literal["quasi_random", "random", "grid", "tpe", "nsga2", "gp"]
+Source = Literal["quasi_random", "random", "grid", "tpe", "nsga2", "gp", "warm_start", "full_space", "listed"]
 
 START_UP = 5
 """An adaptive sampler takes over once this many trials of a method have a score; random points until then. Of 1, 3, 5
@@ -52,6 +55,7 @@ class Search:
         """`context`: digest of all that decides results beyond the hyperparameters (see `TrialConfig`)."""
         self._spec = spec
         self._context = context
+        self._full = spec.full_spaces or {}
         self._finite: dict[str, list[Point] | None] = {method: self._points(method) for method in spec.methods}
         counts = {method: self._trials_of(method) for method in spec.methods}
         self._turns = [(m, i) for i in range(max(counts.values())) for m in spec.methods if i < counts[m]]
@@ -64,7 +68,7 @@ class Search:
         """Trials of the whole study.
 
         `trials_per_method` for each method, or less where a finite space has fewer points; with the grid sampler the
-        whole grid of each method, once per trial seed.
+        whole grid of each method, or with the listed one all its points, once per trial seed.
         """
         return len(self._turns)
 
@@ -79,8 +83,8 @@ class Search:
         method, index = self._turns[number]
         assert number not in self._past[method], f"trial {number} was asked for before"
         seeds = self._spec.search.trial_seeds
-        for point, source in self._candidates(method, index):
-            hyperparameters = self._spec.spaces[method].resolve(point)
+        for space, point, source in self._candidates(method, index):
+            hyperparameters = space.resolve(point)
             config = self._spec.trial_config(hyperparameters, method, seeds[index % len(seeds)], self._context)
             if config.id not in self._known:
                 self.tell(Trial(number, config.id, config.model_dump(mode="json")))
@@ -95,8 +99,8 @@ class Search:
     def tell(self, trial: Trial) -> None:
         """Take in a trial's outcome, or a trial without outcome as pending.
 
-        A trial of a method or with values that the spec no longer has (it was edited, then resumed) is remembered as
-        tried, and otherwise ignored.
+        A trial outside the space that is searched (drawn from the full space, or of another version of the spec) is
+        remembered as tried, and otherwise ignored.
         """
         self._known.add(trial.trial_id)
         if trial.method not in self._past:
@@ -112,7 +116,10 @@ class Search:
             self.tell(trial)
 
     def _points(self, method: str) -> list[Point] | None:
-        """All points of a finite space or grid, in a random order, so that a part of them is spread out."""
+        """All points of a finite space or grid, in a random order, so that a part of them is spread out; listed ones in
+        the order of the list."""
+        if self._spec.search.sampler == "listed":
+            return [dict(point) for point in self._spec.search.points[method]]
         grid = self._spec.search.sampler == "grid"
         points = all_points(self._spec.spaces[method], grid)
         if points is None:
@@ -124,33 +131,75 @@ class Search:
 
     def _trials_of(self, method: str) -> int:
         wanted, points = self._spec.search.trials_per_method, self._finite[method]
+        if points is not None and method in self._full:
+            outside = all_points(self._full[method])
+            points = None if outside is None else self._distinct(method, points, outside)
         if points is None:
             assert wanted is not None
             return wanted
         most = len(points) * len(self._spec.search.trial_seeds)
         return most if wanted is None else min(wanted, most)
 
-    def _candidates(self, method: str, index: int) -> Iterator[tuple[Point, Source]]:
-        """Points for trial `index` of the method, in order of preference; the first one not tried yet is taken."""
-        search, space, points = self._spec.search, self._spec.spaces[method], self._finite[method]
-        if search.sampler == "grid":
+    def _distinct(self, method: str, narrowed: list[Point], full: list[Point]) -> list[Point]:
+        """The points of both spaces; one that is the same trial in both counts once."""
+        resolved = {self._spec.spaces[method].resolve(point): point for point in narrowed}
+        return list((resolved | {self._full[method].resolve(point): point for point in full}).values())
+
+    def _candidates(self, method: str, index: int) -> Iterator[tuple[SearchSpace, Point, Source]]:
+        """Points for trial `index` of the method, in order of preference; the first one not tried yet is taken.
+
+        Where one of a method's two spaces has no untried point left, its trials come from the other.
+        """
+        search, space = self._spec.search, self._spec.spaces[method]
+        if search.sampler in ("grid", "listed"):
+            points = self._finite[method]
             assert points is not None
-            yield points[index // len(search.trial_seeds)], "grid"
+            yield space, points[index // len(search.trial_seeds)], search.sampler
             return
+        warm = search.warm_start.get(method, ())
+        full = self._full.get(method)
+        if index < len(warm):
+            yield space, dict(warm[index]), "warm_start"
+        if full is None:
+            yield from self._searched(method, index, index - len(warm), len(warm))
+            return
+        before = search.full_space_trials(method, index)
+        outside = self._from_full_space(method, full, index, before)
+        inside = self._searched(method, index, index - len(warm) - before, len(warm))
+        drawn_outside = search.full_space_trials(method, index + 1) > before
+        yield from chain(outside, inside) if drawn_outside else chain(inside, outside)
+
+    def _searched(self, method: str, index: int, place: int, warm: int) -> Iterator[tuple[SearchSpace, Point, Source]]:
+        """Points of the method's space; `place` is the trial's number among those drawn from it, below 0 in the warm start."""
+        search, space, points = self._spec.search, self._spec.spaces[method], self._finite[method]
         assert search.trials_per_method is not None
-        if search.sampler == "qmc" or index < round(search.quasi_random_share * search.trials_per_method):
-            yield quasi_random_point(space, self._seed(method, "sobol"), index), "quasi_random"
-        elif search.sampler != "random":
+        outside = search.full_space_trials(method, search.trials_per_method) if method in self._full else 0
+        quasi_random = round(search.quasi_random_share * max(0, search.trials_per_method - warm - outside))
+        if place >= 0 and (search.sampler == "qmc" or place < quasi_random):
+            yield space, quasi_random_point(space, self._seed(method, "sobol"), place), "quasi_random"
+        elif search.sampler in ("tpe", "nsga2", "gp"):
             past = [trial for _, trial in sorted(self._past[method].items()) if trial.state != TrialState.FAIL]
             if len(list(islice(filter(_scored, past), START_UP))) == START_UP:
                 for attempt in range(ATTEMPTS):
-                    yield suggest(self._spec, method, past, self._seed(method, index, attempt)), search.sampler
+                    yield space, suggest(self._spec, method, past, self._seed(method, index, attempt)), search.sampler
+        yield from ((space, point, "random") for point in self._random(space, points, method, index))
+
+    def _from_full_space(
+        self, method: str, full: SearchSpace, index: int, place: int
+    ) -> Iterator[tuple[SearchSpace, Point, Source]]:
+        """Points of the space before it was narrowed; `place` is the trial's number among those drawn from it."""
+        yield full, quasi_random_point(full, self._seed(method, "sobol", "full"), place), "full_space"
+        points = self._random(full, all_points(full), method, index)
+        yield from ((full, point, "full_space") for point in points)
+
+    def _random(self, space: SearchSpace, points: list[Point] | None, method: str, index: int) -> Iterator[Point]:
+        """Every point of a finite space in a random order, or random points of another."""
         if points is not None:
             order = np.random.default_rng(self._seed(method, index, "rest")).permutation(len(points))
-            yield from ((points[i], "random") for i in order)
+            yield from (points[i] for i in order)
             return
         for attempt in range(RANDOM_ATTEMPTS):
-            yield random_point(space, self._seed(method, index, "random", attempt)), "random"
+            yield random_point(space, self._seed(method, index, "random", attempt))
 
     def _seed(self, *what: str | int) -> int:
         return int(digest([self._spec.search.seed, *what], length=8), 16)

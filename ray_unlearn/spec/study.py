@@ -9,12 +9,15 @@ from pydantic import Field, field_validator, model_validator
 from ray_unlearn.spec.base import Strict, digest, read_yaml, validated
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.methods import METHODS, method_named
-from ray_unlearn.spec.search_space import Fixed, IntRange, SearchSpace, load_search_space
+from ray_unlearn.spec.points import check_points
+from ray_unlearn.spec.search_space import Fixed, IntRange, Scalar, SearchSpace, load_search_space
 from ray_unlearn.spec.trial import Hyperparameters, TrialConfig
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SPLITS = ("forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation")
 Split = Literal["forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation"]
+Points = dict[str, tuple[dict[str, Scalar], ...]]
+"""By method, configurations given one by one: values of the sampled parameters whose conditions hold."""
 
 
 class ModelSpec(Strict):
@@ -157,8 +160,8 @@ class SchedulerSpec(Strict):
 class SearchSpec(Strict):
     """How many trials and who chooses them."""
 
-    trials_per_method: int | None = Field(None, ge=1, description="required unless the sampler is grid")
-    sampler: Literal["tpe", "qmc", "random", "grid", "nsga2", "gp"] = "tpe"
+    trials_per_method: int | None = Field(None, ge=1, description="required unless the sampler is grid or listed")
+    sampler: Literal["tpe", "qmc", "random", "grid", "nsga2", "gp", "listed"] = "tpe"
     quasi_random_share: float = Field(
         0.25, ge=0, le=1, description="share of each method's trials drawn quasi-randomly (QMC), the first ones"
     )
@@ -167,14 +170,39 @@ class SearchSpec(Strict):
     trial_seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="data order and labels; trials take them in turn"
     )
+    full_space_share: float = Field(
+        0.0, ge=0, le=1, description="share of the trials of a narrowed method, evenly spread, drawn from `full_spaces`"
+    )
+    warm_start: Points = Field(default_factory=dict, description="by method, the points of its first trials")
+    points: Points = Field(
+        default_factory=dict, description="sampler `listed`: by method, all its points; each runs once per trial seed"
+    )
 
     @model_validator(mode="after")
     def _number_of_trials(self) -> Self:
-        if self.sampler != "grid" and self.trials_per_method is None:
-            raise ValueError("`trials_per_method` is required unless `sampler: grid`")
-        if self.sampler == "grid" and self.trials_per_method is not None:
-            raise ValueError("`sampler: grid` runs the whole grid; remove `trials_per_method`")
+        whole = self.sampler in ("grid", "listed")
+        if not whole and self.trials_per_method is None:
+            raise ValueError("`trials_per_method` is required unless `sampler: grid` or `listed`")
+        if whole and self.trials_per_method is not None:
+            raise ValueError(f"`sampler: {self.sampler}` runs all its points; remove `trials_per_method`")
+        if whole and (self.full_space_share or self.warm_start):
+            raise ValueError(
+                f"`sampler: {self.sampler}` runs all its points; remove `full_space_share` and `warm_start`"
+            )
+        if (self.sampler == "listed") != bool(self.points):
+            raise ValueError("`points` and `sampler: listed` need each other; give both or neither")
+        if self.sampler == "listed" and len(set(self.trial_seeds)) < len(self.trial_seeds):
+            raise ValueError("trial_seeds: a seed is named twice; keep one, or `sampler: listed` runs a trial twice")
         return self
+
+    def full_space_trials(self, method: str, trials: int) -> int:
+        """How many of a narrowed method's first `trials` trials are drawn from its full space.
+
+        After the warm start every 1/`full_space_share`-th trial is: a function of the index alone, so that a study that is
+        resumed or extended keeps the places it had.
+        """
+        after = max(0, trials - len(self.warm_start.get(method, ())))
+        return math.floor(after * self.full_space_share + 1e-9)
 
 
 class Operations(Strict):
@@ -208,6 +236,9 @@ class StudySpec(Strict):
     data: DataSpec
     methods: tuple[str, ...] = Field(tuple(METHODS), min_length=1)
     spaces: dict[str, SearchSpace]
+    full_spaces: dict[str, SearchSpace] | None = Field(
+        None, description="of methods whose space was narrowed (`--space-from`): what it was before"
+    )
     search: SearchSpec
     objective: ObjectiveSpec = ObjectiveSpec()
     evaluation: EvaluationSpec
@@ -222,6 +253,8 @@ class StudySpec(Strict):
             if space is None or space.method != method:
                 raise ValueError(f"spaces: no search space for method {method!r}")
             self._check_space(method, space)
+        self._check_full_spaces()
+        self._check_points()
         if self.objective.pareto and self.search.sampler in ("gp",):
             raise ValueError(
                 "search.sampler: `gp` has one objective here; use `nsga2`, `tpe`, `qmc` or `random` with `pareto`"
@@ -246,6 +279,31 @@ class StudySpec(Strict):
             )
         if space.free_steps and not [u for u in self.evaluation.updates(most) if u >= space.fewest_steps]:
             raise ValueError(f"evaluation: no evaluated update of {method} lies in the range of its free steps")
+
+    def _check_full_spaces(self) -> None:
+        if bool(self.full_spaces) != (self.search.full_space_share > 0):
+            raise ValueError(
+                "`full_spaces` and `search.full_space_share` need each other; `ray-unlearn run STUDY --space-from` sets both"
+            )
+        for method, full in (self.full_spaces or {}).items():
+            narrow = self.spaces.get(method)
+            if method not in self.methods or narrow is None or full.method != method:
+                raise ValueError(f"full_spaces: {method!r} is no method of this study; remove it")
+            self._check_space(method, full)
+            if (full.free_steps, full.fewest_steps) != (narrow.free_steps, narrow.fewest_steps):
+                raise ValueError(
+                    f"full_spaces.{method}.steps: `free`, and with it `low`, must be as in `spaces`: they say which rows count"
+                )
+
+    def _check_points(self) -> None:
+        for section in ("warm_start", "points"):
+            for method, points in getattr(self.search, section).items():
+                if method not in self.methods:
+                    raise ValueError(f"search.{section}: {method!r} is no method of this study; remove it")
+                check_points(self.spaces[method], points, f"search.{section}.{method}")
+        bare = [method for method in self.methods if not self.search.points.get(method)]
+        if self.search.sampler == "listed" and bare:
+            raise ValueError(f"search.points: none for {bare[0]}; list some, or take it from `methods`")
 
     def decisive(self) -> dict[str, Any]:
         """All that decides results: the whole spec but `description`, `operations`, and *where* model and data lie, whose

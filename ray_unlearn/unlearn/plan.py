@@ -7,7 +7,7 @@ from typing import Any
 
 from ray_unlearn.results.schema import COLUMNS
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange
+from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import Hyperparameters
 from ray_unlearn.unlearn.cost import count_update
@@ -53,9 +53,7 @@ def plan(spec: StudySpec) -> Plan:
     cost = count_update(config, length)
     trials = updates = evaluations = 0
     tokens = flops = 0.0
-    for method in spec.methods:
-        number = trials_of(spec, method)
-        most = longest(spec, method)
+    for method, number, most in _upper_bounds(spec):
         trial = spec.trial_config(most, method, 0, "")
         sizes = [(term, term.batch_size) for term in terms(trial)]
         trials += number
@@ -83,7 +81,7 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None) -> float:
     """
     if parameters is None:
         parameters = parameter_count(model_config(spec))
-    rows = sum(trials_of(spec, m) * len(spec.evaluation.updates(longest(spec, m).steps)) for m in spec.methods)
+    rows = sum(number * len(spec.evaluation.updates(most.steps)) for _, number, most in _upper_bounds(spec))
     operations, weights = spec.operations, parameters * BYTES[spec.model.dtype]
     checkpoint = 3 * weights if operations.checkpoint_every_s is not None else 0  # weights and two optimizer states
     best = weights if operations.keep_best else 0
@@ -91,10 +89,12 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None) -> float:
 
 
 def trials_of(spec: StudySpec, method: str) -> int:
-    """Trials of one method; for the grid sampler every grid point with every trial seed."""
+    """Trials of one method; for the grid and the listed sampler every point with every trial seed."""
     if spec.search.trials_per_method is not None:
         return spec.search.trials_per_method
     total = len(spec.search.trial_seeds)
+    if spec.search.sampler == "listed":
+        return total * len(spec.search.points[method])
     for parameter in spec.spaces[method].sampled().values():
         total *= len(parameter.choices if isinstance(parameter, Choice) else parameter.grid)
     return total
@@ -102,8 +102,22 @@ def trials_of(spec: StudySpec, method: str) -> int:
 
 def longest(spec: StudySpec, method: str) -> Hyperparameters:
     """The costliest configuration of a method: most steps, largest batches."""
-    space = spec.spaces[method]
+    return _costliest(spec.spaces[method])
+
+
+def _costliest(space: SearchSpace) -> Hyperparameters:
     return space.resolve({name: _largest(parameter) for name, parameter in space.sampled().items()})
+
+
+def _upper_bounds(spec: StudySpec) -> Iterator[tuple[str, int, Hyperparameters]]:
+    """Method, number of trials, and what none of them exceeds; trials from a full space may be longer than the others."""
+    for method in spec.methods:
+        number = trials_of(spec, method)
+        full = (spec.full_spaces or {}).get(method)
+        outside = spec.search.full_space_trials(method, number) if full is not None else 0
+        yield method, number - outside, longest(spec, method)
+        if full is not None and outside:
+            yield method, outside, _costliest(full)
 
 
 def model_config(spec: StudySpec) -> Any:
@@ -173,7 +187,8 @@ def _largest(parameter: FloatRange | IntRange | Choice | Fixed) -> Any:
 def _activations_gib(spec: StudySpec, config: Any) -> float:
     """About 34 values per token, hidden unit and layer without recomputation (Korthikanti et al. 2022), at 2 bytes each."""
     sequences = spec.operations.micro_batch_size or max(
-        max(term.batch_size for term in terms(spec.trial_config(longest(spec, m), m, 0, ""))) for m in spec.methods
+        max(term.batch_size for term in terms(spec.trial_config(most, method, 0, "")))
+        for method, _, most in _upper_bounds(spec)
     )
     tokens = sequences * spec.data.sequence_length
     per_layer = tokens * config.hidden_size * 34 * BYTES[spec.model.dtype] / 2

@@ -15,7 +15,7 @@ from ray_unlearn.results.ledger import read_ledger
 from ray_unlearn.results.table import result_table, write_table
 from ray_unlearn.spec.errors import StorageError
 
-VOID = {"meta", "link", "br", "img", "input", "hr", "path", "use", "image", "rect"}
+VOID = {"meta", "link", "br", "wbr", "img", "input", "hr", "path", "use", "image", "rect"}
 
 
 class Page(HTMLParser):
@@ -60,7 +60,9 @@ def report(planted_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a report's time; tests of its words do without."""
-    monkeypatch.setattr("ray_unlearn.analysis.report.draw_all", lambda _: [])
+    monkeypatch.setattr("ray_unlearn.analysis.study_section.draw_all", lambda _: [])
+    monkeypatch.setattr("ray_unlearn.analysis.output.as_svg", lambda _: "<svg></svg>")
+    monkeypatch.setattr("ray_unlearn.analysis.output.as_png", lambda _: b"")
 
 
 @pytest.fixture
@@ -78,10 +80,30 @@ def test_page_is_whole_and_in_order(report: Path) -> None:
     page = read(report)
     assert len(page.ids) == len(set(page.ids))
     assert [link for link in page.anchors if link[1:] not in page.ids] == []
-    places = [page.ids.index(name) for name in ("verdict", "baselines", "health", "figures", "reproduce", "limits")]
+    places = [
+        page.ids.index(name)
+        for name in (
+            "verdict",
+            "health",
+            "methods",
+            "compared",
+            "interactions",
+            "transfer",
+            "difference",
+            "studies",
+            "baselines",
+            "reproduce",
+            "limits",
+        )
+    ]
     assert places == sorted(places)
     assert "came closest" in page.text
-    assert "no guideline is claimed" in page.text
+    assert "No guideline is claimed." in page.text
+    assert (
+        page.text.index("No guideline is claimed.")
+        < page.text.index("came closest")
+        < page.text.index("Data health", 2000)
+    )
     assert "they differ by more than 10 %" in page.text
     assert "ray-unlearn report demo-study -o report" in page.text
     assert "of 42 planned trials" not in page.text.replace("42 of 42 planned trials", "")
@@ -98,9 +120,10 @@ def test_page_needs_no_network_and_no_script(report: Path) -> None:
 
 def test_figures_come_as_svg_png_and_numbers(report: Path) -> None:
     drawings = {path.stem for path in (report / "figures").glob("*.svg")}
-    assert len(drawings) == 5
+    assert len([stem for stem in drawings if stem.startswith("demo-")]) == 5
     assert drawings == {path.stem for path in (report / "figures").glob("*.png")}
-    assert drawings == {path.stem for path in (report / "data").glob("*.csv")} - {"demo-verdict", "demo-baselines"}
+    tables = {"demo-verdict", "demo-baselines", "trials", "hypervolume"}
+    assert drawings == {path.stem for path in (report / "data").glob("*.csv")} - tables
     html, markdown = ((report / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
     for stem in drawings:
         assert f"data/{stem}.csv" in html
@@ -120,13 +143,17 @@ def test_same_results_same_bytes(small_study: Path, tmp_path: Path) -> None:
     write_report([small_study], first)
     write_report([small_study], second)
     files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
-    assert len(files) == 2 + 10 + 7
+    figures = sum(path.parent.name == "figures" for path in files)
+    assert figures >= 10
+    assert (
+        len(files) == 3 + figures + figures // 2 + 3
+    )  # pages and JSON; SVG and PNG; their numbers; verdict, baselines, trials
     assert files == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
     assert [name for name in files if (first / name).read_bytes() != (second / name).read_bytes()] == []
 
 
 def test_no_path_of_the_machine_in_the_report(planted_study: Path, report: Path) -> None:
-    for name in ("report.html", "report.md"):
+    for name in ("report.html", "report.md", "guidelines.json"):
         assert str(planted_study.parent) not in (report / name).read_text(encoding="utf-8")
 
 

@@ -23,9 +23,13 @@ def space(method: str = "gradient_ascent", **parameters: Any) -> SearchSpace:
 
 
 def study(
-    *spaces: SearchSpace, evaluate_at: tuple[int, ...] = (1, 3, 9, 30), pareto: bool = False, **search: Any
+    *spaces: SearchSpace,
+    evaluate_at: tuple[int, ...] = (1, 3, 9, 30),
+    pareto: bool = False,
+    full: SearchSpace | None = None,
+    **search: Any,
 ) -> StudySpec:
-    """A study of these spaces; keyword arguments are of its `search` section."""
+    """A study of these spaces, one of which was `full` before it was narrowed; keyword arguments are of its `search` section."""
     spaces = spaces or (space(),)
     if search.get("sampler") != "grid":
         search = {"trials_per_method": 20} | search
@@ -36,6 +40,7 @@ def study(
             "data": DataSpec(source="demo:shakespeare"),
             "methods": [s.method for s in spaces],
             "spaces": {s.method: s for s in spaces},
+            "full_spaces": {full.method: full} if full else None,
             "search": search,
             "objective": ObjectiveSpec(pareto=pareto),
             "evaluation": EvaluationSpec(at=evaluate_at),

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from specs import LR, finished, record, row, run, space, study
+from specs import FREE_STEPS, LR, finished, record, row, run, space, study
 
 from ray_unlearn.execution import samplers
 from ray_unlearn.execution.past import as_optuna_trial
@@ -156,6 +156,134 @@ def test_a_space_with_nothing_to_choose_is_one_trial_per_seed() -> None:
 def test_one_method_exhausted_leaves_the_others_their_trials() -> None:
     spec = study(space(learning_rate=1e-4), space("random_labels"), trials_per_method=4, sampler="random")
     assert Counter(t.method for t in run(spec, valley)) == {"gradient_ascent": 1, "random_labels": 4}
+
+
+# Narrowed spaces, warm starts, listed points
+
+
+NARROW = LR | {"low": 1e-4, "high": 1e-3, "grid": []}
+POINTS = [{"learning_rate": 3e-4}, {"learning_rate": 1e-5}]
+
+
+def narrowed_study(share: float = 0.25, warm: tuple[float, ...] = (), **search: Any) -> StudySpec:
+    """Learning rate searched in one decade of three; `share` of the trials in all three. Another method is not narrowed."""
+    points = [{"learning_rate": value} for value in warm]
+    search = {"full_space_share": share, "warm_start": {"gradient_ascent": points} if points else {}} | search
+    spaces = space(learning_rate=NARROW), space("random_labels")
+    return study(*spaces, full=space(), **{"sampler": "qmc", "trials_per_method": 48} | search)
+
+
+def asked(spec: StudySpec, method: str = "gradient_ascent") -> list[tuple[str, float]]:
+    """Source and learning rate of each trial of the method."""
+    search = Search(spec, "c")
+    found = []
+    for number in range(search.total):
+        config = search.ask(number)
+        assert config is not None
+        search.tell(finished(number, config, [row(config.steps, valley(config))]))
+        if config.method == method:
+            found.append((search.source(number), config.learning_rate))
+    return found
+
+
+def test_every_fourth_trial_is_drawn_from_the_full_space_and_both_sequences_are_even() -> None:
+    """After the warm start: 12 of 48, at places 4, 8, ...; no index of either Sobol sequence is left out."""
+    trials = asked(narrowed_study(warm=(3e-4, 5e-4)))
+    assert trials[:2] == [("warm_start", 3e-4), ("warm_start", 5e-4)]
+    sources = [source for source, _ in trials[2:]]
+    assert sources == (["quasi_random"] * 3 + ["full_space"]) * 11 + ["quasi_random"] * 2
+    inside = [lr for source, lr in trials if source == "quasi_random"][:32]
+    assert sorted(math.floor(32 * (math.log10(lr) + 4)) for lr in inside) == list(range(32))
+    outside = [lr for source, lr in trials if source == "full_space"][:8]
+    assert sorted(math.floor(8 * (math.log10(lr) + 5) / 3) for lr in outside) == list(range(8))
+
+
+def test_a_method_that_was_not_narrowed_searches_as_it_always_did() -> None:
+    other = study(space(), space("random_labels"), trials_per_method=48, sampler="qmc")
+    assert asked(narrowed_study(warm=(3e-4,)), "random_labels") == asked(other, "random_labels")
+
+
+def test_the_places_of_full_space_trials_stay_when_trials_are_added() -> None:
+    short = asked(narrowed_study(share=0.2, warm=(3e-4,), trials_per_method=11))
+    assert asked(narrowed_study(share=0.2, warm=(3e-4,)))[:11] == short
+
+
+def test_the_sampler_is_not_fed_what_lies_outside_and_does_not_ask_for_it_again() -> None:
+    """The full space's optimum, 1e-5, is outside; TPE must stay inside, and every trial is new."""
+    spec = narrowed_study(sampler="tpe", quasi_random_share=0.3)
+    search = Search(spec, "c")
+    ids = []
+    for number in range(search.total):
+        config = search.ask(number)
+        assert config is not None
+        ids.append(config.id)
+        search.tell(finished(number, config, [row(config.steps, math.log10(config.learning_rate) + 5)]))
+        if config.method == "gradient_ascent" and search.source(number) != "full_space":
+            assert 1e-4 <= config.learning_rate <= 1e-3
+    assert len(set(ids)) == len(ids) == 96
+    assert Counter(map(search.source, range(0, 96, 2))) == {"quasi_random": 11, "full_space": 12, "tpe": 25}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_a_narrowed_study_that_is_interrupted_anywhere_asks_the_same(sampler: str) -> None:
+    """With conditions: a full-space trial may have hyperparameters that the narrowed space no longer has."""
+    full = space(**CONDITIONAL)
+    narrow = space(schedule={"type": "choice", "choices": ["constant", "cosine"]}, steps=STEPS, learning_rate=NARROW)
+    spec = study(narrow, trials_per_method=24, sampler=sampler, full_space_share=0.5, full=full)
+    whole = run(spec, valley)
+    assert {t.config["schedule"] for t in whole} == {"constant", "linear", "cosine"}
+    assert any(t.config["warmup_ratio"] > 0 for t in whole)
+    for cut in range(1, 24):
+        search = Search(spec, "context")
+        search.replay(record(spec, *whole[:cut]))
+        config = search.ask(cut)
+        assert config is not None
+        assert config.id == whole[cut].trial_id
+
+
+def test_a_trial_of_the_full_space_has_all_its_steps() -> None:
+    """Free steps narrowed to 9 of 30: resolved in the wrong space, no trial could refute that."""
+    narrow = space(steps=FREE_STEPS | {"high": 9})
+    spec = study(narrow, full=space(), full_space_share=0.5, trials_per_method=4, sampler="qmc")
+    assert [(t.config["steps"], t.config["evaluate_at"]) for t in run(spec, valley)] == [
+        (9, [1, 3, 9]), (30, [1, 3, 9, 30]), (9, [1, 3, 9]), (30, [1, 3, 9, 30]),
+    ]  # fmt: skip
+
+
+def test_when_a_finite_narrowed_space_is_used_up_its_trials_come_from_the_full_one() -> None:
+    """Two choices of four, two seeds: 8 trials in all, none twice, whichever space a place belongs to."""
+    choices = {"type": "choice", "choices": [1e-5, 1e-4, 1e-3, 1e-2]}
+    full, narrow = space(learning_rate=choices), space(learning_rate=choices | {"choices": [1e-4, 1e-3]})
+    spec = study(narrow, full=full, trial_seeds=[0, 1], full_space_share=0.2)
+    assert Search(spec, "c").total == 8
+    cells = {(t.config["learning_rate"], t.config["seed"]) for t in run(spec, valley)}
+    assert cells == {(lr, seed) for lr in choices["choices"] for seed in (0, 1)}
+
+
+def test_listed_points_run_whole_in_order_once_per_seed() -> None:
+    spec = study(sampler="listed", trials_per_method=None, points={"gradient_ascent": POINTS}, trial_seeds=[5, 6])
+    trials = run(spec, valley)
+    assert [(t.config["learning_rate"], t.config["seed"]) for t in trials] == [
+        (3e-4, 5),
+        (3e-4, 6),
+        (1e-5, 5),
+        (1e-5, 6),
+    ]
+    search = Search(spec, "c")
+    search.replay(record(spec, *trials[:2]))
+    assert search.ask(2) == TrialConfig.model_validate(trials[2].config | {"context": "c"})
+    assert (search.source(2), search.total) == ("listed", 4)
+
+
+def test_a_plan_counts_listed_points_and_the_trials_of_both_spaces() -> None:
+    from ray_unlearn.unlearn.plan import plan
+
+    listed = study(sampler="listed", trials_per_method=None, points={"gradient_ascent": POINTS}, trial_seeds=[5, 6])
+    assert plan(listed).trials == 4
+    spec = study(space(steps=FREE_STEPS | {"high": 9}), full=space(), full_space_share=0.2)
+    found = plan(spec)
+    assert (found.trials, found.updates) == (20, 16 * 9 + 4 * 30)
+    assert found.evaluations == 16 * 3 + 4 * 4
 
 
 # Resume

@@ -7,7 +7,7 @@ from matplotlib.lines import Line2D
 
 from ray_unlearn.analysis.figure_data import ATTACKS, SCORE
 from ray_unlearn.analysis.plots.panels import COLUMNS_OF_PANELS, WIDTH, new_panels, plain_log_ticks, title
-from ray_unlearn.analysis.style import CHOSEN, INK, MUTED, RASTER_ABOVE, look, styled
+from ray_unlearn.analysis.style import CHOSEN, INK, MOST_DOTS, MUTED, RASTER_ABOVE, look, styled, thinned
 
 CHOSEN_LABEL = "the method's chosen configuration"
 FLOOR = 1e-4
@@ -26,6 +26,7 @@ def learning_rates(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
             part = data[data["method"] == method]
             style = look(method, methods)
             scored = part[part[SCORE].notna()]
+            scored = scored[thinned(len(scored), MOST_DOTS) | scored["chosen"].to_numpy(dtype=bool)]
             panel.set_xscale("log")
             panel.set_yscale("log")
             drawn = panel.scatter(
@@ -45,7 +46,7 @@ def learning_rates(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
             lost = part[part[SCORE].isna()]
             crosses = panel.scatter(
                 lost["learning_rate"], np.full(len(lost), 0.97), transform=panel.get_xaxis_transform(), marker="x", s=20,
-                color=INK, linewidths=0.9, clip_on=False,
+                color=INK, linewidths=0.9, clip_on=False, rasterized=len(data) > RASTER_ABOVE,
             )  # fmt: skip
             crosses.set_gid(f"without-score-{position}")
             panel.set_xlim(rates)
@@ -126,9 +127,10 @@ def search_history(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
                     ls=style.dash,
                     label=method,
                 )
+                dots = part[thinned(len(part), max(1, MOST_DOTS // len(methods)))]
                 drawn = panel.scatter(
-                    part["order"], part["score_selection"].clip(lower=FLOOR), s=14, color=style.colour, marker=style.marker,
-                    alpha=0.5, linewidths=0, rasterized=len(data) > RASTER_ABOVE,
+                    dots["order"], dots["score_selection"].clip(lower=FLOOR), s=14, color=style.colour, marker=style.marker,
+                    alpha=0.5, linewidths=0, rasterized=len(data) > RASTER_ABOVE, zorder=1.5,
                 )  # fmt: skip
                 drawn.set_gid(f"trials-{position}")
         panel.set_xlabel("trial of the method, in the order asked for")

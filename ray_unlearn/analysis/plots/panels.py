@@ -12,6 +12,8 @@ from ray_unlearn.analysis.style import look
 WIDTH = 11.0
 """Width of every figure in inches, so that text has one size on the page."""
 COLUMNS_OF_PANELS = 4
+PANEL_WIDTH = WIDTH / 3
+"""Of a figure with one column per hyperparameter, in inches."""
 
 
 def new_panels(count: int, height: float) -> tuple[Figure, list[Axes]]:

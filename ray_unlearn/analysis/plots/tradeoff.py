@@ -4,13 +4,14 @@ import math
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ray_unlearn.analysis.figure_data import TARGET, UTILITY_LOSS
 from ray_unlearn.analysis.plots.panels import COLUMNS_OF_PANELS, WIDTH, grid_of, plain_log_ticks, title
-from ray_unlearn.analysis.style import INK, MUTED, RASTER_ABOVE, Look, look, styled
+from ray_unlearn.analysis.style import INK, MOST_DOTS, MUTED, RASTER_ABOVE, Look, look, styled, thinned
 
 HALO = [withStroke(linewidth=2.5, foreground="white", alpha=0.8)]
 Limits = tuple[float, float]
@@ -43,7 +44,7 @@ def tradeoff(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
             _draw_references(panel, data, named=panel is overview)
         for position, method in enumerate(shown):
             style = look(method, methods)
-            cloud = rows[rows["method"] == method]
+            cloud = _few(rows[rows["method"] == method], MOST_DOTS // len(shown))
             _points(overview, cloud, style, size=9, alpha=0.35, name=f"all-{position}", many=many)
             best = cloud[cloud["chosen"]]
             overview.scatter(
@@ -51,9 +52,8 @@ def tradeoff(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
                 edgecolors="white", linewidths=1.2, zorder=6, label=method, clip_on=False,
             )  # fmt: skip
         for position, (panel, method) in enumerate(zip(panels, shown, strict=True)):
-            _trajectories(
-                panel, rows[rows["method"] == method], look(method, methods), name=f"rows-{position}", many=many
-            )
+            whole = _few_trials(rows[rows["method"] == method])
+            _trajectories(panel, whole, look(method, methods), name=f"rows-{position}", many=many)
             title(panel, method, methods)
             _count_outside(panel, rows[rows["method"] == method], view)
             if position % COLUMNS_OF_PANELS == 0:
@@ -116,6 +116,19 @@ def _draw_references(panel: Axes, data: pd.DataFrame, named: bool) -> None:
                 )
 
 
+def _few(rows: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most so many rows, and the chosen ones."""
+    return rows[thinned(len(rows), most) | rows["chosen"].to_numpy(dtype=bool)]
+
+
+def _few_trials(rows: pd.DataFrame) -> pd.DataFrame:
+    """Whole trials with at most `MOST_DOTS` rows in all, and the chosen one's."""
+    numbers = rows["number"].unique()
+    most = max(1, int(MOST_DOTS * len(numbers) / max(len(rows), 1)))
+    drawn = {*numbers[thinned(len(numbers), most)], *rows.loc[rows["chosen"], "number"]}
+    return rows[rows["number"].isin(drawn)]
+
+
 def _points(panel: Axes, rows: pd.DataFrame, style: Look, *, size: float, alpha: float, name: str, many: bool) -> None:
     drawn = panel.scatter(
         rows["forget_ppl"], rows[UTILITY_LOSS], s=size, color=style.colour, marker=style.marker, alpha=alpha, linewidths=0, zorder=3,
@@ -125,15 +138,12 @@ def _points(panel: Axes, rows: pd.DataFrame, style: Look, *, size: float, alpha:
 
 
 def _trajectories(panel: Axes, rows: pd.DataFrame, style: Look, *, name: str, many: bool) -> None:
-    for _, trial in rows.groupby("number"):
-        panel.plot(
-            trial["forget_ppl"],
-            trial[UTILITY_LOSS],
-            color=style.colour,
-            lw=0.6,
-            alpha=0.12 if many else 0.45,
-            rasterized=many,
-        )
+    places = rows[["forget_ppl", UTILITY_LOSS]].to_numpy(dtype=float)
+    lines = [places[index] for index in rows.reset_index(drop=True).groupby("number").indices.values()]
+    panel.add_collection(
+        LineCollection(lines, colors=style.colour, linewidths=0.6, alpha=0.2 if many else 0.45, rasterized=many),
+        autolim=False,
+    )
     _points(panel, rows, style, size=7, alpha=0.25 if many else 0.7, name=name, many=many)
     best = rows[rows["chosen"]]
     panel.scatter(

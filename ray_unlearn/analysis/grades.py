@@ -1,0 +1,99 @@
+"""What a claim must rest on before it is made, and the grade it then gets. The only place with thresholds.
+
+A   9 or more domains (or models), better on every one held out.
+B   5 to 8, better on every one held out.
+C   seen in all of 3 or 4 domains, where no sign test can reach 0.05; or more domains, not better on every one held out.
+scoped   one or two domains: stated for these alone.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ray_unlearn.spec.guidelines import Evidence, Grade
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Every number that decides whether something is claimed."""
+
+    top_share: float = 0.25
+    """Share of a method's trials that counts as its best ones."""
+    least_top_trials: int = 25
+    least_seeds: int = 3
+    widest_edge_decades: float = 1.0
+    """An edge whose 90 % interval is wider says too little."""
+    widest_edge_share: float = 1 / 3
+    """The same on a linear axis, as a share of the range searched."""
+    family_error: float = 0.05
+    """Family-wise error of all claims of a kind; p-values are corrected before they are compared with it."""
+    inside_trials: int = 4
+    """Trials inside a claimed region that are compared with as many in the full space on a held-out domain."""
+    groups_for_b: int = 5
+    groups_for_a: int = 9
+    groups_for_c: int = 3
+
+    def as_json(self) -> dict[str, Any]:
+        """For the provenance."""
+        return asdict(self)
+
+
+THRESHOLDS = Thresholds()
+
+
+def missing_evidence(evidence: Evidence, from_space: int, limits: Thresholds = THRESHOLDS) -> list[str]:
+    """Why any claim about a method must wait, with what is still needed; empty when nothing is missing.
+
+    Args:
+        evidence: trials (those that were drawn from the space), seeds and groups.
+        from_space: trials drawn at random or quasi-randomly.
+        limits: the thresholds.
+    """
+    reasons = []
+    needed = round(limits.least_top_trials / limits.top_share)
+    if not from_space and evidence.n_trials:
+        reasons.append(
+            "all trials were chosen by an adaptive sampler"
+            if evidence.sampler == "adaptive"
+            else "how the trials were chosen is not known (say `--sampler random` if it was at random, or map a column)"
+        )
+    if from_space < needed:
+        top = int(from_space * limits.top_share)
+        reasons.append(
+            f"{from_space} trials drawn from the space leave {top} in the best {100 * limits.top_share:.0f} %, "
+            f"{limits.least_top_trials} are needed: {needed - from_space} more trials"
+        )
+    if evidence.n_seeds < limits.least_seeds:
+        known = (
+            f"{evidence.n_seeds} seed{'' if evidence.n_seeds == 1 else 's'}" if evidence.n_seeds else "no seed known"
+        )
+        reasons.append(f"{known}, {limits.least_seeds} are needed")
+    return reasons
+
+
+def grade_of(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> Grade:
+    """The grade of a claim that is made."""
+    groups, heldout = evidence.n_groups, evidence.heldout
+    if groups < limits.groups_for_c:
+        return "scoped"
+    better_on_all = heldout is not None and heldout.better == len(heldout.groups) == groups
+    if groups < limits.groups_for_b or not better_on_all:
+        return "C"
+    return "A" if groups >= limits.groups_for_a else "B"
+
+
+def worse_than_default(evidence: Evidence) -> str:
+    """Why a claim is refused by its own held-out result; empty when it is not."""
+    heldout = evidence.heldout
+    if heldout is None or heldout.regret is None:
+        return ""
+    if heldout.regret_default is not None and heldout.regret > heldout.regret_default:
+        return (
+            f"on held-out groups {heldout.trials_inside} trials inside do worse (regret {heldout.regret:.3g}) than the "
+            f"default ({heldout.regret_default:.3g})"
+        )
+    if heldout.regret_full_space is not None and heldout.regret > heldout.regret_full_space:
+        return (
+            f"on held-out groups {heldout.trials_inside} trials inside do worse (regret {heldout.regret:.3g}) than as many "
+            f"in the full space ({heldout.regret_full_space:.3g})"
+        )
+    return ""

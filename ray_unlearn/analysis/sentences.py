@@ -1,0 +1,200 @@
+"""A guideline in words, rendered from its data and nothing else."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ray_unlearn.spec.guidelines import Evidence, Guideline, Heldout, ScoreInfo
+
+LABELS = {"learning_rate": "learning rate", "w_r": "retain weight w_r", "w_f": "forget weight w_f", "steps": "updates"}
+
+
+def label(param: str | None) -> str:
+    """A hyperparameter for people."""
+    return LABELS.get(param or "", param or "")
+
+
+def number(value: Any) -> str:
+    """Three significant digits; 1e-4 rather than 0.0001 or 1e-04."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "?"
+    if isinstance(value, bool | str):
+        return str(value)
+    text = f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return text
+
+
+def sentence(guideline: Guideline, score: ScoreInfo) -> str:
+    """The claim with its grade and evidence, or what was withheld and why."""
+    subject = ", ".join(part for part in (guideline.scope.method or "all methods", label(guideline.param)) if part)
+    if guideline.status == "withheld":
+        return f"[withheld] {subject}, {WITHHELD[guideline.kind]}: {'; '.join(guideline.withheld_because)}."
+    claim = CLAIMS[guideline.kind](guideline, score)
+    grade = "scoped" if guideline.grade == "scoped" else guideline.grade
+    parts = [
+        f"[{grade}] {subject}: {claim}",
+        evidence_sentence(guideline),
+        heldout_sentence(guideline.evidence.heldout),
+    ]
+    return " ".join(part for part in [*parts, not_tested(guideline)] if part)
+
+
+WITHHELD = {
+    "range": "range", "point": "value", "leave_default": "default", "rank": "what matters", "interaction": "trade-off",
+    "stop_rule": "stopping rule", "method_choice": "comparison", "budget": "budget", "avoid": "what to avoid",
+}  # fmt: skip
+
+
+def tolerance(score: ScoreInfo) -> str:
+    """`0.1 nats/token`."""
+    return f"{number(score.tolerance)} {score.unit}".strip()
+
+
+def _range(guideline: Guideline, score: ScoreInfo) -> str:
+    space, numbers = guideline.search_space, guideline.estimates
+    assert space is not None
+    if space.choices is not None:
+        excluded = [str(choice) for choice in numbers.get("excluded", [])]
+        return f"use {' or '.join(map(str, space.choices))}, not {' or '.join(excluded)}. Within {tolerance(score)} of the best."
+    if guideline.low_is_boundary and not guideline.high_is_boundary:
+        use = f"use at most {number(space.high)}"
+    elif guideline.high_is_boundary and not guideline.low_is_boundary:
+        use = f"use at least {number(space.low)}"
+    else:
+        use = f"use {number(space.low)} to {number(space.high)}"
+    edges = []
+    for side, censored in (("low", guideline.low_is_boundary), ("high", guideline.high_is_boundary)):
+        interval = numbers.get(f"{side}_edge_90")
+        if censored:
+            edges.append(f"{side} edge censored at the search bound {number(numbers.get(f'searched_{side}'))}")
+        elif interval:
+            edges.append(f"{side} edge 90 % interval {number(interval[0])} to {number(interval[1])}")
+    return f"{use} (core; {'; '.join(edges)}). Within {tolerance(score)} of the best.".replace("  ", " ")
+
+
+def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
+    low, high = guideline.estimates.get("low"), guideline.estimates.get("high")
+    where = (
+        f"below {number(high)}"
+        if low is None
+        else f"above {number(low)}"
+        if high is None
+        else f"{number(low)} to {number(high)}"
+    )
+    bad = guideline.estimates
+    text = f"avoid {where}: no setting of the others comes within {tolerance(score)} of the best there"
+    if bad.get("trials_there"):
+        text += f" ({bad['infeasible_there']} of {bad['trials_there']} trials there diverged or had no score)"
+    return text + "."
+
+
+def _rank(guideline: Guideline, score: ScoreInfo) -> str:
+    order = [f"{label(line['param'])} (p = {number(line['p'])})" for line in guideline.estimates["matters"]]
+    rest = [label(name) for name in guideline.estimates["not_shown"]]
+    text = f"what decides whether a trial is among the best: {', then '.join(order)}"
+    if rest:
+        text += f"; not shown to matter: {', '.join(rest)}"
+    return text + "."
+
+
+def _interaction(guideline: Guideline, score: ScoreInfo) -> str:
+    low, high = guideline.estimates["kappa_90"]
+    return (
+        f"learning rate times steps is what counts: score follows log(lr) + kappa log(steps) with kappa "
+        f"{number(guideline.estimates['kappa'])} (90 % interval {number(low)} to {number(high)})."
+    )
+
+
+def _stop(guideline: Guideline, score: ScoreInfo) -> str:
+    numbers = guideline.estimates
+    low, high = numbers["regret_90"]
+    return (
+        f"stop at the first evaluation whose forget perplexity reaches that of unseen text: it costs {number(numbers['regret'])} "
+        f"{score.unit} (90 % interval {number(low)} to {number(high)}) against the best step known in hindsight, running to the "
+        f"last step {number(numbers['regret_last'])}; {percent(numbers['crossed'])} of trials get there, and save "
+        f"{percent(numbers['updates_saved'])} of the updates."
+    ).replace("  ", " ")
+
+
+def _method(guideline: Guideline, score: ScoreInfo) -> str:
+    numbers = guideline.estimates
+    low, high = numbers["difference_90"]
+    return (
+        f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, difference {number(numbers['difference'])} "
+        f"(90 % interval {number(low)} to {number(high)}), the same sign in {numbers['same_sign']} of {guideline.evidence.n_groups}."
+    )
+
+
+def _budget(guideline: Guideline, score: ScoreInfo) -> str:
+    numbers = guideline.estimates
+    low, high = numbers["share_95"]
+    return (
+        f"{numbers['trials']} random trials come within {tolerance(score)} of its best with probability 0.9: "
+        f"{percent(numbers['share'])} of configurations do (95 % interval {percent(low)} to {percent(high)})."
+    ).replace("  ", " ")
+
+
+def _point(guideline: Guideline, score: ScoreInfo) -> str:
+    return f"use {number(guideline.warm_start)}."
+
+
+def _leave(guideline: Guideline, score: ScoreInfo) -> str:
+    return "leave it at its default: every value searched is good."
+
+
+Render = Callable[[Guideline, ScoreInfo], str]
+CLAIMS: dict[str, Render] = {
+    "range": _range, "avoid": _avoid, "rank": _rank, "interaction": _interaction, "stop_rule": _stop,
+    "method_choice": _method, "budget": _budget, "point": _point, "leave_default": _leave,
+}  # fmt: skip
+
+
+def percent(share: float) -> str:
+    """`37 %`."""
+    return f"{100 * share:.0f} %"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def evidence_sentence(guideline: Guideline) -> str:
+    """`400 trials, 3 seeds, 6 domains, p = 0.004.`"""
+    evidence: Evidence = guideline.evidence
+    domains = len(guideline.scope.domains)
+    parts = [counted(evidence.n_trials, "trial"), counted(evidence.n_seeds, "seed")]
+    if domains:
+        parts.append(counted(domains, "domain"))
+    if len(guideline.scope.models) > 1 and len(guideline.scope.models) != domains:
+        parts.append(counted(len(guideline.scope.models), "model"))
+    if evidence.p_value is not None and guideline.kind not in ("rank",):
+        parts.append(f"p = {number(evidence.p_value)} in a family of {evidence.family_size}")
+    return ", ".join(parts) + "."
+
+
+def heldout_sentence(heldout: Heldout | None) -> str:
+    """`Held out: 4 trials inside match 13 outside; better in 6 of 6.`"""
+    if heldout is None:
+        return ""
+    if heldout.trials_outside is None:
+        match = f"{counted(heldout.trials_inside, 'trial')} inside are better than any number tried outside"
+    else:
+        match = (
+            f"{counted(heldout.trials_inside, 'trial')} inside match {number(heldout.trials_outside)} in the full space"
+        )
+    return f"Held out: {match}; better in {heldout.better} of {len(heldout.groups)}."
+
+
+def not_tested(guideline: Guideline) -> str:
+    """What the claim says nothing about."""
+    models = guideline.scope.models
+    domains = guideline.scope.domains
+    if guideline.grade == "scoped":
+        return f"Stated for {' and '.join(domains or models or ('this table',))} alone."
+    if guideline.grade == "C":
+        return "Seen in all of these domains, too few to test on others."
+    return f"Not tested: other models than {', '.join(models)}." if models else ""

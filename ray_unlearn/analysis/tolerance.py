@@ -1,0 +1,108 @@
+"""tau: how far from the best score still counts as good. A difference that retraining would make by itself is none."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from ray_unlearn.analysis.table import StudyResults
+from ray_unlearn.analysis.verdict import HALF, UTILITY_SETS
+from ray_unlearn.spec.errors import UserError
+
+DEFAULT = 0.1
+"""nats/token: a tenth of a nat is 10 % in perplexity, the tolerance of the verdict for forgetting."""
+LEAST_RETRAINED = 3
+LEAST_REPEATS = 5
+"""Degrees of freedom from which a standard deviation between seeds is taken for one (its own error is then 32 %)."""
+
+
+def tolerance_of(
+    studies: Sequence[StudyResults], trials: pd.DataFrame, hyperparameters: tuple[str, ...], given: float | None
+) -> tuple[float, str]:
+    """tau in units of the score, and where it comes from in words.
+
+    In this order: the number given; one SD across retrained models (studies of our own); one SD between seeds of equal
+    configurations, then a tenth of the interquartile range of scores (foreign tables alone); a default.
+
+    Args:
+        studies: our own studies.
+        trials: `method`, `group`, `score`, `seed` and hyperparameters.
+        hyperparameters: names of columns.
+        given: the user's number.
+
+    Raises:
+        UserError: `given` is not a number above 0.
+    """
+    if given is not None:
+        if not (math.isfinite(given) and given > 0):
+            raise UserError(f"tolerance must be a number above 0, in units of the score; got {given:g}")
+        return given, "given by the user"
+    if studies:
+        found = [(study, sd) for study in studies if (sd := retrained_sd(study)) is not None]
+        tau = math.sqrt(sum(sd**2 for _, sd in found) / len(found)) if found else 0.0
+        if tau > 0:
+            counts = sorted({len(retrained_scores(study)) for study, _ in found})
+            models = " or ".join(map(str, counts))
+            pooled = "" if len(found) == 1 else f", root mean square over {len(found)} studies"
+            return tau, f"one SD of the score across {models} models retrained from different seeds{pooled}"
+        return DEFAULT, (
+            f"the program's default, {DEFAULT} nats/token: no study measured {LEAST_RETRAINED} retrained models of "
+            "different seeds"
+        )
+    return _from_scores(trials, hyperparameters)
+
+
+def retrained_scores(study: StudyResults) -> list[float]:
+    """Score (reporting half, the study's weights) that each exactly retrained model would have as a trial's result."""
+    vanilla = study.baseline("vanilla")
+    if vanilla is None:
+        return []
+    names = [str(name) for name in study.baselines.index if str(name).startswith("exact_retrain")]
+    scores = [_score(study, study.baselines.loc[[name]].iloc[0], vanilla) for name in names]
+    return [score for score in scores if math.isfinite(score)]
+
+
+def vanilla_score(study: StudyResults) -> float:
+    """Score (reporting half) of doing nothing; NaN where the baselines are not known."""
+    vanilla = study.baseline("vanilla")
+    return math.nan if vanilla is None else _score(study, vanilla, vanilla)
+
+
+def retrained_sd(study: StudyResults) -> float | None:
+    """SD (ddof 1) of `retrained_scores`; None below three models."""
+    scores = retrained_scores(study)
+    return float(np.std(scores, ddof=1)) if len(scores) >= LEAST_RETRAINED else None
+
+
+def _score(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> float:
+    """As `results.score.scored`: w_gap |log ppl(U) - log ppl_0(A)| + mean over S of w_S max(0, rise of log ppl(S))."""
+    objective = None if study.spec is None else study.spec.objective
+    gap = abs(float(model["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]))
+    score = gap * (1.0 if objective is None else objective.forget_gap)
+    for name in UTILITY_SETS:
+        rise = float(model[f"{name}_nll_{HALF}"] - vanilla[f"{name}_nll_{HALF}"])
+        weight = 1.0 if objective is None else float(getattr(objective, name))
+        score += weight * (rise if math.isnan(rise) else max(0.0, rise)) / len(UTILITY_SETS)
+    return score
+
+
+def _from_scores(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> tuple[float, str]:
+    finite = trials[~trials["infeasible"]]
+    places = ["group", "method"]
+    alike = finite.groupby([*places, *hyperparameters], dropna=False)["score"]
+    squares = float(((finite["score"] - alike.transform("mean")) ** 2).sum())
+    freedom = len(finite) - alike.ngroups
+    if hyperparameters and freedom >= LEAST_REPEATS and squares > 0:
+        return math.sqrt(squares / freedom), (
+            f"one SD of the score between trials of equal hyperparameters ({freedom} degrees of freedom)"
+        )
+    scores = finite.groupby(places)["score"]
+    spread = float((scores.quantile(0.75) - scores.quantile(0.25)).median()) if len(finite) else 0.0
+    if spread > 0:
+        return spread / 10, (
+            "the program's default, a tenth of the scores' interquartile range (median over groups and methods): no "
+            "tolerance was given and no configuration was run often enough to see the noise"
+        )
+    size = float(finite["score"].abs().max()) if len(finite) else 0.0
+    return max(1e-3 * size, 1e-9), "nominal, a thousandth of the greatest score: the scores hardly vary"

@@ -1,0 +1,194 @@
+"""Confirming a study: its best configurations again with new seeds, as an ordinary study inside its directory.
+
+The best of many trials is best partly by luck (the winner's curse), on the half that chose it and, through the luck of
+its seed, on the other half too. Trials with seeds that chose nothing have no such luck.
+
+    <study>/confirm/        a study directory of its own; `resume`, `status` and `verify` work on it
+    <study>/confirm-2/      another confirmation: other configurations or other seeds
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.execution.points import active
+from ray_unlearn.execution.recorder import Observer
+from ray_unlearn.execution.resuming import SPEC_FILE
+from ray_unlearn.execution.stages import stages
+from ray_unlearn.execution.study import LEDGER_FOLDER, Say, StudyResult, _to_stderr, resume_study, run_study
+from ray_unlearn.results.record import Record
+from ray_unlearn.results.scan import events_file
+from ray_unlearn.results.status import open_study
+from ray_unlearn.results.top import Configuration, top_configurations
+from ray_unlearn.spec.base import validated
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
+from ray_unlearn.spec.study import StudySpec, load_study
+from ray_unlearn.unlearn.data import prepare
+from ray_unlearn.unlearn.model import make_ready
+from ray_unlearn.unlearn.workspace import context_digest
+
+CONFIRM_FOLDER = "confirm"
+
+
+def confirm_study(
+    folder: Path,
+    top: int,
+    seeds: int,
+    *,
+    per_method: bool = False,
+    operations: dict[str, Any] | None = None,
+    address: str | None = None,
+    observers: Sequence[Observer] = (),
+    quiet: bool = False,
+    say: Say = _to_stderr,
+) -> StudyResult:
+    """Run the best configurations of the study in `folder` with seeds it has not used, or go on doing so.
+
+    A confirmation of the same configurations with the same seeds is resumed (when it is finished, nothing is run); any
+    other goes into a folder of its own, so that none is lost.
+
+    Args:
+        folder: the study's directory; it may have been stopped before its end.
+        top: how many configurations, by the score on the selection half.
+        seeds: how many new seeds for each, at least 2.
+        per_method: `top` configurations of each method.
+        operations: values that replace those in the study's `operations`.
+        address: as in `run_study`, like all below.
+        observers: told of what is new.
+        quiet: show nothing on stderr but what `say` is told.
+        say: told what happens.
+
+    Raises:
+        UserError: no trial has a score, fewer than two seeds, or model or data are not what they were.
+        StorageError: as `run_study`.
+    """
+    if seeds < 2:
+        raise UserError(f"--seeds: an interval needs at least 2 new seeds, got {seeds}")
+    spec, record = open_study(folder)
+    chosen = top_configurations(record, spec, top, per_method)
+    if not chosen:
+        raise UserError(
+            f"{folder}: no finished trial has a score, so there is nothing to confirm; `ray-unlearn status`"
+        )
+    for note in _notes(chosen, spec, record, top, per_method):
+        say(note)
+    spec = _where_it_lies_now(spec, folder)
+    _check_context(spec, record, folder, quiet, say)
+    for place in _folders(folder):
+        wanted = confirming_spec(spec, record, chosen, seeds, place.name)
+        if not events_file(place / LEDGER_FOLDER).exists():
+            if operations:
+                wanted = wanted.model_copy(update={"operations": wanted.operations.model_copy(update=operations)})
+            return run_study(wanted, place, address=address, observers=observers, quiet=quiet, say=say)
+        if open_study(place)[0].decisive() == wanted.decisive():
+            return resume_study(
+                place, operations=operations, address=address, observers=observers, quiet=quiet, say=say
+            )
+        say(f"{place} holds a confirmation of other configurations or seeds; it is left as it is")
+    raise AssertionError("there is always a next folder")
+
+
+def confirming_spec(
+    spec: StudySpec, record: Record, chosen: Sequence[Configuration], seeds: int, name: str
+) -> StudySpec:
+    """The study that runs `chosen`, each to exactly its number of steps, once with each of `seeds` new seeds.
+
+    With free steps the configuration is a row in the middle of a trial. On a constant schedule the shorter trial has the
+    same trajectory, so it is run to that update and evaluated there alone.
+    """
+    methods = tuple(method for method in spec.methods if any(c.trial.method == method for c in chosen))
+    spaces = {method: _sampling_steps(_whole_space(spec, method)) for method in methods}
+    points = {
+        method: [active(spaces[method], c.hyperparameters) for c in chosen if c.trial.method == method]
+        for method in methods
+    }
+    used = {int(trial.config["seed"]) for trial in record.trials.values()} | set(spec.search.trial_seeds)
+    first = max(used) + 1
+    content = spec.model_dump(mode="json") | {
+        "name": f"{spec.name[:50]}-{name}",
+        "description": f"the best configurations of {spec.name} with new seeds",
+        "methods": methods,
+        "spaces": {method: space.model_dump(mode="json") for method, space in spaces.items()},
+        "full_spaces": None,
+        "search": {
+            "sampler": "listed",
+            "points": points,
+            "trial_seeds": list(range(first, first + seeds)),
+            "seed": spec.search.seed,
+        },
+        "evaluation": {
+            "every": max(c.row["update"] for c in chosen),  # no trial has more updates: the last one alone
+            "batch_size": spec.evaluation.batch_size,
+        },
+        # Which seed came out best says nothing, so its weights are not worth their disk.
+        "operations": spec.operations.model_dump(mode="json") | {"keep_best": False},
+    }
+    return validated(StudySpec, content, f"confirmation of {spec.name}")
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    later = (folder / f"{CONFIRM_FOLDER}-{number}" for number in itertools.count(2))
+    return itertools.chain([folder / CONFIRM_FOLDER], later)
+
+
+def _notes(chosen: list[Configuration], spec: StudySpec, record: Record, top: int, per_method: bool) -> list[str]:
+    notes = []
+    groups = {m: sum(c.trial.method == m for c in chosen) for m in spec.methods} if per_method else {"": len(chosen)}
+    for method, count in groups.items():
+        if count < top:
+            of = f"{method}: " if method else ""
+            notes.append(f"{of}{count} configuration(s) have a score, {top} were asked for; all of them are confirmed")
+    unfinished = len(record.trials) - len(record.finished)
+    if unfinished:
+        notes.append(f"{unfinished} trial(s) of the study are unfinished; the best of the finished ones are confirmed")
+    return notes
+
+
+def _where_it_lies_now(spec: StudySpec, folder: Path) -> StudySpec:
+    """The ledger's spec, with operations and the places of model and data from `study.yaml`: a study may have moved."""
+    path = folder / SPEC_FILE
+    if not path.exists():
+        return spec
+    now = load_study(path)
+    return spec.model_copy(update={"model": now.model, "data": now.data, "operations": now.operations})
+
+
+def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, say: Say) -> None:
+    """Scores of another model or other data are no confirmation."""
+    with stages(quiet) as report:
+        make_ready(spec.model, report)
+    found = context_digest(spec, prepare(spec.data, spec.model, say=say))
+    if found != record.header["context"]:
+        raise UserError(
+            f"{folder}: model or data have changed since the study began (digest {record.header['context']}, now {found}): "
+            "its scores could not be compared; put them back"
+        )
+
+
+def _whole_space(spec: StudySpec, method: str) -> SearchSpace:
+    """The space that holds all of the method's trials: searched space and, where it was narrowed, the full one."""
+    space = spec.spaces[method]
+    full = (spec.full_spaces or {}).get(method)
+    if full is None:
+        return space
+    parameters: dict[str, Any] = {}
+    for name, wide in full.parameters.items():
+        narrow = space.parameters.get(name)
+        parameters[name] = wide
+        if isinstance(wide, Choice) and isinstance(narrow, Choice):
+            choices = tuple(dict.fromkeys((*wide.choices, *narrow.choices)))
+            parameters[name] = wide.model_copy(update={"choices": choices})
+        elif not isinstance(wide, (Choice, Fixed)) and narrow is not None and not isinstance(narrow, (Choice, Fixed)):
+            ends = {"low": min(wide.low, narrow.low), "high": max(wide.high, narrow.high)}
+            parameters[name] = wide.model_copy(update=ends)
+    return SearchSpace(method=method, parameters=parameters)
+
+
+def _sampling_steps(space: SearchSpace) -> SearchSpace:
+    """With free steps a point does not say how many; here it does."""
+    if not space.free_steps:
+        return space
+    steps = space.parameters["steps"].model_copy(update={"free": False})
+    return SearchSpace(method=space.method, parameters=space.parameters | {"steps": steps})

@@ -1,0 +1,204 @@
+"""The next study's search space from claimed guidelines: where to search, and how the claims can still be refuted.
+
+A claimed region replaces a parameter's range (see `spec.regions`), and the claimed best values are the first trial.
+`FULL_SPACE_SHARE` of each narrowed method's trials stay in the study's own space.
+"""
+
+import math
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import Any
+
+from ray_unlearn.spec.base import validated
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.guidelines import Guideline, Guidelines, Value
+from ray_unlearn.spec.points import sampled_parameters
+from ray_unlearn.spec.regions import Kept, narrowed_parameter
+from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange, Scalar, SearchSpace
+from ray_unlearn.spec.study import StudySpec
+
+FULL_SPACE_SHARE = 0.2
+"""Enough to notice that a claim is wrong, little enough that narrowing pays."""
+
+
+def narrowed(spec: StudySpec, guidelines: Guidelines, where: str, domain: str = "") -> tuple[StudySpec, list[str]]:
+    """`spec` with its spaces narrowed, its former spaces as full ones, and a warm start; and in words what was done.
+
+    Args:
+        spec: the study as its file says. If it was narrowed before, its full spaces are what is narrowed.
+        guidelines: claims, withheld ones among them.
+        where: the guidelines' file, for messages.
+        domain: the name the study's domain has in tables, where `spec.data` does not say.
+
+    Raises:
+        UserError: nothing was claimed about what this study searches, or its sampler does not draw.
+    """
+    if spec.search.sampler in ("grid", "listed"):
+        raise UserError(
+            f"search.sampler: `{spec.search.sampler}` runs given points, so {where} cannot narrow it; use `tpe` or `qmc`"
+        )
+    claims = [claim for claim in guidelines.claimed if claim.kind in ("range", "point") and claim.param is not None]
+    if not claims:
+        raise UserError(_nothing_claimed(guidelines, where))
+    claims = [claim for claim in claims if claim.scope.method in (None, *spec.methods)]
+    own = spec.spaces | (spec.full_spaces or {})
+    notes = list(_transfers(spec, claims, domain))
+    spaces: dict[str, SearchSpace] = {}
+    warm: dict[str, list[dict[str, Scalar]]] = {}
+    for method in spec.methods:
+        chosen = _best_claims(claims, method, spec.model.source, domain or spec.data.domain)
+        spaces[method] = _narrowed_space(own[method], chosen, spec.search.scheduler.grace_updates, notes)
+        starts = _warm_values(guidelines, chosen, method)
+        if point := _warm_point(spaces[method], starts, notes):
+            warm[method] = [point]
+    changed = [method for method in spec.methods if spaces[method] != own[method]]
+    if not changed and not warm:
+        said = "\n  ".join(notes)
+        raise UserError(f"{where}: no claim narrows what this study searches; leave out --space-from:\n  {said}")
+    share = FULL_SPACE_SHARE if changed else 0.0
+    search = spec.search.model_dump(mode="json") | {"full_space_share": share, "warm_start": warm}
+    content = spec.model_dump(mode="json") | {
+        "spaces": {method: space.model_dump(mode="json") for method, space in spaces.items()},
+        "full_spaces": {method: own[method].model_dump(mode="json") for method in changed} or None,
+        "search": search,
+    }
+    result = validated(StudySpec, content, f"{where}: narrowed study")
+    return result, notes + list(_shares(result, changed))
+
+
+def _nothing_claimed(guidelines: Guidelines, where: str) -> str:
+    ranges = [g for g in guidelines.guidelines if g.kind in ("range", "point")]
+    first = next((g.withheld_because[0] for g in ranges if g.withheld_because), "")
+    reason = f" (the first because: {first})" if first else ""
+    return (
+        f"{where}: no good region was claimed, {len(ranges)} withheld{reason}: there is nothing to narrow; give the study more "
+        "trials, seeds or domains (`ray-unlearn resume DIR --trials N`), or leave out --space-from"
+    )
+
+
+def _transfers(spec: StudySpec, claims: list[Guideline], domain: str) -> Iterator[str]:
+    """What the claims are used for beyond their scope. Whether they transfer is the user's to judge."""
+    mine = domain or spec.data.domain
+    model = _public(spec.model.source)
+    for what, here, scopes in (
+        ("domain", mine, [claim.scope.domains for claim in claims]),
+        ("model", model, [claim.scope.models for claim in claims]),
+    ):
+        known = sorted({name for scope in scopes for name in scope})
+        outside = [scope for scope in scopes if scope and here not in scope]
+        if here and outside:
+            yield (
+                f"{len(outside)} of {len(claims)} claims were made for other {what}s ({', '.join(known)}) than this study's "
+                f"({here}): that they hold here is your assumption"
+            )
+
+
+def _public(source: str) -> str:
+    """A model as the result table names it: of a local path the last name only."""
+    return PurePath(source).name if source.startswith(("/", ".", "~")) else source
+
+
+def _best_claims(claims: list[Guideline], method: str, model: str, domain: str) -> dict[str, Guideline]:
+    """For each hyperparameter the claim that speaks most for this method, domain and model, by grade, ranges first."""
+    grades = ("A", "B", "C", "scoped")
+
+    def rank(claim: Guideline) -> tuple[Any, ...]:
+        scope = claim.scope
+        elsewhere = bool(scope.domains and domain not in scope.domains)
+        other = bool(scope.models and _public(model) not in scope.models)
+        assert claim.grade is not None
+        return (scope.method is None, elsewhere, other, grades.index(claim.grade), claim.kind != "range", claim.id)
+
+    found: dict[str, Guideline] = {}
+    for claim in sorted((c for c in claims if c.scope.method in (method, None)), key=rank):
+        assert claim.param is not None
+        found.setdefault(claim.param, claim)
+    return found
+
+
+def _narrowed_space(space: SearchSpace, claims: dict[str, Guideline], grace: int, notes: list[str]) -> SearchSpace:
+    parameters = dict(space.parameters)
+    for name, claim in claims.items():
+        place = f"{space.method}, {name}"
+        try:
+            parameters[name], said = narrowed_parameter(name, parameters.get(name), claim, grace)
+            notes.append(f"{place}: {said} (claim {claim.id})")
+        except Kept as kept:
+            notes.append(f"{place}: kept: {kept}")
+    if not claims:
+        notes.append(f"{space.method}: kept: nothing was claimed for it")
+    return SearchSpace(method=space.method, parameters=_possible(parameters))
+
+
+def _possible(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Without parameters whose condition can hold no more: the value it names was narrowed away."""
+    while True:
+        kept = {
+            name: parameter
+            for name, parameter in parameters.items()
+            if all(
+                isinstance(other := parameters.get(key), Choice) and value in other.choices
+                for key, value in parameter.when.items()
+            )
+        }
+        if len(kept) == len(parameters):
+            return kept
+        parameters = kept
+
+
+def _warm_values(guidelines: Guidelines, chosen: dict[str, Guideline], method: str) -> dict[str, Value]:
+    """Values to begin with: of the claims in use, then of defaults that were claimed to be good enough."""
+    defaults = {
+        claim.param: claim.warm_start
+        for claim in guidelines.claimed
+        if claim.kind == "leave_default" and claim.param and claim.scope.method in (method, None)
+    }
+    values = defaults | {name: claim.warm_start for name, claim in chosen.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _warm_point(space: SearchSpace, values: dict[str, Value], notes: list[str]) -> dict[str, Scalar]:
+    """The claimed values, everything else at its middle; empty where no claimed value is one of the space's."""
+    point: dict[str, Scalar] = {}
+    used = []
+    for name, parameter in sampled_parameters(space).items():
+        if any(point.get(other) != value for other, value in parameter.when.items()):
+            continue
+        value = values.get(name)
+        inside = None if value is None else _inside(parameter, value)
+        if inside is not None:
+            used.append(f"{name} {inside:.3g}" if isinstance(inside, float) else f"{name} {inside}")
+        elif value is not None:
+            notes.append(f"{space.method}, {name}: the claimed start {value} is outside the space; its middle is used")
+        point[name] = _middle(parameter) if inside is None else inside
+    if not used:
+        return {}
+    notes.append(f"{space.method}: begins with {', '.join(used)}")
+    return point
+
+
+def _inside(parameter: FloatRange | IntRange | Choice, value: Scalar) -> Scalar | None:
+    """The value as the parameter has it, or None where it is not one of its values."""
+    if isinstance(parameter, Choice):
+        return next((choice for choice in parameter.choices if choice == value), None)
+    if isinstance(value, (str, bool)) or not parameter.low <= value <= parameter.high:
+        return None
+    return round(value) if isinstance(parameter, IntRange) else float(value)
+
+
+def _middle(parameter: FloatRange | IntRange | Choice) -> Scalar:
+    if isinstance(parameter, Choice):
+        return parameter.choices[len(parameter.choices) // 2]
+    low, high = parameter.low, parameter.high
+    middle = math.sqrt(low * high) if parameter.scale == "log" else (low + high) / 2
+    return round(middle) if isinstance(parameter, IntRange) else min(max(middle, low), high)
+
+
+def _shares(spec: StudySpec, changed: list[str]) -> Iterator[str]:
+    trials = spec.search.trials_per_method
+    assert trials is not None
+    for method in changed:
+        outside = spec.search.full_space_trials(method, trials)
+        yield f"{method}: {outside} of {trials} trials stay in the study's own space" + (
+            "" if outside else "; with so few the claim cannot be refuted: raise `search.trials_per_method`"
+        )

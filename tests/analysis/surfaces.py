@@ -1,0 +1,84 @@
+"""Planted truth: trial tables whose every optimum, cliff and exponent is known."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.trials import TrialTable
+from ray_unlearn.spec.guidelines import ScoreInfo
+
+RATE = Axis("learning_rate", "log", 1e-6, 1e-3)
+WEIGHT = Axis("w_r", "log", 0.5, 8.0)
+TOLERANCE = 0.1
+
+Score = Callable[[pd.DataFrame, np.random.Generator], np.ndarray]
+"""From hyperparameters (one column per axis, log10 on log axes) to noise-free scores; inf where the model diverges."""
+
+
+def planted(
+    scores: dict[str, Score],
+    *,
+    trials: int = 100,
+    groups: Sequence[str] = ("books",),
+    axes: Sequence[Axis] = (RATE, WEIGHT),
+    noise: float = 0.05,
+    seed: int = 0,
+    drawn: str = "space",
+    shift: Callable[[str], float] = lambda group: 0.0,
+    tolerance: float = TOLERANCE,
+) -> TrialTable:
+    """`trials` random trials of each method in each group, three seeds in turn.
+
+    `shift(group)` moves the learning rate at which a group's surface is looked up, in decades: 0 is a shared optimum.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for method, score in scores.items():
+        for group in groups:
+            unit = rng.random((trials, len(axes)))
+            values = {axis.name: axis.from_unit(unit[:, j]) for j, axis in enumerate(axes)}
+            logs = pd.DataFrame(
+                {a.name: np.log10(values[a.name]) if a.scale == "log" else values[a.name] for a in axes}
+            )
+            logs["learning_rate"] -= shift(group)
+            clean = np.asarray(score(logs, rng), dtype=float)
+            parts.append(
+                pd.DataFrame(values).assign(
+                    study=group, domain=group, model="m", group=group, method=method, seed=np.arange(trials) % 3,
+                    infeasible=~np.isfinite(clean), drawn=drawn, update=8.0, crossed=None,
+                    score=np.where(np.isfinite(clean), clean + rng.normal(0, noise, trials), np.nan),
+                    score_selection=np.where(np.isfinite(clean), clean + rng.normal(0, noise, trials), np.nan),
+                )
+            )  # fmt: skip
+    frame = pd.concat(parts, ignore_index=True)
+    frame["status"] = np.where(frame["infeasible"], "infeasible", "complete")
+    frame.insert(0, "trial", range(len(frame)))
+    rows = frame[["trial", "update", "score", "score_selection"]].assign(forget_nll=np.nan)
+    info = ScoreInfo(
+        name="score", direction="minimize", tolerance=tolerance, tolerance_source="planted", checkpoint_rule="last step"
+    )
+    return TrialTable(frame, rows, {method: tuple(axes) for method in scores}, info)
+
+
+def flat(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+    """Pure noise: nothing matters."""
+    return np.full(len(logs), 0.5)
+
+
+def valley(best: float = -4.5, width: float = 0.5) -> Score:
+    """A smooth valley in log10 learning rate; the other axes are null."""
+    return lambda logs, rng: (
+        0.2 + 0.3 * ((logs["learning_rate"] - best) / width).abs().clip(upper=3).pow(1.5).to_numpy()
+    )
+
+
+def cliff(best: float = -4.5, edge: float = -3.8) -> Score:
+    """A slow rise below the optimum, divergence beyond `edge`."""
+
+    def score(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+        away = logs["learning_rate"].to_numpy() - best
+        return np.where(away + best > edge, np.inf, 0.2 + np.where(away < 0, 0.25 * away**2, 1.0 * away**2))
+
+    return score

@@ -1,0 +1,51 @@
+"""A grade promises evidence: no claim may get a better one than its domains, seeds and held-out results allow."""
+
+import pytest
+
+from ray_unlearn.analysis.grades import grade_of, missing_evidence, worse_than_default
+from ray_unlearn.spec.guidelines import Evidence, Heldout
+
+
+def evidence(groups, better=None, regret=0.1, default=0.3, full=0.2, trials=200, seeds=3, sampler="random"):
+    heldout = None
+    if better is not None:
+        heldout = Heldout(
+            groups=tuple(f"g{i}" for i in range(groups)),
+            better=better,
+            trials_inside=4,
+            regret=regret,
+            regret_default=default,
+            regret_full_space=full,
+        )
+    return Evidence(n_trials=trials, n_groups=groups, n_seeds=seeds, sampler=sampler, heldout=heldout)
+
+
+@pytest.mark.parametrize(
+    ("groups", "better", "grade"),
+    [
+        (1, None, "scoped"), (2, 2, "scoped"), (3, 3, "C"), (4, 4, "C"), (5, 5, "B"), (8, 8, "B"), (9, 9, "A"), (12, 12, "A"),
+        (9, 8, "C"), (5, None, "C"), (6, 3, "C"),
+    ],
+)  # fmt: skip
+def test_grade_by_domains_and_held_out_results(groups, better, grade):
+    assert grade_of(evidence(groups, better)) == grade
+
+
+def test_thin_evidence_says_what_is_still_needed():
+    assert missing_evidence(evidence(3), from_space=100) == []
+    (reason,) = missing_evidence(evidence(3), from_space=60)
+    assert "40 more trials" in reason
+    assert any("1 seed, 3 are needed" in r for r in missing_evidence(evidence(3, seeds=1), from_space=100))
+    assert any("no seed known" in r for r in missing_evidence(evidence(3, seeds=0), from_space=100))
+
+
+def test_adaptive_trials_alone_support_nothing():
+    reasons = missing_evidence(evidence(3, sampler="adaptive"), from_space=0)
+    assert "all trials were chosen by an adaptive sampler" in reasons[0]
+    assert "not known" in missing_evidence(evidence(3, sampler="unknown"), from_space=0)[0]
+
+
+def test_a_guideline_that_does_worse_than_the_default_or_the_full_space_is_refused():
+    assert worse_than_default(evidence(3, 3)) == ""
+    assert "than the default (0.05)" in worse_than_default(evidence(3, 0, regret=0.1, default=0.05))
+    assert "full space (0.05)" in worse_than_default(evidence(3, 0, regret=0.1, full=0.05))

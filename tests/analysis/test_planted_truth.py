@@ -1,0 +1,135 @@
+"""The whole way from a trial table to guidelines, on tables whose truth is planted (ANALYSIS: how it is tested).
+
+Few repeats here; `slow` ones measure the rates that docs/analysis.md quotes.
+"""
+
+import pytest
+from surfaces import RATE, TOLERANCE, WEIGHT, cliff, flat, planted, valley
+
+from ray_unlearn.analysis.claims import guidelines_of
+from ray_unlearn.analysis.findings import find
+from ray_unlearn.spec.guidelines import Guidelines
+
+
+def claims(table, seed=0):
+    return [guideline for guideline in guidelines_of(find(table, seed)) if guideline.status == "claimed"]
+
+
+def by_id(table, seed=0):
+    return {guideline.id: guideline for guideline in guidelines_of(find(table, seed))}
+
+
+THREE = ("books", "code", "papers")
+
+
+def test_null_data_gives_no_guideline():
+    for seed in range(3):
+        table = planted({"a": flat, "b": flat}, trials=60, groups=THREE, seed=seed)
+        assert claims(table) == []
+
+
+def test_a_real_optimum_is_found_and_a_null_hyperparameter_is_not():
+    table = planted({"a": valley(best=-4.5)}, trials=60, groups=THREE)
+    found = by_id(table)
+    rate = found["range/a/learning_rate"]
+    assert rate.status == "claimed"
+    assert rate.grade == "C"
+    # The truth: regret within 0.1 where |log10 lr + 4.5| <= 0.5 (0.1 / 0.3)^(2/3) = 0.24.
+    low, high = 10 ** (-4.5 - 0.24), 10 ** (-4.5 + 0.24)
+    assert rate.search_space.low < 10**-4.5 < rate.search_space.high
+    assert rate.estimates["low_edge_90"][0] < low < rate.estimates["low_edge_90"][1]
+    assert rate.estimates["high_edge_90"][0] < high < rate.estimates["high_edge_90"][1]
+    weight = found["range/a/w_r"]
+    assert weight.status == "withheld"
+    assert "not shown to matter" in weight.withheld_because[0]
+    assert "w_r" in found["rank/a"].estimates["not_shown"]
+
+
+def test_an_optimum_outside_what_was_searched_gets_no_finite_edge_there():
+    table = planted({"a": valley(best=-2.6, width=1.2)}, trials=60, groups=THREE)
+    guideline = by_id(table)["range/a/learning_rate"]
+    assert guideline.status == "claimed"
+    assert guideline.high_is_boundary
+    assert guideline.estimates["high_edge_90"] is None
+    assert "use at least" in guideline.text
+    assert "high edge censored at the search bound 0.001" in guideline.text
+
+
+def test_beyond_a_divergence_cliff_is_to_be_avoided():
+    found = by_id(planted({"a": cliff(best=-4.5, edge=-3.8)}, trials=60, groups=THREE))
+    avoid = found["avoid/a/learning_rate/high"]
+    assert avoid.estimates["high"] is None
+    assert 10**-4.5 < avoid.estimates["low"] < 10**-3.5
+    assert avoid.estimates["infeasible_there"] > 0.5 * avoid.estimates["trials_there"] > 0
+    assert "diverged" in avoid.text
+
+
+def test_adaptive_trials_alone_support_nothing():
+    table = planted({"a": valley()}, trials=60, groups=THREE, drawn="adaptive")
+    assert claims(table) == []
+    assert "adaptive sampler" in by_id(table)["rank/a"].text
+
+
+def test_thin_data_says_how_many_trials_are_missing():
+    found = by_id(planted({"a": valley()}, trials=20, groups=THREE))
+    assert all(guideline.status == "withheld" for guideline in found.values())
+    assert "40 more trials" in found["range/a/learning_rate"].text
+
+
+def test_optima_that_differ_between_domains_give_no_common_range():
+    shift = dict(zip(THREE, (-1.0, 0.0, 1.0), strict=True)).__getitem__
+    guideline = by_id(planted({"a": valley()}, trials=60, groups=THREE, shift=shift))["range/a/learning_rate"]
+    assert guideline.status == "withheld"
+
+
+def test_a_shared_optimum_transfers_and_is_graded_by_the_number_of_domains():
+    domains = [f"d{i}" for i in range(5)]
+    guideline = by_id(planted({"a": valley()}, trials=60, groups=domains))["range/a/learning_rate"]
+    assert guideline.grade == "B"
+    heldout = guideline.evidence.heldout
+    assert heldout.better == len(heldout.groups) == 5
+    assert heldout.trials_outside > heldout.trials_inside
+    assert heldout.regret < heldout.regret_full_space
+    assert "better in 5 of 5" in guideline.text
+
+
+def test_order_of_rows_and_columns_and_names_change_nothing():
+    table = planted({"a": valley(), "b": flat}, trials=40, groups=THREE)
+    mixed = table.trials.sample(frac=1, random_state=1)[sorted(table.trials.columns)].reset_index(drop=True)
+    other = type(table)(mixed, table.rows.sample(frac=1, random_state=2), table.axes, table.score)
+
+    def bytes_of(some):
+        return Guidelines(provenance={}, score=some.score, guidelines=guidelines_of(find(some))).as_json()
+
+    assert bytes_of(table) == bytes_of(other)
+    assert bytes_of(table) == bytes_of(table)
+
+
+@pytest.mark.slow
+def test_rate_of_false_claims_on_null_data():
+    """At most 7.5 % of studies of pure noise may claim anything."""
+    repeats = 60
+    wrong = sum(bool(claims(planted({"a": flat}, trials=100, seed=seed))) for seed in range(repeats))
+    print(f"studies of pure noise with a claim: {wrong} of {repeats}")
+    assert wrong / repeats <= 0.075 + 2 * (0.075 * 0.925 / repeats) ** 0.5
+
+
+@pytest.mark.slow
+def test_power_and_coverage_on_a_planted_valley():
+    """One real and one null hyperparameter: the real one is claimed, with edges that cover the truth, the null one not."""
+    repeats, claimed, null, covered, edges = 40, 0, 0, 0, 0
+    low, high = 10 ** (-4.5 - 0.5 * (TOLERANCE / 0.3) ** (2 / 3)), 10 ** (-4.5 + 0.5 * (TOLERANCE / 0.3) ** (2 / 3))
+    for seed in range(repeats):
+        found = by_id(planted({"a": valley()}, trials=200, axes=(RATE, WEIGHT), seed=seed))
+        rate = found["range/a/learning_rate"]
+        claimed += rate.status == "claimed"
+        null += found["range/a/w_r"].status == "claimed"
+        for side, truth in (("low", low), ("high", high)):
+            interval = rate.estimates[f"{side}_edge_90"]
+            if interval is not None:
+                edges += 1
+                covered += interval[0] <= truth <= interval[1]
+    print(f"claimed {claimed}, null claimed {null} of {repeats}; edges covered {covered} of {edges}")
+    assert claimed >= 0.9 * repeats
+    assert null <= 0.05 * repeats + 2
+    assert covered >= 0.8 * edges
