@@ -14,6 +14,10 @@ from ray_unlearn.analysis.transfer import summary
 from ray_unlearn.spec.guidelines import Evidence, Guideline, Kind, Narrowed, Scope, Value
 
 CORE_PROBABILITY = 0.9
+LEAST_AVOIDED = 5
+"""Trials in a part of an axis before it is said to be bad."""
+LEAST_GOOD = 5
+"""Trials within the tolerance of the best before it is said how many it takes to find one."""
 
 
 def guidelines_of(findings: Findings, limits: Thresholds = THRESHOLDS) -> tuple[Guideline, ...]:
@@ -92,7 +96,9 @@ class _Method:
             space = Narrowed(type="choice", choices=region.choices_good)
             estimates = {"good": list(region.choices_good), "excluded": list(region.choices_excluded)}
         elif not reasons and region.core is not None:
-            low, high = region.core
+            # Where no end is shown, what was searched is the end of what is known.
+            low = axis.low if region.low_censored else region.core[0]
+            high = axis.high if region.high_censored else region.core[1]
             if axis.whole:
                 low, high = float(math.ceil(low)), float(math.floor(high))
             space = Narrowed(
@@ -159,22 +165,25 @@ class _Method:
         return f"; about {math.ceil(more):,} more trials"
 
     def _avoid(self, region: Region, importance: Importance | None) -> Iterator[Guideline]:
-        """Only where there is something to avoid: the absence of a cliff is no news."""
+        """An end of the axis that is excluded, where a core is known: the absence of a cliff is no news, and where domains
+        have no good value in common, none is to be avoided in all of them."""
         axis = region.axis
-        if axis.scale == "categorical" or self.missing or self._unimportant(importance):
+        if axis.scale == "categorical" or region.core is None or self.missing or self._unimportant(importance):
             return
         for low, high in region.excluded:
             values = self.found.trials[axis.name]
             there = self.found.trials[(values >= low) & (values <= high)]
             at_low, at_high = math.isclose(low, axis.low), math.isclose(high, axis.high)
-            if at_low and at_high:
+            if (
+                at_low == at_high or len(there) < LEAST_AVOIDED
+            ):  # between two good runs, the surface is not smooth there
                 continue
-            side = "low" if at_low else "high" if at_high else "middle"
+            side = "low" if at_low else "high"
             guideline = self._make(
                 "avoid", [], param=axis.name, p=_rounded(self.family_p(importance)), family=self.family * len(self.found.regions),
                 estimates={
                     "low": None if at_low else _rounded(low), "high": None if at_high else _rounded(high),
-                    "trials_there": len(there), "infeasible_there": int(there["infeasible"].sum()),
+                    "groups": self.found.evidence.n_groups, "trials_there": len(there), "infeasible_there": int(there["infeasible"].sum()),
                 },
             )  # fmt: skip
             yield guideline.model_copy(update={"id": f"{guideline.id}/{side}"})
@@ -211,7 +220,7 @@ class _Method:
                 else "learning rate times steps predicts trials left out worse than the two apart"
             )
         return self._make("interaction", reasons, param="learning_rate", estimates={
-            "kappa": _rounded(found.kappa), "kappa_90": _pair(found.kappa_interval),
+            "response": self.found.trade_off_response, "kappa": _rounded(found.kappa), "kappa_90": _pair(found.kappa_interval),
             "rmse_one": _rounded(found.rmse_one), "rmse_two": _rounded(found.rmse_two),
         })  # fmt: skip
 

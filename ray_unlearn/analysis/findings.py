@@ -16,7 +16,8 @@ from ray_unlearn.analysis.effects.interaction import (
     weight_interaction,
 )
 from ray_unlearn.analysis.effects.regions import FittedGroup, GroupPoints, Region, fit_group, good_regions
-from ray_unlearn.analysis.effects.robustness import Share, TuningCurve, curve_ks, share_within, tuning_curve
+from ray_unlearn.analysis.effects.robustness import TuningCurve, curve_ks, share_within, tuning_curve
+from ray_unlearn.analysis.effects.shares import Share
 from ray_unlearn.analysis.effects.stopping import StoppingRule, stopping_rule
 from ray_unlearn.analysis.grades import THRESHOLDS, Thresholds
 from ray_unlearn.analysis.transfer import Box, HeldoutGroup, leave_one_out
@@ -47,6 +48,8 @@ class MethodFindings:
     importance: ImportanceResult | None
     trade_off: Interaction | None
     """Learning rate against steps."""
+    trade_off_response: str
+    """What that fit explains: `forget_nll` where a target is known, else `score`."""
     weight_trade_off: Interaction | None
     """Learning rate against the retain weight."""
     stopping: StoppingRule | None
@@ -150,6 +153,7 @@ def _method(
         regions=regions,
         importance=matters,
         trade_off=_trade_off(table, trials, axes, seed),
+        trade_off_response="forget_nll" if _target_known(table.rows) else "score",
         weight_trade_off=_weight_trade_off(trials, axes, seed),
         stopping=_stopping(table, trials, seed),
         share_own=_share_own(trials, table.score.tolerance),
@@ -204,12 +208,15 @@ def _trade_off(table: TrialTable, trials: pd.DataFrame, axes: tuple[Axis, ...], 
     )
     if rows.empty or rows["update"].nunique() < 3:
         return None
-    known = {"forget_nll", "target_nll"} <= set(rows) and bool(rows["target_nll"].notna().all())
-    if not known:
+    if not _target_known(table.rows):
         return learning_rate_by_steps(rows.assign(response=rows["score"].fillna(np.inf)), seed)
     # A forget NLL rises throughout; where it is not finite the model is ruined, as one far above the target is.
     rows = rows.assign(forget_nll=rows["forget_nll"].fillna(np.inf))
     return learning_rate_by_steps(rows.assign(response=clipped_forget_nll(rows)), seed, winsorise=False)
+
+
+def _target_known(rows: pd.DataFrame) -> bool:
+    return {"forget_nll", "target_nll"} <= set(rows) and len(rows) > 0 and bool(rows["target_nll"].notna().all())
 
 
 def _weight_trade_off(trials: pd.DataFrame, axes: tuple[Axis, ...], seed: int) -> Interaction | None:

@@ -72,23 +72,18 @@ def _range(guideline: Guideline, score: ScoreInfo) -> str:
             edges.append(f"{side} edge censored at the search bound {number(numbers.get(f'searched_{side}'))}")
         elif interval:
             edges.append(f"{side} edge 90 % interval {number(interval[0])} to {number(interval[1])}")
-    return f"{use} (core; {'; '.join(edges)}). Within {tolerance(score)} of the best.".replace("  ", " ")
+    return f"{use} (core; {'; '.join(edges)}). Within {tolerance(score)} of the best."
 
 
 def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
-    low, high = guideline.estimates.get("low"), guideline.estimates.get("high")
-    where = (
-        f"below {number(high)}"
-        if low is None
-        else f"above {number(low)}"
-        if high is None
-        else f"{number(low)} to {number(high)}"
+    numbers = guideline.estimates
+    low, high = numbers.get("low"), numbers.get("high")
+    where = f"below {number(high)}" if low is None else f"above {number(low)}"
+    whose = "in at least one of the domains no setting" if numbers.get("groups", 1) > 1 else "no setting"
+    return (
+        f"avoid {where}: {whose} of the others comes within {tolerance(score)} of the best there "
+        f"({numbers['trials_there']} trials, {numbers['infeasible_there']} of them diverged)."
     )
-    bad = guideline.estimates
-    text = f"avoid {where}: no setting of the others comes within {tolerance(score)} of the best there"
-    if bad.get("trials_there"):
-        text += f" ({bad['infeasible_there']} of {bad['trials_there']} trials there diverged or had no score)"
-    return text + "."
 
 
 def _rank(guideline: Guideline, score: ScoreInfo) -> str:
@@ -102,8 +97,9 @@ def _rank(guideline: Guideline, score: ScoreInfo) -> str:
 
 def _interaction(guideline: Guideline, score: ScoreInfo) -> str:
     low, high = guideline.estimates["kappa_90"]
+    what = "forget perplexity" if guideline.estimates.get("response") == "forget_nll" else "score"
     return (
-        f"learning rate times steps is what counts: score follows log(lr) + kappa log(steps) with kappa "
+        f"learning rate times steps is what counts: the {what} follows log(lr) + kappa log(steps) with kappa "
         f"{number(guideline.estimates['kappa'])} (90 % interval {number(low)} to {number(high)})."
     )
 

@@ -16,7 +16,7 @@ from ray_unlearn.execution.points import active
 from ray_unlearn.execution.recorder import Observer
 from ray_unlearn.execution.resuming import SPEC_FILE
 from ray_unlearn.execution.stages import stages
-from ray_unlearn.execution.study import LEDGER_FOLDER, Say, StudyResult, _to_stderr, resume_study, run_study
+from ray_unlearn.execution.study import LEDGER_FOLDER, Say, StudyResult, to_stderr, resume_study, run_study
 from ray_unlearn.results.record import Record
 from ray_unlearn.results.scan import events_file
 from ray_unlearn.results.status import open_study
@@ -42,7 +42,7 @@ def confirm_study(
     address: str | None = None,
     observers: Sequence[Observer] = (),
     quiet: bool = False,
-    say: Say = _to_stderr,
+    say: Say = to_stderr,
 ) -> StudyResult:
     """Run the best configurations of the study in `folder` with seeds it has not used, or go on doing so.
 

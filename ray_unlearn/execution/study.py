@@ -84,7 +84,7 @@ class StudyResult:
 Say = Callable[[str], None]
 
 
-def _to_stderr(text: str) -> None:
+def to_stderr(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
@@ -95,7 +95,7 @@ def run_study(
     address: str | None = None,
     observers: Sequence[Observer] = (),
     quiet: bool = False,
-    say: Say = _to_stderr,
+    say: Say = to_stderr,
 ) -> StudyResult:
     """Run a new study in `folder`.
 
@@ -131,7 +131,7 @@ def resume_study(
     address: str | None = None,
     observers: Sequence[Observer] = (),
     quiet: bool = False,
-    say: Say = _to_stderr,
+    say: Say = to_stderr,
 ) -> StudyResult:
     """Go on with the study in `folder` until it has all its trials. Trials that were running go on from their last
     checkpoint, or start again where there is none.

@@ -67,11 +67,19 @@ def flat(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
     return np.full(len(logs), 0.5)
 
 
-def valley(best: float = -4.5, width: float = 0.5) -> Score:
-    """A smooth valley in log10 learning rate; the other axes are null."""
-    return lambda logs, rng: (
-        0.2 + 0.3 * ((logs["learning_rate"] - best) / width).abs().clip(upper=3).pow(1.5).to_numpy()
-    )
+def valley(best: float = -4.5, width: float = 0.5, power: float = 2.0) -> Score:
+    """A valley in log10 learning rate, smooth with power 2, with a sharp bottom below; the other axes are null."""
+
+    def score(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+        away = np.abs(logs["learning_rate"].to_numpy() - best) / width
+        return 0.2 + 0.3 * np.minimum(away, 3) ** power
+
+    return score
+
+
+def reach(width: float = 0.5, power: float = 2.0) -> float:
+    """How far from its bottom, in decades, such a valley is within the tolerance of it."""
+    return width * (TOLERANCE / 0.3) ** (1 / power)
 
 
 def cliff(best: float = -4.5, edge: float = -3.8) -> Score:

@@ -83,6 +83,7 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
             method=name, trials=own, axes=axes, models=("m",), domains=table.groups,
             evidence=Evidence(n_trials=n, n_groups=len(table.groups), n_seeds=3, sampler="drawn from the space"), from_space=n,
             regions=tuple(region_of(a, n, good=i == 0) for i, a in enumerate(axes)), importance=result, trade_off=kappa,
+            trade_off_response="forget_nll",
             weight_trade_off=kappa, stopping=None, share_own=Share(30, n, 30 / n, 0.2, 0.4),
             curve=TuningCurve(ks, best, best, best, 3.0, n, 0), heldout=held,
         )  # fmt: skip
@@ -282,7 +283,7 @@ def test_advice_never_shows_a_finite_edge_where_it_is_censored() -> None:
         shown = claims_view.advice([claimed(low, high)], ["m"])
         assert shown is not None
         cells.append(shown.lines[0][1])
-    assert cells == ["1e-6 \u2013 0.0001 [B]", "\u2264 0.0001 [B]", "\u2265 1e-6 [B]"]
+    assert cells == ["1e-6 \u2013 1e-4 [B]", "\u2264 1e-4 [B]", "\u2265 1e-6 [B]"]
     assert claims_view.advice([held("range", "m", "lr", "why")], ["m"]) is None
 
 

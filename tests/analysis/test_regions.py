@@ -116,7 +116,7 @@ def test_noise_is_found_beside_trials_that_look_noise_free() -> None:
 def test_winsorising_limit_by_hand() -> None:
     scores = np.append(np.arange(0.0, 20.0), 1e9)
     # Median 10, tenth percentile 2, fifth 1.
-    assert winsorising_limit(scores, 0.1) == 10 + 2 * 8
+    assert winsorising_limit(scores, 0.1) == 10 + 3 * 8
     assert winsorising_limit(scores, 10.0) == 1 + 6 * 10
 
 
@@ -222,7 +222,7 @@ def test_groups_that_agree_do_not_narrow_the_region() -> None:
 
 def test_nearest_end_by_hand() -> None:
     draws = np.linspace(0, 1, 101)
-    # High ends: the near limit is the lowest 5 % quantile, the far one the lowest 97.5 % quantile (two groups).
+    # High ends: the near limit is the lowest 5 % quantile, the far one the nearer group's 97.5 % quantile (two groups).
     np.testing.assert_allclose(regions_module._nearest([draws, draws + 0.2], 1), [0.05, 0.975])
     np.testing.assert_allclose(regions_module._nearest([draws, draws + 0.2], -1), [0.225, 1.15])
 

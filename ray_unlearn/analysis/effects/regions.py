@@ -238,10 +238,13 @@ def _region(axis: Axis, regrets: Sequence[Array], tolerance: float, trials: tupl
     core = next((run for run in _runs(p_good >= CORE) if run[0] <= best <= run[1]), None)
     if core is None:
         return region(None, (None, None), f"no value is good with probability {CORE}")
+    # A draw is rougher than the truth where trials are few, and its minimum lower: measured from there, ends lie too far in.
+    # They are measured from the value that each group holds for best.
+    above_best = [regret - regret[:, [np.argmin(regret.mean(0))]] for regret in regrets]
     edges: list[Array | None] = []
     for side in (-1, 1):
         beyond = excluded[: core[0]] if side < 0 else excluded[core[1] + 1 :]
-        ends = [_ends(grid, regret, tolerance, best, side) for regret in regrets] if beyond.any() else []
+        ends = [_ends(grid, regret, tolerance, best, side) for regret in above_best] if beyond.any() else []
         edges.append(axis.from_unit(_nearest(ends, side)) if ends else None)
     return region(core, (edges[0], edges[1]), None)
 
@@ -277,8 +280,9 @@ def _nearest(ends: Sequence[Array], side: int) -> Array:
     """90 % interval of the nearest of the groups' ends, from draws of each [G arrays].
 
     The nearest is no nearer than the near limit of the one group it belongs to, whichever that is; but it is no farther
-    than any group's end, so that the far limits have to hold in all groups at once (Bonferroni).
+    than the end of any group, so that the far limit of the apparently nearest has to allow for the choice (Bonferroni).
     """
-    near = [np.quantile(-side * e, INTERVAL[1]) for e in ends]
-    far = [np.quantile(-side * e, INTERVAL[0] / len(ends)) for e in ends]
-    return np.sort(-side * np.array([max(near), max(far)]))
+    near = max(float(np.quantile(-side * e, INTERVAL[1])) for e in ends)
+    nearest = max(ends, key=lambda e: float(np.median(-side * e)))
+    far = float(np.quantile(-side * nearest, INTERVAL[0] / len(ends)))
+    return np.sort(-side * np.array([near, far]))

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, t
+from scipy.stats import t
 
+from ray_unlearn.analysis.effects.shares import Share, share_of
 from ray_unlearn.spec.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -32,17 +33,6 @@ BAND = 0.90
 ANCHORS = 64
 _CHUNK = 4_000_000
 _WORK = 100_000_000
-
-
-@dataclass(frozen=True)
-class Share:
-    """Trials within the tolerance of the best, with a 95 % interval."""
-
-    successes: int
-    n: int
-    share: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -70,9 +60,7 @@ def share_within(scores: ArrayLike, infeasible: ArrayLike, best: float, toleranc
     n, successes = len(values), int(np.sum(values <= limit(best, tolerance)))
     if n == 0:
         raise UserError("no trials: a share needs at least one")
-    low = float(beta.ppf(0.025, successes, n - successes + 1)) if successes else 0.0
-    high = float(beta.ppf(0.975, successes + 1, n - successes)) if successes < n else 1.0
-    return Share(successes, n, successes / n, low, high)
+    return share_of(successes, n)
 
 
 def expected_best(

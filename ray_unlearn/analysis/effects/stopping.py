@@ -4,27 +4,16 @@ The rule needs no utility measurement and no second run: stop at the first evalu
 model on the approximate set (Yao et al., arXiv 2402.15159, compare against the same level), else after the last one.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import beta
+
+from ray_unlearn.analysis.effects.shares import Share, share_of
 
 FloatArray = NDArray[np.float64]
 BOOTSTRAPS = 1000
-
-
-@dataclass(frozen=True)
-class Share:
-    """Successes out of n with their 95 % Clopper-Pearson interval."""
-
-    successes: int
-    n: int
-    share: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -155,7 +144,7 @@ def stopping_rule(rows: pd.DataFrame, seed: int, bootstraps: int = BOOTSTRAPS) -
     saved = 1 - update[stop] / planned
     return StoppingRule(
         n_trials=len(table),
-        crossed=_share(int(crossed.sum()), len(table)),
+        crossed=share_of(int(crossed.sum()), len(table)),
         n_infeasible=int(infeasible.sum()),
         n_infeasible_last=int(infeasible_last.sum()),
         n_cut_short=int((update[last] < planned).sum()),
@@ -208,11 +197,3 @@ def _bootstrap(strata: list[FloatArray], seed: int, bootstraps: int) -> tuple[tu
 def _interval(drawn: FloatArray) -> tuple[float, float]:
     low, high = np.quantile(drawn, (0.05, 0.95))
     return float(low), float(high)
-
-
-def _share(successes: int, n: int) -> Share:
-    low = 0.0 if successes == 0 else float(beta.ppf(0.025, successes, n - successes + 1))
-    high = 1.0 if successes == n else float(beta.ppf(0.975, successes + 1, n - successes))
-    assert n > 0
-    assert not math.isnan(low + high)
-    return Share(successes, n, successes / n, low, high)

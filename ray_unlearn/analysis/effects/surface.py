@@ -130,12 +130,12 @@ def winsorising_limit(scores: Array, tolerance: float) -> float:
     """The worst score that is still told from worse ones, of finite scores [n].
 
     Where runs diverge, scores are large by orders of magnitude, and one of them would set the scale of everything. How bad a
-    bad run was does not matter for where the good ones are; that it was bad does. The limit lies as far above the median
-    as twice the distance from the median down to the tenth percentile (normal scores: 2.6 SD above the mean), at least
-    six tolerances above the fifth percentile.
+    bad run was does not matter for where the good ones are; that it was bad does. The limit lies above the median by three
+    times the distance from the median down to the tenth percentile (normal scores: 3.8 SD above the mean), at least
+    six tolerances above the fifth percentile. Lower limits make a plateau whose rim the surface rounds off into the region.
     """
     fifth, tenth, median = np.quantile(scores, [0.05, 0.1, 0.5])
-    return float(max(median + 2 * (median - tenth), fifth + 6 * tolerance))
+    return float(max(median + 3 * (median - tenth), fifth + 6 * tolerance))
 
 
 def _embedded(points: Array, categorical: tuple[int, ...]) -> Array:
