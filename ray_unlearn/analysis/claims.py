@@ -9,9 +9,11 @@ from ray_unlearn.analysis.effects.importance import Importance
 from ray_unlearn.analysis.effects.regions import Region
 from ray_unlearn.analysis.findings import Findings, MethodFindings
 from ray_unlearn.analysis.grades import THRESHOLDS, Thresholds, grade_of, missing_evidence, worse_than_default
+from ray_unlearn.analysis.headline import headline_claim
+from ray_unlearn.analysis.rounding import pair, rounded
 from ray_unlearn.analysis.sentences import number, sentence
 from ray_unlearn.analysis.transfer import summary
-from ray_unlearn.spec.guidelines import Evidence, Guideline, Kind, Narrowed, Scope, Value
+from ray_unlearn.spec.guidelines import Guideline, Kind, Narrowed, Scope, Value
 
 CORE_PROBABILITY = 0.9
 LEAST_AVOIDED = 5
@@ -25,7 +27,7 @@ def guidelines_of(findings: Findings, limits: Thresholds = THRESHOLDS) -> tuple[
     found: list[Guideline] = []
     for method in findings.methods.values():
         found += _Method(method, findings, limits).all()
-    found += _headline(findings, limits)
+    found += headline_claim(findings, limits)
     score = findings.table.score
     return tuple(guideline.model_copy(update={"text": sentence(guideline, score)}) for guideline in found)
 
@@ -87,9 +89,9 @@ class _Method:
         if not reasons and (refused := worse_than_default(self.evidence)):
             reasons.append(refused)
         estimates: dict[str, object] = {
-            "p_good_highest": _rounded(float(region.p_good.max())) if len(region.p_good) else None,
-            "searched_low": _rounded(axis.low), "searched_high": _rounded(axis.high), "best": _rounded(region.best),
-            "low_edge_90": _pair(region.low_edge), "high_edge_90": _pair(region.high_edge),
+            "p_good_highest": rounded(float(region.p_good.max())) if len(region.p_good) else None,
+            "searched_low": rounded(axis.low), "searched_high": rounded(axis.high), "best": rounded(region.best),
+            "low_edge_90": pair(region.low_edge), "high_edge_90": pair(region.high_edge),
         }  # fmt: skip
         space = None
         if not reasons and axis.scale == "categorical":
@@ -102,10 +104,10 @@ class _Method:
             if axis.whole:
                 low, high = float(math.ceil(low)), float(math.floor(high))
             space = Narrowed(
-                type="int" if axis.whole else "float", low=_rounded(low), high=_rounded(high), log=axis.scale == "log"
+                type="int" if axis.whole else "float", low=rounded(low), high=rounded(high), log=axis.scale == "log"
             )
         return self._make(
-            "range", reasons, param=axis.name, p=_rounded(p), family=self.family * len(self.found.regions), heldout=True,
+            "range", reasons, param=axis.name, p=rounded(p), family=self.family * len(self.found.regions), heldout=True,
             search_space=space, warm_start=self._warm_start(region) if space else None, estimates=estimates,
             low_is_boundary=bool(space and region.low_censored), high_is_boundary=bool(space and region.high_censored),
         )  # fmt: skip
@@ -114,7 +116,7 @@ class _Method:
     def _warm_start(region: Region) -> Value:
         if region.axis.scale == "categorical":
             return region.axis.choices[round(region.best)]
-        return round(region.best) if region.axis.whole else _rounded(region.best)
+        return round(region.best) if region.axis.whole else rounded(region.best)
 
     def _unimportant(self, importance: Importance | None) -> list[str]:
         if self.missing:
@@ -180,9 +182,9 @@ class _Method:
                 continue
             side = "low" if at_low else "high"
             guideline = self._make(
-                "avoid", [], param=axis.name, p=_rounded(self.family_p(importance)), family=self.family * len(self.found.regions),
+                "avoid", [], param=axis.name, p=rounded(self.family_p(importance)), family=self.family * len(self.found.regions),
                 estimates={
-                    "low": None if at_low else _rounded(low), "high": None if at_high else _rounded(high),
+                    "low": None if at_low else rounded(low), "high": None if at_high else rounded(high),
                     "groups": self.found.evidence.n_groups, "trials_there": len(there), "infeasible_there": int(there["infeasible"].sum()),
                 },
             )  # fmt: skip
@@ -196,11 +198,11 @@ class _Method:
         if not reasons and not matters:
             reasons = ["no hyperparameter is shown to matter: as much importance comes from pure noise"]
         return self._make(
-            "rank", reasons, p=_rounded(min((self.family_p(line) for line in lines), default=1.0)),
+            "rank", reasons, p=rounded(min((self.family_p(line) for line in lines), default=1.0)),
             family=max(1, self.family * len(lines)),
             estimates={
                 "matters": [
-                    {"param": line.axis.name, "p": _rounded(self.family_p(line)), "ped": _rounded(line.ped), "fanova": _rounded(line.fanova)}
+                    {"param": line.axis.name, "p": rounded(self.family_p(line)), "ped": rounded(line.ped), "fanova": rounded(line.fanova)}
                     for line in matters
                 ],
                 "not_shown": [line.axis.name for line in lines if line not in matters],
@@ -220,8 +222,8 @@ class _Method:
                 else "learning rate times steps predicts trials left out worse than the two apart"
             )
         return self._make("interaction", reasons, param="learning_rate", estimates={
-            "response": self.found.trade_off_response, "kappa": _rounded(found.kappa), "kappa_90": _pair(found.kappa_interval),
-            "rmse_one": _rounded(found.rmse_one), "rmse_two": _rounded(found.rmse_two),
+            "response": self.found.trade_off_response, "kappa": rounded(found.kappa), "kappa_90": pair(found.kappa_interval),
+            "rmse_one": rounded(found.rmse_one), "rmse_two": rounded(found.rmse_two),
         })  # fmt: skip
 
     def _stop_rule(self) -> Guideline:
@@ -239,8 +241,8 @@ class _Method:
                 f"{number(high)}), which may be more than {number(self.score.tolerance)}"
             )
         return self._make("stop_rule", reasons, rule="first evaluation with forget perplexity >= approximate-set perplexity", estimates={
-            "regret": _rounded(found.regret_mean), "regret_90": _pair(found.regret_interval), "regret_last": _rounded(found.regret_last),
-            "crossed": _rounded(found.crossed.share), "updates_saved": _rounded(found.updates_saved), "hindsight": found.hindsight,
+            "regret": rounded(found.regret_mean), "regret_90": pair(found.regret_interval), "regret_last": rounded(found.regret_last),
+            "crossed": rounded(found.crossed.share), "updates_saved": rounded(found.updates_saved), "hindsight": found.hindsight,
         })  # fmt: skip
 
     def _budget(self) -> Guideline:
@@ -257,74 +259,5 @@ class _Method:
             )
         trials = None if share.low <= 0 else max(1, math.ceil(math.log(0.1) / math.log1p(-min(share.low, 0.999))))
         return self._make("budget", reasons, estimates={
-            "share": _rounded(share.share), "share_95": [_rounded(share.low), _rounded(share.high)], "trials": trials,
+            "share": rounded(share.share), "share_95": [rounded(share.low), rounded(share.high)], "trials": trials,
         })  # fmt: skip
-
-
-STATISTICS = {
-    "share_within_own_best": "share of configurations within the tolerance of the method's own best",
-    "share_within_best_known": "share of configurations within the tolerance of the best known of any method",
-    "area_under_tuning_curve": "expected best score over 1 to K random trials (area under the tuning curve)",
-}
-
-
-def _headline(findings: Findings, limits: Thresholds) -> list[Guideline]:
-    """The published claim, whichever way it comes out: one comparison, three statistics, settled together by Holm."""
-    claim = findings.headline
-    if claim is None:
-        return []
-    a, b = (findings.methods[name] for name in (claim.method_a, claim.method_b))
-    groups = [row.group for row in claim.differences[0].groups]
-    seeds = min(a.evidence.n_seeds, b.evidence.n_seeds)
-    evidence = Evidence(
-        n_trials=a.from_space + b.from_space,
-        n_groups=len(groups),
-        n_seeds=seeds,
-        sampler="drawn from the space",
-        p_value=_rounded(min(claim.adjusted_p)),
-        family_size=len(claim.differences),
-    )
-    reasons = [
-        f"{found.method}: {reason}"
-        for found in (a, b)
-        for reason in missing_evidence(found.evidence, found.from_space, limits)
-    ]
-    if not reasons and claim.outcome == "not settled":
-        told = "; ".join(
-            f"{STATISTICS[d.statistic]}: {number(d.mean)} ({number(d.over_trials.low)} to {number(d.over_trials.high)})"
-            for d in claim.differences
-        )
-        reasons.append(
-            f"the difference is not settled by these trials, 90 % intervals of the paired differences: {told}"
-        )
-    grade = "scoped" if len(groups) < limits.groups_for_c else "C" if claim.outcome_beyond != claim.outcome else (
-        "A" if len(groups) >= limits.groups_for_a else "B"
-    )  # fmt: skip
-    first = min(zip(claim.adjusted_p, claim.differences, strict=True), key=lambda pair: pair[0])[1]
-    return [
-        Guideline.model_validate({
-            "id": f"method_choice/{claim.method_a}/{claim.method_b}", "kind": "method_choice",
-            "status": "withheld" if reasons else "claimed", "withheld_because": tuple(reasons),
-            "grade": None if reasons else grade, "evidence": evidence,
-            "scope": Scope(method=claim.method_a, models=tuple(sorted({*a.models, *b.models})), domains=tuple(sorted({*a.domains, *b.domains}))),
-            "estimates": {
-                "finding": claim.outcome, "against": claim.method_b, "statistic": STATISTICS[first.statistic],
-                "difference": _rounded(first.mean), "difference_90": _pair((first.over_trials.low, first.over_trials.high)),
-                "same_sign": max(first.better, first.worse), "budget": claim.budget,
-                "all": [
-                    {"statistic": d.statistic, "difference": _rounded(d.mean), "difference_90": _pair((d.over_trials.low, d.over_trials.high)),
-                     "outcome": outcome, "adjusted_p": _rounded(p), "better_in": d.better, "worse_in": d.worse}
-                    for d, outcome, p in zip(claim.differences, claim.outcomes, claim.adjusted_p, strict=True)
-                ],
-            },
-        })
-    ]  # fmt: skip
-
-
-def _pair(interval: tuple[float, float] | None) -> list[float | None] | None:
-    return None if interval is None else [_rounded(interval[0]), _rounded(interval[1])]
-
-
-def _rounded(value: float | None) -> float | None:
-    """Six significant digits, so that the last bits of another machine's arithmetic do not show; null if not finite."""
-    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None

@@ -16,7 +16,7 @@ from ray_unlearn.execution.points import active
 from ray_unlearn.execution.recorder import Observer
 from ray_unlearn.execution.resuming import SPEC_FILE
 from ray_unlearn.execution.stages import stages
-from ray_unlearn.execution.study import LEDGER_FOLDER, Say, StudyResult, to_stderr, resume_study, run_study
+from ray_unlearn.execution.study import LEDGER_FOLDER, Say, StudyResult, resume_study, run_study, to_stderr
 from ray_unlearn.results.record import Record
 from ray_unlearn.results.scan import events_file
 from ray_unlearn.results.status import open_study
