@@ -143,9 +143,12 @@ def test_with_free_steps_a_trial_stands_by_its_best_configuration_so_far() -> No
     assert [standing(rows, update, sampled) for update in (1, 3, 9, 30)] == [0.1, 0.6, 0.4, 0.8]
 
 
-def test_with_free_steps_a_trial_past_its_best_is_stopped_and_one_that_still_forgets_too_little_is_not() -> None:
+@pytest.mark.parametrize("scheduler", ["asha", "past_best"])
+def test_with_free_steps_a_trial_past_its_best_is_stopped_and_one_that_still_forgets_too_little_is_not(
+    scheduler: str,
+) -> None:
     """U-shape: the gap closes, crosses, and opens again while the score rises at two evaluations running."""
-    spec = free("asha", grace_updates=1)
+    spec = free(scheduler, grace_updates=1)
     ledger = record(spec, trial(0, {}))
 
     def rows_with(*points: tuple[int, float, float]) -> str | None:
@@ -234,3 +237,15 @@ def test_a_pruner_that_saw_the_study_grow_judges_as_one_that_sees_it_for_the_fir
             one.status = "pruned" if judged else draw.choice(["complete", "infeasible", "failed"])
             running.remove(one)
     assert 5 < stopped < 55
+
+
+def test_past_best_alone_judges_no_trial_by_another() -> None:
+    """A trial far worse than all others goes on, so that the trials stay a random sample of the space."""
+    others = [trial(n, {1: 0.1, 3: 0.05, 9: 0.05}, "complete") for n in range(6)]
+    verdicts = []
+    for scheduler in ("past_best", "median", "asha"):
+        spec = free(scheduler)
+        ledger = record(spec, *others, trial(6, {1: 5.0, 3: 4.0, 9: 3.0}))
+        verdicts.append(verdict(spec, ledger, 6))
+    assert verdicts[0] is None
+    assert None not in verdicts[1:]

@@ -37,7 +37,9 @@ def trial_event(number: int) -> dict[str, Any]:
     config = TrialConfig(
         method="gradient_ascent", learning_rate=0.01 + number / 100, steps=4, evaluate_at=EVALUATE_AT, context="c"
     )
-    return {"kind": "trial", "number": number, "trial_id": config.id, "config": config.model_dump(mode="json")}
+    source = "quasi_random" if number % 2 else "tpe"
+    event = {"kind": "trial", "number": number, "trial_id": config.id, "source": source}
+    return event | {"config": config.model_dump(mode="json")}
 
 
 def row_event(number: int, update: int) -> dict[str, Any]:

@@ -33,3 +33,10 @@ def test_each_row_is_read_from_the_file_once(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(StoredRow, "_all", counted)
     table.result_table(record)
     assert sorted(reads.values()) == [1] * 7
+
+
+def test_the_table_says_who_chose_each_trial(tmp_path: Path) -> None:
+    """Without it, curves and importance of adaptive trials would be taken for those of random ones."""
+    found = table.result_table(read_ledger(finished(tmp_path / "study") / "ledger"))
+    chosen = dict(zip(found["number"].to_pylist(), found["sampled_by"].to_pylist(), strict=True))
+    assert chosen == {0: "tpe", 1: "quasi_random", 2: "tpe"}

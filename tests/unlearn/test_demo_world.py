@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.unlearn.demo_world import DOMAINS, SPLITS, Recipe, build, documents
+from ray_unlearn.unlearn.demo_world import DOMAINS, SPLITS, Recipe, build, build_retrained, documents
 from ray_unlearn.unlearn.demo_world.text import text_file
 
 SHORT = Recipe(steps=4, layers=1)
@@ -72,6 +72,14 @@ def test_build_is_repeatable_bit_for_bit_and_cached(tmp_path: Path) -> None:
     assert again == first
     assert (again.vanilla / "model.safetensors").stat().st_mtime_ns == before
     assert build("latex", tmp_path / "a", recipe=Recipe(steps=5, layers=1)).folder != first.folder
+
+
+def test_a_retrained_model_of_another_seed_differs_in_its_weights_alone(tmp_path: Path) -> None:
+    world = build("latex", tmp_path, recipe=SHORT)
+    again = build_retrained("latex", 1, tmp_path, recipe=SHORT)
+    assert build_retrained("latex", 1, tmp_path, recipe=SHORT) == again
+    assert (again / "tokenizer.json").read_bytes() == (world.retrained / "tokenizer.json").read_bytes()
+    assert (again / "model.safetensors").read_bytes() != (world.retrained / "model.safetensors").read_bytes()
 
 
 def test_both_models_speak_the_same_tokens_and_cost_is_counted(tmp_path: Path) -> None:

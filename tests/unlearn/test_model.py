@@ -7,7 +7,14 @@ import torch
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import ModelSpec
-from ray_unlearn.unlearn.model import check_source, head_of, hidden_states, load_model, model_digest
+from ray_unlearn.unlearn.model import (
+    check_source,
+    exact_retrain_sources,
+    head_of,
+    hidden_states,
+    load_model,
+    model_digest,
+)
 
 
 def test_head_of_hidden_states_gives_the_models_own_logits(tiny_model: Path) -> None:
@@ -67,3 +74,15 @@ def test_an_architecture_with_soft_capped_logits_is_refused(tmp_path: Path, tiny
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="soft-capping"):
         load_model(ModelSpec(source=str(tmp_path), attention="eager"))
+
+
+def test_retrained_models_of_several_seeds_are_baselines_with_names_of_their_own() -> None:
+    spec = ModelSpec(source="/m", exact_retrain="/r1", exact_retrain_seeds=("/r2", "/r3"))
+    assert exact_retrain_sources(spec) == {"exact_retrain": "/r1", "exact_retrain_2": "/r2", "exact_retrain_3": "/r3"}
+    assert exact_retrain_sources(ModelSpec(source="/m")) == {}
+
+
+@pytest.mark.parametrize("source", ["demo:latex", "demo:latex@", "demo:latex@0", "demo:latex@x", "demo:novels@1"])
+def test_a_seed_of_the_demo_that_is_none_is_refused(source: str) -> None:
+    with pytest.raises(UserError, match=r"demo:<domain>@<seed>|unknown demo domain"):
+        check_source(ModelSpec(source="demo:latex", exact_retrain_seeds=(source,)))
