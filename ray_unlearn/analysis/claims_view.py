@@ -24,6 +24,13 @@ REASONS = (
     ("because nothing is shown to matter", re.compile(r"shown to matter")),
     ("because held-out results refuse it", re.compile(r"held-out")),
     ("because the difference is not settled", re.compile(r"not settled")),
+    ("because no value is surely good", re.compile(r"no value comes within|no choice is shown")),
+    ("because stopping at the target may cost more than the tolerance", re.compile(r"stopping at the target costs")),
+    (
+        "because learning rate and steps do not trade one for one",
+        re.compile(r"^kappa is|learning rate times steps predicts"),
+    ),
+    ("because too few trials are near the best", re.compile(r"trials come within")),
     ("because there is nothing to narrow", re.compile(r"every value searched is good|nothing to narrow")),
 )
 OTHER = "for other reasons"
