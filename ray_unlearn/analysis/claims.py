@@ -241,7 +241,7 @@ class _Method:
                 f"{number(high)}), which may be more than {number(self.score.tolerance)}"
             )
         return self._make("stop_rule", reasons, rule="first evaluation with forget perplexity >= approximate-set perplexity", estimates={
-            "regret": rounded(found.regret_mean), "regret_90": pair(found.regret_interval), "regret_last": rounded(found.regret_last),
+            "regret": rounded(found.regret_mean), "regret_90": pair(found.regret_interval), "regret_last": rounded(found.regret_last_mean),
             "crossed": rounded(found.crossed.share), "updates_saved": rounded(found.updates_saved), "hindsight": found.hindsight,
         })  # fmt: skip
 
@@ -253,9 +253,10 @@ class _Method:
         lines = self.found.importance.axes if self.found.importance else ()
         if not reasons and all(self.family_p(line) > self.limits.family_error for line in lines):
             reasons.append("no hyperparameter is shown to matter, so there is no best to come close to")
-        if not reasons and share.low <= 0:
+        if not reasons and share.successes < LEAST_GOOD:
             reasons.append(
-                f"{share.successes} of {share.n} trials come within {number(self.score.tolerance)} of the best"
+                f"only {share.successes} of {share.n} trials come within {number(self.score.tolerance)} of the best, too few to "
+                "say how many it takes"
             )
         trials = None if share.low <= 0 else max(1, math.ceil(math.log(0.1) / math.log1p(-min(share.low, 0.999))))
         return self._make("budget", reasons, estimates={

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ray_unlearn.cli.main import app
-from ray_unlearn.cli.show import Json, print_json, print_table
+from ray_unlearn.cli.show import Json, print_json, print_table, say
 from ray_unlearn.spec.guidelines import load_guidelines
 
 
@@ -21,7 +21,12 @@ def diff(
 
     from ray_unlearn.analysis.difference import compare
 
-    found = compare(load_guidelines(before), load_guidelines(after))
+    old, new = load_guidelines(before), load_guidelines(after)
+    found = compare(old, new)
+    for name in ("name", "direction", "tolerance", "checkpoint_rule"):
+        was, now = getattr(old.score, name), getattr(new.score, name)
+        if was != now:
+            say(f"the score's {name.replace('_', ' ')} differs: {was} -> {now}; claims may differ for that alone")
     if json:
         print_json([asdict(difference) for difference in found])
         return

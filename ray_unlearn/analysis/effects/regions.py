@@ -226,7 +226,7 @@ def _region(axis: Axis, regrets: Sequence[Array], tolerance: float, trials: tupl
         shown = [None if e is None else (float(e[0]), float(e[1])) for e in edges]
         return Region(
             axis, natural, profile, low, high, p_good,
-            None if core is None else (float(natural[core[0]]), float(natural[core[1]])),
+            None if core is None else _core(axis, grid, p_good, core),
             shown[0], shown[1],
             core is not None and edges[0] is None, core is not None and edges[1] is None,
             tuple((float(natural[a]), float(natural[b])) for a, b in _runs(excluded, categorical)),
@@ -247,6 +247,19 @@ def _region(axis: Axis, regrets: Sequence[Array], tolerance: float, trials: tupl
         ends = [_ends(grid, regret, tolerance, best, side) for regret in above_best] if beyond.any() else []
         edges.append(axis.from_unit(_nearest(ends, side)) if ends else None)
     return region(core, (edges[0], edges[1]), None)
+
+
+def _core(axis: Axis, grid: Array, p_good: Array, run: tuple[int, int]) -> tuple[float, float]:
+    """The run's ends, where p_good falls to 0.9 between two grid values: a run of one value is no single value."""
+
+    def end(inside: int, outside: int) -> float:
+        if not 0 <= outside < len(grid):
+            return float(grid[inside])
+        share = (p_good[inside] - CORE) / (p_good[inside] - p_good[outside])
+        return float(grid[inside] + share * (grid[outside] - grid[inside]))
+
+    low, high = axis.from_unit([end(run[0], run[0] - 1), end(run[1], run[1] + 1)])
+    return float(np.clip(low, axis.low, axis.high)), float(np.clip(high, axis.low, axis.high))
 
 
 def _runs(yes: NDArray[np.bool_], single: bool = False) -> list[tuple[int, int]]:
