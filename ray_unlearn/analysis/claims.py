@@ -9,7 +9,7 @@ from ray_unlearn.analysis.effects.importance import Importance
 from ray_unlearn.analysis.effects.regions import Region
 from ray_unlearn.analysis.findings import Findings, MethodFindings
 from ray_unlearn.analysis.grades import THRESHOLDS, Thresholds, grade_of, missing_evidence, worse_than_default
-from ray_unlearn.analysis.headline import headline_claim
+from ray_unlearn.analysis.headline import best_method, headline_claim
 from ray_unlearn.analysis.rounding import pair, rounded
 from ray_unlearn.analysis.sentences import number, sentence
 from ray_unlearn.analysis.transfer import summary
@@ -27,7 +27,7 @@ def guidelines_of(findings: Findings, limits: Thresholds = THRESHOLDS) -> tuple[
     found: list[Guideline] = []
     for method in findings.methods.values():
         found += _Method(method, findings, limits).all()
-    found += headline_claim(findings, limits)
+    found += headline_claim(findings, limits) + best_method(findings, limits)
     score = findings.table.score
     return tuple(guideline.model_copy(update={"text": sentence(guideline, score)}) for guideline in found)
 

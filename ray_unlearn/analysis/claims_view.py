@@ -16,14 +16,14 @@ GRADES = {
     "C": "seen in all of the domains there are, but not shown on ones held out",
     "scoped": "one or two domains, stated for these alone",
 }
-KINDS = ("range", "point", "avoid", "leave_default", "stop_rule", "interaction", "rank", "budget", "method_choice")
+KINDS = ("method_choice", "range", "point", "avoid", "leave_default", "stop_rule", "interaction", "rank", "budget")
 REASONS = (
     ("because of how trials were drawn", re.compile(r"adaptive sampler|how the trials were chosen")),
     ("for want of trials", re.compile(r"more trials|too few trials|trials reach the target|trials? in .* needed")),
     ("for want of seeds", re.compile(r"seeds?( known)?, \d+ are needed")),
     ("because nothing is shown to matter", re.compile(r"shown to matter")),
     ("because held-out results refuse it", re.compile(r"held-out")),
-    ("because the difference is not settled", re.compile(r"not settled")),
+    ("because the difference is not settled", re.compile(r"not settled|no method is shown")),
     ("because no value is surely good", re.compile(r"no value comes within|no choice is shown")),
     ("because stopping at the target may cost more than the tolerance", re.compile(r"stopping at the target costs")),
     (
@@ -218,7 +218,7 @@ def headline_answer(findings: Findings | None, guidelines: Sequence[Guideline]) 
             "It takes both methods, with at least 8 trials of each drawn from the search space in one domain or model."
         ]
     words = {"more robust": "Yes", "less robust": "No, less robust", "not settled": "Not settled by these trials"}
-    found = next((g for g in guidelines if g.kind == "method_choice"), None)
+    found = next((g for g in guidelines if g.kind == "method_choice" and g.id != "method_choice/best"), None)
     answer = words[claim.outcome]
     numbers = [_answer(claim), *(difference_sentence(d) for d in claim.differences), _beyond(claim)]
     if found is not None and found.status == "claimed":

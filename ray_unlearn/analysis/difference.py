@@ -56,6 +56,8 @@ def _changed(old: Guideline, new: Guideline) -> tuple[Change, str]:
     if old.kind == "range":
         return _range(old, new)
     if old.kind == "method_choice":
+        if old.scope.method != new.scope.method:
+            return "contradicted", f", {old.scope.method} -> {new.scope.method}"
         before, after = old.estimates.get("difference"), new.estimates.get("difference")
         if before is not None and after is not None and before * after < 0:
             return "contradicted", f", difference {number(before)} -> {number(after)}"

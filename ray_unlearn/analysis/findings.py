@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.effects.comparison import RobustnessClaim, robustness_claim
+from ray_unlearn.analysis.effects.comparison import AllPairs, RobustnessClaim, all_pairs, robustness_claim
 from ray_unlearn.analysis.effects.importance import ImportanceResult, importance
 from ray_unlearn.analysis.effects.interaction import (
     Interaction,
@@ -68,6 +68,8 @@ class Findings:
     methods: dict[str, MethodFindings]
     headline: RobustnessClaim | None
     """The published claim: ascent + descent on in-distribution data against plain ascent; None without both."""
+    pairs: AllPairs | None
+    """Every two methods by what little tuning reaches."""
     seed: int
 
 
@@ -82,7 +84,9 @@ def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> F
     headline = None
     if set(HEADLINE) <= set(table.methods):
         headline = _headline(table, seed)
-    return Findings(table, methods, headline, seed)
+    known = table.trials[table.trials["drawn"] != "unknown"]
+    pairs = all_pairs(known, table.methods, seed, fallback=table.nothing) if len(known) else None
+    return Findings(table, methods, headline, pairs, seed)
 
 
 def _from_space(trials: pd.DataFrame, axes: tuple[Axis, ...] = ()) -> pd.DataFrame:

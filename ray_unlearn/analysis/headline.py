@@ -1,4 +1,4 @@
-"""The published claim as a guideline: ascent + descent on in-distribution data against plain ascent."""
+"""Comparisons of methods as guidelines: the published claim, and which method reaches most with little tuning."""
 
 from ray_unlearn.analysis.findings import Findings
 from ray_unlearn.analysis.grades import Thresholds, missing_evidence
@@ -62,5 +62,59 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
                     for d, outcome, p in zip(claim.differences, claim.outcomes, claim.adjusted_p, strict=True)
                 ],
             },
+        })
+    ]  # fmt: skip
+
+
+def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
+    """The method with the best scores for 1 to K random trials, and which others it is shown to be better than.
+
+    Which one is best was seen in the data, so the p-values allow for every two methods (Holm over all pairs).
+    """
+    pairs = findings.pairs
+    if pairs is None:
+        return []
+    sums = dict.fromkeys(findings.methods, 0.0)
+    for difference in pairs.differences:
+        sums[difference.method_a] += difference.mean
+        sums[difference.method_b] -= difference.mean
+    best = min(sums, key=lambda method: (sums[method], method))
+    against = [
+        (d.method_b, d.mean, (d.over_trials.low, d.over_trials.high), p, d) if d.method_a == best
+        else (d.method_a, -d.mean, (-d.over_trials.high, -d.over_trials.low), p, d)
+        for d, p in zip(pairs.differences, pairs.adjusted_p, strict=True) if best in (d.method_a, d.method_b)
+    ]  # fmt: skip
+    settled = [line for line in against if line[3] <= limits.family_error and line[1] < 0]
+    rest = [line[0] for line in against if line not in settled]
+    everyone = list(findings.methods.values())
+    reasons = [
+        f"{found.method}: {reason}"
+        for found in everyone
+        for reason in missing_evidence(found.evidence, found.from_space, limits)
+    ]
+    if not reasons and not settled:
+        reasons = ["no method is shown to reach better scores than another"]
+    groups = [row.group for row in pairs.differences[0].groups]
+    grade = "scoped" if len(groups) < limits.groups_for_c else "C"
+    return [
+        Guideline.model_validate({
+            "id": "method_choice/best", "kind": "method_choice", "status": "withheld" if reasons else "claimed",
+            "withheld_because": tuple(dict.fromkeys(reasons)), "grade": None if reasons else grade,
+            "scope": Scope(
+                method=None if reasons else best, models=tuple(sorted({m for found in everyone for m in found.models})),
+                domains=tuple(sorted({d for found in everyone for d in found.domains})),
+            ),
+            "estimates": {
+                "better_than": [line[0] for line in settled], "not_settled": rest, "budget": pairs.budget,
+                "differences": [
+                    {"against": name, "difference": rounded(mean), "difference_90": pair(interval), "adjusted_p": rounded(p)}
+                    for name, mean, interval, p, _ in against
+                ],
+            },
+            "evidence": Evidence(
+                n_trials=sum(found.from_space for found in everyone), n_groups=len(groups),
+                n_seeds=min(found.evidence.n_seeds for found in everyone), sampler="drawn from the space",
+                p_value=rounded(max((line[3] for line in settled), default=1.0)), family_size=len(pairs.differences),
+            ),
         })
     ]  # fmt: skip

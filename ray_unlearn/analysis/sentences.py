@@ -121,6 +121,17 @@ def _stop(guideline: Guideline, score: ScoreInfo) -> str:
 
 def _method(guideline: Guideline, score: ScoreInfo) -> str:
     numbers = guideline.estimates
+    if "better_than" in numbers:
+        rest = f"; not settled against {', '.join(numbers['not_settled'])}" if numbers["not_settled"] else ""
+        won = [line["difference"] for line in numbers["differences"] if line["against"] in numbers["better_than"]]
+        return (
+            (
+                f"with 1 to {numbers['budget']} random trials it reaches better scores than {', '.join(numbers['better_than'])} (mean paired "
+                f"differences {number(min(won))} to {number(max(won))} {score.unit}){rest}."
+            )
+            .replace("  ", " ")
+            .replace(" )", ")")
+        )
     low, high = numbers["difference_90"]
     text = (
         f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, difference {number(numbers['difference'])} "

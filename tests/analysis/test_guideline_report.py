@@ -88,7 +88,7 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
             curve=TuningCurve(ks, best, best, best, 3.0, n, 0), heldout=held,
         )  # fmt: skip
     headline = robustness(outcome, table.groups) if set(METHODS) <= set(methods) else None
-    return Findings(table, methods, headline, 0)
+    return Findings(table, methods, headline, None, 0)
 
 
 def foreign(path: Path, methods: tuple[str, ...] = METHODS, trials: int = 40) -> Path:

@@ -70,6 +70,18 @@ def test_adaptive_trials_alone_support_nothing():
     assert "adaptive sampler" in by_id(table)["rank/a"].text
 
 
+def test_the_better_method_is_named_and_equal_ones_are_not_told_apart():
+    deep, shallow = valley(), lambda logs, rng: valley()(logs, rng) + 0.3
+    best = by_id(planted({"a": shallow, "b": deep, "c": shallow}, trials=40, groups=THREE))["method_choice/best"]
+    assert best.status == "claimed"
+    assert best.scope.method == "b"
+    assert best.estimates["better_than"] == ["a", "c"]
+    equal = by_id(planted({"a": deep, "b": deep}, trials=40, groups=THREE))["method_choice/best"]
+    assert equal.status == "withheld"
+    assert equal.scope.method is None
+    assert "no method is shown" in equal.text
+
+
 def test_thin_data_says_how_many_trials_are_missing():
     found = by_id(planted({"a": valley()}, trials=20, groups=THREE))
     assert all(guideline.status == "withheld" for guideline in found.values())

@@ -14,6 +14,7 @@ definition. `own_best_share` allows for the method with more trials finding a be
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -228,6 +229,47 @@ def robustness_claim(
         outcome_beyond=_together(differences, holm([interval.p_value for interval in beyond])) if beyond else None,
         scope=_scope(len(pairs)),
     )
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """Every two methods by the area under their tuning curves, with p-values adjusted for all pairs (Holm).
+
+    budget: the last k of the curves, one for all groups and methods.
+    """
+
+    budget: int
+    differences: tuple[Difference, ...]
+    adjusted_p: tuple[float, ...]
+
+
+def all_pairs(
+    trials: pd.DataFrame, methods: Sequence[str], seed: int, *, fallback: Mapping[str, float], repeats: int = 4000
+) -> AllPairs | None:
+    """Compare all methods with each other: which reaches good scores with little tuning? Arguments as `robustness_claim`.
+
+    None where some two methods have no group in which both have enough trials.
+    """
+    drawn = trials[trials["drawn"] != "adaptive"]
+    sizes = drawn[drawn["method"].isin(methods)].groupby(["method", "group"]).size()
+    sizes = sizes[sizes >= FEWEST_TRIALS]
+    if len(methods) < 2 or set(sizes.index.get_level_values("method")) != set(methods):
+        return None
+    budget = int(sizes.min()) // 2
+    worst = trials[~trials["infeasible"]].groupby("group")["score"].max()
+    groups = sizes.index.get_level_values("group").unique()
+    statistic = Statistic(
+        "area_under_tuning_curve", False,
+        {str(g): _area_measure(budget, float(fallback.get(str(g), worst[g]))) for g in groups if g in worst},
+    )  # fmt: skip
+    try:
+        found = tuple(
+            paired_difference(trials, a, b, statistic, seed + i, repeats=repeats)
+            for i, (a, b) in enumerate(combinations(methods, 2))
+        )
+    except UserError:
+        return None
+    return AllPairs(budget, found, tuple(holm([difference.over_trials.p_value for difference in found]).tolist()))
 
 
 def holm(p_values: ArrayLike) -> Floats:

@@ -156,7 +156,7 @@ def _keys(data: pd.DataFrame, colour: str) -> list[Any]:
     if "core" in kinds:
         keys.append(Patch(color=CORE, alpha=0.35, lw=0, label="core: P(good) \u2265 0.9"))
     if "excluded" in kinds:
-        keys.append(Patch(color=EXCLUDED, alpha=0.35, lw=0, label="excluded: P(good) \u2264 0.1"))
+        keys.append(Patch(color=EXCLUDED, alpha=0.35, lw=0, label="excluded"))
     if kinds & {"low_edge", "high_edge"}:
         keys.append(Line2D([], [], color=INK, lw=1.6, marker="|", ms=7, label="90 % interval of an edge"))
     return keys
