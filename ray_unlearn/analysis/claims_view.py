@@ -4,7 +4,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ray_unlearn.analysis.effects.comparison import Difference, RobustnessClaim
+from ray_unlearn.analysis.effects.comparison import Difference
+from ray_unlearn.analysis.effects.contests import RobustnessClaim
 from ray_unlearn.analysis.findings import Findings
 from ray_unlearn.analysis.sentences import WITHHELD, counted, evidence_sentence, label, number
 from ray_unlearn.analysis.view import Heading, Shown

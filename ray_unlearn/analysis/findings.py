@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.effects.comparison import AllPairs, RobustnessClaim, all_pairs, robustness_claim
+from ray_unlearn.analysis.effects.contests import AllPairs, RobustnessClaim, all_pairs, robustness_claim
 from ray_unlearn.analysis.effects.importance import ImportanceResult, importance
 from ray_unlearn.analysis.effects.interaction import (
     Interaction,

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 from ray_unlearn.analysis import claims_view, guideline_data
 from ray_unlearn.analysis.comparison_parts import difference_part
 from ray_unlearn.analysis.effects.comparison import Difference as PairedDifference
-from ray_unlearn.analysis.effects.comparison import GroupDifference, Interval, Outcome, RobustnessClaim
+from ray_unlearn.analysis.effects.comparison import GroupDifference, Interval, Outcome
+from ray_unlearn.analysis.effects.contests import RobustnessClaim
 from ray_unlearn.analysis.effects.importance import Importance, ImportanceResult
 from ray_unlearn.analysis.effects.interaction import Interaction
 from ray_unlearn.analysis.effects.regions import Region

@@ -8,14 +8,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom, norm
 
-from ray_unlearn.analysis.effects.comparison import (
-    RobustnessClaim,
-    Statistic,
-    holm,
-    paired_difference,
-    robustness_claim,
-    t_interval,
-)
+from ray_unlearn.analysis.effects.comparison import Statistic, holm, paired_difference, t_interval
+from ray_unlearn.analysis.effects.contests import RobustnessClaim, robustness_claim
 from ray_unlearn.analysis.effects.robustness import (
     Floats,
     area_under_tuning_curve,

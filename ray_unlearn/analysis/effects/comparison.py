@@ -12,9 +12,8 @@ definition. `own_best_share` allows for the method with more trials finding a be
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -25,11 +24,6 @@ from scipy.stats import binomtest, t
 from ray_unlearn.analysis.effects.robustness import (
     Floats,
     Measure,
-    area_weights,
-    best_weights,
-    curve_ks,
-    limit,
-    own_best_share,
     ranked,
     resampled,
 )
@@ -105,28 +99,6 @@ class Difference:
     scope: str
 
 
-@dataclass(frozen=True)
-class RobustnessClaim:
-    """Is a more robust to its hyperparameters than b? Three statistics, and what they say together.
-
-    differences: share near the own best, share near the best known, area under the tuning curve.
-    outcomes: each by its own interval. outcome: all three together at 10 % by Holm; where two contradict, not settled.
-    outcome_beyond: the same over groups, for groups like these; None below five.
-    budget: the k of the first statistic and the last k of the third, one for all groups and both methods.
-    """
-
-    method_a: str
-    method_b: str
-    tolerance: float
-    budget: int
-    differences: tuple[Difference, ...]
-    outcomes: tuple[Outcome, ...]
-    adjusted_p: tuple[float, ...]
-    outcome: Outcome
-    outcome_beyond: Outcome | None
-    scope: str
-
-
 def paired_difference(
     trials: pd.DataFrame, method_a: str, method_b: str, statistic: Statistic, seed: int, *, repeats: int = 2000
 ) -> Difference:
@@ -137,7 +109,7 @@ def paired_difference(
     Raises:
         UserError: unknown method, or no group to compare in.
     """
-    pairs, skipped = _pairs(trials, method_a, method_b)
+    pairs, skipped = pairs_of(trials, method_a, method_b)
     pairs = {group: pair for group, pair in pairs.items() if group in statistic.measures}
     rows, values = [], {}
     for group, pair in pairs.items():
@@ -169,107 +141,8 @@ def paired_difference(
         worse=worse,
         sign_p=float(binomtest(better, better + worse).pvalue) if better + worse else 1.0,
         n_seeds=int(compared["seed"].nunique()),
-        scope=_scope(len(rows)),
+        scope=scope_of(len(rows)),
     )
-
-
-def robustness_claim(
-    trials: pd.DataFrame,
-    method_a: str,
-    method_b: str,
-    tolerance: float,
-    seed: int,
-    *,
-    fallback: Mapping[str, float] | None = None,
-    repeats: int = 2000,
-) -> RobustnessClaim:
-    """Is `method_a` more robust to its hyperparameters than `method_b`, less robust, or is it not settled?
-
-    trials: `TrialTable.trials`, with all methods: they set the best known. tolerance: tau, in units of the score.
-    fallback: by group, the score of doing nothing; where it is missing the worst finite one of the group.
-
-    Raises:
-        UserError: unknown method, no group to compare in, or no feasible trial in a group.
-    """
-    pairs, _ = _pairs(trials, method_a, method_b)
-    budget = min(len(frame) for pair in pairs.values() for frame in pair) // 2
-    near_known, chosen = {}, set()
-    for group in pairs:
-        feasible = trials[(trials["group"] == group) & ~trials["infeasible"]]
-        if feasible.empty:
-            raise UserError(f"group {group!r}: no feasible trial of any method, so there is no best to be near to")
-        best = feasible.sort_values(["score_selection", "score", "trial"]).iloc[0]
-        near_known[group] = _share_measure(float(best["score"]), tolerance)
-        chosen.add(int(best["trial"]))
-    worst = trials[~trials["infeasible"]].groupby("group")["score"].max()
-    fallbacks = {group: float((fallback or {}).get(group, worst[group])) for group in pairs}
-    statistics = (
-        Statistic("share_within_own_best", True, dict.fromkeys(pairs, _own_measure(budget, tolerance))),
-        Statistic("share_within_best_known", True, near_known, frozenset(chosen)),
-        Statistic(
-            "area_under_tuning_curve", False, {group: _area_measure(budget, fallbacks[group]) for group in pairs}
-        ),
-    )
-    differences = tuple(
-        paired_difference(trials, method_a, method_b, statistic, seed + i, repeats=repeats)
-        for i, statistic in enumerate(statistics)
-    )
-    intervals = [difference.over_trials for difference in differences]
-    adjusted = holm([interval.p_value for interval in intervals])
-    beyond = [d.over_groups for d in differences if d.over_groups is not None]
-    return RobustnessClaim(
-        method_a=method_a,
-        method_b=method_b,
-        tolerance=tolerance,
-        budget=budget,
-        differences=differences,
-        outcomes=tuple(_outcome(d, settled=d.over_trials.low > 0 or d.over_trials.high < 0) for d in differences),
-        adjusted_p=tuple(adjusted.tolist()),
-        outcome=_together(differences, adjusted),
-        outcome_beyond=_together(differences, holm([interval.p_value for interval in beyond])) if beyond else None,
-        scope=_scope(len(pairs)),
-    )
-
-
-@dataclass(frozen=True)
-class AllPairs:
-    """Every two methods by the area under their tuning curves, with p-values adjusted for all pairs (Holm).
-
-    budget: the last k of the curves, one for all groups and methods.
-    """
-
-    budget: int
-    differences: tuple[Difference, ...]
-    adjusted_p: tuple[float, ...]
-
-
-def all_pairs(
-    trials: pd.DataFrame, methods: Sequence[str], seed: int, *, fallback: Mapping[str, float], repeats: int = 4000
-) -> AllPairs | None:
-    """Compare all methods with each other: which reaches good scores with little tuning? Arguments as `robustness_claim`.
-
-    None where some two methods have no group in which both have enough trials.
-    """
-    drawn = trials[trials["drawn"] != "adaptive"]
-    sizes = drawn[drawn["method"].isin(methods)].groupby(["method", "group"]).size()
-    sizes = sizes[sizes >= FEWEST_TRIALS]
-    if len(methods) < 2 or set(sizes.index.get_level_values("method")) != set(methods):
-        return None
-    budget = int(sizes.min()) // 2
-    worst = trials[~trials["infeasible"]].groupby("group")["score"].max()
-    groups = sizes.index.get_level_values("group").unique()
-    statistic = Statistic(
-        "area_under_tuning_curve", False,
-        {str(g): _area_measure(budget, float(fallback.get(str(g), worst[g]))) for g in groups if g in worst},
-    )  # fmt: skip
-    try:
-        found = tuple(
-            paired_difference(trials, a, b, statistic, seed + i, repeats=repeats)
-            for i, (a, b) in enumerate(combinations(methods, 2))
-        )
-    except UserError:
-        return None
-    return AllPairs(budget, found, tuple(holm([difference.over_trials.p_value for difference in found]).tolist()))
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -292,7 +165,7 @@ def t_interval(differences: ArrayLike) -> Interval:
     return Interval(mean - margin, mean + margin, float(2 * t.sf(abs(mean) / error, len(values) - 1)))
 
 
-def _pairs(
+def pairs_of(
     trials: pd.DataFrame, method_a: str, method_b: str
 ) -> tuple[dict[str, tuple[pd.DataFrame, pd.DataFrame]], tuple[str, ...]]:
     """Trials of both methods that were not drawn adaptively, by group in order of name; and the groups with too few."""
@@ -326,35 +199,11 @@ def _difference(a: Floats, b: Floats) -> Floats:
     return np.asarray(np.where(np.abs(a - b) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b))
 
 
-def _own_measure(budget: int, tolerance: float) -> Measure:
-    return lambda rows: own_best_share(rows, budget, tolerance)
-
-
-def _share_measure(best: float, tolerance: float) -> Measure:
-    return lambda rows: np.mean(rows <= limit(best, tolerance), axis=-1)
-
-
-def _area_measure(budget: int, fallback: float) -> Measure:
-    ks = curve_ks(budget)
-    return lambda rows: np.minimum(rows, fallback) @ (area_weights(ks) @ best_weights(rows.shape[-1], ks))
-
-
 def _interval_of(draws: Floats) -> Interval:
     low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
     tail = min(int(np.sum(draws <= 0)), int(np.sum(draws >= 0)))
     return Interval(float(low), float(high), min(1.0, 2 * (tail + 1) / (len(draws) + 1)))
 
 
-def _outcome(difference: Difference, *, settled: bool) -> Outcome:
-    if not settled or difference.mean == 0:
-        return "not settled"
-    return "more robust" if (difference.mean > 0) == difference.larger_is_better else "less robust"
-
-
-def _together(differences: Sequence[Difference], adjusted: Floats) -> Outcome:
-    said = {_outcome(d, settled=p <= ALPHA) for d, p in zip(differences, adjusted, strict=True)} - {"not settled"}
-    return said.pop() if len(said) == 1 else "not settled"
-
-
-def _scope(n_groups: int) -> str:
+def scope_of(n_groups: int) -> str:
     return "these domains only" if n_groups < FEWEST_GROUPS else "domains like these"
