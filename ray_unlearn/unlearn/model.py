@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,12 @@ def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = 
     for source in (spec.source, spec.exact_retrain):
         if source is not None and source.startswith("demo:"):
             build(demo_domain(source), progress=progress)
-    for source in spec.exact_retrain_seeds:
-        if source.startswith("demo:"):
-            build_retrained(*demo_seed(source), progress=progress)
+    again = [demo_seed(source) for source in spec.exact_retrain_seeds if source.startswith("demo:")]
+    if again:  # each trains in a process of one thread; this only waits for them
+        with ThreadPoolExecutor(min(len(again), os.cpu_count() or 1)) as pool:
+            built = [pool.submit(build_retrained, *which, progress=progress) for which in again]
+            for one in built:
+                one.result()
 
 
 def local_source(source: str) -> str:
