@@ -27,7 +27,7 @@ def guidelines_of(findings: Findings, limits: Thresholds = THRESHOLDS) -> tuple[
     found: list[Guideline] = []
     for method in findings.methods.values():
         found += _Method(method, findings, limits).all()
-    found += headline_claim(findings, limits) + best_method(findings, limits)
+    found += best_method(findings, limits) + headline_claim(findings, limits)
     score = findings.table.score
     return tuple(guideline.model_copy(update={"text": sentence(guideline, score)}) for guideline in found)
 

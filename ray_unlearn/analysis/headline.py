@@ -53,7 +53,7 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
             "grade": None if reasons else grade, "evidence": evidence,
             "scope": Scope(method=claim.method_a, models=tuple(sorted({*a.models, *b.models})), domains=tuple(sorted({*a.domains, *b.domains}))),
             "estimates": {
-                "finding": claim.outcome, "against": claim.method_b, "statistic": STATISTICS[first.statistic],
+                "finding": claim.outcome, "against": claim.method_b, "statistic": STATISTICS[first.statistic].replace("1 to K", f"1 to {claim.budget}"),
                 "difference": rounded(first.mean), "difference_90": pair((first.over_trials.low, first.over_trials.high)),
                 "same_sign": max(first.better, first.worse), "budget": claim.budget,
                 "all": [
