@@ -197,3 +197,28 @@ def test_tables(cli) -> None:
     assert code == 0
     assert all({"check", "ok", "found"} <= set(entry) for entry in json.loads(out))
     refused(cli, "did you mean 'study'", "schema", "studdy")
+
+
+def test_diff_says_what_became_of_each_claim_and_that_scores_differ(cli, tmp_path: Path) -> None:
+    def file(name: str, low: float, tolerance: float) -> Path:
+        guideline = {
+            "id": "range/m/learning_rate", "kind": "range", "status": "claimed", "grade": "C", "param": "learning_rate",
+            "scope": {"method": "m"}, "search_space": {"type": "float", "low": low, "high": 1e-3, "log": True},
+            "estimates": {"low_edge_90": [low / 1.1, low * 1.1], "high_edge_90": [9e-4, 1.1e-3]},
+            "evidence": {"n_trials": 100, "n_groups": 3, "n_seeds": 3},
+        }  # fmt: skip
+        score = {
+            "name": "score", "direction": "minimize", "tolerance": tolerance, "tolerance_source": "given", "checkpoint_rule": "last"
+        }  # fmt: skip
+        path = tmp_path / name
+        path.write_text(json.dumps({"schema_version": 1, "provenance": {}, "score": score, "guidelines": [guideline]}))
+        return path
+
+    old, new = file("old.json", 1e-5, 0.1), file("new.json", 1e-4, 0.05)
+    code, out, err = cli("diff", old, new, "--json")
+    assert code == 0
+    assert [(line["id"], line["change"]) for line in json.loads(out)] == [("range/m/learning_rate", "tightened")]
+    assert "tolerance differs: 0.1 -> 0.05" in err
+    refused(cli, "no such file", "diff", old, tmp_path / "none.json")
+    old.write_text("[]")
+    refused(cli, "no guidelines in it", "diff", old, new)
