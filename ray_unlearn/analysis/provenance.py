@@ -16,26 +16,20 @@ import sklearn
 
 from ray_unlearn.analysis.grades import THRESHOLDS
 from ray_unlearn.analysis.table import Results
-from ray_unlearn.analysis.trials import TrialTable
 
 PACKAGES = (pd, np, scipy, sklearn, optuna, matplotlib)
 
 
-def provenance(results: Results, table: TrialTable | None, seed: int, command: str) -> dict[str, Any]:
-    """For `guidelines.json`: no date and no path of the machine."""
+def provenance(results: Results, trials_csv: bytes | None, seed: int, command: str) -> dict[str, Any]:
+    """For `guidelines.json`: no date and no path of the machine. trials_csv: the content of data/trials.csv."""
     digests = [(one.source, one.source_digest) for one in results.studies]
     digests += [(one.source, one.source_digest) for one in results.foreign]
-    trials = (
-        None
-        if table is None
-        else hashlib.sha256(table.trials.to_csv(index=False, lineterminator="\n").encode()).hexdigest()
-    )
     return {
         "command": command,
         "seed": seed,
         "sources": [{"name": name, "sha256_first_12": digest} for name, digest in digests],
         "thresholds": THRESHOLDS.as_json(),
-        "trials_sha256": trials,
+        "trials_sha256": None if trials_csv is None else hashlib.sha256(trials_csv).hexdigest(),
         "versions": _versions(),
     }
 

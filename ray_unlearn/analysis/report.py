@@ -85,9 +85,9 @@ def write_report(
         files = Output(out)
         trials_file = files.unique("trials")
         with study_sections(results.studies, files) as finished:
-            analysis = _analyse(results, table, tolerance, seed, before, command_line(results, given))
-            if table is not None:
-                files.csv(table.trials, trials_file)
+            written = files.csv(table.trials, trials_file) if table is not None else None
+            source = provenance(results, written, seed, command_line(results, given))
+            analysis = _analyse(table, tolerance, seed, before, source)
             parts = _parts(analysis, results, files)
             sections = finished()
         context = _context(analysis, results, sections, parts)
@@ -106,12 +106,7 @@ def write_report(
 
 
 def _analyse(
-    results: Results,
-    table: TrialTable | None,
-    tolerance: float | None,
-    seed: int,
-    before: Guidelines | None,
-    command: str,
+    table: TrialTable | None, tolerance: float | None, seed: int, before: Guidelines | None, source: dict[str, Any]
 ) -> _Analysis:
     findings = find(table, seed) if table is not None and not table.trials["infeasible"].all() else None
     claims: tuple[Guideline, ...] = guidelines_of(findings) if findings is not None else ()
@@ -119,7 +114,7 @@ def _analyse(
         name="score", direction="minimize", tolerance=tolerance or DEFAULT, tolerance_source="not used", checkpoint_rule="no trial has an outcome"
     )  # fmt: skip
     guidelines = Guidelines(
-        provenance=provenance(results, table, seed, command),
+        provenance=source,
         score=table.score if table is not None else nothing,
         guidelines=claims,
     )

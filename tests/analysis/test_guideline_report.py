@@ -1,6 +1,7 @@
 """Guidelines on the page: nothing claimed is lost or altered, nothing is claimed that the file does not claim."""
 
 import dataclasses
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -204,6 +205,8 @@ def test_provenance_names_no_date_and_no_path(out: Path) -> None:
         "ray-unlearn report table.csv --map lr=learning_rate --map drawn_by=sampler --score loss --tolerance 0.1 -o report"
     )
     assert provenance["sources"][0]["name"] == "table.csv"
+    written = (out / "data" / "trials.csv").read_bytes()
+    assert provenance["trials_sha256"] == hashlib.sha256(written).hexdigest(), "the page names the file by this digest"
     assert set(provenance["versions"]) >= {"ray_unlearn", "numpy", "pandas", "scipy", "sklearn", "optuna"}
     for name in ("guidelines.json", "report.html", "report.md"):
         assert str(out.parent) not in (out / name).read_text(encoding="utf-8")
