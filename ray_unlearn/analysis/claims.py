@@ -6,16 +6,16 @@ from collections.abc import Iterator
 from scipy.stats import norm
 
 from ray_unlearn.analysis.effects.importance import Importance
-from ray_unlearn.analysis.effects.regions import Region
+from ray_unlearn.analysis.effects.interaction import EQUIVALENT
+from ray_unlearn.analysis.effects.regions import CORE, Region
 from ray_unlearn.analysis.findings import Findings, MethodFindings
 from ray_unlearn.analysis.grades import THRESHOLDS, Thresholds, grade_of, missing_evidence, worse_than_default
 from ray_unlearn.analysis.headline import best_method, headline_claim
 from ray_unlearn.analysis.rounding import pair, rounded
 from ray_unlearn.analysis.sentences import number, sentence
 from ray_unlearn.analysis.transfer import summary
-from ray_unlearn.spec.guidelines import Guideline, Kind, Narrowed, Scope, Value
+from ray_unlearn.spec.guidelines import Guideline, Kind, Narrowed, Reason, Scope, Value
 
-CORE_PROBABILITY = 0.9
 LEAST_AVOIDED = 5
 """Trials in a part of an axis before it is said to be bad."""
 LEAST_GOOD = 5
@@ -41,7 +41,7 @@ class _Method:
         self.family = len(findings.methods)
         self.scope = Scope(method=found.method or None, models=found.models, domains=found.domains)
         self.evidence = found.evidence.model_copy(update={"heldout": summary(found.heldout)})
-        self.missing = missing_evidence(found.evidence, found.from_space, limits)
+        self.missing = missing_evidence(found.evidence, limits)
 
     def all(self) -> Iterator[Guideline]:
         """In the order of the report."""
@@ -63,7 +63,7 @@ class _Method:
     def _make(
         self,
         kind: Kind,
-        reasons: list[str],
+        reasons: list[Reason],
         *,
         param: str | None = None,
         p: float | None = None,
@@ -77,7 +77,7 @@ class _Method:
         name = "/".join(part for part in (kind, self.found.method, param) if part)
         return Guideline.model_validate({
             "id": name, "kind": kind, "status": "withheld" if reasons else "claimed", "withheld_because": tuple(reasons),
-            "grade": None if reasons else grade_of(self.evidence, self.limits),
+            "grade": None if reasons else grade_of(evidence, self.limits),
             "scope": self.scope, "param": param, "evidence": evidence, **content,
         })  # fmt: skip
 
@@ -86,8 +86,8 @@ class _Method:
         reasons = [*self.missing, *self._unimportant(importance)]
         if not reasons:
             reasons += self._vague(region)
-        if not reasons and (refused := worse_than_default(self.evidence)):
-            reasons.append(refused)
+        if not reasons:
+            reasons += worse_than_default(self.evidence)
         estimates: dict[str, object] = {
             "p_good_highest": rounded(float(region.p_good.max())) if len(region.p_good) else None,
             "searched_low": rounded(axis.low), "searched_high": rounded(axis.high), "best": rounded(region.best),
@@ -118,38 +118,40 @@ class _Method:
             return region.axis.choices[round(region.best)]
         return round(region.best) if region.axis.whole else rounded(region.best)
 
-    def _unimportant(self, importance: Importance | None) -> list[str]:
+    def _unimportant(self, importance: Importance | None) -> list[Reason]:
         if self.missing:
             return []
         if importance is None:
-            return ["too few trials with a score to say whether it matters"]
+            return [Reason(kind="trials", text="too few trials with a score to say whether it matters")]
         p = self.family_p(importance)
         if p <= self.limits.family_error:
             return []
-        return [f"not shown to matter (p = {number(p)} over all hyperparameters and methods; pure noise gives as much)"]
+        text = f"not shown to matter (p = {number(p)} over all hyperparameters and methods; pure noise gives as much)"
+        return [Reason(kind="importance", text=text)]
 
-    def _vague(self, region: Region) -> list[str]:
+    def _vague(self, region: Region) -> list[Reason]:
         if region.axis.scale == "categorical":
             if region.choices_good and region.choices_excluded:
                 return []
-            return ["no choice is shown to be good while another is not"]
+            return [Reason(kind="certainty", text="no choice is shown to be good while another is not")]
         if region.core is None and not len(region.p_good):
-            return [region.reason or "no region"]
+            return [Reason(kind="trials", text=region.reason or "no region")]
         if region.core is None:
             highest = float(region.p_good.max())
-            return [
-                f"no value comes within {number(self.score.tolerance)} of the best with probability {CORE_PROBABILITY} "
-                f"(highest: {highest:.2f}){self._needed_for(highest)}"
-            ]
+            more = self._needed_for(highest)
+            text = (
+                f"no value comes within {number(self.score.tolerance)} of the best with probability {CORE} "
+                f"(highest: {highest:.2f}){_about(more)}"
+            )
+            return [Reason(kind="certainty", text=text, trials_needed=more)]
         if region.low_censored and region.high_censored:
-            return ["every value searched is good: there is nothing to narrow"]
+            return [Reason(kind="nothing_to_narrow", text="every value searched is good: there is nothing to narrow")]
         reasons = []
         for side, edge in (("low", region.low_edge), ("high", region.high_edge)):
             if edge is not None and (width := self._width(region, edge)) > 1:
                 more = math.ceil(self.found.evidence.n_trials * (width**2 - 1))
-                reasons.append(
-                    f"the {side} edge is only known to lie between {number(edge[0])} and {number(edge[1])}: about {more:,} more trials"
-                )
+                text = f"the {side} edge is only known to lie between {number(edge[0])} and {number(edge[1])}{_about(more)}"
+                reasons.append(Reason(kind="certainty", text=text, trials_needed=more))
         return reasons
 
     def _width(self, region: Region, edge: tuple[float, float]) -> float:
@@ -159,12 +161,12 @@ class _Method:
             return math.log10(edge[1] / edge[0]) / self.limits.widest_edge_decades
         return (edge[1] - edge[0]) / (axis.high - axis.low) / self.limits.widest_edge_share
 
-    def _needed_for(self, highest: float) -> str:
-        """Trials still needed where uncertainty falls with the root of their number."""
-        if not 0.55 < highest < CORE_PROBABILITY:
-            return ""
-        more = self.found.evidence.n_trials * ((norm.ppf(CORE_PROBABILITY) / norm.ppf(highest)) ** 2 - 1)
-        return f"; about {math.ceil(more):,} more trials"
+    def _needed_for(self, highest: float) -> int | None:
+        """Trials still needed where uncertainty falls with the root of their number; None where that says nothing."""
+        if not 0.55 < highest < CORE:
+            return None
+        more = self.found.evidence.n_trials * ((norm.ppf(CORE) / norm.ppf(highest)) ** 2 - 1)
+        return max(1, math.ceil(more))
 
     def _avoid(self, region: Region, importance: Importance | None) -> Iterator[Guideline]:
         """An end of the axis that is excluded, where a core is known: the absence of a cliff is no news, and where domains
@@ -196,7 +198,9 @@ class _Method:
         matters = [line for line in lines if self.family_p(line) <= self.limits.family_error]
         reasons = list(self.missing)
         if not reasons and not matters:
-            reasons = ["no hyperparameter is shown to matter: as much importance comes from pure noise"]
+            reasons = [
+                Reason(kind="importance", text="no hyperparameter is shown to matter: as much comes from pure noise")
+            ]
         return self._make(
             "rank", reasons, p=rounded(min((self.family_p(line) for line in lines), default=1.0)),
             family=max(1, self.family * len(lines)),
@@ -215,12 +219,14 @@ class _Method:
         reasons = list(self.missing)
         low, high = found.kappa_interval
         if not reasons and not found.equivalent:
-            reasons.append(
-                f"kappa is {number(found.kappa)} (90 % interval {number(low)} to {number(high)}), and only an interval inside 0.8 to "
-                "1.25 says that learning rate times steps is what counts"
-                if not (low >= 0.8 and high <= 1.25)
-                else "learning rate times steps predicts trials left out worse than the two apart"
+            least, most = EQUIVALENT
+            text = (
+                "learning rate times steps predicts trials left out worse than the two apart"
+                if least <= low and high <= most
+                else f"kappa is {number(found.kappa)} (90 % interval {number(low)} to {number(high)}), and only an interval inside "
+                f"{least} to {most} says that learning rate times steps is what counts"
             )
+            reasons.append(Reason(kind="trade_off", text=text))
         return self._make("interaction", reasons, param="learning_rate", estimates={
             "response": self.found.trade_off_response, "kappa": rounded(found.kappa), "kappa_90": pair(found.kappa_interval),
             "rmse_one": rounded(found.rmse_one), "rmse_two": rounded(found.rmse_two),
@@ -232,14 +238,14 @@ class _Method:
         reasons = list(self.missing)
         low, high = found.regret_interval
         if not reasons and found.crossed.successes < self.limits.least_top_trials:
-            reasons.append(
-                f"only {found.crossed.successes} of {found.n_trials} trials reach the target, {self.limits.least_top_trials} are needed"
-            )
+            text = f"only {found.crossed.successes} of {found.n_trials} trials reach the target, {self.limits.least_top_trials} are needed"
+            reasons.append(Reason(kind="trials", text=text))
         if not reasons and high > self.score.tolerance:
-            reasons.append(
+            text = (
                 f"stopping at the target costs {number(found.regret_mean)} against the best step (90 % interval {number(low)} to "
                 f"{number(high)}), which may be more than {number(self.score.tolerance)}"
             )
+            reasons.append(Reason(kind="stop_price", text=text))
         return self._make("stop_rule", reasons, rule="first evaluation with forget perplexity >= approximate-set perplexity", estimates={
             "regret": rounded(found.regret_mean), "regret_90": pair(found.regret_interval), "regret_last": rounded(found.regret_last_mean),
             "crossed": rounded(found.crossed.share), "updates_saved": rounded(found.updates_saved), "hindsight": found.hindsight,
@@ -249,16 +255,23 @@ class _Method:
         share = self.found.share_own
         reasons = list(self.missing)
         if share is None:
-            return self._make("budget", reasons or ["no trial has a score"])
+            return self._make("budget", reasons or [Reason(kind="trials", text="no trial has a score")])
         lines = self.found.importance.axes if self.found.importance else ()
         if not reasons and all(self.family_p(line) > self.limits.family_error for line in lines):
-            reasons.append("no hyperparameter is shown to matter, so there is no best to come close to")
+            text = "no hyperparameter is shown to matter, so there is no best to come close to"
+            reasons.append(Reason(kind="importance", text=text))
         if not reasons and share.successes < LEAST_GOOD:
-            reasons.append(
+            text = (
                 f"only {share.successes} of {share.n} trials come within {number(self.score.tolerance)} of the best, too few to "
                 "say how many it takes"
             )
+            reasons.append(Reason(kind="near_best", text=text))
         trials = None if share.low <= 0 else max(1, math.ceil(math.log(0.1) / math.log1p(-min(share.low, 0.999))))
         return self._make("budget", reasons, estimates={
             "share": rounded(share.share), "share_95": [rounded(share.low), rounded(share.high)], "trials": trials,
         })  # fmt: skip
+
+
+def _about(more: int | None) -> str:
+    """`: about 139 more trials`."""
+    return f": about {more:,} more trials" if more is not None else ""

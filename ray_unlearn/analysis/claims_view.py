@@ -9,32 +9,29 @@ from ray_unlearn.analysis.effects.contests import RobustnessClaim
 from ray_unlearn.analysis.findings import Findings
 from ray_unlearn.analysis.sentences import WITHHELD, counted, evidence_sentence, label, number
 from ray_unlearn.analysis.view import Heading, Shown
-from ray_unlearn.spec.guidelines import Guideline
+from ray_unlearn.spec.guidelines import Guideline, Reason
 
 GRADES = {
     "A": "nine or more domains (or models), and better on every one held out",
     "B": "five to eight, and better on every one held out",
-    "C": "seen in all of the domains there are, but not shown on ones held out",
+    "C": "seen on the domains there are, but not shown on ones held out",
     "scoped": "one or two domains, stated for these alone",
 }
 KINDS = ("method_choice", "range", "point", "avoid", "leave_default", "stop_rule", "interaction", "rank", "budget")
-REASONS = (
-    ("because of how trials were drawn", re.compile(r"adaptive sampler|how the trials were chosen")),
-    ("for want of trials", re.compile(r"more trials|too few trials|trials reach the target|trials? in .* needed")),
-    ("for want of seeds", re.compile(r"seeds?( known)?, \d+ are needed")),
-    ("because nothing is shown to matter", re.compile(r"shown to matter")),
-    ("because held-out results refuse it", re.compile(r"held-out")),
-    ("because the difference is not settled", re.compile(r"not settled|no method is shown")),
-    ("because no value is surely good", re.compile(r"no value comes within|no choice is shown")),
-    ("because stopping at the target may cost more than the tolerance", re.compile(r"stopping at the target costs")),
-    (
-        "because learning rate and steps do not trade one for one",
-        re.compile(r"^kappa is|learning rate times steps predicts"),
-    ),
-    ("because too few trials are near the best", re.compile(r"trials come within")),
-    ("because there is nothing to narrow", re.compile(r"every value searched is good|nothing to narrow")),
-)
-OTHER = "for other reasons"
+REASONS = {
+    "sampler": "because of how trials were drawn",
+    "trials": "for want of trials",
+    "seeds": "for want of seeds",
+    "importance": "because nothing is shown to matter",
+    "heldout": "because held-out results refuse it",
+    "difference": "because the difference is not settled",
+    "certainty": "because no value is surely good",
+    "stop_price": "because stopping at the target may cost more than the tolerance",
+    "trade_off": "because learning rate and steps do not trade one for one",
+    "near_best": "because too few trials are near the best",
+    "nothing_to_narrow": "because there is nothing to narrow",
+}
+"""Titles by `spec.guidelines.Reason.kind`, in the order of the page."""
 
 
 @dataclass(frozen=True)
@@ -84,42 +81,35 @@ def by_grade(guidelines: Sequence[Guideline]) -> list[tuple[str, list[Claim]]]:
 
 def withheld(guidelines: Sequence[Guideline]) -> list[HeldBecause]:
     """Claims not made, by the sort of their first reason; within it those together that share all reasons."""
-    held = [g for g in guidelines if g.status == "withheld"]
-    groups: dict[str, dict[tuple[str, ...], list[Guideline]]] = {}
-    for guideline in held:
-        groups.setdefault(_sort(guideline), {}).setdefault(guideline.withheld_because, []).append(guideline)
-    order = [*(title for title, _ in REASONS), OTHER]
+    groups: dict[str, dict[tuple[Reason, ...], list[Guideline]]] = {kind: {} for kind in REASONS}
+    for guideline in guidelines:
+        if guideline.status == "withheld":
+            why = guideline.withheld_because
+            groups[why[0].kind].setdefault(why, []).append(guideline)
     return [
         HeldBecause(
             title,
-            sum(len(found) for found in groups[title].values()),
-            _summary(groups[title]),
-            tuple(Held(_who(found, guidelines), "; ".join(why), len(found)) for why, found in groups[title].items()),
+            sum(len(found) for found in groups[kind].values()),
+            _summary(groups[kind]),
+            tuple(Held(_who(found, guidelines), found[0].why, len(found)) for found in groups[kind].values()),
         )
-        for title in order
-        if title in groups
+        for kind, title in REASONS.items()
+        if groups[kind]
     ]
 
 
-def _sort(guideline: Guideline) -> str:
-    first = guideline.withheld_because[0]
-    return next((title for title, pattern in REASONS if pattern.search(first)), OTHER)
-
-
-def _summary(groups: dict[tuple[str, ...], list[Guideline]]) -> str:
+def _summary(groups: dict[tuple[Reason, ...], list[Guideline]]) -> str:
     """`a`, `b` and 5 more: 64 to 76 more trials."""
     methods = list(dict.fromkeys(g.scope.method for found in groups.values() for g in found))
     named = [f"`{method}`" if method else "all methods" for method in methods[:3]]
     more = f" and {len(methods) - 3} more" if len(methods) > 3 else ""
-    needed = [
-        int(n.replace(",", "")) for why in groups for text in why for n in re.findall(r"([\d,]+) more trials", text)
-    ]
+    reasons = list(dict.fromkeys(reason for why in groups for reason in why))
+    needed = [reason.trials_needed for reason in reasons if reason.trials_needed is not None]
     if needed:
         least, most = min(needed), max(needed)
         need = f"{least:,} more trials" if least == most else f"{least:,} to {most:,} more trials"
         return f"{', '.join(named)}{more}: {need} of each needed"
-    reasons = list(dict.fromkeys(text for why in groups for text in why))
-    return f"{', '.join(named)}{more}{': ' + reasons[0] if len(reasons) == 1 else ''}"
+    return f"{', '.join(named)}{more}{': ' + reasons[0].text if len(reasons) == 1 else ''}"
 
 
 def _who(found: Sequence[Guideline], everything: Sequence[Guideline]) -> str:
@@ -226,7 +216,7 @@ def headline_answer(findings: Findings | None, guidelines: Sequence[Guideline]) 
         answer += f" [{found.grade}]"
     elif claim.outcome != "not settled":
         answer += ", say these trials; it is not claimed"
-        numbers += [f"Withheld because: {'; '.join(found.withheld_because)}."] if found is not None else []
+        numbers += [f"Withheld because: {found.why}."] if found is not None else []
     return answer, numbers
 
 

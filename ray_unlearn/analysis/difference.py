@@ -42,7 +42,7 @@ def _compared(name: str, old: Guideline | None, new: Guideline | None) -> Differ
     if not was:
         return Difference(name, "new", f"{title}: new")
     if not now:
-        why = f": {'; '.join(new.withheld_because)}" if new is not None else ": no longer looked at"
+        why = f": {new.why}" if new is not None else ": no longer looked at"
         return Difference(name, "withdrawn", f"{title}: withdrawn{why}")
     assert old is not None
     assert new is not None

@@ -37,13 +37,11 @@ class MethodFindings:
 
     method: str
     trials: pd.DataFrame
-    """Its trials, as in `TrialTable.trials`."""
+    """Its trials drawn at random or quasi-randomly, as in `TrialTable.trials`: all statistics use these alone."""
     axes: tuple[Axis, ...]
     models: tuple[str, ...]
     domains: tuple[str, ...]
     evidence: Evidence
-    from_space: int
-    """Trials drawn at random or quasi-randomly: all statistics use these alone."""
     regions: tuple[Region, ...]
     importance: ImportanceResult | None
     trade_off: Interaction | None
@@ -133,9 +131,9 @@ def _method(
     trials = _from_space(everything, axes)
     drawn = set(everything["drawn"])
     evidence = Evidence(
-        n_trials=len(everything),
-        n_groups=everything["group"].nunique(),
-        n_seeds=everything["seed"].nunique(),
+        n_trials=len(trials),
+        n_groups=trials["group"].nunique(),
+        n_seeds=trials["seed"].nunique(),
         sampler="drawn from the space" if drawn == {"space"} else drawn.pop() if len(drawn) == 1 else
         f"{len(trials)} of {len(everything)} drawn from the space, the others chosen by an adaptive sampler",
     )  # fmt: skip
@@ -148,12 +146,11 @@ def _method(
     )
     return MethodFindings(
         method=method,
-        trials=everything,
+        trials=trials,
         axes=axes,
         models=tuple(sorted(set(everything["model"]) - {""})),
         domains=tuple(sorted(set(everything["domain"]) - {""})),
         evidence=evidence,
-        from_space=len(trials),
         regions=regions,
         importance=matters,
         trade_off=_trade_off(table, trials, axes, seed),

@@ -2,14 +2,14 @@
 
 A   9 or more domains (or models), better on every one held out.
 B   5 to 8, better on every one held out.
-C   seen in all of 3 or 4 domains, where no sign test can reach 0.05; or more domains, not better on every one held out.
+C   3 or 4 domains, where no sign test can reach 0.05; or more, without a result on every one held out that is better.
 scoped   one or two domains: stated for these alone.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ray_unlearn.spec.guidelines import Evidence, Grade
+from ray_unlearn.spec.guidelines import Evidence, Grade, Reason
 
 
 @dataclass(frozen=True)
@@ -40,33 +40,29 @@ class Thresholds:
 THRESHOLDS = Thresholds()
 
 
-def missing_evidence(evidence: Evidence, from_space: int, limits: Thresholds = THRESHOLDS) -> list[str]:
-    """Why any claim about a method must wait, with what is still needed; empty when nothing is missing.
-
-    Args:
-        evidence: trials (those that were drawn from the space), seeds and groups.
-        from_space: trials drawn at random or quasi-randomly.
-        limits: the thresholds.
-    """
+def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> list[Reason]:
+    """Why any claim on this evidence must wait, with what is still needed; empty when nothing is missing."""
     reasons = []
     needed = round(limits.least_top_trials / limits.top_share)
-    if not from_space and evidence.n_trials:
-        reasons.append(
+    if not evidence.n_trials:
+        text = (
             "all trials were chosen by an adaptive sampler"
             if evidence.sampler == "adaptive"
             else "how the trials were chosen is not known (say `--sampler random` if it was at random, or map a column)"
         )
-    if from_space < needed:
-        top = int(from_space * limits.top_share)
-        reasons.append(
-            f"{from_space} trials drawn from the space leave {top} in the best {100 * limits.top_share:.0f} %, "
-            f"{limits.least_top_trials} are needed: {needed - from_space} more trials"
+        reasons.append(Reason(kind="sampler", text=text))
+    if evidence.n_trials < needed:
+        top, more = int(evidence.n_trials * limits.top_share), needed - evidence.n_trials
+        text = (
+            f"{evidence.n_trials} trials drawn from the space leave {top} in the best {100 * limits.top_share:.0f} %, "
+            f"{limits.least_top_trials} are needed: {more} more trials"
         )
+        reasons.append(Reason(kind="trials", text=text, trials_needed=more))
     if evidence.n_seeds < limits.least_seeds:
         known = (
             f"{evidence.n_seeds} seed{'' if evidence.n_seeds == 1 else 's'}" if evidence.n_seeds else "no seed known"
         )
-        reasons.append(f"{known}, {limits.least_seeds} are needed")
+        reasons.append(Reason(kind="seeds", text=f"{known}, {limits.least_seeds} are needed"))
     return reasons
 
 
@@ -81,19 +77,17 @@ def grade_of(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> Grade:
     return "A" if groups >= limits.groups_for_a else "B"
 
 
-def worse_than_default(evidence: Evidence) -> str:
+def worse_than_default(evidence: Evidence) -> list[Reason]:
     """Why a claim is refused by its own held-out result; empty when it is not."""
     heldout = evidence.heldout
     if heldout is None or heldout.regret is None:
-        return ""
-    if heldout.regret_default is not None and heldout.regret > heldout.regret_default:
-        return (
-            f"on held-out groups {heldout.trials_inside} trials inside do worse (regret {heldout.regret:.3g}) than the "
-            f"default ({heldout.regret_default:.3g})"
-        )
-    if heldout.regret_full_space is not None and heldout.regret > heldout.regret_full_space:
-        return (
-            f"on held-out groups {heldout.trials_inside} trials inside do worse (regret {heldout.regret:.3g}) than as many "
-            f"in the full space ({heldout.regret_full_space:.3g})"
-        )
-    return ""
+        return []
+    others = (("the default", heldout.regret_default), ("as many in the full space", heldout.regret_full_space))
+    for other, regret in others:
+        if regret is not None and heldout.regret > regret:
+            text = (
+                f"on held-out groups {heldout.trials_inside} trials inside do worse (regret {heldout.regret:.3g}) than {other} "
+                f"({regret:.3g})"
+            )
+            return [Reason(kind="heldout", text=text)]
+    return []

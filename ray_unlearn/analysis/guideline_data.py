@@ -24,9 +24,8 @@ def regions(method: MethodFindings) -> pd.DataFrame:
     shown = [region for region in method.regions if len(region.grid)]
     if not shown:
         return pd.DataFrame()
-    from_space = method.trials[method.trials["drawn"] == "space"]
-    trials = from_space.assign(
-        regret=regrets(from_space), drawn=thinned(len(from_space), MOST_DOTS)
+    trials = method.trials.assign(
+        regret=regrets(method.trials), drawn=thinned(len(method.trials), MOST_DOTS)
     )[["trial", "group", "regret", "infeasible", "drawn", *(region.axis.name for region in shown)]]  # fmt: skip
     return pd.concat([part for region in shown for part in _region(region, trials)], ignore_index=True)
 

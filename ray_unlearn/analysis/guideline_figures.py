@@ -25,9 +25,9 @@ def region_figure(findings: Findings, method: MethodFindings) -> Drawing | None:
     axes = tuple(region.axis for region in method.regions if len(region.grid))
     score = findings.table.score
     left_out = int((~data.loc[(data["kind"] == "trial") & (data["param"] == axes[0].name), "drawn"].astype(bool)).sum())
-    caption = f"Above: best score that a value allows. Below: probability that the value is good. {method.from_space:,} trials."
+    caption = f"Above: best score that a value allows. Below: probability that the value is good. {len(method.trials):,} trials."
     used = min(region.n_used for region in method.regions if len(region.grid))
-    if used < method.from_space:
+    if used < len(method.trials):
         caption += f" The curve rests on {used:,} of them, chosen where scores are good and at random."
     if left_out:
         caption += f" {MOST_DOTS:,} of them, chosen at random, are drawn; all are in the numbers."

@@ -1,10 +1,12 @@
 """Comparisons of methods as guidelines: the published claim, and which method reaches most with little tuning."""
 
-from ray_unlearn.analysis.findings import Findings
+from collections.abc import Sequence
+
+from ray_unlearn.analysis.findings import Findings, MethodFindings
 from ray_unlearn.analysis.grades import Thresholds, missing_evidence
 from ray_unlearn.analysis.rounding import pair, rounded
 from ray_unlearn.analysis.sentences import number
-from ray_unlearn.spec.guidelines import Evidence, Guideline, Scope
+from ray_unlearn.spec.guidelines import Evidence, Guideline, Reason, Scope
 
 STATISTICS = {
     "share_within_own_best": "share of configurations within the tolerance of the method's own best",
@@ -22,26 +24,21 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
     groups = [row.group for row in claim.differences[0].groups]
     seeds = min(a.evidence.n_seeds, b.evidence.n_seeds)
     evidence = Evidence(
-        n_trials=a.from_space + b.from_space,
+        n_trials=a.evidence.n_trials + b.evidence.n_trials,
         n_groups=len(groups),
         n_seeds=seeds,
         sampler="drawn from the space",
         p_value=rounded(min(claim.adjusted_p)),
         family_size=len(claim.differences),
     )
-    reasons = [
-        f"{found.method}: {reason}"
-        for found in (a, b)
-        for reason in missing_evidence(found.evidence, found.from_space, limits)
-    ]
+    reasons = _missing((a, b), limits)
     if not reasons and claim.outcome == "not settled":
         told = "; ".join(
             f"{STATISTICS[d.statistic]}: {number(d.mean)} ({number(d.over_trials.low)} to {number(d.over_trials.high)})"
             for d in claim.differences
         )
-        reasons.append(
-            f"the difference is not settled by these trials, 90 % intervals of the paired differences: {told}"
-        )
+        text = f"the difference is not settled by these trials, 90 % intervals of the paired differences: {told}"
+        reasons.append(Reason(kind="difference", text=text))
     grade = "scoped" if len(groups) < limits.groups_for_c else "C" if claim.outcome_beyond != claim.outcome else (
         "A" if len(groups) >= limits.groups_for_a else "B"
     )  # fmt: skip
@@ -87,19 +84,15 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
     settled = [line for line in against if line[3] <= limits.family_error and line[1] < 0]
     rest = [line[0] for line in against if line not in settled]
     everyone = list(findings.methods.values())
-    reasons = [
-        f"{found.method}: {reason}"
-        for found in everyone
-        for reason in missing_evidence(found.evidence, found.from_space, limits)
-    ]
+    reasons = _missing(everyone, limits)
     if not reasons and not settled:
-        reasons = ["no method is shown to reach better scores than another"]
+        reasons = [Reason(kind="difference", text="no method is shown to reach better scores than another")]
     groups = [row.group for row in pairs.differences[0].groups]
     grade = "scoped" if len(groups) < limits.groups_for_c else "C"
     return [
         Guideline.model_validate({
             "id": "method_choice/best", "kind": "method_choice", "status": "withheld" if reasons else "claimed",
-            "withheld_because": tuple(dict.fromkeys(reasons)), "grade": None if reasons else grade,
+            "withheld_because": tuple(reasons), "grade": None if reasons else grade,
             "scope": Scope(
                 method=None if reasons else best, models=tuple(sorted({m for found in everyone for m in found.models})),
                 domains=tuple(sorted({d for found in everyone for d in found.domains})),
@@ -112,9 +105,18 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
                 ],
             },
             "evidence": Evidence(
-                n_trials=sum(found.from_space for found in everyone), n_groups=len(groups),
+                n_trials=sum(found.evidence.n_trials for found in everyone), n_groups=len(groups),
                 n_seeds=min(found.evidence.n_seeds for found in everyone), sampler="drawn from the space",
                 p_value=rounded(max((line[3] for line in settled), default=1.0)), family_size=len(pairs.differences),
             ),
         })
     ]  # fmt: skip
+
+
+def _missing(methods: Sequence[MethodFindings], limits: Thresholds) -> list[Reason]:
+    """What any of the methods compared lacks, with its name."""
+    return [
+        reason.model_copy(update={"text": f"{found.method}: {reason.text}"})
+        for found in methods
+        for reason in missing_evidence(found.evidence, limits)
+    ]

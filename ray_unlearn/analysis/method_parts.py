@@ -9,14 +9,14 @@ from ray_unlearn.analysis.output import Output
 from ray_unlearn.analysis.page_part import Part, pictures_of
 from ray_unlearn.analysis.view import Heading, Shown
 from ray_unlearn.analysis.wording import number, share
-from ray_unlearn.spec.guidelines import Guideline
+from ray_unlearn.spec.guidelines import Guideline, Reason
 
 
 def methods_part(findings: Findings, guidelines: Sequence[Guideline], out: Output) -> Part:
     """What matters, then a part for each method with a profile, then the stopping rule."""
     parts = []
     bare: dict[str, list[str]] = {}
-    silent: dict[tuple[str, ...], list[MethodFindings]] = {}
+    silent: dict[tuple[Reason, ...], list[MethodFindings]] = {}
     for method in findings.methods.values():
         own = _own(method, guidelines)
         reasons = {g.withheld_because for g in own}
@@ -60,7 +60,7 @@ STOPPING = (
 
 
 def _why_bare(method: MethodFindings) -> str:
-    if not method.from_space:
+    if method.trials.empty:
         return "none of its trials is known to be drawn from the search space"
     reasons = [region.reason for region in method.regions if region.reason]
     return reasons[0] if reasons else "no hyperparameter was varied"
@@ -84,12 +84,12 @@ def _method(findings: Findings, method: MethodFindings, own: Sequence[Guideline]
     )  # fmt: skip
 
 
-def _silent(findings: Findings, why: Sequence[str], methods: Sequence[MethodFindings], out: Output) -> Part:
+def _silent(findings: Findings, why: Sequence[Reason], methods: Sequence[MethodFindings], out: Output) -> Part:
     """Methods of which nothing is claimed, for one reason: said once, curves on request."""
     drawings = [guideline_figures.region_figure(findings, method) for method in methods]
     return Part(
         out.unique("without-a-claim"), "Without a claim" if len(methods) > 1 or not methods[0].method else methods[0].method,
-        (f"{', '.join(map(_name, methods))}: nothing is claimed. {'; '.join(why)}.",),
+        (f"{', '.join(map(_name, methods))}: nothing is claimed. {'; '.join(reason.text for reason in why)}.",),
         pictures=pictures_of(out, *drawings), folded="Curves for orientation only",
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from ray_unlearn.analysis.grades import THRESHOLDS
 from ray_unlearn.spec.guidelines import Evidence, Guideline, Heldout, ScoreInfo
 
 LABELS = {
@@ -35,7 +36,7 @@ def sentence(guideline: Guideline, score: ScoreInfo) -> str:
     """The claim with its grade and evidence, or what was withheld and why."""
     subject = ", ".join(part for part in (guideline.scope.method or "all methods", label(guideline.param)) if part)
     if guideline.status == "withheld":
-        return f"[withheld] {subject}, {WITHHELD[guideline.kind]}: {'; '.join(guideline.withheld_because)}."
+        return f"[withheld] {subject}, {WITHHELD[guideline.kind]}: {guideline.why}."
     claim = CLAIMS[guideline.kind](guideline, score)
     grade = "scoped" if guideline.grade == "scoped" else guideline.grade
     parts = [
@@ -211,5 +212,11 @@ def not_tested(guideline: Guideline) -> str:
     if guideline.grade == "scoped":
         return f"Stated for {' and '.join(domains or models or ('this table',))} alone."
     if guideline.grade == "C":
-        return "Seen in all of these domains, too few to test on others."
+        seen = (
+            "Seen in each of these domains"
+            if guideline.kind in ("range", "point", "avoid")
+            else "Over these domains together"
+        )
+        few = guideline.evidence.n_groups < THRESHOLDS.groups_for_b
+        return f"{seen}, {'too few to test on others' if few else 'not shown on others'}."
     return f"Not tested: other models than {', '.join(models)}." if models else ""

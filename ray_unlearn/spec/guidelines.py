@@ -66,7 +66,7 @@ class Heldout(Strict):
 class Evidence(Strict):
     """What a claim rests on."""
 
-    n_trials: int = Field(ge=0)
+    n_trials: int = Field(ge=0, description="trials drawn from the search space: statistics use no others")
     n_groups: int = Field(ge=0, description="domains and models")
     n_seeds: int = Field(ge=0)
     sampler: str = Field("unknown", description="how the trials were drawn, in words")
@@ -75,13 +75,24 @@ class Evidence(Strict):
     family_size: int | None = Field(None, ge=1, description="claims tested together, which the p-value allows for")
 
 
+class Reason(Strict):
+    """Why a claim is withheld."""
+
+    kind: Literal[
+        "sampler", "trials", "seeds", "importance", "heldout", "difference", "certainty", "stop_price", "trade_off",
+        "near_best", "nothing_to_narrow",
+    ] = Field(description="what is missing")  # fmt: skip
+    text: str
+    trials_needed: int | None = Field(None, ge=1, description="more trials of the method, where that can be said")
+
+
 class Guideline(Strict):
     """One claim, made or withheld."""
 
     id: str = Field(description="stable: kind, method and hyperparameter")
     kind: Kind
     status: Literal["claimed", "withheld"]
-    withheld_because: tuple[str, ...] = ()
+    withheld_because: tuple[Reason, ...] = ()
     grade: Grade | None = None
     scope: Scope
     param: str | None = None
@@ -93,6 +104,11 @@ class Guideline(Strict):
     estimates: dict[str, Any] = Field(default_factory=dict, description="numbers of the claim, with their intervals")
     evidence: Evidence
     text: str = Field("", description="the sentence, rendered from all of the above")
+
+    @property
+    def why(self) -> str:
+        """The reasons in words; empty for a claim that is made."""
+        return "; ".join(reason.text for reason in self.withheld_because)
 
     @model_validator(mode="after")
     def _reasons(self) -> Self:

@@ -68,7 +68,7 @@ def narrowed(spec: StudySpec, guidelines: Guidelines, where: str, domain: str = 
 
 def _nothing_claimed(guidelines: Guidelines, where: str) -> str:
     ranges = [g for g in guidelines.guidelines if g.kind in ("range", "point")]
-    first = next((g.withheld_because[0] for g in ranges if g.withheld_because), "")
+    first = next((g.withheld_because[0].text for g in ranges if g.withheld_because), "")
     reason = f" (the first because: {first})" if first else ""
     return (
         f"{where}: no good region was claimed, {len(ranges)} withheld{reason}: there is nothing to narrow; give the study more "

@@ -15,7 +15,7 @@ def range_of(low, high, low_90=None, high_90=None, *, low_censored=False, grade=
         id="range/m/learning_rate",
         kind="range",
         status="claimed" if claimed else "withheld",
-        withheld_because=() if claimed else ("2 seeds, 3 are needed",),
+        withheld_because=() if claimed else ({"kind": "seeds", "text": "2 seeds, 3 are needed"},),
         grade=grade if claimed else None,
         scope=Scope(method="m"),
         param="learning_rate",

@@ -32,20 +32,24 @@ def test_grade_by_domains_and_held_out_results(groups, better, grade):
 
 
 def test_thin_evidence_says_what_is_still_needed():
-    assert missing_evidence(evidence(3), from_space=100) == []
-    (reason,) = missing_evidence(evidence(3), from_space=60)
-    assert "40 more trials" in reason
-    assert any("1 seed, 3 are needed" in r for r in missing_evidence(evidence(3, seeds=1), from_space=100))
-    assert any("no seed known" in r for r in missing_evidence(evidence(3, seeds=0), from_space=100))
+    assert missing_evidence(evidence(3, trials=100)) == []
+    (reason,) = missing_evidence(evidence(3, trials=60))
+    assert (reason.kind, reason.trials_needed) == ("trials", 40)
+    assert "40 more trials" in reason.text
+    (reason,) = missing_evidence(evidence(3, seeds=1))
+    assert (reason.kind, reason.text) == ("seeds", "1 seed, 3 are needed")
+    assert missing_evidence(evidence(3, seeds=0))[0].text == "no seed known, 3 are needed"
 
 
 def test_adaptive_trials_alone_support_nothing():
-    reasons = missing_evidence(evidence(3, sampler="adaptive"), from_space=0)
-    assert "all trials were chosen by an adaptive sampler" in reasons[0]
-    assert "not known" in missing_evidence(evidence(3, sampler="unknown"), from_space=0)[0]
+    """Evidence counts trials drawn from the space: none of them here."""
+    adaptive = missing_evidence(evidence(3, trials=0, sampler="adaptive"))
+    assert [reason.kind for reason in adaptive] == ["sampler", "trials"]
+    assert "adaptive sampler" in adaptive[0].text
+    assert "not known" in missing_evidence(evidence(3, trials=0, sampler="unknown"))[0].text
 
 
 def test_a_guideline_that_does_worse_than_the_default_or_the_full_space_is_refused():
-    assert worse_than_default(evidence(3, 3)) == ""
-    assert "than the default (0.05)" in worse_than_default(evidence(3, 0, regret=0.1, default=0.05))
-    assert "full space (0.05)" in worse_than_default(evidence(3, 0, regret=0.1, full=0.05))
+    assert worse_than_default(evidence(3, 3)) == []
+    assert "than the default (0.05)" in worse_than_default(evidence(3, 0, regret=0.1, default=0.05))[0].text
+    assert "full space (0.05)" in worse_than_default(evidence(3, 0, regret=0.1, full=0.05))[0].text

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from ray_unlearn.analysis.style import MOST_DOTS
 from ray_unlearn.analysis.transfer import HeldoutGroup
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.tables import app
-from ray_unlearn.spec.guidelines import Evidence, Guideline, Guidelines, Narrowed, Scope, load_guidelines
+from ray_unlearn.spec.guidelines import Evidence, Guideline, Guidelines, Narrowed, Reason, Scope, load_guidelines
 
 GROUPS = ("books", "<b>code</b>", "a|b *c*")
 METHODS = ("ascent_descent_in_distribution", "gradient_ascent")
@@ -83,7 +84,7 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
         )
         methods[name] = MethodFindings(
             method=name, trials=own, axes=axes, models=("m",), domains=table.groups,
-            evidence=Evidence(n_trials=n, n_groups=len(table.groups), n_seeds=3, sampler="drawn from the space"), from_space=n,
+            evidence=Evidence(n_trials=n, n_groups=len(table.groups), n_seeds=3, sampler="drawn from the space"),
             regions=tuple(region_of(a, n, good=i == 0) for i, a in enumerate(axes)), importance=result, trade_off=kappa,
             trade_off_response="forget_nll",
             weight_trade_off=kappa, stopping=None, share_own=Share(30, n, 30 / n, 0.2, 0.4),
@@ -139,7 +140,7 @@ def test_every_claim_is_on_the_page_with_its_grade_and_evidence(out: Path) -> No
         assert guideline.text == f"[{guideline.grade}] {view.claim} {view.evidence}"
         assert f"{view.grade} {plain(view.claim)} {plain(view.evidence)}" in page
     for guideline in found.guidelines:
-        for reason in guideline.withheld_because:
+        for reason in (reason.text for reason in guideline.withheld_because):
             assert plain(reason) in page
 
 
@@ -252,26 +253,26 @@ def test_the_question_without_both_methods_is_not_answered() -> None:
     assert claims_view.headline_answer(None, ())[0] == "Not answered here"
 
 
-def held(kind: str, method: str, param: str | None, *why: str) -> Guideline:
+def held(kind: str, method: str, param: str | None, why: Reason) -> Guideline:
     return Guideline.model_validate(
-        {"id": f"{kind}/{method}/{param}", "kind": kind, "status": "withheld", "withheld_because": why, "scope": Scope(method=method),
+        {"id": f"{kind}/{method}/{param}", "kind": kind, "status": "withheld", "withheld_because": (why,), "scope": Scope(method=method),
          "param": param, "evidence": Evidence(n_trials=36, n_groups=1, n_seeds=1)}
     )  # fmt: skip
 
 
 def test_withheld_claims_are_gathered_by_what_they_lack() -> None:
-    thin = "36 trials drawn from the space leave 9 in the best 25 %, 25 are needed: 64 more trials"
+    thin = Reason(kind="trials", text="25 are needed", trials_needed=64)
     claims = [held(kind, m, param, thin) for m in ("m1", "m2") for kind, param in (("range", "lr"), ("rank", None))]
-    claims.append(held("range", "m3", "lr", "not shown to matter (p = 0.4)"))
-    claims.append(held("rank", "m3", None, "something new"))
+    claims.append(held("range", "m3", "lr", Reason(kind="importance", text="not shown to matter (p = 0.4)")))
     groups = claims_view.withheld(claims)
     assert [(g.title, g.count) for g in groups] == [
-        ("for want of trials", 4), ("because nothing is shown to matter", 1), ("for other reasons", 1)
+        ("for want of trials", 4), ("because nothing is shown to matter", 1)
     ]  # fmt: skip
     assert groups[0].summary == "`m1`, `m2`: 64 more trials of each needed"
-    assert groups[0].entries == (claims_view.Held("`m1`, `m2` (all claims)", thin, 4),)
+    assert groups[0].entries == (claims_view.Held("`m1`, `m2` (all claims)", "25 are needed", 4),)
     assert groups[1].entries[0].who == "`m3`: lr (range)"
-    assert claims_view.held_sentence(groups).startswith("6 claims are withheld: 4 for want of trials, 1 because")
+    assert claims_view.held_sentence(groups).startswith("5 claims are withheld: 4 for want of trials, 1 because")
+    assert set(claims_view.REASONS) == set(get_args(Reason.model_fields["kind"].annotation)), "each has its title"
 
 
 def test_advice_never_shows_a_finite_edge_where_it_is_censored() -> None:
@@ -288,7 +289,7 @@ def test_advice_never_shows_a_finite_edge_where_it_is_censored() -> None:
         assert shown is not None
         cells.append(shown.lines[0][1])
     assert cells == ["1e-6 \u2013 1e-4 [B]", "\u2264 1e-4 [B]", "\u2265 1e-6 [B]"]
-    assert claims_view.advice([held("range", "m", "lr", "why")], ["m"]) is None
+    assert claims_view.advice([held("range", "m", "lr", Reason(kind="trials", text="why"))], ["m"]) is None
 
 
 def test_many_trials_are_thinned_in_the_drawing_only() -> None:

@@ -41,7 +41,7 @@ def test_a_real_optimum_is_found_and_a_null_hyperparameter_is_not():
     assert rate.estimates["high_edge_90"][0] < high < rate.estimates["high_edge_90"][1]
     weight = found["range/a/w_r"]
     assert weight.status == "withheld"
-    assert "not shown to matter" in weight.withheld_because[0]
+    assert "not shown to matter" in weight.withheld_because[0].text
     assert "w_r" in found["rank/a"].estimates["not_shown"]
 
 

@@ -60,7 +60,13 @@ def claim(param: str, region: dict[str, Any] | None, method: str | None = ASCENT
 
 
 def withheld(param: str) -> dict[str, Any]:
-    return claim(param, None, status="withheld", grade=None, withheld_because=["18 trials in the top share, 25 needed"])
+    return claim(
+        param,
+        None,
+        status="withheld",
+        grade=None,
+        withheld_because=[{"kind": "trials", "text": "18 trials in the top share, 25 needed"}],
+    )
 
 
 def guidelines(*claims: dict[str, Any]) -> Guidelines:
