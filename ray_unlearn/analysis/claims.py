@@ -36,7 +36,7 @@ class _Method:
     """The claims about one method."""
 
     def __init__(self, found: MethodFindings, findings: Findings, limits: Thresholds) -> None:
-        self.found, self.limits = found, limits
+        self.found, self.limits, self.family_p = found, limits, findings.family_p
         self.score = findings.table.score
         self.family = len(findings.methods)
         self.scope = Scope(method=found.method or None, models=found.models, domains=found.domains)
@@ -55,10 +55,6 @@ class _Method:
         if self.found.stopping is not None:
             yield self._stop_rule()
         yield self._budget()
-
-    def family_p(self, importance: Importance | None) -> float:
-        """The max-T p-value, which allows for the axes of the method, times the number of methods (Bonferroni)."""
-        return min(1.0, importance.ped_p * self.family) if importance is not None else 1.0
 
     def _make(
         self,

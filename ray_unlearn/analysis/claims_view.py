@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ray_unlearn.analysis.effects.comparison import Difference
 from ray_unlearn.analysis.effects.contests import RobustnessClaim
 from ray_unlearn.analysis.findings import Findings
-from ray_unlearn.analysis.sentences import WITHHELD, counted, evidence_sentence, label, number
+from ray_unlearn.analysis.sentences import STATISTICS, WITHHELD, counted, evidence_sentence, label, number
 from ray_unlearn.analysis.view import Heading, Shown
 from ray_unlearn.spec.guidelines import Guideline, Reason
 
@@ -194,11 +194,6 @@ def _cell(guideline: Guideline | None) -> str:
 
 
 QUESTION = "Is ascent + descent on in-distribution data more robust to hyperparameters than plain ascent?"
-NAMES = {
-    "share_within_own_best": "share of configurations near the method's own best",
-    "share_within_best_known": "share near the best of any method",
-    "area_under_tuning_curve": "mean score while tuning (lower is better)",
-}
 
 
 def headline_answer(findings: Findings | None, guidelines: Sequence[Guideline]) -> tuple[str, list[str]]:
@@ -233,7 +228,7 @@ def difference_sentence(found: Difference) -> str:
     interval = found.over_trials
     mean = sum(g.a for g in found.groups) / len(found.groups), sum(g.b for g in found.groups) / len(found.groups)
     return (
-        f"{NAMES.get(found.statistic, found.statistic).capitalize()}: {number(mean[0])} against {number(mean[1])}, difference "
+        f"{STATISTICS[found.statistic].capitalize()}{'' if found.larger_is_better else ' (lower is better)'}: {number(mean[0])} against {number(mean[1])}, difference "
         f"{number(found.mean)} (90 % interval {number(interval.low)} to {number(interval.high)}), better in {found.better} of {len(found.groups)}."
     )
 

@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
-
+from ray_unlearn.analysis.effects.comparison import ALPHA, t_interval
 from ray_unlearn.results.best import OBJECTIVE, candidate_rows
 from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import HALVES, Row
@@ -27,7 +26,7 @@ from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import Hyperparameters
 
-CONFIDENCE = 0.9
+CONFIDENCE = 1 - ALPHA
 REPORTED = f"score_{HALVES[1]}"
 ENDED_WITHOUT_SCORE = "no_finite_score"
 UNFINISHED = "unfinished"
@@ -89,15 +88,12 @@ class Confirmation:
         return about | {"configurations": lines, "notes": list(self.notes)}
 
 
-def t_interval(values: list[float], confidence: float = CONFIDENCE) -> Interval:
-    """Mean, SD (n - 1) and two-sided t-interval of `values`, taken as independent draws."""
-    n = len(values)
-    mean = statistics.fmean(values) if values else None
-    if n < 2 or mean is None:
-        return Interval(n, mean, None, None, None)
-    sd = statistics.stdev(values)
-    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * sd / math.sqrt(n)
-    return Interval(n, mean, sd, mean - reach, mean + reach)
+def interval_of(values: list[float]) -> Interval:
+    """Mean, SD (n - 1) and two-sided 90 % t-interval of `values`, taken as independent draws."""
+    if len(values) < 2:
+        return Interval(len(values), values[0] if values else None, None, None, None)
+    found = t_interval(values)
+    return Interval(len(values), statistics.fmean(values), statistics.stdev(values), found.low, found.high)
 
 
 def confirmation(study: Path, confirm: Path) -> Confirmation:
@@ -176,7 +172,7 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
         claimed_selection=float(claim.row[OBJECTIVE]),
         claimed_reporting=_finite(claim.row),
         scores=scores,
-        interval=t_interval(list(scores.values())),
+        interval=interval_of(list(scores.values())),
         without_score=without,
     )
 

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.effects.choice import best_by_selection
 from ray_unlearn.analysis.effects.contests import AllPairs, RobustnessClaim, all_pairs, robustness_claim
-from ray_unlearn.analysis.effects.importance import ImportanceResult, importance
+from ray_unlearn.analysis.effects.importance import Importance, ImportanceResult, importance
 from ray_unlearn.analysis.effects.interaction import (
     Interaction,
     clipped_forget_nll,
@@ -70,21 +71,23 @@ class Findings:
     """Every two methods by what little tuning reaches."""
     seed: int
 
+    def family_p(self, importance: Importance | None) -> float:
+        """The max-T p-value, which allows for the axes of its method, times the number of methods (Bonferroni)."""
+        return min(1.0, importance.ped_p * len(self.methods)) if importance is not None else 1.0
+
 
 def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> Findings:
     """All statistics. Equal tables and seeds give equal findings.
 
     A method needs no minimum of trials here: what cannot be computed is None, and `claims` says what is missing.
     """
-    best = _best_known(table)
+    chosen = best_by_selection(table.trials)
+    best = {str(group): float(score) for group, score in chosen["score"].items()}
     budget = _common_budget(table)
     methods = {name: _method(table, name, seed, best, budget, limits) for name in table.methods}
-    headline = None
-    if set(HEADLINE) <= set(table.methods):
-        headline = _headline(table, seed)
-    known = table.trials[table.trials["drawn"] != "unknown"]
+    known = table.trials[table.trials["drawn"] != "unknown"]  # adaptive ones set the best known, and are not counted
     pairs = all_pairs(known, table.methods, seed, fallback=table.nothing) if len(known) else None
-    return Findings(table, methods, headline, pairs, seed)
+    return Findings(table, methods, _headline(table, known, seed), pairs, seed)
 
 
 def _from_space(trials: pd.DataFrame, axes: tuple[Axis, ...] = ()) -> pd.DataFrame:
@@ -96,21 +99,13 @@ def _from_space(trials: pd.DataFrame, axes: tuple[Axis, ...] = ()) -> pd.DataFra
     return trials[chosen]
 
 
-def _headline(table: TrialTable, seed: int) -> RobustnessClaim | None:
+def _headline(table: TrialTable, known: pd.DataFrame, seed: int) -> RobustnessClaim | None:
+    if not set(HEADLINE) <= set(known["method"]):
+        return None
     try:
-        known = table.trials[
-            table.trials["drawn"] != "unknown"
-        ]  # adaptive ones set the best known, and are not counted
         return robustness_claim(known, *HEADLINE, table.score.tolerance, seed, fallback=table.nothing)
     except UserError:  # too few trials of one of the two: `claims` says so
         return None
-
-
-def _best_known(table: TrialTable) -> Mapping[str, float]:
-    """By group, the score of the best trial of any method; chosen by selection."""
-    known = table.trials[np.isfinite(table.trials["score"]) & np.isfinite(table.trials["score_selection"])]
-    chosen = known.sort_values(["score_selection", "score"], kind="stable").drop_duplicates("group")
-    return dict(zip(chosen["group"], chosen["score"].astype(float), strict=True))
 
 
 def _common_budget(table: TrialTable) -> int:
@@ -242,18 +237,12 @@ def _stopping(table: TrialTable, trials: pd.DataFrame, seed: int) -> StoppingRul
 
 def _share_own(trials: pd.DataFrame, tolerance: float) -> Share | None:
     """Each group against its own best, chosen by selection; the best trial itself is left out."""
-    regrets, infeasible = [], []
-    for _, own in trials.groupby("group", sort=True):
-        known = own[~own["infeasible"] & own["score_selection"].notna()]
-        if known.empty:
-            continue
-        best = known.sort_values(["score_selection", "score"], kind="stable").iloc[0]
-        others = own[own["trial"] != best["trial"]]
-        regrets.append(others["score"].to_numpy(dtype=float) - float(best["score"]))
-        infeasible.append(others["infeasible"].to_numpy(dtype=bool))
-    if not regrets or not sum(map(len, regrets)):
+    best = best_by_selection(trials)
+    others = trials[trials["group"].isin(best.index) & ~trials["trial"].isin(best["trial"])]
+    if others.empty:
         return None
-    return share_within(np.concatenate(regrets), np.concatenate(infeasible), 0.0, tolerance)
+    regrets = others["score"].to_numpy(dtype=float) - others["group"].map(best["score"]).to_numpy(dtype=float)
+    return share_within(regrets, others["infeasible"].to_numpy(dtype=bool), 0.0, tolerance)
 
 
 def _curve(table: TrialTable, trials: pd.DataFrame, best: Mapping[str, float], budget: int) -> TuningCurve | None:

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ray_unlearn.analysis.effects.choice import best_by_selection
 from ray_unlearn.analysis.effects.interaction import Interaction
 from ray_unlearn.analysis.effects.pareto import front, rarefied_hypervolume
 from ray_unlearn.analysis.effects.regions import Region
@@ -58,18 +59,15 @@ def _region(region: Region, trials: pd.DataFrame) -> list[pd.DataFrame]:
 
 def regrets(trials: pd.DataFrame) -> "pd.Series[float]":
     """Score above that of the group's best trial by selection; NaN where infeasible."""
-    known = trials[~trials["infeasible"] & trials["score_selection"].notna()]
-    best = known.sort_values(["score_selection", "score"], kind="stable").drop_duplicates("group")
-    level = trials["group"].map(dict(zip(best["group"], best["score"], strict=True)))
+    level = trials["group"].map(best_by_selection(trials)["score"])
     return trials["score"].astype(float) - level.astype(float)
 
 
 def importances(findings: Findings) -> pd.DataFrame:
     """A line per method and hyperparameter. `matters`: at 5 % over all hyperparameters and methods."""
-    family = len(findings.methods)
     lines = [
-        {"method": name, "param": line.axis.name, "ped": line.ped, "ped_null_95": line.ped_null_95, "p": min(1.0, line.ped_p * family),
-         "matters": line.ped_p * family <= THRESHOLDS.family_error, "fanova": line.fanova, "n_trials": found.importance.n_trials,
+        {"method": name, "param": line.axis.name, "ped": line.ped, "ped_null_95": line.ped_null_95, "p": (p := findings.family_p(line)),
+         "matters": p <= THRESHOLDS.family_error, "fanova": line.fanova, "n_trials": found.importance.n_trials,
          "n_top": found.importance.n_top, "permutations": found.importance.permutations}
         for name, found in findings.methods.items() if found.importance is not None for line in found.importance.axes
     ]  # fmt: skip

@@ -5,14 +5,8 @@ from collections.abc import Sequence
 from ray_unlearn.analysis.findings import Findings, MethodFindings
 from ray_unlearn.analysis.grades import Thresholds, missing_evidence
 from ray_unlearn.analysis.rounding import pair, rounded
-from ray_unlearn.analysis.sentences import number
+from ray_unlearn.analysis.sentences import STATISTICS, number
 from ray_unlearn.spec.guidelines import Evidence, Guideline, Reason, Scope
-
-STATISTICS = {
-    "share_within_own_best": "share of configurations within the tolerance of the method's own best",
-    "share_within_best_known": "share of configurations within the tolerance of the best known of any method",
-    "area_under_tuning_curve": "expected best score over 1 to K random trials (area under the tuning curve)",
-}
 
 
 def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
@@ -50,7 +44,7 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
             "grade": None if reasons else grade, "evidence": evidence,
             "scope": Scope(method=claim.method_a, models=tuple(sorted({*a.models, *b.models})), domains=tuple(sorted({*a.domains, *b.domains}))),
             "estimates": {
-                "finding": claim.outcome, "against": claim.method_b, "statistic": STATISTICS[first.statistic].replace("1 to K", f"1 to {claim.budget}"),
+                "finding": claim.outcome, "against": claim.method_b, "statistic": STATISTICS[first.statistic],
                 "difference": rounded(first.mean), "difference_90": pair((first.over_trials.low, first.over_trials.high)),
                 "same_sign": max(first.better, first.worse), "budget": claim.budget,
                 "all": [

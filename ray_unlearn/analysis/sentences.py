@@ -9,9 +9,15 @@ from ray_unlearn.spec.guidelines import Evidence, Guideline, Heldout, ScoreInfo
 
 LABELS = {
     "learning_rate": "learning rate", "w_r": "retain weight w_r", "w_f": "forget weight w_f", "steps": "updates",
-    "share_within_own_best": "share near its own best", "share_within_best_known": "share near the best of any method",
-    "area_under_tuning_curve": "score while tuning",
 }  # fmt: skip
+
+
+STATISTICS = {
+    "share_within_own_best": "share near the method's own best",
+    "share_within_best_known": "share near the best of any method",
+    "area_under_tuning_curve": "mean score while tuning",
+}
+"""Statistics of `effects.contests` for people; the first two are better larger, the last one lower."""
 
 
 def label(param: str | None) -> str:
@@ -135,12 +141,10 @@ def _method(guideline: Guideline, score: ScoreInfo) -> str:
         )
     low, high = numbers["difference_90"]
     text = (
-        f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, difference {number(numbers['difference'])} "
+        f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, given 1 to {numbers.get('budget', 'K')} random trials, difference {number(numbers['difference'])} "
         f"(90 % interval {number(low)} to {number(high)}), the same sign in {numbers['same_sign']} of {guideline.evidence.n_groups}."
     )
-    open_ones = [
-        LABELS.get(s["statistic"], s["statistic"]) for s in numbers.get("all", ()) if s["outcome"] == "not settled"
-    ]
+    open_ones = [STATISTICS[s["statistic"]] for s in numbers.get("all", ()) if s["outcome"] == "not settled"]
     return f"{text} Not settled by themselves: {', '.join(open_ones)}." if open_ones else text
 
 

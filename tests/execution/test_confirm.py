@@ -13,7 +13,7 @@ import pytest
 from specs import FREE_STEPS, finished, record, row, space, study
 from tiny import study_file
 
-from ray_unlearn.analysis.confirmation import confirmation, t_interval, write_confirmation
+from ray_unlearn.analysis.confirmation import confirmation, interval_of, write_confirmation
 from ray_unlearn.cli.main import main
 from ray_unlearn.execution import confirm as confirm_module
 from ray_unlearn.execution.confirm import confirm_study, confirming_spec
@@ -114,12 +114,12 @@ def test_early_stopping_and_two_objectives_of_the_study_do_not_stop_its_confirma
 
 def test_the_interval_is_students() -> None:
     """Scores 1, 2, 3: mean 2, SD 1; t(0.95, 2) = 2.919986 (any table), so 2 +- 2.919986 / sqrt(3)."""
-    found = t_interval([1.0, 2.0, 3.0])
+    found = interval_of([1.0, 2.0, 3.0])
     assert (found.n, found.mean, found.sd) == (3, 2.0, 1.0)
     assert (found.low, found.high) == pytest.approx(
         (2 - 2.919986 / math.sqrt(3), 2 + 2.919986 / math.sqrt(3)), rel=1e-6
     )
-    assert (t_interval([1.0]).mean, t_interval([1.0]).low, t_interval([]).mean) == (1.0, None, None)
+    assert (interval_of([1.0]).mean, interval_of([1.0]).low, interval_of([]).mean) == (1.0, None, None)
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_the_interval_covers_the_mean_of_seeds_as_often_as_it_says() -> None:
     import numpy as np
 
     draws = np.random.default_rng(0).normal(size=(4000, 5))
-    inside = [(i.low or 0) <= 0 <= (i.high or 0) for i in map(t_interval, draws.tolist())]
+    inside = [(i.low or 0) <= 0 <= (i.high or 0) for i in map(interval_of, draws.tolist())]
     assert 0.88 < statistics.fmean(inside) < 0.92
 
 

@@ -8,6 +8,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from ray_unlearn.analysis.effects.choice import best_by_selection
 from ray_unlearn.analysis.effects.comparison import (
     ALPHA,
     FEWEST_TRIALS,
@@ -73,19 +74,16 @@ def robustness_claim(
     """
     pairs, _ = pairs_of(trials, method_a, method_b)
     budget = min(len(frame) for pair in pairs.values() for frame in pair) // 2
-    near_known, chosen = {}, set()
-    for group in pairs:
-        feasible = trials[(trials["group"] == group) & ~trials["infeasible"]]
-        if feasible.empty:
-            raise UserError(f"group {group!r}: no feasible trial of any method, so there is no best to be near to")
-        best = feasible.sort_values(["score_selection", "score", "trial"]).iloc[0]
-        near_known[group] = _share_measure(float(best["score"]), tolerance)
-        chosen.add(int(best["trial"]))
+    best = best_by_selection(trials)
+    if lost := [group for group in pairs if group not in best.index]:
+        raise UserError(f"group {lost[0]!r}: no feasible trial of any method, so there is no best to be near to")
+    near_known = {group: _share_measure(float(best["score"][group]), tolerance) for group in pairs}
+    chosen = frozenset(int(best["trial"][group]) for group in pairs)
     worst = trials[~trials["infeasible"]].groupby("group")["score"].max()
     fallbacks = {group: float((fallback or {}).get(group, worst[group])) for group in pairs}
     statistics = (
         Statistic("share_within_own_best", True, dict.fromkeys(pairs, _own_measure(budget, tolerance))),
-        Statistic("share_within_best_known", True, near_known, frozenset(chosen)),
+        Statistic("share_within_best_known", True, near_known, chosen),
         Statistic(
             "area_under_tuning_curve", False, {group: _area_measure(budget, fallbacks[group]) for group in pairs}
         ),

@@ -7,13 +7,9 @@ from matplotlib.ticker import MaxNLocator
 
 from ray_unlearn.analysis.plots.forest import ROW, name_rows
 from ray_unlearn.analysis.plots.panels import WIDTH
+from ray_unlearn.analysis.sentences import STATISTICS
 from ray_unlearn.analysis.style import INK, look, styled
 
-TITLES = {
-    "share_within_own_best": "Share near the own best",
-    "share_within_best_known": "Share near the best of any method",
-    "area_under_tuning_curve": "Mean score while tuning",
-}
 POOLED = {"over_trials": "all, other trials of these groups", "over_groups": "all, other groups like these"}
 
 
@@ -37,7 +33,7 @@ def paired(data: pd.DataFrame, methods: tuple[str, ...], method_a: str, method_b
                 else:
                     panel.plot([line["low"], line["high"]], [place, place], color=INK, lw=2, zorder=3, marker="|", ms=6)
                     panel.scatter(line["difference"], place, s=55, color=INK, marker="D", zorder=4)
-            panel.set_title(TITLES.get(statistic, statistic))
+            panel.set_title(STATISTICS[statistic].capitalize())
             panel.xaxis.set_major_locator(MaxNLocator(5))
             reach = float(part[["difference", "low", "high"]].abs().max().max()) * 1.15 or 1.0
             panel.set_xlim((-reach, reach) if part["larger_is_better"].iloc[0] else (reach, -reach))
