@@ -21,7 +21,7 @@ from ray_unlearn.analysis.effects.robustness import TuningCurve, curve_ks, share
 from ray_unlearn.analysis.effects.shares import Share
 from ray_unlearn.analysis.effects.stopping import StoppingRule, stopping_rule
 from ray_unlearn.analysis.grades import THRESHOLDS, Thresholds
-from ray_unlearn.analysis.transfer import Box, HeldoutGroup, leave_one_out
+from ray_unlearn.analysis.transfer import Box, HeldoutGroup, held_out_by, leave_one_out
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guidelines import Evidence
@@ -127,7 +127,7 @@ def _method(
     drawn = set(everything["drawn"])
     evidence = Evidence(
         n_trials=len(trials),
-        n_groups=trials["group"].nunique(),
+        n_groups=trials[held_out_by(trials)].nunique(),
         n_seeds=trials["seed"].nunique(),
         sampler="drawn from the space" if drawn == {"space"} else drawn.pop() if len(drawn) == 1 else
         f"{len(trials)} of {len(everything)} drawn from the space, the others chosen by an adaptive sampler",

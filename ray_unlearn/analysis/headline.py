@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ray_unlearn.analysis.effects.comparison import Difference
 from ray_unlearn.analysis.findings import Findings, MethodFindings
 from ray_unlearn.analysis.grades import Thresholds, missing_evidence
 from ray_unlearn.analysis.rounding import pair, rounded
@@ -15,11 +16,11 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
     if claim is None:
         return []
     a, b = (findings.methods[name] for name in (claim.method_a, claim.method_b))
-    groups = [row.group for row in claim.differences[0].groups]
+    groups = _independent((a, b), claim.differences[0])
     seeds = min(a.evidence.n_seeds, b.evidence.n_seeds)
     evidence = Evidence(
         n_trials=a.evidence.n_trials + b.evidence.n_trials,
-        n_groups=len(groups),
+        n_groups=groups,
         n_seeds=seeds,
         sampler="drawn from the space",
         p_value=rounded(min(claim.adjusted_p)),
@@ -33,8 +34,8 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
         )
         text = f"the difference is not settled by these trials, 90 % intervals of the paired differences: {told}"
         reasons.append(Reason(kind="difference", text=text))
-    grade = "scoped" if len(groups) < limits.groups_for_c else "C" if claim.outcome_beyond != claim.outcome else (
-        "A" if len(groups) >= limits.groups_for_a else "B"
+    grade = "scoped" if groups < limits.groups_for_c else "C" if claim.outcome_beyond != claim.outcome else (
+        "A" if groups >= limits.groups_for_a else "B" if groups >= limits.groups_for_b else "C"
     )  # fmt: skip
     first = min(zip(claim.adjusted_p, claim.differences, strict=True), key=lambda pair: pair[0])[1]
     return [
@@ -81,8 +82,8 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
     reasons = _missing(everyone, limits)
     if not reasons and not settled:
         reasons = [Reason(kind="difference", text="no method is shown to reach better scores than another")]
-    groups = [row.group for row in pairs.differences[0].groups]
-    grade = "scoped" if len(groups) < limits.groups_for_c else "C"
+    groups = _independent(everyone, pairs.differences[0])
+    grade = "scoped" if groups < limits.groups_for_c else "C"
     return [
         Guideline.model_validate({
             "id": "method_choice/best", "kind": "method_choice", "status": "withheld" if reasons else "claimed",
@@ -99,7 +100,7 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
                 ],
             },
             "evidence": Evidence(
-                n_trials=sum(found.evidence.n_trials for found in everyone), n_groups=len(groups),
+                n_trials=sum(found.evidence.n_trials for found in everyone), n_groups=groups,
                 n_seeds=min(found.evidence.n_seeds for found in everyone), sampler="drawn from the space",
                 p_value=rounded(max((line[3] for line in settled), default=1.0)), family_size=len(pairs.differences),
             ),
@@ -114,3 +115,8 @@ def _missing(methods: Sequence[MethodFindings], limits: Thresholds) -> list[Reas
         for found in methods
         for reason in missing_evidence(found.evidence, limits)
     ]
+
+
+def _independent(methods: Sequence[MethodFindings], difference: Difference) -> int:
+    """Domains (or models) compared: pairs of both are not independent of each other."""
+    return min(len(difference.groups), *(found.evidence.n_groups for found in methods))

@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ LEAST_INSIDE = 2
 
 @dataclass(frozen=True)
 class HeldoutGroup:
-    """One group, held out. Regrets are scores above the best known one of the group."""
+    """One domain (or model), held out. Regrets are scores above the best known one of the group."""
 
     group: str
     box: Box
@@ -46,10 +47,10 @@ def leave_one_out(
     inside_trials: int,
     nothing: Mapping[str, float],
 ) -> tuple[HeldoutGroup, ...]:
-    """Hold out each group in turn.
+    """Hold out each domain (or model: `held_out_by`) in turn.
 
     Args:
-        trials: of one method: `group`, `score` (lower is better, NaN where infeasible), `infeasible`, hyperparameters.
+        trials: of one method: `group`, `domain`, `model`, `score` (lower is better, NaN where infeasible), `infeasible`, hyperparameters.
         derive: the region from these groups alone; None where none can be claimed from them.
         default: the expected score of the default configuration in a group.
         inside_trials: k.
@@ -57,19 +58,40 @@ def leave_one_out(
             score of the group does.
 
     Returns:
-        The groups that could be judged: a region was found without them and they have enough trials inside.
+        Those that could be judged: a region was found without them and they have enough trials inside.
     """
-    groups = tuple(sorted(set(trials["group"])))
+    factor = held_out_by(trials)
     found = []
-    for group in groups if len(groups) > 1 else ():
-        box = derive(tuple(other for other in groups if other != group))
+    for unit in sorted(set(trials[factor])):
+        own = trials[trials[factor] == unit]
+        others = tuple(sorted(set(trials["group"]) - set(own["group"])))
+        box = derive(others) if others else None
         if not box:
             continue
-        own = trials[trials["group"] == group]
-        judged = _judged(group, own, box, default(group), inside_trials, nothing.get(group))
-        if judged is not None:
-            found.append(judged)
+        judged = [
+            _judged(str(group), part, box, default(str(group)), inside_trials, nothing.get(str(group)))
+            for group, part in own.groupby("group", sort=True)
+        ]
+        if known := [one for one in judged if one is not None]:
+            found.append(_together(str(unit), known))
     return tuple(found)
+
+
+def held_out_by(trials: pd.DataFrame) -> Literal["domain", "model"]:
+    """What is left out: domains, or models where there are more of them. A domain is left out on all models at once, for
+    what was learnt of it on one would tell of it on the other."""
+    return "domain" if trials["domain"].nunique() >= trials["model"].nunique() else "model"
+
+
+def _together(unit: str, judged: Sequence[HeldoutGroup]) -> HeldoutGroup:
+    """One domain on several models: means, and the most trials of the full space that any of them takes to match."""
+    matches = [one.matches for one in judged]
+    known = [count for count in matches if count is not None]
+    return HeldoutGroup(
+        unit, judged[0].box, sum(one.n_inside for one in judged), sum(one.n_trials for one in judged),
+        min(one.inside_trials for one in judged), _mean(judged, "regret"), _mean(judged, "regret_full_space"),
+        _mean(judged, "regret_default"), max(known) if len(known) == len(matches) else None,
+    )  # fmt: skip
 
 
 def _judged(

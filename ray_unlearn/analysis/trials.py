@@ -86,16 +86,12 @@ class TrialTable:
         return score if self.score.direction == "minimize" else -score
 
 
-def trial_table(
-    results: Results, *, tolerance: float | None = None, by: Literal["domain", "model"] | None = None
-) -> TrialTable:
+def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTable:
     """The trials of all studies and foreign tables.
 
     Args:
         results: what `table.load` read.
         tolerance: tau, in units of the score; None: see `tolerance`.
-        by: what a group is. None: domain and model, as far as there are several; `domain` or `model`: this alone, so that
-            scores on different models (domains) are pooled, which only a user can ask for.
 
     Raises:
         UserError: scores that cannot be compared, a hyperparameter that is a range here and a list there, a tolerance
@@ -112,7 +108,7 @@ def trial_table(
     everyone = pd.concat([trials[["domain", "model"]], left_out[["domain", "model"]]])
     several = {key: everyone[key].nunique() > 1 for key in ("domain", "model")}
     for frame in (trials, left_out):
-        frame["group"] = _groups(frame, by, several)
+        frame["group"] = _groups(frame, several)
     axes, notes = _axes(trials, parts)
     hyperparameters = tuple(dict.fromkeys(name for part in parts for name in part.hyperparameters))
     tau, source = tolerance_of(studies, trials, hyperparameters, tolerance)
@@ -180,9 +176,8 @@ def _stacked(parts: list[Part]) -> tuple[pd.DataFrame, pd.DataFrame]:
     return trials, pd.concat([part for part in rows if len(part)] or rows[:1], ignore_index=True)
 
 
-def _groups(frame: pd.DataFrame, by: str | None, several: dict[str, bool]) -> pd.Series:
-    if by is not None:
-        return frame[by]
+def _groups(frame: pd.DataFrame, several: dict[str, bool]) -> pd.Series:
+    """Domain and model, as far as there are several."""
     if several["model"] and several["domain"]:
         return frame["domain"] + " (" + frame["model"] + ")"
     return frame["model"] if several["model"] else frame["domain"]

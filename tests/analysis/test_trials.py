@@ -317,8 +317,6 @@ def test_groups(planted_study: Path) -> None:
     assert set(trial_table(three).groups) == {
         "arxiv (demo:shakespeare)", "Shakespeare scenes (demo:shakespeare)", "Shakespeare scenes (big)",
     }  # fmt: skip
-    assert set(trial_table(three, by="domain").groups) == {"arxiv", "Shakespeare scenes"}
-    assert set(trial_table(three, by="model").groups) == {"demo:shakespeare", "big"}
 
 
 def test_scores_with_other_weights_are_not_pooled(planted_study: Path) -> None:
