@@ -11,8 +11,9 @@ from ray_unlearn.analysis.effects.regions import CORE, Region
 from ray_unlearn.analysis.findings import Findings, MethodFindings
 from ray_unlearn.analysis.grades import THRESHOLDS, Thresholds, grade_of, missing_evidence, worse_than_default
 from ray_unlearn.analysis.headline import best_method, headline_claim
+from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.rounding import pair, rounded
-from ray_unlearn.analysis.sentences import number, sentence
+from ray_unlearn.analysis.sentences import sentence
 from ray_unlearn.analysis.transfer import summary
 from ray_unlearn.spec.guidelines import Guideline, Kind, Narrowed, Reason, Scope, Value
 
@@ -122,7 +123,7 @@ class _Method:
         p = self.family_p(importance)
         if p <= self.limits.family_error:
             return []
-        text = f"not shown to matter (p = {number(p)} over all hyperparameters and methods; pure noise gives as much)"
+        text = f"not shown to matter (p = {plain(p)} over all hyperparameters and methods; pure noise gives as much)"
         return [Reason(kind="importance", text=text)]
 
     def _vague(self, region: Region) -> list[Reason]:
@@ -136,7 +137,7 @@ class _Method:
             highest = float(region.p_good.max())
             more = self._needed_for(highest)
             text = (
-                f"no value comes within {number(self.score.tolerance)} of the best with probability {CORE} "
+                f"no value comes within {plain(self.score.tolerance)} of the best with probability {CORE} "
                 f"(highest: {highest:.2f}){_about(more)}"
             )
             return [Reason(kind="certainty", text=text, trials_needed=more)]
@@ -146,7 +147,9 @@ class _Method:
         for side, edge in (("low", region.low_edge), ("high", region.high_edge)):
             if edge is not None and (width := self._width(region, edge)) > 1:
                 more = math.ceil(self.found.evidence.n_trials * (width**2 - 1))
-                text = f"the {side} edge is only known to lie between {number(edge[0])} and {number(edge[1])}{_about(more)}"
+                text = (
+                    f"the {side} edge is only known to lie between {plain(edge[0])} and {plain(edge[1])}{_about(more)}"
+                )
                 reasons.append(Reason(kind="certainty", text=text, trials_needed=more))
         return reasons
 
@@ -219,7 +222,7 @@ class _Method:
             text = (
                 "learning rate times steps predicts trials left out worse than the two apart"
                 if least <= low and high <= most
-                else f"kappa is {number(found.kappa)} (90 % interval {number(low)} to {number(high)}), and only an interval inside "
+                else f"kappa is {plain(found.kappa)} (90 % interval {plain(low)} to {plain(high)}), and only an interval inside "
                 f"{least} to {most} says that learning rate times steps is what counts"
             )
             reasons.append(Reason(kind="trade_off", text=text))
@@ -238,8 +241,8 @@ class _Method:
             reasons.append(Reason(kind="trials", text=text))
         if not reasons and high > self.score.tolerance:
             text = (
-                f"stopping at the target costs {number(found.regret_mean)} against the best step (90 % interval {number(low)} to "
-                f"{number(high)}), which may be more than {number(self.score.tolerance)}"
+                f"stopping at the target costs {plain(found.regret_mean)} against the best step (90 % interval {plain(low)} to "
+                f"{plain(high)}), which may be more than {plain(self.score.tolerance)}"
             )
             reasons.append(Reason(kind="stop_price", text=text))
         return self._make("stop_rule", reasons, rule="first evaluation with forget perplexity >= approximate-set perplexity", estimates={
@@ -258,7 +261,7 @@ class _Method:
             reasons.append(Reason(kind="importance", text=text))
         if not reasons and share.successes < LEAST_GOOD:
             text = (
-                f"only {share.successes} of {share.n} trials come within {number(self.score.tolerance)} of the best, too few to "
+                f"only {share.successes} of {share.n} trials come within {plain(self.score.tolerance)} of the best, too few to "
                 "say how many it takes"
             )
             reasons.append(Reason(kind="near_best", text=text))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from ray_unlearn.analysis.effects.comparison import Difference
 from ray_unlearn.analysis.effects.contests import RobustnessClaim
 from ray_unlearn.analysis.findings import Findings
-from ray_unlearn.analysis.sentences import STATISTICS, WITHHELD, counted, evidence_sentence, label, number
-from ray_unlearn.analysis.view import Heading, Shown
+from ray_unlearn.analysis.numerals import counted, plain
+from ray_unlearn.analysis.sentences import STATISTICS, WITHHELD, evidence_sentence, label
+from ray_unlearn.analysis.trials import TrialTable
+from ray_unlearn.analysis.view import DIRECTIONS, Heading, Shown
 from ray_unlearn.spec.guidelines import Guideline, Reason
 
 GRADES = {
@@ -159,7 +161,7 @@ def advice(guidelines: Sequence[Guideline], methods: Sequence[str]) -> Shown | N
             (
                 f"`{method}`" if method else "all trials",
                 *cells,
-                number(budget.estimates["trials"]) if budget else "\u2013",
+                plain(budget.estimates["trials"]) if budget else "\u2013",
             )
         )
     headings = (
@@ -181,15 +183,15 @@ def _cell(guideline: Guideline | None) -> str:
         return "\u2013"
     space = guideline.search_space
     if space is None:
-        value = f"use {number(guideline.warm_start)}" if guideline.kind == "point" else "default"
+        value = f"use {plain(guideline.warm_start)}" if guideline.kind == "point" else "default"
     elif space.choices is not None:
-        value = ", ".join(number(choice) for choice in space.choices)
+        value = ", ".join(plain(choice) for choice in space.choices)
     elif guideline.low_is_boundary and not guideline.high_is_boundary:
-        value = f"\u2264 {number(space.high)}"
+        value = f"\u2264 {plain(space.high)}"
     elif guideline.high_is_boundary and not guideline.low_is_boundary:
-        value = f"\u2265 {number(space.low)}"
+        value = f"\u2265 {plain(space.low)}"
     else:
-        value = f"{number(space.low)} \u2013 {number(space.high)}"
+        value = f"{plain(space.low)} \u2013 {plain(space.high)}"
     return f"{value} [{guideline.grade}]"
 
 
@@ -198,15 +200,14 @@ QUESTION = "Is ascent + descent on in-distribution data more robust to hyperpara
 
 def headline_answer(findings: Findings | None, guidelines: Sequence[Guideline]) -> tuple[str, list[str]]:
     """The answer in a few words, and the numbers it rests on: whichever way it comes out."""
-    claim = findings.headline if findings is not None else None
-    if claim is None:
+    if findings is None or (claim := findings.headline) is None:
         return "Not answered here", [
             "It takes both methods, with at least 8 trials of each drawn from the search space in one domain or model."
         ]
     words = {"more robust": "Yes", "less robust": "No, less robust", "not settled": "Not settled by these trials"}
     found = next((g for g in guidelines if g.kind == "method_choice" and g.id != "method_choice/best"), None)
     answer = words[claim.outcome]
-    numbers = [_answer(claim), *(difference_sentence(d) for d in claim.differences), _beyond(claim)]
+    numbers = [_answer(claim), *(difference_sentence(d, findings.table) for d in claim.differences), _beyond(claim)]
     if found is not None and found.status == "claimed":
         answer += f" [{found.grade}]"
     elif claim.outcome != "not settled":
@@ -223,13 +224,17 @@ def _answer(claim: RobustnessClaim) -> str:
     )
 
 
-def difference_sentence(found: Difference) -> str:
+def difference_sentence(found: Difference, table: TrialTable) -> str:
     """One statistic: mean difference, interval, in how many groups."""
-    interval = found.over_trials
-    mean = sum(g.a for g in found.groups) / len(found.groups), sum(g.b for g in found.groups) / len(found.groups)
+    difference, (low, high) = table.difference_as_given(found)
+    means = [sum(getattr(group, name) for group in found.groups) / len(found.groups) for name in ("a", "b")]
+    better = ""
+    if not found.larger_is_better:
+        means = [table.as_given(mean) for mean in means]
+        better = f" ({DIRECTIONS[table.score.direction]})"
     return (
-        f"{STATISTICS[found.statistic].capitalize()}{'' if found.larger_is_better else ' (lower is better)'}: {number(mean[0])} against {number(mean[1])}, difference "
-        f"{number(found.mean)} (90 % interval {number(interval.low)} to {number(interval.high)}), better in {found.better} of {len(found.groups)}."
+        f"{STATISTICS[found.statistic].capitalize()}{better}: {plain(means[0])} against {plain(means[1])}, difference {plain(difference)} "
+        f"(90 % interval {plain(low)} to {plain(high)}), better in {found.better} of {len(found.groups)}."
     )
 
 

@@ -8,11 +8,11 @@ from ray_unlearn.analysis import guideline_data, guideline_figures
 from ray_unlearn.analysis.claims_view import claim_view, headline_answer
 from ray_unlearn.analysis.difference import Difference
 from ray_unlearn.analysis.findings import Findings
+from ray_unlearn.analysis.numerals import number, share
 from ray_unlearn.analysis.output import Output
 from ray_unlearn.analysis.page_part import Part, pictures_of
 from ray_unlearn.analysis.sentences import label
 from ray_unlearn.analysis.view import Heading, Shown
-from ray_unlearn.analysis.wording import number, share
 from ray_unlearn.spec.guidelines import Guideline
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ray_unlearn.analysis.sentences import label, number
+from ray_unlearn.analysis.numerals import plain
+from ray_unlearn.analysis.sentences import label
 from ray_unlearn.spec.guidelines import Guideline, Guidelines
 
 Change = Literal["new", "tightened", "widened", "moved", "contradicted", "withdrawn", "regraded", "unchanged"]
@@ -60,7 +61,7 @@ def _changed(old: Guideline, new: Guideline) -> tuple[Change, str]:
             return "contradicted", f", {old.scope.method} -> {new.scope.method}"
         before, after = old.estimates.get("difference"), new.estimates.get("difference")
         if before is not None and after is not None and before * after < 0:
-            return "contradicted", f", difference {number(before)} -> {number(after)}"
+            return "contradicted", f", difference {plain(before)} -> {plain(after)}"
     if old.kind == "rank":
         was = [line["param"] for line in old.estimates["matters"]]
         now = [line["param"] for line in new.estimates["matters"]]
@@ -111,7 +112,7 @@ def _moved(old: Sequence[float] | None, new: Sequence[float] | None, before: flo
 
 def _shown(guideline: Guideline) -> str:
     low, high = _edges(guideline)
-    return f"{'..' if math.isinf(low) else number(low)} to {'..' if math.isinf(high) else number(high)}"
+    return f"{'..' if math.isinf(low) else plain(low)} to {'..' if math.isinf(high) else plain(high)}"
 
 
 def _title(guideline: Guideline | None) -> str:

@@ -9,6 +9,7 @@ scoped   one or two domains: stated for these alone.
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ray_unlearn.analysis.numerals import counted
 from ray_unlearn.spec.guidelines import Evidence, Grade, Reason
 
 
@@ -59,9 +60,7 @@ def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> lis
         )
         reasons.append(Reason(kind="trials", text=text, trials_needed=more))
     if evidence.n_seeds < limits.least_seeds:
-        known = (
-            f"{evidence.n_seeds} seed{'' if evidence.n_seeds == 1 else 's'}" if evidence.n_seeds else "no seed known"
-        )
+        known = counted(evidence.n_seeds, "seed") if evidence.n_seeds else "no seed known"
         reasons.append(Reason(kind="seeds", text=f"{known}, {limits.least_seeds} are needed"))
     return reasons
 

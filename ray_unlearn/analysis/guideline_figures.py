@@ -11,7 +11,7 @@ from ray_unlearn.analysis.plots.pareto import fronts
 from ray_unlearn.analysis.plots.regions import regions
 from ray_unlearn.analysis.plots.robustness import tuning
 from ray_unlearn.analysis.plots.transfer import heldout
-from ray_unlearn.analysis.sentences import number
+from ray_unlearn.analysis.sentences import tolerance
 from ray_unlearn.analysis.style import MOST_DOTS, look, thinned
 
 MOST_EVALUATIONS = 6000
@@ -45,11 +45,10 @@ def reading_regions(findings: Findings) -> str:
     """How to read every figure of good values, once."""
     score, groups = findings.table.score, len(findings.table.groups)
     worst = f" A value must be good in all of the {groups} groups: the worst one counts." if groups > 1 else ""
-    tolerance = f"{number(score.tolerance)} {score.unit}".rstrip()
     return (
         "How to read the figures of good values. Above: the best score that a value allows, whatever the other hyperparameters are set to, "
-        f"measured from the best there is (0). Good is what stays below the dashed line, the tolerance of {tolerance}. The band is where the "
-        "curve lies with 90 % probability given the trials. Dots are trials, by their score above that of the best trial of their group; most "
+        f"measured from the best there is (0). Good is what stays below the dashed line, the tolerance of {tolerance(score)}. The band is where the "
+        "curve lies with 90 % probability given the trials. Dots are trials, by what their score loses to that of the best trial of their group; most "
         "lie above the curve because their other values are not the best ones. Below: the probability that a value is good."
         f"{worst} Green is the core, to be used; red is excluded; between them it is not known. An arrow marks an end of the core that "
         "is no edge of what is good: the search, or the trials, end there."
@@ -101,7 +100,7 @@ def paired_figure(findings: Findings) -> Drawing | None:
         f"{claim.method_a} against {claim.method_b}",
         "One dot per group, coloured by the method that does better there; diamonds are means over groups with their 90 % intervals. "
         "Each axis is turned so that the right favours the first method. The first statistic allows for the method with more trials "
-        f"finding a better best (both are given {claim.budget} trials); the last is the mean of the tuning curve up to there, lower is better.",
+        f"finding a better best (both are given {claim.budget} trials); the last is the mean of the tuning curve up to there.",
         data,
         paired(data, findings.table.methods, claim.method_a, claim.method_b),
     )

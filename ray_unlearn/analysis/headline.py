@@ -5,14 +5,16 @@ from collections.abc import Sequence
 from ray_unlearn.analysis.effects.comparison import Difference
 from ray_unlearn.analysis.findings import Findings, MethodFindings
 from ray_unlearn.analysis.grades import Thresholds, missing_evidence
+from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.rounding import pair, rounded
-from ray_unlearn.analysis.sentences import STATISTICS, number
+from ray_unlearn.analysis.sentences import STATISTICS
+from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guidelines import Evidence, Guideline, Reason, Scope
 
 
 def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
     """The published claim, whichever way it comes out: one comparison, three statistics, settled together by Holm."""
-    claim = findings.headline
+    claim, table = findings.headline, findings.table
     if claim is None:
         return []
     a, b = (findings.methods[name] for name in (claim.method_a, claim.method_b))
@@ -29,8 +31,9 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
     reasons = _missing((a, b), limits)
     if not reasons and claim.outcome == "not settled":
         told = "; ".join(
-            f"{STATISTICS[d.statistic]}: {number(d.mean)} ({number(d.over_trials.low)} to {number(d.over_trials.high)})"
+            f"{STATISTICS[d.statistic]}: {plain(mean)} ({plain(low)} to {plain(high)})"
             for d in claim.differences
+            for mean, (low, high) in [table.difference_as_given(d)]
         )
         text = f"the difference is not settled by these trials, 90 % intervals of the paired differences: {told}"
         reasons.append(Reason(kind="difference", text=text))
@@ -46,11 +49,10 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
             "scope": Scope(method=claim.method_a, models=tuple(sorted({*a.models, *b.models})), domains=tuple(sorted({*a.domains, *b.domains}))),
             "estimates": {
                 "finding": claim.outcome, "against": claim.method_b, "statistic": STATISTICS[first.statistic],
-                "difference": rounded(first.mean), "difference_90": pair((first.over_trials.low, first.over_trials.high)),
+                **_numbers(table, first),
                 "same_sign": max(first.better, first.worse), "budget": claim.budget,
                 "all": [
-                    {"statistic": d.statistic, "difference": rounded(d.mean), "difference_90": pair((d.over_trials.low, d.over_trials.high)),
-                     "outcome": outcome, "adjusted_p": rounded(p), "better_in": d.better, "worse_in": d.worse}
+                    {"statistic": d.statistic, **_numbers(table, d), "outcome": outcome, "adjusted_p": rounded(p), "better_in": d.better, "worse_in": d.worse}
                     for d, outcome, p in zip(claim.differences, claim.outcomes, claim.adjusted_p, strict=True)
                 ],
             },
@@ -72,12 +74,11 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
         sums[difference.method_b] -= difference.mean
     best = min(sums, key=lambda method: (sums[method], method))
     against = [
-        (d.method_b, d.mean, (d.over_trials.low, d.over_trials.high), p, d) if d.method_a == best
-        else (d.method_a, -d.mean, (-d.over_trials.high, -d.over_trials.low), p, d)
-        for d, p in zip(pairs.differences, pairs.adjusted_p, strict=True) if best in (d.method_a, d.method_b)
-    ]  # fmt: skip
-    settled = [line for line in against if line[3] <= limits.family_error and line[1] < 0]
-    rest = [line[0] for line in against if line not in settled]
+        (d.method_b if d.method_a == best else d.method_a, d, p)
+        for d, p in zip(pairs.differences, pairs.adjusted_p, strict=True)
+        if best in (d.method_a, d.method_b)
+    ]
+    settled = {other: p for other, d, p in against if p <= limits.family_error and (d.mean < 0) == (d.method_a == best)}
     everyone = list(findings.methods.values())
     reasons = _missing(everyone, limits)
     if not reasons and not settled:
@@ -93,16 +94,16 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
                 domains=tuple(sorted({d for found in everyone for d in found.domains})),
             ),
             "estimates": {
-                "better_than": [line[0] for line in settled], "not_settled": rest, "budget": pairs.budget,
+                "better_than": list(settled), "not_settled": [other for other, _, _ in against if other not in settled], "budget": pairs.budget,
                 "differences": [
-                    {"against": name, "difference": rounded(mean), "difference_90": pair(interval), "adjusted_p": rounded(p)}
-                    for name, mean, interval, p, _ in against
+                    {"against": other, **_numbers(findings.table, d, turned=d.method_a != best), "adjusted_p": rounded(p)}
+                    for other, d, p in against
                 ],
             },
             "evidence": Evidence(
                 n_trials=sum(found.evidence.n_trials for found in everyone), n_groups=groups,
                 n_seeds=min(found.evidence.n_seeds for found in everyone), sampler="drawn from the space",
-                p_value=rounded(max((line[3] for line in settled), default=1.0)), family_size=len(pairs.differences),
+                p_value=rounded(max(settled.values(), default=1.0)), family_size=len(pairs.differences),
             ),
         })
     ]  # fmt: skip
@@ -120,3 +121,11 @@ def _missing(methods: Sequence[MethodFindings], limits: Thresholds) -> list[Reas
 def _independent(methods: Sequence[MethodFindings], difference: Difference) -> int:
     """Domains (or models) compared: pairs of both are not independent of each other."""
     return min(len(difference.groups), *(found.evidence.n_groups for found in methods))
+
+
+def _numbers(table: TrialTable, found: Difference, turned: bool = False) -> dict[str, object]:
+    """Mean difference with its interval, in the direction the scores were given in; `turned`: b - a."""
+    mean, (low, high) = table.difference_as_given(found)
+    if turned:
+        mean, low, high = -mean, -high, -low
+    return {"difference": rounded(mean), "difference_90": pair((low, high))}

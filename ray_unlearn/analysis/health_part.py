@@ -7,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from ray_unlearn.analysis.health import Health
+from ray_unlearn.analysis.numerals import counted, plain, share
 from ray_unlearn.analysis.page_part import Part
-from ray_unlearn.analysis.sentences import counted, label, number
+from ray_unlearn.analysis.sentences import label, tolerance
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.analysis.view import Heading, Shown
-from ray_unlearn.analysis.wording import share
 from ray_unlearn.spec.guidelines import ScoreInfo
 
 OFTEN = 0.3
@@ -36,11 +36,10 @@ def health_part(table: TrialTable, found: Health) -> Part:
 
 def score_sentence(score: ScoreInfo) -> str:
     """What was measured, where, and what counts as equally good."""
-    unit = f" {score.unit}" if score.unit else ""
     direction = "lower" if score.direction == "minimize" else "higher"
     return (
         f"Score: {score.name}{f' [{score.unit}]' if score.unit else ''}, {direction} is better, taken at {score.checkpoint_rule}. Tolerance: "
-        f"{number(score.tolerance)}{unit}, {score.tolerance_source}. What is within the tolerance of the best counts as good."
+        f"{tolerance(score)}, {score.tolerance_source}. What is within the tolerance of the best counts as good."
     )
 
 
@@ -99,7 +98,7 @@ def _bounds(at_bounds: pd.DataFrame) -> list[str]:
             what = "of the search" if line["bounds_known"] else "of the values seen"
             facts.append(
                 f"{_name(line)}{line['hits']} of the {line['best']} best trials lie at the {end} bound {what} in {label(line['parameter'])} "
-                f"({number(line['bound'])}): the optimum may lie outside."
+                f"({plain(line['bound'])}): the optimum may lie outside."
             )
     return facts
 
@@ -109,8 +108,8 @@ def _cliffs(infeasible: pd.DataFrame) -> list[str]:
     for line in infeasible.to_dict("records"):
         if not math.isnan(line["share"]) and line["share"] >= OFTEN and line["trials"] >= 3:
             facts.append(
-                f"{_name(line)}{line['infeasible']} of {line['trials']} trials with {label(line['parameter'])} from {number(line['low'])} to "
-                f"{number(line['high'])} (the {line['third']} third) are infeasible."
+                f"{_name(line)}{line['infeasible']} of {line['trials']} trials with {label(line['parameter'])} from {plain(line['low'])} to "
+                f"{plain(line['high'])} (the {line['third']} third) are infeasible."
             )
     return facts
 

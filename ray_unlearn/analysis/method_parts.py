@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from ray_unlearn.analysis import guideline_figures
 from ray_unlearn.analysis.claims_view import claim_view
 from ray_unlearn.analysis.findings import Findings, MethodFindings
+from ray_unlearn.analysis.numerals import number, share
 from ray_unlearn.analysis.output import Output
 from ray_unlearn.analysis.page_part import Part, pictures_of
 from ray_unlearn.analysis.view import Heading, Shown
-from ray_unlearn.analysis.wording import number, share
 from ray_unlearn.spec.guidelines import Guideline, Reason
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ray_unlearn.analysis import claims_view, wording
 from ray_unlearn.analysis.claims import guidelines_of
 from ray_unlearn.analysis.comparison_parts import compared, difference_part, interactions, transfer
@@ -85,7 +87,7 @@ def write_report(
         files = Output(out)
         trials_file = files.unique("trials")
         with study_sections(results.studies, files) as finished:
-            written = files.csv(table.trials, trials_file) if table is not None else None
+            written = files.csv(_as_given(table), trials_file) if table is not None else None
             source = provenance(results, written, seed, command_line(results, given))
             analysis = _analyse(table, tolerance, seed, before, source)
             parts = _parts(analysis, results, files)
@@ -119,6 +121,11 @@ def _analyse(
         guidelines=claims,
     )
     return _Analysis(table, findings, guidelines, None if before is None else compare(before, guidelines))
+
+
+def _as_given(table: TrialTable) -> pd.DataFrame:
+    """The trials for people: scores in the direction they were given in."""
+    return table.trials.assign(**{name: table.as_given(table.trials[name]) for name in ("score", "score_selection")})
 
 
 def _any_outcome(results: Results) -> bool:

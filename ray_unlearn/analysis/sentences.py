@@ -1,10 +1,9 @@
 """A guideline in words, rendered from its data and nothing else."""
 
-import math
 from collections.abc import Callable
-from typing import Any
 
 from ray_unlearn.analysis.grades import THRESHOLDS
+from ray_unlearn.analysis.numerals import counted, plain, share
 from ray_unlearn.spec.guidelines import Evidence, Guideline, Heldout, ScoreInfo
 
 LABELS = {
@@ -23,19 +22,6 @@ STATISTICS = {
 def label(param: str | None) -> str:
     """A hyperparameter for people."""
     return LABELS.get(param or "", param or "")
-
-
-def number(value: Any) -> str:
-    """Three significant digits; 1e-4 rather than 0.0001 or 1e-04."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "?"
-    if isinstance(value, bool | str):
-        return str(value)
-    text = f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
-    if "e" in text:
-        mantissa, exponent = text.split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return text
 
 
 def sentence(guideline: Guideline, score: ScoreInfo) -> str:
@@ -61,7 +47,7 @@ WITHHELD = {
 
 def tolerance(score: ScoreInfo) -> str:
     """`0.1 nats/token`."""
-    return f"{number(score.tolerance)} {score.unit}".strip()
+    return f"{plain(score.tolerance)} {score.unit}".strip()
 
 
 def _range(guideline: Guideline, score: ScoreInfo) -> str:
@@ -71,25 +57,25 @@ def _range(guideline: Guideline, score: ScoreInfo) -> str:
         excluded = [str(choice) for choice in numbers.get("excluded", [])]
         return f"use {' or '.join(map(str, space.choices))}, not {' or '.join(excluded)}. Within {tolerance(score)} of the best."
     if guideline.low_is_boundary and not guideline.high_is_boundary:
-        use = f"use at most {number(space.high)}"
+        use = f"use at most {plain(space.high)}"
     elif guideline.high_is_boundary and not guideline.low_is_boundary:
-        use = f"use at least {number(space.low)}"
+        use = f"use at least {plain(space.low)}"
     else:
-        use = f"use {number(space.low)} to {number(space.high)}"
+        use = f"use {plain(space.low)} to {plain(space.high)}"
     edges = []
     for side, censored in (("low", guideline.low_is_boundary), ("high", guideline.high_is_boundary)):
         interval = numbers.get(f"{side}_edge_90")
         if censored:
-            edges.append(f"{side} edge censored at the search bound {number(numbers.get(f'searched_{side}'))}")
+            edges.append(f"{side} edge censored at the search bound {plain(numbers.get(f'searched_{side}'))}")
         elif interval:
-            edges.append(f"{side} edge 90 % interval {number(interval[0])} to {number(interval[1])}")
+            edges.append(f"{side} edge 90 % interval {plain(interval[0])} to {plain(interval[1])}")
     return f"{use} (core; {'; '.join(edges)}). Within {tolerance(score)} of the best."
 
 
 def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
     numbers = guideline.estimates
     low, high = numbers.get("low"), numbers.get("high")
-    where = f"below {number(high)}" if low is None else f"above {number(low)}"
+    where = f"below {plain(high)}" if low is None else f"above {plain(low)}"
     whose = "in at least one of the domains no setting" if numbers.get("groups", 1) > 1 else "no setting"
     return (
         f"avoid {where}: {whose} of the others comes within {tolerance(score)} of the best there "
@@ -98,7 +84,7 @@ def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
 
 
 def _rank(guideline: Guideline, score: ScoreInfo) -> str:
-    order = [f"{label(line['param'])} (p = {number(line['p'])})" for line in guideline.estimates["matters"]]
+    order = [f"{label(line['param'])} (p = {plain(line['p'])})" for line in guideline.estimates["matters"]]
     rest = [label(name) for name in guideline.estimates["not_shown"]]
     text = f"what decides whether a trial is among the best: {', then '.join(order)}"
     if rest:
@@ -111,7 +97,7 @@ def _interaction(guideline: Guideline, score: ScoreInfo) -> str:
     what = "forget perplexity" if guideline.estimates.get("response") == "forget_nll" else "score"
     return (
         f"learning rate times steps is what counts: the {what} follows log(lr) + kappa log(steps) with kappa "
-        f"{number(guideline.estimates['kappa'])} (90 % interval {number(low)} to {number(high)})."
+        f"{plain(guideline.estimates['kappa'])} (90 % interval {plain(low)} to {plain(high)})."
     )
 
 
@@ -119,10 +105,10 @@ def _stop(guideline: Guideline, score: ScoreInfo) -> str:
     numbers = guideline.estimates
     low, high = numbers["regret_90"]
     return (
-        f"stop at the first evaluation whose forget perplexity reaches that of unseen text: it costs {number(numbers['regret'])} "
-        f"{score.unit} (90 % interval {number(low)} to {number(high)}) against the best step known in hindsight, running to the "
-        f"last step {number(numbers['regret_last'])}; {percent(numbers['crossed'])} of trials get there, and save "
-        f"{percent(numbers['updates_saved'])} of the updates."
+        f"stop at the first evaluation whose forget perplexity reaches that of unseen text: it costs {plain(numbers['regret'])} "
+        f"{score.unit} (90 % interval {plain(low)} to {plain(high)}) against the best step known in hindsight, running to the "
+        f"last step {plain(numbers['regret_last'])}; {share(numbers['crossed'])} of trials get there, and save "
+        f"{share(numbers['updates_saved'])} of the updates."
     ).replace("  ", " ")
 
 
@@ -134,15 +120,15 @@ def _method(guideline: Guideline, score: ScoreInfo) -> str:
         return (
             (
                 f"with 1 to {numbers['budget']} random trials it reaches better scores than {', '.join(numbers['better_than'])} (mean paired "
-                f"differences {number(min(won))} to {number(max(won))} {score.unit}){rest}."
+                f"differences {plain(min(won))} to {plain(max(won))} {score.unit}){rest}."
             )
             .replace("  ", " ")
             .replace(" )", ")")
         )
     low, high = numbers["difference_90"]
     text = (
-        f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, given 1 to {numbers.get('budget', 'K')} random trials, difference {number(numbers['difference'])} "
-        f"(90 % interval {number(low)} to {number(high)}), the same sign in {numbers['same_sign']} of {guideline.evidence.n_groups}."
+        f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, given 1 to {numbers.get('budget', 'K')} random trials, difference {plain(numbers['difference'])} "
+        f"(90 % interval {plain(low)} to {plain(high)}), the same sign in {numbers['same_sign']} of {guideline.evidence.n_groups}."
     )
     open_ones = [STATISTICS[s["statistic"]] for s in numbers.get("all", ()) if s["outcome"] == "not settled"]
     return f"{text} Not settled by themselves: {', '.join(open_ones)}." if open_ones else text
@@ -153,12 +139,12 @@ def _budget(guideline: Guideline, score: ScoreInfo) -> str:
     low, high = numbers["share_95"]
     return (
         f"{numbers['trials']} random trials come within {tolerance(score)} of its best with probability 0.9: "
-        f"{percent(numbers['share'])} of configurations do (95 % interval {percent(low)} to {percent(high)})."
+        f"{share(numbers['share'])} of configurations do (95 % interval {share(low)} to {share(high)})."
     ).replace("  ", " ")
 
 
 def _point(guideline: Guideline, score: ScoreInfo) -> str:
-    return f"use {number(guideline.warm_start)}."
+    return f"use {plain(guideline.warm_start)}."
 
 
 def _leave(guideline: Guideline, score: ScoreInfo) -> str:
@@ -172,16 +158,6 @@ CLAIMS: dict[str, Render] = {
 }  # fmt: skip
 
 
-def percent(share: float) -> str:
-    """`37 %`."""
-    return f"{100 * share:.0f} %"
-
-
-def counted(count: int, noun: str) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def evidence_sentence(guideline: Guideline) -> str:
     """`400 trials, 3 seeds, 6 domains, p = 0.004.`"""
     evidence: Evidence = guideline.evidence
@@ -192,7 +168,7 @@ def evidence_sentence(guideline: Guideline) -> str:
     if len(guideline.scope.models) > 1 and len(guideline.scope.models) != domains:
         parts.append(counted(len(guideline.scope.models), "model"))
     if evidence.p_value is not None and guideline.kind not in ("rank",):
-        parts.append(f"p = {number(evidence.p_value)} in a family of {evidence.family_size}")
+        parts.append(f"p = {plain(evidence.p_value)} in a family of {evidence.family_size}")
     return ", ".join(parts) + "."
 
 
@@ -204,7 +180,7 @@ def heldout_sentence(heldout: Heldout | None) -> str:
         match = f"{counted(heldout.trials_inside, 'trial')} inside are better than any number tried outside"
     else:
         match = (
-            f"{counted(heldout.trials_inside, 'trial')} inside match {number(heldout.trials_outside)} in the full space"
+            f"{counted(heldout.trials_inside, 'trial')} inside match {plain(heldout.trials_outside)} in the full space"
         )
     return f"Held out: {match}; better in {heldout.better} of {len(heldout.groups)}."
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ray_unlearn.analysis import wording
 from ray_unlearn.analysis.figures import draw_all
 from ray_unlearn.analysis.health import boundary_hits, unscored
+from ray_unlearn.analysis.numerals import share
 from ray_unlearn.analysis.output import Output, Picture
 from ray_unlearn.analysis.table import StudyResults
 from ray_unlearn.analysis.verdict import verdict
@@ -96,7 +97,7 @@ def _health(study: StudyResults) -> list[tuple[str, str]]:
     else:
         search = study.spec.search
         random = "" if search.sampler in ("qmc", "random", "grid") else (
-            f", the first {wording.share(search.quasi_random_share)} of each method's trials drawn quasi-randomly"
+            f", the first {share(search.quasi_random_share)} of each method's trials drawn quasi-randomly"
         )  # fmt: skip
         stop = "no early stopping" if search.scheduler.type == "none" else f"early stopping by {search.scheduler.type}"
         facts.append(("Search", f"{search.sampler} sampler{random}; {stop}; sampler seed {search.seed}"))

@@ -31,7 +31,7 @@ from ray_unlearn.results.table import TEXT_COLUMNS, baseline_table, result_table
 from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.methods import METHODS
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study import StudySpec, public_name
 
 
 @dataclass(frozen=True)
@@ -289,11 +289,6 @@ def _check_baselines(rows: pd.DataFrame, baselines: pd.DataFrame, table: Path, p
         raise UserError(
             f"{path}: does not belong to {table}: its target contradicts `forget_gap_selection`; remove or rename it"
         )
-
-
-def public_name(text: str) -> str:
-    """A hub id or `demo:` source as it is; of a local path only the last name."""
-    return Path(text).name if text.startswith(("/", ".", "~")) else text
 
 
 def _facts(header: dict[str, Any], prefix: str = "") -> dict[str, str]:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.effects.comparison import Difference
 from ray_unlearn.analysis.parts import Part, foreign_part, study_part
 from ray_unlearn.analysis.searched import combined, seen_axis
 from ray_unlearn.analysis.table import Results, StudyResults
@@ -79,11 +80,16 @@ class TrialTable:
         return self.trials[chosen]
 
     def as_given(self, score: Any) -> Any:
-        """A score (number, array or column) in the direction it was given in: accuracies stay positive for people.
-
-        Differences of scores keep their sign: with `maximize` too, a positive regret is a loss.
-        """
+        """A score (number, array or column), or a difference of scores, in the direction it was given in: accuracies stay
+        positive for people. What a score loses (a regret) is positive in either direction, and is not turned."""
         return score if self.score.direction == "minimize" else -score
+
+    def difference_as_given(self, found: Difference) -> tuple[float, tuple[float, float]]:
+        """Mean and 90 % interval of a comparison, turned as `as_given` where its statistic is a score and not a share."""
+        low, high = found.over_trials.low, found.over_trials.high
+        if found.larger_is_better or self.score.direction == "minimize":
+            return found.mean, (low, high)
+        return -found.mean, (-high, -low)
 
 
 def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTable:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ray_unlearn.analysis.numerals import change, fixed, number, share, whole
 from ray_unlearn.analysis.table import StudyResults
 from ray_unlearn.analysis.tidy import STATUSES
 from ray_unlearn.analysis.verdict import HALF, ranked
-from ray_unlearn.analysis.wording import change, fixed, number, others, share, whole
+from ray_unlearn.analysis.wording import others
 from ray_unlearn.results.schema import COLUMNS
 
 DIRECTIONS = {"minimize": "lower is better", "maximize": "higher is better", "target": "target 0.5", "none": ""}

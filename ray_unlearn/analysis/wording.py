@@ -7,12 +7,11 @@ import math
 
 import pandas as pd
 
+from ray_unlearn.analysis.numerals import MINUS, change, fixed, number, whole
 from ray_unlearn.analysis.table import StudyResults
 from ray_unlearn.analysis.tidy import STATUSES
 from ray_unlearn.analysis.verdict import FORGET_TOLERANCE, HALF, UTILITY_TOLERANCE, agreement, ranked
 
-MINUS = "\u2212"
-DASH = "\u2013"
 NO_SCORE = "no trial has a score yet"
 STATUS_WORDS = {
     "complete": "complete",
@@ -22,48 +21,6 @@ STATUS_WORDS = {
     "failed": "failed",
     "running": "without an outcome",
 }
-
-
-def number(value: float, digits: int = 3) -> str:
-    """`value` to some significant digits: 0.0412, 3.1e-4, 76.5, 1,240, 1.2e7; a dash where there is none."""
-    if value is None or math.isnan(value):
-        return DASH
-    if math.isinf(value):
-        return "\u221e" if value > 0 else f"{MINUS}\u221e"
-    if value == 0:
-        return "0"
-    size = abs(value)
-    if size < 1e-3 or size >= 1e5:
-        mantissa, exponent = f"{size:.{digits - 1}e}".split("e")
-        text = f"{mantissa}e{int(exponent)}"
-    else:
-        text = f"{size:,.{max(0, digits - 1 - math.floor(math.log10(size)))}f}"
-    return (MINUS if value < 0 else "") + text
-
-
-def whole(value: float) -> str:
-    """An integer with thousands separators."""
-    return DASH if value is None or math.isnan(value) else f"{int(value):,}"
-
-
-def fixed(value: float, places: int = 2) -> str:
-    """A number of known size (an AUC) to fixed places."""
-    return DASH if value is None or math.isnan(value) else f"{value:.{places}f}".replace("-", MINUS)
-
-
-def change(value: float) -> str:
-    """A relative change with its sign: +3.1 %."""
-    if value is None or math.isnan(value):
-        return DASH
-    percent = round(100 * value, 1) + 0.0  # + 0.0: no minus before a zero
-    if abs(percent) >= 1000:
-        return ("+" if percent > 0 else MINUS) + f"{number(abs(percent), 2)} %"
-    return f"{percent:+.1f} %".replace("-", MINUS)
-
-
-def share(value: float) -> str:
-    """A share as a percentage: 12 %."""
-    return DASH if value is None or math.isnan(value) else f"{100 * value:.0f} %"
 
 
 def configuration(study: StudyResults, row: pd.Series) -> str:

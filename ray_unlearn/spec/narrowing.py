@@ -6,7 +6,6 @@ A claimed region replaces a parameter's range (see `spec.regions`), and the clai
 
 import math
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import Any
 
 from ray_unlearn.spec.base import validated
@@ -15,7 +14,7 @@ from ray_unlearn.spec.guidelines import Guideline, Guidelines, Value
 from ray_unlearn.spec.points import sampled_parameters
 from ray_unlearn.spec.regions import Kept, narrowed_parameter
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange, Scalar, SearchSpace
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study import StudySpec, public_name
 
 FULL_SPACE_SHARE = 0.2
 """Enough to notice that a claim is wrong, little enough that narrowing pays."""
@@ -79,7 +78,7 @@ def _nothing_claimed(guidelines: Guidelines, where: str) -> str:
 def _transfers(spec: StudySpec, claims: list[Guideline], domain: str) -> Iterator[str]:
     """What the claims are used for beyond their scope. Whether they transfer is the user's to judge."""
     mine = domain or spec.data.domain
-    model = _public(spec.model.source)
+    model = public_name(spec.model.source)
     for what, here, scopes in (
         ("domain", mine, [claim.scope.domains for claim in claims]),
         ("model", model, [claim.scope.models for claim in claims]),
@@ -93,11 +92,6 @@ def _transfers(spec: StudySpec, claims: list[Guideline], domain: str) -> Iterato
             )
 
 
-def _public(source: str) -> str:
-    """A model as the result table names it: of a local path the last name only."""
-    return PurePath(source).name if source.startswith(("/", ".", "~")) else source
-
-
 def _best_claims(claims: list[Guideline], method: str, model: str, domain: str) -> dict[str, Guideline]:
     """For each hyperparameter the claim that speaks most for this method, domain and model, by grade, ranges first."""
     grades = ("A", "B", "C", "scoped")
@@ -105,7 +99,7 @@ def _best_claims(claims: list[Guideline], method: str, model: str, domain: str) 
     def rank(claim: Guideline) -> tuple[Any, ...]:
         scope = claim.scope
         elsewhere = bool(scope.domains and domain not in scope.domains)
-        other = bool(scope.models and _public(model) not in scope.models)
+        other = bool(scope.models and public_name(model) not in scope.models)
         assert claim.grade is not None
         return (scope.method is None, elsewhere, other, grades.index(claim.grade), claim.kind != "range", claim.id)
 

@@ -336,6 +336,11 @@ class StudySpec(Strict):
         )
 
 
+def public_name(source: str) -> str:
+    """A model as tables and reports name it: a hub id or `demo:` source as it is; of a local path only the last name."""
+    return Path(source).name if source.startswith(("/", ".", "~")) else source
+
+
 def _is_local(source: str | None) -> bool:
     return source is not None and source.startswith((".", "/"))
 

@@ -5,10 +5,13 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from surfaces import planted, valley
 
 from ray_unlearn.analysis.report import write_report
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.guidelines import load_guidelines
 
 
 def lines(count: int, score: str = "0.5", **columns: str) -> str:
@@ -69,3 +72,28 @@ def test_an_error_that_names_the_place(text: str, message: str, tmp_path: Path) 
         report_of(text, tmp_path)
     assert "table.csv" in str(error.value)
     assert not (tmp_path / "out").exists(), "nothing is written before the input is known to be good"
+
+
+def test_a_score_that_is_maximised_keeps_its_sign_for_people(tmp_path: Path) -> None:
+    """The same table as a loss and as an accuracy of 1 - loss: the same claims, and no accuracy with a minus."""
+    losses = planted(
+        {"a": valley(), "b": lambda logs, rng: valley()(logs, rng) + 0.3}, trials=40, groups=("x", "y", "z")
+    ).trials
+    frame = losses[["trial", "method", "domain", "seed", "learning_rate", "w_r"]].assign(drawn_by="random")
+    frame.assign(loss=losses["score"]).to_csv(tmp_path / "loss.csv", index=False)
+    frame.assign(accuracy=1 - losses["score"]).to_csv(tmp_path / "accuracy.csv", index=False)
+    how = {"mapping": {"drawn_by": "sampler"}, "tolerance": 0.1}
+    write_report([tmp_path / "loss.csv"], tmp_path / "l", score="loss", **how)
+    write_report([tmp_path / "accuracy.csv"], tmp_path / "a", score="accuracy", maximise=True, **how)
+    loss, accuracy = (load_guidelines(tmp_path / name / "guidelines.json") for name in ("l", "a"))
+    assert [(g.id, g.status) for g in loss.guidelines] == [(g.id, g.status) for g in accuracy.guidelines]
+    best = {
+        name: next(g for g in file.claimed if g.id == "method_choice/best")
+        for name, file in (("l", loss), ("a", accuracy))
+    }
+    assert best["l"].scope.method == best["a"].scope.method == "a"
+    numbers = {name: found.estimates["differences"][0]["difference"] for name, found in best.items()}
+    assert numbers["l"] == pytest.approx(-0.3, abs=0.1)
+    assert numbers["a"] == pytest.approx(-numbers["l"], rel=1e-4)
+    shown = pd.read_csv(tmp_path / "a" / "data" / "trials.csv")
+    assert np.sort(shown["score"]) == pytest.approx(np.sort(1 - losses["score"]))

@@ -21,7 +21,6 @@ from ray_unlearn.analysis.effects.robustness import (
     resampled,
     share_within,
     tuning_curve,
-    worst_finite,
 )
 from ray_unlearn.spec.errors import UserError
 
@@ -116,9 +115,6 @@ def test_a_method_that_always_diverges_is_worth_doing_nothing() -> None:
     for line in (curve.expected_best, curve.low, curve.high):
         assert line == pytest.approx((1.5, 1.5, 1.5))
     assert area_under_tuning_curve(curve) == pytest.approx(1.5)
-    with pytest.raises(UserError, match="no feasible trial"):
-        worst_finite(np.full(8, math.nan), ~NONE)
-    assert worst_finite(SCORES, INFEASIBLE) == 2.5
 
 
 def test_budgets_that_hang_on_one_lucky_trial_are_refused() -> None:

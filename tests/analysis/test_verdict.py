@@ -8,9 +8,10 @@ import pytest
 from planted import demo_spec, plant, quick_ledger, row_of, write_trial
 
 from ray_unlearn.analysis.health import boundary_hits
+from ray_unlearn.analysis.numerals import change, number
 from ray_unlearn.analysis.table import StudyResults, load
 from ray_unlearn.analysis.verdict import agreement, feasible, ranked, verdict
-from ray_unlearn.analysis.wording import agreement_sentence, change, headline, number, outcome_sentence
+from ray_unlearn.analysis.wording import agreement_sentence, headline, outcome_sentence
 from ray_unlearn.results.best import best_trial
 from ray_unlearn.results.ledger import read_ledger
 from ray_unlearn.results.schema import Row

@@ -131,18 +131,6 @@ def curve_ks(last: int) -> tuple[int, ...]:
     return tuple(int(k) for k in np.unique(np.round(np.geomspace(1, last, count)).astype(int)))
 
 
-def worst_finite(scores: ArrayLike, infeasible: ArrayLike) -> float:
-    """The fallback where the score of doing nothing is unknown.
-
-    Raises:
-        UserError: no trial is feasible.
-    """
-    values = ranked(scores, infeasible)
-    if not np.isfinite(values).any():
-        raise UserError("no feasible trial: a tuning curve needs one, or the vanilla model's score as fallback")
-    return float(values[np.isfinite(values)].max())
-
-
 # Trials in order of choice, and statistics of many such rows at once.
 
 

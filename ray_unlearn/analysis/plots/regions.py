@@ -44,7 +44,7 @@ def regions(data: pd.DataFrame, axes: tuple[Axis, ...], tolerance: float, colour
             above.set_title(label(axis.name), fontsize=9)
             strip.set_xlabel(label(axis.name))
             if column == 0:
-                above.set_ylabel("score above the best")
+                above.set_ylabel("score lost to the best")
                 strip.set_ylabel("P(good)")
         for spare in range(len(axes), lines * columns):
             for row in (0, 1):

@@ -36,7 +36,7 @@ def tuning(data: pd.DataFrame, methods: tuple[str, ...], tolerance: float) -> Fi
             panel.set_ylim(bottom=min(0.0, float(curves["low"].min())))
             panel.yaxis.set_major_formatter(lambda value, _: short(round(value, 6)))
             panel.set_xlabel("random trials of the method")
-            panel.set_ylabel("expected best score,\nabove the best known of any method")
+            panel.set_ylabel("expected best score:\nlost to the best known of any method")
             panel.set_title("Expected best after k random trials, 90 % bands")
             if not len(shares):
                 panel.legend()

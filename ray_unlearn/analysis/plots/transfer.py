@@ -48,7 +48,7 @@ def heldout(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
             name_rows(panel, groups)
             title(panel, method, methods)
             if position >= len(shown) - columns:
-                panel.set_xlabel("score above the best known")
+                panel.set_xlabel("score lost to the best known")
                 panel.tick_params(labelbottom=True)
         grid[0].set_xlim(left=min(0.0, float(data[["regret", "regret_full_space", "regret_default"]].min().min())))
         keys = [
