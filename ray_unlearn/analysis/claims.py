@@ -177,9 +177,8 @@ class _Method:
             values = self.found.trials[axis.name]
             there = self.found.trials[(values >= low) & (values <= high)]
             at_low, at_high = math.isclose(low, axis.low), math.isclose(high, axis.high)
-            if (
-                at_low == at_high or len(there) < LEAST_AVOIDED
-            ):  # between two good runs, the surface is not smooth there
+            # Between two good runs the surface is merely not smooth.
+            if at_low == at_high or len(there) < LEAST_AVOIDED:
                 continue
             side = "low" if at_low else "high"
             guideline = self._make(

@@ -16,7 +16,7 @@ from ray_unlearn.analysis.view import Heading, Shown
 from ray_unlearn.spec.guidelines import Guideline
 
 
-def compared(findings: Findings, guidelines: Sequence[Guideline], out: Output, references: dict[str, float]) -> Part:
+def compared(findings: Findings, guidelines: Sequence[Guideline], out: Output) -> Part:
     texts = []
     tuning = guideline_figures.tuning_figure(findings)
     if tuning is None:
@@ -37,7 +37,7 @@ def compared(findings: Findings, guidelines: Sequence[Guideline], out: Output, r
             f"The published comparison, ascent + descent on in-distribution data against plain ascent, is not made. {numbers[0]}"
         )
     pareto = guideline_figures.pareto_figure(findings)
-    volumes = guideline_data.hypervolumes(findings.table, references)
+    volumes = guideline_data.hypervolumes(findings.table)
     tables = (_volume_table(volumes, findings),) if len(volumes) else ()
     if len(volumes):
         out.csv(volumes, "hypervolume")

@@ -175,14 +175,14 @@ def pareto(table: TrialTable) -> pd.DataFrame:
     return rows.assign(front=best)
 
 
-def hypervolumes(table: TrialTable, references: dict[str, float]) -> pd.DataFrame:
+def hypervolumes(table: TrialTable) -> pd.DataFrame:
     """Rarefied hypervolume by group and method, as shares of the reference square.
 
-    references: by group, the vanilla model's forget gap: both sides of the square. A point beyond is worse than doing
-    nothing. All methods and groups get the same number of trials, half of the fewest; where there are more than
+    Both sides of the square are the vanilla model's forget gap in the group: a point beyond is worse than doing nothing.
+    All methods and groups get the same number of trials, half of the fewest; where there are more than
     `MOST_RAREFIED`, that many chosen at random stand for all.
     """
-    data = pareto(table)
+    data, references = pareto(table), table.vanilla_gap
     if data.empty or not references:
         return pd.DataFrame()
     trials = table.trials[(table.trials["drawn"] == "space") & table.trials["group"].isin(list(references))]

@@ -27,7 +27,6 @@ from ray_unlearn.analysis.study_section import Section, study_sections
 from ray_unlearn.analysis.table import Results, load
 from ray_unlearn.analysis.tolerance import DEFAULT
 from ray_unlearn.analysis.trials import TrialTable, trial_table
-from ray_unlearn.analysis.verdict import HALF
 from ray_unlearn.analysis.view import DIRECTIONS
 from ray_unlearn.results.schema import COLUMNS
 from ray_unlearn.spec.errors import StorageError
@@ -149,28 +148,11 @@ def _parts(analysis: _Analysis, results: Results, out: Output) -> list[Part]:
         claims = analysis.guidelines.guidelines
         parts += [
             methods_part(analysis.findings, claims, out),
-            compared(analysis.findings, claims, out, _references(results, analysis.table)),
+            compared(analysis.findings, claims, out),
             interactions(analysis.findings, claims, out),
             transfer(analysis.findings, out),
         ]
     return [*parts, difference_part(analysis.differences)]
-
-
-def _references(results: Results, table: TrialTable) -> dict[str, float]:
-    """By group the vanilla model's forget gap, mean over its studies; without a group of which one is not known."""
-    found: dict[str, list[float]] = {}
-    unknown = set()
-    for study in results.studies:
-        own = table.trials[(table.trials["domain"] == study.domain) & (table.trials["model"] == study.model)]
-        vanilla = study.baseline("vanilla")
-        for group in own["group"].unique():
-            if vanilla is None:
-                unknown.add(group)
-            else:
-                found.setdefault(group, []).append(
-                    abs(float(vanilla["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]))
-                )
-    return {group: sum(gaps) / len(gaps) for group, gaps in found.items() if group not in unknown and min(gaps) > 0}
 
 
 def _context(analysis: _Analysis, results: Results, sections: list[Section], parts: list[Part]) -> dict[str, Any]:

@@ -69,6 +69,12 @@ def vanilla_score(study: StudyResults) -> float:
     return math.nan if vanilla is None else _score(study, vanilla, vanilla)
 
 
+def vanilla_gap(study: StudyResults) -> float:
+    """Forget gap (reporting half) of doing nothing; NaN where the baselines are not known."""
+    vanilla = study.baseline("vanilla")
+    return math.nan if vanilla is None else _gap(vanilla, vanilla)
+
+
 def retrained_sd(study: StudyResults) -> float | None:
     """SD (ddof 1) of `retrained_scores`; None below three models."""
     scores = retrained_scores(study)
@@ -78,13 +84,16 @@ def retrained_sd(study: StudyResults) -> float | None:
 def _score(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> float:
     """As `results.score.scored`: w_gap |log ppl(U) - log ppl_0(A)| + mean over S of w_S max(0, rise of log ppl(S))."""
     objective = None if study.spec is None else study.spec.objective
-    gap = abs(float(model["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]))
-    score = gap * (1.0 if objective is None else objective.forget_gap)
+    score = _gap(model, vanilla) * (1.0 if objective is None else objective.forget_gap)
     for name in UTILITY_SETS:
         rise = float(model[f"{name}_nll_{HALF}"] - vanilla[f"{name}_nll_{HALF}"])
         weight = 1.0 if objective is None else float(getattr(objective, name))
         score += weight * (rise if math.isnan(rise) else max(0.0, rise)) / len(UTILITY_SETS)
     return score
+
+
+def _gap(model: pd.Series, vanilla: pd.Series) -> float:
+    return abs(float(model["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]))
 
 
 def _from_scores(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> tuple[float, str]:

@@ -11,8 +11,8 @@ from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.effects.comparison import Difference
 from ray_unlearn.analysis.parts import Part, foreign_part, study_part
 from ray_unlearn.analysis.searched import combined, seen_axis
-from ray_unlearn.analysis.table import Results, StudyResults
-from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_score
+from ray_unlearn.analysis.table import Results
+from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
 from ray_unlearn.results.table import CONFIG_COLUMNS
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guidelines import ScoreInfo
@@ -61,6 +61,8 @@ class TrialTable:
     notes: tuple[str, ...] = ()
     nothing: Mapping[str, float] = field(default_factory=dict)
     """By group, the score of doing nothing (the vanilla model's), where it is known: nobody deploys a worse trial."""
+    vanilla_gap: Mapping[str, float] = field(default_factory=dict)
+    """By group, the vanilla model's forget gap (reporting half), where it is known and above 0."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -127,14 +129,15 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
         checkpoint_rule="; ".join(dict.fromkeys(rule for part in parts for rule in part.rules)),
     )
     notes += [note for table in foreign for note in table.notes]
-    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), _score_of_nothing(studies, trials))
+    nothing = _by_group(trials, {study.key: vanilla_score(study) for study in studies})
+    gaps = _by_group(trials, {study.key: vanilla_gap(study) for study in studies})
+    gaps = {group: gap for group, gap in gaps.items() if gap > 0}
+    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), nothing, gaps)
 
 
-def _score_of_nothing(studies: list[StudyResults], trials: pd.DataFrame) -> dict[str, float]:
-    """By group, the vanilla model's score; the mean where several studies share a group."""
-    scores = {study.key: vanilla_score(study) for study in studies}
-    values = trials["study"].map(scores)
-    known = values.groupby(trials["group"]).mean().dropna()
+def _by_group(trials: pd.DataFrame, of: dict[str, float]) -> dict[str, float]:
+    """A number of each study as one of each group: the mean over its trials; none where no study has it."""
+    known = trials["study"].map(of).groupby(trials["group"]).mean().dropna()
     return {str(group): float(value) for group, value in known.items()}
 
 

@@ -184,9 +184,8 @@ class Fleet:
             reason, no_memory = self._fit(index, start)
             try:
                 for *_, group in ray.get(self.hub.workers.remote(index)):
-                    if (
-                        group is not None
-                    ):  # a controller that was killed has not freed it, and Ray does only with the job
+                    # A controller that was killed has not freed it, and Ray does only with the job.
+                    if group is not None:
                         ray.util.remove_placement_group(group)
                 again = ray.get(self.hub.down.remote(index, reason, no_memory))
                 if not again:

@@ -117,7 +117,7 @@ class _Nsga2(NSGAIISampler):  # type: ignore[misc]
     """
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
-        """Generation of the trial asked for now: the number of full populations before it."""
+        """Generation of the trial that is asked for: the number of full populations before it."""
         return len(_complete(study)) // int(self.population_size)
 
     def get_population(self, study: Study, generation: int) -> list[FrozenTrial]:

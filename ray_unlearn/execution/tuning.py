@@ -155,7 +155,7 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
                     known = [row["update"] for row in self._recorder.record.trials[number].rows]
                     payload = {"kind": "trial", "config": config.model_dump(mode="json"), "known": known}
                     return {"number": number, "hub": self._fleet.name, "payload": [payload]}
-        except Exception as error:
+        except Exception as error:  # kept and raised again, see `_Failure`
             self._failure.error = error
             raise
         return str(Searcher.FINISHED)
@@ -192,7 +192,7 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
                 self._recorder.outcome(number, 0, "failed", died)
             else:
                 self.again.append(number)
-        except Exception as problem:
+        except Exception as problem:  # the same
             self._failure.error = problem
             raise
 
@@ -217,7 +217,7 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
             reason = self._recorder.row(number, item["attempt"], item["metrics"])
             if reason is None and self._fleet.keeps_best and self._recorder.is_best(number, item["update"]):
                 self._fleet.keep(number)
-        except Exception as error:
+        except Exception as error:  # kept and raised again, see `_Failure`
             self._failure.error = error
             raise
         if reason is None:
@@ -235,7 +235,7 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
                 self._fleet.release(number)
             elif item["kind"] == "fatal":
                 self._recorder.fatal = item["reason"]
-        except Exception as error:
+        except Exception as error:  # kept and raised again, see `_Failure`
             self._failure.error = error
             raise
 

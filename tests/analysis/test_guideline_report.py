@@ -321,10 +321,10 @@ def test_hypervolume_is_the_share_of_the_square_that_is_dominated() -> None:
     """Every trial reaches (0.2, 0.5) of a unit square: 0.8 x 0.5 = 0.4 is dominated, whatever is drawn."""
     table = planted({"m": valley()}, trials=8)
     rows = table.rows.assign(forget_gap=0.4, utility_loss=1.0)
-    found = guideline_data.hypervolumes(dataclasses.replace(table, rows=rows), {"books": 2.0})
+    found = guideline_data.hypervolumes(dataclasses.replace(table, rows=rows, vanilla_gap={"books": 2.0}))
     assert found["expected"].tolist() == pytest.approx([0.4])
     assert found["trials"].tolist() == [4]
-    assert guideline_data.hypervolumes(dataclasses.replace(table, rows=rows), {}).empty
+    assert guideline_data.hypervolumes(dataclasses.replace(table, rows=rows)).empty, "no reference is known"
 
 
 @pytest.mark.usefixtures("patched", "no_figures")

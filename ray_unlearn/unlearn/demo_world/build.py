@@ -49,16 +49,7 @@ def build(
     recipe = recipe or RECIPES[domain]
     progress = progress or (lambda stage, fraction: None)
     folder = (cache_dir or default_cache_dir()) / "demo_world" / f"{domain}-{cache_key(domain, recipe)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "world.json").is_file():
-            temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
-            temporary.mkdir()
-            try:
-                _train_into(temporary, domain, recipe, progress)
-                temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+    _made_once(folder, lambda place: _train_into(place, domain, recipe, progress))
     progress(f"demo world {domain} is ready", 1.0)
     info = json.loads((folder / "world.json").read_text())
     return World(domain, folder, folder / "vanilla", folder / "retrained", info)
@@ -79,17 +70,22 @@ def build_retrained(
     recipe = replace(recipe or RECIPES[domain], seed=seed)
     progress = progress or (lambda stage, fraction: None)
     folder = (cache_dir or default_cache_dir()) / "demo_world" / f"{domain}-retrained-{cache_key(domain, recipe)}"
+    _made_once(folder, lambda place: _train(place, domain, recipe, ("retrained",), progress))
+    return folder / "retrained"
+
+
+def _made_once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder of the cache, whole or not at all, unless it is there; other processes wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
             temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
             temporary.mkdir()
             try:
-                _train(temporary, domain, recipe, ("retrained",), progress)
+                make(temporary)
                 temporary.rename(folder)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-    return folder / "retrained"
 
 
 def default_cache_dir() -> Path:
