@@ -207,6 +207,8 @@ def headline_answer(findings: Findings | None, guidelines: Sequence[Guideline]) 
     words = {"more robust": "Yes", "less robust": "No, less robust", "not settled": "Not settled by these trials"}
     found = next((g for g in guidelines if g.kind == "method_choice" and g.id != "method_choice/best"), None)
     answer = words[claim.outcome]
+    if claim.outcome != "not settled":
+        answer += f", by {claim.outcomes.count(claim.outcome)} of {len(claim.outcomes)} statistics"
     numbers = [_answer(claim), *(difference_sentence(d, findings.table) for d in claim.differences), _beyond(claim)]
     if found is not None and found.status == "claimed":
         answer += f" [{found.grade}]"
