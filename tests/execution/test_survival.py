@@ -27,7 +27,7 @@ sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import chaos  # noqa: E402  (the same engine kills 50 processes when it is run by hand)
 
 StudyFile = Callable[..., Path]
-STEPS = 150
+STEPS = 600  # over two seconds of training follow the first evaluation: a signal arrives within them
 
 
 @pytest.fixture(scope="module")
