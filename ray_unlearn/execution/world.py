@@ -90,6 +90,6 @@ class _StudyWorld:
             return None
         name = best_file(number, update)
         try:
-            return {"update": update, "file": name} | save_weights(self._workspace.policy, self._folder / name)
+            return {"update": update, "file": name} | save_weights(self._workspace.trained.kept(), self._folder / name)
         except OSError:  # a full disk: `export` makes the model by running the trial again
             return None

@@ -16,8 +16,20 @@ from ray_unlearn.spec.trial import Hyperparameters, TrialConfig
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 SPLITS = ("forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation")
 Split = Literal["forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation"]
+Rounding = Literal["exact", "stochastic", "nearest"]
 Points = dict[str, tuple[dict[str, Scalar], ...]]
 """By method, configurations given one by one: values of the sampled parameters whose conditions hold."""
+
+
+class LoraSpec(Strict):
+    """Low-rank adapters (Hu et al. 2022, arXiv 2106.09685) instead of the whole model: W + alpha / rank * B A is trained in B
+    and A. The model without its adapters is P_0: no second copy is needed."""
+
+    rank: int = Field(16, ge=1)
+    alpha: int = Field(32, ge=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+        "all-linear", description="names of the adapted layers (`q_proj` ...); all-linear: all but the output embedding"
+    )
 
 
 class ModelSpec(Strict):
@@ -26,7 +38,16 @@ class ModelSpec(Strict):
     source: str = Field(min_length=1)
     revision: str | None = Field(None, description="hub revision; pin a commit for a study others should repeat")
     gguf_file: str | None = Field(None, description="file inside `source` to load through transformers' GGUF reader")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of policy and reference alike")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the weights, policy and reference alike")
+    autocast: Literal["bfloat16"] | None = Field(
+        None, description="compute in this dtype while the weights stay float32; policy and reference alike"
+    )
+    rounding: Rounding = Field(
+        "exact",
+        description="of bfloat16 weights after an update. exact: what rounding drops is kept (2 bytes a weight); stochastic: "
+        "right on average, no memory; nearest: small steps are lost, for comparison only",
+    )
+    lora: LoraSpec | None = Field(None, description="train low-rank adapters (PEFT) instead of the whole model")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     exact_retrain: str | None = Field(
         None, description="model retrained without the forget set; `demo:` brings its own"
@@ -39,6 +60,14 @@ class ModelSpec(Strict):
     pretraining_tokens: float | None = Field(
         None, gt=0, description="tokens P_0 was trained on: retraining then costs 6 x parameters x tokens FLOPs"
     )
+
+    @model_validator(mode="after")
+    def _one_precision(self) -> Self:
+        if self.autocast is not None and self.dtype != "float32":
+            raise ValueError(
+                f"`autocast: {self.autocast}` is for float32 weights, got `dtype: {self.dtype}`; remove one of the two"
+            )
+        return self
 
 
 class SplitSource(Strict):
@@ -213,6 +242,13 @@ class Operations(Strict):
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     micro_batch_size: int | None = Field(None, ge=1, description="sequences per forward/backward pass and worker")
+    activation_checkpointing: bool = Field(
+        False, description="keep only each layer's input and compute the rest again: less memory, a third more time"
+    )
+    head: Literal["fused", "plain"] = Field(
+        "fused",
+        description="of the loss. fused: value and gradient from one pass over the logits; plain: the reference path",
+    )
     max_retries: int = Field(2, ge=0, description="times a trial is run again after its worker died")
     tensorboard: bool = True
     checkpoint_every_s: float | None = Field(

@@ -21,11 +21,8 @@ def measure_baselines(workspace: Workspace, model: ModelSpec) -> dict[str, Row]:
     found: dict[str, Row] = {"vanilla": evaluate(workspace) | {"update": 0}}
     for name, source in exact_retrain_sources(model).items():
         retrained = load_model(model, source)
-        shapes = [p.shape for p in retrained.parameters()]
-        if shapes != [p.shape for p in workspace.policy.parameters()]:
+        if [p.shape for p in retrained.parameters()] != workspace.vanilla_shapes:
             field = "exact_retrain" if name == "exact_retrain" else "exact_retrain_seeds"
             raise UserError(f"model.{field}: {source} has other weight shapes than {model.source}; use the same config")
-        workspace.overwrite_policy(retrained)
-        found[name] = evaluate(workspace) | {"update": 0}
-        workspace.reset()
+        found[name] = evaluate(workspace, workspace.scored(retrained)) | {"update": 0}
     return found

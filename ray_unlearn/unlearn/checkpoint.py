@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray_unlearn.unlearn.loop import Meter
     from ray_unlearn.unlearn.workspace import Workspace
 
-VERSION = 1
+VERSION = 2
 
 
 class TrialState:
@@ -45,7 +45,7 @@ class TrialState:
         content = {
             "version": VERSION,
             "trial_id": self.config.id,
-            "parameters": list(workspace.policy.parameters()),
+            "parameters": workspace.parameters,
             "buffers": list(workspace.policy.buffers()),
             "optimizer": self._optimizer.state_dict(),
             "random": torch.get_rng_state(),
@@ -79,10 +79,10 @@ class TrialState:
             return False
         if any(update < content["meter"]["update"] and update not in known for update in self.config.evaluate_at):
             return False
-        policy = self._workspace.policy
-        for mine, theirs in zip(policy.parameters(), content["parameters"], strict=True):
+        workspace = self._workspace
+        for mine, theirs in zip(workspace.parameters, content["parameters"], strict=True):
             mine.copy_(theirs)
-        for mine, theirs in zip(policy.buffers(), content["buffers"], strict=True):
+        for mine, theirs in zip(workspace.policy.buffers(), content["buffers"], strict=True):
             mine.copy_(theirs)
         self._optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["random"])
@@ -182,18 +182,19 @@ class Checkpoints:
         self._saved(update)
 
 
-def save_weights(policy: Any, path: Path) -> dict[str, Any]:
-    """Write the policy's weights as safetensors, whole or not at all; `sha256` and `bytes` of the file.
+def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
+    """Write what tells a policy from the vanilla model (`Trained.kept`) as safetensors, whole or not at all; `sha256` and
+    `bytes` of the file.
 
     Raises:
         OSError: no room, or no permission.
     """
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        save_model(policy, str(draft))
+        save_file(tensors, draft)
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,10 @@
 """Counted FLOPs: every matrix multiplication of the real code is counted on the meta device, where nothing is computed.
 
-A multiply-add is 2 FLOPs (torch.utils.flop_counter). The count covers forward, backward and what activation
-checkpointing repeats. It is exact in the number of sequences (each costs the same) and of real targets.
+A multiply-add is 2 FLOPs (torch.utils.flop_counter). The count covers forward and backward; what activation
+checkpointing of layers (`operations`) computes again is not counted: it is work, not use. It is exact in the number of sequences (each costs the same) and of real targets.
 """
 
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
+from ray_unlearn.unlearn.head import kl_sum, logprob_sum
 from ray_unlearn.unlearn.methods import Term
 from ray_unlearn.unlearn.model import head_of
 
@@ -34,6 +35,7 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
     """Count one sequence and one target of a model given by its transformers config (no weights needed)."""
     from transformers import AutoModelForCausalLM
 
+    config = deepcopy(config)  # the attention named below would be written into it, and a living model obeys its config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         tokens = torch.zeros((1, sequence_length), dtype=torch.long)
@@ -48,11 +50,11 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
 
     def logprob() -> None:
         hidden = reference.clone().requires_grad_()
-        target_logprobs(hidden, head, tokens[0, :1]).sum().backward()
+        logprob_sum(hidden, head, tokens[0, :1]).backward()
 
     def kl() -> None:
         hidden = reference.clone().requires_grad_()
-        kl_from_reference(hidden, head, reference, _frozen(head)).sum().backward()
+        kl_sum(hidden, head, reference, _frozen(head)).backward()
 
     return UpdateCost(_flops(body), _flops(logprob), _flops(kl))
 

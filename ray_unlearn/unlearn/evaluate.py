@@ -1,20 +1,24 @@
 """One evaluation: one forward pass over each set gives every metric."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ray_unlearn.results.schema import SETS, Metrics
 from ray_unlearn.unlearn.data import EVALUATED, TokenSet
 from ray_unlearn.unlearn.logprobs import TokenScores, token_scores
 from ray_unlearn.unlearn.metrics import SetScores, row_metrics
-from ray_unlearn.unlearn.model import head_of, hidden_states
+from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.workspace import Workspace
 
 
-def evaluate(workspace: Workspace) -> Metrics:
-    """All metrics of the policy as it is now; the same row on every rank. A collective of all ranks."""
-    gathered = {name: _gathered(workspace, name) for name in SETS}
+def evaluate(workspace: Workspace, other: Scored | None = None) -> Metrics:
+    """All metrics of the policy as it is now, or of another model; the same row on every rank. A collective of all ranks."""
+    model = other or workspace.trained.scored
+    gathered = {name: _gathered(workspace, model, name) for name in SETS}
     row = (
         row_metrics({name: scores for name, scores in gathered.items() if scores}) if workspace.comm.rank == 0 else None
     )
@@ -22,14 +26,14 @@ def evaluate(workspace: Workspace) -> Metrics:
 
 
 @torch.no_grad()
-def _gathered(workspace: Workspace, name: str) -> SetScores | None:
+def _gathered(workspace: Workspace, model: Scored, name: str) -> SetScores | None:
     """Scores of the whole set on rank 0. Each rank takes a run of consecutive sequences, so order is kept."""
     split = EVALUATED[name]
     tokens = workspace.data.splits[split]
     comm = workspace.comm
     bounds = np.linspace(0, len(tokens), comm.world + 1).round().astype(int)
     own = np.arange(bounds[comm.rank], bounds[comm.rank + 1])
-    parts = comm.gather(_own_scores(workspace, split, tokens, own))
+    parts = comm.gather(_own_scores(workspace, model, split, tokens, own))
     if parts is None:
         return None
     logprob, correct, mean, sd, kl = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -40,7 +44,7 @@ def _gathered(workspace: Workspace, name: str) -> SetScores | None:
 
 
 def _own_scores(
-    workspace: Workspace, split: str, tokens: TokenSet, own: NDArray[np.int64]
+    workspace: Workspace, model: Scored, split: str, tokens: TokenSet, own: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32 | np.bool_], ...]:
     """Scores of these sequences' real targets, in sequence order; batches are bucketed by length and cut to their longest."""
     if not len(own):
@@ -53,12 +57,17 @@ def _own_scores(
         chosen = order[start : start + workspace.evaluation_batch_size]
         longest = int(lengths[chosen[0]])
         input_ids, position_ids, mask = workspace.inputs(split, own[chosen], longest)
-        hidden = hidden_states(workspace.policy, input_ids, position_ids)[:, :-1][mask]
         reference = workspace.reference.hidden(split, own[chosen])[:, : longest - 1][mask]
-        targets = input_ids[:, 1:][mask]
-        parts.append(token_scores(hidden, head_of(workspace.policy), targets, reference, workspace.reference.head))
+        parts.append(model(input_ids, position_ids, _scores(input_ids[:, 1:][mask], mask, reference, workspace)))
     back = _back_to_sequence_order(tokens.target_mask[own].sum(axis=1), order)
     return tuple(torch.cat(column).cpu().numpy()[back] for column in zip(*parts, strict=True))
+
+
+def _scores(targets: Tensor, mask: Tensor, reference: Tensor, workspace: Workspace) -> Callable[..., TokenScores]:
+    def use(hidden: Tensor, head: nn.Linear) -> TokenScores:
+        return token_scores(hidden[:, :-1][mask], head, targets, reference, workspace.reference.head)
+
+    return use
 
 
 def _back_to_sequence_order(targets: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:

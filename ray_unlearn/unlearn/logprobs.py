@@ -1,8 +1,10 @@
 """Per-token quantities from final hidden states, a chunk of positions at a time: logits are never whole.
 
 The logits of 8 x 4,096 positions over a vocabulary of 64,000 take 8 GB in fp32; here `CHUNK_ELEMENTS` bound what is
-alive. In training a chunk's logits are computed again in the backward pass (activation checkpointing). Only real
-targets come in (hidden states are selected by mask before), so padding costs the head nothing.
+alive. Only real targets come in (hidden states are selected by mask before), so padding costs the head nothing.
+
+The functions with gradient are the plain path: a chunk's logits are computed again in the backward pass (activation
+checkpointing). Training uses the faster sums of `head`, which are tested against these.
 
 Shapes: n real targets, H hidden size, V vocabulary. All quantities are float32 whatever the model's dtype.
 """
@@ -15,12 +17,16 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 2**19
+"""2 MiB in fp32: a chunk stays in a core's cache."""
+CUDA_CHUNK_ELEMENTS = 2**26
+"""256 MiB in fp32: a GPU wants large products, and the head's gradient is summed once per chunk."""
 SMALLEST_CHUNK = 128
 
 
-def chunk_size(vocabulary: int) -> int:
-    """Positions whose logits are alive at once: about 2 MiB of them in fp32, or 128 positions of a large vocabulary."""
-    return max(SMALLEST_CHUNK, CHUNK_ELEMENTS // vocabulary)
+def chunk_size(vocabulary: int, device: torch.device) -> int:
+    """Positions whose logits are alive at once, at least 128 however large the vocabulary."""
+    elements = CUDA_CHUNK_ELEMENTS if device.type == "cuda" else CHUNK_ELEMENTS
+    return max(SMALLEST_CHUNK, elements // vocabulary)
 
 
 def target_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
@@ -61,7 +67,7 @@ def token_scores(
 ) -> TokenScores:
     """All per-token quantities of the evaluation from one head pass."""
     parts = []
-    for h, t, r in _chunks(chunk_size(head.out_features), hidden, targets, reference_hidden):
+    for h, t, r in _chunks(chunk_size(head.out_features, hidden.device), hidden, targets, reference_hidden):
         logp = head(h).float().log_softmax(-1)
         p = logp.exp()
         mean = (p * logp).sum(-1)
@@ -77,7 +83,7 @@ def token_scores(
 def adversarial_targets(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """argmax over a != x_t of P_0(a | x_<t), [n], from the hidden state that predicts x_t (never one position late)."""
     parts = []
-    for h, t in _chunks(chunk_size(head.out_features), hidden, targets):
+    for h, t in _chunks(chunk_size(head.out_features, hidden.device), hidden, targets):
         parts.append(head(h).float().scatter(-1, t[:, None], -torch.inf).argmax(-1))
     return torch.cat(parts)
 
@@ -85,7 +91,7 @@ def adversarial_targets(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Ten
 def _in_chunks(function, head: nn.Linear, *columns: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
     parts = [
         checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False)
-        for chunk in _chunks(chunk_size(head.out_features), *columns)
+        for chunk in _chunks(chunk_size(head.out_features, columns[0].device), *columns)
     ]
     return torch.cat(parts)
 

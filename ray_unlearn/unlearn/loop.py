@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ray_unlearn.results.schema import Metrics, Outcome, Row, check_row
 from ray_unlearn.results.schema import finite as finite_row
@@ -18,10 +18,11 @@ from ray_unlearn.unlearn.batches import batch
 from ray_unlearn.unlearn.checkpoint import Keeper, NoKeeper, TrialState
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.evaluate import evaluate
+from ray_unlearn.unlearn.head import kl_sum, logprob_sum
 from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
-from ray_unlearn.unlearn.model import head_of, hidden_states
+from ray_unlearn.unlearn.optimizer import adamw
 from ray_unlearn.unlearn.workspace import Workspace
 
 NO_KEEPER = NoKeeper()
@@ -46,9 +47,9 @@ def unlearn(workspace: Workspace, config: TrialConfig, keeper: Keeper = NO_KEEPE
     Raises:
         torch.OutOfMemoryError: as it comes from the device; the lane turns it into an outcome.
     """
-    workspace.reset()
+    workspace.reset(config.seed)
     torch.manual_seed(config.seed)
-    optimizer = adamw(workspace, config)
+    optimizer = adamw(workspace.parameters, config, workspace.rounding)
     meter = Meter(workspace, config)
     state = TrialState(workspace, config, optimizer, meter)
     keeper.restore(state)
@@ -81,15 +82,6 @@ def unlearn(workspace: Workspace, config: TrialConfig, keeper: Keeper = NO_KEEPE
         meter.end_update(learning_rate, losses, grad_norm)
 
 
-def adamw(workspace: Workspace, config: TrialConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019); weight decay on matrices only, as in the usual trainers."""
-    matrices = [p for p in workspace.parameters if p.ndim >= 2]
-    vectors = [p for p in workspace.parameters if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    betas = (config.adam_beta1, config.adam_beta2)
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=betas)
-
-
 def learning_rate_at(config: TrialConfig, update: int) -> float:
     """Learning rate of `update` (from 1): linear warm-up to the peak, then constant, linear or cosine to zero.
 
@@ -120,35 +112,53 @@ def backward(workspace: Workspace, config: TrialConfig, term: Term, update: int,
     total = torch.zeros((), device=workspace.device)
     for start in range(0, len(own), size):
         chosen = slice(start, start + size)
-        quantity = per_token(workspace, config, term, own[chosen], own_epochs[chosen])
-        loss = term.loss(quantity, targets)
+        loss = term.loss(quantity(workspace, config, term, own[chosen], own_epochs[chosen]), targets)
         (term.weight * loss).backward()
         total += loss.detach()
     return total
 
 
-def per_token(
+def quantity(
     workspace: Workspace, config: TrialConfig, term: Term, indices: NDArray[np.int64], epochs: NDArray[np.int64]
 ) -> Tensor:
-    """The term's per-token quantity on real targets of these sequences, [n], with gradient."""
+    """The term's quantity on real targets of these sequences, with gradient: its sum [], or per token [n] on the plain path."""
     input_ids, position_ids, mask = workspace.inputs(term.split, indices)
-    hidden = hidden_states(workspace.policy, input_ids, position_ids)[:, :-1][mask]
-    head = head_of(workspace.policy)
     if term.quantity == "kl":
-        reference = workspace.reference.hidden(term.split, indices)[:, :-1][mask]
-        return kl_from_reference(hidden, head, reference, workspace.reference.head)
-    if term.labels == "true":
-        labels = input_ids[:, 1:]
-    elif term.labels == "adversarial":
-        labels = torch.from_numpy(workspace.adversarial_labels[indices]).to(workspace.device).long()
+        reference, reference_head = (
+            workspace.reference.hidden(term.split, indices)[:, :-1][mask],
+            workspace.reference.head,
+        )
+        divergence = kl_sum if workspace.fused_head else kl_from_reference
+
+        def use(hidden: Tensor, head: nn.Linear) -> Tensor:
+            return divergence(hidden[:, :-1][mask], head, reference, reference_head)
     else:
-        true = workspace.data.splits[term.split].input_ids[:, 1:]
+        labels = labels_of(workspace, config, term, indices, epochs)[mask]
+        logprob = logprob_sum if workspace.fused_head else target_logprobs
+
+        def use(hidden: Tensor, head: nn.Linear) -> Tensor:
+            return logprob(hidden[:, :-1][mask], head, labels)
+
+    found: Tensor = workspace.trained.scored(input_ids, position_ids, use)
+    return found
+
+
+def labels_of(
+    workspace: Workspace, config: TrialConfig, term: Term, indices: NDArray[np.int64], epochs: NDArray[np.int64]
+) -> Tensor:
+    """What the term fits at each position of these sequences, [B, T - 1]."""
+    true = workspace.data.splits[term.split].input_ids[:, 1:]
+    if term.labels == "true":
+        chosen = true[indices]
+    elif term.labels == "adversarial":
+        chosen = workspace.adversarial_labels[indices]
+    else:
         drawn = [
             random_labels(true[index], workspace.data.allowed_labels, config.seed, int(index), int(epoch))
             for index, epoch in zip(indices, epochs, strict=True)
         ]
-        labels = torch.from_numpy(np.stack(drawn)).to(workspace.device).long()
-    return target_logprobs(hidden, head, labels[mask])
+        chosen = np.stack(drawn)
+    return torch.from_numpy(chosen).to(workspace.device).long()
 
 
 def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str, Tensor]) -> Tensor:

@@ -17,7 +17,7 @@ from ray_unlearn.spec.study import ModelSpec
 from ray_unlearn.unlearn.demo_world import World, build, build_retrained
 from ray_unlearn.unlearn.sources import demo_domain
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def cache_folder() -> Path:

@@ -1,6 +1,4 @@
-"""P_0: the frozen original model, its final hidden states, and the adversarial labels it gives."""
-
-from typing import Any
+"""P_0: the original model's final hidden states, and the adversarial labels it gives."""
 
 import numpy as np
 import torch
@@ -9,30 +7,29 @@ from torch import Tensor, nn
 
 from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.logprobs import adversarial_targets
-from ray_unlearn.unlearn.model import head_of, hidden_states
+from ray_unlearn.unlearn.model import head_of
+from ray_unlearn.unlearn.trained import Trained
 
 CACHE_BYTES = 2**30
 
 
 class Reference:
-    """The vanilla model and what is computed of it once.
+    """What is computed of the vanilla model once.
 
     Final hidden states of a split are kept when they fit into `CACHE_BYTES` together with those kept before; then KL
     costs one more head, not one more forward pass. They are always computed in the same batches, so a lane's history
     cannot show in them.
     """
 
-    def __init__(self, model: Any, splits: dict[str, TokenSet], batch_size: int, device: torch.device) -> None:
-        self.model = model.requires_grad_(False)
+    def __init__(self, trained: Trained, splits: dict[str, TokenSet], batch_size: int, device: torch.device) -> None:
+        self._trained = trained
         self._splits = splits
         self._batch_size = batch_size
         self._device = device
         self._kept: dict[str, Tensor] = {}
-
-    @property
-    def head(self) -> nn.Linear:
-        """P_0's output embedding."""
-        return head_of(self.model)
+        with trained.original() as original:
+            self.head: nn.Linear = head_of(original.model)
+            """P_0's output embedding. With adapters it is the policy's too: they leave it alone."""
 
     @torch.no_grad()
     def hidden(self, split: str, indices: NDArray[np.int64]) -> Tensor:
@@ -66,7 +63,9 @@ class Reference:
         input_ids = torch.from_numpy(tokens.input_ids[indices]).to(self._device).long()
         positions = tokens.position_ids
         position_ids = None if positions is None else torch.from_numpy(positions[indices]).to(self._device)
-        return hidden_states(self.model, input_ids, position_ids)
+        with self._trained.original() as original:
+            hidden: Tensor = original(input_ids, position_ids, lambda states, head: states)
+        return hidden
 
     def _fits(self, split: str) -> bool:
         kept = sum(tensor.nbytes for tensor in self._kept.values())

@@ -15,6 +15,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
+from ray_unlearn.unlearn.trained import load_kept
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
 
 
@@ -32,7 +33,7 @@ class Single:
     def baselines(self) -> Baselines:
         """Measure vanilla and, where there is one, exactly retrained model."""
         rows = measure_baselines(self.workspace, self.spec.model)
-        parameters = sum(p.numel() for p in self.workspace.parameters)
+        parameters = sum(shape.numel() for shape in self.workspace.vanilla_shapes)
         return Baselines(rows["vanilla"], rows.get("exact_retrain"), retraining_flops(self.spec.model, parameters))
 
     def run(self, config: TrialConfig, baselines: Baselines, on_row: Callable[[Row], None]) -> Ended:
@@ -46,20 +47,19 @@ class Single:
         raise AssertionError("a trial ends with `Ended`")
 
     def load_weights(self, path: Path) -> None:
-        """Make the policy the model whose weights a study kept (safetensors)."""
-        from safetensors.torch import load_model
-
-        load_model(self.workspace.policy, str(path))
+        """Make the policy the model whose weights or adapters a study kept (safetensors)."""
+        self.workspace.reset()
+        load_kept(self.workspace.trained, path)
 
     def save(self, folder: Path) -> None:
-        """Write the policy as it is now, with its tokenizer, as a Hugging Face folder.
+        """Write the policy as it is now, adapters merged, with its tokenizer, as a Hugging Face folder.
 
         Raises:
             StorageError: the folder cannot be written.
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.workspace.policy.save_pretrained(folder)
+            self.workspace.trained.merged().save_pretrained(folder)
             load_tokenizer(self.spec.model).save_pretrained(folder)
         except OSError as error:
             raise StorageError(f"{folder}: the model cannot be written: {error}") from None

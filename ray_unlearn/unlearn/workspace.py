@@ -3,8 +3,6 @@
 import os
 import resource
 from contextlib import suppress
-from copy import deepcopy
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +13,56 @@ from torch import Tensor
 
 from ray_unlearn.spec.base import digest
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import EvaluationSpec, ModelSpec, Operations, StudySpec
+from ray_unlearn.spec.study import EvaluationSpec, ModelSpec, Operations, Rounding, StudySpec
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import StudyData
-from ray_unlearn.unlearn.model import demo_world, load_model, model_digest
+from ray_unlearn.unlearn.model import DTYPES, demo_world, load_model, model_digest
 from ray_unlearn.unlearn.reference import Reference
+from ray_unlearn.unlearn.scored import Scored
+from ray_unlearn.unlearn.trained import Trained, checkpoint_layers, trained
 
 
 def context_digest(spec: StudySpec, data: StudyData) -> str:
     """Digest of all that changes a trial's result beside its own configuration: model, data, evaluation batches."""
-    return digest([
-        model_digest(spec.model), spec.model.dtype, spec.model.attention, data.digest, spec.evaluation.batch_size,
-    ])  # fmt: skip
+    model = spec.model
+    content = [model_digest(model), model.dtype, model.attention, data.digest, spec.evaluation.batch_size]
+    if model.autocast is not None:
+        content.append(model.autocast)
+    if model.dtype != "float32":
+        content.append(model.rounding)
+    if model.lora is not None:
+        content.append(model.lora.model_dump(mode="json"))
+    return digest(content)
 
 
 class Workspace:
-    """Policy and reference model, the data, and the worker group: all that `unlearn` works on.
-
-    The reference is the only copy of the vanilla weights; `reset` copies them into the policy in place.
-    """
+    """What is trained, P_0, the data, and the worker group: all that `unlearn` works on."""
 
     def __init__(
         self,
-        policy: Any,
-        reference_model: Any,
+        trained: Trained,
         data: StudyData,
         *,
+        vanilla_shapes: list[torch.Size],
         comm: Comm,
         device: torch.device,
         evaluation_batch_size: int,
-        micro_batch_size: int | None,
+        micro_batch_size: int | None = None,
+        fused_head: bool = True,
+        autocast: torch.dtype | None = None,
+        rounding: Rounding = "exact",
     ) -> None:
-        self.policy = policy
+        self.trained = trained
+        self.vanilla_shapes = vanilla_shapes
         self.data = data
         self.comm = comm
         self.device = device
         self.evaluation_batch_size = evaluation_batch_size
         self.micro_batch_size = micro_batch_size
-        self.reference = Reference(reference_model, data.splits, evaluation_batch_size, device)
+        self.fused_head = fused_head
+        self.rounding: Rounding = rounding
+        self.reference = Reference(trained, data.splits, evaluation_batch_size, device)
+        self._autocast = autocast
         self._adversarial_labels: NDArray[np.int32] | None = None
 
     @classmethod
@@ -70,41 +80,47 @@ class Workspace:
         Raises:
             UserError: the model cannot be loaded, or its vocabulary is smaller than its tokenizer's.
         """
-        reference = load_model(model).to(device)
-        policy = deepcopy(reference)
-        vocabulary = policy.get_output_embeddings().out_features
+        vanilla = load_model(model).to(device)
+        vocabulary = vanilla.get_output_embeddings().out_features
         largest = int(data.allowed_labels.max())
         if largest >= vocabulary:
             raise UserError(
                 f"model.source: tokenizer has token id {largest}, but the model's vocabulary is {vocabulary}"
             )
+        shapes = [p.shape for p in vanilla.parameters()]
+        found = trained(vanilla, model)
+        if operations.activation_checkpointing:
+            checkpoint_layers(found.policy)
         return cls(
-            policy,
-            reference,
+            found,
             data,
+            vanilla_shapes=shapes,
             comm=comm,
             device=torch.device(device),
             evaluation_batch_size=evaluation.batch_size,
             micro_batch_size=operations.micro_batch_size,
+            fused_head=operations.head == "fused",
+            autocast=None if model.autocast is None else DTYPES[model.autocast],
+            rounding=model.rounding,
         )
 
-    @cached_property
+    @property
+    def policy(self) -> Any:
+        """The causal LM with its current weights."""
+        return self.trained.policy
+
+    @property
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The policy's parameters; tied ones once."""
-        return [p for p in self.policy.parameters() if p.requires_grad]
+        """What a trial changes; tied ones once."""
+        return self.trained.parameters
 
-    def reset(self) -> None:
+    def reset(self, seed: int = 0) -> None:
         """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN included)."""
-        self.overwrite_policy(self.reference.model)
+        self.trained.reset(seed)
 
-    @torch.no_grad()
-    def overwrite_policy(self, model: Any) -> None:
-        """Copy weights and buffers of a model of the same shape into the policy; gradients are dropped."""
-        self.policy.zero_grad(set_to_none=True)
-        for mine, theirs in zip(self.policy.parameters(), model.parameters(), strict=True):
-            mine.copy_(theirs)
-        for mine, theirs in zip(self.policy.buffers(), model.buffers(), strict=True):
-            mine.copy_(theirs)
+    def scored(self, model: Any) -> Scored:
+        """Another model of the same kind, such as an exactly retrained one, in this workspace's precision."""
+        return Scored(model.to(self.device).requires_grad_(False), self._autocast)
 
     def inputs(
         self, split: str, indices: NDArray[np.int64], length: int | None = None

@@ -13,6 +13,7 @@ from ray_unlearn.spec.methods import METHODS
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.unlearn.checkpoint import Checkpoints, save_weights
 from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.trained import load_kept
 from ray_unlearn.unlearn.workspace import Workspace
 
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
@@ -128,13 +129,11 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(workspace: Workspace
 
 
 def test_kept_weights_load_as_the_model_they_are(workspace: Workspace, tmp_path: Path) -> None:
-    from safetensors.torch import load_model
-
     run(workspace, config("gradient_ascent"))
-    about = save_weights(workspace.policy, tmp_path / "best" / "0000-4.safetensors")
+    about = save_weights(workspace.trained.kept(), tmp_path / "best" / "0000-4.safetensors")
     assert about["bytes"] == (tmp_path / "best" / "0000-4.safetensors").stat().st_size
     expected = weights(workspace)
     workspace.reset()
-    load_model(workspace.policy, str(tmp_path / "best" / "0000-4.safetensors"))
+    load_kept(workspace.trained, tmp_path / "best" / "0000-4.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(weights(workspace), expected, strict=True))
     assert [path.name for path in tmp_path.rglob("*.tmp")] == []

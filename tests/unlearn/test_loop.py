@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from ray_unlearn.results.schema import COLUMNS
@@ -18,14 +19,15 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.logprobs import chunk_size
 from ray_unlearn.unlearn.loop import Ended, learning_rate_at, unlearn
-from ray_unlearn.unlearn.model import head_of, load_model
+from ray_unlearn.unlearn.model import load_model
+from ray_unlearn.unlearn.trained import WholeModel
 from ray_unlearn.unlearn.workspace import Workspace
 
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
 
 
-def fresh(spec: StudySpec, micro_batch_size: int | None = None) -> Workspace:
-    operations = spec.operations.model_copy(update={"micro_batch_size": micro_batch_size})
+def fresh(spec: StudySpec, **operated: object) -> Workspace:
+    operations = spec.operations.model_copy(update=operated)
     return Workspace.open(spec.model, prepare(spec.data, spec.model), spec.evaluation, operations, Comm.single())
 
 
@@ -211,21 +213,34 @@ def test_adversarial_labels_are_the_best_wrong_token_of_the_same_position(
 
 
 def test_reference_weights_never_change(workspace: Workspace) -> None:
-    before = copy.deepcopy([p.detach() for p in workspace.reference.model.parameters()])
+    assert isinstance(workspace.trained, WholeModel)
+    before = copy.deepcopy([p.detach() for p in workspace.trained.vanilla.parameters()])
     run(workspace, config("ascent_kl_in_distribution", learning_rate=0.1))
-    assert all(torch.equal(a, b) for a, b in zip(before, workspace.reference.model.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, workspace.trained.vanilla.parameters(), strict=True))
 
 
-def test_logits_are_never_whole(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No head call, in training or evaluation, sees more positions than one chunk."""
+class _Logits(TorchDispatchMode):
+    """Notes the most rows of any tensor made that is as wide as the vocabulary."""
+
+    rows = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.shape[-1:] == (300,) and made.shape != (32, 300):
+            self.rows = max(self.rows, made.numel() // 300)
+        return made
+
+
+@pytest.mark.parametrize("head", ["fused", "plain"])
+def test_logits_are_never_whole(tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+    """No logits, in training or evaluation, are of more positions than one chunk."""
     monkeypatch.setattr("ray_unlearn.unlearn.logprobs.CHUNK_ELEMENTS", 300 * 20)
     monkeypatch.setattr("ray_unlearn.unlearn.logprobs.SMALLEST_CHUNK", 8)
-    seen: list[int] = []
-    for model in (workspace.policy, workspace.reference.model):
-        head_of(model).register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].numel() // 32))
-    _, ended = run(workspace, config("ascent_kl_general"))
+    workspace = fresh(tiny_study, head=head)
+    with _Logits() as seen:
+        _, ended = run(workspace, config("ascent_kl_general"))
     assert ended.status == "complete"
-    assert max(seen) == chunk_size(300) == 20
+    assert seen.rows == chunk_size(300, workspace.device) == 20
 
 
 def test_chunks_do_not_change_results(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,110 @@
+"""Sums of per-token quantities straight from final hidden states, their gradient made in the same pass.
+
+All seven losses are a constant times a sum over tokens, so the gradient of the sum can be made while a chunk's logits
+are there: logits are computed once, where the plain path (`logprobs`, activation checkpointing) computes them twice, and
+a softmax serves value and gradient. The idea is that of fused linear cross-entropy (Hsu et al. 2024, Liger Kernel,
+arXiv 2410.10989), here for log-probabilities and KL, in plain PyTorch on any device.
+
+Shapes: n real targets, H hidden size, V vocabulary. Values are float32 whatever the model's dtype; matrix products are in
+the dtype of the hidden states, or in that of autocast where it is on.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ray_unlearn.unlearn.logprobs import chunk_size
+
+Rows = slice
+Chunk = Callable[[Tensor, Rows, torch.dtype], tuple[Tensor, Tensor]]
+"""From a chunk's logits [c, V] (float32, may be overwritten), which rows they are, and the dtype of matrix products: the sum
+of the quantity, and its gradient in the logits."""
+
+
+def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """sum of log P(target | prefix) over hidden [n, H] and targets [n]; a scalar with gradient."""
+
+    def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        chosen = targets[rows, None]
+        logits -= logits.logsumexp(-1, keepdim=True)
+        value = logits.gather(-1, chosen).sum()
+        gradient = logits.exp_().neg_()
+        return value, gradient.scatter_add_(-1, chosen, torch.ones_like(chosen, dtype=gradient.dtype))
+
+    return _summed(chunk, hidden, head)
+
+
+def kl_sum(hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear) -> Tensor:
+    """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with gradient in P_theta."""
+
+    def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        logp = logits.log_softmax(-1)
+        reference = _linear(reference_hidden[rows], reference_head, dtype).log_softmax(-1)
+        p = reference.exp()
+        value = (p * (reference - logp)).sum()
+        return value, logp.exp_().sub_(p)
+
+    return _summed(chunk, hidden, head)
+
+
+def _summed(chunk: Chunk, hidden: Tensor, head: nn.Linear) -> Tensor:
+    total: Tensor = _HeadSum.apply(hidden, head.weight, head.bias, chunk)
+    return total
+
+
+def _linear(hidden: Tensor, head: nn.Linear, dtype: torch.dtype) -> Tensor:
+    bias = None if head.bias is None else head.bias.to(dtype)
+    return torch.nn.functional.linear(hidden.to(dtype), head.weight.to(dtype), bias).float()
+
+
+class _HeadSum(torch.autograd.Function):
+    """sum over rows of a quantity of logits = hidden W^T + b. One backward pass only: the gradients are given away."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: Chunk) -> Tensor:
+        device = "cuda" if hidden.is_cuda else "cpu"  # autocast knows no meta device, where FLOPs are counted
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        with torch.autocast(device, enabled=False):
+            ctx.gradients, total = _value_and_gradients(hidden, weight, bias, chunk, dtype, ctx.needs_input_grad)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = above
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("the head's gradients have been used: its sum allows one backward pass")
+        scaled = (None if g is None else g.mul_(scale).to(dtype) for g, dtype in gradients)
+        return (*scaled, None)
+
+
+def _value_and_gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: Chunk, dtype: torch.dtype, needed: tuple[bool, ...]
+) -> tuple[list[tuple[Tensor | None, torch.dtype]], Tensor]:
+    """Gradients of hidden, weight and bias with the dtype each is to be returned in, and the sum. The weight's gradient is
+    summed over the chunks in float32."""
+    products = weight.to(dtype)
+    offset = None if bias is None else bias.to(dtype)
+    grad_hidden = torch.empty_like(hidden) if needed[0] else None
+    grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None
+    grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needed[2] else None
+    total = torch.zeros((), device=hidden.device)
+    size = chunk_size(len(weight), hidden.device)
+    for start in range(0, len(hidden), size):
+        rows = slice(start, start + size)
+        h = hidden[rows].to(dtype)
+        value, gradient = chunk(torch.nn.functional.linear(h, products, offset).float(), rows, dtype)
+        total += value
+        if grad_bias is not None:
+            grad_bias += gradient.sum(0)
+        gradient = gradient.to(dtype)
+        if grad_hidden is not None:
+            grad_hidden[rows] = gradient @ products
+        if grad_weight is not None and dtype == torch.float32:
+            torch.addmm(grad_weight, gradient.T, h, out=grad_weight)
+        elif grad_weight is not None:
+            grad_weight += gradient.T @ h
+    gradients = [(grad_hidden, hidden.dtype), (grad_weight, weight.dtype)]
+    return [*gradients, (grad_bias, weight.dtype if bias is None else bias.dtype)], total

@@ -1,0 +1,154 @@
+"""AdamW whose small steps arrive, whatever the dtype of the weights.
+
+bfloat16 keeps 8 bits: a step below 1/512 of a weight vanishes when it is added to it, and unlearning's steps (learning rates
+around 1e-6) nearly all are. So the step is made in float32 and only then rounded:
+
+    exact       the bits that bfloat16 drops are kept beside it (16 per weight): together they are a float32 weight, and the
+                trajectory is that of float32 weights which the forward pass reads rounded (split weights: Kalamkar et al.
+                2019, arXiv 1905.12322); 2 bytes per weight less than a float32 copy beside
+    stochastic  rounded up or down at random, right on average (Gupta et al. 2015, arXiv 1502.02551); no memory, some noise
+    nearest     what plain AdamW on bfloat16 weights does; here to show what is lost
+
+Moments are always float32: in bfloat16 the second one would never decay at beta_2 = 0.999.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adamw import adamw as functional_adamw
+
+from ray_unlearn.spec.study import Rounding
+from ray_unlearn.spec.trial import TrialConfig
+
+PIECE = 2**24
+"""Weights per piece: 64 MiB in float32."""
+
+
+def adamw(parameters: Iterable[nn.Parameter], config: TrialConfig, rounding: Rounding) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2019); weight decay on matrices only, as in the usual trainers."""
+    parameters = list(parameters)
+    matrices = [p for p in parameters if p.ndim >= 2]
+    vectors = [p for p in parameters if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    betas = (config.adam_beta1, config.adam_beta2)
+    if all(p.dtype == torch.float32 for p in parameters):
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
+    return RoundedAdamW(groups, config.learning_rate, betas, rounding=rounding, seed=config.seed)
+
+
+class RoundedAdamW(torch.optim.Optimizer):
+    """AdamW for bfloat16 weights: steps and moments in float32, the result rounded as asked.
+
+    Raises:
+        ValueError: weights of another dtype.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        rounding: Rounding,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._rounding = rounding
+        self._seed = seed
+        for number, p in enumerate(self._parameters()):
+            if p.dtype != torch.bfloat16:
+                raise ValueError(f"parameter {number} is {p.dtype}: only bfloat16 weights are rounded")
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update of all weights that have a gradient; float32 copies exist a piece at a time."""
+        pairs = [(group, p) for group in self.param_groups for p in group["params"]]
+        for number, (group, p) in enumerate(pairs):
+            if p.grad is None:
+                continue
+            state = self._state(p)
+            generator = self._generator(number, int(state["step"]), p.device)
+            columns = [
+                local(p),
+                local(p.grad),
+                *(state[name] for name in ("exp_avg", "exp_avg_sq", "low") if name in state),
+            ]
+            for weights, gradient, *kept in zip(*(column.view(-1).split(PIECE) for column in columns), strict=True):
+                self._step_piece(group, weights, gradient, kept, state["step"].clone(), generator)
+            state["step"] += 1
+
+    def _step_piece(
+        self, group: dict[str, Any], weights: Tensor, gradient: Tensor, kept: list[Tensor], step: Tensor, generator: Any
+    ) -> None:
+        exp_avg, exp_avg_sq, *low = kept
+        exact = join(weights, low[0]) if low else weights.float()
+        functional_adamw(
+            [exact], [gradient.float()], [exp_avg], [exp_avg_sq], [], [step], fused=True, amsgrad=False,
+            beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
+            eps=group["eps"], maximize=False,
+        )  # fmt: skip
+        if low:
+            split(exact, weights, low[0])
+        elif self._rounding == "stochastic":
+            weights.copy_(stochastically_rounded(exact, generator))
+        else:
+            weights.copy_(exact)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `torch.optim.Optimizer`, which would cast every state to the weights' dtype."""
+        super().load_state_dict(state_dict)
+        for index, p in enumerate(self._parameters()):
+            kept = state_dict["state"].get(index)
+            if kept is not None:
+                self.state[p] = {name: value.detach().clone().to(p.device) for name, value in kept.items()}
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[p]
+        if not state:
+            like = local(p)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=like.device)
+            state["exp_avg"] = torch.zeros_like(like, dtype=torch.float32)
+            state["exp_avg_sq"] = torch.zeros_like(like, dtype=torch.float32)
+            if self._rounding == "exact":
+                state["low"] = torch.zeros_like(like, dtype=torch.int16)
+        return state
+
+    def _generator(self, number: int, step: int, device: torch.device) -> torch.Generator:
+        """A function of (seed, weight, update): a trial that goes on from a checkpoint draws what it would have drawn."""
+        generator = torch.Generator(device)
+        generator.manual_seed((self._seed * 1_000_003 + step) * 1_000_003 + number)
+        return generator
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor; a plain tensor as it is."""
+    part = getattr(tensor, "to_local", None)
+    return tensor.detach() if part is None else part()
+
+
+def join(high: Tensor, low: Tensor) -> Tensor:
+    """The float32 weight whose rounded upper half is `high` (bfloat16) and whose rest is `low` (int16)."""
+    bits = (high.view(torch.int16).to(torch.int32) << 16) + low.to(torch.int32)
+    return bits.view(torch.float32)
+
+
+def split(exact: Tensor, high: Tensor, low: Tensor) -> None:
+    """Write float32 weights as bfloat16, rounded to nearest, and the signed 16 bits that are missing; inverse of `join`."""
+    bits = exact.view(torch.int32)
+    upper = (bits + 0x8000) >> 16
+    high.copy_(upper.to(torch.int16).view(torch.bfloat16))
+    low.copy_((bits - (upper << 16)).to(torch.int16))
+
+
+def stochastically_rounded(exact: Tensor, generator: torch.Generator) -> Tensor:
+    """bfloat16 neighbour of each float32 value, the nearer one with the higher probability; right on average."""
+    noise = torch.randint(0, 1 << 16, exact.shape, dtype=torch.int32, device=exact.device, generator=generator)
+    return (((exact.view(torch.int32) + noise) >> 16).to(torch.int16)).view(torch.bfloat16)

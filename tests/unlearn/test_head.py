@@ -1,0 +1,88 @@
+"""The fused sums against the plain path: value and every gradient, in float32, bfloat16 and under autocast."""
+
+import pytest
+import torch
+from torch import nn
+
+from ray_unlearn.unlearn.head import kl_sum, logprob_sum
+from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
+
+N, H, V = 50, 16, 40
+
+
+@pytest.fixture(autouse=True)
+def _several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_unlearn.unlearn.logprobs.CHUNK_ELEMENTS", V * 7)
+    monkeypatch.setattr("ray_unlearn.unlearn.logprobs.SMALLEST_CHUNK", 1)
+
+
+def _inputs(dtype: torch.dtype, bias: bool) -> tuple[torch.Tensor, nn.Linear, torch.Tensor, torch.Tensor, nn.Linear]:
+    torch.manual_seed(1)
+    head, reference_head = (nn.Linear(H, V, bias=bias).to(dtype) for _ in range(2))
+    hidden = torch.randn(N, H, dtype=dtype, requires_grad=True)
+    return hidden, head, torch.randint(0, V, (N,)), torch.randn(N, H, dtype=dtype), reference_head.requires_grad_(False)
+
+
+def _result(value: torch.Tensor, hidden: torch.Tensor, head: nn.Linear) -> list[torch.Tensor]:
+    parameters = [hidden, *head.parameters()]
+    return [value.detach(), *torch.autograd.grad(-0.25 * value, parameters)]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("quantity", ["logprob", "kl"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
+def test_equals_the_plain_path(quantity: str, precision: str, bias: bool) -> None:
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    hidden, head, targets, reference, reference_head = _inputs(dtype, bias)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+        if quantity == "kl":
+            fused = kl_sum(hidden, head, reference, reference_head)
+            plain = kl_from_reference(hidden, head, reference, reference_head).sum()
+        else:
+            fused = logprob_sum(hidden, head, targets)
+            plain = target_logprobs(hidden, head, targets).sum()
+    assert fused.dtype == torch.float32
+    # bfloat16 has 8 bits; the plain path also rounds each chunk's part of the head's gradient to them
+    tolerance = 1e-5 if precision == "float32" else 3e-2
+    for mine, theirs in zip(_result(fused, hidden, head), _result(plain, hidden, head), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert (mine - theirs).float().norm() <= tolerance * theirs.float().norm()
+
+
+def test_by_hand() -> None:
+    """Two words, hidden state 0: P = (1/2, 1/2), so log P = -log 2 and the gradient in W is (1/2, -1/2) outer h = 0; moving
+    h by W^T (onehot - P)."""
+    head = nn.Linear(1, 2, bias=False)
+    head.weight.data = torch.tensor([[1.0], [3.0]])
+    hidden = torch.zeros(1, 1, requires_grad=True)
+    value = logprob_sum(hidden, head, torch.tensor([0]))
+    value.backward()
+    assert value.item() == pytest.approx(-0.6931472)
+    assert hidden.grad is not None
+    assert hidden.grad.item() == pytest.approx(0.5 * 1.0 - 0.5 * 3.0)
+    assert head.weight.grad is not None
+    assert head.weight.grad.tolist() == [[0.0], [0.0]]
+
+
+def test_a_frozen_head_gets_no_gradient() -> None:
+    hidden, head, targets, _, _ = _inputs(torch.float32, bias=True)
+    head.requires_grad_(False)
+    logprob_sum(hidden, head, targets).backward()
+    assert hidden.grad is not None
+    assert head.weight.grad is None
+
+
+def test_a_second_backward_pass_is_refused() -> None:
+    hidden, head, targets, _, _ = _inputs(torch.float32, bias=False)
+    value = logprob_sum(hidden, head, targets)
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="one backward pass"):
+        value.backward()
+
+
+def test_no_rows() -> None:
+    """A rank whose sequences are all padding."""
+    hidden, head, _, _, _ = _inputs(torch.float32, bias=False)
+    value = logprob_sum(hidden[:0], head, torch.zeros(0, dtype=torch.int64))
+    value.backward()
+    assert value.item() == 0
