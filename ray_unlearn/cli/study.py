@@ -140,11 +140,13 @@ def plan(
         float,
         typer.Option(help="sustained TFLOP/s of one worker, for the hours; 0.03 is one CPU core, 300 an H100 in bf16"),
     ] = 0.03,
+    gpu_memory: Annotated[float | None, typer.Option(help="GiB of one GPU; default: that of this machine's")] = None,
     json: Json = False,
 ) -> None:
     """What a study will take: trials, tokens, FLOPs, hours, memory, disk. Starts nothing."""
     from dataclasses import asdict
 
+    from ray_unlearn.unlearn.memory import gpu_memory_gib
     from ray_unlearn.unlearn.plan import free_disk_gib, problems
     from ray_unlearn.unlearn.plan import plan as make_plan
 
@@ -152,10 +154,13 @@ def plan(
     found = make_plan(spec)
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    issues = list(problems(found, cpus, memory_gib, free_disk_gib(Path.cwd()), spec))
+    issues = list(problems(found, cpus, memory_gib, free_disk_gib(Path.cwd()), spec, gpu_memory or gpu_memory_gib()))
     hours = found.hours(teraflops)
+    parts = ", ".join(f"{name} {number(value)}" for name, value in asdict(found.memory).items() if value)
     if json:
-        print_json(asdict(found) | {"worker_hours": hours, "problems": issues})
+        print_json(
+            asdict(found) | {"lane_memory_gib": found.lane_memory_gib, "worker_hours": hours, "problems": issues}
+        )
         return
     lines = [
         ("trials", str(found.trials)),
@@ -164,7 +169,7 @@ def plan(
         ("FLOPs in updates (counted)", number(found.update_flops)),
         (f"worker hours at {teraflops:g} TFLOP/s, evaluation apart", number(hours)),
         ("parameters", number(float(found.parameters))),
-        ("memory per lane, GiB (estimate)", number(found.lane_memory_gib)),
+        ("memory per worker, GiB (estimate)", f"{number(found.memory.total)}: {parts}"),
         ("disk, GiB (estimate)", number(found.disk_gib)),
         ("lanes x workers", f"{found.lanes} x {found.workers}"),
     ]

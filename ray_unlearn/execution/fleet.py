@@ -77,7 +77,7 @@ class Fleet:
     def __enter__(self) -> Self:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Hub).options(name=self.name, num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-        self.hub = actor.remote(self._operations.lanes, self._operations.max_retries)
+        self.hub = actor.remote(self._operations.lanes, self._operations.max_retries, ray.put)
         try:
             ray.get(self.hub.ping.remote())
         except ray.exceptions.RayError as error:

@@ -77,8 +77,10 @@ class _Lane:
 class Hub:
     """See the module. All methods are coroutines of one event loop: no two run at once between awaits."""
 
-    def __init__(self, lanes: int, max_retries: int) -> None:
+    def __init__(self, lanes: int, max_retries: int, put: Callable[[Any], Any] = lambda value: value) -> None:
         self._max_retries = max_retries
+        self._put = put
+        """Into the object store: what lanes share is read there by all of them, and outlives the lane that made it."""
         self._lanes = [_Lane() for _ in range(lanes)]
         self._jobs: dict[int, _Job] = {}
         self._queue: deque[int] = deque()
@@ -223,8 +225,9 @@ class Hub:
             job.item, job.sequence = item | {"lane": lane}, job.sequence + 1
             if job.ended:
                 self._lanes[lane].job = None
-                if item.get("result") is not None and item["result"].get("shared") is not None:
-                    self._shared = item["result"]["shared"]
+                if (result := item.get("result")) is not None and (shared := result.get("shared")) is not None:
+                    self._shared = [self._put(shared)]  # in a list a reference travels as one
+                    job.item["result"] = result | {"shared": None}  # nothing for the driver
             self._changed.notify_all()
 
     async def verdict(self, lane: int, token: int, number: int, timeout_s: float) -> str:
@@ -244,7 +247,7 @@ class Hub:
         return STOP
 
     async def shared(self) -> Any:
-        """What the first job computed for all lanes (None if nothing)."""
+        """What the first job computed for all lanes: a list with the reference to it; None if nothing."""
         return self._shared
 
     # -- faults -------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ class World(Protocol):
         """Rows, then one `Ended`. Closed early when the trial is stopped; the next trial starts clean all the same."""
 
     def keep(self, number: int, update: int) -> dict[str, Any] | None:
-        """Keep the weights as they are now, called on rank 0 only: what to record about the file, None when it cannot."""
+        """Keep the weights as they are now: on rank 0 what to record about the file, None when it cannot; None on others."""
 
 
 OpenWorld = Callable[[Comm], World]
@@ -98,8 +98,8 @@ def lane_loop(settings: dict[str, Any]) -> None:
             case {"kind": "prepare", "baselines": baselines}:
                 _prepare(world, baselines, job["number"], link)
             case {"kind": "trial", "config": content, "known": known}:
-                if fresh:
-                    world.adopt(link.shared())
+                if fresh and (shared := link.shared()) is not None:
+                    world.adopt(shared)
                 if _trial(world, TrialConfig.model_validate(content), job["number"], known, link) == QUIT:
                     return
         fresh = False
@@ -111,9 +111,8 @@ def _prepare(world: World, baselines: bool, number: int, link: "_Link") -> None:
     except Exception as error:  # any failure of a job is its outcome, sent as data: a lane must outlive it
         link.fail(number, error)
         return
-    link.report(
-        number, {"kind": "ended", "status": "complete", "reason": "", "result": {"rows": rows, "shared": shared}}
-    )
+    result = {"rows": rows, "shared": shared}
+    link.report(number, {"kind": "ended", "status": "complete", "reason": "", "result": result})
 
 
 def _trial(world: World, config: TrialConfig, number: int, known: list[int], link: "_Link") -> str:
@@ -136,7 +135,7 @@ def _trial(world: World, config: TrialConfig, number: int, known: list[int], lin
         if answer in (STOP, QUIT):
             rows.close()  # type: ignore[attr-defined]
             return str(answer)
-        if answer == KEEP and link.comm.rank == 0 and (file := world.keep(number, row["update"])) is not None:
+        if answer == KEEP and (file := world.keep(number, row["update"])) is not None:
             link.tell("kept", number, file)
 
 
@@ -221,8 +220,9 @@ class _Link:
         ray.get(self._hub.note.remote(text))
 
     def shared(self) -> Any:
-        """What another lane computed for all; each rank fetches it from its node's object store."""
-        return ray.get(self._hub.shared.remote())
+        """What another lane computed for all, None if nothing; each rank reads it in its node's object store."""
+        kept = ray.get(self._hub.shared.remote())
+        return None if kept is None else ray.get(kept[0])
 
     def fail(self, number: int, error: Exception) -> None:
         """A trial's exception is its outcome, not the lane's.

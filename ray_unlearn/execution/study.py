@@ -42,7 +42,7 @@ from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.tensorboard import TensorBoardObserver
 from ray_unlearn.execution.tuning import pending, run_trials
-from ray_unlearn.execution.world import OpenStudy, header_digest
+from ray_unlearn.execution.world import OpenStudy, header_digest, shared_model
 from ray_unlearn.results.files import kept_weights, remove_leftovers
 from ray_unlearn.results.ledger import Ledger
 from ray_unlearn.results.scan import events_file
@@ -250,7 +250,7 @@ class _Run:
 
     def _open_world(self) -> OpenStudy:
         folder = self.folder.absolute()
-        return OpenStudy(self.spec, ray.put(self.data), folder, header_digest(folder))
+        return OpenStudy(self.spec, ray.put(self.data), shared_model(self.spec), folder, header_digest(folder))
 
     @contextlib.contextmanager
     def _observed(self) -> Iterator[list[Observer]]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,23 @@ from ray_unlearn.unlearn.baselines import measure_baselines
 from ray_unlearn.unlearn.checkpoint import Checkpoints, save_weights
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.model import load_model
+from ray_unlearn.unlearn.sharded_checkpoint import ShardedCheckpoints
+from ray_unlearn.unlearn.sharing import SharedModel
 from ray_unlearn.unlearn.workspace import Workspace
+
+LARGEST_SHARE = 0.3
+"""Of a node's object store that weights may take; beyond, data and hidden states would be pushed out to disk."""
 
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """Opens the world on a lane's worker. The data lie in the object store: one copy per node, read by all its lanes."""
+    """Opens the world on a lane's worker. Data and weights lie in the object store: one copy per node, read by all its lanes."""
 
     spec: StudySpec
     data: ray.ObjectRef
+    model: ray.ObjectRef | None = None
+    """The vanilla model's weights, a `SharedModel`; None: each worker loads them."""
     folder: Path | None = None
     """The study directory, for checkpoints and kept weights; None keeps none."""
     header: str = ""
@@ -37,7 +46,9 @@ class OpenStudy:
         """Load model and data; tens of milliseconds to minutes, once per start of a lane."""
         device = str(ray.train.torch.get_device()) if self.spec.operations.gpus_per_worker else "cpu"
         data = ray.get(self.data)
-        workspace = Workspace.open(self.spec.model, data, self.spec.evaluation, self.spec.operations, comm, device)
+        model = None if self.model is None else ray.get(self.model)
+        spec = self.spec
+        workspace = Workspace.open(spec.model, data, spec.evaluation, spec.operations, comm, device, model)
         return _StudyWorld(self.spec, workspace, self._reachable(comm))
 
     def _reachable(self, comm: Comm) -> Path | None:
@@ -45,6 +56,17 @@ class OpenStudy:
         seen = self.folder is not None and bool(self.header) and header_digest(self.folder) == self.header
         answers = comm.gather(seen)
         return self.folder if comm.broadcast(answers is not None and all(answers)) else None
+
+
+def shared_model(spec: StudySpec) -> ray.ObjectRef | None:
+    """The vanilla weights in the object store, for lanes that read them there; None where that saves nothing (one process, or
+    weights that go to a device), or where they would fill it."""
+    operations = spec.operations
+    if operations.gpus_per_worker or operations.lanes * operations.workers_per_lane == 1:
+        return None
+    model = SharedModel.of(load_model(spec.model))
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
+    return ray.put(model) if model.nbytes < LARGEST_SHARE * min(stores, default=0.0) else None
 
 
 def header_digest(folder: Path) -> str:
@@ -63,17 +85,17 @@ class _StudyWorld:
 
     def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
         rows = measure_baselines(self._workspace, self._spec.model) if baselines else {}
-        labels = self._workspace.adversarial_labels if "adversarial_samples" in self._spec.methods else None
-        return rows, labels
+        return rows, self._workspace.quantities(self._spec.methods)
 
     def adopt(self, shared: Any) -> None:
-        if shared is not None:
-            self._workspace.adversarial_labels = shared
+        self._workspace.adopt(shared)
 
     def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
         every_s = self._spec.operations.checkpoint_every_s
         path = checkpoint_file(self._folder, job.number) if self._folder is not None and every_s is not None else None
-        keeper = Checkpoints(
+        comm = self._workspace.comm
+        kind = partial(ShardedCheckpoints, comm) if self._workspace.sharded else Checkpoints
+        keeper = kind(
             path,
             every_s,
             frozenset(job.known),
@@ -81,7 +103,7 @@ class _StudyWorld:
             restored=job.restored,
             saved=job.checkpoint_saved,
             failed=job.checkpoint_failed,
-            writes=self._workspace.comm.rank == 0,
+            writes=comm.rank == 0,
         )
         return unlearn(self._workspace, config, keeper)
 
@@ -89,7 +111,10 @@ class _StudyWorld:
         if self._folder is None:
             return None
         name = best_file(number, update)
+        tensors = self._workspace.trained.kept()  # sharded: every rank takes part
+        if self._workspace.comm.rank != 0:
+            return None
         try:
-            return {"update": update, "file": name} | save_weights(self._workspace.trained.kept(), self._folder / name)
+            return {"update": update, "file": name} | save_weights(tensors, self._folder / name)
         except OSError:  # a full disk: `export` makes the model by running the trial again
             return None

@@ -1,6 +1,7 @@
 """Where a study keeps weights, and what may lie there: the last checkpoint of each unfinished trial, the best row's weights.
 
     trials/0003/last.pt                 trial 3 has no outcome yet; it goes on from here
+    trials/0003/last-6.rank0of2.pt      the same of a sharded trial: update 6, the first of two workers
     trials/best/0007-48.safetensors     trial 7 after update 48: the lowest score so far
 
 Written as `*.tmp` and renamed, so that a file with its right name is whole.
@@ -15,6 +16,7 @@ from ray_unlearn.results.record import Record
 TRIALS = "trials"
 BEST = "best"
 TEMPORARY = "*.tmp"
+CHECKPOINT = "last*.pt"
 
 
 def checkpoint_file(study: Path, number: int) -> Path:
@@ -46,11 +48,11 @@ def leftovers(study: Path, record: Record) -> Iterator[Path]:
     that are not, or no more, the best. A study that is not running may lose them all."""
     for folder in (study / TRIALS, study / "ledger"):
         yield from sorted(folder.rglob(TEMPORARY))
-    wanted = {checkpoint_file(study, n) for n, trial in record.trials.items() if trial.status is None}
-    if record.artefact is not None:
-        wanted.add(study / str(record.artefact["file"]))
+    unfinished = {checkpoint_file(study, n).parent for n, trial in record.trials.items() if trial.status is None}
+    best = None if record.artefact is None else study / str(record.artefact["file"])
     for path in sorted((study / TRIALS).rglob("*")):
-        if path.is_file() and path not in wanted and not path.match(TEMPORARY):
+        wanted = path == best or (path.parent in unfinished and path.match(CHECKPOINT))
+        if path.is_file() and not wanted and not path.match(TEMPORARY):
             yield path
 
 

@@ -239,6 +239,11 @@ class Operations(Strict):
 
     lanes: int = Field(1, ge=1, description="warm worker groups, each running one trial at a time")
     workers_per_lane: int = Field(1, ge=1)
+    parallel: Literal["replicate", "shard"] = Field(
+        "replicate",
+        description="of a lane's workers. replicate: each holds all weights; shard: each holds a part of weights, gradients "
+        "and optimizer states (FSDP2), for models that do not fit otherwise",
+    )
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
     micro_batch_size: int | None = Field(None, ge=1, description="sequences per forward/backward pass and worker")
@@ -291,6 +296,8 @@ class StudySpec(Strict):
             self._check_space(method, space)
         self._check_full_spaces()
         self._check_points()
+        if self.operations.parallel == "shard" and self.model.lora is not None:
+            raise ValueError("operations.parallel: `shard` is for whole models; use `replicate` with `model.lora`")
         if self.objective.pareto and self.search.sampler in ("gp",):
             raise ValueError(
                 "search.sampler: `gp` has one objective here; use `nsga2`, `tpe`, `qmc` or `random` with `pareto`"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.unlearn.optimizer import load_state, local, state_of
 
 if TYPE_CHECKING:
     from ray_unlearn.unlearn.loop import Meter
@@ -36,7 +37,7 @@ class TrialState:
         self._optimizer = optimizer
 
     def save(self, path: Path) -> None:
-        """Write to `path`, whole or not at all.
+        """Write to `path`, whole or not at all; of sharded tensors this rank's part.
 
         Raises:
             OSError: no room, or no permission.
@@ -45,9 +46,9 @@ class TrialState:
         content = {
             "version": VERSION,
             "trial_id": self.config.id,
-            "parameters": workspace.parameters,
+            "parameters": [local(p) for p in workspace.parameters],
             "buffers": list(workspace.policy.buffers()),
-            "optimizer": self._optimizer.state_dict(),
+            "optimizer": state_of(self._optimizer),
             "random": torch.get_rng_state(),
             "meter": self.meter.state(),
         }
@@ -62,9 +63,15 @@ class TrialState:
         finally:
             draft.unlink(missing_ok=True)
 
-    @torch.no_grad()
     def restore(self, path: Path, known: Container[int]) -> bool:
-        """Take over the state in `path`; False, and nothing changed, when it cannot be used.
+        """Take over the state in `path`; False, and nothing changed, when it cannot be used."""
+        content = self.read(path, known)
+        if content is not None:
+            self.take(content)
+        return content is not None
+
+    def read(self, path: Path, known: Container[int]) -> dict[str, Any] | None:
+        """The state in `path`; None when it cannot be used.
 
         Args:
             path: written by `save`. A file that is torn, of another trial or of another version is of no use.
@@ -74,20 +81,24 @@ class TrialState:
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError):
-            return False
+            return None
         if content.get("version") != VERSION or content.get("trial_id") != self.config.id:
-            return False
+            return None
         if any(update < content["meter"]["update"] and update not in known for update in self.config.evaluate_at):
-            return False
+            return None
+        return content
+
+    @torch.no_grad()
+    def take(self, content: dict[str, Any]) -> None:
+        """Go on from what `read` gave."""
         workspace = self._workspace
         for mine, theirs in zip(workspace.parameters, content["parameters"], strict=True):
-            mine.copy_(theirs)
+            local(mine).copy_(theirs)
         for mine, theirs in zip(workspace.policy.buffers(), content["buffers"], strict=True):
             mine.copy_(theirs)
-        self._optimizer.load_state_dict(content["optimizer"])
+        load_state(self._optimizer, content["optimizer"])
         torch.set_rng_state(content["random"])
         self.meter.restore(content["meter"])
-        return True
 
 
 class Keeper(Protocol):
@@ -162,24 +173,35 @@ class Checkpoints:
         """Save when asked to, or when `every_s` have passed."""
         update = state.meter.update
         wanted = self._wanted(update)
-        due = self._every_s is not None and time.monotonic() - self._last >= self._every_s
-        if not self._writes or not (wanted or due) or update == state.config.steps:
+        if not self._writes or not (wanted or self._is_due()) or update == state.config.steps:
             return
         if self._path is None:
             if wanted:
                 self._saved(update)  # nobody should wait for what cannot be
             return
         self._last = time.monotonic()
+        problem = ""
         try:
             state.save(self._path)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
-            if not self._warned:
-                self._failed(f"no checkpoint of update {update}: {str(error).strip().splitlines()[0]}")
-                self._warned = True
-            elif wanted:
-                self._saved(update)
-            return
-        self._saved(update)
+            problem = first_line(error)
+        self._tell(update, wanted, problem)
+
+    def _is_due(self) -> bool:
+        return self._every_s is not None and time.monotonic() - self._last >= self._every_s
+
+    def _tell(self, update: int, wanted: bool, problem: str) -> None:
+        """That there is a checkpoint; or once that there is none, and later only to whoever waits."""
+        if problem and not self._warned:
+            self._failed(f"no checkpoint of update {update}: {problem}")
+            self._warned = True
+        elif not problem or wanted:
+            self._saved(update)
+
+
+def first_line(error: Exception) -> str:
+    """Why something could not be written."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:

@@ -1,14 +1,13 @@
 """One evaluation: one forward pass over each set gives every metric."""
 
-from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from ray_unlearn.results.schema import SETS, Metrics
-from ray_unlearn.unlearn.data import EVALUATED, TokenSet
+from ray_unlearn.unlearn.data import EVALUATED
 from ray_unlearn.unlearn.logprobs import TokenScores, token_scores
 from ray_unlearn.unlearn.metrics import SetScores, row_metrics
 from ray_unlearn.unlearn.scored import Scored
@@ -33,7 +32,9 @@ def _gathered(workspace: Workspace, model: Scored, name: str) -> SetScores | Non
     comm = workspace.comm
     bounds = np.linspace(0, len(tokens), comm.world + 1).round().astype(int)
     own = np.arange(bounds[comm.rank], bounds[comm.rank + 1])
-    parts = comm.gather(_own_scores(workspace, model, split, tokens, own))
+    batches = -(-np.diff(bounds) // workspace.evaluation_batch_size)
+    _idle_calls(workspace, model, split, int(batches[comm.rank]), int(batches.max()))
+    parts = comm.gather(_own_scores(workspace, model, split, own))
     if parts is None:
         return None
     logprob, correct, mean, sd, kl = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -43,35 +44,28 @@ def _gathered(workspace: Workspace, model: Scored, name: str) -> SetScores | Non
     )  # fmt: skip
 
 
+def _idle_calls(workspace: Workspace, model: Scored, split: str, mine: int, most: int) -> None:
+    """What a batch calls, for nothing."""
+    first = np.zeros(1, dtype=np.int64)
+    for _ in workspace.idle_calls(mine, most):
+        workspace.reference.hidden(split, first)
+        model(workspace.batch(split, first), lambda hidden, head: None)
+
+
 def _own_scores(
-    workspace: Workspace, model: Scored, split: str, tokens: TokenSet, own: NDArray[np.int64]
+    workspace: Workspace, model: Scored, split: str, own: NDArray[np.int64]
 ) -> tuple[NDArray[np.float32 | np.bool_], ...]:
-    """Scores of these sequences' real targets, in sequence order; batches are bucketed by length and cut to their longest."""
+    """Scores of these sequences' real targets, in sequence order."""
     if not len(own):
         empty = np.zeros(0, dtype=np.float32)
         return (empty, empty.astype(bool), empty, empty, empty)
-    lengths = (tokens.document[own] >= 0).sum(axis=1)
-    order = np.argsort(-lengths, kind="stable")
     parts: list[TokenScores] = []
     for start in range(0, len(own), workspace.evaluation_batch_size):
-        chosen = order[start : start + workspace.evaluation_batch_size]
-        longest = int(lengths[chosen[0]])
-        input_ids, position_ids, mask = workspace.inputs(split, own[chosen], longest)
-        reference = workspace.reference.hidden(split, own[chosen])[:, : longest - 1][mask]
-        parts.append(model(input_ids, position_ids, _scores(input_ids[:, 1:][mask], mask, reference, workspace)))
-    back = _back_to_sequence_order(tokens.target_mask[own].sum(axis=1), order)
-    return tuple(torch.cat(column).cpu().numpy()[back] for column in zip(*parts, strict=True))
-
-
-def _scores(targets: Tensor, mask: Tensor, reference: Tensor, workspace: Workspace) -> Callable[..., TokenScores]:
-    def use(hidden: Tensor, head: nn.Linear) -> TokenScores:
-        return token_scores(hidden[:, :-1][mask], head, targets, reference, workspace.reference.head)
-
-    return use
-
-
-def _back_to_sequence_order(targets: NDArray[np.int64], order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Index that undoes the bucketing: `targets` [N] per sequence, `order` [N] the sequences as they were scored."""
-    starts = np.zeros(len(order), dtype=np.int64)
-    starts[order] = np.cumsum(targets[order]) - targets[order]
-    return np.concatenate([np.arange(start, start + size) for start, size in zip(starts, targets, strict=True)])
+        chosen = own[start : start + workspace.evaluation_batch_size]
+        batch = workspace.batch(split, chosen)
+        reference = workspace.reference.hidden(split, chosen)
+        use = partial(
+            token_scores, targets=batch.targets, reference_hidden=reference, reference_head=workspace.reference.head
+        )
+        parts.append(model(batch, use))
+    return tuple(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))

@@ -4,17 +4,19 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ray_unlearn.results.schema import Metrics, Outcome, Row, check_row
 from ray_unlearn.results.schema import finite as finite_row
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.batches import batch
+from ray_unlearn.unlearn.batching import Batch
 from ray_unlearn.unlearn.checkpoint import Keeper, NoKeeper, TrialState
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.evaluate import evaluate
@@ -23,6 +25,7 @@ from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
 from ray_unlearn.unlearn.optimizer import adamw
+from ray_unlearn.unlearn.sharded import whole
 from ray_unlearn.unlearn.workspace import Workspace
 
 NO_KEEPER = NoKeeper()
@@ -115,60 +118,76 @@ def backward(workspace: Workspace, config: TrialConfig, term: Term, update: int,
         loss = term.loss(quantity(workspace, config, term, own[chosen], own_epochs[chosen]), targets)
         (term.weight * loss).backward()
         total += loss.detach()
+    size = workspace.micro_batch_size or len(indices)
+    most = -(-len(indices) // workspace.comm.world)
+    for _ in workspace.idle_calls(-(-len(own) // size), -(-most // size)):
+        quantity(workspace, config, term, indices[:1], epochs[:1], idle=True).sum().backward()
     return total
 
 
 def quantity(
-    workspace: Workspace, config: TrialConfig, term: Term, indices: NDArray[np.int64], epochs: NDArray[np.int64]
+    workspace: Workspace,
+    config: TrialConfig,
+    term: Term,
+    indices: NDArray[np.int64],
+    epochs: NDArray[np.int64],
+    *,
+    idle: bool = False,
 ) -> Tensor:
-    """The term's quantity on real targets of these sequences, with gradient: its sum [], or per token [n] on the plain path."""
-    input_ids, position_ids, mask = workspace.inputs(term.split, indices)
+    """The term's quantity on real targets of these sequences, with gradient: its sum [], or per token [n] on the plain path.
+
+    An idle call is made of no targets at all; its gradients are zero.
+    """
+    inputs = workspace.batch(term.split, indices)
+    if idle:
+        inputs = inputs.without_targets()
     if term.quantity == "kl":
-        reference, reference_head = (
-            workspace.reference.hidden(term.split, indices)[:, :-1][mask],
-            workspace.reference.head,
-        )
+        reference = workspace.reference.hidden(term.split, indices)[: len(inputs.rows)]
         divergence = kl_sum if workspace.fused_head else kl_from_reference
-
-        def use(hidden: Tensor, head: nn.Linear) -> Tensor:
-            return divergence(hidden[:, :-1][mask], head, reference, reference_head)
+        use = partial(divergence, reference_hidden=reference, reference_head=workspace.reference.head)
     else:
-        labels = labels_of(workspace, config, term, indices, epochs)[mask]
-        logprob = logprob_sum if workspace.fused_head else target_logprobs
-
-        def use(hidden: Tensor, head: nn.Linear) -> Tensor:
-            return logprob(hidden[:, :-1][mask], head, labels)
-
-    found: Tensor = workspace.trained.scored(input_ids, position_ids, use)
+        labels = labels_of(workspace, config, term, indices, epochs, inputs)
+        use = partial(logprob_sum if workspace.fused_head else target_logprobs, targets=labels)
+    found: Tensor = workspace.trained.scored(inputs, use)
     return found
 
 
 def labels_of(
-    workspace: Workspace, config: TrialConfig, term: Term, indices: NDArray[np.int64], epochs: NDArray[np.int64]
+    workspace: Workspace,
+    config: TrialConfig,
+    term: Term,
+    indices: NDArray[np.int64],
+    epochs: NDArray[np.int64],
+    inputs: Batch,
 ) -> Tensor:
-    """What the term fits at each position of these sequences, [B, T - 1]."""
-    true = workspace.data.splits[term.split].input_ids[:, 1:]
+    """What the term fits at each target of these sequences, [n]."""
     if term.labels == "true":
-        chosen = true[indices]
-    elif term.labels == "adversarial":
+        return inputs.targets
+    tokens = workspace.data.splits[term.split]
+    if term.labels == "adversarial":
         chosen = workspace.adversarial_labels[indices]
     else:
+        true, allowed = tokens.input_ids[:, 1:], workspace.data.allowed_labels
         drawn = [
-            random_labels(true[index], workspace.data.allowed_labels, config.seed, int(index), int(epoch))
+            random_labels(true[index], allowed, config.seed, int(index), int(epoch))
             for index, epoch in zip(indices, epochs, strict=True)
         ]
         chosen = np.stack(drawn)
-    return torch.from_numpy(chosen).to(workspace.device).long()
+    labels = torch.from_numpy(chosen[tokens.target_mask[indices]]).to(workspace.device).long()
+    return labels[: len(inputs.rows)]
 
 
 def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str, Tensor]) -> Tensor:
-    """Sum gradients and losses over the workers, clip the gradient's global L2 norm; the norm before clipping."""
+    """Sum gradients (sharded ones are already) and losses over the workers, clip the gradient's global L2 norm; the norm
+    before clipping."""
     for parameter in workspace.parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in workspace.parameters if parameter.grad is not None]
-    workspace.comm.all_reduce_sum([*gradients, *losses.values()])
-    return torch.nn.utils.clip_grad_norm_(workspace.parameters, config.max_grad_norm)
+    workspace.comm.all_reduce_sum([*([] if workspace.sharded else gradients), *losses.values()])
+    norm = whole(torch.nn.utils.get_total_norm(gradients))
+    torch.nn.utils.clip_grads_with_norm_(workspace.parameters, config.max_grad_norm, norm)
+    return norm
 
 
 def not_finite(update: int, losses: dict[str, Tensor], grad_norm: Tensor) -> str:

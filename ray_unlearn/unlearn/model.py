@@ -177,13 +177,20 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
     return model
 
 
-def hidden_states(model: Any, input_ids: Tensor, position_ids: Tensor | None = None) -> Tensor:
+def hidden_states(
+    model: Any,
+    input_ids: Tensor,
+    position_ids: Tensor | None = None,
+    document_lengths: tuple[int, ...] | None = None,
+) -> Tensor:
     """Final hidden states [B, T, H] after the last norm: what the head turns into logits.
 
     No attention mask: attention is causal and padding is on the right, so no real token ever sees it. Packed sequences
-    give `position_ids` that restart at each document, which keeps documents apart.
+    give `position_ids` that restart at each document, which keeps documents apart; or one row of documents with their
+    lengths, for a model that attends by document (`batching`).
     """
-    output = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+    lengths = {} if document_lengths is None else {"document_lengths": document_lengths}
+    output = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **lengths)
     return output.last_hidden_state
 
 

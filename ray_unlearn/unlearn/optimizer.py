@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw as functional_adamw
 
 from ray_unlearn.spec.study import Rounding
@@ -72,7 +73,7 @@ class RoundedAdamW(torch.optim.Optimizer):
             if p.grad is None:
                 continue
             state = self._state(p)
-            generator = self._generator(number, int(state["step"]), p.device)
+            generator = self._generator(number, int(state["step"]), p)
             columns = [
                 local(p),
                 local(p.grad),
@@ -121,11 +122,37 @@ class RoundedAdamW(torch.optim.Optimizer):
                 state["low"] = torch.zeros_like(like, dtype=torch.int16)
         return state
 
-    def _generator(self, number: int, step: int, device: torch.device) -> torch.Generator:
-        """A function of (seed, weight, update): a trial that goes on from a checkpoint draws what it would have drawn."""
-        generator = torch.Generator(device)
-        generator.manual_seed((self._seed * 1_000_003 + step) * 1_000_003 + number)
+    def _generator(self, number: int, step: int, p: nn.Parameter) -> torch.Generator:
+        """A function of (seed, weight, update, part): a trial that goes on from a checkpoint draws what it would have drawn."""
+        key = (self._seed * 1_000_003 + step) * 1_000_003 + number
+        part = p.device_mesh.get_local_rank() if isinstance(p, DTensor) else 0
+        generator = torch.Generator(p.device)
+        generator.manual_seed((key * 1_000_003 + part) % 2**63 if part else key)
         return generator
+
+
+def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """`state_dict`, of sharded tensors this rank's part."""
+    content = optimizer.state_dict()
+    parts = {index: {name: local(t) for name, t in state.items()} for index, state in content["state"].items()}
+    return content | {"state": parts}
+
+
+def load_state(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> None:
+    """Go on from what `state_of` gave."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if isinstance(optimizer, torch.optim.AdamW):  # its states are cut as its parameters are
+        whole = {i: {n: _cut_as(parameters[i], t) for n, t in s.items()} for i, s in content["state"].items()}
+        content = content | {"state": whole}
+    optimizer.load_state_dict(content)
+
+
+def _cut_as(p: nn.Parameter, part: Tensor) -> Tensor:
+    """The sharded tensor of which this is the rank's part; plain where `p` is, and scalars always."""
+    if not isinstance(p, DTensor) or not part.ndim:
+        return part
+    part = part.to(p.device)
+    return DTensor.from_local(part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What a study will take, worked out from its file and the model's config: nothing is loaded, nothing started."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, S
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import Hyperparameters
 from ray_unlearn.unlearn.cost import count_update
+from ray_unlearn.unlearn.memory import BYTES, Memory, memory, remedies
 from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.model import check_source, local_source
 
-BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 ROW_BYTES = 50 * len(COLUMNS)
 """A row in the ledger; measured: 4.9 kB."""
 LANE_PROCESSES_GIB = 0.9
@@ -32,9 +33,15 @@ class Plan:
     update_flops: float
     parameters: int
     disk_gib: float
-    lane_memory_gib: float
+    memory: Memory
+    """Of one worker."""
     lanes: int
     workers: int
+
+    @property
+    def lane_memory_gib(self) -> float:
+        """Of the workers of a lane; what Ray's processes take on the host is `LANE_PROCESSES_GIB` more."""
+        return self.workers * self.memory.total
 
     def hours(self, teraflops: float) -> float:
         """Worker hours in updates at a sustained rate of `teraflops` per worker; evaluation is not in it."""
@@ -62,11 +69,10 @@ def plan(spec: StudySpec) -> Plan:
         tokens += number * most.steps * length * sum(size for _, size in sizes)
         flops += number * most.steps * sum(cost.of(term, size, size * (length - 1)) for term, size in sizes)
     parameters = parameter_count(config)
-    weights_gib = parameters * BYTES[spec.model.dtype] / 2**30
     return Plan(
         trials, updates, evaluations, tokens, flops, parameters,
         disk_gib=disk_bytes(spec, parameters) / 2**30,
-        lane_memory_gib=LANE_PROCESSES_GIB + spec.operations.workers_per_lane * (5 * weights_gib + _activations_gib(spec, config)),
+        memory=memory(spec, config, _largest_pass(spec)),
         lanes=spec.operations.lanes,
         workers=spec.operations.workers_per_lane,
     )  # fmt: skip
@@ -83,7 +89,7 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None) -> float:
         parameters = parameter_count(model_config(spec))
     rows = sum(number * len(spec.evaluation.updates(most.steps)) for _, number, most in _upper_bounds(spec))
     operations, weights = spec.operations, parameters * BYTES[spec.model.dtype]
-    checkpoint = 3 * weights if operations.checkpoint_every_s is not None else 0  # weights and two optimizer states
+    checkpoint = weights + 8 * parameters if operations.checkpoint_every_s is not None else 0  # and two float32 moments
     best = weights if operations.keep_best else 0
     return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (operations.lanes * checkpoint + best)
 
@@ -150,18 +156,39 @@ def parameter_count(config: Any) -> int:
         return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
-def problems(found: Plan, cpus: float, memory_gib: float, free_disk_gib: float, spec: StudySpec) -> Iterator[str]:
-    """Why the plan does not fit what is there, each with a remedy."""
+def problems(
+    found: Plan, cpus: float, memory_gib: float, free_disk_gib: float, spec: StudySpec, gpu_gib: float | None = None
+) -> Iterator[str]:
+    """Why the plan does not fit what is there, each with a remedy. `gpu_gib`: memory of one GPU; None: not known."""
     wanted = found.lanes * found.workers * spec.operations.cpus_per_worker
     if wanted > cpus:
         yield f"{found.lanes} lane(s) want {wanted:g} CPUs, {cpus:g} are there: use fewer lanes (`--lanes`)"
-    if found.lanes * found.lane_memory_gib > memory_gib:
+    gpus = spec.operations.gpus_per_worker
+    on_host = found.lanes * (LANE_PROCESSES_GIB + (0.0 if gpus else found.lane_memory_gib))
+    if on_host > memory_gib:
+        advice = "" if gpus else _advice(found, spec, memory_gib / (found.lanes * found.workers))
         yield (
-            f"{found.lanes} lane(s) want about {found.lanes * found.lane_memory_gib:.1f} GiB of memory, "
-            f"{memory_gib:.1f} are there: use fewer lanes, or a smaller `operations.micro_batch_size`"
+            f"{found.lanes} lane(s) want about {on_host:.1f} GiB of memory, {memory_gib:.1f} are there: "
+            f"use fewer lanes{advice}"
+        )
+    there = None if gpu_gib is None or not gpus else gpu_gib * min(gpus, 1)
+    if there is not None and found.memory.total > there:
+        yield (
+            f"a worker wants about {found.memory.total:.1f} GiB of GPU memory (most of it {found.memory.largest}), its share "
+            f"is {there:.1f}: use more `operations.gpus_per_worker` (up to 1){_advice(found, spec, there)}"
         )
     if found.disk_gib > free_disk_gib:
         yield f"the study wants about {found.disk_gib:.1f} GiB of disk, {free_disk_gib:.1f} are free"
+
+
+def _advice(found: Plan, spec: StudySpec, room: float) -> str:
+    """The mildest single change that fits, or the one that saves most."""
+    changes = list(remedies(spec, model_config(spec), _largest_pass(spec)))
+    fitting = [change for change in changes if change[1].total <= room]
+    if not changes:
+        return ""
+    name, then = fitting[0] if fitting else min(changes, key=lambda change: change[1].total)
+    return f", or `{name}`: {then.total:.1f} GiB per worker instead of {found.memory.total:.1f}"
 
 
 def free_disk_gib(folder: Path) -> float:
@@ -184,12 +211,12 @@ def _largest(parameter: FloatRange | IntRange | Choice | Fixed) -> Any:
     return parameter.value
 
 
-def _activations_gib(spec: StudySpec, config: Any) -> float:
-    """About 34 values per token, hidden unit and layer without recomputation (Korthikanti et al. 2022), at 2 bytes each."""
-    sequences = spec.operations.micro_batch_size or max(
-        max(term.batch_size for term in terms(spec.trial_config(most, method, 0, "")))
+def _largest_pass(spec: StudySpec) -> int:
+    """Sequences in one forward and backward pass of a worker."""
+    batches = (
+        term.batch_size
         for method, _, most in _upper_bounds(spec)
+        for term in terms(spec.trial_config(most, method, 0, ""))
     )
-    tokens = sequences * spec.data.sequence_length
-    per_layer = tokens * config.hidden_size * 34 * BYTES[spec.model.dtype] / 2
-    return float(per_layer * config.num_hidden_layers / 2**30)
+    own = math.ceil(max(batches) / spec.operations.workers_per_lane)
+    return min(own, spec.operations.micro_batch_size or own)

@@ -1,13 +1,19 @@
 """P_0: the original model's final hidden states, and the adversarial labels it gives."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ray_unlearn.unlearn.batching import Batch
 from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.logprobs import adversarial_targets
 from ray_unlearn.unlearn.model import head_of
+from ray_unlearn.unlearn.sharded import whole_head
+from ray_unlearn.unlearn.sharing import to_array, to_tensor
 from ray_unlearn.unlearn.trained import Trained
 
 CACHE_BYTES = 2**30
@@ -16,59 +22,77 @@ CACHE_BYTES = 2**30
 class Reference:
     """What is computed of the vanilla model once.
 
-    Final hidden states of a split are kept when they fit into `CACHE_BYTES` together with those kept before; then KL
-    costs one more head, not one more forward pass. They are always computed in the same batches, so a lane's history
-    cannot show in them.
+    Final hidden states that predict the targets of a split are kept when they fit into `CACHE_BYTES` together with those kept
+    before; then KL costs one more head, not one more forward pass. They are always computed in the same batches, so a lane's
+    history cannot show in them.
     """
 
-    def __init__(self, trained: Trained, splits: dict[str, TokenSet], batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        trained: Trained,
+        splits: dict[str, TokenSet],
+        batch_size: int,
+        batch: Callable[[str, NDArray[np.int64]], Batch],
+    ) -> None:
         self._trained = trained
         self._splits = splits
         self._batch_size = batch_size
-        self._device = device
+        self._batch = batch
         self._kept: dict[str, Tensor] = {}
+        self._starts = {name: np.cumsum([0, *tokens.target_mask.sum(axis=1)]) for name, tokens in splits.items()}
         with trained.original() as original:
-            self.head: nn.Linear = head_of(original.model)
+            self.head: nn.Linear = whole_head(head_of(original.model))
             """P_0's output embedding. With adapters it is the policy's too: they leave it alone."""
 
     @torch.no_grad()
     def hidden(self, split: str, indices: NDArray[np.int64]) -> Tensor:
-        """Final hidden states of these sequences, [B, T, H]."""
-        if split not in self._kept and self._fits(split):
-            every = np.arange(len(self._splits[split]))
-            self._kept[split] = torch.cat(
-                [self._forward(split, every[i : i + self._batch_size]) for i in range(0, len(every), self._batch_size)]
-            )
-        if split in self._kept:
-            return self._kept[split][torch.from_numpy(indices).to(self._device)]
-        return self._forward(split, indices)
+        """Final hidden states that predict the targets of these sequences, [n, H], in the order of `target_mask`."""
+        self._keep(split)
+        if split not in self._kept:
+            return self._forward(split, indices)
+        starts = self._starts[split]
+        rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices])
+        return self._kept[split][torch.from_numpy(rows).to(self.head.weight.device)]
 
     @torch.no_grad()
     def adversarial_labels(self) -> NDArray[np.int32]:
         """For the forget set, [N, T - 1]: argmax over a != x_t of P_0(a | x_<t); 0 where there is no target."""
         forget = self._splits["forget"]
         labels = np.zeros(forget.target_mask.shape, dtype=np.int32)
-        for start in range(0, len(forget), self._batch_size):
-            indices = np.arange(start, min(start + self._batch_size, len(forget)))
-            mask = torch.from_numpy(forget.target_mask[indices]).to(self._device)
-            targets = torch.from_numpy(forget.input_ids[indices, 1:]).to(self._device).long()[mask]
-            found = adversarial_targets(self.hidden("forget", indices)[:, :-1][mask], self.head, targets)
+        for indices in self._batches("forget"):
+            targets = self._batch("forget", indices).targets
+            found = adversarial_targets(self.hidden("forget", indices), self.head, targets)
             block = labels[indices]
             block[forget.target_mask[indices]] = found.cpu().numpy()
             labels[indices] = block
         return labels
 
+    @torch.no_grad()
+    def fill(self, splits: Iterable[str]) -> dict[str, tuple[NDArray[Any], str]]:
+        """Hidden states of these splits as arrays (see `sharing`), as far as they fit: what `adopt` takes."""
+        for split in splits:
+            self._keep(split)
+        return {split: (to_array(kept), str(kept.dtype).removeprefix("torch.")) for split, kept in self._kept.items()}
+
+    def adopt(self, hidden: dict[str, tuple[NDArray[Any], str]]) -> None:
+        """Use hidden states that another lane has computed; on a CPU without a copy, for they are only ever indexed."""
+        for split, (array, dtype) in hidden.items():
+            self._kept[split] = to_tensor(array, getattr(torch, dtype)).to(self.head.weight.device)
+
+    def _keep(self, split: str) -> None:
+        if split not in self._kept and self._fits(split):
+            self._kept[split] = torch.cat([self._forward(split, indices) for indices in self._batches(split)])
+
+    def _batches(self, split: str) -> list[NDArray[np.int64]]:
+        every = np.arange(len(self._splits[split]))
+        return [every[start : start + self._batch_size] for start in range(0, len(every), self._batch_size)]
+
     def _forward(self, split: str, indices: NDArray[np.int64]) -> Tensor:
-        tokens = self._splits[split]
-        input_ids = torch.from_numpy(tokens.input_ids[indices]).to(self._device).long()
-        positions = tokens.position_ids
-        position_ids = None if positions is None else torch.from_numpy(positions[indices]).to(self._device)
         with self._trained.original() as original:
-            hidden: Tensor = original(input_ids, position_ids, lambda states, head: states)
+            hidden: Tensor = original(self._batch(split, indices), lambda states, head: states)
         return hidden
 
     def _fits(self, split: str) -> bool:
         kept = sum(tensor.nbytes for tensor in self._kept.values())
         weight = self.head.weight
-        size = self._splits[split].input_ids.size * weight.shape[1] * weight.element_size()
-        return kept + size <= CACHE_BYTES
+        return bool(kept + self._starts[split][-1] * weight.shape[1] * weight.element_size() <= CACHE_BYTES)

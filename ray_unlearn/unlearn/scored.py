@@ -7,13 +7,15 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ray_unlearn.unlearn.batching import Batch
 from ray_unlearn.unlearn.model import head_of, hidden_states
 
 T = TypeVar("T")
 
 
 class Scored(nn.Module):
-    """A causal LM whose call hands final hidden states [B, T, H] and the head to a function, inside the call.
+    """A causal LM whose call hands the final hidden states that predict a batch's targets, [n, H], and the head to a function,
+    inside the call.
 
     The head is used inside so that whoever wraps this module (FSDP gathers the parameters for the length of a call) has the
     head's weights there, tied or not; and so that body and head run under one autocast.
@@ -24,8 +26,11 @@ class Scored(nn.Module):
         self.model = model
         self._autocast = autocast
 
-    def forward(self, input_ids: Tensor, position_ids: Tensor | None, use: Callable[[Tensor, nn.Linear], T]) -> T:
-        """`use(hidden states, head)` for input_ids [B, T]."""
-        lower = nullcontext() if self._autocast is None else torch.autocast(input_ids.device.type, self._autocast)
+    def forward(self, batch: Batch, use: Callable[[Tensor, nn.Linear], T]) -> T:
+        """`use(hidden states, head)`."""
+        device = batch.input_ids.device.type
+        # Without a cache of casts, which would hold a lower copy of all weights.
+        lower = nullcontext() if self._autocast is None else torch.autocast(device, self._autocast, cache_enabled=False)
         with lower:
-            return use(hidden_states(self.model, input_ids, position_ids), head_of(self.model))
+            hidden = hidden_states(self.model, batch.input_ids, batch.position_ids, batch.document_lengths)
+            return use(hidden.flatten(0, 1)[batch.rows], head_of(self.model))

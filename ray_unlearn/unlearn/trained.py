@@ -43,7 +43,7 @@ class WholeModel:
     """All weights are trained. The frozen vanilla model is the only other copy; `reset` copies it in place."""
 
     def __init__(self, vanilla: Any, autocast: torch.dtype | None) -> None:
-        self.policy = deepcopy(vanilla)
+        self.policy = deepcopy(vanilla).requires_grad_(True)
         self.vanilla = vanilla.requires_grad_(False)
         self.scored = Scored(self.policy, autocast)
         self._original = Scored(self.vanilla, autocast)

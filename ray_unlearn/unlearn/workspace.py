@@ -2,6 +2,7 @@
 
 import os
 import resource
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ray_unlearn.spec.base import digest
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.methods import method_named
 from ray_unlearn.spec.study import EvaluationSpec, ModelSpec, Operations, Rounding, StudySpec
+from ray_unlearn.unlearn.batching import Batch, padded, ragged, use_documents
 from ray_unlearn.unlearn.comm import Comm
-from ray_unlearn.unlearn.data import StudyData
+from ray_unlearn.unlearn.data import EVALUATED, StudyData
 from ray_unlearn.unlearn.model import DTYPES, demo_world, load_model, model_digest
 from ray_unlearn.unlearn.reference import Reference
 from ray_unlearn.unlearn.scored import Scored
+from ray_unlearn.unlearn.sharded import ShardedModel
+from ray_unlearn.unlearn.sharing import SharedModel
 from ray_unlearn.unlearn.trained import Trained, checkpoint_layers, trained
+
+Quantities = dict[str, Any]
 
 
 def context_digest(spec: StudySpec, data: StudyData) -> str:
@@ -51,8 +57,11 @@ class Workspace:
         fused_head: bool = True,
         autocast: torch.dtype | None = None,
         rounding: Rounding = "exact",
+        by_document: bool = False,
     ) -> None:
         self.trained = trained
+        self.sharded = isinstance(trained, ShardedModel)
+        """Each rank holds a part of the weights, and every call is a collective."""
         self.vanilla_shapes = vanilla_shapes
         self.data = data
         self.comm = comm
@@ -61,7 +70,8 @@ class Workspace:
         self.micro_batch_size = micro_batch_size
         self.fused_head = fused_head
         self.rounding: Rounding = rounding
-        self.reference = Reference(trained, data.splits, evaluation_batch_size, device)
+        self._by_document = by_document
+        self.reference = Reference(trained, data.splits, evaluation_batch_size, self.batch)
         self._autocast = autocast
         self._adversarial_labels: NDArray[np.int32] | None = None
 
@@ -74,13 +84,14 @@ class Workspace:
         operations: Operations,
         comm: Comm,
         device: str = "cpu",
+        shared: SharedModel | None = None,
     ) -> "Workspace":
-        """Load the model once and place policy and reference on `device`.
+        """Place policy and reference on `device`: of the model in `shared`, or loaded here.
 
         Raises:
             UserError: the model cannot be loaded, or its vocabulary is smaller than its tokenizer's.
         """
-        vanilla = load_model(model).to(device)
+        vanilla = load_model(model) if shared is None else shared.model()
         vocabulary = vanilla.get_output_embeddings().out_features
         largest = int(data.allowed_labels.max())
         if largest >= vocabulary:
@@ -88,7 +99,13 @@ class Workspace:
                 f"model.source: tokenizer has token id {largest}, but the model's vocabulary is {vocabulary}"
             )
         shapes = [p.shape for p in vanilla.parameters()]
-        found = trained(vanilla, model)
+        autocast = None if model.autocast is None else DTYPES[model.autocast]
+        by_document = use_documents(vanilla)
+        found: Trained
+        if operations.parallel == "shard" and comm.world > 1:
+            found = ShardedModel(vanilla, autocast, comm, torch.device(device))
+        else:
+            found = trained(vanilla.to(device), model)
         if operations.activation_checkpointing:
             checkpoint_layers(found.policy)
         return cls(
@@ -100,8 +117,9 @@ class Workspace:
             evaluation_batch_size=evaluation.batch_size,
             micro_batch_size=operations.micro_batch_size,
             fused_head=operations.head == "fused",
-            autocast=None if model.autocast is None else DTYPES[model.autocast],
+            autocast=autocast,
             rounding=model.rounding,
+            by_document=by_document,
         )
 
     @property
@@ -120,18 +138,34 @@ class Workspace:
 
     def scored(self, model: Any) -> Scored:
         """Another model of the same kind, such as an exactly retrained one, in this workspace's precision."""
+        if self._by_document:
+            use_documents(model)
+        if isinstance(self.trained, ShardedModel):
+            return self.trained.shard(Scored(model, self._autocast))
         return Scored(model.to(self.device).requires_grad_(False), self._autocast)
 
-    def inputs(
-        self, split: str, indices: NDArray[np.int64], length: int | None = None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """input_ids [B, T], position_ids [B, T] or None, target_mask [B, T - 1] on the device; T is `length` at most."""
-        tokens = self.data.splits[split]
-        input_ids = torch.from_numpy(tokens.input_ids[indices, :length]).to(self.device).long()
-        positions = tokens.position_ids
-        position_ids = None if positions is None else torch.from_numpy(positions[indices, :length]).to(self.device)
-        last = None if length is None else length - 1
-        return input_ids, position_ids, torch.from_numpy(tokens.target_mask[indices, :last]).to(self.device)
+    def batch(self, split: str, indices: NDArray[np.int64]) -> Batch:
+        """These sequences on the device, without padding where the model can do without."""
+        return (ragged if self._by_document else padded)(self.data.splits[split], indices, self.device)
+
+    def quantities(self, methods: Collection[str]) -> Quantities:
+        """What every lane of a study needs of P_0, as arrays: final hidden states of the sets that are evaluated and of those
+        that KL is taken on, as far as they fit, and adversarial labels. A collective of all ranks."""
+        definitions = [method_named(name) for name in methods]
+        splits = [*EVALUATED.values(), *(d.retain_set for d in definitions if d.retain == "kl" and d.retain_set)]
+        hidden = self.reference.fill(dict.fromkeys(splits))
+        wanted = any(d.forget == "adversarial_labels" for d in definitions)
+        return {"hidden": hidden, "adversarial_labels": self.adversarial_labels if wanted else None}
+
+    def adopt(self, quantities: Quantities) -> None:
+        """Use what another lane of the study has computed."""
+        self.reference.adopt(quantities["hidden"])
+        if quantities["adversarial_labels"] is not None:
+            self.adversarial_labels = quantities["adversarial_labels"]
+
+    def idle_calls(self, mine: int, most: int) -> range:
+        """The calls of a sharded model that this rank has to make for nothing, so that it makes as many as the others."""
+        return range(most - mine if self.sharded else 0)
 
     @property
     def adversarial_labels(self) -> NDArray[np.int32]:

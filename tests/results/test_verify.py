@@ -45,9 +45,8 @@ def test_a_finished_study_is_clean(tmp_path: Path) -> None:
 
 def test_an_unfinished_study_is_clean_so_far(tmp_path: Path) -> None:
     study = written(tmp_path / "s", interleaved())
-    checkpoint = study / "trials" / "0003" / "last.pt"
-    checkpoint.parent.mkdir(parents=True)
-    checkpoint.touch()
+    for name in ("last.pt", "last-6.rank0of2.pt", "last-6.rank1of2.pt"):
+        left(f"trials/0003/{name}")(study)
     found = verify(study)
     assert (found.problems, found.complete, found.unfinished) == ([], False, [3])
 
@@ -190,6 +189,7 @@ ARTEFACT = {"kind": "artefact", "number": 2, "update": 3, "file": BEST, "bytes":
         (appended(ARTEFACT | {"file": "../x"}), ["I5: ../x: lies outside"]),
         (left("trials/0001/last.pt"), ["I6: trials/0001/last.pt"]),
         (left("trials/0077/last.pt"), ["I6: trials/0077/last.pt"]),
+        (left("trials/0001/last-6.rank0of2.pt"), ["I6: trials/0001/last-6.rank0of2.pt"]),
         (left("trials/0001/last.pt.tmp"), ["I6: trials/0001/last.pt.tmp"]),
         (left("ledger/lease.json.12.tmp"), ["I6: ledger/lease.json.12.tmp"]),
         (left("trials/best/0001-2.safetensors"), ["I6: trials/best/0001-2.safetensors"]),

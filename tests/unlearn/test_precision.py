@@ -9,6 +9,7 @@ from test_loop import config, fresh, run, weights
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import LoraSpec, ModelSpec, StudySpec
+from ray_unlearn.unlearn.batching import ATTENTION, Batch
 from ray_unlearn.unlearn.checkpoint import save_weights
 from ray_unlearn.unlearn.trained import Adapters, WholeModel, load_kept
 from ray_unlearn.unlearn.workspace import context_digest
@@ -18,6 +19,12 @@ METHODS = ["gradient_ascent", "adversarial_samples", "ascent_descent_in_distribu
 
 def with_model(spec: StudySpec, **values: object) -> StudySpec:
     return spec.model_copy(update={"model": ModelSpec.model_validate(spec.model.model_dump() | values)})
+
+
+def all_of(ids: torch.Tensor) -> Batch:
+    """One document, of which every hidden state is wanted."""
+    everywhere = torch.arange(len(ids))
+    return Batch(ids[None], everywhere[None], (len(ids),), everywhere, ids)
 
 
 def moved(workspace) -> torch.Tensor:
@@ -50,7 +57,7 @@ def test_activation_checkpointing_changes_no_bit(tiny_study: StudySpec, method: 
     assert run(plain, config(method)) == run(checkpointed, config(method))
     assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(checkpointed), strict=True))
     calls.clear()
-    checkpointed.trained.scored(torch.arange(8)[None], None, lambda hidden, head: hidden.sum()).backward()
+    checkpointed.trained.scored(all_of(torch.arange(8)), lambda hidden, head: hidden.sum()).backward()
     assert len(calls) == 2, "once forward, once again in the backward pass"
 
 
@@ -77,7 +84,7 @@ def test_counting_flops_leaves_the_attention_kernel_alone(tiny_study: StudySpec)
     run(workspace, config("gradient_ascent"))
     assert isinstance(workspace.trained, WholeModel)
     kernels = {m.config._attn_implementation for m in (workspace.policy, workspace.trained.vanilla)}
-    assert kernels == {"sdpa"}
+    assert kernels == {ATTENTION}
 
 
 def test_autocast_computes_in_bfloat16_on_float32_weights(tiny_study: StudySpec) -> None:
@@ -122,13 +129,13 @@ class TestLora:
         assert len(workspace.parameters) == 2 * 2 * 7, "A and B of seven layers in each of two blocks"
         before = {name: p.clone() for name, p in workspace.policy.named_parameters() if not p.requires_grad}
         vanilla = fresh(with_model(spec, lora=None))
-        ids = torch.arange(40)[None]
+        ids = torch.arange(40)
         rows, _ = run(workspace, config("ascent_kl_in_distribution"))
         assert rows[-1]["forget_kl"] > 1e-3, "the policy has moved"
         with torch.no_grad(), workspace.trained.original() as original:
-            mine = original(ids, None, lambda hidden, head: head(hidden))
+            mine = original(all_of(ids), lambda hidden, head: head(hidden))
             with vanilla.trained.original() as plain:
-                theirs = plain(ids, None, lambda hidden, head: head(hidden))
+                theirs = plain(all_of(ids), lambda hidden, head: head(hidden))
         assert torch.equal(mine, theirs), (mine - theirs).abs().max()
         after = {name: p for name, p in workspace.policy.named_parameters() if not p.requires_grad}
         assert all(torch.equal(before[name], after[name]) for name in before)
@@ -152,9 +159,9 @@ class TestLora:
         workspace.trained.merged().save_pretrained(tmp_path / "merged")
         assert "peft" not in json.dumps(sorted(path.name for path in (tmp_path / "merged").iterdir()))
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-        ids = torch.arange(40)[None]
-        expected = workspace.trained.scored(ids, None, lambda hidden, head: head(hidden))
-        assert torch.allclose(merged(ids).logits, expected, atol=1e-4)
+        ids = torch.arange(40)
+        expected = workspace.trained.scored(all_of(ids), lambda hidden, head: head(hidden))
+        assert torch.allclose(merged(ids[None]).logits[0], expected, atol=1e-4)
         assert len(workspace.parameters) == 28, "merging works on a copy"
 
     def test_kept_adapters_load_and_are_small(self, spec: StudySpec, tmp_path: Path) -> None:
@@ -186,9 +193,9 @@ class TestLora:
 
 def moved_outputs(workspace) -> float:
     """Largest difference of the policy's hidden states from P_0's."""
-    ids = torch.arange(40)[None]
+    ids = torch.arange(40)
     with torch.no_grad():
-        now = workspace.trained.scored(ids, None, lambda hidden, head: hidden)
+        now = workspace.trained.scored(all_of(ids), lambda hidden, head: hidden)
         with workspace.trained.original() as original:
-            then = original(ids, None, lambda hidden, head: hidden)
+            then = original(all_of(ids), lambda hidden, head: hidden)
     return float((now - then).abs().max())

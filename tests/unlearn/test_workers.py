@@ -1,4 +1,4 @@
-"""One worker or two (gloo): the same trajectory, because a trial is defined by global quantities."""
+"""One worker, two or four (gloo): the same trajectory, because a trial is defined by global quantities."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def worker(rank: int, world: int, folder: str, spec: StudySpec) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, 4])
 def test_workers_do_not_change_the_trajectory(tiny_study: StudySpec, tmp_path: Path, world: int) -> None:
     """Batches of 5 and 4 do not divide evenly: means of means would show."""
     expected = trajectories(tiny_study, Comm.single(), tmp_path)

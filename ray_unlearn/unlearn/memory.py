@@ -1,0 +1,170 @@
+"""Memory of a worker, worked out from its study's settings before anything is loaded."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ray_unlearn.spec.study import ModelSpec, Operations, StudySpec
+from ray_unlearn.unlearn.logprobs import chunk_size
+from ray_unlearn.unlearn.reference import CACHE_BYTES
+
+BYTES = {"float32": 4, "bfloat16": 2}
+MOMENTS = 8
+"""Two moments of AdamW, float32 whatever the weights are."""
+BUFFERS_GIB = 0.12
+"""Of allocator and libraries; measured on a CPU, the same for all settings."""
+LOGIT_COPIES = 4
+"""A chunk's logits, their gradient, and P_0's with its probabilities, float32."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """GiB of one worker at its peak, by what holds them. On a CPU all workers of a node read one `reference`."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    reference: float
+    hidden_states: float
+    activations: float
+    head: float
+    buffers: float = BUFFERS_GIB
+
+    @property
+    def total(self) -> float:
+        """GiB."""
+        return sum(asdict(self).values())
+
+    @property
+    def largest(self) -> str:
+        """What takes most."""
+        parts = asdict(self)
+        return max(parts, key=lambda name: float(parts[name]))
+
+
+def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
+    """Of one worker of a study whose model has this transformers config, with `micro_batch` sequences in a pass."""
+    model, operations = spec.model, spec.operations
+    size = BYTES[model.dtype]
+    count, trained = _counts(config, model)
+    sharded = operations.workers_per_lane if operations.parallel == "shard" else 1
+    adapters = model.lora is not None
+    trained_size = 4 if adapters else size
+    kept_bits = 2 if not adapters and model.dtype == "bfloat16" and model.rounding == "exact" else 0
+    vocabulary, hidden = config.vocab_size, config.hidden_size
+    head_gradient = 0 if adapters else vocabulary * hidden * (4 + (2 if model.autocast else 0))
+    chunk = chunk_size(vocabulary, torch.device("cuda" if operations.gpus_per_worker else "cpu"))
+    heads = vocabulary * hidden * size if sharded > 1 else 0
+    return Memory(
+        weights=_gib((count * size + (trained * 4 if adapters else 0)) / sharded),
+        gradients=_gib(trained * trained_size / sharded),
+        optimizer=_gib(trained * (MOMENTS + kept_bits) / sharded),
+        reference=_gib(0 if adapters else count * size / sharded + heads),
+        hidden_states=_gib(min(CACHE_BYTES, _hidden_states(spec, hidden, size))),
+        activations=_gib(_activations(config, model, operations) * micro_batch * spec.data.sequence_length),
+        head=_gib(min(chunk, micro_batch * spec.data.sequence_length) * vocabulary * 4 * LOGIT_COPIES + head_gradient),
+    )
+
+
+def remedies(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[str, Memory]]:
+    """Settings that lower the memory, mildest first, each alone: how to write it, and what it gives. What changes results
+    comes last, and says so."""
+    now = memory(spec, config, micro_batch).total
+    return ((name, then) for name, then in _changes(spec, config, micro_batch) if then.total < now)
+
+
+def _changes(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[str, Memory]]:
+    operations, model = spec.operations, spec.model
+
+    def changed(
+        operated: dict[str, Any] | None = None, modelled: dict[str, Any] | None = None, batch: int = 0
+    ) -> Memory:
+        other = spec.model_copy(
+            update={
+                "operations": operations.model_copy(update=operated or {}),
+                "model": model.model_copy(update=modelled or {}),
+            }
+        )
+        return memory(other, config, batch or micro_batch)
+
+    if micro_batch > 1:
+        yield "operations.micro_batch_size: 1", changed(batch=1)
+    if not operations.activation_checkpointing:
+        yield "operations.activation_checkpointing: true", changed({"activation_checkpointing": True})
+        yield (
+            "operations.micro_batch_size: 1 with activation_checkpointing: true",
+            changed({"activation_checkpointing": True}, batch=1),
+        )
+    if operations.workers_per_lane > 1 and operations.parallel != "shard" and model.lora is None:
+        yield "operations.parallel: shard", changed({"parallel": "shard"})
+    if model.dtype == "float32":
+        yield "model.dtype: bfloat16 (other results)", changed(modelled={"dtype": "bfloat16", "autocast": None})
+    if model.lora is None:
+        from ray_unlearn.spec.study import LoraSpec
+
+        yield (
+            "model.lora: {rank: 16} (another way to unlearn)",
+            changed({"parallel": "replicate"}, {"lora": LoraSpec()}),
+        )
+
+
+def gpu_memory_gib() -> float | None:
+    """Of this machine's smallest GPU; None without one."""
+    sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+    return min(sizes) / 2**30 if sizes else None
+
+
+def _gib(size: float) -> float:
+    return size / 2**30
+
+
+def _counts(config: Any, model: ModelSpec) -> tuple[int, int]:
+    """Parameters of the model (tied ones once), and how many of them, or of its adapters, are trained."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(config)
+    count = sum(p.numel() for p in built.parameters())
+    if model.lora is None:
+        return count, count
+    adapted = [
+        module
+        for name, module in built.named_modules()
+        if isinstance(module, nn.Linear)
+        and module is not built.get_output_embeddings()
+        and (model.lora.targets == "all-linear" or name.split(".")[-1] in model.lora.targets)
+    ]
+    return count, sum(model.lora.rank * (module.in_features + module.out_features) for module in adapted)
+
+
+def _activations(config: Any, model: ModelSpec, operations: Operations) -> float:
+    """Bytes per token that the backward pass needs, for a Llama-like layer without materialised attention matrices: two
+    norms (input in float32, output), queries, keys, values, output and residuals, and four tensors of the MLP's width.
+    With activation checkpointing each layer's input, and one layer whole."""
+    hidden, layers = config.hidden_size, config.num_hidden_layers
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    size = BYTES[model.dtype]
+    copies = 1.5 if model.autocast else 1.0  # float32 results and the bfloat16 copies that products are made of
+    copies *= 2.0 if model.lora else 1.0  # measured: base and adapter have outputs of their own
+    layer = copies * ((7 * hidden + 4 * inner) * size + 2 * hidden * 4)
+    if operations.activation_checkpointing:
+        return float(layers * hidden * size + layer)
+    return float(layers * layer)
+
+
+def _hidden_states(spec: StudySpec, hidden: int, size: int) -> float:
+    """The data are not read for a plan: at most two bytes of local text to a token; hub data as much as is ever kept."""
+    sources = [source.path for source in spec.data.splits.values()]
+    if any(path is None for path in sources):
+        return float(CACHE_BYTES)
+    text = sum(_text_bytes(Path(path)) for path in sources if path is not None)
+    return text / 2 * hidden * size
+
+
+def _text_bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,121 @@
+"""The whole model trained by several workers that each hold a part of it: FSDP2 (Zhao et al. 2023, arXiv 2304.11277).
+
+Weights of policy and vanilla model, gradients and optimizer states are cut along their first dimension. A decoder layer is
+gathered when it is called and dropped after, so a worker holds one whole layer at a time, and the embeddings while a call lasts.
+
+Every call is a collective, forward and backward: all ranks must make as many, in the same order. Who has fewer sequences
+makes idle ones (`Workspace.idle_calls`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.optimizer import local
+from ray_unlearn.unlearn.scored import Scored
+
+
+class ShardedModel:
+    """As `WholeModel`, each rank with its part. Made of a vanilla model that may lie anywhere: layers move to `device` one by
+    one, and the policy's whole weights exist nowhere.
+
+    Raises:
+        UserError: the architecture marks no decoder layers.
+    """
+
+    def __init__(self, vanilla: Any, autocast: torch.dtype | None, comm: Comm, device: torch.device) -> None:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        self._mesh = init_device_mesh(device.type, (comm.world,))
+        self._rank = comm.rank
+        self.policy = _hollow(vanilla)
+        self.scored = sharded(Scored(self.policy, autocast), self._mesh)
+        self.scored.to_empty(device=device)
+        self._original = self.shard(Scored(vanilla, autocast))
+        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        self.reset(0)
+
+    def shard(self, other: Scored) -> Scored:
+        """Another model of the same kind, frozen, cut the same way."""
+        return sharded(other.requires_grad_(False), self._mesh)
+
+    @torch.no_grad()
+    def reset(self, seed: int) -> None:
+        """Copy this rank's weights, and the buffers, which are whole; gradients are dropped."""
+        self.policy.zero_grad(set_to_none=True)
+        vanilla = self._original.model
+        for mine, theirs in zip(self.policy.parameters(), vanilla.parameters(), strict=True):
+            local(mine).copy_(local(theirs))
+        for mine, theirs in zip(self.policy.buffers(), vanilla.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    @contextmanager
+    def original(self) -> Iterator[Scored]:
+        """The frozen copy."""
+        yield self._original
+
+    def merged(self) -> Any:
+        """Not here: `Single` opens the model in one process."""
+        raise NotImplementedError("a sharded model is exported from one process")
+
+    def kept(self) -> dict[str, Tensor]:
+        """Every parameter, whole, in the CPU memory of rank 0; nothing on the others. A collective, one parameter at a time."""
+        found = {}
+        for name, p in self.policy.named_parameters():
+            tensor = whole(p.detach())
+            if self._rank == 0:
+                found[name] = tensor.cpu()
+        return found
+
+
+def sharded(scored: Scored, mesh: DeviceMesh) -> Scored:
+    """Cut each decoder layer, and what is left (embeddings, last norm, head) as one group, which is gathered while a call
+    lasts: tied weights are one tensor there.
+
+    Gradients are summed over the ranks, in float32: a loss is already divided by the targets of the global batch.
+
+    Raises:
+        UserError: the architecture marks no decoder layers.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in scored.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise UserError(f"operations.parallel: {type(scored.model).__name__} marks no layers to shard; use `replicate`")
+    precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
+    for module in (*layers, scored):
+        cut = fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=precision)
+        assert isinstance(cut, FSDPModule)
+        cut.set_gradient_divide_factor(1.0)
+        cut.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+    return scored
+
+
+def whole_head(head: nn.Linear) -> nn.Linear:
+    """The head as it is, or gathered when it is cut: for use inside another model's call. Then a collective."""
+    if not isinstance(head.weight, DTensor):
+        return head
+    found = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
+    for name, p in head.named_parameters():
+        setattr(found, name, nn.Parameter(whole(p.detach()), requires_grad=False))
+    return found
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered, which is a collective; a plain one as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _hollow(model: Any) -> Any:
+    """A trainable copy whose parameters have no memory yet; tied ones stay tied."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
+    return deepcopy(model, memo)

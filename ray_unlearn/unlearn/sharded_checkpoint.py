@@ -1,0 +1,100 @@
+"""Checkpoints of a sharded trial: each rank writes its part of the state.
+
+    last-6.rank0of2.pt, last-6.rank1of2.pt      update 6, two workers
+
+The parts before are deleted when all of the new ones are there: whenever a process dies, one whole set is on disk. A set
+counts if each rank can read its part of it; other numbers of workers have no use for it, and the trial starts again.
+"""
+
+import re
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.unlearn.checkpoint import Checkpoints, TrialState, first_line
+from ray_unlearn.unlearn.comm import Comm
+
+PART = re.compile(r"-(\d+)\.rank(\d+)of(\d+)$")
+
+
+class ShardedCheckpoints(Checkpoints):
+    """As `Checkpoints`, with one file per rank beside `path`. Saving and restoring are collectives; rank 0 decides."""
+
+    def __init__(self, comm: Comm, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._comm = comm
+
+    def restore(self, state: TrialState) -> None:
+        """From the newest set of which every rank can read its part."""
+        if self._path is None:
+            return
+        for update in self._comm.broadcast(complete_sets(self._path, self._comm.world)):
+            content = state.read(part_file(self._path, update, self._comm.rank, self._comm.world), self.known)
+            usable = self._comm.gather(content is not None and content["meter"]["update"] == update)
+            if self._comm.broadcast(usable is not None and all(usable)):
+                assert content is not None
+                state.take(content)
+                self._restored(update)
+                return
+
+    def between_updates(self, state: TrialState) -> None:
+        """As rank 0 finds."""
+        update = state.meter.update
+        wanted, due = self._comm.broadcast((self._wanted(update), self._is_due()))
+        if not (wanted or due) or update == state.config.steps:
+            return
+        if self._path is None:
+            if self._writes and wanted:
+                self._saved(update)
+            return
+        self._last = time.monotonic()
+        part = part_file(self._path, update, self._comm.rank, self._comm.world)
+        problem = ""
+        try:
+            state.save(part)
+        except (OSError, RuntimeError) as error:
+            problem = first_line(error)
+        problems = self._comm.gather(problem)
+        problem = self._comm.broadcast(problem if problems is None else next(filter(None, problems), ""))
+        if problem:
+            part.unlink(missing_ok=True)
+        else:
+            self._remove_others(part)
+        if self._writes:
+            self._tell(update, wanted, problem)
+
+    def _remove_others(self, part: Path) -> None:
+        """This rank's older parts; rank 0 also what other numbers of workers have left."""
+        assert self._path is not None
+        own, world = self._comm.rank, self._comm.world
+        for path, (_, rank, ranks) in _parts(self._path):
+            if path != part and ((rank, ranks) == (own, world) or (own == 0 and ranks != world)):
+                path.unlink(missing_ok=True)
+        if own == 0:
+            self._path.unlink(missing_ok=True)
+
+
+def part_file(path: Path, update: int, rank: int, world: int) -> Path:
+    """Where a rank keeps its part of the state after `update`."""
+    return path.with_name(f"{path.stem}-{update}.rank{rank}of{world}{path.suffix}")
+
+
+def complete_sets(path: Path, world: int) -> list[int]:
+    """Updates of which all `world` parts are there, the newest first."""
+    ranks: dict[int, set[int]] = defaultdict(set)
+    for _, (update, rank, of) in _parts(path):
+        if of == world:
+            ranks[update].add(rank)
+    return sorted((update for update, there in ranks.items() if len(there) == world), reverse=True)
+
+
+def _parts(path: Path) -> list[tuple[Path, tuple[int, int, int]]]:
+    """Files of parts with their update, rank and number of ranks."""
+    found = []
+    for file in path.parent.glob(f"{path.stem}-*{path.suffix}"):
+        match = PART.search(file.stem)
+        if match is not None:
+            update, rank, world = map(int, match.groups())
+            found.append((file, (update, rank, world)))
+    return found

@@ -1,0 +1,63 @@
+"""Weights as plain arrays, so that the lanes of a node read one copy of them.
+
+Arrays in Ray's object store are mapped into each process that asks for them, without a copy. torch does not know that they
+are read-only: whoever writes into such a tensor writes into all lanes. So only the frozen vanilla model is made of them;
+the policy is always a copy, and `test_sharing` checks that no method changes a bit.
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+def to_array(tensor: Tensor) -> NDArray[Any]:
+    """The tensor's memory as an array; numpy has no bfloat16, so its bits travel as int16."""
+    tensor = tensor.detach().cpu().contiguous()
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def to_tensor(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    """Inverse of `to_array`: no copy, and never to be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensor = torch.from_numpy(array)
+    return tensor.view(dtype) if dtype == torch.bfloat16 else tensor
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """A causal LM as its class, its config and its weights. Pickles without copying the arrays (protocol 5)."""
+
+    architecture: type
+    config: Any
+    arrays: dict[str, NDArray[Any]]
+    dtypes: dict[str, torch.dtype]
+
+    @classmethod
+    def of(cls, model: Any) -> "SharedModel":
+        """Of a model as `load_model` gives it; tied weights once."""
+        seen: set[int] = set()
+        arrays, dtypes = {}, {}
+        for name, tensor in model.state_dict().items():
+            if tensor.data_ptr() not in seen:
+                seen.add(tensor.data_ptr())
+                arrays[name], dtypes[name] = to_array(tensor), tensor.dtype
+        return cls(type(model), model.config, arrays, dtypes)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all weights."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def model(self) -> Any:
+        """The frozen causal LM over these arrays, as `load_model` would give it."""
+        tensors = {name: to_tensor(array, self.dtypes[name]) for name, array in self.arrays.items()}
+        found = self.architecture.from_pretrained(  # type: ignore[attr-defined]
+            None, config=self.config, state_dict=tensors, dtype=self.config.dtype,
+            attn_implementation=self.config._attn_implementation,
+        )  # fmt: skip
+        return found.eval().requires_grad_(False)
