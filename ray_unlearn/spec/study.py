@@ -250,9 +250,10 @@ class Operations(Strict):
     activation_checkpointing: bool = Field(
         False, description="keep only each layer's input and compute the rest again: less memory, a third more time"
     )
-    head: Literal["fused", "plain"] = Field(
+    head: Literal["fused", "plain", "liger"] = Field(
         "fused",
-        description="of the loss. fused: value and gradient from one pass over the logits; plain: the reference path",
+        description="of the loss. fused: value and gradient from one pass over the logits; plain: the reference path; "
+        "liger: fused by the kernels of Liger Kernel, on CUDA devices (pip install 'ray-unlearn[liger]')",
     )
     max_retries: int = Field(2, ge=0, description="times a trial is run again after its worker died")
     tensorboard: bool = True

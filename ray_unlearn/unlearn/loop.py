@@ -15,6 +15,7 @@ from torch import Tensor
 from ray_unlearn.results.schema import Metrics, Outcome, Row, check_row
 from ray_unlearn.results.schema import finite as finite_row
 from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.batches import batch
 from ray_unlearn.unlearn.batching import Batch
 from ray_unlearn.unlearn.checkpoint import Keeper, NoKeeper, TrialState
@@ -29,6 +30,9 @@ from ray_unlearn.unlearn.sharded import whole
 from ray_unlearn.unlearn.workspace import Workspace
 
 NO_KEEPER = NoKeeper()
+LOGPROB = {"fused": logprob_sum, "plain": target_logprobs, "liger": liger.logprob_sum}
+KL = {"fused": kl_sum, "plain": kl_from_reference, "liger": liger.kl_sum}
+"""By `operations.head`."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,10 @@ def quantity(
         inputs = inputs.without_targets()
     if term.quantity == "kl":
         reference = workspace.reference.hidden(term.split, indices)[: len(inputs.rows)]
-        divergence = kl_sum if workspace.fused_head else kl_from_reference
-        use = partial(divergence, reference_hidden=reference, reference_head=workspace.reference.head)
+        use = partial(KL[workspace.head], reference_hidden=reference, reference_head=workspace.reference.head)
     else:
         labels = labels_of(workspace, config, term, indices, epochs, inputs)
-        use = partial(logprob_sum if workspace.fused_head else target_logprobs, targets=labels)
+        use = partial(LOGPROB[workspace.head], targets=labels)
     found: Tensor = workspace.trained.scored(inputs, use)
     return found
 

@@ -5,7 +5,7 @@ import resource
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from ray_unlearn.spec.base import digest
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.methods import method_named
 from ray_unlearn.spec.study import EvaluationSpec, ModelSpec, Operations, Rounding, StudySpec
+from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.batching import Batch, padded, ragged, use_documents
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import EVALUATED, StudyData
@@ -54,7 +55,7 @@ class Workspace:
         device: torch.device,
         evaluation_batch_size: int,
         micro_batch_size: int | None = None,
-        fused_head: bool = True,
+        head: Literal["fused", "plain", "liger"] = "fused",
         autocast: torch.dtype | None = None,
         rounding: Rounding = "exact",
         by_document: bool = False,
@@ -68,7 +69,7 @@ class Workspace:
         self.device = device
         self.evaluation_batch_size = evaluation_batch_size
         self.micro_batch_size = micro_batch_size
-        self.fused_head = fused_head
+        self.head = head
         self.rounding: Rounding = rounding
         self._by_document = by_document
         self.reference = Reference(trained, data.splits, evaluation_batch_size, self.batch)
@@ -89,8 +90,11 @@ class Workspace:
         """Place policy and reference on `device`: of the model in `shared`, or loaded here.
 
         Raises:
-            UserError: the model cannot be loaded, or its vocabulary is smaller than its tokenizer's.
+            UserError: the model cannot be loaded, or its vocabulary is smaller than its tokenizer's; or `head: liger`
+                cannot be used here.
         """
+        if operations.head == "liger":
+            liger.kernels(torch.device(device))
         vanilla = load_model(model) if shared is None else shared.model()
         vocabulary = vanilla.get_output_embeddings().out_features
         largest = int(data.allowed_labels.max())
@@ -116,7 +120,7 @@ class Workspace:
             device=torch.device(device),
             evaluation_batch_size=evaluation.batch_size,
             micro_batch_size=operations.micro_batch_size,
-            fused_head=operations.head == "fused",
+            head=operations.head,
             autocast=autocast,
             rounding=model.rounding,
             by_document=by_document,
