@@ -43,9 +43,9 @@ class ModelSpec(Strict):
         None, description="compute in this dtype while the weights stay float32; policy and reference alike"
     )
     rounding: Rounding = Field(
-        "exact",
-        description="of bfloat16 weights after an update. exact: what rounding drops is kept (2 bytes a weight); stochastic: "
-        "right on average, no memory; nearest: small steps are lost, for comparison only",
+        "stochastic",
+        description="of bfloat16 weights after an update. stochastic: right on average, so that even a few small steps show; "
+        "exact: what rounding drops is kept beside (2 bytes a weight) and shows once it adds up; nearest: small steps are lost",
     )
     lora: LoraSpec | None = Field(None, description="train low-rank adapters (PEFT) instead of the whole model")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"

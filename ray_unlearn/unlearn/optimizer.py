@@ -3,12 +3,14 @@
 bfloat16 keeps 8 bits: a step below 1/512 of a weight vanishes when it is added to it, and unlearning's steps (learning rates
 around 1e-6) nearly all are. So the step is made in float32 and only then rounded:
 
+    stochastic  rounded up or down at random, right on average (Gupta et al. 2015, arXiv 1502.02551): even a few small steps
+                show in the loss, and no memory is needed; two shardings draw different noise
     exact       the bits that bfloat16 drops are kept beside it (16 per weight): together they are a float32 weight, and the
                 trajectory is that of float32 weights which the forward pass reads rounded (split weights: Kalamkar et al.
-                2019, arXiv 1905.12322); 2 bytes per weight less than a float32 copy beside
-    stochastic  rounded up or down at random, right on average (Gupta et al. 2015, arXiv 1502.02551); no memory, some noise
+                2019, arXiv 1905.12322). Nothing is lost, but nothing shows before it adds up to a bfloat16 spacing
     nearest     what plain AdamW on bfloat16 weights does; here to show what is lost
 
+docs/performance.md has the three measured side by side.
 Moments are always float32: in bfloat16 the second one would never decay at beta_2 = 0.999.
 """
 

@@ -57,7 +57,7 @@ class Workspace:
         micro_batch_size: int | None = None,
         head: Literal["fused", "plain", "liger"] = "fused",
         autocast: torch.dtype | None = None,
-        rounding: Rounding = "exact",
+        rounding: Rounding = "stochastic",
         by_document: bool = False,
     ) -> None:
         self.trained = trained

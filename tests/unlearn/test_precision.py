@@ -11,6 +11,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import LoraSpec, ModelSpec, StudySpec
 from ray_unlearn.unlearn.batching import ATTENTION, Batch
 from ray_unlearn.unlearn.checkpoint import save_weights
+from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.trained import Adapters, WholeModel, load_kept
 from ray_unlearn.unlearn.workspace import context_digest
 
@@ -62,19 +63,22 @@ def test_activation_checkpointing_changes_no_bit(tiny_study: StudySpec, method: 
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_bfloat16_with_exact_rounding_follows_float32(tiny_study: StudySpec, method: str) -> None:
-    """Gradients are bfloat16's, so not equal; but the trial goes the same way, at a learning rate whose steps plain bfloat16
-    weights cannot show."""
-    rate = {"learning_rate": 1e-5, "steps": 8, "evaluate_at": (8,)}
-    (expected,), _ = run(fresh(tiny_study), config(method, **rate))
-    (found,), _ = run(fresh(with_model(tiny_study, dtype="bfloat16")), config(method, **rate))
-    assert found["forget_nll"] == pytest.approx(expected["forget_nll"], rel=0.02)
-    start = {}
-    for rounding in ("exact", "nearest"):
-        workspace = fresh(with_model(tiny_study, dtype="bfloat16", rounding=rounding))
-        run(workspace, config(method, **rate))
-        start[rounding] = moved(workspace).ne(0).float().mean().item()
-    assert start["nearest"] < 0.5 * start["exact"]
+def test_bfloat16_weights_follow_float32_where_steps_are_not_lost(tiny_study: StudySpec, method: str) -> None:
+    """At a learning rate whose steps plain bfloat16 weights cannot show: a step is a hundredth of their spacing."""
+    rate = {"learning_rate": 1e-5, "steps": 40, "evaluate_at": (40,)}
+
+    def change(**values: object) -> tuple[float, float]:
+        workspace = fresh(with_model(tiny_study, **values))
+        workspace.reset()
+        before = evaluate(workspace)["forget_nll"]
+        (row,), _ = run(workspace, config(method, **rate))
+        return row["forget_nll"] - before, moved(workspace).ne(0).float().mean().item()
+
+    expected, _ = change()
+    found = {name: change(dtype="bfloat16", rounding=name) for name in ("stochastic", "exact", "nearest")}
+    assert found["stochastic"][0] == pytest.approx(expected, rel=0.35)
+    assert found["nearest"][1] < 0.5 * found["exact"][1], "weights that have moved"
+    assert found["exact"][1] < found["stochastic"][1], "what is kept beside does not show before it adds up"
 
 
 def test_counting_flops_leaves_the_attention_kernel_alone(tiny_study: StudySpec) -> None:
@@ -109,12 +113,12 @@ def test_what_changes_results_changes_the_context(tiny_study: StudySpec) -> None
 
     data = prepare(tiny_study.data, tiny_study.model)
     variants = [
-        {}, {"autocast": "bfloat16"}, {"dtype": "bfloat16"}, {"dtype": "bfloat16", "rounding": "stochastic"},
+        {}, {"autocast": "bfloat16"}, {"dtype": "bfloat16"}, {"dtype": "bfloat16", "rounding": "exact"},
         {"lora": {"rank": 4}}, {"lora": {"rank": 8}},
     ]  # fmt: skip
     digests = [context_digest(with_model(tiny_study, **values), data) for values in variants]
     assert len(set(digests)) == len(variants)
-    assert context_digest(with_model(tiny_study, rounding="stochastic"), data) == digests[0], "float32 is not rounded"
+    assert context_digest(with_model(tiny_study, rounding="exact"), data) == digests[0], "float32 is not rounded"
 
 
 class TestLora:
