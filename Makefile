@@ -50,6 +50,8 @@ lint: setup
 bench: setup
 	@$(BIN)/python benchmarks/lane_overhead.py
 	@$(BIN)/python benchmarks/scale.py --trials 1000
+	@$(BIN)/python benchmarks/update_loop.py
+	@$(BIN)/python benchmarks/evaluation.py
 
 clean:
 	rm -rf .venv results build dist

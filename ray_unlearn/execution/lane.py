@@ -242,8 +242,9 @@ class _Link:
 
 
 OUT_OF_MEMORY_HINT = (
-    "lower operations.micro_batch_size or evaluation.batch_size, use a smaller model.dtype (bfloat16), "
-    "fewer lanes, or more memory per worker"
+    "lower operations.micro_batch_size or evaluation.batch_size, set operations.activation_checkpointing, use fewer lanes, "
+    "several workers with operations.parallel: shard, or, with other results, model.dtype: bfloat16 or model.lora; "
+    "`ray-unlearn plan` says what each would save"
 )
 
 

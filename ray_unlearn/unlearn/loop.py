@@ -25,7 +25,7 @@ from ray_unlearn.unlearn.head import kl_sum, logprob_sum
 from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
-from ray_unlearn.unlearn.optimizer import adamw
+from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
 from ray_unlearn.unlearn.sharded import whole
 from ray_unlearn.unlearn.workspace import Workspace
 
@@ -57,6 +57,8 @@ def unlearn(workspace: Workspace, config: TrialConfig, keeper: Keeper = NO_KEEPE
     workspace.reset(config.seed)
     torch.manual_seed(config.seed)
     optimizer = adamw(workspace.parameters, config, workspace.rounding)
+    reuse_memory(optimizer, workspace.last_optimizer)
+    workspace.last_optimizer = optimizer
     meter = Meter(workspace, config)
     state = TrialState(workspace, config, optimizer, meter)
     keeper.restore(state)

@@ -71,6 +71,8 @@ class Workspace:
         self.micro_batch_size = micro_batch_size
         self.head = head
         self.rounding: Rounding = rounding
+        self.last_optimizer: torch.optim.Optimizer | None = None
+        """Of the trial before, for its memory."""
         self._by_document = by_document
         self.reference = Reference(trained, data.splits, evaluation_batch_size, self.batch)
         self._autocast = autocast
