@@ -95,10 +95,9 @@ def _changes(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[s
         yield "operations.micro_batch_size: 1", changed(batch=1)
     if not operations.activation_checkpointing:
         yield "operations.activation_checkpointing: true", changed({"activation_checkpointing": True})
-        yield (
-            "operations.micro_batch_size: 1 with activation_checkpointing: true",
-            changed({"activation_checkpointing": True}, batch=1),
-        )
+        if micro_batch > 1:
+            both = changed({"activation_checkpointing": True}, batch=1)
+            yield "operations.micro_batch_size: 1 with activation_checkpointing: true", both
     if operations.workers_per_lane > 1 and operations.parallel != "shard" and model.lora is None:
         yield "operations.parallel: shard", changed({"parallel": "shard"})
     if model.dtype == "float32":
