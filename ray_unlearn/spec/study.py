@@ -299,6 +299,8 @@ class StudySpec(Strict):
         self._check_points()
         if self.operations.parallel == "shard" and self.model.lora is not None:
             raise ValueError("operations.parallel: `shard` is for whole models; use `replicate` with `model.lora`")
+        if self.operations.head == "liger" and self.operations.gpus_per_worker == 0:
+            raise ValueError("operations.head: the kernels of `liger` need GPUs; use `fused`, or set `gpus_per_worker`")
         if self.objective.pareto and self.search.sampler in ("gp",):
             raise ValueError(
                 "search.sampler: `gp` has one objective here; use `nsga2`, `tpe`, `qmc` or `random` with `pareto`"

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,11 @@ def check_source(spec: ModelSpec) -> None:
     """Refuse a model that cannot be loaded, before anything expensive starts.
 
     Raises:
-        UserError: a local folder without config or weights, a GGUF file that is not there, an unknown demo domain.
+        UserError: a local folder without config or weights, a GGUF file that is not there, an unknown demo domain, adapters
+            without PEFT.
     """
+    if spec.lora is not None and find_spec("peft") is None:
+        raise UserError("model.lora: needs PEFT: pip install 'ray-unlearn[lora]'")
     sources = [("source", spec.source), ("exact_retrain", spec.exact_retrain)]
     sources += [("exact_retrain_seeds", source) for source in spec.exact_retrain_seeds]
     for field, source in sources:

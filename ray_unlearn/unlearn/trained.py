@@ -1,5 +1,6 @@
 """What a trial trains: the whole model, or low-rank adapters on it; and P_0, which both can give at any time."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -77,20 +78,20 @@ class Adapters:
     adapters off, so there is one copy of the weights.
 
     Raises:
-        UserError: `peft` is not installed, or no layer has one of the names in `targets`.
+        UserError: no layer has one of the names in `targets`.
     """
 
     def __init__(self, vanilla: Any, spec: LoraSpec, autocast: torch.dtype | None) -> None:
-        try:
-            from peft import LoraConfig, get_peft_model
-        except ImportError:
-            raise UserError("model.lora: needs PEFT: pip install 'ray-unlearn[lora]'") from None
+        from peft import LoraConfig, get_peft_model
+
         targets = spec.targets if isinstance(spec.targets, str) else list(spec.targets)
         config = LoraConfig(
             r=spec.rank, lora_alpha=spec.alpha, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM"
         )
         try:
-            self._peft = get_peft_model(vanilla, config)
+            with warnings.catch_warnings():  # PEFT asks transformers by a name that will go
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+                self._peft = get_peft_model(vanilla, config)
         except ValueError as error:
             raise UserError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
         self._peft.eval()

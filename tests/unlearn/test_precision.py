@@ -12,6 +12,7 @@ from ray_unlearn.spec.study import LoraSpec, ModelSpec, StudySpec
 from ray_unlearn.unlearn.batching import ATTENTION, Batch
 from ray_unlearn.unlearn.checkpoint import save_weights
 from ray_unlearn.unlearn.evaluate import evaluate
+from ray_unlearn.unlearn.model import check_source
 from ray_unlearn.unlearn.trained import Adapters, WholeModel, load_kept
 from ray_unlearn.unlearn.workspace import context_digest
 
@@ -108,6 +109,13 @@ def test_autocast_and_bfloat16_weights_exclude_each_other() -> None:
         ModelSpec(source="x", dtype="bfloat16", autocast="bfloat16")
 
 
+def test_kernels_for_gpus_are_refused_without_any(tiny_study: StudySpec) -> None:
+    content = tiny_study.model_dump(mode="json")
+    content["operations"] |= {"head": "liger"}
+    with pytest.raises(ValueError, match=r"operations\.head: the kernels of `liger` need GPUs"):
+        StudySpec.model_validate(content)
+
+
 def test_what_changes_results_changes_the_context(tiny_study: StudySpec) -> None:
     from ray_unlearn.unlearn.data import prepare
 
@@ -186,6 +194,11 @@ class TestLora:
         rows, ended = run(workspace, config("ascent_kl_in_distribution"))
         assert ended.status == "complete"
         assert rows[-1]["forget_kl"] > 1e-3
+
+    def test_without_peft_nothing_starts(self, spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ray_unlearn.unlearn.model.find_spec", lambda name: None)
+        with pytest.raises(UserError, match=r"pip install 'ray-unlearn\[lora\]'"):
+            check_source(spec.model)
 
     def test_named_targets(self, spec: StudySpec) -> None:
         workspace = fresh(with_model(spec, lora={"targets": ["q_proj"]}))
