@@ -38,8 +38,10 @@ campaign: setup
 smollm2: setup
 	@$(BIN)/python scripts/smollm2_world.py
 
+# What needs no Ray runs in two processes, a file in one of them; Ray's tests one after another, for each starts a cluster of its own.
 test: setup lint
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile tests/analysis tests/results tests/spec tests/unlearn
+	@$(BIN)/pytest tests/cli tests/execution
 
 lint: setup
 	@$(BIN)/ruff check .
