@@ -45,12 +45,8 @@ class Batch:
 def ragged(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
     """These sequences' real tokens in one row, long documents first, so that those of equal length are neighbours; targets in
     the order of `target_mask`."""
-    document, ids = tokens.document[indices], tokens.input_ids[indices]
-    real = document >= 0
-    pairs = np.stack([np.nonzero(real)[0], document[real]])  # a document that fills two sequences is two here
-    starts = np.flatnonzero(np.any(pairs[:, 1:] != pairs[:, :-1], axis=0)) + 1
-    starts = np.concatenate([[0], starts])
-    lengths = np.diff(np.append(starts, pairs.shape[1]))
+    ids, real = tokens.input_ids[indices], tokens.document[indices] >= 0
+    starts, lengths = document_runs(tokens, indices)
     order = np.argsort(-lengths, kind="stable")
     row = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in order])
     place = np.empty(len(row), dtype=np.int64)
@@ -64,6 +60,15 @@ def ragged(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -
         _to(place[number[:, :-1][predicts]], device),
         _to(ids[:, 1:][predicts], device),
     )
+
+
+def document_runs(tokens: TokenSet, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Start and length of each document among the real tokens of these sequences; one that fills two sequences is two here."""
+    document = tokens.document[indices]
+    real = document >= 0
+    pairs = np.stack([np.nonzero(real)[0], document[real]])
+    starts = np.concatenate([[0], np.flatnonzero(np.any(pairs[:, 1:] != pairs[:, :-1], axis=0)) + 1])
+    return starts, np.diff(np.append(starts, pairs.shape[1]))
 
 
 def padded(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:

@@ -1,14 +1,19 @@
 """Counted FLOPs: every matrix multiplication of the real code is counted on the meta device, where nothing is computed.
 
 A multiply-add is 2 FLOPs (torch.utils.flop_counter). The count covers forward and backward; what activation
-checkpointing of layers (`operations`) computes again is not counted: it is work, not use. It is exact in the number of sequences (each costs the same) and of real targets.
+checkpointing of layers (`operations`) computes again is not counted: it is work, not use. It is exact in the lengths of
+the documents, a linear part and attention's square, and in the number of real targets. Attention is counted whole, also
+where a causal kernel leaves out half of it.
 """
 
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,32 +26,39 @@ from ray_unlearn.unlearn.model import head_of
 class UpdateCost:
     """FLOPs of the parts of an update."""
 
-    body_per_sequence: float
+    body_per_token: float
+    body_per_square: float
+    """Per squared length of a document: attention."""
     logprob_per_target: float
     kl_per_target: float
 
-    def of(self, term: Term, sequences: int, targets: int) -> float:
-        """FLOPs of one term on a batch; the cached hidden states of P_0 are a one-off of the study and not in it."""
+    def of(self, term: Term, lengths: NDArray[np.int64], targets: int) -> float:
+        """FLOPs of one term on documents of these lengths; the cached hidden states of P_0 are a one-off of the study and not
+        in it."""
         per_target = self.kl_per_target if term.quantity == "kl" else self.logprob_per_target
-        return sequences * self.body_per_sequence + targets * per_target
+        return self.body(lengths) + targets * per_target
+
+    def body(self, lengths: NDArray[np.int64]) -> float:
+        """Of all but the head, forward and backward."""
+        return float(self.body_per_token * lengths.sum() + self.body_per_square * np.square(lengths).sum())
 
 
 def count_update(config: Any, sequence_length: int) -> UpdateCost:
-    """Count one sequence and one target of a model given by its transformers config (no weights needed)."""
+    """Count a sequence, half a sequence and one target of a model given by its transformers config (no weights needed)."""
     from transformers import AutoModelForCausalLM
 
     config = deepcopy(config)  # the attention named below would be written into it, and a living model obeys its config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         tokens = torch.zeros((1, sequence_length), dtype=torch.long)
-        mask = torch.zeros(
-            (1, 1, sequence_length, sequence_length), dtype=model.dtype
-        )  # given, none is made: no `.item()`
         reference = torch.zeros((1, head_of(model).in_features), dtype=model.dtype)
     head = head_of(model)
 
-    def body() -> None:
-        model.base_model(tokens, attention_mask=mask, use_cache=False).last_hidden_state.sum().backward()
+    def body(length: int) -> None:
+        mask = torch.zeros(
+            (1, 1, length, length), dtype=model.dtype, device="meta"
+        )  # given, none is made: no `.item()`
+        model.base_model(tokens[:, :length], attention_mask=mask, use_cache=False).last_hidden_state.sum().backward()
 
     def logprob() -> None:
         hidden = reference.clone().requires_grad_()
@@ -56,7 +68,10 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
         hidden = reference.clone().requires_grad_()
         kl_sum(hidden, head, reference, _frozen(head)).backward()
 
-    return UpdateCost(_flops(body), _flops(logprob), _flops(kl))
+    whole, half = sequence_length, max(1, sequence_length // 2)
+    per_token = [_flops(partial(body, length)) / length for length in (whole, half)]
+    square = (per_token[0] - per_token[1]) / (whole - half)
+    return UpdateCost(per_token[0] - square * whole, square, _flops(logprob), _flops(kl))
 
 
 def _frozen(head: nn.Linear) -> nn.Linear:

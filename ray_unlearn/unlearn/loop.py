@@ -115,7 +115,7 @@ def backward(workspace: Workspace, config: TrialConfig, term: Term, update: int,
     tokens = workspace.data.splits[term.split]
     indices, epochs = batch(config.seed, term.split, update, term.batch_size, len(tokens))
     targets = int(tokens.target_mask[indices].sum())
-    meter.count(term, len(indices), targets)
+    meter.count(term, workspace.document_lengths(term.split, indices), targets)
     own, own_epochs = workspace.comm.share(indices), workspace.comm.share(epochs)
     size = workspace.micro_batch_size or max(1, len(own))
     total = torch.zeros((), device=workspace.device)
@@ -226,10 +226,10 @@ class Meter:
         self._mark = time.perf_counter()
         return self.update + 1
 
-    def count(self, term: Term, sequences: int, targets: int) -> None:
+    def count(self, term: Term, lengths: NDArray[np.int64], targets: int) -> None:
         """A global batch of one term."""
         self._tokens[term.name] += targets
-        self._flops += self._cost.of(term, sequences, targets)
+        self._flops += self._cost.of(term, lengths, targets)
 
     def end_update(self, learning_rate: float, losses: dict[str, Tensor], grad_norm: Tensor) -> None:
         """The update is made."""

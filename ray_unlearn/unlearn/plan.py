@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ray_unlearn.results.schema import COLUMNS
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
@@ -67,7 +69,9 @@ def plan(spec: StudySpec) -> Plan:
         updates += number * most.steps
         evaluations += number * len(trial.evaluate_at)
         tokens += number * most.steps * length * sum(size for _, size in sizes)
-        flops += number * most.steps * sum(cost.of(term, size, size * (length - 1)) for term, size in sizes)
+        flops += (
+            number * most.steps * sum(cost.of(term, np.full(size, length), size * (length - 1)) for term, size in sizes)
+        )
     parameters = parameter_count(config)
     return Plan(
         trials, updates, evaluations, tokens, flops, parameters,

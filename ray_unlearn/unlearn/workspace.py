@@ -16,7 +16,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.methods import method_named
 from ray_unlearn.spec.study import EvaluationSpec, ModelSpec, Operations, Rounding, StudySpec
 from ray_unlearn.unlearn import liger
-from ray_unlearn.unlearn.batching import Batch, padded, ragged, use_documents
+from ray_unlearn.unlearn.batching import Batch, document_runs, padded, ragged, use_documents
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import EVALUATED, StudyData
 from ray_unlearn.unlearn.model import DTYPES, demo_world, load_model, model_digest
@@ -153,6 +153,13 @@ class Workspace:
     def batch(self, split: str, indices: NDArray[np.int64]) -> Batch:
         """These sequences on the device, without padding where the model can do without."""
         return (ragged if self._by_document else padded)(self.data.splits[split], indices, self.device)
+
+    def document_lengths(self, split: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Lengths that a pass over these sequences computes: of documents, or of padded sequences."""
+        tokens = self.data.splits[split]
+        if self._by_document:
+            return document_runs(tokens, indices)[1]
+        return np.full(len(indices), (tokens.document[indices] >= 0).sum(axis=1).max())
 
     def quantities(self, methods: Collection[str]) -> Quantities:
         """What every lane of a study needs of P_0, as arrays: final hidden states of the sets that are evaluated and of those

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -23,9 +24,29 @@ def test_count_by_hand(tiny_model: Path) -> None:
     cost = count_update(AutoConfig.from_pretrained(tiny_model), 48)
     matrices = 2 * (4 * 32 * 32 + 3 * 32 * 48)
     attention = 2 * 2 * 48 * 48 * 32
-    assert cost.body_per_sequence == pytest.approx(3 * (2 * 48 * matrices + 2 * attention), rel=0.02)
+    assert cost.body(np.array([48])) == pytest.approx(3 * (2 * 48 * matrices + 2 * attention), rel=0.02)
     assert cost.logprob_per_target == 2 * 32 * 300 * 3  # forward, and two gradients
     assert cost.kl_per_target == 2 * 32 * 300 * 4  # and the reference's head
+
+
+def test_the_body_is_counted_by_document(tiny_model: Path) -> None:
+    """Two documents of 24 tokens cost what two sequences of 24 cost: less attention than one of 48."""
+    config = AutoConfig.from_pretrained(tiny_model)
+    cost, short = count_update(config, 48), count_update(config, 24)
+    assert cost.body(np.array([24, 24])) == pytest.approx(2 * short.body(np.array([24])))
+    assert cost.body(np.array([24, 24])) < cost.body(np.array([48]))
+    assert cost.body(np.array([7])) == pytest.approx(short.body(np.array([7])))
+
+
+def test_padding_is_not_counted(tiny_study: StudySpec) -> None:
+    """Packed documents: the lengths are those of `document`, whatever shares a sequence."""
+    data = prepare(tiny_study.data.model_copy(update={"layout": "pack"}), tiny_study.model)
+    workspace = Workspace.open(tiny_study.model, data, tiny_study.evaluation, tiny_study.operations, Comm.single())
+    indices = np.arange(4)
+    lengths = workspace.document_lengths("retain", indices)
+    document = data.splits["retain"].document[indices]
+    expected = [int((row == which).sum()) for row in document for which in dict.fromkeys(row) if which >= 0]
+    assert lengths.tolist() == expected
 
 
 @pytest.mark.parametrize("method", ["gradient_ascent", "ascent_descent_general", "ascent_kl_in_distribution"])
@@ -51,6 +72,6 @@ def test_plan_counts_without_loading_anything(tiny_study: StudySpec, tiny_model:
     config = AutoConfig.from_pretrained(tiny_model)
     assert parameter_count(config) == found.parameters
     cost = count_update(config, 48)
-    ascent = 4 * cost.body_per_sequence + 4 * 47 * cost.logprob_per_target
-    kl = 4 * cost.body_per_sequence + 4 * 47 * cost.kl_per_target
+    ascent = 4 * cost.body(np.array([48])) + 4 * 47 * cost.logprob_per_target
+    kl = 4 * cost.body(np.array([48])) + 4 * 47 * cost.kl_per_target
     assert found.update_flops == pytest.approx(2 * 4 * ascent + 2 * 4 * (ascent + kl))
