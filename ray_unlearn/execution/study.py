@@ -51,8 +51,9 @@ from ray_unlearn.spec.base import differences
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.study import ModelSpec, StudySpec
 from ray_unlearn.unlearn.data import StudyData, prepare
+from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
-from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, parameter_count
+from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
 LEDGER_FOLDER = "ledger"

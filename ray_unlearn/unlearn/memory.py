@@ -121,12 +121,21 @@ def _gib(size: float) -> float:
     return size / 2**30
 
 
-def _counts(config: Any, model: ModelSpec) -> tuple[int, int]:
-    """Parameters of the model (tied ones once), and how many of them, or of its adapters, are trained."""
+def parameter_count(config: Any) -> int:
+    """Number of parameters, counted on the meta device; tied ones once."""
+    return sum(p.numel() for p in _on_meta(config).parameters())
+
+
+def _on_meta(config: Any) -> Any:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        built = AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config)
+
+
+def _counts(config: Any, model: ModelSpec) -> tuple[int, int]:
+    """Parameters of the model, and how many of them, or of its adapters, are trained."""
+    built = _on_meta(config)
     count = sum(p.numel() for p in built.parameters())
     if model.lora is None:
         return count, count

@@ -14,7 +14,7 @@ from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, S
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import Hyperparameters
 from ray_unlearn.unlearn.cost import count_update
-from ray_unlearn.unlearn.memory import BYTES, Memory, memory, remedies
+from ray_unlearn.unlearn.memory import BYTES, Memory, memory, parameter_count, remedies
 from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.model import check_source, local_source
 
@@ -149,15 +149,6 @@ def model_config(spec: StudySpec) -> Any:
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.source: no config for {spec.model.source!r}: {str(error).splitlines()[0]}") from None
-
-
-def parameter_count(config: Any) -> int:
-    """Number of parameters, counted on the meta device; tied ones once."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        return sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
 def problems(

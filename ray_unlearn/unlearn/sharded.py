@@ -63,10 +63,6 @@ class ShardedModel:
         """The frozen copy."""
         yield self._original
 
-    def merged(self) -> Any:
-        """Not here: `Single` opens the model in one process."""
-        raise NotImplementedError("a sharded model is exported from one process")
-
     def kept(self) -> dict[str, Tensor]:
         """Every parameter, whole, in the CPU memory of rank 0; nothing on the others. A collective, one parameter at a time."""
         found = {}

@@ -15,7 +15,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
-from ray_unlearn.unlearn.trained import load_kept
+from ray_unlearn.unlearn.trained import Adapters, WholeModel, load_kept
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
 
 
@@ -59,7 +59,9 @@ class Single:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self.workspace.trained.merged().save_pretrained(folder)
+            trained = self.workspace.trained
+            assert isinstance(trained, WholeModel | Adapters), "one process holds the whole model"
+            trained.merged().save_pretrained(folder)
             load_tokenizer(self.spec.model).save_pretrained(folder)
         except OSError as error:
             raise StorageError(f"{folder}: the model cannot be written: {error}") from None

@@ -33,9 +33,6 @@ class Trained(Protocol):
     def original(self) -> Any:
         """Context manager: P_0 as a `Scored`. The policy must not be called meanwhile."""
 
-    def merged(self) -> Any:
-        """The policy as a plain model that can be saved."""
-
     def kept(self) -> dict[str, torch.Tensor]:
         """The tensors that tell this policy from the vanilla model, by name; changing them changes the policy."""
 

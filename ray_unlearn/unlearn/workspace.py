@@ -143,9 +143,15 @@ class Workspace:
         self.trained.reset(seed)
 
     def scored(self, model: Any) -> Scored:
-        """Another model of the same kind, such as an exactly retrained one, in this workspace's precision."""
-        if self._by_document:
-            use_documents(model)
+        """Another model of the same kind, such as an exactly retrained one, in this workspace's precision.
+
+        Raises:
+            UserError: it cannot read the batches that the policy reads.
+        """
+        if self._by_document and not use_documents(model):
+            raise UserError(
+                "model.exact_retrain: its attention does not work document by document, as that of the source does"
+            )
         if isinstance(self.trained, ShardedModel):
             return self.trained.shard(Scored(model, self._autocast))
         return Scored(model.to(self.device).requires_grad_(False), self._autocast)

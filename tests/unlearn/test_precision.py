@@ -168,6 +168,7 @@ class TestLora:
 
         workspace = fresh(spec)
         run(workspace, config("gradient_ascent"))
+        assert isinstance(workspace.trained, Adapters)
         workspace.trained.merged().save_pretrained(tmp_path / "merged")
         assert "peft" not in json.dumps(sorted(path.name for path in (tmp_path / "merged").iterdir()))
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
