@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,13 +34,11 @@ import transformers
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
+from update_loop import demo
 
 from ray_unlearn.results.schema import HALVED_SETS, HALVES, MIN_K_PERCENT, SETS
-from ray_unlearn.spec.study import load_study
-from ray_unlearn.unlearn.comm import Comm
-from ray_unlearn.unlearn.data import EVALUATED, TokenSet, prepare
+from ray_unlearn.unlearn.data import EVALUATED, TokenSet
 from ray_unlearn.unlearn.evaluate import evaluate
-from ray_unlearn.unlearn.model import make_ready
 from ray_unlearn.unlearn.workspace import Workspace
 
 IGNORED = -100
@@ -193,13 +190,7 @@ def lowest(values: NDArray[Any], percent: int) -> float:
 
 def opened(source: str, device: str) -> tuple[Workspace, Any]:
     """A workspace whose policy has moved a little, and a second copy of the vanilla model for the usual way."""
-    spec = load_study(Path(__file__).parent.parent / "studies" / "demo.yaml")
-    model = spec.model.model_copy(update={"source": source})
-    make_ready(model)
-    if source.startswith("demo:"):
-        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"source": source})})
-    data = prepare(spec.data, model)
-    workspace = Workspace.open(model, data, spec.evaluation, spec.operations, Comm.single(), device)
+    workspace = demo(source, device)
     reference = deepcopy(workspace.policy).requires_grad_(False)
     torch.manual_seed(0)
     with torch.no_grad():
