@@ -16,7 +16,12 @@ StudyFile = Annotated[Path, typer.Argument(help="study file", show_default=False
 StudyFolder = Annotated[Path, typer.Argument(help="study directory", show_default=False)]
 Lanes = Annotated[int | None, typer.Option(min=1, help="warm worker groups; default: the study file's")]
 Workers = Annotated[int | None, typer.Option(min=1, help="workers per lane; default: the study file's")]
-Address = Annotated[str | None, typer.Option(help="address of a Ray cluster; default: Ray on this machine only")]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        envvar="RAY_ADDRESS", help="address of a Ray cluster; default: RAY_ADDRESS, else Ray on this machine only"
+    ),
+]
 SpaceFrom = Annotated[
     Path | None,
     typer.Option(
