@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo campaign test lint bench clean
+.PHONY: setup demo campaign test test-slow lint bench clean
 .PHONY: smollm2
 
 setup: .venv/.ready
@@ -39,9 +39,13 @@ smollm2: setup
 	@$(BIN)/python scripts/smollm2_world.py
 
 # What needs no Ray runs in two processes, a file in one of them; Ray's tests one after another, for each starts a cluster of its own.
+# Tests of minutes (marked slow: whole clusters, many repeats, whole models) are in `make test-slow`.
 test: setup lint
-	@$(BIN)/pytest -n 2 --dist loadfile tests/analysis tests/results tests/spec tests/unlearn
-	@$(BIN)/pytest tests/cli tests/execution
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/analysis tests/results tests/spec tests/unlearn tests/cluster
+	@$(BIN)/pytest -m "not slow" tests/cli tests/execution
+
+test-slow: setup
+	@$(BIN)/pytest -m slow tests
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -116,8 +116,8 @@ def confirmation(study: Path, confirm: Path) -> Confirmation:
     return Confirmation(spec.name, confirm.name, tuple(found), tuple(_notes(found)))
 
 
-def write_confirmation(found: Confirmation, folder: Path) -> None:
-    """Write `confirm.json` and `confirm.csv` (one line per configuration) into `folder`.
+def write_confirmation(found: Confirmation, folder: Path) -> list[Path]:
+    """Write `confirm.json` and `confirm.csv` (one line per configuration) into `folder`; both paths.
 
     Raises:
         StorageError: they cannot be written.
@@ -130,6 +130,7 @@ def write_confirmation(found: Confirmation, folder: Path) -> None:
             table = csv.DictWriter(file, fieldnames=list(lines[0]))
             table.writeheader()
             table.writerows(lines)
+        return [folder / "confirm.json", folder / "confirm.csv"]
     except OSError as error:
         raise StorageError(f"{folder}: the confirmation cannot be written: {error}") from None
 

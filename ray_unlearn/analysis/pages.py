@@ -50,11 +50,19 @@ def _markdown(value: Any) -> Any:
     """Every value put into the Markdown page: no HTML, no broken table, no accidental markup outside backticks."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    flat = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("|", "\\|")
+    flat = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     if flat in COLUMNS:
         return flat
-    parts = flat.split("`")
-    return "`".join(part if i % 2 else re.sub(r"([*_\[\]])", r"\\\1", part) for i, part in enumerate(parts))
+    parts = re.split("`+", flat)  # runs of backticks would pair otherwise than one by one
+    if len(parts) % 2 == 0:  # the last one closes nothing: without it, what follows is text
+        last = parts.pop()
+        parts[-1] += last
+    return "`".join(part.replace("|", "\\|") if i % 2 else _plain(part) for i, part in enumerate(parts))
+
+
+def _plain(text: str) -> str:
+    """No character of it means anything to Markdown."""
+    return re.sub(r"([\\*_\[\]|])", r"\\\1", text)
 
 
 def _markdown_table(table: Shown) -> Markup:

@@ -6,7 +6,7 @@ import typer
 
 from ray_unlearn.cli.main import app
 from ray_unlearn.cli.show import Json, number, print_json, print_table, say
-from ray_unlearn.cli.study import Address, Lanes, Quiet, StudyFolder, Workers, given_operations
+from ray_unlearn.cli.study import Address, Lanes, Location, Quiet, Workers, given_operations
 
 if TYPE_CHECKING:
     from ray_unlearn.analysis.confirmation import Confirmation, Confirmed
@@ -19,7 +19,7 @@ COLUMNS = (
 
 @app.command()
 def confirm(
-    folder: StudyFolder,
+    location: Location,
     top: Annotated[int, typer.Option(min=1, help="how many of the best configurations (selection half)")] = 1,
     seeds: Annotated[int, typer.Option(help="how many new seeds for each, at least 2")] = 5,
     per_method: Annotated[bool, typer.Option("--per-method", help="so many configurations of each method")] = False,
@@ -33,19 +33,21 @@ def confirm(
     what the study had claimed. A study of its own in DIR/confirm; the same command goes on with it."""
     from ray_unlearn.analysis.confirmation import confirmation, write_confirmation
     from ray_unlearn.execution.confirm import confirm_study
+    from ray_unlearn.results.place import fetched, send
 
     operations = given_operations(lanes, workers)
     result = confirm_study(
-        folder, top, seeds, per_method=per_method, operations=operations, address=address, quiet=quiet
+        location, top, seeds, per_method=per_method, operations=operations, address=address, quiet=quiet
     )
-    found = confirmation(folder, result.folder)
-    write_confirmation(found, result.folder)
+    with fetched(location) as study, fetched(result.location) as folder:
+        found = confirmation(study, folder)
+        send(result.location, write_confirmation(found, folder))
     if json:
         print_json(found.as_json())
     else:
         _show(found)
     if result.interrupted:
-        say(f"stopped; the same command goes on, or: ray-unlearn resume {result.folder}")
+        say(f"stopped; the same command goes on, or: ray-unlearn resume {result.location}")
     raise typer.Exit(result.exit_code)
 
 

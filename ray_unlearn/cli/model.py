@@ -7,6 +7,7 @@ import typer
 
 from ray_unlearn.cli.main import app
 from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.cli.study import Location
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
@@ -46,7 +47,7 @@ def unlearn(
 
 @app.command()
 def export(
-    folder: Annotated[Path, typer.Argument(help="study directory", show_default=False)],
+    location: Location,
     output: Annotated[Path, typer.Option("-o", "--output", help="model folder, or rows.csv / rows.parquet")],
     trial: Annotated[
         str | None, typer.Option(help="trial id, number, or `best`; makes the model of that trial")
@@ -55,8 +56,16 @@ def export(
 ) -> None:
     """Write the result table, or the model of a trial: the best one's weights were kept, others are made by running the trial
     again (the same, bit for bit, on one CPU worker)."""
+    from ray_unlearn.results.place import fetched
+
+    with fetched(location) as folder:
+        _export(folder, location, output, trial, update)
+
+
+def _export(folder: Path, location: str, output: Path, trial: str | None, update: int | None) -> None:
     from ray_unlearn.results.files import kept_weights
     from ray_unlearn.results.status import open_study
+    from ray_unlearn.results.storage import local_file, storage_at
     from ray_unlearn.results.table import result_table, write_table
 
     spec, record = open_study(folder)
@@ -74,12 +83,14 @@ def export(
     if trial == "best":
         found = best_trial(record, spec)
         if found is None:
-            raise UserError(f"{folder}: no trial has a score yet; see `ray-unlearn status {folder}`")
+            raise UserError(f"{location}: no trial has a score yet; see `ray-unlearn status {location}`")
         chosen = found[0]
     else:
         matching = [t for t in record.trials.values() if trial in (t.trial_id, str(t.number))]
         if not matching:
-            raise UserError(f"{folder}: no trial {trial!r}; see its ids with `ray-unlearn export {folder} -o rows.csv`")
+            raise UserError(
+                f"{location}: no trial {trial!r}; see its ids with `ray-unlearn export {location} -o rows.csv`"
+            )
         chosen = matching[0]
     best = best_row(chosen, spec)
     if update is None and best is None:
@@ -91,9 +102,11 @@ def export(
     single = Single(spec, say)
     if single.context != config.context:
         raise UserError("model, data or evaluation have changed since the study was run; its trial cannot be repeated")
-    kept = kept_weights(folder, record, chosen.number, wanted)
+    storage = storage_at(location)
+    kept = kept_weights(storage, record, chosen.number, wanted)
     if kept is not None:
-        single.load_weights(kept)
+        with local_file(storage, kept) as path:
+            single.load_weights(path)
         single.save(output)
         say(f"model: {output} (the weights that the study kept of trial {chosen.number}, update {wanted})")
         return

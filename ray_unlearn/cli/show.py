@@ -20,7 +20,7 @@ def say(text: str) -> None:
 
 def print_json(content: Any) -> None:
     """JSON on stdout; NaN becomes null."""
-    print(json.dumps(_plain(content), indent=2, allow_nan=False))
+    print(json.dumps(plain(content), indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: str = "") -> None:
@@ -41,11 +41,12 @@ def number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def _plain(content: Any) -> Any:
+def plain(content: Any) -> Any:
+    """As JSON can hold it."""
     if isinstance(content, dict):
-        return {str(key): _plain(value) for key, value in content.items()}
+        return {str(key): plain(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [_plain(value) for value in content]
+        return [plain(value) for value in content]
     if isinstance(content, float) and math.isnan(content):
         return None
     return content

@@ -4,8 +4,10 @@ import importlib.metadata
 import os
 import shutil
 import sys
+from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -30,12 +32,15 @@ class Drawn(StrEnum):
 @app.command()
 def report(
     sources: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
-            help="study directories, result tables or any tables of trials (.csv, .parquet)", show_default=False
+            help="study directories or addresses, result tables or any tables of trials (.csv, .parquet)",
+            show_default=False,
         ),
     ],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="default: report/ in the first study")] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", help="folder or address; default: report/ in the first study")
+    ] = None,
     columns: Annotated[
         list[str] | None,
         typer.Option("--map", metavar="THEIRS=OURS", help="what a column of a foreign table is; repeatable"),
@@ -57,23 +62,34 @@ def report(
     """Write the report: guidelines with their evidence, one HTML page, the same in Markdown, figures, and every number as CSV."""
     from ray_unlearn.analysis.columns import parse_mapping
     from ray_unlearn.analysis.report import write_report
+    from ray_unlearn.results.place import fetched, send_folder
+    from ray_unlearn.results.storage import below, checked_url, is_remote
     from ray_unlearn.spec.guidelines import load_guidelines
 
     if output is None:
-        output = sources[0] / "report" if sources[0].is_dir() else Path("report")
-    page = write_report(
-        sources, output, mapping=parse_mapping(columns or []), score=score, maximise=maximise, tolerance=tolerance,
-        sampler=sampler.value if sampler else None, since=since, seed=seed,
-    )  # fmt: skip
-    found = load_guidelines(page.parent / "guidelines.json")
+        a_study = is_remote(sources[0]) or Path(sources[0]).is_dir()
+        output = str(below(sources[0], "report")) if a_study else "report"
+    with ExitStack() as stack:
+        paths = [stack.enter_context(fetched(source)) for source in sources]
+        folder = Path(output)
+        if is_remote(output):
+            checked_url(output)
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="ray-unlearn-"))) / "report"
+        page = write_report(
+            paths, folder, mapping=parse_mapping(columns or []), score=score, maximise=maximise, tolerance=tolerance,
+            sampler=sampler.value if sampler else None, since=since, seed=seed,
+        )  # fmt: skip
+        found = load_guidelines(page.parent / "guidelines.json")
+        send_folder(output, page.parent)
+    shown = str(below(output, page.name)) if is_remote(output) else str(page.resolve())
     for guideline in found.claimed:
         say(guideline.text)
     held = len(found.guidelines) - len(found.claimed)
     say(f"{len(found.claimed)} claimed, {held} withheld; the reasons are in the report:")
     if json:
-        print_json({"page": str(page.resolve()), "claimed": [g.id for g in found.claimed], "withheld": held})
+        print_json({"page": shown, "claimed": [g.id for g in found.claimed], "withheld": held})
     else:
-        print(page.resolve())
+        print(shown)
 
 
 @app.command()

@@ -16,10 +16,11 @@ from ray_unlearn.execution.points import active
 from ray_unlearn.execution.recorder import Observer
 from ray_unlearn.execution.resuming import SPEC_FILE
 from ray_unlearn.execution.stages import stages
-from ray_unlearn.execution.study import LEDGER_FOLDER, Say, StudyResult, resume_study, run_study, to_stderr
+from ray_unlearn.execution.study import Say, StudyResult, resume_study, run_study, to_stderr
+from ray_unlearn.results.place import fetched, there
 from ray_unlearn.results.record import Record
-from ray_unlearn.results.scan import events_file
 from ray_unlearn.results.status import open_study
+from ray_unlearn.results.storage import below
 from ray_unlearn.results.top import Configuration, top_configurations
 from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import UserError
@@ -33,7 +34,7 @@ CONFIRM_FOLDER = "confirm"
 
 
 def confirm_study(
-    folder: Path,
+    location: Path | str,
     top: int,
     seeds: int,
     *,
@@ -66,23 +67,41 @@ def confirm_study(
     """
     if seeds < 2:
         raise UserError(f"--seeds: an interval needs at least 2 new seeds, got {seeds}")
+    with fetched(location) as folder:
+        return _confirmed(folder, location, top, seeds, per_method, operations, say, quiet, address, observers)
+
+
+def _confirmed(
+    folder: Path,
+    location: Path | str,
+    top: int,
+    seeds: int,
+    per_method: bool,
+    operations: dict[str, Any] | None,
+    say: Say,
+    quiet: bool,
+    address: str | None,
+    observers: Sequence[Observer],
+) -> StudyResult:
     spec, record = open_study(folder)
     chosen = top_configurations(record, spec, top, per_method)
     if not chosen:
         raise UserError(
-            f"{folder}: no finished trial has a score, so there is nothing to confirm; `ray-unlearn status`"
+            f"{location}: no finished trial has a score, so there is nothing to confirm; `ray-unlearn status`"
         )
     for note in _notes(chosen, spec, record, top, per_method):
         say(note)
     spec = _where_it_lies_now(spec, folder)
     _check_context(spec, record, folder, quiet, say)
-    for place in _folders(folder):
-        wanted = confirming_spec(spec, record, chosen, seeds, place.name)
-        if not events_file(place / LEDGER_FOLDER).exists():
+    for name in _names():
+        wanted, place = confirming_spec(spec, record, chosen, seeds, name), below(location, name)
+        if not there(place):
             if operations:
                 wanted = wanted.model_copy(update={"operations": wanted.operations.model_copy(update=operations)})
             return run_study(wanted, place, address=address, observers=observers, quiet=quiet, say=say)
-        if open_study(place)[0].decisive() == wanted.decisive():
+        with fetched(place) as found:
+            same = open_study(found)[0].decisive() == wanted.decisive()
+        if same:
             return resume_study(
                 place, operations=operations, address=address, observers=observers, quiet=quiet, say=say
             )
@@ -128,9 +147,8 @@ def confirming_spec(
     return validated(StudySpec, content, f"confirmation of {spec.name}")
 
 
-def _folders(folder: Path) -> Iterator[Path]:
-    later = (folder / f"{CONFIRM_FOLDER}-{number}" for number in itertools.count(2))
-    return itertools.chain([folder / CONFIRM_FOLDER], later)
+def _names() -> Iterator[str]:
+    return itertools.chain([CONFIRM_FOLDER], (f"{CONFIRM_FOLDER}-{number}" for number in itertools.count(2)))
 
 
 def _notes(chosen: list[Configuration], spec: StudySpec, record: Record, top: int, per_method: bool) -> list[str]:

@@ -1,16 +1,20 @@
-"""The driver's side of the lanes: it owns them, one thread each, in a long-lived `TorchTrainer.fit()`.
+"""The driver's side of the lanes: it owns them, each in a long-lived `TorchTrainer.fit()` in a thread of its own.
 
 Owned by the driver and not by Tune's actors, a lane outlives whatever happens to those, and Tune's trials stay thin.
+
+One more thread, the keeper, looks at the cluster every `LOOK_S`. It starts lanes where there is room: a lane without room is
+no process and no thread. It takes lanes off nodes that are about to leave, and ends those that hang.
 """
 
 import contextlib
-import itertools
 import os
 import signal
 import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,24 +23,65 @@ import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ray_unlearn.execution.elastic import died_with_node, draining, look, remove_groups_of
 from ray_unlearn.execution.hub import Hub, Item
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import LaneConfig, OpenWorld, lane_loop
+from ray_unlearn.execution.placement import UNLIMITED, Cluster, shape_of, why_waiting
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import Operations
+
+try:
+    from ray.train.v2._internal.execution.callback import ControllerCallback as _ControllerCallback
+except ImportError:  # private: without it a lane that waits inside Ray when the study ends cannot be ended
+    _ControllerCallback = ray.train.UserCallback
 
 FIRST_JOB = -1
 """The number of the job before trial 0."""
 
-WATCH_S = 5.0
-"""The watchdog looks this often at least."""
+LOOK_S = 1.0
+"""The keeper looks at cluster and lanes this often."""
+
+EXPLAIN_S = 60.0
+"""A lane that has waited for so long says why."""
 
 PATIENCE_S = 10.0
-"""How long the end of a study waits for its lanes to leave by themselves."""
+"""How long the end of a study waits for running lanes to leave by themselves."""
+
+END_S = 60.0
+"""How long it waits for the others, which are being ended."""
+
+STARTS_S = 60.0
+"""A lane that has been given a place is up within so long; if not, and there is no room, somebody else has its place."""
+
+AHEAD = 8
+"""Lanes that ask an autoscaler for room at a time: each is a process on this node while it waits."""
+
+MARGIN_S = 3.0
+"""A lane is off its node so long before the node goes, come what may."""
+
+Say = Callable[[str], None]
 
 
 class LaneError(UserError):
     """The lanes cannot run this study at all; the message holds what a worker said."""
+
+
+@dataclass
+class _Lane:
+    """What the driver knows of a lane; the rest knows the hub."""
+
+    thread: threading.Thread | None = None
+    """Runs it; None while it waits for room."""
+    starts: int = 0
+    waits_since: float = field(default_factory=time.monotonic)
+    """Since when it is not up."""
+    controller: Any = None
+    said: set[str] = field(default_factory=set)
+    """Kinds of reasons that it has told why it waits."""
+    retired: bool = False
+    leaves_by: float | None = None
+    """When it will be taken off its node."""
 
 
 class Fleet:
@@ -45,18 +90,37 @@ class Fleet:
     Args:
         operations: number of lanes, workers, resources, retries.
         open_world: what a lane runs; pickled to the workers.
+        trials: how many there are to run: there are never more lanes.
+        worker_gib: memory that a worker takes on its host, for `lanes: auto`; None: not known.
+        say: told why a lane waits.
 
     Raises:
         LaneError: Ray's workers cannot import this package.
     """
 
-    def __init__(self, operations: Operations, open_world: OpenWorld) -> None:
+    def __init__(
+        self,
+        operations: Operations,
+        open_world: OpenWorld,
+        trials: int = UNLIMITED,
+        worker_gib: float | None = None,
+        say: Say | None = None,
+    ) -> None:
         self._operations = operations
         self._open_world = open_world
+        self._trials = trials
+        self._shape = shape_of(operations, worker_gib)
+        self._say = say
         self._scratch = tempfile.TemporaryDirectory(prefix="ray-unlearn-", ignore_cleanup_errors=True)
         self.name = f"ray-unlearn-hub-{uuid.uuid4().hex[:12]}"
-        self._threads: list[threading.Thread] = []
+        self._lanes: list[_Lane] = []
+        self._names: dict[str, str] = {}
+        """Of nodes, by id."""
+        self._keeper = threading.Thread(target=self._keep, name="lanes", daemon=True)
         self._over = threading.Event()
+        self._closed = False
+        self._asking = threading.Lock()
+        self._state: dict[str, Any] = {"lanes": [], "queued": 0}
         self.hub: Any = None
 
     @property
@@ -74,37 +138,68 @@ class Fleet:
         """Folder for what Tune and Train insist on writing; gone afterwards."""
         return self._scratch.name
 
+    @property
+    def most(self) -> int:
+        """Lanes that there may ever be."""
+        return self._operations.most_lanes(self._trials)
+
+    @property
+    def room(self) -> int:
+        """Lanes that run or start: so many trials are worth asking for, at least one."""
+        return max(1, sum(lane.thread is not None for lane in self._lanes))
+
     def __enter__(self) -> Self:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(Hub).options(name=self.name, num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-        self.hub = actor.remote(self._operations.lanes, self._operations.max_retries, ray.put)
+        self.hub = actor.remote(0, self._operations.max_retries, ray.put)
         try:
             ray.get(self.hub.ping.remote())
         except ray.exceptions.RayError as error:
             raise LaneError(
                 f"Ray's workers cannot start the hub; is ray-unlearn installed on every node? {error}"
             ) from None
-        for index in range(self._operations.lanes):
-            thread = threading.Thread(target=self._run_lane, args=(index,), name=f"lane-{index}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
-        if self._operations.stall_timeout_s is not None:
-            threading.Thread(target=self._watch, args=(self._operations.stall_timeout_s,), daemon=True).start()
+        self._look()
+        self._keeper.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End the lanes. One in the middle of a long step is not waited for: it dies with the Ray job."""
+        """End the lanes, and leave no thread behind: one that is inside Ray when Ray is shut down takes the process with it.
+
+        A running lane may leave by itself, for a moment. One that waits, starts, or is in the middle of a long step is ended.
+        """
         try:
             self._over.set()
             self.stop()
-            deadline = time.monotonic() + (0 if kind is KeyboardInterrupt else PATIENCE_S)
-            for thread in self._threads:
-                thread.join(timeout=max(0.0, deadline - time.monotonic()))
+            self._keeper.join()
+            with self._asking:
+                self._closed = True
+            self._end_lanes(0 if kind is KeyboardInterrupt else PATIENCE_S)
         finally:
             ray.kill(self.hub)
             self._scratch.cleanup()
+
+    def state(self) -> dict[str, Any]:
+        """For those who watch: `lanes`, each with `index`, `state`, `trial`, `node`, `pids`, `busy_s`, `up_s` ..., and `queued`.
+
+        What it was at last once the lanes have ended. May be called from any thread.
+
+        Raises:
+            RayError: the hub does not answer.
+        """
+        with self._asking:
+            if not self._closed:
+                told = ray.get(self.hub.state.remote(), timeout=10)
+                lanes = [self._shown(lane) for lane in told["lanes"] if not lane["retired"]]
+                self._state = {"lanes": lanes, "queued": len(told["queued"])}
+            return self._state
+
+    def _shown(self, lane: dict[str, Any]) -> dict[str, Any]:
+        names = ("index", "state", "pids", "busy_s", "verdict_s", "idle_s", "up_s", "restarts", "tokens", "waiting_for")
+        trial = None if lane["job"] == FIRST_JOB else lane["job"]
+        node = ", ".join(self._names.get(node, node[:6]) for node in lane["nodes"])
+        return {name: lane[name] for name in names} | {"trial": trial, "node": node}
 
     def stop(self) -> None:
         """No more trials; lanes quit at their next question. Returns at once."""
@@ -164,36 +259,170 @@ class Fleet:
             return item
         raise LaneError(f"the lanes could not prepare the study: {item['reason']}")
 
-    def _watch(self, limit_s: float) -> None:
-        """Kill the workers of a lane that gives no sign of life: Ray Train does not notice a hung training thread."""
-        here = ray.get_runtime_context().get_node_id()
-        while not self._over.wait(min(WATCH_S, limit_s / 4)):
-            with contextlib.suppress(ray.exceptions.RayError):  # the hub is going, and the study with it
-                for index, lane in enumerate(ray.get(self.hub.state.remote())["lanes"]):
-                    if lane["silent_s"] < limit_s or lane["lost"] or not lane["pids"]:
-                        continue
-                    for pid, node, actor, _ in ray.get(self.hub.stalled.remote(index, lane["token"], limit_s)):
-                        ray.kill(actor)
-                        if node == here:  # a process that is stopped does not hear Ray
-                            with contextlib.suppress(ProcessLookupError):
-                                os.kill(pid, signal.SIGKILL)
+    # -- the keeper -------------------------------------------------------------------------------------------------
 
-    def _run_lane(self, index: int) -> None:
-        """One start of the lane after another: the controller that Ray Train runs for it may die too."""
-        for start in itertools.count():
-            reason, no_memory = self._fit(index, start)
-            try:
-                for *_, group in ray.get(self.hub.workers.remote(index)):
-                    # A controller that was killed has not freed it, and Ray does only with the job.
-                    if group is not None:
-                        ray.util.remove_placement_group(group)
-                again = ray.get(self.hub.down.remote(index, reason, no_memory))
-                if not again:
-                    ray.get(self.hub.lost.remote(index, reason))
-            except Exception:  # the hub is gone, and the study with it
+    def _keep(self) -> None:
+        while not self._over.wait(LOOK_S):
+            with contextlib.suppress(ray.exceptions.RayError):  # the hub is going, and the study with it
+                self._look()
+
+    def _look(self) -> None:
+        """At cluster and lanes, once; all that follows from it is done."""
+        cluster = look(self._operations.autoscaling)
+        self._names |= {node.id: node.name for node in cluster.nodes}
+        self._resize(cluster)
+        hub = ray.get(self.hub.state.remote())
+        told = hub["lanes"]
+        for index, controller in ray.get(self.hub.controllers.remote()).items():
+            self._lanes[index].controller = controller
+        for lane, state in zip(self._lanes, told, strict=True):
+            if state["up"]:
+                lane.waits_since = time.monotonic()
+                lane.said.clear()
+        if hub["unsettled"]:
+            ray.get(self.hub.settle.remote({node.id for node in cluster.nodes if node.alive}))
+        if not hub["over"]:
+            self._start_lanes(cluster, told)
+        self._explain(cluster, told)
+        self._vacate(told)
+        self._end_silent(told)
+
+    def _resize(self, cluster: Cluster) -> None:
+        """With `lanes: auto` there are as many as the cluster can hold; those that wait beyond that number rest."""
+        wanted = self.most
+        if self._operations.lanes == "auto":
+            wanted = max(1, min(wanted, cluster.lanes_at_most(self._shape)))
+        before = [lane.retired for lane in self._lanes]
+        self._lanes += [_Lane() for _ in range(wanted - len(self._lanes))]
+        spare = len(self._lanes) - wanted
+        for lane in reversed(self._lanes):  # a lane with a thread has a place, and keeps it
+            lane.retired = lane.thread is None and spare > 0
+            spare -= lane.retired
+        after = [lane.retired for lane in self._lanes]
+        if after != before:
+            ray.get(self.hub.resize.remote([i for i, retired in enumerate(after) if retired], len(after)))
+
+    def _start_lanes(self, cluster: Cluster, told: list[dict[str, Any]]) -> None:
+        """As many as have room, and as many as an autoscaler may make room for: it starts nodes only for what asks for them.
+
+        A lane that is starting may not hold its place yet; its place is not given twice.
+        """
+        on_the_way = sum(
+            lane.thread is not None and not state["up"] for lane, state in zip(self._lanes, told, strict=True)
+        )
+        running = sum(lane.thread is not None for lane in self._lanes)
+        room = cluster.lanes_free(self._shape) - on_the_way
+        if cluster.grows:
+            room = max(room, min(AHEAD - on_the_way, cluster.lanes_at_most(self._shape) - running))
+        for index, lane in enumerate(self._lanes):
+            if lane.thread is None and not lane.retired and room > 0 and not self._over.is_set():
+                room -= 1
+                lane.starts += 1
+                lane.thread = threading.Thread(
+                    target=self._run_lane, args=(index, lane.starts), name=f"lane-{index}", daemon=True
+                )
+                lane.thread.start()
+
+    def _explain(self, cluster: Cluster, told: list[dict[str, Any]]) -> None:
+        """What the lanes without a place wait for; those that have waited long say it, each kind of reason once."""
+        no_room = cluster.lanes_free(self._shape) == 0
+        waits = {}
+        for index, (lane, state) in enumerate(zip(self._lanes, told, strict=True)):
+            waiting = no_room and not state["up"] and not lane.retired
+            waits[index] = ""
+            if waiting and not self._starting(lane):
+                why = why_waiting(cluster, self._shape)
+                waits[index] = why.text
+                if why.kind not in lane.said and time.monotonic() - lane.waits_since >= EXPLAIN_S:
+                    lane.said.add(why.kind)
+                    self._tell(f"lane {index} waits for {why.text}")
+        changed = {index: text for index, text in waits.items() if text != told[index]["waiting_for"]}
+        if changed:
+            ray.get(self.hub.waits.remote(changed))
+
+    def _starting(self, lane: _Lane) -> bool:
+        """It has been given a place, and may need some seconds to take it."""
+        return lane.thread is not None and time.monotonic() - lane.waits_since < STARTS_S
+
+    def _tell(self, text: str) -> None:
+        self.hub.note.remote(text)
+        if self._say is not None:
+            self._say(text)
+
+    def _vacate(self, told: list[dict[str, Any]]) -> None:
+        """Take lanes off nodes that are about to leave: at once where no trial runs, else with a checkpoint of it."""
+        leaving = draining()
+        for index, (lane, state) in enumerate(zip(self._lanes, told, strict=True)):
+            here = [node for node in state["nodes"] if node in leaving]
+            if not here or lane.thread is None:
+                lane.leaves_by = None
+                continue
+            if lane.leaves_by is None:
+                grace_s = min(_seconds_until(leaving[node], self._operations.grace_s) for node in here)
+                lane.leaves_by = time.monotonic() + grace_s - MARGIN_S
+            reason = f"its node {', '.join(self._names.get(node, node[:6]) for node in here)} is being drained"
+            at_once = time.monotonic() >= lane.leaves_by
+            if ray.get(self.hub.vacate.remote(index, state["token"], reason, at_once)):
+                self._kill(lane)
+
+    def _end_silent(self, told: list[dict[str, Any]]) -> None:
+        """Kill the workers of a lane that gives no sign of life: Ray Train does not notice a hung training thread."""
+        limit_s = self._operations.stall_timeout_s
+        if limit_s is None:
+            return
+        here = ray.get_runtime_context().get_node_id()
+        for index, lane in enumerate(told):
+            if lane["silent_s"] < limit_s or lane["lost"] or not lane["pids"]:
+                continue
+            for pid, node, actor, _ in ray.get(self.hub.stalled.remote(index, lane["token"], limit_s)):
+                ray.kill(actor)
+                if node == here:  # a process that is stopped does not hear Ray
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+
+    def _kill(self, lane: _Lane) -> None:
+        """End the lane: its workers die with their controller."""
+        if lane.controller is not None:
+            ray.kill(lane.controller)
+
+    def _end_lanes(self, patience_s: float) -> None:
+        """All threads have ended when this returns."""
+        up = set()
+        with contextlib.suppress(ray.exceptions.RayError):
+            up = {lane["index"] for lane in ray.get(self.hub.state.remote())["lanes"] if lane["up"]}
+        deadline = time.monotonic() + patience_s
+        give_up = deadline + END_S
+        threads = {index: lane.thread for index, lane in enumerate(self._lanes) if lane.thread is not None}
+        while running := [index for index, thread in threads.items() if thread.is_alive()]:
+            with contextlib.suppress(ray.exceptions.RayError):
+                for index, controller in ray.get(self.hub.controllers.remote()).items():
+                    self._lanes[index].controller = controller
+            for index in running:
+                if index not in up or time.monotonic() >= deadline:
+                    self._kill(self._lanes[index])
+            if time.monotonic() >= give_up:
+                self._tell(f"lane(s) {', '.join(map(str, running))} did not end within {END_S:g} s")
                 return
-            if not again:
-                return
+            threads[running[0]].join(timeout=0.1)
+
+    # -- one lane -----------------------------------------------------------------------------------------------------
+
+    def _run_lane(self, index: int, start: int) -> None:
+        """Run the lane where there is room for it until it ends; then the keeper may give it another place."""
+        lane = self._lanes[index]
+        reason, no_memory = self._fit(index, start)
+        try:
+            # What a controller holds is freed by itself only if it ends in peace, else by Ray with the job.
+            for *_, group in ray.get(self.hub.workers.remote(index)):
+                if group is not None:
+                    ray.util.remove_placement_group(group)
+            controller = ray.get(self.hub.controllers.remote()).get(index)
+            if controller is not None:
+                remove_groups_of(controller._actor_id.hex())
+            ray.get(self.hub.left.remote(index, reason, no_memory))
+        except ray.exceptions.RayError:  # the hub is gone, and the study with it
+            pass
+        lane.waits_since, lane.controller, lane.thread = time.monotonic(), None, None
 
     def _fit(self, index: int, start: int) -> tuple[str, bool]:
         """Run the lane until it ends: why it did, and whether for want of memory."""
@@ -213,7 +442,7 @@ class Fleet:
                 name=f"lane-{index}-{start}",
                 storage_path=self.scratch,
                 failure_config=ray.train.FailureConfig(max_failures=-1),
-                callbacks=[_TellHub(self.name, index)],
+                callbacks=[_Introduce(self.name, index), _TellHub(self.name, index)],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
@@ -222,6 +451,28 @@ class Fleet:
         except Exception as error:  # whatever ends a lane is for the hub to judge
             return str(error).strip() or type(error).__name__, out_of_memory(error)
         return "its training function returned", False
+
+
+def _seconds_until(moment: float | None, unknown: float) -> float:
+    return unknown if moment is None else moment - time.time()
+
+
+class _Introduce(_ControllerCallback):  # type: ignore[misc]
+    """Tells the hub of Ray Train's controller, so that it can be ended wherever it waits."""
+
+    def __init__(self, hub: str, lane: int) -> None:
+        self._hub = hub
+        self._lane = lane
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Called in its process, before anything else."""
+        try:
+            hub = ray.get_actor(self._hub)
+            wanted = ray.get(hub.introduce.remote(self._lane, ray.get_runtime_context().current_actor), timeout=30)
+        except (ValueError, ray.exceptions.RayError):
+            wanted = False
+        if not wanted:
+            raise RuntimeError("the study is over")
 
 
 class _TellHub(ray.train.UserCallback):  # type: ignore[misc]
@@ -235,12 +486,15 @@ class _TellHub(ray.train.UserCallback):  # type: ignore[misc]
         """Called in Ray Train's controller process."""
         rank, error = min(worker_exceptions.items())
         reason = f"rank {rank}: {summary(error)}"
+        # One rank dies with its node, the others for want of it.
+        node = next(filter(None, map(died_with_node, worker_exceptions.values())), "")
         try:
-            go_on = ray.get(ray.get_actor(self._hub).down.remote(self._lane, reason, out_of_memory(error)), timeout=30)
+            hub = ray.get_actor(self._hub)
+            restart = ray.get(hub.down.remote(self._lane, reason, out_of_memory(error), node), timeout=30)
         except (ValueError, ray.exceptions.RayError):
-            go_on = False  # the hub is gone, and the study with it
-        if not go_on:
-            raise RuntimeError("the study is over")  # else Ray Train would restart the group for ever
+            restart = False  # the hub is gone, and the study with it
+        if not restart:  # else Ray Train would wait for room for ever
+            raise RuntimeError(f"the node is gone: {reason}" if node else "the study is over")
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]

@@ -7,6 +7,9 @@ So early stopping never overruns, and a row is on disk before the next update is
 What the hub does about faults:
 - a worker that died gives its job back, to the front of the queue, as the next attempt; after `max_retries` the job
   ends as failed, so that a trial which kills its worker every time costs itself and not the study;
+- a worker that died with its node is not held against its trial: never if the node's end had been announced, and
+  `NODE_DEATHS` times if not, for a trial may bring down a node, too;
+- a lane on a node that is about to leave is `vacate`d: it is asked for a checkpoint, and its job goes on elsewhere;
 - each start of a lane gets a token; calls with an old one are answered `QUIT`, so a half-dead worker does no harm;
 - a trial's side that died and came back pulls from 0 and gets the item that waits;
 - a lane that gives no sign of life for too long is `stalled`: its job goes on elsewhere, and the fleet kills its workers;
@@ -18,7 +21,7 @@ The hub imports neither torch nor pydantic: it starts in a second, and moves pla
 
 import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +34,10 @@ GO, STOP, WAIT, QUIT = "go", "stop", "wait", "quit"
 KEEP = "keep"
 """As `GO`, and keep the weights of the row: it is the best so far."""
 MAX_FAILED_STARTS = 3
+SETTLE_S = 30.0
+"""A node that is alive so long after a worker could not be reached had nothing to do with it."""
+NODE_DEATHS = 5
+"""Nodes that may die under one trial without warning."""
 
 
 @dataclass
@@ -38,6 +45,9 @@ class _Job:
     number: int
     payload: dict[str, Any]
     attempt: int = 0
+    faults: int = 0
+    """Deaths of its worker that may be its own doing."""
+    node_deaths: int = 0
     lane: int | None = None
     item: Item | None = None
     """The item that waits to be pulled or dealt with."""
@@ -57,6 +67,26 @@ class _Job:
         return self.item is not None and self.item["kind"] != "row"
 
 
+class _Clock:
+    """What a lane does, and how long it has done what."""
+
+    def __init__(self) -> None:
+        self._doing = "pending"
+        self._since = time.monotonic()
+        self._spent: dict[str, float] = defaultdict(float)
+
+    def turn(self, doing: str) -> None:
+        """From now on it does this."""
+        now = time.monotonic()
+        self._spent[self._doing] += now - self._since
+        self._doing, self._since = doing, now
+
+    def seconds(self, *doing: str) -> float:
+        """Spent in these, up to now."""
+        running = time.monotonic() - self._since if self._doing in doing else 0.0
+        return sum(self._spent[name] for name in doing) + running
+
+
 @dataclass
 class _Lane:
     token: int = 0
@@ -72,6 +102,35 @@ class _Lane:
     """Its trial has a checkpoint that is younger than the wish to stop."""
     stalled: str = ""
     """Why it is being killed."""
+    up: bool = False
+    """A worker group of it runs."""
+    controller: Any = None
+    """The actor that runs it for Ray Train."""
+    waiting_for: str = ""
+    """What it needs to start, while there is no room."""
+    leaving: str = ""
+    """Why it is to leave its node."""
+    retired: bool = False
+    """There is no room for so many lanes any more; it may come back."""
+    starts: int = 0
+    tokens: int = 0
+    """Of the rows it has reported."""
+    counted: int = 0
+    """Of `tokens`, those of its trial's last row."""
+    clock: _Clock = field(default_factory=_Clock)
+
+    @property
+    def shown(self) -> str:
+        """One word for people."""
+        if self.lost:
+            return "lost"
+        if self.leaving:
+            return "draining"
+        if self.job is not None:
+            return "busy"
+        if self.ready:
+            return "idle"
+        return "pending" if self.waiting_for else "starting"
 
 
 class Hub:
@@ -87,6 +146,8 @@ class Hub:
         self._shared: Any = None
         self._end: Item | None = None
         self._notes: list[str] = []
+        self._unsettled: list[tuple[_Job, set[str], float]] = []
+        """Jobs whose worker could not be reached any more, its nodes, and since when."""
         self._draining = False
         self._changed = asyncio.Condition()
 
@@ -162,6 +223,9 @@ class Hub:
             state.token += 1
             state.pids, state.ready, state.heard = pids, False, time.monotonic()
             state.workers, state.stalled = [], ""
+            state.up, state.waiting_for, state.leaving = True, "", ""
+            state.starts += 1
+            state.clock.turn("starting")
             self._changed.notify_all()
             return state.token
 
@@ -178,13 +242,15 @@ class Hub:
         """A sign of life from between two updates. True asks for a checkpoint."""
         if not self._current(lane, token):
             return False
-        self._lanes[lane].heard = time.monotonic()
-        return self._draining and not self._lanes[lane].saved
+        state = self._lanes[lane]
+        state.heard = time.monotonic()
+        return bool(self._draining or state.leaving) and not state.saved
 
     async def saved(self, lane: int, token: int) -> None:
         """The lane's trial has a checkpoint, or cannot have one."""
-        if self._current(lane, token) and self._draining:
-            self._lanes[lane].saved = True
+        state = self._lanes[lane]
+        if self._current(lane, token) and (self._draining or state.leaving):
+            state.saved = True
 
     async def kept(self, lane: int, token: int, number: int, file: dict[str, Any]) -> None:
         """The weights of the row that waits are in this file."""
@@ -205,15 +271,19 @@ class Hub:
         if self._current(lane, token):
             self._lanes[lane].ready = True
             self._lanes[lane].failed_starts = 0
+            self._lanes[lane].clock.turn("idle")
 
     async def take(self, lane: int, token: int, timeout_s: float) -> dict[str, Any] | str:
         """The next job, `WAIT` after `timeout_s` without one, or `QUIT`."""
-        if not await self._until(lambda: bool(self._queue) and not self._draining, lane, token, timeout_s):
+        state = self._lanes[lane]
+        free = lambda: bool(self._queue) and not self._draining and not state.leaving  # noqa: E731
+        if not await self._until(free, lane, token, timeout_s):
             return QUIT if self._over(lane, token) else WAIT
         number = self._queue.popleft()
         job = self._jobs[number]
-        job.lane, self._lanes[lane].job = lane, number
-        self._lanes[lane].saved = False
+        job.lane, state.job = lane, number
+        state.saved, state.counted = False, 0
+        state.clock.turn("busy")
         return {"number": number, "payload": job.payload | {"known": list(job.known)}}
 
     async def report(self, lane: int, token: int, number: int, item: Item) -> None:
@@ -223,7 +293,10 @@ class Hub:
             if job is None:
                 return
             job.item, job.sequence = item | {"lane": lane}, job.sequence + 1
-            if job.ended:
+            self._lanes[lane].clock.turn("idle" if job.ended else "verdict")
+            if not job.ended:
+                self._count_tokens(lane, item.get("metrics") or {})
+            else:
                 self._lanes[lane].job = None
                 if (result := item.get("result")) is not None and (shared := result.get("shared")) is not None:
                     self._shared = [self._put(shared)]  # in a list a reference travels as one
@@ -241,9 +314,11 @@ class Hub:
             return QUIT if self._over(lane, token) else WAIT
         job = self._held(lane, token, number)
         if job is not None:
+            self._lanes[lane].clock.turn("busy")
             keep, job.keep = job.keep == job.sequence, 0
             return KEEP if keep else GO
         self._lanes[lane].job = None
+        self._lanes[lane].clock.turn("idle")
         return STOP
 
     async def shared(self) -> Any:
@@ -265,49 +340,135 @@ class Hub:
             self._changed.notify_all()
             return state.workers
 
-    async def down(self, lane: int, reason: str, no_memory: bool = False) -> bool:
-        """A worker of this lane died or raised, or its controller did. Returns whether the group should be restarted.
+    async def down(self, lane: int, reason: str, no_memory: bool = False, node: str = "") -> bool:
+        """A worker of this lane died or raised. Returns whether the group should be restarted where it is.
 
-        `no_memory`: Ray killed it for want of memory; a trial that this happens to again and again ends as such.
+        Args:
+            lane: whose.
+            reason: what happened.
+            no_memory: Ray killed it for want of memory; a trial that this happens to again and again ends as such.
+            node: whether its node died with it (see `elastic.died_with_node`): then there may be no room for a restart, and
+                the lane is placed anew.
         """
         async with self._changed:
             state = self._lanes[lane]
             reason = state.stalled or reason
             self._notes.append(f"lane {lane} restarts: {reason}")
-            self._give_back(lane, reason, no_memory)
-            state.token += 1
-            state.pids = []
-            if not state.ready:
+            self._take_down(lane, reason, no_memory, node)
+        return await self._starts_again(lane, reason) and not node
+
+    async def left(self, lane: int, reason: str, no_memory: bool = False) -> None:
+        """The lane's controller has ended, whatever ended it; the fleet starts another one."""
+        async with self._changed:
+            state = self._lanes[lane]
+            state.controller = None
+            if state.up:
+                reason = state.stalled or reason
+                self._notes.append(f"lane {lane} starts anew: {reason}")
+                self._take_down(lane, reason, no_memory)
+            elif not state.leaving:
                 state.failed_starts += 1
-            state.ready = False
+            state.leaving = ""
+        await self._starts_again(lane, reason)
+
+    async def vacate(self, lane: int, token: int, reason: str, at_once: bool) -> bool:
+        """The lane's node is about to leave: the lane is asked for a checkpoint of its trial. Returns whether it may be ended:
+        its trial has one, cannot have one, or there is no time left (`at_once`). Then the trial is in the queue again.
+        """
+        async with self._changed:
+            state = self._lanes[lane]
+            if not self._current(lane, token) or not state.up:
+                return False
+            state.leaving = reason
             self._changed.notify_all()
-        if state.failed_starts >= MAX_FAILED_STARTS:
-            starts = f"lane {lane} failed to start {state.failed_starts} times"
-            await self._finish({"kind": "fatal", "reason": f"{starts}: {reason}"})
-        return self._end is None
+            if state.job is not None and not state.saved and not at_once:
+                return False
+            self._notes.append(f"lane {lane} moves: {reason}")
+            self._take_down(lane, reason, node="preempted")
+            return True
+
+    async def settle(self, alive: set[str]) -> None:
+        """Which nodes are alive now: a worker that could not be reached has died with its node, or is held against its trial.
+
+        Its trial runs again meanwhile. What is found counts at its next fault.
+        """
+        still = []
+        for job, nodes, since in self._unsettled:
+            if not nodes <= alive:
+                job.node_deaths += 1
+            elif time.monotonic() - since >= SETTLE_S:
+                job.faults += 1
+            else:
+                still.append((job, nodes, since))
+        self._unsettled = still
 
     async def lost(self, lane: int, reason: str) -> None:
         """This lane will not come back."""
         await self.down(lane, reason)
         self._lanes[lane].lost = True
-        if all(state.lost for state in self._lanes):
+        if all(state.lost or state.retired for state in self._lanes):
             await self._finish({"kind": "fatal", "reason": f"no lane is left; the last one ended with: {reason}"})
 
+    # -- the fleet's side ---------------------------------------------------------------------------------------------
+
+    async def resize(self, retired: list[int], lanes: int) -> None:
+        """There are so many lanes from now on, and these of them rest for want of room."""
+        self._lanes += [_Lane() for _ in range(lanes - len(self._lanes))]
+        for index, state in enumerate(self._lanes):
+            state.retired = index in retired
+
+    async def introduce(self, lane: int, controller: Any) -> bool:
+        """Ray Train's controller of this lane has started: the handle to end it by. False: it is not wanted any more."""
+        self._lanes[lane].controller = controller
+        return self._end is None and not self._lanes[lane].retired
+
+    async def controllers(self) -> dict[int, Any]:
+        """Of the lanes that have one."""
+        return {lane: state.controller for lane, state in enumerate(self._lanes) if state.controller is not None}
+
+    async def waits(self, lanes: dict[int, str]) -> None:
+        """What these lanes wait for; nothing: they have a place, and start."""
+        for lane, text in lanes.items():
+            state = self._lanes[lane]
+            if bool(text) != bool(state.waiting_for):
+                state.clock.turn("pending" if text else "starting")
+            state.waiting_for = text
+
     async def state(self) -> dict[str, Any]:
-        """For operators and tests: each lane's process ids, readiness, job, and seconds since it was last heard."""
+        """Each lane: process ids, nodes, what it does and how long it has done what, seconds since it was last heard."""
         now = time.monotonic()
         lanes = [
             {
+                "index": index,
+                "state": s.shown,
                 "pids": s.pids,
+                "nodes": sorted({node for _, node, *_ in s.workers}) if s.up else [],
+                "up": s.up,
                 "ready": s.ready,
                 "job": s.job,
                 "lost": s.lost,
+                "leaving": s.leaving,
+                "retired": s.retired,
+                "waiting_for": s.waiting_for,
                 "silent_s": now - s.heard,
                 "token": s.token,
+                "restarts": max(0, s.starts - 1),
+                "tokens": s.tokens,
+                "busy_s": s.clock.seconds("busy"),
+                "verdict_s": s.clock.seconds("verdict"),
+                "idle_s": s.clock.seconds("idle"),
+                "up_s": s.clock.seconds("busy", "verdict", "idle"),
             }
-            for s in self._lanes
+            for index, s in enumerate(self._lanes)
         ]
-        return {"lanes": lanes, "queued": list(self._queue), "jobs": {n: job.attempt for n, job in self._jobs.items()}}
+        jobs = {number: job.attempt for number, job in self._jobs.items()}
+        return {
+            "lanes": lanes,
+            "queued": list(self._queue),
+            "jobs": jobs,
+            "over": self._end is not None,
+            "unsettled": len(self._unsettled),
+        }
 
     # -- inside -------------------------------------------------------------------------------------------------------
 
@@ -322,7 +483,28 @@ class Hub:
         job = self._jobs.get(number)
         return job if job is not None and self._current(lane, token) and job.lane == lane else None
 
-    def _give_back(self, lane: int, reason: str, no_memory: bool = False) -> None:
+    def _take_down(self, lane: int, reason: str, no_memory: bool = False, node: str = "") -> None:
+        """Its worker group is no more."""
+        state = self._lanes[lane]
+        self._give_back(lane, reason, no_memory, node)
+        state.token += 1
+        state.pids = []
+        if not state.ready and node in ("", "unknown"):
+            state.failed_starts += 1
+        state.ready = state.up = False
+        if node and not state.leaving:
+            state.leaving = reason  # so that the end of its controller does not count as a failed start
+        state.clock.turn("starting")
+        self._changed.notify_all()
+
+    async def _starts_again(self, lane: int, reason: str) -> bool:
+        state = self._lanes[lane]
+        if state.failed_starts >= MAX_FAILED_STARTS:
+            starts = f"lane {lane} failed to start {state.failed_starts} times"
+            await self._finish({"kind": "fatal", "reason": f"{starts}: {reason}"})
+        return self._end is None
+
+    def _give_back(self, lane: int, reason: str, no_memory: bool = False, node: str = "") -> None:
         number = self._lanes[lane].job
         self._lanes[lane].job = None
         job = self._jobs.get(number) if number is not None else None
@@ -330,14 +512,30 @@ class Hub:
             return
         job.lane = None
         job.attempt += 1
-        if job.attempt > self._max_retries:
-            reason = f"its worker died or hung {job.attempt} times; the last time: {reason}"
+        if node == "unknown":
+            nodes = {worker[1] for worker in self._lanes[lane].workers}
+            self._unsettled.append((job, nodes, time.monotonic()))
+        job.faults += not node
+        job.node_deaths += node == "node"
+        end = ""
+        if job.faults > self._max_retries:
+            end = f"its worker died or hung {job.faults} times; the last time: {reason}"
+        elif job.node_deaths > NODE_DEATHS:
+            end = f"its node died {job.node_deaths} times; the last time: {reason}"
+        if end:
             status = "out_of_memory" if no_memory else "failed"
-            job.item, job.sequence = {"kind": "ended", "status": status, "reason": reason}, job.sequence + 1
+            job.item, job.sequence = {"kind": "ended", "status": status, "reason": end}, job.sequence + 1
         else:
             # A row that nobody has pulled yet is dropped: the next attempt computes it again.
             job.item, job.handled = None, job.sequence
             self._queue.appendleft(job.number)
+
+    def _count_tokens(self, lane: int, metrics: dict[str, Any]) -> None:
+        """A row has its trial's tokens so far, those before a checkpoint among them."""
+        state = self._lanes[lane]
+        now = int(metrics.get("forget_tokens") or 0) + int(metrics.get("retain_tokens") or 0)
+        state.tokens += max(0, now - state.counted)
+        state.counted = max(now, state.counted)
 
     async def _until(self, true: Callable[[], bool], lane: int, token: int, timeout_s: float) -> bool:
         """Wait until `true()`; False on timeout, or when the lane has to quit."""

@@ -2,24 +2,29 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
+ONE_WISH_S = 5.0
+"""SIGTERM within so many seconds of another signal says nothing new: Slurm and KubeRay both send it twice."""
+
 
 class Interrupt:
     """A context manager that catches SIGINT, SIGTERM and SIGUSR1, where it may (in the main thread). Enter it after `ray.init`,
     which sets its own handler for SIGTERM.
 
-    The first only sets `requested` and calls `say`; the second raises KeyboardInterrupt.
+    The first only sets `requested` and calls `say`; the second raises KeyboardInterrupt (SIGTERM not within `ONE_WISH_S`).
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._before: dict[int, Any] = {}
         self.requested = False
+        self._since = 0.0
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -40,6 +45,8 @@ class Interrupt:
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            if number == signal.SIGTERM and time.monotonic() - self._since < ONE_WISH_S:
+                return
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested, self._since = True, time.monotonic()
         self._say("stopping: finished trials are recorded, running ones get a checkpoint (once more: stop at once)")

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -12,12 +13,42 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_unlearn.results.best import OBJECTIVE, best_row
+from ray_unlearn.results.live import in_words
 from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import OUTCOMES, Row
+from ray_unlearn.results.schema import Row
+from ray_unlearn.results.status import Tally
 from ray_unlearn.spec.study import StudySpec
 
 RECENT = 100
-"""Finished trials by which the time left is estimated: more would cost a sort of all of them four times a second."""
+"""Finished trials by which the time left is estimated: what a searcher tries changes in the course of a study."""
+
+
+class Pace:
+    """How long a trial takes, from those this run has finished, and so how long the rest will."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began: dict[int, float] = {}
+        self._seconds: deque[float] = deque(maxlen=RECENT)
+
+    def began(self, number: int) -> None:
+        """A trial was handed out."""
+        self._began[number] = self._clock()
+
+    def ended(self, number: int) -> None:
+        """A trial has ended."""
+        began = self._began.pop(number, None)
+        if began is not None:
+            self._seconds.append(self._clock() - began)
+
+    def seconds_left(self, unfinished: int, lanes: int) -> float | None:
+        """Until so many trials, those that run among them, are done. The mean of the last ones: pruned trials are short and the
+        others long, and it is their sum that takes time. None before the second: the first one also starts Ray Tune."""
+        if len(self._seconds) < 2:
+            return None
+        mean, now = statistics.fmean(self._seconds), self._clock()
+        done = sum(min(mean, now - began) for began in self._began.values())
+        return max(0.0, mean * unfinished - done) / max(1, min(lanes, unfinished))
 
 
 class Progress:
@@ -35,13 +66,13 @@ class Progress:
         self._total = total
         self._console = console or Console(stderr=True)
         self._running: dict[int, Trial] = {}
-        self._began: dict[int, float] = {}
-        self._seconds: deque[float] = deque(maxlen=RECENT)
-        self._counts = dict.fromkeys(OUTCOMES, 0)
-        self._best: dict[str, tuple[Trial, Row]] = {}
+        self._at_once = 1
+        """Trials that ran when the last one was handed out: lanes come and go."""
+        self._pace = Pace()
+        self._tally = Tally(spec)
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
         for trial in record.finished:
-            self._count(trial)
+            self._tally.add(trial)
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -57,7 +88,8 @@ class Progress:
     def on_trial(self, trial: Trial) -> None:
         """A trial was handed out."""
         self._running[trial.number] = trial
-        self._began[trial.number] = time.monotonic()
+        self._at_once = len(self._running)
+        self._pace.began(trial.number)
 
     def on_row(self, trial: Trial, row: Row) -> None:
         """The live table shows the trial's last update."""
@@ -65,32 +97,19 @@ class Progress:
     def on_outcome(self, trial: Trial) -> None:
         """A trial has ended."""
         self._running.pop(trial.number, None)
-        self._seconds.append(time.monotonic() - self._began.pop(trial.number, time.monotonic()))
-        self._count(trial)
+        self._pace.ended(trial.number)
+        self._tally.add(trial)
         if not self._console.is_terminal:
             self._console.print(self._line(trial), soft_wrap=True, highlight=False, markup=False)
 
     @property
     def done(self) -> int:
         """Trials with an outcome."""
-        return sum(self._counts.values())
+        return self._tally.finished
 
     def seconds_left(self) -> float | None:
-        """From this session's last trials, as many at a time as there are lanes. None before the second: the first one also
-        starts Ray Tune."""
-        if len(self._seconds) < 2:
-            return None
-        return statistics.median(self._seconds) * (self._total - self.done) / self._spec.operations.lanes
-
-    def _count(self, trial: Trial) -> None:
-        assert trial.status is not None
-        self._counts[trial.status] += 1
-        row = best_row(trial, self._spec)
-        if row is None:
-            return
-        known = self._best.get(trial.method)
-        if known is None or row[OBJECTIVE] < known[1][OBJECTIVE]:
-            self._best[trial.method] = (trial, row)
+        """From this session's last trials; see `Pace`."""
+        return self._pace.seconds_left(self._total - self.done, self._at_once)
 
     def _line(self, trial: Trial) -> str:
         row = best_row(trial, self._spec)
@@ -102,14 +121,16 @@ class Progress:
 
     def _time_left(self) -> str:
         left = self.seconds_left()
-        return "" if left is None or self.done >= self._total else f", {_duration(left)} left"
+        return "" if left is None or self.done >= self._total else f", {in_words(left)} left"
 
     def _render(self) -> Group:
-        counts = ", ".join(f"{count} {name}" for name, count in self._counts.items() if count)
+        counts = ", ".join(f"{count} {name}" for name, count in self._tally.outcomes.items() if count)
         head = Text(f"{self._spec.name}: {self.done}/{self._total} trials{self._time_left()}")
         head.append(f"   {counts}" if counts else "", style="dim")
         return Group(
-            head, *([self._running_table()] if self._running else []), *([self._best_table()] if self._best else [])
+            head,
+            *([self._running_table()] if self._running else []),
+            *([self._best_table()] if self._tally.ranked else []),
         )
 
     def _running_table(self) -> Table:
@@ -131,8 +152,7 @@ class Progress:
         table = Table(
             "best so far", "method", "learning rate", "update", "score", box=None, header_style="dim", padding=(0, 2)
         )
-        ranked = sorted(self._best.values(), key=lambda pair: pair[1][OBJECTIVE])
-        for place, (trial, row) in enumerate(ranked):
+        for place, (trial, row) in enumerate(self._tally.ranked):
             table.add_row(
                 f"trial {trial.number}",
                 trial.method,
@@ -142,9 +162,3 @@ class Progress:
                 style="bold" if place == 0 else "",
             )
         return table
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -7,16 +7,16 @@ the scheduler's side calls the recorder, and nobody hears of a row that a power 
 import contextlib
 import logging
 import math
-import shutil
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from ray_unlearn.results.best import OBJECTIVE, deployable
-from ray_unlearn.results.files import checkpoint_file
+from ray_unlearn.results.files import remove_checkpoints
 from ray_unlearn.results.ledger import Ledger
 from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Outcome, Row
 from ray_unlearn.results.score import Baselines, Weights, scored
+from ray_unlearn.results.storage import FolderStorage, Storage
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import TrialConfig
 
@@ -60,6 +60,7 @@ class Recorder:
         search: TellsSearch,
         pruner: GivesVerdict,
         observers: Sequence[Observer] = (),
+        storage: Storage | None = None,
     ) -> None:
         record = ledger.record
         flops = float(record.header.get("retraining_flops", 0.0))
@@ -69,7 +70,7 @@ class Recorder:
         self._search = search
         self._pruner = pruner
         self._observers = list(observers)
-        self._study = ledger.folder.parent
+        self._storage = storage or FolderStorage(ledger.folder.parent)
         self._improved: tuple[int, int] | None = None
         self._spec = spec
         self._best, self._best_number = self._lowest()
@@ -133,7 +134,7 @@ class Recorder:
         self._ledger.append(event | {"status": status, "reason": reason})
         self._search.tell(trial)
         self._show("on_outcome", trial)
-        shutil.rmtree(checkpoint_file(self._study, number).parent, ignore_errors=True)
+        remove_checkpoints(self._storage, number)
         if status not in ("complete", "pruned") and number == self._best_number:
             self._best, self._best_number = self._lowest()  # its rows do not count any more
 
@@ -149,7 +150,7 @@ class Recorder:
         )
         if before is not None and before["file"] != file["file"]:
             with contextlib.suppress(OSError):
-                (self._study / str(before["file"])).unlink()
+                self._storage.remove(str(before["file"]))
 
     def _lowest(self) -> tuple[float, int]:
         """The best score so far and its trial."""

@@ -49,6 +49,25 @@ def resumed_spec(
     return load_study(path, operations) if operations else spec
 
 
+def trials_to_reach(expected: StudySpec, ledger: Ledger, where: str) -> int | None:
+    """How many trials of each method must be added for the study to have those of `expected`; None: none.
+
+    Raises:
+        UserError: it is another study.
+    """
+    record = ledger.record
+    began = validated(StudySpec, record.header["spec"], "ledger header: spec")
+    have, wanted = record.trials_per_method or began.search.trials_per_method, expected.search.trials_per_method
+    changes = differences(began.decisive(), with_trials(expected, began.search.trials_per_method).decisive())
+    if changes:
+        shown = "\n  ".join(changes)
+        raise UserError(
+            f"{where}: holds another study than the file describes:\n  {shown}\ngo on with it as it is: `ray-unlearn resume "
+            f"{where}`, or choose another place for the new one"
+        )
+    return wanted - have if wanted is not None and have is not None and wanted > have else None
+
+
 def write_spec(path: Path, spec: StudySpec) -> None:
     """Write the resolved spec, whole or not at all.
 

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import ray
 
+from ray_unlearn.execution.elastic import look
+from ray_unlearn.execution.placement import Placed, placed, shape_of, why_never
+from ray_unlearn.execution.tokens import private_folder, private_token
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import Operations
 
@@ -36,30 +39,59 @@ def connected(address: str | None, operations: Operations) -> Iterator[None]:
         _check_room(operations)
         yield
         return
-    wanted = operations.lanes * operations.workers_per_lane * operations.cpus_per_worker
+    lanes = 1 if operations.lanes == "auto" else operations.lanes
+    wanted = lanes * operations.workers_per_lane * operations.cpus_per_worker
     cpus = max(os.cpu_count() or 1, math.ceil(wanted))  # logical: too many lanes are slow here, not impossible
-    try:
-        if address is None:
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"cannot connect to Ray at {address or 'this machine'}: {error}; is it running (`ray status`), and if it uses "
-            "tokens: is RAY_AUTH_MODE=token set here, and the token file the same?"
-        ) from None
+    _init(address, cpus)
     try:
         _silence()
         _check_room(operations)
         yield
     finally:
         ray.shutdown()
+
+
+def placed_on(address: str, operations: Operations, trials: int, worker_gib: float) -> Placed:
+    """Where the lanes of a study would lie on a cluster. Starts nothing there.
+
+    Raises:
+        UserError: no connection.
+    """
+    _silence()
+    _init(address, 0)
+    try:
+        return placed(look(operations.autoscaling), shape_of(operations, worker_gib), operations, trials)
+    finally:
+        ray.shutdown()
+
+
+def _init(address: str | None, cpus: int) -> None:
+    if address is not None:
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"cannot connect to Ray at {address}: {error}; is it running (`ray status`), and if it uses tokens: is "
+                "RAY_AUTH_MODE=token set here, and the token file the same?"
+            ) from None
+        return
+    private_token()
+    folder = private_folder()
+    try:
+        ray.init(
+            address="local",
+            _temp_dir=folder,
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except OSError as error:
+        raise UserError(
+            f"Ray cannot start: {error}; set RAY_TMPDIR to a folder with a short path that only you can enter"
+        ) from None
+    except Exception as error:  # Ray raises bare ones where its processes do not start in time
+        raise UserError(f"Ray cannot start on this machine: {error}; is it overloaded? try again") from None
 
 
 def _silence() -> None:
@@ -69,29 +101,5 @@ def _silence() -> None:
 
 def _check_room(operations: Operations) -> None:
     """Refuse a lane that the cluster can never hold; fewer free resources than lanes only means waiting."""
-    if _grows():
-        return
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for name, amount in (("CPU", operations.cpus_per_worker), ("GPU", operations.gpus_per_worker)):
-        most = max((node.get(name, 0.0) for node in nodes), default=0.0)
-        if amount > most:
-            raise UserError(
-                f"operations: a worker needs {amount:g} {name}, but the largest node has {most:g}; lower "
-                f"`{name.lower()}s_per_worker` or add a node"
-            )
-        needed, total = amount * operations.workers_per_lane, sum(node.get(name, 0.0) for node in nodes)
-        if needed > total:
-            raise UserError(
-                f"operations: a lane of {operations.workers_per_lane} workers needs {needed:g} {name}, but the cluster "
-                f"has {total:g}; lower `workers_per_lane` or add nodes"
-            )
-
-
-def _grows() -> bool:
-    """True on a cluster with an autoscaler: what it has now says little of what it can hold. Asks Ray's private state."""
-    try:
-        from ray._private.state import state
-
-        return bool(state.get_max_resources_from_cluster_config())
-    except (ImportError, AttributeError, RuntimeError):
-        return False
+    if (reason := why_never(look(operations.autoscaling), shape_of(operations))) is not None:
+        raise UserError(reason)

@@ -7,7 +7,8 @@ A study directory:
     ledger/events.jsonl     the record (see `results.ledger`); all else is made from it
     ledger/rows.parquet     the result table, ledger/baselines.parquet the baselines; written when a run ends
     baselines.json          for people
-    optuna.journal          for optuna-dashboard; written when a run ends
+    optuna.journal          for optuna-dashboard; follows the study, exact when a run has ended
+    live.json, metrics.prom what the driver of a running study sees (see `observation`)
     tensorboard/            for TensorBoard, unless `operations.tensorboard: false`
 
 Everything that can be refused is refused before Ray starts.
@@ -32,20 +33,23 @@ import ray
 import ray_unlearn
 from ray_unlearn.execution.fleet import Fleet, LaneError
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.journal import export_journal
+from ray_unlearn.execution.journal import JOURNAL_FILE, export_journal
+from ray_unlearn.execution.observation import Observation
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.pruning import Pruner
 from ray_unlearn.execution.recorder import Observer, Recorder
-from ray_unlearn.execution.resuming import SPEC_FILE, resumed_spec, write_spec
+from ray_unlearn.execution.resuming import SPEC_FILE, resumed_spec, trials_to_reach, write_spec
 from ray_unlearn.execution.runtime import connected
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.tensorboard import TensorBoardObserver
 from ray_unlearn.execution.tuning import pending, run_trials
-from ray_unlearn.execution.world import OpenStudy, header_digest, shared_model
+from ray_unlearn.execution.world import OpenStudy, shared_model
 from ray_unlearn.results.files import kept_weights, remove_leftovers
 from ray_unlearn.results.ledger import Ledger
-from ray_unlearn.results.scan import events_file
+from ray_unlearn.results.place import Place, opened
+from ray_unlearn.results.remote import header_digest_of
+from ray_unlearn.results.storage import FolderStorage
 from ray_unlearn.results.table import baseline_table, result_table, write_table
 from ray_unlearn.spec.base import differences
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
@@ -53,12 +57,11 @@ from ray_unlearn.spec.study import ModelSpec, StudySpec
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
-from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib
+from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, host_gib
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
 LEDGER_FOLDER = "ledger"
 BASELINES_FILE = "baselines.json"
-JOURNAL_FILE = "optuna.journal"
 TENSORBOARD_FOLDER = "tensorboard"
 LIBRARIES = ("ray", "torch", "transformers", "optuna", "numpy", "tokenizers")
 SMALLEST_FREE_BYTES = 200 * 2**20
@@ -68,7 +71,8 @@ SMALLEST_FREE_BYTES = 200 * 2**20
 class StudyResult:
     """How a run of a study ended."""
 
-    folder: Path
+    location: Path | str
+    """Of the study: a folder or an address."""
     interrupted: bool
     total: int
     counts: dict[str, int] = field(default_factory=dict)
@@ -91,41 +95,48 @@ def to_stderr(text: str) -> None:
 
 def run_study(
     spec: StudySpec,
-    folder: Path,
+    location: Path | str,
     *,
     address: str | None = None,
     observers: Sequence[Observer] = (),
     quiet: bool = False,
     say: Say = to_stderr,
 ) -> StudyResult:
-    """Run a new study in `folder`.
+    """Run a new study.
 
     Args:
         spec: what to run.
-        folder: made if missing; must not hold a study.
+        location: a folder, made if missing, or an address such as `s3://bucket/studies/name` (see `results.storage`); must not
+            hold a study.
         address: of a Ray cluster; default: a Ray of our own on this machine.
         observers: told of trials, rows and outcomes after the ledger.
         quiet: show nothing on stderr but what `say` is told.
         say: told what happens, a line at a time.
 
     Raises:
-        UserError: the folder holds a study, model or data cannot be used, no room on the cluster, lanes cannot start.
-        StorageError: the folder cannot be written or its disk is nearly full.
+        UserError: there is a study already, model or data cannot be used, no room on the cluster, lanes cannot start.
+        StorageError: the storage cannot be written or its disk is nearly full.
     """
-    _refuse_existing(folder)
-    Search(spec, "")  # refuses a grid that is too large
-    with stages(quiet) as report:
-        make_ready(spec.model, report)
-    _check_disk(folder, spec)
-    data = prepare(spec.data, spec.model, say=say)
-    with Ledger.create(folder / LEDGER_FOLDER, _header(spec, data)) as ledger:
-        write_spec(folder / SPEC_FILE, spec)
-        return _Run(spec, folder, ledger, data, address, observers, quiet, say).to_the_end()
+    with opened(location) as place:
+        if place.occupied():
+            raise UserError(
+                f"{location} holds a study already; go on with it: `ray-unlearn resume {location}`, or choose another place"
+            )
+        Search(spec, "")  # refuses a grid that is too large
+        with stages(quiet) as report:
+            make_ready(spec.model, report)
+        _check_disk(place, spec)
+        data = prepare(spec.data, spec.model, say=say)
+        with place.create_ledger(_header(spec, data)) as ledger:
+            write_spec(place.folder / SPEC_FILE, spec)
+            place.publish(SPEC_FILE)
+            return _Run(spec, place, ledger, data, address, observers, quiet, say).to_the_end()
 
 
 def resume_study(
-    folder: Path,
+    location: Path | str,
     *,
+    expected: StudySpec | None = None,
     operations: dict[str, Any] | None = None,
     add_trials: int | None = None,
     retry_failed: bool = False,
@@ -134,11 +145,12 @@ def resume_study(
     quiet: bool = False,
     say: Say = to_stderr,
 ) -> StudyResult:
-    """Go on with the study in `folder` until it has all its trials. Trials that were running go on from their last
-    checkpoint, or start again where there is none.
+    """Go on with a study until it has all its trials. Trials that were running go on from their last checkpoint, or start
+    again where there is none.
 
     Args:
-        folder: a study directory.
+        location: of the study, as in `run_study`.
+        expected: what the caller takes it for; only its number of trials may differ, and then counts.
         operations: values that replace those in its `operations`, for this run.
         add_trials: so many more of each method, kept in `study.yaml`.
         retry_failed: give trials that failed for want of working hardware another chance.
@@ -151,17 +163,22 @@ def resume_study(
         UserError: as `run_study`; or the spec, the model or the data are not those the study began with.
         StorageError: no study there, another process is running it, or its ledger is damaged.
     """
-    with Ledger.open(folder / LEDGER_FOLDER) as ledger:
+    with opened(location) as place, place.open_ledger() as ledger:
         for note in ledger.mended:
             say(note)
-        spec = resumed_spec(folder, ledger, operations, add_trials)
+        if expected is not None:
+            add_trials = trials_to_reach(expected, ledger, str(location))
+        spec = resumed_spec(place.folder, ledger, operations, add_trials)
+        place.publish(SPEC_FILE)
+        with stages(quiet) as report:
+            make_ready(spec.model, report)
         data = prepare(spec.data, spec.model, say=say)
         _check_same("data", ledger.record.header["data_digest"], data.digest)
         _check_same("model", ledger.record.header["model_digest"], model_digest(spec.model))
-        _check_disk(folder, spec)
+        _check_disk(place, spec)
         if retry_failed:
             _reopen_failed(ledger)
-        return _Run(spec, folder, ledger, data, address, observers, quiet, say).to_the_end()
+        return _Run(spec, place, ledger, data, address, observers, quiet, say).to_the_end()
 
 
 @dataclass
@@ -169,7 +186,7 @@ class _Run:
     """One run of a study, new or resumed: from the ledger as it is to the asked-for number of trials."""
 
     spec: StudySpec
-    folder: Path
+    place: Place
     ledger: Ledger
     data: StudyData
     address: str | None
@@ -180,6 +197,7 @@ class _Run:
     def __post_init__(self) -> None:
         self.search = Search(self.spec, self.ledger.record.header["context"])
         self.search.replay(self.ledger.record)
+        self.folder = self.place.folder
 
     def to_the_end(self) -> StudyResult:
         record = self.ledger.record
@@ -196,7 +214,7 @@ class _Run:
                 raise
             self._tidy_up()
         counts = Counter(str(trial.status) for trial in record.finished)
-        return StudyResult(self.folder, interrupted, self.search.total, dict(counts))
+        return StudyResult(self.place.location, interrupted, self.search.total, dict(counts))
 
     def _begin_session(self) -> None:
         """Record who goes on and with what; remove what a killed process left behind."""
@@ -207,11 +225,11 @@ class _Run:
             self._note(f"goes on with other software than before: {'; '.join(changes)}")
         host = {"host": socket.gethostname(), "pid": os.getpid()}
         self.ledger.append({"kind": "session", "total": self.search.total, **host, **now})
-        files, freed = remove_leftovers(self.folder, record)
+        files, freed = self._removed_leftovers()
         if files:
             self._note(f"removed {files} file(s) of {freed / 2**20:.1f} MiB that a stopped process had left behind")
         best = record.artefact
-        if best is not None and kept_weights(self.folder, record, best["number"], best["update"]) is None:
+        if best is not None and kept_weights(self.place.storage, record, best["number"], best["update"]) is None:
             self._note(f"{best['file']} is gone or changed; `export` runs trial {best['number']} again for its weights")
             self.ledger.append({"kind": "artefact", "number": best["number"], "update": best["update"], "file": ""})
 
@@ -225,22 +243,30 @@ class _Run:
     def _run(self) -> bool:
         """Lanes, baselines, trials. True when interrupted."""
         operations = self.spec.operations
-        self.say(f"starting {operations.lanes} lane(s) of {operations.workers_per_lane} worker(s)")
+        number = "as many lanes as fit," if operations.lanes == "auto" else f"{operations.lanes} lane(s)"
+        self.say(f"starting {number} of {operations.workers_per_lane} worker(s)")
+        trials = sum(1 for _ in pending(self.ledger.record.trials, self.search.total))
+        worker_gib = host_gib(self.spec) if operations.lanes == "auto" else None
         with (
+            self.place.publishing(self.say),
+            Observation(self.spec, self.ledger, self.search.total, self.say) as observation,
             connected(self.address, operations),
             Interrupt(self.say) as interrupt,
-            Fleet(operations, self._open_world()) as fleet,
+            Fleet(operations, self._open_world(), trials, worker_gib, self.say) as fleet,
         ):
+            observation.lanes(fleet.state)
             # Measured anew until a trial was judged by them: a crash may have left only the first of them.
             first = fleet.first_job(baselines=self._baselines_missing(), interrupt=interrupt)
             if first is None:
                 return True
             self._record_baselines(first["result"]["rows"])
-            with self._observed() as observers:
-                recorder = Recorder(self.spec, self.ledger, self.search, Pruner(self.spec), observers)
-                run_trials(recorder, self.search, fleet, operations.lanes, interrupt)
+            with self._observed(observation) as observers:
+                recorder = Recorder(
+                    self.spec, self.ledger, self.search, Pruner(self.spec), observers, self.place.storage
+                )
+                run_trials(recorder, self.search, fleet, fleet.most, interrupt)
             if recorder.fatal:
-                raise LaneError(f"{recorder.fatal}; finished trials are kept: ray-unlearn resume {self.folder}")
+                raise LaneError(f"{recorder.fatal}; finished trials are kept: ray-unlearn resume {self.place.location}")
             return interrupt.requested and self._unfinished()
 
     def _baselines_missing(self) -> bool:
@@ -250,13 +276,14 @@ class _Run:
         return not record.trials or not wanted <= record.baselines.keys()
 
     def _open_world(self) -> OpenStudy:
-        folder = self.folder.absolute()
-        return OpenStudy(self.spec, ray.put(self.data), shared_model(self.spec), folder, header_digest(folder))
+        storage = self.place.storage if self.place.storage.remote else FolderStorage(self.folder.absolute())
+        model = shared_model(self.spec)
+        return OpenStudy(self.spec, ray.put(self.data), model, storage, header_digest_of(storage))
 
     @contextlib.contextmanager
-    def _observed(self) -> Iterator[list[Observer]]:
+    def _observed(self, first: Observer) -> Iterator[list[Observer]]:
         """The observers, with progress and TensorBoard among them where wanted."""
-        observers = list(self.observers)
+        observers = [first, *self.observers]
         with contextlib.ExitStack() as stack:
             if not self.quiet:
                 observers.append(stack.enter_context(Progress(self.spec, self.ledger.record, self.search.total)))
@@ -275,8 +302,15 @@ class _Run:
     def _tidy_up(self) -> None:
         """After the lanes have ended. Not when the study was lost to another process: the files are that one's by now."""
         if self.ledger.held:
-            remove_leftovers(self.folder, self.ledger.record)  # of lanes that were ended in the middle of a write
+            self._removed_leftovers()  # of lanes that were ended in the middle of a write
             self._write_exports()
+            self.place.publish_all()
+
+    def _removed_leftovers(self) -> tuple[int, int]:
+        try:
+            return remove_leftovers(self.place.storage, self.ledger.record)
+        except OSError as error:
+            raise StorageError(str(error)) from None
 
     def _write_exports(self) -> None:
         """Tables and Optuna journal: made from the ledger, so they can be made again."""
@@ -294,17 +328,11 @@ def _reopen_failed(ledger: Ledger) -> None:
             ledger.append({"kind": "reopened", "number": trial.number, "reason": reason})
 
 
-def _refuse_existing(folder: Path) -> None:
-    if events_file(folder / LEDGER_FOLDER).exists() or (folder / SPEC_FILE).exists():
-        raise UserError(
-            f"{folder} holds a study already; go on with it: `ray-unlearn resume {folder}`, or choose another folder"
-        )
-
-
-def _check_disk(folder: Path, spec: StudySpec) -> None:
+def _check_disk(place: Place, spec: StudySpec) -> None:
     """Refuse a disk that the study would fill; a torn study is worse than none."""
+    folder = place.folder
     there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
-    needed = max(SMALLEST_FREE_BYTES, disk_bytes(spec) - there)
+    needed = max(SMALLEST_FREE_BYTES, 0 if place.storage.remote else disk_bytes(spec) - there)
     free = free_disk_gib(folder.absolute()) * 2**30
     if free < needed:
         raise StorageError(

@@ -39,7 +39,7 @@ class Asks(Protocol):
 
 
 def run_trials(recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, interrupt: Interrupt) -> None:
-    """Run every trial that the ledger has no outcome for, at most `lanes` at a time.
+    """Run every trial that the ledger has no outcome for, as many at a time as the fleet has lanes, at most `lanes`.
 
     Returns when all are done, at an interrupt, or with `recorder.fatal` set when the lanes cannot go on.
 
@@ -142,16 +142,20 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
         self._failure = failure
         self._pending = pending(dict(recorder.record.trials), search.total)
         self._numbers: dict[str, int] = {}
+        self._live: set[str] = set()
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial, or `FINISHED`."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial, None while all lanes have one, or `FINISHED`."""
         if self._interrupt.requested:
             return str(Searcher.FINISHED)
+        if len(self._live) >= self._fleet.room:
+            return None  # Tune asks again
         try:
             for number in self._next():
                 config = self._config(number)
                 if config is not None:
                     self._numbers[trial_id] = number
+                    self._live.add(trial_id)
                     known = [row["update"] for row in self._recorder.record.trials[number].rows]
                     payload = {"kind": "trial", "config": config.model_dump(mode="json"), "known": known}
                     return {"number": number, "hub": self._fleet.name, "payload": [payload]}
@@ -180,6 +184,7 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
         """The recorder has told our search already. An error is Tune's own: it gave the trial up with its actor, at once when
         a cached actor was dead before the trial had begun. The lane knows nothing of it, and the trial is asked again.
         """
+        self._live.discard(trial_id)
         if not error or self._failure.error is not None:
             return
         number = self._numbers[trial_id]

@@ -1,6 +1,6 @@
 """The world of a real study: a `Workspace` with model and data on the lane's device."""
 
-import hashlib
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,8 +12,9 @@ import ray.train.torch
 
 from ray_unlearn.execution.lane import Job, World
 from ray_unlearn.results.files import best_file, checkpoint_file
-from ray_unlearn.results.scan import header_file
+from ray_unlearn.results.remote import header_digest_of
 from ray_unlearn.results.schema import Row
+from ray_unlearn.results.storage import FolderStorage, Storage
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.baselines import measure_baselines
@@ -37,8 +38,8 @@ class OpenStudy:
     data: ray.ObjectRef
     model: ray.ObjectRef | None = None
     """The vanilla model's weights, a `SharedModel`; None: each worker loads them."""
-    folder: Path | None = None
-    """The study directory, for checkpoints and kept weights; None keeps none."""
+    storage: Storage | None = None
+    """Of the study, for checkpoints and kept weights; None keeps none."""
     header: str = ""
     """Digest of the ledger's header: a node that has another folder of that name does not write into it."""
 
@@ -51,37 +52,36 @@ class OpenStudy:
         workspace = Workspace.open(spec.model, data, spec.evaluation, spec.operations, comm, device, model)
         return _StudyWorld(self.spec, workspace, self._reachable(comm))
 
-    def _reachable(self, comm: Comm) -> Path | None:
-        """The study directory, if every worker of the lane sees it (one machine, or a shared file system)."""
-        seen = self.folder is not None and bool(self.header) and header_digest(self.folder) == self.header
+    def _reachable(self, comm: Comm) -> Storage | None:
+        """The study's storage, if every worker of the lane sees it (one machine, a shared file system, an object store)."""
+        seen = self.storage is not None and bool(self.header) and header_digest_of(self.storage) == self.header
         answers = comm.gather(seen)
-        return self.folder if comm.broadcast(answers is not None and all(answers)) else None
+        return self.storage if comm.broadcast(answers is not None and all(answers)) else None
 
 
 def shared_model(spec: StudySpec) -> ray.ObjectRef | None:
     """The vanilla weights in the object store, for lanes that read them there; None where that saves nothing (one process, or
     weights that go to a device), or where they would fill it."""
     operations = spec.operations
-    if operations.gpus_per_worker or operations.lanes * operations.workers_per_lane == 1:
+    if operations.gpus_per_worker or (operations.lanes, operations.workers_per_lane) == (1, 1):
         return None
     model = SharedModel.of(load_model(spec.model))
     stores = [node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]]
     return ray.put(model) if model.nbytes < LARGEST_SHARE * min(stores, default=0.0) else None
 
 
-def header_digest(folder: Path) -> str:
-    """Tells studies apart; empty when there is none."""
-    try:
-        return hashlib.sha256(header_file(folder / "ledger").read_bytes()).hexdigest()
-    except OSError:
-        return ""
-
-
 class _StudyWorld:
-    def __init__(self, spec: StudySpec, workspace: Workspace, folder: Path | None) -> None:
+    def __init__(self, spec: StudySpec, workspace: Workspace, storage: Storage | None) -> None:
         self._spec = spec
         self._workspace = workspace
-        self._folder = folder
+        self._storage = storage
+        self._scratch = tempfile.TemporaryDirectory(prefix="ray-unlearn-lane-", ignore_cleanup_errors=True)
+
+    def _path(self, name: str) -> Path:
+        """Where this machine writes a file of the study before it is in the study's storage, or at once."""
+        if isinstance(self._storage, FolderStorage):
+            return self._storage.path(name)
+        return Path(self._scratch.name) / name
 
     def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
         rows = measure_baselines(self._workspace, self._spec.model) if baselines else {}
@@ -92,7 +92,9 @@ class _StudyWorld:
 
     def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
         every_s = self._spec.operations.checkpoint_every_s
-        path = checkpoint_file(self._folder, job.number) if self._folder is not None and every_s is not None else None
+        wanted = self._storage is not None and every_s is not None
+        path = self._path(checkpoint_file(job.number)) if wanted else None
+        shelf = _Shelf(self._storage, job.number) if self._storage is not None and self._storage.remote else None
         comm = self._workspace.comm
         kind = partial(ShardedCheckpoints, comm) if self._workspace.sharded else Checkpoints
         keeper = kind(
@@ -104,17 +106,43 @@ class _StudyWorld:
             saved=job.checkpoint_saved,
             failed=job.checkpoint_failed,
             writes=comm.rank == 0,
+            shelf=shelf,
         )
         return unlearn(self._workspace, config, keeper)
 
     def keep(self, number: int, update: int) -> dict[str, Any] | None:
-        if self._folder is None:
+        if self._storage is None:
             return None
         name = best_file(number, update)
         tensors = self._workspace.trained.kept()  # sharded: every rank takes part
         if self._workspace.comm.rank != 0:
             return None
+        path = self._path(name)
         try:
-            return {"update": update, "file": name} | save_weights(tensors, self._folder / name)
+            about = save_weights(tensors, path)
+            if self._storage.remote:
+                self._storage.put(path, name)
+                path.unlink()
         except OSError:  # a full disk: `export` makes the model by running the trial again
             return None
+        return {"update": update, "file": name} | about
+
+
+class _Shelf:
+    """A trial's checkpoints in the study's storage. Each file is kept there as it is named here."""
+
+    def __init__(self, storage: Storage, number: int) -> None:
+        self._storage = storage
+        self._under = checkpoint_file(number).rpartition("/")[0]
+
+    def fetch(self, folder: Path) -> None:
+        for path in folder.iterdir():  # of an earlier attempt here
+            path.unlink()
+        for file in self._storage.files(self._under):
+            self._storage.fetch(file.name, folder / file.name.rpartition("/")[2])
+
+    def store(self, path: Path) -> None:
+        self._storage.put(path, f"{self._under}/{path.name}")
+
+    def drop(self, path: Path) -> None:
+        self._storage.remove(f"{self._under}/{path.name}")

@@ -7,21 +7,22 @@
 Written as `*.tmp` and renamed, so that a file with its right name is whole.
 """
 
-import hashlib
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from fnmatch import fnmatch
 
 from ray_unlearn.results.record import Record
+from ray_unlearn.results.storage import FolderStorage, Storage, Stored, file_sha256, local_file
 
 TRIALS = "trials"
 BEST = "best"
-TEMPORARY = "*.tmp"
+TEMPORARY = ".tmp"
 CHECKPOINT = "last*.pt"
 
 
-def checkpoint_file(study: Path, number: int) -> Path:
-    """The last checkpoint of an unfinished trial."""
-    return study / TRIALS / f"{number:04d}" / "last.pt"
+def checkpoint_file(number: int) -> str:
+    """The last checkpoint of an unfinished trial, below the study."""
+    return f"{TRIALS}/{number:04d}/last.pt"
 
 
 def best_file(number: int, update: int) -> str:
@@ -29,41 +30,62 @@ def best_file(number: int, update: int) -> str:
     return f"{TRIALS}/{BEST}/{number:04d}-{update}.safetensors"
 
 
-def kept_weights(study: Path, record: Record, number: int, update: int) -> Path | None:
-    """The file with the weights of this row, where they were kept and are still what was written."""
+def kept_weights(storage: Storage, record: Record, number: int, update: int) -> str | None:
+    """The name of the file with the weights of this row, where they were kept and are still what was written."""
     about = record.artefact
     if about is None or (about["number"], about["update"]) != (number, update):
         return None
-    path = study / str(about["file"])
+    name = str(about["file"])
     try:
-        with open(path, "rb") as file:
-            unchanged = hashlib.file_digest(file, "sha256").hexdigest() == about["sha256"]
+        with local_file(storage, name) as path:
+            return name if file_sha256(path) == about["sha256"] else None
     except OSError:
         return None
-    return path if unchanged else None
 
 
-def leftovers(study: Path, record: Record) -> Iterator[Path]:
+def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
     """Files that a killed process left behind: half-written ones, checkpoints of finished or unknown trials, weights
-    that are not, or no more, the best. A study that is not running may lose them all."""
-    for folder in (study / TRIALS, study / "ledger"):
-        yield from sorted(folder.rglob(TEMPORARY))
-    unfinished = {checkpoint_file(study, n).parent for n, trial in record.trials.items() if trial.status is None}
-    best = None if record.artefact is None else study / str(record.artefact["file"])
-    for path in sorted((study / TRIALS).rglob("*")):
-        wanted = path == best or (path.parent in unfinished and path.match(CHECKPOINT))
-        if path.is_file() and not wanted and not path.match(TEMPORARY):
-            yield path
+    that are not, or no more, the best. A study that is not running may lose them all.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    trials = storage.files(TRIALS)
+    drafts = [file for file in (*trials, *storage.files("ledger")) if file.name.endswith(TEMPORARY)]
+    yield from drafts
+    unfinished = {f"{TRIALS}/{n:04d}" for n, trial in record.trials.items() if trial.status is None}
+    best = None if record.artefact is None else str(record.artefact["file"])
+    for file in trials:
+        folder, _, name = file.name.rpartition("/")
+        wanted = file.name == best or (folder in unfinished and fnmatch(name, CHECKPOINT))
+        if not wanted and file not in drafts:
+            yield file
 
 
-def remove_leftovers(study: Path, record: Record) -> tuple[int, int]:
-    """Delete them and the folders they leave empty; number of files and of bytes."""
+def remove_leftovers(storage: Storage, record: Record) -> tuple[int, int]:
+    """Delete them and the folders they leave empty; number of files and of bytes.
+
+    Raises:
+        OSError: the storage fails.
+    """
     files = freed = 0
-    for path in list(leftovers(study, record)):
-        freed += path.stat().st_size
-        path.unlink(missing_ok=True)
+    for file in list(leftovers(storage, record)):
+        storage.remove(file.name)
+        freed += file.bytes
         files += 1
-    for folder in sorted((study / TRIALS).glob("*/")):
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    if isinstance(storage, FolderStorage):
+        for folder in sorted(storage.path(TRIALS).glob("*/")):
+            if not any(folder.iterdir()):
+                folder.rmdir()
     return files, freed
+
+
+def remove_checkpoints(storage: Storage, number: int) -> None:
+    """Those of a trial that has ended. What cannot be deleted now is a leftover."""
+    try:
+        for file in storage.files(f"{TRIALS}/{number:04d}"):
+            storage.remove(file.name)
+        if isinstance(storage, FolderStorage):
+            shutil.rmtree(storage.path(f"{TRIALS}/{number:04d}"), ignore_errors=True)
+    except OSError:
+        return

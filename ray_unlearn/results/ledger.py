@@ -24,7 +24,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from ray_unlearn.results.lease import Lease
 from ray_unlearn.results.lines import Event, decoded, encoded
@@ -42,14 +42,43 @@ from ray_unlearn.results.schema import SCHEMA_VERSION
 from ray_unlearn.spec.errors import StorageError
 
 
+class Held(Protocol):
+    """The right to write a study: a `Lease`, or what stands for it in an object store."""
+
+    token: int
+
+    def outrank(self, token: int) -> None:
+        """Make the token higher than the highest in the ledger."""
+
+    def check(self) -> None:
+        """Raises StorageError when the study is somebody else's."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+class Writer(Protocol):
+    """Where events go beside the file, and who says that they may (see `remote`)."""
+
+    @property
+    def lease(self) -> Held:
+        """Stands in for the folder's own lease."""
+
+    def append(self, seq: int, line: bytes) -> None:
+        """The line is there when this returns; raises StorageError."""
+
+
 class Ledger:
     """The one writer of a study's events. A context manager: it holds the study's lease while open.
 
     `record` is always what a reader of the file would see.
     """
 
-    def __init__(self, folder: Path, file: IO[bytes], record: Record, lease: Lease, next_seq: int) -> None:
+    def __init__(
+        self, folder: Path, file: IO[bytes], record: Record, lease: Held, next_seq: int, writer: Writer | None = None
+    ) -> None:
         self.folder = folder
+        self._writer = writer
         self.record = record
         self._file = file
         self._lease = lease
@@ -59,8 +88,13 @@ class Ledger:
         self._acknowledged = os.open(acknowledged_file(folder), os.O_WRONLY | os.O_CREAT, 0o644)
 
     @classmethod
-    def create(cls, folder: Path, header: Event) -> Self:
+    def create(cls, folder: Path, header: Event, writer: Writer | None = None) -> Self:
         """Start a ledger in `folder` with its header line.
+
+        Args:
+            folder: made if missing.
+            header: first event.
+            writer: of a study whose folder is only a working copy.
 
         Raises:
             StorageError: the folder already has a ledger, or cannot be written.
@@ -73,9 +107,9 @@ class Ledger:
             raise StorageError(f"{path} exists; continue that study with `ray-unlearn resume`") from None
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error}") from None
-        lease = _taken(folder, file)
+        lease = _taken(folder, file) if writer is None else writer.lease
         header = {"kind": "header", "schema_version": SCHEMA_VERSION, **header}
-        ledger = cls(folder, file, Record(header), lease, 0)
+        ledger = cls(folder, file, Record(header), lease, 0, writer)
         try:
             line = ledger._write(header)
             header_file(folder).write_bytes(line)
@@ -88,7 +122,7 @@ class Ledger:
         return ledger
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, writer: Writer | None = None) -> Self:
         """Open for appending. What a crash leaves behind is mended and noted: a torn last line (the process died inside
         a write) is cut; events that were acknowledged and are gone from the end are named, and will be computed again.
 
@@ -100,18 +134,18 @@ class Ledger:
         if not path.exists():
             raise StorageError(f"{path}: no ledger there; is this a study directory?")
         file = open(path, "ab", buffering=0)  # noqa: SIM115  (appends never overwrite, whatever others do)
-        lease = _taken(folder, file)
+        lease = _taken(folder, file) if writer is None else writer.lease
         try:
             acknowledged = read_acknowledged(folder)
             scan = scanned(folder)
-            record = _concluded(scan, path)
+            record = concluded(scan, path)
             if scan.torn_bytes:
                 file.truncate(scan.good_bytes)
                 file.seek(0, os.SEEK_END)
             lease.outrank(int(scan.events[-1].get("token", 0)))
             if not header_file(folder).exists():
                 header_file(folder).write_bytes(next(line for _, line in lines_of(path)))
-            ledger = cls(folder, file, record, lease, scan.next_seq)
+            ledger = cls(folder, file, record, lease, scan.next_seq, writer)
         except BaseException:
             lease.release()
             file.close()
@@ -166,6 +200,13 @@ class Ledger:
             raise StorageError(
                 f"{events_file(self.folder)}: {error}; free some space, then `ray-unlearn resume`"
             ) from None
+        if self._writer is not None:
+            try:
+                self._writer.append(self._seq, line)
+            except StorageError:
+                self._file.truncate(start)
+                self._file.seek(start)
+                raise
         with suppress(OSError):  # the mark is a witness, not the record
             os.pwrite(self._acknowledged, b"%020d\n" % self._seq, 0)
         self._seq += 1
@@ -196,10 +237,10 @@ def read_ledger(folder: Path) -> Record:
     path = events_file(folder)
     if not path.exists():
         raise StorageError(f"{path}: no ledger there; is this a study directory?")
-    return _concluded(scanned(folder), path)
+    return concluded(scanned(folder), path)
 
 
-def _concluded(scan: Scan, path: Path) -> Record:
+def concluded(scan: Scan, path: Path) -> Record:
     """The record of a scan that has no damage before its end.
 
     Raises:

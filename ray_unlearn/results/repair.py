@@ -14,6 +14,7 @@ from ray_unlearn.results.damage import Plan, planned
 from ray_unlearn.results.lease import Lease
 from ray_unlearn.results.ledger import Ledger
 from ray_unlearn.results.lines import Event, encoded
+from ray_unlearn.results.place import Place
 from ray_unlearn.results.record import Record
 from ray_unlearn.results.scan import Scan, acknowledged_file, copied_header, events_file, scanned
 from ray_unlearn.results.table import result_table, write_table
@@ -40,6 +41,20 @@ def repair(study_folder: Path) -> list[str]:
     with Ledger.open(folder) as ledger:  # mends the end of the file, and proves that it opens
         done = [str(note["text"]) for note in ledger.record.notes[known:]]
         return done + _table_mended(folder / "rows.parquet", ledger.record)
+
+
+def mend_remote(place: Place) -> list[str]:
+    """As `repair`, for a study in an object store: its working copy is mended, then stands for what was there before, which is
+    kept beside it.
+
+    Raises:
+        UserError, StorageError: as `repair`.
+    """
+    with place.borrowed():
+        done = repair(place.folder)
+        if done:
+            place.replace_ledger()
+        return done
 
 
 def _table_mended(path: Path, record: Record) -> list[str]:

@@ -27,6 +27,7 @@ from ray_unlearn.results.lease import EXPIRY_S, LEASE_FILE, read_holder
 from ray_unlearn.results.lines import Event
 from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.scan import Scan, copied_header, events_file, read_acknowledged, scanned
+from ray_unlearn.results.storage import FolderStorage, Storage
 from ray_unlearn.results.weights import artefact_problems
 from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import StorageError, UserError
@@ -53,16 +54,21 @@ class Verification:
     """Who is writing the study now; empty when nobody is."""
 
 
-def verify(study_folder: Path) -> Verification:
+def verify(study_folder: Path, storage: Storage | None = None) -> Verification:
     """Check the study in `study_folder`; damage becomes a problem, never an exception.
+
+    Args:
+        study_folder: the study, or a working copy of it.
+        storage: where a working copy's study lives.
 
     Raises:
         UserError: no study there.
     """
+    storage = storage or FolderStorage(study_folder)
     folder = study_folder / "ledger"
     if not events_file(folder).is_file():
         raise UserError(f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`")
-    running = _running(folder)
+    running = _running(folder, storage.remote)
     acknowledged = read_acknowledged(folder)  # before the events: a writer goes on
     problems: list[str] = []
     scan = _scanned(folder, problems)
@@ -79,21 +85,23 @@ def verify(study_folder: Path) -> Verification:
     unfinished = sorted(number for number, trial in record.trials.items() if trial.status is None)
     if not running and not unfinished:
         problems += _table_problems(folder / "rows.parquet", record)
-    problems += artefact_problems(study_folder, record.artefact, record.trials, running=bool(running))
+    problems += artefact_problems(storage, record.artefact, record.trials, running=bool(running))
     if whole and not running:  # what a lost line may have spoken of is no leftover
-        problems += _leftover_problems(study_folder, record)
+        problems += _leftover_problems(storage, record)
     asked_for = record.sessions[-1].get("total") if record.sessions else None
     complete = asked_for is not None and len(record.trials) == asked_for and not unfinished
     rows = sum(len(trial.rows) for trial in record.trials.values())
     return Verification(problems, complete, len(record.trials), asked_for, rows, unfinished, running)
 
 
-def _running(folder: Path) -> str:
+def _running(folder: Path, remote: bool) -> str:
     """Who holds the lease now. Here the lock tells, elsewhere the age of the lease; neither is touched."""
     holder = read_holder(folder)
     if holder is not None and holder.released:
         return ""
-    if holder is None or holder.host == socket.gethostname():
+    if remote and holder is None:
+        return ""
+    if holder is None or (not remote and holder.host == socket.gethostname()):
         held = _locked(events_file(folder))
     else:
         held = time.time() - (folder / LEASE_FILE).stat().st_mtime < EXPIRY_S
@@ -241,6 +249,9 @@ def _lines_of(record: Record, number: int) -> int:
     return max(1, len(record.trials[number].rows)) if number in record.trials else 0
 
 
-def _leftover_problems(study_folder: Path, record: Record) -> Iterator[str]:
-    for path in leftovers(study_folder, record):
-        yield f"I6: {path.relative_to(study_folder)}: left over; `ray-unlearn resume` removes it, or you do"
+def _leftover_problems(storage: Storage, record: Record) -> Iterator[str]:
+    try:
+        for file in leftovers(storage, record):
+            yield f"I6: {file.name}: left over; `ray-unlearn resume` removes it, or you do"
+    except OSError as error:
+        yield f"I6: cannot be listed: {error}"

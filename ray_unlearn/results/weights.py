@@ -1,6 +1,5 @@
 """The best weights beside the ledger: are they the ones that were written (I5 of `verify`)?"""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,15 +7,16 @@ from typing import Any
 
 from ray_unlearn.results.lines import Event
 from ray_unlearn.results.record import Trial
+from ray_unlearn.results.storage import Storage, file_sha256, local_file
 
 
 def artefact_problems(
-    study_folder: Path, artefact: Event | None, trials: Mapping[int, Trial], *, running: bool
+    storage: Storage, artefact: Event | None, trials: Mapping[int, Trial], *, running: bool
 ) -> Iterator[str]:
     """I5: the weights that the newest `artefact` event names.
 
     Args:
-        study_folder: paths in the event are relative to it.
+        storage: of the study; names in the event are below it.
         artefact: None when no weights were kept.
         trials: of the ledger.
         running: a writer may have put better weights there since the ledger was read.
@@ -31,13 +31,13 @@ def artefact_problems(
         return
     if number not in trials or update not in {row["update"] for row in trials[number].rows}:
         yield f"I5: {name}: weights of trial {number}, update {update}, of which there is no row"
-    path = study_folder / name
-    if not path.resolve().is_relative_to(study_folder.resolve()):
+    if name.startswith("/") or ".." in name.split("/"):
         yield f"I5: {name}: lies outside the study directory"
         return
     try:
-        with open(path, "rb") as file:
-            found = (path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        with local_file(storage, name) as path:
+            found = (path.stat().st_size, file_sha256(path))
+            fault = safetensors_fault(path)
     except FileNotFoundError:
         if not running:
             yield f"I5: {name}: the best weights are gone; restore the file from a copy"
@@ -48,7 +48,6 @@ def artefact_problems(
     if found != expected:
         what = f"{found[0]} bytes instead of {expected[0]}" if found[0] != expected[0] else "its sha256 differs"
         yield f"I5: {name}: is not the file that was written: {what}; restore it from a copy"
-    fault = safetensors_fault(path)
     if fault:
         yield f"I5: {name}: is no whole safetensors file: {fault}"
 

@@ -21,7 +21,15 @@ Model = TypeVar("Model", bound=Strict)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that also refuses a key given twice (plain YAML keeps the last one silently)."""
+    """Safe YAML that also refuses a key given twice (plain YAML keeps the last one silently), and aliases: ten lines of them
+    stand for more values than fit in memory, once somebody looks at them all."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As in yaml."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise UserError(f"line {event.start_mark.line + 1}: alias *{event.anchor}: write the value out instead")
+        return super().compose_node(parent, index)
 
 
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -53,6 +61,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(content, dict):

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -237,7 +237,16 @@ class SearchSpec(Strict):
 class Operations(Strict):
     """How the study is run. Nothing here changes a result (one worker or several: equal to rounding)."""
 
-    lanes: int = Field(1, ge=1, description="warm worker groups, each running one trial at a time")
+    lanes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1,
+        description="warm worker groups, each running one trial at a time. auto: as many as the cluster holds, following it as "
+        "nodes come and go; a number is reached when there is room",
+    )
+    max_lanes: int | None = Field(None, ge=1, description="with `lanes: auto`: no more than so many")
+    autoscaling: bool = Field(
+        False,
+        description="the cluster has an autoscaler, which may add nodes for lanes that have no room (Ray seldom tells its limits)",
+    )
     workers_per_lane: int = Field(1, ge=1)
     parallel: Literal["replicate", "shard"] = Field(
         "replicate",
@@ -257,6 +266,12 @@ class Operations(Strict):
     )
     max_retries: int = Field(2, ge=0, description="times a trial is run again after its worker died")
     tensorboard: bool = True
+    metrics_port: int | None = Field(
+        None,
+        ge=1024,
+        le=65535,
+        description="serve the Prometheus metrics on this port of 127.0.0.1; null: only the file",
+    )
     checkpoint_every_s: float | None = Field(
         60.0, ge=0, description="seconds between two checkpoints of a running trial; null: none, it starts again"
     )
@@ -267,6 +282,21 @@ class Operations(Strict):
     grace_s: float = Field(
         20.0, ge=0, description="when told to stop: seconds that running trials have for a checkpoint"
     )
+
+    @model_validator(mode="after")
+    def _one_number_of_lanes(self) -> Self:
+        if self.max_lanes is not None and self.lanes != "auto":
+            raise ValueError(f"`max_lanes` is for `lanes: auto`, got `lanes: {self.lanes}`; remove one of the two")
+        if self.autoscaling and self.lanes == "auto" and self.max_lanes is None:
+            raise ValueError(
+                "`lanes: auto` with `autoscaling` needs `max_lanes`: nothing else says when to stop asking for nodes"
+            )
+        return self
+
+    def most_lanes(self, trials: int) -> int:
+        """How many lanes a study of so many trials can use, wherever it runs."""
+        most = self.max_lanes if self.lanes == "auto" else self.lanes
+        return max(1, trials if most is None else min(most, trials))
 
 
 class StudySpec(Strict):

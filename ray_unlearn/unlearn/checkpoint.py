@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Container
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -80,11 +79,11 @@ class TrialState:
         """
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError):
-            return None
-        if content.get("version") != VERSION or content.get("trial_id") != self.config.id:
-            return None
-        if any(update < content["meter"]["update"] and update not in known for update in self.config.evaluate_at):
+            if content["version"] != VERSION or content["trial_id"] != self.config.id:
+                return None
+            if any(update < content["meter"]["update"] and update not in known for update in self.config.evaluate_at):
+                return None
+        except Exception:  # a damaged or planted file fails in any way: torch alone raises eight kinds
             return None
         return content
 
@@ -126,6 +125,23 @@ class NoKeeper:
         """Nothing to save."""
 
 
+class Shelf(Protocol):
+    """Where checkpoints lie for all machines to see, when the folder that they are written to is this machine's alone."""
+
+    def fetch(self, folder: Path) -> None:
+        """Bring the trial's files into `folder`; raises OSError."""
+
+    def store(self, path: Path) -> None:
+        """Put a file there; raises OSError."""
+
+    def drop(self, path: Path) -> None:
+        """Take the file of that name away; raises OSError."""
+
+
+SHARE = 0.1
+"""Of a trial's time that checkpoints may take: one that lasts 10 s is not written again for 90 s."""
+
+
 class Checkpoints:
     """Keeps a trial's last state in one file.
 
@@ -133,13 +149,14 @@ class Checkpoints:
 
     Args:
         path: the file; None keeps nothing (the folder cannot be seen from here), but still asks `wanted`.
-        every_s: seconds between two checkpoints; None: only when wanted.
+        every_s: least seconds between two checkpoints, more where they last long (see `SHARE`); None: only when wanted.
         known: as in `Keeper`.
         wanted: told of each update; True asks for a checkpoint now.
         restored: told the update that the trial goes on from.
         saved: told of each checkpoint's update.
         failed: told why one could not be written; the trial goes on.
         writes: False on all ranks but 0.
+        shelf: of a study in an object store.
     """
 
     def __init__(
@@ -152,8 +169,11 @@ class Checkpoints:
         saved: Callable[[int], None],
         failed: Callable[[str], None],
         writes: bool = True,
+        shelf: Shelf | None = None,
     ) -> None:
         self.known = known
+        self._shelf = shelf
+        self._lasted = 0.0
         self._path = path
         self._every_s = every_s
         self._wanted = wanted
@@ -166,6 +186,7 @@ class Checkpoints:
 
     def restore(self, state: TrialState) -> None:
         """From the file, where there is a usable one."""
+        self._fetch()
         if self._path is not None and self._path.exists() and state.restore(self._path, self.known):
             self._restored(state.meter.update)
 
@@ -182,13 +203,37 @@ class Checkpoints:
         self._last = time.monotonic()
         problem = ""
         try:
-            state.save(self._path)
+            self._save(state, self._path)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
             problem = first_line(error)
         self._tell(update, wanted, problem)
 
     def _is_due(self) -> bool:
-        return self._every_s is not None and time.monotonic() - self._last >= self._every_s
+        if self._every_s is None:
+            return False
+        pause = (
+            max(self._every_s, self._lasted / SHARE) if self._every_s else 0.0
+        )  # 0: after every update, come what may
+        return time.monotonic() - self._last >= pause
+
+    def _save(self, state: TrialState, path: Path) -> None:
+        began = time.monotonic()
+        try:
+            state.save(path)
+            if self._shelf is not None:
+                self._shelf.store(path)
+        finally:  # a storage that does not answer takes its share too, and no more
+            self._lasted = time.monotonic() - began
+
+    def _fetch(self) -> None:
+        """A shelf that does not answer costs the trial its checkpoint, not its life."""
+        if self._shelf is not None and self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                self._shelf.fetch(self._path.parent)
+            except OSError as error:
+                if self._writes:
+                    self._failed(f"its checkpoint cannot be read: {first_line(error)}")
 
     def _tell(self, update: int, wanted: bool, problem: str) -> None:
         """That there is a checkpoint; or once that there is none, and later only to whoever waits."""

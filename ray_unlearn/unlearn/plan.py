@@ -1,12 +1,14 @@
 """What a study will take, worked out from its file and the model's config: nothing is loaded, nothing started."""
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ray_unlearn.results.schema import COLUMNS
 from ray_unlearn.spec.errors import UserError
@@ -50,8 +52,12 @@ class Plan:
         return self.update_flops / (teraflops * 1e12) / 3600
 
 
-def plan(spec: StudySpec) -> Plan:
+def plan(spec: StudySpec, lanes: int | None = None) -> Plan:
     """Count trials, updates, tokens, FLOPs, disk and memory.
+
+    Args:
+        spec: the study.
+        lanes: how many it gets; default: what it asks for, with `auto` what this machine holds.
 
     Raises:
         UserError: the model's config cannot be read.
@@ -73,18 +79,59 @@ def plan(spec: StudySpec) -> Plan:
             number * most.steps * sum(cost.of(term, np.full(size, length), size * (length - 1)) for term, size in sizes)
         )
     parameters = parameter_count(config)
+    worker = memory(spec, config, _largest_pass(spec))
+    lanes = lanes or lanes_here(spec, host_gib(spec, worker))
     return Plan(
         trials, updates, evaluations, tokens, flops, parameters,
-        disk_gib=disk_bytes(spec, parameters) / 2**30,
-        memory=memory(spec, config, _largest_pass(spec)),
-        lanes=spec.operations.lanes,
+        disk_gib=disk_bytes(spec, parameters, lanes) / 2**30,
+        memory=worker,
+        lanes=lanes,
         workers=spec.operations.workers_per_lane,
     )  # fmt: skip
 
 
-def disk_bytes(spec: StudySpec, parameters: int | None = None) -> float:
+def host_gib(spec: StudySpec, worker: Memory | None = None) -> float:
+    """Memory that a worker takes on its host, with its share of the lane's other processes.
+
+    Raises:
+        UserError: the model's config cannot be read.
+    """
+    operations = spec.operations
+    if worker is None and not operations.gpus_per_worker:
+        worker = memory(spec, model_config(spec), _largest_pass(spec))
+    own = 0.0 if operations.gpus_per_worker or worker is None else worker.total
+    return own + LANE_PROCESSES_GIB / operations.workers_per_lane
+
+
+def lanes_here(spec: StudySpec, worker_gib: float = 0.0) -> int:
+    """Lanes that a study asks for; with `auto`, what this machine holds. What a cluster holds is known when it is asked."""
+    operations, trials = spec.operations, sum(trials_of(spec, method) for method in spec.methods)
+    if operations.lanes != "auto":
+        return operations.lanes
+    most = operations.most_lanes(trials)
+    for there, wanted in (
+        (cpus_here(), operations.cpus_per_worker),
+        (memory_here_gib(), worker_gib),
+        (torch.cuda.device_count(), operations.gpus_per_worker),
+    ):
+        if wanted > 0:
+            most = min(most, int(there / (wanted * operations.workers_per_lane)))
+    return max(1, most)
+
+
+def cpus_here() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_here_gib() -> float:
+    """Of this machine, used or not."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+
+
+def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None = None) -> float:
     """Upper bound of what a study writes: rows (ledger, tables, TensorBoard), one checkpoint per lane and the best weights,
-    each of these two for a moment beside its successor.
+    each of these two for a moment beside its successor. Of more lanes than `lanes_here` only where they are given.
 
     Raises:
         UserError: the model's config cannot be read.
@@ -95,7 +142,9 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None) -> float:
     operations, weights = spec.operations, parameters * BYTES[spec.model.dtype]
     checkpoint = weights + 8 * parameters if operations.checkpoint_every_s is not None else 0  # and two float32 moments
     best = weights if operations.keep_best else 0
-    return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (operations.lanes * checkpoint + best)
+    return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (
+        (lanes or lanes_here(spec)) * checkpoint + best
+    )
 
 
 def trials_of(spec: StudySpec, method: str) -> int:

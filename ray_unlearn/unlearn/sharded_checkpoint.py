@@ -9,6 +9,7 @@ counts if each rank can read its part of it; other numbers of workers have no us
 import re
 import time
 from collections import defaultdict
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class ShardedCheckpoints(Checkpoints):
         """From the newest set of which every rank can read its part."""
         if self._path is None:
             return
+        self._fetch()
+        self._comm.gather(True)  # all have what they need before rank 0 lists it
         for update in self._comm.broadcast(complete_sets(self._path, self._comm.world)):
             content = state.read(part_file(self._path, update, self._comm.rank, self._comm.world), self.known)
             usable = self._comm.gather(content is not None and content["meter"]["update"] == update)
@@ -52,7 +55,7 @@ class ShardedCheckpoints(Checkpoints):
         part = part_file(self._path, update, self._comm.rank, self._comm.world)
         problem = ""
         try:
-            state.save(part)
+            self._save(state, part)
         except (OSError, RuntimeError) as error:
             problem = first_line(error)
         problems = self._comm.gather(problem)
@@ -70,9 +73,15 @@ class ShardedCheckpoints(Checkpoints):
         own, world = self._comm.rank, self._comm.world
         for path, (_, rank, ranks) in _parts(self._path):
             if path != part and ((rank, ranks) == (own, world) or (own == 0 and ranks != world)):
-                path.unlink(missing_ok=True)
-        if own == 0:
-            self._path.unlink(missing_ok=True)
+                self._drop(path)
+        if own == 0 and self._path.exists():
+            self._drop(self._path)
+
+    def _drop(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if self._shelf is not None:
+            with suppress(OSError):  # a leftover: the study's end removes it
+                self._shelf.drop(path)
 
 
 def part_file(path: Path, update: int, rank: int, world: int) -> Path:

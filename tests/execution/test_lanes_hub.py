@@ -4,7 +4,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from ray_unlearn.execution.hub import GO, KEEP, QUIT, STOP, WAIT, Hub
+import pytest
+
+from ray_unlearn.execution.hub import GO, KEEP, NODE_DEATHS, QUIT, STOP, WAIT, Hub
 
 PAYLOAD = {"kind": "trial"}
 SOON = 0.02
@@ -268,3 +270,123 @@ def test_a_trial_that_runs_out_of_memory_again_and_again_ends_as_such() -> None:
         assert (await side)["status"] == "out_of_memory"
 
     asynchronously(test())
+
+
+async def dies(hub: Hub, node: str) -> int:
+    """The lane takes its trial, dies in this way, and is there again."""
+    token = await hub.up(0, []) or 0
+    await hub.enlist(0, token, (1, "its node", None, None))
+    await hub.ready(0, token)
+    assert (await hub.take(0, token, 1))["number"] == 1
+    await hub.down(0, "gone", node=node)
+    await hub.left(0, "its controller ended with it")
+    return token
+
+
+def test_a_node_that_goes_is_not_held_against_the_trial_but_not_for_ever() -> None:
+    """A node that had been announced to leave never counts, others do after a while: a trial may be what brings them down."""
+
+    async def test() -> None:
+        hub, _ = await started(max_retries=0)
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        await asyncio.sleep(SOON)
+        for _ in range(2 * NODE_DEATHS):
+            await dies(hub, "preempted")
+        for _ in range(NODE_DEATHS):
+            await dies(hub, "node")
+        assert not side.done()
+        await dies(hub, "node")
+        end = await side
+        assert (end["status"], end["attempt"]) == ("failed", 3 * NODE_DEATHS + 1)
+        assert end["reason"] == f"its node died {NODE_DEATHS + 1} times; the last time: gone"
+
+    asynchronously(test())
+
+
+def test_a_worker_that_cannot_be_reached_counts_when_its_node_turns_out_to_live(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def test() -> None:
+        hub, _ = await started(max_retries=0)
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        await asyncio.sleep(SOON)
+        await dies(hub, "unknown")
+        await hub.settle({"another node"})
+        assert (await hub.state())["unsettled"] == 0
+        await dies(hub, "unknown")
+        await hub.settle({"its node"})
+        assert (await hub.state())["unsettled"] == 1, "Ray may not have noticed yet"
+        monkeypatch.setattr("ray_unlearn.execution.hub.SETTLE_S", 0.0)
+        await hub.settle({"its node"})
+        assert not side.done()
+        await dies(hub, "")
+        assert (await side)["reason"].startswith("its worker died or hung 2 times")
+
+    asynchronously(test())
+
+
+def test_a_lane_leaves_its_node_with_a_checkpoint_or_when_time_is_up() -> None:
+    async def test() -> None:
+        hub, [one, two] = await started(lanes=2, max_retries=0)
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        await asyncio.sleep(SOON)
+        await hub.take(0, one, 1)
+        assert not await hub.beat(0, one)
+        assert not await hub.vacate(0, one, "its node goes", at_once=False)
+        assert (await hub.state())["lanes"][0]["state"] == "draining"
+        assert await hub.beat(0, one), "it is asked for a checkpoint"
+        assert not await hub.beat(1, two), "and the other lane is not"
+        await hub.saved(0, one)
+        assert await hub.vacate(0, one, "its node goes", at_once=False)
+        assert not await hub.vacate(0, one, "its node goes", at_once=True), "once"
+        assert await hub.take(0, one, SOON) == QUIT
+        assert (await hub.take(1, two, 1))["number"] == 1
+        assert not await hub.vacate(1, two, "its node goes", at_once=False)
+        assert await hub.vacate(1, two, "its node goes", at_once=True)
+        await hub.left(1, "ended")
+        await hub.up(1, [])
+        assert (await hub.state())["lanes"][1]["state"] == "starting"
+        assert not side.done(), "neither counts as a fault"
+        side.cancel()
+
+    asynchronously(test())
+
+
+def test_an_idle_lane_leaves_its_node_at_once_and_takes_nothing_more() -> None:
+    async def test() -> None:
+        hub, [token] = await started()
+        asking = asyncio.create_task(hub.take(0, token, 60))
+        await asyncio.sleep(SOON)
+        assert await hub.vacate(0, token, "its node goes", at_once=False)
+        assert await asking == QUIT
+
+    asynchronously(test())
+
+
+def test_where_a_lanes_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that is set by hand: 2 s of waiting for a trial, 3 + 5 s of computing, 4 s for a verdict, 6 s idle."""
+    now = 100.0
+    monkeypatch.setattr("ray_unlearn.execution.hub.time.monotonic", lambda: now)
+
+    async def test() -> None:
+        nonlocal now
+        hub, [token] = await started()
+        now += 2
+        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
+        await hub.take(0, token, 1)
+        now += 3
+        await hub.report(0, token, 1, row(1) | {"metrics": {"forget_tokens": 70, "retain_tokens": 30}})
+        item = await side
+        now += 4
+        side = asyncio.create_task(hub.pull(1, item["sequence"], PAYLOAD))
+        await asyncio.sleep(0)
+        assert await hub.verdict(0, token, 1, 1) == GO
+        now += 5
+        await hub.report(0, token, 1, {"kind": "ended", "status": "complete", "reason": ""})
+        await side
+        now += 6
+        [lane] = (await hub.state())["lanes"]
+        assert [lane[f"{name}_s"] for name in ("busy", "verdict", "idle", "up")] == [8.0, 4.0, 8.0, 20.0]
+        assert (lane["tokens"], lane["state"], lane["restarts"]) == (100, "idle", 0)
+
+    asyncio.run(test())

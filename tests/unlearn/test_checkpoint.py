@@ -137,3 +137,74 @@ def test_kept_weights_load_as_the_model_they_are(workspace: Workspace, tmp_path:
     load_kept(workspace.trained, tmp_path / "best" / "0000-4.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(weights(workspace), expected, strict=True))
     assert [path.name for path in tmp_path.rglob("*.tmp")] == []
+
+
+class _Shelf:
+    """Another machine's disk, under a clock of the test's."""
+
+    def __init__(self, folder: Path, lasts_s: float, clock: list[float], failing: bool = False) -> None:
+        self.folder, self.lasts_s, self.clock, self.failing = folder, lasts_s, clock, failing
+        self.asked = 0
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def fetch(self, folder: Path) -> None:
+        for path in self.folder.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+
+    def store(self, path: Path) -> None:
+        self.asked += 1
+        self.clock[0] += self.lasts_s
+        if self.failing:
+            raise OSError("it does not answer")
+        (self.folder / path.name).write_bytes(path.read_bytes())
+
+    def drop(self, path: Path) -> None:
+        (self.folder / path.name).unlink()
+
+
+def _shelved(path: Path, shelf: _Shelf, wish: Wish, known: tuple[int, ...] = ()) -> Checkpoints:
+    return Checkpoints(
+        path, 1.0, frozenset(known), lambda update: update == wish.at, wish.restored.append, wish.saved.append,
+        wish.failed.append, shelf=shelf,
+    )  # fmt: skip
+
+
+def test_it_goes_on_on_another_machine(tiny_study: StudySpec, tmp_path: Path) -> None:
+    """The folder it was written to is gone with its machine; the shelf has it."""
+    trial = config("ascent_kl_in_distribution", evaluate_at=(2, 4))
+    first = fresh(tiny_study)
+    expected, _ = run(first, trial)
+    shelf, wish = _Shelf(tmp_path / "shelf", 0.0, [0.0]), Wish(3)
+    before = []
+    for row in unlearn(fresh(tiny_study), trial, _shelved(tmp_path / "one" / "last.pt", shelf, wish)):
+        assert not isinstance(row, Ended)
+        if row["update"] == 4:
+            break
+        before.append(row)
+    wish = Wish()
+    keeper = _shelved(tmp_path / "two" / "last.pt", shelf, wish, tuple(row["update"] for row in before))
+    rows = [row for row in unlearn(fresh(tiny_study), trial, keeper) if not isinstance(row, Ended)]
+    assert wish.restored == [3]
+    assert [columns(row) for row in [*before, *rows]] == [columns(row) for row in expected]
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_checkpoints_take_no_more_than_a_tenth_of_the_time(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: bool
+) -> None:
+    """Updates of 1 s, a storage that takes 3 s (or fails after 3 s): asked every 30 s, not every second."""
+    clock = [0.0]
+    monkeypatch.setattr("ray_unlearn.unlearn.checkpoint.time.monotonic", lambda: clock[0])
+    trial = config("gradient_ascent", steps=100, evaluate_at=(100,))
+    shelf, wish = _Shelf(tmp_path / "shelf", 3.0, clock, failing), Wish()
+    keeper = _shelved(tmp_path / "last.pt", shelf, wish)
+    between = keeper.between_updates
+
+    def tick(state: Any) -> None:
+        clock[0] += 1.0
+        between(state)
+
+    keeper.between_updates = tick  # type: ignore[method-assign]
+    assert isinstance(list(unlearn(workspace, trial, keeper))[-1], Ended)
+    assert shelf.asked == 4, "at 1 s, then 30 s after each began"
+    assert len(wish.failed) == failing, "said once"

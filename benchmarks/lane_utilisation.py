@@ -1,0 +1,262 @@
+"""How much of their time lanes compute, by the number of lanes: a simulated cluster of small nodes, trials that sleep.
+
+A trial sleeps as one computes: so many seconds in updates, with a sign of life after each, and in evaluations, each of whose
+rows is on disk and judged before the next update. What is left of a lane's time goes to Tune, hub, ledger and hand-over.
+One driver, one hub and one Tune serve all lanes, so the share falls when they are too slow for so many.
+
+    python benchmarks/lane_utilisation.py [--lanes 2 8 32] [--seconds 20] [--rounds 6] [--packed]
+
+32 lanes lie on 8 nodes of 4: a node's own processes (raylet, agents, idle workers) cost more than a lane's. They still want some
+20 GiB. `--packed` runs the lanes as threads, eight in an actor: the same lane loop, hub, Tune, recorder and ledger, all that lanes
+share, without Ray Train's processes.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+
+import ray_unlearn.execution  # noqa: F401  (sets Ray's switches before ray is imported)
+
+# isort: split
+import ray
+from lane_overhead import ROW, TrivialSearch, any_spec
+from ray.cluster_utils import Cluster
+
+from ray_unlearn.execution.fleet import Fleet
+from ray_unlearn.execution.interrupt import Interrupt
+from ray_unlearn.execution.lane import Job, LaneConfig, lane_loop
+from ray_unlearn.execution.recorder import Recorder
+from ray_unlearn.execution.runtime import connected
+from ray_unlearn.execution.tuning import run_trials
+from ray_unlearn.results.ledger import Ledger
+from ray_unlearn.results.record import Trial
+from ray_unlearn.results.schema import Row
+from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.loop import Ended
+
+EVALUATIONS = 5
+UPDATES_PER_EVALUATION = 8
+EVALUATION_SHARE = 0.25
+"""Of a trial's time."""
+LANES_PER_NODE = 4
+
+
+@dataclass(frozen=True)
+class SleepingWorld:
+    """What the lane keeps warm: nothing."""
+
+    seconds: float
+
+    def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
+        return {"vanilla": ROW | {"update": 0}}, None
+
+    def adopt(self, shared: Any) -> None:
+        pass
+
+    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
+        update_s = self.seconds * (1 - EVALUATION_SHARE) / (EVALUATIONS * UPDATES_PER_EVALUATION)
+        for update in range(1, EVALUATIONS * UPDATES_PER_EVALUATION + 1):
+            time.sleep(update_s)
+            job.checkpoint_wanted(update)
+            if update % UPDATES_PER_EVALUATION == 0:
+                time.sleep(self.seconds * EVALUATION_SHARE / EVALUATIONS)
+                yield ROW | {"update": update}
+        yield Ended("complete")
+
+    def keep(self, number: int, update: int) -> dict[str, Any] | None:
+        return None
+
+
+@dataclass(frozen=True)
+class OpenSleeping:
+    """Opens it on a lane."""
+
+    seconds: float
+
+    def __call__(self, comm: Comm) -> SleepingWorld:
+        return SleepingWorld(self.seconds)
+
+
+@ray.remote(num_cpus=0, max_concurrency=16)
+class Host:
+    """Some lanes, a thread each."""
+
+    def lane(self, config: LaneConfig) -> None:
+        lane_loop({"lane": config})
+
+
+class PackedFleet(Fleet):
+    """A fleet whose lanes share processes."""
+
+    def __enter__(self) -> "PackedFleet":
+        self._hosts = [Host.remote() for _ in range((self.most + 7) // 8)]
+        super().__enter__()
+        return self
+
+    def _fit(self, index: int, start: int) -> tuple[str, bool]:
+        host = self._hosts[index // 8]
+        ray.get(host.lane.remote(LaneConfig(index, self.name, 1, self._open_world)))
+        return "its training function returned", False
+
+
+class Watch:
+    """An observer: how the lanes stood when each had had a trial and when the last trial was handed out, and what all processes
+    held in between."""
+
+    def __init__(self, fleet: Fleet, lanes: int, trials: int) -> None:
+        self.fleet, self.lanes, self.trials = fleet, lanes, trials
+        self.first: list[dict[str, Any]] = []
+        self.last: list[dict[str, Any]] = []
+        self.tune_up = 0.0
+        self.memory: dict[str, tuple[int, float]] = {}
+
+    def on_trial(self, trial: Trial) -> None:
+        if trial.number == self.lanes:
+            self.first = self.fleet.state()["lanes"]
+        if trial.number == self.trials // 2:
+            self.memory = pss_by_kind()
+        if trial.number == self.trials - 1:
+            self.last = self.fleet.state()["lanes"]
+
+    def on_row(self, trial: Trial, row: Row) -> None:
+        self.tune_up = self.tune_up or time.monotonic()
+
+    def on_outcome(self, trial: Trial) -> None:
+        pass
+
+
+def measure(lanes: int, seconds: float, rounds: int, packed: bool) -> dict[str, Any]:
+    """One study on a cluster of its own."""
+    per_node = min(LANES_PER_NODE, max(1, lanes // 2))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(lanes // per_node):
+        cluster.add_node(num_cpus=per_node, object_store_memory=80 * 2**20)
+    operations = Operations(lanes="auto", max_lanes=lanes)
+    trials, nobody = lanes * rounds, Interrupt(print)
+    search = TrivialSearch(trials)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        connected(cluster.address, operations),
+        (PackedFleet if packed else Fleet)(operations, OpenSleeping(seconds), trials) as fleet,
+    ):
+        began = time.monotonic()
+        first = fleet.first_job(baselines=True, interrupt=nobody)
+        assert first is not None
+        while sum(lane["state"] == "idle" for lane in fleet.state()["lanes"]) < lanes:
+            time.sleep(0.5)
+        started_s, before = time.monotonic() - began, fleet.state()["lanes"]
+        watch = Watch(fleet, lanes, trials)
+        with Ledger.create(Path(folder), {"spec": {}, "retraining_flops": 1.0}) as ledger:
+            ledger.append({"kind": "baseline", "name": "vanilla", "metrics": first["result"]["rows"]["vanilla"]})
+            driver, called = time.process_time(), time.monotonic()
+            recorder = Recorder(any_spec(), ledger, search, search, [watch])
+            run_trials(recorder, search, fleet, fleet.most, nobody)
+            driver = time.process_time() - driver
+            assert all(len(trial.rows) == EVALUATIONS for trial in ledger.record.finished)
+            assert len(list(ledger.record.finished)) == trials
+        after = fleet.state()["lanes"]
+        wall = time.monotonic() - began - started_s
+    cluster.shutdown()
+    return {
+        "lanes": lanes,
+        "nodes": lanes // per_node,
+        "trials": trials,
+        "started_s": started_s,
+        "wall_s": wall,
+        "driver_cpu_s": driver,
+        "tune_s": watch.tune_up - called - seconds / EVALUATIONS,
+        "steady": shares(watch.first, watch.last),
+        "whole": shares(before, after),
+        "memory": watch.memory,
+        "load": os.getloadavg()[0],
+    }
+
+
+def shares(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, float]:
+    """Of the lanes' time between two looks."""
+
+    def spent(name: str) -> float:
+        return sum(late[name] - early[name] for early, late in zip(before, after, strict=True))
+
+    return {name: spent(f"{name}_s") / spent("up_s") for name in ("busy", "verdict", "idle")}
+
+
+def pss_by_kind() -> dict[str, tuple[int, float]]:
+    """Processes below this one: number and MiB (proportional set size: shared pages count by their share)."""
+    count: Counter[str] = Counter()
+    size: dict[str, float] = defaultdict(float)
+    for pid in below(os.getpid()):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        kind = command.split()[0].split(".")[0] if command.startswith("ray::") else "nodes' own processes"
+        count[kind] += 1
+        size[kind] += int(rollup.split("\nPss:")[1].split()[0]) / 1024
+    return {kind: (count[kind], size[kind]) for kind in sorted(size, key=lambda kind: -size[kind])}
+
+
+def below(pid: int) -> Iterator[int]:
+    """Descendants of a process."""
+    parents: dict[int, list[int]] = defaultdict(list)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(fields[1])].append(int(path.parent.name))
+    waiting = [pid]
+    while waiting:
+        for child in parents[waiting.pop()]:
+            waiting.append(child)
+            yield child
+
+
+def main() -> None:
+    """Each number of lanes in a process of its own; a line for each, then where the memory is."""
+    parser = argparse.ArgumentParser(description="share of lane time spent in updates and evaluation")
+    parser.add_argument("--lanes", type=int, nargs="+", default=[2, 8, 32])
+    parser.add_argument("--seconds", type=float, default=20.0, help="of a trial")
+    parser.add_argument("--rounds", type=int, default=6, help="trials per lane")
+    parser.add_argument("--packed", action="store_true", help="lanes share processes, eight each")
+    parser.add_argument("--json", action="store_true", help="one number of lanes, as JSON")
+    arguments = parser.parse_args()
+    if arguments.json:
+        print(
+            "measured:", json.dumps(measure(arguments.lanes[0], arguments.seconds, arguments.rounds, arguments.packed))
+        )
+        return
+    for lanes in arguments.lanes:
+        command = [sys.executable, __file__, "--json", "--lanes", str(lanes)]
+        command += ["--seconds", str(arguments.seconds), "--rounds", str(arguments.rounds)]
+        command += ["--packed"] if arguments.packed else []
+        output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        told = json.loads(output.splitlines()[-1].removeprefix("measured:"))
+        steady, whole = told["steady"], told["whole"]
+        print(
+            f"{lanes:3} lanes on {told['nodes']} nodes, {told['trials']} trials of {arguments.seconds:g} s: updates and evaluation "
+            f"{steady['busy']:.1%} of lane time from second trial to last hand-out (waiting for verdicts {steady['verdict']:.1%}, "
+            f"for trials {steady['idle']:.1%}), {whole['busy']:.1%} with Tune's start ({told['tune_s']:.0f} s) and the last "
+            f"trials; lanes up after {told['started_s']:.0f} s, then {told['wall_s']:.0f} s, driver {told['driver_cpu_s']:.1f} s of CPU, load {told['load']:.1f}"
+        )
+        for kind, (count, mib) in told["memory"].items():
+            print(f"      {kind:28} {count:3} processes {mib:8.0f} MiB, {mib / lanes:6.0f} per lane")
+
+
+if __name__ == "__main__":
+    main()

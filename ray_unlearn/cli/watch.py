@@ -1,0 +1,201 @@
+"""How a study is shown while it runs: a view that keeps itself up to date, or one line per change."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live as Display
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ray_unlearn.cli.show import plain
+from ray_unlearn.results.live import in_words
+from ray_unlearn.results.status import Follower, Status
+
+SHOWN_LANES = 16
+SHOWN_NOTES = 4
+
+
+def watch(follower: Follower, every_s: float, as_json: bool, console: Console | None = None) -> None:
+    """Look every `every_s` seconds until the run has ended; Ctrl-C leaves, and does nothing to the study.
+
+    Raises:
+        UserError: no study there, at the first look.
+    """
+    console = console or Console(highlight=False)
+    found = follower.poll()
+    try:
+        if console.is_terminal and not as_json:
+            with Display(view(found), console=console, auto_refresh=False) as display:
+                while not found.over:
+                    time.sleep(every_s)
+                    found = follower.poll()
+                    display.update(view(found), refresh=True)
+            return
+        shown: Any = None
+        while True:
+            if (now := lasting(found)) != shown:
+                shown = now
+                print(json.dumps(plain(found.as_json()), allow_nan=False) if as_json else line(found), flush=True)
+            if found.over:
+                return
+            time.sleep(every_s)
+            found = follower.poll()
+    except KeyboardInterrupt:
+        return
+
+
+def lasting(found: Status) -> Any:
+    """What counts as a change: not seconds that pass."""
+    lanes = [(lane["index"], lane["state"], lane["trial"]) for lane in found.live.lanes] if found.live else []
+    told = asdict(found) | {"live": None, "age_s": None}
+    return json.dumps(told), found.driver, lanes, _problems(found)
+
+
+def line(found: Status) -> str:
+    """A study in one line, for logs."""
+    best = f"; best {found.best[0].score:.4f} ({found.best[0].method})" if found.best else ""
+    lanes = f", {_states(found.live.lanes)}" if found.live and found.live.lanes and found.driver == "running" else ""
+    left = f"; {_left(found)}" if _left(found) else ""
+    problems = "".join(f"; problem: {text}" for text in _problems(found))
+    return (
+        f"{datetime.now():%H:%M:%S} {_trials(found)}: {_outcomes(found)}; {_running(found)}; {found.rows} rows{best}; "
+        f"driver {found.driver}{lanes}{left}{problems}"
+    )
+
+
+def driver(found: Status, in_view: bool = False) -> str:
+    """Whether the study is running, where, and how it does, in words; empty when nothing is known.
+
+    Args:
+        found: the study.
+        in_view: leave out what the view shows elsewhere: the lanes one by one, and the time left.
+    """
+    live = found.live
+    if live is None or found.age_s is None:
+        return ""
+    where = f"{live.host} (process {live.pid})"
+    if found.driver == "ended":
+        return (
+            f"not running; the last run was on {where} and ended {datetime.fromisoformat(live.time):%Y-%m-%d %H:%M} UTC"
+        )
+    if found.driver == "silent":
+        return (
+            f"no sign of life of {where} for {in_words(found.age_s)}: killed, or cut off; if it is gone: "
+            f"ray-unlearn resume {found.folder}"
+        )
+    said = [f"running on {where}, heard {in_words(found.age_s)} ago"]
+    if live.lanes and not in_view:
+        said.append(f"{len(live.lanes)} lane(s): {_states(live.lanes)}")
+    if live.utilisation is not None:
+        said.append(f"lanes busy {live.utilisation:.0%} of the time")
+    if live.updates_per_s is not None and live.tokens_per_s is not None:
+        said.append(f"{_rate(live.updates_per_s)} updates/s, {_rate(live.tokens_per_s)} tokens/s")
+    if (left := _left(found)) and not in_view:
+        said.append(left)
+    return "; ".join(said)
+
+
+def view(found: Status) -> RenderableType:
+    """The view on a terminal."""
+    total = found.asked_for or max(1, found.finished)
+    head = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=total, completed=found.finished, width=36)
+    head.add_row(Text(f"{found.name}: {_trials(found)}", style="bold"), bar, _left(found))
+    parts: list[RenderableType] = [head, Text(f"{_outcomes(found)}; {_running(found)}; {found.rows} evaluation rows")]
+    if said := driver(found, in_view=True):
+        style = {"silent": "bold red", "running": "green"}.get(found.driver, "dim")
+        parts.append(Text(said, style=style))
+    parts += [Text(f"problem: {text}", style="yellow") for text in _problems(found)]
+    if found.live and found.live.lanes and found.driver == "running":
+        parts.append(Padding(_lanes(found.live.lanes), (1, 0, 0, 0)))
+        parts += [Text(f"a lane waits for {text}", style="yellow") for text in waits(found)]
+    if found.best:
+        parts.append(Padding(_best(found), (1, 0, 0, 0)))
+    if found.notes:
+        notes = [Text(f"note: {text}", style="dim", overflow="ellipsis", no_wrap=True) for text in found.notes]
+        parts.append(Padding(Group(*notes[-SHOWN_NOTES:]), (1, 0, 0, 0)))
+    return Group(*parts)
+
+
+def waits(found: Status) -> list[str]:
+    """What lanes wait for, each once: many wait for the same."""
+    return (
+        [text for text in dict.fromkeys(lane["waiting_for"] for lane in found.live.lanes) if text] if found.live else []
+    )
+
+
+def _lanes(lanes: list[dict[str, Any]]) -> Table:
+    table = _table("lane", "state", "trial", "busy", "up", "restarts", "where", words=("state", "where"))
+    if len(lanes) > SHOWN_LANES:  # those that work as they should can be left out
+        lanes = sorted(lanes, key=lambda lane: lane["state"] in ("busy", "idle"))
+    for lane in lanes[:SHOWN_LANES]:
+        up, busy = lane["up_s"], lane["busy_s"]
+        table.add_row(
+            str(lane["index"]),
+            str(lane["state"]),
+            "" if lane["trial"] is None else str(lane["trial"]),
+            f"{busy / up:.0%}" if up and busy is not None else "",
+            in_words(up) if up else "",
+            str(lane["restarts"] or ""),
+            str(lane["node"] or ""),
+        )
+    if len(lanes) > SHOWN_LANES:
+        rest = lanes[SHOWN_LANES:]
+        table.add_row("...", f"{len(rest)} more: {_states(rest)}")
+    return table
+
+
+def _best(found: Status) -> Table:
+    columns = ("best of each method", "trial", "learning rate", "update", "score", "forget ppl", "target ppl")
+    table = _table(*columns, words=columns[:1])
+    for place, best in enumerate(found.best):
+        numbers = [f"{best.learning_rate:.2e}", str(best.update), f"{best.score:.4f}"]
+        perplexities = [f"{best.forget_ppl:.4g}", f"{best.target_ppl:.4g}"]
+        table.add_row(best.method, str(best.number), *numbers, *perplexities, style="" if place else "bold")
+    return table
+
+
+def _table(*columns: str, words: Sequence[str]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 3, 0, 0), pad_edge=False)
+    for name in columns:
+        table.add_column(name, justify="left" if name in words else "right")
+    return table
+
+
+def _trials(found: Status) -> str:
+    return f"{found.finished}/{'?' if found.asked_for is None else found.asked_for} trials"
+
+
+def _outcomes(found: Status) -> str:
+    return ", ".join(f"{count} {name}" for name, count in found.outcomes.items() if count) or "none finished"
+
+
+def _running(found: Status) -> str:
+    return f"{found.unfinished} {'under way' if found.driver == 'running' else 'unfinished'}"
+
+
+def _states(lanes: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in Counter(lane["state"] for lane in lanes).items())
+
+
+def _problems(found: Status) -> list[str]:
+    return [*(found.live.problems if found.live else []), *([found.problem] if found.problem else [])]
+
+
+def _left(found: Status) -> str:
+    if found.live is None or found.live.eta_s is None or found.age_s is None or found.driver != "running":
+        return ""
+    seconds = found.live.eta_s - found.age_s
+    return f"about {in_words(seconds)} left" if seconds >= 1 else ""  # the last trial takes longer than most
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,252 @@
+"""Whole studies in an object store: the same rows as in a folder, through server errors, kills, and from another machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from object_store import BUCKET, Store, object_store
+
+from ray_unlearn.results.ledger import read_ledger
+from ray_unlearn.results.place import fetched
+from ray_unlearn.results.record import Record
+from ray_unlearn.results.storage import storage_at
+from ray_unlearn.results.table import result_table
+from ray_unlearn.results.verify import Verification, verify
+from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_WRONG_INPUT, StorageError
+
+REPOSITORY = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+import chaos  # noqa: E402
+
+STEPS = 600
+
+
+@pytest.fixture(scope="module")
+def study_of(
+    pytestconfig: pytest.Config, text_files: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    tiny: Any = pytestconfig.pluginmanager.getplugin(str(REPOSITORY / "tests" / "conftest.py"))
+
+    def make(steps: int = STEPS, **operations: Any) -> Path:
+        space = {
+            "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "scale": "log"},
+            "steps": {"type": "int", "low": 1, "high": steps, "free": True},
+            "batch_size": 4,
+        }
+        path: Path = tiny.study_file(
+            tmp_path_factory.mktemp("study"), text_files, tiny_model,
+            space_overrides=space,
+            search={"sampler": "random", "trials_per_method": 2, "quasi_random_share": 0.5},
+            evaluation={"at": [steps // 3, 2 * steps // 3, steps], "batch_size": 8},
+            operations={"lanes": 1, "checkpoint_every_s": 0.2} | operations,
+        )  # fmt: skip
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    """A server of which one request in twenty fails, and one in fifty is slow."""
+    with object_store(
+        "--errors", "0.05", "--slow", "0.02", "--slow-s", "2", "--seed", str(time.time_ns() % 1000)
+    ) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _reached(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(study_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "study"
+    chaos.undisturbed(study_of(), folder)
+    return folder
+
+
+def cli(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", "from ray_unlearn.cli.main import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_TMPDIR": "/tmp"} | environment,  # socket paths are short
+    )
+
+
+def said(*arguments: str, code: int = 0, **environment: str) -> str:
+    process = cli(*arguments, **environment)
+    text: str = process.communicate(timeout=300)[0]
+    assert process.returncode == code, text
+    return text
+
+
+def checked(url: str) -> Verification:
+    with fetched(url) as folder:
+        return verify(folder, storage_at(url))
+
+
+def until(condition: Callable[[Record], bool], url: str, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[0]
+        try:
+            with fetched(url) as folder:
+                record = read_ledger(folder / "ledger")
+        except StorageError:  # not there yet
+            time.sleep(0.2)
+            continue
+        if condition(record):
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came to that")
+
+
+def under_way(number: int) -> Callable[[Record], bool]:
+    def condition(record: Record) -> bool:
+        trial = record.trials.get(number)
+        return trial is not None and bool(trial.rows) and trial.status is None
+
+    return condition
+
+
+def same_rows(undisturbed: Path, url: str) -> None:
+    with fetched(url) as folder:
+        assert chaos.compare(undisturbed, folder) == []
+
+
+def test_a_study_in_an_object_store(
+    study_of: Callable[..., Path], undisturbed: Path, store: Store, tmp_path: Path
+) -> None:
+    """Run, looked at, extended in vain, reported, exported, confirmed: by its address alone, with nothing left here."""
+    url = f"s3://{BUCKET}/campaign/{tmp_path.name}"
+    study = study_of()
+    text = said("run", str(study), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "scratch")))
+    assert f"report with: ray-unlearn report {url}" in text
+    same_rows(undisturbed, url)
+    found = checked(url)
+    assert (found.problems, found.complete, found.trials, found.rows) == ([], True, 4, 12)
+    names = {name.removeprefix(f"campaign/{tmp_path.name}/") for name in store.names(f"campaign/{tmp_path.name}/")}
+    assert {
+        "study.yaml", "baselines.json", "ledger/rows.parquet", "ledger/baselines.parquet", "ledger/header.json",
+        "optuna.journal", "live.json", "metrics.prom",
+    } <= names  # fmt: skip
+    assert any(name.startswith("tensorboard/0000-gradient_ascent/events") for name in names)
+    assert not any(name.startswith("trials/0") for name in names), "checkpoints of finished trials are of no use"
+    assert not any(name.endswith(".tmp") for name in names)
+    everything = b"".join(storage_at(url).read(name) for name in sorted(names))
+    assert b"testing-secret" not in everything
+    assert str(tmp_path / "scratch").encode() not in everything, "the working copy's place is nobody's business"
+    assert list((tmp_path / "scratch").glob("ray-unlearn*")) == []
+    assert "clean: 4 trials, 12 rows" in said("verify", url)
+    status = json.loads(said("status", url, "--json"))
+    assert (status["folder"], status["finished"], status["rows"]) == (url, 4, 12)
+    assert f"{url} holds a study already" in said("run", str(study), "--storage", url, code=EXIT_WRONG_INPUT)
+    assert "4 trials" in said("run", str(study), "--storage", url, "--resume", "--quiet")
+    assert f"{url}/report/index.html" in said("report", url) or f"{url}/report/" in said("report", url)
+    assert any("/report/" in name and name.endswith(".html") for name in store.names(f"campaign/{tmp_path.name}/"))
+    said("export", url, "-o", str(tmp_path / "rows.csv"))
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 13
+    assert "the weights that the study kept" in said("export", url, "--trial", "best", "-o", str(tmp_path / "model"))
+    said("confirm", url, "--seeds", "2", "--quiet")
+    assert f"campaign/{tmp_path.name}/confirm/confirm.json" in store.names()
+    assert checked(f"{url}/confirm").problems == []
+    faults = store.faults()
+    assert faults["500"] + faults["503"] + faults["500 after it was done"] > 10, faults
+
+
+def test_stopped_and_killed_it_goes_on_elsewhere(
+    study_of: Callable[..., Path], undisturbed: Path, store: Store, tmp_path: Path
+) -> None:
+    """SIGTERM leaves a checkpoint in the store; SIGKILL leaves what was there. Both times another scratch folder (as on
+    another machine) goes on from it."""
+    url = f"s3://{BUCKET}/{tmp_path.name}"
+    process = cli("run", str(study_of()), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "one")))
+    until(under_way(1), url, process)
+    second = said("resume", url, code=EXIT_STORAGE)
+    assert f"process {process.pid} on host" in second
+    process.send_signal(signal.SIGTERM)
+    text = process.communicate(timeout=120)[0]
+    assert process.returncode == EXIT_INTERRUPTED, text
+    assert f"{tmp_path.name}/trials/0001/last.pt" in store.names()
+    found = checked(url)
+    assert (found.problems, found.unfinished, found.running) == ([], [1], "")
+    process = cli("resume", url, "--quiet", TMPDIR=str(_made(tmp_path / "two")))
+    until(under_way(2), url, process)
+    process.kill()
+    process.communicate()
+    assert checked(url).problems == []
+    said("resume", url, "--quiet", TMPDIR=str(_made(tmp_path / "three")))
+    found = checked(url)
+    assert (found.problems, found.complete) == ([], True)
+    same_rows(undisturbed, url)
+    with fetched(url) as folder:
+        notes = [str(event["text"]) for event in read_ledger(folder / "ledger").notes]
+    assert any(text.startswith("trial 1 goes on from its checkpoint of update ") for text in notes), notes
+
+
+def test_a_store_that_goes_away_stops_the_study_and_comes_back(
+    study_of: Callable[..., Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server is stopped (SIGSTOP: it accepts and never answers) in the middle of the study, for longer than its patience."""
+    with object_store() as own:
+        for name, value in own.environment.items():
+            monkeypatch.setenv(name, value)
+        url = f"s3://{BUCKET}/{tmp_path.name}"
+        hasty = "from ray_unlearn.results import objects; objects.PATIENCE_S = objects.ANSWER_S = 3.0; "
+        process = subprocess.Popen(
+            [sys.executable, "-c", hasty + "from ray_unlearn.cli.main import main; main()", "run", str(study_of()),
+             "--storage", url, "--quiet"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        until(under_way(1), url, process)
+        os.kill(own.process.pid, signal.SIGSTOP)
+        try:
+            text = process.communicate(timeout=240)[0]
+        finally:
+            os.kill(own.process.pid, signal.SIGCONT)
+        assert process.returncode == EXIT_STORAGE, text
+        assert f"ray-unlearn resume {url}" in text
+        assert "Traceback" not in text
+        said("resume", url, "--quiet")
+        found = checked(url)
+        assert (found.problems, found.complete) == ([], True)
+        same_rows(undisturbed, url)
+
+
+def test_another_study_is_not_taken_for_this_one(study_of: Callable[..., Path], tmp_path: Path, store: Store) -> None:
+    """`run --resume` goes on with the study of the file, extends it when the file asks for more, and refuses another."""
+    url = f"s3://{BUCKET}/{tmp_path.name}"
+    study = study_of(steps=6)
+    said("run", str(study), "--storage", url, "--resume", "--quiet")
+    study.write_text(study.read_text().replace("trials_per_method: 2", "trials_per_method: 3"))
+    said("run", str(study), "--storage", url, "--resume", "--quiet")
+    found = checked(url)
+    assert (found.problems, found.complete, found.trials) == ([], True, 6)
+    study.write_text(study.read_text().replace("sequence_length: 48", "sequence_length: 32"))
+    text = said("run", str(study), "--storage", url, "--resume", "--quiet", code=EXIT_WRONG_INPUT)
+    assert "data.sequence_length: 48 -> 32" in text
+    with fetched(url) as folder:
+        assert result_table(read_ledger(folder / "ledger")).num_rows == 18
+
+
+def test_what_cannot_be_reached_is_refused_at_once(study_of: Callable[..., Path], store: Store) -> None:
+    text = said("run", str(study_of()), "--storage", "s3://no-such-bucket/study", code=EXIT_STORAGE)
+    assert "make the bucket first" in text
+    assert "credentials do not belong" in said("status", "s3://k:s@b/study", code=EXIT_WRONG_INPUT)
+    assert "no study there" in said("status", f"s3://{BUCKET}/nothing", code=EXIT_WRONG_INPUT)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
