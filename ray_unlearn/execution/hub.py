@@ -284,7 +284,7 @@ class Hub:
         job.lane, state.job = lane, number
         state.saved, state.counted = False, 0
         state.clock.turn("busy")
-        return {"number": number, "payload": job.payload | {"known": list(job.known)}}
+        return {"number": number, "payload": job.payload | {"known": list(job.known), "attempt": job.attempt}}
 
     async def report(self, lane: int, token: int, number: int, item: Item) -> None:
         """A row, or the job's end. Nothing happens when the job was released meanwhile."""

@@ -34,6 +34,8 @@ class Job(Protocol):
     """What a trial may ask and tell while it runs."""
 
     number: int
+    attempt: int
+    """0 for the first in this run of the study."""
     known: list[int]
     """Updates whose rows are recorded: an earlier attempt gave them."""
 
@@ -97,10 +99,11 @@ def lane_loop(settings: dict[str, Any]) -> None:
         match job["payload"]:
             case {"kind": "prepare", "baselines": baselines}:
                 _prepare(world, baselines, job["number"], link)
-            case {"kind": "trial", "config": content, "known": known}:
+            case {"kind": "trial", "config": content, "known": known, "attempt": attempt}:
                 if fresh and (shared := link.shared()) is not None:
                     world.adopt(shared)
-                if _trial(world, TrialConfig.model_validate(content), job["number"], known, link) == QUIT:
+                told = _Job(link, job["number"], attempt, known)
+                if _trial(world, TrialConfig.model_validate(content), told, link) == QUIT:
                     return
         fresh = False
 
@@ -115,9 +118,9 @@ def _prepare(world: World, baselines: bool, number: int, link: "_Link") -> None:
     link.report(number, {"kind": "ended", "status": "complete", "reason": "", "result": result})
 
 
-def _trial(world: World, config: TrialConfig, number: int, known: list[int], link: "_Link") -> str:
+def _trial(world: World, config: TrialConfig, job: "_Job", link: "_Link") -> str:
     """Run one trial; `GO` when it ended by itself, else the hub's `STOP` or `QUIT`."""
-    job = _Job(link, number, known)
+    number = job.number
     rows = world.trial(config, job)
     while True:
         try:
@@ -142,8 +145,9 @@ def _trial(world: World, config: TrialConfig, number: int, known: list[int], lin
 class _Job:
     """A trial's line to the hub. All ranks have one; only rank 0 speaks."""
 
-    def __init__(self, link: "_Link", number: int, known: list[int]) -> None:
+    def __init__(self, link: "_Link", number: int, attempt: int, known: list[int]) -> None:
         self.number = number
+        self.attempt = attempt
         self.known = known
         self._link = link
         self._asked: Any = None

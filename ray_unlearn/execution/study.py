@@ -278,7 +278,7 @@ class _Run:
     def _open_world(self) -> OpenStudy:
         storage = self.place.storage if self.place.storage.remote else FolderStorage(self.folder.absolute())
         model = shared_model(self.spec)
-        return OpenStudy(self.spec, ray.put(self.data), model, storage, header_digest_of(storage))
+        return OpenStudy(self.spec, ray.put(self.data), model, storage, header_digest_of(storage), self.ledger.token)
 
     @contextlib.contextmanager
     def _observed(self, first: Observer) -> Iterator[list[Observer]]:

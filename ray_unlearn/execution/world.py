@@ -18,7 +18,7 @@ from ray_unlearn.results.storage import FolderStorage, Storage
 from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.baselines import measure_baselines
-from ray_unlearn.unlearn.checkpoint import Checkpoints, save_weights
+from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weights
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.model import load_model
@@ -42,6 +42,8 @@ class OpenStudy:
     """Of the study, for checkpoints and kept weights; None keeps none."""
     header: str = ""
     """Digest of the ledger's header: a node that has another folder of that name does not write into it."""
+    session: int = 0
+    """The ledger's fencing token: checkpoints of an earlier run's attempts cannot replace those of this one."""
 
     def __call__(self, comm: Comm) -> World:
         """Load model and data; tens of milliseconds to minutes, once per start of a lane."""
@@ -50,7 +52,7 @@ class OpenStudy:
         model = None if self.model is None else ray.get(self.model)
         spec = self.spec
         workspace = Workspace.open(spec.model, data, spec.evaluation, spec.operations, comm, device, model)
-        return _StudyWorld(self.spec, workspace, self._reachable(comm))
+        return _StudyWorld(self.spec, workspace, self._reachable(comm), self.session)
 
     def _reachable(self, comm: Comm) -> Storage | None:
         """The study's storage, if every worker of the lane sees it (one machine, a shared file system, an object store)."""
@@ -71,7 +73,8 @@ def shared_model(spec: StudySpec) -> ray.ObjectRef | None:
 
 
 class _StudyWorld:
-    def __init__(self, spec: StudySpec, workspace: Workspace, storage: Storage | None) -> None:
+    def __init__(self, spec: StudySpec, workspace: Workspace, storage: Storage | None, session: int) -> None:
+        self._session = session
         self._spec = spec
         self._workspace = workspace
         self._storage = storage
@@ -94,6 +97,7 @@ class _StudyWorld:
         every_s = self._spec.operations.checkpoint_every_s
         wanted = self._storage is not None and every_s is not None
         path = self._path(checkpoint_file(job.number)) if wanted else None
+        path = None if path is None else attempt_file(path, self._session, job.attempt)
         shelf = _Shelf(self._storage, job.number) if self._storage is not None and self._storage.remote else None
         comm = self._workspace.comm
         kind = partial(ShardedCheckpoints, comm) if self._workspace.sharded else Checkpoints

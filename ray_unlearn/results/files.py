@@ -1,7 +1,7 @@
 """Where a study keeps weights, and what may lie there: the last checkpoint of each unfinished trial, the best row's weights.
 
-    trials/0003/last.pt                 trial 3 has no outcome yet; it goes on from here
-    trials/0003/last-6.rank0of2.pt      the same of a sharded trial: update 6, the first of two workers
+    trials/0003/last.2-1.pt             trial 3 has no outcome yet; it goes on from here (second run of the study, attempt 1)
+    trials/0003/last.2-1-6.rank0of2.pt  the same of a sharded trial: update 6, the first of two workers
     trials/best/0007-48.safetensors     trial 7 after update 48: the lowest score so far
 
 Written as `*.tmp` and renamed, so that a file with its right name is whole.
@@ -21,7 +21,7 @@ CHECKPOINT = "last*.pt"
 
 
 def checkpoint_file(number: int) -> str:
-    """The last checkpoint of an unfinished trial, below the study."""
+    """The last checkpoint of an unfinished trial, below the study, but for its attempt (`checkpoint.attempt_file`)."""
     return f"{TRIALS}/{number:04d}/last.pt"
 
 

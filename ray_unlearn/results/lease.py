@@ -14,6 +14,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -136,7 +137,7 @@ def described(folder: Path, holder: Holder | None) -> str:
 
 
 def _write(folder: Path, holder: Holder) -> None:
-    draft = folder / f"{LEASE_FILE}.{os.getpid()}.tmp"
+    draft = folder / f"{LEASE_FILE}.{uuid.uuid4().hex[:12]}.tmp"  # two hosts may have the same process numbers
     with open(draft, "w") as file:
         json.dump(asdict(holder), file)
         file.flush()
@@ -146,7 +147,7 @@ def _write(folder: Path, holder: Holder) -> None:
 
 def _silence_s(folder: Path) -> float:
     """Seconds since the lease was touched, both ends by the clock of the file system: hosts disagree on the time."""
-    probe = folder / f"clock.{os.getpid()}.tmp"
+    probe = folder / f"clock.{uuid.uuid4().hex[:12]}.tmp"
     try:
         probe.touch()
         now = probe.stat().st_mtime

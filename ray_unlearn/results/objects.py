@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cached_property
@@ -123,7 +124,7 @@ class ObjectStorage:
         def ask() -> None:
             filesystem, base = self._remote
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
             try:
                 with (
                     filesystem.open_input_stream(f"{base}/{name}", compression=None) as stream,

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -220,7 +221,7 @@ class FolderStorage:
         """See `Storage`."""
         path = self.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
             with open(draft, "wb") as file:
                 file.write(content)
@@ -234,7 +235,7 @@ class FolderStorage:
         """See `Storage`."""
         place = self.path(name)
         place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+        draft = place.with_name(f"{place.name}.{uuid.uuid4().hex[:12]}.tmp")
         try:
             shutil.copyfile(path, draft)
             draft.replace(place)

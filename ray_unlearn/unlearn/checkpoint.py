@@ -3,12 +3,21 @@
 A checkpoint holds weights, optimizer, random state and the meter. The data position needs no place of its own: which
 sequences an update uses follows from (seed, update). With one worker on a CPU a trial that goes on from a checkpoint
 gives the rows of an undisturbed one, bit for bit.
+
+Each attempt at a trial writes a file of its own, named by its fence: the ledger's token and the attempt's number. One
+that was given up, on a host that was cut off or a process that was stopped, may still be writing when the next one is at
+work; it cannot replace what that one has written. An attempt goes on from the file with the highest fence, and deletes those
+with a lower one once it has its own.
 """
 
 import hashlib
 import os
+import re
 import time
+import uuid
+import zipfile
 from collections.abc import Callable, Container
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
     from ray_unlearn.unlearn.workspace import Workspace
 
 VERSION = 2
+FENCE = re.compile(r"last(?:\.(\d+)-(\d+))?(?=[.-])")
 
 
 class TrialState:
@@ -51,8 +61,7 @@ class TrialState:
             "random": torch.get_rng_state(),
             "meter": self.meter.state(),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        draft = draft_of(path)
         try:
             with open(draft, "wb") as file:
                 torch.save(content, file)
@@ -78,6 +87,9 @@ class TrialState:
                 the row would be missing for good.
         """
         try:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:  # torch does not look at the checksums that it writes
+                    return None
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if content["version"] != VERSION or content["trial_id"] != self.config.id:
                 return None
@@ -148,7 +160,8 @@ class Checkpoints:
     Every rank has one, for all read the file; only rank 0 writes, since all ranks hold the same state.
 
     Args:
-        path: the file; None keeps nothing (the folder cannot be seen from here), but still asks `wanted`.
+        path: this attempt's file (`attempt_file`); None keeps nothing (the folder cannot be seen from here), but still asks
+            `wanted`.
         every_s: least seconds between two checkpoints, more where they last long (see `SHARE`); None: only when wanted.
         known: as in `Keeper`.
         wanted: told of each update; True asks for a checkpoint now.
@@ -185,10 +198,14 @@ class Checkpoints:
         self._warned = False
 
     def restore(self, state: TrialState) -> None:
-        """From the file, where there is a usable one."""
+        """From the last attempt's file that can be used."""
+        if self._path is None:
+            return
         self._fetch()
-        if self._path is not None and self._path.exists() and state.restore(self._path, self.known):
-            self._restored(state.meter.update)
+        for path in attempts(self._path):
+            if state.restore(path, self.known):
+                self._restored(state.meter.update)
+                return
 
     def between_updates(self, state: TrialState) -> None:
         """Save when asked to, or when `every_s` have passed."""
@@ -204,6 +221,8 @@ class Checkpoints:
         problem = ""
         try:
             self._save(state, self._path)
+            for older in attempts(self._path)[1:]:
+                self._drop(older)
         except (OSError, RuntimeError) as error:  # torch raises RuntimeError where the disk is full
             problem = first_line(error)
         self._tell(update, wanted, problem)
@@ -226,14 +245,25 @@ class Checkpoints:
             self._lasted = time.monotonic() - began
 
     def _fetch(self) -> None:
-        """A shelf that does not answer costs the trial its checkpoint, not its life."""
-        if self._shelf is not None and self._path is not None:
+        """A shelf that does not answer costs the trial its checkpoint, not its life.
+
+        The folder is made here and not when saving: once the trial is over it is gone, and who writes then came too late.
+        """
+        assert self._path is not None
+        with suppress(OSError):  # saving will say so
             self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._shelf is not None:
             try:
                 self._shelf.fetch(self._path.parent)
             except OSError as error:
                 if self._writes:
                     self._failed(f"its checkpoint cannot be read: {first_line(error)}")
+
+    def _drop(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        if self._shelf is not None:
+            with suppress(OSError):  # a leftover: the study's end removes it
+                self._shelf.drop(path)
 
     def _tell(self, update: int, wanted: bool, problem: str) -> None:
         """That there is a checkpoint; or once that there is none, and later only to whoever waits."""
@@ -242,6 +272,40 @@ class Checkpoints:
             self._warned = True
         elif not problem or wanted:
             self._saved(update)
+
+
+def attempt_file(path: Path, session: int, attempt: int) -> Path:
+    """Where one attempt keeps its state: `last.pt` -> `last.3-1.pt`.
+
+    Args:
+        path: of the trial.
+        session: the ledger's fencing token, higher in each run of the study.
+        attempt: of the trial, in this session.
+    """
+    return path.with_name(f"{path.stem}.{session}-{attempt}{path.suffix}")
+
+
+def attempt_of(file: Path) -> Path:
+    """The `attempt_file` that a checkpoint, or a part of one, belongs to."""
+    found = FENCE.match(file.name)
+    return file if found is None else file.with_name(f"{found[0]}{file.suffix}")
+
+
+def fence(file: Path) -> tuple[int, int]:
+    """Session and attempt of a checkpoint; (0, 0) for one whose name has none."""
+    found = FENCE.match(file.name)
+    return (0, 0) if found is None or found[1] is None else (int(found[1]), int(found[2]))
+
+
+def attempts(path: Path) -> list[Path]:
+    """This attempt's file and those of earlier ones that have left something, the latest first."""
+    there = {attempt_of(file) for file in path.parent.glob("last*.pt")}
+    return [path, *sorted((other for other in there if fence(other) < fence(path)), key=fence, reverse=True)]
+
+
+def draft_of(path: Path) -> Path:
+    """A name that nobody else writes to. Process numbers will not do: containers on two hosts have the same ones."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
 def first_line(error: Exception) -> str:
@@ -259,7 +323,7 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     try:
         save_file(tensors, draft)
         with open(draft, "rb") as file:

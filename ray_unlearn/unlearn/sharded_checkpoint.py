@@ -1,6 +1,6 @@
 """Checkpoints of a sharded trial: each rank writes its part of the state.
 
-    last-6.rank0of2.pt, last-6.rank1of2.pt      update 6, two workers
+    last.3-1-6.rank0of2.pt, last.3-1-6.rank1of2.pt      update 6, two workers; `3-1` is the attempt's fence
 
 The parts before are deleted when all of the new ones are there: whenever a process dies, one whole set is on disk. A set
 counts if each rank can read its part of it; other numbers of workers have no use for it, and the trial starts again.
@@ -9,11 +9,10 @@ counts if each rank can read its part of it; other numbers of workers have no us
 import re
 import time
 from collections import defaultdict
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.unlearn.checkpoint import Checkpoints, TrialState, first_line
+from ray_unlearn.unlearn.checkpoint import Checkpoints, TrialState, attempt_of, attempts, fence, first_line
 from ray_unlearn.unlearn.comm import Comm
 
 PART = re.compile(r"-(\d+)\.rank(\d+)of(\d+)$")
@@ -27,13 +26,15 @@ class ShardedCheckpoints(Checkpoints):
         self._comm = comm
 
     def restore(self, state: TrialState) -> None:
-        """From the newest set of which every rank can read its part."""
+        """From the last attempt's newest set of which every rank can read its part."""
         if self._path is None:
             return
         self._fetch()
         self._comm.gather(True)  # all have what they need before rank 0 lists it
-        for update in self._comm.broadcast(complete_sets(self._path, self._comm.world)):
-            content = state.read(part_file(self._path, update, self._comm.rank, self._comm.world), self.known)
+        world = self._comm.world
+        sets = [(path.name, update) for path in attempts(self._path) for update in complete_sets(path, world)]
+        for name, update in self._comm.broadcast(sets):
+            content = state.read(part_file(self._path.with_name(name), update, self._comm.rank, world), self.known)
             usable = self._comm.gather(content is not None and content["meter"]["update"] == update)
             if self._comm.broadcast(usable is not None and all(usable)):
                 assert content is not None
@@ -68,20 +69,17 @@ class ShardedCheckpoints(Checkpoints):
             self._tell(update, wanted, problem)
 
     def _remove_others(self, part: Path) -> None:
-        """This rank's older parts; rank 0 also what other numbers of workers have left."""
+        """This rank's older parts; rank 0 also what other numbers of workers have left. Never those of a later attempt."""
         assert self._path is not None
         own, world = self._comm.rank, self._comm.world
         for path, (_, rank, ranks) in _parts(self._path):
-            if path != part and ((rank, ranks) == (own, world) or (own == 0 and ranks != world)):
+            mine = (rank, ranks) == (own, world) or (own == 0 and ranks != world)
+            if mine and path != part and fence(path) <= fence(part):
                 self._drop(path)
-        if own == 0 and self._path.exists():
-            self._drop(self._path)
-
-    def _drop(self, path: Path) -> None:
-        path.unlink(missing_ok=True)
-        if self._shelf is not None:
-            with suppress(OSError):  # a leftover: the study's end removes it
-                self._shelf.drop(path)
+        if own == 0:
+            for whole in attempts(self._path):
+                if whole.exists():
+                    self._drop(whole)
 
 
 def part_file(path: Path, update: int, rank: int, world: int) -> Path:
@@ -90,18 +88,18 @@ def part_file(path: Path, update: int, rank: int, world: int) -> Path:
 
 
 def complete_sets(path: Path, world: int) -> list[int]:
-    """Updates of which all `world` parts are there, the newest first."""
+    """Updates of which all `world` parts of this attempt are there, the newest first."""
     ranks: dict[int, set[int]] = defaultdict(set)
-    for _, (update, rank, of) in _parts(path):
-        if of == world:
+    for file, (update, rank, of) in _parts(path):
+        if of == world and attempt_of(file) == path:
             ranks[update].add(rank)
     return sorted((update for update, there in ranks.items() if len(there) == world), reverse=True)
 
 
 def _parts(path: Path) -> list[tuple[Path, tuple[int, int, int]]]:
-    """Files of parts with their update, rank and number of ranks."""
+    """All attempts' files of parts with their update, rank and number of ranks."""
     found = []
-    for file in path.parent.glob(f"{path.stem}-*{path.suffix}"):
+    for file in path.parent.glob(f"last*{path.suffix}"):
         match = PART.search(file.stem)
         if match is not None:
             update, rank, world = map(int, match.groups())

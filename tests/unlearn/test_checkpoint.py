@@ -11,7 +11,7 @@ from test_loop import config, fresh, run, weights
 from ray_unlearn.results.schema import COLUMNS, Row
 from ray_unlearn.spec.methods import METHODS
 from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.unlearn.checkpoint import Checkpoints, save_weights
+from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weights
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.trained import load_kept
 from ray_unlearn.unlearn.workspace import Workspace
@@ -93,6 +93,47 @@ def test_only_updates_after_the_checkpoint_are_made_again(
     assert len(steps) == 2
     assert len(before) == 1
     assert len(rows) == 2, "update 6 and the end: the row of update 2 is recorded already"
+
+
+def test_an_attempt_that_was_given_up_cannot_set_the_trial_back(workspace: Workspace, tmp_path: Path) -> None:
+    """Its host was cut off; it goes on and writes into the shared folder, after the next attempt has."""
+    trial, path = config("gradient_ascent", steps=6, evaluate_at=(6,)), tmp_path / "0000" / "last.pt"
+    stale, second, third = (attempt_file(path, 1, attempt) for attempt in range(3))
+    cut_off(workspace, trial, stale, 1)
+    cut_off(workspace, trial, second, 3)
+    assert not stale.exists(), "the next attempt has its own"
+    cut_off(workspace, trial, stale, 2)
+    wish = Wish()
+    list(unlearn(workspace, trial, wish.keeper(third)))
+    assert wish.restored == [3]
+    wish = Wish()
+    list(unlearn(workspace, trial, wish.keeper(attempt_file(path, 2, 0))))
+    assert wish.restored == [3], "a later run of the study knows it too"
+
+
+def test_an_attempt_that_was_given_up_leaves_nothing_in_a_finished_trial(workspace: Workspace, tmp_path: Path) -> None:
+    trial, path = config("gradient_ascent"), attempt_file(tmp_path / "0000" / "last.pt", 1, 0)
+    wish = Wish(at=3)
+    for row in unlearn(workspace, trial, wish.keeper(path)):
+        if not isinstance(row, Ended) and row["update"] == 2:
+            path.parent.rmdir()  # the trial's outcome came from elsewhere
+    assert (wish.saved, len(wish.failed)) == ([], 1)
+    assert not path.parent.exists()
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_not_used(workspace: Workspace, tmp_path: Path) -> None:
+    """torch.load takes it without a word."""
+    trial, path = config("gradient_ascent", evaluate_at=(4,)), tmp_path / "last.pt"
+    cut_off(workspace, trial, path, 3)
+    content = bytearray(path.read_bytes())
+    [start, *_] = [content.find(p.numpy().tobytes()) for p in torch.load(path)["parameters"][:1]]
+    assert start > 0
+    content[start + 2] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)
+    wish = Wish()
+    list(unlearn(workspace, trial, wish.keeper(path)))
+    assert wish.restored == []
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 5_000, -1])
