@@ -230,7 +230,7 @@ def test_a_node_lost_in_mid_trial_costs_at_most_one_checkpoint_interval(study_of
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    said = process.communicate(timeout=300)[0]
+    said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, said[-3000:]
     found, record = verify(folder), read_ledger(folder / "ledger")
     assert (found.problems, found.complete, found.trials) == ([], True, 4)
