@@ -44,8 +44,9 @@ test: setup lint
 	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/analysis tests/results tests/spec tests/unlearn tests/cluster
 	@$(BIN)/pytest -m "not slow" tests/cli tests/execution
 
+SLOW ?= tests
 test-slow: setup
-	@$(BIN)/pytest -m slow tests
+	@$(BIN)/pytest -m slow $(SLOW)
 
 lint: setup
 	@$(BIN)/ruff check .

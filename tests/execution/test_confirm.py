@@ -247,7 +247,7 @@ def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
     best, best_row = seen(read_ledger(folder / "ledger"))
     said: list[str] = []
     result = confirm_study(folder, 1, 2, quiet=True, say=said.append)
-    assert (result.folder, result.counts) == (folder / "confirm", {"complete": 2})
+    assert (result.location, result.counts) == (str(folder / "confirm"), {"complete": 2})
     checked = verify(folder / "confirm")
     assert (checked.problems, checked.complete, checked.rows) == ([], True, 2)
     trials = read_ledger(folder / "confirm" / "ledger").finished

@@ -250,3 +250,24 @@ def test_what_cannot_be_reached_is_refused_at_once(study_of: Callable[..., Path]
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+@pytest.mark.slow
+def test_the_whole_demo_through_errors_and_slow_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`make demo`, but for its storage: one request in ten fails, one in fifty takes 4 s."""
+    with object_store(
+        "--errors", "0.1", "--slow", "0.02", "--slow-s", "4", "--seed", str(time.time_ns() % 1000)
+    ) as bad:
+        for name, value in bad.environment.items():
+            monkeypatch.setenv(name, value)
+        url = f"s3://{BUCKET}/demo"
+        began = time.monotonic()
+        process = cli("run", str(REPOSITORY / "studies" / "demo.yaml"), "--storage", url)
+        text = process.communicate(timeout=3600)[0]
+        assert process.returncode == 0, text[-3000:]
+        found, faults = checked(url), bad.faults()
+        print(f"{found.trials} trials, {found.rows} rows in {time.monotonic() - began:.0f} s; {faults}")
+        assert (found.problems, found.complete, found.trials) == ([], True, 21)
+        assert min(faults["500"], faults["503"], faults["500 after it was done"], faults["slow"]) > 5, faults
+        assert not [name for name in bad.names("demo/trials/") if "/best/" not in name]
+        said("report", url)
