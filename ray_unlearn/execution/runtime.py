@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,9 @@ from ray_unlearn.execution.placement import Placed, placed, shape_of, why_never
 from ray_unlearn.execution.tokens import private_folder, private_token
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study import Operations
+
+ANSWER_S = 10.0
+"""A cluster's head answers a knock within this."""
 
 _LOUD = {
     "ray": logging.ERROR,
@@ -68,8 +72,9 @@ def placed_on(address: str, operations: Operations, trials: int, worker_gib: flo
 def _init(address: str | None, cpus: int) -> None:
     if address is not None:
         try:
+            _knock(address)
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"cannot connect to Ray at {address}: {error}; is it running (`ray status`), and if it uses tokens: is "
                 "RAY_AUTH_MODE=token set here, and the token file the same?"
@@ -92,6 +97,18 @@ def _init(address: str | None, cpus: int) -> None:
         ) from None
     except Exception as error:  # Ray raises bare ones where its processes do not start in time
         raise UserError(f"Ray cannot start on this machine: {error}; is it overloaded? try again") from None
+
+
+def _knock(address: str) -> None:
+    """Where nobody answers, Ray would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: not HOST:PORT.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
 
 
 def _silence() -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,20 +11,21 @@ from typing import Any
 
 import pytest
 from object_store import BUCKET, Store, object_store
+from running import at_work, cli, until
 
 from ray_unlearn.results.ledger import read_ledger
 from ray_unlearn.results.place import fetched
-from ray_unlearn.results.record import Record
 from ray_unlearn.results.storage import storage_at
 from ray_unlearn.results.table import result_table
 from ray_unlearn.results.verify import Verification, verify
-from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_WRONG_INPUT, StorageError
+from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_WRONG_INPUT
 
 REPOSITORY = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import chaos  # noqa: E402
 
-STEPS = 600
+STEPS = 1200  # seconds of training follow the first evaluation: a signal arrives within them
+SHORT = {"RAY_TMPDIR": "/tmp"}  # paths of sockets end at 107 bytes, wherever TMPDIR is
 
 
 @pytest.fixture(scope="module")
@@ -74,18 +74,8 @@ def undisturbed(study_of: Callable[..., Path], tmp_path_factory: pytest.TempPath
     return folder
 
 
-def cli(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-c", "from ray_unlearn.cli.main import main; main()", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "RAY_TMPDIR": "/tmp"} | environment,  # socket paths are short
-    )
-
-
 def said(*arguments: str, code: int = 0, **environment: str) -> str:
-    process = cli(*arguments, **environment)
+    process = cli(*arguments, **SHORT | environment)
     text: str = process.communicate(timeout=300)[0]
     assert process.returncode == code, text
     return text
@@ -94,30 +84,6 @@ def said(*arguments: str, code: int = 0, **environment: str) -> str:
 def checked(url: str) -> Verification:
     with fetched(url) as folder:
         return verify(folder, storage_at(url))
-
-
-def until(condition: Callable[[Record], bool], url: str, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        try:
-            with fetched(url) as folder:
-                record = read_ledger(folder / "ledger")
-        except StorageError:  # not there yet
-            time.sleep(0.2)
-            continue
-        if condition(record):
-            return
-        time.sleep(0.1)
-    raise AssertionError("it never came to that")
-
-
-def under_way(number: int) -> Callable[[Record], bool]:
-    def condition(record: Record) -> bool:
-        trial = record.trials.get(number)
-        return trial is not None and bool(trial.rows) and trial.status is None
-
-    return condition
 
 
 def same_rows(undisturbed: Path, url: str) -> None:
@@ -171,18 +137,19 @@ def test_stopped_and_killed_it_goes_on_elsewhere(
     """SIGTERM leaves a checkpoint in the store; SIGKILL leaves what was there. Both times another scratch folder (as on
     another machine) goes on from it."""
     url = f"s3://{BUCKET}/{tmp_path.name}"
-    process = cli("run", str(study_of()), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "one")))
-    until(under_way(1), url, process)
+    process = cli("run", str(study_of()), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "one")), **SHORT)
+    until(lambda record: True, url, process)
     second = said("resume", url, code=EXIT_STORAGE)
     assert f"process {process.pid} on host" in second
+    [stopped] = at_work(until(at_work, url, process))
     process.send_signal(signal.SIGTERM)
     text = process.communicate(timeout=120)[0]
     assert process.returncode == EXIT_INTERRUPTED, text
-    assert any(name.startswith(f"{tmp_path.name}/trials/0001/last.") for name in store.names())
+    assert any(name.startswith(f"{tmp_path.name}/trials/{stopped:04d}/last.") for name in store.names())
     found = checked(url)
-    assert (found.problems, found.unfinished, found.running) == ([], [1], "")
-    process = cli("resume", url, "--quiet", TMPDIR=str(_made(tmp_path / "two")))
-    until(under_way(2), url, process)
+    assert (found.problems, found.unfinished, found.running) == ([], [stopped], "")
+    process = cli("resume", url, "--quiet", TMPDIR=str(_made(tmp_path / "two")), **SHORT)
+    until(lambda record: [n for n in at_work(record) if n > stopped], url, process)
     process.kill()
     process.communicate()
     assert checked(url).problems == []
@@ -192,7 +159,7 @@ def test_stopped_and_killed_it_goes_on_elsewhere(
     same_rows(undisturbed, url)
     with fetched(url) as folder:
         notes = [str(event["text"]) for event in read_ledger(folder / "ledger").notes]
-    assert any(text.startswith("trial 1 goes on from its checkpoint of update ") for text in notes), notes
+    assert any(text.startswith(f"trial {stopped} goes on from its checkpoint of update ") for text in notes), notes
 
 
 def test_a_store_that_goes_away_stops_the_study_and_comes_back(
@@ -203,13 +170,9 @@ def test_a_store_that_goes_away_stops_the_study_and_comes_back(
         for name, value in own.environment.items():
             monkeypatch.setenv(name, value)
         url = f"s3://{BUCKET}/{tmp_path.name}"
-        hasty = "from ray_unlearn.results import objects; objects.PATIENCE_S = objects.ANSWER_S = 3.0; "
-        process = subprocess.Popen(
-            [sys.executable, "-c", hasty + "from ray_unlearn.cli.main import main; main()", "run", str(study_of()),
-             "--storage", url, "--quiet"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        until(under_way(1), url, process)
+        hasty = "from ray_unlearn.results import objects; objects.PATIENCE_S = objects.ANSWER_S = 3.0"
+        process = cli("run", str(study_of()), "--storage", url, "--quiet", setup=hasty)
+        until(at_work, url, process)
         os.kill(own.process.pid, signal.SIGSTOP)
         try:
             text = process.communicate(timeout=240)[0]

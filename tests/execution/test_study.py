@@ -123,9 +123,10 @@ def lane_state() -> dict[str, Any] | None:
     """What the hub of the running study says of its one lane; None before and after."""
     names = [name for name in ray.util.list_named_actors() if name.startswith("ray-unlearn-hub")]
     try:
-        return dict(ray.get(ray.get_actor(names[0]).state.remote(), timeout=5)["lanes"][0]) if names else None
+        lanes = ray.get(ray.get_actor(names[0]).state.remote(), timeout=5)["lanes"] if names else []
     except (ValueError, ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
         return None
+    return dict(lanes[0]) if lanes else None
 
 
 @contextmanager

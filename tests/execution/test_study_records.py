@@ -161,6 +161,15 @@ def test_a_lane_that_fits_on_no_machine_is_refused(ray_here: None) -> None:
         pass
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere", "127.0.0.1:port"])
+def test_a_cluster_that_does_not_answer_is_refused_at_once(address: str) -> None:
+    """Left to itself, Ray tries for minutes."""
+    from ray_unlearn.execution.runtime import placed_on
+
+    with pytest.raises(UserError, match=f"cannot connect to Ray at {address}: .*is it running"):
+        placed_on(address, Operations(), 1, 1.0)
+
+
 def test_a_trial_that_died_before_its_verdict_gets_it_when_the_study_is_resumed(tmp_path: Path) -> None:
     """Otherwise a stopped study would run on what the undisturbed one had pruned."""
     search = Deaf()

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from running import cli, under_way, until
 from safetensors.torch import load_file
 
 from ray_unlearn.results.files import checkpoint_file
 from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.record import Record
 from ray_unlearn.results.table import result_table
 from ray_unlearn.results.verify import verify
-from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE, StorageError
+from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE
 
 REPOSITORY = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
@@ -60,39 +60,6 @@ def undisturbed(study_of: StudyFile, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
     chaos.undisturbed(study_of(), folder)
     return folder
-
-
-def cli(*arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-c", "from ray_unlearn.cli.main import main; main()", *arguments]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-
-
-def until(condition: Callable[[Record], bool], folder: Path, process: "subprocess.Popen[str]") -> Record:
-    """The record as soon as the condition holds."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()[0]
-        try:
-            record = read_ledger(folder / "ledger")
-        except StorageError:  # not there yet
-            time.sleep(0.05)
-            continue
-        if condition(record):
-            return record
-        time.sleep(0.02)
-    raise AssertionError("it never came to that")
-
-
-def under_way(number: int) -> Callable[[Record], bool]:
-    """The trial has a row and no outcome."""
-
-    def condition(record: Record) -> bool:
-        trial = record.trials.get(number)
-        return trial is not None and bool(trial.rows) and trial.status is None
-
-    return condition
 
 
 def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
