@@ -43,7 +43,8 @@ from ray_unlearn.execution.tuning import run_trials
 from ray_unlearn.results.ledger import Ledger
 from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import HALVES, Row
-from ray_unlearn.spec.study import Operations, StudySpec
+from ray_unlearn.spec.operations import Operations
+from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended

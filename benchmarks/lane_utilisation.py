@@ -43,7 +43,7 @@ from ray_unlearn.execution.tuning import run_trials
 from ray_unlearn.results.ledger import Ledger
 from ray_unlearn.results.record import Trial
 from ray_unlearn.results.schema import Row
-from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended

@@ -111,7 +111,7 @@ def overhead(trials: int) -> None:
     import ray
 
     from ray_unlearn.execution.runtime import connected
-    from ray_unlearn.spec.study import Operations
+    from ray_unlearn.spec.operations import Operations
 
     ray.cloudpickle.register_pickle_by_value(lane_overhead)  # workers cannot import this folder
     with connected(None, Operations(lanes=1)):

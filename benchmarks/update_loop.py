@@ -53,7 +53,8 @@ try:
     )
     from update_profile import profile
 
-    from ray_unlearn.spec.study import SPLITS, EvaluationSpec, ModelSpec, Operations, load_study
+    from ray_unlearn.spec.operations import Operations
+    from ray_unlearn.spec.study import SPLITS, EvaluationSpec, ModelSpec, load_study
     from ray_unlearn.unlearn.comm import Comm
     from ray_unlearn.unlearn.data import StudyData, TokenSet, prepare
     from ray_unlearn.unlearn.model import make_ready

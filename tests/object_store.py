@@ -51,6 +51,7 @@ class Faulty:
         with self._lock:
             draw, slow, kind = self._random.random(), self._random.random(), self._random.choice((500, 503, 501))
             self.counts["requests"] += 1
+            self.counts[environ["REQUEST_METHOD"]] += 1
             failing = draw < self._errors and environ["REQUEST_METHOD"] != "POST"
             if failing:
                 self.counts[{500: "500", 503: "503", 501: "500 after it was done"}[kind]] += 1

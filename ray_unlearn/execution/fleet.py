@@ -20,21 +20,18 @@ from typing import Any, Self
 
 import ray
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ray_unlearn.execution.elastic import died_with_node, draining, look, remove_groups_of
-from ray_unlearn.execution.hub import Hub, Item
+from ray_unlearn.execution.elastic import draining, look, remove_groups_of
+from ray_unlearn.execution.hub import Hub
+from ray_unlearn.execution.hub_records import Item
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import LaneConfig, OpenWorld, lane_loop
 from ray_unlearn.execution.placement import UNLIMITED, Cluster, shape_of, why_waiting
+from ray_unlearn.execution.training import Introduce, TellHub, Trainer, out_of_memory, summary
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import Operations
-
-try:
-    from ray.train.v2._internal.execution.callback import ControllerCallback as _ControllerCallback
-except ImportError:  # private: without it a lane that waits inside Ray when the study ends cannot be ended
-    _ControllerCallback = ray.train.UserCallback
+from ray_unlearn.spec.operations import Operations
 
 FIRST_JOB = -1
 """The number of the job before trial 0."""
@@ -430,7 +427,7 @@ class Fleet:
         gpu = operations.gpus_per_worker > 0
         resources = {"CPU": operations.cpus_per_worker} | ({"GPU": operations.gpus_per_worker} if gpu else {})
         config = LaneConfig(index, self.name, max(1, int(operations.cpus_per_worker)), self._open_world)
-        trainer = _Trainer(
+        trainer = Trainer(
             lane_loop,
             train_loop_config={"lane": config},
             # gloo beside NCCL: what ranks tell each other about trials must not wait for a device
@@ -442,7 +439,7 @@ class Fleet:
                 name=f"lane-{index}-{start}",
                 storage_path=self.scratch,
                 failure_config=ray.train.FailureConfig(max_failures=-1),
-                callbacks=[_Introduce(self.name, index), _TellHub(self.name, index)],
+                callbacks=[Introduce(self.name, index), TellHub(self.name, index)],
                 logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             ),
         )
@@ -455,66 +452,3 @@ class Fleet:
 
 def _seconds_until(moment: float | None, unknown: float) -> float:
     return unknown if moment is None else moment - time.time()
-
-
-class _Introduce(_ControllerCallback):  # type: ignore[misc]
-    """Tells the hub of Ray Train's controller, so that it can be ended wherever it waits."""
-
-    def __init__(self, hub: str, lane: int) -> None:
-        self._hub = hub
-        self._lane = lane
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        """Called in its process, before anything else."""
-        try:
-            hub = ray.get_actor(self._hub)
-            wanted = ray.get(hub.introduce.remote(self._lane, ray.get_runtime_context().current_actor), timeout=30)
-        except (ValueError, ray.exceptions.RayError):
-            wanted = False
-        if not wanted:
-            raise RuntimeError("the study is over")
-
-
-class _TellHub(ray.train.UserCallback):  # type: ignore[misc]
-    """Tells the hub of a dead worker at once, so that its trial goes to another lane without waiting for the restart."""
-
-    def __init__(self, hub: str, lane: int) -> None:
-        self._hub = hub
-        self._lane = lane
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called in Ray Train's controller process."""
-        rank, error = min(worker_exceptions.items())
-        reason = f"rank {rank}: {summary(error)}"
-        # One rank dies with its node, the others for want of it.
-        node = next(filter(None, map(died_with_node, worker_exceptions.values())), "")
-        try:
-            hub = ray.get_actor(self._hub)
-            restart = ray.get(hub.down.remote(self._lane, reason, out_of_memory(error), node), timeout=30)
-        except (ValueError, ray.exceptions.RayError):
-            restart = False  # the hub is gone, and the study with it
-        if not restart:  # else Ray Train would wait for room for ever
-            raise RuntimeError(f"the node is gone: {reason}" if node else "the study is over")
-
-
-class _Trainer(TorchTrainer):  # type: ignore[misc]
-    """Without two of Ray Train's helpers, an actor each: they cost 240 MB and seconds per lane.
-
-    The placement-group cleaner would outlive a killed driver, and the data-set manager has no data sets to manage.
-    The hook is private: where it is missing, lanes only cost more.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        unused = {"PlacementGroupCleanerCallback", "DatasetsCallback"}
-        return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in unused]
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether Ray's memory monitor killed the process (the kernel's own killer leaves no word)."""
-    return isinstance(error, ray.exceptions.OutOfMemoryError) or "OutOfMemoryError" in str(error)
-
-
-def summary(error: BaseException) -> str:
-    """Type and last line of an exception from another process: the line that says what went wrong."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}".strip(": ")[:300]

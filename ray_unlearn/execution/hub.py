@@ -21,14 +21,11 @@ The hub imports neither torch nor pydantic: it starts in a second, and moves pla
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-Item = dict[str, Any]
-"""What a trial's side receives: kind `row` (update, metrics), `ended` (status, reason, result), or one of the two
-that end the study: `fatal` (reason) and `interrupted`."""
+from ray_unlearn.execution.hub_records import Item, Job, Lane
 
 GO, STOP, WAIT, QUIT = "go", "stop", "wait", "quit"
 KEEP = "keep"
@@ -40,99 +37,6 @@ NODE_DEATHS = 5
 """Nodes that may die under one trial without warning."""
 
 
-@dataclass
-class _Job:
-    number: int
-    payload: dict[str, Any]
-    attempt: int = 0
-    faults: int = 0
-    """Deaths of its worker that may be its own doing."""
-    node_deaths: int = 0
-    lane: int | None = None
-    item: Item | None = None
-    """The item that waits to be pulled or dealt with."""
-    sequence: int = 0
-    """Of `item`: 1 for the job's first."""
-    handled: int = 0
-    """The last sequence number that the trial's side has dealt with."""
-    keep: int = 0
-    """The sequence number of a row whose weights are to be kept."""
-    kept: dict[str, Any] | None = None
-    """The file they were kept in, until the trial's side has heard of it."""
-    known: list[int] = field(default_factory=list)
-    """Updates whose rows were dealt with: the next attempt need not evaluate them again."""
-
-    @property
-    def ended(self) -> bool:
-        return self.item is not None and self.item["kind"] != "row"
-
-
-class _Clock:
-    """What a lane does, and how long it has done what."""
-
-    def __init__(self) -> None:
-        self._doing = "pending"
-        self._since = time.monotonic()
-        self._spent: dict[str, float] = defaultdict(float)
-
-    def turn(self, doing: str) -> None:
-        """From now on it does this."""
-        now = time.monotonic()
-        self._spent[self._doing] += now - self._since
-        self._doing, self._since = doing, now
-
-    def seconds(self, *doing: str) -> float:
-        """Spent in these, up to now."""
-        running = time.monotonic() - self._since if self._doing in doing else 0.0
-        return sum(self._spent[name] for name in doing) + running
-
-
-@dataclass
-class _Lane:
-    token: int = 0
-    pids: list[int] = field(default_factory=list)
-    ready: bool = False
-    failed_starts: int = 0
-    lost: bool = False
-    job: int | None = None
-    heard: float = 0.0
-    workers: list[Any] = field(default_factory=list)
-    """(pid, node, actor handle, placement group) of each worker, to kill them by and to free what they held."""
-    saved: bool = False
-    """Its trial has a checkpoint that is younger than the wish to stop."""
-    stalled: str = ""
-    """Why it is being killed."""
-    up: bool = False
-    """A worker group of it runs."""
-    controller: Any = None
-    """The actor that runs it for Ray Train."""
-    waiting_for: str = ""
-    """What it needs to start, while there is no room."""
-    leaving: str = ""
-    """Why it is to leave its node."""
-    retired: bool = False
-    """There is no room for so many lanes any more; it may come back."""
-    starts: int = 0
-    tokens: int = 0
-    """Of the rows it has reported."""
-    counted: int = 0
-    """Of `tokens`, those of its trial's last row."""
-    clock: _Clock = field(default_factory=_Clock)
-
-    @property
-    def shown(self) -> str:
-        """One word for people."""
-        if self.lost:
-            return "lost"
-        if self.leaving:
-            return "draining"
-        if self.job is not None:
-            return "busy"
-        if self.ready:
-            return "idle"
-        return "pending" if self.waiting_for else "starting"
-
-
 class Hub:
     """See the module. All methods are coroutines of one event loop: no two run at once between awaits."""
 
@@ -140,13 +44,13 @@ class Hub:
         self._max_retries = max_retries
         self._put = put
         """Into the object store: what lanes share is read there by all of them, and outlives the lane that made it."""
-        self._lanes = [_Lane() for _ in range(lanes)]
-        self._jobs: dict[int, _Job] = {}
+        self._lanes = [Lane() for _ in range(lanes)]
+        self._jobs: dict[int, Job] = {}
         self._queue: deque[int] = deque()
         self._shared: Any = None
         self._end: Item | None = None
         self._notes: list[str] = []
-        self._unsettled: list[tuple[_Job, set[str], float]] = []
+        self._unsettled: list[tuple[Job, set[str], float]] = []
         """Jobs whose worker could not be reached any more, its nodes, and since when."""
         self._draining = False
         self._changed = asyncio.Condition()
@@ -160,7 +64,7 @@ class Hub:
         """
         async with self._changed:
             if number not in self._jobs:
-                self._jobs[number] = _Job(number, payload, known=list(payload.get("known", ())))
+                self._jobs[number] = Job(number, payload, known=list(payload.get("known", ())))
                 self._queue.append(number)
             job = self._jobs[number]
             if handled > job.handled:
@@ -276,7 +180,10 @@ class Hub:
     async def take(self, lane: int, token: int, timeout_s: float) -> dict[str, Any] | str:
         """The next job, `WAIT` after `timeout_s` without one, or `QUIT`."""
         state = self._lanes[lane]
-        free = lambda: bool(self._queue) and not self._draining and not state.leaving  # noqa: E731
+
+        def free() -> bool:
+            return bool(self._queue) and not self._draining and not state.leaving
+
         if not await self._until(free, lane, token, timeout_s):
             return QUIT if self._over(lane, token) else WAIT
         number = self._queue.popleft()
@@ -413,7 +320,7 @@ class Hub:
 
     async def resize(self, retired: list[int], lanes: int) -> None:
         """There are so many lanes from now on, and these of them rest for want of room."""
-        self._lanes += [_Lane() for _ in range(lanes - len(self._lanes))]
+        self._lanes += [Lane() for _ in range(lanes - len(self._lanes))]
         for index, state in enumerate(self._lanes):
             state.retired = index in retired
 
@@ -478,7 +385,7 @@ class Hub:
     def _over(self, lane: int, token: int) -> bool:
         return self._end is not None or not self._current(lane, token)
 
-    def _held(self, lane: int, token: int, number: int) -> _Job | None:
+    def _held(self, lane: int, token: int, number: int) -> Job | None:
         """The job, if this start of the lane still has it."""
         job = self._jobs.get(number)
         return job if job is not None and self._current(lane, token) and job.lane == lane else None

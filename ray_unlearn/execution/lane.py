@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import ray
 
-from ray_unlearn.execution.hub import GO, KEEP, QUIT, STOP, WAIT, Item
+from ray_unlearn.execution.hub import GO, KEEP, QUIT, STOP, WAIT
+from ray_unlearn.execution.hub_records import Item
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.comm import Comm

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.operations import Operations
 
 UNLIMITED = 10_000
 """Lanes that an autoscaler without a limit may be asked for; the number of trials is the limit that counts."""

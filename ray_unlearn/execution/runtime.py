@@ -13,7 +13,7 @@ from ray_unlearn.execution.elastic import look
 from ray_unlearn.execution.placement import Placed, placed, shape_of, why_never
 from ray_unlearn.execution.tokens import private_folder, private_token
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.operations import Operations
 
 ANSWER_S = 10.0
 """A cluster's head answers a knock within this."""

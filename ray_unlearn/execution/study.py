@@ -71,7 +71,7 @@ SMALLEST_FREE_BYTES = 200 * 2**20
 class StudyResult:
     """How a run of a study ended."""
 
-    location: Path | str
+    location: str
     """Of the study: a folder or an address."""
     interrupted: bool
     total: int

@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray import tune
 
-from ray_unlearn.execution.hub import Item
+from ray_unlearn.execution.hub_records import Item
 
 ITEM = "item"
 

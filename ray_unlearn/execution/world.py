@@ -1,7 +1,7 @@
 """The world of a real study: a `Workspace` with model and data on the lane's device."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -139,11 +139,15 @@ class _Shelf:
         self._storage = storage
         self._under = checkpoint_file(number).rpartition("/")[0]
 
-    def fetch(self, folder: Path) -> None:
+    def fetch(self, folder: Path, wanted: Callable[[str], bool]) -> None:
         for path in folder.iterdir():  # of an earlier attempt here
             path.unlink()
         for file in self._storage.files(self._under):
-            self._storage.fetch(file.name, folder / file.name.rpartition("/")[2])
+            path = folder / file.name.rpartition("/")[2]
+            if wanted(path.name):
+                self._storage.fetch(file.name, path)
+            else:
+                path.touch()
 
     def store(self, path: Path) -> None:
         self._storage.put(path, f"{self._under}/{path.name}")

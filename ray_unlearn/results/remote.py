@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import threading
-import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ray_unlearn.results import segments
 from ray_unlearn.results.lease import LEASE_FILE
-from ray_unlearn.results.remote_lease import RemoteLease, age_s, newest, read_claim
+from ray_unlearn.results.remote_lease import RemoteLease, newest, read_claim
 from ray_unlearn.results.scan import acknowledged_file, events_file, header_file
 from ray_unlearn.results.segments import Segment
 from ray_unlearn.results.storage import Storage
@@ -159,8 +159,9 @@ class WorkingCopy:
         if holder is not None and claim is not None:
             lease = ledger / LEASE_FILE
             lease.write_text(json.dumps(asdict(holder)))
-            heard = time.time() - age_s(self.storage, claim)
-            os.utime(lease, (heard, heard))
+            os.utime(
+                lease, (claim.modified, claim.modified)
+            )  # its age, for those who read: they may not write a probe there
 
 
 class Publisher:
@@ -171,7 +172,8 @@ class Publisher:
         self._folder = folder
         self._writer = writer
         self._seen: dict[str, tuple[int, int]] = {}
-        self._tidied: set[str] = set()
+        self._runs: dict[str, list[str]] | None = None
+        """TensorBoard files that were in the store before, by folder."""
 
     @contextmanager
     def running(self, say: Callable[[str], None]) -> Iterator[None]:
@@ -219,13 +221,15 @@ class Publisher:
 
     def _tidy(self, name: str) -> None:
         """A trial that is run again has a TensorBoard file of another name: the old one goes."""
-        run = name.rpartition("/")[0]
-        if not name.startswith(TENSORBOARD) or run in self._tidied:
+        if not name.startswith(TENSORBOARD):
             return
-        self._tidied.add(run)
-        for file in self._storage.files(run):
-            if file.name.rpartition("/")[0] == run and not (self._folder / file.name).exists():
-                self._storage.remove(file.name)
+        if self._runs is None:
+            self._runs = defaultdict(list)
+            for file in self._storage.files(TENSORBOARD.rstrip("/")):
+                self._runs[file.name.rpartition("/")[0]].append(file.name)
+        for old in self._runs.pop(name.rpartition("/")[0], []):
+            if not (self._folder / old).exists():
+                self._storage.remove(old)
 
 
 def header_digest_of(storage: Storage) -> str:

@@ -3,8 +3,9 @@
     ledger/lease/00000004-3f2a9c.json       the claim to fencing token 4
 
 A claim is an object that its holder writes again every few seconds; by the store's clock, the age of the newest claim says
-whether its holder lives. To claim, write first and list then: of two that claim the same token at once at least one sees the
-other, for object stores list what was written (S3 since 2020, Google Cloud Storage, Azure); whoever sees another gives way.
+whether its holder lives. To claim, see that all claims are of the dead, write, and list again: of two that claim at once at least
+one sees the other, for object stores list what was written (S3 since 2020, Google Cloud Storage, Azure); whoever sees a claim
+that was not there before gives way.
 Even a holder that was wrongly taken for dead does no harm: see `segments`.
 """
 
@@ -67,18 +68,16 @@ class RemoteLease:
         """
         try:
             for attempt in range(ATTEMPTS):
-                before = newest(storage)
-                _refuse_living(storage, before)
-                token = 1 + max(outrank, 0 if before is None else before.token)
+                before = claims(storage)
+                acknowledged = max((_free(storage, claim) for claim in before), default=-1)
+                token = 1 + max([outrank, *(claim.token for claim in before)])
                 holder = Holder(token, socket.gethostname(), os.getpid(), time.time())
                 name = f"{CLAIMS}/{token:08d}-{uuid.uuid4().hex[:6]}.json"
-                acknowledged = -1 if before is None else read_claim(storage, before)[1]
                 storage.write(name, _content(holder, acknowledged))
-                others = [claim for claim in claims(storage) if claim.token >= token and claim.name != name]
-                if not others:
-                    for old in claims(storage):
-                        if old.token < token:
-                            storage.remove(old.name)
+                known = {name, *(claim.name for claim in before)}
+                if all(claim.name in known for claim in claims(storage)):
+                    for old in before:
+                        storage.remove(old.name)
                     return cls(storage, holder, name, acknowledged)
                 storage.remove(name)
                 time.sleep(random.uniform(0, 0.5 * 2**attempt))
@@ -123,10 +122,10 @@ class RemoteLease:
             try:
                 self._storage.write(self._name, _content(self._holder, self.acknowledged))
                 above = [claim for claim in claims(self._storage) if claim.token > self.token]
+                self._lost = described(self._storage, above[-1]) if above else ""
             except OSError:
                 continue  # `check` counts how long
-            if above:
-                self._lost = described(self._storage, above[-1])
+            if self._lost:
                 return
             self._heard = began
 
@@ -151,13 +150,20 @@ def newest(storage: Storage) -> Claim | None:
 
 
 def read_claim(storage: Storage, claim: Claim) -> tuple[Holder | None, int]:
-    """The holder that a claim names, and the number of the last event it had acknowledged (-1: unknown)."""
+    """The holder that a claim names (None: it has been withdrawn), and the number of the last event it had acknowledged (-1:
+    unknown).
+
+    Raises:
+        OSError: the storage fails.
+    """
     try:
         content = json.loads(storage.read(claim.name))
         acknowledged = int(content.pop("acknowledged", -1))
         return Holder(**content), acknowledged
-    except (OSError, ValueError, TypeError):
+    except FileNotFoundError:
         return None, -1
+    except (ValueError, TypeError):  # of another version: its age tells
+        return Holder(claim.token, "of unknown name", 0, 0.0), -1
 
 
 def age_s(storage: Storage, claim: Claim) -> float:
@@ -175,19 +181,22 @@ def described(storage: Storage, claim: Claim) -> str:
     return "an unknown process" if holder is None else f"process {holder.pid} on host {holder.host}"
 
 
-def _refuse_living(storage: Storage, claim: Claim | None) -> None:
-    """Raises StorageError when the holder of that claim may be alive."""
-    if claim is None:
-        return
-    holder, _ = read_claim(storage, claim)
-    if holder is None or holder.released or _died_here(holder):
-        return
+def _free(storage: Storage, claim: Claim) -> int:
+    """Number of the last event that the holder of this claim had acknowledged, if it holds the study no more.
+
+    Raises:
+        StorageError: it may be alive.
+    """
+    holder, acknowledged = read_claim(storage, claim)
+    if holder is None or holder.released or _died_here(holder):  # none: it has given way
+        return acknowledged
     silent = age_s(storage, claim)
     if silent < EXPIRY_S:
         raise StorageError(
             f"{storage.url}: another process is writing this study: {described(storage, claim)}, last heard {silent:.0f} s ago; "
             f"wait for it, or stop it first; if it is dead, try again in {EXPIRY_S - silent:.0f} s"
         )
+    return acknowledged
 
 
 def _died_here(holder: Holder) -> bool:

@@ -140,8 +140,8 @@ class NoKeeper:
 class Shelf(Protocol):
     """Where checkpoints lie for all machines to see, when the folder that they are written to is this machine's alone."""
 
-    def fetch(self, folder: Path) -> None:
-        """Bring the trial's files into `folder`; raises OSError."""
+    def fetch(self, folder: Path, wanted: Callable[[str], bool]) -> None:
+        """Bring the trial's files into `folder`, those that are not wanted as empty ones; raises OSError."""
 
     def store(self, path: Path) -> None:
         """Put a file there; raises OSError."""
@@ -254,10 +254,14 @@ class Checkpoints:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._shelf is not None:
             try:
-                self._shelf.fetch(self._path.parent)
+                self._shelf.fetch(self._path.parent, self._reads)
             except OSError as error:
                 if self._writes:
                     self._failed(f"its checkpoint cannot be read: {first_line(error)}")
+
+    def _reads(self, name: str) -> bool:
+        """Whether this rank may go on from the file of that name."""
+        return True
 
     def _drop(self, path: Path) -> None:
         path.unlink(missing_ok=True)

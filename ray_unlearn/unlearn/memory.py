@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ray_unlearn.spec.study import ModelSpec, Operations, StudySpec
+from ray_unlearn.spec.operations import Operations
+from ray_unlearn.spec.study import ModelSpec, StudySpec
 from ray_unlearn.unlearn.logprobs import chunk_size
 from ray_unlearn.unlearn.reference import CACHE_BYTES
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ray_unlearn.spec.base import digest
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.methods import method_named
-from ray_unlearn.spec.study import EvaluationSpec, ModelSpec, Operations, Rounding, StudySpec
+from ray_unlearn.spec.operations import Operations
+from ray_unlearn.spec.study import EvaluationSpec, ModelSpec, Rounding, StudySpec
 from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.batching import Batch, document_runs, padded, ragged, use_documents
 from ray_unlearn.unlearn.comm import Comm

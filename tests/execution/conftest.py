@@ -7,7 +7,7 @@ import worlds
 from ray import cloudpickle
 
 from ray_unlearn.execution.runtime import connected
-from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.operations import Operations
 
 cloudpickle.register_pickle_by_value(worlds)  # workers cannot import a test folder
 

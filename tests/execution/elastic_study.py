@@ -27,7 +27,7 @@ from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.placement import Cluster as Seen
 from ray_unlearn.execution.placement import Node
 from ray_unlearn.execution.runtime import connected, placed_on
-from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.operations import Operations
 
 cloudpickle.register_pickle_by_value(worlds)
 OPERATIONS = Operations(lanes="auto", max_retries=0)

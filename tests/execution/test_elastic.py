@@ -14,11 +14,11 @@ import ray
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from worlds import OpenStandIn
 
-from ray_unlearn.execution import elastic, fleet
+from ray_unlearn.execution import elastic, fleet, training
 from ray_unlearn.execution.fleet import Fleet
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.placement import Cluster, Node
-from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.operations import Operations
 
 HERE = Path(__file__).parent
 
@@ -116,7 +116,7 @@ def test_a_lane_that_waits_inside_ray_leaves_neither_thread_nor_placement_group(
 
 def test_what_is_asked_of_rays_private_parts_is_still_there(ray_here: None) -> None:
     """Without them lanes still run, but none is drained, and one that waits inside Ray cannot be ended."""
-    assert issubclass(fleet._Introduce, ControllerCallback)
+    assert issubclass(training.Introduce, ControllerCallback)
     assert elastic._private(lambda state: state.get_draining_nodes()) == {}
     assert elastic._private(lambda state: list(elastic._groups_of(state, ""))) == []
     [node] = elastic.look().nodes

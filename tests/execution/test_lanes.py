@@ -25,7 +25,8 @@ from ray_unlearn.results.ledger import Ledger, read_ledger
 from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.study import Operations, StudySpec
+from ray_unlearn.spec.operations import Operations
+from ray_unlearn.spec.study import StudySpec
 from ray_unlearn.spec.trial import TrialConfig
 
 NEVER = Interrupt(print)
@@ -313,7 +314,7 @@ def test_the_line_of_a_remote_error_that_says_what_went_wrong() -> None:
 
 
 def test_the_private_hook_that_saves_two_actors_per_lane_is_still_there() -> None:
-    """Without it lanes still run, but each costs 240 MB and seconds more: then `_Trainer` wants another way."""
+    """Without it lanes still run, but each costs 240 MB and seconds more: then `training.Trainer` wants another way."""
     assert callable(TorchTrainer._create_default_callbacks)
 
 

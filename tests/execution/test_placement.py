@@ -14,7 +14,7 @@ from ray_unlearn.execution.placement import (
     why_never,
     why_waiting,
 )
-from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.operations import Operations
 
 GIB = 2**30
 

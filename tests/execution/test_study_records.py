@@ -17,7 +17,7 @@ from ray_unlearn.results.ledger import Ledger
 from ray_unlearn.results.record import Record, Trial
 from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.operations import Operations
 
 
 class Deaf:

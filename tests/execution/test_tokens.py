@@ -20,7 +20,7 @@ import ray
 os.environ.update(json.loads(sys.argv[1]))  # later than Ray reads it
 os.umask(0o022)
 from ray_unlearn.execution.runtime import connected
-from ray_unlearn.spec.study import Operations
+from ray_unlearn.spec.operations import Operations
 with connected(None, Operations()):
     from ray._private.worker import _global_node as node
     print(json.dumps({"gcs": node.gcs_address, "session": node.get_session_dir_path()}), flush=True)

@@ -113,6 +113,21 @@ def test_a_copy_keeps_up(url: str) -> None:
         assert path.read_bytes() == events_file(place.folder / "ledger").read_bytes()
 
 
+def test_who_only_reads_writes_nothing(url: str, store: Store) -> None:
+    """Credentials that may read are enough to watch a study."""
+    with opened(url) as place, place.create_ledger(HEADER) as ledger:
+        ledger.append(note("x"))
+    before = {name: count for name, count in store.faults().items() if name in ("PUT", "POST", "DELETE")}
+    with copied(url) as copy:
+        assert isinstance(copy, WorkingCopy)
+        copy.refresh()
+        assert verify(copy.folder, copy.storage).running == ""
+        assert read_ledger(copy.folder / "ledger").notes
+    after = {name: count for name, count in store.faults().items() if name in ("PUT", "POST", "DELETE")}
+    assert after == before
+    assert before["PUT"] > 0
+
+
 def test_a_second_writer_is_refused_until_the_first_is_gone(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with opened(url) as place, opened(url) as other:
         with place.create_ledger(HEADER), pytest.raises(StorageError, match="another process is writing this study"):
@@ -120,7 +135,8 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(url: str, monkeypatc
         other.open_ledger().close()
 
 
-def test_of_many_who_claim_at_once_at_most_one_gets_it(url: str) -> None:
+@pytest.mark.parametrize("again", range(5))
+def test_of_many_who_claim_at_once_at_most_one_gets_it(url: str, again: int) -> None:
     storage = storage_at(url)
     won: list[RemoteLease] = []
     refused: list[str] = []

@@ -1,6 +1,6 @@
 """A trial that goes on from a checkpoint is the trial that was never cut off. If not, a resumed study mixes two."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -188,9 +188,9 @@ class _Shelf:
         self.asked = 0
         folder.mkdir(parents=True, exist_ok=True)
 
-    def fetch(self, folder: Path) -> None:
+    def fetch(self, folder: Path, wanted: Callable[[str], bool]) -> None:
         for path in self.folder.iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
+            (folder / path.name).write_bytes(path.read_bytes() if wanted(path.name) else b"")
 
     def store(self, path: Path) -> None:
         self.asked += 1

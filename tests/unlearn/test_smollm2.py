@@ -10,7 +10,8 @@ import torch
 
 from ray_unlearn.results.schema import finite
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import SPLITS, DataSpec, EvaluationSpec, ModelSpec, Operations, SplitSource
+from ray_unlearn.spec.operations import Operations
+from ray_unlearn.spec.study import SPLITS, DataSpec, EvaluationSpec, ModelSpec, SplitSource
 from ray_unlearn.spec.trial import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import StudyData, prepare
