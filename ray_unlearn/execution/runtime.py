@@ -49,7 +49,7 @@ def connected(address: str | None, operations: Operations) -> Iterator[None]:
     _init(address, cpus)
     try:
         _silence()
-        _check_room(operations)
+        _check_room(operations, address)
         yield
     finally:
         ray.shutdown()
@@ -116,7 +116,9 @@ def _silence() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def _check_room(operations: Operations) -> None:
+def _check_room(operations: Operations, address: str | None = None) -> None:
     """Refuse a lane that the cluster can never hold; fewer free resources than lanes only means waiting."""
     if (reason := why_never(look(operations.autoscaling), shape_of(operations))) is not None:
-        raise UserError(reason)
+        raise UserError(
+            reason + ("; if the cluster grows by itself, set operations.autoscaling: true" if address else "")
+        )

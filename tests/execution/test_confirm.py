@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from specs import FREE_STEPS, finished, record, row, space, study
 from tiny import study_file
 
 from ray_unlearn.analysis.confirmation import confirmation, interval_of, write_confirmation
-from ray_unlearn.cli.main import main
 from ray_unlearn.execution import confirm as confirm_module
 from ray_unlearn.execution.confirm import confirm_study, confirming_spec
 from ray_unlearn.execution.search import Search
@@ -208,21 +206,6 @@ def seen(ledger: Record) -> tuple[Trial, dict[str, Any]]:
     """The best trial and row, worked out apart: free steps, all rows of all trials."""
     pairs = [(t, dict(r.items())) for t in ledger.trials.values() for r in t.rows if t.status == "complete"]
     return min(pairs, key=lambda pair: pair[1]["score_selection"])
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """The command line; gives what it wrote to stdout."""
-
-    def call(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["ray-unlearn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        assert not ended.value.code, said.err
-        return said.out
-
-    return call
 
 
 def test_the_best_of_a_real_study_is_run_again_with_new_seeds(

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import chaos  # noqa: E402
 
-STEPS = 1200  # seconds of training follow the first evaluation: a signal arrives within them
+STEPS = 600  # some seconds of training follow the first evaluation: a signal arrives within them
 SHORT = {"RAY_TMPDIR": "/tmp"}  # paths of sockets end at 107 bytes, wherever TMPDIR is
 
 
@@ -92,7 +92,7 @@ def same_rows(undisturbed: Path, url: str) -> None:
 
 
 def test_a_study_in_an_object_store(
-    study_of: Callable[..., Path], undisturbed: Path, store: Store, tmp_path: Path
+    study_of: Callable[..., Path], undisturbed: Path, store: Store, tmp_path: Path, command: Callable[..., str]
 ) -> None:
     """Run, looked at, extended in vain, reported, exported, confirmed: by its address alone, with nothing left here."""
     url = f"s3://{BUCKET}/campaign/{tmp_path.name}"
@@ -114,14 +114,14 @@ def test_a_study_in_an_object_store(
     assert b"testing-secret" not in everything
     assert str(tmp_path / "scratch").encode() not in everything, "the working copy's place is nobody's business"
     assert list((tmp_path / "scratch").glob("ray-unlearn*")) == []
-    assert f"clean: 4 trials, {rows} rows" in said("verify", url)
-    status = json.loads(said("status", url, "--json"))
+    assert f"clean: 4 trials, {rows} rows" in command("verify", url)
+    status = json.loads(command("status", url, "--json"))
     assert (status["folder"], status["finished"], status["rows"]) == (url, 4, rows)
     assert f"{url} holds a study already" in said("run", str(study), "--storage", url, code=EXIT_WRONG_INPUT)
     assert "4 trials" in said("run", str(study), "--storage", url, "--resume", "--quiet")
-    assert f"{url}/report/report.html" in said("report", url)
+    assert f"{url}/report/report.html" in command("report", url)
     assert f"campaign/{tmp_path.name}/report/report.html" in store.names()
-    said("export", url, "-o", str(tmp_path / "rows.csv"))
+    command("export", url, "-o", tmp_path / "rows.csv")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == rows + 1
     assert "the weights that the study kept" in said("export", url, "--trial", "best", "-o", str(tmp_path / "model"))
     said("confirm", url, "--seeds", "2", "--quiet")
