@@ -51,13 +51,21 @@ def draining() -> dict[str, float | None]:
 
 def died_with_node(error: BaseException) -> str:
     """Whether a worker died because its node did: `preempted` (it had been announced), `node`, nothing, or `unknown`: it
-    cannot be reached, and only Ray's missing heartbeats will tell, in some 15 s."""
+    or its peer cannot be reached, and only Ray's missing heartbeats will tell, in some 15 s."""
     cause = getattr(error, "health_check_failure", error)  # Ray Train wraps it
     if getattr(cause, "preempted", False):
         return "preempted"
-    if isinstance(cause, ray.exceptions.ActorUnavailableError):
+    if isinstance(cause, ray.exceptions.ActorUnavailableError) or lost_peer(error):
         return "unknown"
     return "node" if isinstance(cause, ray.exceptions.RayActorError) and "node has died" in str(cause) else ""
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether a worker failed because another one of its group is gone: its collective broke. It is mostly the first to tell, for
+    the connection breaks at once, and Ray needs a second to miss a process and 15 to miss a node.
+    """
+    text = f"{type(error).__name__}: {error}"
+    return any(sign in text for sign in ("gloo/transport", "DistBackendError", "DistNetworkError", "ncclRemoteError"))
 
 
 def remove_groups_of(actor_id: str) -> None:

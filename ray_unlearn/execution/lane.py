@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import ray
 
+from ray_unlearn.execution.elastic import lost_peer
 from ray_unlearn.execution.hub import GO, KEEP, QUIT, STOP, WAIT
 from ray_unlearn.execution.hub_records import Item
 from ray_unlearn.results.schema import Row
@@ -233,9 +234,12 @@ class _Link:
         """A trial's exception is its outcome, not the lane's.
 
         With several workers the others may wait in a collective for this one: the outcome is sent first, then the
-        exception goes on, so that Ray Train restarts the group.
+        exception goes on, so that Ray Train restarts the group. A worker whose peer is gone has no outcome to tell: the
+        peer has told it, or died, and then the trial runs again.
         """
         status, reason = classify(error)
+        if self.comm.world > 1 and status == "failed" and lost_peer(error):
+            raise error
         self._call("report", number, {"kind": "ended", "status": status, "reason": reason})
         if self.comm.world > 1:
             raise error

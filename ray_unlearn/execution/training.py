@@ -6,7 +6,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from ray_unlearn.execution.elastic import died_with_node
+from ray_unlearn.execution.elastic import died_with_node, lost_peer
 
 try:
     from ray.train.v2._internal.execution.callback import ControllerCallback
@@ -41,17 +41,18 @@ class TellHub(ray.train.UserCallback):  # type: ignore[misc]
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called in Ray Train's controller process."""
-        rank, error = min(worker_exceptions.items())
+        rank, error = min(worker_exceptions.items(), key=lambda one: (lost_peer(one[1]), one[0]))
         reason = f"rank {rank}: {summary(error)}"
+        causes = [one for one in worker_exceptions.values() if not lost_peer(one)] or [error]
         # One rank dies with its node, the others for want of it.
-        node = next(filter(None, map(died_with_node, worker_exceptions.values())), "")
+        node = next(filter(None, map(died_with_node, causes)), "")
         try:
             hub = ray.get_actor(self._hub)
             restart = ray.get(hub.down.remote(self._lane, reason, out_of_memory(error), node), timeout=30)
         except (ValueError, ray.exceptions.RayError):
             restart = False  # the hub is gone, and the study with it
         if not restart:  # else Ray Train would wait for room for ever
-            raise RuntimeError(f"the node is gone: {reason}" if node else "the study is over")
+            raise RuntimeError(f"its node may be gone: {reason}" if node else "the study is over")
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]

@@ -16,6 +16,7 @@ from processes import descendants
 from ray.train.torch import TorchTrainer
 from worlds import NLL, OpenStandIn, config
 
+from ray_unlearn.execution.elastic import died_with_node
 from ray_unlearn.execution.fleet import Fleet, LaneError, summary
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import classify
@@ -54,7 +55,7 @@ def vanilla() -> Row:
 
 def pull(fleet: Fleet, number: int, trial: TrialConfig, handled: int = 0) -> Item:
     payload = {"kind": "trial", "config": trial.model_dump(mode="json"), "known": []}
-    item: Item = ray.get(fleet.hub.pull.remote(number, handled, payload), timeout=60)
+    item: Item = ray.get(fleet.hub.pull.remote(number, handled, payload), timeout=120)
     return item
 
 
@@ -308,6 +309,13 @@ def test_only_a_lack_of_memory_is_called_out_of_memory(error: Exception, status:
     assert classify(error)[0] == status
 
 
+def test_a_broken_collective_does_not_say_whether_a_process_or_a_node_died() -> None:
+    """The words are gloo's. Ray Train passes on a text of it."""
+    broken = "[/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer [192.0.2.2]:57"
+    assert died_with_node(RuntimeError(broken)) == "unknown"
+    assert died_with_node(RuntimeError("shape '[2, 3]' is invalid for input of size 5")) == ""
+
+
 def test_the_line_of_a_remote_error_that_says_what_went_wrong() -> None:
     assert summary(RuntimeError("Traceback:\n  File x\nValueError: no luck\n")) == "RuntimeError: ValueError: no luck"
     assert summary(KeyError()) == "KeyError"
@@ -329,7 +337,7 @@ def test_a_lane_that_cannot_start_ends_the_study_with_the_workers_words(ray_here
         broken.first_job(baselines=True, interrupt=NEVER)
 
 
-def test_two_workers_an_error_on_one_of_them_does_not_hang_the_other(ray_here: None, tmp_path: Path) -> None:
+def test_two_workers_an_error_or_the_death_of_one_does_not_hang_the_other(ray_here: None, tmp_path: Path) -> None:
     """Rank 0 waits in a collective that rank 1 never joins: the trial ends at once, and the group is restarted."""
     operations = Operations(lanes=1, workers_per_lane=2, cpus_per_worker=0.5)
     with Fleet(operations, OpenStandIn(tmp_path / "log")) as pair:
@@ -338,6 +346,9 @@ def test_two_workers_an_error_on_one_of_them_does_not_hang_the_other(ray_here: N
         end = run(pair, 1, config("raise-on-rank-1"))[-1]
         assert (end["status"], end["reason"]) == ("failed", "ValueError: rank 1 only")
         assert run(pair, 2, config())[-1]["status"] == "complete"
+        # Rank 0 hears of a dead peer before Ray does, as a broken collective: no fault of the trial.
+        items = run(pair, 3, config(f"die-on-rank-1-once:{tmp_path / 'died'}"))
+        assert (items[-1]["status"], items[-1]["attempt"]) == ("complete", 1), items[-1]
 
 
 def test_a_hung_trial_is_killed_by_the_watchdog_and_runs_again(ray_here: None, tmp_path: Path) -> None:

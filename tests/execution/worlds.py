@@ -87,6 +87,10 @@ class StandIn:
                 if self._comm.rank == 1:
                     raise ValueError("rank 1 only")
                 self._comm.all_reduce_sum([torch.zeros(1)])
+            case "die-on-rank-1-once":
+                if self._comm.rank == 1 and _first_time(argument):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                self._comm.all_reduce_sum([torch.zeros(1)])
             case "memory":
                 raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory")
             case "die":
