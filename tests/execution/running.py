@@ -13,6 +13,11 @@ from ray_unlearn.results.record import Record
 from ray_unlearn.spec.errors import StorageError
 
 PATIENCE_S = 240
+STEPS = 240
+"""Of a trial that is to be stopped: seconds of training follow its first evaluation, and a signal arrives within them."""
+
+StudyFile = Callable[..., Path]
+"""Writes a study file: trials of each method, steps, operations."""
 
 
 def cli(*arguments: str, setup: str = "", **environment: str) -> "subprocess.Popen[str]":

@@ -121,6 +121,7 @@ def test_what_is_asked_of_rays_private_parts_is_still_there(ray_here: None) -> N
     assert elastic._private(lambda state: list(elastic._groups_of(state, ""))) == []
     [node] = elastic.look().nodes
     assert node.free is not None
-    assert node.free.keys() <= node.total.keys(), "what is all in use is left out"
+    # What is all in use is left out; the groups of lanes that have just ended may still stand there.
+    assert {name for name in node.free if "_group_" not in name} <= node.total.keys()
     assert node.free.get("CPU", 0.0) <= node.total["CPU"]
     assert elastic._private(lambda state: state.not_there()) is None

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from object_store import BUCKET, Store, object_store
-from running import at_work, cli, until
+from running import StudyFile, at_work, cli, until
 
 from ray_unlearn.results.ledger import read_ledger
 from ray_unlearn.results.place import fetched
@@ -24,32 +24,8 @@ REPOSITORY = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import chaos  # noqa: E402
 
-STEPS = 600  # some seconds of training follow the first evaluation: a signal arrives within them
+FULL: dict[str, Any] = {"tensorboard": True, "checkpoint_every_s": 0.2}
 SHORT = {"RAY_TMPDIR": "/tmp"}  # paths of sockets end at 107 bytes, wherever TMPDIR is
-
-
-@pytest.fixture(scope="module")
-def study_of(
-    pytestconfig: pytest.Config, text_files: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
-    tiny: Any = pytestconfig.pluginmanager.getplugin(str(REPOSITORY / "tests" / "conftest.py"))
-
-    def make(steps: int = STEPS, **operations: Any) -> Path:
-        space = {
-            "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "scale": "log"},
-            "steps": {"type": "int", "low": 1, "high": steps, "free": True},
-            "batch_size": 4,
-        }
-        path: Path = tiny.study_file(
-            tmp_path_factory.mktemp("study"), text_files, tiny_model,
-            space_overrides=space,
-            search={"sampler": "random", "trials_per_method": 2, "quasi_random_share": 0.5},
-            evaluation={"at": [steps // 3, 2 * steps // 3, steps], "batch_size": 8},
-            operations={"lanes": 1, "checkpoint_every_s": 0.2} | operations,
-        )  # fmt: skip
-        return path
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +41,6 @@ def store() -> Iterator[Store]:
 def _reached(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(study_of: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    chaos.undisturbed(study_of(), folder)
-    return folder
 
 
 def said(*arguments: str, code: int = 0, **environment: str) -> str:
@@ -92,11 +61,11 @@ def same_rows(undisturbed: Path, url: str) -> None:
 
 
 def test_a_study_in_an_object_store(
-    study_of: Callable[..., Path], undisturbed: Path, store: Store, tmp_path: Path, command: Callable[..., str]
+    study_of: StudyFile, undisturbed: Path, store: Store, tmp_path: Path, command: Callable[..., str]
 ) -> None:
     """Run, looked at, extended in vain, reported, exported, confirmed: by its address alone, with nothing left here."""
     url = f"s3://{BUCKET}/campaign/{tmp_path.name}"
-    study = study_of()
+    study = study_of(**FULL)
     text = said("run", str(study), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "scratch")))
     assert f"report with: ray-unlearn report {url}" in text
     same_rows(undisturbed, url)
@@ -131,13 +100,16 @@ def test_a_study_in_an_object_store(
     assert faults["500"] + faults["503"] + faults["500 after it was done"] > 10, faults
 
 
+@pytest.mark.slow
 def test_stopped_and_killed_it_goes_on_elsewhere(
-    study_of: Callable[..., Path], undisturbed: Path, store: Store, tmp_path: Path
+    study_of: StudyFile, undisturbed: Path, store: Store, tmp_path: Path
 ) -> None:
     """SIGTERM leaves a checkpoint in the store; SIGKILL leaves what was there. Both times another scratch folder (as on
     another machine) goes on from it."""
     url = f"s3://{BUCKET}/{tmp_path.name}"
-    process = cli("run", str(study_of()), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "one")), **SHORT)
+    process = cli(
+        "run", str(study_of(**FULL)), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "one")), **SHORT
+    )
     until(lambda record: True, url, process)
     second = said("resume", url, code=EXIT_STORAGE)
     assert f"process {process.pid} on host" in second
@@ -162,8 +134,9 @@ def test_stopped_and_killed_it_goes_on_elsewhere(
     assert any(text.startswith(f"trial {stopped} goes on from its checkpoint of update ") for text in notes), notes
 
 
+@pytest.mark.slow
 def test_a_store_that_goes_away_stops_the_study_and_comes_back(
-    study_of: Callable[..., Path], undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study_of: StudyFile, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server is stopped (SIGSTOP: it accepts and never answers) in the middle of the study, for longer than its patience."""
     with object_store() as own:
@@ -171,7 +144,7 @@ def test_a_store_that_goes_away_stops_the_study_and_comes_back(
             monkeypatch.setenv(name, value)
         url = f"s3://{BUCKET}/{tmp_path.name}"
         hasty = "from ray_unlearn.results import objects; objects.PATIENCE_S = objects.ANSWER_S = 3.0"
-        process = cli("run", str(study_of()), "--storage", url, "--quiet", setup=hasty)
+        process = cli("run", str(study_of(**FULL)), "--storage", url, "--quiet", setup=hasty)
         until(at_work, url, process)
         os.kill(own.process.pid, signal.SIGSTOP)
         try:
@@ -187,10 +160,11 @@ def test_a_store_that_goes_away_stops_the_study_and_comes_back(
         same_rows(undisturbed, url)
 
 
-def test_another_study_is_not_taken_for_this_one(study_of: Callable[..., Path], tmp_path: Path, store: Store) -> None:
+@pytest.mark.slow
+def test_another_study_is_not_taken_for_this_one(study_of: StudyFile, tmp_path: Path, store: Store) -> None:
     """`run --resume` goes on with the study of the file, extends it when the file asks for more, and refuses another."""
     url = f"s3://{BUCKET}/{tmp_path.name}"
-    study = study_of(steps=6)
+    study = study_of(steps=6, **FULL)
     said("run", str(study), "--storage", url, "--resume", "--quiet")
     study.write_text(study.read_text().replace("trials_per_method: 2", "trials_per_method: 3"))
     said("run", str(study), "--storage", url, "--resume", "--quiet")
@@ -203,8 +177,8 @@ def test_another_study_is_not_taken_for_this_one(study_of: Callable[..., Path], 
         assert result_table(read_ledger(folder / "ledger")).num_rows == 18
 
 
-def test_what_cannot_be_reached_is_refused_at_once(study_of: Callable[..., Path], store: Store) -> None:
-    text = said("run", str(study_of()), "--storage", "s3://no-such-bucket/study", code=EXIT_STORAGE)
+def test_what_cannot_be_reached_is_refused_at_once(study_of: StudyFile, store: Store) -> None:
+    text = said("run", str(study_of(**FULL)), "--storage", "s3://no-such-bucket/study", code=EXIT_STORAGE)
     assert "make the bucket first" in text
     assert "credentials do not belong" in said("status", "s3://k:s@b/study", code=EXIT_WRONG_INPUT)
     assert "no study there" in said("status", f"s3://{BUCKET}/nothing", code=EXIT_WRONG_INPUT)

@@ -6,14 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from running import cli, under_way, until
+from running import StudyFile, cli, under_way, until
 from safetensors.torch import load_file
 
 from ray_unlearn.results.files import checkpoint_file
@@ -25,41 +23,6 @@ from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE
 REPOSITORY = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import chaos  # noqa: E402  (the same engine kills 50 processes when it is run by hand)
-
-StudyFile = Callable[..., Path]
-STEPS = 600  # over two seconds of training follow the first evaluation: a signal arrives within them
-
-
-@pytest.fixture(scope="module")
-def study_of(
-    pytestconfig: pytest.Config, text_files: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> StudyFile:
-    """A study file over the tiny model: trials of some seconds, evaluated three times."""
-    tiny: Any = pytestconfig.pluginmanager.getplugin(str(REPOSITORY / "tests" / "conftest.py"))
-
-    def make(trials: int = 2, steps: int = STEPS, **operations: Any) -> Path:
-        space = {
-            "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "scale": "log"},
-            "steps": {"type": "int", "low": 1, "high": steps, "free": True},
-            "batch_size": 4,
-        }
-        content = {
-            "space_overrides": space,
-            "search": {"sampler": "random", "trials_per_method": trials, "quasi_random_share": 0.5},
-            "evaluation": {"at": [steps // 3, 2 * steps // 3, steps], "batch_size": 8},
-            "operations": {"lanes": 1, "tensorboard": False} | operations,
-        }
-        path: Path = tiny.study_file(tmp_path_factory.mktemp("study"), text_files, tiny_model, **content)
-        return path
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def undisturbed(study_of: StudyFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "study"
-    chaos.undisturbed(study_of(), folder)
-    return folder
 
 
 def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
@@ -93,6 +56,7 @@ def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
     assert list((folder / "trials").glob("0*")) == [], "checkpoints of finished trials are of no use"
 
 
+@pytest.mark.slow
 def test_the_ledger_alone_is_enough_to_resume(study_of: StudyFile, undisturbed: Path, tmp_path: Path) -> None:
     """Killed, moved, and everything but the events deleted: Tune's and Optuna's state, checkpoints, the spec's copy."""
     folder, moved = tmp_path / "study", tmp_path / "elsewhere" / "moved"
@@ -108,6 +72,7 @@ def test_the_ledger_alone_is_enough_to_resume(study_of: StudyFile, undisturbed: 
     assert chaos.compare(undisturbed, moved) == []
 
 
+@pytest.mark.slow
 def test_random_kills_lose_nothing_and_count_nothing_twice(
     study_of: StudyFile, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +87,7 @@ def test_random_kills_lose_nothing_and_count_nothing_twice(
     assert done.kills.total() >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 def test_a_full_disk_stops_the_study_and_room_lets_it_go_on(
@@ -212,6 +178,7 @@ def test_a_node_lost_in_mid_trial_costs_at_most_one_checkpoint_interval(study_of
     ]
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_extended(study_of: StudyFile, tmp_path: Path) -> None:
     """`resume --trials 2` adds two trials of each method, in the places a study of 3 at once would have given them."""
     folder = tmp_path / "study"

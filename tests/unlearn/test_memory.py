@@ -101,7 +101,7 @@ print(json.dumps({"grown": row["peak_memory_gib"] - before, "estimate": found.to
     ("model", "operations"),
     [
         ({}, {}),
-        ({"dtype": "bfloat16"}, {"activation_checkpointing": True}),
+        pytest.param({"dtype": "bfloat16"}, {"activation_checkpointing": True}, marks=pytest.mark.slow),
         ({"lora": {"rank": 16}}, {}),
     ],
     ids=["float32", "bfloat16, checkpointed", "lora"],
