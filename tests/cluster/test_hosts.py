@@ -240,13 +240,22 @@ def test_without_the_token_nobody_gets_in() -> None:
         start_node(other, node(other, address), **TOKENS)
         assert refused(other, drivers, outsiders) == [], "nor beside a node that is in"
         for driver in drivers:
-            assert "connected to 2 nodes" in other.run(*driver, timeout_s=300, **TOKENS).stdout
+            assert "connected to 2 nodes" in with_the_token(other, driver)
         assert submit(other, head, AGENT, "touch /tmp/with-token", token) == "200"
         assert ran(head, "with-token")
         assert not (head.root / "tmp/no-token").exists()
         assert not (head.root / "tmp/wrong-token").exists()
         modes = [head.run("stat", "-c", "%a", "/tmp/home/.ray/auth_token").stdout for head in hosts]
         assert modes == ["600\n"] * 2
+
+
+def with_the_token(host: Host, driver: list[str]) -> str:
+    """What a driver says. Ray gives the server that it starts for a `ray://` driver 30 s: on a busy machine it is asked again."""
+    for _ in range(4):
+        said = host.run(*driver, timeout_s=300, check=False, **TOKENS).stdout
+        if "Starting Ray client server failed" not in said:
+            break
+    return said
 
 
 def test_with_tokens_off_anybody_runs_anything() -> None:
