@@ -114,8 +114,8 @@ class PackedFleet(Fleet):
 
 
 class Watch:
-    """An observer: how the lanes stood when each had had two trials and when the last trial was handed out, and what all processes
-    held in between. Before that Tune starts an actor per lane, on the driver's node."""
+    """An observer: how the lanes stood when twice as many trials as lanes had been handed out and when the last one was, and what all
+    processes held in between. Before that Tune starts an actor per lane, on the driver's node."""
 
     def __init__(self, fleet: Fleet, lanes: int, trials: int) -> None:
         self.fleet, self.lanes, self.trials = fleet, lanes, trials
@@ -250,7 +250,7 @@ def main() -> None:
         steady, whole = told["steady"], told["whole"]
         print(
             f"{lanes:3} lanes on {told['nodes']} nodes, {told['trials']} trials of {arguments.seconds:g} s: updates and evaluation "
-            f"{steady['busy']:.1%} of lane time from third trial to last hand-out (waiting for verdicts {steady['verdict']:.1%}, "
+            f"{steady['busy']:.1%} of lane time after two trials per lane to the last hand-out (waiting for verdicts {steady['verdict']:.1%}, "
             f"for trials {steady['idle']:.1%}), {whole['busy']:.1%} with Tune's start ({told['tune_s']:.0f} s) and the last "
             f"trials; lanes up after {told['started_s']:.0f} s, then {told['wall_s']:.0f} s, driver {told['driver_cpu_s']:.1f} s of CPU, load {told['load']:.1f}"
         )

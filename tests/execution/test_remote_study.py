@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import chaos
 import pytest
 from object_store import BUCKET, Store, object_store
 from running import StudyFile, at_work, cli, until
@@ -21,8 +21,6 @@ from ray_unlearn.results.verify import Verification, verify
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_WRONG_INPUT
 
 REPOSITORY = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-import chaos  # noqa: E402
 
 FULL: dict[str, Any] = {"tensorboard": True, "checkpoint_every_s": 0.2}
 SHORT = {"RAY_TMPDIR": "/tmp"}  # paths of sockets end at 107 bytes, wherever TMPDIR is

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import chaos
 import pytest
 import torch
 import yaml
@@ -19,10 +20,6 @@ from ray_unlearn.results.ledger import read_ledger
 from ray_unlearn.results.table import result_table
 from ray_unlearn.results.verify import verify
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE
-
-REPOSITORY = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-import chaos  # noqa: E402  (the same engine kills 50 processes when it is run by hand)
 
 
 def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
