@@ -41,7 +41,7 @@ smollm2: setup
 # What needs no Ray runs in two processes, a file in one of them; Ray's tests one after another, for each starts a cluster of its own.
 # Tests of minutes (marked slow: whole clusters, many repeats, whole models) are in `make test-slow`.
 test: setup lint
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/analysis tests/results tests/spec tests/unlearn tests/cluster
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not slow" tests/analysis tests/store tests/spec tests/unlearn tests/cluster
 	@$(BIN)/pytest -m "not slow" tests/cli tests/execution
 
 SLOW ?= tests

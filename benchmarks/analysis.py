@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ray_unlearn.results.schema import COLUMNS
-from ray_unlearn.results.table import TABLE_COLUMNS, TEXT_COLUMNS, write_table
-from ray_unlearn.spec.methods import METHODS
+from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.store.schema import COLUMNS
+from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS, write_table
 
 DOMAINS = ("books", "code", "papers")
 ROWS_PER_TRIAL = 10
@@ -65,11 +65,17 @@ def ours(trials: int, folder: Path) -> list[str]:
         if name in rows:
             columns[name] = rows[name]
         elif name in known:
-            columns[name] = pd.Series(known[name], index=rows.index) if np.isscalar(known[name]) else known[name]
+            columns[name] = (
+                pd.Series(known[name], index=rows.index)
+                if np.isscalar(known[name])
+                else known[name]
+            )
         elif name in TEXT_COLUMNS:
             columns[name] = pd.Series("", index=rows.index)
         else:
-            columns[name] = pd.Series(rng.lognormal(size=len(rows)) if name in COLUMNS else np.nan, index=rows.index)
+            columns[name] = pd.Series(
+                rng.lognormal(size=len(rows)) if name in COLUMNS else np.nan, index=rows.index
+            )
     path = folder / "rows.parquet"
     write_table(pa.Table.from_pandas(pd.DataFrame(columns), preserve_index=False), path)
     return [str(path)]
@@ -82,7 +88,17 @@ def foreign(trials: int, folder: Path) -> list[str]:
     keep = [*names, "method", "domain", "seed", "w_r"]
     path = folder / "table.csv"
     rows[keep].rename(columns=names).to_csv(path, index=False)
-    return [str(path), "--map", "lr=learning_rate", "--score", "loss", "--sampler", "random", "--tolerance", "0.05"]
+    return [
+        str(path),
+        "--map",
+        "lr=learning_rate",
+        "--score",
+        "loss",
+        "--sampler",
+        "random",
+        "--tolerance",
+        "0.05",
+    ]
 
 
 def measured(name: str, arguments: list[str], folder: Path, limit_s: float) -> None:
@@ -97,7 +113,9 @@ def measured(name: str, arguments: list[str], folder: Path, limit_s: float) -> N
         str(folder / name),
     ]
     began = time.monotonic()
-    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL
+    )
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.monotonic() - began
     size = sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()) / 2**20
@@ -111,10 +129,15 @@ def measured(name: str, arguments: list[str], folder: Path, limit_s: float) -> N
 
 def main() -> None:
     """Both tables, one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=["ours", "foreign"])
     parser.add_argument(
-        "--trials", type=int, default=10_000, help="of our table; the foreign one has ten times as many"
+        "--trials",
+        type=int,
+        default=10_000,
+        help="of our table; the foreign one has ten times as many",
     )
     given = parser.parse_args()
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")

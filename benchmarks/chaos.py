@@ -22,9 +22,9 @@ from pathlib import Path
 
 import yaml
 
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.table import UNREPEATABLE, result_table
-from ray_unlearn.results.verify import Verification, verify
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.table import UNREPEATABLE, result_table
+from ray_unlearn.store.verify import Verification, verify
 
 TARGETS = {
     "driver": b"",
@@ -45,7 +45,13 @@ STUDY = {
     "search": {"sampler": "random", "trials_per_method": 8, "quasi_random_share": 0.5},
     "evaluation": {"at": [4, 8, 12]},
 }
-OPERATIONS = {"lanes": 1, "max_retries": 1000, "checkpoint_every_s": 0, "tensorboard": False, "grace_s": 5}
+OPERATIONS = {
+    "lanes": 1,
+    "max_retries": 1000,
+    "checkpoint_every_s": 0,
+    "tensorboard": False,
+    "grace_s": 5,
+}
 
 
 @dataclass
@@ -69,7 +75,9 @@ def undisturbed(study: Path, folder: Path) -> float:
     return time.monotonic() - start
 
 
-def disturbed(study: Path, folder: Path, kills: int, seed: int, mean_s: float = 8.0, limit_s: float = 3600.0) -> Chaos:
+def disturbed(
+    study: Path, folder: Path, kills: int, seed: int, mean_s: float = 8.0, limit_s: float = 3600.0
+) -> Chaos:
     """Run the study, killing one of its processes every `mean_s` seconds on average, until `kills` are done and the study is.
 
     Kills come at exponentially distributed moments, whatever the study is just doing: starting, training, writing, ending.
@@ -83,7 +91,9 @@ def disturbed(study: Path, folder: Path, kills: int, seed: int, mean_s: float = 
         while process.poll() is None:
             if time.monotonic() - start > limit_s:
                 process.kill()
-                raise TimeoutError(f"not done after {limit_s:.0f} s: {chaos}\n{log.read_text()[-4000:]}")
+                raise TimeoutError(
+                    f"not done after {limit_s:.0f} s: {chaos}\n{log.read_text()[-4000:]}"
+                )
             moment = time.monotonic() + rng.expovariate(1 / mean_s)
             while process.poll() is None and time.monotonic() < moment:
                 seen |= descendants(process.pid)
@@ -101,7 +111,10 @@ def disturbed(study: Path, folder: Path, kills: int, seed: int, mean_s: float = 
 
 def compare(one: Path, two: Path) -> list[str]:
     """In which cells two studies' result tables differ; clock and memory apart."""
-    tables = [result_table(read_ledger(folder / "ledger")).drop_columns(list(UNREPEATABLE)) for folder in (one, two)]
+    tables = [
+        result_table(read_ledger(folder / "ledger")).drop_columns(list(UNREPEATABLE))
+        for folder in (one, two)
+    ]
     first, second = (table.drop_columns(["study"]).to_pylist() for table in tables)
     if len(first) != len(second):
         return [f"{len(first)} rows and {len(second)} rows"]
@@ -132,12 +145,24 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def _start(study: Path, folder: Path, log: Path) -> "subprocess.Popen[bytes]":
-    begun = (folder / "ledger" / "events.jsonl").exists() and (folder / "ledger" / "events.jsonl").stat().st_size > 0
+    begun = (folder / "ledger" / "events.jsonl").exists() and (
+        folder / "ledger" / "events.jsonl"
+    ).stat().st_size > 0
     arguments = ["resume", str(folder)] if begun else ["run", str(study), "--storage", str(folder)]
-    command = [sys.executable, "-c", "from ray_unlearn.cli.main import main; main()", *arguments, "--quiet"]
+    command = [
+        sys.executable,
+        "-c",
+        "from ray_unlearn.cli.main import main; main()",
+        *arguments,
+        "--quiet",
+    ]
     with open(log, "ab") as file:
         return subprocess.Popen(
-            command, stdout=file, stderr=file, start_new_session=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+            command,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
 
 
@@ -185,17 +210,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
         study = Path(scratch) / "study.yaml"
         content = yaml.safe_load(arguments.study.read_text()) if arguments.study else STUDY
-        study.write_text(yaml.safe_dump(content | {"operations": content.get("operations", {}) | OPERATIONS}))
+        study.write_text(
+            yaml.safe_dump(content | {"operations": content.get("operations", {}) | OPERATIONS})
+        )
         calm, wild = Path(scratch) / "calm", Path(scratch) / "wild"
         calm_s = undisturbed(study, calm)
         chaos = disturbed(study, wild, arguments.kills, arguments.seed)
         found: Verification = verify(wild)
         differences = compare(calm, wild)
         killed = ", ".join(f"{count} {name}" for name, count in chaos.kills.most_common())
-        print(f"killed: {chaos.kills.total()} ({killed}); {chaos.starts} starts of the driver; exits {chaos.exits}")
+        print(
+            f"killed: {chaos.kills.total()} ({killed}); {chaos.starts} starts of the driver; exits {chaos.exits}"
+        )
         print(f"undisturbed {calm_s:.0f} s, disturbed {chaos.seconds:.0f} s")
-        print(f"verify: {'clean' if not found.problems else found.problems}; complete: {found.complete}")
-        print(f"{found.trials} trials of {found.asked_for}, {found.rows} rows, {found.rows} rows compared")
+        print(
+            f"verify: {'clean' if not found.problems else found.problems}; complete: {found.complete}"
+        )
+        print(
+            f"{found.trials} trials of {found.asked_for}, {found.rows} rows, {found.rows} rows compared"
+        )
         print(
             f"result table: {'identical' if not differences else differences[:10]}; orphans: {chaos.orphans or 'none'}"
         )

@@ -23,10 +23,10 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 
-from ray_unlearn.spec.trial import TrialConfig
-from ray_unlearn.unlearn.batches import batch
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.checkpoint import NoKeeper
 from ray_unlearn.unlearn.data import TokenSet
+from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.model import head_of
 from ray_unlearn.unlearn.workspace import Workspace
@@ -52,7 +52,11 @@ class Task:
     @property
     def splits(self) -> dict[str, str]:
         """Term -> split its sequences come from."""
-        return {"forget": "forget"} if self.method == "ascent" else {"forget": "forget", "retain": "retain"}
+        return (
+            {"forget": "forget"}
+            if self.method == "ascent"
+            else {"forget": "forget", "retain": "retain"}
+        )
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,11 @@ class Clock:
         """What an update has cost."""
         (wall, cpu), (wall_end, cpu_end) = self._stamps
         scale = 1000 / (self._ends[1] - self._ends[0])
-        peak = torch.cuda.max_memory_allocated(self._device) / 2**30 if self._device.type == "cuda" else float("nan")
+        peak = (
+            torch.cuda.max_memory_allocated(self._device) / 2**30
+            if self._device.type == "cuda"
+            else float("nan")
+        )
         return Cost((wall_end - wall) * scale, (cpu_end - cpu) * scale, peak)
 
 
@@ -140,7 +148,9 @@ class Pairs(Dataset):  # type: ignore[type-arg]
                 for term, tokens in splits.items()
             }
             for place in range(task.batch_size):
-                self._items.append({term: one(splits[term], int(chosen[term][place])) for term in splits})
+                self._items.append(
+                    {term: one(splits[term], int(chosen[term][place])) for term in splits}
+                )
 
     def __len__(self) -> int:
         return len(self._items)
@@ -186,7 +196,11 @@ def usual_loss(policy: Any, reference: Any, method: str, inputs: Batch) -> Tenso
 
 def frozen(task: Task) -> Any:
     """A second copy of the vanilla model, where the loss needs one."""
-    return deepcopy(task.workspace.policy).requires_grad_(False).eval() if task.method == "kl" else None
+    return (
+        deepcopy(task.workspace.policy).requires_grad_(False).eval()
+        if task.method == "kl"
+        else None
+    )
 
 
 def plain(task: Task, clock: Clock, losses: list[float] | None = None) -> None:
@@ -194,10 +208,14 @@ def plain(task: Task, clock: Clock, losses: list[float] | None = None) -> None:
     workspace = task.workspace
     workspace.reset()
     reference, pairs, size = frozen(task), Pairs(task, clock.total), task.batch_size
-    optimizer = torch.optim.AdamW(workspace.policy.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        workspace.policy.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0
+    )
     for update in range(clock.total):
         inputs = collate([pairs[update * size + place] for place in range(size)])
-        inputs = {t: {k: v.to(workspace.device) for k, v in part.items()} for t, part in inputs.items()}
+        inputs = {
+            t: {k: v.to(workspace.device) for k, v in part.items()} for t, part in inputs.items()
+        }
         loss = usual_loss(workspace.policy, reference, task.method, inputs)
         loss.backward()
         nn.utils.clip_grad_norm_(workspace.policy.parameters(), CLIP)
@@ -208,7 +226,9 @@ def plain(task: Task, clock: Clock, losses: list[float] | None = None) -> None:
         clock.tick()
 
 
-def with_trainer(task: Task, clock: Clock, losses: list[float] | None = None, peer: ModuleType | None = None) -> None:
+def with_trainer(
+    task: Task, clock: Clock, losses: list[float] | None = None, peer: ModuleType | None = None
+) -> None:
     """`transformers.Trainer` with the usual loss, or with that of OpenUnlearning's `GradDiff`."""
     workspace, base = task.workspace, transformers.Trainer if peer is None else peer.GradDiff
 
@@ -216,7 +236,9 @@ def with_trainer(task: Task, clock: Clock, losses: list[float] | None = None, pe
         def _get_train_sampler(self, *given: Any) -> SequentialSampler:
             return SequentialSampler(self.train_dataset)
 
-        def compute_loss(self, model: Any, inputs: Batch, return_outputs: bool = False, **given: Any) -> Tensor:
+        def compute_loss(
+            self, model: Any, inputs: Batch, return_outputs: bool = False, **given: Any
+        ) -> Tensor:
             if peer is None:
                 loss = usual_loss(model, reference, task.method, inputs)
             else:
@@ -260,7 +282,10 @@ def load_peer(checkout: Path) -> ModuleType:
         spec.loader.exec_module(module)
         return module
 
-    folder = next((f for f in (checkout / "src" / "trainer", checkout / "trainer", checkout) if f.is_dir()), checkout)
+    folder = next(
+        (f for f in (checkout / "src" / "trainer", checkout / "trainer", checkout) if f.is_dir()),
+        checkout,
+    )
     base = ModuleType("trainer.unlearn.base")
     base.UnlearnTrainer = transformers.Trainer  # type: ignore[attr-defined]
     sys.modules |= {
@@ -282,12 +307,16 @@ def floor(task: Task, clock: Clock) -> None:
     work: list[Callable[[], None]] = []
     for split in task.splits.values():
         tokens = workspace.data.splits[split]
-        rows = [batch(SEED, split, update, task.batch_size, len(tokens))[0] for update in range(1, 21)]
+        rows = [
+            batch(SEED, split, update, task.batch_size, len(tokens))[0] for update in range(1, 21)
+        ]
         lengths = (tokens.document >= 0).sum(axis=1)
         longest = round(np.mean([lengths[r].max() for r in rows]))
         targets = round(np.mean([tokens.target_mask[r].sum() for r in rows]))
         work += list(linear_layers(workspace.policy, task.batch_size * longest, targets))
-        work += [attention(workspace.policy, task.batch_size, longest)] * workspace.policy.config.num_hidden_layers
+        work += [
+            attention(workspace.policy, task.batch_size, longest)
+        ] * workspace.policy.config.num_hidden_layers
         if task.method == "kl" and split != "forget":
             work.append(multiply(head_of(workspace.policy), targets, backward=False))
     for _ in range(clock.total):
@@ -325,10 +354,15 @@ def attention(policy: Any, sequences: int, length: int) -> Callable[[], None]:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     shape = (sequences, config.num_attention_heads, length, width)
     weight = head_of(policy).weight
-    q, k, v = (torch.randn(shape, dtype=weight.dtype, device=weight.device, requires_grad=True) for _ in range(3))
+    q, k, v = (
+        torch.randn(shape, dtype=weight.dtype, device=weight.device, requires_grad=True)
+        for _ in range(3)
+    )
     gradient = torch.randn(shape, dtype=weight.dtype, device=weight.device)
 
     def run() -> None:
-        torch.autograd.grad(F.scaled_dot_product_attention(q, k, v, is_causal=True), (q, k, v), gradient)
+        torch.autograd.grad(
+            F.scaled_dot_product_attention(q, k, v, is_causal=True), (q, k, v), gradient
+        )
 
     return run

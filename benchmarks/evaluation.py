@@ -36,7 +36,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from update_loop import demo
 
-from ray_unlearn.results.schema import HALVED_SETS, HALVES, MIN_K_PERCENT, SETS
+from ray_unlearn.store.schema import HALVED_SETS, HALVES, MIN_K_PERCENT, SETS
 from ray_unlearn.unlearn.data import EVALUATED, TokenSet
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.workspace import Workspace
@@ -66,8 +66,15 @@ class Usual:
         real = tokens.document >= 0
         for start in range(0, len(tokens), self.batch_size):
             chosen = slice(start, start + self.batch_size)
-            ids, mask = torch.from_numpy(tokens.input_ids[chosen]).long(), torch.from_numpy(real[chosen])
-            batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, IGNORED)}
+            ids, mask = (
+                torch.from_numpy(tokens.input_ids[chosen]).long(),
+                torch.from_numpy(real[chosen]),
+            )
+            batch = {
+                "input_ids": ids,
+                "attention_mask": mask.long(),
+                "labels": ids.masked_fill(~mask, IGNORED),
+            }
             yield {name: tensor.to(self.device) for name, tensor in batch.items()}
 
     @torch.no_grad()
@@ -84,16 +91,27 @@ class Usual:
         spent[0] += time.process_time() - began[0]
         spent[1] += time.perf_counter() - began[1]
         owner = tokens.document[:, 0]
-        return [np.concatenate([values[i] for i in np.flatnonzero(owner == d)]) for d in range(len(tokens.selection))]
+        return [
+            np.concatenate([values[i] for i in np.flatnonzero(owner == d)])
+            for d in range(len(tokens.selection))
+        ]
 
     def row(self) -> Row:
         """All metrics."""
         self.timed = {}
         row: Row = {}
         for name in SETS:
-            row |= self.means(name, "nll", nll) | self.means(name, "accuracy", correct) | self.means(name, "kl", kl)
-        row["forget_extraction_strength"] = float(np.mean([strength(d) for d in self.run("es", "forget", correct)]))
-        row["forget_exact_memorisation"] = float(np.mean([d.mean() for d in self.run("em", "forget", correct)]))
+            row |= (
+                self.means(name, "nll", nll)
+                | self.means(name, "accuracy", correct)
+                | self.means(name, "kl", kl)
+            )
+        row["forget_extraction_strength"] = float(
+            np.mean([strength(d) for d in self.run("es", "forget", correct)])
+        )
+        row["forget_exact_memorisation"] = float(
+            np.mean([d.mean() for d in self.run("em", "forget", correct)])
+        )
         row |= self.auc("loss", nll, lambda d, size: -d.mean())
         row |= self.auc("zlib", nll, lambda d, size: -d.mean() / size)
         for k in MIN_K_PERCENT:
@@ -111,7 +129,11 @@ class Usual:
         return {
             f"{name}_{metric}_{half}": float(
                 np.concatenate(
-                    [d for d, s in zip(documents, selection, strict=True) if s == (half == "selection")]
+                    [
+                        d
+                        for d, s in zip(documents, selection, strict=True)
+                        if s == (half == "selection")
+                    ]
                 ).mean()
             )
             for half in HALVES
@@ -123,13 +145,17 @@ class Usual:
         for name in ("forget", "approximate"):
             sizes = self.data.splits[EVALUATED[name]].compressed_bytes
             documents = self.run(attack, name, per_token)
-            scores[name] = np.array([score(d, size) for d, size in zip(documents, sizes, strict=True)])
+            scores[name] = np.array(
+                [score(d, size) for d, size in zip(documents, sizes, strict=True)]
+            )
         selection = self.data.splits["approximate"].selection
         found = {}
         for half in HALVES:
             others = scores["approximate"][selection == (half == "selection")]
             truth = [1] * len(scores["forget"]) + [0] * len(others)
-            found[f"mia_{attack}_auc_{half}"] = float(roc_auc_score(truth, np.concatenate([scores["forget"], others])))
+            found[f"mia_{attack}_auc_{half}"] = float(
+                roc_auc_score(truth, np.concatenate([scores["forget"], others]))
+            )
         return found
 
 
@@ -138,7 +164,11 @@ class Usual:
 
 def logits_of(model: Any, batch: dict[str, Tensor]) -> Tensor:
     """Whole logits, [B, T - 1, V]."""
-    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].float()
+    return (
+        model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        .logits[:, :-1]
+        .float()
+    )
 
 
 def nll(usual: Usual, batch: dict[str, Tensor]) -> Tensor:
@@ -164,7 +194,9 @@ def normalised(usual: Usual, batch: dict[str, Tensor]) -> Tensor:
     p = whole.exp()
     mean = (p * whole).sum(-1)
     variance = (p * whole.square()).sum(-1) - mean.square()
-    return (whole.gather(-1, batch["input_ids"][:, 1:, None])[..., 0] - mean) / variance.clamp(min=1e-6).sqrt()
+    return (whole.gather(-1, batch["input_ids"][:, 1:, None])[..., 0] - mean) / variance.clamp(
+        min=1e-6
+    ).sqrt()
 
 
 def kl(usual: Usual, batch: dict[str, Tensor]) -> Tensor:
@@ -203,7 +235,10 @@ def check(ours: Row, theirs: Row) -> None:
     """Assert that all metrics of the usual way are ours. An AUC may differ by a pair whose scores tie but for rounding."""
     worst = {name: abs(ours[name] - value) for name, value in theirs.items()}
     names = sorted(worst, key=lambda name: -worst[name])
-    print(f"{len(theirs)} metrics agree: the largest difference is {worst[names[0]]:.1e} ({names[0]})", flush=True)
+    print(
+        f"{len(theirs)} metrics agree: the largest difference is {worst[names[0]]:.1e} ({names[0]})",
+        flush=True,
+    )
     for name in names:
         tolerance = 5e-3 if name.startswith("mia_min_k_pp") else 1e-4
         assert worst[name] < tolerance, (name, ours[name], theirs[name])
@@ -231,8 +266,19 @@ def with_shared_k(usual: Usual, total: tuple[float, float]) -> tuple[float, floa
 
 def peak_growth_gib(which: str, source: str, device: str) -> float:
     """Peak memory that one evaluation adds, measured in a process of its own."""
-    command = [sys.executable, __file__, "--model", source, "--device", device, "--memory-of", which]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    command = [
+        sys.executable,
+        __file__,
+        "--model",
+        source,
+        "--device",
+        device,
+        "--memory-of",
+        which,
+    ]
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def memory_of(which: str, source: str, device: str) -> float:
@@ -252,8 +298,12 @@ def spread(values: list[float], unit: str = "") -> str:
 
 def main() -> None:
     """Check, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo:shakespeare", help="`demo:<domain>`, or a folder or hub id")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default="demo:shakespeare", help="`demo:<domain>`, or a folder or hub id"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-of", choices=["ours", "usual"], help=argparse.SUPPRESS)
@@ -283,8 +333,12 @@ def main() -> None:
             line += f"| {name} {spread(theirs, ' s')}, ratio {spread(ratios)} "
         print(line)
     parts = sorted(usual.timed.items(), key=lambda item: -item[1][0])
-    print("usual, last round, CPU s: " + ", ".join(f"{kind} {spent[0]:.2f}" for kind, spent in parts))
-    peaks = {which: peak_growth_gib(which, given.model, given.device) for which in ("ours", "usual")}
+    print(
+        "usual, last round, CPU s: " + ", ".join(f"{kind} {spent[0]:.2f}" for kind, spent in parts)
+    )
+    peaks = {
+        which: peak_growth_gib(which, given.model, given.device) for which in ("ours", "usual")
+    }
     ratio = peaks["usual"] / peaks["ours"] if peaks["ours"] > 0 else math.inf
     print(
         f"peak memory above the models: ours {peaks['ours']:.3f} GiB, usual {peaks['usual']:.3f} GiB, ratio {ratio:.1f}"

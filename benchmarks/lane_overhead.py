@@ -34,18 +34,18 @@ from ray.train import RunConfig, ScalingConfig, report
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from ray_unlearn.execution.fleet import Fleet
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import Job
+from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.ray_runtime import connected
 from ray_unlearn.execution.recorder import Recorder
-from ray_unlearn.execution.runtime import connected
-from ray_unlearn.execution.tuning import run_trials
-from ray_unlearn.results.ledger import Ledger
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import HALVES, Row
+from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import HALVES, Row
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
@@ -89,7 +89,13 @@ class TrivialSearch:
         self.total = total
 
     def ask(self, number: int) -> TrialConfig | None:
-        return TrialConfig(learning_rate=1e-3, steps=3, method="gradient_ascent", evaluate_at=EVALUATIONS, seed=number)
+        return TrialConfig(
+            learning_rate=1e-3,
+            steps=3,
+            method="gradient_ascent",
+            evaluate_at=EVALUATIONS,
+            seed=number,
+        )
 
     def source(self, number: int) -> str:
         return "benchmark"
@@ -132,7 +138,13 @@ def lane(spec: StudySpec, trials: int, workers: int) -> list[float]:
         first = fleet.first_job(baselines=True, interrupt=nobody)
         assert first is not None
         with Ledger.create(Path(folder), {"spec": {}, "retraining_flops": 1.0}) as ledger:
-            ledger.append({"kind": "baseline", "name": "vanilla", "metrics": first["result"]["rows"]["vanilla"]})
+            ledger.append(
+                {
+                    "kind": "baseline",
+                    "name": "vanilla",
+                    "metrics": first["result"]["rows"]["vanilla"],
+                }
+            )
             run_trials(Recorder(spec, ledger, search, search, [clock]), search, fleet, 1, nobody)
             assert all(len(trial.rows) == len(EVALUATIONS) for trial in ledger.record.finished)
     return clock.per_trial_s()
@@ -150,9 +162,13 @@ def documented(trials: int, workers: int) -> list[float]:
         trainer = TorchTrainer(
             per_worker,
             train_loop_config=settings,
-            scaling_config=ScalingConfig(num_workers=workers, resources_per_worker={"CPU": 1 / workers}),
+            scaling_config=ScalingConfig(
+                num_workers=workers, resources_per_worker={"CPU": 1 / workers}
+            ),
             run_config=RunConfig(
-                name=f"trial-{settings['seed']}", storage_path=settings["folder"], callbacks=[TuneReportCallback()]
+                name=f"trial-{settings['seed']}",
+                storage_path=settings["folder"],
+                callbacks=[TuneReportCallback()],
             ),
         )
         trainer.fit()
@@ -162,7 +178,9 @@ def documented(trials: int, workers: int) -> list[float]:
             tune.with_resources(one_trial, {"CPU": 1}),
             param_space={"seed": tune.grid_search(list(range(trials + 1))), "folder": folder},
             tune_config=tune.TuneConfig(max_concurrent_trials=1),
-            run_config=tune.RunConfig(name="tune", storage_path=folder, verbose=0, callbacks=[clock]),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=folder, verbose=0, callbacks=[clock]
+            ),
         )
         results = tuner.fit()
         assert results.num_errors == 0
@@ -172,7 +190,10 @@ def documented(trials: int, workers: int) -> list[float]:
 
 def any_spec() -> StudySpec:
     """A spec for the recorder, which takes only the score's weights from it."""
-    parameters = {"learning_rate": {"type": "fixed", "value": 1e-3}, "steps": {"type": "fixed", "value": 3}}
+    parameters = {
+        "learning_rate": {"type": "fixed", "value": 1e-3},
+        "steps": {"type": "fixed", "value": 3},
+    }
     method = "gradient_ascent"
     return StudySpec.model_validate(
         {
@@ -189,18 +210,26 @@ def any_spec() -> StudySpec:
 
 def main() -> None:
     """Measure both, print medians, ratio and versions."""
-    parser = argparse.ArgumentParser(description="per-trial overhead of a warm lane and of the documented pattern")
+    parser = argparse.ArgumentParser(
+        description="per-trial overhead of a warm lane and of the documented pattern"
+    )
     parser.add_argument("--lane-trials", type=int, default=50)
     parser.add_argument("--documented-trials", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1, help="workers per lane, and per TorchTrainer")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="workers per lane, and per TorchTrainer"
+    )
     arguments = parser.parse_args()
     with connected(None, Operations(lanes=2)):
         warm = lane(any_spec(), arguments.lane_trials, arguments.workers)
         cold = documented(arguments.documented_trials, arguments.workers)
-    print(f"workers {arguments.workers}, evaluations per trial {len(EVALUATIONS)}, cores {os.cpu_count()}")
+    print(
+        f"workers {arguments.workers}, evaluations per trial {len(EVALUATIONS)}, cores {os.cpu_count()}"
+    )
     for name, seconds in (("warm lane", warm), ("documented pattern", cold)):
         spread = f"{min(seconds) * 1000:.0f} to {max(seconds) * 1000:.0f}"
-        print(f"{name:19} median {statistics.median(seconds) * 1000:9.1f} ms per trial ({spread}, n={len(seconds)})")
+        print(
+            f"{name:19} median {statistics.median(seconds) * 1000:9.1f} ms per trial ({spread}, n={len(seconds)})"
+        )
     print(f"ratio of medians {statistics.median(cold) / statistics.median(warm):.0f}")
     print(f"ray {ray.__version__}, torch {torch.__version__}, python {platform.python_version()}")
 

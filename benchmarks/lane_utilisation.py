@@ -34,17 +34,17 @@ import ray
 from lane_overhead import ROW, TrivialSearch, any_spec
 from ray.cluster_utils import Cluster
 
-from ray_unlearn.execution.fleet import Fleet
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import Job, LaneConfig, lane_loop
+from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.ray_runtime import connected
 from ray_unlearn.execution.recorder import Recorder
-from ray_unlearn.execution.runtime import connected
-from ray_unlearn.execution.tuning import run_trials
-from ray_unlearn.results.ledger import Ledger
-from ray_unlearn.results.record import Trial
-from ray_unlearn.results.schema import Row
+from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.record import Trial
+from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
@@ -142,7 +142,9 @@ class Watch:
 def measure(lanes: int, seconds: float, rounds: int, packed: bool) -> dict[str, Any]:
     """One study on a cluster of its own."""
     per_node = min(LANES_PER_NODE, max(1, lanes // 2))
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     for _ in range(lanes // per_node):
         cluster.add_node(num_cpus=per_node, object_store_memory=80 * 2**20)
     operations = Operations(lanes="auto", max_lanes=lanes)
@@ -161,7 +163,13 @@ def measure(lanes: int, seconds: float, rounds: int, packed: bool) -> dict[str, 
         started_s, before = time.monotonic() - began, fleet.state()["lanes"]
         watch = Watch(fleet, lanes, trials)
         with Ledger.create(Path(folder), {"spec": {}, "retraining_flops": 1.0}) as ledger:
-            ledger.append({"kind": "baseline", "name": "vanilla", "metrics": first["result"]["rows"]["vanilla"]})
+            ledger.append(
+                {
+                    "kind": "baseline",
+                    "name": "vanilla",
+                    "metrics": first["result"]["rows"]["vanilla"],
+                }
+            )
             driver, called = time.process_time(), time.monotonic()
             recorder = Recorder(any_spec(), ledger, search, search, [watch])
             run_trials(recorder, search, fleet, fleet.most, nobody)
@@ -201,11 +209,21 @@ def pss_by_kind() -> dict[str, tuple[int, float]]:
     size: dict[str, float] = defaultdict(float)
     for pid in below(os.getpid()):
         try:
-            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            command = (
+                Path(f"/proc/{pid}/cmdline")
+                .read_bytes()
+                .replace(b"\0", b" ")
+                .decode(errors="replace")
+                .strip()
+            )
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
-        kind = command.split()[0].split(".")[0] if command.startswith("ray::") else "nodes' own processes"
+        kind = (
+            command.split()[0].split(".")[0]
+            if command.startswith("ray::")
+            else "nodes' own processes"
+        )
         count[kind] += 1
         size[kind] += int(rollup.split("\nPss:")[1].split()[0]) / 1024
     return {kind: (count[kind], size[kind]) for kind in sorted(size, key=lambda kind: -size[kind])}
@@ -229,7 +247,9 @@ def below(pid: int) -> Iterator[int]:
 
 def main() -> None:
     """Each number of lanes in a process of its own; a line for each, then where the memory is."""
-    parser = argparse.ArgumentParser(description="share of lane time spent in updates and evaluation")
+    parser = argparse.ArgumentParser(
+        description="share of lane time spent in updates and evaluation"
+    )
     parser.add_argument("--lanes", type=int, nargs="+", default=[2, 8, 32])
     parser.add_argument("--seconds", type=float, default=20.0, help="of a trial")
     parser.add_argument("--rounds", type=int, default=6, help="trials per lane")
@@ -238,7 +258,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.json:
         print(
-            "measured:", json.dumps(measure(arguments.lanes[0], arguments.seconds, arguments.rounds, arguments.packed))
+            "measured:",
+            json.dumps(
+                measure(arguments.lanes[0], arguments.seconds, arguments.rounds, arguments.packed)
+            ),
         )
         return
     for lanes in arguments.lanes:
@@ -255,7 +278,9 @@ def main() -> None:
             f"trials; lanes up after {told['started_s']:.0f} s, then {told['wall_s']:.0f} s, driver {told['driver_cpu_s']:.1f} s of CPU, load {told['load']:.1f}"
         )
         for kind, (count, mib) in told["memory"].items():
-            print(f"      {kind:28} {count:3} processes {mib:8.0f} MiB, {mib / lanes:6.0f} per lane")
+            print(
+                f"      {kind:28} {count:3} processes {mib:8.0f} MiB, {mib / lanes:6.0f} per lane"
+            )
 
 
 if __name__ == "__main__":

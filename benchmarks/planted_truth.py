@@ -23,15 +23,21 @@ from surfaces import TOLERANCE, cliff, flat, planted, reach, valley
 
 from ray_unlearn.analysis.claims import guidelines_of
 from ray_unlearn.analysis.findings import find
-from ray_unlearn.spec.guidelines import Guideline
+from ray_unlearn.spec.guideline_file import Guideline
 
 RATE, WEIGHT = "range/a/learning_rate", "range/a/w_r"
-DESIGNS = (("1 domain x 100", 100, ("x",)), ("3 domains x 40", 40, ("x", "y", "z")), ("1 domain x 200", 200, ("x",)))
+DESIGNS = (
+    ("1 domain x 100", 100, ("x",)),
+    ("3 domains x 40", 40, ("x", "y", "z")),
+    ("1 domain x 200", 200, ("x",)),
+)
 CLIFF_LOW, CLIFF_HIGH = (TOLERANCE / 0.25) ** 0.5, TOLERANCE**0.5
 """How far, in decades, the good region reaches from the optimum at 10^-4.5."""
 
 
-def studies(score: Callable, trials: int, groups: tuple[str, ...], repeats: int) -> Iterator[dict[str, Guideline]]:  # type: ignore[type-arg]
+def studies(
+    score: Callable, trials: int, groups: tuple[str, ...], repeats: int
+) -> Iterator[dict[str, Guideline]]:  # type: ignore[type-arg]
     """Guidelines by id of `repeats` planted studies of one method."""
     for seed in range(repeats):
         table = planted({"a": score}, trials=trials, groups=groups, seed=10_000 + seed)
@@ -91,7 +97,9 @@ def outside(repeats: int) -> None:
 
 def main() -> None:
     """All of it, or one part."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--only", choices=["null", "valley", "sharp", "cliff", "outside"])
     given = parser.parse_args()

@@ -17,9 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from ray_unlearn.results.schema import Row
-from ray_unlearn.spec.study import ModelSpec, load_study
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import ModelSpec, load_study
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.evaluate import evaluate
@@ -76,8 +76,14 @@ def main() -> None:
             changes[name].append(float(row["forget_nll"]) - before)
             seconds[name].append(per_update)
             print(f"{name}, {rate:g}: {time.perf_counter() - started:.0f} s", flush=True)
-    print(f"\n{arguments.method}, {arguments.updates} updates: change of the forget NLL, and as a share of float32's")
-    print(f"{'':22}" + "".join(f"{rate:>22g}" for rate in RATES) + "   ms per update   bytes per parameter")
+    print(
+        f"\n{arguments.method}, {arguments.updates} updates: change of the forget NLL, and as a share of float32's"
+    )
+    print(
+        f"{'':22}"
+        + "".join(f"{rate:>22g}" for rate in RATES)
+        + "   ms per update   bytes per parameter"
+    )
     for name, (_, size) in PRECISIONS.items():
         cells = [
             f"{change:+.5f} ({change / full:6.1%})"

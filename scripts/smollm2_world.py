@@ -34,15 +34,21 @@ from numpy.typing import NDArray
 from smollm2_text import MODEL_WHEEL, SHA256, fetch_wheel, new_code, whole_lines, write_notice
 from torch import Tensor
 
+from ray_unlearn.demo import documents as demo_documents
+from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import SPLITS, DataSpec, ModelSpec, SplitSource
+from ray_unlearn.spec.study_spec import SPLITS, DataSpec, ModelSpec, SplitSource
 from ray_unlearn.unlearn.data import StudyData, TokenSet, in_selection_half, prepare
-from ray_unlearn.unlearn.demo_world import documents as demo_documents
-from ray_unlearn.unlearn.documents import Document
 from ray_unlearn.unlearn.head import logprob_sum
 from ray_unlearn.unlearn.logprobs import target_logprobs
 from ray_unlearn.unlearn.metrics import mean_by_document, signed_auc
-from ray_unlearn.unlearn.model import cache_folder, head_of, hidden_states, load_model, load_tokenizer
+from ray_unlearn.unlearn.model import (
+    cache_folder,
+    head_of,
+    hidden_states,
+    load_model,
+    load_tokenizer,
+)
 
 LENGTH = 128
 SHORTEST = 96
@@ -124,12 +130,19 @@ def make_data(folder: Path, original: Path) -> None:
     for name in ("retain_heldout", "retain"):
         splits[name], pool = pool[: SIZES[name]], pool[SIZES[name] :]
     plays = demo_documents("shakespeare")
-    for name in ("general_retain", "general_evaluation"):  # the demo's own retain text is Shakespeare too
+    for name in (
+        "general_retain",
+        "general_evaluation",
+    ):  # the demo's own retain text is Shakespeare too
         chosen = plays["retain" if name == "general_retain" else "retain_heldout"][:GENERAL]
-        splits[name] = [Document(d.id, whole_lines(d.text.splitlines(), count_tokens, LENGTH)) for d in chosen]
+        splits[name] = [
+            Document(d.id, whole_lines(d.text.splitlines(), count_tokens, LENGTH)) for d in chosen
+        ]
     say("measuring how difficult the original model finds each candidate")
     candidates = pool[: SIZES["forget"] + SIZES["approximate"]]
-    splits |= deal(candidates, difficulty(candidates, original), [count_tokens(d.text) for d in candidates])
+    splits |= deal(
+        candidates, difficulty(candidates, original), [count_tokens(d.text) for d in candidates]
+    )
     for name in SPLITS:
         lines = (json.dumps({"id": d.id, "text": d.text}, ensure_ascii=False) for d in splits[name])
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -156,7 +169,9 @@ def deal(candidates: list[Document], nll: Floats, tokens: list[int]) -> dict[str
     reports the other, the same for the difficulty and the size of those halves (rerandomisation, Morgan and Rubin
     2012). `retrained`, which sees neither set, is the check.
     """
-    order = sorted(range(len(candidates)), key=lambda i: (candidates[i].id.partition("/")[0], nll[i]))
+    order = sorted(
+        range(len(candidates)), key=lambda i: (candidates[i].id.partition("/")[0], nll[i])
+    )
     length = np.array(tokens, dtype=float)
     selection = np.array([in_selection_half(document.text) for document in candidates])
     rng = np.random.default_rng(SEED)
@@ -167,11 +182,17 @@ def deal(candidates: list[Document], nll: Floats, tokens: list[int]) -> dict[str
         if min(map(len, halves)) == 0:
             return math.inf
         off = [(nll[a].mean() - nll[other].mean()) / nll.std() for other in (b, *halves)]
-        off += [(length[a].mean() - length[b].mean()) / length.std(), (len(halves[0]) - len(halves[1])) / len(b)]
+        off += [
+            (length[a].mean() - length[b].mean()) / length.std(),
+            (len(halves[0]) - len(halves[1])) / len(b),
+        ]
         return abs(signed_auc(-nll[a], -nll[b]) - 0.5) + float(np.abs(off).sum())
 
     pairs = np.array(order).reshape(-1, 2)
-    ways = (np.where(rng.random((len(pairs), 1)) < 0.5, pairs, pairs[:, ::-1]).T for _ in range(DEALINGS))
+    ways = (
+        np.where(rng.random((len(pairs), 1)) < 0.5, pairs, pairs[:, ::-1]).T
+        for _ in range(DEALINGS)
+    )
     forget, approximate = min(ways, key=imbalance)
     return {
         "forget": [candidates[i] for i in sorted(forget)],
@@ -190,7 +211,9 @@ def token_sets(data: Path, original: Path) -> StudyData:
     return prepare(spec, ModelSpec(source=str(original)))
 
 
-def states_and_targets(model: Any, tokens: TokenSet, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+def states_and_targets(
+    model: Any, tokens: TokenSet, rows: NDArray[np.int64]
+) -> tuple[Tensor, Tensor]:
     """Final hidden states [n, H] and the tokens they predict [n], of every target of these sequences in sequence order."""
     input_ids = torch.from_numpy(tokens.input_ids[rows]).long()
     mask = torch.from_numpy(tokens.target_mask[rows])
@@ -205,7 +228,12 @@ def mean_nll(model: Any, tokens: TokenSet, rows: NDArray[np.int64]) -> Tensor:
 
 def joined(parts: list[TokenSet]) -> TokenSet:
     """All sequences of several sets; one document per sequence."""
-    return TokenSet(*(np.concatenate([getattr(part, f) for part in parts]) for f in TokenSet.__dataclass_fields__))
+    return TokenSet(
+        *(
+            np.concatenate([getattr(part, f) for part in parts])
+            for f in TokenSet.__dataclass_fields__
+        )
+    )
 
 
 def autocast(on: bool) -> Any:
@@ -222,7 +250,9 @@ def bf16_is_faster(model: Any, tokens: TokenSet) -> bool:
         loss.backward()
         cost[on] = time.process_time() - started
         model.zero_grad()
-    say(f"CPU seconds for {BATCH} x {LENGTH} tokens: fp32 {cost[False]:.1f}, bf16 autocast {cost[True]:.1f}")
+    say(
+        f"CPU seconds for {BATCH} x {LENGTH} tokens: fp32 {cost[False]:.1f}, bf16 autocast {cost[True]:.1f}"
+    )
     return cost[True] < cost[False]
 
 
@@ -248,7 +278,11 @@ def make_model(folder: Path, original: Path, data: StudyData, epochs: int) -> No
         if update % 5 == 0 or update == len(batches):
             say(f"{folder.name}: update {update} of {len(batches)}, loss {loss.item():.2f} nats")
     save(model, spec, folder)
-    cost = {"updates": len(batches), "wall_s": round(time.monotonic() - started, 1), "bf16_autocast": faster}
+    cost = {
+        "updates": len(batches),
+        "wall_s": round(time.monotonic() - started, 1),
+        "bf16_autocast": faster,
+    }
     (folder / "training.json").write_text(json.dumps(cost) + "\n")
 
 
@@ -257,7 +291,9 @@ def refuse_other_epochs(folder: Path, data: StudyData, epochs: int) -> None:
     sequences = sum(len(data.splits[name]) for name in TRAINED_ON[folder.name])
     updates = json.loads((folder / "training.json").read_text())["updates"]
     if updates != epochs * math.ceil(sequences / BATCH):
-        raise UserError(f"{folder} was made by {updates} updates, not by {epochs} epochs: choose another --out")
+        raise UserError(
+            f"{folder} was made by {updates} updates, not by {epochs} epochs: choose another --out"
+        )
 
 
 @torch.no_grad()
@@ -267,7 +303,9 @@ def measured(folder: Path, data: StudyData) -> dict[str, float]:
     row, loss = {}, {}
     for name, tokens in data.splits.items():
         found = (states_and_targets(model, tokens, np.array([i])) for i in range(len(tokens)))
-        parts = [target_logprobs(hidden, head_of(model), targets).double() for hidden, targets in found]
+        parts = [
+            target_logprobs(hidden, head_of(model), targets).double() for hidden, targets in found
+        ]
         logprob = torch.cat(parts).numpy()
         row[f"{name}_ppl"] = float(np.exp(-logprob.mean()))
         loss[name] = mean_by_document(logprob, tokens.target_document, len(tokens.compressed_bytes))
@@ -289,10 +327,17 @@ def build(out: Path, epochs: int) -> dict[str, Any]:
     say("measuring the three models")
     world = {
         "model": {"wheel": MODEL_WHEEL, "sha256": SHA256[MODEL_WHEEL]},
-        "injected": {"epochs": epochs, "learning_rate": LEARNING_RATE, "batch": BATCH, "seed": SEED},
+        "injected": {
+            "epochs": epochs,
+            "learning_rate": LEARNING_RATE,
+            "batch": BATCH,
+            "seed": SEED,
+        },
         "sequences": {name: len(tokens) for name, tokens in data.splits.items()},
         "data": data.digest,
-        "training": {role: json.loads((out / role / "training.json").read_text()) for role in TRAINED_ON},
+        "training": {
+            role: json.loads((out / role / "training.json").read_text()) for role in TRAINED_ON
+        },
         "metrics": {name: measured(out / name, data) for name in ("original", *TRAINED_ON)},
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},
     }
@@ -301,9 +346,15 @@ def build(out: Path, epochs: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parents[1] / "results" / "smollm2")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the text whose memory is injected")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parents[1] / "results" / "smollm2"
+    )
+    parser.add_argument(
+        "--epochs", type=int, default=3, help="passes over the text whose memory is injected"
+    )
     args = parser.parse_args()
     try:
         world = build(args.out, args.epochs)
@@ -313,7 +364,10 @@ def main() -> int:
     names = [*(f"{name}_ppl" for name in SPLITS), "mia_loss_auc"]
     print(f"\n{'':20}" + "".join(f"{model:>12}" for model in world["metrics"]))
     for name in names:
-        print(f"{name:22}" + "".join(f"{world['metrics'][model][name]:12.3f}" for model in world["metrics"]))
+        print(
+            f"{name:22}"
+            + "".join(f"{world['metrics'][model][name]:12.3f}" for model in world["metrics"])
+        )
     print(f"\nthe world is in {args.out}; studies/smollm2_github.yaml is a study of it")
     return 0
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import SIZES, study_file
 
-from ray_unlearn.spec.study import StudySpec, load_study
+from ray_unlearn.spec.study_spec import StudySpec, load_study
 
 torch.set_num_threads(1)
 
@@ -56,9 +56,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, text_files: Path) -> Pa
     folder = tmp_path_factory.mktemp("model")
     tokenizer = ByteLevelBPETokenizer()
     tokenizer.train(
-        [str(text_files / "retain.jsonl")], vocab_size=300, special_tokens=["<eos>", "<pad>"], show_progress=False
+        [str(text_files / "retain.jsonl")],
+        vocab_size=300,
+        special_tokens=["<eos>", "<pad>"],
+        show_progress=False,
     )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer._tokenizer, eos_token="<eos>", pad_token="<pad>")
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer._tokenizer, eos_token="<eos>", pad_token="<pad>"
+    )
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(

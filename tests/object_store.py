@@ -35,7 +35,9 @@ Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 class Faulty:
     """A WSGI application that fails now and then: before the request is carried out, or after, when only the answer is lost."""
 
-    def __init__(self, inner: Application, errors: float, slow: float, slow_s: float, seed: int) -> None:
+    def __init__(
+        self, inner: Application, errors: float, slow: float, slow_s: float, seed: int
+    ) -> None:
         self._inner = inner
         self._errors = errors
         self._slow = slow
@@ -49,7 +51,11 @@ class Faulty:
             start("200 OK", [("Content-Type", "application/json")])
             return [json.dumps(self.counts).encode()]
         with self._lock:
-            draw, slow, kind = self._random.random(), self._random.random(), self._random.choice((500, 503, 501))
+            draw, slow, kind = (
+                self._random.random(),
+                self._random.random(),
+                self._random.choice((500, 503, 501)),
+            )
             self.counts["requests"] += 1
             self.counts[environ["REQUEST_METHOD"]] += 1
             failing = draw < self._errors and environ["REQUEST_METHOD"] != "POST"
@@ -67,7 +73,9 @@ class Faulty:
         else:
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         code, status = (
-            (b"SlowDown", "503 Slow Down") if kind == 503 else (b"InternalError", "500 Internal Server Error")
+            (b"SlowDown", "503 Slow Down")
+            if kind == 503
+            else (b"InternalError", "500 Internal Server Error")
         )
         start(status, [("Content-Type", "application/xml")])
         return [ERROR % code]
@@ -109,13 +117,22 @@ class Store:
         import boto3
 
         return boto3.client(
-            "s3", endpoint_url=self.endpoint, region_name="us-east-1", aws_access_key_id="x", aws_secret_access_key="y"
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id="x",
+            aws_secret_access_key="y",
         )
 
     def names(self, under: str = "") -> list[str]:
         """Keys of all objects, without the empty ones that stand for folders."""
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=under)
-        return [o["Key"] for page in pages for o in page.get("Contents", []) if not o["Key"].endswith("/")]
+        return [
+            o["Key"]
+            for page in pages
+            for o in page.get("Contents", [])
+            if not o["Key"].endswith("/")
+        ]
 
     def faults(self) -> dict[str, int]:
         """How often it did what."""

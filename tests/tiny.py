@@ -19,12 +19,20 @@ def study_file(folder: Path, text_files: Path, model: Path, /, **changes: object
             "domain": "Python standard library",
             "sequence_length": 48,
             "max_sequences_per_document": 2,
-            "splits": {name: {"path": str(text_files / f"{name}.jsonl"), "id": "id"} for name in SIZES},
+            "splits": {
+                name: {"path": str(text_files / f"{name}.jsonl"), "id": "id"} for name in SIZES
+            },
         },
         "methods": ["gradient_ascent", "ascent_kl_in_distribution"],
         "spaces": str(REPOSITORY / "search_spaces"),
         "space_overrides": {
-            "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "scale": "log", "grid": [1e-4, 1e-3]},
+            "learning_rate": {
+                "type": "float",
+                "low": 1e-4,
+                "high": 1e-2,
+                "scale": "log",
+                "grid": [1e-4, 1e-3],
+            },
             "steps": {"type": "int", "low": 1, "high": 4, "free": True},
             "batch_size": 4,
         },

@@ -27,7 +27,9 @@ class Axis:
         """Values [n] as coordinates [n]: 0 at `low`, 1 at `high`; values outside stay outside."""
         if self.scale == "categorical":
             index = {choice: float(i) for i, choice in enumerate(self.choices)}
-            return np.array([index[str(value)] for value in np.asarray(values, dtype=object)], dtype=float)
+            return np.array(
+                [index[str(value)] for value in np.asarray(values, dtype=object)], dtype=float
+            )
         numbers = np.asarray(values, dtype=float)
         if self.high == self.low:
             return np.full(numbers.shape, 0.5)

@@ -28,14 +28,18 @@ class Cells:
         """The column as text, categories sorted (numbers by size), empty where there is nothing."""
         codes, uniques = pd.factorize(self._series(name), sort=True)
         if needed and (codes < 0).any():
-            raise UserError(f"{self._where}: line {int(np.argmax(codes < 0)) + self.first_line} has no `{name}`")
+            raise UserError(
+                f"{self._where}: line {int(np.argmax(codes < 0)) + self.first_line} has no `{name}`"
+            )
         labels = ["", *(label(value) for value in uniques)]
         return pd.Categorical.from_codes(codes + 1, pd.Index(labels, dtype=object), validate=False)
 
     def hyperparameter(self, name: str) -> pd.Categorical | NDArray[np.float64] | None:
         """Numbers, or text with few values; None for text with many."""
         values = self._series(name)
-        if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(values.dtype):
+        if pd.api.types.is_numeric_dtype(values.dtype) and not pd.api.types.is_bool_dtype(
+            values.dtype
+        ):
             found = values.to_numpy(dtype=float)
             strange = ~np.isfinite(found) & ~self.is_null(name)
             if strange.any():
@@ -53,14 +57,20 @@ class Cells:
     def _series(self, name: str) -> pd.Series:
         column = self._table[name]
         if pa.types.is_binary(column.type):
-            raise UserError(f"{self._where}: column `{name}` is no UTF-8 text; save the file as UTF-8")
+            raise UserError(
+                f"{self._where}: column `{name}` is no UTF-8 text; save the file as UTF-8"
+            )
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         if pa.types.is_decimal(column.type):
             column = column.cast(pa.float64())
         if pa.types.is_null(column.type):
             return pd.Series(np.full(len(column), np.nan), name=name)
-        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type) or pa.types.is_time(column.type):
+        if (
+            pa.types.is_timestamp(column.type)
+            or pa.types.is_date(column.type)
+            or pa.types.is_time(column.type)
+        ):
             column = column.cast(pa.string())
         values = column.to_pandas().rename(name)
         return values if pd.api.types.is_numeric_dtype(values.dtype) else values.where(values != "")

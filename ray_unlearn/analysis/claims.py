@@ -9,13 +9,19 @@ from ray_unlearn.analysis.effects.importance import Importance
 from ray_unlearn.analysis.effects.interaction import EQUIVALENT
 from ray_unlearn.analysis.effects.regions import CORE, Region
 from ray_unlearn.analysis.findings import Findings, MethodFindings
-from ray_unlearn.analysis.grades import THRESHOLDS, Thresholds, grade_of, missing_evidence, worse_than_default
+from ray_unlearn.analysis.grades import (
+    THRESHOLDS,
+    Thresholds,
+    grade_of,
+    missing_evidence,
+    worse_than_default,
+)
 from ray_unlearn.analysis.headline import best_method, headline_claim
 from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.rounding import pair, rounded
 from ray_unlearn.analysis.sentences import sentence
 from ray_unlearn.analysis.transfer import summary
-from ray_unlearn.spec.guidelines import Guideline, Kind, Narrowed, Reason, Scope, Value
+from ray_unlearn.spec.guideline_file import Guideline, Kind, Narrowed, Reason, Scope, Value
 
 LEAST_AVOIDED = 5
 """Trials in a part of an axis before it is said to be bad."""
@@ -30,7 +36,9 @@ def guidelines_of(findings: Findings, limits: Thresholds = THRESHOLDS) -> tuple[
         found += _Method(method, findings, limits).all()
     found += best_method(findings, limits) + headline_claim(findings, limits)
     score = findings.table.score
-    return tuple(guideline.model_copy(update={"text": sentence(guideline, score)}) for guideline in found)
+    return tuple(
+        guideline.model_copy(update={"text": sentence(guideline, score)}) for guideline in found
+    )
 
 
 class _Method:
@@ -46,7 +54,11 @@ class _Method:
 
     def all(self) -> Iterator[Guideline]:
         """In the order of the report."""
-        importance = {line.axis.name: line for line in self.found.importance.axes} if self.found.importance else {}
+        importance = (
+            {line.axis.name: line for line in self.found.importance.axes}
+            if self.found.importance
+            else {}
+        )
         for region in self.found.regions:
             yield self._range(region, importance.get(region.axis.name))
             yield from self._avoid(region, importance.get(region.axis.name))
@@ -93,7 +105,10 @@ class _Method:
         space = None
         if not reasons and axis.scale == "categorical":
             space = Narrowed(type="choice", choices=region.choices_good)
-            estimates = {"good": list(region.choices_good), "excluded": list(region.choices_excluded)}
+            estimates = {
+                "good": list(region.choices_good),
+                "excluded": list(region.choices_excluded),
+            }
         elif not reasons and region.core is not None:
             # Where no end is shown, what was searched is the end of what is known.
             low = axis.low if region.low_censored else region.core[0]
@@ -101,7 +116,10 @@ class _Method:
             if axis.whole:
                 low, high = float(math.ceil(low)), float(math.floor(high))
             space = Narrowed(
-                type="int" if axis.whole else "float", low=rounded(low), high=rounded(high), log=axis.scale == "log"
+                type="int" if axis.whole else "float",
+                low=rounded(low),
+                high=rounded(high),
+                log=axis.scale == "log",
             )
         return self._make(
             "range", reasons, param=axis.name, p=rounded(p), family=self.family * len(self.found.regions), heldout=True,
@@ -119,7 +137,9 @@ class _Method:
         if self.missing:
             return []
         if importance is None:
-            return [Reason(kind="trials", text="too few trials with a score to say whether it matters")]
+            return [
+                Reason(kind="trials", text="too few trials with a score to say whether it matters")
+            ]
         p = self.family_p(importance)
         if p <= self.limits.family_error:
             return []
@@ -130,7 +150,9 @@ class _Method:
         if region.axis.scale == "categorical":
             if region.choices_good and region.choices_excluded:
                 return []
-            return [Reason(kind="certainty", text="no choice is shown to be good while another is not")]
+            return [
+                Reason(kind="certainty", text="no choice is shown to be good while another is not")
+            ]
         if region.core is None and not len(region.p_good):
             return [Reason(kind="trials", text=region.reason or "no region")]
         if region.core is None:
@@ -142,14 +164,17 @@ class _Method:
             )
             return [Reason(kind="certainty", text=text, trials_needed=more)]
         if region.low_censored and region.high_censored:
-            return [Reason(kind="nothing_to_narrow", text="every value searched is good: there is nothing to narrow")]
+            return [
+                Reason(
+                    kind="nothing_to_narrow",
+                    text="every value searched is good: there is nothing to narrow",
+                )
+            ]
         reasons = []
         for side, edge in (("low", region.low_edge), ("high", region.high_edge)):
             if edge is not None and (width := self._width(region, edge)) > 1:
                 more = math.ceil(self.found.evidence.n_trials * (width**2 - 1))
-                text = (
-                    f"the {side} edge is only known to lie between {plain(edge[0])} and {plain(edge[1])}{_about(more)}"
-                )
+                text = f"the {side} edge is only known to lie between {plain(edge[0])} and {plain(edge[1])}{_about(more)}"
                 reasons.append(Reason(kind="certainty", text=text, trials_needed=more))
         return reasons
 
@@ -171,7 +196,12 @@ class _Method:
         """An end of the axis that is excluded, where a core is known: the absence of a cliff is no news, and where domains
         have no good value in common, none is to be avoided in all of them."""
         axis = region.axis
-        if axis.scale == "categorical" or region.core is None or self.missing or self._unimportant(importance):
+        if (
+            axis.scale == "categorical"
+            or region.core is None
+            or self.missing
+            or self._unimportant(importance)
+        ):
             return
         for low, high in region.excluded:
             values = self.found.trials[axis.name]
@@ -197,7 +227,10 @@ class _Method:
         reasons = list(self.missing)
         if not reasons and not matters:
             reasons = [
-                Reason(kind="importance", text="no hyperparameter is shown to matter: as much comes from pure noise")
+                Reason(
+                    kind="importance",
+                    text="no hyperparameter is shown to matter: as much comes from pure noise",
+                )
             ]
         return self._make(
             "rank", reasons, p=rounded(min((self.family_p(line) for line in lines), default=1.0)),
@@ -253,7 +286,9 @@ class _Method:
         share = self.found.share_own
         reasons = list(self.missing)
         if share is None:
-            return self._make("budget", reasons or [Reason(kind="trials", text="no trial has a score")])
+            return self._make(
+                "budget", reasons or [Reason(kind="trials", text="no trial has a score")]
+            )
         lines = self.found.importance.axes if self.found.importance else ()
         if not reasons and all(self.family_p(line) > self.limits.family_error for line in lines):
             text = "no hyperparameter is shown to matter, so there is no best to come close to"
@@ -264,7 +299,11 @@ class _Method:
                 "say how many it takes"
             )
             reasons.append(Reason(kind="near_best", text=text))
-        trials = None if share.low <= 0 else max(1, math.ceil(math.log(0.1) / math.log1p(-min(share.low, 0.999))))
+        trials = (
+            None
+            if share.low <= 0
+            else max(1, math.ceil(math.log(0.1) / math.log1p(-min(share.low, 0.999))))
+        )
         return self._make("budget", reasons, estimates={
             "share": rounded(share.share), "share_95": [rounded(share.low), rounded(share.high)], "trials": trials,
         })  # fmt: skip

@@ -11,7 +11,7 @@ from ray_unlearn.analysis.numerals import counted, plain
 from ray_unlearn.analysis.sentences import STATISTICS, WITHHELD, evidence_sentence, label
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.analysis.view import DIRECTIONS, Heading, Shown
-from ray_unlearn.spec.guidelines import Guideline, Reason
+from ray_unlearn.spec.guideline_file import Guideline, Reason
 
 GRADES = {
     "A": "nine or more domains (or models), and better on every one held out",
@@ -19,7 +19,17 @@ GRADES = {
     "C": "seen on the domains there are, but not shown on ones held out",
     "scoped": "one or two domains, stated for these alone",
 }
-KINDS = ("method_choice", "range", "point", "avoid", "leave_default", "stop_rule", "interaction", "rank", "budget")
+KINDS = (
+    "method_choice",
+    "range",
+    "point",
+    "avoid",
+    "leave_default",
+    "stop_rule",
+    "interaction",
+    "rank",
+    "budget",
+)
 REASONS = {
     "sampler": "because of how trials were drawn",
     "trials": "for want of trials",
@@ -71,14 +81,20 @@ def claim_view(guideline: Guideline) -> Claim:
     text = re.sub(r"^\[[^\]]*\] ", "", guideline.text)
     evidence = evidence_sentence(guideline)
     before, found, after = text.partition(evidence)
-    return Claim(guideline.id, guideline.grade or "withheld", before.strip(), (found + after).strip())
+    return Claim(
+        guideline.id, guideline.grade or "withheld", before.strip(), (found + after).strip()
+    )
 
 
 def by_grade(guidelines: Sequence[Guideline]) -> list[tuple[str, list[Claim]]]:
     """Claims made, best evidence first, and within a grade what to do first."""
     claimed = [g for g in guidelines if g.status == "claimed"]
     ordered = sorted(claimed, key=lambda g: KINDS.index(g.kind))
-    return [(grade, found) for grade in GRADES if (found := [claim_view(g) for g in ordered if g.grade == grade])]
+    return [
+        (grade, found)
+        for grade in GRADES
+        if (found := [claim_view(g) for g in ordered if g.grade == grade])
+    ]
 
 
 def withheld(guidelines: Sequence[Guideline]) -> list[HeldBecause]:
@@ -93,7 +109,10 @@ def withheld(guidelines: Sequence[Guideline]) -> list[HeldBecause]:
             title,
             sum(len(found) for found in groups[kind].values()),
             _summary(groups[kind]),
-            tuple(Held(_who(found, guidelines), found[0].why, len(found)) for found in groups[kind].values()),
+            tuple(
+                Held(_who(found, guidelines), found[0].why, len(found))
+                for found in groups[kind].values()
+            ),
         )
         for kind, title in REASONS.items()
         if groups[kind]
@@ -145,14 +164,20 @@ def held_sentence(groups: Sequence[HeldBecause]) -> str:
 def advice(guidelines: Sequence[Guideline], methods: Sequence[str]) -> Shown | None:
     """What to use, a line per method with a claim; None where no range or value is claimed."""
     ranges = [
-        g for g in guidelines if g.status == "claimed" and g.kind in ("range", "point", "leave_default") and g.param
+        g
+        for g in guidelines
+        if g.status == "claimed" and g.kind in ("range", "point", "leave_default") and g.param
     ]
     if not ranges:
         return None
     params = list(dict.fromkeys(g.param for g in ranges))
     found = {(g.scope.method, g.param): g for g in ranges}
-    budgets = {g.scope.method: g for g in guidelines if g.status == "claimed" and g.kind == "budget"}
-    shown = [method for method in methods if any((method or None, param) in found for param in params)]
+    budgets = {
+        g.scope.method: g for g in guidelines if g.status == "claimed" and g.kind == "budget"
+    }
+    shown = [
+        method for method in methods if any((method or None, param) in found for param in params)
+    ]
     lines = []
     for method in shown:
         cells = [_cell(found.get((method or None, param))) for param in params]
@@ -174,7 +199,10 @@ def advice(guidelines: Sequence[Guideline], methods: Sequence[str]) -> Shown | N
         ),
     )
     return Shown(
-        "What to use, with the grade of the evidence. A dash: nothing is claimed.", headings, tuple(lines), tuple(shown)
+        "What to use, with the grade of the evidence. A dash: nothing is claimed.",
+        headings,
+        tuple(lines),
+        tuple(shown),
     )
 
 
@@ -195,21 +223,35 @@ def _cell(guideline: Guideline | None) -> str:
     return f"{value} [{guideline.grade}]"
 
 
-QUESTION = "Is ascent + descent on in-distribution data more robust to hyperparameters than plain ascent?"
+QUESTION = (
+    "Is ascent + descent on in-distribution data more robust to hyperparameters than plain ascent?"
+)
 
 
-def headline_answer(findings: Findings | None, guidelines: Sequence[Guideline]) -> tuple[str, list[str]]:
+def headline_answer(
+    findings: Findings | None, guidelines: Sequence[Guideline]
+) -> tuple[str, list[str]]:
     """The answer in a few words, and the numbers it rests on: whichever way it comes out."""
     if findings is None or (claim := findings.headline) is None:
         return "Not answered here", [
             "It takes both methods, with at least 8 trials of each drawn from the search space in one domain or model."
         ]
-    words = {"more robust": "Yes", "less robust": "No, less robust", "not settled": "Not settled by these trials"}
-    found = next((g for g in guidelines if g.kind == "method_choice" and g.id != "method_choice/best"), None)
+    words = {
+        "more robust": "Yes",
+        "less robust": "No, less robust",
+        "not settled": "Not settled by these trials",
+    }
+    found = next(
+        (g for g in guidelines if g.kind == "method_choice" and g.id != "method_choice/best"), None
+    )
     answer = words[claim.outcome]
     if claim.outcome != "not settled":
         answer += f", by {claim.outcomes.count(claim.outcome)} of {len(claim.outcomes)} statistics"
-    numbers = [_answer(claim), *(difference_sentence(d, findings.table) for d in claim.differences), _beyond(claim)]
+    numbers = [
+        _answer(claim),
+        *(difference_sentence(d, findings.table) for d in claim.differences),
+        _beyond(claim),
+    ]
     if found is not None and found.status == "claimed":
         answer += f" [{found.grade}]"
     elif claim.outcome != "not settled":
@@ -229,7 +271,10 @@ def _answer(claim: RobustnessClaim) -> str:
 def difference_sentence(found: Difference, table: TrialTable) -> str:
     """One statistic: mean difference, interval, in how many groups."""
     difference, (low, high) = table.difference_as_given(found)
-    means = [sum(getattr(group, name) for group in found.groups) / len(found.groups) for name in ("a", "b")]
+    means = [
+        sum(getattr(group, name) for group in found.groups) / len(found.groups)
+        for name in ("a", "b")
+    ]
     better = ""
     if not found.larger_is_better:
         means = [table.as_given(mean) for mean in means]

@@ -20,7 +20,18 @@ METRICS = (
 )  # fmt: skip
 IGNORE = "ignore"
 TAKEN = frozenset(
-    {*ROLES, "update", "group", "infeasible", "drawn", "crossed", "label", "evaluations", "missing", IGNORE}
+    {
+        *ROLES,
+        "update",
+        "group",
+        "infeasible",
+        "drawn",
+        "crossed",
+        "label",
+        "evaluations",
+        "missing",
+        IGNORE,
+    }
 )
 """No names for hyperparameters: columns of the trial table."""
 MOST_CATEGORIES = 12
@@ -57,7 +68,9 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
         if not (equals and theirs.strip() and ours.strip()):
             raise UserError(f"--map {pair}: write THEIRS=OURS, e.g. --map lr=learning_rate")
         if mapping.get(theirs.strip(), ours.strip()) != ours.strip():
-            raise UserError(f"--map {pair}: {theirs!r} is mapped to {mapping[theirs.strip()]!r} already; keep one")
+            raise UserError(
+                f"--map {pair}: {theirs!r} is mapped to {mapping[theirs.strip()]!r} already; keep one"
+            )
         mapping[theirs.strip()] = ours.strip()
     return mapping
 
@@ -74,14 +87,22 @@ def roles_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]
     mapping = dict(reading.mapping)
     if reading.score is not None:
         if mapping.get(reading.score, "score") != "score":
-            raise UserError(f"--score {reading.score} contradicts --map {reading.score}={mapping[reading.score]}")
+            raise UserError(
+                f"--score {reading.score} contradicts --map {reading.score}={mapping[reading.score]}"
+            )
         mapping[reading.score] = "score"
     for theirs, ours in mapping.items():
         if theirs not in columns:
-            swapped = f"; the column comes first: {ours}={theirs}" if ours in columns else nearest(theirs, columns)
+            swapped = (
+                f"; the column comes first: {ours}={theirs}"
+                if ours in columns
+                else nearest(theirs, columns)
+            )
             raise UserError(f"{where}: --map {theirs}={ours}: no column {theirs!r}{swapped}")
         if ours in TAKEN - ROLES.keys() - {IGNORE, "update"}:
-            raise UserError(f"{where}: --map {theirs}={ours}: {ours!r} has a meaning here; use another name")
+            raise UserError(
+                f"{where}: --map {theirs}={ours}: {ours!r} has a meaning here; use another name"
+            )
     named = [ours for ours in mapping.values() if ours != IGNORE]
     both = next((ours for ours in named if named.count(ours) > 1), None)
     if both is not None:
@@ -89,7 +110,11 @@ def roles_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]
         raise UserError(f"{where}: columns {clash} are both mapped to {both!r}; keep one")
     roles: dict[str, str] = {}
     for role, aliases in ROLES.items():
-        chosen = [theirs for theirs, ours in mapping.items() if ours == role or (role == "step" and ours == "update")]
+        chosen = [
+            theirs
+            for theirs, ours in mapping.items()
+            if ours == role or (role == "step" and ours == "update")
+        ]
         recognised = [name for name in aliases if name in columns and name not in mapping]
         found = (chosen + [name for name in recognised if name != "steps"]) or recognised
         if len(found) > 1:
@@ -109,7 +134,9 @@ def roles_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]
     return roles
 
 
-def left_over(columns: list[str], roles: dict[str, str], reading: Reading, where: str) -> dict[str, str]:
+def left_over(
+    columns: list[str], roles: dict[str, str], reading: Reading, where: str
+) -> dict[str, str]:
     """Columns that may be hyperparameters: our name to theirs.
 
     Raises:

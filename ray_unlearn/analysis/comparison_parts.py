@@ -13,7 +13,7 @@ from ray_unlearn.analysis.output import Output
 from ray_unlearn.analysis.page_part import Part, pictures_of
 from ray_unlearn.analysis.sentences import label
 from ray_unlearn.analysis.view import Heading, Shown
-from ray_unlearn.spec.guidelines import Guideline
+from ray_unlearn.spec.guideline_file import Guideline
 
 
 def compared(findings: Findings, guidelines: Sequence[Guideline], out: Output) -> Part:
@@ -24,7 +24,9 @@ def compared(findings: Findings, guidelines: Sequence[Guideline], out: Output) -
             "Tuning curves and shares of good configurations are withheld: they need trials drawn from the search space."
         )
     elif (tuning.data["kind"] != "curve").all():
-        texts.append("Tuning curves are withheld: every method needs 4 trials drawn from the search space.")
+        texts.append(
+            "Tuning curves are withheld: every method needs 4 trials drawn from the search space."
+        )
     if len(findings.methods) < 2:
         texts.append("One method: there is nothing to compare it with.")
     answer, numbers = headline_answer(findings, guidelines)
@@ -44,8 +46,18 @@ def compared(findings: Findings, guidelines: Sequence[Guideline], out: Output) -
     if pareto is None:
         texts.append("Forgetting against utility is not drawn: the table has no such columns.")
     pictures = pictures_of(out, tuning, guideline_figures.paired_figure(findings), pareto)
-    claims = tuple(claim_view(g) for g in guidelines if g.kind == "method_choice" and g.status == "claimed")
-    return Part("compared", "Methods compared", tuple(texts), claims, bullets=bullets, pictures=pictures, tables=tables)
+    claims = tuple(
+        claim_view(g) for g in guidelines if g.kind == "method_choice" and g.status == "claimed"
+    )
+    return Part(
+        "compared",
+        "Methods compared",
+        tuple(texts),
+        claims,
+        bullets=bullets,
+        pictures=pictures,
+        tables=tables,
+    )
 
 
 def _volume_table(volumes: pd.DataFrame, findings: Findings) -> Shown:
@@ -64,7 +76,10 @@ def _volume_table(volumes: pd.DataFrame, findings: Findings) -> Shown:
         f"model's forget gap, and as much utility lost) in which the front of {k} trials is at least as good. \u2191 higher is better."
     )
     return Shown(
-        caption, (Heading("method", numeric=False), *(Heading(group) for group in groups)), tuple(cells), tuple(shown)
+        caption,
+        (Heading("method", numeric=False), *(Heading(group) for group in groups)),
+        tuple(cells),
+        tuple(shown),
     )
 
 
@@ -111,9 +126,15 @@ def transfer(findings: Findings, out: Output) -> Part:
         f"In {better} of {len(data)} cases k trials inside a region derived without the group do better on it than k trials in the full "
         "space. With 3 or 4 groups that can be chance whatever it shows, so no grade above C rests on it."
     )
-    table = Shown("Each method on each group held out.", headings, tuple(lines), tuple(data["method"]))
+    table = Shown(
+        "Each method on each group held out.", headings, tuple(lines), tuple(data["method"])
+    )
     return Part(
-        "transfer", "Transfer to what was not seen", (text,), pictures=pictures_of(out, drawing), tables=(table,)
+        "transfer",
+        "Transfer to what was not seen",
+        (text,),
+        pictures=pictures_of(out, drawing),
+        tables=(table,),
     )
 
 
@@ -130,7 +151,9 @@ def difference_part(found: Sequence[Difference] | None) -> Part:
     title = "Difference from the previous study"
     if found is None:
         return Part(
-            "difference", title, ("No earlier guidelines.json was given (`--since OLD.json`), so nothing is compared.",)
+            "difference",
+            title,
+            ("No earlier guidelines.json was given (`--since OLD.json`), so nothing is compared.",),
         )
     changed = [d for d in found if d.change != "unchanged"]
     same = len(found) - len(changed)

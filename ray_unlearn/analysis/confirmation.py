@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from ray_unlearn.analysis.effects.comparison import ALPHA, t_interval
-from ray_unlearn.results.best import OBJECTIVE, candidate_rows
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import HALVES, Row
-from ray_unlearn.results.status import open_study
-from ray_unlearn.results.top import HYPERPARAMETERS, Configuration
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import Hyperparameters
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import Hyperparameters
+from ray_unlearn.store.best_configurations import HYPERPARAMETERS, Configuration
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import HALVES, Row
+from ray_unlearn.store.score import OBJECTIVE, candidate_rows
+from ray_unlearn.store.status import open_study
 
 CONFIDENCE = 1 - ALPHA
 REPORTED = f"score_{HALVES[1]}"
@@ -83,8 +83,15 @@ class Confirmation:
 
     def as_json(self) -> dict[str, Any]:
         """For scripts; every number is finite or None."""
-        lines = [asdict(c) | {"seeds": c.seeds, "optimism": c.optimism} for c in self.configurations]
-        about = {"study": self.study, "folder": self.folder, "confidence": CONFIDENCE, "score": REPORTED}
+        lines = [
+            asdict(c) | {"seeds": c.seeds, "optimism": c.optimism} for c in self.configurations
+        ]
+        about = {
+            "study": self.study,
+            "folder": self.folder,
+            "confidence": CONFIDENCE,
+            "score": REPORTED,
+        }
         return about | {"configurations": lines, "notes": list(self.notes)}
 
 
@@ -93,7 +100,9 @@ def interval_of(values: list[float]) -> Interval:
     if len(values) < 2:
         return Interval(len(values), values[0] if values else None, None, None, None)
     found = t_interval(values)
-    return Interval(len(values), statistics.fmean(values), statistics.stdev(values), found.low, found.high)
+    return Interval(
+        len(values), statistics.fmean(values), statistics.stdev(values), found.low, found.high
+    )
 
 
 def confirmation(study: Path, confirm: Path) -> Confirmation:
@@ -106,7 +115,9 @@ def confirmation(study: Path, confirm: Path) -> Confirmation:
     spec, record = open_study(study)
     confirm_spec, confirm_record = open_study(confirm)
     if confirm_spec.search.sampler != "listed":
-        raise UserError(f"{confirm}: is no confirmation (its sampler is {confirm_spec.search.sampler}, not listed)")
+        raise UserError(
+            f"{confirm}: is no confirmation (its sampler is {confirm_spec.search.sampler}, not listed)"
+        )
     found = [
         _confirmed(_claim(spec, record, method, wanted, confirm), confirm_spec, confirm_record)
         for method, points in confirm_spec.search.points.items()
@@ -135,18 +146,23 @@ def write_confirmation(found: Confirmation, folder: Path) -> list[Path]:
         raise StorageError(f"{folder}: the confirmation cannot be written: {error}") from None
 
 
-def _claim(spec: StudySpec, record: Record, method: str, wanted: Hyperparameters, confirm: Path) -> Configuration:
+def _claim(
+    spec: StudySpec, record: Record, method: str, wanted: Hyperparameters, confirm: Path
+) -> Configuration:
     """The study's best row of this configuration."""
     values = wanted.model_dump(exclude={"steps"})
     same = [
         Configuration(trial, row)
         for trial in record.finished
-        if trial.method == method and all(trial.config[name] == value for name, value in values.items())
+        if trial.method == method
+        and all(trial.config[name] == value for name, value in values.items())
         for row in candidate_rows(trial, spec)
         if row["update"] == wanted.steps
     ]
     if not same:
-        raise UserError(f"{confirm}: a configuration of {method} is none of the study's: is it of another study?")
+        raise UserError(
+            f"{confirm}: a configuration of {method} is none of the study's: is it of another study?"
+        )
     return min(same, key=lambda c: (c.row[OBJECTIVE], c.trial.number))
 
 
@@ -155,7 +171,8 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
     trials = {
         int(trial.config["seed"]): trial
         for trial in record.trials.values()
-        if trial.method == method and all(trial.config[name] == wanted[name] for name in HYPERPARAMETERS)
+        if trial.method == method
+        and all(trial.config[name] == wanted[name] for name in HYPERPARAMETERS)
     }
     scores: dict[int, float] = {}
     without: dict[str, int] = {}
@@ -207,7 +224,15 @@ def _notes(found: list[Confirmed]) -> list[str]:
 
 
 def _line(c: Confirmed) -> dict[str, Any]:
-    line: dict[str, Any] = {"method": c.method, "trial": c.trial, "trial_id": c.trial_id} | c.hyperparameters
-    line |= {"claimed_selection": c.claimed_selection, "claimed_reporting": c.claimed_reporting, "seeds": c.seeds}
+    line: dict[str, Any] = {
+        "method": c.method,
+        "trial": c.trial,
+        "trial_id": c.trial_id,
+    } | c.hyperparameters
+    line |= {
+        "claimed_selection": c.claimed_selection,
+        "claimed_reporting": c.claimed_reporting,
+        "seeds": c.seeds,
+    }
     line |= asdict(c.interval) | {"optimism": c.optimism}
     return line | {"without_score": sum(c.without_score.values())}

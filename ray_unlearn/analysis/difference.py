@@ -7,9 +7,11 @@ from typing import Literal
 
 from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.sentences import label
-from ray_unlearn.spec.guidelines import Guideline, Guidelines
+from ray_unlearn.spec.guideline_file import Guideline, Guidelines
 
-Change = Literal["new", "tightened", "widened", "moved", "contradicted", "withdrawn", "regraded", "unchanged"]
+Change = Literal[
+    "new", "tightened", "widened", "moved", "contradicted", "withdrawn", "regraded", "unchanged"
+]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ def compare(before: Guidelines, after: Guidelines) -> tuple[Difference, ...]:
 
 
 def _compared(name: str, old: Guideline | None, new: Guideline | None) -> Difference | None:
-    was, now = old is not None and old.status == "claimed", new is not None and new.status == "claimed"
+    was, now = (
+        old is not None and old.status == "claimed",
+        new is not None and new.status == "claimed",
+    )
     if not was and not now:
         return None
     title = _title(new if new is not None else old)
@@ -75,13 +80,21 @@ def _range(old: Guideline, new: Guideline) -> tuple[Change, str]:
     assert new.search_space is not None
     if old.search_space.choices is not None or new.search_space.choices is not None:
         same = set(old.search_space.choices or ()) == set(new.search_space.choices or ())
-        return ("unchanged", "") if same else ("moved", f", {old.search_space.choices} -> {new.search_space.choices}")
+        return (
+            ("unchanged", "")
+            if same
+            else ("moved", f", {old.search_space.choices} -> {new.search_space.choices}")
+        )
     before, after = _edges(old), _edges(new)
     words = f", {_shown(old)} -> {_shown(new)}"
     if after[0] > before[1] or before[0] > after[1]:
         return "contradicted", words
-    low = _moved(old.estimates.get("low_edge_90"), new.estimates.get("low_edge_90"), before[0], after[0])
-    high = _moved(old.estimates.get("high_edge_90"), new.estimates.get("high_edge_90"), before[1], after[1])
+    low = _moved(
+        old.estimates.get("low_edge_90"), new.estimates.get("low_edge_90"), before[0], after[0]
+    )
+    high = _moved(
+        old.estimates.get("high_edge_90"), new.estimates.get("high_edge_90"), before[1], after[1]
+    )
     if not low and not high:
         return "unchanged", ""
     if low >= 0 and high <= 0:
@@ -100,7 +113,9 @@ def _edges(guideline: Guideline) -> tuple[float, float]:
     return low, high
 
 
-def _moved(old: Sequence[float] | None, new: Sequence[float] | None, before: float, after: float) -> int:
+def _moved(
+    old: Sequence[float] | None, new: Sequence[float] | None, before: float, after: float
+) -> int:
     """-1, 0, 1: the edge went down, stayed within what is known of it, went up."""
     if before == after:
         return 0
@@ -112,10 +127,16 @@ def _moved(old: Sequence[float] | None, new: Sequence[float] | None, before: flo
 
 def _shown(guideline: Guideline) -> str:
     low, high = _edges(guideline)
-    return f"{'..' if math.isinf(low) else plain(low)} to {'..' if math.isinf(high) else plain(high)}"
+    return (
+        f"{'..' if math.isinf(low) else plain(low)} to {'..' if math.isinf(high) else plain(high)}"
+    )
 
 
 def _title(guideline: Guideline | None) -> str:
     assert guideline is not None
-    parts = (guideline.scope.method or "all methods", label(guideline.param), guideline.kind.replace("_", " "))
+    parts = (
+        guideline.scope.method or "all methods",
+        label(guideline.param),
+        guideline.kind.replace("_", " "),
+    )
     return ", ".join(part for part in parts if part)

@@ -29,7 +29,19 @@ def surface(study: StudyResults) -> pd.DataFrame:
     """
     parts = [_surface_of(rows, *_bounds(study, method)) for method, rows in _by_method(study)]
     return _stacked(
-        parts, ["method", "number", "update", "low", "high", "learning_rate", "status", SCORE, "drawn", "chosen"]
+        parts,
+        [
+            "method",
+            "number",
+            "update",
+            "low",
+            "high",
+            "learning_rate",
+            "status",
+            SCORE,
+            "drawn",
+            "chosen",
+        ],
     )
 
 
@@ -39,13 +51,17 @@ def _surface_of(rows: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
     if not updates:
         return pd.DataFrame()
     bands = _bands(trials["learning_rate"].to_numpy(), low, high)
-    frame = trials[["method", "number", "learning_rate", "status"]].assign(low=bands[:-1], high=bands[1:])
+    frame = trials[["method", "number", "learning_rate", "status"]].assign(
+        low=bands[:-1], high=bands[1:]
+    )
     cells = frame.merge(pd.DataFrame({"update": updates}), how="cross")
     known = rows[["number", "update", SCORE, "chosen"]]
     cells = cells.merge(known, on=["number", "update"], how="left")
     cells["chosen"] = cells["chosen"].eq(True)
     scored = np.isfinite(cells[SCORE])
-    cells["drawn"] = np.where(scored, "score", cells["status"].where(cells["status"] != "complete", "not evaluated"))
+    cells["drawn"] = np.where(
+        scored, "score", cells["status"].where(cells["status"] != "complete", "not evaluated")
+    )
     return cells
 
 
@@ -54,8 +70,16 @@ def _bands(rates: np.ndarray, low: float, high: float) -> np.ndarray:
     distinct, counts = np.unique(rates, return_counts=True)
     logs = np.log(distinct)
     middle = (logs[1:] + logs[:-1]) / 2
-    bottom = min(math.log(low), logs[0]) if low > 0 else logs[0] - (logs[1] - logs[0] if len(logs) > 1 else 1.0) / 2
-    top = max(math.log(high), logs[-1]) if high > 0 else logs[-1] + (logs[-1] - logs[-2] if len(logs) > 1 else 1.0) / 2
+    bottom = (
+        min(math.log(low), logs[0])
+        if low > 0
+        else logs[0] - (logs[1] - logs[0] if len(logs) > 1 else 1.0) / 2
+    )
+    top = (
+        max(math.log(high), logs[-1])
+        if high > 0
+        else logs[-1] + (logs[-1] - logs[-2] if len(logs) > 1 else 1.0) / 2
+    )
     if bottom == logs[0]:  # a trial exactly on the search bound still gets a band to be seen in
         bottom -= 0.05
     if top == logs[-1]:
@@ -69,11 +93,22 @@ def _bands(rates: np.ndarray, low: float, high: float) -> np.ndarray:
 def tradeoff(study: StudyResults) -> pd.DataFrame:
     """Every evaluation row with a finite forget perplexity, and the references: vanilla, target, exact retraining."""
     parts = [rows[rows["update"].notna()].assign(kind="row") for _, rows in _by_method(study)]
-    columns = ["kind", "method", "number", "update", "forget_ppl", UTILITY_LOSS, "candidate", "chosen"]
+    columns = [
+        "kind",
+        "method",
+        "number",
+        "update",
+        "forget_ppl",
+        UTILITY_LOSS,
+        "candidate",
+        "chosen",
+    ]
     frame = _stacked(parts, columns)
     ppl = frame["forget_ppl"].astype(float)
     finite = np.isfinite(ppl) & (ppl > 0) & np.isfinite(frame[UTILITY_LOSS].astype(float))
-    return pd.concat([frame.loc[finite], _references(study)], ignore_index=True).reindex(columns=columns)
+    return pd.concat([frame.loc[finite], _references(study)], ignore_index=True).reindex(
+        columns=columns
+    )
 
 
 def _references(study: StudyResults) -> pd.DataFrame:
@@ -87,7 +122,11 @@ def _references(study: StudyResults) -> pd.DataFrame:
     exact = study.baseline("exact_retrain")
     if exact is not None:
         lines.append(
-            {"kind": "exact_retrain", "forget_ppl": exact["forget_ppl"], UTILITY_LOSS: utility_loss(exact, vanilla)}
+            {
+                "kind": "exact_retrain",
+                "forget_ppl": exact["forget_ppl"],
+                UTILITY_LOSS: utility_loss(exact, vanilla),
+            }
         )
     return pd.DataFrame(lines).assign(candidate=False, chosen=False)
 
@@ -98,8 +137,14 @@ def rates(study: StudyResults) -> pd.DataFrame:
     for _, rows in _by_method(study):
         best = candidates(rows).drop_duplicates("number")[["number", "update", SCORE, "chosen"]]
         trials = rows.drop_duplicates("number")[["method", "number", "learning_rate", "status"]]
-        parts.append(trials.merge(best, on="number", how="left").assign(chosen=lambda t: t["chosen"].eq(True)))
-    return _stacked(parts, ["method", "number", "learning_rate", "status", "update", SCORE, "chosen"])
+        parts.append(
+            trials.merge(best, on="number", how="left").assign(
+                chosen=lambda t: t["chosen"].eq(True)
+            )
+        )
+    return _stacked(
+        parts, ["method", "number", "learning_rate", "status", "update", SCORE, "chosen"]
+    )
 
 
 def attacks(study: StudyResults) -> pd.DataFrame:
@@ -109,7 +154,11 @@ def attacks(study: StudyResults) -> pd.DataFrame:
         best = set(rows.loc[rows["chosen"], "number"])
         parts.append(rows[rows["number"].isin(best) & rows["update"].notna()].assign(kind="row"))
     columns = ["kind", "method", "number", "update", *ATTACKS, "chosen"]
-    baselines = study.baselines.reset_index(names="kind").reindex(columns=columns).assign(method="", chosen=False)
+    baselines = (
+        study.baselines.reset_index(names="kind")
+        .reindex(columns=columns)
+        .assign(method="", chosen=False)
+    )
     return pd.concat([_stacked(parts, columns), baselines], ignore_index=True)[columns]
 
 
@@ -121,22 +170,32 @@ def history(study: StudyResults) -> pd.DataFrame:
     parts = []
     for _, rows in _by_method(study):
         scores = candidates(rows).drop_duplicates("number").set_index("number")["score_selection"]
-        trials = rows.drop_duplicates("number").sort_values("number")[["method", "number", "status"]]
-        trials = trials.assign(order=range(1, len(trials) + 1), score_selection=trials["number"].map(scores))
+        trials = rows.drop_duplicates("number").sort_values("number")[
+            ["method", "number", "status"]
+        ]
+        trials = trials.assign(
+            order=range(1, len(trials) + 1), score_selection=trials["number"].map(scores)
+        )
         parts.append(trials.assign(best_so_far=trials["score_selection"].cummin().ffill()))
-    return _stacked(parts, ["method", "number", "order", "status", "score_selection", "best_so_far"])
+    return _stacked(
+        parts, ["method", "number", "order", "status", "score_selection", "best_so_far"]
+    )
 
 
 def _by_method(study: StudyResults) -> list[tuple[str, pd.DataFrame]]:
     """The rows of each method that has trials, in the study's order, with `chosen`."""
     best = chosen_rows(study.rows)
     rows = study.rows.assign(chosen=study.rows.index.isin(best.index))
-    return [(method, part) for method in study.methods if len(part := rows[rows["method"] == method])]
+    return [
+        (method, part) for method in study.methods if len(part := rows[rows["method"] == method])
+    ]
 
 
 def _bounds(study: StudyResults, method: str) -> tuple[float, float]:
     """Search bounds of the learning rate; (0, 0) where they are not known."""
-    parameter = study.spec.spaces[method].parameters["learning_rate"] if study.spec is not None else None
+    parameter = (
+        study.spec.spaces[method].parameters["learning_rate"] if study.spec is not None else None
+    )
     return (parameter.low, parameter.high) if isinstance(parameter, FloatRange) else (0.0, 0.0)
 
 

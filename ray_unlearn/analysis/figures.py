@@ -40,7 +40,9 @@ class _Kind:
     draw: Callable[[pd.DataFrame, tuple[str, ...]], Figure]
 
 
-THINNED = f" At most {MOST_DOTS:,} points per panel are drawn, chosen at random; the numbers hold all."
+THINNED = (
+    f" At most {MOST_DOTS:,} points per panel are drawn, chosen at random; the numbers hold all."
+)
 
 
 def draw_all(study: StudyResults) -> list[Drawing]:
@@ -49,8 +51,12 @@ def draw_all(study: StudyResults) -> list[Drawing]:
     for kind in KINDS:
         data = kind.numbers(study)
         if _has_something(data):
-            caption = kind.caption + (THINNED if len(data) > MOST_DOTS and kind.draw is not heatmaps else "")
-            drawings.append(Drawing(kind.name, kind.title, caption, data, kind.draw(data, study.methods)))
+            caption = kind.caption + (
+                THINNED if len(data) > MOST_DOTS and kind.draw is not heatmaps else ""
+            )
+            drawings.append(
+                Drawing(kind.name, kind.title, caption, data, kind.draw(data, study.methods))
+            )
     return drawings
 
 

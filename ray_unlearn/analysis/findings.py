@@ -8,7 +8,12 @@ import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.effects.choice import best_by_selection
-from ray_unlearn.analysis.effects.contests import AllPairs, RobustnessClaim, all_pairs, robustness_claim
+from ray_unlearn.analysis.effects.contests import (
+    AllPairs,
+    RobustnessClaim,
+    all_pairs,
+    robustness_claim,
+)
 from ray_unlearn.analysis.effects.importance import Importance, ImportanceResult, importance
 from ray_unlearn.analysis.effects.interaction import (
     Interaction,
@@ -16,15 +21,26 @@ from ray_unlearn.analysis.effects.interaction import (
     learning_rate_by_steps,
     weight_interaction,
 )
-from ray_unlearn.analysis.effects.regions import FittedGroup, GroupPoints, Region, fit_group, good_regions
-from ray_unlearn.analysis.effects.robustness import TuningCurve, curve_ks, share_within, tuning_curve
+from ray_unlearn.analysis.effects.regions import (
+    FittedGroup,
+    GroupPoints,
+    Region,
+    fit_group,
+    good_regions,
+)
+from ray_unlearn.analysis.effects.robustness import (
+    TuningCurve,
+    curve_ks,
+    share_within,
+    tuning_curve,
+)
 from ray_unlearn.analysis.effects.shares import Share
 from ray_unlearn.analysis.effects.stopping import StoppingRule, stopping_rule
 from ray_unlearn.analysis.grades import THRESHOLDS, Thresholds
 from ray_unlearn.analysis.transfer import Box, HeldoutGroup, held_out_by, leave_one_out
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.guidelines import Evidence
+from ray_unlearn.spec.guideline_file import Evidence
 
 HEADLINE = ("ascent_descent_in_distribution", "gradient_ascent")
 """Published: the first is more robust to hyperparameters than the second (Yao et al., ACL 2024)."""
@@ -85,7 +101,9 @@ def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> F
     best = {str(group): float(score) for group, score in chosen["score"].items()}
     budget = _common_budget(table)
     methods = {name: _method(table, name, seed, best, budget, limits) for name in table.methods}
-    known = table.trials[table.trials["drawn"] != "unknown"]  # adaptive ones set the best known, and are not counted
+    known = table.trials[
+        table.trials["drawn"] != "unknown"
+    ]  # adaptive ones set the best known, and are not counted
     pairs = all_pairs(known, table.methods, seed, fallback=table.nothing) if len(known) else None
     return Findings(table, methods, _headline(table, known, seed), pairs, seed)
 
@@ -94,7 +112,9 @@ def _from_space(trials: pd.DataFrame, axes: tuple[Axis, ...] = ()) -> pd.DataFra
     """Trials drawn from the space, those of a narrowed study's wider space apart: they are no sample of this one."""
     chosen = trials["drawn"] == "space"
     for axis in (axis for axis in axes if axis.scale != "categorical"):
-        outside = (trials[axis.name] < axis.low * (1 - 1e-9)) | (trials[axis.name] > axis.high * (1 + 1e-9))
+        outside = (trials[axis.name] < axis.low * (1 - 1e-9)) | (
+            trials[axis.name] > axis.high * (1 + 1e-9)
+        )
         chosen &= ~outside
     return trials[chosen]
 
@@ -103,7 +123,9 @@ def _headline(table: TrialTable, known: pd.DataFrame, seed: int) -> RobustnessCl
     if not set(HEADLINE) <= set(known["method"]):
         return None
     try:
-        return robustness_claim(known, *HEADLINE, table.score.tolerance, seed, fallback=table.nothing)
+        return robustness_claim(
+            known, *HEADLINE, table.score.tolerance, seed, fallback=table.nothing
+        )
     except UserError:  # too few trials of one of the two: `claims` says so
         return None
 
@@ -119,7 +141,12 @@ def _common_budget(table: TrialTable) -> int:
 
 
 def _method(
-    table: TrialTable, method: str, seed: int, best: Mapping[str, float], budget: int, limits: Thresholds
+    table: TrialTable,
+    method: str,
+    seed: int,
+    best: Mapping[str, float],
+    budget: int,
+    limits: Thresholds,
 ) -> MethodFindings:
     everything = table.of(method)
     axes = table.axes[method]
@@ -137,7 +164,9 @@ def _method(
     scored = trials["score"].to_numpy(dtype=float)
     infeasible = trials["infeasible"].to_numpy(dtype=bool)
     matters = (
-        importance(points, scored, infeasible, trials["group"].to_numpy(), axes, seed) if len(trials) and axes else None
+        importance(points, scored, infeasible, trials["group"].to_numpy(), axes, seed)
+        if len(trials) and axes
+        else None
     )
     return MethodFindings(
         method=method,
@@ -159,7 +188,11 @@ def _method(
 
 
 def _points(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> np.ndarray:
-    return np.column_stack([axis.to_unit(trials[axis.name]) for axis in axes]) if axes else np.empty((len(trials), 0))
+    return (
+        np.column_stack([axis.to_unit(trials[axis.name]) for axis in axes])
+        if axes
+        else np.empty((len(trials), 0))
+    )
 
 
 def _regions(
@@ -172,7 +205,10 @@ def _regions(
     fits: dict[str, FittedGroup] = {}
     for group, own in trials.groupby("group", sort=True):
         part = GroupPoints(
-            str(group), _points(own, axes), own["score"].to_numpy(dtype=float), own["infeasible"].to_numpy(dtype=bool)
+            str(group),
+            _points(own, axes),
+            own["score"].to_numpy(dtype=float),
+            own["infeasible"].to_numpy(dtype=bool),
         )
         fits[str(group)] = fit_group(part, axes, tolerance, seed)
 
@@ -189,15 +225,21 @@ def _regions(
         return box or None
 
     regions = good_regions(list(fits.values()), axes, tolerance)
-    return regions, leave_one_out(trials, derive, lambda group: fits[group].default, limits.inside_trials, nothing)
+    return regions, leave_one_out(
+        trials, derive, lambda group: fits[group].default, limits.inside_trials, nothing
+    )
 
 
-def _trade_off(table: TrialTable, trials: pd.DataFrame, axes: tuple[Axis, ...], seed: int) -> Interaction | None:
+def _trade_off(
+    table: TrialTable, trials: pd.DataFrame, axes: tuple[Axis, ...], seed: int
+) -> Interaction | None:
     if "learning_rate" not in {axis.name for axis in axes}:
         return None
     chosen = trials["trial"].to_numpy()
     if len(chosen) > MOST_TRAJECTORIES:
-        chosen = np.random.default_rng(seed).choice(np.sort(chosen), MOST_TRAJECTORIES, replace=False)
+        chosen = np.random.default_rng(seed).choice(
+            np.sort(chosen), MOST_TRAJECTORIES, replace=False
+        )
     rows = table.rows[table.rows["trial"].isin(chosen)]
     rows = rows.drop(columns=[name for name in ("learning_rate", "group") if name in rows]).merge(
         trials[["trial", "group", "learning_rate"]], on="trial"
@@ -208,14 +250,22 @@ def _trade_off(table: TrialTable, trials: pd.DataFrame, axes: tuple[Axis, ...], 
         return learning_rate_by_steps(rows.assign(response=rows["score"].fillna(np.inf)), seed)
     # A forget NLL rises throughout; where it is not finite the model is ruined, as one far above the target is.
     rows = rows.assign(forget_nll=rows["forget_nll"].fillna(np.inf))
-    return learning_rate_by_steps(rows.assign(response=clipped_forget_nll(rows)), seed, winsorise=False)
+    return learning_rate_by_steps(
+        rows.assign(response=clipped_forget_nll(rows)), seed, winsorise=False
+    )
 
 
 def _target_known(rows: pd.DataFrame) -> bool:
-    return {"forget_nll", "target_nll"} <= set(rows) and len(rows) > 0 and bool(rows["target_nll"].notna().all())
+    return (
+        {"forget_nll", "target_nll"} <= set(rows)
+        and len(rows) > 0
+        and bool(rows["target_nll"].notna().all())
+    )
 
 
-def _weight_trade_off(trials: pd.DataFrame, axes: tuple[Axis, ...], seed: int) -> Interaction | None:
+def _weight_trade_off(
+    trials: pd.DataFrame, axes: tuple[Axis, ...], seed: int
+) -> Interaction | None:
     if not {"learning_rate", "w_r"} <= {axis.name for axis in axes}:
         return None
     response = trials["score"].where(~trials["infeasible"], np.inf)
@@ -241,11 +291,15 @@ def _share_own(trials: pd.DataFrame, tolerance: float) -> Share | None:
     others = trials[trials["group"].isin(best.index) & ~trials["trial"].isin(best["trial"])]
     if others.empty:
         return None
-    regrets = others["score"].to_numpy(dtype=float) - others["group"].map(best["score"]).to_numpy(dtype=float)
+    regrets = others["score"].to_numpy(dtype=float) - others["group"].map(best["score"]).to_numpy(
+        dtype=float
+    )
     return share_within(regrets, others["infeasible"].to_numpy(dtype=bool), 0.0, tolerance)
 
 
-def _curve(table: TrialTable, trials: pd.DataFrame, best: Mapping[str, float], budget: int) -> TuningCurve | None:
+def _curve(
+    table: TrialTable, trials: pd.DataFrame, best: Mapping[str, float], budget: int
+) -> TuningCurve | None:
     """The mean over groups of each group's curve, in regret against the best known there."""
     if budget < 2:
         return None
@@ -256,10 +310,16 @@ def _curve(table: TrialTable, trials: pd.DataFrame, best: Mapping[str, float], b
             continue
         level = best[str(group)]
         fallback = table.nothing.get(str(group), float(feasible["score"].max())) - level
-        regret, selection = (own[name].to_numpy(dtype=float) - level for name in ("score", "score_selection"))
+        regret, selection = (
+            own[name].to_numpy(dtype=float) - level for name in ("score", "score_selection")
+        )
         curves.append(
             tuning_curve(
-                regret, own["infeasible"].to_numpy(dtype=bool), curve_ks(budget), fallback, selection=selection
+                regret,
+                own["infeasible"].to_numpy(dtype=bool),
+                curve_ks(budget),
+                fallback,
+                selection=selection,
             )
         )
     if not curves:

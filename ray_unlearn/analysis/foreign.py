@@ -18,7 +18,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.cells import Cells
-from ray_unlearn.analysis.columns import IGNORE, KEYS, METRICS, MOST_CATEGORIES, TAKEN, Reading, left_over, roles_of
+from ray_unlearn.analysis.columns import (
+    IGNORE,
+    KEYS,
+    METRICS,
+    MOST_CATEGORIES,
+    TAKEN,
+    Reading,
+    left_over,
+    roles_of,
+)
 from ray_unlearn.analysis.tidy import STATUSES, fingerprints
 from ray_unlearn.spec.errors import UserError, nearest
 
@@ -68,7 +77,9 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
     table = table.rename_columns([str(name).strip() for name in table.column_names])
     roles = roles_of(table.column_names, reading, where)
     if table.num_rows == 0:
-        raise UserError(f"{where}: holds no line; a foreign table has one line per evaluation or trial")
+        raise UserError(
+            f"{where}: holds no line; a foreign table has one line per evaluation or trial"
+        )
     cells = Cells(table, where, 2 if path.suffix == ".csv" else 1)
     trial = cells.text(roles["trial"], needed=True)
     keys = {key: cells.text(roles[key]) for key in KEYS if key in roles}
@@ -90,15 +101,23 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
                 f"`--map {theirs}=ANOTHER_NAME` or `--map {theirs}={IGNORE}`"
             )
         if column is None:
-            notes.append(f"column `{theirs}` of {path.name} is left out: text with more than {MOST_CATEGORIES} values")
+            notes.append(
+                f"column `{theirs}` of {path.name} is left out: text with more than {MOST_CATEGORIES} values"
+            )
         else:
             lines[ours] = column
-    constant = [name for name in lines if name not in METRICS and name not in KEYS and name != "trial"]
+    constant = [
+        name for name in lines if name not in METRICS and name not in KEYS and name != "trial"
+    ]
     if step and step == "steps" and len(np.unique(codes)) == len(codes):
         lines["steps"] = update
         constant.append("steps")
     # Null or not is known to the file only; a frame of floats cannot tell a missing score from a diverged one.
-    frame = pd.DataFrame(lines, copy=False).assign(missing=cells.is_null(roles["score"]), update=update).iloc[order]
+    frame = (
+        pd.DataFrame(lines, copy=False)
+        .assign(missing=cells.is_null(roles["score"]), update=update)
+        .iloc[order]
+    )
     frame.index = pd.Index(order + cells.first_line, name="line")
     codes = codes[order]
     theirs_of = searched | roles
@@ -110,11 +129,18 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
     hyperparameters = tuple(name for name in constant if name not in ("seed", "status", "sampler"))
     first = np.flatnonzero(np.diff(codes, prepend=-1))
     trials = _trials(frame.iloc[first], hyperparameters, path, reading, where)
-    trials["evaluations"] = np.bincount(codes, weights=~frame["missing"], minlength=len(first)).astype(int)
-    unexplained = frame["missing"].to_numpy() & trials["status"].isin(["complete", "pruned"]).to_numpy()[codes]
+    trials["evaluations"] = np.bincount(
+        codes, weights=~frame["missing"], minlength=len(first)
+    ).astype(int)
+    unexplained = (
+        frame["missing"].to_numpy()
+        & trials["status"].isin(["complete", "pruned"]).to_numpy()[codes]
+    )
     evaluated = ~frame["missing"].to_numpy()
     sign = -1.0 if reading.maximise else 1.0
-    rows = pd.DataFrame({"trial": codes[evaluated], "update": frame["update"].to_numpy()[evaluated]})
+    rows = pd.DataFrame(
+        {"trial": codes[evaluated], "update": frame["update"].to_numpy()[evaluated]}
+    )
     for name in (name for name in METRICS if name in frame):
         values = frame[name].to_numpy()[evaluated]
         if name.startswith("score"):
@@ -137,13 +163,21 @@ def _trial_codes(columns: list[pd.Categorical]) -> NDArray[np.int64]:
 
 
 def _check_constant(
-    frame: pd.DataFrame, codes: NDArray[np.int64], names: list[str], theirs: Mapping[str, str], where: str
+    frame: pd.DataFrame,
+    codes: NDArray[np.int64],
+    names: list[str],
+    theirs: Mapping[str, str],
+    where: str,
 ) -> None:
     """`frame` in order of its trials `codes` [n]; each of the columns `names` has one value per trial."""
     first = np.flatnonzero(np.diff(codes, prepend=-1))[codes]
     for name in names:
         column = frame[name]
-        values = column.cat.codes.to_numpy() if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+        values = (
+            column.cat.codes.to_numpy()
+            if isinstance(column.dtype, pd.CategoricalDtype)
+            else column.to_numpy()
+        )
         differs = (values != values[first]) & ~(np.isnan(values) & np.isnan(values[first]))
         if differs.any():
             at = int(np.argmax(differs))
@@ -156,7 +190,11 @@ def _check_constant(
 
 
 def _without_copies(
-    frame: pd.DataFrame, codes: NDArray[np.int64], step: str | None, theirs: Mapping[str, str], where: str
+    frame: pd.DataFrame,
+    codes: NDArray[np.int64],
+    step: str | None,
+    theirs: Mapping[str, str],
+    where: str,
 ) -> NDArray[np.bool_]:
     """True [n] for the lines to keep: exact copies are left out, contradicting lines are an error."""
     update = frame["update"].to_numpy()
@@ -176,7 +214,11 @@ def _without_copies(
         one, other = (repeated[~copies].iloc[i] for i in (second - 1, second))
         name = next((n for n in metrics if _shown(one[n]) != _shown(other[n])), "score")
         at = f" at step {one['update']:g}" if step else ""
-        remedy = "keep one" if step else "keep one, or name the column that counts steps: `--map COLUMN=step`"
+        remedy = (
+            "keep one"
+            if step
+            else "keep one, or name the column that counts steps: `--map COLUMN=step`"
+        )
         raise UserError(
             f"{where}: trial {one['trial']} has two different rows{at}: `{theirs.get(name, name)}` is {_shown(one[name])} "
             f"in line {one.name} and {_shown(other[name])} in line {other.name}; {remedy}"
@@ -198,7 +240,11 @@ def _trials(
     size = len(first)
 
     def text(name: str, default: str = "") -> NDArray[np.object_]:
-        return first[name].astype(object).to_numpy() if name in first else np.full(size, default, dtype=object)
+        return (
+            first[name].astype(object).to_numpy()
+            if name in first
+            else np.full(size, default, dtype=object)
+        )
 
     trials = pd.DataFrame({"label": text("trial"), **{key: text(key) for key in KEYS}})
     trials["study"] = trials["study"].where(trials["study"] != "", path.stem)
@@ -214,5 +260,7 @@ def _trials(
     trials["sampler"] = text("sampler", reading.sampler or "")
     for name in hyperparameters:
         column = first[name]
-        trials[name] = text(name) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+        trials[name] = (
+            text(name) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
+        )
     return trials

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray_unlearn.analysis.numerals import counted
-from ray_unlearn.spec.guidelines import Evidence, Grade, Reason
+from ray_unlearn.spec.guideline_file import Evidence, Grade, Reason
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,10 @@ def worse_than_default(evidence: Evidence) -> list[Reason]:
     heldout = evidence.heldout
     if heldout is None or heldout.regret is None:
         return []
-    others = (("the default", heldout.regret_default), ("as many in the full space", heldout.regret_full_space))
+    others = (
+        ("the default", heldout.regret_default),
+        ("as many in the full space", heldout.regret_full_space),
+    )
     for other, regret in others:
         if regret is not None and heldout.regret > regret:
             text = (

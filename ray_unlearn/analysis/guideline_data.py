@@ -28,13 +28,21 @@ def regions(method: MethodFindings) -> pd.DataFrame:
     trials = method.trials.assign(
         regret=regrets(method.trials), drawn=thinned(len(method.trials), MOST_DOTS)
     )[["trial", "group", "regret", "infeasible", "drawn", *(region.axis.name for region in shown)]]  # fmt: skip
-    return pd.concat([part for region in shown for part in _region(region, trials)], ignore_index=True)
+    return pd.concat(
+        [part for region in shown for part in _region(region, trials)], ignore_index=True
+    )
 
 
 def _region(region: Region, trials: pd.DataFrame) -> list[pd.DataFrame]:
     name = region.axis.name
     curve = pd.DataFrame(
-        {"x": region.grid, "regret": region.profile, "low": region.low, "high": region.high, "p_good": region.p_good}
+        {
+            "x": region.grid,
+            "regret": region.profile,
+            "low": region.low,
+            "high": region.high,
+            "p_good": region.p_good,
+        }
     ).assign(kind="profile")
     spans: list[tuple[str, tuple[float, float] | None]] = [
         ("core", region.core), *(("excluded", run) for run in region.excluded), ("low_edge", region.low_edge), ("high_edge", region.high_edge),
@@ -52,7 +60,10 @@ def _region(region: Region, trials: pd.DataFrame) -> list[pd.DataFrame]:
     )  # fmt: skip
     values = trials[name]
     dots = trials[["trial", "group", "regret", "infeasible", "drawn"]].assign(
-        kind="trial", x=region.axis.to_unit(values) if region.axis.scale == "categorical" else values.astype(float)
+        kind="trial",
+        x=region.axis.to_unit(values)
+        if region.axis.scale == "categorical"
+        else values.astype(float),
     )
     return [part.assign(param=name) for part in (curve, ranges, dots) if len(part)]
 
@@ -80,9 +91,21 @@ def tuning(findings: Findings) -> pd.DataFrame:
     for name, found in findings.methods.items():
         if found.curve is not None:
             lines += [
-                {"kind": "curve", "method": name, "k": k, "value": value, "low": low, "high": high, "n": found.curve.n}
+                {
+                    "kind": "curve",
+                    "method": name,
+                    "k": k,
+                    "value": value,
+                    "low": low,
+                    "high": high,
+                    "n": found.curve.n,
+                }
                 for k, value, low, high in zip(
-                    found.curve.ks, found.curve.expected_best, found.curve.low, found.curve.high, strict=True
+                    found.curve.ks,
+                    found.curve.expected_best,
+                    found.curve.low,
+                    found.curve.high,
+                    strict=True,
                 )
             ]
         if (share := found.share_own) is not None:
@@ -103,7 +126,10 @@ def paired(findings: Findings) -> pd.DataFrame:
     """The headline comparison: per statistic a line per group (`group`) and the pooled ones (`pooled`)."""
     lines = []
     for difference in findings.headline.differences if findings.headline is not None else ():
-        shared = {"statistic": difference.statistic, "larger_is_better": difference.larger_is_better}
+        shared = {
+            "statistic": difference.statistic,
+            "larger_is_better": difference.larger_is_better,
+        }
         lines += [
             {
                 **shared,
@@ -124,7 +150,20 @@ def paired(findings: Findings) -> pd.DataFrame:
                     {**shared, "kind": "pooled", "row": name, "difference": difference.mean, "low": interval.low,
                      "high": interval.high, "p": interval.p_value}
                 )  # fmt: skip
-    columns = ["statistic", "larger_is_better", "kind", "row", "a", "b", "n_a", "n_b", "difference", "low", "high", "p"]
+    columns = [
+        "statistic",
+        "larger_is_better",
+        "kind",
+        "row",
+        "a",
+        "b",
+        "n_a",
+        "n_b",
+        "difference",
+        "low",
+        "high",
+        "p",
+    ]
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -167,7 +206,10 @@ def pareto(table: TrialTable) -> pd.DataFrame:
     if not {"forget_gap", "utility_loss"} <= set(table.rows):
         return pd.DataFrame()
     rows = table.rows[["trial", "update", "forget_gap", "utility_loss"]]
-    rows = rows[np.isfinite(rows["forget_gap"].astype(float)) & np.isfinite(rows["utility_loss"].astype(float))]
+    rows = rows[
+        np.isfinite(rows["forget_gap"].astype(float))
+        & np.isfinite(rows["utility_loss"].astype(float))
+    ]
     rows = rows.merge(table.trials[["trial", "method", "group"]], on="trial").reset_index(drop=True)
     best = np.zeros(len(rows), dtype=bool)
     for _, part in rows.groupby(["method", "group"], sort=False):
@@ -185,7 +227,9 @@ def hypervolumes(table: TrialTable) -> pd.DataFrame:
     data, references = pareto(table), table.vanilla_gap
     if data.empty or not references:
         return pd.DataFrame()
-    trials = table.trials[(table.trials["drawn"] == "space") & table.trials["group"].isin(list(references))]
+    trials = table.trials[
+        (table.trials["drawn"] == "space") & table.trials["group"].isin(list(references))
+    ]
     counts = trials.groupby(["group", "method"]).size()
     size = int(min(counts.min() if len(counts) else 0, MOST_RAREFIED)) // 2
     if size < 2:
@@ -201,7 +245,16 @@ def hypervolumes(table: TrialTable) -> pd.DataFrame:
         ]
         found = rarefied_hypervolume(known, (side, side), size)
         shares = {name: getattr(found, name) / side**2 for name in ("expected", "low", "high")}
-        lines.append({"group": group, "method": method, **shares, "trials": size, "n": len(own), "reference": side})
+        lines.append(
+            {
+                "group": group,
+                "method": method,
+                **shares,
+                "trials": size,
+                "n": len(own),
+                "reference": side,
+            }
+        )
     return pd.DataFrame(lines)
 
 

@@ -24,14 +24,24 @@ def region_figure(findings: Findings, method: MethodFindings) -> Drawing | None:
         return None
     axes = tuple(region.axis for region in method.regions if len(region.grid))
     score = findings.table.score
-    left_out = int((~data.loc[(data["kind"] == "trial") & (data["param"] == axes[0].name), "drawn"].astype(bool)).sum())
+    left_out = int(
+        (
+            ~data.loc[(data["kind"] == "trial") & (data["param"] == axes[0].name), "drawn"].astype(
+                bool
+            )
+        ).sum()
+    )
     caption = f"Above: best score that a value allows. Below: probability that the value is good. {len(method.trials):,} trials."
     used = min(region.n_used for region in method.regions if len(region.grid))
     if used < len(method.trials):
-        caption += f" The curve rests on {used:,} of them, chosen where scores are good and at random."
+        caption += (
+            f" The curve rests on {used:,} of them, chosen where scores are good and at random."
+        )
     if left_out:
         caption += f" {MOST_DOTS:,} of them, chosen at random, are drawn; all are in the numbers."
-    figure = regions(data, axes, score.tolerance, look(method.method, findings.table.methods).colour)
+    figure = regions(
+        data, axes, score.tolerance, look(method.method, findings.table.methods).colour
+    )
     return Drawing(
         f"regions-{method.method or 'all'}",
         f"Which values are good: {method.method or 'all trials'}",
@@ -44,7 +54,11 @@ def region_figure(findings: Findings, method: MethodFindings) -> Drawing | None:
 def reading_regions(findings: Findings) -> str:
     """How to read every figure of good values, once."""
     score, groups = findings.table.score, len(findings.table.groups)
-    worst = f" A value must be good in all of the {groups} groups: the worst one counts." if groups > 1 else ""
+    worst = (
+        f" A value must be good in all of the {groups} groups: the worst one counts."
+        if groups > 1
+        else ""
+    )
     return (
         "How to read the figures of good values. Above: the best score that a value allows, whatever the other hyperparameters are set to, "
         f"measured from the best there is (0). Good is what stays below the dashed line, the tolerance of {tolerance(score)}. The band is where the "

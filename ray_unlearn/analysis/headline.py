@@ -9,7 +9,7 @@ from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.rounding import pair, rounded
 from ray_unlearn.analysis.sentences import STATISTICS
 from ray_unlearn.analysis.trials import TrialTable
-from ray_unlearn.spec.guidelines import Evidence, Guideline, Reason, Scope
+from ray_unlearn.spec.guideline_file import Evidence, Guideline, Reason, Scope
 
 
 def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
@@ -78,11 +78,17 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
         for d, p in zip(pairs.differences, pairs.adjusted_p, strict=True)
         if best in (d.method_a, d.method_b)
     ]
-    settled = {other: p for other, d, p in against if p <= limits.family_error and (d.mean < 0) == (d.method_a == best)}
+    settled = {
+        other: p
+        for other, d, p in against
+        if p <= limits.family_error and (d.mean < 0) == (d.method_a == best)
+    }
     everyone = list(findings.methods.values())
     reasons = _missing(everyone, limits)
     if not reasons and not settled:
-        reasons = [Reason(kind="difference", text="no method is shown to reach better scores than another")]
+        reasons = [
+            Reason(kind="difference", text="no method is shown to reach better scores than another")
+        ]
     groups = _independent(everyone, pairs.differences[0])
     grade = "scoped" if groups < limits.groups_for_c else "C"
     return [

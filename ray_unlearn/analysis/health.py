@@ -56,14 +56,22 @@ class Health:
 def health(table: TrialTable, results: Results) -> Health:
     """What `table` holds, what was left out of it, and why."""
     trials, left_out = table.trials, table.left_out
-    everyone = pd.concat([trials[["method", "status"]], left_out[["method", "status"]]], ignore_index=True)
-    outcomes = pd.crosstab(everyone["method"], everyone["status"]).reindex(columns=list(STATUSES), fill_value=0)
+    everyone = pd.concat(
+        [trials[["method", "status"]], left_out[["method", "status"]]], ignore_index=True
+    )
+    outcomes = pd.crosstab(everyone["method"], everyone["status"]).reindex(
+        columns=list(STATUSES), fill_value=0
+    )
     outcomes.insert(0, "trials", outcomes.sum(axis=1))
     silent = left_out[~left_out["status"].isin(["failed", "running"])]
-    outcomes["without_score"] = silent["method"].value_counts().reindex(outcomes.index, fill_value=0).astype(int)
+    outcomes["without_score"] = (
+        silent["method"].value_counts().reindex(outcomes.index, fill_value=0).astype(int)
+    )
     order = [*table.methods, *sorted(set(outcomes.index) - set(table.methods))]
     decided = int((~everyone["status"].isin(["failed", "running"])).sum())
-    samplers = pd.crosstab(trials["method"], trials["drawn"]).reindex(index=table.methods, columns=list(SAMPLERS))
+    samplers = pd.crosstab(trials["method"], trials["drawn"]).reindex(
+        index=table.methods, columns=list(SAMPLERS)
+    )
     samplers = samplers.fillna(0).astype(int)
     samplers["space_share"] = samplers["space"] / samplers[list(SAMPLERS)].sum(axis=1)
     return Health(
@@ -76,8 +84,10 @@ def health(table: TrialTable, results: Results) -> Health:
         samplers=_plain(samplers),
         seeds=tuple(sorted(float(seed) for seed in trials["seed"].dropna().unique())),
         unseeded=int(trials["seed"].isna().sum()),
-        duplicates=sum(study.duplicates for study in results.studies) + sum(one.duplicates for one in results.foreign),
-        missing_evaluations=sum(map(_missing, results.studies)) + sum(one.missing for one in results.foreign),
+        duplicates=sum(study.duplicates for study in results.studies)
+        + sum(one.duplicates for one in results.foreign),
+        missing_evaluations=sum(map(_missing, results.studies))
+        + sum(one.missing for one in results.foreign),
         pruned_share=int((everyone["status"] == "pruned").sum()) / decided if decided else 0.0,
         notes=table.notes,
     )
@@ -91,7 +101,9 @@ def _plain(counts: pd.DataFrame) -> pd.DataFrame:
 
 def _missing(study: StudyResults) -> int:
     """Evaluations of trials that ended well that have no score at all; infinite ones have one."""
-    rows = study.rows[study.rows["update"].notna() & study.rows["status"].isin(["complete", "pruned"])]
+    rows = study.rows[
+        study.rows["update"].notna() & study.rows["status"].isin(["complete", "pruned"])
+    ]
     return int(rows["score_reporting"].isna().sum())
 
 
@@ -103,7 +115,9 @@ def _by_group(table: TrialTable) -> pd.DataFrame:
         from_space=("from_space", "sum"),
     ).reset_index()  # fmt: skip
     place = {method: i for i, method in enumerate(table.methods)}
-    return counts.sort_values("method", key=lambda names: names.map(place), kind="stable").reset_index(drop=True)
+    return counts.sort_values(
+        "method", key=lambda names: names.map(place), kind="stable"
+    ).reset_index(drop=True)
 
 
 def _numeric_axes(table: TrialTable) -> list[tuple[str, pd.DataFrame, Axis, NDArray[np.float64]]]:
@@ -127,22 +141,46 @@ def _infeasible_by_third(table: TrialTable) -> pd.DataFrame:
             low, high = axis.from_unit([i / 3, (i + 1) / 3])
             count, infeasible = int(here.sum()), int((here & bad).sum())
             share = infeasible / count if count else math.nan
-            lines.append((method, axis.name, name, float(low), float(high), count, infeasible, share))
-    return pd.DataFrame(lines, columns=["method", "parameter", "third", "low", "high", "trials", "infeasible", "share"])
+            lines.append(
+                (method, axis.name, name, float(low), float(high), count, infeasible, share)
+            )
+    return pd.DataFrame(
+        lines,
+        columns=["method", "parameter", "third", "low", "high", "trials", "infeasible", "share"],
+    )
 
 
 def _best_at_bounds(table: TrialTable) -> pd.DataFrame:
     rank = table.trials.groupby(["method", "group"])["score_selection"].rank(method="first")
-    finite = (~table.trials["infeasible"]).groupby([table.trials["method"], table.trials["group"]]).transform("sum")
+    finite = (
+        (~table.trials["infeasible"])
+        .groupby([table.trials["method"], table.trials["group"]])
+        .transform("sum")
+    )
     best = rank <= np.ceil(BEST_SHARE * finite)
     lines = []
     for method, own, axis, unit in _numeric_axes(table):
         chosen = unit[best[own.index].to_numpy(dtype=bool)]
-        for side, hits, bound in (("low", chosen <= NEAR, axis.low), ("high", chosen >= 1 - NEAR, axis.high)):
+        for side, hits, bound in (
+            ("low", chosen <= NEAR, axis.low),
+            ("high", chosen >= 1 - NEAR, axis.high),
+        ):
             share = float(hits.mean()) if len(chosen) else math.nan
-            lines.append((method, axis.name, side, bound, axis.bounds_known, len(chosen), int(hits.sum()), share))
+            lines.append(
+                (
+                    method,
+                    axis.name,
+                    side,
+                    bound,
+                    axis.bounds_known,
+                    len(chosen),
+                    int(hits.sum()),
+                    share,
+                )
+            )
     return pd.DataFrame(
-        lines, columns=["method", "parameter", "side", "bound", "bounds_known", "best", "hits", "share"]
+        lines,
+        columns=["method", "parameter", "side", "bound", "bounds_known", "best", "hits", "share"],
     )
 
 
@@ -162,7 +200,15 @@ def boundary_hits(study: StudyResults) -> pd.DataFrame:
             side = _side(value, low, high, log)
             if side:
                 bound = low if side == "low" else high
-                hits.append({"method": method, "parameter": name, "value": value, "side": side, "bound": bound})
+                hits.append(
+                    {
+                        "method": method,
+                        "parameter": name,
+                        "value": value,
+                        "side": side,
+                        "bound": bound,
+                    }
+                )
     return pd.DataFrame(hits, columns=["method", "parameter", "value", "side", "bound"])
 
 

@@ -12,7 +12,7 @@ from ray_unlearn.analysis.page_part import Part
 from ray_unlearn.analysis.sentences import label, tolerance
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.analysis.view import Heading, Shown
-from ray_unlearn.spec.guidelines import ScoreInfo
+from ray_unlearn.spec.guideline_file import ScoreInfo
 
 OFTEN = 0.3
 """Share of the best trials at a bound, or of infeasible ones in a third, from which it is said."""
@@ -66,7 +66,12 @@ def _table(table: TrialTable, found: Health) -> Shown:
         Heading("drawn", "from the space", "at random or quasi-randomly: only these support claims"), Heading("groups"),
         Heading("trials", "per group"), Heading("seeds"), Heading("infeasible", "of analysed", "diverged, out of memory or no finite score"),
     )  # fmt: skip
-    return Shown("Trials by method. Diverged trials are counted, never dropped.", headings, tuple(lines), table.methods)
+    return Shown(
+        "Trials by method. Diverged trials are counted, never dropped.",
+        headings,
+        tuple(lines),
+        table.methods,
+    )
 
 
 def _left_out(found: Health) -> list[str]:
@@ -82,7 +87,9 @@ def _left_out(found: Health) -> list[str]:
             f"{counted(found.duplicates, 'line')} {'is an exact copy' if found.duplicates == 1 else 'are exact copies'} of another, and left out."
         )
     if found.missing_evaluations:
-        facts.append(f"{counted(found.missing_evaluations, 'evaluation')} without a score that no status explains.")
+        facts.append(
+            f"{counted(found.missing_evaluations, 'evaluation')} without a score that no status explains."
+        )
     if found.pruned_share > 0:
         facts.append(
             f"Early stopping by comparison ended {share(found.pruned_share)} of the trials: what is left is a selection."

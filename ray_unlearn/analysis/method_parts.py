@@ -9,7 +9,7 @@ from ray_unlearn.analysis.numerals import number, share
 from ray_unlearn.analysis.output import Output
 from ray_unlearn.analysis.page_part import Part, pictures_of
 from ray_unlearn.analysis.view import Heading, Shown
-from ray_unlearn.spec.guidelines import Guideline, Reason
+from ray_unlearn.spec.guideline_file import Guideline, Reason
 
 
 def methods_part(findings: Findings, guidelines: Sequence[Guideline], out: Output) -> Part:
@@ -32,7 +32,10 @@ def methods_part(findings: Findings, guidelines: Sequence[Guideline], out: Outpu
     ]  # fmt: skip
     importance = pictures_of(out, guideline_figures.importance_figure(findings))
     if importance:
-        texts.insert(0, "First what matters at all; then, method by method, which values are good; last, when to stop.")
+        texts.insert(
+            0,
+            "First what matters at all; then, method by method, which values are good; last, when to stop.",
+        )
     else:
         texts.append(
             "How much each hyperparameter matters is withheld: that takes 8 trials in the top quarter of a method."
@@ -73,10 +76,16 @@ def _name(method: MethodFindings) -> str:
 def _own(method: MethodFindings, guidelines: Sequence[Guideline]) -> list[Guideline]:
     """Claims about one method alone; comparisons and interactions have parts of their own."""
     elsewhere = ("method_choice", "interaction")
-    return [g for g in guidelines if g.scope.method == (method.method or None) and g.kind not in elsewhere]
+    return [
+        g
+        for g in guidelines
+        if g.scope.method == (method.method or None) and g.kind not in elsewhere
+    ]
 
 
-def _method(findings: Findings, method: MethodFindings, own: Sequence[Guideline], out: Output) -> Part:
+def _method(
+    findings: Findings, method: MethodFindings, own: Sequence[Guideline], out: Output
+) -> Part:
     return Part(
         f"method-{out.unique(method.method or 'all')}", method.method or "All trials",
         claims=tuple(claim_view(g) for g in own if g.status == "claimed"), held=tuple(g.text for g in own if g.status == "withheld"),
@@ -84,7 +93,9 @@ def _method(findings: Findings, method: MethodFindings, own: Sequence[Guideline]
     )  # fmt: skip
 
 
-def _silent(findings: Findings, why: Sequence[Reason], methods: Sequence[MethodFindings], out: Output) -> Part:
+def _silent(
+    findings: Findings, why: Sequence[Reason], methods: Sequence[MethodFindings], out: Output
+) -> Part:
     """Methods of which nothing is claimed, for one reason: said once, curves on request."""
     drawings = [guideline_figures.region_figure(findings, method) for method in methods]
     return Part(
@@ -119,5 +130,8 @@ def _stopping(findings: Findings) -> Shown | None:
         Heading("infeasible", "at the rule"), Heading("infeasible", "at the last step"),
     )  # fmt: skip
     return Shown(
-        "What the stopping rule costs and saves. Price in units of the score.", headings, tuple(lines), tuple(marks)
+        "What the stopping rule costs and saves. Price in units of the score.",
+        headings,
+        tuple(lines),
+        tuple(marks),
     )

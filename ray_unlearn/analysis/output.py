@@ -49,7 +49,9 @@ class Output:
         """Write a figure with its numbers."""
         name = self.unique(prefix + drawing.name)
         svg = as_svg(drawing.figure)
-        drawing.figure.set_layout_engine("none")  # it is laid out now; once more would take as long as drawing
+        drawing.figure.set_layout_engine(
+            "none"
+        )  # it is laid out now; once more would take as long as drawing
         self.text(f"figures/{name}.svg", svg)
         (self.folder / "figures" / f"{name}.png").write_bytes(as_png(drawing.figure))
         self.csv(drawing.data, name)

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from ray_unlearn.analysis.style import look
 from ray_unlearn.analysis.view import Shown
-from ray_unlearn.results.schema import COLUMNS
+from ray_unlearn.store.schema import COLUMNS
 
 
 def render(context: dict[str, Any], methods: Sequence[str]) -> dict[str, str]:
@@ -19,7 +19,11 @@ def render(context: dict[str, Any], methods: Sequence[str]) -> dict[str, str]:
     css = package.joinpath("style.css").read_text(encoding="utf-8")
     loader = jinja2.PackageLoader("ray_unlearn.analysis")
     html = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     html.filters["code"] = code
     html.filters["breakable"] = breakable
@@ -57,7 +61,9 @@ def _markdown(value: Any) -> Any:
     if len(parts) % 2 == 0:  # the last one closes nothing: without it, what follows is text
         last = parts.pop()
         parts[-1] += last
-    return "`".join(part.replace("|", "\\|") if i % 2 else _plain(part) for i, part in enumerate(parts))
+    return "`".join(
+        part.replace("|", "\\|") if i % 2 else _plain(part) for i, part in enumerate(parts)
+    )
 
 
 def _plain(text: str) -> str:
@@ -69,7 +75,10 @@ def _markdown_table(table: Shown) -> Markup:
     def line(cells: list[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    heads = [_markdown(f"{head.label} ({head.hint})" if head.hint else head.label) for head in table.headings]
+    heads = [
+        _markdown(f"{head.label} ({head.hint})" if head.hint else head.label)
+        for head in table.headings
+    ]
     rule = ["---:" if head.numeric else "---" for head in table.headings]
     lines = [line([_markdown(cell) for cell in cells]) for cells in table.lines]
     return Markup("\n".join([f"*{_markdown(table.caption)}*", "", line(heads), line(rule), *lines]))

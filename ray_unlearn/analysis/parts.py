@@ -15,9 +15,15 @@ from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.cells import label
 from ray_unlearn.analysis.effects.stopping import checkpoints
 from ray_unlearn.analysis.foreign import ForeignResults
-from ray_unlearn.analysis.searched import categorical, conditions, how_drawn, planned_samplers, space_axes
+from ray_unlearn.analysis.searched import (
+    categorical,
+    conditions,
+    how_drawn,
+    planned_samplers,
+    space_axes,
+)
 from ray_unlearn.analysis.table import StudyResults
-from ray_unlearn.results.table import CONFIG_COLUMNS
+from ray_unlearn.store.table import CONFIG_COLUMNS
 
 IDENTITY = ("study", "domain", "model", "method", "status")
 HYPERPARAMETERS = tuple(name for name in CONFIG_COLUMNS if name not in ("method", "seed"))
@@ -53,7 +59,9 @@ def study_part(study: StudyResults) -> Part:
     rows = study.rows
     lines = rows.drop_duplicates("number").set_index("number")
     trials = lines[["method", "seed", "status", *HYPERPARAMETERS]].copy()
-    trials = trials.assign(study=study.key, domain=study.domain, model=study.model, seed=trials["seed"].astype(float))
+    trials = trials.assign(
+        study=study.key, domain=study.domain, model=study.model, seed=trials["seed"].astype(float)
+    )
     sampled_by = lines["sampled_by"]
     if study.spec is not None:
         sampled_by = planned_samplers(study.spec, lines.reset_index()).set_axis(lines.index)
@@ -66,7 +74,9 @@ def study_part(study: StudyResults) -> Part:
     free, fewest = _steps(study)
     evaluated = rows["update"].notna()
     is_free = rows["method"].isin(free)
-    candidate = np.where(is_free, rows["update"] >= rows["method"].map(fewest), rows["update"] == rows["steps"])
+    candidate = np.where(
+        is_free, rows["update"] >= rows["method"].map(fewest), rows["update"] == rows["steps"]
+    )
     vanilla = study.baseline("vanilla")
     target = math.nan if vanilla is None else float(vanilla["approximate_nll_selection"])
     evaluations = pd.DataFrame(
@@ -84,9 +94,15 @@ def study_part(study: StudyResults) -> Part:
         }
     )[evaluated & (candidate | ~is_free)]
     sampled_steps = set(trials["method"]) - free
-    rules: tuple[str, ...] = (LAST if math.isnan(target) else RULE,) if free & set(trials["method"]) else ()
+    rules: tuple[str, ...] = (
+        (LAST if math.isnan(target) else RULE,) if free & set(trials["method"]) else ()
+    )
     rules += ("the last step, where the number of steps was searched",) if sampled_steps else ()
-    axes = None if study.spec is None else {method: space_axes(study.spec, method) for method in study.spec.methods}
+    axes = (
+        None
+        if study.spec is None
+        else {method: space_axes(study.spec, method) for method in study.spec.methods}
+    )
     return _scored(trials, evaluations, HYPERPARAMETERS, axes, free, rules)
 
 
@@ -98,7 +114,11 @@ def foreign_part(foreign: ForeignResults) -> Part:
     if "score_selection" not in rows:
         rows["score_selection"] = rows["score"]
     told = {"forget_nll", "target_nll"} <= set(rows) and bool(rows["target_nll"].notna().any())
-    rule = "the first evaluation at which `forget_nll` reaches `target_nll`, else the last one" if told else LAST
+    rule = (
+        "the first evaluation at which `forget_nll` reaches `target_nll`, else the last one"
+        if told
+        else LAST
+    )
     free = frozenset(trials["method"]) if "steps" not in foreign.hyperparameters else frozenset()
     return _scored(trials, rows, foreign.hyperparameters, None, free, (rule,))
 
@@ -134,7 +154,9 @@ def _scored(
     why[~trials.index.isin(chosen.index) & ~diverged] = "no evaluation that could be deployed"
     why[trials["status"] == "failed"] = "failed"
     why[trials["status"] == "running"] = "no outcome yet"
-    left_out = trials.loc[why != "", list(IDENTITY)].assign(why=why[why != ""]).reset_index(drop=True)
+    left_out = (
+        trials.loc[why != "", list(IDENTITY)].assign(why=why[why != ""]).reset_index(drop=True)
+    )
     trials = trials[why == ""]
     numbers = pd.Series(np.arange(len(trials)), index=trials.index)
     rows = rows[rows["trial"].isin(trials.index)]
@@ -142,7 +164,15 @@ def _scored(
     for name in ("score", "score_selection"):
         rows[name] = rows[name].where(np.isfinite(rows[name]))
     present = tuple(name for name in hyperparameters if name in trials)
-    return Part(trials.reset_index(drop=True), rows.reset_index(drop=True), left_out, present, axes, free, tuple(rules))
+    return Part(
+        trials.reset_index(drop=True),
+        rows.reset_index(drop=True),
+        left_out,
+        present,
+        axes,
+        free,
+        tuple(rules),
+    )
 
 
 def _steps(study: StudyResults) -> tuple[frozenset[str], dict[str, float]]:
@@ -165,7 +195,9 @@ def _as_in_the_space(trials: pd.DataFrame, method: str, study: StudyResults) -> 
     assert study.spec is not None
     own = trials["method"] == method
     for name in (name for name in categorical(study.spec, method) if name in trials):
-        labels = trials.loc[own, name].map({value: label(value) for value in trials.loc[own, name].unique()})
+        labels = trials.loc[own, name].map(
+            {value: label(value) for value in trials.loc[own, name].unique()}
+        )
         trials[name] = trials[name].astype(object)
         trials.loc[own, name] = labels.astype(object)
     for name, needed in conditions(study.spec, method).items():

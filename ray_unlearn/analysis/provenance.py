@@ -20,7 +20,9 @@ from ray_unlearn.analysis.table import Results
 PACKAGES = (pd, np, scipy, sklearn, optuna, matplotlib)
 
 
-def provenance(results: Results, trials_csv: bytes | None, seed: int, command: str) -> dict[str, Any]:
+def provenance(
+    results: Results, trials_csv: bytes | None, seed: int, command: str
+) -> dict[str, Any]:
     """For `guidelines.json`: no date and no path of the machine. trials_csv: the content of data/trials.csv."""
     digests = [(one.source, one.source_digest) for one in results.studies]
     digests += [(one.source, one.source_digest) for one in results.foreign]
@@ -36,9 +38,14 @@ def provenance(results: Results, trials_csv: bytes | None, seed: int, command: s
 
 def provenance_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The same for people."""
-    thresholds = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in found["thresholds"].items())
+    thresholds = ", ".join(
+        f"{name.replace('_', ' ')} {value:.3g}" for name, value in found["thresholds"].items()
+    )
     return [
-        *((f"Source {one['name']}", f"SHA-256 {one['sha256_first_12']} (first 12 digits)") for one in found["sources"]),
+        *(
+            (f"Source {one['name']}", f"SHA-256 {one['sha256_first_12']} (first 12 digits)")
+            for one in found["sources"]
+        ),
         (
             "Trial table",
             f"data/trials.csv, SHA-256 {found['trials_sha256'][:12]} (first 12 digits)"
@@ -56,7 +63,9 @@ def options(
     since: Path | None, seed: int,
 ) -> list[str]:  # fmt: skip
     """What was asked for, as on the command line; of a path only the last name."""
-    given = [part for theirs, ours in (mapping or {}).items() for part in ("--map", f"{theirs}={ours}")]
+    given = [
+        part for theirs, ours in (mapping or {}).items() for part in ("--map", f"{theirs}={ours}")
+    ]
     given += ["--score", score] if score else []
     given += ["--maximise"] if maximise else []
     given += ["--tolerance", f"{tolerance:g}"] if tolerance is not None else []
@@ -67,8 +76,12 @@ def options(
 
 def command_line(results: Results, options: Sequence[str]) -> str:
     """The command that makes this report from the same files."""
-    places = dict.fromkeys([*(study.place for study in results.studies), *(one.source for one in results.foreign)])
-    return " ".join(["ray-unlearn report", *(shlex.quote(part) for part in (*places, *options)), "-o report"])
+    places = dict.fromkeys(
+        [*(study.place for study in results.studies), *(one.source for one in results.foreign)]
+    )
+    return " ".join(
+        ["ray-unlearn report", *(shlex.quote(part) for part in (*places, *options)), "-o report"]
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -76,4 +89,7 @@ def _versions() -> dict[str, str]:
         own = metadata.version("ray-unlearn")
     except metadata.PackageNotFoundError:
         own = "from a checkout"
-    return {"ray_unlearn": own, **{package.__name__: str(package.__version__) for package in PACKAGES}}
+    return {
+        "ray_unlearn": own,
+        **{package.__name__: str(package.__version__) for package in PACKAGES},
+    }

@@ -28,9 +28,9 @@ from ray_unlearn.analysis.table import Results, load
 from ray_unlearn.analysis.tolerance import DEFAULT
 from ray_unlearn.analysis.trials import TrialTable, trial_table
 from ray_unlearn.analysis.view import DIRECTIONS
-from ray_unlearn.results.schema import COLUMNS
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.guidelines import Guideline, Guidelines, ScoreInfo, load_guidelines
+from ray_unlearn.spec.guideline_file import Guideline, Guidelines, ScoreInfo, load_guidelines
+from ray_unlearn.store.schema import COLUMNS
 
 GLOSSARY = (
     "forget_ppl", "approximate_ppl_reporting", "retain_ppl_reporting", "general_ppl_reporting", "forget_gap_reporting",
@@ -107,9 +107,15 @@ def write_report(
 
 
 def _analyse(
-    table: TrialTable | None, tolerance: float | None, seed: int, before: Guidelines | None, source: dict[str, Any]
+    table: TrialTable | None,
+    tolerance: float | None,
+    seed: int,
+    before: Guidelines | None,
+    source: dict[str, Any],
 ) -> _Analysis:
-    findings = find(table, seed) if table is not None and not table.trials["infeasible"].all() else None
+    findings = (
+        find(table, seed) if table is not None and not table.trials["infeasible"].all() else None
+    )
     claims: tuple[Guideline, ...] = guidelines_of(findings) if findings is not None else ()
     nothing = ScoreInfo(
         name="score", direction="minimize", tolerance=tolerance or DEFAULT, tolerance_source="not used", checkpoint_rule="no trial has an outcome"
@@ -119,12 +125,16 @@ def _analyse(
         score=table.score if table is not None else nothing,
         guidelines=claims,
     )
-    return _Analysis(table, findings, guidelines, None if before is None else compare(before, guidelines))
+    return _Analysis(
+        table, findings, guidelines, None if before is None else compare(before, guidelines)
+    )
 
 
 def _as_given(table: TrialTable) -> pd.DataFrame:
     """The trials for people: scores in the direction they were given in."""
-    return table.trials.assign(**{name: table.as_given(table.trials[name]) for name in ("score", "score_selection")})
+    return table.trials.assign(
+        **{name: table.as_given(table.trials[name]) for name in ("score", "score_selection")}
+    )
 
 
 def _any_outcome(results: Results) -> bool:
@@ -139,11 +149,19 @@ def _any_outcome(results: Results) -> bool:
 
 def _parts(analysis: _Analysis, results: Results, out: Output) -> list[Part]:
     if analysis.table is None:
-        nothing = Part("health", "Data health", ("No trial has an outcome yet, so there is nothing to analyse.",))
+        nothing = Part(
+            "health",
+            "Data health",
+            ("No trial has an outcome yet, so there is nothing to analyse.",),
+        )
         return [nothing, difference_part(analysis.differences)]
     parts = [health_part(analysis.table, health(analysis.table, results))]
     if analysis.findings is None:
-        parts.append(Part("methods", "Each method", ("Everything is withheld: no trial has a finite score.",)))
+        parts.append(
+            Part(
+                "methods", "Each method", ("Everything is withheld: no trial has a finite score.",)
+            )
+        )
     else:
         claims = analysis.guidelines.guidelines
         parts += [
@@ -155,7 +173,9 @@ def _parts(analysis: _Analysis, results: Results, out: Output) -> list[Part]:
     return [*parts, difference_part(analysis.differences)]
 
 
-def _context(analysis: _Analysis, results: Results, sections: list[Section], parts: list[Part]) -> dict[str, Any]:
+def _context(
+    analysis: _Analysis, results: Results, sections: list[Section], parts: list[Part]
+) -> dict[str, Any]:
     guidelines = analysis.guidelines.guidelines
     methods = analysis.table.methods if analysis.table is not None else ()
     held = claims_view.withheld(guidelines)
@@ -204,5 +224,6 @@ def _subjects(results: Results) -> list[str]:
         for study in results.studies
     ]
     return lines + [
-        f"{one.name}: a table of {len(one.trials):,} trials, scored by {one.score}" for one in results.foreign
+        f"{one.name}: a table of {len(one.trials):,} trials, scored by {one.score}"
+        for one in results.foreign
     ]

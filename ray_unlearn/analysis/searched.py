@@ -10,12 +10,22 @@ from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.cells import label
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 
 LOG_BY_NAME = re.compile(r"(^|_)(lr|learning_rate|weight|lambda|coef|coeff|decay)($|_)|^w_")
 """Hyperparameters that act as factors: searched on a log scale by custom, however narrow the range."""
 LOG_BY_RATIO = 10.0
-FROM_SPACE = ("quasi_random", "random", "grid", "full_space", "qmc", "sobol", "halton", "uniform", "randomsampler")
+FROM_SPACE = (
+    "quasi_random",
+    "random",
+    "grid",
+    "full_space",
+    "qmc",
+    "sobol",
+    "halton",
+    "uniform",
+    "randomsampler",
+)
 BY_A_SAMPLER = ("tpe", "nsga2", "gp", "warm_start", "listed")
 
 
@@ -31,11 +41,17 @@ def space_axes(spec: StudySpec, method: str) -> dict[str, Axis]:
     for name, parameter in spec.spaces[method].sampled().items():
         if isinstance(parameter, (FloatRange, IntRange)):
             whole = isinstance(parameter, IntRange)
-            axes[name] = Axis(name, parameter.scale, float(parameter.low), float(parameter.high), whole=whole)
+            axes[name] = Axis(
+                name, parameter.scale, float(parameter.low), float(parameter.high), whole=whole
+            )
         else:
             before = full.parameters.get(name) if full is not None else None
             choices = (*parameter.choices, *(before.choices if isinstance(before, Choice) else ()))
-            axes[name] = Axis(name, "categorical", choices=tuple(dict.fromkeys(label(choice) for choice in choices)))
+            axes[name] = Axis(
+                name,
+                "categorical",
+                choices=tuple(dict.fromkeys(label(choice) for choice in choices)),
+            )
     return axes
 
 
@@ -51,7 +67,11 @@ def conditions(spec: StudySpec, method: str) -> dict[str, dict[str, str]]:
 
 def categorical(spec: StudySpec, method: str) -> tuple[str, ...]:
     """Hyperparameters that the study draws from a list."""
-    return tuple(name for name, parameter in spec.spaces[method].sampled().items() if isinstance(parameter, Choice))
+    return tuple(
+        name
+        for name, parameter in spec.spaces[method].sampled().items()
+        if isinstance(parameter, Choice)
+    )
 
 
 def seen_axis(name: str, values: pd.Series) -> Axis | None:
@@ -62,7 +82,11 @@ def seen_axis(name: str, values: pd.Series) -> Axis | None:
     known = values.dropna()
     if not pd.api.types.is_numeric_dtype(values.dtype):
         choices = tuple(sorted(set(known.astype(str)) - {""}))
-        return Axis(name, "categorical", bounds_known=False, choices=choices) if len(choices) > 1 else None
+        return (
+            Axis(name, "categorical", bounds_known=False, choices=choices)
+            if len(choices) > 1
+            else None
+        )
     if known.empty or known.min() == known.max():
         return None
     low, high = float(known.min()), float(known.max())
@@ -92,7 +116,9 @@ def combined(axes: list[Axis]) -> Axis:
     if low >= high:
         low, high = min(axis.low for axis in axes), max(axis.high for axis in axes)
     log = low > 0 and any(axis.scale == "log" for axis in axes)
-    return Axis(first.name, "log" if log else "linear", low, high, whole=all(axis.whole for axis in axes))
+    return Axis(
+        first.name, "log" if log else "linear", low, high, whole=all(axis.whole for axis in axes)
+    )
 
 
 def how_drawn(samplers: Iterable[str]) -> dict[str, str]:
@@ -103,7 +129,9 @@ def how_drawn(samplers: Iterable[str]) -> dict[str, str]:
     drawn: dict[str, str] = {}
     for sampler in samplers:
         name = sampler.strip().lower().replace("-", "_").replace(" ", "_")
-        drawn[sampler] = "unknown" if name in ("", "unknown") else "space" if name in FROM_SPACE else "adaptive"
+        drawn[sampler] = (
+            "unknown" if name in ("", "unknown") else "space" if name in FROM_SPACE else "adaptive"
+        )
     return drawn
 
 
@@ -117,5 +145,9 @@ def planned_samplers(spec: StudySpec, trials: pd.DataFrame) -> pd.Series:
     if search.sampler in ("qmc", "random", "grid"):
         return trials["sampled_by"].where(trials["sampled_by"] != "", search.sampler)
     reserved = round(search.quasi_random_share * (search.trials_per_method or 0))
-    planned = np.where(trials.groupby("method").cumcount() < reserved, "quasi_random", search.sampler)
-    return trials["sampled_by"].where(trials["sampled_by"] != "", pd.Series(planned, index=trials.index))
+    planned = np.where(
+        trials.groupby("method").cumcount() < reserved, "quasi_random", search.sampler
+    )
+    return trials["sampled_by"].where(
+        trials["sampled_by"] != "", pd.Series(planned, index=trials.index)
+    )

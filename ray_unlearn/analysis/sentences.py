@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ray_unlearn.analysis.grades import THRESHOLDS
 from ray_unlearn.analysis.numerals import counted, plain, share
-from ray_unlearn.spec.guidelines import Evidence, Guideline, Heldout, ScoreInfo
+from ray_unlearn.spec.guideline_file import Evidence, Guideline, Heldout, ScoreInfo
 
 LABELS = {
     "learning_rate": "learning rate", "w_r": "retain weight w_r", "w_f": "forget weight w_f", "steps": "updates",
@@ -26,7 +26,9 @@ def label(param: str | None) -> str:
 
 def sentence(guideline: Guideline, score: ScoreInfo) -> str:
     """The claim with its grade and evidence, or what was withheld and why."""
-    subject = ", ".join(part for part in (guideline.scope.method or "all methods", label(guideline.param)) if part)
+    subject = ", ".join(
+        part for part in (guideline.scope.method or "all methods", label(guideline.param)) if part
+    )
     if guideline.status == "withheld":
         return f"[withheld] {subject}, {WITHHELD[guideline.kind]}: {guideline.why}."
     claim = CLAIMS[guideline.kind](guideline, score)
@@ -63,10 +65,15 @@ def _range(guideline: Guideline, score: ScoreInfo) -> str:
     else:
         use = f"use {plain(space.low)} to {plain(space.high)}"
     edges = []
-    for side, censored in (("low", guideline.low_is_boundary), ("high", guideline.high_is_boundary)):
+    for side, censored in (
+        ("low", guideline.low_is_boundary),
+        ("high", guideline.high_is_boundary),
+    ):
         interval = numbers.get(f"{side}_edge_90")
         if censored:
-            edges.append(f"{side} edge censored at the search bound {plain(numbers.get(f'searched_{side}'))}")
+            edges.append(
+                f"{side} edge censored at the search bound {plain(numbers.get(f'searched_{side}'))}"
+            )
         elif interval:
             edges.append(f"{side} edge 90 % interval {plain(interval[0])} to {plain(interval[1])}")
     return f"{use} (core; {'; '.join(edges)}). Within {tolerance(score)} of the best."
@@ -76,7 +83,11 @@ def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
     numbers = guideline.estimates
     low, high = numbers.get("low"), numbers.get("high")
     where = f"below {plain(high)}" if low is None else f"above {plain(low)}"
-    whose = "in at least one of the domains no setting" if numbers.get("groups", 1) > 1 else "no setting"
+    whose = (
+        "in at least one of the domains no setting"
+        if numbers.get("groups", 1) > 1
+        else "no setting"
+    )
     return (
         f"avoid {where}: {whose} of the others comes within {tolerance(score)} of the best there "
         f"({numbers['trials_there']} trials, {numbers['infeasible_there']} of them diverged)."
@@ -84,7 +95,10 @@ def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
 
 
 def _rank(guideline: Guideline, score: ScoreInfo) -> str:
-    order = [f"{label(line['param'])} (p = {plain(line['p'])})" for line in guideline.estimates["matters"]]
+    order = [
+        f"{label(line['param'])} (p = {plain(line['p'])})"
+        for line in guideline.estimates["matters"]
+    ]
     rest = [label(name) for name in guideline.estimates["not_shown"]]
     text = f"what decides whether a trial is among the best: {', then '.join(order)}"
     if rest:
@@ -115,8 +129,16 @@ def _stop(guideline: Guideline, score: ScoreInfo) -> str:
 def _method(guideline: Guideline, score: ScoreInfo) -> str:
     numbers = guideline.estimates
     if "better_than" in numbers:
-        rest = f"; not settled against {', '.join(numbers['not_settled'])}" if numbers["not_settled"] else ""
-        won = [line["difference"] for line in numbers["differences"] if line["against"] in numbers["better_than"]]
+        rest = (
+            f"; not settled against {', '.join(numbers['not_settled'])}"
+            if numbers["not_settled"]
+            else ""
+        )
+        won = [
+            line["difference"]
+            for line in numbers["differences"]
+            if line["against"] in numbers["better_than"]
+        ]
         return (
             (
                 f"with 1 to {numbers['budget']} random trials it reaches better scores than {', '.join(numbers['better_than'])} (mean paired "
@@ -130,7 +152,9 @@ def _method(guideline: Guideline, score: ScoreInfo) -> str:
         f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, given 1 to {numbers.get('budget', 'K')} random trials, difference {plain(numbers['difference'])} "
         f"(90 % interval {plain(low)} to {plain(high)}), the same sign in {numbers['same_sign']} of {guideline.evidence.n_groups}."
     )
-    open_ones = [STATISTICS[s["statistic"]] for s in numbers.get("all", ()) if s["outcome"] == "not settled"]
+    open_ones = [
+        STATISTICS[s["statistic"]] for s in numbers.get("all", ()) if s["outcome"] == "not settled"
+    ]
     return f"{text} Not settled by themselves: {', '.join(open_ones)}." if open_ones else text
 
 
@@ -179,9 +203,7 @@ def heldout_sentence(heldout: Heldout | None) -> str:
     if heldout.trials_outside is None:
         match = f"{counted(heldout.trials_inside, 'trial')} inside are better than any number tried outside"
     else:
-        match = (
-            f"{counted(heldout.trials_inside, 'trial')} inside match {plain(heldout.trials_outside)} in the full space"
-        )
+        match = f"{counted(heldout.trials_inside, 'trial')} inside match {plain(heldout.trials_outside)} in the full space"
     return f"Held out: {match}; better in {heldout.better} of {len(heldout.groups)}."
 
 

@@ -14,7 +14,13 @@ from ray_unlearn.analysis.numerals import share
 from ray_unlearn.analysis.output import Output, Picture
 from ray_unlearn.analysis.table import StudyResults
 from ray_unlearn.analysis.verdict import verdict
-from ray_unlearn.analysis.view import Shown, baseline_table, chosen_table, outcome_table, verdict_table
+from ray_unlearn.analysis.view import (
+    Shown,
+    baseline_table,
+    chosen_table,
+    outcome_table,
+    verdict_table,
+)
 
 UNKNOWN = (("retraining_flops", "0"), ("retraining_flops", "0.0"))
 """Header entries that stand for "not known"."""
@@ -43,7 +49,9 @@ class Section:
 
 
 @contextmanager
-def study_sections(studies: Sequence[StudyResults], out: Output) -> Iterator[Callable[[], list[Section]]]:
+def study_sections(
+    studies: Sequence[StudyResults], out: Output
+) -> Iterator[Callable[[], list[Section]]]:
     """The sections of all studies, made beside what happens inside the block; call what is given to have them.
 
     Drawing large studies takes as long as their statistics, so a process of its own does it, where processes fork.
@@ -73,7 +81,9 @@ def study_section(study: StudyResults, anchor: str, out: Output) -> Section:
         outcomes=outcome_table(table),
         baselines=baseline_table(study),
         baseline_notes=[
-            text for text in (wording.agreement_sentence(study), wording.attack_check_sentence(study)) if text
+            text
+            for text in (wording.agreement_sentence(study), wording.attack_check_sentence(study))
+            if text
         ],
         health=_health(study),
         boundaries=[wording.boundary_sentence(hit) for _, hit in hits.iterrows()],
@@ -99,10 +109,18 @@ def _health(study: StudyResults) -> list[tuple[str, str]]:
         random = "" if search.sampler in ("qmc", "random", "grid") else (
             f", the first {share(search.quasi_random_share)} of each method's trials drawn quasi-randomly"
         )  # fmt: skip
-        stop = "no early stopping" if search.scheduler.type == "none" else f"early stopping by {search.scheduler.type}"
-        facts.append(("Search", f"{search.sampler} sampler{random}; {stop}; sampler seed {search.seed}"))
+        stop = (
+            "no early stopping"
+            if search.scheduler.type == "none"
+            else f"early stopping by {search.scheduler.type}"
+        )
+        facts.append(
+            ("Search", f"{search.sampler} sampler{random}; {stop}; sampler seed {search.seed}")
+        )
     if study.notes:
-        facts.append(("Notes in the ledger", f"{len(study.notes):,}: " + "; ".join(study.notes[:3])))
+        facts.append(
+            ("Notes in the ledger", f"{len(study.notes):,}: " + "; ".join(study.notes[:3]))
+        )
     return facts
 
 
@@ -111,4 +129,6 @@ def _provenance(study: StudyResults) -> list[tuple[str, str]]:
     if study.spec is not None:
         facts.append(("Study digest", study.spec.results_digest()))
     header = {name: value for name, value in study.header.items() if (name, value) not in UNKNOWN}
-    return facts + [(name.replace("_", " ").replace(".", ": "), value) for name, value in sorted(header.items())]
+    return facts + [
+        (name.replace("_", " ").replace(".", ": "), value) for name, value in sorted(header.items())
+    ]

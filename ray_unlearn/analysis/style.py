@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ray_unlearn.spec.methods import METHODS
+from ray_unlearn.spec.method_registry import METHODS
 
 INK = "#22262b"
 MUTED = "#70767e"
@@ -124,7 +124,9 @@ def as_png(figure: Figure) -> bytes:
     """The figure as a PNG on white, for slides and Markdown."""
     buffer = io.BytesIO()
     with styled():
-        figure.savefig(buffer, format="png", facecolor="white", dpi=160, metadata={"Software": None})
+        figure.savefig(
+            buffer, format="png", facecolor="white", dpi=160, metadata={"Software": None}
+        )
     return buffer.getvalue()
 
 
@@ -136,7 +138,9 @@ def inline_svg(svg: str, prefix: str, label: str) -> str:
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)
     # A hundredth of a point is less than a pixel; six decimals make up a third of the page.
-    body = re.sub(r'\b(?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body)
+    body = re.sub(
+        r'\b(?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body
+    )
     body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", body)

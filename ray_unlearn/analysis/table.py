@@ -24,14 +24,14 @@ import pyarrow.parquet as pq
 from ray_unlearn.analysis.columns import Reading
 from ray_unlearn.analysis.foreign import ForeignResults, read_foreign
 from ray_unlearn.analysis.tidy import REQUIRED, STATUSES, in_order, tidy_baselines, tidy_rows
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.scan import events_file
-from ray_unlearn.results.schema import COLUMNS, SCHEMA_VERSION
-from ray_unlearn.results.table import TEXT_COLUMNS, baseline_table, result_table
-from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.methods import METHODS
-from ray_unlearn.spec.study import StudySpec, public_name
+from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec, public_name
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.scan import events_file
+from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION
+from ray_unlearn.store.table import TEXT_COLUMNS, baseline_table, result_table
 
 
 @dataclass(frozen=True)
@@ -133,28 +133,42 @@ def load(
             it needs or contradicts itself; baselines that contradict the rows; a mapping but no foreign table.
     """
     if not sources:
-        raise UserError("nothing to report on: name one study directory or result table, or several")
+        raise UserError(
+            "nothing to report on: name one study directory or result table, or several"
+        )
     reading = Reading(dict(mapping or {}), score, maximise, sampler)
     studies: list[StudyResults] = []
     foreign: list[ForeignResults] = []
     for source in sources:
         for found in _read(source, reading):
             if isinstance(found, ForeignResults):
-                other = next((one for one in foreign if one.source_digest == found.source_digest), None)
+                other = next(
+                    (one for one in foreign if one.source_digest == found.source_digest), None
+                )
                 if other is not None:
                     raise UserError(f"{source}: the same table as {other.source}; name it once")
                 foreign.append(found)
                 continue
             twin = next((other for other in studies if _same(found, other)), None)
             if twin is not None:
-                raise UserError(f"{source}: study {found.name!r} is already in {twin.source}; name it once")
+                raise UserError(
+                    f"{source}: study {found.name!r} is already in {twin.source}; name it once"
+                )
             studies.append(found)
     if not foreign and reading.given:
-        raise UserError(f"{reading.given}: only for foreign tables, and {sources[0]} is a study of our own; remove it")
+        raise UserError(
+            f"{reading.given}: only for foreign tables, and {sources[0]} is a study of our own; remove it"
+        )
     names = [study.name for study in studies]
-    keys = [f"{study.name} ({study.place})" if names.count(study.name) > 1 else study.name for study in studies]
+    keys = [
+        f"{study.name} ({study.place})" if names.count(study.name) > 1 else study.name
+        for study in studies
+    ]
     numbered = [f"{key} {i}" if keys.count(key) > 1 else key for i, key in enumerate(keys, start=1)]
-    return Results(tuple(replace(study, key=key) for study, key in zip(studies, numbered, strict=True)), tuple(foreign))
+    return Results(
+        tuple(replace(study, key=key) for study, key in zip(studies, numbered, strict=True)),
+        tuple(foreign),
+    )
 
 
 def _same(one: StudyResults, other: StudyResults) -> bool:
@@ -174,19 +188,29 @@ def _read(source: Path, reading: Reading) -> Iterator[StudyResults | ForeignResu
         else:
             yield read_foreign(table, source, _file_digest(source), reading)
     elif not source.exists():
-        raise UserError(f"{source}: no such file or folder; name a study directory or a result table (.parquet, .csv)")
+        raise UserError(
+            f"{source}: no such file or folder; name a study directory or a result table (.parquet, .csv)"
+        )
     else:
-        raise UserError(f"{source}: neither a study directory nor a result table; use a folder, .parquet or .csv")
+        raise UserError(
+            f"{source}: neither a study directory nor a result table; use a folder, .parquet or .csv"
+        )
 
 
 def _from_directory(folder: Path) -> StudyResults:
-    ledger = next((place for place in (folder / "ledger", folder) if events_file(place).is_file()), None)
+    ledger = next(
+        (place for place in (folder / "ledger", folder) if events_file(place).is_file()), None
+    )
     if ledger is None:
-        raise UserError(f"{folder}: no `ledger/events.jsonl` in it; name the directory that `ray-unlearn run` made")
+        raise UserError(
+            f"{folder}: no `ledger/events.jsonl` in it; name the directory that `ray-unlearn run` made"
+        )
     record = read_ledger(ledger)
     missing = [key for key in ("spec", "domain") if key not in record.header]
     if missing:
-        raise UserError(f"{events_file(ledger)}: the header lacks `{missing[0]}`; was it written by another program?")
+        raise UserError(
+            f"{events_file(ledger)}: the header lacks `{missing[0]}`; was it written by another program?"
+        )
     spec = validated(StudySpec, record.header["spec"], f"{events_file(ledger)}: header: spec")
     place = ledger.resolve()
     found = tidy_rows(result_table(record).to_pandas(), str(events_file(ledger)))
@@ -250,22 +274,30 @@ def _table(path: Path) -> pa.Table:
             return pyarrow.csv.read_csv(path, convert_options=options, parse_options=quoted)
         table = pq.read_table(path)
     except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise UserError(f"{path}: cannot be read as a table: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{path}: cannot be read as a table: {str(error).splitlines()[0]}"
+        ) from None
     version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
     if version > SCHEMA_VERSION:
-        raise UserError(f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn")
+        raise UserError(
+            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn"
+        )
     return table
 
 
 def _baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:
     stems = (f"{path.stem}.baselines", "baselines")
-    for candidate in (path.parent / f"{stem}{ending}" for stem in stems for ending in (".parquet", ".csv")):
+    for candidate in (
+        path.parent / f"{stem}{ending}" for stem in stems for ending in (".parquet", ".csv")
+    ):
         if candidate.is_file() and candidate != path:
             return candidate, _table(candidate).to_pandas()
     return None
 
 
-def _baselines_of(study: str, beside: tuple[Path, pd.DataFrame] | None, studies: int) -> pd.DataFrame:
+def _baselines_of(
+    study: str, beside: tuple[Path, pd.DataFrame] | None, studies: int
+) -> pd.DataFrame:
     if beside is None:
         return pd.DataFrame(columns=list(COLUMNS), dtype=float)
     path, frame = beside

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ray_unlearn.results.schema import COLUMNS, OUTCOMES
-from ray_unlearn.results.table import TABLE_COLUMNS, TEXT_COLUMNS
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.store.schema import COLUMNS, OUTCOMES
+from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS
 
 STATUSES = (*OUTCOMES, "running")
 REQUIRED = (
@@ -37,13 +37,19 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         elif name == "candidate":
             columns[name] = _flags(frame[name], where)
         else:
-            columns[name] = numbers(frame[name], where) if name in frame else pd.Series(np.nan, index=frame.index)
+            columns[name] = (
+                numbers(frame[name], where)
+                if name in frame
+                else pd.Series(np.nan, index=frame.index)
+            )
     tidy = pd.DataFrame(columns)
     strange = sorted(set(tidy["status"]) - set(STATUSES))
     if strange:
         raise UserError(f"{where}: status {strange[0]!r} is not one of {', '.join(STATUSES)}")
     if tidy["number"].isna().any():
-        raise UserError(f"{where}: line {int(tidy['number'].isna().argmax()) + 1} has no trial `number`")
+        raise UserError(
+            f"{where}: line {int(tidy['number'].isna().argmax()) + 1} has no trial `number`"
+        )
     tidy["number"] = tidy["number"].astype(int)
     return tidy
 
@@ -73,7 +79,9 @@ def in_order(rows: pd.DataFrame, where: str) -> pd.DataFrame:
 def fingerprints(rows: pd.DataFrame) -> NDArray[np.uint64]:
     """A hash [n] of each line: comparing 120 columns of a million lines pairwise takes minutes and gigabytes."""
     positive_zero = {name: rows[name] + 0.0 for name in rows.columns[rows.dtypes == np.float64]}
-    return np.asarray(pd.util.hash_pandas_object(rows.assign(**positive_zero), index=False), dtype=np.uint64)
+    return np.asarray(
+        pd.util.hash_pandas_object(rows.assign(**positive_zero), index=False), dtype=np.uint64
+    )
 
 
 def lacks(names: list[str]) -> str:
@@ -98,8 +106,14 @@ def numbers(values: pd.Series, where: str, first_line: int = 0) -> pd.Series:
     strings = values[found.isna() & values.notna()]
     strange = strings[~strings.astype(str).str.strip().str.lower().isin(NOT_A_NUMBER)]
     if not strange.empty:
-        line = f" in line {int(values.index.get_indexer(strange.index[:1])[0]) + first_line}" if first_line else ""
-        raise UserError(f"{where}: column `{values.name}` must hold numbers, got {strange.iloc[0]!r}{line}")
+        line = (
+            f" in line {int(values.index.get_indexer(strange.index[:1])[0]) + first_line}"
+            if first_line
+            else ""
+        )
+        raise UserError(
+            f"{where}: column `{values.name}` must hold numbers, got {strange.iloc[0]!r}{line}"
+        )
     return found
 
 
@@ -117,9 +131,15 @@ def _flags(values: pd.Series, where: str) -> pd.Series:
 
 def tidy_baselines(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if "baseline" not in frame:
-        raise UserError(f"{where}: lacks the column `baseline` (vanilla, exact_retrain); remove the file or mend it")
+        raise UserError(
+            f"{where}: lacks the column `baseline` (vanilla, exact_retrain); remove the file or mend it"
+        )
     if frame["baseline"].duplicated().any():
         twice = frame.loc[frame["baseline"].duplicated(), "baseline"].iloc[0]
         raise UserError(f"{where}: baseline {twice!r} is given twice; keep one")
     columns = {name: numbers(frame[name], where) if name in frame else math.nan for name in COLUMNS}
-    return pd.DataFrame(columns, index=frame.index).set_index(frame["baseline"].astype(str)).astype(float)
+    return (
+        pd.DataFrame(columns, index=frame.index)
+        .set_index(frame["baseline"].astype(str))
+        .astype(float)
+    )

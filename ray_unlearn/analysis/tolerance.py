@@ -18,7 +18,10 @@ LEAST_REPEATS = 5
 
 
 def tolerance_of(
-    studies: Sequence[StudyResults], trials: pd.DataFrame, hyperparameters: tuple[str, ...], given: float | None
+    studies: Sequence[StudyResults],
+    trials: pd.DataFrame,
+    hyperparameters: tuple[str, ...],
+    given: float | None,
 ) -> tuple[float, str]:
     """tau in units of the score, and where it comes from in words.
 
@@ -36,7 +39,9 @@ def tolerance_of(
     """
     if given is not None:
         if not (math.isfinite(given) and given > 0):
-            raise UserError(f"tolerance must be a number above 0, in units of the score; got {given:g}")
+            raise UserError(
+                f"tolerance must be a number above 0, in units of the score; got {given:g}"
+            )
         return given, "given by the user"
     if studies:
         found = [(study, sd) for study in studies if (sd := retrained_sd(study)) is not None]
@@ -45,7 +50,10 @@ def tolerance_of(
             counts = sorted({len(retrained_scores(study)) for study, _ in found})
             models = " or ".join(map(str, counts))
             pooled = "" if len(found) == 1 else f", root mean square over {len(found)} studies"
-            return tau, f"one SD of the score across {models} models retrained from different seeds{pooled}"
+            return (
+                tau,
+                f"one SD of the score across {models} models retrained from different seeds{pooled}",
+            )
         return DEFAULT, (
             f"the program's default, {DEFAULT} nats/token: no study measured {LEAST_RETRAINED} retrained models of "
             "different seeds"
@@ -114,4 +122,6 @@ def _from_scores(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> tupl
             "tolerance was given and no configuration was run often enough to see the noise"
         )
     size = float(finite["score"].abs().max()) if len(finite) else 0.0
-    return max(1e-3 * size, 1e-9), "nominal, a thousandth of the greatest score: the scores hardly vary"
+    return max(
+        1e-3 * size, 1e-9
+    ), "nominal, a thousandth of the greatest score: the scores hardly vary"

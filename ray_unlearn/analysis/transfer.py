@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.effects.robustness import expected_best
-from ray_unlearn.spec.guidelines import Heldout
+from ray_unlearn.spec.guideline_file import Heldout
 
 Box = Mapping[str, tuple[float, float]]
 """Core by hyperparameter, in natural units; a hyperparameter without a core is not in it. Censored sides are infinite."""
@@ -69,7 +69,9 @@ def leave_one_out(
         if not box:
             continue
         judged = [
-            _judged(str(group), part, box, default(str(group)), inside_trials, nothing.get(str(group)))
+            _judged(
+                str(group), part, box, default(str(group)), inside_trials, nothing.get(str(group))
+            )
             for group, part in own.groupby("group", sort=True)
         ]
         if known := [one for one in judged if one is not None]:
@@ -95,7 +97,12 @@ def _together(unit: str, judged: Sequence[HeldoutGroup]) -> HeldoutGroup:
 
 
 def _judged(
-    group: str, own: pd.DataFrame, box: Box, default: float, inside_trials: int, nothing: float | None
+    group: str,
+    own: pd.DataFrame,
+    box: Box,
+    default: float,
+    inside_trials: int,
+    nothing: float | None,
 ) -> HeldoutGroup | None:
     scores, infeasible = own["score"].to_numpy(dtype=float), own["infeasible"].to_numpy(dtype=bool)
     inside = inside_box(own, box)

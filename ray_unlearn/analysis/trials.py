@@ -13,10 +13,10 @@ from ray_unlearn.analysis.parts import Part, foreign_part, study_part
 from ray_unlearn.analysis.searched import combined, seen_axis
 from ray_unlearn.analysis.table import Results
 from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
-from ray_unlearn.results.table import CONFIG_COLUMNS
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.guidelines import ScoreInfo
-from ray_unlearn.spec.methods import METHODS
+from ray_unlearn.spec.guideline_file import ScoreInfo
+from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.store.table import CONFIG_COLUMNS
 
 LEFT_OUT = ("study", "domain", "model", "method", "status", "why", "group")
 OWN_SCORE = "score"
@@ -105,14 +105,19 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
         UserError: scores that cannot be compared, a hyperparameter that is a range here and a list there, a tolerance
             that is not above 0, or no trial with an outcome.
     """
-    studies = sorted(results.studies, key=lambda study: (study.name, study.domain, study.model, study.source_digest))
+    studies = sorted(
+        results.studies,
+        key=lambda study: (study.name, study.domain, study.model, study.source_digest),
+    )
     foreign = sorted(results.foreign, key=lambda table: (table.name, table.source_digest))
     name, direction = _one_score(results)
     parts = [*map(study_part, studies), *map(foreign_part, foreign)]
     trials, rows = _stacked(parts)
     left_out = pd.concat([part.left_out for part in parts], ignore_index=True)
     if trials.empty:
-        raise UserError(f"none of the {len(left_out)} trials has an outcome and an evaluation; report on them later")
+        raise UserError(
+            f"none of the {len(left_out)} trials has an outcome and an evaluation; report on them later"
+        )
     everyone = pd.concat([trials[["domain", "model"]], left_out[["domain", "model"]]])
     several = {key: everyone[key].nunique() > 1 for key in ("domain", "model")}
     for frame in (trials, left_out):
@@ -145,11 +150,14 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
     """Name and direction of the score that all sources share."""
     weights = [study.spec.objective for study in results.studies if study.spec is not None]
     if any(
-        (w.forget_gap, w.retain, w.general) != (weights[0].forget_gap, weights[0].retain, weights[0].general)
+        (w.forget_gap, w.retain, w.general)
+        != (weights[0].forget_gap, weights[0].retain, weights[0].general)
         for w in weights
     ):
         names = ", ".join(study.name for study in results.studies)
-        raise UserError(f"{names}: their objectives weigh the score differently; report on them separately")
+        raise UserError(
+            f"{names}: their objectives weigh the score differently; report on them separately"
+        )
     found = [(OWN_SCORE, False, study.source) for study in results.studies[:1]]
     found += [
         (
@@ -163,7 +171,9 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
     name, maximise, source = found[0]
     for other, turned, where in found[1:]:
         if (other, turned) != (name, maximise):
-            raise UserError(f"{where}: its score is `{other}`, that of {source} is `{name}`; report on them separately")
+            raise UserError(
+                f"{where}: its score is `{other}`, that of {source} is `{name}`; report on them separately"
+            )
     return name, "maximize" if maximise else "minimize"
 
 
@@ -174,7 +184,10 @@ def _stacked(parts: list[Part]) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not filled:
         return pd.DataFrame(), pd.DataFrame()
     trials = pd.concat([part.trials for part in filled], ignore_index=True)
-    rows = [part.rows.assign(trial=part.rows["trial"] + start) for part, start in zip(parts, starts, strict=False)]
+    rows = [
+        part.rows.assign(trial=part.rows["trial"] + start)
+        for part, start in zip(parts, starts, strict=False)
+    ]
     known = [
         "study", "domain", "model", "method", "seed", "status", "infeasible", "drawn", "update", "crossed", "score",
         "score_selection",
@@ -203,17 +216,28 @@ def _axes(trials: pd.DataFrame, parts: list[Part]) -> tuple[dict[str, tuple[Axis
     notes: list[str] = []
     blind = [part for part in parts if part.axes is None]
     names = {name for part in blind for name in part.hyperparameters}
-    order = [*(name for name in CONFIG_COLUMNS if name in names), *sorted(names - set(CONFIG_COLUMNS))]
+    order = [
+        *(name for name in CONFIG_COLUMNS if name in names),
+        *sorted(names - set(CONFIG_COLUMNS)),
+    ]
     for method in methods:
         own = trials[trials["method"] == method]
-        known = [part.axes[method] for part in parts if part.axes is not None and method in part.axes]
-        candidates = {name: [one[name] for one in known if name in one] for one in known for name in one}
+        known = [
+            part.axes[method] for part in parts if part.axes is not None and method in part.axes
+        ]
+        candidates = {
+            name: [one[name] for one in known if name in one] for one in known for name in one
+        }
         free = any(method in part.free_steps for part in parts)
         kept: dict[str, Axis] = {}
         for name in [*candidates, *(name for name in order if name not in candidates)]:
             if name not in own or (name == "steps" and free):
                 continue
-            axis = combined(candidates[name]) if name in candidates else seen_axis(name, own[name].infer_objects())
+            axis = (
+                combined(candidates[name])
+                if name in candidates
+                else seen_axis(name, own[name].infer_objects())
+            )
             if axis is not None:
                 absent = own[name].isna() | (own[name].astype(object) == "")
                 if axis.scale == "log":

@@ -1,6 +1,6 @@
 """The verdict table: what each method reached in each study, and how its trials ended.
 
-The best configuration of a method is chosen on the *selection* half of the documents, by the rule of `results.best`;
+The best configuration of a method is chosen on the *selection* half of the documents, by the rule of `store.score`;
 every metric beside it is measured on the *reporting* half, so the choice does not flatter itself. Infeasible trials
 are counted, never dropped.
 
@@ -56,13 +56,15 @@ def verdict(study: StudyResults) -> pd.DataFrame:
 
 def ranked(table: pd.DataFrame) -> pd.DataFrame:
     """Best `score_selection` first; methods without a candidate row last, in the study's order."""
-    return table.sort_values("score_selection", kind="stable", na_position="last").reset_index(drop=True)
+    return table.sort_values("score_selection", kind="stable", na_position="last").reset_index(
+        drop=True
+    )
 
 
 def candidates(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows that stand for a deployable configuration and have a score, best first.
 
-    The order is that of `results.best`: score on the selection half, then trial number, then fewest updates.
+    The order is that of `store.score`: score on the selection half, then trial number, then fewest updates.
     """
     pool: pd.DataFrame = rows[rows["candidate"] & np.isfinite(rows["score_selection"])]
     return pool.sort_values(["score_selection", "number", "update"], kind="stable")

@@ -13,9 +13,14 @@ from ray_unlearn.analysis.table import StudyResults
 from ray_unlearn.analysis.tidy import STATUSES
 from ray_unlearn.analysis.verdict import HALF, ranked
 from ray_unlearn.analysis.wording import others
-from ray_unlearn.results.schema import COLUMNS
+from ray_unlearn.store.schema import COLUMNS
 
-DIRECTIONS = {"minimize": "lower is better", "maximize": "higher is better", "target": "target 0.5", "none": ""}
+DIRECTIONS = {
+    "minimize": "lower is better",
+    "maximize": "higher is better",
+    "target": "target 0.5",
+    "none": "",
+}
 ARROWS = {"minimize": "\u2193", "maximize": "\u2191", "target": "\u2192 0.5", "none": ""}
 ARROWS_EXPLAINED = "\u2193 lower is better, \u2191 higher is better, \u2192 0.5 is the target."
 BASELINE_NAMES = {"vanilla": "vanilla model", "exact_retrain": "exactly retrained model"}
@@ -47,7 +52,9 @@ def heading(label: str, column: str, meaning: str = "") -> Heading:
     known = COLUMNS[column]
     unit = "" if known.unit == "1" else known.unit
     return Heading(
-        label, " ".join(part for part in (unit, ARROWS[known.direction]) if part), meaning or known.description
+        label,
+        " ".join(part for part in (unit, ARROWS[known.direction]) if part),
+        meaning or known.description,
     )
 
 
@@ -60,7 +67,11 @@ def verdict_table(study: StudyResults, table: pd.DataFrame) -> Shown:
         (heading("score", f"score_{HALF}"), lambda r: number(r[f"score_{HALF}"])),
         (heading("forget ppl", "forget_ppl"), lambda r: number(r["forget_ppl"])),
         (
-            Heading("target", "forget ppl", "the vanilla model's perplexity on the approximate set, reporting half"),
+            Heading(
+                "target",
+                "forget ppl",
+                "the vanilla model's perplexity on the approximate set, reporting half",
+            ),
             lambda r: number(r["target_ppl"]),
         ),
         (heading("forget gap", f"forget_gap_{HALF}"), lambda r: number(r[f"forget_gap_{HALF}"], 2)),
@@ -74,11 +85,21 @@ def verdict_table(study: StudyResults, table: pd.DataFrame) -> Shown:
         ),
         (heading("MIA loss", AUC_LOSS), lambda r: fixed(r[AUC_LOSS])),
         (heading("MIA MinK++", AUC_MIN_K), lambda r: fixed(r[AUC_MIN_K])),
-        (heading("extraction", "forget_extraction_strength"), lambda r: number(r["forget_extraction_strength"], 2)),
-        (_distance_heading(table), lambda r: number(r["distance"], 2)),
-        (heading("efficiency", "efficiency_ratio"), lambda r: number(r["efficiency_ratio"], 2) + _times(r)),
         (
-            Heading("feasible", "of rows", "share of candidate rows within the tolerances stated below the table"),
+            heading("extraction", "forget_extraction_strength"),
+            lambda r: number(r["forget_extraction_strength"], 2),
+        ),
+        (_distance_heading(table), lambda r: number(r["distance"], 2)),
+        (
+            heading("efficiency", "efficiency_ratio"),
+            lambda r: number(r["efficiency_ratio"], 2) + _times(r),
+        ),
+        (
+            Heading(
+                "feasible",
+                "of rows",
+                "share of candidate rows within the tolerances stated below the table",
+            ),
             lambda r: share(r["feasible_share"]),
         ),
     ]
@@ -107,7 +128,12 @@ def chosen_table(study: StudyResults, table: pd.DataFrame) -> Shown:
         (Heading("learning rate", "", "peak learning rate"), lambda r: number(r["learning_rate"])),
         (Heading("updates", "", "optimizer updates"), lambda r: whole(r["update"])),
         (
-            Heading("other searched values", "", "hyperparameters beside learning rate and updates", numeric=False),
+            Heading(
+                "other searched values",
+                "",
+                "hyperparameters beside learning rate and updates",
+                numeric=False,
+            ),
             lambda r: _rest(study, r),
         ),
         (Heading("trial", "", "number in the ledger"), lambda r: whole(r["number"])),
@@ -128,32 +154,48 @@ def outcome_table(table: pd.DataFrame) -> Shown:
     """How the trials of each method ended; nothing is left out."""
     labels = {"out_of_memory": "out of memory", "running": "no outcome yet"}
     fields: list[_Field] = [(Heading("trials"), lambda r: whole(r["trials"]))]
-    for status in STATUSES:
-        fields.append((Heading(labels.get(status, status)), lambda r, status=status: whole(r[status])))  # type: ignore[misc]
+
+    def count_of(status: str) -> Callable[[pd.Series], str]:
+        return lambda row: whole(row[status])
+
+    fields += [(Heading(labels.get(status, status)), count_of(status)) for status in STATUSES]
     fields += [
         (
-            Heading("diverged", "share", "infeasible trials among complete, pruned and infeasible ones"),
+            Heading(
+                "diverged", "share", "infeasible trials among complete, pruned and infeasible ones"
+            ),
             lambda r: share(r["divergence_share"]),
         ),
         (
-            Heading("feasible trials", "of those decided", "complete, pruned or infeasible trials with a feasible row"),
+            Heading(
+                "feasible trials",
+                "of those decided",
+                "complete, pruned or infeasible trials with a feasible row",
+            ),
             lambda r: f"{whole(r['feasible_trials'])} of {whole(r['decided'])}",
         ),
         (
             Heading(
-                "feasible rows", "of candidates", "evaluation rows that stand for a configuration and are feasible"
+                "feasible rows",
+                "of candidates",
+                "evaluation rows that stand for a configuration and are feasible",
             ),
             lambda r: f"{whole(r['feasible_rows'])} of {whole(r['candidates'])}",
         ),
     ]
-    return _by_method(table, "How the trials ended. Diverged trials are counted, never dropped.", fields)
+    return _by_method(
+        table, "How the trials ended. Diverged trials are counted, never dropped.", fields
+    )
 
 
 def _by_method(table: pd.DataFrame, caption: str, fields: list[_Field]) -> Shown:
     return Shown(
         caption,
         (Heading("method", numeric=False), *(head for head, _ in fields)),
-        tuple((f"`{row['method']}`", *(text(row) for _, text in fields)) for _, row in table.iterrows()),
+        tuple(
+            (f"`{row['method']}`", *(text(row) for _, text in fields))
+            for _, row in table.iterrows()
+        ),
         tuple(table["method"]),
     )
 
@@ -164,13 +206,19 @@ def baseline_table(study: StudyResults) -> Shown | None:
         return None
     fields: list[_Field] = [
         (heading("forget ppl", "forget_ppl"), lambda r: number(r["forget_ppl"])),
-        (heading("unseen ppl", f"approximate_ppl_{HALF}"), lambda r: number(r[f"approximate_ppl_{HALF}"])),
+        (
+            heading("unseen ppl", f"approximate_ppl_{HALF}"),
+            lambda r: number(r[f"approximate_ppl_{HALF}"]),
+        ),
         (heading("retain ppl", f"retain_ppl_{HALF}"), lambda r: number(r[f"retain_ppl_{HALF}"])),
         (heading("general ppl", f"general_ppl_{HALF}"), lambda r: number(r[f"general_ppl_{HALF}"])),
         (heading("forget accuracy", "forget_accuracy"), lambda r: fixed(r["forget_accuracy"])),
         (heading("MIA loss", AUC_LOSS), lambda r: fixed(r[AUC_LOSS])),
         (heading("MIA MinK++", AUC_MIN_K), lambda r: fixed(r[AUC_MIN_K])),
-        (heading("extraction", "forget_extraction_strength"), lambda r: number(r["forget_extraction_strength"], 2)),
+        (
+            heading("extraction", "forget_extraction_strength"),
+            lambda r: number(r["forget_extraction_strength"], 2),
+        ),
     ]
     lines = [(name, row) for name, row in study.baselines.iterrows()]
     vanilla = study.baseline("vanilla")
@@ -183,5 +231,8 @@ def baseline_table(study: StudyResults) -> Shown | None:
     return Shown(
         "Models that no trial changed. The approximate target is the vanilla model on unseen text of the same kind.",
         (Heading("model", numeric=False), *(head for head, _ in fields)),
-        tuple((BASELINE_NAMES.get(str(name), str(name)), *(text(row) for _, text in fields)) for name, row in lines),
+        tuple(
+            (BASELINE_NAMES.get(str(name), str(name)), *(text(row) for _, text in fields))
+            for name, row in lines
+        ),
     )

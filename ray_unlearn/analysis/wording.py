@@ -10,7 +10,13 @@ import pandas as pd
 from ray_unlearn.analysis.numerals import MINUS, change, fixed, number, whole
 from ray_unlearn.analysis.table import StudyResults
 from ray_unlearn.analysis.tidy import STATUSES
-from ray_unlearn.analysis.verdict import FORGET_TOLERANCE, HALF, UTILITY_TOLERANCE, agreement, ranked
+from ray_unlearn.analysis.verdict import (
+    FORGET_TOLERANCE,
+    HALF,
+    UTILITY_TOLERANCE,
+    agreement,
+    ranked,
+)
 
 NO_SCORE = "no trial has a score yet"
 STATUS_WORDS = {
@@ -38,7 +44,10 @@ def others(study: StudyResults, row: pd.Series) -> dict[str, str]:
         names = [name for name in names if name in sampled]
     else:
         names = [name for name in names if rows[name].nunique() > 1]
-    return {name: row[name] if isinstance(row[name], str) else number(float(row[name])) for name in names}
+    return {
+        name: row[name] if isinstance(row[name], str) else number(float(row[name]))
+        for name in names
+    }
 
 
 _SEARCHABLE = (
@@ -80,7 +89,11 @@ def _attack_sentence(best: pd.Series, vanilla: pd.Series) -> str:
     if math.isnan(best[name]) or math.isnan(vanilla[name]):
         return ""
     cost = best["efficiency_ratio"]
-    ratio = "" if math.isnan(cost) else f" Its updates took 1/{number(cost, 2)} of the FLOPs of retraining."
+    ratio = (
+        ""
+        if math.isnan(cost)
+        else f" Its updates took 1/{number(cost, 2)} of the FLOPs of retraining."
+    )
     return f"The loss attack's AUC goes from {fixed(vanilla[name])} to {fixed(best[name])}; 0.5 is the target.{ratio}"
 
 
@@ -111,7 +124,8 @@ def _exact_sentence(order: pd.DataFrame) -> str:
     known = order[order["distance"].notna() & (order["distance_to"] == "exact_retrain")]
     if (
         known.empty
-        or (nearest := known.sort_values("distance", kind="stable").iloc[0])["method"] == order.iloc[0]["method"]
+        or (nearest := known.sort_values("distance", kind="stable").iloc[0])["method"]
+        == order.iloc[0]["method"]
     ):
         return ""
     return (
@@ -124,7 +138,9 @@ def _nothing_sentence(order: pd.DataFrame, vanilla: pd.Series, study: StudyResul
     """Doing nothing has a score too; a method that does not beat it has done harm."""
     if study.spec is None:
         return ""
-    nothing = study.spec.objective.forget_gap * abs(float(vanilla["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]))
+    nothing = study.spec.objective.forget_gap * abs(
+        float(vanilla["forget_nll"] - vanilla[f"approximate_nll_{HALF}"])
+    )
     scores = order[f"score_{HALF}"]
     if math.isnan(nothing) or scores.iloc[0] < nothing:
         return ""
@@ -233,7 +249,11 @@ def limits(study: StudyResults, table: pd.DataFrame) -> list[str]:
     count = f"{most:,}" if fewest == most else f"{fewest:,} to {most:,}"
     limits.append(
         f"Each method had {count} {'trial' if fewest == most == 1 else 'trials'}"
-        + ("" if fewest == most else ", and a method with more trials has better odds of a good one")
+        + (
+            ""
+            if fewest == most
+            else ", and a method with more trials has better odds of a good one"
+        )
         + ". Ranks follow the search's budget and bounds as much as the method."
     )
     limits.append(

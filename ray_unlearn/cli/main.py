@@ -22,7 +22,14 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from ray_unlearn.cli import checks, confirm, guidelines, model, study, tables  # noqa: F401  (they add their commands to `app`)
+    from ray_unlearn.cli import (  # noqa: F401  (they add their commands to `app`)
+        confirm_command,
+        diff_command,
+        study_commands,
+        table_commands,
+        trial_commands,
+        verify_command,
+    )
 
     try:
         app()

@@ -31,7 +31,9 @@ def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: s
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(number(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row))
+        table.add_row(
+            *(number(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row)
+        )
     wide = 120 if not sys.stdout.isatty() else None
     Console(highlight=False, width=wide).print(table)
 

@@ -16,14 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_unlearn.cli.show import plain
-from ray_unlearn.results.live import in_words
-from ray_unlearn.results.status import Follower, Status
+from ray_unlearn.store.live import in_words
+from ray_unlearn.store.status import Follower, Status
 
 SHOWN_LANES = 16
 SHOWN_NOTES = 4
 
 
-def watch(follower: Follower, every_s: float, as_json: bool, console: Console | None = None) -> None:
+def watch(
+    follower: Follower, every_s: float, as_json: bool, console: Console | None = None
+) -> None:
     """Look every `every_s` seconds until the run has ended; Ctrl-C leaves, and does nothing to the study.
 
     Raises:
@@ -43,7 +45,10 @@ def watch(follower: Follower, every_s: float, as_json: bool, console: Console | 
         while True:
             if (now := lasting(found)) != shown:
                 shown = now
-                print(json.dumps(plain(found.as_json()), allow_nan=False) if as_json else line(found), flush=True)
+                print(
+                    json.dumps(plain(found.as_json()), allow_nan=False) if as_json else line(found),
+                    flush=True,
+                )
             if found.over:
                 return
             time.sleep(every_s)
@@ -54,7 +59,11 @@ def watch(follower: Follower, every_s: float, as_json: bool, console: Console | 
 
 def lasting(found: Status) -> Any:
     """What counts as a change: not seconds that pass."""
-    lanes = [(lane["index"], lane["state"], lane["trial"]) for lane in found.live.lanes] if found.live else []
+    lanes = (
+        [(lane["index"], lane["state"], lane["trial"]) for lane in found.live.lanes]
+        if found.live
+        else []
+    )
     told = asdict(found) | {"live": None, "age_s": None}
     return json.dumps(told), found.driver, lanes, _problems(found)
 
@@ -62,7 +71,11 @@ def lasting(found: Status) -> Any:
 def line(found: Status) -> str:
     """A study in one line, for logs."""
     best = f"; best {found.best[0].score:.4f} ({found.best[0].method})" if found.best else ""
-    lanes = f", {_states(found.live.lanes)}" if found.live and found.live.lanes and found.driver == "running" else ""
+    lanes = (
+        f", {_states(found.live.lanes)}"
+        if found.live and found.live.lanes and found.driver == "running"
+        else ""
+    )
     left = f"; {_left(found)}" if _left(found) else ""
     problems = "".join(f"; problem: {text}" for text in _problems(found))
     return (
@@ -83,9 +96,7 @@ def driver(found: Status, in_view: bool = False) -> str:
         return ""
     where = f"{live.host} (process {live.pid})"
     if found.driver == "ended":
-        return (
-            f"not running; the last run was on {where} and ended {datetime.fromisoformat(live.time):%Y-%m-%d %H:%M} UTC"
-        )
+        return f"not running; the last run was on {where} and ended {datetime.fromisoformat(live.time):%Y-%m-%d %H:%M} UTC"
     if found.driver == "silent":
         return (
             f"no sign of life of {where} for {in_words(found.age_s)}: killed, or cut off; if it is gone: "
@@ -109,7 +120,10 @@ def view(found: Status) -> RenderableType:
     head = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=total, completed=found.finished, width=36)
     head.add_row(Text(f"{found.name}: {_trials(found)}", style="bold"), bar, _left(found))
-    parts: list[RenderableType] = [head, Text(f"{_outcomes(found)}; {_running(found)}; {found.rows} evaluation rows")]
+    parts: list[RenderableType] = [
+        head,
+        Text(f"{_outcomes(found)}; {_running(found)}; {found.rows} evaluation rows"),
+    ]
     if said := driver(found, in_view=True):
         style = {"silent": "bold red", "running": "green"}.get(found.driver, "dim")
         parts.append(Text(said, style=style))
@@ -120,7 +134,10 @@ def view(found: Status) -> RenderableType:
     if found.best:
         parts.append(Padding(_best(found), (1, 0, 0, 0)))
     if found.notes:
-        notes = [Text(f"note: {text}", style="dim", overflow="ellipsis", no_wrap=True) for text in found.notes]
+        notes = [
+            Text(f"note: {text}", style="dim", overflow="ellipsis", no_wrap=True)
+            for text in found.notes
+        ]
         parts.append(Padding(Group(*notes[-SHOWN_NOTES:]), (1, 0, 0, 0)))
     return Group(*parts)
 
@@ -128,12 +145,16 @@ def view(found: Status) -> RenderableType:
 def waits(found: Status) -> list[str]:
     """What lanes wait for, each once: many wait for the same."""
     return (
-        [text for text in dict.fromkeys(lane["waiting_for"] for lane in found.live.lanes) if text] if found.live else []
+        [text for text in dict.fromkeys(lane["waiting_for"] for lane in found.live.lanes) if text]
+        if found.live
+        else []
     )
 
 
 def _lanes(lanes: list[dict[str, Any]]) -> Table:
-    table = _table("lane", "state", "trial", "busy", "up", "restarts", "where", words=("state", "where"))
+    table = _table(
+        "lane", "state", "trial", "busy", "up", "restarts", "where", words=("state", "where")
+    )
     if len(lanes) > SHOWN_LANES:  # those that work as they should can be left out
         lanes = sorted(lanes, key=lambda lane: lane["state"] in ("busy", "idle"))
     for lane in lanes[:SHOWN_LANES]:
@@ -154,12 +175,22 @@ def _lanes(lanes: list[dict[str, Any]]) -> Table:
 
 
 def _best(found: Status) -> Table:
-    columns = ("best of each method", "trial", "learning rate", "update", "score", "forget ppl", "target ppl")
+    columns = (
+        "best of each method",
+        "trial",
+        "learning rate",
+        "update",
+        "score",
+        "forget ppl",
+        "target ppl",
+    )
     table = _table(*columns, words=columns[:1])
     for place, best in enumerate(found.best):
         numbers = [f"{best.learning_rate:.2e}", str(best.update), f"{best.score:.4f}"]
         perplexities = [f"{best.forget_ppl:.4g}", f"{best.target_ppl:.4g}"]
-        table.add_row(best.method, str(best.number), *numbers, *perplexities, style="" if place else "bold")
+        table.add_row(
+            best.method, str(best.number), *numbers, *perplexities, style="" if place else "bold"
+        )
     return table
 
 
@@ -175,7 +206,10 @@ def _trials(found: Status) -> str:
 
 
 def _outcomes(found: Status) -> str:
-    return ", ".join(f"{count} {name}" for name, count in found.outcomes.items() if count) or "none finished"
+    return (
+        ", ".join(f"{count} {name}" for name, count in found.outcomes.items() if count)
+        or "none finished"
+    )
 
 
 def _running(found: Status) -> str:
@@ -183,18 +217,30 @@ def _running(found: Status) -> str:
 
 
 def _states(lanes: list[dict[str, Any]]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in Counter(lane["state"] for lane in lanes).items())
+    return ", ".join(
+        f"{count} {state}" for state, count in Counter(lane["state"] for lane in lanes).items()
+    )
 
 
 def _problems(found: Status) -> list[str]:
-    return [*(found.live.problems if found.live else []), *([found.problem] if found.problem else [])]
+    return [
+        *(found.live.problems if found.live else []),
+        *([found.problem] if found.problem else []),
+    ]
 
 
 def _left(found: Status) -> str:
-    if found.live is None or found.live.eta_s is None or found.age_s is None or found.driver != "running":
+    if (
+        found.live is None
+        or found.live.eta_s is None
+        or found.age_s is None
+        or found.driver != "running"
+    ):
         return ""
     seconds = found.live.eta_s - found.age_s
-    return f"about {in_words(seconds)} left" if seconds >= 1 else ""  # the last trial takes longer than most
+    return (
+        f"about {in_words(seconds)} left" if seconds >= 1 else ""
+    )  # the last trial takes longer than most
 
 
 def _rate(value: float) -> str:

@@ -12,20 +12,20 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.execution.points import active
+from ray_unlearn.execution.drawn_points import active
 from ray_unlearn.execution.recorder import Observer
-from ray_unlearn.execution.resuming import SPEC_FILE
+from ray_unlearn.execution.resume import SPEC_FILE
 from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.study import Say, StudyResult, resume_study, run_study, to_stderr
-from ray_unlearn.results.place import fetched, there
-from ray_unlearn.results.record import Record
-from ray_unlearn.results.status import open_study
-from ray_unlearn.results.storage import below
-from ray_unlearn.results.top import Configuration, top_configurations
-from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
-from ray_unlearn.spec.study import StudySpec, load_study
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.store.best_configurations import Configuration, top_configurations
+from ray_unlearn.store.location import fetched, there
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.status import open_study
+from ray_unlearn.store.storage import below
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.model import make_ready
 from ray_unlearn.unlearn.workspace import context_digest
@@ -68,7 +68,9 @@ def confirm_study(
     if seeds < 2:
         raise UserError(f"--seeds: an interval needs at least 2 new seeds, got {seeds}")
     with fetched(location) as folder:
-        return _confirmed(folder, location, top, seeds, per_method, operations, say, quiet, address, observers)
+        return _confirmed(
+            folder, location, top, seeds, per_method, operations, say, quiet, address, observers
+        )
 
 
 def _confirmed(
@@ -97,13 +99,22 @@ def _confirmed(
         wanted, place = confirming_spec(spec, record, chosen, seeds, name), below(location, name)
         if not there(place):
             if operations:
-                wanted = wanted.model_copy(update={"operations": wanted.operations.model_copy(update=operations)})
-            return run_study(wanted, place, address=address, observers=observers, quiet=quiet, say=say)
+                wanted = wanted.model_copy(
+                    update={"operations": wanted.operations.model_copy(update=operations)}
+                )
+            return run_study(
+                wanted, place, address=address, observers=observers, quiet=quiet, say=say
+            )
         with fetched(place) as found:
             same = open_study(found)[0].decisive() == wanted.decisive()
         if same:
             return resume_study(
-                place, operations=operations, address=address, observers=observers, quiet=quiet, say=say
+                place,
+                operations=operations,
+                address=address,
+                observers=observers,
+                quiet=quiet,
+                say=say,
             )
         say(f"{place} holds a confirmation of other configurations or seeds; it is left as it is")
     raise AssertionError("there is always a next folder")
@@ -117,13 +128,19 @@ def confirming_spec(
     With free steps the configuration is a row in the middle of a trial. On a constant schedule the shorter trial has the
     same trajectory, so it is run to that update and evaluated there alone.
     """
-    methods = tuple(method for method in spec.methods if any(c.trial.method == method for c in chosen))
+    methods = tuple(
+        method for method in spec.methods if any(c.trial.method == method for c in chosen)
+    )
     spaces = {method: _sampling_steps(_whole_space(spec, method)) for method in methods}
     points = {
-        method: [active(spaces[method], c.hyperparameters) for c in chosen if c.trial.method == method]
+        method: [
+            active(spaces[method], c.hyperparameters) for c in chosen if c.trial.method == method
+        ]
         for method in methods
     }
-    used = {int(trial.config["seed"]) for trial in record.trials.values()} | set(spec.search.trial_seeds)
+    used = {int(trial.config["seed"]) for trial in record.trials.values()} | set(
+        spec.search.trial_seeds
+    )
     first = max(used) + 1
     content = spec.model_dump(mode="json") | {
         "name": f"{spec.name[:50]}-{name}",
@@ -138,7 +155,9 @@ def confirming_spec(
             "seed": spec.search.seed,
         },
         "evaluation": {
-            "every": max(c.row["update"] for c in chosen),  # no trial has more updates: the last one alone
+            "every": max(
+                c.row["update"] for c in chosen
+            ),  # no trial has more updates: the last one alone
             "batch_size": spec.evaluation.batch_size,
         },
         # Which seed came out best says nothing, so its weights are not worth their disk.
@@ -148,19 +167,31 @@ def confirming_spec(
 
 
 def _names() -> Iterator[str]:
-    return itertools.chain([CONFIRM_FOLDER], (f"{CONFIRM_FOLDER}-{number}" for number in itertools.count(2)))
+    return itertools.chain(
+        [CONFIRM_FOLDER], (f"{CONFIRM_FOLDER}-{number}" for number in itertools.count(2))
+    )
 
 
-def _notes(chosen: list[Configuration], spec: StudySpec, record: Record, top: int, per_method: bool) -> list[str]:
+def _notes(
+    chosen: list[Configuration], spec: StudySpec, record: Record, top: int, per_method: bool
+) -> list[str]:
     notes = []
-    groups = {m: sum(c.trial.method == m for c in chosen) for m in spec.methods} if per_method else {"": len(chosen)}
+    groups = (
+        {m: sum(c.trial.method == m for c in chosen) for m in spec.methods}
+        if per_method
+        else {"": len(chosen)}
+    )
     for method, count in groups.items():
         if count < top:
             of = f"{method}: " if method else ""
-            notes.append(f"{of}{count} configuration(s) have a score, {top} were asked for; all of them are confirmed")
+            notes.append(
+                f"{of}{count} configuration(s) have a score, {top} were asked for; all of them are confirmed"
+            )
     unfinished = len(record.trials) - len(record.finished)
     if unfinished:
-        notes.append(f"{unfinished} trial(s) of the study are unfinished; the best of the finished ones are confirmed")
+        notes.append(
+            f"{unfinished} trial(s) of the study are unfinished; the best of the finished ones are confirmed"
+        )
     return notes
 
 
@@ -170,7 +201,9 @@ def _where_it_lies_now(spec: StudySpec, folder: Path) -> StudySpec:
     if not path.exists():
         return spec
     now = load_study(path)
-    return spec.model_copy(update={"model": now.model, "data": now.data, "operations": now.operations})
+    return spec.model_copy(
+        update={"model": now.model, "data": now.data, "operations": now.operations}
+    )
 
 
 def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, say: Say) -> None:
@@ -198,7 +231,11 @@ def _whole_space(spec: StudySpec, method: str) -> SearchSpace:
         if isinstance(wide, Choice) and isinstance(narrow, Choice):
             choices = tuple(dict.fromkeys((*wide.choices, *narrow.choices)))
             parameters[name] = wide.model_copy(update={"choices": choices})
-        elif not isinstance(wide, (Choice, Fixed)) and narrow is not None and not isinstance(narrow, (Choice, Fixed)):
+        elif (
+            not isinstance(wide, (Choice, Fixed))
+            and narrow is not None
+            and not isinstance(narrow, (Choice, Fixed))
+        ):
             ends = {"low": min(wide.low, narrow.low), "high": max(wide.high, narrow.high)}
             parameters[name] = wide.model_copy(update=ends)
     return SearchSpace(method=method, parameters=parameters)

@@ -40,7 +40,9 @@ NODE_DEATHS = 5
 class Hub:
     """See the module. All methods are coroutines of one event loop: no two run at once between awaits."""
 
-    def __init__(self, lanes: int, max_retries: int, put: Callable[[Any], Any] = lambda value: value) -> None:
+    def __init__(
+        self, lanes: int, max_retries: int, put: Callable[[Any], Any] = lambda value: value
+    ) -> None:
         self._max_retries = max_retries
         self._put = put
         """Into the object store: what lanes share is read there by all of them, and outlives the lane that made it."""
@@ -79,7 +81,11 @@ class Hub:
             await self._changed.wait_for(lambda: self._end or arrived() or number not in self._jobs)
             if job.item is not None and arrived():
                 kept, job.kept = job.kept, None
-                about = {"sequence": job.sequence, "attempt": job.attempt, "notes": self._drain_notes()}
+                about = {
+                    "sequence": job.sequence,
+                    "attempt": job.attempt,
+                    "notes": self._drain_notes(),
+                }
                 return job.item | about | ({"kept": kept} if kept else {})
             end = self._end or {"kind": "interrupted", "reason": "released"}
             return end | {"sequence": handled, "attempt": job.attempt, "notes": self._drain_notes()}
@@ -191,7 +197,10 @@ class Hub:
         job.lane, state.job = lane, number
         state.saved, state.counted = False, 0
         state.clock.turn("busy")
-        return {"number": number, "payload": job.payload | {"known": list(job.known), "attempt": job.attempt}}
+        return {
+            "number": number,
+            "payload": job.payload | {"known": list(job.known), "attempt": job.attempt},
+        }
 
     async def report(self, lane: int, token: int, number: int, item: Item) -> None:
         """A row, or the job's end. Nothing happens when the job was released meanwhile."""
@@ -205,7 +214,9 @@ class Hub:
                 self._count_tokens(lane, item.get("metrics") or {})
             else:
                 self._lanes[lane].job = None
-                if (result := item.get("result")) is not None and (shared := result.get("shared")) is not None:
+                if (result := item.get("result")) is not None and (
+                    shared := result.get("shared")
+                ) is not None:
                     self._shared = [self._put(shared)]  # in a list a reference travels as one
                     job.item["result"] = result | {"shared": None}  # nothing for the driver
             self._changed.notify_all()
@@ -314,7 +325,9 @@ class Hub:
         await self.down(lane, reason)
         self._lanes[lane].lost = True
         if all(state.lost or state.retired for state in self._lanes):
-            await self._finish({"kind": "fatal", "reason": f"no lane is left; the last one ended with: {reason}"})
+            await self._finish(
+                {"kind": "fatal", "reason": f"no lane is left; the last one ended with: {reason}"}
+            )
 
     # -- the fleet's side ---------------------------------------------------------------------------------------------
 
@@ -331,7 +344,11 @@ class Hub:
 
     async def controllers(self) -> dict[int, Any]:
         """Of the lanes that have one."""
-        return {lane: state.controller for lane, state in enumerate(self._lanes) if state.controller is not None}
+        return {
+            lane: state.controller
+            for lane, state in enumerate(self._lanes)
+            if state.controller is not None
+        }
 
     async def waits(self, lanes: dict[int, str]) -> None:
         """What these lanes wait for; nothing: they have a place, and start."""
@@ -400,7 +417,9 @@ class Hub:
             state.failed_starts += 1
         state.ready = state.up = False
         if node and not state.leaving:
-            state.leaving = reason  # so that the end of its controller does not count as a failed start
+            state.leaving = (
+                reason  # so that the end of its controller does not count as a failed start
+            )
         state.clock.turn("starting")
         self._changed.notify_all()
 
@@ -431,7 +450,10 @@ class Hub:
             end = f"its node died {job.node_deaths} times; the last time: {reason}"
         if end:
             status = "out_of_memory" if no_memory else "failed"
-            job.item, job.sequence = {"kind": "ended", "status": status, "reason": end}, job.sequence + 1
+            job.item, job.sequence = (
+                {"kind": "ended", "status": status, "reason": end},
+                job.sequence + 1,
+            )
         else:
             # A row that nobody has pulled yet is dropped: the next attempt computes it again.
             job.item, job.handled = None, job.sequence
@@ -444,7 +466,9 @@ class Hub:
         state.tokens += max(0, now - state.counted)
         state.counted = max(now, state.counted)
 
-    async def _until(self, true: Callable[[], bool], lane: int, token: int, timeout_s: float) -> bool:
+    async def _until(
+        self, true: Callable[[], bool], lane: int, token: int, timeout_s: float
+    ) -> bool:
         """Wait until `true()`; False on timeout, or when the lane has to quit."""
         self._lanes[lane].heard = time.monotonic()
         async with self._changed:

@@ -38,7 +38,10 @@ class Interrupt:
                 signal.signal(number, self._caught)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
@@ -49,4 +52,6 @@ class Interrupt:
                 return
             raise KeyboardInterrupt
         self.requested, self._since = True, time.monotonic()
-        self._say("stopping: finished trials are recorded, running ones get a checkpoint (once more: stop at once)")
+        self._say(
+            "stopping: finished trials are recorded, running ones get a checkpoint (once more: stop at once)"
+        )

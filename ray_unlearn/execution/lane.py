@@ -17,11 +17,11 @@ from typing import Any, Protocol
 
 import ray
 
-from ray_unlearn.execution.elastic import lost_peer
+from ray_unlearn.execution.cluster import lost_peer
 from ray_unlearn.execution.hub import GO, KEEP, QUIT, STOP, WAIT
 from ray_unlearn.execution.hub_records import Item
-from ray_unlearn.results.schema import Row
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
@@ -113,7 +113,9 @@ def lane_loop(settings: dict[str, Any]) -> None:
 def _prepare(world: World, baselines: bool, number: int, link: "_Link") -> None:
     try:
         rows, shared = world.prepare(baselines)
-    except Exception as error:  # any failure of a job is its outcome, sent as data: a lane must outlive it
+    except (
+        Exception
+    ) as error:  # any failure of a job is its outcome, sent as data: a lane must outlive it
         link.fail(number, error)
         return
     result = {"rows": rows, "shared": shared}

@@ -43,7 +43,12 @@ class Shape:
 
 def shape_of(operations: Operations, worker_gib: float | None = None) -> Shape:
     """A lane of a study, whose worker takes so much memory on its host (None: not known)."""
-    return Shape(operations.workers_per_lane, operations.cpus_per_worker, operations.gpus_per_worker, worker_gib)
+    return Shape(
+        operations.workers_per_lane,
+        operations.cpus_per_worker,
+        operations.gpus_per_worker,
+        worker_gib,
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,9 @@ class Node:
         if not self.usable:
             return 0
         there = self.total if total or self.free is None else self.free
-        return self.count * min(_times(name, there.get(name, 0.0), amount) for name, amount in shape.worker.items())
+        return self.count * min(
+            _times(name, there.get(name, 0.0), amount) for name, amount in shape.worker.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,10 @@ class Cluster:
 
     def lanes_at_most(self, shape: Shape) -> int:
         """Lanes it holds when nothing else runs, with all nodes that may be added."""
-        return max(fits(self.nodes, shape, total=True), min(UNLIMITED, fits(self.groups, shape, total=True)))
+        return max(
+            fits(self.nodes, shape, total=True),
+            min(UNLIMITED, fits(self.groups, shape, total=True)),
+        )
 
 
 def fits(nodes: Iterable[Node], shape: Shape, total: bool = False) -> int:
@@ -105,7 +115,9 @@ def fits(nodes: Iterable[Node], shape: Shape, total: bool = False) -> int:
     return sum(node.workers(shape, total) for node in nodes) // shape.workers
 
 
-def place(nodes: Iterable[Node], shape: Shape, lanes: int, total: bool = False) -> list[dict[str, int]]:
+def place(
+    nodes: Iterable[Node], shape: Shape, lanes: int, total: bool = False
+) -> list[dict[str, int]]:
     """Up to so many lanes: for each the workers on each node, by name. First those that one node holds whole."""
     room = {node.name: node.workers(shape, total) for node in nodes}
     placed: list[dict[str, int]] = []
@@ -141,7 +153,8 @@ def why_never(cluster: Cluster, shape: Shape) -> str | None:
             )
     if not any(node.workers(shape, total=True) for node in nodes):
         held = "; ".join(
-            f"{node.name} has {_amounts({n: node.total.get(n, 0.0) for n in shape.worker})}" for node in nodes
+            f"{node.name} has {_amounts({n: node.total.get(n, 0.0) for n in shape.worker})}"
+            for node in nodes
         )
         return f"operations: no node has {_amounts(shape.worker)} together, as a worker needs: {held}; use less of one of them"
     holds = max(
@@ -204,7 +217,10 @@ def why_waiting(cluster: Cluster, shape: Shape) -> Wait:
         return Wait("never", f"{shape}: {never}")
     alive = [node for node in cluster.nodes if node.alive]
     names = [name for name in shape.worker if name != "memory"]
-    there = ", ".join(f"{_sum(alive, name):g} {name}, {_sum(alive, name, free=True):g} of them free" for name in names)
+    there = ", ".join(
+        f"{_sum(alive, name):g} {name}, {_sum(alive, name, free=True):g} of them free"
+        for name in names
+    )
     could = [node.name for node in alive if not node.draining and node.workers(shape, total=True)]
     leaving = [node.name for node in alive if node.draining]
     parts = [f"the cluster has {there}", f"nodes that could hold a worker: {_listed(could)}"]
@@ -228,7 +244,9 @@ def _times(name: str, there: float, amount: float) -> int:
     """How often `amount` goes into what is there. A share of a GPU is a share of one device."""
     if name == "GPU" and amount < 1:
         whole, rest = divmod(there + _ROUNDING, 1)
-        return int(whole) * math.floor(1 / amount + _ROUNDING) + math.floor(rest / amount + _ROUNDING)
+        return int(whole) * math.floor(1 / amount + _ROUNDING) + math.floor(
+            rest / amount + _ROUNDING
+        )
     return math.floor(there / amount + _ROUNDING)
 
 
@@ -237,11 +255,16 @@ def _times_all(shape: Shape) -> dict[str, float]:
 
 
 def _sum(nodes: Iterable[Node], name: str, free: bool = False) -> float:
-    return sum((node.total if not free or node.free is None else node.free).get(name, 0.0) for node in nodes)
+    return sum(
+        (node.total if not free or node.free is None else node.free).get(name, 0.0)
+        for node in nodes
+    )
 
 
 def _amounts(amounts: Mapping[str, float]) -> str:
-    return ", ".join(_amount(name, amount) for name, amount in amounts.items() if amount) or "nothing"
+    return (
+        ", ".join(_amount(name, amount) for name, amount in amounts.items() if amount) or "nothing"
+    )
 
 
 def _amount(name: str, amount: float) -> str:
@@ -249,10 +272,15 @@ def _amount(name: str, amount: float) -> str:
 
 
 def _listed(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
+    return (
+        ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+        or "none"
+    )
 
 
-def placed_lines(nodes: Sequence[Node], placed: Sequence[Mapping[str, int]], shape: Shape) -> Iterator[tuple[str, str]]:
+def placed_lines(
+    nodes: Sequence[Node], placed: Sequence[Mapping[str, int]], shape: Shape
+) -> Iterator[tuple[str, str]]:
     """For people: each node that gets workers, and what they take there."""
     for node in nodes:
         whole = sum(lane.get(node.name) == shape.workers for lane in placed)

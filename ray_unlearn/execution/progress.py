@@ -12,12 +12,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ray_unlearn.results.best import OBJECTIVE, best_row
-from ray_unlearn.results.live import in_words
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import Row
-from ray_unlearn.results.status import Tally
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.live import in_words
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import Row
+from ray_unlearn.store.score import OBJECTIVE, best_row
+from ray_unlearn.store.status import Tally
 
 RECENT = 100
 """Finished trials by which the time left is estimated: what a searcher tries changes in the course of a study."""
@@ -61,7 +61,9 @@ class Progress:
         console: where to write; default stderr.
     """
 
-    def __init__(self, spec: StudySpec, record: Record, total: int, console: Console | None = None) -> None:
+    def __init__(
+        self, spec: StudySpec, record: Record, total: int, console: Console | None = None
+    ) -> None:
         self._spec = spec
         self._total = total
         self._console = console or Console(stderr=True)
@@ -70,7 +72,9 @@ class Progress:
         """Trials that ran when the last one was handed out: lanes come and go."""
         self._pace = Pace()
         self._tally = Tally(spec)
-        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+        self._live = Live(
+            console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True
+        )
         for trial in record.finished:
             self._tally.add(trial)
 
@@ -80,7 +84,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._console.is_terminal:
             self._live.stop()
@@ -113,7 +120,11 @@ class Progress:
 
     def _line(self, trial: Trial) -> str:
         row = best_row(trial, self._spec)
-        score = f"score {row[OBJECTIVE]:.4f} at update {row['update']}" if row else trial.reason or "no score"
+        score = (
+            f"score {row[OBJECTIVE]:.4f} at update {row['update']}"
+            if row
+            else trial.reason or "no score"
+        )
         return (
             f"[{self.done}/{self._total}] trial {trial.number} {trial.method} lr {trial.config['learning_rate']:.2e} "
             f"{trial.status}: {score}{self._time_left()}"
@@ -124,7 +135,9 @@ class Progress:
         return "" if left is None or self.done >= self._total else f", {in_words(left)} left"
 
     def _render(self) -> Group:
-        counts = ", ".join(f"{count} {name}" for name, count in self._tally.outcomes.items() if count)
+        counts = ", ".join(
+            f"{count} {name}" for name, count in self._tally.outcomes.items() if count
+        )
         head = Text(f"{self._spec.name}: {self.done}/{self._total} trials{self._time_left()}")
         head.append(f"   {counts}" if counts else "", style="dim")
         return Group(
@@ -135,7 +148,14 @@ class Progress:
 
     def _running_table(self) -> Table:
         table = Table(
-            "running", "method", "learning rate", "update", "score", box=None, header_style="dim", padding=(0, 2)
+            "running",
+            "method",
+            "learning rate",
+            "update",
+            "score",
+            box=None,
+            header_style="dim",
+            padding=(0, 2),
         )
         for number, trial in sorted(self._running.items()):
             last = trial.rows[-1] if trial.rows else None
@@ -150,7 +170,14 @@ class Progress:
 
     def _best_table(self) -> Table:
         table = Table(
-            "best so far", "method", "learning rate", "update", "score", box=None, header_style="dim", padding=(0, 2)
+            "best so far",
+            "method",
+            "learning rate",
+            "update",
+            "score",
+            box=None,
+            header_style="dim",
+            padding=(0, 2),
         )
         for place, (trial, row) in enumerate(self._tally.ranked):
             table.add_row(

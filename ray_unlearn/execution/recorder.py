@@ -10,15 +10,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ray_unlearn.results.best import OBJECTIVE, deployable
-from ray_unlearn.results.files import remove_checkpoints
-from ray_unlearn.results.ledger import Ledger
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import Outcome, Row
-from ray_unlearn.results.score import Baselines, Weights, scored
-from ray_unlearn.results.storage import FolderStorage, Storage
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.files import remove_checkpoints
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.row_score import Baselines, Weights, scored
+from ray_unlearn.store.schema import Outcome, Row
+from ray_unlearn.store.score import OBJECTIVE, deployable
+from ray_unlearn.store.storage import FolderStorage, Storage
 
 _log = logging.getLogger(__name__)
 
@@ -64,8 +64,12 @@ class Recorder:
     ) -> None:
         record = ledger.record
         flops = float(record.header.get("retraining_flops", 0.0))
-        self._baselines = Baselines(record.baselines["vanilla"], record.baselines.get("exact_retrain"), flops)
-        self._weights = Weights(spec.objective.forget_gap, spec.objective.retain, spec.objective.general)
+        self._baselines = Baselines(
+            record.baselines["vanilla"], record.baselines.get("exact_retrain"), flops
+        )
+        self._weights = Weights(
+            spec.objective.forget_gap, spec.objective.retain, spec.objective.general
+        )
         self._ledger = ledger
         self._search = search
         self._pruner = pruner
@@ -104,11 +108,21 @@ class Recorder:
         known = next((row for row in trial.rows if row["update"] == update), None)
         if known is None:
             known = scored(metrics, self._baselines, self._weights)
-            event = {"kind": "row", "number": number, "trial_id": trial.trial_id, "attempt": attempt, "update": update}
+            event = {
+                "kind": "row",
+                "number": number,
+                "trial_id": trial.trial_id,
+                "attempt": attempt,
+                "update": update,
+            }
             self._ledger.append(event | {"metrics": known})
             self._show("on_row", trial, known)
             if deployable(known, trial, self._spec) and known[OBJECTIVE] < self._best:
-                self._best, self._best_number, self._improved = known[OBJECTIVE], number, (number, update)
+                self._best, self._best_number, self._improved = (
+                    known[OBJECTIVE],
+                    number,
+                    (number, update),
+                )
         reason = self._pruner.verdict(self.record, number, known)
         if reason is not None:
             self.outcome(number, attempt, "pruned", reason)
@@ -130,7 +144,12 @@ class Recorder:
         trial = self.record.trials[number]
         if trial.status is not None:
             return
-        event = {"kind": "outcome", "number": number, "trial_id": trial.trial_id, "attempt": attempt}
+        event = {
+            "kind": "outcome",
+            "number": number,
+            "trial_id": trial.trial_id,
+            "attempt": attempt,
+        }
         self._ledger.append(event | {"status": status, "reason": reason})
         self._search.tell(trial)
         self._show("on_outcome", trial)
@@ -146,7 +165,8 @@ class Recorder:
         """The weights of the best row so far are in `file`; those of the one before are deleted."""
         before = self.record.artefact
         self._ledger.append(
-            {"kind": "artefact", "number": number, "trial_id": self.record.trials[number].trial_id} | file
+            {"kind": "artefact", "number": number, "trial_id": self.record.trials[number].trial_id}
+            | file
         )
         if before is not None and before["file"] != file["file"]:
             with contextlib.suppress(OSError):
@@ -173,4 +193,6 @@ class Recorder:
                 getattr(observer, event)(*content)
             except Exception as error:  # a full log disk or a closed terminal must not cost a study
                 self._observers.remove(observer)
-                _log.warning("%s is switched off for this study: %r", type(observer).__name__, error)
+                _log.warning(
+                    "%s is switched off for this study: %r", type(observer).__name__, error
+                )

@@ -18,11 +18,11 @@ from optuna.storages import InMemoryStorage
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ray_unlearn.execution.past import directions
-from ray_unlearn.execution.points import Point, Sampled, applies
-from ray_unlearn.spec.points import sampled_parameters
+from ray_unlearn.execution.drawn_points import Point, Sampled, applies
+from ray_unlearn.execution.optuna_trials import directions
+from ray_unlearn.spec.listed_points import sampled_parameters
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 
 LAST, BEST = 2_000, 100
 """Trials a sampler sees once there are more: the last ones and the best. It keeps a TPE suggestion near 20 ms; TPE's
@@ -60,7 +60,9 @@ def in_view(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[Froz
     if len(past) <= LAST:
         return list(past)
     older, last = past[:-LAST], list(past[-LAST:])
-    complete = [trial for trial in older if trial.state == TrialState.COMPLETE and len(directions) == 1]
+    complete = [
+        trial for trial in older if trial.state == TrialState.COMPLETE and len(directions) == 1
+    ]
     first = heapq.nsmallest if directions[0] == "minimize" else heapq.nlargest
     best = first(BEST, complete, key=lambda trial: trial.values[0])
     return sorted(best, key=lambda trial: trial.number) + last
@@ -73,16 +75,25 @@ def with_values_for_gp(past: Sequence[FrozenTrial], directions: Sequence[str]) -
     would, an infeasible region stays unexplored in the model's eyes, and it is suggested again and again.
     """
     worst = max if directions[0] == "minimize" else min
-    measured = {trial.number: _measured(trial) for trial in past if trial.state != TrialState.RUNNING}
+    measured = {
+        trial.number: _measured(trial) for trial in past if trial.state != TrialState.RUNNING
+    }
     bottom = worst(value for value in measured.values() if value is not None)
-    return [_completed(trial, measured[trial.number], bottom) if trial.number in measured else trial for trial in past]
+    return [
+        _completed(trial, measured[trial.number], bottom) if trial.number in measured else trial
+        for trial in past
+    ]
 
 
 def _measured(trial: FrozenTrial) -> float | None:
     """The trial's score, or the last one measured."""
     if trial.state == TrialState.COMPLETE:
         return float(trial.values[0])
-    return float(trial.intermediate_values[max(trial.intermediate_values)]) if trial.intermediate_values else None
+    return (
+        float(trial.intermediate_values[max(trial.intermediate_values)])
+        if trial.intermediate_values
+        else None
+    )
 
 
 def _completed(trial: FrozenTrial, measured: float | None, bottom: float) -> FrozenTrial:
@@ -97,8 +108,12 @@ def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
     match spec.search.sampler:
         case "tpe":
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, for conditional parameters
-                return TPESampler(seed=seed, n_startup_trials=0, multivariate=True, group=True, constant_liar=True)
+                warnings.simplefilter(
+                    "ignore", ExperimentalWarning
+                )  # `group`, for conditional parameters
+                return TPESampler(
+                    seed=seed, n_startup_trials=0, multivariate=True, group=True, constant_liar=True
+                )
         case "nsga2":
             smallest, largest = POPULATION
             fifth = (spec.search.trials_per_method or 0) // 5
@@ -155,8 +170,12 @@ class _Past(InMemoryStorage):  # type: ignore[misc]
 def _chosen(trial: Trial, name: str, parameter: Sampled) -> Any:
     match parameter:
         case FloatRange():
-            return trial.suggest_float(name, parameter.low, parameter.high, log=parameter.scale == "log")
+            return trial.suggest_float(
+                name, parameter.low, parameter.high, log=parameter.scale == "log"
+            )
         case IntRange():
-            return trial.suggest_int(name, parameter.low, parameter.high, log=parameter.scale == "log")
+            return trial.suggest_int(
+                name, parameter.low, parameter.high, log=parameter.scale == "log"
+            )
         case Choice():
             return trial.suggest_categorical(name, parameter.choices)

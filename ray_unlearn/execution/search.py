@@ -18,8 +18,7 @@ from typing import Literal
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
-from ray_unlearn.execution.past import as_optuna_trial
-from ray_unlearn.execution.points import (
+from ray_unlearn.execution.drawn_points import (
     MOST_POINTS,
     Point,
     active,
@@ -28,15 +27,18 @@ from ray_unlearn.execution.points import (
     quasi_random_point,
     random_point,
 )
+from ray_unlearn.execution.optuna_trials import as_optuna_trial
 from ray_unlearn.execution.samplers import suggest
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.spec.base import digest
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import SearchSpace
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.strict import digest
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.record import Record, Trial
 
-Source = Literal["quasi_random", "random", "grid", "tpe", "nsga2", "gp", "warm_start", "full_space", "listed"]
+Source = Literal[
+    "quasi_random", "random", "grid", "tpe", "nsga2", "gp", "warm_start", "full_space", "listed"
+]
 
 START_UP = 5
 """An adaptive sampler takes over once this many trials of a method have a score; random points until then. Of 1, 3, 5
@@ -56,9 +58,13 @@ class Search:
         self._spec = spec
         self._context = context
         self._full = spec.full_spaces or {}
-        self._finite: dict[str, list[Point] | None] = {method: self._points(method) for method in spec.methods}
+        self._finite: dict[str, list[Point] | None] = {
+            method: self._points(method) for method in spec.methods
+        }
         counts = {method: self._trials_of(method) for method in spec.methods}
-        self._turns = [(m, i) for i in range(max(counts.values())) for m in spec.methods if i < counts[m]]
+        self._turns = [
+            (m, i) for i in range(max(counts.values())) for m in spec.methods if i < counts[m]
+        ]
         self._past: dict[str, dict[int, FrozenTrial]] = {method: {} for method in spec.methods}
         self._known: set[str] = set()
         self._sources: dict[int, Source] = {}
@@ -85,7 +91,9 @@ class Search:
         seeds = self._spec.search.trial_seeds
         for space, point, source in self._candidates(method, index):
             hyperparameters = space.resolve(point)
-            config = self._spec.trial_config(hyperparameters, method, seeds[index % len(seeds)], self._context)
+            config = self._spec.trial_config(
+                hyperparameters, method, seeds[index % len(seeds)], self._context
+            )
             if config.id not in self._known:
                 self.tell(Trial(number, config.id, config.model_dump(mode="json")))
                 self._sources[number] = source
@@ -124,7 +132,9 @@ class Search:
         points = all_points(self._spec.spaces[method], grid)
         if points is None:
             if grid:
-                raise UserError(f"spaces.{method}: the grid has more than {MOST_POINTS} points; shorten a `grid`")
+                raise UserError(
+                    f"spaces.{method}: the grid has more than {MOST_POINTS} points; shorten a `grid`"
+                )
             return None
         order = np.random.default_rng(self._seed(method, "order")).permutation(len(points))
         return [points[i] for i in order]
@@ -143,7 +153,9 @@ class Search:
     def _distinct(self, method: str, narrowed: list[Point], full: list[Point]) -> list[Point]:
         """The points of both spaces; one that is the same trial in both counts once."""
         resolved = {self._spec.spaces[method].resolve(point): point for point in narrowed}
-        return list((resolved | {self._full[method].resolve(point): point for point in full}).values())
+        return list(
+            (resolved | {self._full[method].resolve(point): point for point in full}).values()
+        )
 
     def _candidates(self, method: str, index: int) -> Iterator[tuple[SearchSpace, Point, Source]]:
         """Points for trial `index` of the method, in order of preference; the first one not tried yet is taken.
@@ -169,33 +181,63 @@ class Search:
         drawn_outside = search.full_space_trials(method, index + 1) > before
         yield from chain(outside, inside) if drawn_outside else chain(inside, outside)
 
-    def _searched(self, method: str, index: int, place: int, warm: int) -> Iterator[tuple[SearchSpace, Point, Source]]:
+    def _searched(
+        self, method: str, index: int, place: int, warm: int
+    ) -> Iterator[tuple[SearchSpace, Point, Source]]:
         """Points of the method's space; `place` is the trial's number among those drawn from it, below 0 in the warm start."""
         search, space, points = self._spec.search, self._spec.spaces[method], self._finite[method]
         assert search.trials_per_method is not None
-        outside = search.full_space_trials(method, search.trials_per_method) if method in self._full else 0
-        quasi_random = round(search.quasi_random_share * max(0, search.trials_per_method - warm - outside))
+        outside = (
+            search.full_space_trials(method, search.trials_per_method)
+            if method in self._full
+            else 0
+        )
+        quasi_random = round(
+            search.quasi_random_share * max(0, search.trials_per_method - warm - outside)
+        )
         if place >= 0 and (search.sampler == "qmc" or place < quasi_random):
-            yield space, quasi_random_point(space, self._seed(method, "sobol"), place), "quasi_random"
+            yield (
+                space,
+                quasi_random_point(space, self._seed(method, "sobol"), place),
+                "quasi_random",
+            )
         elif search.sampler in ("tpe", "nsga2", "gp"):
-            past = [trial for _, trial in sorted(self._past[method].items()) if trial.state != TrialState.FAIL]
+            past = [
+                trial
+                for _, trial in sorted(self._past[method].items())
+                if trial.state != TrialState.FAIL
+            ]
             if len(list(islice(filter(_scored, past), START_UP))) == START_UP:
                 for attempt in range(ATTEMPTS):
-                    yield space, suggest(self._spec, method, past, self._seed(method, index, attempt)), search.sampler
-        yield from ((space, point, "random") for point in self._random(space, points, method, index))
+                    yield (
+                        space,
+                        suggest(self._spec, method, past, self._seed(method, index, attempt)),
+                        search.sampler,
+                    )
+        yield from (
+            (space, point, "random") for point in self._random(space, points, method, index)
+        )
 
     def _from_full_space(
         self, method: str, full: SearchSpace, index: int, place: int
     ) -> Iterator[tuple[SearchSpace, Point, Source]]:
         """Points of the space before it was narrowed; `place` is the trial's number among those drawn from it."""
-        yield full, quasi_random_point(full, self._seed(method, "sobol", "full"), place), "full_space"
+        yield (
+            full,
+            quasi_random_point(full, self._seed(method, "sobol", "full"), place),
+            "full_space",
+        )
         points = self._random(full, all_points(full), method, index)
         yield from ((full, point, "full_space") for point in points)
 
-    def _random(self, space: SearchSpace, points: list[Point] | None, method: str, index: int) -> Iterator[Point]:
+    def _random(
+        self, space: SearchSpace, points: list[Point] | None, method: str, index: int
+    ) -> Iterator[Point]:
         """Every point of a finite space in a random order, or random points of another."""
         if points is not None:
-            order = np.random.default_rng(self._seed(method, index, "rest")).permutation(len(points))
+            order = np.random.default_rng(self._seed(method, index, "rest")).permutation(
+                len(points)
+            )
             yield from (points[i] for i in order)
             return
         for attempt in range(RANDOM_ATTEMPTS):
@@ -207,4 +249,7 @@ class Search:
 
 def _scored(trial: FrozenTrial) -> bool:
     """True when the trial says how good its configuration is, not only that it is bad."""
-    return bool(trial.state == TrialState.COMPLETE or (trial.state == TrialState.PRUNED and trial.intermediate_values))
+    return bool(
+        trial.state == TrialState.COMPLETE
+        or (trial.state == TrialState.PRUNED and trial.intermediate_values)
+    )

@@ -3,8 +3,8 @@
 A study directory:
 
     study.yaml              the resolved spec; `operations` and `search.trials_per_method` may be edited between runs
-    trials/                 the last checkpoint of each unfinished trial, the weights of the best row (see `results.files`)
-    ledger/events.jsonl     the record (see `results.ledger`); all else is made from it
+    trials/                 the last checkpoint of each unfinished trial, the weights of the best row (see `store.files`)
+    ledger/events.jsonl     the record (see `store.ledger`); all else is made from it
     ledger/rows.parquet     the result table, ledger/baselines.parquet the baselines; written when a run ends
     baselines.json          for people
     optuna.journal          for optuna-dashboard; follows the study, exact when a run has ended
@@ -31,29 +31,29 @@ from typing import Any
 import ray
 
 import ray_unlearn
-from ray_unlearn.execution.fleet import Fleet, LaneError
+from ray_unlearn.execution.early_stopping import Pruner
+from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, export_journal
+from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.journal import JOURNAL_FILE, export_journal
-from ray_unlearn.execution.observation import Observation
+from ray_unlearn.execution.lane_workspace import OpenStudy, shared_model
+from ray_unlearn.execution.lanes import Fleet, LaneError
+from ray_unlearn.execution.monitor import Observation
 from ray_unlearn.execution.progress import Progress
-from ray_unlearn.execution.pruning import Pruner
+from ray_unlearn.execution.ray_runtime import connected
 from ray_unlearn.execution.recorder import Observer, Recorder
-from ray_unlearn.execution.resuming import SPEC_FILE, resumed_spec, trials_to_reach, write_spec
-from ray_unlearn.execution.runtime import connected
+from ray_unlearn.execution.resume import SPEC_FILE, resumed_spec, trials_to_reach, write_spec
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
-from ray_unlearn.execution.tensorboard import TensorBoardObserver
-from ray_unlearn.execution.tuning import pending, run_trials
-from ray_unlearn.execution.world import OpenStudy, shared_model
-from ray_unlearn.results.files import kept_weights, remove_leftovers
-from ray_unlearn.results.ledger import Ledger
-from ray_unlearn.results.place import Place, opened
-from ray_unlearn.results.remote import header_digest_of
-from ray_unlearn.results.storage import FolderStorage
-from ray_unlearn.results.table import baseline_table, result_table, write_table
-from ray_unlearn.spec.base import differences
+from ray_unlearn.execution.tune import pending, run_trials
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
-from ray_unlearn.spec.study import ModelSpec, StudySpec
+from ray_unlearn.spec.strict import differences
+from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
+from ray_unlearn.store.files import kept_weights, remove_leftovers
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.location import Place, opened
+from ray_unlearn.store.storage import FolderStorage
+from ray_unlearn.store.table import baseline_table, result_table, write_table
+from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
@@ -106,7 +106,7 @@ def run_study(
 
     Args:
         spec: what to run.
-        location: a folder, made if missing, or an address such as `s3://bucket/studies/name` (see `results.storage`); must not
+        location: a folder, made if missing, or an address such as `s3://bucket/studies/name` (see `store.storage`); must not
             hold a study.
         address: of a Ray cluster; default: a Ray of our own on this machine.
         observers: told of trials, rows and outcomes after the ledger.
@@ -209,7 +209,9 @@ class _Run:
             except KeyboardInterrupt:
                 interrupted = True
             except Exception:  # whatever it was, it is raised again
-                with contextlib.suppress(StorageError):  # what stopped the study is what the user should hear of
+                with contextlib.suppress(
+                    StorageError
+                ):  # what stopped the study is what the user should hear of
                     self._tidy_up()
                 raise
             self._tidy_up()
@@ -227,11 +229,20 @@ class _Run:
         self.ledger.append({"kind": "session", "total": self.search.total, **host, **now})
         files, freed = self._removed_leftovers()
         if files:
-            self._note(f"removed {files} file(s) of {freed / 2**20:.1f} MiB that a stopped process had left behind")
+            self._note(
+                f"removed {files} file(s) of {freed / 2**20:.1f} MiB that a stopped process had left behind"
+            )
         best = record.artefact
-        if best is not None and kept_weights(self.place.storage, record, best["number"], best["update"]) is None:
-            self._note(f"{best['file']} is gone or changed; `export` runs trial {best['number']} again for its weights")
-            self.ledger.append({"kind": "artefact", "number": best["number"], "update": best["update"], "file": ""})
+        if (
+            best is not None
+            and kept_weights(self.place.storage, record, best["number"], best["update"]) is None
+        ):
+            self._note(
+                f"{best['file']} is gone or changed; `export` runs trial {best['number']} again for its weights"
+            )
+            self.ledger.append(
+                {"kind": "artefact", "number": best["number"], "update": best["update"], "file": ""}
+            )
 
     def _note(self, text: str) -> None:
         self.say(text)
@@ -243,7 +254,9 @@ class _Run:
     def _run(self) -> bool:
         """Lanes, baselines, trials. True when interrupted."""
         operations = self.spec.operations
-        number = "as many lanes as fit," if operations.lanes == "auto" else f"{operations.lanes} lane(s)"
+        number = (
+            "as many lanes as fit," if operations.lanes == "auto" else f"{operations.lanes} lane(s)"
+        )
         self.say(f"starting {number} of {operations.workers_per_lane} worker(s)")
         trials = sum(1 for _ in pending(self.ledger.record.trials, self.search.total))
         worker_gib = host_gib(self.spec) if operations.lanes == "auto" else None
@@ -262,11 +275,18 @@ class _Run:
             self._record_baselines(first["result"]["rows"])
             with self._observed(observation) as observers:
                 recorder = Recorder(
-                    self.spec, self.ledger, self.search, Pruner(self.spec), observers, self.place.storage
+                    self.spec,
+                    self.ledger,
+                    self.search,
+                    Pruner(self.spec),
+                    observers,
+                    self.place.storage,
                 )
                 run_trials(recorder, self.search, fleet, fleet.most, interrupt)
             if recorder.fatal:
-                raise LaneError(f"{recorder.fatal}; finished trials are kept: ray-unlearn resume {self.place.location}")
+                raise LaneError(
+                    f"{recorder.fatal}; finished trials are kept: ray-unlearn resume {self.place.location}"
+                )
             return interrupt.requested and self._unfinished()
 
     def _baselines_missing(self) -> bool:
@@ -276,9 +296,20 @@ class _Run:
         return not record.trials or not wanted <= record.baselines.keys()
 
     def _open_world(self) -> OpenStudy:
-        storage = self.place.storage if self.place.storage.remote else FolderStorage(self.folder.absolute())
+        storage = (
+            self.place.storage
+            if self.place.storage.remote
+            else FolderStorage(self.folder.absolute())
+        )
         model = shared_model(self.spec)
-        return OpenStudy(self.spec, ray.put(self.data), model, storage, header_digest_of(storage), self.ledger.token)
+        return OpenStudy(
+            self.spec,
+            ray.put(self.data),
+            model,
+            storage,
+            header_digest_of(storage),
+            self.ledger.token,
+        )
 
     @contextlib.contextmanager
     def _observed(self, first: Observer) -> Iterator[list[Observer]]:
@@ -286,7 +317,9 @@ class _Run:
         observers = [first, *self.observers]
         with contextlib.ExitStack() as stack:
             if not self.quiet:
-                observers.append(stack.enter_context(Progress(self.spec, self.ledger.record, self.search.total)))
+                observers.append(
+                    stack.enter_context(Progress(self.spec, self.ledger.record, self.search.total))
+                )
             if self.spec.operations.tensorboard:
                 board = TensorBoardObserver(self.folder / TENSORBOARD_FOLDER, self.spec)
                 observers.append(stack.enter_context(contextlib.closing(board)))
@@ -331,7 +364,11 @@ def _reopen_failed(ledger: Ledger) -> None:
 def _check_disk(place: Place, spec: StudySpec) -> None:
     """Refuse a disk that the study would fill; a torn study is worse than none."""
     folder = place.folder
-    there = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    there = (
+        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        if folder.exists()
+        else 0
+    )
     needed = max(SMALLEST_FREE_BYTES, 0 if place.storage.remote else disk_bytes(spec) - there)
     free = free_disk_gib(folder.absolute()) * 2**30
     if free < needed:
@@ -354,7 +391,9 @@ def _header(spec: StudySpec, data: StudyData) -> dict[str, Any]:
 
 
 def _libraries() -> dict[str, str]:
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in LIBRARIES
+    }
 
 
 def _retraining_flops(model: ModelSpec) -> float:

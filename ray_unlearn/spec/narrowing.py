@@ -1,6 +1,6 @@
 """The next study's search space from claimed guidelines: where to search, and how the claims can still be refuted.
 
-A claimed region replaces a parameter's range (see `spec.regions`), and the claimed best values are the first trial.
+A claimed region replaces a parameter's range (see `spec.narrowed_range`), and the claimed best values are the first trial.
 `FULL_SPACE_SHARE` of each narrowed method's trials stay in the study's own space.
 """
 
@@ -8,19 +8,21 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from ray_unlearn.spec.base import validated
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.guidelines import Guideline, Guidelines, Value
-from ray_unlearn.spec.points import sampled_parameters
-from ray_unlearn.spec.regions import Kept, narrowed_parameter
+from ray_unlearn.spec.guideline_file import Guideline, Guidelines, Value
+from ray_unlearn.spec.listed_points import sampled_parameters
+from ray_unlearn.spec.narrowed_range import Kept, narrowed_parameter
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange, Scalar, SearchSpace
-from ray_unlearn.spec.study import StudySpec, public_name
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec, public_name
 
 FULL_SPACE_SHARE = 0.2
 """Enough to notice that a claim is wrong, little enough that narrowing pays."""
 
 
-def narrowed(spec: StudySpec, guidelines: Guidelines, where: str, domain: str = "") -> tuple[StudySpec, list[str]]:
+def narrowed(
+    spec: StudySpec, guidelines: Guidelines, where: str, domain: str = ""
+) -> tuple[StudySpec, list[str]]:
     """`spec` with its spaces narrowed, its former spaces as full ones, and a warm start; and in words what was done.
 
     Args:
@@ -36,7 +38,11 @@ def narrowed(spec: StudySpec, guidelines: Guidelines, where: str, domain: str = 
         raise UserError(
             f"search.sampler: `{spec.search.sampler}` runs given points, so {where} cannot narrow it; use `tpe` or `qmc`"
         )
-    claims = [claim for claim in guidelines.claimed if claim.kind in ("range", "point") and claim.param is not None]
+    claims = [
+        claim
+        for claim in guidelines.claimed
+        if claim.kind in ("range", "point") and claim.param is not None
+    ]
     if not claims:
         raise UserError(_nothing_claimed(guidelines, where))
     claims = [claim for claim in claims if claim.scope.method in (None, *spec.methods)]
@@ -46,14 +52,18 @@ def narrowed(spec: StudySpec, guidelines: Guidelines, where: str, domain: str = 
     warm: dict[str, list[dict[str, Scalar]]] = {}
     for method in spec.methods:
         chosen = _best_claims(claims, method, spec.model.source, domain or spec.data.domain)
-        spaces[method] = _narrowed_space(own[method], chosen, spec.search.scheduler.grace_updates, notes)
+        spaces[method] = _narrowed_space(
+            own[method], chosen, spec.search.scheduler.grace_updates, notes
+        )
         starts = _warm_values(guidelines, chosen, method)
         if point := _warm_point(spaces[method], starts, notes):
             warm[method] = [point]
     changed = [method for method in spec.methods if spaces[method] != own[method]]
     if not changed and not warm:
         said = "\n  ".join(notes)
-        raise UserError(f"{where}: no claim narrows what this study searches; leave out --space-from:\n  {said}")
+        raise UserError(
+            f"{where}: no claim narrows what this study searches; leave out --space-from:\n  {said}"
+        )
     share = FULL_SPACE_SHARE if changed else 0.0
     search = spec.search.model_dump(mode="json") | {"full_space_share": share, "warm_start": warm}
     content = spec.model_dump(mode="json") | {
@@ -92,7 +102,9 @@ def _transfers(spec: StudySpec, claims: list[Guideline], domain: str) -> Iterato
             )
 
 
-def _best_claims(claims: list[Guideline], method: str, model: str, domain: str) -> dict[str, Guideline]:
+def _best_claims(
+    claims: list[Guideline], method: str, model: str, domain: str
+) -> dict[str, Guideline]:
     """For each hyperparameter the claim that speaks most for this method, domain and model, by grade, ranges first."""
     grades = ("A", "B", "C", "scoped")
 
@@ -101,7 +113,14 @@ def _best_claims(claims: list[Guideline], method: str, model: str, domain: str) 
         elsewhere = bool(scope.domains and domain not in scope.domains)
         other = bool(scope.models and public_name(model) not in scope.models)
         assert claim.grade is not None
-        return (scope.method is None, elsewhere, other, grades.index(claim.grade), claim.kind != "range", claim.id)
+        return (
+            scope.method is None,
+            elsewhere,
+            other,
+            grades.index(claim.grade),
+            claim.kind != "range",
+            claim.id,
+        )
 
     found: dict[str, Guideline] = {}
     for claim in sorted((c for c in claims if c.scope.method in (method, None)), key=rank):
@@ -110,7 +129,9 @@ def _best_claims(claims: list[Guideline], method: str, model: str, domain: str) 
     return found
 
 
-def _narrowed_space(space: SearchSpace, claims: dict[str, Guideline], grace: int, notes: list[str]) -> SearchSpace:
+def _narrowed_space(
+    space: SearchSpace, claims: dict[str, Guideline], grace: int, notes: list[str]
+) -> SearchSpace:
     parameters = dict(space.parameters)
     for name, claim in claims.items():
         place = f"{space.method}, {name}"
@@ -140,7 +161,9 @@ def _possible(parameters: dict[str, Any]) -> dict[str, Any]:
         parameters = kept
 
 
-def _warm_values(guidelines: Guidelines, chosen: dict[str, Guideline], method: str) -> dict[str, Value]:
+def _warm_values(
+    guidelines: Guidelines, chosen: dict[str, Guideline], method: str
+) -> dict[str, Value]:
     """Values to begin with: of the claims in use, then of defaults that were claimed to be good enough."""
     defaults = {
         claim.param: claim.warm_start
@@ -151,7 +174,9 @@ def _warm_values(guidelines: Guidelines, chosen: dict[str, Guideline], method: s
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _warm_point(space: SearchSpace, values: dict[str, Value], notes: list[str]) -> dict[str, Scalar]:
+def _warm_point(
+    space: SearchSpace, values: dict[str, Value], notes: list[str]
+) -> dict[str, Scalar]:
     """The claimed values, everything else at its middle; empty where no claimed value is one of the space's."""
     point: dict[str, Scalar] = {}
     used = []
@@ -163,7 +188,9 @@ def _warm_point(space: SearchSpace, values: dict[str, Value], notes: list[str]) 
         if inside is not None:
             used.append(f"{name} {inside:.3g}" if isinstance(inside, float) else f"{name} {inside}")
         elif value is not None:
-            notes.append(f"{space.method}, {name}: the claimed start {value} is outside the space; its middle is used")
+            notes.append(
+                f"{space.method}, {name}: the claimed start {value} is outside the space; its middle is used"
+            )
         point[name] = _middle(parameter) if inside is None else inside
     if not used:
         return {}
@@ -194,5 +221,7 @@ def _shares(spec: StudySpec, changed: list[str]) -> Iterator[str]:
     for method in changed:
         outside = spec.search.full_space_trials(method, trials)
         yield f"{method}: {outside} of {trials} trials stay in the study's own space" + (
-            "" if outside else "; with so few the claim cannot be refuted: raise `search.trials_per_method`"
+            ""
+            if outside
+            else "; with so few the claim cannot be refuted: raise `search.trials_per_method`"
         )

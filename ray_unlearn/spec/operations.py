@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ray_unlearn.spec.base import Strict
+from ray_unlearn.spec.strict import Strict
 
 
 class Operations(Strict):
@@ -15,7 +15,9 @@ class Operations(Strict):
         description="warm worker groups, each running one trial at a time. auto: as many as the cluster holds, following it as "
         "nodes come and go; a number is reached when there is room",
     )
-    max_lanes: int | None = Field(None, ge=1, description="with `lanes: auto`: no more than so many")
+    max_lanes: int | None = Field(
+        None, ge=1, description="with `lanes: auto`: no more than so many"
+    )
     autoscaling: bool = Field(
         False,
         description="the cluster has an autoscaler, which may add nodes for lanes that have no room (Ray seldom tells its limits)",
@@ -28,16 +30,21 @@ class Operations(Strict):
     )
     cpus_per_worker: float = Field(1, gt=0)
     gpus_per_worker: float = Field(0, ge=0)
-    micro_batch_size: int | None = Field(None, ge=1, description="sequences per forward/backward pass and worker")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="sequences per forward/backward pass and worker"
+    )
     activation_checkpointing: bool = Field(
-        False, description="keep only each layer's input and compute the rest again: less memory, a third more time"
+        False,
+        description="keep only each layer's input and compute the rest again: less memory, a third more time",
     )
     head: Literal["fused", "plain", "liger"] = Field(
         "fused",
         description="of the loss. fused: value and gradient from one pass over the logits; plain: the reference path; "
         "liger: fused by the kernels of Liger Kernel, on CUDA devices (pip install 'ray-unlearn[liger]')",
     )
-    max_retries: int = Field(2, ge=0, description="times a trial is run again after its worker died")
+    max_retries: int = Field(
+        2, ge=0, description="times a trial is run again after its worker died"
+    )
     tensorboard: bool = True
     metrics_port: int | None = Field(
         None,
@@ -46,20 +53,28 @@ class Operations(Strict):
         description="serve the Prometheus metrics on this port of 127.0.0.1; null: only the file",
     )
     checkpoint_every_s: float | None = Field(
-        60.0, ge=0, description="seconds between two checkpoints of a running trial; null: none, it starts again"
+        60.0,
+        ge=0,
+        description="seconds between two checkpoints of a running trial; null: none, it starts again",
     )
     keep_best: bool = Field(True, description="keep the weights of the best row so far")
     stall_timeout_s: float | None = Field(
-        1800.0, gt=0, description="a lane without any sign of life for this long is restarted; null: never"
+        1800.0,
+        gt=0,
+        description="a lane without any sign of life for this long is restarted; null: never",
     )
     grace_s: float = Field(
-        20.0, ge=0, description="when told to stop: seconds that running trials have for a checkpoint"
+        20.0,
+        ge=0,
+        description="when told to stop: seconds that running trials have for a checkpoint",
     )
 
     @model_validator(mode="after")
     def _one_number_of_lanes(self) -> Self:
         if self.max_lanes is not None and self.lanes != "auto":
-            raise ValueError(f"`max_lanes` is for `lanes: auto`, got `lanes: {self.lanes}`; remove one of the two")
+            raise ValueError(
+                f"`max_lanes` is for `lanes: auto`, got `lanes: {self.lanes}`; remove one of the two"
+            )
         if self.autoscaling and self.lanes == "auto" and self.max_lanes is None:
             raise ValueError(
                 "`lanes: auto` with `autoscaling` needs `max_lanes`: nothing else says when to stop asking for nodes"

@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from ray_unlearn.spec.base import Strict, read_yaml, validated
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.methods import METHODS, method_named
-from ray_unlearn.spec.trial import MIXED_ONLY, Hyperparameters
+from ray_unlearn.spec.method_registry import METHODS, method_named
+from ray_unlearn.spec.strict import Strict, read_yaml, validated
+from ray_unlearn.spec.trial_config import MIXED_ONLY, Hyperparameters
 
 Role = Literal["scientific", "nuisance", "fixed"]
 Scalar = bool | int | float | str
@@ -19,7 +19,8 @@ Scalar = bool | int | float | str
 class _Parameter(Strict):
     role: Role = Field("nuisance", description="as in the Deep Learning Tuning Playbook")
     when: dict[str, Scalar] = Field(
-        default_factory=dict, description="sampled only where these categorical parameters have these values"
+        default_factory=dict,
+        description="sampled only where these categorical parameters have these values",
     )
 
 
@@ -110,7 +111,9 @@ class SearchSpace(Strict):
         for name, parameter in self.parameters.items():
             self._check_parameter(name, parameter)
         if "learning_rate" not in self.parameters:
-            raise ValueError("`learning_rate` is missing: it has no default; add it under `parameters`")
+            raise ValueError(
+                "`learning_rate` is missing: it has no default; add it under `parameters`"
+            )
         if "steps" not in self.parameters:
             raise ValueError("`steps` is missing: it has no default; add it under `parameters`")
         if self.free_steps:
@@ -119,11 +122,17 @@ class SearchSpace(Strict):
         self._check_combinations()
         return self
 
-    def _check_parameter(self, name: str, parameter: FloatRange | IntRange | Choice | Fixed) -> None:
+    def _check_parameter(
+        self, name: str, parameter: FloatRange | IntRange | Choice | Fixed
+    ) -> None:
         if name not in Hyperparameters.model_fields:
-            raise ValueError(f"unknown hyperparameter {name!r}{nearest(name, Hyperparameters.model_fields)}")
+            raise ValueError(
+                f"unknown hyperparameter {name!r}{nearest(name, Hyperparameters.model_fields)}"
+            )
         if name in MIXED_ONLY and not method_named(self.method).mixed:
-            raise ValueError(f"`{name}`: {self.method} uses no retain data, so this has no effect; remove it")
+            raise ValueError(
+                f"`{name}`: {self.method} uses no retain data, so this has no effect; remove it"
+            )
         if isinstance(parameter, IntRange) and parameter.free and name != "steps":
             raise ValueError(f"`{name}`: only `steps` can be free")
         for other, value in parameter.when.items():
@@ -142,7 +151,11 @@ class SearchSpace(Strict):
 
     def _check_free_steps(self) -> None:
         schedule = self.parameters.get("schedule")
-        values = _edge_values(schedule) if schedule is not None else [Hyperparameters.model_fields["schedule"].default]
+        values = (
+            _edge_values(schedule)
+            if schedule is not None
+            else [Hyperparameters.model_fields["schedule"].default]
+        )
         if set(values) != {"constant"}:
             raise ValueError(
                 "`steps`: free steps need a constant schedule (a row of a decaying schedule is not the shorter trial); "
@@ -152,7 +165,9 @@ class SearchSpace(Strict):
     def _check_conditions(self) -> None:
         try:
             tuple(
-                TopologicalSorter({name: parameter.when for name, parameter in self.parameters.items()}).static_order()
+                TopologicalSorter(
+                    {name: parameter.when for name, parameter in self.parameters.items()}
+                ).static_order()
             )
         except CycleError as error:
             raise ValueError(f"`when` runs in a circle: {' -> '.join(error.args[1])}") from None
@@ -192,14 +207,17 @@ class SearchSpace(Strict):
         return {
             name: parameter
             for name, parameter in self.parameters.items()
-            if not isinstance(parameter, Fixed) and not (isinstance(parameter, IntRange) and parameter.free)
+            if not isinstance(parameter, Fixed)
+            and not (isinstance(parameter, IntRange) and parameter.free)
         }
 
     def resolve(self, chosen: dict[str, Any]) -> Hyperparameters:
         """Sampled values, fixed values and defaults together."""
         values: dict[str, Any] = dict(chosen)
         for name, parameter in self.parameters.items():
-            if isinstance(parameter, Fixed) and all(values.get(k) == v for k, v in parameter.when.items()):
+            if isinstance(parameter, Fixed) and all(
+                values.get(k) == v for k, v in parameter.when.items()
+            ):
                 values[name] = parameter.value
             elif isinstance(parameter, IntRange) and parameter.free:
                 values[name] = parameter.high
@@ -235,7 +253,9 @@ def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> Se
         body = read_yaml(fragment_path)
         unknown = set(body) - {"parameters"}
         if unknown:
-            raise UserError(f"{fragment_path}: {sorted(unknown)[0]}: a fragment holds `parameters` only")
+            raise UserError(
+                f"{fragment_path}: {sorted(unknown)[0]}: a fragment holds `parameters` only"
+            )
         merged |= _parameters_of(body, fragment_path)
     merged |= _parameters_of(content, path)
     method = METHODS.get(str(content.get("method")))
@@ -248,7 +268,9 @@ def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> Se
 def _parameters_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
     parameters = content.get("parameters", {})
     if not isinstance(parameters, dict):
-        raise UserError(f"{path}: parameters: must be a mapping of hyperparameter to range, got {parameters!r}")
+        raise UserError(
+            f"{path}: parameters: must be a mapping of hyperparameter to range, got {parameters!r}"
+        )
     return {name: _long_form(value) for name, value in parameters.items()}
 
 
@@ -263,5 +285,7 @@ def spread(low: float, high: float, scale: str, points: int) -> list[float]:
         return [low]
     shares = [i / (points - 1) for i in range(points)]
     if scale == "log":
-        return [math.exp(math.log(low) + share * (math.log(high) - math.log(low))) for share in shares]
+        return [
+            math.exp(math.log(low) + share * (math.log(high) - math.log(low))) for share in shares
+        ]
     return [low + share * (high - low) for share in shares]

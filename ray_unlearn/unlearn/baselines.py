@@ -1,8 +1,8 @@
 """Baselines: what every trial is judged against, measured before the first one."""
 
-from ray_unlearn.results.schema import Row
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import ModelSpec
+from ray_unlearn.spec.study_spec import ModelSpec
+from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.model import exact_retrain_sources, load_model
 from ray_unlearn.unlearn.workspace import Workspace
@@ -23,6 +23,8 @@ def measure_baselines(workspace: Workspace, model: ModelSpec) -> dict[str, Row]:
         retrained = load_model(model, source)
         if [p.shape for p in retrained.parameters()] != workspace.vanilla_shapes:
             field = "exact_retrain" if name == "exact_retrain" else "exact_retrain_seeds"
-            raise UserError(f"model.{field}: {source} has other weight shapes than {model.source}; use the same config")
+            raise UserError(
+                f"model.{field}: {source} has other weight shapes than {model.source}; use the same config"
+            )
         found[name] = evaluate(workspace, workspace.scored(retrained)) | {"update": 0}
     return found

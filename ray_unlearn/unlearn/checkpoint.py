@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.optimizer import load_state, local, state_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,11 @@ class TrialState:
     """All that changes while a trial runs."""
 
     def __init__(
-        self, workspace: "Workspace", config: TrialConfig, optimizer: torch.optim.Optimizer, meter: "Meter"
+        self,
+        workspace: "Workspace",
+        config: TrialConfig,
+        optimizer: torch.optim.Optimizer,
+        meter: "Meter",
     ) -> None:
         self.config = config
         self.meter = meter
@@ -88,14 +92,21 @@ class TrialState:
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:  # torch does not look at the checksums that it writes
+                if (
+                    archive.testzip() is not None
+                ):  # torch does not look at the checksums that it writes
                     return None
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if content["version"] != VERSION or content["trial_id"] != self.config.id:
                 return None
-            if any(update < content["meter"]["update"] and update not in known for update in self.config.evaluate_at):
+            if any(
+                update < content["meter"]["update"] and update not in known
+                for update in self.config.evaluate_at
+            ):
                 return None
-        except Exception:  # a damaged or planted file fails in any way: torch alone raises eight kinds
+        except (
+            Exception
+        ):  # a damaged or planted file fails in any way: torch alone raises eight kinds
             return None
         return content
 
@@ -304,7 +315,10 @@ def fence(file: Path) -> tuple[int, int]:
 def attempts(path: Path) -> list[Path]:
     """This attempt's file and those of earlier ones that have left something, the latest first."""
     there = {attempt_of(file) for file in path.parent.glob("last*.pt")}
-    return [path, *sorted((other for other in there if fence(other) < fence(path)), key=fence, reverse=True)]
+    return [
+        path,
+        *sorted((other for other in there if fence(other) < fence(path)), key=fence, reverse=True),
+    ]
 
 
 def draft_of(path: Path) -> Path:

@@ -41,7 +41,9 @@ class Comm:
         for group in by_dtype.values():
             flat = torch.cat([tensor.reshape(-1) for tensor in group])
             dist.all_reduce(flat)
-            for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
+            for tensor, part in zip(
+                group, flat.split([tensor.numel() for tensor in group]), strict=True
+            ):
                 tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, value: Any) -> Any:
@@ -60,7 +62,9 @@ class Comm:
             total = torch.tensor([number, number * number], dtype=torch.int64)
             dist.all_reduce(total)
             if total.tolist() != [self.world * number, self.world * number * number]:
-                raise RuntimeError(f"{what}: rank {self.rank} has {number}, another rank has something else")
+                raise RuntimeError(
+                    f"{what}: rank {self.rank} has {number}, another rank has something else"
+                )
 
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value in rank order, on rank 0; None elsewhere."""

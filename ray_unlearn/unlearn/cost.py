@@ -40,14 +40,18 @@ class UpdateCost:
 
     def body(self, lengths: NDArray[np.int64]) -> float:
         """Of all but the head, forward and backward."""
-        return float(self.body_per_token * lengths.sum() + self.body_per_square * np.square(lengths).sum())
+        return float(
+            self.body_per_token * lengths.sum() + self.body_per_square * np.square(lengths).sum()
+        )
 
 
 def count_update(config: Any, sequence_length: int) -> UpdateCost:
     """Count a sequence, half a sequence and one target of a model given by its transformers config (no weights needed)."""
     from transformers import AutoModelForCausalLM
 
-    config = deepcopy(config)  # the attention named below would be written into it, and a living model obeys its config
+    config = deepcopy(
+        config
+    )  # the attention named below would be written into it, and a living model obeys its config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         tokens = torch.zeros((1, sequence_length), dtype=torch.long)
@@ -58,7 +62,9 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
         mask = torch.zeros(
             (1, 1, length, length), dtype=model.dtype, device="meta"
         )  # given, none is made: no `.item()`
-        model.base_model(tokens[:, :length], attention_mask=mask, use_cache=False).last_hidden_state.sum().backward()
+        model.base_model(
+            tokens[:, :length], attention_mask=mask, use_cache=False
+        ).last_hidden_state.sum().backward()
 
     def logprob() -> None:
         hidden = reference.clone().requires_grad_()
@@ -76,7 +82,9 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
 
 def _frozen(head: nn.Linear) -> nn.Linear:
     with torch.device("meta"):
-        return nn.Linear(head.in_features, head.out_features, bias=head.bias is not None).requires_grad_(False)
+        return nn.Linear(
+            head.in_features, head.out_features, bias=head.bias is not None
+        ).requires_grad_(False)
 
 
 def _flops(run: Any) -> float:

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.results.schema import HALVES
-from ray_unlearn.spec.base import digest
+from ray_unlearn.demo import DOMAINS
+from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import SPLITS, DataSpec, ModelSpec
-from ray_unlearn.unlearn.demo_world import DOMAINS
-from ray_unlearn.unlearn.documents import Document
+from ray_unlearn.spec.strict import digest
+from ray_unlearn.spec.study_spec import SPLITS, DataSpec, ModelSpec
+from ray_unlearn.store.schema import HALVES
 from ray_unlearn.unlearn.model import cache_folder, load_tokenizer
 from ray_unlearn.unlearn.sources import demo_domain, read_documents
 
@@ -91,7 +91,10 @@ class StudyData:
 
 
 def prepare(
-    spec: DataSpec, model: ModelSpec, cache: Path | None = None, say: Callable[[str], None] = lambda text: None
+    spec: DataSpec,
+    model: ModelSpec,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> StudyData:
     """Read, check, tokenise and cut all splits; the arrays are cached by the hash of all that decides them.
 
@@ -109,14 +112,18 @@ def prepare(
     _refuse_overlap(documents)
     tokenizer = load_tokenizer(model)
     layout = spec.model_dump(include={"sequence_length", "layout", "max_sequences_per_document"})
-    content = {name: [text_hash(document.text) for document in split] for name, split in documents.items()}
+    content = {
+        name: [text_hash(document.text) for document in split] for name, split in documents.items()
+    }
     key = digest([_LAYOUT_VERSION, layout, content, tokenizer_digest(tokenizer)], length=32)
     path = (cache or token_cache()) / f"{key}.npz"
     if path.exists():
         splits = _load(path)
     else:
         say("tokenising")
-        splits = {name: tokenised(split, tokenizer, spec, name) for name, split in documents.items()}
+        splits = {
+            name: tokenised(split, tokenizer, spec, name) for name, split in documents.items()
+        }
         _save(path, splits)
     _check_halves(splits)
     special = set(tokenizer.all_special_ids)
@@ -143,7 +150,9 @@ def tokenised(documents: list[Document], tokenizer: Any, spec: DataSpec, name: s
     length, most = spec.sequence_length, spec.max_sequences_per_document
     chunks: list[tuple[int, list[int]]] = []
     compressed = np.zeros(len(documents), dtype=np.int32)
-    encoded = tokenizer([document.text for document in documents], add_special_tokens=True, verbose=False)["input_ids"]
+    encoded = tokenizer(
+        [document.text for document in documents], add_special_tokens=True, verbose=False
+    )["input_ids"]
     for index, (document, ids) in enumerate(zip(documents, encoded, strict=True)):
         if len(ids) < 2:
             raise UserError(
@@ -156,7 +165,11 @@ def tokenised(documents: list[Document], tokenizer: Any, spec: DataSpec, name: s
         pieces = [kept[start : start + length] for start in range(0, len(kept), length)]
         chunks += [(index, piece) for piece in pieces if len(piece) > 1]
     rows = [[chunk] for chunk in chunks] if spec.layout == "pad" else _first_fit(chunks, length)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+    pad = (
+        tokenizer.pad_token_id
+        if tokenizer.pad_token_id is not None
+        else (tokenizer.eos_token_id or 0)
+    )
     input_ids = np.full((len(rows), length), pad, dtype=np.int32)
     owner = np.full((len(rows), length), -1, dtype=np.int32)
     for row, members in enumerate(rows):
@@ -169,7 +182,9 @@ def tokenised(documents: list[Document], tokenizer: Any, spec: DataSpec, name: s
     return TokenSet(input_ids, owner, compressed, halves)
 
 
-def _first_fit(chunks: list[tuple[int, list[int]]], length: int) -> list[list[tuple[int, list[int]]]]:
+def _first_fit(
+    chunks: list[tuple[int, list[int]]], length: int
+) -> list[list[tuple[int, list[int]]]]:
     """First fit, but never two chunks of one document side by side: they would be one document to the mask."""
     rows: list[list[tuple[int, list[int]]]] = []
     room: list[int] = []
@@ -222,7 +237,9 @@ def _check_halves(splits: dict[str, TokenSet]) -> None:
     for name in EVALUATED.values():
         if name == "forget":
             continue
-        for half, chosen in zip(HALVES, (splits[name].selection, ~splits[name].selection), strict=True):
+        for half, chosen in zip(
+            HALVES, (splits[name].selection, ~splits[name].selection), strict=True
+        ):
             if not chosen.any():
                 raise UserError(
                     f"data.splits.{name}: its {half} half has no documents ({len(chosen)} in all); give more documents"
@@ -231,7 +248,11 @@ def _check_halves(splits: dict[str, TokenSet]) -> None:
 
 def _save(path: Path, splits: dict[str, TokenSet]) -> None:
     fields = ("input_ids", "document", "compressed_bytes", "selection")
-    arrays = {f"{name}.{field}": getattr(split, field) for name, split in splits.items() for field in fields}
+    arrays = {
+        f"{name}.{field}": getattr(split, field)
+        for name, split in splits.items()
+        for field in fields
+    }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:

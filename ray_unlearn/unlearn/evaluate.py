@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ray_unlearn.results.schema import SETS, Metrics
+from ray_unlearn.store.schema import SETS, Metrics
 from ray_unlearn.unlearn.data import EVALUATED
 from ray_unlearn.unlearn.logprobs import TokenScores, token_scores
 from ray_unlearn.unlearn.metrics import SetScores, row_metrics
@@ -19,7 +19,9 @@ def evaluate(workspace: Workspace, other: Scored | None = None) -> Metrics:
     model = other or workspace.trained.scored
     gathered = {name: _gathered(workspace, model, name) for name in SETS}
     row = (
-        row_metrics({name: scores for name, scores in gathered.items() if scores}) if workspace.comm.rank == 0 else None
+        row_metrics({name: scores for name, scores in gathered.items() if scores})
+        if workspace.comm.rank == 0
+        else None
     )
     return workspace.comm.broadcast(row)
 
@@ -65,7 +67,10 @@ def _own_scores(
         batch = workspace.batch(split, chosen)
         reference = workspace.reference.hidden(split, chosen)
         use = partial(
-            token_scores, targets=batch.targets, reference_hidden=reference, reference_head=workspace.reference.head
+            token_scores,
+            targets=batch.targets,
+            reference_hidden=reference,
+            reference_head=workspace.reference.head,
         )
         parts.append(model(batch, use))
     return tuple(torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))

@@ -31,12 +31,16 @@ def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
         logits -= logits.logsumexp(-1, keepdim=True)
         value = logits.gather(-1, chosen).sum()
         gradient = logits.exp_().neg_()
-        return value, gradient.scatter_add_(-1, chosen, torch.ones_like(chosen, dtype=gradient.dtype))
+        return value, gradient.scatter_add_(
+            -1, chosen, torch.ones_like(chosen, dtype=gradient.dtype)
+        )
 
     return _summed(chunk, hidden, head)
 
 
-def kl_sum(hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear) -> Tensor:
+def kl_sum(
+    hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
+) -> Tensor:
     """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with gradient in P_theta."""
 
     def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -63,11 +67,19 @@ class _HeadSum(torch.autograd.Function):
     """sum over rows of a quantity of logits = hidden W^T + b. One backward pass only: the gradients are given away."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: Chunk) -> Tensor:
-        device = "cuda" if hidden.is_cuda else "cpu"  # autocast knows no meta device, where FLOPs are counted
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: Chunk
+    ) -> Tensor:
+        device = (
+            "cuda" if hidden.is_cuda else "cpu"
+        )  # autocast knows no meta device, where FLOPs are counted
+        dtype = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        )
         with torch.autocast(device, enabled=False):
-            ctx.gradients, total = _value_and_gradients(hidden, weight, bias, chunk, dtype, ctx.needs_input_grad)
+            ctx.gradients, total = _value_and_gradients(
+                hidden, weight, bias, chunk, dtype, ctx.needs_input_grad
+            )
         return total
 
     @staticmethod
@@ -75,13 +87,20 @@ class _HeadSum(torch.autograd.Function):
         (scale,) = above
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
-            raise RuntimeError("the head's gradients have been used: its sum allows one backward pass")
+            raise RuntimeError(
+                "the head's gradients have been used: its sum allows one backward pass"
+            )
         scaled = (None if g is None else g.mul_(scale).to(dtype) for g, dtype in gradients)
         return (*scaled, None)
 
 
 def _value_and_gradients(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: Chunk, dtype: torch.dtype, needed: tuple[bool, ...]
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    chunk: Chunk,
+    dtype: torch.dtype,
+    needed: tuple[bool, ...],
 ) -> tuple[list[tuple[Tensor | None, torch.dtype]], Tensor]:
     """Gradients of hidden, weight and bias with the dtype each is to be returned in, and the sum. The weight's gradient is
     summed over the chunks in float32."""
@@ -89,13 +108,17 @@ def _value_and_gradients(
     offset = None if bias is None else bias.to(dtype)
     grad_hidden = torch.empty_like(hidden) if needed[0] else None
     grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needed[1] else None
-    grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needed[2] else None
+    grad_bias = (
+        torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needed[2] else None
+    )
     total = torch.zeros((), device=hidden.device)
     size = chunk_size(len(weight), hidden.device)
     for start in range(0, len(hidden), size):
         rows = slice(start, start + size)
         h = hidden[rows].to(dtype)
-        value, gradient = chunk(torch.nn.functional.linear(h, products, offset).float(), rows, dtype)
+        value, gradient = chunk(
+            torch.nn.functional.linear(h, products, offset).float(), rows, dtype
+        )
         total += value
         if grad_bias is not None:
             grad_bias += gradient.sum(0)

@@ -36,9 +36,13 @@ def kernels(device: torch.device) -> Any:
     try:
         from liger_kernel.transformers import functional
     except ImportError as error:
-        raise UserError(f"operations.head: `liger` needs Liger Kernel ({error}): {REMEDY}") from None
+        raise UserError(
+            f"operations.head: `liger` needs Liger Kernel ({error}): {REMEDY}"
+        ) from None
     if "accum_dtype" not in inspect.signature(functional.liger_fused_linear_jsd).parameters:
-        raise UserError(f"operations.head: the installed Liger Kernel is too old for `liger`: {REMEDY}")
+        raise UserError(
+            f"operations.head: the installed Liger Kernel is too old for `liger`: {REMEDY}"
+        )
     return functional
 
 
@@ -60,7 +64,9 @@ def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     return -loss
 
 
-def kl_sum(hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear) -> Tensor:
+def kl_sum(
+    hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
+) -> Tensor:
     """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with gradient in P_theta."""
     liger = kernels(hidden.device)
     if not len(hidden) or any(_bias(h) is not None for h in (head, reference_head)):

@@ -40,7 +40,9 @@ def target_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     return _in_chunks(chunk, head, hidden, targets)
 
 
-def kl_from_reference(hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear) -> Tensor:
+def kl_from_reference(
+    hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
+) -> Tensor:
     """KL(P_0 || P_theta) = sum_a P_0(a) (log P_0(a) - log P_theta(a)) per position, [n], with gradient in P_theta."""
 
     def chunk(h: Tensor, r: Tensor) -> Tensor:
@@ -64,24 +66,34 @@ class TokenScores(NamedTuple):
 
 @torch.no_grad()
 def token_scores(
-    hidden: Tensor, head: nn.Linear, targets: Tensor, reference_hidden: Tensor, reference_head: nn.Linear
+    hidden: Tensor,
+    head: nn.Linear,
+    targets: Tensor,
+    reference_hidden: Tensor,
+    reference_head: nn.Linear,
 ) -> TokenScores:
     """All per-token quantities of the evaluation from one head pass."""
     parts = []
-    for h, t, r in _chunks(chunk_size(head.out_features, hidden.device), hidden, targets, reference_hidden):
+    for h, t, r in _chunks(
+        chunk_size(head.out_features, hidden.device), hidden, targets, reference_hidden
+    ):
         parts.append(_scores(head(h).float(), t, reference_head(r).float()))
     return TokenScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
 
 def _scores(logits: Tensor, targets: Tensor, reference_logits: Tensor) -> TokenScores:
-    with torch.autocast(logits.device.type, enabled=False):  # it would take the dot products in a lower precision
+    with torch.autocast(
+        logits.device.type, enabled=False
+    ):  # it would take the dot products in a lower precision
         logp, reference = logits.log_softmax(-1), reference_logits.log_softmax(-1)
         p = logp.exp()
         mean = vecdot(p, logp)
         variance = vecdot(p, (logp - mean[:, None]).square_())
         kl = vecdot(reference.exp(), reference - logp)
         logprob = logp.gather(-1, targets[:, None])[:, 0]
-        correct = logprob >= logp.amax(-1)  # twenty times faster than argmax; a tie with the target counts as correct
+        correct = logprob >= logp.amax(
+            -1
+        )  # twenty times faster than argmax; a tie with the target counts as correct
         return TokenScores(logprob, correct, mean, variance.sqrt(), kl)
 
 

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ray_unlearn.results.schema import Metrics, Outcome, Row, check_row
-from ray_unlearn.results.schema import finite as finite_row
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.schema import Metrics, Outcome, Row, check_row
+from ray_unlearn.store.schema import finite as finite_row
 from ray_unlearn.unlearn import liger
-from ray_unlearn.unlearn.batches import batch
-from ray_unlearn.unlearn.batching import Batch
+from ray_unlearn.unlearn.batch import Batch
 from ray_unlearn.unlearn.checkpoint import Keeper, NoKeeper, TrialState
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
+from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.head import kl_sum, logprob_sum
 from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
@@ -43,7 +43,9 @@ class Ended:
     reason: str = ""
 
 
-def unlearn(workspace: Workspace, config: TrialConfig, keeper: Keeper = NO_KEEPER) -> Iterator[Row | Ended]:
+def unlearn(
+    workspace: Workspace, config: TrialConfig, keeper: Keeper = NO_KEEPER
+) -> Iterator[Row | Ended]:
     """Run one trial from the vanilla weights; yield a row after each update in `config.evaluate_at`, then `Ended`.
 
     Collective over the lane's ranks: every rank yields the same rows. The generator may be dropped after any row; the
@@ -106,7 +108,9 @@ def learning_rate_at(config: TrialConfig, update: int) -> float:
     return config.learning_rate * factor
 
 
-def backward(workspace: Workspace, config: TrialConfig, term: Term, update: int, meter: "Meter") -> Tensor:
+def backward(
+    workspace: Workspace, config: TrialConfig, term: Term, update: int, meter: "Meter"
+) -> Tensor:
     """Add the gradient of weight * loss of one term on this worker's part of the batch; return its unweighted loss.
 
     The loss is a sum over micro-batches divided by the *global* number of targets, so it is the token mean over the
@@ -121,7 +125,9 @@ def backward(workspace: Workspace, config: TrialConfig, term: Term, update: int,
     total = torch.zeros((), device=workspace.device)
     for start in range(0, len(own), size):
         chosen = slice(start, start + size)
-        loss = term.loss(quantity(workspace, config, term, own[chosen], own_epochs[chosen]), targets)
+        loss = term.loss(
+            quantity(workspace, config, term, own[chosen], own_epochs[chosen]), targets
+        )
         (term.weight * loss).backward()
         total += loss.detach()
     size = workspace.micro_batch_size or len(indices)
@@ -149,7 +155,9 @@ def quantity(
         inputs = inputs.without_targets()
     if term.quantity == "kl":
         reference = workspace.reference.hidden(term.split, indices)[: len(inputs.rows)]
-        use = partial(KL[workspace.head], reference_hidden=reference, reference_head=workspace.reference.head)
+        use = partial(
+            KL[workspace.head], reference_hidden=reference, reference_head=workspace.reference.head
+        )
     else:
         labels = labels_of(workspace, config, term, indices, epochs, inputs)
         use = partial(LOGPROB[workspace.head], targets=labels)
@@ -197,9 +205,16 @@ def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str,
 
 def not_finite(update: int, losses: dict[str, Tensor], grad_norm: Tensor) -> str:
     """Why this update must not be made, or nothing."""
-    values = {f"{name} loss": float(loss) for name, loss in losses.items()} | {"gradient norm": float(grad_norm)}
+    values = {f"{name} loss": float(loss) for name, loss in losses.items()} | {
+        "gradient norm": float(grad_norm)
+    }
     return next(
-        (f"{name} is {value} at update {update}" for name, value in values.items() if not math.isfinite(value)), ""
+        (
+            f"{name} is {value} at update {update}"
+            for name, value in values.items()
+            if not math.isfinite(value)
+        ),
+        "",
     )
 
 
@@ -231,11 +246,15 @@ class Meter:
         self._tokens[term.name] += targets
         self._flops += self._cost.of(term, lengths, targets)
 
-    def end_update(self, learning_rate: float, losses: dict[str, Tensor], grad_norm: Tensor) -> None:
+    def end_update(
+        self, learning_rate: float, losses: dict[str, Tensor], grad_norm: Tensor
+    ) -> None:
         """The update is made."""
         self.update += 1
         self._learning_rate_sum += learning_rate
-        self._last = {f"{name}_loss": float(loss) for name, loss in losses.items()} | {"grad_norm": float(grad_norm)}
+        self._last = {f"{name}_loss": float(loss) for name, loss in losses.items()} | {
+            "grad_norm": float(grad_norm)
+        }
         self._synchronise()
         self._wall_s += time.perf_counter() - self._mark
         self._mark = time.perf_counter()
@@ -262,7 +281,10 @@ class Meter:
                 "peak_memory_gib": workspace.peak_memory_gib(),
             }
         )
-        row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+        row = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in row.items()
+        }
         check_row(row)
         return row
 
@@ -298,6 +320,8 @@ def _update_cost(workspace: Workspace) -> UpdateCost:
     """Counted once per workspace."""
     cost = getattr(workspace, "update_cost", None)
     if cost is None:
-        cost = count_update(workspace.policy.config, workspace.data.splits["forget"].input_ids.shape[1])
+        cost = count_update(
+            workspace.policy.config, workspace.data.splits["forget"].input_ids.shape[1]
+        )
         workspace.update_cost = cost  # type: ignore[attr-defined]
     return cost

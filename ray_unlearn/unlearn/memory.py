@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.study import ModelSpec, StudySpec
+from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
 from ray_unlearn.unlearn.logprobs import chunk_size
 from ray_unlearn.unlearn.reference import CACHE_BYTES
 
@@ -66,8 +66,13 @@ def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
         optimizer=_gib(trained * (MOMENTS + kept_bits) / sharded),
         reference=_gib(0 if adapters else count * size / sharded + heads),
         hidden_states=_gib(min(CACHE_BYTES, _hidden_states(spec, hidden, size))),
-        activations=_gib(_activations(config, model, operations) * micro_batch * spec.data.sequence_length),
-        head=_gib(min(chunk, micro_batch * spec.data.sequence_length) * vocabulary * 4 * LOGIT_COPIES + head_gradient),
+        activations=_gib(
+            _activations(config, model, operations) * micro_batch * spec.data.sequence_length
+        ),
+        head=_gib(
+            min(chunk, micro_batch * spec.data.sequence_length) * vocabulary * 4 * LOGIT_COPIES
+            + head_gradient
+        ),
     )
 
 
@@ -82,7 +87,9 @@ def _changes(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[s
     operations, model = spec.operations, spec.model
 
     def changed(
-        operated: dict[str, Any] | None = None, modelled: dict[str, Any] | None = None, batch: int = 0
+        operated: dict[str, Any] | None = None,
+        modelled: dict[str, Any] | None = None,
+        batch: int = 0,
     ) -> Memory:
         other = spec.model_copy(
             update={
@@ -95,16 +102,22 @@ def _changes(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[s
     if micro_batch > 1:
         yield "operations.micro_batch_size: 1", changed(batch=1)
     if not operations.activation_checkpointing:
-        yield "operations.activation_checkpointing: true", changed({"activation_checkpointing": True})
+        yield (
+            "operations.activation_checkpointing: true",
+            changed({"activation_checkpointing": True}),
+        )
         if micro_batch > 1:
             both = changed({"activation_checkpointing": True}, batch=1)
             yield "operations.micro_batch_size: 1 with activation_checkpointing: true", both
     if operations.workers_per_lane > 1 and operations.parallel != "shard" and model.lora is None:
         yield "operations.parallel: shard", changed({"parallel": "shard"})
     if model.dtype == "float32":
-        yield "model.dtype: bfloat16 (other results)", changed(modelled={"dtype": "bfloat16", "autocast": None})
+        yield (
+            "model.dtype: bfloat16 (other results)",
+            changed(modelled={"dtype": "bfloat16", "autocast": None}),
+        )
     if model.lora is None:
-        from ray_unlearn.spec.study import LoraSpec
+        from ray_unlearn.spec.study_spec import LoraSpec
 
         yield (
             "model.lora: {rank: 16} (another way to unlearn)",
@@ -114,7 +127,9 @@ def _changes(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[s
 
 def gpu_memory_gib() -> float | None:
     """Of this machine's smallest GPU; None without one."""
-    sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+    sizes = [
+        torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())
+    ]
     return min(sizes) / 2**30 if sizes else None
 
 
@@ -147,7 +162,9 @@ def _counts(config: Any, model: ModelSpec) -> tuple[int, int]:
         and module is not built.get_output_embeddings()
         and (model.lora.targets == "all-linear" or name.split(".")[-1] in model.lora.targets)
     ]
-    return count, sum(model.lora.rank * (module.in_features + module.out_features) for module in adapted)
+    return count, sum(
+        model.lora.rank * (module.in_features + module.out_features) for module in adapted
+    )
 
 
 def _activations(config: Any, model: ModelSpec, operations: Operations) -> float:
@@ -157,7 +174,9 @@ def _activations(config: Any, model: ModelSpec, operations: Operations) -> float
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     size = BYTES[model.dtype]
-    copies = 1.5 if model.autocast else 1.0  # float32 results and the bfloat16 copies that products are made of
+    copies = (
+        1.5 if model.autocast else 1.0
+    )  # float32 results and the bfloat16 copies that products are made of
     copies *= 2.0 if model.lora else 1.0  # measured: base and adapter have outputs of their own
     layer = copies * ((7 * hidden + 4 * inner) * size + 2 * hidden * 4)
     if operations.activation_checkpointing:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.results.schema import ATTACKS, HALVED_SETS, HALVES, MIN_K_PERCENT, Metrics
+from ray_unlearn.store.schema import ATTACKS, HALVED_SETS, HALVES, MIN_K_PERCENT, Metrics
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +43,9 @@ def row_metrics(sets: dict[str, SetScores]) -> Metrics:
             row |= token_means(sets[name], name, f"_{half}", _in_half(sets[name], half))
         chosen = _in_half(sets["approximate"], half)
         for attack in ATTACKS:
-            row[f"mia_{attack}_auc_{half}"] = signed_auc(forget_attacks[attack], approximate_attacks[attack][chosen])
+            row[f"mia_{attack}_auc_{half}"] = signed_auc(
+                forget_attacks[attack], approximate_attacks[attack][chosen]
+            )
     return row
 
 
@@ -70,8 +72,12 @@ def attack_scores(scores: SetScores) -> dict[str, Floats]:
     loss = -mean_by_document(scores.logprob, scores.document, documents)
     normalised = (scores.logprob - scores.mean) / np.maximum(scores.sd, 1e-6)
     found = {"loss": -loss, "zlib": -loss / scores.compressed_bytes}
-    found |= {f"min_k_{k}": v for k, v in min_k_means(scores.logprob, scores.document, documents).items()}
-    found |= {f"min_k_pp_{k}": v for k, v in min_k_means(normalised, scores.document, documents).items()}
+    found |= {
+        f"min_k_{k}": v for k, v in min_k_means(scores.logprob, scores.document, documents).items()
+    }
+    found |= {
+        f"min_k_pp_{k}": v for k, v in min_k_means(normalised, scores.document, documents).items()
+    }
     return found
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_unlearn.spec.base import digest
+from ray_unlearn.demo import World, build, build_retrained
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import ModelSpec
-from ray_unlearn.unlearn.demo_world import World, build, build_retrained
+from ray_unlearn.spec.strict import digest
+from ray_unlearn.spec.study_spec import ModelSpec
 from ray_unlearn.unlearn.sources import demo_domain
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -62,10 +62,14 @@ def exact_retrain_sources(spec: ModelSpec) -> dict[str, str]:
     if first is None and spec.source.startswith("demo:"):
         first = str(demo_world(spec.source).retrained)
     again = [
-        str(_retrained_again(source)) if source.startswith("demo:") else source for source in spec.exact_retrain_seeds
+        str(_retrained_again(source)) if source.startswith("demo:") else source
+        for source in spec.exact_retrain_seeds
     ]
     found = [*([first] if first is not None else []), *again]
-    return {"exact_retrain" if i == 1 else f"exact_retrain_{i}": source for i, source in enumerate(found, start=1)}
+    return {
+        "exact_retrain" if i == 1 else f"exact_retrain_{i}": source
+        for i, source in enumerate(found, start=1)
+    }
 
 
 @cache
@@ -83,7 +87,9 @@ def demo_seed(source: str) -> tuple[str, int]:
     """
     name, at, seed = source.partition("@")
     if not at or not seed.isdigit() or int(seed) < 1:
-        raise UserError(f"model.exact_retrain_seeds: {source!r}: write `demo:<domain>@<seed>`, seeds from 1 on")
+        raise UserError(
+            f"model.exact_retrain_seeds: {source!r}: write `demo:<domain>@<seed>`, seeds from 1 on"
+        )
     return demo_domain(name), int(seed)
 
 
@@ -116,7 +122,9 @@ def check_source(spec: ModelSpec) -> None:
             if not (folder / spec.gguf_file).is_file():
                 raise UserError(f"model.gguf_file: no such file: {folder / spec.gguf_file}")
         elif not (folder / "config.json").is_file():
-            raise UserError(f"model.{field}: {folder} has no config.json; is it a Hugging Face model folder?")
+            raise UserError(
+                f"model.{field}: {folder} has no config.json; is it a Hugging Face model folder?"
+            )
         elif not any(folder.glob("*.safetensors")):
             raise UserError(
                 f"model.{field}: {folder} has no weights (*.safetensors); save the model with `save_pretrained`, "
@@ -139,7 +147,9 @@ def load_tokenizer(spec: ModelSpec) -> Any:
             local_source(spec.source), revision=spec.revision, trust_remote_code=False, **arguments
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"model.source: no tokenizer for {spec.source!r}: {_first_line(error)}") from None
+        raise UserError(
+            f"model.source: no tokenizer for {spec.source!r}: {_first_line(error)}"
+        ) from None
 
 
 def load_model(spec: ModelSpec, source: str | None = None) -> Any:
@@ -160,7 +170,9 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
     logging.disable_progress_bar()
     check_source(spec)
     arguments: dict[str, Any] = (
-        {"gguf_file": spec.gguf_file} if spec.gguf_file and source is None else {"use_safetensors": True}
+        {"gguf_file": spec.gguf_file}
+        if spec.gguf_file and source is None
+        else {"use_safetensors": True}
     )
     try:
         model = AutoModelForCausalLM.from_pretrained(
@@ -172,7 +184,9 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
             **arguments,
         )
     except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"model.source: cannot load {source or spec.source!r}: {_first_line(error)}") from None
+        raise UserError(
+            f"model.source: cannot load {source or spec.source!r}: {_first_line(error)}"
+        ) from None
     if getattr(model.config, "quantization_config", None) is not None:
         model = _as_plain_weights(model)
     model.eval()
@@ -194,7 +208,9 @@ def hidden_states(
     lengths, for a model that attends by document (`batching`).
     """
     lengths = {} if document_lengths is None else {"document_lengths": document_lengths}
-    output = model.base_model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **lengths)
+    output = model.base_model(
+        input_ids=input_ids, position_ids=position_ids, use_cache=False, **lengths
+    )
     return output.last_hidden_state
 
 
@@ -214,7 +230,11 @@ def model_digest(spec: ModelSpec) -> str:
 
         config = AutoConfig.from_pretrained(source, revision=spec.revision, trust_remote_code=False)
         return digest([source, getattr(config, "_commit_hash", None) or spec.revision])
-    names = [spec.gguf_file] if spec.gguf_file else ["config.json", *(p.name for p in folder.glob("*.safetensors"))]
+    names = (
+        [spec.gguf_file]
+        if spec.gguf_file
+        else ["config.json", *(p.name for p in folder.glob("*.safetensors"))]
+    )
     total = hashlib.sha256()
     for name in sorted(names):
         with open(folder / name, "rb") as file:

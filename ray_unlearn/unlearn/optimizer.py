@@ -22,19 +22,24 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw as functional_adamw
 
-from ray_unlearn.spec.study import Rounding
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import Rounding
+from ray_unlearn.spec.trial_config import TrialConfig
 
 PIECE = 2**24
 """Weights per piece: 64 MiB in float32."""
 
 
-def adamw(parameters: Iterable[nn.Parameter], config: TrialConfig, rounding: Rounding) -> torch.optim.Optimizer:
+def adamw(
+    parameters: Iterable[nn.Parameter], config: TrialConfig, rounding: Rounding
+) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019); weight decay on matrices only, as in the usual trainers."""
     parameters = list(parameters)
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     groups = [group for group in groups if group["params"]]
     betas = (config.adam_beta1, config.adam_beta2)
     if all(p.dtype == torch.float32 for p in parameters):
@@ -70,12 +75,16 @@ class RoundedAdamW(torch.optim.Optimizer):
         rounding: Rounding,
         seed: int = 0,
     ) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        )
         self._rounding = rounding
         self._seed = seed
         for number, p in enumerate(self._parameters()):
             if p.dtype != torch.bfloat16:
-                raise ValueError(f"parameter {number} is {p.dtype}: only bfloat16 weights are rounded")
+                raise ValueError(
+                    f"parameter {number} is {p.dtype}: only bfloat16 weights are rounded"
+                )
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -91,12 +100,20 @@ class RoundedAdamW(torch.optim.Optimizer):
                 local(p.grad),
                 *(state[name] for name in ("exp_avg", "exp_avg_sq", "low") if name in state),
             ]
-            for weights, gradient, *kept in zip(*(column.view(-1).split(PIECE) for column in columns), strict=True):
+            for weights, gradient, *kept in zip(
+                *(column.view(-1).split(PIECE) for column in columns), strict=True
+            ):
                 self._step_piece(group, weights, gradient, kept, state["step"].clone(), generator)
             state["step"] += 1
 
     def _step_piece(
-        self, group: dict[str, Any], weights: Tensor, gradient: Tensor, kept: list[Tensor], step: Tensor, generator: Any
+        self,
+        group: dict[str, Any],
+        weights: Tensor,
+        gradient: Tensor,
+        kept: list[Tensor],
+        step: Tensor,
+        generator: Any,
     ) -> None:
         exp_avg, exp_avg_sq, *low = kept
         exact = join(weights, low[0]) if low else weights.float()
@@ -118,7 +135,9 @@ class RoundedAdamW(torch.optim.Optimizer):
         for index, p in enumerate(self._parameters()):
             kept = state_dict["state"].get(index)
             if kept is not None:
-                self.state[p] = {name: value.detach().clone().to(p.device) for name, value in kept.items()}
+                self.state[p] = {
+                    name: value.detach().clone().to(p.device) for name, value in kept.items()
+                }
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
@@ -146,7 +165,10 @@ class RoundedAdamW(torch.optim.Optimizer):
 def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """`state_dict`, of sharded tensors this rank's part."""
     content = optimizer.state_dict()
-    parts = {index: {name: local(t) for name, t in state.items()} for index, state in content["state"].items()}
+    parts = {
+        index: {name: local(t) for name, t in state.items()}
+        for index, state in content["state"].items()
+    }
     return content | {"state": parts}
 
 
@@ -154,7 +176,10 @@ def load_state(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> Non
     """Go on from what `state_of` gave."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if isinstance(optimizer, torch.optim.AdamW):  # its states are cut as its parameters are
-        whole = {i: {n: _cut_as(parameters[i], t) for n, t in s.items()} for i, s in content["state"].items()}
+        whole = {
+            i: {n: _cut_as(parameters[i], t) for n, t in s.items()}
+            for i, s in content["state"].items()
+        }
         content = content | {"state": whole}
     optimizer.load_state_dict(content)
 
@@ -164,7 +189,9 @@ def _cut_as(p: nn.Parameter, part: Tensor) -> Tensor:
     if not isinstance(p, DTensor) or not part.ndim:
         return part
     part = part.to(p.device)
-    return DTensor.from_local(part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+    return DTensor.from_local(
+        part, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride()
+    )
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -189,5 +216,7 @@ def split(exact: Tensor, high: Tensor, low: Tensor) -> None:
 
 def stochastically_rounded(exact: Tensor, generator: torch.Generator) -> Tensor:
     """bfloat16 neighbour of each float32 value, the nearer one with the higher probability; right on average."""
-    noise = torch.randint(0, 1 << 16, exact.shape, dtype=torch.int32, device=exact.device, generator=generator)
+    noise = torch.randint(
+        0, 1 << 16, exact.shape, dtype=torch.int32, device=exact.device, generator=generator
+    )
     return (((exact.view(torch.int32) + noise) >> 16).to(torch.int16)).view(torch.bfloat16)

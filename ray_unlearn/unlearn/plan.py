@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ray_unlearn.results.schema import COLUMNS
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import Hyperparameters
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import Hyperparameters
+from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.unlearn.cost import count_update
 from ray_unlearn.unlearn.memory import BYTES, Memory, memory, parameter_count, remedies
 from ray_unlearn.unlearn.methods import terms
@@ -76,7 +76,9 @@ def plan(spec: StudySpec, lanes: int | None = None) -> Plan:
         evaluations += number * len(trial.evaluate_at)
         tokens += number * most.steps * length * sum(size for _, size in sizes)
         flops += (
-            number * most.steps * sum(cost.of(term, np.full(size, length), size * (length - 1)) for term, size in sizes)
+            number
+            * most.steps
+            * sum(cost.of(term, np.full(size, length), size * (length - 1)) for term, size in sizes)
         )
     parameters = parameter_count(config)
     worker = memory(spec, config, _largest_pass(spec))
@@ -138,9 +140,13 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None
     """
     if parameters is None:
         parameters = parameter_count(model_config(spec))
-    rows = sum(number * len(spec.evaluation.updates(most.steps)) for _, number, most in _upper_bounds(spec))
+    rows = sum(
+        number * len(spec.evaluation.updates(most.steps)) for _, number, most in _upper_bounds(spec)
+    )
     operations, weights = spec.operations, parameters * BYTES[spec.model.dtype]
-    checkpoint = weights + 8 * parameters if operations.checkpoint_every_s is not None else 0  # and two float32 moments
+    checkpoint = (
+        weights + 8 * parameters if operations.checkpoint_every_s is not None else 0
+    )  # and two float32 moments
     best = weights if operations.keep_best else 0
     return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (
         (lanes or lanes_here(spec)) * checkpoint + best
@@ -183,7 +189,7 @@ def model_config(spec: StudySpec) -> Any:
     """The transformers config of the model; for an unbuilt demo world that of its recipe."""
     from transformers import AutoConfig, LlamaConfig
 
-    from ray_unlearn.unlearn.demo_world import Recipe
+    from ray_unlearn.demo import Recipe
 
     if spec.model.source.startswith("demo:"):
         recipe = Recipe()
@@ -194,14 +200,24 @@ def model_config(spec: StudySpec) -> Any:
     arguments = {"gguf_file": spec.model.gguf_file} if spec.model.gguf_file else {}
     try:
         return AutoConfig.from_pretrained(
-            local_source(spec.model.source), revision=spec.model.revision, trust_remote_code=False, **arguments
+            local_source(spec.model.source),
+            revision=spec.model.revision,
+            trust_remote_code=False,
+            **arguments,
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"model.source: no config for {spec.model.source!r}: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"model.source: no config for {spec.model.source!r}: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def problems(
-    found: Plan, cpus: float, memory_gib: float, free_disk_gib: float, spec: StudySpec, gpu_gib: float | None = None
+    found: Plan,
+    cpus: float,
+    memory_gib: float,
+    free_disk_gib: float,
+    spec: StudySpec,
+    gpu_gib: float | None = None,
 ) -> Iterator[str]:
     """Why the plan does not fit what is there, each with a remedy. `gpu_gib`: memory of one GPU; None: not known."""
     wanted = found.lanes * found.workers * spec.operations.cpus_per_worker
@@ -249,7 +265,9 @@ def _largest(parameter: FloatRange | IntRange | Choice | Fixed) -> Any:
         return parameter.high
     if isinstance(parameter, Choice):
         numbers = [
-            value for value in parameter.choices if isinstance(value, (int, float)) and not isinstance(value, bool)
+            value
+            for value in parameter.choices
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
         ]
         return max(numbers) if numbers else parameter.choices[0]
     return parameter.value

@@ -8,13 +8,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ray_unlearn.unlearn.batching import Batch
+from ray_unlearn.unlearn.batch import Batch
 from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.logprobs import adversarial_targets
 from ray_unlearn.unlearn.model import head_of
+from ray_unlearn.unlearn.policy import Trained
 from ray_unlearn.unlearn.sharded import whole_head
 from ray_unlearn.unlearn.sharing import to_array, to_tensor
-from ray_unlearn.unlearn.trained import Trained
 
 CACHE_BYTES = 2**30
 
@@ -39,7 +39,9 @@ class Reference:
         self._batch_size = batch_size
         self._batch = batch
         self._kept: dict[str, Tensor] = {}
-        self._starts = {name: np.cumsum([0, *tokens.target_mask.sum(axis=1)]) for name, tokens in splits.items()}
+        self._starts = {
+            name: np.cumsum([0, *tokens.target_mask.sum(axis=1)]) for name, tokens in splits.items()
+        }
         with trained.original() as original:
             self.head: nn.Linear = whole_head(head_of(original.model))
             """P_0's output embedding. With adapters it is the policy's too: they leave it alone."""
@@ -72,7 +74,10 @@ class Reference:
         """Hidden states of these splits as arrays (see `sharing`), as far as they fit: what `adopt` takes."""
         for split in splits:
             self._keep(split)
-        return {split: (to_array(kept), str(kept.dtype).removeprefix("torch.")) for split, kept in self._kept.items()}
+        return {
+            split: (to_array(kept), str(kept.dtype).removeprefix("torch."))
+            for split, kept in self._kept.items()
+        }
 
     def adopt(self, hidden: dict[str, tuple[NDArray[Any], str]]) -> None:
         """Use hidden states that another lane has computed; on a CPU without a copy, for they are only ever indexed."""
@@ -81,11 +86,16 @@ class Reference:
 
     def _keep(self, split: str) -> None:
         if split not in self._kept and self._fits(split):
-            self._kept[split] = torch.cat([self._forward(split, indices) for indices in self._batches(split)])
+            self._kept[split] = torch.cat(
+                [self._forward(split, indices) for indices in self._batches(split)]
+            )
 
     def _batches(self, split: str) -> list[NDArray[np.int64]]:
         every = np.arange(len(self._splits[split]))
-        return [every[start : start + self._batch_size] for start in range(0, len(every), self._batch_size)]
+        return [
+            every[start : start + self._batch_size]
+            for start in range(0, len(every), self._batch_size)
+        ]
 
     def _forward(self, split: str, indices: NDArray[np.int64]) -> Tensor:
         with self._trained.original() as original:
@@ -95,4 +105,6 @@ class Reference:
     def _fits(self, split: str) -> bool:
         kept = sum(tensor.nbytes for tensor in self._kept.values())
         weight = self.head.weight
-        return bool(kept + self._starts[split][-1] * weight.shape[1] * weight.element_size() <= CACHE_BYTES)
+        return bool(
+            kept + self._starts[split][-1] * weight.shape[1] * weight.element_size() <= CACHE_BYTES
+        )

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from ray_unlearn.unlearn.batching import Batch
+from ray_unlearn.unlearn.batch import Batch
 from ray_unlearn.unlearn.model import head_of, hidden_states
 
 T = TypeVar("T")
@@ -30,7 +30,13 @@ class Scored(nn.Module):
         """`use(hidden states, head)`."""
         device = batch.input_ids.device.type
         # Without a cache of casts, which would hold a lower copy of all weights.
-        lower = nullcontext() if self._autocast is None else torch.autocast(device, self._autocast, cache_enabled=False)
+        lower = (
+            nullcontext()
+            if self._autocast is None
+            else torch.autocast(device, self._autocast, cache_enabled=False)
+        )
         with lower:
-            hidden = hidden_states(self.model, batch.input_ids, batch.position_ids, batch.document_lengths)
+            hidden = hidden_states(
+                self.model, batch.input_ids, batch.position_ids, batch.document_lengths
+            )
             return use(hidden.flatten(0, 1)[batch.rows], head_of(self.model))

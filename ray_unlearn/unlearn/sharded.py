@@ -32,7 +32,9 @@ class ShardedModel:
         UserError: the architecture marks no decoder layers.
     """
 
-    def __init__(self, vanilla: Any, autocast: torch.dtype | None, comm: Comm, device: torch.device) -> None:
+    def __init__(
+        self, vanilla: Any, autocast: torch.dtype | None, comm: Comm, device: torch.device
+    ) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         self._mesh = init_device_mesh(device.type, (comm.world,))
@@ -84,9 +86,13 @@ def sharded(scored: Scored, mesh: DeviceMesh) -> Scored:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [module for module in scored.modules() if isinstance(module, GradientCheckpointingLayer)]
+    layers = [
+        module for module in scored.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
     if not layers:
-        raise UserError(f"operations.parallel: {type(scored.model).__name__} marks no layers to shard; use `replicate`")
+        raise UserError(
+            f"operations.parallel: {type(scored.model).__name__} marks no layers to shard; use `replicate`"
+        )
     precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in (*layers, scored):
         cut = fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=precision)
@@ -100,7 +106,9 @@ def whole_head(head: nn.Linear) -> nn.Linear:
     """The head as it is, or gathered when it is cut: for use inside another model's call. Then a collective."""
     if not isinstance(head.weight, DTensor):
         return head
-    found = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device="meta")
+    found = nn.Linear(
+        head.in_features, head.out_features, bias=head.bias is not None, device="meta"
+    )
     for name, p in head.named_parameters():
         setattr(found, name, nn.Parameter(whole(p.detach()), requires_grad=False))
     return found
@@ -113,5 +121,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 def _hollow(model: Any) -> Any:
     """A trainable copy whose parameters have no memory yet; tied ones stay tied."""
-    memo: dict[int, Any] = {id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()}
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta")) for p in model.parameters()
+    }
     return deepcopy(model, memo)

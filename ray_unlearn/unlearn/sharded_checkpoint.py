@@ -12,7 +12,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.unlearn.checkpoint import Checkpoints, TrialState, attempt_of, attempts, fence, first_line
+from ray_unlearn.unlearn.checkpoint import (
+    Checkpoints,
+    TrialState,
+    attempt_of,
+    attempts,
+    fence,
+    first_line,
+)
 from ray_unlearn.unlearn.comm import Comm
 
 PART = re.compile(r"-(\d+)\.rank(\d+)of(\d+)$")
@@ -32,9 +39,15 @@ class ShardedCheckpoints(Checkpoints):
         self._fetch()
         self._comm.gather(True)  # all have what they need before rank 0 lists it
         world = self._comm.world
-        sets = [(path.name, update) for path in attempts(self._path) for update in complete_sets(path, world)]
+        sets = [
+            (path.name, update)
+            for path in attempts(self._path)
+            for update in complete_sets(path, world)
+        ]
         for name, update in self._comm.broadcast(sets):
-            content = state.read(part_file(self._path.with_name(name), update, self._comm.rank, world), self.known)
+            content = state.read(
+                part_file(self._path.with_name(name), update, self._comm.rank, world), self.known
+            )
             usable = self._comm.gather(content is not None and content["meter"]["update"] == update)
             if self._comm.broadcast(usable is not None and all(usable)):
                 assert content is not None
@@ -65,7 +78,9 @@ class ShardedCheckpoints(Checkpoints):
         except (OSError, RuntimeError) as error:
             problem = first_line(error)
         problems = self._comm.gather(problem)
-        problem = self._comm.broadcast(problem if problems is None else next(filter(None, problems), ""))
+        problem = self._comm.broadcast(
+            problem if problems is None else next(filter(None, problems), "")
+        )
         if problem:
             part.unlink(missing_ok=True)
         else:

@@ -5,17 +5,17 @@ from pathlib import Path
 
 import torch
 
-from ray_unlearn.results.schema import Row
-from ray_unlearn.results.score import Baselines, Weights, scored
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.row_score import Baselines, Weights, scored
+from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.baselines import measure_baselines
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
-from ray_unlearn.unlearn.trained import Adapters, WholeModel, load_kept
+from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_kept
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
 
 
@@ -27,16 +27,26 @@ class Single:
         self.spec = spec
         data = prepare(spec.data, spec.model, say=say)
         self.context = context_digest(spec, data)
-        device = "cuda" if torch.cuda.is_available() and spec.operations.gpus_per_worker > 0 else "cpu"
-        self.workspace = Workspace.open(spec.model, data, spec.evaluation, spec.operations, Comm.single(), device)
+        device = (
+            "cuda" if torch.cuda.is_available() and spec.operations.gpus_per_worker > 0 else "cpu"
+        )
+        self.workspace = Workspace.open(
+            spec.model, data, spec.evaluation, spec.operations, Comm.single(), device
+        )
 
     def baselines(self) -> Baselines:
         """Measure vanilla and, where there is one, exactly retrained model."""
         rows = measure_baselines(self.workspace, self.spec.model)
         parameters = sum(shape.numel() for shape in self.workspace.vanilla_shapes)
-        return Baselines(rows["vanilla"], rows.get("exact_retrain"), retraining_flops(self.spec.model, parameters))
+        return Baselines(
+            rows["vanilla"],
+            rows.get("exact_retrain"),
+            retraining_flops(self.spec.model, parameters),
+        )
 
-    def run(self, config: TrialConfig, baselines: Baselines, on_row: Callable[[Row], None]) -> Ended:
+    def run(
+        self, config: TrialConfig, baselines: Baselines, on_row: Callable[[Row], None]
+    ) -> Ended:
         """Run one trial, handing each scored row to `on_row`."""
         objective = self.spec.objective
         weights = Weights(objective.forget_gap, objective.retain, objective.general)

@@ -5,11 +5,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from ray_unlearn.demo import DOMAINS
+from ray_unlearn.demo import documents as demo_documents
+from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.study import SPLITS, DataSpec, SplitSource
-from ray_unlearn.unlearn.demo_world import DOMAINS
-from ray_unlearn.unlearn.demo_world import documents as demo_documents
-from ray_unlearn.unlearn.documents import Document
+from ray_unlearn.spec.study_spec import SPLITS, DataSpec, SplitSource
 
 
 def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
@@ -23,12 +23,16 @@ def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
     if spec.source is not None:
         splits = demo_documents(demo_domain(spec.source))
     else:
-        splits = {name: list(_read(source, f"data.splits.{name}")) for name, source in spec.splits.items()}
+        splits = {
+            name: list(_read(source, f"data.splits.{name}")) for name, source in spec.splits.items()
+        }
         if "retain_heldout" not in splits:
             splits |= _hold_out(splits["retain"], spec.heldout_share)
     for name in SPLITS:
         if not splits[name]:
-            raise UserError(f"data.splits.{name}: no documents; check `limit`, `pattern`, or give more text")
+            raise UserError(
+                f"data.splits.{name}: no documents; check `limit`, `pattern`, or give more text"
+            )
     return {name: splits[name] for name in SPLITS}
 
 
@@ -95,9 +99,13 @@ def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[Documen
             try:
                 entry = json.loads(line)
             except ValueError as error:
-                raise UserError(f"{where}.path: {path}, line {number}: not valid JSON: {error}") from None
+                raise UserError(
+                    f"{where}.path: {path}, line {number}: not valid JSON: {error}"
+                ) from None
             if not isinstance(entry, dict):
-                raise UserError(f"{where}.path: {path}, line {number}: must be an object, got {type(entry).__name__}")
+                raise UserError(
+                    f"{where}.path: {path}, line {number}: must be an object, got {type(entry).__name__}"
+                )
             yield _document(entry, source, str(number), f"{where}.path: {path}, line {number}")
 
 
@@ -108,7 +116,9 @@ def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[Docum
     wanted = [source.text] + ([source.id] if source.id else [])
     missing = [name for name in wanted if name not in file.schema_arrow.names]
     if missing:
-        raise UserError(f"{where}: {path} has no column {missing[0]!r}{nearest(missing[0], file.schema_arrow.names)}")
+        raise UserError(
+            f"{where}: {path} has no column {missing[0]!r}{nearest(missing[0], file.schema_arrow.names)}"
+        )
     number = 0
     for batch in file.iter_batches(columns=wanted):
         for entry in batch.to_pylist():
@@ -137,15 +147,23 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
     assert source.hub is not None
     name = f"{source.hub}" + (f" ({source.config})" if source.config else "")
     try:
-        data = datasets.load_dataset(source.hub, source.config, split=source.split, revision=source.revision)
-    except Exception as error:  # the hub client raises many kinds; each means: this data set is not to be had so
+        data = datasets.load_dataset(
+            source.hub, source.config, split=source.split, revision=source.revision
+        )
+    except (
+        Exception
+    ) as error:  # the hub client raises many kinds; each means: this data set is not to be had so
         raise UserError(
             f"{where}.hub: cannot load {name}, split {source.split!r}: {type(error).__name__}: {error}; "
             "check the name and the network, or download it and use `path`"
         ) from None
-    missing = [field for field in (source.text, source.id) if field and field not in data.column_names]
+    missing = [
+        field for field in (source.text, source.id) if field and field not in data.column_names
+    ]
     if missing:
-        raise UserError(f"{where}: {name} has no field {missing[0]!r}{nearest(missing[0], data.column_names)}")
+        raise UserError(
+            f"{where}: {name} has no field {missing[0]!r}{nearest(missing[0], data.column_names)}"
+        )
     for number, entry in enumerate(data, start=1):
         yield _document(entry, source, str(number), f"{where}.hub: {name}, row {number}")
 

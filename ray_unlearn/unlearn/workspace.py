@@ -11,21 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ray_unlearn.spec.base import digest
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.methods import method_named
+from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.study import EvaluationSpec, ModelSpec, Rounding, StudySpec
+from ray_unlearn.spec.strict import digest
+from ray_unlearn.spec.study_spec import EvaluationSpec, ModelSpec, Rounding, StudySpec
 from ray_unlearn.unlearn import liger
-from ray_unlearn.unlearn.batching import Batch, document_runs, padded, ragged, use_documents
+from ray_unlearn.unlearn.batch import Batch, document_runs, padded, ragged, use_documents
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import EVALUATED, StudyData
 from ray_unlearn.unlearn.model import DTYPES, demo_world, load_model, model_digest
+from ray_unlearn.unlearn.policy import Trained, checkpoint_layers, trained
 from ray_unlearn.unlearn.reference import Reference
 from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.sharded import ShardedModel
 from ray_unlearn.unlearn.sharing import SharedModel
-from ray_unlearn.unlearn.trained import Trained, checkpoint_layers, trained
 
 Quantities = dict[str, Any]
 
@@ -33,7 +33,13 @@ Quantities = dict[str, Any]
 def context_digest(spec: StudySpec, data: StudyData) -> str:
     """Digest of all that changes a trial's result beside its own configuration: model, data, evaluation batches."""
     model = spec.model
-    content = [model_digest(model), model.dtype, model.attention, data.digest, spec.evaluation.batch_size]
+    content = [
+        model_digest(model),
+        model.dtype,
+        model.attention,
+        data.digest,
+        spec.evaluation.batch_size,
+    ]
     if model.autocast is not None:
         content.append(model.autocast)
     if model.dtype != "float32":
@@ -159,7 +165,9 @@ class Workspace:
 
     def batch(self, split: str, indices: NDArray[np.int64]) -> Batch:
         """These sequences on the device, without padding where the model can do without."""
-        return (ragged if self._by_document else padded)(self.data.splits[split], indices, self.device)
+        return (ragged if self._by_document else padded)(
+            self.data.splits[split], indices, self.device
+        )
 
     def document_lengths(self, split: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Lengths that a pass over these sequences computes: of documents, or of padded sequences."""
@@ -172,7 +180,10 @@ class Workspace:
         """What every lane of a study needs of P_0, as arrays: final hidden states of the sets that are evaluated and of those
         that KL is taken on, as far as they fit, and adversarial labels. A collective of all ranks."""
         definitions = [method_named(name) for name in methods]
-        splits = [*EVALUATED.values(), *(d.retain_set for d in definitions if d.retain == "kl" and d.retain_set)]
+        splits = [
+            *EVALUATED.values(),
+            *(d.retain_set for d in definitions if d.retain == "kl" and d.retain_set),
+        ]
         hidden = self.reference.fill(dict.fromkeys(splits))
         wanted = any(d.forget == "adversarial_labels" for d in definitions)
         return {"hidden": hidden, "adversarial_labels": self.adversarial_labels if wanted else None}
@@ -204,15 +215,23 @@ class Workspace:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            with suppress(OSError):  # where it fails the peak is that of the process, an upper bound
-                Path("/proc/self/clear_refs").write_text("5")  # Linux: peak resident set := resident set
+            with suppress(
+                OSError
+            ):  # where it fails the peak is that of the process, an upper bound
+                Path("/proc/self/clear_refs").write_text(
+                    "5"
+                )  # Linux: peak resident set := resident set
 
     def peak_memory_gib(self) -> float:
         """Peak since `restart_peak_memory`: device memory on CUDA, resident memory of this process on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         try:
-            line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+            line = next(
+                x
+                for x in Path("/proc/self/status").read_text().splitlines()
+                if x.startswith("VmHWM")
+            )
             return int(line.split()[1]) / 2**20
         except (OSError, StopIteration):
             scale = 2**30 if os.uname().sysname == "Darwin" else 2**20

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.results.ledger import Ledger
-from ray_unlearn.results.schema import ATTACKS, HALVES, SETS, Row
-from ray_unlearn.results.score import Baselines, scored
 from ray_unlearn.spec.search_space import Choice, FloatRange
-from ray_unlearn.spec.study import SchedulerSpec, StudySpec, load_study
+from ray_unlearn.spec.study_spec import SchedulerSpec, StudySpec, load_study
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.row_score import Baselines, scored
+from ray_unlearn.store.schema import ATTACKS, HALVES, SETS, Row
 
 DEMO = Path(__file__).resolve().parents[2] / "studies" / "demo.yaml"
 VANILLA_PPL = {"forget": 36.0, "approximate": 77.0, "retain": 37.0, "general": 60.0}
@@ -46,7 +46,9 @@ def demo_spec(**search: Any) -> StudySpec:
         method: space.model_copy(
             update={
                 "parameters": {
-                    name: parameter.model_copy(update=dict(zip(("low", "high"), ranges[name], strict=True)))
+                    name: parameter.model_copy(
+                        update=dict(zip(("low", "high"), ranges[name], strict=True))
+                    )
                     if name in ranges
                     else parameter
                     for name, parameter in space.parameters.items()
@@ -58,7 +60,11 @@ def demo_spec(**search: Any) -> StudySpec:
     evaluation = spec.evaluation.model_copy(update={"at": (3, 6, 10, 16, 25, 40)})
     settings = {"quasi_random_share": 0.6, "scheduler": SchedulerSpec()} | search
     return spec.model_copy(
-        update={"search": spec.search.model_copy(update=settings), "spaces": spaces, "evaluation": evaluation}
+        update={
+            "search": spec.search.model_copy(update=settings),
+            "spaces": spaces,
+            "evaluation": evaluation,
+        }
     )
 
 
@@ -89,7 +95,13 @@ def baselines() -> dict[str, Row]:
 
 
 def planted_row(
-    method: str, learning_rate: float, update: int, w_r: float, noise: random.Random, *, exact: bool = True
+    method: str,
+    learning_rate: float,
+    update: int,
+    w_r: float,
+    noise: random.Random,
+    *,
+    exact: bool = True,
 ) -> Row:
     """Metrics of the planted surface: forgetting grows with the dose, damage with its square."""
     forget, retain, general = SURFACES[method]
@@ -101,14 +113,20 @@ def planted_row(
     for half in HALVES:
         for name, harm in (("retain", retain), ("general", general), ("approximate", 0.3)):
             wobble = noise.gauss(0, 0.008)
-            nll[f"{name}_{half}"] = nll[name] + min(harm * shield * dose**1.6, 30.0) - 0.02 * min(dose, 1) + wobble
+            nll[f"{name}_{half}"] = (
+                nll[name] + min(harm * shield * dose**1.6, 30.0) - 0.02 * min(dose, 1) + wobble
+            )
     auc = 0.5 + 0.454 * (target - nll["forget"]) / (target - start)
     row = row_of(nll, max(auc, 0.5 - 0.3 * math.tanh(max(0.0, 0.5 - auc))))
     for half in HALVES:
         row[f"mia_min_k_pp_20_auc_{half}"] = 0.5 + 0.95 * (row[f"mia_loss_auc_{half}"] - 0.5)
     row["forget_extraction_strength"] = 0.06 * math.exp(-dose)
     cost = 1.0 if not method.startswith("ascent_") else 2.0
-    row |= {"flops": 2.1e10 * update * cost, "wall_s": 0.105 * update * cost, "forget_tokens": 1016.0 * update}
+    row |= {
+        "flops": 2.1e10 * update * cost,
+        "wall_s": 0.105 * update * cost,
+        "forget_tokens": 1016.0 * update,
+    }
     known = baselines() if exact else {"vanilla": baselines()["vanilla"]}
     return scored(row, Baselines(**known, retraining_flops=RETRAINING_FLOPS))
 
@@ -125,7 +143,9 @@ def header_of(spec: StudySpec) -> dict[str, Any]:
 
 
 @contextmanager
-def quick_ledger(study: Path, spec: StudySpec, header: dict[str, Any] | None = None) -> Iterator[Ledger]:
+def quick_ledger(
+    study: Path, spec: StudySpec, header: dict[str, Any] | None = None
+) -> Iterator[Ledger]:
     """A new ledger in a study directory, without the wait for the disk at each event."""
     fsync, os.fsync = os.fsync, lambda _: None
     try:
@@ -141,16 +161,22 @@ def write_trial(
     """One trial with its rows by update, and its outcome (`running`: none yet)."""
     number = len(ledger.record.trials)
     seeds = spec.search.trial_seeds
-    config = spec.trial_config(spec.spaces[method].resolve(chosen), method, seeds[number % len(seeds)], "context")
+    config = spec.trial_config(
+        spec.spaces[method].resolve(chosen), method, seeds[number % len(seeds)], "context"
+    )
     known = {"number": number, "trial_id": config.id}
     ledger.append({"kind": "trial", **known, "config": config.model_dump(mode="json")})
     for update, metrics in rows.items():
         ledger.append({"kind": "row", **known, "attempt": 0, "update": update, "metrics": metrics})
     if status != "running":
-        ledger.append({"kind": "outcome", **known, "attempt": 0, "status": status, "reason": reason})
+        ledger.append(
+            {"kind": "outcome", **known, "attempt": 0, "status": status, "reason": reason}
+        )
 
 
-def plant(study: Path, trials: int = 12, seed: int = 0, exact: bool = True, spec: StudySpec | None = None) -> Path:
+def plant(
+    study: Path, trials: int = 12, seed: int = 0, exact: bool = True, spec: StudySpec | None = None
+) -> Path:
     """A whole study of `trials` per method: complete, pruned, diverged, out of memory and failed ones."""
     spec = spec or demo_spec(trials_per_method=trials)
     draw = random.Random(seed)
@@ -163,7 +189,9 @@ def plant(study: Path, trials: int = 12, seed: int = 0, exact: bool = True, spec
             chosen = {}
             for name, parameter in spec.spaces[method].sampled().items():
                 if isinstance(parameter, FloatRange):
-                    chosen[name] = math.exp(draw.uniform(math.log(parameter.low), math.log(parameter.high)))
+                    chosen[name] = math.exp(
+                        draw.uniform(math.log(parameter.low), math.log(parameter.high))
+                    )
                 elif isinstance(parameter, Choice):
                     chosen[name] = draw.choice(parameter.choices)
                 else:
@@ -172,11 +200,18 @@ def plant(study: Path, trials: int = 12, seed: int = 0, exact: bool = True, spec
             updates = spec.evaluation.updates(spec.spaces[method].resolve(chosen).steps)
             rows = {u: planted_row(method, rate, u, weight, draw, exact=exact) for u in updates}
             status, reason = "complete", ""
-            if method in ("gradient_ascent", "random_labels", "adversarial_samples") and rate > 6e-4:
+            if (
+                method in ("gradient_ascent", "random_labels", "adversarial_samples")
+                and rate > 6e-4
+            ):
                 rows = {u: row for u, row in rows.items() if u <= 10}
                 status, reason = "infeasible", "non-finite loss at update 14"
             elif index % 17 == 16:
-                rows, status, reason = {u: row for u, row in rows.items() if u <= 16}, "pruned", "asha: rung 16"
+                rows, status, reason = (
+                    {u: row for u, row in rows.items() if u <= 16},
+                    "pruned",
+                    "asha: rung 16",
+                )
             elif index % 41 == 40:
                 rows, status, reason = {}, "out_of_memory", "device out of memory"
             write_trial(ledger, spec, method, chosen, rows, status=status, reason=reason)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.trials import TrialTable
-from ray_unlearn.spec.guidelines import ScoreInfo
+from ray_unlearn.spec.guideline_file import ScoreInfo
 
 RATE = Axis("learning_rate", "log", 1e-6, 1e-3)
 WEIGHT = Axis("w_r", "log", 0.5, 8.0)
@@ -40,7 +40,10 @@ def planted(
             unit = rng.random((trials, len(axes)))
             values = {axis.name: axis.from_unit(unit[:, j]) for j, axis in enumerate(axes)}
             logs = pd.DataFrame(
-                {a.name: np.log10(values[a.name]) if a.scale == "log" else values[a.name] for a in axes}
+                {
+                    a.name: np.log10(values[a.name]) if a.scale == "log" else values[a.name]
+                    for a in axes
+                }
             )
             logs["learning_rate"] -= shift(group)
             clean = np.asarray(score(logs, rng), dtype=float)
@@ -57,7 +60,11 @@ def planted(
     frame.insert(0, "trial", range(len(frame)))
     rows = frame[["trial", "update", "score", "score_selection"]].assign(forget_nll=np.nan)
     info = ScoreInfo(
-        name="score", direction="minimize", tolerance=tolerance, tolerance_source="planted", checkpoint_rule="last step"
+        name="score",
+        direction="minimize",
+        tolerance=tolerance,
+        tolerance_source="planted",
+        checkpoint_rule="last step",
     )
     return TrialTable(frame, rows, {method: tuple(axes) for method in scores}, info)
 
@@ -87,6 +94,8 @@ def cliff(best: float = -4.5, edge: float = -3.8) -> Score:
 
     def score(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
         away = logs["learning_rate"].to_numpy() - best
-        return np.where(away + best > edge, np.inf, 0.2 + np.where(away < 0, 0.25 * away**2, 1.0 * away**2))
+        return np.where(
+            away + best > edge, np.inf, 0.2 + np.where(away < 0, 0.25 * away**2, 1.0 * away**2)
+        )
 
     return score

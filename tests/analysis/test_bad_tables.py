@@ -11,7 +11,7 @@ from surfaces import planted, valley
 
 from ray_unlearn.analysis.report import write_report
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.guidelines import load_guidelines
+from ray_unlearn.spec.guideline_file import load_guidelines
 
 
 def lines(count: int, score: str = "0.5", **columns: str) -> str:
@@ -19,7 +19,13 @@ def lines(count: int, score: str = "0.5", **columns: str) -> str:
     rates = 10 ** np.random.default_rng(0).uniform(-6, -3, count)
     head = ",".join(["trial", "lr", "score", *columns])
     return "\n".join(
-        [head, *(",".join([str(i), f"{rate:.3g}", score, *columns.values()]) for i, rate in enumerate(rates))]
+        [
+            head,
+            *(
+                ",".join([str(i), f"{rate:.3g}", score, *columns.values()])
+                for i, rate in enumerate(rates)
+            ),
+        ]
     )
 
 
@@ -27,7 +33,10 @@ def report_of(text: str, folder: Path) -> tuple[str, dict]:
     table = folder / "table.csv"
     table.write_text(text + "\n")
     page = write_report(
-        [table], folder / "out", sampler="random", mapping={"lr": "learning_rate"} if "lr" in text else None
+        [table],
+        folder / "out",
+        sampler="random",
+        mapping={"lr": "learning_rate"} if "lr" in text else None,
     )
     return page.read_text(), json.loads((folder / "out" / "guidelines.json").read_text())
 
@@ -71,28 +80,40 @@ def test_an_error_that_names_the_place(text: str, message: str, tmp_path: Path) 
     with pytest.raises(UserError, match=message) as error:
         report_of(text, tmp_path)
     assert "table.csv" in str(error.value)
-    assert not (tmp_path / "out").exists(), "nothing is written before the input is known to be good"
+    assert not (tmp_path / "out").exists(), (
+        "nothing is written before the input is known to be good"
+    )
 
 
 def test_a_score_that_is_maximised_keeps_its_sign_for_people(tmp_path: Path) -> None:
     """The same table as a loss and as an accuracy of 1 - loss: the same claims, and no accuracy with a minus."""
     losses = planted(
-        {"a": valley(), "b": lambda logs, rng: valley()(logs, rng) + 0.3}, trials=40, groups=("x", "y", "z")
+        {"a": valley(), "b": lambda logs, rng: valley()(logs, rng) + 0.3},
+        trials=40,
+        groups=("x", "y", "z"),
     ).trials
-    frame = losses[["trial", "method", "domain", "seed", "learning_rate", "w_r"]].assign(drawn_by="random")
+    frame = losses[["trial", "method", "domain", "seed", "learning_rate", "w_r"]].assign(
+        drawn_by="random"
+    )
     frame.assign(loss=losses["score"]).to_csv(tmp_path / "loss.csv", index=False)
     frame.assign(accuracy=1 - losses["score"]).to_csv(tmp_path / "accuracy.csv", index=False)
     how = {"mapping": {"drawn_by": "sampler"}, "tolerance": 0.1}
     write_report([tmp_path / "loss.csv"], tmp_path / "l", score="loss", **how)
-    write_report([tmp_path / "accuracy.csv"], tmp_path / "a", score="accuracy", maximise=True, **how)
+    write_report(
+        [tmp_path / "accuracy.csv"], tmp_path / "a", score="accuracy", maximise=True, **how
+    )
     loss, accuracy = (load_guidelines(tmp_path / name / "guidelines.json") for name in ("l", "a"))
-    assert [(g.id, g.status) for g in loss.guidelines] == [(g.id, g.status) for g in accuracy.guidelines]
+    assert [(g.id, g.status) for g in loss.guidelines] == [
+        (g.id, g.status) for g in accuracy.guidelines
+    ]
     best = {
         name: next(g for g in file.claimed if g.id == "method_choice/best")
         for name, file in (("l", loss), ("a", accuracy))
     }
     assert best["l"].scope.method == best["a"].scope.method == "a"
-    numbers = {name: found.estimates["differences"][0]["difference"] for name, found in best.items()}
+    numbers = {
+        name: found.estimates["differences"][0]["difference"] for name, found in best.items()
+    }
     assert numbers["l"] == pytest.approx(-0.3, abs=0.1)
     assert numbers["a"] == pytest.approx(-numbers["l"], rel=1e-4)
     shown = pd.read_csv(tmp_path / "a" / "data" / "trials.csv")

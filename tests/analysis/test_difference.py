@@ -3,10 +3,21 @@
 import pytest
 
 from ray_unlearn.analysis.difference import compare
-from ray_unlearn.spec.guidelines import Evidence, Guideline, Guidelines, Narrowed, Scope, ScoreInfo
+from ray_unlearn.spec.guideline_file import (
+    Evidence,
+    Guideline,
+    Guidelines,
+    Narrowed,
+    Scope,
+    ScoreInfo,
+)
 
 SCORE = ScoreInfo(
-    name="score", direction="minimize", tolerance=0.1, tolerance_source="given", checkpoint_rule="the last step"
+    name="score",
+    direction="minimize",
+    tolerance=0.1,
+    tolerance_source="given",
+    checkpoint_rule="the last step",
 )
 
 

@@ -15,7 +15,7 @@ from ray_unlearn.analysis.plots.surface import heatmaps
 from ray_unlearn.analysis.plots.tradeoff import tradeoff
 from ray_unlearn.analysis.style import as_svg, inline_svg, look
 from ray_unlearn.analysis.table import StudyResults, load
-from ray_unlearn.spec.methods import METHODS
+from ray_unlearn.spec.method_registry import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,10 @@ def test_heatmap_draws_the_scores_of_its_table(study: StudyResults) -> None:
     data = figure_data.surface(study)
     figure = heatmaps(data, study.methods)
     meshes = [
-        mesh for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh) and mesh.get_gid()
+        mesh
+        for axes in figure.axes
+        for mesh in axes.collections
+        if isinstance(mesh, QuadMesh) and mesh.get_gid()
     ]
     assert len(meshes) == len(METHODS)
     for mesh, method in zip(meshes, study.methods, strict=True):
@@ -42,8 +45,14 @@ def test_bands_tile_the_searched_learning_rates_and_hold_their_trial(study: Stud
         searched = study.spec.spaces[method].parameters["learning_rate"]
         bands = cells.drop_duplicates("number").sort_values("low")
         np.testing.assert_allclose(bands["high"].to_numpy()[:-1], bands["low"].to_numpy()[1:])
-        assert (bands["low"].iloc[0], bands["high"].iloc[-1]) == pytest.approx((searched.low, searched.high))
-        assert bands["learning_rate"].between(bands["low"] * (1 - 1e-9), bands["high"] * (1 + 1e-9)).all()
+        assert (bands["low"].iloc[0], bands["high"].iloc[-1]) == pytest.approx(
+            (searched.low, searched.high)
+        )
+        assert (
+            bands["learning_rate"]
+            .between(bands["low"] * (1 - 1e-9), bands["high"] * (1 + 1e-9))
+            .all()
+        )
 
 
 def test_equal_learning_rates_share_their_band() -> None:
@@ -60,9 +69,15 @@ def test_cells_that_no_trial_reached_have_no_score(study: StudyResults) -> None:
 def test_scatter_draws_the_rows_of_its_table(study: StudyResults) -> None:
     data = figure_data.tradeoff(study)
     figure = tradeoff(data, study.methods)
-    overview = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("All methods"))
+    overview = next(
+        axes for axes in figure.axes if axes.get_title(loc="left").startswith("All methods")
+    )
     drawn = np.concatenate(
-        [_offsets(points) for points in overview.collections if (points.get_gid() or "").startswith("all-")]
+        [
+            _offsets(points)
+            for points in overview.collections
+            if (points.get_gid() or "").startswith("all-")
+        ]
     )
     rows = data[data["kind"] == "row"]
     np.testing.assert_array_equal(drawn, rows[["forget_ppl", "utility_loss_reporting"]].to_numpy())
@@ -81,7 +96,9 @@ def test_learning_rate_figure_shows_every_trial_once(study: StudyResults) -> Non
         for point in _offsets(points)
     ]
     scored = data[data["score_reporting"].notna()]
-    assert sorted(map(tuple, drawn)) == sorted(zip(scored["learning_rate"], scored["score_reporting"], strict=True))
+    assert sorted(map(tuple, drawn)) == sorted(
+        zip(scored["learning_rate"], scored["score_reporting"], strict=True)
+    )
     crosses = sum(
         len(_offsets(points))
         for axes in figure.axes
@@ -98,7 +115,9 @@ def test_attack_curves_are_those_of_the_chosen_trials(study: StudyResults) -> No
     for method in study.methods:
         rows = data[data["method"] == method]
         assert rows["number"].nunique() == 1
-        np.testing.assert_array_equal(curves[method].get_ydata(), rows["mia_loss_auc_reporting"].to_numpy())
+        np.testing.assert_array_equal(
+            curves[method].get_ydata(), rows["mia_loss_auc_reporting"].to_numpy()
+        )
         assert rows["chosen"].sum() == 1
 
 
@@ -130,7 +149,9 @@ def test_ids_do_not_collide_when_several_figures_share_a_page(study: StudyResult
 
 def test_each_method_looks_different_without_colour() -> None:
     looks = [look(method, ()) for method in METHODS]
-    assert len({each.marker for each in looks}) == len({each.colour for each in looks}) == len(METHODS)
+    assert (
+        len({each.marker for each in looks}) == len({each.colour for each in looks}) == len(METHODS)
+    )
     assert look("mine", ("mine", "yours")) != look("yours", ("mine", "yours"))
 
 

@@ -65,9 +65,20 @@ def test_trials_scores_and_what_an_empty_cell_means(table, tmp_path: Path) -> No
     assert list(trials["status"]) == ["complete", "infeasible", "complete", "complete"]
     assert list(trials["group"]) == ["arxiv", "arxiv", "arxiv", "github"]
     facts = health(found, load([tmp_path / "theirs.csv"]))
-    assert (facts.missing_evaluations, facts.duplicates, facts.trials, facts.seeds) == (1, 0, 4, (0.0, 1.0))
+    assert (facts.missing_evaluations, facts.duplicates, facts.trials, facts.seeds) == (
+        1,
+        0,
+        4,
+        (0.0, 1.0),
+    )
     (axis,) = found.axes["npo"]
-    assert (axis.name, axis.scale, axis.low, axis.high, axis.bounds_known) == ("lr", "log", 1e-5, 1e-4, False)
+    assert (axis.name, axis.scale, axis.low, axis.high, axis.bounds_known) == (
+        "lr",
+        "log",
+        1e-5,
+        1e-4,
+        False,
+    )
 
 
 def test_a_trial_without_any_score_is_missing_unless_its_status_says_why(table) -> None:
@@ -97,7 +108,10 @@ def test_mapping_ignoring_and_maximising(table) -> None:
     )
     mapping = parse_mapping(["run=trial", "peak=learning_rate", "wall_time=ignore"])
     found = table(text, mapping=mapping, score="rouge", maximise=True)
-    assert [axis.name for axis in found.axes[""]] == ["learning_rate", "remark"]  # `recipe` does not vary
+    assert [axis.name for axis in found.axes[""]] == [
+        "learning_rate",
+        "remark",
+    ]  # `recipe` does not vary
     assert found.axes[""][1].choices == ("text number 0", "text number 1", "text number 2")
     assert (found.score.name, found.score.direction) == ("rouge", "maximize")
     np.testing.assert_allclose(found.trials["score"], [-0.1, -0.2, -0.3])  # lower is better inside
@@ -124,13 +138,15 @@ def test_exact_copies_are_counted_and_contradictions_are_errors(read, tmp_path: 
     assert again.duplicates == 3
     pd.testing.assert_frame_equal(again.rows, once.rows)
     with pytest.raises(
-        UserError, match=r"trial 1 has two different rows at step 20: `score` is 0\.5 in line 3 and 0\.6 in"
+        UserError,
+        match=r"trial 1 has two different rows at step 20: `score` is 0\.5 in line 3 and 0\.6 in",
     ):
         read(SMALL + "1,npo,arxiv,0,20,1e-5,0.6\n")
     with pytest.raises(UserError, match=r"`score` is empty in line 7 and 0\.6 in line 9; keep one"):
         read(SMALL + "3,npo,arxiv,0,20,3e-5,0.6\n")
     with pytest.raises(
-        UserError, match=r"two different rows: .*name the column that counts steps: `--map COLUMN=step`"
+        UserError,
+        match=r"two different rows: .*name the column that counts steps: `--map COLUMN=step`",
     ):
         read("trial,lr,score\n1,0.1,3\n1,0.1,4\n")
 
@@ -162,13 +178,18 @@ def test_exact_copies_are_counted_and_contradictions_are_errors(read, tmp_path: 
         ("trial,lr,score\n1,2,3\n", {"mapping": {"lr": "group"}}, "'group' has a meaning here"),
     ],
 )  # fmt: skip
-def test_errors_name_the_place_and_the_remedy(read, text: str, how: dict[str, Any], message: str) -> None:
+def test_errors_name_the_place_and_the_remedy(
+    read, text: str, how: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UserError, match=rf"theirs\.csv: .*{message}"):
         read(text, **how)
 
 
 def test_mapping_pairs() -> None:
-    assert parse_mapping(["lr=learning_rate", "a=b=score"]) == {"lr": "learning_rate", "a=b": "score"}
+    assert parse_mapping(["lr=learning_rate", "a=b=score"]) == {
+        "lr": "learning_rate",
+        "a=b": "score",
+    }
     with pytest.raises(UserError, match="write THEIRS=OURS"):
         parse_mapping(["lr"])
     with pytest.raises(UserError, match="'lr' is mapped to 'a' already"):
@@ -176,17 +197,25 @@ def test_mapping_pairs() -> None:
 
 
 def test_options_for_foreign_tables_are_refused_for_our_own(planted_study: Path) -> None:
-    with pytest.raises(UserError, match=r"--map lr=learning_rate --maximise: only for foreign tables"):
+    with pytest.raises(
+        UserError, match=r"--map lr=learning_rate --maximise: only for foreign tables"
+    ):
         load([planted_study], mapping={"lr": "learning_rate"}, maximise=True)
 
 
 def test_the_order_of_lines_and_columns_does_not_matter(tmp_path: Path) -> None:
     draw = np.random.default_rng(3)
     frame = pd.DataFrame(
-        {"trial": np.arange(60), "lr": 10 ** draw.uniform(-6, -4, 60), "batch": draw.choice([8, 16], 60)}
+        {
+            "trial": np.arange(60),
+            "lr": 10 ** draw.uniform(-6, -4, 60),
+            "batch": draw.choice([8, 16], 60),
+        }
     )
     frame = frame.assign(
-        domain=draw.choice(["b", "a"], 60), method=draw.choice(["x", "y"], 60), kind=draw.choice(["q", "p"], 60)
+        domain=draw.choice(["b", "a"], 60),
+        method=draw.choice(["x", "y"], 60),
+        kind=draw.choice(["q", "p"], 60),
     )
     frame = frame.merge(pd.DataFrame({"step": [1, 2, 3]}), how="cross")
     frame["score"] = draw.normal(size=len(frame))
@@ -223,7 +252,13 @@ def test_one_and_two_trials_load(table) -> None:
 
 def test_samplers_decide_what_was_drawn_from_the_space(table) -> None:
     text = "trial,lr,score,sampler\n1,0.1,1,random\n2,0.2,2,TPE\n3,0.3,3,Sobol\n4,0.4,4,\n5,0.5,5,hand-picked\n"
-    assert list(table(text).trials["drawn"]) == ["space", "adaptive", "space", "unknown", "adaptive"]
+    assert list(table(text).trials["drawn"]) == [
+        "space",
+        "adaptive",
+        "space",
+        "unknown",
+        "adaptive",
+    ]
     plain = "trial,lr,score\n1,0.1,1\n2,0.2,2\n"
     assert set(table(plain).trials["drawn"]) == {"unknown"}
     assert set(table(plain, sampler="random").trials["drawn"]) == {"space"}
@@ -252,7 +287,9 @@ def test_remarks_are_left_out_and_said_to_be(table) -> None:
     text = "trial,lr,path,score\n" + "".join(f"{i},{i}.5,folder/{i},{i}\n" for i in range(1, 20))
     found = table(text)
     assert [axis.name for axis in found.axes[""]] == ["lr"]
-    assert found.notes == ("column `path` of theirs.csv is left out: text with more than 12 values",)
+    assert found.notes == (
+        "column `path` of theirs.csv is left out: text with more than 12 values",
+    )
 
 
 def test_two_tables_must_share_their_score(tmp_path: Path) -> None:
@@ -268,9 +305,13 @@ def test_two_tables_must_share_their_score(tmp_path: Path) -> None:
 
 def test_a_foreign_score_beside_our_own(planted_study: Path, tmp_path: Path) -> None:
     (tmp_path / "one.csv").write_text("trial,lr,loss\n1,0.1,1\n2,0.2,1\n")
-    with pytest.raises(UserError, match=r"its score is `loss`, that of .* is `score`; report on them separately"):
+    with pytest.raises(
+        UserError, match=r"its score is `loss`, that of .* is `score`; report on them separately"
+    ):
         trial_table(load([planted_study, tmp_path / "one.csv"], score="loss"))
-    (tmp_path / "two.csv").write_text("trial,method,learning_rate,score\n1,npo,0.1,1\n2,npo,0.2,1\n")
+    (tmp_path / "two.csv").write_text(
+        "trial,method,learning_rate,score\n1,npo,0.1,1\n2,npo,0.2,1\n"
+    )
     both = trial_table(load([planted_study, tmp_path / "two.csv"]))
     assert both.methods[-1] == "npo"
     assert [axis.name for axis in both.axes["npo"]] == ["learning_rate"]

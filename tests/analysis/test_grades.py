@@ -3,10 +3,12 @@
 import pytest
 
 from ray_unlearn.analysis.grades import grade_of, missing_evidence, worse_than_default
-from ray_unlearn.spec.guidelines import Evidence, Heldout
+from ray_unlearn.spec.guideline_file import Evidence, Heldout
 
 
-def evidence(groups, better=None, regret=0.1, default=0.3, full=0.2, trials=200, seeds=3, sampler="random"):
+def evidence(
+    groups, better=None, regret=0.1, default=0.3, full=0.2, trials=200, seeds=3, sampler="random"
+):
     heldout = None
     if better is not None:
         heldout = Heldout(
@@ -17,7 +19,9 @@ def evidence(groups, better=None, regret=0.1, default=0.3, full=0.2, trials=200,
             regret_default=default,
             regret_full_space=full,
         )
-    return Evidence(n_trials=trials, n_groups=groups, n_seeds=seeds, sampler=sampler, heldout=heldout)
+    return Evidence(
+        n_trials=trials, n_groups=groups, n_seeds=seeds, sampler=sampler, heldout=heldout
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,5 +55,8 @@ def test_adaptive_trials_alone_support_nothing():
 
 def test_a_guideline_that_does_worse_than_the_default_or_the_full_space_is_refused():
     assert worse_than_default(evidence(3, 3)) == []
-    assert "than the default (0.05)" in worse_than_default(evidence(3, 0, regret=0.1, default=0.05))[0].text
+    assert (
+        "than the default (0.05)"
+        in worse_than_default(evidence(3, 0, regret=0.1, default=0.05))[0].text
+    )
     assert "full space (0.05)" in worse_than_default(evidence(3, 0, regret=0.1, full=0.05))[0].text

@@ -30,8 +30,16 @@ from ray_unlearn.analysis.report import write_report
 from ray_unlearn.analysis.style import MOST_DOTS
 from ray_unlearn.analysis.transfer import HeldoutGroup
 from ray_unlearn.analysis.trials import TrialTable
-from ray_unlearn.cli.tables import app
-from ray_unlearn.spec.guidelines import Evidence, Guideline, Guidelines, Narrowed, Reason, Scope, load_guidelines
+from ray_unlearn.cli.table_commands import app
+from ray_unlearn.spec.guideline_file import (
+    Evidence,
+    Guideline,
+    Guidelines,
+    Narrowed,
+    Reason,
+    Scope,
+    load_guidelines,
+)
 
 GROUPS = ("books", "<b>code</b>", "a|b *c*")
 METHODS = ("ascent_descent_in_distribution", "gradient_ascent")
@@ -61,7 +69,9 @@ def robustness(outcome: Outcome, groups: tuple[str, ...]) -> RobustnessClaim:
         over_trials=Interval(0.1 * sign - margin, 0.1 * sign + margin, 0.01), over_groups=None, better=3, worse=0, sign_p=0.25,
         n_seeds=3, scope="these domains only",
     )  # fmt: skip
-    area = dataclasses.replace(difference, statistic="area_under_tuning_curve", larger_is_better=False)
+    area = dataclasses.replace(
+        difference, statistic="area_under_tuning_curve", larger_is_better=False
+    )
     return RobustnessClaim(
         METHODS[0], METHODS[1], 0.1, 20, (difference, difference, area), (outcome,) * 3, (0.01,) * 3, outcome, None, "these domains only"
     )  # fmt: skip
@@ -80,7 +90,8 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
             tuple(Importance(a, 0.5, 0.001 if i == 0 else 0.6, 0.2, 0.3) for i, a in enumerate(axes)), n, n // 4, 0.25, 999, len(axes)
         )  # fmt: skip
         held = tuple(
-            HeldoutGroup(g, {"learning_rate": (2e-5, 4e-5)}, 20, 100, 4, 0.1, 0.3, 0.5, 20) for g in table.groups
+            HeldoutGroup(g, {"learning_rate": (2e-5, 4e-5)}, 20, 100, 4, 0.1, 0.3, 0.5, 20)
+            for g in table.groups
         )
         methods[name] = MethodFindings(
             method=name, trials=own, axes=axes, models=("m",), domains=table.groups,
@@ -97,9 +108,9 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
 def foreign(path: Path, methods: tuple[str, ...] = METHODS, trials: int = 40) -> Path:
     frame = planted(dict.fromkeys(methods, valley()), trials=trials, groups=GROUPS).trials
     columns = ["trial", "method", "domain", "seed", "learning_rate", "w_r", "score"]
-    frame[columns].assign(drawn_by="random").rename(columns={"learning_rate": "lr", "score": "loss"}).to_csv(
-        path, index=False
-    )
+    frame[columns].assign(drawn_by="random").rename(
+        columns={"learning_rate": "lr", "score": "loss"}
+    ).to_csv(path, index=False)
     return path
 
 
@@ -117,7 +128,11 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_unlearn.analysis.output.as_png", lambda _: b"")
 
 
-READ = {"mapping": {"lr": "learning_rate", "drawn_by": "sampler"}, "score": "loss", "tolerance": 0.1}
+READ = {
+    "mapping": {"lr": "learning_rate", "drawn_by": "sampler"},
+    "score": "loss",
+    "tolerance": 0.1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +163,9 @@ def test_the_page_claims_no_more_than_the_file(out: Path) -> None:
     html = (out / "report.html").read_text(encoding="utf-8")
     verdict = html[html.index('id="verdict"') : html.index('id="health"')]
     claims = verdict[verdict.index('<ul class="claims">') :]
-    assert len(re.findall(r'class="grade grade-', claims)) == len(load_guidelines(out / "guidelines.json").claimed)
+    assert len(re.findall(r'class="grade grade-', claims)) == len(
+        load_guidelines(out / "guidelines.json").claimed
+    )
 
 
 def test_no_heading_stands_alone(out: Path) -> None:
@@ -163,11 +180,15 @@ def test_markdown_says_the_same(out: Path) -> None:
         view = claims_view.claim_view(guideline)
         assert view.evidence.split(" Held out")[0].split(". Stated")[0].rstrip(".") in markdown
     assert "\n## Methods compared\n\n" in markdown
-    assert all((out / "figures" / name).is_file() for name in re.findall(r"\(figures/([^)]+)\)", markdown))
+    assert all(
+        (out / "figures" / name).is_file() for name in re.findall(r"\(figures/([^)]+)\)", markdown)
+    )
 
 
 def test_names_with_markup_stay_text(out: Path) -> None:
-    html, markdown = ((out / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    html, markdown = (
+        (out / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")
+    )
     assert "&lt;b&gt;code&lt;/b&gt;" in html
     assert "<b>" not in html
     assert "<b>" not in markdown
@@ -207,8 +228,17 @@ def test_provenance_names_no_date_and_no_path(out: Path) -> None:
     )
     assert provenance["sources"][0]["name"] == "table.csv"
     written = (out / "data" / "trials.csv").read_bytes()
-    assert provenance["trials_sha256"] == hashlib.sha256(written).hexdigest(), "the page names the file by this digest"
-    assert set(provenance["versions"]) >= {"ray_unlearn", "numpy", "pandas", "scipy", "sklearn", "optuna"}
+    assert provenance["trials_sha256"] == hashlib.sha256(written).hexdigest(), (
+        "the page names the file by this digest"
+    )
+    assert set(provenance["versions"]) >= {
+        "ray_unlearn",
+        "numpy",
+        "pandas",
+        "scipy",
+        "sklearn",
+        "optuna",
+    }
     for name in ("guidelines.json", "report.html", "report.md"):
         assert str(out.parent) not in (out / name).read_text(encoding="utf-8")
 
@@ -218,7 +248,11 @@ def test_same_table_same_bytes(out: Path, tmp_path: Path) -> None:
     table = foreign(tmp_path / "table.csv")
     write_report([table], tmp_path / "again", **READ)  # type: ignore[arg-type]
     names = [path.relative_to(out) for path in out.rglob("*") if path.is_file()]
-    assert [name for name in names if (out / name).read_bytes() != (tmp_path / "again" / name).read_bytes()] == []
+    assert [
+        name
+        for name in names
+        if (out / name).read_bytes() != (tmp_path / "again" / name).read_bytes()
+    ] == []
 
 
 @pytest.mark.usefixtures("patched", "no_figures")
@@ -239,9 +273,12 @@ def test_without_an_earlier_file_the_page_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "answer"), [("more robust", "Yes"), ("less robust", "No, less robust"), ("not settled", "Not settled")]
+    ("outcome", "answer"),
+    [("more robust", "Yes"), ("less robust", "No, less robust"), ("not settled", "Not settled")],
 )
-def test_the_published_question_is_answered_whichever_way_it_comes_out(outcome: Outcome, answer: str) -> None:
+def test_the_published_question_is_answered_whichever_way_it_comes_out(
+    outcome: Outcome, answer: str
+) -> None:
     table = planted(dict.fromkeys(METHODS, valley()), trials=10, groups=("a", "b", "c"))
     given, numbers = claims_view.headline_answer(synthetic(table, outcome), ())
     assert given.startswith(answer)
@@ -262,8 +299,14 @@ def held(kind: str, method: str, param: str | None, why: Reason) -> Guideline:
 
 def test_withheld_claims_are_gathered_by_what_they_lack() -> None:
     thin = Reason(kind="trials", text="25 are needed", trials_needed=64)
-    claims = [held(kind, m, param, thin) for m in ("m1", "m2") for kind, param in (("range", "lr"), ("rank", None))]
-    claims.append(held("range", "m3", "lr", Reason(kind="importance", text="not shown to matter (p = 0.4)")))
+    claims = [
+        held(kind, m, param, thin)
+        for m in ("m1", "m2")
+        for kind, param in (("range", "lr"), ("rank", None))
+    ]
+    claims.append(
+        held("range", "m3", "lr", Reason(kind="importance", text="not shown to matter (p = 0.4)"))
+    )
     groups = claims_view.withheld(claims)
     assert [(g.title, g.count) for g in groups] == [
         ("for want of trials", 4), ("because nothing is shown to matter", 1)
@@ -271,8 +314,12 @@ def test_withheld_claims_are_gathered_by_what_they_lack() -> None:
     assert groups[0].summary == "`m1`, `m2`: 64 more trials of each needed"
     assert groups[0].entries == (claims_view.Held("`m1`, `m2` (all claims)", "25 are needed", 4),)
     assert groups[1].entries[0].who == "`m3`: lr (range)"
-    assert claims_view.held_sentence(groups).startswith("5 claims are withheld: 4 for want of trials, 1 because")
-    assert set(claims_view.REASONS) == set(get_args(Reason.model_fields["kind"].annotation)), "each has its title"
+    assert claims_view.held_sentence(groups).startswith(
+        "5 claims are withheld: 4 for want of trials, 1 because"
+    )
+    assert set(claims_view.REASONS) == set(get_args(Reason.model_fields["kind"].annotation)), (
+        "each has its title"
+    )
 
 
 def test_advice_never_shows_a_finite_edge_where_it_is_censored() -> None:
@@ -289,7 +336,10 @@ def test_advice_never_shows_a_finite_edge_where_it_is_censored() -> None:
         assert shown is not None
         cells.append(shown.lines[0][1])
     assert cells == ["1e-6 \u2013 1e-4 [B]", "\u2264 1e-4 [B]", "\u2265 1e-6 [B]"]
-    assert claims_view.advice([held("range", "m", "lr", Reason(kind="trials", text="why"))], ["m"]) is None
+    assert (
+        claims_view.advice([held("range", "m", "lr", Reason(kind="trials", text="why"))], ["m"])
+        is None
+    )
 
 
 def test_many_trials_are_thinned_in_the_drawing_only() -> None:
@@ -297,12 +347,17 @@ def test_many_trials_are_thinned_in_the_drawing_only() -> None:
     findings = synthetic(table)
     drawing = region_figure(findings, findings.methods["m"])
     assert drawing is not None
-    dots = drawing.data[(drawing.data["kind"] == "trial") & (drawing.data["param"] == "learning_rate")]
+    dots = drawing.data[
+        (drawing.data["kind"] == "trial") & (drawing.data["param"] == "learning_rate")
+    ]
     assert len(dots) == 2000
     assert dots["drawn"].sum() == MOST_DOTS
     assert "1,500 of them, chosen at random, are drawn" in drawing.caption
     panel = drawing.figure.axes[0]
-    assert sum(len(points.get_offsets()) for points in panel.collections if points.get_rasterized()) == MOST_DOTS
+    assert (
+        sum(len(points.get_offsets()) for points in panel.collections if points.get_rasterized())
+        == MOST_DOTS
+    )
 
 
 def test_a_censored_core_has_an_arrow_and_a_finite_one_has_none() -> None:
@@ -310,10 +365,17 @@ def test_a_censored_core_has_an_arrow_and_a_finite_one_has_none() -> None:
     findings = synthetic(table)
     method = findings.methods["m"]
     for censored in (False, True):
-        regions = (dataclasses.replace(method.regions[0], low_censored=censored), *method.regions[1:])
+        regions = (
+            dataclasses.replace(method.regions[0], low_censored=censored),
+            *method.regions[1:],
+        )
         drawing = region_figure(findings, dataclasses.replace(method, regions=regions))
         assert drawing is not None
-        arrows = [text for text in drawing.figure.axes[0].texts if getattr(text, "arrow_patch", None) is not None]
+        arrows = [
+            text
+            for text in drawing.figure.axes[0].texts
+            if getattr(text, "arrow_patch", None) is not None
+        ]
         assert len(arrows) == int(censored)
 
 
@@ -321,10 +383,14 @@ def test_hypervolume_is_the_share_of_the_square_that_is_dominated() -> None:
     """Every trial reaches (0.2, 0.5) of a unit square: 0.8 x 0.5 = 0.4 is dominated, whatever is drawn."""
     table = planted({"m": valley()}, trials=8)
     rows = table.rows.assign(forget_gap=0.4, utility_loss=1.0)
-    found = guideline_data.hypervolumes(dataclasses.replace(table, rows=rows, vanilla_gap={"books": 2.0}))
+    found = guideline_data.hypervolumes(
+        dataclasses.replace(table, rows=rows, vanilla_gap={"books": 2.0})
+    )
     assert found["expected"].tolist() == pytest.approx([0.4])
     assert found["trials"].tolist() == [4]
-    assert guideline_data.hypervolumes(dataclasses.replace(table, rows=rows)).empty, "no reference is known"
+    assert guideline_data.hypervolumes(dataclasses.replace(table, rows=rows)).empty, (
+        "no reference is known"
+    )
 
 
 @pytest.mark.usefixtures("patched", "no_figures")
@@ -342,7 +408,9 @@ def test_command_line_prints_the_page_and_says_what_is_claimed(tmp_path: Path) -
         "--tolerance",
         "0.1",
     ]
-    done = CliRunner().invoke(app, ["report", str(table), "-o", str(tmp_path / "out"), *options, "--json"])
+    done = CliRunner().invoke(
+        app, ["report", str(table), "-o", str(tmp_path / "out"), *options, "--json"]
+    )
     assert done.exit_code == 0, done.output
     shown = json.loads(done.stdout)
     found: Guidelines = load_guidelines(tmp_path / "out" / "guidelines.json")

@@ -7,7 +7,12 @@ import numpy as np
 import optuna
 import pytest
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
@@ -35,11 +40,18 @@ FOUR = SIX[:4]
 @pytest.fixture
 def without_fanova(monkeypatch: pytest.MonkeyPatch) -> None:
     """Monte Carlo of the permutation test: the forest is slow and plays no part in it."""
-    monkeypatch.setattr(module, "fanova_shares", lambda points, *_: np.full(points.shape[1], np.nan))
+    monkeypatch.setattr(
+        module, "fanova_shares", lambda points, *_: np.full(points.shape[1], np.nan)
+    )
 
 
 def assess(
-    points: Floats, scores: Floats, axes: tuple[Axis, ...], groups: Any = None, infeasible: Any = None, **options: Any
+    points: Floats,
+    scores: Floats,
+    axes: tuple[Axis, ...],
+    groups: Any = None,
+    infeasible: Any = None,
+    **options: Any,
 ) -> ImportanceResult:
     n = len(scores)
     groups = np.full(n, "") if groups is None else groups
@@ -78,17 +90,27 @@ def drawn(axis: Axis, n: int, rng: np.random.Generator) -> list[Any]:
     if axis.scale == "categorical":
         return [str(choice) for choice in rng.choice(axis.choices, n)]
     values = axis.from_unit(rng.beta(0.7, 1.1, n))
-    return [int(v) for v in np.clip(np.round(values), axis.low, axis.high)] if axis.whole else values.tolist()
+    return (
+        [int(v) for v in np.clip(np.round(values), axis.low, axis.high)]
+        if axis.whole
+        else values.tolist()
+    )
 
 
-def optuna_study(values: dict[str, list[Any]], axes: tuple[Axis, ...], scores: Floats) -> optuna.Study:
+def optuna_study(
+    values: dict[str, list[Any]], axes: tuple[Axis, ...], scores: Floats
+) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     space = {axis.name: distribution(axis) for axis in axes}
     for i, score in enumerate(scores):
         params = {name: column[i] for name, column in values.items() if column[i] is not None}
         study.add_trial(
-            create_trial(params=params, distributions={name: space[name] for name in params}, value=float(score))
+            create_trial(
+                params=params,
+                distributions={name: space[name] for name in params},
+                value=float(score),
+            )
         )
     return study
 
@@ -99,8 +121,12 @@ def test_ped_equals_optunas(n: int, quantile: float) -> None:
     rng = np.random.default_rng(n)
     values = {axis.name: drawn(axis, n, rng) for axis in MIXED}
     points = np.stack([axis.to_unit(values[axis.name]) for axis in MIXED], axis=1)
-    scores = np.round((points[:, 0] - 0.3) ** 2 + 0.1 * points[:, 5] + rng.normal(0, 0.1, n), 2)  # rounded: ties
-    expected = PedAnovaImportanceEvaluator(target_quantile=quantile).evaluate(optuna_study(values, MIXED, scores))
+    scores = np.round(
+        (points[:, 0] - 0.3) ** 2 + 0.1 * points[:, 5] + rng.normal(0, 0.1, n), 2
+    )  # rounded: ties
+    expected = PedAnovaImportanceEvaluator(target_quantile=quantile).evaluate(
+        optuna_study(values, MIXED, scores)
+    )
     result = assess(points, scores, MIXED, permutations=19)
     assert result.top_share == quantile
     for each in result.axes:
@@ -113,7 +139,10 @@ def test_ped_equals_optunas_where_trials_lack_a_hyperparameter() -> None:
     absent = rng.random(150) < 0.3
     values["rank"] = [None if gone else v for gone, v in zip(absent, values["rank"], strict=True)]
     points = np.stack(
-        [axis.to_unit([np.nan if v is None else v for v in values[axis.name]]) for axis in (LR, RANK)]
+        [
+            axis.to_unit([np.nan if v is None else v for v in values[axis.name]])
+            for axis in (LR, RANK)
+        ]
         + [LOSS.to_unit(values["loss"])],
         axis=1,
     )
@@ -121,12 +150,18 @@ def test_ped_equals_optunas_where_trials_lack_a_hyperparameter() -> None:
     study = optuna_study(values, (LR, RANK, LOSS), scores)
     expected = {}
     for axis in (LR, LOSS):
-        expected[axis.name] = PedAnovaImportanceEvaluator(target_quantile=0.25).evaluate(study)[axis.name]
+        expected[axis.name] = PedAnovaImportanceEvaluator(target_quantile=0.25).evaluate(study)[
+            axis.name
+        ]
     result = assess(points, scores, (LR, RANK, LOSS), permutations=19)
-    assert [r.ped for r in result.axes if r.axis != RANK] == pytest.approx([expected["lr"], expected["loss"]])
+    assert [r.ped for r in result.axes if r.axis != RANK] == pytest.approx(
+        [expected["lr"], expected["loss"]]
+    )
     conditional = result.axes[1]
     # Optuna adds the trials without it as a regime of their own that has no density: the same product of shares.
-    assert conditional.ped == pytest.approx(PedAnovaImportanceEvaluator(target_quantile=0.25).evaluate(study)["rank"])
+    assert conditional.ped == pytest.approx(
+        PedAnovaImportanceEvaluator(target_quantile=0.25).evaluate(study)["rank"]
+    )
     assert math.isnan(conditional.fanova)
     assert math.isfinite(result.axes[0].fanova)
 
@@ -142,7 +177,9 @@ def test_infeasible_trials_count_as_searched_where_optuna_drops_them() -> None:
     evaluator = PedAnovaImportanceEvaluator(target_quantile=0.25)
     ours = assess(points, scores, (LR,), infeasible=infeasible, permutations=19).axes[0].ped
     assert ours == pytest.approx(evaluator.evaluate(optuna_study(values, (LR,), worst))["lr"])
-    dropped = evaluator.evaluate(optuna_study(values, (LR,), np.where(infeasible, np.inf, scores)))["lr"]
+    dropped = evaluator.evaluate(optuna_study(values, (LR,), np.where(infeasible, np.inf, scores)))[
+        "lr"
+    ]
     assert ours > 2 * dropped
 
 
@@ -188,7 +225,9 @@ def claims_beside_a_real_axis(n: int, repeats: int) -> tuple[float, float]:
     for repeat in range(repeats):
         rng = np.random.default_rng([n, 1, repeat])
         points = rng.random((n, 4))
-        names = claimed(assess(points, valley(points[:, 0], rng), FOUR, seed=repeat, permutations=199))
+        names = claimed(
+            assess(points, valley(points[:, 0], rng), FOUR, seed=repeat, permutations=199)
+        )
         real += "x0" in names
         null += bool(set(names) - {"x0"})
     return real / repeats, null / repeats
@@ -205,7 +244,9 @@ def test_a_real_axis_is_found_and_null_ones_are_not() -> None:
 @pytest.mark.usefixtures("without_fanova")
 def test_a_real_axis_is_found_and_null_ones_are_not_in_many_repeats() -> None:
     power, false = claims_beside_a_real_axis(200, repeats=1000)
-    print(f"power {power:.3f} (50 trials: {claims_beside_a_real_axis(50, 500)[0]:.3f}), null claimed {false:.3f}")
+    print(
+        f"power {power:.3f} (50 trials: {claims_beside_a_real_axis(50, 500)[0]:.3f}), null claimed {false:.3f}"
+    )
     assert power >= 0.9
     assert false <= 0.05
 
@@ -220,7 +261,9 @@ def strata_claims(repeats: int) -> float:
         points[:, 0] = np.repeat([0.0, 0.3, 0.6], [30, 60, 150]) + 0.4 * points[:, 0]
         scores = np.repeat([1.0, 10.0, 1000.0], [30, 60, 150]) * rng.lognormal(0, 0.3, 240)
         scores[:30] = np.round(scores[:30])  # many ties in one: a larger share of it is top
-        found += bool(claimed(assess(points, scores, FOUR[:2], groups, seed=repeat, permutations=199)))
+        found += bool(
+            claimed(assess(points, scores, FOUR[:2], groups, seed=repeat, permutations=199))
+        )
     return found / repeats
 
 
@@ -269,7 +312,9 @@ def test_repeated_configurations_are_not_independent_evidence_in_many_repeats(
     power, false = repeated_configurations_claims(500, by)
     monkeypatch.setattr(module, "share_configurations", lambda *_: False)
     naive = repeated_configurations_claims(100, by)[1]
-    print(f"repeated by {by}: power {power:.3f}, null claimed {false:.3f}, shuffled trial by trial {naive:.3f}")
+    print(
+        f"repeated by {by}: power {power:.3f}, null claimed {false:.3f}, shuffled trial by trial {naive:.3f}"
+    )
     assert false <= 0.075
     assert naive > 0.3
 
@@ -277,10 +322,17 @@ def test_repeated_configurations_are_not_independent_evidence_in_many_repeats(
 def test_coincidences_and_grids_are_no_repeated_configurations() -> None:
     rng = np.random.default_rng(4)
     few = rng.integers(0, 3, (200, 2)).astype(float)
-    grid = np.repeat(np.stack(np.meshgrid(*[np.arange(4.0)] * 3), axis=-1).reshape(-1, 3), 3, axis=0)
+    grid = np.repeat(
+        np.stack(np.meshgrid(*[np.arange(4.0)] * 3), axis=-1).reshape(-1, 3), 3, axis=0
+    )
     seeds = np.repeat(rng.random((60, 2)), 3, axis=0)
     one = np.zeros(200, dtype=np.int64)
-    for points, expected in ((few, False), (grid, False), (seeds, True), (rng.random((100, 2)), False)):
+    for points, expected in (
+        (few, False),
+        (grid, False),
+        (seeds, True),
+        (rng.random((100, 2)), False),
+    ):
         trials = Trials(points, rng.random(len(points)), one[: len(points)])
         assert share_configurations(trials, np.random.default_rng(0)) is expected
 
@@ -324,7 +376,9 @@ def test_an_axis_of_two_choices_competes_with_continuous_ones() -> None:
 # --- what must not matter -------------------------------------------------------------------------------------------
 
 
-def table(n: int = 120) -> tuple[Floats, Floats, NDArray[np.bool_], NDArray[np.str_], tuple[Axis, ...]]:
+def table(
+    n: int = 120,
+) -> tuple[Floats, Floats, NDArray[np.bool_], NDArray[np.str_], tuple[Axis, ...]]:
     rng = np.random.default_rng(8)
     points = rng.random((n, 4))
     points[:, 2] = rng.integers(0, 3, n)
@@ -340,10 +394,19 @@ def test_neither_row_order_nor_axis_order_nor_names_matter() -> None:
     assert first is not None
     rows, columns = np.random.default_rng(9).permutation(len(scores)), [3, 1, 0, 2]
     renamed = [
-        Axis(f"z{j}", axes[j].scale, axes[j].low, axes[j].high, True, axes[j].whole, axes[j].choices) for j in columns
+        Axis(
+            f"z{j}", axes[j].scale, axes[j].low, axes[j].high, True, axes[j].whole, axes[j].choices
+        )
+        for j in columns
     ]
     second = importance(
-        points[rows][:, columns], scores[rows], infeasible[rows], groups[rows], renamed, seed=3, permutations=99
+        points[rows][:, columns],
+        scores[rows],
+        infeasible[rows],
+        groups[rows],
+        renamed,
+        seed=3,
+        permutations=99,
     )
     assert second is not None
     for there, here in zip(columns, second.axes, strict=True):
@@ -359,7 +422,8 @@ def test_neither_row_order_nor_axis_order_nor_names_matter() -> None:
 def test_ped_sees_ranks_alone() -> None:
     points, scores, infeasible, groups, axes = table()
     kept, exponential = (
-        assess(points, values, axes, groups, infeasible, permutations=99) for values in (scores, np.exp(9 * scores))
+        assess(points, values, axes, groups, infeasible, permutations=99)
+        for values in (scores, np.exp(9 * scores))
     )
     assert [(each.ped, each.ped_p, each.ped_null_95) for each in kept.axes] == [
         (each.ped, each.ped_p, each.ped_null_95) for each in exponential.axes
@@ -369,7 +433,9 @@ def test_ped_sees_ranks_alone() -> None:
 def test_levels_of_groups_do_not_matter() -> None:
     points, scores, infeasible, groups, axes = table()
     shifted = np.where(groups == "news", scores, 1e3 + 50 * scores)
-    kept, other = (assess(points, s, axes, groups, infeasible, permutations=99) for s in (scores, shifted))
+    kept, other = (
+        assess(points, s, axes, groups, infeasible, permutations=99) for s in (scores, shifted)
+    )
     for each, moved in zip(kept.axes, other.axes, strict=True):
         assert (each.ped, each.ped_p) == (moved.ped, moved.ped_p)
         assert each.fanova == pytest.approx(moved.fanova, abs=0.02)
@@ -403,10 +469,20 @@ def test_few_top_trials_give_none() -> None:
     points = np.random.default_rng(11).random((40, 2))
     scores, everything = np.arange(40.0), np.ones(40, dtype=bool)
     groups = np.full(40, "")
-    assert importance(points[:28], scores[:28], ~everything[:28], groups[:28], FOUR[:2], 0, 19) is None
-    assert importance(points[:29], scores[:29], ~everything[:29], groups[:29], FOUR[:2], 0, 19) is not None
+    assert (
+        importance(points[:28], scores[:28], ~everything[:28], groups[:28], FOUR[:2], 0, 19) is None
+    )
+    assert (
+        importance(points[:29], scores[:29], ~everything[:29], groups[:29], FOUR[:2], 0, 19)
+        is not None
+    )
     assert importance(points, scores, everything, groups, FOUR[:2], 0, 19) is None
-    assert importance(points, np.where(scores < 7, scores, np.inf), ~everything, groups, FOUR[:2], 0, 19) is None
+    assert (
+        importance(
+            points, np.where(scores < 7, scores, np.inf), ~everything, groups, FOUR[:2], 0, 19
+        )
+        is None
+    )
     assert importance(points[:0], scores[:0], everything[:0], groups[:0], FOUR[:2], 0, 19) is None
     assert importance(points[:, :0], scores, ~everything, groups, (), 0, 19) is None
 
@@ -430,10 +506,14 @@ def test_fanova_is_optunas_on_an_even_scale() -> None:
     scores = points[:, 0] + 0.2 * rng.random(150)
     plain = (Axis("a", "linear"), Axis("b", "linear"))
     study = optuna_study({"a": points[:, 0].tolist(), "b": points[:, 1].tolist()}, plain, scores)
-    expected = FanovaImportanceEvaluator(n_trees=64, max_depth=6, seed=5).evaluate(study, params=["a", "b"])
+    expected = FanovaImportanceEvaluator(n_trees=64, max_depth=6, seed=5).evaluate(
+        study, params=["a", "b"]
+    )
     one = np.zeros(150, dtype=np.int64)
     shares = fanova_shares(points, scores, one, plain, seed=5)
-    assert shares == pytest.approx([expected["a"], expected["b"]], abs=1e-3)  # standardising rounds scores
+    assert shares == pytest.approx(
+        [expected["a"], expected["b"]], abs=1e-3
+    )  # standardising rounds scores
     assert (fanova_shares(points, scores, one, FOUR[:2], seed=5) == shares).all()
 
 
@@ -444,7 +524,9 @@ def test_fanova_of_known_shares() -> None:
     points[:, 2] = rng.integers(0, 3, 1000)
     scores = points[:, 0] + 2 * points[:, 1] + np.array([0.5, 0.0, 1.0])[points[:, 2].astype(int)]
     variances = np.array([1 / 12, 4 / 12, 1 / 6])
-    shares = fanova_shares(points, scores, np.zeros(1000, dtype=np.int64), (LR, WEIGHT, LOSS), seed=0)
+    shares = fanova_shares(
+        points, scores, np.zeros(1000, dtype=np.int64), (LR, WEIGHT, LOSS), seed=0
+    )
     assert shares == pytest.approx(variances / variances.sum(), abs=0.06)
 
 

@@ -34,7 +34,7 @@ def planted(
     """Scores on learning rates of two decades: 0.7 with too little effort, 0.1 in the valley, up to 30 beyond.
 
     noise, trial_noise: SDs of evaluations and of trials (their other hyperparameters).
-    pruned: trials end past their best, by the rule of `execution.pruning`.
+    pruned: trials end past their best, by the rule of `execution.early_stopping`.
     separate: learning rate and steps have an optimum each.
     """
     rng = np.random.default_rng(seed)
@@ -45,9 +45,15 @@ def planted(
             offset, rises, before = trial_noise * rng.standard_normal(), 0, np.inf
             for update in updates:
                 effort = np.log10(rate / 10**-4.5) + kappa * np.log10(update / 12) + 0.15 * (g - 1)
-                mean = 0.7 - 0.6 / (1 + np.exp(-8 * (effort + 0.45))) + 0.2 * (np.exp(3 * max(0.0, effort)) - 1)
+                mean = (
+                    0.7
+                    - 0.6 / (1 + np.exp(-8 * (effort + 0.45)))
+                    + 0.2 * (np.exp(3 * max(0.0, effort)) - 1)
+                )
                 if separate:
-                    mean = 0.1 + 0.5 * np.log10(rate / 10**-4.5) ** 2 + 0.1 * np.log2(update / 12) ** 2
+                    mean = (
+                        0.1 + 0.5 * np.log10(rate / 10**-4.5) ** 2 + 0.1 * np.log2(update / 12) ** 2
+                    )
                 score = mean + offset + noise * rng.standard_normal()
                 if mean > 2:
                     score = min(30.0, mean * np.exp(0.5 * rng.standard_normal()))
@@ -80,7 +86,9 @@ def test_groups_share_kappa_but_not_the_level_nor_the_place_of_the_valley() -> N
     """Each group's valley lies elsewhere by a third of a decade or more: pooled silently, that would be noise."""
     rows = planted(1.0, seed=2, trials=24, groups=3, updates=(4, 8, 16, 32))
     shift = rows["group"].map({"g0": 0.2, "g1": 1.0, "g2": 5.0})
-    found = judged(rows.assign(learning_rate=rows["learning_rate"] * shift, response=rows["response"] + shift))
+    found = judged(
+        rows.assign(learning_rate=rows["learning_rate"] * shift, response=rows["response"] + shift)
+    )
     assert found.kappa == pytest.approx(judged(rows).kappa, abs=1e-6)
     assert found.rmse_one == pytest.approx(judged(rows).rmse_one, rel=1e-6)
 
@@ -110,7 +118,9 @@ def test_a_schedule_counts_by_its_cumulative_learning_rate() -> None:
     assert found == judged(rows)
     assert judged(rows.assign(learning_rate=peak)).kappa != pytest.approx(1.0, abs=0.1)
     # Not known for some rows: their learning rate stands in.
-    assert judged(rows.assign(learning_rate_sum=total.where(done > 8))).kappa == pytest.approx(found.kappa, abs=1e-6)
+    assert judged(rows.assign(learning_rate_sum=total.where(done > 8))).kappa == pytest.approx(
+        found.kappa, abs=1e-6
+    )
 
 
 def test_the_forget_nll_is_an_effort_curve_too() -> None:
@@ -120,7 +130,9 @@ def test_the_forget_nll_is_an_effort_curve_too() -> None:
     nll = np.minimum(2.0 + np.exp(3 * effort) + 0.03 * rng.standard_normal(len(rows)), 30.0)
     clipped = clipped_forget_nll(pd.DataFrame({"forget_nll": nll, "target_nll": 3.0}))
     assert clipped.max() == 3.5
-    found = learning_rate_by_steps(rows.assign(response=clipped), seed=0, bootstraps=20, winsorise=False)
+    found = learning_rate_by_steps(
+        rows.assign(response=clipped), seed=0, bootstraps=20, winsorise=False
+    )
     assert found is not None
     assert found.kappa == pytest.approx(0.5, abs=0.02)
     low, high = found.kappa_interval
@@ -204,7 +216,13 @@ def at_checkpoints(kappa: float, seed: int, trials: int = 120) -> pd.DataFrame:
     rate, weight = 10 ** rng.uniform(-5.5, -3.5, trials), 10 ** rng.uniform(-0.5, 1.0, trials)
     z = np.log10(rate / 10**-4.5) + kappa * np.log10(weight / 1.8)
     score = 0.1 + 0.6 * np.tanh(z**2) + 0.05 * rng.standard_normal(trials)
-    columns = {"trial": np.arange(trials), "group": "code", "learning_rate": rate, "w_r": weight, "response": score}
+    columns = {
+        "trial": np.arange(trials),
+        "group": "code",
+        "learning_rate": rate,
+        "w_r": weight,
+        "response": score,
+    }
     return pd.DataFrame(columns)
 
 
@@ -223,19 +241,29 @@ def test_a_weight_that_alone_matters_runs_into_the_bound() -> None:
     found = weight_interaction(rows, seed=0, bootstraps=20)
     assert found is not None
     assert found.interval_at_bound
-    assert weight_interaction(rows.rename(columns={"w_r": "w_f"}), seed=0, weight="w_f", bootstraps=20) == found
+    assert (
+        weight_interaction(rows.rename(columns={"w_r": "w_f"}), seed=0, weight="w_f", bootstraps=20)
+        == found
+    )
 
 
 def test_results_are_plain_numbers() -> None:
     for name, value in dataclasses.asdict(judged(planted(1.0, seed=15, trials=15))).items():
-        assert all(type(v) in (int, float, bool) for v in (value if isinstance(value, tuple) else [value])), name
+        assert all(
+            type(v) in (int, float, bool) for v in (value if isinstance(value, tuple) else [value])
+        ), name
 
 
 def rates(kappa: float, repeats: int, **setting: object) -> dict[str, float]:
     """Over repeats: coverage, bias, and how often the product and the single variable were claimed."""
-    found = [judged(planted(kappa, seed=1000 + i, **setting), seed=i, bootstraps=60) for i in range(repeats)]  # type: ignore[arg-type]
+    found = [
+        judged(planted(kappa, seed=1000 + i, **setting), seed=i, bootstraps=60)
+        for i in range(repeats)
+    ]  # type: ignore[arg-type]
     return {
-        "covered": float(np.mean([f.kappa_interval[0] <= kappa <= f.kappa_interval[1] for f in found])),
+        "covered": float(
+            np.mean([f.kappa_interval[0] <= kappa <= f.kappa_interval[1] for f in found])
+        ),
         "bias": float(np.mean([f.kappa for f in found])) - kappa,
         "equivalent": float(np.mean([f.equivalent for f in found])),
         "one_as_good": float(np.mean([f.one_as_good for f in found])),
@@ -243,7 +271,9 @@ def rates(kappa: float, repeats: int, **setting: object) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", [THREE_GROUPS, ONE_GROUP], ids=["36 trials x 3 groups", "100 trials"])
+@pytest.mark.parametrize(
+    "setting", [THREE_GROUPS, ONE_GROUP], ids=["36 trials x 3 groups", "100 trials"]
+)
 def test_coverage_power_and_false_claims(setting: dict[str, object]) -> None:
     one = rates(1.0, 30, trial_noise=0.05, **setting)
     assert one["covered"] >= 0.8

@@ -24,7 +24,17 @@ def merged(trials: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 def test_front_by_hand() -> None:
     """Equal points once, dominated ones never, and a model that diverged (inf, NaN) is in no front."""
-    points = [(2, 2), (1, 3), (3, 1), (2, 2), (2, 3), (1, 4), (math.nan, 0), (0, math.inf), (0, math.nan)]
+    points = [
+        (2, 2),
+        (1, 3),
+        (3, 1),
+        (2, 2),
+        (2, 3),
+        (1, 4),
+        (math.nan, 0),
+        (0, math.inf),
+        (0, math.nan),
+    ]
     assert front(points).tolist() == [1, 0, 2]
     assert front([]).tolist() == []
     assert front([(math.inf, math.inf)]).tolist() == []
@@ -51,7 +61,9 @@ def test_hypervolume_by_hand() -> None:
 def test_hypervolume_against_optuna_and_monte_carlo() -> None:
     points = random_points(60)
     inside = points[(points < REFERENCE).all(axis=1)]
-    assert hypervolume(points, REFERENCE) == pytest.approx(compute_hypervolume(inside, np.array(REFERENCE)))
+    assert hypervolume(points, REFERENCE) == pytest.approx(
+        compute_hypervolume(inside, np.array(REFERENCE))
+    )
     corner = points.min(axis=0)
     box = np.random.default_rng(1).uniform(corner, REFERENCE, size=(40_000, 2))
     hit = (points[:, None, :] <= box[None]).all(axis=2).any(axis=0).mean()
@@ -62,7 +74,9 @@ def test_hypervolume_against_optuna_and_monte_carlo() -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_rarefied_hypervolume_is_the_mean_over_all_subsets(size: int) -> None:
     """Eight trials of none to four checkpoints; the standard error by leaving each trial out."""
-    trials = [random_points(rows, seed=rows + 10 * i) for i, rows in enumerate((1, 4, 0, 2, 1, 3, 0, 2))]
+    trials = [
+        random_points(rows, seed=rows + 10 * i) for i, rows in enumerate((1, 4, 0, 2, 1, 3, 0, 2))
+    ]
 
     def expected(kept: list[NDArray[np.float64]]) -> float:
         subsets = itertools.combinations(kept, size)

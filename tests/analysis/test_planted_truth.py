@@ -8,11 +8,13 @@ from surfaces import RATE, WEIGHT, cliff, flat, planted, reach, valley
 
 from ray_unlearn.analysis.claims import guidelines_of
 from ray_unlearn.analysis.findings import find
-from ray_unlearn.spec.guidelines import Guidelines
+from ray_unlearn.spec.guideline_file import Guidelines
 
 
 def claims(table, seed=0):
-    return [guideline for guideline in guidelines_of(find(table, seed)) if guideline.status == "claimed"]
+    return [
+        guideline for guideline in guidelines_of(find(table, seed)) if guideline.status == "claimed"
+    ]
 
 
 def by_id(table, seed=0):
@@ -72,7 +74,9 @@ def test_adaptive_trials_alone_support_nothing():
 
 def test_the_better_method_is_named_and_equal_ones_are_not_told_apart():
     deep, shallow = valley(), lambda logs, rng: valley()(logs, rng) + 0.3
-    best = by_id(planted({"a": shallow, "b": deep, "c": shallow}, trials=40, groups=THREE))["method_choice/best"]
+    best = by_id(planted({"a": shallow, "b": deep, "c": shallow}, trials=40, groups=THREE))[
+        "method_choice/best"
+    ]
     assert best.status == "claimed"
     assert best.scope.method == "b"
     assert best.estimates["better_than"] == ["a", "c"]
@@ -90,7 +94,9 @@ def test_thin_data_says_how_many_trials_are_missing():
 
 def test_optima_that_differ_between_domains_give_no_common_range():
     shift = dict(zip(THREE, (-1.0, 0.0, 1.0), strict=True)).__getitem__
-    guideline = by_id(planted({"a": valley()}, trials=60, groups=THREE, shift=shift))["range/a/learning_rate"]
+    guideline = by_id(planted({"a": valley()}, trials=60, groups=THREE, shift=shift))[
+        "range/a/learning_rate"
+    ]
     assert guideline.status == "withheld"
 
 
@@ -107,11 +113,15 @@ def test_a_shared_optimum_transfers_and_is_graded_by_the_number_of_domains():
 
 def test_order_of_rows_and_columns_and_names_change_nothing():
     table = planted({"a": valley(), "b": flat}, trials=40, groups=THREE)
-    mixed = table.trials.sample(frac=1, random_state=1)[sorted(table.trials.columns)].reset_index(drop=True)
+    mixed = table.trials.sample(frac=1, random_state=1)[sorted(table.trials.columns)].reset_index(
+        drop=True
+    )
     other = type(table)(mixed, table.rows.sample(frac=1, random_state=2), table.axes, table.score)
 
     def bytes_of(some):
-        return Guidelines(provenance={}, score=some.score, guidelines=guidelines_of(find(some))).as_json()
+        return Guidelines(
+            provenance={}, score=some.score, guidelines=guidelines_of(find(some))
+        ).as_json()
 
     assert bytes_of(table) == bytes_of(other)
     assert bytes_of(table) == bytes_of(table)
@@ -121,7 +131,9 @@ def test_order_of_rows_and_columns_and_names_change_nothing():
 def test_rate_of_false_claims_on_null_data():
     """At most 7.5 % of studies of pure noise may claim anything; `benchmarks/planted_truth.py` measures it with more."""
     repeats = 20
-    wrong = sum(bool(claims(planted({"a": flat}, trials=100, seed=seed))) for seed in range(repeats))
+    wrong = sum(
+        bool(claims(planted({"a": flat}, trials=100, seed=seed))) for seed in range(repeats)
+    )
     assert wrong <= 4, "more than four of twenty have a probability of 2 % at a rate of 7.5 %"
 
 

@@ -22,7 +22,13 @@ LEFT, RIGHT = 12.0, 60.0
 
 
 def cliff(
-    n: int, d: int, seed: int, best: float = 0.45, nuisance: float = 0.0, noise: float = TAU / 2, group: str = "books"
+    n: int,
+    d: int,
+    seed: int,
+    best: float = 0.45,
+    nuisance: float = 0.0,
+    noise: float = TAU / 2,
+    group: str = "books",
 ) -> GroupPoints:
     """A slow fall to the optimum, a steep rise after it, divergence 0.3 beyond. Only the first axis matters if nuisance is 0."""
     rng = np.random.default_rng(seed)
@@ -55,13 +61,19 @@ def same(left: Sequence[Region], right: Sequence[Region]) -> None:
     for one, other in zip(left, right, strict=True):
         np.testing.assert_array_equal(one.p_good, other.p_good)
         np.testing.assert_array_equal(one.profile, other.profile)
-        assert (one.core, one.low_edge, one.high_edge) == (other.core, other.low_edge, other.high_edge)
+        assert (one.core, one.low_edge, one.high_edge) == (
+            other.core,
+            other.low_edge,
+            other.high_edge,
+        )
 
 
 # The surface
 
 
-def test_mean_and_spread_of_draws_are_those_of_another_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mean_and_spread_of_draws_are_those_of_another_implementation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(surface_module, "SETTINGS", 1)
     monkeypatch.setattr(surface_module, "FREQUENCIES", 512)
     part = cliff(30, 2, 0)
@@ -76,7 +88,9 @@ def test_mean_and_spread_of_draws_are_those_of_another_implementation(monkeypatc
     np.testing.assert_allclose(fitted.mean(at), fitted.centre + fitted.scale * mean, atol=1e-8)
 
     drawn = np.concatenate([fitted.draws(at, seed, 500) for seed in range(40)])
-    np.testing.assert_allclose(drawn.mean(0), fitted.mean(at), atol=0.1 * np.sqrt(expected.diagonal().max()))
+    np.testing.assert_allclose(
+        drawn.mean(0), fitted.mean(at), atol=0.1 * np.sqrt(expected.diagonal().max())
+    )
     np.testing.assert_allclose(drawn.std(0), np.sqrt(expected.diagonal()), rtol=0.1)
     spread = np.sqrt(np.outer(expected.diagonal(), expected.diagonal()))
     assert np.corrcoef((np.cov(drawn.T) / spread).ravel(), (expected / spread).ravel())[0, 1] > 0.98
@@ -84,7 +98,9 @@ def test_mean_and_spread_of_draws_are_those_of_another_implementation(monkeypatc
 
 def test_gradient_and_density_of_the_kernel_posterior() -> None:
     part = flat(20, 2, 3)
-    posterior = surface_module._Posterior(part.points, part.scores, part.scores > 1, np.array([0, 1]))
+    posterior = surface_module._Posterior(
+        part.points, part.scores, part.scores > 1, np.array([0, 1])
+    )
     theta = np.array([-0.5, 0.7, -0.3, -1.2, -0.6])
     loss, gradient = posterior.loss_and_gradient(theta)
     assert loss == pytest.approx(-posterior.log_density(theta))
@@ -92,7 +108,9 @@ def test_gradient_and_density_of_the_kernel_posterior() -> None:
     np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-4)
     kernel = ConstantKernel(np.exp(theta[2])) * Matern(np.exp(theta[:2]), nu=2.5)
     noise = np.exp(theta[3] + np.where(part.scores > 1, theta[4], 0))
-    reference = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(part.points, part.scores)
+    reference = GaussianProcessRegressor(kernel, alpha=noise, optimizer=None).fit(
+        part.points, part.scores
+    )
     prior = 0.5 * (((theta - posterior.prior[:, 0]) / posterior.prior[:, 1]) ** 2).sum()
     expected = reference.log_marginal_likelihood_value_ + 10 * np.log(2 * np.pi)
     assert posterior.log_density(theta) == pytest.approx(expected - prior)
@@ -102,7 +120,9 @@ def test_a_draw_is_one_function_wherever_it_is_asked() -> None:
     part = cliff(40, 2, 0)
     fitted = fit_surface(part.points, part.scores, part.infeasible, 0)
     at = np.random.default_rng(0).random((20, 2))
-    np.testing.assert_allclose(fitted.draws(at, 7, 16)[:, 5:9], fitted.draws(at[5:9], 7, 16), atol=1e-4)
+    np.testing.assert_allclose(
+        fitted.draws(at, 7, 16)[:, 5:9], fitted.draws(at[5:9], 7, 16), atol=1e-4
+    )
 
 
 def test_noise_is_found_beside_trials_that_look_noise_free() -> None:
@@ -154,19 +174,29 @@ def test_edges_of_an_asymmetric_optimum_before_a_cliff(n: int, d: int) -> None:
     assert sum(hits) >= 8
     for region in found:
         assert region.profile.min() < TAU / 2
-        assert any(stop == pytest.approx(1e-4) for _, stop in region.excluded), "divergence is not excluded"
+        assert any(stop == pytest.approx(1e-4) for _, stop in region.excluded), (
+            "divergence is not excluded"
+        )
         assert (region.low <= region.profile).all()
         assert (region.profile <= region.high).all()
         assert low < RATE.to_unit(region.best) < high
 
 
 def test_flat_noise_has_no_edge() -> None:
-    found = [region for seed in range(8) for region in good_regions([flat(40, 2, seed)], AXES[:2], 1.0, 0)]
+    found = [
+        region
+        for seed in range(8)
+        for region in good_regions([flat(40, 2, seed)], AXES[:2], 1.0, 0)
+    ]
     assert not any(region.bounded for region in found)
     known = [region for region in found if region.core is not None]
     assert len(known) >= 12
     assert all(region.low_censored and region.high_censored for region in known)
-    whole = [region for region in known if region.core == pytest.approx((region.axis.low, region.axis.high))]
+    whole = [
+        region
+        for region in known
+        if region.core == pytest.approx((region.axis.low, region.axis.high))
+    ]
     assert len(whole) >= 8
 
 
@@ -178,7 +208,9 @@ def test_an_optimum_on_or_beyond_the_bound_is_censored_there(best: float, mirror
     scores = 3 * (points[:, 0] - best) ** 2 + 0.1 * rng.normal(size=60)
     if mirrored:
         points[:, 0] = 1 - points[:, 0]
-    region = good_regions([GroupPoints("books", points, scores, np.zeros(60, bool))], AXES[:2], TAU, 0)[0]
+    region = good_regions(
+        [GroupPoints("books", points, scores, np.zeros(60, bool))], AXES[:2], TAU, 0
+    )[0]
     assert region.core is not None
     ends = [
         (region.low_censored, region.low_edge, region.core[0]),
@@ -193,14 +225,18 @@ def test_an_optimum_on_or_beyond_the_bound_is_censored_there(best: float, mirror
 
 
 def test_a_value_is_good_only_if_it_is_good_in_every_group() -> None:
-    near = good_regions([cliff(80, 1, 0, 0.4, group="a"), cliff(80, 1, 1, 0.5, group="b")], AXES[:1], TAU, 0)[0]
+    near = good_regions(
+        [cliff(80, 1, 0, 0.4, group="a"), cliff(80, 1, 1, 0.5, group="b")], AXES[:1], TAU, 0
+    )[0]
     alone = good_regions([cliff(80, 1, 0, 0.4, group="a")], AXES[:1], TAU, 0)[0]
     assert near.core is not None
     assert alone.core is not None
     assert near.core[0] > alone.core[0]
     assert covered(near.low_edge, edges(0.5)[0])
     assert covered(near.high_edge, edges(0.4)[1])
-    far = good_regions([cliff(80, 1, 0, 0.2, group="a"), cliff(80, 1, 1, 0.7, group="b")], AXES[:1], TAU, 0)[0]
+    far = good_regions(
+        [cliff(80, 1, 0, 0.2, group="a"), cliff(80, 1, 1, 0.7, group="b")], AXES[:1], TAU, 0
+    )[0]
     assert far.core is None
     assert far.reason == "no value is good with probability 0.9"
     assert far.n_trials == 160
@@ -210,9 +246,16 @@ def test_groups_that_agree_do_not_narrow_the_region() -> None:
     """The largest of three errors is no difference between groups."""
     low, high = edges()
     found = [
-        good_regions([cliff(36, 2, 10 * i + j, group=str(j)) for j in range(3)], AXES[:2], TAU, 0)[0] for i in range(5)
+        good_regions([cliff(36, 2, 10 * i + j, group=str(j)) for j in range(3)], AXES[:2], TAU, 0)[
+            0
+        ]
+        for i in range(5)
     ]
-    hits = [covered(r.low_edge, low) + covered(r.high_edge, high) for r in found if r.low_edge and r.high_edge]
+    hits = [
+        covered(r.low_edge, low) + covered(r.high_edge, high)
+        for r in found
+        if r.low_edge and r.high_edge
+    ]
     assert len(hits) >= 4
     assert sum(hits) >= 1.5 * len(hits)
     null = good_regions([flat(36, 1, j, group=str(j)) for j in range(10)], AXES[:1], 0.5, 0)[0]
@@ -232,10 +275,14 @@ def test_order_and_names_of_trials_axes_and_groups_do_not_matter() -> None:
     expected = good_regions(parts, AXES, TAU, 5)
     shuffle = np.random.default_rng(0).permutation(30)
     turned = [
-        GroupPoints("z" + p.group, p.points[shuffle][:, [2, 0, 1]], p.scores[shuffle], p.infeasible[shuffle])
+        GroupPoints(
+            "z" + p.group, p.points[shuffle][:, [2, 0, 1]], p.scores[shuffle], p.infeasible[shuffle]
+        )
         for p in reversed(parts)
     ]
-    renamed = [replace(AXES[j], name=name) for j, name in zip((2, 0, 1), ("m", "n", "k"), strict=True)]
+    renamed = [
+        replace(AXES[j], name=name) for j, name in zip((2, 0, 1), ("m", "n", "k"), strict=True)
+    ]
     found = good_regions(turned, renamed, TAU, 5)
     same(expected, [found[1], found[2], found[0]])
     assert not np.array_equal(good_regions(parts, AXES, TAU, 6)[0].profile, expected[0].profile)
@@ -264,7 +311,9 @@ def test_too_little_to_tell_says_so() -> None:
 
 def test_equal_scores_beside_divergence_still_show_the_cliff() -> None:
     points = np.linspace(0, 1, 40)[:, None]
-    part = GroupPoints("books", points, np.where(points[:, 0] > 0.6, np.nan, 1.0), points[:, 0] > 0.6)
+    part = GroupPoints(
+        "books", points, np.where(points[:, 0] > 0.6, np.nan, 1.0), points[:, 0] > 0.6
+    )
     region = good_regions([part], AXES[:1], TAU, 0)[0]
     assert region.low_censored
     assert region.high_edge is not None
@@ -278,7 +327,9 @@ def test_whole_numbers_and_choices() -> None:
     sizes, codes = rng.integers(1, 17, 90), rng.integers(0, 3, 90)
     scores = np.array([0.0, 1.0, 0.05])[codes] + 0.02 * (sizes > 8) + 0.05 * rng.normal(size=90)
     points = np.column_stack([batch.to_unit(sizes), codes])
-    size, choice = good_regions([GroupPoints("a", points, scores, np.zeros(90, bool))], (batch, loss), 0.2, 0)
+    size, choice = good_regions(
+        [GroupPoints("a", points, scores, np.zeros(90, bool))], (batch, loss), 0.2, 0
+    )
     np.testing.assert_allclose(size.grid, np.arange(1, 17))
     assert size.low_censored
     assert size.high_censored
@@ -292,19 +343,26 @@ def test_whole_numbers_and_choices() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "d", "tau", "repeats"), [(40, 3, 0.5, 150), (40, 2, 1.0, 150), (100, 3, 0.5, 60)])
+@pytest.mark.parametrize(
+    ("n", "d", "tau", "repeats"), [(40, 3, 0.5, 150), (40, 2, 1.0, 150), (100, 3, 0.5, 60)]
+)
 def test_rate_of_edges_on_flat_noise(n: int, d: int, tau: float, repeats: int) -> None:
     found = [good_regions([flat(n, d, seed)], AXES[:d], tau, seed) for seed in range(repeats)]
     assert np.mean([any(region.bounded for region in regions) for regions in found]) <= 0.075
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("n", "d", "nuisance", "groups"), [(60, 2, 0.0, 1), (100, 3, 1.0, 1), (36, 2, 0.0, 3)])
+@pytest.mark.parametrize(
+    ("n", "d", "nuisance", "groups"), [(60, 2, 0.0, 1), (100, 3, 1.0, 1), (36, 2, 0.0, 3)]
+)
 def test_coverage_of_edges(n: int, d: int, nuisance: float, groups: int) -> None:
     low, high = edges()
     found = []
     for seed in range(80):
-        parts = [cliff(n, d, 1000 + 100 * j + seed, nuisance=nuisance, group=str(j)) for j in range(groups)]
+        parts = [
+            cliff(n, d, 1000 + 100 * j + seed, nuisance=nuisance, group=str(j))
+            for j in range(groups)
+        ]
         found.append(good_regions(parts, AXES[:d], TAU, seed)[0])
     assert np.mean([r.low_edge is not None and r.high_edge is not None for r in found]) >= 0.9
     assert np.mean([covered(r.low_edge, low) for r in found if r.low_edge]) >= 0.8

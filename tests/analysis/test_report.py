@@ -11,9 +11,9 @@ import pytest
 from planted import baselines, demo_spec, header_of, plant, quick_ledger, write_trial
 
 from ray_unlearn.analysis.report import write_report
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.table import result_table, write_table
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.table import result_table, write_table
 
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr", "path", "use", "image", "rect"}
 
@@ -68,7 +68,9 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_study(tmp_path: Path) -> Path:
     """Two methods, one trial each."""
-    spec = demo_spec(trials_per_method=1).model_copy(update={"methods": ("gradient_ascent", "ascent_kl_general")})
+    spec = demo_spec(trials_per_method=1).model_copy(
+        update={"methods": ("gradient_ascent", "ascent_kl_general")}
+    )
     return plant(tmp_path / "small", trials=1, seed=9, spec=spec)
 
 
@@ -124,7 +126,9 @@ def test_figures_come_as_svg_png_and_numbers(report: Path) -> None:
     assert drawings == {path.stem for path in (report / "figures").glob("*.png")}
     tables = {"demo-verdict", "demo-baselines", "trials", "hypervolume"}
     assert drawings == {path.stem for path in (report / "data").glob("*.csv")} - tables
-    html, markdown = ((report / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    html, markdown = (
+        (report / name).read_text(encoding="utf-8") for name in ("report.html", "report.md")
+    )
     for stem in drawings:
         assert f"data/{stem}.csv" in html
         assert f"figures/{stem}.png" in markdown
@@ -149,7 +153,9 @@ def test_same_results_same_bytes(small_study: Path, tmp_path: Path) -> None:
         len(files) == 3 + figures + figures // 2 + 3
     )  # pages and JSON; SVG and PNG; their numbers; verdict, baselines, trials
     assert files == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
-    assert [name for name in files if (first / name).read_bytes() != (second / name).read_bytes()] == []
+    assert [
+        name for name in files if (first / name).read_bytes() != (second / name).read_bytes()
+    ] == []
 
 
 def test_no_path_of_the_machine_in_the_report(planted_study: Path, report: Path) -> None:
@@ -193,11 +199,21 @@ def test_table_without_baselines_withholds_the_target(planted_study: Path, tmp_p
 
 def test_odd_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     spec = demo_spec(trials_per_method=1).model_copy(update={"methods": ("gradient_ascent",)})
-    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"source": "demo:<b>bold</b>"})})
+    spec = spec.model_copy(
+        update={"model": spec.model.model_copy(update={"source": "demo:<b>bold</b>"})}
+    )
     header = header_of(spec) | {"domain": "<script>alert('$x^')</script> | `a` *b*"}
     with quick_ledger(tmp_path / "s", spec, header=header) as ledger:
         ledger.append({"kind": "baseline", "name": "<i>vanilla", "metrics": baselines()["vanilla"]})
-        write_trial(ledger, spec, "gradient_ascent", {"learning_rate": 3e-4}, {}, status="failed", reason="<u>why</u>")
+        write_trial(
+            ledger,
+            spec,
+            "gradient_ascent",
+            {"learning_rate": 3e-4},
+            {},
+            status="failed",
+            reason="<u>why</u>",
+        )
     write_report([tmp_path / "s"], tmp_path / "out")
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<script" not in html
@@ -220,12 +236,16 @@ def test_odd_method_names_can_be_drawn(small_study: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.usefixtures("no_figures")
-def test_two_studies_of_one_name_stay_apart(planted_study: Path, small_study: Path, tmp_path: Path) -> None:
+def test_two_studies_of_one_name_stay_apart(
+    planted_study: Path, small_study: Path, tmp_path: Path
+) -> None:
     write_report([planted_study, small_study], tmp_path / "out")
     page = read(tmp_path / "out")
     assert len(page.ids) == len(set(page.ids))
     assert "demo (small)" in page.text
-    assert {"demo-verdict.csv", "demo-2-verdict.csv"} <= {path.name for path in (tmp_path / "out" / "data").iterdir()}
+    assert {"demo-verdict.csv", "demo-2-verdict.csv"} <= {
+        path.name for path in (tmp_path / "out" / "data").iterdir()
+    }
 
 
 def test_an_output_that_cannot_be_written(planted_study: Path, tmp_path: Path) -> None:

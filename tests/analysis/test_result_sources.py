@@ -9,9 +9,9 @@ from planted import demo_spec, quick_ledger
 
 from ray_unlearn.analysis.table import load
 from ray_unlearn.analysis.verdict import verdict
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.table import baseline_table, result_table, write_table
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.table import baseline_table, result_table, write_table
 
 
 @pytest.fixture
@@ -31,7 +31,11 @@ def table_of(planted_study: Path, tmp_path: Path):
 
 def test_facts_of_a_study_directory(planted_study: Path) -> None:
     study = load([planted_study]).studies[0]
-    assert (study.name, study.domain, study.model) == ("demo", "Shakespeare scenes", "demo:shakespeare")
+    assert (study.name, study.domain, study.model) == (
+        "demo",
+        "Shakespeare scenes",
+        "demo:shakespeare",
+    )
     assert study.source == "demo-study/ledger/events.jsonl"
     assert study.planned == 42
     assert sum(study.outcomes.values()) == 42
@@ -42,7 +46,9 @@ def test_facts_of_a_study_directory(planted_study: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv"])
-def test_a_table_gives_the_same_verdict_as_its_study(planted_study: Path, table_of, ending: str) -> None:
+def test_a_table_gives_the_same_verdict_as_its_study(
+    planted_study: Path, table_of, ending: str
+) -> None:
     from_ledger = verdict(load([planted_study]).studies[0])
     from_table = verdict(load([table_of(ending)]).studies[0])
     pd.testing.assert_frame_equal(from_table, from_ledger, check_dtype=False, rtol=1e-12)
@@ -79,7 +85,9 @@ def test_no_source_missing_source_wrong_source(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
         load([tmp_path / "nowhere"])
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match=r"notes\.txt: neither a study directory nor a result table"):
+    with pytest.raises(
+        UserError, match=r"notes\.txt: neither a study directory nor a result table"
+    ):
         load([tmp_path / "notes.txt"])
     with pytest.raises(UserError, match=r"no `ledger/events\.jsonl` in it"):
         load([tmp_path])

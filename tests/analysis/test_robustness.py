@@ -57,12 +57,18 @@ def test_expected_best_is_unbiased_where_the_plug_in_estimate_is_not() -> None:
     assert plug_in.mean() - 1 / k > 8 * error
 
 
-@pytest.mark.parametrize(("k", "rank"), [(1, 99_999), (7, 60_000), (5_000, 300), (50_000, 40), (99_999, 2)])
+@pytest.mark.parametrize(
+    ("k", "rank"), [(1, 99_999), (7, 60_000), (5_000, 300), (50_000, 40), (99_999, 2)]
+)
 def test_weights_of_a_hundred_thousand_trials_are_exact(k: int, rank: int) -> None:
     """Binomials of 100,000 have 30,000 digits; Python's integers are exact."""
     n = 100_000
     weights = best_weights(n, [k])[0]
-    log_exact = math.log2(math.comb(n - rank, k - 1)) - math.log2(math.comb(n, k)) if k > 1 else -math.log2(n)
+    log_exact = (
+        math.log2(math.comb(n - rank, k - 1)) - math.log2(math.comb(n, k))
+        if k > 1
+        else -math.log2(n)
+    )
     assert weights[rank - 1] == pytest.approx(2**log_exact, rel=1e-9, abs=1e-300)
     assert weights.sum() == pytest.approx(1, abs=1e-11)
 
@@ -71,7 +77,9 @@ def test_weights_of_a_hundred_thousand_trials_are_exact(k: int, rank: int) -> No
     ("successes", "n", "low", "high"),
     [(0, 10, 0.0, 0.3085), (5, 10, 0.1871, 0.8129), (10, 10, 0.6915, 1.0), (1, 20, 0.0013, 0.2487)],
 )
-def test_share_has_the_tabled_clopper_pearson_interval(successes: int, n: int, low: float, high: float) -> None:
+def test_share_has_the_tabled_clopper_pearson_interval(
+    successes: int, n: int, low: float, high: float
+) -> None:
     scores = np.where(np.arange(n) < successes, 0.0, 5.0)
     share = share_within(scores, np.zeros(n, dtype=bool), best=0.0, tolerance=1.0)
     assert (share.successes, share.n, share.share) == (successes, n, successes / n)
@@ -88,7 +96,9 @@ def test_share_interval_covers_at_least_95_percent() -> None:
 
 
 def test_infeasible_trials_count_against_a_method_and_a_score_on_the_limit_is_good() -> None:
-    share = share_within([0.1, 0.1 + 0.2, 0.9, math.nan], [False, False, False, True], best=0.1, tolerance=0.2)
+    share = share_within(
+        [0.1, 0.1 + 0.2, 0.9, math.nan], [False, False, False, True], best=0.1, tolerance=0.2
+    )
     assert (share.successes, share.n) == (2, 4)
     # 0.8 - 0.1 is just above 0.7 in floating point.
     assert share_within([0.8], [False], best=0.1, tolerance=0.7).successes == 1
@@ -103,11 +113,17 @@ def test_tuning_curve_and_its_band() -> None:
     curve = tuning_curve(scores, infeasible, [1, 4, 15], fallback=3.0)
     assert (curve.n, curve.n_infeasible) == (30, int(infeasible.sum()))
     assert list(curve.expected_best) == sorted(curve.expected_best, reverse=True)
-    for k, value, low, high in zip(curve.ks, curve.expected_best, curve.low, curve.high, strict=True):
+    for k, value, low, high in zip(
+        curve.ks, curve.expected_best, curve.low, curve.high, strict=True
+    ):
         assert value == pytest.approx(expected_best(scores, infeasible, k, 3.0))
-        without = [expected_best(np.delete(scores, i), np.delete(infeasible, i), k, 3.0) for i in range(30)]
+        without = [
+            expected_best(np.delete(scores, i), np.delete(infeasible, i), k, 3.0) for i in range(30)
+        ]
         error = math.sqrt(29 * np.var(without))
-        assert (low, high) == pytest.approx((value - 1.699 * error, value + 1.699 * error), rel=1e-3)
+        assert (low, high) == pytest.approx(
+            (value - 1.699 * error, value + 1.699 * error), rel=1e-3
+        )
 
 
 def test_a_method_that_always_diverges_is_worth_doing_nothing() -> None:
@@ -162,7 +178,9 @@ def test_many_resamples_at_once_give_nearly_the_share_that_one_gives() -> None:
     noisy = ranked(row + rng.normal(size=3000), np.zeros(3000, dtype=bool), row)
     for values, error in ((row, 0.002), (noisy, 0.05)):
         exact = own_best_share(values[None], 20, 0.2)[0]
-        assert own_best_share(np.tile(values, (600, 1)), 20, 0.2)[0] == pytest.approx(exact, abs=error)
+        assert own_best_share(np.tile(values, (600, 1)), 20, 0.2)[0] == pytest.approx(
+            exact, abs=error
+        )
 
 
 def test_halves_have_the_spread_of_a_mean() -> None:
@@ -178,7 +196,12 @@ def test_halves_have_the_spread_of_a_mean() -> None:
 
 
 def planted(
-    rng: np.random.Generator, shares: dict[str, float], counts: dict[str, int], *, groups: int = 3, noise: float = 0.0
+    rng: np.random.Generator,
+    shares: dict[str, float],
+    counts: dict[str, int],
+    *,
+    groups: int = 3,
+    noise: float = 0.0,
 ) -> pd.DataFrame:
     """`TrialTable.trials` of methods whose share of configurations within 1 of the best is known; some of the rest diverge.
 
@@ -193,7 +216,9 @@ def planted(
         halves = {name: truth + noise * rng.normal(size=n) for name in ("score", "score_selection")}
         parts.append(pd.DataFrame(halves | {"group": f"domain_{group}", "method": method}))
     table = pd.concat(parts, ignore_index=True)
-    return table.assign(trial=range(len(table)), seed=0.0, drawn="space", infeasible=table["score"].isna())
+    return table.assign(
+        trial=range(len(table)), seed=0.0, drawn="space", infeasible=table["score"].isna()
+    )
 
 
 def claim(table: pd.DataFrame, seed: int = 0, repeats: int = 400) -> RobustnessClaim:
@@ -213,7 +238,9 @@ def mean_statistic(groups: int) -> Statistic:
 
 @pytest.fixture
 def table() -> pd.DataFrame:
-    return planted(np.random.default_rng(5), {"wide": 0.6, "narrow": 0.15}, {"wide": 40, "narrow": 36})
+    return planted(
+        np.random.default_rng(5), {"wide": 0.6, "narrow": 0.15}, {"wide": 40, "narrow": 36}
+    )
 
 
 def test_a_planted_difference_is_found_and_scoped(table: pd.DataFrame) -> None:
@@ -231,7 +258,9 @@ def test_a_planted_difference_is_found_and_scoped(table: pd.DataFrame) -> None:
 
 
 def test_the_claim_is_mirrored_when_the_methods_swap(table: pd.DataFrame) -> None:
-    mirrored = robustness_claim(table, "narrow", "wide", 1.0, 0, fallback=dict.fromkeys(table["group"], 6.0))
+    mirrored = robustness_claim(
+        table, "narrow", "wide", 1.0, 0, fallback=dict.fromkeys(table["group"], 6.0)
+    )
     assert mirrored.outcome == "less robust"
     for one, other in zip(claim(table).differences, mirrored.differences, strict=True):
         assert one.mean == pytest.approx(-other.mean)
@@ -239,10 +268,14 @@ def test_the_claim_is_mirrored_when_the_methods_swap(table: pd.DataFrame) -> Non
 
 def test_methods_that_score_alike_to_the_last_digits_do_not_differ() -> None:
     """All trials at 0.1, in unequal numbers: sums of weights differ by 1e-16, and so would every resample."""
-    data = planted(np.random.default_rng(4), {"wide": 1.0, "narrow": 1.0}, {"wide": 36, "narrow": 101})
+    data = planted(
+        np.random.default_rng(4), {"wide": 1.0, "narrow": 1.0}, {"wide": 36, "narrow": 101}
+    )
     found = claim(data.assign(score=0.1, score_selection=0.1))
     assert found.outcomes == ("not settled",) * 3
-    assert [(d.mean, d.better, d.worse, d.sign_p) for d in found.differences] == [(0.0, 0, 0, 1.0)] * 3
+    assert [(d.mean, d.better, d.worse, d.sign_p) for d in found.differences] == [
+        (0.0, 0, 0, 1.0)
+    ] * 3
 
 
 def test_order_and_names_change_nothing(table: pd.DataFrame) -> None:
@@ -256,7 +289,9 @@ def test_order_and_names_change_nothing(table: pd.DataFrame) -> None:
 
 def test_an_adaptive_sampler_does_not_make_a_method_robust(table: pd.DataFrame) -> None:
     """Its trials sit where the good ones are. They may set the best known, and are not counted."""
-    adaptive = planted(np.random.default_rng(6), {"narrow": 1.0}, {"narrow": 200}).assign(drawn="adaptive")
+    adaptive = planted(np.random.default_rng(6), {"narrow": 1.0}, {"narrow": 200}).assign(
+        drawn="adaptive"
+    )
     adaptive["trial"] += len(table)
     both = claim(pd.concat([table, adaptive]))
     own, known, area = claim(table).differences
@@ -287,19 +322,25 @@ def test_groups_that_cannot_be_paired_are_named(table: pd.DataFrame) -> None:
 
 def test_difference_of_means_against_the_textbook() -> None:
     """Three groups: the interval is that of the normal approximation, sqrt(sum of s^2/n) / 3 wide."""
-    data = planted(np.random.default_rng(2), {"wide": 1.0, "narrow": 1.0}, {"wide": 40, "narrow": 40})
+    data = planted(
+        np.random.default_rng(2), {"wide": 1.0, "narrow": 1.0}, {"wide": 40, "narrow": 40}
+    )
     found = paired_difference(data, "wide", "narrow", mean_statistic(3), 0, repeats=20_000)
     parts = data.groupby(["group", "method"])["score"]
     error = math.sqrt(float((parts.var() / parts.size()).sum())) / 3
     margin = float(norm.ppf(0.95)) * error
     assert found.over_trials.high - found.over_trials.low == pytest.approx(2 * margin, rel=0.03)
-    assert found.over_trials.p_value == pytest.approx(2 * norm.sf(abs(found.mean) / error), abs=0.02)
+    assert found.over_trials.p_value == pytest.approx(
+        2 * norm.sf(abs(found.mean) / error), abs=0.02
+    )
     by_hand = parts.mean().unstack()
     assert found.mean == pytest.approx(float((by_hand["wide"] - by_hand["narrow"]).mean()))
 
 
 def test_five_groups_allow_a_claim_beyond_them() -> None:
-    data = planted(np.random.default_rng(3), {"wide": 0.7, "narrow": 0.1}, {"wide": 24, "narrow": 24}, groups=5)
+    data = planted(
+        np.random.default_rng(3), {"wide": 0.7, "narrow": 0.1}, {"wide": 24, "narrow": 24}, groups=5
+    )
     found = claim(data)
     assert found.scope == "domains like these"
     assert found.outcome_beyond == "more robust"
@@ -328,11 +369,16 @@ def test_holm_by_hand() -> None:
 def test_equal_methods_are_rarely_told_apart(counts: dict[str, int]) -> None:
     """Nominal 10 %; allowed: 4 standard errors of the repeats above."""
     rng, repeats = np.random.default_rng(7), 200
-    claims = [claim(planted(rng, {"wide": 0.3, "narrow": 0.3}, counts, noise=0.3), r) for r in range(repeats)]
+    claims = [
+        claim(planted(rng, {"wide": 0.3, "narrow": 0.3}, counts, noise=0.3), r)
+        for r in range(repeats)
+    ]
     limit = 0.10 + 4 * math.sqrt(0.09 / repeats)
     for i in range(3):
         assert np.mean([c.outcomes[i] != "not settled" for c in claims]) <= limit
-    assert np.mean([c.outcome != "not settled" for c in claims]) <= 0.10 + 2 * math.sqrt(0.09 / repeats)
+    assert np.mean([c.outcome != "not settled" for c in claims]) <= 0.10 + 2 * math.sqrt(
+        0.09 / repeats
+    )
 
 
 @pytest.mark.slow

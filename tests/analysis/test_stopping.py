@@ -54,7 +54,13 @@ def test_the_checkpoint_is_the_first_crossing_else_the_last_evaluation() -> None
 
 def test_regrets_and_savings_by_hand() -> None:
     rule = judged(by_hand())
-    assert (rule.n_trials, rule.n_regrets, rule.n_infeasible, rule.n_infeasible_last, rule.n_cut_short) == (
+    assert (
+        rule.n_trials,
+        rule.n_regrets,
+        rule.n_infeasible,
+        rule.n_infeasible_last,
+        rule.n_cut_short,
+    ) == (
         4,
         4,
         0,
@@ -90,12 +96,16 @@ def test_each_group_and_row_has_its_own_target() -> None:
 
 @pytest.mark.parametrize("absent", ["forget_nll", "target_nll"])
 @pytest.mark.parametrize("how", ["no column", "empty column", "nullable column"])
-def test_without_target_or_forget_nll_the_last_step_counts_and_no_rule_is_judged(absent: str, how: str) -> None:
+def test_without_target_or_forget_nll_the_last_step_counts_and_no_rule_is_judged(
+    absent: str, how: str
+) -> None:
     rows = by_hand()
     if how == "no column":
         rows = rows.drop(columns=absent)
     else:
-        rows[absent] = pd.array([pd.NA] * len(rows), dtype="Float64") if how == "nullable column" else np.nan
+        rows[absent] = (
+            pd.array([pd.NA] * len(rows), dtype="Float64") if how == "nullable column" else np.nan
+        )
     table = checkpoints(rows)
     assert table["update"].tolist() == [16, 16, 16, 12]
     assert table["crossed"].tolist() == [None] * 4
@@ -117,14 +127,21 @@ def test_a_trial_that_diverges_at_its_checkpoint_is_counted_and_in_no_mean() -> 
     rows.loc[rows["trial"].eq("d") & rows["update"].eq(8), ["score", "score_selection"]] = np.nan
     assert checkpoints(rows)["infeasible"].tolist() == [False, False, False, True]
     rule = judged(rows)
-    assert (rule.n_trials, rule.n_infeasible, rule.n_regrets, rule.crossed.successes) == (4, 1, 3, 3)
+    assert (rule.n_trials, rule.n_infeasible, rule.n_regrets, rule.crossed.successes) == (
+        4,
+        1,
+        3,
+        3,
+    )
     assert rule.regret_mean == pytest.approx(0.0)
 
 
 def test_one_evaluation_says_nothing_about_when_to_stop() -> None:
     rows = by_hand()
     assert stopping_rule(rows[rows["update"] == 4], seed=0) is None
-    alone = pd.concat([rows, pd.DataFrame([("e", "text", 4, 3.0, 9.0, 9.0, TARGET, 16)], columns=rows.columns)])
+    alone = pd.concat(
+        [rows, pd.DataFrame([("e", "text", 4, 3.0, 9.0, 9.0, TARGET, 16)], columns=rows.columns)]
+    )
     assert judged(alone) == judged(rows)
     assert checkpoints(alone)["trial"].tolist() == ["a", "b", "c", "d", "e"]
 
@@ -149,7 +166,9 @@ def test_checkpoints_as_one_trial_at_a_time_would_find_them() -> None:
     rows = pd.DataFrame(
         {
             "trial": rng.integers(0, 300, 3000),
-            "forget_nll": rng.choice([1.0, 2.0, 3.0, np.nan, np.inf], 3000, p=[0.7, 0.1, 0.1, 0.05, 0.05]),
+            "forget_nll": rng.choice(
+                [1.0, 2.0, 3.0, np.nan, np.inf], 3000, p=[0.7, 0.1, 0.1, 0.05, 0.05]
+            ),
             "target_nll": rng.choice([2.0, 2.5, np.nan], 3000, p=[0.45, 0.45, 0.1]),
             "score": rng.choice([0.1, np.nan], 3000),
         }
@@ -158,7 +177,10 @@ def test_checkpoints_as_one_trial_at_a_time_would_find_them() -> None:
     table = checkpoints(rows).set_index("trial")
     assert len(table) == rows["trial"].nunique()
     for trial, part in rows.sort_values("update").groupby("trial"):
-        stop = next((i for i, row in part.iterrows() if row["forget_nll"] >= row["target_nll"]), part.index[-1])
+        stop = next(
+            (i for i, row in part.iterrows() if row["forget_nll"] >= row["target_nll"]),
+            part.index[-1],
+        )
         at = part.loc[stop]
         known = not (np.isnan(at["forget_nll"]) or np.isnan(at["target_nll"]))
         found = table.loc[trial]
@@ -185,7 +207,9 @@ def noise(trials: int, evaluations: int, seed: int) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize(("evaluations", "optimism"), [(5, 1.163), (10, 1.539), (20, 1.867)])
-def test_hindsight_charges_the_rule_with_noise_and_a_second_half_does_not(evaluations: int, optimism: float) -> None:
+def test_hindsight_charges_the_rule_with_noise_and_a_second_half_does_not(
+    evaluations: int, optimism: float
+) -> None:
     """The expected minimum of n normal draws: the true regret is 0 here, since every step is equally good."""
     rows = noise(trials=2000, evaluations=evaluations, seed=evaluations)
     honest = judged(rows, bootstraps=50)
@@ -213,7 +237,11 @@ def test_a_rule_that_stops_too_late_is_charged_what_that_costs() -> None:
 def test_the_interval_is_that_of_a_mean_within_groups() -> None:
     """Regrets of 0 and 1 by group, constant within: resampled within groups, the mean cannot vary."""
     rows = by_hand()
-    rows.loc[rows["trial"].isin(["a", "b"]), ["score", "score_selection"]] = [[0.5] * 2, [0.0] * 2, [0.5] * 2] * 2
+    rows.loc[rows["trial"].isin(["a", "b"]), ["score", "score_selection"]] = [
+        [0.5] * 2,
+        [0.0] * 2,
+        [0.5] * 2,
+    ] * 2
     rows.loc[rows["trial"].eq("a"), "forget_nll"] = 2.5
     rows.loc[rows["trial"].isin(["c", "d"]), ["score", "score_selection"]] = 0.3
     rule = judged(rows)
@@ -235,5 +263,11 @@ def test_the_interval_covers_the_true_regret() -> None:
 def test_results_are_plain_numbers() -> None:
     rule = judged(by_hand())
     for name, value in dataclasses.asdict(rule).items():
-        values = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+        values = (
+            value.values()
+            if isinstance(value, dict)
+            else value
+            if isinstance(value, tuple)
+            else [value]
+        )
         assert all(type(v) in (int, float, bool) for v in values), name

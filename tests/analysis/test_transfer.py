@@ -7,7 +7,9 @@ import pytest
 from ray_unlearn.analysis.transfer import Box, leave_one_out, summary
 
 
-def trials(models: tuple[str, ...] = ("m",), domains: tuple[str, ...] = ("x", "y", "z")) -> pd.DataFrame:
+def trials(
+    models: tuple[str, ...] = ("m",), domains: tuple[str, ...] = ("x", "y", "z")
+) -> pd.DataFrame:
     """Ten trials of each domain on each model; the score is the distance of the learning rate from 3."""
     rates = np.arange(1.0, 11.0)
     return pd.concat(
@@ -24,9 +26,13 @@ def trials(models: tuple[str, ...] = ("m",), domains: tuple[str, ...] = ("x", "y
 
 def test_regrets_by_hand() -> None:
     """Inside [2, 4] the scores are 1, 0, 1; outside as well they are 0, 1, 1, 2, 2, 3, 4, 5, 6, 7."""
-    (first, *_) = leave_one_out(trials(), lambda groups: {"learning_rate": (2.0, 4.0)}, lambda group: 2.5, 2, {})
+    (first, *_) = leave_one_out(
+        trials(), lambda groups: {"learning_rate": (2.0, 4.0)}, lambda group: 2.5, 2, {}
+    )
     assert (first.group, first.n_inside, first.n_trials, first.inside_trials) == ("x", 3, 10, 2)
-    assert first.regret == pytest.approx(1 / 3), "the best of two of 0, 1, 1 is 1 in one of three pairs"
+    assert first.regret == pytest.approx(1 / 3), (
+        "the best of two of 0, 1, 1 is 1 in one of three pairs"
+    )
     full = [0, 1, 1, 2, 2, 3, 4, 5, 6, 7]
     pairs = [min(a, b) for i, a in enumerate(full) for b in full[i + 1 :]]
     assert first.regret_full_space == pytest.approx(np.mean(pairs))
@@ -66,9 +72,20 @@ def test_more_models_than_domains_are_left_out_instead() -> None:
 
 def test_nothing_is_said_where_nothing_can_be_left_out_or_too_little_lies_inside() -> None:
     assert (
-        leave_one_out(trials(domains=("x",)), lambda groups: {"learning_rate": (2.0, 4.0)}, lambda group: 2.5, 2, {})
+        leave_one_out(
+            trials(domains=("x",)),
+            lambda groups: {"learning_rate": (2.0, 4.0)},
+            lambda group: 2.5,
+            2,
+            {},
+        )
         == ()
     )
-    assert leave_one_out(trials(), lambda groups: {"learning_rate": (2.0, 2.5)}, lambda group: 2.5, 2, {}) == ()
+    assert (
+        leave_one_out(
+            trials(), lambda groups: {"learning_rate": (2.0, 2.5)}, lambda group: 2.5, 2, {}
+        )
+        == ()
+    )
     assert leave_one_out(trials(), lambda groups: None, lambda group: 2.5, 2, {}) == ()
     assert summary(()) is None

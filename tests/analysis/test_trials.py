@@ -16,14 +16,14 @@ from ray_unlearn.analysis.health import health
 from ray_unlearn.analysis.searched import combined, seen_axis
 from ray_unlearn.analysis.table import Results, load
 from ray_unlearn.analysis.trials import TrialTable, trial_table
-from ray_unlearn.results.ledger import Ledger, read_ledger
-from ray_unlearn.results.schema import Row
-from ray_unlearn.results.score import Baselines, Weights, scored
-from ray_unlearn.results.table import baseline_table, result_table, write_table
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.guidelines import ScoreInfo
+from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.ledger import Ledger, read_ledger
+from ray_unlearn.store.row_score import Baselines, Weights, scored
+from ray_unlearn.store.schema import Row
+from ray_unlearn.store.table import baseline_table, result_table, write_table
 
 METHOD = "ascent_descent_general"
 TARGET = math.log(VANILLA_PPL["approximate"])
@@ -44,12 +44,18 @@ def write(
     number = len(ledger.record.trials)
     config = spec.trial_config(spec.spaces[METHOD].resolve(chosen), METHOD, number % 3, "context")
     known = {"number": number, "trial_id": config.id}
-    ledger.append({"kind": "trial", **known, "config": config.model_dump(mode="json"), "source": source})
+    ledger.append(
+        {"kind": "trial", **known, "config": config.model_dump(mode="json"), "source": source}
+    )
     for update in updates:
-        row = planted_row(METHOD, chosen["learning_rate"], update, 1.0, random.Random(number * 100 + update))
+        row = planted_row(
+            METHOD, chosen["learning_rate"], update, 1.0, random.Random(number * 100 + update)
+        )
         ledger.append({"kind": "row", **known, "attempt": 0, "update": update, "metrics": row})
     if status != "running":
-        ledger.append({"kind": "outcome", **known, "attempt": 0, "status": status, "reason": reason})
+        ledger.append(
+            {"kind": "outcome", **known, "attempt": 0, "status": status, "reason": reason}
+        )
 
 
 def write_baselines(ledger: Ledger, extra: dict[str, Row] | None = None) -> None:
@@ -73,7 +79,12 @@ def test_scores_are_those_of_the_first_crossing_evaluation(planted_study: Path) 
         crossing = [row for row in trial.rows if row["forget_nll"] >= TARGET]
         row = crossing[0] if crossing else trial.rows[-1]
         found = (line["update"], line["score"], line["score_selection"], line["crossed"])
-        assert found == (row["update"], row["score_reporting"], row["score_selection"], bool(crossing))
+        assert found == (
+            row["update"],
+            row["score_reporting"],
+            row["score_selection"],
+            bool(crossing),
+        )
     assert set(table.trials["crossed"]) == {True, False, None}
     assert "forget NLL reaches that of the vanilla model" in table.score.checkpoint_rule
     assert len(table.rows) == sum(len(trial.rows) for trial in record.trials.values())
@@ -89,14 +100,21 @@ def test_axes_are_those_of_the_search_space(planted_study: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv"])
-def test_a_table_gives_the_same_scores_as_its_study(planted_study: Path, tmp_path: Path, ending: str) -> None:
+def test_a_table_gives_the_same_scores_as_its_study(
+    planted_study: Path, tmp_path: Path, ending: str
+) -> None:
     record = read_ledger(planted_study / "ledger")
     write_table(result_table(record), tmp_path / f"rows{ending}")
     write_table(baseline_table(record), tmp_path / f"rows.baselines{ending}")
-    study, table = (trial_table(load([path])) for path in (planted_study, tmp_path / f"rows{ending}"))
+    study, table = (
+        trial_table(load([path])) for path in (planted_study, tmp_path / f"rows{ending}")
+    )
     told = ["drawn"]  # only the study knows how its older trials were drawn
     pd.testing.assert_frame_equal(
-        table.trials.drop(columns=told), study.trials.drop(columns=told), check_dtype=False, rtol=1e-12
+        table.trials.drop(columns=told),
+        study.trials.drop(columns=told),
+        check_dtype=False,
+        rtol=1e-12,
     )
     assert set(table.trials["drawn"]) == {"unknown"}
     for method in study.methods:
@@ -136,11 +154,22 @@ def test_rows_before_the_fewest_steps_are_no_candidates(tmp_path: Path) -> None:
     spec = spec_with(steps=IntRange(type="int", low=10, high=40, free=True))
     with quick_ledger(tmp_path / "s", spec) as ledger:
         write_baselines(ledger)
-        write(ledger, spec, {"learning_rate": 1e-3, "w_r": 1.0}, [3, 6, 10, 16])  # crosses at 6 already
-        write(ledger, spec, {"learning_rate": 1e-3, "w_r": 2.0}, [3, 6], status="pruned", reason="asha: rung 6")
+        write(
+            ledger, spec, {"learning_rate": 1e-3, "w_r": 1.0}, [3, 6, 10, 16]
+        )  # crosses at 6 already
+        write(
+            ledger,
+            spec,
+            {"learning_rate": 1e-3, "w_r": 2.0},
+            [3, 6],
+            status="pruned",
+            reason="asha: rung 6",
+        )
     table = trial_table(load([tmp_path / "s"]))
     crossed_at = [
-        r["update"] for r in read_ledger(tmp_path / "s" / "ledger").trials[0].rows if r["forget_nll"] >= TARGET
+        r["update"]
+        for r in read_ledger(tmp_path / "s" / "ledger").trials[0].rows
+        if r["forget_nll"] >= TARGET
     ]
     assert crossed_at[0] < 10
     assert list(table.trials["update"]) == [10]
@@ -159,10 +188,24 @@ def test_searched_steps_are_an_axis_and_only_the_last_one_counts(tmp_path: Path)
     cosine = {"schedule": "cosine", "warmup_ratio": 0.05, "w_r": 1.0}
     with quick_ledger(tmp_path / "s", spec) as ledger:
         write_baselines(ledger)
-        write(ledger, spec, {"learning_rate": 9e-4, "steps": 25, "batch_size": 4, **cosine}, [3, 10, 25])
-        write(ledger, spec, {"learning_rate": 2e-4, "steps": 40, "batch_size": 8, **cosine}, [3, 40])
+        write(
+            ledger,
+            spec,
+            {"learning_rate": 9e-4, "steps": 25, "batch_size": 4, **cosine},
+            [3, 10, 25],
+        )
+        write(
+            ledger, spec, {"learning_rate": 2e-4, "steps": 40, "batch_size": 8, **cosine}, [3, 40]
+        )
         constant = {"schedule": "constant", "w_r": 1.0, "steps": 16, "batch_size": 8}
-        write(ledger, spec, {"learning_rate": 2e-4, **constant}, [3], status="pruned", reason="asha: rung 3")
+        write(
+            ledger,
+            spec,
+            {"learning_rate": 2e-4, **constant},
+            [3],
+            status="pruned",
+            reason="asha: rung 3",
+        )
         write(ledger, spec, {"learning_rate": 3e-4, **constant}, [3, 16])
     table = trial_table(load([tmp_path / "s"]))
     assert list(table.trials["update"]) == [25, 40, 16]  # the first would have crossed at 10
@@ -171,7 +214,11 @@ def test_searched_steps_are_an_axis_and_only_the_last_one_counts(tmp_path: Path)
     assert list(table.rows["candidate"]) == [False, False, True, False, True, False, True]
     axes = {axis.name: axis for axis in table.axes[METHOD]}
     assert axes["steps"] == Axis("steps", "log", 2, 40, whole=True)
-    assert list(axes["batch_size"].to_unit(table.trials["batch_size"])) == [0, 1, 1]  # labels fit the choices
+    assert list(axes["batch_size"].to_unit(table.trials["batch_size"])) == [
+        0,
+        1,
+        1,
+    ]  # labels fit the choices
     assert list(axes["schedule"].to_unit(table.trials["schedule"])) == [1, 1, 0]
     assert "warmup_ratio" not in axes  # conditional: one trial has none
     assert any(note.startswith("warmup_ratio") for note in table.notes)
@@ -190,8 +237,18 @@ def test_a_narrowed_study_has_trials_outside_its_space(tmp_path: Path) -> None:
     spec = narrow.model_copy(update={"full_spaces": wide.spaces, "search": search})
     with quick_ledger(tmp_path / "s", spec) as ledger:
         write_baselines(ledger)
-        for rate, size, source in ((2e-4, 16, "quasi_random"), (1e-3, 4, "full_space"), (3e-4, 8, "warm_start")):
-            write(ledger, spec, {"learning_rate": rate, "batch_size": size, "w_r": 1.0}, [3], source=source)
+        for rate, size, source in (
+            (2e-4, 16, "quasi_random"),
+            (1e-3, 4, "full_space"),
+            (3e-4, 8, "warm_start"),
+        ):
+            write(
+                ledger,
+                spec,
+                {"learning_rate": rate, "batch_size": size, "w_r": 1.0},
+                [3],
+                source=source,
+            )
     table = trial_table(load([tmp_path / "s"]))
     axes = {axis.name: axis for axis in table.axes[METHOD]}
     assert (axes["learning_rate"].low, axes["learning_rate"].high) == (2e-4, 4e-4)
@@ -208,10 +265,17 @@ def test_outcomes(tmp_path: Path) -> None:
         write(ledger, spec, known | {"w_r": 1.0}, [3, 6], status="failed", reason="worker died")
         write(ledger, spec, known | {"w_r": 2.0}, [3, 6], status="running")
         write(
-            ledger, spec, known | {"w_r": 3.0}, [3, 6], status="pruned", reason="past its best: score 0.5 at update 3"
+            ledger,
+            spec,
+            known | {"w_r": 3.0},
+            [3, 6],
+            status="pruned",
+            reason="past its best: score 0.5 at update 3",
         )
         write(ledger, spec, known | {"w_r": 4.0}, [3], status="pruned", reason="asha: rung 3")
-        write(ledger, spec, known | {"w_r": 5.0}, [3], status="infeasible", reason="non-finite loss")
+        write(
+            ledger, spec, known | {"w_r": 5.0}, [3], status="infeasible", reason="non-finite loss"
+        )
         write(ledger, spec, known | {"w_r": 6.0}, [], status="out_of_memory")
         write(ledger, spec, known | {"w_r": 7.0}, [])
     results = load([tmp_path / "s"])
@@ -219,7 +283,11 @@ def test_outcomes(tmp_path: Path) -> None:
     assert list(table.trials["w_r"]) == [3, 4, 5, 6]
     assert list(table.trials["status"]) == ["complete", "pruned", "infeasible", "out_of_memory"]
     assert list(table.trials["infeasible"]) == [False, False, True, True]
-    assert list(table.left_out["why"]) == ["failed", "no outcome yet", "no evaluation that could be deployed"]
+    assert list(table.left_out["why"]) == [
+        "failed",
+        "no outcome yet",
+        "no evaluation that could be deployed",
+    ]
     facts = health(table, results)
     (line,) = facts.outcomes.to_dict("records")
     assert (line["trials"], line["complete"], line["pruned"], line["without_score"]) == (7, 2, 1, 1)
@@ -233,15 +301,30 @@ def test_who_chose_a_trial(tmp_path: Path) -> None:
         for index in range(10):
             write(ledger, spec, {"learning_rate": 2e-4, "w_r": 1.0 + index / 2}, [3])
     with quick_ledger(tmp_path / "new", spec.model_copy(update={"name": "new"})) as ledger:
-        for index, source in enumerate(["quasi_random", "tpe", "random", "full_space", "warm_start", "grid", "listed"]):
+        for index, source in enumerate(
+            ["quasi_random", "tpe", "random", "full_space", "warm_start", "grid", "listed"]
+        ):
             write(ledger, spec, {"learning_rate": 2e-4, "w_r": 1.0 + index / 2}, [3], source=source)
     old = trial_table(load([tmp_path / "old"]))
     assert list(old.trials["drawn"]) == ["space"] * 6 + ["adaptive"] * 4
     results = load([tmp_path / "new"])
     new = trial_table(results)
-    assert list(new.trials["drawn"]) == ["space", "adaptive", "space", "space", "adaptive", "space", "adaptive"]
+    assert list(new.trials["drawn"]) == [
+        "space",
+        "adaptive",
+        "space",
+        "space",
+        "adaptive",
+        "space",
+        "adaptive",
+    ]
     (line,) = health(new, results).samplers.to_dict("records")
-    assert (line["space"], line["adaptive"], line["unknown"], line["space_share"]) == (4, 3, 0, 4 / 7)
+    assert (line["space"], line["adaptive"], line["unknown"], line["space_share"]) == (
+        4,
+        3,
+        0,
+        4 / 7,
+    )
 
 
 def test_tolerance_is_the_spread_of_retrained_models(tmp_path: Path) -> None:
@@ -249,21 +332,32 @@ def test_tolerance_is_the_spread_of_retrained_models(tmp_path: Path) -> None:
     sds = []
     for name, shifts in (("one", (0.0, 0.04, -0.03)), ("two", (0.0, 0.2, 0.1, 0.3))):
         spec = spec_with(name)
-        spec = spec.model_copy(update={"objective": spec.objective.model_copy(update={"retain": 3.0})})
+        spec = spec.model_copy(
+            update={"objective": spec.objective.model_copy(update={"retain": 3.0})}
+        )
         found = {}
         for i, shift in enumerate(shifts, start=1):
             model = baselines()["exact_retrain"]
-            moved = {key: value + shift for key, value in model.items() if key.startswith(("forget_nll", "retain_nll"))}
+            moved = {
+                key: value + shift
+                for key, value in model.items()
+                if key.startswith(("forget_nll", "retain_nll"))
+            }
             found["exact_retrain" if i == 1 else f"exact_retrain_{i}"] = model | moved
         with quick_ledger(tmp_path / name, spec) as ledger:
             write_baselines(ledger, found)
             write(ledger, spec, {"learning_rate": 2e-4, "w_r": 1.0}, [3])
         known = Baselines(vanilla=baselines()["vanilla"])
-        scores = [scored(model, known, Weights(1.0, 3.0, 1.0))["score_reporting"] for model in found.values()]
+        scores = [
+            scored(model, known, Weights(1.0, 3.0, 1.0))["score_reporting"]
+            for model in found.values()
+        ]
         sds.append(np.std(scores, ddof=1))
     one = trial_table(load([tmp_path / "one"])).score
     assert one.tolerance == pytest.approx(sds[0])
-    assert one.tolerance_source == "one SD of the score across 3 models retrained from different seeds"
+    assert (
+        one.tolerance_source == "one SD of the score across 3 models retrained from different seeds"
+    )
     both = trial_table(load([tmp_path / "one", tmp_path / "two"])).score
     assert both.tolerance == pytest.approx(math.sqrt((sds[0] ** 2 + sds[1] ** 2) / 2))
     assert "3 or 4 models" in both.tolerance_source
@@ -286,7 +380,9 @@ def test_ranges_of_several_studies() -> None:
     assert combined([wide, Axis("lr", "log", 1e-3, 1e-2)]) == Axis("lr", "log", 1e-6, 1e-2)
     one, two = (Axis("kind", "categorical", choices=c) for c in (("a", "b"), ("b", "c")))
     assert combined([one, two]).choices == ("a", "b", "c")
-    with pytest.raises(UserError, match="`lr` is a range in one study and a list of choices in another"):
+    with pytest.raises(
+        UserError, match="`lr` is a range in one study and a list of choices in another"
+    ):
         combined([wide, replace(one, name="lr")])
 
 
@@ -301,7 +397,9 @@ def test_ranges_of_several_studies() -> None:
         ("x", [-5.0, 500.0], "linear", True),
     ],
 )
-def test_scale_of_an_axis_that_is_only_seen(name: str, values: list[float], scale: str, whole: bool) -> None:
+def test_scale_of_an_axis_that_is_only_seen(
+    name: str, values: list[float], scale: str, whole: bool
+) -> None:
     axis = seen_axis(name, pd.Series(values))
     assert axis == Axis(name, scale, values[0], values[1], bounds_known=False, whole=whole)  # type: ignore[arg-type]
     assert seen_axis(name, pd.Series([2.0, 2.0, math.nan])) is None
@@ -323,18 +421,36 @@ def test_scores_with_other_weights_are_not_pooled(planted_study: Path) -> None:
     (study,) = load([planted_study]).studies
     assert study.spec is not None
     objective = study.spec.objective.model_copy(update={"general": 0.5})
-    other = replace(study, name="b", key="b", spec=study.spec.model_copy(update={"objective": objective}))
+    other = replace(
+        study, name="b", key="b", spec=study.spec.model_copy(update={"objective": objective})
+    )
     with pytest.raises(UserError, match="weigh the score differently"):
         trial_table(Results((study, other)))
 
 
 def made_table(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> TrialTable:
-    score = ScoreInfo(name="score", direction="minimize", tolerance=1, tolerance_source="test", checkpoint_rule="last")
+    score = ScoreInfo(
+        name="score",
+        direction="minimize",
+        tolerance=1,
+        tolerance_source="test",
+        checkpoint_rule="last",
+    )
     size = len(trials)
-    known = {"study": "s", "domain": "d", "model": "m", "group": "d", "method": "x", "drawn": "space", "seed": 0.0}
+    known = {
+        "study": "s",
+        "domain": "d",
+        "model": "m",
+        "group": "d",
+        "method": "x",
+        "drawn": "space",
+        "seed": 0.0,
+    }
     trials = trials.assign(trial=range(size), **{k: v for k, v in known.items() if k not in trials})
     trials["status"] = np.where(trials["infeasible"], "infeasible", "complete")
-    return TrialTable(trials.assign(score_selection=trials["score"]), pd.DataFrame(), {"x": axes}, score)
+    return TrialTable(
+        trials.assign(score_selection=trials["score"]), pd.DataFrame(), {"x": axes}, score
+    )
 
 
 def test_health_finds_the_cliff_and_the_bound() -> None:
@@ -342,17 +458,29 @@ def test_health_finds_the_cliff_and_the_bound() -> None:
     unit = (np.arange(40) + 0.5) / 40
     infeasible = unit > 0.8
     frame = pd.DataFrame(
-        {"lr": 10 ** (-6 + 2 * unit), "infeasible": infeasible, "score": np.where(infeasible, np.nan, unit)}
+        {
+            "lr": 10 ** (-6 + 2 * unit),
+            "infeasible": infeasible,
+            "score": np.where(infeasible, np.nan, unit),
+        }
     )
     facts = health(made_table(frame, (Axis("lr", "log", 1e-6, 1e-4),)), Results(()))
     thirds = facts.infeasible.set_index("third")
     assert thirds["trials"].to_dict() == {"lowest": 13, "middle": 14, "highest": 13}
     assert thirds["infeasible"].to_dict() == {"lowest": 0, "middle": 0, "highest": 8}
     assert thirds.loc["highest", "share"] == 8 / 13
-    assert thirds.loc["middle", ["low", "high"]].tolist() == pytest.approx([10 ** (-6 + 2 / 3), 10 ** (-6 + 4 / 3)])
+    assert thirds.loc["middle", ["low", "high"]].tolist() == pytest.approx(
+        [10 ** (-6 + 2 / 3), 10 ** (-6 + 4 / 3)]
+    )
     low, high = facts.at_bounds.to_dict("records")
     # 32 finite trials: the best four lie at 0.0125, 0.0375, 0.0625 and 0.0875 of the range.
-    assert (low["side"], low["best"], low["hits"], low["share"], low["bound"]) == ("low", 4, 2, 0.5, 1e-6)
+    assert (low["side"], low["best"], low["hits"], low["share"], low["bound"]) == (
+        "low",
+        4,
+        2,
+        0.5,
+        1e-6,
+    )
     assert (high["side"], high["hits"]) == ("high", 0)
     assert facts.outcomes.to_dict("records")[0]["infeasible"] == 8
 
@@ -403,7 +531,9 @@ def test_studies_of_one_name_keep_their_trials_apart(tmp_path: Path) -> None:
             tmp_path / folder,
             trials=2,
             seed=ord(folder),
-            spec=spec_with("same").model_copy(update={"search": demo_spec(trials_per_method=2).search}),
+            spec=spec_with("same").model_copy(
+                update={"search": demo_spec(trials_per_method=2).search}
+            ),
         )
     table = trial_table(load([tmp_path / "a", tmp_path / "b"]))
     assert table.trials["study"].nunique() == 2

@@ -12,10 +12,10 @@ from ray_unlearn.analysis.numerals import change, number
 from ray_unlearn.analysis.table import StudyResults, load
 from ray_unlearn.analysis.verdict import agreement, feasible, ranked, verdict
 from ray_unlearn.analysis.wording import agreement_sentence, headline, outcome_sentence
-from ray_unlearn.results.best import best_trial
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.schema import Row
-from ray_unlearn.results.score import Baselines, scored
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.row_score import Baselines, scored
+from ray_unlearn.store.schema import Row
+from ray_unlearn.store.score import best_trial
 
 VANILLA = {"forget": 40.0, "approximate": 80.0, "retain": 40.0, "general": 50.0}
 EXACT = {"forget": 84.0, "approximate": 80.0, "retain": 42.0, "general": 50.0}
@@ -29,18 +29,26 @@ def logs(ppl: dict[str, float]) -> dict[str, float]:
 def row(exact: bool = False, auc: float = 0.5, **ppl: float) -> Row:
     """A scored row whose perplexities are vanilla's but for those given (`retain`, `retain_selection`, ...)."""
     reference = Baselines(
-        row_of(logs(VANILLA), 0.9), row_of(logs(EXACT), 0.5) if exact else None, retraining_flops=6e15
+        row_of(logs(VANILLA), 0.9),
+        row_of(logs(EXACT), 0.5) if exact else None,
+        retraining_flops=6e15,
     )
     return scored(row_of(logs(VANILLA | ppl), auc, flops=5e13), reference)
 
 
-def study_of(folder: Path, trials: list[tuple[str, dict[int, Row], str]], exact: bool = False) -> StudyResults:
+def study_of(
+    folder: Path, trials: list[tuple[str, dict[int, Row], str]], exact: bool = False
+) -> StudyResults:
     """A study of two methods; each trial is method, rows by update, status."""
     spec = demo_spec(trials_per_method=2).model_copy(update={"methods": METHODS})
     with quick_ledger(folder, spec) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": row_of(logs(VANILLA), 0.9)})
+        ledger.append(
+            {"kind": "baseline", "name": "vanilla", "metrics": row_of(logs(VANILLA), 0.9)}
+        )
         if exact:
-            ledger.append({"kind": "baseline", "name": "exact_retrain", "metrics": row_of(logs(EXACT), 0.5)})
+            ledger.append(
+                {"kind": "baseline", "name": "exact_retrain", "metrics": row_of(logs(EXACT), 0.5)}
+            )
         for position, (method, rows, status) in enumerate(trials):
             chosen: dict[str, Any] = {"learning_rate": 2e-4 + 1e-5 * position}
             if method != "gradient_ascent":
@@ -51,15 +59,24 @@ def study_of(folder: Path, trials: list[tuple[str, dict[int, Row], str]], exact:
 
 def test_every_number_of_a_line_by_hand(tmp_path: Path) -> None:
     best = row(forget=84, retain=44, general=45, auc=0.55)
-    study = study_of(tmp_path / "s", [("gradient_ascent", {3: row(forget=60), 6: best}, "complete")])
+    study = study_of(
+        tmp_path / "s", [("gradient_ascent", {3: row(forget=60), 6: best}, "complete")]
+    )
     line = verdict(study).iloc[0]
-    assert (line["method"], line["number"], line["update"], line["learning_rate"]) == ("gradient_ascent", 0, 6, 2e-4)
+    assert (line["method"], line["number"], line["update"], line["learning_rate"]) == (
+        "gradient_ascent",
+        0,
+        6,
+        2e-4,
+    )
     assert line["forget_ppl"] == pytest.approx(84)
     assert line["target_ppl"] == pytest.approx(80)
     assert line["forget_gap_reporting"] == pytest.approx(0.048790164)  # ln(84/80)
     assert line["retain_change"] == pytest.approx(0.10)
     assert line["general_change"] == pytest.approx(-0.10)  # better than vanilla, and no loss below
-    assert line["score_reporting"] == pytest.approx(0.048790164 + 0.5 * 0.095310180)  # gap + (ln 1.1 + 0)/2
+    assert line["score_reporting"] == pytest.approx(
+        0.048790164 + 0.5 * 0.095310180
+    )  # gap + (ln 1.1 + 0)/2
     assert line["mia_loss_auc_reporting"] == 0.55
     assert line["efficiency_ratio"] == pytest.approx(120)
     assert line["distance"] == line["forget_gap_reporting"]
@@ -80,10 +97,13 @@ def test_distance_is_to_the_exactly_retrained_model_where_there_is_one(tmp_path:
 
 def test_chosen_on_selection_shown_on_reporting(tmp_path: Path) -> None:
     """A report that chose on the half it reports would show luck as skill."""
-    lucky = row(forget=80, retain_selection=60, retain_reporting=40)  # best on reporting, poor on selection
+    lucky = row(
+        forget=80, retain_selection=60, retain_reporting=40
+    )  # best on reporting, poor on selection
     sound = row(forget=80, retain_selection=41, retain_reporting=50)
     study = study_of(
-        tmp_path / "s", [("gradient_ascent", {6: lucky}, "complete"), ("gradient_ascent", {6: sound}, "complete")]
+        tmp_path / "s",
+        [("gradient_ascent", {6: lucky}, "complete"), ("gradient_ascent", {6: sound}, "complete")],
     )
     line = verdict(study).iloc[0]
     assert line["number"] == 1
@@ -95,7 +115,10 @@ def test_chosen_on_selection_shown_on_reporting(tmp_path: Path) -> None:
 def test_a_lead_that_the_reporting_half_does_not_confirm_is_said(tmp_path: Path) -> None:
     first = row(forget=80, retain_selection=41, retain_reporting=50)
     second = row(forget=80, retain_selection=42, retain_reporting=41)
-    study = study_of(tmp_path / "s", [(METHODS[0], {6: first}, "complete"), (METHODS[1], {6: second}, "complete")])
+    study = study_of(
+        tmp_path / "s",
+        [(METHODS[0], {6: first}, "complete"), (METHODS[1], {6: second}, "complete")],
+    )
     text = " ".join(headline(study, verdict(study)))
     assert text.startswith("`gradient_ascent` came closest")
     assert "on the reporting half `ascent_descent_in_distribution` is lower" in text
@@ -110,10 +133,15 @@ def test_feasible_limits_belong_to_the_feasible(tmp_path: Path) -> None:
         (row(forget=80, retain=50, general=62.5), True),  # both 25 % up
         (row(forget=80, retain=50.1), False),
         (row(forget=80, general=62.6), False),
-        (row(forget=80, retain_selection=60, retain_reporting=40), True),  # the reporting half decides
+        (
+            row(forget=80, retain_selection=60, retain_reporting=40),
+            True,
+        ),  # the reporting half decides
         (row(forget=math.inf), False),
     ]
-    study = study_of(tmp_path / "s", [("gradient_ascent", {6: metrics}, "complete") for metrics, _ in cases])
+    study = study_of(
+        tmp_path / "s", [("gradient_ascent", {6: metrics}, "complete") for metrics, _ in cases]
+    )
     assert list(feasible(study)) == [expected for _, expected in cases]
 
 
@@ -121,7 +149,11 @@ def test_diverged_trials_are_counted(tmp_path: Path) -> None:
     good, bad = row(forget=80), row(forget=60)
     trials = [
         ("gradient_ascent", {6: good}, "complete"),
-        ("gradient_ascent", {3: good}, "infeasible"),  # was feasible once, then diverged: no configuration
+        (
+            "gradient_ascent",
+            {3: good},
+            "infeasible",
+        ),  # was feasible once, then diverged: no configuration
         ("gradient_ascent", {}, "infeasible"),
         ("gradient_ascent", {3: bad}, "pruned"),
         ("gradient_ascent", {}, "failed"),
@@ -129,7 +161,13 @@ def test_diverged_trials_are_counted(tmp_path: Path) -> None:
     ]
     line = verdict(study_of(tmp_path / "s", trials)).iloc[0]
     assert line["trials"] == 6
-    assert [line[name] for name in ("complete", "pruned", "infeasible", "failed", "running")] == [1, 1, 2, 1, 1]
+    assert [line[name] for name in ("complete", "pruned", "infeasible", "failed", "running")] == [
+        1,
+        1,
+        2,
+        1,
+        1,
+    ]
     assert (line["decided"], line["divergence_share"]) == (4, 0.5)
     assert (line["candidates"], line["feasible_rows"], line["feasible_trials"]) == (2, 1, 1)
 
@@ -146,7 +184,7 @@ def test_a_method_without_a_score_stays_in_the_table_and_comes_last(tmp_path: Pa
 
 
 def test_best_is_the_one_that_status_and_export_name(tmp_path: Path) -> None:
-    """One rule everywhere: ties go to the lowest trial and the fewest updates, as in `results.best`."""
+    """One rule everywhere: ties go to the lowest trial and the fewest updates, as in `store.score`."""
     folder = plant(tmp_path / "s", trials=3)
     record, table = read_ledger(folder / "ledger"), verdict(load([folder]).studies[0])
     spec = demo_spec(trials_per_method=3)
@@ -158,7 +196,9 @@ def test_best_is_the_one_that_status_and_export_name(tmp_path: Path) -> None:
 
 def test_ties_go_to_the_lowest_trial_and_the_fewest_updates(tmp_path: Path) -> None:
     same = row(forget=80)
-    line = verdict(study_of(tmp_path / "s", [("gradient_ascent", {3: same, 6: same}, "complete")] * 2)).iloc[0]
+    line = verdict(
+        study_of(tmp_path / "s", [("gradient_ascent", {3: same, 6: same}, "complete")] * 2)
+    ).iloc[0]
     assert (line["number"], line["update"]) == (0, 3)
 
 
@@ -169,7 +209,9 @@ def test_planted_best_method_is_found(tmp_path: Path) -> None:
 
 
 def test_doing_nothing_can_win(tmp_path: Path) -> None:
-    study = study_of(tmp_path / "s", [("gradient_ascent", {6: row(forget=400, retain=90)}, "complete")])
+    study = study_of(
+        tmp_path / "s", [("gradient_ascent", {6: row(forget=400, retain=90)}, "complete")]
+    )
     text = " ".join(headline(study, verdict(study)))
     assert "No method beats doing nothing, whose score is 0.693" in text
     assert "closest does not mean close" in text
@@ -178,7 +220,10 @@ def test_doing_nothing_can_win(tmp_path: Path) -> None:
 def test_the_first_can_lose_to_doing_nothing_while_another_does_not(tmp_path: Path) -> None:
     first = row(forget=80, retain_selection=40, retain_reporting=400)
     second = row(forget=80, retain_selection=44, retain_reporting=44)
-    study = study_of(tmp_path / "s", [(METHODS[0], {6: first}, "complete"), (METHODS[1], {6: second}, "complete")])
+    study = study_of(
+        tmp_path / "s",
+        [(METHODS[0], {6: first}, "complete"), (METHODS[1], {6: second}, "complete")],
+    )
     text = " ".join(headline(study, verdict(study)))
     assert "It does not beat doing nothing, whose score on the reporting half is 0.693" in text
     assert "No method beats" not in text
@@ -187,7 +232,9 @@ def test_the_first_can_lose_to_doing_nothing_while_another_does_not(tmp_path: Pa
 def test_a_choice_at_the_edge_of_the_search_is_told(tmp_path: Path) -> None:
     spec = demo_spec(trials_per_method=2).model_copy(update={"methods": ("gradient_ascent",)})
     with quick_ledger(tmp_path / "s", spec) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": row_of(logs(VANILLA), 0.9)})
+        ledger.append(
+            {"kind": "baseline", "name": "vanilla", "metrics": row_of(logs(VANILLA), 0.9)}
+        )
         rows = {3: row(forget=50), 6: row(forget=60), 10: row(forget=70)}
         low = spec.spaces["gradient_ascent"].parameters["learning_rate"].low
         write_trial(ledger, spec, "gradient_ascent", {"learning_rate": 1.02 * low}, rows)
@@ -199,7 +246,10 @@ def test_a_choice_at_the_edge_of_the_search_is_told(tmp_path: Path) -> None:
 
 
 def test_outcomes_in_words(tmp_path: Path) -> None:
-    study = study_of(tmp_path / "s", [("gradient_ascent", {6: row()}, "complete"), (METHODS[1], {}, "infeasible")])
+    study = study_of(
+        tmp_path / "s",
+        [("gradient_ascent", {6: row()}, "complete"), (METHODS[1], {}, "infeasible")],
+    )
     assert outcome_sentence(study) == "2 of 4 planned trials: 1 complete, 1 infeasible (diverged)."
 
 
@@ -215,4 +265,9 @@ def test_numbers_read_like_numbers(value: float, text: str) -> None:
 
 
 def test_changes_carry_a_sign_but_never_a_negative_zero() -> None:
-    assert [change(v) for v in (0.031, -0.1, -0.0001, 39.0)] == ["+3.1 %", "\u221210.0 %", "+0.0 %", "+3,900 %"]
+    assert [change(v) for v in (0.031, -0.1, -0.0001, 39.0)] == [
+        "+3.1 %",
+        "\u221210.0 %",
+        "+0.0 %",
+        "+3,900 %",
+    ]

@@ -13,7 +13,7 @@ import yaml
 from tiny import REPOSITORY, study_file
 
 from ray_unlearn.cli.main import main
-from ray_unlearn.spec.methods import METHODS
+from ray_unlearn.spec.method_registry import METHODS
 
 
 @pytest.fixture
@@ -60,13 +60,25 @@ def test_unknown_key(cli, study, tmp_path: Path) -> None:
 
 def test_unknown_method(cli, study, tmp_path: Path) -> None:
     refused(
-        cli, "did you mean 'gradient_ascent'", "run", study(methods=["gradient_asent"]), "--storage", tmp_path / "s"
+        cli,
+        "did you mean 'gradient_ascent'",
+        "run",
+        study(methods=["gradient_asent"]),
+        "--storage",
+        tmp_path / "s",
     )
 
 
 def test_low_above_high(cli, study, tmp_path: Path) -> None:
     overrides = {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-5}}
-    refused(cli, "needs low < high", "run", study(space_overrides=overrides), "--storage", tmp_path / "s")
+    refused(
+        cli,
+        "needs low < high",
+        "run",
+        study(space_overrides=overrides),
+        "--storage",
+        tmp_path / "s",
+    )
 
 
 def test_missing_study_and_data_file(cli, study, tmp_path: Path, text_files: Path) -> None:
@@ -74,7 +86,9 @@ def test_missing_study_and_data_file(cli, study, tmp_path: Path, text_files: Pat
     study()
     data = data_with(text_files, tmp_path, "forget", "")
     data["splits"]["forget"]["path"] = str(text_files / "froget.jsonl")
-    refused(cli, "did you mean 'forget.jsonl'", "run", study(data=data), "--storage", tmp_path / "s")
+    refused(
+        cli, "did you mean 'forget.jsonl'", "run", study(data=data), "--storage", tmp_path / "s"
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,14 +104,23 @@ def test_bad_text(cli, study, tmp_path: Path, text_files: Path, content: str, me
 def test_overlapping_splits(cli, study, tmp_path: Path, text_files: Path) -> None:
     study()
     data = data_with(text_files, tmp_path, "retain", (text_files / "forget.jsonl").read_text())
-    refused(cli, "splits must not share documents", "run", study(data=data), "--storage", tmp_path / "s")
+    refused(
+        cli, "splits must not share documents", "run", study(data=data), "--storage", tmp_path / "s"
+    )
 
 
 def test_model_without_weights(cli, study, tmp_path: Path, tiny_model: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
-    refused(cli, "has no weights", "run", study(model={"source": str(folder)}), "--storage", tmp_path / "s")
+    refused(
+        cli,
+        "has no weights",
+        "run",
+        study(model={"source": str(folder)}),
+        "--storage",
+        tmp_path / "s",
+    )
 
 
 def test_existing_study_directory(cli, study, tmp_path: Path) -> None:
@@ -140,11 +163,29 @@ def test_no_study_there(cli, tmp_path: Path) -> None:
 def test_unlearn_refuses_bad_settings(cli, study) -> None:
     path = study()
     refused(
-        cli, "did you mean 'learning_rate'", "unlearn", path, "--method", "gradient_ascent", "--set", "learning_rte=1"
+        cli,
+        "did you mean 'learning_rate'",
+        "unlearn",
+        path,
+        "--method",
+        "gradient_ascent",
+        "--set",
+        "learning_rte=1",
     )
-    refused(cli, "must be hyperparameter=value", "unlearn", path, "--method", "gradient_ascent", "--set", "x")
+    refused(
+        cli,
+        "must be hyperparameter=value",
+        "unlearn",
+        path,
+        "--method",
+        "gradient_ascent",
+        "--set",
+        "x",
+    )
     refused(cli, "did you mean 'gradient_ascent'", "unlearn", path, "--method", "gradient_asscent")
-    refused(cli, "learning_rate: this key is required", "unlearn", path, "--method", "gradient_ascent")
+    refused(
+        cli, "learning_rate: this key is required", "unlearn", path, "--method", "gradient_ascent"
+    )
 
 
 def test_unlearn_runs_one_trial_and_saves_a_model_that_loads(cli, study, tmp_path: Path) -> None:
@@ -211,13 +252,19 @@ def test_diff_says_what_became_of_each_claim_and_that_scores_differ(cli, tmp_pat
             "name": "score", "direction": "minimize", "tolerance": tolerance, "tolerance_source": "given", "checkpoint_rule": "last"
         }  # fmt: skip
         path = tmp_path / name
-        path.write_text(json.dumps({"schema_version": 1, "provenance": {}, "score": score, "guidelines": [guideline]}))
+        path.write_text(
+            json.dumps(
+                {"schema_version": 1, "provenance": {}, "score": score, "guidelines": [guideline]}
+            )
+        )
         return path
 
     old, new = file("old.json", 1e-5, 0.1), file("new.json", 1e-4, 0.05)
     code, out, err = cli("diff", old, new, "--json")
     assert code == 0
-    assert [(line["id"], line["change"]) for line in json.loads(out)] == [("range/m/learning_rate", "tightened")]
+    assert [(line["id"], line["change"]) for line in json.loads(out)] == [
+        ("range/m/learning_rate", "tightened")
+    ]
     assert "tolerance differs: 0.1 -> 0.05" in err
     refused(cli, "no such file", "diff", old, tmp_path / "none.json")
     old.write_text("[]")

@@ -74,13 +74,17 @@ def unavailable() -> str:
     attempt = "mount -t tmpfs tmpfs /tmp && ip link add probe type bridge && ip link add one type veth peer name two"
     command = ["unshare", *NAMESPACES, "--fork", "--mount-proc", "sh", "-c", attempt]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return f"root, but may not make namespaces here: {done.stderr.strip()}" if done.returncode else ""
+    return (
+        f"root, but may not make namespaces here: {done.stderr.strip()}" if done.returncode else ""
+    )
 
 
 class Host:
     """One host. Made by `Hosts`."""
 
-    def __init__(self, name: str, address: str, process: "subprocess.Popen[str]", switch: int, port: str) -> None:
+    def __init__(
+        self, name: str, address: str, process: "subprocess.Popen[str]", switch: int, port: str
+    ) -> None:
         self.name = name
         self.address = address
         self._process = process
@@ -100,12 +104,23 @@ class Host:
     def command(self, *command: str) -> list[str]:
         """`command` as the machine has to call it, to run inside. Pass `environment()` along."""
         pid = self._process.pid
-        inside = ["nsenter", f"--target={pid}", "--net", "--mount", "--uts", f"--pid=/proc/{pid}/ns/pid_for_children"]
+        inside = [
+            "nsenter",
+            f"--target={pid}",
+            "--net",
+            "--mount",
+            "--uts",
+            f"--pid=/proc/{pid}/ns/pid_for_children",
+        ]
         return [*inside, "env", f"--chdir={REPOSITORY}", *command]
 
     def environment(self, **changes: str) -> dict[str, str]:
         """The caller's variables, without what would lead a program back to the machine's own Ray or folders."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "XDG_", "PYTEST_")) and k != "TMPDIR"}
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("RAY_", "XDG_", "PYTEST_")) and k != "TMPDIR"
+        }
         here = {
             "HOME": "/tmp/home",
             "PATH": f"{Path(sys.executable).parent}:{kept.get('PATH', os.defpath)}",
@@ -115,7 +130,11 @@ class Host:
         return kept | here | changes
 
     def start(
-        self, *command: str, log: IO[Any] | int | None = None, stdin: int | None = None, **environment: str
+        self,
+        *command: str,
+        log: IO[Any] | int | None = None,
+        stdin: int | None = None,
+        **environment: str,
     ) -> "subprocess.Popen[str]":
         """Run a command and do not wait. It dies with the host; ending the returned process (`nsenter`) does not end it.
 
@@ -135,7 +154,12 @@ class Host:
         )
 
     def run(
-        self, *command: str, stdin: str = "", timeout_s: float = 120.0, check: bool = True, **environment: str
+        self,
+        *command: str,
+        stdin: str = "",
+        timeout_s: float = 120.0,
+        check: bool = True,
+        **environment: str,
     ) -> "subprocess.CompletedProcess[str]":
         """Run a command to its end; `stdout` of the result has both outputs.
 
@@ -153,13 +177,17 @@ class Host:
             output.seek(0)
             said = output.read()
         if code and check:
-            raise RuntimeError(f"{self.name}: {' '.join(command)} ended with {code}:\n{said[-4000:]}")
+            raise RuntimeError(
+                f"{self.name}: {' '.join(command)} ended with {code}:\n{said[-4000:]}"
+            )
         return subprocess.CompletedProcess(command, code, said)
 
     def write(self, path: str, text: str, mode: int = 0o600) -> None:
         """A file on this host; `~` is its HOME."""
         script = 'mkdir -p "$(dirname "$1")" && umask 077 && cat > "$1" && chmod "$2" "$1"'
-        self.run("sh", "-c", script, "-", path.replace("~", "/tmp/home", 1), f"{mode:o}", stdin=text)
+        self.run(
+            "sh", "-c", script, "-", path.replace("~", "/tmp/home", 1), f"{mode:o}", stdin=text
+        )
 
     def isolate(self) -> None:
         """Take its cable out of the switch: its own interface stays up, and packets vanish both ways."""
@@ -190,7 +218,10 @@ class Host:
             if own and _namespace(int(path.name)) == own:
                 with suppress(OSError):
                     found[int(path.name)] = (
-                        (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                        (path / "cmdline")
+                        .read_bytes()
+                        .replace(b"\0", b" ")
+                        .decode(errors="replace")
                     )
         return found
 
@@ -216,7 +247,18 @@ class Hosts:
     def __enter__(self) -> Self:
         with ExitStack() as ending:  # whatever fails below, what was made so far is removed
             stage = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="hosts-")))
-            switch = _started(["unshare", "--net", "--fork", "--kill-child", sys.executable, "-ISc", FIRST_PROCESS], {})
+            switch = _started(
+                [
+                    "unshare",
+                    "--net",
+                    "--fork",
+                    "--kill-child",
+                    sys.executable,
+                    "-ISc",
+                    FIRST_PROCESS,
+                ],
+                {},
+            )
             ending.callback(_ended, switch)
             _in_network(switch.pid, "ip", "link", "add", "bridge", "type", "bridge")
             _in_network(switch.pid, "ip", "link", "set", "bridge", "up")
@@ -226,7 +268,10 @@ class Hosts:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ending.close()
 
@@ -237,7 +282,10 @@ class Hosts:
         return self._hosts[index]
 
     def _host(self, name: str, address: str, switch: int, stage: Path, ending: ExitStack) -> Host:
-        lines = ["127.0.0.1 localhost", *(f"{known} {other}" for other, known in self._names.items())]
+        lines = [
+            "127.0.0.1 localhost",
+            *(f"{known} {other}" for other, known in self._names.items()),
+        ]
         inside = ["sh", "-c", BOOT, "boot", name, "\n".join([*lines, ""]), *map(str, self._shared)]
         process = _started(
             ["unshare", *NAMESPACES, "--fork", "--kill-child", "--mount-proc", *inside],
@@ -245,7 +293,19 @@ class Hosts:
         )
         host = Host(name, address, process, switch, f"to-{name}")
         ending.callback(host.kill)
-        ends = ["ip", "link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", str(process.pid)]
+        ends = [
+            "ip",
+            "link",
+            "add",
+            f"to-{name}",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            str(process.pid),
+        ]
         _in_network(switch, *ends)
         _in_network(process.pid, "ip", "address", "add", f"{address}/24", "dev", "eth0")
         _in_network(process.pid, "ip", "link", "set", "eth0", "up")
@@ -258,7 +318,11 @@ class Hosts:
 def _outermost(folders: Iterable[Path]) -> list[Path]:
     """Those below /tmp, without those that lie in another one."""
     below = sorted({folder for folder in folders if folder.is_relative_to("/tmp")})
-    return [one for one in below if not any(one != other and one.is_relative_to(other) for other in below)]
+    return [
+        one
+        for one in below
+        if not any(one != other and one.is_relative_to(other) for other in below)
+    ]
 
 
 def _started(command: Sequence[str], variables: dict[str, str]) -> "subprocess.Popen[str]":
@@ -291,7 +355,10 @@ def _ended(process: "subprocess.Popen[str]") -> None:
 
 def _in_network(pid: int, *command: str) -> None:
     done = subprocess.run(
-        ["nsenter", f"--net=/proc/{pid}/ns/net", *command], capture_output=True, text=True, check=False
+        ["nsenter", f"--net=/proc/{pid}/ns/net", *command],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -25,7 +25,16 @@ RAY_WITH_TOKENS = (2, 52)
 LONGEST_NAME = {"RayCluster": 53, "RayJob": 47}
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|CREDENTIAL|(ACCESS|API)_?KEY", re.IGNORECASE)
-UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+UNITS = {
+    "": 1,
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+}
 
 
 # --- manifests as kustomize builds them
@@ -47,11 +56,16 @@ def _built(manifests: list[Manifest], folder: Path) -> list[Manifest]:
         assert names == {"disableNameSuffixHash": True}
         data = {name: (folder / name).read_text() for name in generated["files"]}
         metadata = {"name": generated["name"], "namespace": generated["namespace"]}
-        manifests = [*manifests, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}]
+        manifests = [
+            *manifests,
+            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data},
+        ]
     for name in content.pop("components", []):
         manifests = _built(manifests, folder / name)
     for patch in content.pop("patches", []):
-        change = yaml.safe_load(patch["patch"] if "patch" in patch else (folder / patch["path"]).read_text())
+        change = yaml.safe_load(
+            patch["patch"] if "patch" in patch else (folder / patch["path"]).read_text()
+        )
         manifests = _patched(manifests, change, patch.get("target", {}))
     left = set(content) - {"apiVersion", "kind"}
     assert not left, f"{folder}: {left} is not understood here"
@@ -60,7 +74,11 @@ def _built(manifests: list[Manifest], folder: Path) -> list[Manifest]:
 
 def _documents(file: Path) -> list[Manifest]:
     # Through JSON: what an alias repeats becomes a copy, and a patch to one is no patch to all.
-    return [json.loads(json.dumps(document)) for document in yaml.safe_load_all(file.read_text()) if document]
+    return [
+        json.loads(json.dumps(document))
+        for document in yaml.safe_load_all(file.read_text())
+        if document
+    ]
 
 
 def _patched(manifests: list[Manifest], change: Any, target: dict[str, str]) -> list[Manifest]:
@@ -69,7 +87,11 @@ def _patched(manifests: list[Manifest], change: Any, target: dict[str, str]) -> 
         assert hit, f"nothing to patch: {target}"
         return [jsonpatch.apply_patch(m, change) if m in hit else m for m in manifests]
     assert change.pop("$patch") == "delete"
-    kept = [m for m in manifests if any(m[key] != change[key] for key in ("kind", "apiVersion", "metadata"))]
+    kept = [
+        m
+        for m in manifests
+        if any(m[key] != change[key] for key in ("kind", "apiVersion", "metadata"))
+    ]
     assert len(kept) == len(manifests) - 1, f"nothing to delete: {change}"
     return kept
 
@@ -80,7 +102,9 @@ def of_kind(manifests: list[Manifest], *kinds: str) -> list[Manifest]:
 
 def cluster_spec(manifest: Manifest) -> Manifest:
     """The cluster in a RayCluster or a RayJob."""
-    return manifest["spec"] if manifest["kind"] == "RayCluster" else manifest["spec"]["rayClusterSpec"]
+    return (
+        manifest["spec"] if manifest["kind"] == "RayCluster" else manifest["spec"]["rayClusterSpec"]
+    )
 
 
 def groups(spec: Manifest) -> Iterator[tuple[str, Manifest]]:
@@ -99,7 +123,10 @@ def pods(manifest: Manifest) -> Iterator[tuple[str, Manifest]]:
         yield "submitter", manifest["spec"]["submitterPodTemplate"]["spec"]
     if manifest["kind"] in ("StatefulSet", "Deployment"):
         pod = manifest["spec"]["template"]["spec"]
-        claims = [{"name": claim["metadata"]["name"]} for claim in manifest["spec"].get("volumeClaimTemplates", [])]
+        claims = [
+            {"name": claim["metadata"]["name"]}
+            for claim in manifest["spec"].get("volumeClaimTemplates", [])
+        ]
         yield manifest["metadata"]["name"], pod | {"volumes": [*pod.get("volumes", []), *claims]}
 
 
@@ -122,7 +149,11 @@ def strict(schema: Any) -> Any:
     if made.get("x-kubernetes-int-or-string") and "anyOf" not in made:
         made["anyOf"] = [{"type": "integer"}, {"type": "string"}]
     open_ended = made.get("x-kubernetes-preserve-unknown-fields") or "additionalProperties" in made
-    if isinstance(schema.get("properties"), dict) and made.get("type") == "object" and not open_ended:
+    if (
+        isinstance(schema.get("properties"), dict)
+        and made.get("type") == "object"
+        and not open_ended
+    ):
         made["additionalProperties"] = False
     return made
 
@@ -140,7 +171,9 @@ def validators(version: str) -> dict[str, jsonschema.Draft202012Validator]:
     return found
 
 
-def schema_problems(manifests: list[Manifest], of: dict[str, jsonschema.Draft202012Validator]) -> list[str]:
+def schema_problems(
+    manifests: list[Manifest], of: dict[str, jsonschema.Draft202012Validator]
+) -> list[str]:
     """Of KubeRay's resources: unknown fields and wrong types."""
     return [
         f"{'.'.join(map(str, error.absolute_path))}: {error.message}"
@@ -174,7 +207,10 @@ def operator_problems(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def _job_problems(spec: Manifest) -> Iterator[str]:
-    shutdown, rules = spec.get("shutdownAfterJobFinishes", False), spec.get("deletionStrategy", {}).get("deletionRules")
+    shutdown, rules = (
+        spec.get("shutdownAfterJobFinishes", False),
+        spec.get("deletionStrategy", {}).get("deletionRules"),
+    )
     if ("clusterSelector" in spec) == ("rayClusterSpec" in spec):
         yield "one of rayClusterSpec and clusterSelector"
     if "clusterSelector" in spec and spec.get("backoffLimit", 0) > 0:
@@ -183,7 +219,10 @@ def _job_problems(spec: Manifest) -> Iterator[str]:
         yield "shutdownAfterJobFinishes excludes deletionRules"
     if spec.get("ttlSecondsAfterFinished", 0) > 0 and not shutdown:
         yield "ttlSecondsAfterFinished needs shutdownAfterJobFinishes"
-    if spec.get("submissionMode") == "SidecarMode" and {"submitterPodTemplate", "submitterConfig"} & set(spec):
+    if spec.get("submissionMode") == "SidecarMode" and {
+        "submitterPodTemplate",
+        "submitterConfig",
+    } & set(spec):
         yield "SidecarMode excludes submitterPodTemplate and submitterConfig"
     try:
         json.loads(spec.get("entrypointResources", "{}"))
@@ -194,14 +233,19 @@ def _job_problems(spec: Manifest) -> Iterator[str]:
 def _cluster_problems(spec: Manifest) -> Iterator[str]:
     head = spec["headGroupSpec"]["template"]["spec"]["containers"][0]
     head_environment = {variable["name"] for variable in head.get("env", [])}
-    v2 = spec.get("enableInTreeAutoscaling") and spec.get("autoscalerOptions", {}).get("version") == "v2"
+    v2 = (
+        spec.get("enableInTreeAutoscaling")
+        and spec.get("autoscalerOptions", {}).get("version") == "v2"
+    )
     for name, group in groups(spec):
         if v2 and group["template"]["spec"].get("restartPolicy", "Never") != "Never":
             yield f"{name}: restartPolicy must be Never or unset with autoscaler v2"
         if group.get("minReplicas", 0) > group.get("maxReplicas", 0):
             yield f"{name}: minReplicas above maxReplicas"
         parameters = group.get("rayStartParams", {})
-        if group.get("resources") and {"num-cpus", "num-gpus", "memory", "resources"} & set(parameters):
+        if group.get("resources") and {"num-cpus", "num-gpus", "memory", "resources"} & set(
+            parameters
+        ):
             yield f"{name}: resources both in rayStartParams and beside them"
         if "labels" in parameters:
             yield f"{name}: labels belong beside rayStartParams"
@@ -226,7 +270,9 @@ def _fault_tolerance_problems(spec: Manifest, head_environment: set[str]) -> Ite
         yield "Redis in the head's env beside gcsFaultToleranceOptions"
     if "redis-password" in spec["headGroupSpec"].get("rayStartParams", {}):
         yield "redis-password beside gcsFaultToleranceOptions"
-    redis = {"redisAddress", "redisUsername", "redisPassword", "externalStorageNamespace"} & set(options)
+    redis = {"redisAddress", "redisUsername", "redisPassword", "externalStorageNamespace"} & set(
+        options
+    )
     if options.get("backend") == "rocksdb" and redis:
         yield f"backend rocksdb excludes {', '.join(sorted(redis))}"
     if options.get("backend", "redis") == "redis" and "storage" in options:
@@ -238,9 +284,15 @@ def _fault_tolerance_problems(spec: Manifest, head_environment: set[str]) -> Ite
 
 def _policy_mode_problems(spec: Manifest) -> Iterator[str]:
     policy = spec["networkPolicy"]
-    unused = {"DenyAllEgress": "ingressRules", "DenyAllIngress": "egressRules"}.get(policy.get("mode", "DenyAll"))
+    unused = {"DenyAllEgress": "ingressRules", "DenyAllIngress": "egressRules"}.get(
+        policy.get("mode", "DenyAll")
+    )
     named = {rules["groupName"]: rules for rules in policy.get("workerGroups", [])}
-    for where, rules in [("head", policy.get("head", {})), ("worker", policy.get("worker", {})), *named.items()]:
+    for where, rules in [
+        ("head", policy.get("head", {})),
+        ("worker", policy.get("worker", {})),
+        *named.items(),
+    ]:
         if unused in rules:
             yield f"networkPolicy.{where}.{unused} with mode {policy['mode']}"
     if unknown := set(named) - {name for name, _ in groups(spec)}:
@@ -273,7 +325,9 @@ def policy_problems(manifests: list[Manifest], grace_s: float) -> Iterator[str]:
     for account in accounts.values():
         if account.get("automountServiceAccountToken", True):
             yield f"ServiceAccount {account['metadata']['name']}: mounts a token for the Kubernetes API"
-    closed = [m for m in of_kind(manifests, "NetworkPolicy") if "Ingress" in m["spec"]["policyTypes"]]
+    closed = [
+        m for m in of_kind(manifests, "NetworkPolicy") if "Ingress" in m["spec"]["policyTypes"]
+    ]
     if not any(set(policy["spec"]["podSelector"]) <= {"matchExpressions"} for policy in closed):
         yield "no NetworkPolicy closes the namespace"
     for policy in closed:
@@ -336,14 +390,17 @@ def _cluster_policy_problems(spec: Manifest, grace_s: float) -> Iterator[str]:
     options = spec.get("autoscalerOptions", {})
     if not spec.get("enableInTreeAutoscaling") or options.get("version") != "v2":
         yield "no autoscaler v2"
-    yield from (f"autoscaler: {problem}" for problem in _privilege_problems(options.get("securityContext", {})))
+    yield from (
+        f"autoscaler: {problem}"
+        for problem in _privilege_problems(options.get("securityContext", {}))
+    )
     token = "/var/run/secrets/kubernetes.io/serviceaccount"
     if token not in [mount["mountPath"] for mount in options.get("volumeMounts", [])]:
         yield "autoscaler: has no token for the Kubernetes API"
     tolerance = spec.get("gcsFaultToleranceOptions", {})
-    if tolerance.get("backend") != "rocksdb" and "secretKeyRef" not in tolerance.get("redisPassword", {}).get(
-        "valueFrom", {}
-    ):
+    if tolerance.get("backend") != "rocksdb" and "secretKeyRef" not in tolerance.get(
+        "redisPassword", {}
+    ).get("valueFrom", {}):
         yield "Redis: password not from a Secret"
     for name, group in groups(spec):
         yield from (f"{name}: {problem}" for problem in _group_problems(name, group, grace_s))
@@ -360,16 +417,25 @@ def _group_problems(name: str, group: Manifest, grace_s: float) -> Iterator[str]
         if "sizeLimit" not in directory or directory.get("medium") != medium:
             yield f"{path} is no volume with a limit{' in memory' if medium else ''}"
         elif medium:
-            memory, share = amount(container["resources"]["limits"]["memory"]), amount(directory["sizeLimit"])
+            memory, share = (
+                amount(container["resources"]["limits"]["memory"]),
+                amount(directory["sizeLimit"]),
+            )
             # Ray takes 30 % for objects, and no more than 95 % of what is there.
             if not 0.3 * memory / 0.95 <= share <= 0.5 * memory:
                 yield f"{path}: {share / memory:.0%} of the memory, not the 32 to 50 % that Ray's objects need"
     grace = pod.get("terminationGracePeriodSeconds", 30)
     if grace < grace_s + 30:
         yield f"terminationGracePeriodSeconds {grace} is too short to stop a study"
-    hook = " ".join(container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", []))
+    hook = " ".join(
+        container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
+    )
     sleeps = [int(seconds) for seconds in re.findall(r"sleep (\d+)", hook)]
-    if not sleeps or (max(sleeps) < grace_s + 5 and "kill -TERM" not in hook) or sum(sleeps) >= grace:
+    if (
+        not sleeps
+        or (max(sleeps) < grace_s + 5 and "kill -TERM" not in hook)
+        or sum(sleeps) >= grace
+    ):
         yield "preStop does not wait for the study's checkpoints"
     environment = {variable["name"]: variable.get("value") for variable in container.get("env", [])}
     if float(environment.get("RAY_JOB_STOP_WAIT_TIME_S", 3)) < grace_s + 10:
@@ -377,7 +443,9 @@ def _group_problems(name: str, group: Manifest, grace_s: float) -> Iterator[str]
     gpu = "nvidia.com/gpu" in container["resources"]["limits"]
     if name != "head" and group["minReplicas"] != 0:
         yield "minReplicas: costs money while nobody asks"
-    if gpu and "nvidia.com/gpu" not in [toleration.get("key") for toleration in pod.get("tolerations", [])]:
+    if gpu and "nvidia.com/gpu" not in [
+        toleration.get("key") for toleration in pod.get("tolerations", [])
+    ]:
         yield "does not tolerate GPU nodes"
     terms = _node_terms(pod)
     on_spot = all("In" in term for term in terms)
@@ -391,8 +459,13 @@ def _group_problems(name: str, group: Manifest, grace_s: float) -> Iterator[str]
 def _node_terms(pod: Manifest) -> list[set[str]]:
     """How each alternative of the node affinity compares labels; all of ours are those by which clouds mark spot nodes."""
     node = pod.get("affinity", {}).get("nodeAffinity", {})
-    terms = node.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [{}])
-    return [{expression["operator"] for expression in term.get("matchExpressions", [])} for term in terms]
+    terms = node.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get(
+        "nodeSelectorTerms", [{}]
+    )
+    return [
+        {expression["operator"] for expression in term.get("matchExpressions", [])}
+        for term in terms
+    ]
 
 
 def changed(manifests: list[Manifest], kind: str, *change: Manifest) -> list[Manifest]:

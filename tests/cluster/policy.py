@@ -42,7 +42,11 @@ def _problems(text: str, config: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: installs at start what should be in the image"
     yield from _start_commands(config)
     if config["provider"]["type"] == "local":
-        if not config.get("min_workers") == config.get("max_workers") == len(config["provider"]["worker_ips"]):
+        if (
+            not config.get("min_workers")
+            == config.get("max_workers")
+            == len(config["provider"]["worker_ips"])
+        ):
             yield "min_workers: Ray starts no machine of its own accord here, so one that does not join at once never does"
         return
     yield from _groups(config)
@@ -51,7 +55,9 @@ def _problems(text: str, config: dict[str, Any]) -> Iterator[str]:
 
 def _start_commands(config: dict[str, Any]) -> Iterator[str]:
     for role in ("head", "worker"):
-        starts = [command for command in config[f"{role}_start_ray_commands"] if "ray start" in command]
+        starts = [
+            command for command in config[f"{role}_start_ray_commands"] if "ray start" in command
+        ]
         if len(starts) != 1:
             yield f"{role}: {len(starts)} commands start Ray"
             continue
@@ -60,9 +66,14 @@ def _start_commands(config: dict[str, Any]) -> Iterator[str]:
         if variables.get("RAY_AUTH_MODE") != "token":
             yield f"{role}: starts without tokens, so whoever reaches a port runs code"
         token = variables.get("RAY_AUTH_TOKEN_PATH", "")
-        if not any(token == mount or token.startswith(f"{mount}/") for mount in config.get("file_mounts", {})):
+        if not any(
+            token == mount or token.startswith(f"{mount}/")
+            for mount in config.get("file_mounts", {})
+        ):
             yield f"{role}: file_mounts does not bring the token {token!r}"
-        if not any(f"chmod 600 {token}" in command for command in config["setup_commands"] if token):
+        if not any(
+            f"chmod 600 {token}" in command for command in config["setup_commands"] if token
+        ):
             yield f"{role}: others may read the token"
         if "--object-spilling-directory=" not in options:
             yield f"{role}: objects spill to the boot disk"
@@ -72,7 +83,9 @@ def _start_commands(config: dict[str, Any]) -> Iterator[str]:
         if role == "head":
             if "--num-cpus=0" not in options.split() or "--num-gpus=0" not in options.split():
                 yield "head: trials run beside the driver"
-            if variables.get("RAY_gcs_storage") != "rocksdb" or not variables.get("RAY_gcs_storage_path"):
+            if variables.get("RAY_gcs_storage") != "rocksdb" or not variables.get(
+                "RAY_gcs_storage_path"
+            ):
                 yield "head: a GCS that dies forgets the cluster"
             if "--autoscaling-config=" not in options:
                 yield "head: no autoscaler, so no workers"
@@ -125,7 +138,9 @@ def _aws(config: dict[str, Any]) -> Iterator[str]:
             yield f"{name}: the image is not pinned: {node.get('ImageId')!r}"
         if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
             yield f"{name}: the node's credentials can be had without a session token"
-        if not all(disk["Ebs"].get("Encrypted") for disk in node.get("BlockDeviceMappings", [{"Ebs": {}}])):
+        if not all(
+            disk["Ebs"].get("Encrypted") for disk in node.get("BlockDeviceMappings", [{"Ebs": {}}])
+        ):
             yield f"{name}: a disk is not encrypted"
 
 
@@ -142,7 +157,10 @@ def _gcp(config: dict[str, Any]) -> Iterator[str]:
         if items.get("block-project-ssh-keys") != "TRUE":
             yield f"{name}: keys of the whole project open it"
         for disk in node["disks"]:
-            if disk["type"] == "PERSISTENT" and "/family/" in disk["initializeParams"]["sourceImage"]:
+            if (
+                disk["type"] == "PERSISTENT"
+                and "/family/" in disk["initializeParams"]["sourceImage"]
+            ):
                 yield f"{name}: the image is not pinned"
 
 

@@ -45,7 +45,13 @@ MinJobAge=3600
 SchedulerParameters=sched_interval=1,bf_interval=1
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-MUNGE = {"socket": "socket", "key-file": "key", "pid-file": "pid", "seed-file": "seed", "log-file": "log"}
+MUNGE = {
+    "socket": "socket",
+    "key-file": "key",
+    "pid-file": "pid",
+    "seed-file": "seed",
+    "log-file": "log",
+}
 
 
 def unavailable() -> str:
@@ -73,24 +79,36 @@ class Slurm:
         (folder / "state").mkdir()
         (folder / "munge.key").touch(0o600)
         (folder / "munge.key").write_bytes(os.urandom(128))
-        nodes = [f"NodeName={host.name} NodeAddr={host.address} CPUs=2 RealMemory=1000\n" for host in self._hosts]
+        nodes = [
+            f"NodeName={host.name} NodeAddr={host.address} CPUs=2 RealMemory=1000\n"
+            for host in self._hosts
+        ]
         settings = SETTINGS.format(name=first.name, address=first.address, folder=folder)
         (folder / "slurm.conf").write_text("".join([*nodes, settings]))
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         # --force: the folder's parents may be open to a group.
         self._daemon(
-            first, "munged", "--foreground", "--force", *(f"--{k}={folder}/munge.{v}" for k, v in MUNGE.items())
+            first,
+            "munged",
+            "--foreground",
+            "--force",
+            *(f"--{k}={folder}/munge.{v}" for k, v in MUNGE.items()),
         )
         self._until((folder / "munge.socket").exists, 30)
         self._daemon(first, "slurmctld", "-D")
         for host in self._hosts:
             self._daemon(host, "slurmd", "-D", "-N", host.name)
         wanted = f"idle {len(self._hosts)}"
-        self._until(lambda: self.run("sinfo", "-h", "-o", "%T %D", check=False).strip() == wanted, 60)
+        self._until(
+            lambda: self.run("sinfo", "-h", "-o", "%T %D", check=False).strip() == wanted, 60
+        )
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._ending.close()
 
@@ -119,7 +137,9 @@ class Slurm:
         return self.job(number)
 
     def _daemon(self, host: Host, *command: str) -> None:
-        log = self._ending.enter_context((self._folder / f"{command[0]}-{host.name}.out").open("wb"))
+        log = self._ending.enter_context(
+            (self._folder / f"{command[0]}-{host.name}.out").open("wb")
+        )
         host.start(*command, log=log, **self._with_path({}))
 
     def _with_path(self, variables: dict[str, str]) -> dict[str, str]:
@@ -129,6 +149,9 @@ class Slurm:
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
-                logs = [f"{path}:\n{path.read_text()[-1500:]}" for path in sorted(self._folder.glob("*.[ol]*[tg]"))]
+                logs = [
+                    f"{path}:\n{path.read_text()[-1500:]}"
+                    for path in sorted(self._folder.glob("*.[ol]*[tg]"))
+                ]
                 raise TimeoutError("\n".join(logs))
             time.sleep(0.2)

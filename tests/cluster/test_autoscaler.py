@@ -10,9 +10,13 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from test_hosts import QUICK, RAY_START, start_node
 from tiny import study_file
 
-from ray_unlearn.results.verify import verify
+from ray_unlearn.store.verify import verify
 
-pytestmark = [pytest.mark.root, pytest.mark.slow, pytest.mark.skipif(bool(unavailable()), reason=unavailable())]
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.slow,
+    pytest.mark.skipif(bool(unavailable()), reason=unavailable()),
+]
 PORT = 6379
 
 
@@ -21,7 +25,14 @@ def growing(most: int) -> dict[str, Any]:
     provider = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
     node = {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": most}
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
-    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    commands = (
+        "initialization",
+        "setup",
+        "head_setup",
+        "worker_setup",
+        "head_start_ray",
+        "worker_start_ray",
+    )
     return {
         "cluster_name": "growing",
         "max_workers": most,
@@ -61,8 +72,18 @@ def test_a_study_makes_its_cluster_grow(tmp_path: Path, text_files: Path, tiny_m
             "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_enable_autoscaler_v2": "1",
             "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
         }  # fmt: skip
-        start_node(host, [*RAY_START, *head, "--autoscaling-config=/tmp/growing.json"], **QUICK, **fake)
-        command = ["ray-unlearn", "run", str(study), "--address", f"{host.address}:{PORT}", "--quiet", "--resume"]
+        start_node(
+            host, [*RAY_START, *head, "--autoscaling-config=/tmp/growing.json"], **QUICK, **fake
+        )
+        command = [
+            "ray-unlearn",
+            "run",
+            str(study),
+            "--address",
+            f"{host.address}:{PORT}",
+            "--quiet",
+            "--resume",
+        ]
         refused = host.run(*command, "--storage", f"{folder}-0", check=False, timeout_s=300)
         assert refused.returncode == 2, refused.stdout
         assert "the largest node has 0 CPU" in refused.stdout

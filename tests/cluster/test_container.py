@@ -22,14 +22,24 @@ NEEDED = {"openssh-client", "procps", "rsync", "tmux", "wget"}
 
 def instructions(text: str) -> list[tuple[str, str]]:
     """Name and arguments of each instruction, continued lines joined."""
-    lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
     joined = "\n".join(lines).replace("\\\n", " ")
-    return [(line.split(None, 1)[0].upper(), " ".join(line.split(None, 1)[1].split())) for line in joined.splitlines()]
+    return [
+        (line.split(None, 1)[0].upper(), " ".join(line.split(None, 1)[1].split()))
+        for line in joined.splitlines()
+    ]
 
 
 def copied(text: str) -> list[str]:
     """The files and folders of the repository that get in."""
-    return [source for name, rest in instructions(text) if name == "COPY" for source in rest.split()[:-1]]
+    return [
+        source
+        for name, rest in instructions(text)
+        if name == "COPY"
+        for source in rest.split()[:-1]
+    ]
 
 
 def ignored(ignore: str, path: str) -> bool:
@@ -56,7 +66,9 @@ def _problems(text: str, ignore: str) -> Iterator[str]:
                 yield f"FROM: not a full version: {image}"
         if name == "ADD":
             yield "ADD: fetches and unpacks; COPY does not"
-        if name in ("ARG", "ENV") and re.search(r"(?i)(password|secret|_key|auth_token)\b\s*=|(hf|api)_token", rest):
+        if name in ("ARG", "ENV") and re.search(
+            r"(?i)(password|secret|_key|auth_token)\b\s*=|(hf|api)_token", rest
+        ):
             yield f"{name}: would stay readable in the image: {rest}"
         if name == "RUN":
             for command in re.split(r"&&|;", rest):
@@ -65,7 +77,10 @@ def _problems(text: str, ignore: str) -> Iterator[str]:
                 if re.search(r"\b(curl|git clone|wget)\b .*(http|git@)", command):
                     yield f"RUN: fetches what nothing pins: {command.strip()}"
             if "apt-get install" in rest:
-                if "--no-install-recommends" not in rest or "rm -rf /var/lib/apt/lists/*" not in rest:
+                if (
+                    "--no-install-recommends" not in rest
+                    or "rm -rf /var/lib/apt/lists/*" not in rest
+                ):
                     yield "RUN: the image keeps more of Debian than it needs"
                 if missing := NEEDED - set(rest.split()):
                     yield f"RUN: missing: {sorted(missing)}"
@@ -78,7 +93,9 @@ def _problems(text: str, ignore: str) -> Iterator[str]:
     user = arguments.get(users[-1].strip("${}"), users[-1]) if users else "root"
     if not user.isdigit() or int(user) < 1000:
         yield f"USER: {user}: root, or a name of which Kubernetes cannot tell that it is not"
-    environment = dict(re.findall(r"(\w+)=(\S+)", " ".join(rest for name, rest in steps if name == "ENV")))
+    environment = dict(
+        re.findall(r"(\w+)=(\S+)", " ".join(rest for name, rest in steps if name == "ENV"))
+    )
     if not environment.get("HOME", "").startswith("/home/"):
         yield "HOME: Ray's launcher takes it from here, and /root without it"
     if environment.get("RAY_AUTH_MODE") != "token":
@@ -130,10 +147,15 @@ def test_a_broken_rule_is_seen(old: str, new: str, message: str) -> None:
     assert any(message in problem for problem in found), found
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [("*\n", "", "gets into"), ("!studies", "", "studies stays out")])
+@pytest.mark.parametrize(
+    ("old", "new", "message"), [("*\n", "", "gets into"), ("!studies", "", "studies stays out")]
+)
 def test_a_wrong_context_is_seen(old: str, new: str, message: str) -> None:
     assert old in IGNORE
-    assert any(message in problem for problem in container_problems(DOCKERFILE, IGNORE.replace(old, new, 1)))
+    assert any(
+        message in problem
+        for problem in container_problems(DOCKERFILE, IGNORE.replace(old, new, 1))
+    )
 
 
 def test_all_that_the_package_is_built_from_gets_in() -> None:
@@ -142,7 +164,13 @@ def test_all_that_the_package_is_built_from_gets_in() -> None:
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     build = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = [*build["packages"], *build["force-include"], project["project"]["readme"], "pyproject.toml", "LICENSE"]
+    needed = [
+        *build["packages"],
+        *build["force-include"],
+        project["project"]["readme"],
+        "pyproject.toml",
+        "LICENSE",
+    ]
     assert set(needed) <= set(copied(DOCKERFILE))
     extras = re.search(r'ARG EXTRAS="([\w,]+)"', DOCKERFILE)
     assert extras
@@ -152,7 +180,10 @@ def test_all_that_the_package_is_built_from_gets_in() -> None:
 def test_docker_reads_it() -> None:
     """Docker's own check of the file, where there is a Docker; it builds nothing."""
     docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "info"], capture_output=True, check=False).returncode:
+    if (
+        docker is None
+        or subprocess.run([docker, "info"], capture_output=True, check=False).returncode
+    ):
         pytest.skip("no Docker daemon")
     command = [docker, "build", "--check", "--file", str(FOLDER / "Dockerfile"), str(REPOSITORY)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -14,11 +14,11 @@ import pytest
 import torch
 from hosts import REPOSITORY, Host, Hosts, unavailable
 
-from ray_unlearn.results.lease import EXPIRY_S
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.record import Record
-from ray_unlearn.results.verify import verify
 from ray_unlearn.spec.errors import EXIT_STORAGE, StorageError
+from ray_unlearn.store.lease import EXPIRY_S
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.verify import verify
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import chaos
@@ -42,7 +42,12 @@ RAY_START = ["ray", "start", "--disable-usage-stats", "--object-store-memory=200
 
 def start_head(host: Host, *options: str, **environment: str) -> str:
     """Ray's head on this host; its address."""
-    head = ["--head", f"--port={PORT}", "--dashboard-host=127.0.0.1", f"--node-ip-address={host.address}"]
+    head = [
+        "--head",
+        f"--port={PORT}",
+        "--dashboard-host=127.0.0.1",
+        f"--node-ip-address={host.address}",
+    ]
     start_node(host, [*RAY_START, *head, *(options or NO_LANES)], **QUICK | environment)
     return f"{host.address}:{PORT}"
 
@@ -172,7 +177,9 @@ def test_nothing_is_left_when_their_maker_fails_or_is_killed(how: str) -> None:
 def network() -> str:
     """The machine's own interfaces and routes."""
     words = (["ip", "-o", "link"], ["ip", "route"])
-    return "".join(subprocess.run(word, capture_output=True, text=True, check=True).stdout for word in words)
+    return "".join(
+        subprocess.run(word, capture_output=True, text=True, check=True).stdout for word in words
+    )
 
 
 SUBMIT = """
@@ -197,15 +204,24 @@ print(f"connected to {len(ray.nodes())} nodes")
 def submit(host: Host, head: Host, port: int, entry: str, *token: str) -> str:
     """What the head's job agent or dashboard answers to a job from this host."""
     path = "job_agent/jobs/" if port == AGENT else "jobs/"
-    return host.run("python", "-c", SUBMIT, f"http://{head.address}:{port}/api/{path}", entry, *token).stdout.strip()
+    return host.run(
+        "python", "-c", SUBMIT, f"http://{head.address}:{port}/api/{path}", entry, *token
+    ).stdout.strip()
 
 
 def refused(host: Host, commands: list[list[str]], environments: list[dict[str, str]]) -> list[str]:
     """What those commands said that were not refused for want of the token. All at once: each tries for 20 s or more."""
-    processes = [host.start(*command, **environment) for command in commands for environment in environments]
+    processes = [
+        host.start(*command, **environment) for command in commands for environment in environments
+    ]
     said = [process.communicate(timeout=300)[0] for process in processes]
     # Ray Client only gives up: that it does connect with the token is what makes this a refusal.
-    reasons = ("InvalidAuthToken", "Unauthenticated", "AuthenticationError", "ray client connection timeout")
+    reasons = (
+        "InvalidAuthToken",
+        "Unauthenticated",
+        "AuthenticationError",
+        "ray client connection timeout",
+    )
     return [
         text
         for process, text in zip(processes, said, strict=True)
@@ -232,9 +248,14 @@ def test_without_the_token_nobody_gets_in() -> None:
         address = start_head(head, **TOKENS)
         assert submit(other, head, AGENT, "touch /tmp/no-token") == "401"
         assert submit(other, head, AGENT, "touch /tmp/wrong-token", "0" * 64) == "403"
-        assert submit(other, head, DASHBOARD, "touch /tmp/no-token") == "ConnectionRefusedError", "it is on loopback"
+        assert submit(other, head, DASHBOARD, "touch /tmp/no-token") == "ConnectionRefusedError", (
+            "it is on loopback"
+        )
         assert submit(head, head, AGENT, "touch /tmp/no-token") == "401", "nor from the head itself"
-        drivers = [["python", "-c", CONNECT, f"ray://{head.address}:{CLIENT}"], ["python", "-c", CONNECT, address]]
+        drivers = [
+            ["python", "-c", CONNECT, f"ray://{head.address}:{CLIENT}"],
+            ["python", "-c", CONNECT, address],
+        ]
         outsiders = [NO_TOKENS, TOKENS | {"RAY_AUTH_TOKEN_PATH": "/tmp/wrong"}]
         assert refused(other, [node(other, address), *drivers], outsiders) == []
         start_node(other, node(other, address), **TOKENS)
@@ -272,7 +293,10 @@ AT = [20, 600]  # ten seconds or more between the two: time to die in
 
 @pytest.fixture(scope="module")
 def study(
-    pytestconfig: pytest.Config, text_files: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+    pytestconfig: pytest.Config,
+    text_files: Path,
+    tiny_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """Four trials of the tiny model; a checkpoint after every update."""
     tiny: Any = pytestconfig.pluginmanager.getplugin(str(REPOSITORY / "tests" / "conftest.py"))
@@ -285,9 +309,16 @@ def study(
         "space_overrides": space,
         "search": {"sampler": "random", "trials_per_method": 2, "quasi_random_share": 0.5},
         "evaluation": {"at": AT, "batch_size": 8},
-        "operations": {"lanes": 1, "tensorboard": False, "checkpoint_every_s": 0, "max_retries": 100},
+        "operations": {
+            "lanes": 1,
+            "tensorboard": False,
+            "checkpoint_every_s": 0,
+            "max_retries": 100,
+        },
     }
-    path: Path = tiny.study_file(tmp_path_factory.mktemp("study"), text_files, tiny_model, **content)
+    path: Path = tiny.study_file(
+        tmp_path_factory.mktemp("study"), text_files, tiny_model, **content
+    )
     return path
 
 
@@ -300,12 +331,20 @@ def undisturbed(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ray_unlearn(host: Host, log: Path, *arguments: str) -> "subprocess.Popen[str]":
     """The command line on this host; what it says goes to `log`."""
-    command = ["python", "-c", "from ray_unlearn.cli.main import main; main()", *arguments, "--quiet"]
+    command = [
+        "python",
+        "-c",
+        "from ray_unlearn.cli.main import main; main()",
+        *arguments,
+        "--quiet",
+    ]
     with open(log, "a") as file:
         return host.start(*command, log=file, **TOKENS)
 
 
-def until(folder: Path, log: Path, process: "subprocess.Popen[str]", condition: Callable[[Record], Any]) -> Any:
+def until(
+    folder: Path, log: Path, process: "subprocess.Popen[str]", condition: Callable[[Record], Any]
+) -> Any:
     """What the condition gives, as soon as it is something."""
     deadline = time.monotonic() + 900
     while time.monotonic() < deadline:
@@ -322,17 +361,27 @@ def until(folder: Path, log: Path, process: "subprocess.Popen[str]", condition: 
 
 def under_way(record: Record) -> list[int]:
     """Trials with a row and no outcome."""
-    return [number for number, trial in record.trials.items() if trial.rows and trial.status is None]
+    return [
+        number for number, trial in record.trials.items() if trial.rows and trial.status is None
+    ]
 
 
 def workers(host: Host) -> list[int]:
     """Processes of lanes on this host, by the machine's numbers."""
-    return [pid for pid, line in host.processes().items() if "RayTrainWorker" in line] if host.alive else []
+    return (
+        [pid for pid, line in host.processes().items() if "RayTrainWorker" in line]
+        if host.alive
+        else []
+    )
 
 
 def went_on(record: Record) -> list[tuple[int, int]]:
     """Trial and update of each start from a checkpoint, in their order."""
-    words = [str(note["text"]).split() for note in record.notes if " goes on from its checkpoint " in str(note["text"])]
+    words = [
+        str(note["text"]).split()
+        for note in record.notes
+        if " goes on from its checkpoint " in str(note["text"])
+    ]
     return [(int(text[1]), int(text[-1])) for text in words]
 
 
@@ -351,13 +400,17 @@ def check_whole(folder: Path, undisturbed: Path) -> None:
     """All trials, each row once, and the table that an undisturbed study has."""
     found, record = verify(folder), read_ledger(folder / "ledger")
     assert (found.problems, found.complete, found.trials) == ([], True, 4)
-    updates = [(trial.number, row["update"]) for trial in record.trials.values() for row in trial.rows]
+    updates = [
+        (trial.number, row["update"]) for trial in record.trials.values() for row in trial.rows
+    ]
     assert len(updates) == len(set(updates)) == found.rows
     assert chaos.compare(undisturbed, folder) == []
 
 
 @pytest.mark.slow
-def test_a_dead_host_and_a_parted_one_cost_a_study_nothing(study: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_a_dead_host_and_a_parted_one_cost_a_study_nothing(
+    study: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     """Of three hosts with room for the lane one dies, and one is cut off but still sees the study's folder, as with a file
     server on another network. Its worker, asleep until its trial goes on elsewhere, then computes and writes on. The
     trial must not fall back to that when the next worker dies."""
@@ -367,11 +420,15 @@ def test_a_dead_host_and_a_parted_one_cost_a_study_nothing(study: Path, undistur
         address = start_head(hosts[0], *NO_LANES, NO_DASHBOARD, **TOKENS)
         for host in list(hosts)[1:]:
             start_node(host, node(host, address), **TOKENS)
-        process = ray_unlearn(hosts[0], log, "run", str(study), "--storage", str(folder), "--address", address)
+        process = ray_unlearn(
+            hosts[0], log, "run", str(study), "--storage", str(folder), "--address", address
+        )
         [first] = until(folder, log, process, under_way)
         next(host for host in hosts if workers(host)).kill()
 
-        second = until(folder, log, process, lambda record: [n for n in under_way(record) if n != first])[0]
+        second = until(
+            folder, log, process, lambda record: [n for n in under_way(record) if n != first]
+        )[0]
         lonely = next(host for host in hosts if workers(host))
         lonely.isolate()
         [stale] = workers(lonely)
@@ -390,7 +447,9 @@ def test_a_dead_host_and_a_parted_one_cost_a_study_nothing(study: Path, undistur
         assert workers(lonely) == [stale]
         lonely.rejoin()
         assert process.wait(timeout=300) == 0, log.read_text()[-4000:]
-        assert gone(lonely), "a node that comes back learns that it was given up, and ends its workers"
+        assert gone(lonely), (
+            "a node that comes back learns that it was given up, and ends its workers"
+        )
     check_whole(folder, undisturbed)
     record = read_ledger(folder / "ledger")
     assert [(number, update >= 19) for number, update in went_on(record)] == [
@@ -415,7 +474,9 @@ def gone(host: Host, seconds: float = 120.0) -> bool:
 
 
 @pytest.mark.slow
-def test_another_host_takes_over_when_the_driver_s_is_lost(study: Path, undisturbed: Path, tmp_path: Path) -> None:
+def test_another_host_takes_over_when_the_driver_s_is_lost(
+    study: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     """Head and driver go, and the lane's worker is an orphan. A new head resumes from the shared folder, once the lease has
     run out."""
     folder, log = tmp_path / "study", tmp_path / "log"
@@ -424,14 +485,21 @@ def test_another_host_takes_over_when_the_driver_s_is_lost(study: Path, undistur
         old, orphan, new = hosts
         address = start_head(old, *NO_LANES, NO_DASHBOARD, **TOKENS)
         start_node(orphan, node(orphan, address), **TOKENS)
-        process = ray_unlearn(old, log, "run", str(study), "--storage", str(folder), "--address", address)
+        process = ray_unlearn(
+            old, log, "run", str(study), "--storage", str(folder), "--address", address
+        )
         [trial] = until(folder, log, process, under_way)
         old.kill()
         killed = time.monotonic()
         process.wait()
         assert len(workers(orphan)) == 1
         assert verify(folder).problems == []
-        resume = ["resume", str(folder), "--address", start_head(new, "--num-cpus=1", NO_DASHBOARD, **TOKENS)]
+        resume = [
+            "resume",
+            str(folder),
+            "--address",
+            start_head(new, "--num-cpus=1", NO_DASHBOARD, **TOKENS),
+        ]
         process = ray_unlearn(new, log, *resume)
         code = process.wait(timeout=400)
         if code == EXIT_STORAGE:
@@ -441,7 +509,9 @@ def test_another_host_takes_over_when_the_driver_s_is_lost(study: Path, undistur
             process = ray_unlearn(new, log, *resume)
             code = process.wait(timeout=400)
         else:
-            assert time.monotonic() > killed + EXPIRY_S - 10, "it was not refused, though the lease was young"
+            assert time.monotonic() > killed + EXPIRY_S - 10, (
+                "it was not refused, though the lease was young"
+            )
         assert code == 0, log.read_text()[-4000:]
         assert gone(orphan), "a node without a head ends its workers"
     check_whole(folder, undisturbed)

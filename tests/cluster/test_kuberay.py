@@ -30,8 +30,13 @@ from kuberay_rules import (
     validators,
 )
 
-from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_WRONG_INPUT
-from ray_unlearn.spec.study import StudySpec, load_study
+from ray_unlearn.spec.errors import (
+    EXIT_FAILED_TRIALS,
+    EXIT_INTERRUPTED,
+    EXIT_STORAGE,
+    EXIT_WRONG_INPUT,
+)
+from ray_unlearn.spec.study_spec import StudySpec, load_study
 
 CLUSTER, JOB = KUBERAY / "raycluster", KUBERAY / "rayjob"
 ALPHA = [KUBERAY / "overlays" / "kuberay-1.7" / name for name in ("raycluster", "rayjob")]
@@ -39,7 +44,9 @@ FOLDERS = [CLUSTER, JOB, *ALPHA]
 KUBERNETES = ("1.31", "1.37")
 GPU = "/spec/workerGroupSpecs/1"
 
-needs_schemas = pytest.mark.skipif(not SCHEMAS.is_dir(), reason=f"KubeRay's schemas are not in {SCHEMAS}")
+needs_schemas = pytest.mark.skipif(
+    not SCHEMAS.is_dir(), reason=f"KubeRay's schemas are not in {SCHEMAS}"
+)
 
 
 def put(path: str, value: Any) -> dict[str, Any]:
@@ -79,14 +86,18 @@ def relative(folder: Path) -> str:
 
 @needs_schemas
 @pytest.mark.parametrize("folder", [CLUSTER, JOB], ids=relative)
-def test_operators_of_both_versions_know_every_field(folder: Path, kuberay_16: Any, kuberay_17: Any) -> None:
+def test_operators_of_both_versions_know_every_field(
+    folder: Path, kuberay_16: Any, kuberay_17: Any
+) -> None:
     assert schema_problems(build(folder), kuberay_16) == []
     assert schema_problems(build(folder), kuberay_17) == []
 
 
 @needs_schemas
 @pytest.mark.parametrize("folder", ALPHA, ids=relative)
-def test_alpha_fields_need_the_newer_operator(folder: Path, kuberay_16: Any, kuberay_17: Any) -> None:
+def test_alpha_fields_need_the_newer_operator(
+    folder: Path, kuberay_16: Any, kuberay_17: Any
+) -> None:
     """The older one would drop them in silence: a cluster without TLS whose owner believes that it has some."""
     assert schema_problems(build(folder), kuberay_17) == []
     refused = " ".join(schema_problems(build(folder), kuberay_16))
@@ -99,25 +110,49 @@ SCHEMA_MISTAKES = [
     ("RayCluster", put("/spec/autoscalerOptions/version", "v3"), "'v3'"),
     ("RayCluster", put("/spec/autoscalerOptions/idleTimeoutSeconds", "600"), "'600'"),
     ("RayCluster", put("/spec/authOptions/mode", "tokens"), "'tokens'"),
-    ("RayCluster", put("/spec/headGroupSpec/rayStartParams/num-cpus", 0), "0 is not of type 'string'"),
+    (
+        "RayCluster",
+        put("/spec/headGroupSpec/rayStartParams/num-cpus", 0),
+        "0 is not of type 'string'",
+    ),
     ("RayCluster", put("/spec/headGroupSpec/minReplicas", 1), "minReplicas"),
     ("RayCluster", put(f"{GPU}/minReplicas", "0"), "'0'"),
     ("RayCluster", drop(f"{GPU}/groupName"), "groupName"),
     ("RayCluster", put(f"{GPU}/template/spec/toleration", []), "toleration"),
-    ("RayCluster", put(f"{GPU}/template/spec/containers/0/resources/limits/memory", "26GB"), "'26GB'"),
-    ("RayCluster", put(f"{GPU}/template/spec/containers/0/securityContext/privileged", "no"), "'no'"),
+    (
+        "RayCluster",
+        put(f"{GPU}/template/spec/containers/0/resources/limits/memory", "26GB"),
+        "'26GB'",
+    ),
+    (
+        "RayCluster",
+        put(f"{GPU}/template/spec/containers/0/securityContext/privileged", "no"),
+        "'no'",
+    ),
     ("RayCluster", put("/spec/gcsFaultToleranceOptions/redisPassword", "hunter2"), "'hunter2'"),
-    ("RayCluster", put("/spec/headGroupSpec/template/spec/volumes/1/emptyDir/sizelimit", "3Gi"), "sizelimit"),
+    (
+        "RayCluster",
+        put("/spec/headGroupSpec/template/spec/volumes/1/emptyDir/sizelimit", "3Gi"),
+        "sizelimit",
+    ),
     ("RayJob", put("/spec/shutdownAfterJobFinish", True), "shutdownAfterJobFinish"),
     ("RayJob", put("/spec/backoffLimit", "3"), "'3'"),
     ("RayJob", put("/spec/entrypointResources", {"driver": 1}), "{'driver': 1}"),
-    ("RayJob", put("/spec/submitterPodTemplate/spec/containers/0/securityContext/capabilities/drop", "ALL"), "'ALL'"),
+    (
+        "RayJob",
+        put(
+            "/spec/submitterPodTemplate/spec/containers/0/securityContext/capabilities/drop", "ALL"
+        ),
+        "'ALL'",
+    ),
     ("RayJob", put("/spec/rayClusterSpec/workerGroupSpecs/0/maxReplica", 2), "maxReplica"),
 ]
 
 
 @needs_schemas
-@pytest.mark.parametrize(("kind", "change", "expected"), SCHEMA_MISTAKES, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("kind", "change", "expected"), SCHEMA_MISTAKES, ids=lambda value: str(value)[:60]
+)
 def test_a_typo_or_a_wrong_type_is_found(
     kind: str, change: dict[str, Any], expected: str, kuberay_16: Any, kuberay_17: Any
 ) -> None:
@@ -133,7 +168,11 @@ def test_kubernetes_knows_every_field(folder: Path) -> None:
 
 
 CORE_MISTAKES = [
-    ("ServiceAccount", put("/automountServiceAccountTokens", False), "automountServiceAccountTokens"),
+    (
+        "ServiceAccount",
+        put("/automountServiceAccountTokens", False),
+        "automountServiceAccountTokens",
+    ),
     ("StatefulSet", put("/spec/replicas", "1"), "replicas"),
     ("StatefulSet", put("/spec/template/spec/containers/0/readynessProbe", {}), "readynessProbe"),
     ("StatefulSet", drop("/spec/selector"), "selector"),
@@ -144,8 +183,12 @@ CORE_MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "change", "expected"), CORE_MISTAKES, ids=lambda value: str(value)[:60])
-def test_a_mistake_in_kubernetes_own_resources_is_found(kind: str, change: dict[str, Any], expected: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "change", "expected"), CORE_MISTAKES, ids=lambda value: str(value)[:60]
+)
+def test_a_mistake_in_kubernetes_own_resources_is_found(
+    kind: str, change: dict[str, Any], expected: str
+) -> None:
     found = list(core_problems(planted(kind, change), KUBERNETES[-1]))
     assert len(found) == 1
     assert expected in found[0]
@@ -160,15 +203,35 @@ def test_the_operator_accepts_them(folder: Path) -> None:
 
 
 OPERATOR_MISTAKES = [
-    ("RayCluster", put("/spec/headGroupSpec/template/spec/restartPolicy", "Always"), "head: restartPolicy"),
-    ("RayCluster", put(f"{GPU}/template/spec/restartPolicy", "OnFailure"), "spot-gpu: restartPolicy"),
+    (
+        "RayCluster",
+        put("/spec/headGroupSpec/template/spec/restartPolicy", "Always"),
+        "head: restartPolicy",
+    ),
+    (
+        "RayCluster",
+        put(f"{GPU}/template/spec/restartPolicy", "OnFailure"),
+        "spot-gpu: restartPolicy",
+    ),
     ("RayCluster", drop("/spec/rayVersion"), "tokens need rayVersion"),
     ("RayCluster", put("/spec/rayVersion", "2.9.3"), "tokens need rayVersion"),
-    ("RayCluster", put("/spec/workerGroupSpecs/0/rayStartParams/num-cpus", "4"), "driver: resources both"),
+    (
+        "RayCluster",
+        put("/spec/workerGroupSpecs/0/rayStartParams/num-cpus", "4"),
+        "driver: resources both",
+    ),
     ("RayCluster", put(f"{GPU}/rayStartParams/labels", "a=b"), "spot-gpu: labels"),
     ("RayCluster", put(f"{GPU}/minReplicas", 5), "minReplicas above maxReplicas"),
-    ("RayCluster", put("/spec/gcsFaultToleranceOptions/backend", "rocksdb"), "excludes redisAddress, redisPassword"),
-    ("RayCluster", put("/spec/gcsFaultToleranceOptions/storage", {"size": "1Gi"}), "storage is for backend rocksdb"),
+    (
+        "RayCluster",
+        put("/spec/gcsFaultToleranceOptions/backend", "rocksdb"),
+        "excludes redisAddress, redisPassword",
+    ),
+    (
+        "RayCluster",
+        put("/spec/gcsFaultToleranceOptions/storage", {"size": "1Gi"}),
+        "storage is for backend rocksdb",
+    ),
     ("RayCluster", put("/metadata/name", "x" * 54), "no name of at most 53"),
     ("RayCluster", put("/metadata/name", "Studies"), "no name of at most 53"),
     ("RayJob", put("/metadata/name", "x" * 48), "no name of at most 47"),
@@ -177,16 +240,28 @@ OPERATOR_MISTAKES = [
         put("/spec/clusterSelector", {"ray.io/cluster": "studies"}),
         "one of rayClusterSpec and clusterSelector",
     ),
-    ("RayJob", put("/spec/deletionStrategy", {"deletionRules": [{"policy": "DeleteSelf"}]}), "excludes deletionRules"),
+    (
+        "RayJob",
+        put("/spec/deletionStrategy", {"deletionRules": [{"policy": "DeleteSelf"}]}),
+        "excludes deletionRules",
+    ),
     ("RayJob", put("/spec/shutdownAfterJobFinishes", False), "needs shutdownAfterJobFinishes"),
     ("RayJob", put("/spec/submissionMode", "SidecarMode"), "SidecarMode excludes"),
     ("RayJob", put("/spec/entrypointResources", "driver: 1"), "is no JSON"),
-    ("RayJob", put("/spec/rayClusterSpec/headGroupSpec/template/spec/restartPolicy", "Always"), "head: restartPolicy"),
+    (
+        "RayJob",
+        put("/spec/rayClusterSpec/headGroupSpec/template/spec/restartPolicy", "Always"),
+        "head: restartPolicy",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("kind", "change", "expected"), OPERATOR_MISTAKES, ids=lambda value: str(value)[:60])
-def test_what_the_operator_would_refuse_is_found(kind: str, change: dict[str, Any], expected: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "change", "expected"), OPERATOR_MISTAKES, ids=lambda value: str(value)[:60]
+)
+def test_what_the_operator_would_refuse_is_found(
+    kind: str, change: dict[str, Any], expected: str
+) -> None:
     found = list(operator_problems(planted(kind, change)))
     assert any(expected in problem for problem in found), found
 
@@ -199,15 +274,23 @@ def test_retries_and_a_cluster_of_others_exclude_each_other() -> None:
 
 ALPHA_MISTAKES = [
     (put("/spec/gcsFaultToleranceOptions/redisAddress", "redis:6379"), "excludes redisAddress"),
-    (put("/spec/gcsFaultToleranceOptions/storage/claimName", "mine"), "storage.claimName excludes size"),
-    (put("/spec/networkPolicy/mode", "DenyAllEgress"), "networkPolicy.head.ingressRules with mode DenyAllEgress"),
+    (
+        put("/spec/gcsFaultToleranceOptions/storage/claimName", "mine"),
+        "storage.claimName excludes size",
+    ),
+    (
+        put("/spec/networkPolicy/mode", "DenyAllEgress"),
+        "networkPolicy.head.ingressRules with mode DenyAllEgress",
+    ),
     (put("/spec/networkPolicy/worker", {"egressRules": []}), "networkPolicy.worker.egressRules"),
     (put("/spec/networkPolicy/workerGroups", [{"groupName": "gpu"}]), "no group gpu"),
 ]
 
 
 @pytest.mark.parametrize(("change", "expected"), ALPHA_MISTAKES, ids=lambda value: str(value)[:60])
-def test_what_the_operator_would_refuse_of_the_overlay_is_found(change: dict[str, Any], expected: str) -> None:
+def test_what_the_operator_would_refuse_of_the_overlay_is_found(
+    change: dict[str, Any], expected: str
+) -> None:
     (found,) = operator_problems(changed(build(ALPHA[0]), "RayCluster", change))
     assert expected in found
 
@@ -220,7 +303,8 @@ def test_the_operator_is_told_to_do_what_the_overlay_asks_for() -> None:
         (manifest,) = of_kind(build(folder), "RayCluster", "RayJob")
         spec = cluster_spec(manifest)
         asked = {
-            "GCSFaultToleranceEmbeddedStorage": spec["gcsFaultToleranceOptions"]["backend"] == "rocksdb",
+            "GCSFaultToleranceEmbeddedStorage": spec["gcsFaultToleranceOptions"]["backend"]
+            == "rocksdb",
             "RayClusterMTLS": spec["tlsOptions"]["enabled"],
             "RayClusterNetworkPolicy": "networkPolicy" in spec,
         }
@@ -244,24 +328,59 @@ POLICY_MISTAKES = [
     ("RayCluster", put("/spec/headGroupSpec/enableIngress", True), "head: reachable"),
     ("RayCluster", put("/spec/headGroupSpec/serviceType", "LoadBalancer"), "head: reachable"),
     ("RayCluster", put("/spec/autoscalerOptions/version", "v1"), "no autoscaler v2"),
-    ("RayCluster", drop("/spec/autoscalerOptions/securityContext"), "autoscaler: may gain privileges"),
+    (
+        "RayCluster",
+        drop("/spec/autoscalerOptions/securityContext"),
+        "autoscaler: may gain privileges",
+    ),
     ("RayCluster", drop("/spec/autoscalerOptions/volumeMounts"), "autoscaler: has no token"),
-    ("RayCluster", put("/spec/gcsFaultToleranceOptions/redisPassword", {"value": "x"}), "password not from a Secret"),
+    (
+        "RayCluster",
+        put("/spec/gcsFaultToleranceOptions/redisPassword", {"value": "x"}),
+        "password not from a Secret",
+    ),
     ("RayCluster", put(f"{HEAD}/containers/0/image", "rayproject/ray:latest"), "not pinned"),
     ("RayCluster", put(f"{LANES}/containers/0/image", "rayproject/ray"), "not pinned"),
-    ("RayCluster", put(f"{LANES}/containers/0/image", "registry.example.org:5000/ray-unlearn"), "not pinned"),
-    ("RayCluster", put(f"{LANES}/securityContext/runAsNonRoot", False), "spot-gpu: may run as root"),
-    ("RayCluster", put(f"{LANES}/containers/0/securityContext/runAsUser", 0), "spot-gpu: may run as root"),
+    (
+        "RayCluster",
+        put(f"{LANES}/containers/0/image", "registry.example.org:5000/ray-unlearn"),
+        "not pinned",
+    ),
+    (
+        "RayCluster",
+        put(f"{LANES}/securityContext/runAsNonRoot", False),
+        "spot-gpu: may run as root",
+    ),
+    (
+        "RayCluster",
+        put(f"{LANES}/containers/0/securityContext/runAsUser", 0),
+        "spot-gpu: may run as root",
+    ),
     ("RayCluster", drop(f"{HEAD}/securityContext/seccompProfile"), "head: no seccomp profile"),
-    ("RayCluster", put(f"{DRIVER}/containers/0/securityContext/allowPrivilegeEscalation", True), "gain privileges"),
-    ("RayCluster", put(f"{LANES}/containers/0/securityContext/capabilities/add", ["SYS_PTRACE"]), "capabilities"),
+    (
+        "RayCluster",
+        put(f"{DRIVER}/containers/0/securityContext/allowPrivilegeEscalation", True),
+        "gain privileges",
+    ),
+    (
+        "RayCluster",
+        put(f"{LANES}/containers/0/securityContext/capabilities/add", ["SYS_PTRACE"]),
+        "capabilities",
+    ),
     ("RayCluster", put(f"{LANES}/hostNetwork", True), "host's namespaces"),
-    ("RayCluster", put(f"{LANES}/volumes/-", {"name": "nvme", "hostPath": {"path": "/mnt"}}), "path of the host"),
+    (
+        "RayCluster",
+        put(f"{LANES}/volumes/-", {"name": "nvme", "hostPath": {"path": "/mnt"}}),
+        "path of the host",
+    ),
     ("RayCluster", put(f"{HEAD}/automountServiceAccountToken", True), "head: mounts a token"),
     ("RayCluster", put(f"{DRIVER}/serviceAccountName", "studie"), "no ServiceAccount studie"),
     (
         "RayCluster",
-        put(f"{HEAD}/containers/0/volumeMounts/-", {"name": "kubernetes-api", "mountPath": "/x/serviceaccount"}),
+        put(
+            f"{HEAD}/containers/0/volumeMounts/-",
+            {"name": "kubernetes-api", "mountPath": "/x/serviceaccount"},
+        ),
         "for the autoscaler alone",
     ),
     (
@@ -271,44 +390,86 @@ POLICY_MISTAKES = [
     ),
     ("RayCluster", put(f"{LANES}/containers/0/resources/requests/memory", "8Gi"), "must be equal"),
     ("RayCluster", drop(f"{LANES}/volumes/1"), "no volume shared-mem"),
-    ("RayCluster", put(f"{LANES}/volumes/1/emptyDir/sizeLimit", "64Mi"), "/dev/shm: 0% of the memory"),
-    ("RayCluster", put(f"{LANES}/volumes/1/emptyDir", {"sizeLimit": "9Gi"}), "/dev/shm is no volume"),
+    (
+        "RayCluster",
+        put(f"{LANES}/volumes/1/emptyDir/sizeLimit", "64Mi"),
+        "/dev/shm: 0% of the memory",
+    ),
+    (
+        "RayCluster",
+        put(f"{LANES}/volumes/1/emptyDir", {"sizeLimit": "9Gi"}),
+        "/dev/shm is no volume",
+    ),
     ("RayCluster", drop(f"{LANES}/volumes/0/emptyDir/sizeLimit"), "/tmp is no volume with a limit"),
     ("RayCluster", put(f"{DRIVER}/terminationGracePeriodSeconds", 30), "too short to stop a study"),
     ("RayCluster", drop(f"{HEAD}/containers/0/lifecycle"), "head: preStop"),
-    ("RayCluster", put(f"{LANES}/containers/0/lifecycle/preStop/exec/command", ["sleep 5"]), "spot-gpu: preStop"),
+    (
+        "RayCluster",
+        put(f"{LANES}/containers/0/lifecycle/preStop/exec/command", ["sleep 5"]),
+        "spot-gpu: preStop",
+    ),
     ("RayCluster", drop(f"{DRIVER}/containers/0/env/1"), "driver: RAY_JOB_STOP_WAIT_TIME_S"),
     ("RayCluster", put(f"{GPU}/minReplicas", 1), "spot-gpu: minReplicas"),
     ("RayCluster", drop(f"{LANES}/affinity"), "not bound to spot nodes"),
     ("RayCluster", drop(f"{LANES}/tolerations/0"), "does not tolerate GPU nodes"),
     ("RayCluster", drop(f"{HEAD}/affinity"), "head: may land on a spot node"),
     ("RayCluster", put("/metadata/namespace", "default"), "in namespace default"),
-    ("RayJob", drop("/spec/submitterPodTemplate/spec/securityContext"), "submitter: may run as root"),
+    (
+        "RayJob",
+        drop("/spec/submitterPodTemplate/spec/securityContext"),
+        "submitter: may run as root",
+    ),
     ("RayJob", drop("/spec/rayClusterSpec/authOptions/secretName"), "no token"),
     ("Service", put("/spec/type", "NodePort"), "Service redis: reachable from outside"),
     ("StatefulSet", put("/spec/template/spec/containers/0/image", "redis:7"), "not pinned"),
     (
         "StatefulSet",
-        put("/spec/template/spec/containers/0/env/0", {"name": "REDIS_PASSWORD", "value": "hunter2"}),
+        put(
+            "/spec/template/spec/containers/0/env/0", {"name": "REDIS_PASSWORD", "value": "hunter2"}
+        ),
         "REDIS_PASSWORD stands in the file",
     ),
-    ("ServiceAccount", drop("/automountServiceAccountToken"), "mounts a token for the Kubernetes API"),
-    ("NetworkPolicy", put("/spec/podSelector", {"matchLabels": {"a": "b"}}), "no NetworkPolicy closes the namespace"),
+    (
+        "ServiceAccount",
+        drop("/automountServiceAccountToken"),
+        "mounts a token for the Kubernetes API",
+    ),
+    (
+        "NetworkPolicy",
+        put("/spec/podSelector", {"matchLabels": {"a": "b"}}),
+        "no NetworkPolicy closes the namespace",
+    ),
     ("NetworkPolicy", put("/spec/ingress", [{}]), "open to the world"),
-    ("NetworkPolicy", put("/spec/ingress/0/from/-", {"ipBlock": {"cidr": "0.0.0.0/0"}}), "open to the world"),
-    ("NetworkPolicy", put("/spec/ingress/0/from/-", {"namespaceSelector": {}}), "open to every namespace"),
+    (
+        "NetworkPolicy",
+        put("/spec/ingress/0/from/-", {"ipBlock": {"cidr": "0.0.0.0/0"}}),
+        "open to the world",
+    ),
+    (
+        "NetworkPolicy",
+        put("/spec/ingress/0/from/-", {"namespaceSelector": {}}),
+        "open to every namespace",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("kind", "change", "expected"), POLICY_MISTAKES, ids=lambda value: str(value)[:60])
-def test_what_policy_forbids_is_found(kind: str, change: dict[str, Any], expected: str, study: StudySpec) -> None:
+@pytest.mark.parametrize(
+    ("kind", "change", "expected"), POLICY_MISTAKES, ids=lambda value: str(value)[:60]
+)
+def test_what_policy_forbids_is_found(
+    kind: str, change: dict[str, Any], expected: str, study: StudySpec
+) -> None:
     found = list(policy_problems(planted(kind, change), study.operations.grace_s))
     assert any(expected in problem for problem in found), found
 
 
 @pytest.mark.parametrize("kind", ["Secret", "Ingress", "ClusterRoleBinding"])
 def test_a_resource_that_must_not_be_there_is_found(kind: str) -> None:
-    stray = {"apiVersion": "v1", "kind": kind, "metadata": {"name": "x", "namespace": "ray-unlearn"}}
+    stray = {
+        "apiVersion": "v1",
+        "kind": kind,
+        "metadata": {"name": "x", "namespace": "ray-unlearn"},
+    }
     (found,) = policy_problems([*build(CLUSTER), stray], 20)
     assert found.startswith(f"{kind} x")
 
@@ -321,13 +482,20 @@ def test_a_longer_grace_period_of_a_study_is_found_to_be_too_long_for_the_pods()
 def test_the_driver_is_told_its_credentials_by_nobody_but_the_cloud(study: StudySpec) -> None:
     """The bucket's identity is for pods that run studies; the head, which can scale the cluster, has none."""
     accounts = {
-        m["metadata"]["name"]: m["metadata"].get("annotations", {}) for m in build(JOB) if m["kind"] == "ServiceAccount"
+        m["metadata"]["name"]: m["metadata"].get("annotations", {})
+        for m in build(JOB)
+        if m["kind"] == "ServiceAccount"
     }
     used = {
-        name: group["template"]["spec"]["serviceAccountName"] for name, group in groups(cluster_spec(build(JOB)[-1]))
+        name: group["template"]["spec"]["serviceAccountName"]
+        for name, group in groups(cluster_spec(build(JOB)[-1]))
     }
     assert used == {"head": "ray-head", "driver": "study", "spot-gpu": "study"}
-    assert {name: len(found) for name, found in accounts.items()} == {"study": 2, "ray-head": 0, "nothing": 0}
+    assert {name: len(found) for name, found in accounts.items()} == {
+        "study": 2,
+        "ray-head": 0,
+        "nothing": 0,
+    }
 
 
 # --- what Ray makes of it
@@ -335,12 +503,15 @@ def test_the_driver_is_told_its_credentials_by_nobody_but_the_cloud(study: Study
 
 def resources(kind: str, *change: dict[str, Any]) -> dict[str, Any]:
     """Node types as Ray's autoscaler derives them."""
-    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr as derive
+    from ray.autoscaler._private.kuberay.autoscaling_config import (
+        _derive_autoscaling_config_from_ray_cr as derive,
+    )
 
     (manifest,) = of_kind(planted(kind, *change), kind)
     config = derive({"metadata": manifest["metadata"], "spec": cluster_spec(manifest)})
     return {
-        name: (t["min_workers"], t["max_workers"], t["resources"]) for name, t in config["available_node_types"].items()
+        name: (t["min_workers"], t["max_workers"], t["resources"])
+        for name, t in config["available_node_types"].items()
     }
 
 
@@ -355,7 +526,12 @@ def test_the_autoscaler_sees_a_head_without_cpus_drivers_and_gpus_from_nothing(k
 
 def test_the_autoscaler_is_asked_and_not_ourselves() -> None:
     """Planted: a head that computes, and lanes without a GPU, which would wait for ever."""
-    assert resources("RayCluster", drop("/spec/headGroupSpec/rayStartParams/num-cpus"))["headgroup"][2]["CPU"] == 2
+    assert (
+        resources("RayCluster", drop("/spec/headGroupSpec/rayStartParams/num-cpus"))["headgroup"][
+            2
+        ]["CPU"]
+        == 2
+    )
     limits = f"{LANES}/containers/0/resources/limits/nvidia.com~1gpu"
     requests = limits.replace("limits", "requests")
     assert "GPU" not in resources("RayCluster", drop(limits), drop(requests))["spot-gpu"][2]
@@ -377,7 +553,10 @@ def test_the_job_has_the_cluster_that_stands() -> None:
     (cluster,), (job,) = of_kind(build(CLUSTER), "RayCluster"), of_kind(build(JOB), "RayJob")
     assert cluster_spec(job) == cluster_spec(cluster)
     submitter = job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"]
-    images = {group["template"]["spec"]["containers"][0]["image"] for _, group in groups(cluster_spec(job))}
+    images = {
+        group["template"]["spec"]["containers"][0]["image"]
+        for _, group in groups(cluster_spec(job))
+    }
     assert images == {submitter}
 
 
@@ -399,13 +578,21 @@ def entrypoint(tmp_path: Path, code: int) -> tuple[int, list[str]]:
         ["bash", "-c", f"printf '%s\\0' {command}"], check=True, capture_output=True, text=True
     ).stdout.split("\0")[:-1]
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    done = subprocess.run(shlex.join(submitted), shell=True, executable="/bin/bash", env=environment, check=False)
+    done = subprocess.run(
+        shlex.join(submitted), shell=True, executable="/bin/bash", env=environment, check=False
+    )
     return done.returncode, (tmp_path / "given").read_text().splitlines()
 
 
 @pytest.mark.parametrize(
     ("code", "again"),
-    [(0, False), (EXIT_FAILED_TRIALS, False), (EXIT_WRONG_INPUT, True), (EXIT_STORAGE, True), (EXIT_INTERRUPTED, True)],
+    [
+        (0, False),
+        (EXIT_FAILED_TRIALS, False),
+        (EXIT_WRONG_INPUT, True),
+        (EXIT_STORAGE, True),
+        (EXIT_INTERRUPTED, True),
+    ],
 )
 def test_a_study_with_failed_trials_is_finished_and_everything_else_is_tried_again(
     code: int, again: bool, tmp_path: Path
@@ -442,7 +629,9 @@ def test_a_gpu_node_that_goes_is_drained_first(tmp_path: Path) -> None:
     for name in ("ray", "sleep"):
         (tmp_path / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path}/{name}.given\n')
         (tmp_path / name).chmod(0o755)
-    subprocess.run(hook("spot-gpu"), env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True)
+    subprocess.run(
+        hook("spot-gpu"), env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=True
+    )
     command, *arguments = (tmp_path / "ray.given").read_text().splitlines()
     given = drain_node.make_context(command, arguments).params
     assert command == "drain-node"
@@ -472,11 +661,15 @@ def can_be_alone() -> bool:
     if shutil.which("unshare") is None:
         return False
     seen = subprocess.run([*alone(), "ls", "/proc"], capture_output=True, text=True, check=False)
-    return seen.returncode == 0 and [name for name in seen.stdout.split() if name.isdigit()] == ["1"]
+    return seen.returncode == 0 and [name for name in seen.stdout.split() if name.isdigit()] == [
+        "1"
+    ]
 
 
 @pytest.mark.root
-@pytest.mark.skipif(sys.platform != "linux" or not can_be_alone(), reason="needs root and process namespaces")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not can_be_alone(), reason="needs root and process namespaces"
+)
 def test_a_driver_is_told_to_stop_and_waited_for(tmp_path: Path) -> None:
     program, note = tmp_path / "bin" / "ray-unlearn", tmp_path / "note"
     program.parent.mkdir()
@@ -484,7 +677,9 @@ def test_a_driver_is_told_to_stop_and_waited_for(tmp_path: Path) -> None:
     # As in the pod: the job's shell, the driver below it, and the hook beside them.
     inside = f"bash -c '{sys.executable} {program} {note} || test $? -eq 3' & sleep 0.5; {shlex.join(hook('driver'))}; cat {note}"
     started = time.monotonic()
-    done = subprocess.run([*alone(), "bash", "-c", inside], capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run(
+        [*alone(), "bash", "-c", inside], capture_output=True, text=True, check=False, timeout=50
+    )
     assert done.stdout.split() == ["ready", "checkpoint"], done.stderr
     assert time.monotonic() - started < 40
 
@@ -495,7 +690,9 @@ def test_a_driver_is_told_to_stop_and_waited_for(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl on this machine")
 @pytest.mark.parametrize("folder", FOLDERS, ids=relative)
 def test_kustomize_builds_what_is_checked_here(folder: Path) -> None:
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True
+    )
 
     def key(manifest: dict[str, Any]) -> tuple[str, str]:
         return manifest["kind"], manifest["metadata"]["name"]

@@ -91,18 +91,38 @@ BROKEN_RULES = [
     (EVERYWHERE, "export RAY_AUTH_MODE=token ", "export ", "worker: starts without tokens"),
     (EVERYWHERE, "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "worker: starts without tokens"),
     (EVERYWHERE, "/auth_token OMP", "/token OMP", "others may read the token"),
-    (CLOUDS, "RAY_AUTH_TOKEN_PATH=~/secret", "RAY_AUTH_TOKEN_PATH=~/elsewhere", "does not bring the token"),
+    (
+        CLOUDS,
+        "RAY_AUTH_TOKEN_PATH=~/secret",
+        "RAY_AUTH_TOKEN_PATH=~/elsewhere",
+        "does not bring the token",
+    ),
     (CLOUDS, "&& chmod 600 ~/secret/auth_token", "", "others may read the token"),
     (["onprem"], "&& chmod 600 ~/.ray-unlearn/auth_token", "", "others may read the token"),
     (EVERYWHERE, "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0", "listens elsewhere"),
     (EVERYWHERE, "--dashboard-host=127.0.0.1", "", "listens elsewhere"),
-    (EVERYWHERE, "ray start --address=", "ray start --dashboard-host=0.0.0.0 --address=", "worker: the dashboard"),
+    (
+        EVERYWHERE,
+        "ray start --address=",
+        "ray start --dashboard-host=0.0.0.0 --address=",
+        "worker: the dashboard",
+    ),
     (EVERYWHERE, "RAY_gcs_storage=rocksdb ", "", "forgets the cluster"),
     (EVERYWHERE, "--autoscaling-config=~/ray_bootstrap_config.yaml", "", "no autoscaler"),
     (EVERYWHERE, "--object-spilling-directory=", "--directory=", "worker: objects spill"),
     (EVERYWHERE, "idle_timeout_minutes: ", "idle_timeout_minutes: 9", "idle_timeout_minutes"),
-    (EVERYWHERE, "worker_setup_commands: []", "worker_setup_commands: [pip install -U ray]", "installs at start"),
-    (EVERYWHERE, "head_setup_commands: []", "head_setup_commands: ['curl -fsSL x | sh']", "installs at start"),
+    (
+        EVERYWHERE,
+        "worker_setup_commands: []",
+        "worker_setup_commands: [pip install -U ray]",
+        "installs at start",
+    ),
+    (
+        EVERYWHERE,
+        "head_setup_commands: []",
+        "head_setup_commands: ['curl -fsSL x | sh']",
+        "installs at start",
+    ),
     (["onprem"], "RAY_enable_autoscaler_v2=0", "OTHER=0", "autoscaler v2 loops"),
     (["onprem"], "min_workers: 2", "min_workers: 0", "never does"),
     (["onprem"], "gpu1.example.org, ", "", "never does"),
@@ -113,17 +133,37 @@ BROKEN_RULES = [
         "autoscaler v2",
     ),
     (CLOUDS, "resources: {CPU: 0}", "resources: {}", "counts on its processors"),
-    (CLOUDS, "    min_workers: 0\n    max_workers: 2", "    min_workers: 1\n    max_workers: 2", "nodes are kept"),
+    (
+        CLOUDS,
+        "    min_workers: 0\n    max_workers: 2",
+        "    min_workers: 1\n    max_workers: 2",
+        "nodes are kept",
+    ),
     (CLOUDS, "    max_workers: 0", "    max_workers: 1", "workers of its kind"),
     (CLOUDS, "cache_stopped_nodes: false", "cache_stopped_nodes: true", "stopped nodes stay"),
     (CLOUDS, ":0.1.0@sha256:" + "0" * 64, ":0.1.0", "not pinned by tag and digest"),
     (CLOUDS, ":0.1.0@sha256", ":latest@sha256", "not pinned by tag and digest"),
     (CLOUDS, "cluster_name: ray-unlearn", "cluster_name: AKIAIOSFODNN7EXAMPLE", "an AWS key"),
     (EVERYWHERE, "ray stop\n", "export RAY_AUTH_TOKEN=abc; ray stop\n", "a token in plain text"),
-    (EVERYWHERE, "file_mounts:\n", "file_mounts:\n  ~/key: '-----BEGIN OPENSSH PRIVATE KEY-----'\n", "a private key"),
+    (
+        EVERYWHERE,
+        "file_mounts:\n",
+        "file_mounts:\n  ~/key: '-----BEGIN OPENSSH PRIVATE KEY-----'\n",
+        "a private key",
+    ),
     (["aws"], "MarketType: spot", "MarketType: capacity-block", "not spot"),
-    (["aws"], "SecurityGroupIds: [sg-0123456789abcdef0]", "KeyName: mine", "opens SSH to the world"),
-    (["aws"], "provider:\n", "provider:\n  security_group: {GroupName: ray}\n", "opens SSH to the world"),
+    (
+        ["aws"],
+        "SecurityGroupIds: [sg-0123456789abcdef0]",
+        "KeyName: mine",
+        "opens SSH to the world",
+    ),
+    (
+        ["aws"],
+        "provider:\n",
+        "provider:\n  security_group: {GroupName: ray}\n",
+        "opens SSH to the world",
+    ),
     (["aws"], "IamInstanceProfile: {Name: ray-unlearn-head}", "KeyName: mine", "no identity"),
     (["aws"], "ami-0123456789abcdef0", "latest_dlami", "the image is not pinned"),
     (["aws"], "HttpTokens: required", "HttpTokens: optional", "without a session token"),
@@ -132,19 +172,38 @@ BROKEN_RULES = [
     (["gcp"], "provisioningModel: SPOT", "provisioningModel: STANDARD", "not spot"),
     (["gcp"], "subnetworks/ray-unlearn", "subnetworks/default", "opens SSH to the world"),
     (["gcp"], "  ssh_private_key: ~/.ssh/ray-unlearn\n", "", "every machine of the project"),
-    (["gcp"], "images/ray-unlearn-20260101", "images/family/common-cu124", "the image is not pinned"),
+    (
+        ["gcp"],
+        "images/ray-unlearn-20260101",
+        "images/family/common-cu124",
+        "the image is not pinned",
+    ),
     (["gcp"], 'value: "TRUE"', 'value: "FALSE"', "keys of the whole project"),
-    (["gcp"], "provider:\n", "provider:\n  gcp_credentials: {type: service_account}\n", "Google credentials"),
+    (
+        ["gcp"],
+        "provider:\n",
+        "provider:\n  gcp_credentials: {type: service_account}\n",
+        "Google credentials",
+    ),
     (["azure"], "priority: Spot", "priority: Regular", "not spot"),
     (["azure"], "use_internal_ips: true", "use_internal_ips: false", "opens SSH to the world"),
-    (["azure"], "imageVersion: 22.04.2025041101", "imageVersion: latest", "the image is not pinned"),
+    (
+        ["azure"],
+        "imageVersion: 22.04.2025041101",
+        "imageVersion: latest",
+        "the image is not pinned",
+    ),
     (["azure"], "msi_name: ray-unlearn\n", "other: ray-unlearn\n", "no identity"),
 ]
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
-    [pytest.param(name, *rest, id=f"{name}-{i}") for i, (names, *rest) in enumerate(BROKEN_RULES) for name in names],
+    [
+        pytest.param(name, *rest, id=f"{name}-{i}")
+        for i, (names, *rest) in enumerate(BROKEN_RULES)
+        for name in names
+    ],
 )
 def test_a_broken_rule_is_seen(name: str, old: str, new: str, message: str) -> None:
     found = problems(changed(FILES[name], old, new))
@@ -164,12 +223,18 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch, moto.mock_aws():
         for name in ("AWS_PROFILE", "AWS_ENDPOINT_URL"):
             patch.delenv(name, raising=False)
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # Ray writes the key that it makes to ~/.ssh
+        patch.setenv(
+            "HOME", str(tmp_path_factory.mktemp("home"))
+        )  # Ray writes the key that it makes to ~/.ssh
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setattr(node_provider, "list_ec2_instances", functools.cache(node_provider.list_ec2_instances))
+        patch.setattr(
+            node_provider, "list_ec2_instances", functools.cache(node_provider.list_ec2_instances)
+        )
         ec2, iam = boto3.client("ec2"), boto3.client("iam")
         subnet = ec2.describe_subnets()["Subnets"][0]
-        group = ec2.create_security_group(GroupName="ray-unlearn", Description="x", VpcId=subnet["VpcId"])["GroupId"]
+        group = ec2.create_security_group(
+            GroupName="ray-unlearn", Description="x", VpcId=subnet["VpcId"]
+        )["GroupId"]
         image = ec2.describe_images(Owners=["amazon"])["Images"][0]["ImageId"]
         for name in ("ray-unlearn-head", "ray-unlearn-worker"):
             iam.create_instance_profile(InstanceProfileName=name)
@@ -182,7 +247,11 @@ def instances_on_aws() -> dict[str, dict[str, Any]]:
     import boto3
 
     found = boto3.client("ec2").describe_instances()["Reservations"]
-    return {instance["InstanceId"]: instance for reservation in found for instance in reservation["Instances"]}
+    return {
+        instance["InstanceId"]: instance
+        for reservation in found
+        for instance in reservation["Instances"]
+    }
 
 
 def security_groups() -> dict[str, Any]:
@@ -212,7 +281,11 @@ def started_on_aws(text: str) -> tuple[Any, dict[str, Any], dict[str, dict[str, 
         node = copy.deepcopy(config["available_node_types"][node_type]["node_config"])
         provider.create_node(node, {KIND: kind, NODE_TYPE: node_type}, 1)
     new = [instance for name, instance in instances_on_aws().items() if name not in before]
-    return provider, config, {tag["Value"]: i for i in new for tag in i["Tags"] if tag["Key"] == NODE_TYPE}
+    return (
+        provider,
+        config,
+        {tag["Value"]: i for i in new for tag in i["Tags"] if tag["Key"] == NODE_TYPE},
+    )
 
 
 def test_aws_starts_head_and_workers(aws: str) -> None:
@@ -230,10 +303,14 @@ def test_aws_starts_head_and_workers(aws: str) -> None:
     assert instances["head"]["IamInstanceProfile"]["Arn"].endswith("/ray-unlearn-head")
     assert instances["spot_gpu"]["IamInstanceProfile"]["Arn"].endswith("/ray-unlearn-worker")
     for instance in instances.values():
-        assert [open_to_the_world(groups[group["GroupId"]]) for group in instance["SecurityGroups"]] == [False]
+        assert [
+            open_to_the_world(groups[group["GroupId"]]) for group in instance["SecurityGroups"]
+        ] == [False]
     assert security_groups() == groups, "Ray made a security group, or changed ours"
     roles = {role["RoleName"] for role in boto3.client("iam").list_roles()["Roles"]}
-    assert not any(role.startswith("ray-autoscaler") for role in roles), "Ray made a role with full access"
+    assert not any(role.startswith("ray-autoscaler") for role in roles), (
+        "Ray made a role with full access"
+    )
 
 
 def test_without_a_group_ray_opens_ssh_to_the_world(aws: str) -> None:
@@ -262,7 +339,9 @@ AWS_MISTAKES = [
 def test_aws_refuses_a_mistake(aws: str, old: str, new: str) -> None:
     from botocore.exceptions import ClientError, ParamValidationError
 
-    with pytest.raises((ClientError, ParamValidationError, ClickException, ValueError, AssertionError, KeyError)):
+    with pytest.raises(
+        (ClientError, ParamValidationError, ClickException, ValueError, AssertionError, KeyError)
+    ):
         started_on_aws(changed(aws, old, new))
 
 
@@ -270,7 +349,11 @@ def actions(policy: str) -> list[str]:
     """All that a policy of ours allows."""
     statements = json.loads((FOLDER / policy).read_text())["Statement"]
     assert all(statement["Effect"] == "Allow" for statement in statements)
-    return [a for s in statements for a in ([s["Action"]] if isinstance(s["Action"], str) else s["Action"])]
+    return [
+        a
+        for s in statements
+        for a in ([s["Action"]] if isinstance(s["Action"], str) else s["Action"])
+    ]
 
 
 def test_head_may_do_what_the_autoscaler_does(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,7 +370,11 @@ def test_head_may_do_what_the_autoscaler_does(aws: str, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(BaseClient, "_make_api_call", recording)
     worker = instances["spot_gpu"]
-    node = {"InstanceType": "g6e.12xlarge", "SubnetIds": [worker["SubnetId"]], "ImageId": worker["ImageId"]}
+    node = {
+        "InstanceType": "g6e.12xlarge",
+        "SubnetIds": [worker["SubnetId"]],
+        "ImageId": worker["ImageId"],
+    }
     worker = worker["InstanceId"]
     assert worker in provider.non_terminated_nodes({KIND: "worker"})
     provider.create_node(node, {KIND: "worker", NODE_TYPE: "spot_gpu"}, 1)
@@ -295,15 +382,24 @@ def test_head_may_do_what_the_autoscaler_does(aws: str, monkeypatch: pytest.Monk
     provider.terminate_node(worker)
     provider.terminate_nodes(provider.non_terminated_nodes({KIND: "worker"}))
     allowed = actions("aws-head-policy.json")
-    assert called >= {"ec2:RunInstances", "ec2:TerminateInstances", "ec2:CreateTags", "ec2:DescribeInstances"}
-    assert [call for call in called if not any(fnmatchcase(call, action) for action in allowed)] == []
+    assert called >= {
+        "ec2:RunInstances",
+        "ec2:TerminateInstances",
+        "ec2:CreateTags",
+        "ec2:DescribeInstances",
+    }
+    assert [
+        call for call in called if not any(fnmatchcase(call, action) for action in allowed)
+    ] == []
 
 
 @pytest.mark.parametrize("policy", ["aws-head-policy.json", "aws-worker-policy.json"])
 def test_aws_policies_allow_little(policy: str) -> None:
     assert not any("*" in action for action in actions(policy))
     for statement in json.loads((FOLDER / policy).read_text())["Statement"]:
-        names = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        names = (
+            [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        )
         if statement["Resource"] == "*":
             assert all(name.startswith("ec2:Describe") for name in names), statement["Sid"]
         if any(name.endswith("Object") for name in names):
@@ -311,7 +407,9 @@ def test_aws_policies_allow_little(policy: str) -> None:
         if names == ["s3:ListBucket"]:
             assert statement["Condition"]["StringLike"]["s3:prefix"] == ["studies", "studies/*"]
     if policy == "aws-worker-policy.json":
-        assert all(action.startswith("s3:") for action in actions(policy)), "a worker starts no machines"
+        assert all(action.startswith("s3:") for action in actions(policy)), (
+            "a worker starts no machines"
+        )
 
 
 # ---- Google Cloud
@@ -331,7 +429,9 @@ class Google:
         self.requests.append((method, uri, json.loads(body) if body else None))
         answer: dict[str, Any] = {"name": "operation", "status": "DONE", "bindings": []}
         answer |= {"projectId": "my-project", "lifecycleState": "ACTIVE", "email": "ray@my-project"}
-        return httplib2.Response({"status": 200, "content-type": "application/json"}), json.dumps(answer).encode()
+        return httplib2.Response({"status": 200, "content-type": "application/json"}), json.dumps(
+            answer
+        ).encode()
 
     def close(self) -> None:
         pass
@@ -339,8 +439,12 @@ class Google:
 
 def google_document(service: str) -> dict[str, Any]:
     """Google's description of an API, as it comes with its client."""
-    discovery = pytest.importorskip("googleapiclient.discovery_cache", reason="Google's client is not installed")
-    return json.loads((Path(discovery.__file__).parent / "documents" / f"{service}.v1.json").read_text())
+    discovery = pytest.importorskip(
+        "googleapiclient.discovery_cache", reason="Google's client is not installed"
+    )
+    return json.loads(
+        (Path(discovery.__file__).parent / "documents" / f"{service}.v1.json").read_text()
+    )
 
 
 def strict(schema: Any) -> Any:
@@ -371,7 +475,10 @@ def strict(schema: Any) -> Any:
 @pytest.fixture(scope="module")
 def instance_schema() -> dict[str, Any]:
     schemas = google_document("compute")["schemas"]
-    return {"schemas": {name: strict(schema) for name, schema in schemas.items()}, "$ref": "#/schemas/Instance"}
+    return {
+        "schemas": {name: strict(schema) for name, schema in schemas.items()},
+        "$ref": "#/schemas/Instance",
+    }
 
 
 def sent_to_google(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Google, Google]:
@@ -382,7 +489,8 @@ def sent_to_google(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Google, 
 
     preparing, starting = Google(), Google()
     clients = [
-        build_from_document(google_document(s), http=preparing) for s in ("cloudresourcemanager", "iam", "compute")
+        build_from_document(google_document(s), http=preparing)
+        for s in ("cloudresourcemanager", "iam", "compute")
     ]
     monkeypatch.setattr(gcp, "construct_clients_from_provider_config", lambda _: (*clients, None))
     monkeypatch.setattr(node.GCPCompute, "get_new_authorized_http", lambda self, http: starting)
@@ -392,21 +500,29 @@ def sent_to_google(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Google, 
         config["provider"]["project_id"], config["provider"]["availability_zone"], config["cluster_name"],
     )  # fmt: skip
     for kind in ("head", "worker"):
-        config_of = config["available_node_types"]["head" if kind == "head" else "spot_gpu"]["node_config"]
+        config_of = config["available_node_types"]["head" if kind == "head" else "spot_gpu"][
+            "node_config"
+        ]
         defaults = config["head_node"] if kind == "head" else {}
         labels = {"ray-node-name": f"ray-unlearn-{kind}", KIND: kind}
         compute.create_instance(defaults | config_of, labels, wait_for_operation=False)
     return preparing, starting
 
 
-def test_google_starts_head_and_workers(instance_schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_google_starts_head_and_workers(
+    instance_schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     preparing, starting = sent_to_google(FILES["gcp"], monkeypatch)
-    assert not [uri for _, uri, _ in preparing.requests if "/compute/" in uri], "Ray put a key or looked for a network"
+    assert not [uri for _, uri, _ in preparing.requests if "/compute/" in uri], (
+        "Ray put a key or looked for a network"
+    )
     (_, uri, head), (_, _, worker) = starting.requests
     assert "/projects/my-project/zones/us-central1-a/instances" in uri
     for body in (head, worker):
         jsonschema.validate(body, instance_schema)
-    assert head["serviceAccounts"][0]["email"].startswith("ray-unlearn-head@"), "the head got the role that Ray makes"
+    assert head["serviceAccounts"][0]["email"].startswith("ray-unlearn-head@"), (
+        "the head got the role that Ray makes"
+    )
     assert worker["serviceAccounts"][0]["email"].startswith("ray-unlearn-worker@")
     assert worker["scheduling"]["provisioningModel"] == "SPOT"
     assert "scheduling" not in head
@@ -427,7 +543,10 @@ GOOGLE_MISTAKES = [
         'scopes: ["https://www.googleapis.com/auth/cloud-platform"]\n      metadata: *',
         "scope: [all]\n      metadata: *",
     ),
-    ("      scheduling:\n        provisioningModel", "      scheduling:\n      - provisioningModel"),
+    (
+        "      scheduling:\n        provisioningModel",
+        "      scheduling:\n      - provisioningModel",
+    ),
 ]
 
 
@@ -437,7 +556,10 @@ def test_google_refuses_a_mistake(
 ) -> None:
     text = changed(FILES["gcp"], old, new)
     if "- provisioningModel" in new:
-        text = text.split("        instanceTerminationAction")[0] + text[text.index("\n# A folder, not the file") :]
+        text = (
+            text.split("        instanceTerminationAction")[0]
+            + text[text.index("\n# A folder, not the file") :]
+        )
 
     def all_is_well() -> None:
         _, starting = sent_to_google(text, monkeypatch)
@@ -469,7 +591,9 @@ def azure_provider(monkeypatch: pytest.MonkeyPatch) -> Any:
              ".mgmt.network", ".mgmt.resource", ".mgmt.resource.resources", ".mgmt.resource.resources.models")  # fmt: skip
     for name in names:
         blank = types.ModuleType(f"azure{name}")
-        blank.__getattr__ = lambda attribute: type(attribute, (Exception,), {"incremental": "Incremental"})  # type: ignore[method-assign]
+        blank.__getattr__ = lambda attribute: type(
+            attribute, (Exception,), {"incremental": "Incremental"}
+        )  # type: ignore[method-assign]
         monkeypatch.setitem(sys.modules, f"azure{name}", blank)
     ours = ("ray.autoscaler._private._azure.config", "ray.autoscaler._private._azure.node_provider")
     for module in ours:
@@ -483,7 +607,12 @@ def sent_to_azure(text: str, module: Any) -> list[dict[str, Any]]:
     """The deployments of one head and one worker, made by Ray's own code."""
     config = prepared(text)
     provider = module.AzureNodeProvider.__new__(module.AzureNodeProvider)
-    provider.provider_config = config["provider"] | {"unique_id": "abcd", "msi": "/m", "nsg": "/n", "subnet": "/s"}
+    provider.provider_config = config["provider"] | {
+        "unique_id": "abcd",
+        "msi": "/m",
+        "nsg": "/n",
+        "subnet": "/s",
+    }
     provider.cluster_name = config["cluster_name"]
     sizes = types.SimpleNamespace(list=list)
     provider.compute_client = types.SimpleNamespace(resource_skus=sizes)
@@ -492,12 +621,22 @@ def sent_to_azure(text: str, module: Any) -> list[dict[str, Any]]:
     for kind, node_type in (("head", "head"), ("worker", "spot_gpu")):
         node = copy.deepcopy(config["available_node_types"][node_type]["node_config"])
         # Ray adds these two from `auth`, from key files that are not here.
-        node["azure_arm_parameters"] |= {"adminUsername": config["auth"]["ssh_user"], "publicKey": "ssh-ed25519 x"}
+        node["azure_arm_parameters"] |= {
+            "adminUsername": config["auth"]["ssh_user"],
+            "publicKey": "ssh-ed25519 x",
+        }
         provider._create_node(node, {KIND: kind, "ray-node-name": f"ray-unlearn-{kind}"}, 1)
     return deployments.sent
 
 
-TYPES = {"string": str, "securestring": str, "int": int, "bool": bool, "object": dict, "array": list}
+TYPES = {
+    "string": str,
+    "securestring": str,
+    "int": int,
+    "bool": bool,
+    "object": dict,
+    "array": list,
+}
 VALUES = {"priority": ("Regular", "Spot", "Low"), "evictionPolicy": ("Delete", "Deallocate")}
 
 
@@ -507,7 +646,11 @@ def azure_problems(deployment: dict[str, Any]) -> list[str]:
     declared = properties["template"]["parameters"]
     given = {name: value["value"] for name, value in properties["parameters"].items()}
     found = [f"{name}: unknown" for name in given if name not in declared]
-    found += [f"{name}: missing" for name, d in declared.items() if "defaultValue" not in d and name not in given]
+    found += [
+        f"{name}: missing"
+        for name, d in declared.items()
+        if "defaultValue" not in d and name not in given
+    ]
     for name in given.keys() & declared.keys():
         wanted = TYPES[declared[name]["type"]]
         if type(given[name]) is not wanted or given[name] not in VALUES.get(name, (given[name],)):

@@ -73,7 +73,9 @@ def machines(tmp_path: Path, text_files: Path, tiny_model: Path) -> Iterator[Mac
         laptop, head, worker = hosts
         for host in hosts:
             host.run("sh", "-c", OWN_HOME)
-        laptop.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/tmp/home/.ssh/ray-unlearn")
+        laptop.run(
+            "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/tmp/home/.ssh/ray-unlearn"
+        )
         public = laptop.run("cat", "/tmp/home/.ssh/ray-unlearn.pub").stdout
         for host in (head, worker):
             host.write("~/.ssh/authorized_keys", public)
@@ -131,14 +133,18 @@ def nodes(machines: Machines, folder: Path) -> dict[str, dict[str, float]]:
 
 
 def what_the_autoscaler_said(machines: Machines) -> str:
-    return machines.head.run("sh", "-c", "tail -n 60 /tmp/ray/session_latest/logs/monitor.*", check=False).stdout
+    return machines.head.run(
+        "sh", "-c", "tail -n 60 /tmp/ray/session_latest/logs/monitor.*", check=False
+    ).stdout
 
 
 def joined(machines: Machines, folder: Path) -> dict[str, dict[str, float]]:
     """The same, once the worker is there: the autoscaler starts it after `ray up` has returned."""
     deadline = time.monotonic() + 400
     while len(found := nodes(machines, folder)) < 2:
-        assert time.monotonic() < deadline, "the worker did not join:\n" + what_the_autoscaler_said(machines)
+        assert time.monotonic() < deadline, "the worker did not join:\n" + what_the_autoscaler_said(
+            machines
+        )
         time.sleep(2)
     return found
 
@@ -147,7 +153,9 @@ def test_from_nothing_to_a_table_and_back(
     machines: Machines, tmp_path: Path, text_files: Path, tiny_model: Path
 ) -> None:
     laptop, head, worker, file, _ = machines
-    assert not any("raylet" in command for command in head.processes().values()), "the bystander is seen inside"
+    assert not any("raylet" in command for command in head.processes().values()), (
+        "the bystander is seen inside"
+    )
 
     up(machines)
     assert is_up(head)
@@ -155,7 +163,9 @@ def test_from_nothing_to_a_table_and_back(
     assert offered[head.address].get("CPU", 0) == 0, "trials would run beside the driver"
     assert offered[worker.address]["CPU"] > 0
 
-    said = laptop.run("ray", "exec", str(file), "export RAY_AUTH_MODE=disabled; ray status", check=False)
+    said = laptop.run(
+        "ray", "exec", str(file), "export RAY_AUTH_MODE=disabled; ray status", check=False
+    )
     assert said.returncode != 0, "the cluster speaks to whoever has no token"
 
     study = study_file(
@@ -165,7 +175,10 @@ def test_from_nothing_to_a_table_and_back(
         operations={"lanes": 1, "cpus_per_worker": 1, "gpus_per_worker": 0},
     )  # fmt: skip
     address = f"{head.address}:6379"
-    machines.exec(f"ray-unlearn run {study} --storage {tmp_path}/study --address {address} --quiet", timeout_s=500)
+    machines.exec(
+        f"ray-unlearn run {study} --storage {tmp_path}/study --address {address} --quiet",
+        timeout_s=500,
+    )
     assert machines.exec(f"ray-unlearn verify {tmp_path}/study")
     assert '"finished": 1' in machines.exec(f"ray-unlearn status {tmp_path}/study --json")
     assert set(nodes(machines, tmp_path)) == {head.address, worker.address}

@@ -15,11 +15,11 @@ from hosts import unavailable as no_hosts
 from slurm_here import Slurm
 from tiny import REPOSITORY, study_file
 
-from ray_unlearn.results.files import checkpoint_file
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.record import Record
-from ray_unlearn.results.verify import verify
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, StorageError
+from ray_unlearn.store.files import checkpoint_file
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.verify import verify
 
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 from chaos import compare
@@ -31,7 +31,14 @@ WHY_NOT = slurm_here.unavailable() or no_hosts()
 real = [pytest.mark.root, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-")]
 
 # What `ray symmetric-run` may get: it gives every other flag to head and workers alike, and some are refused by one of them.
-RAY_FLAGS = {"--address", "--min-nodes", "--num-cpus", "--num-gpus", "--resources", "--object-store-memory"}
+RAY_FLAGS = {
+    "--address",
+    "--min-nodes",
+    "--num-cpus",
+    "--num-gpus",
+    "--resources",
+    "--object-store-memory",
+}
 WORKER_PORTS = range(10002, 20000)
 EPHEMERAL_PORTS = range(32768, 61000)
 NEEDED = {
@@ -64,10 +71,20 @@ NEEDED = {
 def mistakes(text: str) -> list[str]:
     """What is wrong with a batch file for `ray symmetric-run`, learnt by trying."""
     code = text.rstrip()
-    found = [f"no {rule}: {why}" for rule, why in NEEDED.items() if not re.search(rule, code, re.MULTILINE)]
-    commands = "\n".join(line for line in code.splitlines() if not line.lstrip().startswith("#")).replace("\\\n", " ")
+    found = [
+        f"no {rule}: {why}"
+        for rule, why in NEEDED.items()
+        if not re.search(rule, code, re.MULTILINE)
+    ]
+    commands = "\n".join(
+        line for line in code.splitlines() if not line.lstrip().startswith("#")
+    ).replace("\\\n", " ")
     [started] = re.findall(r"ray symmetric-run (.*?) -- ", commands) or [""]
-    found += [f"{flag} is not for symmetric-run" for flag in re.findall(r"--[a-z-]+", started) if flag not in RAY_FLAGS]
+    found += [
+        f"{flag} is not for symmetric-run"
+        for flag in re.findall(r"--[a-z-]+", started)
+        if flag not in RAY_FLAGS
+    ]
     port = re.search(r"\$\(\((\d+) \+ SLURM_JOB_ID % (\d+)\)\)", commands)
     ports = range(int(port[1]), int(port[1]) + int(port[2])) if port else range(6379, 6380)
     found += [f"ports {ports} meet {other}" for other in (range(1024), WORKER_PORTS, EPHEMERAL_PORTS)
@@ -80,15 +97,23 @@ def mistakes(text: str) -> list[str]:
 
 
 def shellcheck(text: str) -> str:
-    done = subprocess.run(["shellcheck", "--shell=bash", "-"], input=text, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["shellcheck", "--shell=bash", "-"], input=text, capture_output=True, text=True, check=False
+    )
     return done.stdout + done.stderr
 
 
 def syntax(text: str) -> str:
-    return subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False).stderr
+    return subprocess.run(
+        ["bash", "-n"], input=text, capture_output=True, text=True, check=False
+    ).stderr
 
 
-CHECKS: dict[str, Callable[[str], object]] = {"rules": mistakes, "shellcheck": shellcheck, "bash -n": syntax}
+CHECKS: dict[str, Callable[[str], object]] = {
+    "rules": mistakes,
+    "shellcheck": shellcheck,
+    "bash -n": syntax,
+}
 PLANTED = {
     "unquoted variable": ("shellcheck", 'rm -rf "$STATE" #', "rm -rf $STATE #"),
     "variable misspelt": ("shellcheck", "study=${1:?$usage}", "stduy=${1:?$usage}"),
@@ -158,7 +183,10 @@ def test_the_manual_names_what_the_file_reads() -> None:
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     """Two nodes, which see pytest's folder."""
     folder = tmp_path_factory.mktemp("slurm")
-    with Hosts(2, shared=[tmp_path_factory.getbasetemp()]) as hosts, Slurm(hosts, folder) as running:
+    with (
+        Hosts(2, shared=[tmp_path_factory.getbasetemp()]) as hosts,
+        Slurm(hosts, folder) as running,
+    ):
         yield running
 
 
@@ -195,7 +223,14 @@ def submit_fake(slurm: Slurm, tmp_path: Path) -> Callable[..., int]:
             "FAKE_SECONDS": str(seconds),
             "FAKE_DEAF": str(tmp_path / "deaf"),
         }
-        arguments = [f"--output={tmp_path}/log", str(SBATCH), "study.yaml", str(tmp_path / "study"), "--lanes", "2"]
+        arguments = [
+            f"--output={tmp_path}/log",
+            str(SBATCH),
+            "study.yaml",
+            str(tmp_path / "study"),
+            "--lanes",
+            "2",
+        ]
         return slurm.submit(*arguments, **fakes, **({"SHARED_STATE": str(tmp_path)} | variables))
 
     return submit
@@ -219,9 +254,12 @@ class TestOurFile:
         self, slurm: Slurm, submit_fake: Callable[..., int], tmp_path: Path, code: int
     ) -> None:
         job = slurm.ended(submit_fake(code), 60)
-        assert (job["ExitCode"], job["Restarts"]) == (f"{code}:0", "0"), (tmp_path / "log").read_text()
+        assert (job["ExitCode"], job["Restarts"]) == (f"{code}:0", "0"), (
+            tmp_path / "log"
+        ).read_text()
         assert (
-            f"driver: run study.yaml --storage {tmp_path}/study --resume --lanes 2\n" in (tmp_path / "log").read_text()
+            f"driver: run study.yaml --storage {tmp_path}/study --resume --lanes 2\n"
+            in (tmp_path / "log").read_text()
         )
         assert list(tmp_path.glob("job-*")) == [], "the token is gone"
 
@@ -229,7 +267,9 @@ class TestOurFile:
         self, slurm: Slurm, submit_fake: Callable[..., int], tmp_path: Path
     ) -> None:
         """`ray symmetric-run` itself ends with 0 then."""
-        (tmp_path / "bin" / "ray").write_text("#!/bin/bash\n[ $1 = stop ] || echo Failed to start Ray\n")
+        (tmp_path / "bin" / "ray").write_text(
+            "#!/bin/bash\n[ $1 = stop ] || echo Failed to start Ray\n"
+        )
         assert slurm.ended(submit_fake(), 60)["ExitCode"] == "1:0"
         assert "Ray did not start" in (tmp_path / "log").read_text()
 
@@ -239,7 +279,9 @@ class TestOurFile:
         """Seen on a busy machine: a worker's raylet gives up when its agent is slow to start."""
         ray = tmp_path / "bin" / "ray"
         fails_once = '[ "$1$SLURM_NODEID" != symmetric-run1 ] || { echo try >> "$FAKE_DEAF"; [ "$(wc -l < "$FAKE_DEAF")" != 1 ] || exit 1; }'
-        ray.write_text(ray.read_text().replace("rm -f /tmp/stopped", f"{fails_once}\nrm -f /tmp/stopped"))
+        ray.write_text(
+            ray.read_text().replace("rm -f /tmp/stopped", f"{fails_once}\nrm -f /tmp/stopped")
+        )
         assert slurm.ended(submit_fake(seconds=4), 60)["ExitCode"] == "0:0"
         assert (tmp_path / "deaf").read_text() == "try\ntry\n", (tmp_path / "log").read_text()
 
@@ -314,7 +356,9 @@ class TestStudies:
     pytestmark = [*real, pytest.mark.slow]
 
     @pytest.fixture(scope="class")
-    def study(self, tmp_path_factory: pytest.TempPathFactory, text_files: Path, tiny_model: Path) -> Path:
+    def study(
+        self, tmp_path_factory: pytest.TempPathFactory, text_files: Path, tiny_model: Path
+    ) -> Path:
         """Trials of some seconds. Only the wish to stop makes a checkpoint."""
         steps = {"type": "int", "low": 1, "high": 600, "free": True}
         rate = {"type": "float", "low": 1e-4, "high": 1e-2, "scale": "log"}
@@ -330,7 +374,9 @@ class TestStudies:
         def submit(folder: Path) -> int:
             arguments = [f"--output={folder}.log", str(SBATCH), str(study), str(folder), "--quiet"]
             # Ray's workers step back behind other programs: on a busy machine they would get no time at all.
-            return slurm.submit(*arguments, SHARED_STATE=str(folder.parent), RAY_worker_niceness="0")
+            return slurm.submit(
+                *arguments, SHARED_STATE=str(folder.parent), RAY_worker_niceness="0"
+            )
 
         return submit
 
@@ -340,7 +386,9 @@ class TestStudies:
     ) -> Path:
         folder = tmp_path_factory.mktemp("undisturbed") / "study"
         job = slurm.ended(submit(folder), 900)
-        assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), folder.with_suffix(".log").read_text()
+        assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), folder.with_suffix(
+            ".log"
+        ).read_text()
         return folder
 
     def test_a_study_runs_to_its_end(self, undisturbed: Path) -> None:
@@ -377,13 +425,17 @@ class TestStudies:
 
 def left_by_one_stop(folder: Path) -> None:
     """The trial in hand has a checkpoint, and nothing is wrong."""
-    assert list((folder / checkpoint_file(1)).parent.glob("last*.pt")), Path(f"{folder}.log").read_text()
+    assert list((folder / checkpoint_file(1)).parent.glob("last*.pt")), Path(
+        f"{folder}.log"
+    ).read_text()
     assert (verify(folder).problems, verify(folder).unfinished) == ([], [1])
 
 
 def same_after_one_stop(undisturbed: Path, folder: Path) -> None:
     """The trial went on from its checkpoint, and the table is that of the undisturbed study."""
     notes = [str(note["text"]) for note in read_ledger(folder / "ledger").notes]
-    assert any(text.startswith("trial 1 goes on from its checkpoint of update ") for text in notes), notes
+    assert any(
+        text.startswith("trial 1 goes on from its checkpoint of update ") for text in notes
+    ), notes
     assert (verify(folder).problems, verify(folder).complete) == ([], True)
     assert compare(undisturbed, folder) == []

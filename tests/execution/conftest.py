@@ -12,7 +12,7 @@ from running import STEPS, StudyFile
 from tiny import study_file
 
 from ray_unlearn.cli.main import main
-from ray_unlearn.execution.runtime import connected
+from ray_unlearn.execution.ray_runtime import connected
 from ray_unlearn.spec.operations import Operations
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -30,7 +30,9 @@ def ray_here() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def study_of(text_files: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> StudyFile:
+def study_of(
+    text_files: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> StudyFile:
     """A study file over the tiny model: trials of some seconds, evaluated three times."""
 
     def make(trials: int = 2, steps: int = STEPS, **operations: Any) -> Path:
@@ -59,7 +61,9 @@ def undisturbed(study_of: StudyFile, tmp_path_factory: pytest.TempPathFactory) -
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
     """The command line; gives what it wrote to stdout."""
 
     def call(*arguments: object) -> str:

@@ -21,12 +21,12 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
-from ray_unlearn.execution import fleet as fleets
-from ray_unlearn.execution.fleet import Fleet
+from ray_unlearn.execution import lanes as fleets
 from ray_unlearn.execution.interrupt import Interrupt
+from ray_unlearn.execution.lanes import Fleet
 from ray_unlearn.execution.placement import Cluster as Seen
 from ray_unlearn.execution.placement import Node
-from ray_unlearn.execution.runtime import connected, placed_on
+from ray_unlearn.execution.ray_runtime import connected, placed_on
 from ray_unlearn.spec.operations import Operations
 
 cloudpickle.register_pickle_by_value(worlds)
@@ -60,7 +60,9 @@ class Trial(threading.Thread):
     def run(self) -> None:
         while not self.items or self.items[-1]["kind"] == "row":
             handled = self.items[-1]["sequence"] if self.items else 0
-            self.items.append(ray.get(self.fleet.hub.pull.remote(self.number, handled, self.payload)))
+            self.items.append(
+                ray.get(self.fleet.hub.pull.remote(self.number, handled, self.payload))
+            )
         self.fleet.release(self.number)
 
     def began(self) -> "Trial":
@@ -72,19 +74,29 @@ class Trial(threading.Thread):
         self.join(timeout=120)
         end = self.items[-1]
         notes = [note for item in self.items for note in item["notes"]]
-        return {"status": end.get("status"), "reason": end["reason"], "attempt": end["attempt"], "notes": notes}
+        return {
+            "status": end.get("status"),
+            "reason": end["reason"],
+            "attempt": end["attempt"],
+            "notes": notes,
+        }
 
 
 def on(fleet: Fleet, node: Any) -> int:
     """The trial that runs on this node."""
-    [lane] = [lane for lane in ray.get(fleet.hub.state.remote())["lanes"] if node.node_id in lane["nodes"]]
+    [lane] = [
+        lane for lane in ray.get(fleet.hub.state.remote())["lanes"] if node.node_id in lane["nodes"]
+    ]
     return int(lane["job"])
 
 
 def elastic(cluster: Cluster, log: Path) -> None:
     first = cluster.add_node(num_cpus=1)
     happened["placed"] = placed_on(cluster.address, OPERATIONS, 10, 0.1).lanes
-    with connected(cluster.address, OPERATIONS), Fleet(OPERATIONS, worlds.OpenStandIn(log)) as fleet:
+    with (
+        connected(cluster.address, OPERATIONS),
+        Fleet(OPERATIONS, worlds.OpenStandIn(log)) as fleet,
+    ):
         assert fleet.first_job(baselines=False, interrupt=Interrupt(print)) is not None
         happened["lanes at first"] = len(until(fleet, ready(1)))
         second = cluster.add_node(num_cpus=1)
@@ -98,12 +110,18 @@ def elastic(cluster: Cluster, log: Path) -> None:
             second.node_id, DRAIN_NODE_REASON_PREEMPTION, "a test", deadline_ms
         )
         assert accepted, why
-        happened["drained"] = {"number": moved, "moved": trials[moved].told(), "stayed": trials[1 - moved].told()}
+        happened["drained"] = {
+            "number": moved,
+            "moved": trials[moved].told(),
+            "stayed": trials[1 - moved].told(),
+        }
         happened["checkpoints"] = [
             int(line.split()[1]) for line in log.read_text().splitlines() if "checkpoint" in line
         ]
         happened["lanes when a node was drained"] = len(until(fleet, ready(1)))
-        happened["on the node that stays"] = ray.get(fleet.hub.state.remote())["lanes"][0]["nodes"] == [first.node_id]
+        happened["on the node that stays"] = ray.get(fleet.hub.state.remote())["lanes"][0][
+            "nodes"
+        ] == [first.node_id]
 
         third = cluster.add_node(num_cpus=1)
         happened["lanes when another has joined"] = len(until(fleet, ready(2)))
@@ -125,7 +143,9 @@ def elastic(cluster: Cluster, log: Path) -> None:
 
 
 if __name__ == "__main__":
-    simulated = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    simulated = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     elastic(simulated, Path(sys.argv[1]))
     simulated.shutdown()
     time.sleep(2)  # a thread left inside Ray would end this process by now

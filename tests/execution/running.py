@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.place import fetched
-from ray_unlearn.results.record import Record
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.location import fetched
+from ray_unlearn.store.record import Record
 
 PATIENCE_S = 240
 STEPS = 240
@@ -29,7 +29,12 @@ def cli(*arguments: str, setup: str = "", **environment: str) -> "subprocess.Pop
         environment: variables to set.
     """
     return subprocess.Popen(
-        [sys.executable, "-c", f"{setup}\nfrom ray_unlearn.cli.main import main; main()", *arguments],
+        [
+            sys.executable,
+            "-c",
+            f"{setup}\nfrom ray_unlearn.cli.main import main; main()",
+            *arguments,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -37,7 +42,9 @@ def cli(*arguments: str, setup: str = "", **environment: str) -> "subprocess.Pop
     )
 
 
-def until(condition: Callable[[Record], object], location: Path | str, process: "subprocess.Popen[str]") -> Record:
+def until(
+    condition: Callable[[Record], object], location: Path | str, process: "subprocess.Popen[str]"
+) -> Record:
     """The record of a running study as soon as the condition holds."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
@@ -56,7 +63,9 @@ def until(condition: Callable[[Record], object], location: Path | str, process: 
 
 def at_work(record: Record) -> list[int]:
     """Trials that have rows and no outcome."""
-    return [number for number, trial in record.trials.items() if trial.rows and trial.status is None]
+    return [
+        number for number, trial in record.trials.items() if trial.rows and trial.status is None
+    ]
 
 
 def under_way(number: int) -> Callable[[Record], bool]:

@@ -3,14 +3,26 @@
 from collections.abc import Callable
 from typing import Any
 
-from ray_unlearn.results.lines import Event
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import Outcome, Row
 from ray_unlearn.spec.search_space import SearchSpace
-from ray_unlearn.spec.study import DataSpec, EvaluationSpec, ModelSpec, ObjectiveSpec, StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import (
+    DataSpec,
+    EvaluationSpec,
+    ModelSpec,
+    ObjectiveSpec,
+    StudySpec,
+)
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.event import Event
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import Outcome, Row
 
-LR: dict[str, Any] = {"type": "float", "low": 1e-5, "high": 1e-2, "scale": "log", "grid": [1e-5, 1e-4, 1e-3]}
+LR: dict[str, Any] = {
+    "type": "float",
+    "low": 1e-5,
+    "high": 1e-2,
+    "scale": "log",
+    "grid": [1e-5, 1e-4, 1e-3],
+}
 FREE_STEPS: dict[str, Any] = {"type": "int", "low": 1, "high": 30, "free": True}
 TARGET_NLL = 3.0
 
@@ -18,7 +30,9 @@ TARGET_NLL = 3.0
 def space(method: str = "gradient_ascent", **parameters: Any) -> SearchSpace:
     """A search space over log learning rate with free steps, unless told otherwise; a bare value is fixed."""
     given = {"learning_rate": LR, "steps": FREE_STEPS} | parameters
-    long = {n: p if isinstance(p, dict) else {"type": "fixed", "value": p} for n, p in given.items()}
+    long = {
+        n: p if isinstance(p, dict) else {"type": "fixed", "value": p} for n, p in given.items()
+    }
     return SearchSpace.model_validate({"method": method, "parameters": long})
 
 
@@ -60,7 +74,11 @@ def row(update: int, score: float, **metrics: float) -> Row:
 
 
 def finished(
-    number: int, config: TrialConfig, rows: list[Row], status: Outcome | None = "complete", reason: str = ""
+    number: int,
+    config: TrialConfig,
+    rows: list[Row],
+    status: Outcome | None = "complete",
+    reason: str = "",
 ) -> Trial:
     """A trial as the ledger tells it."""
     return Trial(number, config.id, config.model_dump(mode="json"), rows, status, reason)
@@ -70,11 +88,15 @@ def record(spec: StudySpec, *trials: Trial) -> Record:
     """A ledger of these trials."""
     header: Event = {"kind": "header", "spec": spec.model_dump(mode="json"), "domain": "test"}
     return Record(
-        header, {"vanilla": {"approximate_nll_selection": TARGET_NLL}}, {trial.number: trial for trial in trials}
+        header,
+        {"vanilla": {"approximate_nll_selection": TARGET_NLL}},
+        {trial.number: trial for trial in trials},
     )
 
 
-def run(spec: StudySpec, score: Callable[[TrialConfig], float | None], trials: int | None = None) -> list[Trial]:
+def run(
+    spec: StudySpec, score: Callable[[TrialConfig], float | None], trials: int | None = None
+) -> list[Trial]:
     """A whole search with one lane: each trial has one row, at its last step; no score means infeasible."""
     from ray_unlearn.execution.search import Search
 

@@ -17,23 +17,29 @@ from ray_unlearn.execution import confirm as confirm_module
 from ray_unlearn.execution.confirm import confirm_study, confirming_spec
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.study import run_study
-from ray_unlearn.results.ledger import Ledger, read_ledger
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.top import top_configurations
-from ray_unlearn.results.verify import verify
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import StudySpec, load_study
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.best_configurations import top_configurations
+from ray_unlearn.store.ledger import Ledger, read_ledger
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.verify import verify
 
 ASCENT = "gradient_ascent"
 
 
 def trial(number: int, spec: StudySpec, lr: float, scores: dict[int, float], **about: Any) -> Trial:
     """A trial with these selection scores by update; the reporting score is 0.5 higher."""
-    method, seed, status = about.get("method", ASCENT), about.get("seed", 0), about.get("status", "complete")
+    method, seed, status = (
+        about.get("method", ASCENT),
+        about.get("seed", 0),
+        about.get("status", "complete"),
+    )
     full = spec.full_spaces or {}
     space = full.get(method, spec.spaces[method])
-    config = spec.trial_config(space.resolve({"learning_rate": lr} | about.get("point", {})), method, seed, "c")
+    config = spec.trial_config(
+        space.resolve({"learning_rate": lr} | about.get("point", {})), method, seed, "c"
+    )
     rows = [row(update, score, score_reporting=score + 0.5) for update, score in scores.items()]
     return finished(number, config, rows, status)
 
@@ -52,7 +58,11 @@ def test_the_top_is_by_the_selection_half_and_names_each_configuration_once() ->
         trial(4, spec, 1e-4, {9: 0.6}, method="random_labels"),
     ]  # fmt: skip
     ledger = record(spec, *trials)
-    assert [(c.trial.number, c.row["update"]) for c in top_configurations(ledger, spec, 9)] == [(2, 9), (1, 3), (4, 9)]
+    assert [(c.trial.number, c.row["update"]) for c in top_configurations(ledger, spec, 9)] == [
+        (2, 9),
+        (1, 3),
+        (4, 9),
+    ]
     assert [c.trial.number for c in top_configurations(ledger, spec, 1)] == [2]
     assert [c.trial.number for c in top_configurations(ledger, spec, 1, per_method=True)] == [2, 4]
 
@@ -66,31 +76,48 @@ def configs(spec: StudySpec) -> list[TrialConfig]:
 
 def test_a_free_steps_configuration_is_run_to_its_best_update_and_evaluated_there_alone() -> None:
     spec = study(space(), space("random_labels"), trial_seeds=[0, 4])
-    trials = [trial(0, spec, 1e-4, {1: 0.9, 3: 0.2, 9: 0.4}), trial(1, spec, 1e-3, {9: 0.3}, seed=4)]
+    trials = [
+        trial(0, spec, 1e-4, {1: 0.9, 3: 0.2, 9: 0.4}),
+        trial(1, spec, 1e-3, {9: 0.3}, seed=4),
+    ]
     ledger = record(spec, *trials)
     again = confirming_spec(spec, ledger, top_configurations(ledger, spec, 2), 3, "confirm")
-    assert (again.name, again.methods, again.search.trial_seeds) == ("test-confirm", (ASCENT,), (5, 6, 7))
+    assert (again.name, again.methods, again.search.trial_seeds) == (
+        "test-confirm",
+        (ASCENT,),
+        (5, 6, 7),
+    )
     asked = configs(again)
     assert [(c.learning_rate, c.steps, c.seed) for c in asked] == [
         (1e-4, 3, 5), (1e-4, 3, 6), (1e-4, 3, 7), (1e-3, 9, 5), (1e-3, 9, 6), (1e-3, 9, 7),
     ]  # fmt: skip
     assert [c.evaluate_at for c in asked] == [(3,)] * 3 + [(9,)] * 3
     varied = {"seed", "steps", "evaluate_at"}
-    assert asked[0].model_dump(exclude=varied) == TrialConfig.model_validate(trials[0].config).model_dump(
-        exclude=varied
-    )
+    assert asked[0].model_dump(exclude=varied) == TrialConfig.model_validate(
+        trials[0].config
+    ).model_dump(exclude=varied)
 
 
-def test_conditional_hyperparameters_and_trials_from_either_space_are_repeated_as_they_were() -> None:
+def test_conditional_hyperparameters_and_trials_from_either_space_are_repeated_as_they_were() -> (
+    None
+):
     """The best is one of the full space with a schedule, and a warm-up, that the narrowed space no longer has; the second
     lies where the narrowed space was widened beyond the full one."""
     linear = {"type": "float", "low": 0.01, "high": 0.2, "when": {"schedule": "linear"}}
     steps = {"type": "int", "low": 5, "high": 30}
-    full = space(schedule={"type": "choice", "choices": ["constant", "linear"]}, steps=steps, warmup_ratio=linear)
+    full = space(
+        schedule={"type": "choice", "choices": ["constant", "linear"]},
+        steps=steps,
+        warmup_ratio=linear,
+    )
     wider = {"type": "float", "low": 1e-3, "high": 1e-1, "scale": "log"}
-    narrow = space(schedule={"type": "choice", "choices": ["constant"]}, steps=steps, learning_rate=wider)
+    narrow = space(
+        schedule={"type": "choice", "choices": ["constant"]}, steps=steps, learning_rate=wider
+    )
     spec = study(narrow, full=full, full_space_share=0.2)
-    outside = trial(0, spec, 1e-5, {9: 0.1}, point={"schedule": "linear", "steps": 9, "warmup_ratio": 0.1})
+    outside = trial(
+        0, spec, 1e-5, {9: 0.1}, point={"schedule": "linear", "steps": 9, "warmup_ratio": 0.1}
+    )
     config = spec.trial_config(
         narrow.resolve({"learning_rate": 0.05, "schedule": "constant", "steps": 30}), ASCENT, 0, "c"
     )
@@ -117,7 +144,11 @@ def test_the_interval_is_students() -> None:
     assert (found.low, found.high) == pytest.approx(
         (2 - 2.919986 / math.sqrt(3), 2 + 2.919986 / math.sqrt(3)), rel=1e-6
     )
-    assert (interval_of([1.0]).mean, interval_of([1.0]).low, interval_of([]).mean) == (1.0, None, None)
+    assert (interval_of([1.0]).mean, interval_of([1.0]).low, interval_of([]).mean) == (
+        1.0,
+        None,
+        None,
+    )
 
 
 @pytest.mark.slow
@@ -137,7 +168,9 @@ def written(folder: Path, spec: StudySpec, trials: list[Trial]) -> Path:
             about = {"number": t.number, "attempt": 0, "trial_id": t.trial_id}
             ledger.append({"kind": "trial", "config": t.config} | about)
             for metrics in t.rows:
-                ledger.append({"kind": "row", "update": metrics["update"], "metrics": dict(metrics)} | about)
+                ledger.append(
+                    {"kind": "row", "update": metrics["update"], "metrics": dict(metrics)} | about
+                )
             if t.status is not None:
                 ledger.append({"kind": "outcome", "status": t.status, "reason": ""} | about)
     return folder
@@ -157,23 +190,41 @@ def test_a_seed_without_a_score_is_shown_and_never_dropped(tmp_path: Path) -> No
         ([row(9, 9.0, score_reporting=0.8)], "complete"),
         *[([], None)] * 4,
     ]
-    trials = [finished(n, c, *outcome) for n, (c, outcome) in enumerate(zip(configs(again), outcomes, strict=True))]
+    trials = [
+        finished(n, c, *outcome)
+        for n, (c, outcome) in enumerate(zip(configs(again), outcomes, strict=True))
+    ]
     written(folder / "confirm", again, trials)
     found = confirmation(folder, folder / "confirm")
     first, second = found.configurations
     assert (first.trial, first.claimed_selection, first.claimed_reporting) == (0, 0.1, 0.6)
-    assert (first.scores, first.without_score) == ({1: 0.6, 4: 0.8}, {"infeasible": 1, "no_finite_score": 1})
+    assert (first.scores, first.without_score) == (
+        {1: 0.6, 4: 0.8},
+        {"infeasible": 1, "no_finite_score": 1},
+    )
     assert (first.interval.n, first.seeds, first.interval.mean) == (2, 4, pytest.approx(0.7))
     # t(0.95, 1) = 6.313752; SD of 0.6 and 0.8 is 0.1 sqrt(2), over sqrt(2) it is 0.1.
-    assert (first.interval.low, first.interval.high) == pytest.approx((0.7 - 0.6313752, 0.7 + 0.6313752), rel=1e-6)
+    assert (first.interval.low, first.interval.high) == pytest.approx(
+        (0.7 - 0.6313752, 0.7 + 0.6313752), rel=1e-6
+    )
     assert first.optimism == pytest.approx(0.6)
-    assert (second.without_score, second.interval.mean, second.optimism) == ({"unfinished": 4}, None, None)
-    assert "1 infeasible, 1 no_finite_score of 4 new seeds; the interval is for the other 2 alone" in found.notes[0]
+    assert (second.without_score, second.interval.mean, second.optimism) == (
+        {"unfinished": 4},
+        None,
+        None,
+    )
+    assert (
+        "1 infeasible, 1 no_finite_score of 4 new seeds; the interval is for the other 2 alone"
+        in found.notes[0]
+    )
     write_confirmation(found, folder / "confirm")
     text = json.loads((folder / "confirm" / "confirm.json").read_text())
     assert text["configurations"][0]["interval"]["mean"] == pytest.approx(0.7)
     lines = list(csv.DictReader((folder / "confirm" / "confirm.csv").open()))
-    assert [(line["trial"], line["n"], line["without_score"]) for line in lines] == [("0", "2", "2"), ("1", "0", "4")]
+    assert [(line["trial"], line["n"], line["without_score"]) for line in lines] == [
+        ("0", "2", "2"),
+        ("1", "0", "4"),
+    ]
 
 
 def test_a_study_is_not_confirmed_by_another_ones_trials(tmp_path: Path) -> None:
@@ -204,7 +255,12 @@ def test_what_cannot_be_confirmed_is_refused(tmp_path: Path) -> None:
 
 def seen(ledger: Record) -> tuple[Trial, dict[str, Any]]:
     """The best trial and row, worked out apart: free steps, all rows of all trials."""
-    pairs = [(t, dict(r.items())) for t in ledger.trials.values() for r in t.rows if t.status == "complete"]
+    pairs = [
+        (t, dict(r.items()))
+        for t in ledger.trials.values()
+        for r in t.rows
+        if t.status == "complete"
+    ]
     return min(pairs, key=lambda pair: pair[1]["score_selection"])
 
 
@@ -237,7 +293,9 @@ def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
     assert [t.config["seed"] for t in trials] == [1, 2]
     differing = {"seed": None, "steps": None, "evaluate_at": None}
     assert all(t.config | differing == best.config | differing for t in trials)
-    assert all([r["update"] for r in t.rows] == [best_row["update"]] == [t.config["steps"]] for t in trials)
+    assert all(
+        [r["update"] for r in t.rows] == [best_row["update"]] == [t.config["steps"]] for t in trials
+    )
 
     claim = confirmation(folder, folder / "confirm").configurations[0]
     assert (claim.claimed_selection, claim.claimed_reporting) == (
@@ -248,7 +306,9 @@ def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
     assert scores[0] != scores[1]
     reach = 6.313751514675 * statistics.stdev(scores) / math.sqrt(2)
     mean = statistics.fmean(scores)
-    assert (claim.interval.low, claim.interval.high) == pytest.approx((mean - reach, mean + reach), rel=1e-9)
+    assert (claim.interval.low, claim.interval.high) == pytest.approx(
+        (mean - reach, mean + reach), rel=1e-9
+    )
 
     before = (folder / "confirm" / "ledger" / "events.jsonl").read_bytes()
     assert confirm_study(folder, 1, 2, quiet=True, say=said.append).counts == {"complete": 2}
@@ -275,7 +335,9 @@ def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
         changed = "".join(file.readlines()[1:])
     (tmp_path / "changed.jsonl").write_text(changed)
     edited = (
-        (folder / "study.yaml").read_text().replace(str(text_files / "forget.jsonl"), str(tmp_path / "changed.jsonl"))
+        (folder / "study.yaml")
+        .read_text()
+        .replace(str(text_files / "forget.jsonl"), str(tmp_path / "changed.jsonl"))
     )
     (folder / "study.yaml").write_text(edited)
     with pytest.raises(UserError, match="model or data have changed"):

@@ -14,9 +14,11 @@ import ray
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from worlds import OpenStandIn
 
-from ray_unlearn.execution import elastic, fleet, training
-from ray_unlearn.execution.fleet import Fleet
+from ray_unlearn.execution import cluster as elastic
+from ray_unlearn.execution import lane_trainer as training
+from ray_unlearn.execution import lanes as fleet
 from ray_unlearn.execution.interrupt import Interrupt
+from ray_unlearn.execution.lanes import Fleet
 from ray_unlearn.execution.placement import Cluster, Node
 from ray_unlearn.spec.operations import Operations
 
@@ -27,7 +29,11 @@ HERE = Path(__file__).parent
 def happened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What `elastic_study.py` tells."""
     process = subprocess.run(
-        [sys.executable, str(HERE / "elastic_study.py"), str(tmp_path_factory.mktemp("elastic") / "log")],
+        [
+            sys.executable,
+            str(HERE / "elastic_study.py"),
+            str(tmp_path_factory.mktemp("elastic") / "log"),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -55,16 +61,22 @@ def test_a_drained_nodes_trial_goes_on_elsewhere_from_a_checkpoint_and_no_retry_
     assert (moved["status"], moved["attempt"]) == ("complete", 1)
     assert (stayed["status"], stayed["attempt"]) == ("complete", 0)
     assert any("is being drained" in note for note in moved["notes"] + stayed["notes"])
-    assert happened["checkpoints"] == [happened["drained"]["number"]], "it was asked for one, and the other was not"
+    assert happened["checkpoints"] == [happened["drained"]["number"]], (
+        "it was asked for one, and the other was not"
+    )
 
 
-def test_a_lost_nodes_trial_goes_on_elsewhere_and_no_retry_is_used(happened: dict[str, Any]) -> None:
+def test_a_lost_nodes_trial_goes_on_elsewhere_and_no_retry_is_used(
+    happened: dict[str, Any],
+) -> None:
     assert happened["lost"]["moved"]["status"] == "complete", happened["lost"]
     assert happened["lost"]["moved"]["attempt"] == 1
     assert happened["lost"]["stayed"]["attempt"] == 0
 
 
-def test_the_end_leaves_no_thread_in_ray_and_waits_for_no_lane_that_waits(happened: dict[str, Any]) -> None:
+def test_the_end_leaves_no_thread_in_ray_and_waits_for_no_lane_that_waits(
+    happened: dict[str, Any],
+) -> None:
     """Such a thread ends the process when Ray is shut down. Patience is 100 s there."""
     assert happened["threads"] == []
     assert happened["seconds to leave"] < 100
@@ -101,12 +113,16 @@ def test_a_lane_that_waits_inside_ray_leaves_neither_thread_nor_placement_group(
 ) -> None:
     """Its place was there when it was started, and another user was quicker."""
     cpus = ray.cluster_resources()["CPU"]
-    monkeypatch.setattr(fleet, "look", lambda autoscaling: Cluster([Node("not there", {"CPU": 9 * cpus})]))
+    monkeypatch.setattr(
+        fleet, "look", lambda autoscaling: Cluster([Node("not there", {"CPU": 9 * cpus})])
+    )
     monkeypatch.setattr(fleet, "PATIENCE_S", 600.0)
     with Fleet(Operations(lanes=2, cpus_per_worker=cpus), OpenStandIn(tmp_path / "log")) as pair:
         assert pair.first_job(baselines=False, interrupt=Interrupt(print)) is not None
         deadline = time.monotonic() + 60
-        while not any(group["state"] == "PENDING" for group in ray.util.placement_group_table().values()):
+        while not any(
+            group["state"] == "PENDING" for group in ray.util.placement_group_table().values()
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.1)
     assert [t.name for t in threading.enumerate() if t.name.startswith("lane")] == []

@@ -9,12 +9,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from specs import LR, finished, record, row, run, space, study
 
-from ray_unlearn.execution.journal import export_journal
+from ray_unlearn.execution.exports.optuna_journal import export_journal
 from ray_unlearn.execution.search import Search
-from ray_unlearn.results.record import Trial
-from ray_unlearn.results.schema import Outcome
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.record import Trial
+from ray_unlearn.store.schema import Outcome
 
 BATCHES = {"type": "choice", "choices": [4, 8]}
 
@@ -66,7 +66,11 @@ def test_a_study_per_method_with_everything_in_it(tmp_path: Path) -> None:
 
 def test_two_methods_and_two_objectives(tmp_path: Path) -> None:
     spec = study(space(), space("random_labels"), pareto=True, trials_per_method=3)
-    export_journal(record(spec, *run(spec, lambda c: c.learning_rate)), spec, tmp_path / "deep" / "optuna.journal")
+    export_journal(
+        record(spec, *run(spec, lambda c: c.learning_rate)),
+        spec,
+        tmp_path / "deep" / "optuna.journal",
+    )
     for method in spec.methods:
         loaded = load(tmp_path / "deep" / "optuna.journal", f"test/{method}")
         assert len(loaded.trials) == 3

@@ -16,19 +16,19 @@ from processes import descendants
 from ray.train.torch import TorchTrainer
 from worlds import NLL, OpenStandIn, config
 
-from ray_unlearn.execution.elastic import died_with_node
-from ray_unlearn.execution.fleet import Fleet, LaneError, summary
+from ray_unlearn.execution.cluster import died_with_node
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import classify
+from ray_unlearn.execution.lanes import Fleet, LaneError, summary
 from ray_unlearn.execution.recorder import Recorder
-from ray_unlearn.execution.tuning import run_trials
-from ray_unlearn.results.ledger import Ledger, read_ledger
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import Row
+from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.ledger import Ledger, read_ledger
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import Row
 
 NEVER = Interrupt(print)
 Item = dict[str, Any]
@@ -80,7 +80,9 @@ def test_a_trial_gives_its_rows_in_order_and_then_its_end(fleet: Fleet) -> None:
     items = run(fleet, 0, config(seed=1))
     assert [item.get("update") for item in items] == [1, 2, 3, None]
     assert items[-1]["status"] == "complete"
-    assert items[-1]["reason"] == "adopted None", "the lane that computed what is shared has it already"
+    assert items[-1]["reason"] == "adopted None", (
+        "the lane that computed what is shared has it already"
+    )
     assert {item["attempt"] for item in items} == {0}
 
 
@@ -99,11 +101,15 @@ def test_a_row_waits_for_its_verdict(fleet: Fleet, log: Path) -> None:
     assert "seed 20 update 1" in log.read_text()
     assert "seed 20 update 2" not in log.read_text()
     again = pull(fleet, 20, config(seed=20))
-    assert again["update"] == item["update"] == 1, "a Tune actor that died and came back gets the same row"
+    assert again["update"] == item["update"] == 1, (
+        "a Tune actor that died and came back gets the same row"
+    )
     fleet.release(20)
 
 
-def test_a_released_trial_is_dropped_at_its_row_and_the_next_is_unaffected(fleet: Fleet, log: Path) -> None:
+def test_a_released_trial_is_dropped_at_its_row_and_the_next_is_unaffected(
+    fleet: Fleet, log: Path
+) -> None:
     pull(fleet, 30, config(seed=30, steps=50))
     fleet.release(30)
     start = time.monotonic()
@@ -129,7 +135,9 @@ def test_out_of_memory_has_its_own_outcome_and_a_hint(fleet: Fleet) -> None:
     assert run(fleet, 51, config())[-1]["status"] == "complete"
 
 
-def test_a_killed_worker_costs_its_trial_a_retry_with_all_rows(fleet: Fleet, tmp_path: Path) -> None:
+def test_a_killed_worker_costs_its_trial_a_retry_with_all_rows(
+    fleet: Fleet, tmp_path: Path
+) -> None:
     before = worker(fleet)
     items = run(fleet, 60, config(f"die-once:{tmp_path / 'died'}", seed=60))
     assert items[-1]["status"] == "complete"
@@ -138,7 +146,9 @@ def test_a_killed_worker_costs_its_trial_a_retry_with_all_rows(fleet: Fleet, tmp
         "replayed from the start; the ledger drops twins"
     )
     assert items[0]["metrics"] == items[1]["metrics"]
-    assert items[-1]["reason"] == "adopted labels", "the new process is given what the first one computed"
+    assert items[-1]["reason"] == "adopted labels", (
+        "the new process is given what the first one computed"
+    )
     assert worker(fleet) != before
     notes = [note for item in items for note in item["notes"]]
     assert any("lane 0 restarts" in note for note in notes), notes
@@ -174,7 +184,9 @@ def test_a_killed_tune_actor_costs_its_trial_nothing(
             time.sleep(0.05)
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):
-                if b"ThinTrial" in path.read_bytes() and int(path.parent.name) in descendants(os.getpid()):
+                if b"ThinTrial" in path.read_bytes() and int(path.parent.name) in descendants(
+                    os.getpid()
+                ):
                     victims.append(int(path.parent.name))
                     os.kill(victims[-1], signal.SIGKILL)
 
@@ -211,12 +223,16 @@ class ReadsTheDisk:
 
     def verdict(self, record: Record, number: int, row: Row) -> str | None:
         on_disk = read_ledger(self.folder).trials[number]
-        assert row["update"] in [known["update"] for known in on_disk.rows], "the pruner heard of a row before the disk"
+        assert row["update"] in [known["update"] for known in on_disk.rows], (
+            "the pruner heard of a row before the disk"
+        )
         self.heard.append(f"row {number}.{row['update']}")
         return "planted verdict" if number == self.stop else None
 
     def tell(self, trial: Trial) -> None:
-        assert read_ledger(self.folder).trials[trial.number].status == trial.status, "told before the disk"
+        assert read_ledger(self.folder).trials[trial.number].status == trial.status, (
+            "told before the disk"
+        )
         self.heard.append(f"end {trial.number}")
 
 
@@ -250,7 +266,9 @@ def test_trials_that_tune_gives_up_for_a_dead_actor_are_asked_again(
         recorder = Recorder(tiny_study, ledger, search, search)
         run_trials(recorder, search, fleet, 1, NEVER)
         trials = recorder.record.trials
-    assert {number: trial.status for number, trial in trials.items()} == dict.fromkeys(range(4), "complete")
+    assert {number: trial.status for number, trial in trials.items()} == dict.fromkeys(
+        range(4), "complete"
+    )
     assert all([row["update"] for row in trial.rows] == [1, 2, 3] for trial in trials.values())
 
 
@@ -264,7 +282,12 @@ def test_through_tune_rows_are_on_disk_before_anybody_hears_and_a_verdict_stops_
         recorder = Recorder(tiny_study, ledger, search, search, [Broken()])
         run_trials(recorder, search, fleet, 1, NEVER)
         trials = recorder.record.trials
-    assert {n: t.status for n, t in trials.items()} == {0: "complete", 1: "pruned", 2: "complete", 3: "complete"}
+    assert {n: t.status for n, t in trials.items()} == {
+        0: "complete",
+        1: "pruned",
+        2: "complete",
+        3: "complete",
+    }
     assert trials[1].reason == "planted verdict"
     assert [row["update"] for row in trials[1].rows] == [1]
     assert "seed 201 update 2" not in log.read_text(), "the stopped trial went on"
@@ -300,7 +323,12 @@ def test_a_ledger_that_cannot_be_written_ends_the_study_with_that_error(
         (MemoryError(), "out_of_memory"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
         (RuntimeError("CUDA error: out of memory"), "out_of_memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "out_of_memory"),
+        (
+            RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            ),
+            "out_of_memory",
+        ),
         (RuntimeError("shape '[2, 3]' is invalid for input of size 5"), "failed"),
         (ValueError("out of memory of this word"), "failed"),
     ],
@@ -317,7 +345,10 @@ def test_a_broken_collective_does_not_say_whether_a_process_or_a_node_died() -> 
 
 
 def test_the_line_of_a_remote_error_that_says_what_went_wrong() -> None:
-    assert summary(RuntimeError("Traceback:\n  File x\nValueError: no luck\n")) == "RuntimeError: ValueError: no luck"
+    assert (
+        summary(RuntimeError("Traceback:\n  File x\nValueError: no luck\n"))
+        == "RuntimeError: ValueError: no luck"
+    )
     assert summary(KeyError()) == "KeyError"
 
 
@@ -329,7 +360,9 @@ def test_the_private_hook_that_saves_two_actors_per_lane_is_still_there() -> Non
 # -- the last tests have fleets of their own: they need the machine that the shared one holds ---------------------------
 
 
-def test_a_lane_that_cannot_start_ends_the_study_with_the_workers_words(ray_here: None, tmp_path: Path) -> None:
+def test_a_lane_that_cannot_start_ends_the_study_with_the_workers_words(
+    ray_here: None, tmp_path: Path
+) -> None:
     with (
         pytest.raises(LaneError, match=r"failed to start 3 times.*not_on_this_worker"),
         Fleet(Operations(lanes=1), OpenStandIn(tmp_path / "log", fails=True)) as broken,
@@ -337,7 +370,9 @@ def test_a_lane_that_cannot_start_ends_the_study_with_the_workers_words(ray_here
         broken.first_job(baselines=True, interrupt=NEVER)
 
 
-def test_two_workers_an_error_or_the_death_of_one_does_not_hang_the_other(ray_here: None, tmp_path: Path) -> None:
+def test_two_workers_an_error_or_the_death_of_one_does_not_hang_the_other(
+    ray_here: None, tmp_path: Path
+) -> None:
     """Rank 0 waits in a collective that rank 1 never joins: the trial ends at once, and the group is restarted."""
     operations = Operations(lanes=1, workers_per_lane=2, cpus_per_worker=0.5)
     with Fleet(operations, OpenStandIn(tmp_path / "log")) as pair:
@@ -351,7 +386,9 @@ def test_two_workers_an_error_or_the_death_of_one_does_not_hang_the_other(ray_he
         assert (items[-1]["status"], items[-1]["attempt"]) == ("complete", 1), items[-1]
 
 
-def test_a_hung_trial_is_killed_by_the_watchdog_and_runs_again(ray_here: None, tmp_path: Path) -> None:
+def test_a_hung_trial_is_killed_by_the_watchdog_and_runs_again(
+    ray_here: None, tmp_path: Path
+) -> None:
     """A sleeping training thread, and a process that hears no signal but the last: Ray Train notices neither."""
     operations = Operations(lanes=1, max_retries=1, stall_timeout_s=3.0)
     with Fleet(operations, OpenStandIn(tmp_path / "log")) as watched:
@@ -360,16 +397,22 @@ def test_a_hung_trial_is_killed_by_the_watchdog_and_runs_again(ray_here: None, t
             items = run(watched, number, config(f"{behaviour}:{tmp_path / behaviour}"))
             assert (items[-1]["status"], items[-1]["attempt"]) == ("complete", 1)
             notes = [note for item in items for note in item["notes"]]
-            assert any("no sign of life for 3 s (operations.stall_timeout_s)" in note for note in notes), notes
+            assert any(
+                "no sign of life for 3 s (operations.stall_timeout_s)" in note for note in notes
+            ), notes
         time.sleep(4)
         assert run(watched, 2, config())[-1]["attempt"] == 0, "an idle lane gives signs of life"
 
 
-def test_a_killed_train_controller_costs_its_trial_a_retry_and_not_the_lane(ray_here: None, tmp_path: Path) -> None:
+def test_a_killed_train_controller_costs_its_trial_a_retry_and_not_the_lane(
+    ray_here: None, tmp_path: Path
+) -> None:
     with Fleet(Operations(lanes=1, max_retries=1), OpenStandIn(tmp_path / "log")) as orphaned:
         assert orphaned.first_job(baselines=False, interrupt=NEVER) is not None
         first = pull(orphaned, 0, config("wait:0.5"))
-        controllers = [pid for pid in descendants(os.getpid()) if b"TrainController" in command(pid)]
+        controllers = [
+            pid for pid in descendants(os.getpid()) if b"TrainController" in command(pid)
+        ]
         newest = max(controllers, key=lambda pid: int(descendants(os.getpid())[pid]))
         os.kill(newest, signal.SIGKILL)
         second = pull(orphaned, 0, config("wait:0.5"), first["sequence"])
@@ -378,7 +421,9 @@ def test_a_killed_train_controller_costs_its_trial_a_retry_and_not_the_lane(ray_
         assert run(orphaned, 1, config())[-1]["status"] == "complete"
     deadline = time.monotonic() + 60
     while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
-        assert time.monotonic() < deadline, "the dead controller's placement group still holds its CPU"
+        assert time.monotonic() < deadline, (
+            "the dead controller's placement group still holds its CPU"
+        )
         time.sleep(0.2)
 
 

@@ -88,7 +88,9 @@ def test_a_row_of_a_dead_attempt_that_nobody_saw_is_not_delivered_late() -> None
         await hub.report(0, new, 1, row(1))
         item = await asking
         assert (item["update"], item["attempt"]) == (1, 1)
-        assert await hub.verdict(0, new, 1, SOON) == WAIT, "the replayed row waits for its verdict like any other"
+        assert await hub.verdict(0, new, 1, SOON) == WAIT, (
+            "the replayed row waits for its verdict like any other"
+        )
 
     asynchronously(test())
 
@@ -121,7 +123,10 @@ def test_retries_are_capped_by_trial() -> None:
             token = await hub.up(0, [life]) or 0
             await hub.ready(0, token)
         end = await side
-        assert (end["status"], end["reason"]) == ("failed", "its worker died or hung 3 times; the last time: death 3")
+        assert (end["status"], end["reason"]) == (
+            "failed",
+            "its worker died or hung 3 times; the last time: death 3",
+        )
         assert await hub.take(0, token, SOON) == WAIT
 
     asynchronously(test())
@@ -140,7 +145,10 @@ def test_a_lane_that_dies_at_every_start_ends_the_study_but_one_that_was_ready_d
         assert await hub.down(0, "No module named 'x'")
         assert not await hub.down(0, "No module named 'x'"), "Ray Train is told not to try again"
         end = await side
-        assert (end["kind"], end["reason"]) == ("fatal", "lane 0 failed to start 3 times: No module named 'x'")
+        assert (end["kind"], end["reason"]) == (
+            "fatal",
+            "lane 0 failed to start 3 times: No module named 'x'",
+        )
         assert await hub.up(0, []) is None
 
     asynchronously(test())
@@ -194,7 +202,9 @@ def test_draining_asks_every_lane_for_a_checkpoint_and_gives_no_more_trials() ->
     asynchronously(test())
 
 
-def test_the_weights_of_the_best_row_are_kept_once_and_the_file_is_told_with_the_next_item() -> None:
+def test_the_weights_of_the_best_row_are_kept_once_and_the_file_is_told_with_the_next_item() -> (
+    None
+):
     async def test() -> None:
         hub, [token] = await started()
         side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
@@ -228,7 +238,9 @@ def test_the_next_attempt_knows_the_rows_that_are_recorded_and_no_others() -> No
             item = await side
             side = asyncio.create_task(hub.pull(1, item["sequence"], PAYLOAD))
             assert await hub.verdict(0, token, 1, 1) == GO
-        await hub.report(0, token, 1, row(4))  # arrives, and the lane dies before anybody has dealt with it
+        await hub.report(
+            0, token, 1, row(4)
+        )  # arrives, and the lane dies before anybody has dealt with it
         await side
         await hub.down(0, "died")
         token = await hub.up(0, []) or 0
@@ -375,7 +387,9 @@ def test_where_a_lanes_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
         side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
         await hub.take(0, token, 1)
         now += 3
-        await hub.report(0, token, 1, row(1) | {"metrics": {"forget_tokens": 70, "retain_tokens": 30}})
+        await hub.report(
+            0, token, 1, row(1) | {"metrics": {"forget_tokens": 70, "retain_tokens": 30}}
+        )
         item = await side
         now += 4
         side = asyncio.create_task(hub.pull(1, item["sequence"], PAYLOAD))
@@ -386,7 +400,12 @@ def test_where_a_lanes_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
         await side
         now += 6
         [lane] = (await hub.state())["lanes"]
-        assert [lane[f"{name}_s"] for name in ("busy", "verdict", "idle", "up")] == [8.0, 4.0, 8.0, 20.0]
+        assert [lane[f"{name}_s"] for name in ("busy", "verdict", "idle", "up")] == [
+            8.0,
+            4.0,
+            8.0,
+            20.0,
+        ]
         assert (lane["tokens"], lane["state"], lane["restarts"]) == (100, "idle", 0)
 
     asyncio.run(test())

@@ -21,17 +21,17 @@ from optuna.storages.journal import JournalFileBackend
 from prometheus_client.parser import text_string_to_metric_families
 from specs import finished, record, row, space, study
 
-from ray_unlearn.execution import journal as journal_module
-from ray_unlearn.execution import observation as observation_module
-from ray_unlearn.execution.journal import JOURNAL_FILE, LiveJournal, export_journal
-from ray_unlearn.execution.observation import METRICS_FILE, Counts, Observation
+from ray_unlearn.execution import monitor as observation_module
+from ray_unlearn.execution.exports import optuna_journal as journal_module
+from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, LiveJournal, export_journal
+from ray_unlearn.execution.monitor import METRICS_FILE, Counts, Observation
 from ray_unlearn.execution.study import run_study
-from ray_unlearn.results.ledger import Ledger
-from ray_unlearn.results.live import LIVE_FILE, Live, read_live
-from ray_unlearn.results.record import Trial
-from ray_unlearn.results.schema import Row
-from ray_unlearn.spec.study import StudySpec, load_study
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.live import LIVE_FILE, Live, read_live
+from ray_unlearn.store.record import Trial
+from ray_unlearn.store.schema import Row
 
 REPOSITORY = Path(__file__).parent.parent.parent
 SPEC = study(space(), space("random_labels"))
@@ -54,7 +54,12 @@ class Clock:
 
 def a_trial(number: int, *rows: Row, status: Any = None, method: str = "gradient_ascent") -> Trial:
     config = TrialConfig(
-        method=method, learning_rate=1e-3, steps=30, seed=number, evaluate_at=(1, 3, 9, 30), context="c"
+        method=method,
+        learning_rate=1e-3,
+        steps=30,
+        seed=number,
+        evaluate_at=(1, 3, 9, 30),
+        context="c",
     )
     return finished(number, config, list(rows), status)
 
@@ -70,7 +75,9 @@ def watched(clock: Clock) -> Counts:
     t = 0: trials 1 (begun before) and 2 are handed out; 10: trial 1 has a row at update 9; 20: trial 1 is complete, trial 3 begins;
     24: trial 2 is infeasible; 30: trial 3 has a row.
     """
-    before = record(SPEC, a_trial(0, tokens(1), tokens(3, 0.25), status="complete"), a_trial(1, tokens(3)))
+    before = record(
+        SPEC, a_trial(0, tokens(1), tokens(3, 0.25), status="complete"), a_trial(1, tokens(3))
+    )
     counts = Counts(SPEC, before, 6, clock)
     one, two, three = before.trials[1], a_trial(2, method="random_labels"), a_trial(3)
     assert counts.live(True, {}, 0, []).updates_per_s is None
@@ -96,16 +103,23 @@ def watched(clock: Clock) -> Counts:
 def test_live_values_by_hand() -> None:
     clock = Clock()
     live = watched(clock).live(True, STATE, 17, ["x: full"])
-    assert {name: count for name, count in live.outcomes.items() if count} == {"complete": 2, "infeasible": 1}
+    assert {name: count for name, count in live.outcomes.items() if count} == {
+        "complete": 2,
+        "infeasible": 1,
+    }
     assert (live.asked_for, live.trials_running, live.rows, live.events) == (6, 1, 5, 17)
     assert live.updates == 3 + 9 + 1
     assert live.tokens == {"forget": 130, "retain": 52}
-    assert live.updates_per_s == pytest.approx((6 + 1) / 30), "trial 1 had three updates before this run"
+    assert live.updates_per_s == pytest.approx((6 + 1) / 30), (
+        "trial 1 had three updates before this run"
+    )
     assert live.tokens_per_s == pytest.approx(7 * 14 / 30)
     assert live.best == {"gradient_ascent": 0.125}
     assert live.utilisation == pytest.approx(45 / 60)
     mean = (20 + 24) / 2
-    assert live.eta_s == pytest.approx((3 * mean - 10) / 2), "trial 3 has run for 10 s; lane 2 waits for a node"
+    assert live.eta_s == pytest.approx((3 * mean - 10) / 2), (
+        "trial 3 has run for 10 s; lane 2 waits for a node"
+    )
     assert (live.lanes, live.queued, live.problems) == (LANES, 1, ["x: full"])
 
 
@@ -172,7 +186,12 @@ def test_metrics_by_hand() -> None:
 
 def test_after_the_end_no_lane_and_no_trial_is_busy() -> None:
     found = samples(as_text(watched(Clock()).live(False, STATE, 17, [])))
-    assert found["ray_unlearn_up",] == found["ray_unlearn_trials", "running"] == found["ray_unlearn_lanes", "busy"] == 0
+    assert (
+        found["ray_unlearn_up",]
+        == found["ray_unlearn_trials", "running"]
+        == found["ray_unlearn_lanes", "busy"]
+        == 0
+    )
     assert found["ray_unlearn_trials", "complete"] == 2
     assert ("ray_unlearn_time_left_seconds",) not in found
 
@@ -184,14 +203,18 @@ def opened(path: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(path)))
 
 
-def loaded(storage: JournalStorage, method: str = "gradient_ascent") -> list[optuna.trial.FrozenTrial]:
+def loaded(
+    storage: JournalStorage, method: str = "gradient_ascent"
+) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=f"test/{method}", storage=storage).trials
 
 
 def test_a_reader_that_stays_sees_trials_begin_report_and_end(tmp_path: Path) -> None:
     path = tmp_path / JOURNAL_FILE
     path.write_text('{"op_code": 0, "half a line of a killed')  # it is made anew
-    before = record(SPEC, a_trial(0, row(1, 0.9), row(3, 0.25), status="complete"), a_trial(1, row(3, 0.5)))
+    before = record(
+        SPEC, a_trial(0, row(1, 0.9), row(3, 0.25), status="complete"), a_trial(1, row(3, 0.5))
+    )
     live = LiveJournal(before, SPEC, path)
     reader = opened(path)
     assert [t.state.name for t in loaded(reader)] == ["COMPLETE", "RUNNING"]
@@ -199,10 +222,14 @@ def test_a_reader_that_stays_sees_trials_begin_report_and_end(tmp_path: Path) ->
     one.rows.append(row(9, 0.125, forget_ppl=31.0))
     for trial in (one, two, three):
         live.show(trial, ended=False)
-    assert [t.state.name for t in loaded(reader)] == ["COMPLETE", "RUNNING"], "one write for all, when asked for"
+    assert [t.state.name for t in loaded(reader)] == ["COMPLETE", "RUNNING"], (
+        "one write for all, when asked for"
+    )
     before_flush = path.read_bytes().count(b"\n")
     live.flush()
-    assert path.read_bytes().count(b"\n") - before_flush == 3, "one new value and two new trials, nothing twice"
+    assert path.read_bytes().count(b"\n") - before_flush == 3, (
+        "one new value and two new trials, nothing twice"
+    )
     assert loaded(reader)[1].intermediate_values == {3: 0.5, 9: 0.125}
     assert [t.state.name for t in loaded(reader)] == ["COMPLETE", "RUNNING", "RUNNING"]
     assert [t.state.name for t in loaded(reader, "random_labels")] == ["RUNNING"]
@@ -214,7 +241,10 @@ def test_a_reader_that_stays_sees_trials_begin_report_and_end(tmp_path: Path) ->
     live.flush()
     best = loaded(reader)[1]
     assert (best.state.name, best.value, best.user_attrs["forget_ppl"]) == ("COMPLETE", 0.125, 31.0)
-    assert (loaded(reader)[2].state.name, loaded(reader)[2].user_attrs["status"]) == ("RUNNING", "running")
+    assert (loaded(reader)[2].state.name, loaded(reader)[2].user_attrs["status"]) == (
+        "RUNNING",
+        "running",
+    )
     assert loaded(reader, "random_labels")[0].user_attrs["reason"] == "loss is not finite"
     live.show(three, ended=True)
     live.flush()
@@ -225,10 +255,14 @@ def test_a_reader_that_stays_sees_trials_begin_report_and_end(tmp_path: Path) ->
     content, inode = path.read_bytes(), path.stat().st_ino
     before.trials |= {2: two, 3: three}
     export_journal(before, SPEC, path)
-    assert (path.read_bytes(), path.stat().st_ino) == (content, inode), "it was exact: a reader can stay"
+    assert (path.read_bytes(), path.stat().st_ino) == (content, inode), (
+        "it was exact: a reader can stay"
+    )
 
 
-def test_the_export_at_the_end_is_exact_where_the_journal_could_not_unsay_something(tmp_path: Path) -> None:
+def test_the_export_at_the_end_is_exact_where_the_journal_could_not_unsay_something(
+    tmp_path: Path,
+) -> None:
     """A trial that diverges had scores, but the search must not rank it by them (see `past`)."""
     path, trial = tmp_path / JOURNAL_FILE, a_trial(0)
     live = LiveJournal(record(SPEC), SPEC, path)
@@ -271,7 +305,9 @@ def test_a_full_disk_leaves_a_whole_journal_and_nothing_is_lost(
             return super().write(content[: len(content) // 2])
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal_module, "open", lambda fd, mode, buffering: Full(fd, "ab"), raising=False)
+        patch.setattr(
+            journal_module, "open", lambda fd, mode, buffering: Full(fd, "ab"), raising=False
+        )
         with pytest.raises(OSError, match="No space left"):
             live.flush()
     assert loaded(opened(path)) == []
@@ -296,7 +332,9 @@ def test_a_long_study_is_appended_to_and_not_written_anew(tmp_path: Path) -> Non
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.create(tmp_path / "study" / "ledger", {"spec": SPEC.model_dump(mode="json"), "context": "c"}) as opened:
+    with Ledger.create(
+        tmp_path / "study" / "ledger", {"spec": SPEC.model_dump(mode="json"), "context": "c"}
+    ) as opened:
         yield opened
 
 
@@ -321,13 +359,23 @@ def test_a_run_leaves_its_last_look_behind(ledger: Ledger) -> None:
         observed.on_trial(a_trial(1))
     last = read_live(folder)
     assert last is not None
-    assert (last.running, last.rows, last.outcomes["complete"], last.trials_running) == (False, 1, 1, 0)
+    assert (last.running, last.rows, last.outcomes["complete"], last.trials_running) == (
+        False,
+        1,
+        1,
+        0,
+    )
     assert last.events == 1, "the header"
     found = samples((folder / METRICS_FILE).read_text())
     assert (found["ray_unlearn_up",], found["ray_unlearn_rows_total",]) == (0, 1)
     assert [t.state.name for t in loaded(opened(folder / JOURNAL_FILE))] == ["COMPLETE", "RUNNING"]
     assert said == []
-    assert sorted(p.name for p in folder.iterdir()) == ["ledger", LIVE_FILE, METRICS_FILE, JOURNAL_FILE]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "ledger",
+        LIVE_FILE,
+        METRICS_FILE,
+        JOURNAL_FILE,
+    ]
 
 
 def test_what_has_not_changed_is_not_written_again_but_for_the_sign_of_life(
@@ -338,7 +386,15 @@ def test_what_has_not_changed_is_not_written_again_but_for_the_sign_of_life(
     monkeypatch.setattr(observation_module.time, "monotonic", clock)
     monkeypatch.setattr(Live, "write", lambda *_: written.append(clock.now))
     observed = observation(ledger, [])
-    for seconds, happens in ((0, None), (5, None), (5, observed.on_trial), (5, None), (5, None), (5, None), (5, None)):
+    for seconds, happens in (
+        (0, None),
+        (5, None),
+        (5, observed.on_trial),
+        (5, None),
+        (5, None),
+        (5, None),
+        (5, None),
+    ):
         clock.now += seconds
         if happens:
             happens(a_trial(0))
@@ -364,7 +420,9 @@ def test_what_cannot_be_written_is_said_once_and_stops_nothing(ledger: Ledger) -
     live = read_live(folder)
     assert live is not None
     assert live.lanes == LANES, "as they were last"
-    assert [text.split(":")[0] for text in live.problems] == ["optuna.journal"], "those that are over are not told"
+    assert [text.split(":")[0] for text in live.problems] == ["optuna.journal"], (
+        "those that are over are not told"
+    )
     assert samples((folder / METRICS_FILE).read_text())["ray_unlearn_trials_wanted",] == 6
 
 
@@ -412,7 +470,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from ray_unlearn.results.status import status
+from ray_unlearn.store.status import status
 
 folder = Path(sys.argv[1])
 storage = JournalStorage(JournalFileBackend(str(folder / "optuna.journal")))
@@ -462,7 +520,9 @@ class Onlooker:
 
 
 @pytest.fixture
-def tiny_spec(pytestconfig: pytest.Config, text_files: Path, tiny_model: Path, tmp_path: Path) -> StudySpec:
+def tiny_spec(
+    pytestconfig: pytest.Config, text_files: Path, tiny_model: Path, tmp_path: Path
+) -> StudySpec:
     tiny: Any = pytestconfig.pluginmanager.getplugin(str(REPOSITORY / "tests" / "conftest.py"))
     make: Callable[..., Path] = tiny.study_file
     return load_study(make(tmp_path, text_files, tiny_model, operations={"lanes": 1}))
@@ -487,9 +547,21 @@ def test_a_running_study_is_seen_from_another_process(
     assert metrics["ray_unlearn_up tiny"] == 1
     assert metrics["ray_unlearn_trials complete tiny"] == 2
     assert metrics["ray_unlearn_trials running tiny"] == metrics["ray_unlearn_lanes busy tiny"] == 1
-    assert (metrics["ray_unlearn_rows_total tiny"], metrics["ray_unlearn_updates_total tiny"]) == (7, 9)
-    assert metrics["ray_unlearn_tokens_total forget tiny"] > metrics["ray_unlearn_tokens_total retain tiny"] > 0
-    assert (found["driver"], found["finished"], found["unfinished"], found["asked_for"]) == ("running", 2, 1, 4)
+    assert (metrics["ray_unlearn_rows_total tiny"], metrics["ray_unlearn_updates_total tiny"]) == (
+        7,
+        9,
+    )
+    assert (
+        metrics["ray_unlearn_tokens_total forget tiny"]
+        > metrics["ray_unlearn_tokens_total retain tiny"]
+        > 0
+    )
+    assert (found["driver"], found["finished"], found["unfinished"], found["asked_for"]) == (
+        "running",
+        2,
+        1,
+        4,
+    )
     live = found["live"]
     assert (live["pid"], live["rows"], live["problems"]) == (os.getpid(), 7, [])
     assert [(lane["state"], lane["trial"]) for lane in live["lanes"]] == [("busy", 2)]
@@ -500,4 +572,6 @@ def test_a_running_study_is_seen_from_another_process(
     assert (last.running, last.rows, last.outcomes["complete"]) == (False, 12, 4)
     assert onlooker.reader is not None
     study_ = optuna.load_study(study_name=ascent, storage=onlooker.reader)
-    assert [t.state.name for t in study_.trials] == ["COMPLETE"] * 2, "opened in mid-study, it can stay to the end"
+    assert [t.state.name for t in study_.trials] == ["COMPLETE"] * 2, (
+        "opened in mid-study, it can stay to the end"
+    )

@@ -37,17 +37,29 @@ def node(
         (Shape(1, 1), [node(cpus=4)], 4),
         (Shape(1, 2), [node(cpus=5)], 2),
         (Shape(1, 0.5), [node(cpus=2)], 4),
-        (Shape(2, 1), [node(cpus=3), node("b", cpus=3)], 3),  # one each, and one of what is left on either
+        (
+            Shape(2, 1),
+            [node(cpus=3), node("b", cpus=3)],
+            3,
+        ),  # one each, and one of what is left on either
         (Shape(4, 1), [node(cpus=3)], 0),
         (Shape(1, 1, 1), [node(cpus=8, gpus=4), node("cpu-only", cpus=64)], 4),
         (Shape(1, 4, 1), [node(cpus=8, gpus=4)], 2),
-        (Shape(2, 1, 1), [node(cpus=8, gpus=8), node("b", cpus=8, gpus=3), node("c", cpus=1, gpus=1)], 6),
+        (
+            Shape(2, 1, 1),
+            [node(cpus=8, gpus=8), node("b", cpus=8, gpus=3), node("c", cpus=1, gpus=1)],
+            6,
+        ),
         (Shape(1, 1, 0.5), [node(cpus=8, gpus=2)], 4),
         (Shape(1, 1, 0.4), [node(cpus=8, gpus=2)], 4),  # not five: a share is of one device
         (Shape(1, 1, 0.4), [node(cpus=8, gpus=2, free={"GPU": 1.2})], 2),
         (Shape(1, 1, memory_gib=30), [node(cpus=8, gib=64)], 2),
         (Shape(1, 1), [node(cpus=4, free={"CPU": 1})], 1),
-        (Shape(1, 1), [node(cpus=4, alive=False), node("b", cpus=4, draining=True), node("c", cpus=1)], 1),
+        (
+            Shape(1, 1),
+            [node(cpus=4, alive=False), node("b", cpus=4, draining=True), node("c", cpus=1)],
+            1,
+        ),
         (Shape(1, 1), [], 0),
         (Shape(1, 0.1), [node(cpus=1, free={"CPU": 0.3 - 1e-9})], 3),  # as Ray's sums come out
     ],
@@ -59,7 +71,13 @@ def test_lanes_that_have_room(shape: Shape, nodes: list[Node], lanes: int) -> No
 
 def test_a_lane_lies_on_one_node_where_it_can_and_spans_nodes_where_it_must() -> None:
     nodes = [node("a", cpus=3), node("b", cpus=5), node("c", cpus=2)]
-    assert place(nodes, Shape(2, 1), 10) == [{"a": 2}, {"b": 2}, {"b": 2}, {"c": 2}, {"a": 1, "b": 1}]
+    assert place(nodes, Shape(2, 1), 10) == [
+        {"a": 2},
+        {"b": 2},
+        {"b": 2},
+        {"c": 2},
+        {"a": 1, "b": 1},
+    ]
     assert place(nodes, Shape(2, 1), 1) == [{"a": 2}]
     assert place(nodes, Shape(6, 1), 10) == [{"b": 5, "a": 1}]
     lines = dict(placed_lines(nodes, place(nodes, Shape(2, 1), 10), Shape(2, 1)))
@@ -85,7 +103,9 @@ def test_a_lane_lies_on_one_node_where_it_can_and_spans_nodes_where_it_must() ->
         (Shape(1, 1), [node("a", 8, draining=True)], r"no node that is alive and stays"),
     ],
 )  # fmt: skip
-def test_what_can_never_fit_says_value_place_and_remedy(shape: Shape, nodes: list[Node], said: str) -> None:
+def test_what_can_never_fit_says_value_place_and_remedy(
+    shape: Shape, nodes: list[Node], said: str
+) -> None:
     import re
 
     reason = why_never(Cluster(nodes), shape)
@@ -118,15 +138,24 @@ def test_why_a_lane_waits() -> None:
 
 
 def test_a_study_on_a_cluster() -> None:
-    cluster = Cluster([node("a", cpus=4, free={"CPU": 1}), node("b", cpus=2)], [node("up to 2 x c", cpus=4, count=2)])
+    cluster = Cluster(
+        [node("a", cpus=4, free={"CPU": 1}), node("b", cpus=2)],
+        [node("up to 2 x c", cpus=4, count=2)],
+    )
     auto = Operations(lanes="auto")
     found = placed(cluster, shape_of(auto), auto, trials=7)
-    assert (found.lanes, found.nodes, found.problems) == (7, {"a": "4 lane(s)", "b": "2 lane(s)"}, [])
+    assert (found.lanes, found.nodes, found.problems) == (
+        7,
+        {"a": "4 lane(s)", "b": "2 lane(s)"},
+        [],
+    )
     assert found.notes == [
         "6 lane(s) fit on the nodes that are there; the autoscaler may add nodes for 1 more",
         "3 lane(s) could start now; others use the rest",
     ]
-    assert placed(cluster, shape_of(auto), Operations(lanes="auto", max_lanes=3), trials=7).lanes == 3
+    assert (
+        placed(cluster, shape_of(auto), Operations(lanes="auto", max_lanes=3), trials=7).lanes == 3
+    )
     fixed = Operations(lanes=20)
     found = placed(cluster, shape_of(fixed), fixed, trials=100)
     assert found.lanes == 8

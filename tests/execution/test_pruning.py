@@ -7,11 +7,11 @@ from itertools import pairwise
 import pytest
 from specs import finished, record, row, space, study
 
-from ray_unlearn.execution.pruning import Pruner, standing
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import Outcome
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.execution.early_stopping import Pruner, standing
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import Outcome
 
 SAMPLED_STEPS = {"type": "int", "low": 10, "high": 30, "free": False}
 NAN = math.nan
@@ -35,8 +35,12 @@ def trial(
     method: str = "gradient_ascent",
 ) -> Trial:
     """A trial with these scores by update."""
-    config = TrialConfig(learning_rate=1e-4 * (1 + number), steps=steps, method=method, evaluate_at=(1, 3, 9, 30))
-    return finished(number, config, [row(update, score) for update, score in scores.items()], status)
+    config = TrialConfig(
+        learning_rate=1e-4 * (1 + number), steps=steps, method=method, evaluate_at=(1, 3, 9, 30)
+    )
+    return finished(
+        number, config, [row(update, score) for update, score in scores.items()], status
+    )
 
 
 def verdict(spec: StudySpec, ledger: Record, number: int) -> str | None:
@@ -82,7 +86,9 @@ def test_asha_compares_at_rungs_only_and_the_next_rung_only_among_those_that_rea
 def test_a_trial_evaluated_elsewhere_is_at_a_rung_with_its_first_evaluation_from_there_on() -> None:
     spec = decaying("asha", reduction_factor=2, grace_updates=3)  # rungs 3, 6, 12, 24
     ledger = record(spec, trial(0, {2: 0.9, 7: 0.2}), trial(1, {3: 0.5}))
-    assert verdict(spec, ledger, 1) is not None, "0.5 at 3 against 0.2 at 7, the other's first evaluation from 3 on"
+    assert verdict(spec, ledger, 1) is not None, (
+        "0.5 at 3 against 0.2 at 7, the other's first evaluation from 3 on"
+    )
     ledger = record(spec, trial(0, {2: 0.9, 7: 0.6}), trial(1, {3: 0.5, 5: 9.0}))
     assert verdict(spec, ledger, 1) is None, "5 lies between the rungs 3 and 6"
 
@@ -105,7 +111,12 @@ def test_never_at_the_last_evaluation_nor_in_the_grace_nor_across_methods(schedu
 def test_no_scheduler_never_stops() -> None:
     spec = decaying("none")
     assert (
-        verdict(spec, record(spec, *[trial(n, {1: 0.0}, "complete") for n in range(9)], trial(9, {1: 99.0})), 9) is None
+        verdict(
+            spec,
+            record(spec, *[trial(n, {1: 0.0}, "complete") for n in range(9)], trial(9, {1: 99.0})),
+            9,
+        )
+        is None
     )
 
 
@@ -152,20 +163,33 @@ def test_with_free_steps_a_trial_past_its_best_is_stopped_and_one_that_still_for
     ledger = record(spec, trial(0, {}))
 
     def rows_with(*points: tuple[int, float, float]) -> str | None:
-        ledger.trials[0].rows = [row(update, score, forget_nll=nll) for update, score, nll in points]
+        ledger.trials[0].rows = [
+            row(update, score, forget_nll=nll) for update, score, nll in points
+        ]
         return verdict(spec, ledger, 0)
 
-    assert rows_with((1, 1.0, 2.0), (3, 0.2, 2.8), (5, 0.5, 3.4)) is None, "rising once may be noise"
+    assert rows_with((1, 1.0, 2.0), (3, 0.2, 2.8), (5, 0.5, 3.4)) is None, (
+        "rising once may be noise"
+    )
     reason = rows_with((1, 1.0, 2.0), (3, 0.2, 2.8), (5, 0.5, 3.4), (9, 2.0, 5.0))
     assert reason == "past its best: score 0.2 at update 3, 2 and rising now"
-    assert rows_with((1, 1.0, 2.0), (3, 1.1, 2.1), (5, 1.2, 2.2)) is None, "rising, but not over-unlearned yet"
-    assert rows_with((1, 1.0, 2.0), (3, 2.0, 5.0), (5, 1.8, 4.8)) is None, "over-unlearned, but coming back"
+    assert rows_with((1, 1.0, 2.0), (3, 1.1, 2.1), (5, 1.2, 2.2)) is None, (
+        "rising, but not over-unlearned yet"
+    )
+    assert rows_with((1, 1.0, 2.0), (3, 2.0, 5.0), (5, 1.8, 4.8)) is None, (
+        "over-unlearned, but coming back"
+    )
     ledger.baselines.clear()
-    assert rows_with((1, 1.0, 2.0), (3, 0.2, 2.8), (5, 0.5, 3.4), (9, 2.0, 5.0)) is None, "no target known"
+    assert rows_with((1, 1.0, 2.0), (3, 0.2, 2.8), (5, 0.5, 3.4), (9, 2.0, 5.0)) is None, (
+        "no target known"
+    )
 
 
 def test_a_trial_is_not_stopped_as_past_its_best_before_it_has_a_configuration() -> None:
-    spec = study(space(steps={"type": "int", "low": 9, "high": 30, "free": True}), scheduler={"type": "median"})
+    spec = study(
+        space(steps={"type": "int", "low": 9, "high": 30, "free": True}),
+        scheduler={"type": "median"},
+    )
     ledger = record(spec, trial(0, {1: 0.1, 3: 0.2, 5: 0.5, 9: 2.0}))
     for known in ledger.trials[0].rows:
         known["forget_nll"] = 4.0
@@ -184,7 +208,9 @@ def test_median_rule_by_hand() -> None:
         trial(5, {1: 0.0, 3: 0.0}, "failed"),
     ]
     assert verdict(spec, record(spec, *peers, trial(9, {1: 3.5, 3: 3.1})), 9) is not None
-    assert verdict(spec, record(spec, *peers, trial(9, {1: 3.0, 3: 9.0})), 9) is None, "its best, 3.0, is not worse"
+    assert verdict(spec, record(spec, *peers, trial(9, {1: 3.0, 3: 9.0})), 9) is None, (
+        "its best, 3.0, is not worse"
+    )
     assert verdict(spec, record(spec, *peers[:2], trial(9, {1: 9.0, 3: 9.0})), 9) is None, (
         "two are too few for a median"
     )

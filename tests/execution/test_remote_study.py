@@ -13,12 +13,12 @@ import pytest
 from object_store import BUCKET, Store, object_store
 from running import StudyFile, at_work, cli, until
 
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.place import fetched
-from ray_unlearn.results.storage import storage_at
-from ray_unlearn.results.table import result_table
-from ray_unlearn.results.verify import Verification, verify
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE, EXIT_WRONG_INPUT
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.location import fetched
+from ray_unlearn.store.storage import storage_at
+from ray_unlearn.store.table import result_table
+from ray_unlearn.store.verify import Verification, verify
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -59,38 +59,55 @@ def same_rows(undisturbed: Path, url: str) -> None:
 
 
 def test_a_study_in_an_object_store(
-    study_of: StudyFile, undisturbed: Path, store: Store, tmp_path: Path, command: Callable[..., str]
+    study_of: StudyFile,
+    undisturbed: Path,
+    store: Store,
+    tmp_path: Path,
+    command: Callable[..., str],
 ) -> None:
     """Run, looked at, extended in vain, reported, exported, confirmed: by its address alone, with nothing left here."""
     url = f"s3://{BUCKET}/campaign/{tmp_path.name}"
     study = study_of(**FULL)
-    text = said("run", str(study), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "scratch")))
+    text = said(
+        "run", str(study), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "scratch"))
+    )
     assert f"report with: ray-unlearn report {url}" in text
     same_rows(undisturbed, url)
     found, rows = checked(url), verify(undisturbed).rows
     assert (found.problems, found.complete, found.trials, found.rows) == ([], True, 4, rows)
-    names = {name.removeprefix(f"campaign/{tmp_path.name}/") for name in store.names(f"campaign/{tmp_path.name}/")}
+    names = {
+        name.removeprefix(f"campaign/{tmp_path.name}/")
+        for name in store.names(f"campaign/{tmp_path.name}/")
+    }
     assert {
         "study.yaml", "baselines.json", "ledger/rows.parquet", "ledger/baselines.parquet", "ledger/header.json",
         "optuna.journal", "live.json", "metrics.prom",
     } <= names  # fmt: skip
     assert any(name.startswith("tensorboard/0000-gradient_ascent/events") for name in names)
-    assert not any(name.startswith("trials/0") for name in names), "checkpoints of finished trials are of no use"
+    assert not any(name.startswith("trials/0") for name in names), (
+        "checkpoints of finished trials are of no use"
+    )
     assert not any(name.endswith(".tmp") for name in names)
     everything = b"".join(storage_at(url).read(name) for name in sorted(names))
     assert b"testing-secret" not in everything
-    assert str(tmp_path / "scratch").encode() not in everything, "the working copy's place is nobody's business"
+    assert str(tmp_path / "scratch").encode() not in everything, (
+        "the working copy's place is nobody's business"
+    )
     assert list((tmp_path / "scratch").glob("ray-unlearn*")) == []
     assert f"clean: 4 trials, {rows} rows" in command("verify", url)
     status = json.loads(command("status", url, "--json"))
     assert (status["folder"], status["finished"], status["rows"]) == (url, 4, rows)
-    assert f"{url} holds a study already" in said("run", str(study), "--storage", url, code=EXIT_WRONG_INPUT)
+    assert f"{url} holds a study already" in said(
+        "run", str(study), "--storage", url, code=EXIT_WRONG_INPUT
+    )
     assert "4 trials" in said("run", str(study), "--storage", url, "--resume", "--quiet")
     assert f"{url}/report/report.html" in command("report", url)
     assert f"campaign/{tmp_path.name}/report/report.html" in store.names()
     command("export", url, "-o", tmp_path / "rows.csv")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == rows + 1
-    assert "the weights that the study kept" in said("export", url, "--trial", "best", "-o", str(tmp_path / "model"))
+    assert "the weights that the study kept" in said(
+        "export", url, "--trial", "best", "-o", str(tmp_path / "model")
+    )
     said("confirm", url, "--seeds", "2", "--quiet")
     assert f"campaign/{tmp_path.name}/confirm/confirm.json" in store.names()
     assert checked(f"{url}/confirm").problems == []
@@ -106,7 +123,13 @@ def test_stopped_and_killed_it_goes_on_elsewhere(
     another machine) goes on from it."""
     url = f"s3://{BUCKET}/{tmp_path.name}"
     process = cli(
-        "run", str(study_of(**FULL)), "--storage", url, "--quiet", TMPDIR=str(_made(tmp_path / "one")), **SHORT
+        "run",
+        str(study_of(**FULL)),
+        "--storage",
+        url,
+        "--quiet",
+        TMPDIR=str(_made(tmp_path / "one")),
+        **SHORT,
     )
     until(lambda record: True, url, process)
     second = said("resume", url, code=EXIT_STORAGE)
@@ -115,7 +138,9 @@ def test_stopped_and_killed_it_goes_on_elsewhere(
     process.send_signal(signal.SIGTERM)
     text = process.communicate(timeout=120)[0]
     assert process.returncode == EXIT_INTERRUPTED, text
-    assert any(name.startswith(f"{tmp_path.name}/trials/{stopped:04d}/last.") for name in store.names())
+    assert any(
+        name.startswith(f"{tmp_path.name}/trials/{stopped:04d}/last.") for name in store.names()
+    )
     found = checked(url)
     assert (found.problems, found.unfinished, found.running) == ([], [stopped], "")
     process = cli("resume", url, "--quiet", TMPDIR=str(_made(tmp_path / "two")), **SHORT)
@@ -129,7 +154,9 @@ def test_stopped_and_killed_it_goes_on_elsewhere(
     same_rows(undisturbed, url)
     with fetched(url) as folder:
         notes = [str(event["text"]) for event in read_ledger(folder / "ledger").notes]
-    assert any(text.startswith(f"trial {stopped} goes on from its checkpoint of update ") for text in notes), notes
+    assert any(
+        text.startswith(f"trial {stopped} goes on from its checkpoint of update ") for text in notes
+    ), notes
 
 
 @pytest.mark.slow
@@ -141,7 +168,7 @@ def test_a_store_that_goes_away_stops_the_study_and_comes_back(
         for name, value in own.environment.items():
             monkeypatch.setenv(name, value)
         url = f"s3://{BUCKET}/{tmp_path.name}"
-        hasty = "from ray_unlearn.results import objects; objects.PATIENCE_S = objects.ANSWER_S = 3.0"
+        hasty = "from ray_unlearn.store import objects; objects.PATIENCE_S = objects.ANSWER_S = 3.0"
         process = cli("run", str(study_of(**FULL)), "--storage", url, "--quiet", setup=hasty)
         until(at_work, url, process)
         os.kill(own.process.pid, signal.SIGSTOP)
@@ -159,7 +186,9 @@ def test_a_store_that_goes_away_stops_the_study_and_comes_back(
 
 
 @pytest.mark.slow
-def test_another_study_is_not_taken_for_this_one(study_of: StudyFile, tmp_path: Path, store: Store) -> None:
+def test_another_study_is_not_taken_for_this_one(
+    study_of: StudyFile, tmp_path: Path, store: Store
+) -> None:
     """`run --resume` goes on with the study of the file, extends it when the file asks for more, and refuses another."""
     url = f"s3://{BUCKET}/{tmp_path.name}"
     study = study_of(steps=6, **FULL)
@@ -176,7 +205,9 @@ def test_another_study_is_not_taken_for_this_one(study_of: StudyFile, tmp_path: 
 
 
 def test_what_cannot_be_reached_is_refused_at_once(study_of: StudyFile, store: Store) -> None:
-    text = said("run", str(study_of(**FULL)), "--storage", "s3://no-such-bucket/study", code=EXIT_STORAGE)
+    text = said(
+        "run", str(study_of(**FULL)), "--storage", "s3://no-such-bucket/study", code=EXIT_STORAGE
+    )
     assert "make the bucket first" in text
     assert "credentials do not belong" in said("status", "s3://k:s@b/study", code=EXIT_WRONG_INPUT)
     assert "no study there" in said("status", f"s3://{BUCKET}/nothing", code=EXIT_WRONG_INPUT)
@@ -188,7 +219,9 @@ def _made(folder: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_the_whole_demo_through_errors_and_slow_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_demo_through_errors_and_slow_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`make demo`, but for its storage: one request in ten fails, one in fifty takes 4 s."""
     with object_store(
         "--errors", "0.1", "--slow", "0.02", "--slow-s", "4", "--seed", str(time.time_ns() % 1000)
@@ -201,8 +234,12 @@ def test_the_whole_demo_through_errors_and_slow_answers(tmp_path: Path, monkeypa
         text = process.communicate(timeout=3600)[0]
         assert process.returncode == 0, text[-3000:]
         found, faults = checked(url), bad.faults()
-        print(f"{found.trials} trials, {found.rows} rows in {time.monotonic() - began:.0f} s; {faults}")
+        print(
+            f"{found.trials} trials, {found.rows} rows in {time.monotonic() - began:.0f} s; {faults}"
+        )
         assert (found.problems, found.complete, found.trials) == ([], True, 21)
-        assert min(faults["500"], faults["503"], faults["500 after it was done"], faults["slow"]) > 5, faults
+        assert (
+            min(faults["500"], faults["503"], faults["500 after it was done"], faults["slow"]) > 5
+        ), faults
         assert not [name for name in bad.names("demo/trials/") if "/best/" not in name]
         said("report", url)

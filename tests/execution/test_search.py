@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from specs import FREE_STEPS, LR, finished, record, row, run, space, study
 
 from ray_unlearn.execution import samplers
-from ray_unlearn.execution.past import as_optuna_trial
-from ray_unlearn.execution.points import all_points
+from ray_unlearn.execution.drawn_points import all_points
+from ray_unlearn.execution.optuna_trials import as_optuna_trial
 from ray_unlearn.execution.search import START_UP, Search
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import Outcome
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import Outcome
 
 W_R = {"type": "float", "low": 0.1, "high": 10.0, "scale": "log"}
 BATCHES = {"type": "choice", "choices": [4, 8, 16]}
@@ -45,7 +45,13 @@ def valley(config: TrialConfig) -> float:
 
 
 def test_numbers_go_round_the_methods_and_each_method_goes_round_the_seeds() -> None:
-    spec = study(space(), space("random_labels"), sampler="random", trials_per_method=4, trial_seeds=[7, 8, 9])
+    spec = study(
+        space(),
+        space("random_labels"),
+        sampler="random",
+        trials_per_method=4,
+        trial_seeds=[7, 8, 9],
+    )
     trials = run(spec, valley)
     assert [(t.method, t.config["seed"]) for t in trials] == [
         ("gradient_ascent", 7), ("random_labels", 7), ("gradient_ascent", 8), ("random_labels", 8),
@@ -67,14 +73,18 @@ def test_a_configuration_is_complete_before_the_trial_starts() -> None:
 @pytest.mark.parametrize("name", ["learning_rate", "w_r"])
 def test_the_quasi_random_share_is_evenly_spread(name: str) -> None:
     """16 points of a Sobol sequence: one in each of 16 equal parts of every axis; random ones leave a third empty."""
-    search = Search(study(space(MIXED, w_r=W_R), trials_per_method=64, quasi_random_share=0.25), "c")
+    search = Search(
+        study(space(MIXED, w_r=W_R), trials_per_method=64, quasi_random_share=0.25), "c"
+    )
     ranges = {"learning_rate": LR, "w_r": W_R}[name]
     parts = []
     for number in range(16):
         config = search.ask(number)
         assert config is not None
         assert search.source(number) == "quasi_random"
-        share = math.log(getattr(config, name) / ranges["low"]) / math.log(ranges["high"] / ranges["low"])
+        share = math.log(getattr(config, name) / ranges["low"]) / math.log(
+            ranges["high"] / ranges["low"]
+        )
         parts.append(math.floor(16 * share))
     assert sorted(parts) == list(range(16))
     search.ask(16)
@@ -88,7 +98,9 @@ def test_the_quasi_random_share_does_not_depend_on_results() -> None:
 
 
 def test_choices_get_equal_shares() -> None:
-    spec = study(space(batch_size=BATCHES), sampler="qmc", trials_per_method=48, quasi_random_share=0.0)
+    spec = study(
+        space(batch_size=BATCHES), sampler="qmc", trials_per_method=48, quasi_random_share=0.0
+    )
     assert Counter(t.config["batch_size"] for t in run(spec, valley)) == {4: 16, 8: 16, 16: 16}
 
 
@@ -99,11 +111,18 @@ def test_choices_get_equal_shares() -> None:
 def test_a_conditional_parameter_is_sampled_only_where_its_condition_holds(sampler: str) -> None:
     trials = run(study(space(**CONDITIONAL), sampler=sampler, trials_per_method=40), valley)
     by_schedule = {
-        schedule: [t for t in trials if t.config["schedule"] == schedule] for schedule in SCHEDULE["choices"]
+        schedule: [t for t in trials if t.config["schedule"] == schedule]
+        for schedule in SCHEDULE["choices"]
     }
     assert all(0.01 <= t.config["warmup_ratio"] <= 0.2 for t in by_schedule["linear"])
-    assert all(t.config["warmup_ratio"] == 0 for s in ("constant", "cosine") for t in by_schedule[s])
-    assert len({t.config["warmup_ratio"] for t in by_schedule["linear"]}) == len(by_schedule["linear"]) > 0
+    assert all(
+        t.config["warmup_ratio"] == 0 for s in ("constant", "cosine") for t in by_schedule[s]
+    )
+    assert (
+        len({t.config["warmup_ratio"] for t in by_schedule["linear"]})
+        == len(by_schedule["linear"])
+        > 0
+    )
 
 
 def test_the_order_of_parameters_in_the_file_does_not_matter_to_conditions() -> None:
@@ -115,14 +134,23 @@ def test_the_order_of_parameters_in_the_file_does_not_matter_to_conditions() -> 
 
 
 def test_the_grid_is_run_whole_once_per_trial_seed() -> None:
-    spec = study(space(batch_size=BATCHES), space("random_labels"), sampler="grid", trial_seeds=[1, 2])
+    spec = study(
+        space(batch_size=BATCHES), space("random_labels"), sampler="grid", trial_seeds=[1, 2]
+    )
     trials = run(spec, valley)
     assert len(trials) == Search(spec, "c").total == 3 * 3 * 2 + 3 * 2
-    cells = Counter((t.method, t.config["learning_rate"], t.config["batch_size"], t.config["seed"]) for t in trials)
+    cells = Counter(
+        (t.method, t.config["learning_rate"], t.config["batch_size"], t.config["seed"])
+        for t in trials
+    )
     assert len(cells) == len(trials)
     ascent = {(lr, batch, seed) for method, lr, batch, seed in cells if method == "gradient_ascent"}
-    assert ascent == {(lr, batch, seed) for lr in LR["grid"] for batch in (4, 8, 16) for seed in (1, 2)}
-    assert [t.method for t in trials[12:]] == ["gradient_ascent"] * 12, "the smaller grid drops out of the rounds"
+    assert ascent == {
+        (lr, batch, seed) for lr in LR["grid"] for batch in (4, 8, 16) for seed in (1, 2)
+    }
+    assert [t.method for t in trials[12:]] == ["gradient_ascent"] * 12, (
+        "the smaller grid drops out of the rounds"
+    )
 
 
 def test_a_conditional_grid_has_no_cell_twice() -> None:
@@ -145,7 +173,9 @@ def test_a_finite_space_is_tried_whole_without_repeats_and_then_is_exhausted(sam
     trials = run(spec, valley)
     assert len(trials) == Search(spec, "c").total == 2 * 3 * 2
     assert len({t.trial_id for t in trials}) == len(trials)
-    assert len({(t.config["learning_rate"], t.config["batch_size"], t.config["seed"]) for t in trials}) == len(trials)
+    assert len(
+        {(t.config["learning_rate"], t.config["batch_size"], t.config["seed"]) for t in trials}
+    ) == len(trials)
 
 
 def test_a_space_with_nothing_to_choose_is_one_trial_per_seed() -> None:
@@ -154,8 +184,13 @@ def test_a_space_with_nothing_to_choose_is_one_trial_per_seed() -> None:
 
 
 def test_one_method_exhausted_leaves_the_others_their_trials() -> None:
-    spec = study(space(learning_rate=1e-4), space("random_labels"), trials_per_method=4, sampler="random")
-    assert Counter(t.method for t in run(spec, valley)) == {"gradient_ascent": 1, "random_labels": 4}
+    spec = study(
+        space(learning_rate=1e-4), space("random_labels"), trials_per_method=4, sampler="random"
+    )
+    assert Counter(t.method for t in run(spec, valley)) == {
+        "gradient_ascent": 1,
+        "random_labels": 4,
+    }
 
 
 # Narrowed spaces, warm starts, listed points
@@ -168,7 +203,10 @@ POINTS = [{"learning_rate": 3e-4}, {"learning_rate": 1e-5}]
 def narrowed_study(share: float = 0.25, warm: tuple[float, ...] = (), **search: Any) -> StudySpec:
     """Learning rate searched in one decade of three; `share` of the trials in all three. Another method is not narrowed."""
     points = [{"learning_rate": value} for value in warm]
-    search = {"full_space_share": share, "warm_start": {"gradient_ascent": points} if points else {}} | search
+    search = {
+        "full_space_share": share,
+        "warm_start": {"gradient_ascent": points} if points else {},
+    } | search
     spaces = space(learning_rate=NARROW), space("random_labels")
     return study(*spaces, full=space(), **{"sampler": "qmc", "trials_per_method": 48} | search)
 
@@ -217,18 +255,28 @@ def test_the_sampler_is_not_fed_what_lies_outside_and_does_not_ask_for_it_again(
         config = search.ask(number)
         assert config is not None
         ids.append(config.id)
-        search.tell(finished(number, config, [row(config.steps, math.log10(config.learning_rate) + 5)]))
+        search.tell(
+            finished(number, config, [row(config.steps, math.log10(config.learning_rate) + 5)])
+        )
         if config.method == "gradient_ascent" and search.source(number) != "full_space":
             assert 1e-4 <= config.learning_rate <= 1e-3
     assert len(set(ids)) == len(ids) == 96
-    assert Counter(map(search.source, range(0, 96, 2))) == {"quasi_random": 11, "full_space": 12, "tpe": 25}
+    assert Counter(map(search.source, range(0, 96, 2))) == {
+        "quasi_random": 11,
+        "full_space": 12,
+        "tpe": 25,
+    }
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
 def test_a_narrowed_study_that_is_interrupted_anywhere_asks_the_same(sampler: str) -> None:
     """With conditions: a full-space trial may have hyperparameters that the narrowed space no longer has."""
     full = space(**CONDITIONAL)
-    narrow = space(schedule={"type": "choice", "choices": ["constant", "cosine"]}, steps=STEPS, learning_rate=NARROW)
+    narrow = space(
+        schedule={"type": "choice", "choices": ["constant", "cosine"]},
+        steps=STEPS,
+        learning_rate=NARROW,
+    )
     spec = study(narrow, trials_per_method=24, sampler=sampler, full_space_share=0.5, full=full)
     whole = run(spec, valley)
     assert {t.config["schedule"] for t in whole} == {"constant", "linear", "cosine"}
@@ -253,7 +301,10 @@ def test_a_trial_of_the_full_space_has_all_its_steps() -> None:
 def test_when_a_finite_narrowed_space_is_used_up_its_trials_come_from_the_full_one() -> None:
     """Two choices of four, two seeds: 8 trials in all, none twice, whichever space a place belongs to."""
     choices = {"type": "choice", "choices": [1e-5, 1e-4, 1e-3, 1e-2]}
-    full, narrow = space(learning_rate=choices), space(learning_rate=choices | {"choices": [1e-4, 1e-3]})
+    full, narrow = (
+        space(learning_rate=choices),
+        space(learning_rate=choices | {"choices": [1e-4, 1e-3]}),
+    )
     spec = study(narrow, full=full, trial_seeds=[0, 1], full_space_share=0.2)
     assert Search(spec, "c").total == 8
     cells = {(t.config["learning_rate"], t.config["seed"]) for t in run(spec, valley)}
@@ -261,7 +312,12 @@ def test_when_a_finite_narrowed_space_is_used_up_its_trials_come_from_the_full_o
 
 
 def test_listed_points_run_whole_in_order_once_per_seed() -> None:
-    spec = study(sampler="listed", trials_per_method=None, points={"gradient_ascent": POINTS}, trial_seeds=[5, 6])
+    spec = study(
+        sampler="listed",
+        trials_per_method=None,
+        points={"gradient_ascent": POINTS},
+        trial_seeds=[5, 6],
+    )
     trials = run(spec, valley)
     assert [(t.config["learning_rate"], t.config["seed"]) for t in trials] == [
         (3e-4, 5),
@@ -278,7 +334,12 @@ def test_listed_points_run_whole_in_order_once_per_seed() -> None:
 def test_a_plan_counts_listed_points_and_the_trials_of_both_spaces() -> None:
     from ray_unlearn.unlearn.plan import plan
 
-    listed = study(sampler="listed", trials_per_method=None, points={"gradient_ascent": POINTS}, trial_seeds=[5, 6])
+    listed = study(
+        sampler="listed",
+        trials_per_method=None,
+        points={"gradient_ascent": POINTS},
+        trial_seeds=[5, 6],
+    )
     assert plan(listed).trials == 4
     spec = study(space(steps=FREE_STEPS | {"high": 9}), full=space(), full_space_share=0.2)
     found = plan(spec)
@@ -293,7 +354,11 @@ STATUSES: list[Outcome] = ["complete", "pruned", "infeasible", "out_of_memory", 
 
 
 def outcome(spec: StudySpec, number: int, config: TrialConfig, status: Outcome) -> Trial:
-    rows = [row(1, valley(config) + 1), row(3, valley(config)), row(config.steps, valley(config) + 0.5)]
+    rows = [
+        row(1, valley(config) + 1),
+        row(3, valley(config)),
+        row(config.steps, valley(config) + 0.5),
+    ]
     if status == "pruned":
         rows = rows[: 1 + number % 3]
     if status not in ("complete", "pruned"):
@@ -307,10 +372,18 @@ def test_an_interrupted_study_asks_what_an_uninterrupted_one_asks(data: st.DataO
     """One lane, any outcomes, killed between or within any trials: a new Search replays the ledger and goes on."""
     pareto = data.draw(st.booleans())
     sampler = data.draw(st.sampled_from(["tpe", "random", "qmc", *(["nsga2"] if pareto else [])]))
-    parameters: dict[str, Any] = data.draw(st.sampled_from([CONDITIONAL, {"w_r": W_R, "batch_size": BATCHES}]))
-    spec = study(space(MIXED, **parameters), space(), sampler=sampler, pareto=pareto, trials_per_method=10)
-    statuses = data.draw(st.lists(st.sampled_from([*STATUSES, "complete", "complete"]), min_size=20, max_size=20))
-    kills = data.draw(st.sets(st.tuples(st.integers(1, 19), st.sampled_from(["between", "within"]))))
+    parameters: dict[str, Any] = data.draw(
+        st.sampled_from([CONDITIONAL, {"w_r": W_R, "batch_size": BATCHES}])
+    )
+    spec = study(
+        space(MIXED, **parameters), space(), sampler=sampler, pareto=pareto, trials_per_method=10
+    )
+    statuses = data.draw(
+        st.lists(st.sampled_from([*STATUSES, "complete", "complete"]), min_size=20, max_size=20)
+    )
+    kills = data.draw(
+        st.sets(st.tuples(st.integers(1, 19), st.sampled_from(["between", "within"])))
+    )
 
     def search_through(kills: set[tuple[int, str]]) -> Record:
         ledger, search = record(spec), Search(spec, "c")
@@ -329,7 +402,9 @@ def test_an_interrupted_study_asks_what_an_uninterrupted_one_asks(data: st.DataO
         return ledger
 
     whole, interrupted = search_through(set()), search_through(kills)
-    assert [t.trial_id for t in whole.trials.values()] == [t.trial_id for t in interrupted.trials.values()]
+    assert [t.trial_id for t in whole.trials.values()] == [
+        t.trial_id for t in interrupted.trials.values()
+    ]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
@@ -338,7 +413,13 @@ def test_with_parallel_lanes_the_order_of_outcomes_does_not_matter_and_pending_t
 ) -> None:
     """Twelve trials told in any order, two still pending: the next suggestion is the same, live or replayed."""
     pareto = sampler == "nsga2"
-    spec = study(space(**CONDITIONAL), sampler=sampler, pareto=pareto, trials_per_method=50, quasi_random_share=0.2)
+    spec = study(
+        space(**CONDITIONAL),
+        sampler=sampler,
+        pareto=pareto,
+        trials_per_method=50,
+        quasi_random_share=0.2,
+    )
     asked = []
     for order in (range(12), reversed(range(12))):
         search = Search(spec, "c")
@@ -352,7 +433,9 @@ def test_with_parallel_lanes_the_order_of_outcomes_does_not_matter_and_pending_t
     for number, config in enumerate(configs):
         assert config is not None
         pending = finished(number, config, [row(1, 0.001)] if number == 13 else [], None)
-        ledger.trials[number] = outcome(spec, number, config, "complete") if number < 12 else pending
+        ledger.trials[number] = (
+            outcome(spec, number, config, "complete") if number < 12 else pending
+        )
     resumed = Search(spec, "c")
     resumed.replay(ledger)
     asked.append(resumed.ask(14))
@@ -391,7 +474,9 @@ def test_a_ledger_of_another_version_of_the_spec_is_replayed() -> None:
     wide = study(space(MIXED, w_r=W_R, batch_size=BATCHES), space(), trials_per_method=12)
     done = run(wide, valley)
     lower = LR | {"high": 1e-4, "grid": []}
-    narrow = space(MIXED, learning_rate=lower, w_r=W_R, batch_size={"type": "choice", "choices": [4, 32]})
+    narrow = space(
+        MIXED, learning_rate=lower, w_r=W_R, batch_size={"type": "choice", "choices": [4, 32]}
+    )
     resumed = Search(study(narrow, trials_per_method=40), "c")
     resumed.replay(record(wide, *done))
     config = resumed.ask(30)
@@ -401,7 +486,9 @@ def test_a_ledger_of_another_version_of_the_spec_is_replayed() -> None:
 
 def test_more_trials_than_planned_continue_the_sequence() -> None:
     """`trials_per_method` raised on resume: numbers keep their methods and seeds, and the old trials stay as they were."""
-    small, large = (study(space(), space("random_labels"), trials_per_method=n, sampler="qmc") for n in (3, 6))
+    small, large = (
+        study(space(), space("random_labels"), trials_per_method=n, sampler="qmc") for n in (3, 6)
+    )
     assert [t.trial_id for t in run(large, valley)][:6] == [t.trial_id for t in run(small, valley)]
 
 
@@ -435,7 +522,9 @@ def test_outcomes_with_free_steps() -> None:
 
 def test_outcomes_with_sampled_steps() -> None:
     spec = study(space(steps=STEPS, schedule="linear"))
-    config = TrialConfig(method="gradient_ascent", learning_rate=1e-4, steps=9, evaluate_at=(1, 3, 9))
+    config = TrialConfig(
+        method="gradient_ascent", learning_rate=1e-4, steps=9, evaluate_at=(1, 3, 9)
+    )
     rows = [row(1, 0.1), row(3, 0.9), row(9, 0.4)]
     assert told(finished(0, config, rows), spec) == ("COMPLETE", [0.4], {1: 0.1, 3: 0.9, 9: 0.4})
     diverged_at_the_end = [*rows[:2], row(9, math.nan)]
@@ -467,7 +556,10 @@ def test_tpe_takes_an_infeasible_trial_for_a_good_one_only_when_there_is_nothing
         as_optuna_trial(finished(1, config, [row(1, 0.1)], "pruned"), spec, {}),
         as_optuna_trial(finished(2, config, [row(30, 9.0)], "complete"), spec, {}),
     ]
-    ranked = [[t.number for t in _split_trials(optuna.create_study(), trials, good)[0]] for good in (1, 2, 3)]
+    ranked = [
+        [t.number for t in _split_trials(optuna.create_study(), trials, good)[0]]
+        for good in (1, 2, 3)
+    ]
     assert ranked == [[2], [1, 2], [0, 1, 2]]
 
 
@@ -480,14 +572,21 @@ def medians(score: Any, samplers: tuple[str, ...], repeats: int, **search: Any) 
     for sampler in samplers:
         found = []
         for seed in range(repeats):
-            spec = study(space(MIXED, w_r=W_R, batch_size=BATCHES), sampler=sampler, seed=seed, **search)
+            spec = study(
+                space(MIXED, w_r=W_R, batch_size=BATCHES), sampler=sampler, seed=seed, **search
+            )
             found.append(min(t.rows[0]["score_selection"] for t in run(spec, score) if t.rows))
         best[sampler] = statistics.median(found)
     return best
 
 
 def test_tpe_finds_a_planted_optimum_sooner_than_random_search() -> None:
-    best = medians(lambda c: valley(c) + 0.2 * abs(math.log10(c.w_r)), ("tpe", "random"), 11, trials_per_method=40)
+    best = medians(
+        lambda c: valley(c) + 0.2 * abs(math.log10(c.w_r)),
+        ("tpe", "random"),
+        11,
+        trials_per_method=40,
+    )
     assert best["tpe"] < 0.7 * best["random"]
 
 
@@ -520,7 +619,8 @@ def test_tpe_learns_to_avoid_where_models_diverge() -> None:
     for seed in range(3):
         spec = study(sampler="tpe", trials_per_method=60, seed=seed)
         diverged = [
-            t.status == "infeasible" for t in run(spec, lambda c: None if c.learning_rate > 3e-4 else valley(c))
+            t.status == "infeasible"
+            for t in run(spec, lambda c: None if c.learning_rate > 3e-4 else valley(c))
         ]
         early += sum(diverged[:15])
         late += sum(diverged[30:])
@@ -535,7 +635,9 @@ def test_random_points_until_enough_trials_have_a_score() -> None:
         config = search.ask(number)
         assert config is not None
         assert search.source(number) == "random"
-        search.tell(finished(number, config, [row(30, 1.0)], "infeasible" if number < 3 else "complete"))
+        search.tell(
+            finished(number, config, [row(30, 1.0)], "infeasible" if number < 3 else "complete")
+        )
     search.ask(START_UP + 3)
     assert search.source(START_UP + 3) == "tpe"
 
@@ -545,7 +647,9 @@ def test_two_objectives_approach_the_planted_front(sampler: str, at_most: float)
     """gap = |x + 4| + waste, loss = |x + 3| + waste in log lr: on the front, x in [-4, -3], their sum is 1."""
     ratios = []
     for seed in range(5):
-        spec = study(space(MIXED, w_r=W_R), sampler=sampler, pareto=True, trials_per_method=80, seed=seed)
+        spec = study(
+            space(MIXED, w_r=W_R), sampler=sampler, pareto=True, trials_per_method=80, seed=seed
+        )
         search = Search(spec, "c")
         distances = []
         for number in range(search.total):
@@ -566,13 +670,17 @@ def test_suggestions_do_not_slow_down_without_bound() -> None:
     assert config is not None
     scores = [float(1 + (37 * number) % 2500) for number in range(2500)]
     past = [
-        as_optuna_trial(finished(n, config, [row(30, score)]), spec, {"learning_rate": config.learning_rate})
+        as_optuna_trial(
+            finished(n, config, [row(30, score)]), spec, {"learning_rate": config.learning_rate}
+        )
         for n, score in enumerate(scores)
     ]
     seen = samplers.in_view(past, ["minimize"])
     assert len(seen) == samplers.LAST + samplers.BEST
     assert [t.number for t in seen] == sorted(t.number for t in seen)
-    assert {t.values[0] for t in seen[: samplers.BEST]} == set(sorted(scores[:500])[: samplers.BEST])
+    assert {t.values[0] for t in seen[: samplers.BEST]} == set(
+        sorted(scores[:500])[: samplers.BEST]
+    )
 
 
 def test_the_search_asks_the_same_whatever_the_hash_seed() -> None:
@@ -584,5 +692,9 @@ def test_the_search_asks_the_same_whatever_the_hash_seed() -> None:
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "1"}
     command = [sys.executable, "-W", "ignore", "-c", code]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == str([t.trial_id for t in run(study(space(**CONDITIONAL), trials_per_method=20), valley)])
+    said = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert said.strip() == str(
+        [t.trial_id for t in run(study(space(**CONDITIONAL), trials_per_method=20), valley)]
+    )

@@ -19,13 +19,13 @@ import yaml
 from processes import alive, descendants
 
 from ray_unlearn.execution.study import StudyResult, resume_study, run_study
-from ray_unlearn.results.ledger import Ledger, read_ledger
-from ray_unlearn.results.lines import encoded
-from ray_unlearn.results.record import Record
-from ray_unlearn.results.schema import COLUMNS
-from ray_unlearn.results.verify import verify
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, StorageError, UserError
-from ray_unlearn.spec.study import StudySpec, load_study
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.store.event import encoded
+from ray_unlearn.store.ledger import Ledger, read_ledger
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.schema import COLUMNS
+from ray_unlearn.store.verify import verify
 
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -34,7 +34,10 @@ OPERATIONS = {"lanes": 1, "max_retries": 1, "tensorboard": False}
 
 @pytest.fixture(scope="module")
 def spec_of(
-    pytestconfig: pytest.Config, text_files: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+    pytestconfig: pytest.Config,
+    text_files: Path,
+    tiny_model: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., StudySpec]:
     """The tiny study of `tests/conftest.py` with these `operations`, and other top-level keys."""
     tiny: Any = pytestconfig.pluginmanager.getplugin(str(REPOSITORY / "tests" / "conftest.py"))
@@ -58,18 +61,30 @@ def finished(
 
 
 def rows_of(record: Record, names: list[str] = REPEATABLE) -> dict[int, list[dict[str, Any]]]:
-    return {n: [{k: row[k] for k in names if k in row} for row in t.rows] for n, t in sorted(record.trials.items())}
+    return {
+        n: [{k: row[k] for k in names if k in row} for row in t.rows]
+        for n, t in sorted(record.trials.items())
+    }
 
 
 def test_a_study_leaves_a_complete_record(finished: tuple[StudyResult, Path]) -> None:
     result, folder = finished
     assert (result.exit_code, result.counts, result.interrupted) == (0, {"complete": 6}, False)
     record = read_ledger(folder / "ledger")
-    assert [t.method for _, t in sorted(record.trials.items())] == ["gradient_ascent", "ascent_kl_in_distribution"] * 3
+    assert [t.method for _, t in sorted(record.trials.items())] == [
+        "gradient_ascent",
+        "ascent_kl_in_distribution",
+    ] * 3
     assert all([row["update"] for row in t.rows] == [1, 2, 4] for t in record.trials.values())
-    assert all("score_selection" in row and "score_reporting" in row for t in record.trials.values() for row in t.rows)
+    assert all(
+        "score_selection" in row and "score_reporting" in row
+        for t in record.trials.values()
+        for row in t.rows
+    )
     assert record.header["domain"] == load_study(folder / "study.yaml").data.domain
-    assert {"spec", "data_digest", "model_digest", "context", "code_version", "libraries"} <= set(record.header)
+    assert {"spec", "data_digest", "model_digest", "context", "code_version", "libraries"} <= set(
+        record.header
+    )
     assert pq.read_table(folder / "ledger" / "rows.parquet").num_rows == 18
     assert pq.read_table(folder / "ledger" / "baselines.parquet").num_rows == 1
     assert json.loads((folder / "baselines.json").read_text())["vanilla"]["forget_nll"] > 0
@@ -95,25 +110,41 @@ def test_one_lane_gives_the_same_study_twice(
 ) -> None:
     run_study(spec_of(), tmp_path / "again", quiet=True)
     first, second = read_ledger(finished[1] / "ledger"), read_ledger(tmp_path / "again" / "ledger")
-    assert [t.trial_id for t in first.trials.values()] == [t.trial_id for t in second.trials.values()]
+    assert [t.trial_id for t in first.trials.values()] == [
+        t.trial_id for t in second.trials.values()
+    ]
     assert rows_of(first) == rows_of(second)
 
 
 @pytest.mark.parametrize("parallel", ["replicate", "shard"])
 def test_two_workers_give_the_trajectories_of_one(
-    finished: tuple[StudyResult, Path], spec_of: Callable[..., StudySpec], tmp_path: Path, parallel: str
+    finished: tuple[StudyResult, Path],
+    spec_of: Callable[..., StudySpec],
+    tmp_path: Path,
+    parallel: str,
 ) -> None:
     """Through gloo, Ray Train and the ledger: what a result is must not hang on how it was computed. A checkpoint after each
     update, and kept weights, are nothing that is left or missing in the end."""
-    operations = {"workers_per_lane": 2, "cpus_per_worker": 0.5, "parallel": parallel, "checkpoint_every_s": 0}
+    operations = {
+        "workers_per_lane": 2,
+        "cpus_per_worker": 0.5,
+        "parallel": parallel,
+        "checkpoint_every_s": 0,
+    }
     run_study(spec_of(operations), tmp_path / "two", quiet=True)
     assert verify(tmp_path / "two").problems == []
-    assert len(list((tmp_path / "two" / "trials").rglob("*.*"))) == 1, "the best weights, and nothing else"
+    assert len(list((tmp_path / "two" / "trials").rglob("*.*"))) == 1, (
+        "the best weights, and nothing else"
+    )
     first, second = read_ledger(finished[1] / "ledger"), read_ledger(tmp_path / "two" / "ledger")
-    assert [t.trial_id for t in first.trials.values()] == [t.trial_id for t in second.trials.values()]
+    assert [t.trial_id for t in first.trials.values()] == [
+        t.trial_id for t in second.trials.values()
+    ]
     ends = ("_nll", "_nll_selection", "_kl_reporting", "_selection", "_loss", "tokens")
     close = [n for n in REPEATABLE if n.endswith(ends)]
-    close = [n for n in close if not n.startswith("mia_")]  # steps of 1/336 where two passages change places
+    close = [
+        n for n in close if not n.startswith("mia_")
+    ]  # steps of 1/336 where two passages change places
     for number, rows in rows_of(first, close).items():
         for one, two in zip(rows, rows_of(second, close)[number], strict=True):
             assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
@@ -138,7 +169,12 @@ def assassin(number: int, times: int) -> Iterator[list[int]]:
     def hunt() -> None:
         while not stop.wait(0.01) and len(killed) < times:
             state = lane_state()
-            if state and state["job"] == number and state["pids"] and state["pids"][0] not in killed:
+            if (
+                state
+                and state["job"] == number
+                and state["pids"]
+                and state["pids"][0] not in killed
+            ):
                 os.kill(state["pids"][0], signal.SIGKILL)
                 killed.append(state["pids"][0])
 
@@ -166,12 +202,16 @@ def test_killed_workers_cost_retries_and_change_nothing_else(
     assert record.trials[1].attempt == 1
     assert "worker died or hung 2 times" in record.trials[4].reason
     assert record.notes, "an operator finds the restarts in the ledger"
-    events = [json.loads(line) for line in (folder / "ledger" / "events.jsonl").read_text().splitlines()]
+    events = [
+        json.loads(line) for line in (folder / "ledger" / "events.jsonl").read_text().splitlines()
+    ]
     keys = [(e["number"], e["update"]) for e in events if e["kind"] == "row"]
     assert len(keys) == len(set(keys)), "a replayed row was written twice"
     expected, found = rows_of(undisturbed), rows_of(record)
     assert {n: found[n] for n in found if n != 4} == {n: expected[n] for n in expected if n != 4}
-    assert resume_study(folder, quiet=True).exit_code == 3, "a failed trial is an outcome like any other ..."
+    assert resume_study(folder, quiet=True).exit_code == 3, (
+        "a failed trial is an outcome like any other ..."
+    )
     again = resume_study(folder, retry_failed=True, quiet=True)
     assert (again.exit_code, again.counts) == (0, {"complete": 6}), "... unless it is asked for"
     assert rows_of(read_ledger(folder / "ledger")) == expected
@@ -188,7 +228,7 @@ INTERRUPTED_RUN = """
 import sys
 from pathlib import Path
 from ray_unlearn.execution.study import run_study
-from ray_unlearn.spec.study import load_study
+from ray_unlearn.spec.study_spec import load_study
 sys.exit(run_study(load_study(Path(sys.argv[1])), Path(sys.argv[2])).exit_code)
 """
 
@@ -235,22 +275,33 @@ def test_ctrl_c_stops_cleanly_and_resume_completes_the_study(
     set_trials(folder, len(before.trials) // 2 + 1)
     result = resume_study(folder, add_trials=1, quiet=True)
     after = read_ledger(folder / "ledger")
-    assert result.total == sum(result.counts.values()) == len(after.trials) == 2 * (len(before.trials) // 2 + 2)
+    assert (
+        result.total
+        == sum(result.counts.values())
+        == len(after.trials)
+        == 2 * (len(before.trials) // 2 + 2)
+    )
     assert set(after.trials) == set(range(result.total)), "a number was lost or given twice"
     assert ledger.read_bytes().startswith(stopped), "what was recorded stays"
     assert {t.status for t in after.trials.values()} == {"complete"}
     assert all([row["update"] for row in t.rows] == [1, 2, 4] for t in after.trials.values())
 
 
-def test_what_a_study_rests_on_cannot_be_changed_under_it(finished: tuple[StudyResult, Path], tmp_path: Path) -> None:
+def test_what_a_study_rests_on_cannot_be_changed_under_it(
+    finished: tuple[StudyResult, Path], tmp_path: Path
+) -> None:
     """A resumed study with other data, another model or another space would be two studies in one ledger."""
     original = finished[1]
 
-    def copy_of(name: str, change: Callable[[dict[str, Any]], None] | None = None, **header: str) -> Path:
+    def copy_of(
+        name: str, change: Callable[[dict[str, Any]], None] | None = None, **header: str
+    ) -> Path:
         folder = tmp_path / name
         (folder / "ledger").mkdir(parents=True)
         lines = (original / "ledger" / "events.jsonl").read_bytes().splitlines(keepends=True)
-        first = {name: value for name, value in json.loads(lines[0]).items() if name != "crc"} | header
+        first = {
+            name: value for name, value in json.loads(lines[0]).items() if name != "crc"
+        } | header
         (folder / "ledger" / "events.jsonl").write_bytes(b"".join([encoded(first), *lines[1:5]]))
         content = yaml.safe_load((original / "study.yaml").read_text())
         if change:
@@ -262,7 +313,9 @@ def test_what_a_study_rests_on_cannot_be_changed_under_it(finished: tuple[StudyR
         resume_study(copy_of("data", data_digest="0" * 32))
     with pytest.raises(UserError, match="the model has changed"):
         resume_study(copy_of("model", model_digest="0" * 12))
-    with pytest.raises(UserError, match=r"(?s)was changed.*evaluation\.at: \[1, 2, 4\] -> \[1, 4\]"):
+    with pytest.raises(
+        UserError, match=r"(?s)was changed.*evaluation\.at: \[1, 2, 4\] -> \[1, 4\]"
+    ):
         resume_study(copy_of("spec", lambda content: content["evaluation"].update(at=[1, 4])))
     with pytest.raises(StorageError, match="no ledger"):
         resume_study(tmp_path / "nowhere")

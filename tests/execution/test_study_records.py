@@ -12,12 +12,12 @@ from worlds import NLL, config
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.recorder import Recorder
-from ray_unlearn.execution.tuning import pending
-from ray_unlearn.results.ledger import Ledger
-from ray_unlearn.results.record import Record, Trial
-from ray_unlearn.results.schema import Row
+from ray_unlearn.execution.tune import pending
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import Row
 
 
 class Deaf:
@@ -61,8 +61,12 @@ def test_a_replayed_row_is_written_once_and_still_gets_its_verdict(tmp_path: Pat
         trial = ledger.record.trials[0]
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert len([line for line in lines if '"row"' in line]) == 2
-    assert [row["forget_nll"] for row in trial.rows] == [1.5, 1.5], "the first value of an update stays"
-    assert (trial.status, trial.reason, trial.attempt) == ("pruned", "enough", 1), "the first outcome stays"
+    assert [row["forget_nll"] for row in trial.rows] == [1.5, 1.5], (
+        "the first value of an update stays"
+    )
+    assert (trial.status, trial.reason, trial.attempt) == ("pruned", "enough", 1), (
+        "the first outcome stays"
+    )
     assert search.told == [(0, "pruned")]
 
 
@@ -115,17 +119,27 @@ def test_progress_without_a_terminal_is_one_line_per_finished_trial() -> None:
             trial = finished(number, config(), [row(3, 0.1)], None)
             progress.on_trial(trial)
             progress.on_row(trial, trial.rows[0])
-            trial.status, trial.reason = status, "" if status == "complete" else "ValueError: no luck"
+            trial.status, trial.reason = (
+                status,
+                "" if status == "complete" else "ValueError: no luck",
+            )
             progress.on_outcome(trial)
     first, second = out.getvalue().splitlines()
-    assert first.startswith("[2/4] trial 1 gradient_ascent lr 1.00e-03 complete: score 0.1000 at update 3")
-    assert second == "[3/4] trial 2 gradient_ascent lr 1.00e-03 failed: ValueError: no luck, 0 s left"
+    assert first.startswith(
+        "[2/4] trial 1 gradient_ascent lr 1.00e-03 complete: score 0.1000 at update 3"
+    )
+    assert (
+        second == "[3/4] trial 2 gradient_ascent lr 1.00e-03 failed: ValueError: no luck, 0 s left"
+    )
 
 
 def test_progress_on_a_terminal_shows_what_runs_what_is_best_and_the_counts() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, record=True)
     progress = Progress(study(space()), Record({}), 4, console)
-    done, running = finished(0, config(), [row(1, 0.25)]), finished(1, config(steps=3), [row(2, 0.5)], None)
+    done, running = (
+        finished(0, config(), [row(1, 0.25)]),
+        finished(1, config(steps=3), [row(2, 0.5)], None),
+    )
     progress.on_trial(done)
     progress.on_outcome(done)
     progress.on_trial(running)
@@ -150,27 +164,32 @@ def test_the_first_interrupt_asks_and_the_second_insists() -> None:
 
 
 def test_a_lane_that_fits_on_no_machine_is_refused(ray_here: None) -> None:
-    from ray_unlearn.execution.runtime import connected
+    from ray_unlearn.execution.ray_runtime import connected
 
     with (
         pytest.raises(UserError, match=r"needs 1 GPU, but the largest node has 0"),
         connected(None, Operations(gpus_per_worker=1)),
     ):
         pass
-    with pytest.raises(UserError, match=r"lane of 500 workers"), connected(None, Operations(workers_per_lane=500)):
+    with (
+        pytest.raises(UserError, match=r"lane of 500 workers"),
+        connected(None, Operations(workers_per_lane=500)),
+    ):
         pass
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere", "127.0.0.1:port"])
 def test_a_cluster_that_does_not_answer_is_refused_at_once(address: str) -> None:
     """Left to itself, Ray tries for minutes."""
-    from ray_unlearn.execution.runtime import placed_on
+    from ray_unlearn.execution.ray_runtime import placed_on
 
     with pytest.raises(UserError, match=f"cannot connect to Ray at {address}: .*is it running"):
         placed_on(address, Operations(), 1, 1.0)
 
 
-def test_a_trial_that_died_before_its_verdict_gets_it_when_the_study_is_resumed(tmp_path: Path) -> None:
+def test_a_trial_that_died_before_its_verdict_gets_it_when_the_study_is_resumed(
+    tmp_path: Path,
+) -> None:
     """Otherwise a stopped study would run on what the undisturbed one had pruned."""
     search = Deaf()
     with Ledger.create(tmp_path / "ledger", {"spec": {}, "retraining_flops": 100.0}) as ledger:
@@ -179,8 +198,17 @@ def test_a_trial_that_died_before_its_verdict_gets_it_when_the_study_is_resumed(
         for number, updates in ((0, (1,)), (1, (1, 2)), (2, ())):
             recorder.asked(number, config(seed=number))
             for update in updates:
-                event = {"kind": "row", "number": number, "trial_id": "", "attempt": 0, "update": update}
+                event = {
+                    "kind": "row",
+                    "number": number,
+                    "trial_id": "",
+                    "attempt": 0,
+                    "update": update,
+                }
                 ledger.append(event | {"metrics": metrics(update) | {"score_selection": 0.5}})
         assert [recorder.settled(number) for number in range(3)] == [False, True, False]
-        assert (ledger.record.trials[1].status, ledger.record.trials[1].reason) == ("pruned", "enough")
+        assert (ledger.record.trials[1].status, ledger.record.trials[1].reason) == (
+            "pruned",
+            "enough",
+        )
     assert search.told == [(1, "pruned")]

@@ -15,11 +15,11 @@ import yaml
 from running import StudyFile, cli, under_way, until
 from safetensors.torch import load_file
 
-from ray_unlearn.results.files import checkpoint_file
-from ray_unlearn.results.ledger import read_ledger
-from ray_unlearn.results.table import result_table
-from ray_unlearn.results.verify import verify
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE
+from ray_unlearn.store.files import checkpoint_file
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.table import result_table
+from ray_unlearn.store.verify import verify
 
 
 def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
@@ -28,7 +28,9 @@ def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
     """SIGUSR1 and SIGTERM are what Slurm and Kubernetes send before they kill. Only the wish to stop makes a checkpoint
     here. Meanwhile a second process that would write the study is refused."""
     folder = tmp_path / "study"
-    process = cli("run", str(study_of(checkpoint_every_s=3600)), "--storage", str(folder), "--quiet")
+    process = cli(
+        "run", str(study_of(checkpoint_every_s=3600)), "--storage", str(folder), "--quiet"
+    )
     until(lambda record: bool(record.trials), folder, process)
     second = cli("resume", str(folder))
     said = second.communicate(timeout=60)[0]
@@ -47,14 +49,21 @@ def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
     after, found = read_ledger(folder / "ledger"), verify(folder)
     notes = [str(note["text"]) for note in after.notes]
     for trial in (1, 2):
-        assert any(text.startswith(f"trial {trial} goes on from its checkpoint of update ") for text in notes), notes
+        assert any(
+            text.startswith(f"trial {trial} goes on from its checkpoint of update ")
+            for text in notes
+        ), notes
     assert (found.problems, found.complete) == ([], True)
     assert chaos.compare(undisturbed, folder) == []
-    assert list((folder / "trials").glob("0*")) == [], "checkpoints of finished trials are of no use"
+    assert list((folder / "trials").glob("0*")) == [], (
+        "checkpoints of finished trials are of no use"
+    )
 
 
 @pytest.mark.slow
-def test_the_ledger_alone_is_enough_to_resume(study_of: StudyFile, undisturbed: Path, tmp_path: Path) -> None:
+def test_the_ledger_alone_is_enough_to_resume(
+    study_of: StudyFile, undisturbed: Path, tmp_path: Path
+) -> None:
     """Killed, moved, and everything but the events deleted: Tune's and Optuna's state, checkpoints, the spec's copy."""
     folder, moved = tmp_path / "study", tmp_path / "elsewhere" / "moved"
     process = cli("run", str(study_of(checkpoint_every_s=0)), "--storage", str(folder), "--quiet")
@@ -75,7 +84,9 @@ def test_random_kills_lose_nothing_and_count_nothing_twice(
 ) -> None:
     """`benchmarks/chaos.py` does the same with 50 kills and the demo's model."""
     study = study_of(checkpoint_every_s=0, max_retries=100)
-    done = chaos.disturbed(study, tmp_path / "wild", kills=5, seed=int(time.time()), mean_s=3.0, limit_s=400)
+    done = chaos.disturbed(
+        study, tmp_path / "wild", kills=5, seed=int(time.time()), mean_s=3.0, limit_s=400
+    )
     found = verify(tmp_path / "wild")
     assert found.problems == [], done
     assert (found.complete, found.trials, found.rows) == (True, 4, 12), done
@@ -93,11 +104,15 @@ def test_a_full_disk_stops_the_study_and_room_lets_it_go_on(
     """A real file system of 260 MB; a neighbour fills it in the middle of the study."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", str(disk)], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", str(disk)], check=False
+    ).returncode:
         pytest.skip("root, but may not mount here (a container without CAP_SYS_ADMIN)")
     try:
         folder = disk / "study"
-        process = cli("run", str(study_of(checkpoint_every_s=0)), "--storage", str(folder), "--quiet")
+        process = cli(
+            "run", str(study_of(checkpoint_every_s=0)), "--storage", str(folder), "--quiet"
+        )
         until(under_way(1), folder, process)
         with open(disk / "neighbour", "wb", buffering=0) as neighbour:
             while process.poll() is None:  # it takes what the study frees, too
@@ -124,9 +139,9 @@ from pathlib import Path
 import ray_unlearn.execution
 from ray.cluster_utils import Cluster
 from ray_unlearn.execution.study import run_study
-from ray_unlearn.results.ledger import read_ledger
+from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.study import load_study
+from ray_unlearn.spec.study_spec import load_study
 
 study, folder = Path(sys.argv[1]), Path(sys.argv[2])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -150,7 +165,9 @@ sys.exit(result.exit_code)
 """
 
 
-def test_a_node_lost_in_mid_trial_costs_at_most_one_checkpoint_interval(study_of: StudyFile, tmp_path: Path) -> None:
+def test_a_node_lost_in_mid_trial_costs_at_most_one_checkpoint_interval(
+    study_of: StudyFile, tmp_path: Path
+) -> None:
     """Two simulated nodes with a lane each; a checkpoint after every update, so at most one update is made again."""
     folder, study = tmp_path / "study", study_of(lanes=2, checkpoint_every_s=0, trials=2, steps=300)
     process = subprocess.Popen(
@@ -167,8 +184,14 @@ def test_a_node_lost_in_mid_trial_costs_at_most_one_checkpoint_interval(study_of
     moved = [trial for trial in record.trials.values() if trial.attempt == 1]
     assert len(moved) == 1, [(t.number, t.attempt) for t in record.trials.values()]
     prefix = f"trial {moved[0].number} goes on from its checkpoint of update "
-    [went_on] = [str(n["text"]).removeprefix(prefix) for n in record.notes if str(n["text"]).startswith(prefix)]
-    assert int(went_on) >= 100, "its first row, at update 100, was recorded before the node was lost"
+    [went_on] = [
+        str(n["text"]).removeprefix(prefix)
+        for n in record.notes
+        if str(n["text"]).startswith(prefix)
+    ]
+    assert int(went_on) >= 100, (
+        "its first row, at update 100, was recorded before the node was lost"
+    )
     table = result_table(record).to_pylist()
     assert sorted((row["number"], row["update"]) for row in table) == [
         (n, u) for n in range(4) for u in (100, 200, 300)
@@ -185,13 +208,19 @@ def test_a_finished_study_is_extended(study_of: StudyFile, tmp_path: Path) -> No
     assert process.wait(timeout=120) == 0, process.communicate()[0]
     assert (folder / "ledger" / "events.jsonl").read_bytes().startswith(before)
     assert yaml.safe_load((folder / "study.yaml").read_text())["search"]["trials_per_method"] == 3
-    assert (verify(folder).problems, verify(folder).complete, verify(folder).trials) == ([], True, 6)
+    assert (verify(folder).problems, verify(folder).complete, verify(folder).trials) == (
+        [],
+        True,
+        6,
+    )
     trials = read_ledger(folder / "ledger").trials
     methods = ["gradient_ascent", "ascent_kl_in_distribution"]
     assert [trial.method for _, trial in sorted(trials.items())] == methods * 3
 
 
-def test_the_kept_weights_are_those_that_the_trial_gives_when_it_runs_again(undisturbed: Path, tmp_path: Path) -> None:
+def test_the_kept_weights_are_those_that_the_trial_gives_when_it_runs_again(
+    undisturbed: Path, tmp_path: Path
+) -> None:
     """`export` takes them where they are; where they are lost or changed it runs the trial, and the model is the same."""
     folder = tmp_path / "study"
     shutil.copytree(undisturbed, folder)

@@ -8,11 +8,11 @@ from specs import finished, record, row, run, space, study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
+from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver, tag
 from ray_unlearn.execution.search import Search
-from ray_unlearn.execution.tensorboard import TensorBoardObserver, tag
-from ray_unlearn.results.record import Trial
-from ray_unlearn.results.schema import ATTACKS, COLUMNS, HALVES
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.record import Trial
+from ray_unlearn.store.schema import ATTACKS, COLUMNS, HALVES
 
 BATCHES = {"type": "choice", "choices": [4, 8]}
 
@@ -37,7 +37,11 @@ def observed(folder: Path, spec: StudySpec, trial: Trial) -> Path:
     """A whole life of a trial: rows one after another, then its outcome."""
     observer = TensorBoardObserver(folder, spec)
     observer.on_trial(trial)
-    for known in (row(1, 0.9, forget_ppl=20.0), row(9, 0.2, forget_ppl=30.0), row(30, 0.5, forget_ppl=90.0)):
+    for known in (
+        row(1, 0.9, forget_ppl=20.0),
+        row(9, 0.2, forget_ppl=30.0),
+        row(30, 0.5, forget_ppl=90.0),
+    ):
         trial.rows.append(known)
         observer.on_row(trial, known)
     trial.status = "complete"
@@ -61,7 +65,9 @@ def test_every_column_has_a_tag_of_its_own_in_a_readable_group() -> None:
     assert tags["retain_ppl_selection"] == "retain/ppl_selection"
     assert tags["mia_loss_auc_reporting"] == "mia/loss_auc_reporting"
     assert tags["forget_loss"] == "training/forget_loss"
-    assert {t for t in tags.values() if t.startswith("mia/")} == {f"mia/{a}_auc_{h}" for a in ATTACKS for h in HALVES}
+    assert {t for t in tags.values() if t.startswith("mia/")} == {
+        f"mia/{a}_auc_{h}" for a in ATTACKS for h in HALVES
+    }
 
 
 def test_the_hparams_tab_knows_experiment_configuration_and_end(tmp_path: Path) -> None:
@@ -71,7 +77,12 @@ def test_the_hparams_tab_knows_experiment_configuration_and_end(tmp_path: Path) 
     experiment = metadata.parse_experiment_plugin_data(
         read(tmp_path).SummaryMetadata(metadata.EXPERIMENT_TAG).plugin_data.content
     )
-    assert [h.name for h in experiment.hparam_infos] == ["method", "seed", "learning_rate", "batch_size"]
+    assert [h.name for h in experiment.hparam_infos] == [
+        "method",
+        "seed",
+        "learning_rate",
+        "batch_size",
+    ]
     assert "best/score_selection" in [m.name.tag for m in experiment.metric_infos]
     run_data = read(folder)
     start = metadata.parse_session_start_info_plugin_data(
@@ -99,7 +110,9 @@ def test_a_trial_without_rows_has_its_outcome_and_reason(tmp_path: Path, status:
     assert metadata.parse_session_end_info_plugin_data(content).status == api_pb2.STATUS_FAILURE
 
 
-def test_a_resumed_trial_starts_its_files_anew_and_keeps_the_rows_of_the_ledger(tmp_path: Path) -> None:
+def test_a_resumed_trial_starts_its_files_anew_and_keeps_the_rows_of_the_ledger(
+    tmp_path: Path,
+) -> None:
     spec = study()
     trial = a_trial(spec)
     first = TensorBoardObserver(tmp_path, spec)

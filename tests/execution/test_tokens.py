@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ray_unlearn.execution.tokens import private_folder, private_token
+from ray_unlearn.execution.secret import private_folder, private_token
 from ray_unlearn.spec.errors import UserError
 
 STUDY = """
@@ -19,7 +19,7 @@ import json, os, sys
 import ray
 os.environ.update(json.loads(sys.argv[1]))  # later than Ray reads it
 os.umask(0o022)
-from ray_unlearn.execution.runtime import connected
+from ray_unlearn.execution.ray_runtime import connected
 from ray_unlearn.spec.operations import Operations
 with connected(None, Operations()):
     from ray._private.worker import _global_node as node
@@ -54,14 +54,23 @@ def _asked(gcs: str, **environment: str) -> str:
     """What somebody else hears from the head."""
     command = [sys.executable, "-c", STRANGER, gcs]
     return subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, timeout=120, check=True
+        command,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     ).stdout
 
 
-@pytest.mark.parametrize("late", [{}, {"RAY_AUTH_MODE": "token"}], ids=["by default", "set after Ray was imported"])
+@pytest.mark.parametrize(
+    "late", [{}, {"RAY_AUTH_MODE": "token"}], ids=["by default", "set after Ray was imported"]
+)
 def test_our_own_ray_is_closed_to_others(home: Path, late: dict[str, str]) -> None:
     command = [sys.executable, "-c", STUDY, json.dumps(late)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as study:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as study:
         assert study.stdin is not None
         assert study.stdout is not None
         try:
@@ -78,7 +87,9 @@ def test_our_own_ray_is_closed_to_others(home: Path, late: dict[str, str]) -> No
 
 
 def _closed_on_disk(session: Path, token: str) -> None:
-    assert any(_mode(folder) & 0o077 == 0 for folder in session.parents), "others can replace sockets and packages"
+    assert any(_mode(folder) & 0o077 == 0 for folder in session.parents), (
+        "others can replace sockets and packages"
+    )
     for path in session.rglob("*"):
         if path.is_file():
             assert token.encode() not in path.read_bytes(), f"{path.name} holds the token"
@@ -115,9 +126,12 @@ def test_a_new_token_is_never_readable_and_never_half_written(home: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "said", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "t"}, {"RAY_AUTH_TOKEN_PATH": "/elsewhere"}]
+    "said",
+    [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "t"}, {"RAY_AUTH_TOKEN_PATH": "/elsewhere"}],
 )
-def test_what_the_user_says_counts(home: Path, said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_user_says_counts(
+    home: Path, said: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     private_token()

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from ray_unlearn.execution.lane import Job
-from ray_unlearn.results.schema import HALVES, Row
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.schema import HALVES, Row
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
@@ -29,7 +29,12 @@ def config(behaviour: str = "ok", steps: int = 3, seed: int = 0) -> TrialConfig:
     """A trial of `steps` updates, each evaluated, that behaves as told."""
     evaluate_at = tuple(range(1, steps + 1))
     return TrialConfig(
-        learning_rate=1e-3, steps=steps, method="gradient_ascent", evaluate_at=evaluate_at, context=behaviour, seed=seed
+        learning_rate=1e-3,
+        steps=steps,
+        method="gradient_ascent",
+        evaluate_at=evaluate_at,
+        context=behaviour,
+        seed=seed,
     )
 
 
@@ -72,7 +77,12 @@ class StandIn:
         yield Ended("complete", f"adopted {self._adopted}")
 
     def keep(self, number: int, update: int) -> dict[str, Any] | None:
-        return {"update": update, "file": f"trials/best/{number}-{update}", "sha256": "", "bytes": 0}
+        return {
+            "update": update,
+            "file": f"trials/best/{number}-{update}",
+            "sha256": "",
+            "bytes": 0,
+        }
 
     def _misbehave(self, config: TrialConfig, update: int) -> None:
         behaviour, _, argument = config.context.partition(":")
@@ -92,7 +102,9 @@ class StandIn:
                     os.kill(os.getpid(), signal.SIGKILL)
                 self._comm.all_reduce_sum([torch.zeros(1)])
             case "memory":
-                raise RuntimeError("[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory")
+                raise RuntimeError(
+                    "[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory"
+                )
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "die-once" if _first_time(argument):

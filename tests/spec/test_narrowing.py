@@ -10,9 +10,9 @@ import yaml
 
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.guidelines import Guidelines
+from ray_unlearn.spec.guideline_file import Guidelines
 from ray_unlearn.spec.narrowing import narrowed
-from ray_unlearn.spec.study import StudySpec, load_study
+from ray_unlearn.spec.study_spec import StudySpec, load_study
 
 REPOSITORY = Path(__file__).parent.parent.parent
 ASCENT, MIXED = "gradient_ascent", "ascent_descent_general"
@@ -42,7 +42,9 @@ def study(search: dict[str, Any] | None = None, **parameters: Any) -> StudySpec:
     )
 
 
-def claim(param: str, region: dict[str, Any] | None, method: str | None = ASCENT, **changes: Any) -> dict[str, Any]:
+def claim(
+    param: str, region: dict[str, Any] | None, method: str | None = ASCENT, **changes: Any
+) -> dict[str, Any]:
     """A claimed guideline; a region without a type is a log range."""
     if region is not None and "type" not in region:
         region = {"type": "float", "log": True} | region
@@ -80,12 +82,16 @@ def guidelines(*claims: dict[str, Any]) -> Guidelines:
     return Guidelines.model_validate({"provenance": {}, "score": score, "guidelines": list(claims)})
 
 
-def after(*claims: dict[str, Any], spec: StudySpec | None = None, domain: str = "") -> tuple[StudySpec, str]:
+def after(
+    *claims: dict[str, Any], spec: StudySpec | None = None, domain: str = ""
+) -> tuple[StudySpec, str]:
     found, notes = narrowed(spec or study(), guidelines(*claims), "g.json", domain)
     return found, "\n".join(notes)
 
 
-def ends(spec: StudySpec, param: str = "learning_rate", method: str = ASCENT) -> tuple[float, float]:
+def ends(
+    spec: StudySpec, param: str = "learning_rate", method: str = ASCENT
+) -> tuple[float, float]:
     parameter = spec.spaces[method].parameters[param]
     return parameter.low, parameter.high  # type: ignore[union-attr]
 
@@ -98,7 +104,10 @@ def test_a_claimed_range_replaces_the_range_and_the_former_space_is_kept_as_the_
     assert found.full_spaces == {ASCENT: before.spaces[ASCENT]}
     assert found.search.full_space_share == 0.2
     assert found.spaces[MIXED] == before.spaces[MIXED], "nothing was claimed for it"
-    assert "gradient_ascent, learning_rate: 1e-06 to 0.001 -> 1e-05 to 0.0001 (claim range/gradient_ascent/lea" in said
+    assert (
+        "gradient_ascent, learning_rate: 1e-06 to 0.001 -> 1e-05 to 0.0001 (claim range/gradient_ascent/lea"
+        in said
+    )
     assert "ascent_descent_general: kept: nothing was claimed for it" in said
     assert "gradient_ascent: 4 of 20 trials stay in the study's own space" in said
 
@@ -141,7 +150,11 @@ def test_a_censored_side_goes_on_beyond_the_earlier_bound(
     ],
 )
 def test_widening_stops_at_what_a_hyperparameter_can_be(
-    name: str, parameter: tuple[float, float], region: tuple[float, float], sides: str, expected: tuple[float, float]
+    name: str,
+    parameter: tuple[float, float],
+    region: tuple[float, float],
+    sides: str,
+    expected: tuple[float, float],
 ) -> None:
     spec = study(**{name: {"type": "float", "low": parameter[0], "high": parameter[1]}})
     content = {"type": "float", "low": region[0], "high": region[1]}
@@ -160,7 +173,10 @@ def test_choices_are_narrowed_and_conditions_that_can_hold_no_more_go() -> None:
     schedule = {"type": "choice", "choices": ["linear", "cosine"]}
     warmup = {"type": "float", "low": 0.01, "high": 0.1, "when": {"schedule": "cosine"}}
     spec = study(
-        schedule=schedule, warmup_ratio=warmup, batch_size=BATCHES, steps={"type": "int", "low": 5, "high": 40}
+        schedule=schedule,
+        warmup_ratio=warmup,
+        batch_size=BATCHES,
+        steps={"type": "int", "low": 5, "high": 40},
     )
     claims = [
         claim("schedule", {"type": "choice", "choices": ["linear"]}),
@@ -191,7 +207,9 @@ def test_the_first_trial_is_the_claimed_start_with_the_rest_at_its_middle() -> N
     found, said = after(lr)
     assert found.search.warm_start == {MIXED: ({"learning_rate": 2e-4, "w_r": pytest.approx(2.0)},)}
     assert "ascent_descent_general: begins with learning_rate 0.0002" in said
-    default = claim("w_r", None, MIXED, kind="leave_default", warm_start=1.0, id="leave_default/w_r")
+    default = claim(
+        "w_r", None, MIXED, kind="leave_default", warm_start=1.0, id="leave_default/w_r"
+    )
     found, _ = after(lr, default)
     assert found.search.warm_start[MIXED] == ({"learning_rate": 2e-4, "w_r": 1.0},)
     assert ends(found, "w_r", MIXED) == (0.5, 8.0), "leaving the default alone fixes nothing"
@@ -208,15 +226,31 @@ def test_a_single_claimed_value_becomes_a_small_range() -> None:
 @pytest.mark.parametrize(
     ("given", "parameters", "reason"),
     [
-        (claim("learning_rate", {"low": 1e-2, "high": 1e-1}), {}, "lies outside the study's own 1e-06 to 0.001"),
-        (claim("batch_size", {"type": "int", "low": 4, "high": 8}), {"batch_size": BATCHES}, "the study has choices"),
-        (claim("batch_size", {"type": "int", "low": 4, "high": 8}), {}, "the study does not search it"),
+        (
+            claim("learning_rate", {"low": 1e-2, "high": 1e-1}),
+            {},
+            "lies outside the study's own 1e-06 to 0.001",
+        ),
+        (
+            claim("batch_size", {"type": "int", "low": 4, "high": 8}),
+            {"batch_size": BATCHES},
+            "the study has choices",
+        ),
+        (
+            claim("batch_size", {"type": "int", "low": 4, "high": 8}),
+            {},
+            "the study does not search it",
+        ),
         (
             claim("batch_size", {"type": "int", "low": 4, "high": 8}),
             {"batch_size": {"type": "fixed", "value": 8}},
             "fixes it at 8",
         ),
-        (claim("learning_rate", {"low": 1e-6, "high": 1e-3}), {}, "is the study's own 1e-06 to 0.001"),
+        (
+            claim("learning_rate", {"low": 1e-6, "high": 1e-3}),
+            {},
+            "is the study's own 1e-06 to 0.001",
+        ),
     ],
 )
 def test_a_claim_that_cannot_be_applied_is_said_and_alone_refused(
@@ -230,7 +264,9 @@ def test_a_claim_that_cannot_be_applied_is_said_and_alone_refused(
 
 
 def test_nothing_claimed_is_refused_with_the_reason() -> None:
-    with pytest.raises(UserError, match=r"1 withheld.*18 trials in the top share.*nothing to narrow.*--space-from"):
+    with pytest.raises(
+        UserError, match=r"1 withheld.*18 trials in the top share.*nothing to narrow.*--space-from"
+    ):
         after(withheld("learning_rate"))
     with pytest.raises(UserError, match="nothing to narrow"):
         after()
@@ -251,7 +287,10 @@ def test_claims_of_another_domain_or_model_are_used_and_said_to_be_an_assumption
     assert "other domains (LaTeX papers) than this study's (Shakespeare scenes)" in said
     assert "other models" not in said
     here = claim(
-        "learning_rate", {"low": 2e-5, "high": 5e-5}, scope=scope | {"domains": ["Shakespeare scenes"]}, id="z"
+        "learning_rate",
+        {"low": 2e-5, "high": 5e-5},
+        scope=scope | {"domains": ["Shakespeare scenes"]},
+        id="z",
     )
     found, _ = after(there, here, domain="Shakespeare scenes")
     assert ends(found) == (2e-5, 5e-5), "a claim of this domain comes first"
@@ -282,7 +321,9 @@ START = {"learning_rate": 1e-5}
         ({"sampler": "listed", "trials_per_method": None, "warm_start": {ASCENT: [START]}}, None, "remove `full_space_share`"),
     ],
 )  # fmt: skip
-def test_a_study_that_contradicts_itself_is_refused(search: dict[str, Any], full: str | None, message: str) -> None:
+def test_a_study_that_contradicts_itself_is_refused(
+    search: dict[str, Any], full: str | None, message: str
+) -> None:
     content = study().model_dump(mode="json")
     content["search"] |= search
     if full:
@@ -295,7 +336,9 @@ def test_listed_points_must_differ_and_be_there_for_every_method() -> None:
     content = study().model_dump(mode="json")
     point = {"learning_rate": 1e-5}
     content["search"] = {"sampler": "listed", "points": {ASCENT: [point, point]}}
-    with pytest.raises(ValueError, match=r"\[1\]: the same point as search.points.gradient_ascent\[0\]"):
+    with pytest.raises(
+        ValueError, match=r"\[1\]: the same point as search.points.gradient_ascent\[0\]"
+    ):
         StudySpec.model_validate(content)
     content["search"]["points"] = {ASCENT: [point]}
     with pytest.raises(ValueError, match=r"search\.points: none for ascent_descent_general"):
@@ -314,7 +357,9 @@ def test_a_study_of_before_opens_as_it_was() -> None:
 
 def test_the_published_schema_of_guidelines_is_current() -> None:
     published = json.loads((REPOSITORY / "docs/schema/guidelines.schema.json").read_text())
-    assert published == Guidelines.model_json_schema(), "run: ray-unlearn schema guidelines > docs/schema/..."
+    assert published == Guidelines.model_json_schema(), (
+        "run: ray-unlearn schema guidelines > docs/schema/..."
+    )
 
 
 def test_a_plan_can_be_made_of_what_guidelines_leave(
@@ -322,8 +367,16 @@ def test_a_plan_can_be_made_of_what_guidelines_leave(
 ) -> None:
     """Said on stderr, counted on stdout: steps claimed up to 24 of 80, 16 of 20 trials there, 4 in full; the other method as it was."""
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study().model_dump(mode="json")))
-    (tmp_path / "g.json").write_text(guidelines(claim("steps", {"type": "int", "low": 5, "high": 24})).as_json())
-    arguments = ["plan", str(tmp_path / "study.yaml"), "--space-from", str(tmp_path / "g.json"), "--json"]
+    (tmp_path / "g.json").write_text(
+        guidelines(claim("steps", {"type": "int", "low": 5, "high": 24})).as_json()
+    )
+    arguments = [
+        "plan",
+        str(tmp_path / "study.yaml"),
+        "--space-from",
+        str(tmp_path / "g.json"),
+        "--json",
+    ]
     monkeypatch.setattr(sys, "argv", ["ray-unlearn", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()

@@ -27,20 +27,20 @@ from tiny import REPOSITORY, study_file
 from ray_unlearn.analysis.pages import _markdown
 from ray_unlearn.analysis.report import write_report
 from ray_unlearn.execution.recorder import Recorder
-from ray_unlearn.execution.resuming import write_spec
-from ray_unlearn.results import place
-from ray_unlearn.results.files import kept_weights, remove_checkpoints, remove_leftovers
-from ray_unlearn.results.ledger import Ledger
-from ray_unlearn.results.objects import ObjectStorage
-from ray_unlearn.results.record import Record
-from ray_unlearn.results.storage import FolderStorage, file_sha256, local_file
-from ray_unlearn.results.verify import verify
-from ray_unlearn.spec.base import read_yaml
+from ray_unlearn.execution.resume import write_spec
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import StudySpec, load_study
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.strict import read_yaml
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store import location as place
+from ray_unlearn.store.files import kept_weights, remove_checkpoints, remove_leftovers
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.object_storage import ObjectStorage
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.storage import FolderStorage, file_sha256, local_file
+from ray_unlearn.store.verify import verify
 from ray_unlearn.unlearn.checkpoint import VERSION, TrialState
-from ray_unlearn.unlearn.trained import load_kept
+from ray_unlearn.unlearn.policy import load_kept
 
 SOURCES = sorted((REPOSITORY / "ray_unlearn").rglob("*.py"))
 READS_PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -53,21 +53,29 @@ BY_NAME = {"torch": "load", "yaml": "load", "numpy": "load", "os": "system", "ra
 def dangers(source: str) -> list[str]:
     """What in a module could run what it reads, or show it to others."""
     return [
-        f"line {getattr(node, 'lineno', 0)}: {found}" for node in ast.walk(ast.parse(source)) for found in _in(node)
+        f"line {getattr(node, 'lineno', 0)}: {found}"
+        for node in ast.walk(ast.parse(source))
+        for found in _in(node)
     ]
 
 
 def _in(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Import):
-        yield from (f"imports {a.name}" for a in node.names if a.name.partition(".")[0] in READS_PICKLES)
+        yield from (
+            f"imports {a.name}" for a in node.names if a.name.partition(".")[0] in READS_PICKLES
+        )
     elif isinstance(node, ast.ImportFrom):
         module = (node.module or "").partition(".")[0]
         if module in READS_PICKLES:
             yield f"imports from {module}"
-        yield from (f"imports {a.name} from {module}" for a in node.names if BY_NAME.get(module) == a.name)
+        yield from (
+            f"imports {a.name} from {module}" for a in node.names if BY_NAME.get(module) == a.name
+        )
     elif isinstance(node, ast.ClassDef) and "Loader" in node.name:
         bases = [ast.unparse(base) for base in node.bases]
-        if any("yaml" in base and base not in ("yaml.SafeLoader", "yaml.CSafeLoader") for base in bases):
+        if any(
+            "yaml" in base and base not in ("yaml.SafeLoader", "yaml.CSafeLoader") for base in bases
+        ):
             yield f"YAML by {bases}"
     elif isinstance(node, ast.Call):
         yield from _in_call(node)
@@ -93,9 +101,17 @@ def _in_call(call: ast.Call) -> Iterator[str]:
         yield "allow_pickle=True"
     if owner == "yaml" and last in YAML_READERS:
         yield f"{name} is no safe loader"
-    if name == "yaml.load" and given.get("Loader") not in ("_Loader", "yaml.SafeLoader", "yaml.CSafeLoader"):
+    if name == "yaml.load" and given.get("Loader") not in (
+        "_Loader",
+        "yaml.SafeLoader",
+        "yaml.CSafeLoader",
+    ):
         yield "yaml.load without a safe loader"
-    if last == "Environment" and given.get("autoescape") != "True" and given.get("finalize") != "_markdown":
+    if (
+        last == "Environment"
+        and given.get("autoescape") != "True"
+        and given.get("finalize") != "_markdown"
+    ):
         yield "templates that escape nothing"
     if given.get("trust_remote_code", "False") != "False":
         yield "trust_remote_code"
@@ -151,7 +167,10 @@ def test_the_rules_find_what_breaks_them(snippet: str) -> None:
 
 
 def test_the_rules_allow_what_is_safe() -> None:
-    assert dangers("model.eval()\nre.compile(x)\ntorch.load(p, weights_only=True)\nyaml.safe_load(t)") == []
+    assert (
+        dangers("model.eval()\nre.compile(x)\ntorch.load(p, weights_only=True)\nyaml.safe_load(t)")
+        == []
+    )
 
 
 @pytest.mark.parametrize("name", ["a", "a..b", "A-1_x.y", "x" * 64])
@@ -159,7 +178,9 @@ def test_names_of_studies(small: StudySpec, name: str) -> None:
     assert StudySpec.model_validate(small.model_dump() | {"name": name}).name == name
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/a", "a\\b", "-a", "a b", "a\n", "a\0", "é", "x" * 65])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/a", "a\\b", "-a", "a b", "a\n", "a\0", "é", "x" * 65]
+)
 def test_names_of_studies_that_are_refused(small: StudySpec, name: str) -> None:
     with pytest.raises(ValueError, match="name"):
         StudySpec.model_validate(small.model_dump() | {"name": name})
@@ -192,16 +213,25 @@ def payload(tmp_path: Path) -> Iterator[Payload]:
 @pytest.fixture
 def small(tmp_path: Path) -> StudySpec:
     """A study of one method; its text and model are not there, and not needed."""
-    return load_study(study_file(tmp_path, tmp_path, tmp_path / "model", methods=["gradient_ascent"]))
+    return load_study(
+        study_file(tmp_path, tmp_path, tmp_path / "model", methods=["gradient_ascent"])
+    )
 
 
 @pytest.fixture
 def config() -> TrialConfig:
-    return TrialConfig(method="gradient_ascent", learning_rate=1e-3, steps=4, evaluate_at=(1, 2, 4), context="c")
+    return TrialConfig(
+        method="gradient_ascent", learning_rate=1e-3, steps=4, evaluate_at=(1, 2, 4), context="c"
+    )
 
 
 def _planted(payload: Payload, config: TrialConfig, kind: str, path: Path) -> None:
-    state = {"version": VERSION, "trial_id": config.id, "meter": {"update": 1}, "parameters": payload}
+    state = {
+        "version": VERSION,
+        "trial_id": config.id,
+        "meter": {"update": 1},
+        "parameters": payload,
+    }
     if kind == "pickle":
         path.write_bytes(pickle.dumps(state))
     else:
@@ -209,14 +239,23 @@ def _planted(payload: Payload, config: TrialConfig, kind: str, path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["pickle", "zip", "legacy"])
-def test_a_planted_checkpoint_is_of_no_use(payload: Payload, config: TrialConfig, kind: str, tmp_path: Path) -> None:
+def test_a_planted_checkpoint_is_of_no_use(
+    payload: Payload, config: TrialConfig, kind: str, tmp_path: Path
+) -> None:
     path = tmp_path / "last.pt"
     _planted(payload, config, kind, path)
     assert TrialState(None, config, None, None).read(path, {1, 2, 4}) is None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    "content", [None, [1], {"version": VERSION}, {"version": VERSION, "trial_id": "own"}, {"meter": {"update": "1"}}]
+    "content",
+    [
+        None,
+        [1],
+        {"version": VERSION},
+        {"version": VERSION, "trial_id": "own"},
+        {"meter": {"update": "1"}},
+    ],
 )
 def test_nor_is_one_of_another_form(config: TrialConfig, content: Any, tmp_path: Path) -> None:
     if isinstance(content, dict):
@@ -227,7 +266,9 @@ def test_nor_is_one_of_another_form(config: TrialConfig, content: Any, tmp_path:
 
 def test_a_usable_checkpoint_is_read(config: TrialConfig, tmp_path: Path) -> None:
     """The tests above would pass if nothing were."""
-    torch.save({"version": VERSION, "trial_id": config.id, "meter": {"update": 1}}, tmp_path / "last.pt")
+    torch.save(
+        {"version": VERSION, "trial_id": config.id, "meter": {"update": 1}}, tmp_path / "last.pt"
+    )
     assert TrialState(None, config, None, None).read(tmp_path / "last.pt", {1}) is not None  # type: ignore[arg-type]
 
 
@@ -276,7 +317,9 @@ def victim(tmp_path: Path) -> Path:
 def _keeps(study: Path, name: str, content: Path) -> None:
     about = {"bytes": content.stat().st_size, "sha256": file_sha256(content)}
     with Ledger.open(study / "ledger") as ledger:
-        ledger.append({"kind": "artefact", "number": 0, "trial_id": "t", "update": 1, "file": name} | about)
+        ledger.append(
+            {"kind": "artefact", "number": 0, "trial_id": "t", "update": 1, "file": name} | about
+        )
 
 
 def _record(study: Path) -> Record:
@@ -284,8 +327,12 @@ def _record(study: Path) -> Record:
         return ledger.record
 
 
-@pytest.mark.parametrize("name", ["../../thesis.tex", "trials/best/../../../../thesis.tex", "ABSOLUTE"])
-def test_a_ledger_that_names_a_file_outside(study: Path, small: StudySpec, victim: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["../../thesis.tex", "trials/best/../../../../thesis.tex", "ABSOLUTE"]
+)
+def test_a_ledger_that_names_a_file_outside(
+    study: Path, small: StudySpec, victim: Path, name: str
+) -> None:
     """Whoever wrote it knows the file's digest, so only the name tells."""
     name = str(victim) if name == "ABSOLUTE" else name
     _keeps(study, name, victim)
@@ -296,13 +343,21 @@ def test_a_ledger_that_names_a_file_outside(study: Path, small: StudySpec, victi
     with Ledger.open(study / "ledger") as ledger:
         nobody = SimpleNamespace(tell=print, verdict=print)
         recorder = Recorder(small, ledger, nobody, nobody, storage=storage)  # type: ignore[arg-type]
-        recorder.artefact(0, {"update": 2, "file": "trials/best/0000-2.safetensors", "sha256": "", "bytes": 0})
+        recorder.artefact(
+            0, {"update": 2, "file": "trials/best/0000-2.safetensors", "sha256": "", "bytes": 0}
+        )
     for ask in (storage.read, storage.remove, storage.path, storage.files):
         with pytest.raises(PermissionError, match="outside the study"):
             ask(name)
     for write in (storage.write, storage.put, storage.fetch):
         with pytest.raises(PermissionError, match="outside the study"):
-            write(*((victim, name) if write == storage.put else (name, b"" if write == storage.write else victim)))  # type: ignore[arg-type]
+            write(
+                *(
+                    (victim, name)
+                    if write == storage.put
+                    else (name, b"" if write == storage.write else victim)
+                )
+            )  # type: ignore[arg-type]
     with pytest.raises(PermissionError), local_file(storage, name):
         pass
     assert victim.read_text() == "years of work"
@@ -318,7 +373,9 @@ def test_a_good_name_is_kept_and_replaced(study: Path, small: StudySpec, victim:
     with Ledger.open(study / "ledger") as ledger:
         nobody = SimpleNamespace(tell=print, verdict=print)
         recorder = Recorder(small, ledger, nobody, nobody, storage=storage)  # type: ignore[arg-type]
-        recorder.artefact(0, {"update": 2, "file": "trials/best/0000-2.safetensors", "sha256": "", "bytes": 0})
+        recorder.artefact(
+            0, {"update": 2, "file": "trials/best/0000-2.safetensors", "sha256": "", "bytes": 0}
+        )
     assert not (study / name).exists()
 
 
@@ -400,7 +457,11 @@ def test_yaml_that_is_more_than_it_seems(text: str, said: str, tmp_path: Path) -
 
 def test_our_own_files_have_no_aliases(study: Path) -> None:
     """`study.yaml` is written by a dumper that makes them of shared lists."""
-    for path in (study / "study.yaml", *REPOSITORY.glob("studies/**/*.yaml"), *REPOSITORY.glob("search_spaces/*.yaml")):
+    for path in (
+        study / "study.yaml",
+        *REPOSITORY.glob("studies/**/*.yaml"),
+        *REPOSITORY.glob("search_spaces/*.yaml"),
+    ):
         assert read_yaml(path) == yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
@@ -432,8 +493,18 @@ def test_a_hostile_table_makes_a_harmless_report(tmp_path: Path) -> None:
     assert "&lt;script&gt;" in html, "the names are there"
     assert "<svg" in html
     tags = re.findall(r"<\s*([a-zA-Z]+)([^>]*)>", html)
-    assert {name.lower() for name, _ in tags} & {"script", "img", "iframe", "object", "b", "base", "form"} == set()
-    assert [rest for _, rest in tags if re.search(r"\son\w+\s*=(?!&)", re.sub(r'"[^"]*"', '""', rest))] == []
+    assert {name.lower() for name, _ in tags} & {
+        "script",
+        "img",
+        "iframe",
+        "object",
+        "b",
+        "base",
+        "form",
+    } == set()
+    assert [
+        rest for _, rest in tags if re.search(r"\son\w+\s*=(?!&)", re.sub(r'"[^"]*"', '""', rest))
+    ] == []
     markdown = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     page = MarkdownIt("commonmark").enable("table").render(markdown)
     links = re.findall(r'(?:href|src)="([^"]*)"', page)
@@ -486,7 +557,9 @@ def test_a_study_has_no_field_for_a_secret() -> None:
     """It is copied into the ledger, into every report and into logs."""
     names = set(_fields(StudySpec.model_json_schema()))
     assert "metrics_port" in names
-    secret = re.compile(r"(^|_)(token|secret|password|passwd|credentials?|api_?key|access_key|env|env_vars)$")
+    secret = re.compile(
+        r"(^|_)(token|secret|password|passwd|credentials?|api_?key|access_key|env|env_vars)$"
+    )
     assert [name for name in names if secret.search(name)] == []
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_unlearn.spec.base import differences
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.methods import METHODS
+from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.search_space import load_search_space
-from ray_unlearn.spec.study import EvaluationSpec, StudySpec, load_study, packaged_spaces
-from ray_unlearn.spec.trial import Hyperparameters, TrialConfig
+from ray_unlearn.spec.strict import differences
+from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec, load_study, packaged_spaces
+from ray_unlearn.spec.trial_config import Hyperparameters, TrialConfig
 
 REPOSITORY = Path(__file__).parent.parent.parent
 STUDIES = sorted((REPOSITORY / "studies").glob("*.yaml"))
@@ -99,14 +99,20 @@ def test_broken_yaml_and_non_mappings_are_refused(tmp_path: Path) -> None:
 def test_yaml_traps_are_read_as_meant(tmp_path: Path) -> None:
     """`1e-6` without a dot is text to YAML; it is a number here."""
     path = demo(
-        tmp_path, put("space_overrides.learning_rate", {"type": "float", "low": "1e-6", "high": "1e-4", "scale": "log"})
+        tmp_path,
+        put(
+            "space_overrides.learning_rate",
+            {"type": "float", "low": "1e-6", "high": "1e-4", "scale": "log"},
+        ),
     )
     parameter = load_study(path).spaces["gradient_ascent"].parameters["learning_rate"]
     assert parameter.low == 1e-6  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
-def test_every_shipped_study_loads_and_survives_its_resolved_form(path: Path, tmp_path: Path) -> None:
+def test_every_shipped_study_loads_and_survives_its_resolved_form(
+    path: Path, tmp_path: Path
+) -> None:
     spec = load_study(path)
     resolved = tmp_path / "study.yaml"
     resolved.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
@@ -149,18 +155,34 @@ def test_evaluated_updates(rule: dict, steps: int, expected: tuple[int, ...]) ->
 
 def test_trial_id_depends_on_every_field_and_on_nothing_else() -> None:
     trial = TrialConfig(learning_rate=1e-3, steps=4, method="gradient_ascent", evaluate_at=(4,))
-    assert trial.id == TrialConfig(evaluate_at=(4,), method="gradient_ascent", steps=4, learning_rate=0.001).id
-    changes = {"learning_rate": 2e-3, "seed": 1, "context": "x", "method": "random_labels", "weight_decay": 0.1}
+    assert (
+        trial.id
+        == TrialConfig(evaluate_at=(4,), method="gradient_ascent", steps=4, learning_rate=0.001).id
+    )
+    changes = {
+        "learning_rate": 2e-3,
+        "seed": 1,
+        "context": "x",
+        "method": "random_labels",
+        "weight_decay": 0.1,
+    }
     ids = {trial.model_copy(update={name: value}).id for name, value in changes.items()}
     assert len(ids | {trial.id}) == len(changes) + 1
 
 
 def test_warm_up_in_one_way_only() -> None:
     with pytest.raises(ValueError, match="not both"):
-        Hyperparameters(learning_rate=1, steps=9, schedule="cosine", warmup_steps=1, warmup_ratio=0.1)
+        Hyperparameters(
+            learning_rate=1, steps=9, schedule="cosine", warmup_steps=1, warmup_ratio=0.1
+        )
     with pytest.raises(ValueError, match="use `warmup_steps`"):
         Hyperparameters(learning_rate=1, steps=9, warmup_ratio=0.1)
-    assert Hyperparameters(learning_rate=1, steps=100, schedule="cosine", warmup_ratio=0.03).warmup_updates == 3
+    assert (
+        Hyperparameters(
+            learning_rate=1, steps=100, schedule="cosine", warmup_ratio=0.03
+        ).warmup_updates
+        == 3
+    )
 
 
 @pytest.mark.parametrize("name", ["study", "search_space"])
@@ -187,10 +209,21 @@ def test_where_model_and_data_lie_decides_nothing_but_what_they_are_named_on_the
     tiny_study: StudySpec,
 ) -> None:
     """A study moves to another machine: paths change, and the digests of what lies there are checked apart."""
-    moved = tiny_study.model_copy(update={"model": tiny_study.model.model_copy(update={"source": "/elsewhere"})})
-    splits = {n: s.model_copy(update={"path": f"/elsewhere/{n}"}) for n, s in tiny_study.data.splits.items()}
+    moved = tiny_study.model_copy(
+        update={"model": tiny_study.model.model_copy(update={"source": "/elsewhere"})}
+    )
+    splits = {
+        n: s.model_copy(update={"path": f"/elsewhere/{n}"})
+        for n, s in tiny_study.data.splits.items()
+    }
     moved = moved.model_copy(update={"data": moved.data.model_copy(update={"splits": splits})})
     assert differences(tiny_study.decisive(), moved.decisive()) == []
-    hub = tiny_study.model_copy(update={"model": tiny_study.model.model_copy(update={"source": "org/model"})})
-    assert differences(tiny_study.decisive(), hub.decisive()) == ['model.source: "a local folder" -> "org/model"']
-    assert "learning_rate" in str(tiny_study.decisive()), "the search spaces are part of what decides"
+    hub = tiny_study.model_copy(
+        update={"model": tiny_study.model.model_copy(update={"source": "org/model"})}
+    )
+    assert differences(tiny_study.decisive(), hub.decisive()) == [
+        'model.source: "a local folder" -> "org/model"'
+    ]
+    assert "learning_rate" in str(tiny_study.decisive()), (
+        "the search spaces are part of what decides"
+    )

@@ -6,16 +6,20 @@ import torch
 from test_loop import config, fresh, run, weights
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn import workspace as workspace_module
-from ray_unlearn.unlearn.batching import ATTENTION, Batch, padded, ragged, use_documents
+from ray_unlearn.unlearn.batch import ATTENTION, Batch, padded, ragged, use_documents
 from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.model import hidden_states
 
 CPU = torch.device("cpu")
 PACKED = TokenSet(
-    input_ids=np.array([[1, 2, 3, 4, 5, 6], [7, 8, 9, 0, 0, 0], [10, 11, 12, 13, 14, 0]], dtype=np.int32),
-    document=np.array([[0, 0, 1, 1, 1, 2], [2, 2, 2, -1, -1, -1], [3, 3, 4, 4, 4, -1]], dtype=np.int32),
+    input_ids=np.array(
+        [[1, 2, 3, 4, 5, 6], [7, 8, 9, 0, 0, 0], [10, 11, 12, 13, 14, 0]], dtype=np.int32
+    ),
+    document=np.array(
+        [[0, 0, 1, 1, 1, 2], [2, 2, 2, -1, -1, -1], [3, 3, 4, 4, 4, -1]], dtype=np.int32
+    ),
     compressed_bytes=np.ones(5, dtype=np.int32),
     selection=np.ones(5, dtype=bool),
 )
@@ -48,7 +52,9 @@ def _states(model, batch: Batch) -> torch.Tensor:
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["all heads", "grouped queries"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_hidden_states_and_gradients_are_those_of_documents_alone(heads: tuple[int, int], dtype: torch.dtype) -> None:
+def test_hidden_states_and_gradients_are_those_of_documents_alone(
+    heads: tuple[int, int], dtype: torch.dtype
+) -> None:
     torch.manual_seed(0)
     shape = LlamaConfig(
         vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=heads[0],
@@ -75,13 +81,17 @@ def test_hidden_states_and_gradients_are_those_of_documents_alone(heads: tuple[i
     for mine, theirs in zip(model.model.parameters(), plain.model.parameters(), strict=True):
         assert mine.grad is not None
         assert theirs.grad is not None
-        assert (mine.grad - theirs.grad).float().norm() <= 10 * tolerance * theirs.grad.float().norm()
+        assert (
+            mine.grad - theirs.grad
+        ).float().norm() <= 10 * tolerance * theirs.grad.float().norm()
 
 
 def test_attention_that_needs_a_mask_keeps_it() -> None:
     shape = {"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
-    sliding = MistralForCausalLM(MistralConfig(**shape, **heads, sliding_window=4, attn_implementation="sdpa"))
+    sliding = MistralForCausalLM(
+        MistralConfig(**shape, **heads, sliding_window=4, attn_implementation="sdpa")
+    )
     eager = LlamaForCausalLM(LlamaConfig(**shape, **heads, attn_implementation="eager"))
     for model, kernel in ((sliding, "sdpa"), (eager, "eager")):
         assert not use_documents(model)
@@ -89,11 +99,15 @@ def test_attention_that_needs_a_mask_keeps_it() -> None:
 
 
 @pytest.mark.parametrize("layout", ["pad", "pack"])
-@pytest.mark.parametrize("method", ["gradient_ascent", "random_labels", "ascent_kl_in_distribution"])
+@pytest.mark.parametrize(
+    "method", ["gradient_ascent", "random_labels", "ascent_kl_in_distribution"]
+)
 def test_the_trajectory_is_that_of_padded_batches(
     tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch, method: str, layout: str
 ) -> None:
-    spec = tiny_study.model_copy(update={"data": tiny_study.data.model_copy(update={"layout": layout})})
+    spec = tiny_study.model_copy(
+        update={"data": tiny_study.data.model_copy(update={"layout": layout})}
+    )
     found = fresh(spec)
     assert found.policy.config._attn_implementation == ATTENTION
     monkeypatch.setattr(workspace_module, "use_documents", lambda model: False)

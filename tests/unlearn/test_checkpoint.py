@@ -8,12 +8,12 @@ import pytest
 import torch
 from test_loop import config, fresh, run, weights
 
-from ray_unlearn.results.schema import COLUMNS, Row
-from ray_unlearn.spec.methods import METHODS
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.schema import COLUMNS, Row
 from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weights
 from ray_unlearn.unlearn.loop import Ended, unlearn
-from ray_unlearn.unlearn.trained import load_kept
+from ray_unlearn.unlearn.policy import load_kept
 from ray_unlearn.unlearn.workspace import Workspace
 
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
@@ -63,7 +63,9 @@ def cut_off(workspace: Workspace, trial: Any, path: Path, at: int) -> list[Row]:
 
 @pytest.mark.parametrize("at", [1, 2, 3])
 @pytest.mark.parametrize("method", METHODS)
-def test_it_goes_on_bit_for_bit(tiny_study: StudySpec, tmp_path: Path, method: str, at: int) -> None:
+def test_it_goes_on_bit_for_bit(
+    tiny_study: StudySpec, tmp_path: Path, method: str, at: int
+) -> None:
     """Between two evaluations, and right after one; in another process's fresh models; with weight decay and warm-up."""
     trial = config(method, weight_decay=0.1, warmup_steps=2, evaluate_at=(2, 4))
     first = fresh(tiny_study)
@@ -95,9 +97,14 @@ def test_only_updates_after_the_checkpoint_are_made_again(
     assert len(rows) == 2, "update 6 and the end: the row of update 2 is recorded already"
 
 
-def test_an_attempt_that_was_given_up_cannot_set_the_trial_back(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_attempt_that_was_given_up_cannot_set_the_trial_back(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     """Its host was cut off; it goes on and writes into the shared folder, after the next attempt has."""
-    trial, path = config("gradient_ascent", steps=6, evaluate_at=(6,)), tmp_path / "0000" / "last.pt"
+    trial, path = (
+        config("gradient_ascent", steps=6, evaluate_at=(6,)),
+        tmp_path / "0000" / "last.pt",
+    )
     stale, second, third = (attempt_file(path, 1, attempt) for attempt in range(3))
     cut_off(workspace, trial, stale, 1)
     cut_off(workspace, trial, second, 3)
@@ -111,7 +118,9 @@ def test_an_attempt_that_was_given_up_cannot_set_the_trial_back(workspace: Works
     assert wish.restored == [3], "a later run of the study knows it too"
 
 
-def test_an_attempt_that_was_given_up_leaves_nothing_in_a_finished_trial(workspace: Workspace, tmp_path: Path) -> None:
+def test_an_attempt_that_was_given_up_leaves_nothing_in_a_finished_trial(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     trial, path = config("gradient_ascent"), attempt_file(tmp_path / "0000" / "last.pt", 1, 0)
     wish = Wish(at=3)
     for row in unlearn(workspace, trial, wish.keeper(path)):
@@ -137,7 +146,9 @@ def test_a_checkpoint_with_a_flipped_bit_is_not_used(workspace: Workspace, tmp_p
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 5_000, -1])
-def test_a_torn_checkpoint_costs_time_and_not_the_trial(workspace: Workspace, tmp_path: Path, size: int) -> None:
+def test_a_torn_checkpoint_costs_time_and_not_the_trial(
+    workspace: Workspace, tmp_path: Path, size: int
+) -> None:
     trial = config("ascent_kl_in_distribution")
     expected, _ = run(workspace, trial)
     path = tmp_path / "last.pt"
@@ -147,21 +158,29 @@ def test_a_torn_checkpoint_costs_time_and_not_the_trial(workspace: Workspace, tm
     assert [columns(row) for row in rows] == expected  # type: ignore[arg-type]
 
 
-def test_a_checkpoint_of_another_trial_or_ahead_of_a_lost_row_is_not_used(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_trial_or_ahead_of_a_lost_row_is_not_used(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     path, trial = tmp_path / "last.pt", config("gradient_ascent")
     cut_off(workspace, trial, path, 3)
     rows = list(unlearn(workspace, trial, Wish().keeper(path)))
-    assert [getattr(row, "status", None) or row["update"] for row in rows] == [2, 4, "complete"], "row 2 would be lost"
+    assert [getattr(row, "status", None) or row["update"] for row in rows] == [2, 4, "complete"], (
+        "row 2 would be lost"
+    )
     other = config("gradient_ascent", seed=6)
     expected, _ = run(workspace, other)
     *found, _ = unlearn(workspace, other, Wish().keeper(path, (2,)))
     assert [columns(row) for row in found] == expected[1:]  # type: ignore[arg-type]
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(workspace: Workspace, tmp_path: Path) -> None:
+def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
     wish = Wish(at=1)
-    *rows, ended = unlearn(workspace, config("gradient_ascent"), wish.keeper(tmp_path / "file" / "last.pt"))
+    *rows, ended = unlearn(
+        workspace, config("gradient_ascent"), wish.keeper(tmp_path / "file" / "last.pt")
+    )
     assert isinstance(ended, Ended)
     assert ended.status == "complete"
     assert len(rows) == 2
@@ -183,7 +202,9 @@ def test_kept_weights_load_as_the_model_they_are(workspace: Workspace, tmp_path:
 class _Shelf:
     """Another machine's disk, under a clock of the test's."""
 
-    def __init__(self, folder: Path, lasts_s: float, clock: list[float], failing: bool = False) -> None:
+    def __init__(
+        self, folder: Path, lasts_s: float, clock: list[float], failing: bool = False
+    ) -> None:
         self.folder, self.lasts_s, self.clock, self.failing = folder, lasts_s, clock, failing
         self.asked = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -217,13 +238,17 @@ def test_it_goes_on_on_another_machine(tiny_study: StudySpec, tmp_path: Path) ->
     expected, _ = run(first, trial)
     shelf, wish = _Shelf(tmp_path / "shelf", 0.0, [0.0]), Wish(3)
     before = []
-    for row in unlearn(fresh(tiny_study), trial, _shelved(tmp_path / "one" / "last.pt", shelf, wish)):
+    for row in unlearn(
+        fresh(tiny_study), trial, _shelved(tmp_path / "one" / "last.pt", shelf, wish)
+    ):
         assert not isinstance(row, Ended)
         if row["update"] == 4:
             break
         before.append(row)
     wish = Wish()
-    keeper = _shelved(tmp_path / "two" / "last.pt", shelf, wish, tuple(row["update"] for row in before))
+    keeper = _shelved(
+        tmp_path / "two" / "last.pt", shelf, wish, tuple(row["update"] for row in before)
+    )
     rows = [row for row in unlearn(fresh(tiny_study), trial, keeper) if not isinstance(row, Ended)]
     assert wish.restored == [3]
     assert [columns(row) for row in [*before, *rows]] == [columns(row) for row in expected]

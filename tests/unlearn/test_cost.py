@@ -8,8 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.cost import count_update
 from ray_unlearn.unlearn.data import prepare
@@ -25,7 +25,9 @@ def test_count_by_hand(tiny_model: Path) -> None:
     cost = count_update(AutoConfig.from_pretrained(tiny_model), 48)
     matrices = 2 * (4 * 32 * 32 + 3 * 32 * 48)
     attention = 2 * 2 * 48 * 48 * 32
-    assert cost.body(np.array([48])) == pytest.approx(3 * (2 * 48 * matrices + 2 * attention), rel=0.02)
+    assert cost.body(np.array([48])) == pytest.approx(
+        3 * (2 * 48 * matrices + 2 * attention), rel=0.02
+    )
     assert cost.logprob_per_target == 2 * 32 * 300 * 3  # forward, and two gradients
     assert cost.kl_per_target == 2 * 32 * 300 * 4  # and the reference's head
 
@@ -42,23 +44,33 @@ def test_the_body_is_counted_by_document(tiny_model: Path) -> None:
 def test_padding_is_not_counted(tiny_study: StudySpec) -> None:
     """Packed documents: the lengths are those of `document`, whatever shares a sequence."""
     data = prepare(tiny_study.data.model_copy(update={"layout": "pack"}), tiny_study.model)
-    workspace = Workspace.open(tiny_study.model, data, tiny_study.evaluation, tiny_study.operations, Comm.single())
+    workspace = Workspace.open(
+        tiny_study.model, data, tiny_study.evaluation, tiny_study.operations, Comm.single()
+    )
     indices = np.arange(4)
     lengths = workspace.document_lengths("retain", indices)
     document = data.splits["retain"].document[indices]
-    expected = [int((row == which).sum()) for row in document for which in dict.fromkeys(row) if which >= 0]
+    expected = [
+        int((row == which).sum()) for row in document for which in dict.fromkeys(row) if which >= 0
+    ]
     assert lengths.tolist() == expected
 
 
-@pytest.mark.parametrize("method", ["gradient_ascent", "ascent_descent_general", "ascent_kl_in_distribution"])
+@pytest.mark.parametrize(
+    "method", ["gradient_ascent", "ascent_descent_general", "ascent_kl_in_distribution"]
+)
 def test_counted_cost_is_what_a_real_update_executes(tiny_study: StudySpec, method: str) -> None:
     model = tiny_study.model.model_copy(update={"attention": "eager"})
     data = prepare(tiny_study.data, model)
-    workspace = Workspace.open(model, data, tiny_study.evaluation, tiny_study.operations, Comm.single())
+    workspace = Workspace.open(
+        model, data, tiny_study.evaluation, tiny_study.operations, Comm.single()
+    )
     config = TrialConfig(learning_rate=1e-3, steps=1, method=method, batch_size=4, evaluate_at=(1,))
     workspace.reset()
     for term in terms(config):
-        workspace.reference.hidden(term.split, torch.arange(1).numpy())  # the one-off cache of P_0 is not in the cost
+        workspace.reference.hidden(
+            term.split, torch.arange(1).numpy()
+        )  # the one-off cache of P_0 is not in the cost
     meter = Meter(workspace, config)
     with FlopCounterMode(display=False) as counter:
         for term in terms(config):

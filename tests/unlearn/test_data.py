@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import SPLITS, DataSpec, ModelSpec, SplitSource
+from ray_unlearn.spec.study_spec import SPLITS, DataSpec, ModelSpec, SplitSource
 from ray_unlearn.unlearn.data import TokenSet, in_selection_half, prepare, tokenised
-from ray_unlearn.unlearn.documents import Document
 from ray_unlearn.unlearn.model import load_tokenizer
 from ray_unlearn.unlearn.sources import read_documents
 
@@ -36,11 +36,19 @@ def model(tiny_model: Path) -> ModelSpec:
 def targets_of(tokens: TokenSet, document: int) -> list[tuple[int, int]]:
     """(previous token, target) pairs of one document, as the masks say."""
     place = tokens.target_mask & (tokens.document[:, 1:] == document)
-    return list(zip(tokens.input_ids[:, :-1][place].tolist(), tokens.input_ids[:, 1:][place].tolist(), strict=True))
+    return list(
+        zip(
+            tokens.input_ids[:, :-1][place].tolist(),
+            tokens.input_ids[:, 1:][place].tolist(),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize("layout", ["pad", "pack"])
-def test_every_target_stands_once_with_its_own_predecessor(text_files: Path, model: ModelSpec, layout: str) -> None:
+def test_every_target_stands_once_with_its_own_predecessor(
+    text_files: Path, model: ModelSpec, layout: str
+) -> None:
     documents = read_documents(spec(text_files))["forget"]
     tokenizer = load_tokenizer(model)
     tokens = tokenised(documents, tokenizer, spec(text_files, layout=layout), "forget")
@@ -54,12 +62,18 @@ def test_every_target_stands_once_with_its_own_predecessor(text_files: Path, mod
         assert sorted(targets_of(tokens, index)) == sorted(expected)
 
 
-def test_packing_uses_fewer_sequences_and_the_same_targets(text_files: Path, model: ModelSpec) -> None:
+def test_packing_uses_fewer_sequences_and_the_same_targets(
+    text_files: Path, model: ModelSpec
+) -> None:
     documents = [
-        Document(str(i), d.text[: 40 + 7 * i]) for i, d in enumerate(read_documents(spec(text_files))["retain"])
+        Document(str(i), d.text[: 40 + 7 * i])
+        for i, d in enumerate(read_documents(spec(text_files))["retain"])
     ]
     tokenizer = load_tokenizer(model)
-    padded, packed = (tokenised(documents, tokenizer, spec(text_files, layout=x), "retain") for x in ("pad", "pack"))
+    padded, packed = (
+        tokenised(documents, tokenizer, spec(text_files, layout=x), "retain")
+        for x in ("pad", "pack")
+    )
     assert len(packed) < len(padded)
     assert packed.target_mask.sum() == padded.target_mask.sum()
     assert padded.position_ids is None
@@ -76,7 +90,9 @@ def test_long_documents_are_cut_where_the_spec_says(text_files: Path, model: Mod
     assert len(prepare(spec(text_files), model).splits["forget"]) > 24
 
 
-def test_second_preparation_reads_the_cache(text_files: Path, model: ModelSpec, tmp_path: Path) -> None:
+def test_second_preparation_reads_the_cache(
+    text_files: Path, model: ModelSpec, tmp_path: Path
+) -> None:
     said: list[str] = []
     first = prepare(spec(text_files), model, tmp_path, said.append)
     again = prepare(spec(text_files), model, tmp_path, said.append)
@@ -84,7 +100,10 @@ def test_second_preparation_reads_the_cache(text_files: Path, model: ModelSpec, 
     assert first.digest == again.digest
     for name in SPLITS:
         assert (first.splits[name].input_ids == again.splits[name].input_ids).all()
-    assert prepare(spec(text_files, sequence_length=40), model, tmp_path, said.append).digest != first.digest
+    assert (
+        prepare(spec(text_files, sequence_length=40), model, tmp_path, said.append).digest
+        != first.digest
+    )
 
 
 def test_halves_are_a_fixed_property_of_the_text() -> None:
@@ -99,7 +118,8 @@ def test_sources_give_the_same_documents(text_files: Path, tmp_path: Path) -> No
     with gzip.open(tmp_path / "f.jsonl.gz", "wt") as file:
         file.writelines(json.dumps({"id": d.id, "body": d.text}) + "\n" for d in expected)
     pq.write_table(
-        pa.table({"id": [d.id for d in expected], "text": [d.text for d in expected]}), tmp_path / "f.parquet"
+        pa.table({"id": [d.id for d in expected], "text": [d.text for d in expected]}),
+        tmp_path / "f.parquet",
     )
     (tmp_path / "texts").mkdir()
     for document in expected:
@@ -110,7 +130,9 @@ def test_sources_give_the_same_documents(text_files: Path, tmp_path: Path) -> No
     ]
     for source in sources:
         assert read_documents(with_split(text_files, "forget", source))["forget"] == expected
-    folder = read_documents(with_split(text_files, "forget", SplitSource(path=str(tmp_path / "texts"))))["forget"]
+    folder = read_documents(
+        with_split(text_files, "forget", SplitSource(path=str(tmp_path / "texts")))
+    )["forget"]
     assert sorted(d.text for d in folder) == sorted(d.text for d in expected)
 
 
@@ -126,14 +148,18 @@ def test_hub_sources_go_through_the_datasets_library(text_files: Path, tmp_path:
     expected = read_documents(spec(text_files))["forget"]
     assert read_documents(with_split(text_files, "forget", source))["forget"] == expected
     with pytest.raises(UserError, match="cannot load"):
-        read_documents(with_split(text_files, "forget", source.model_copy(update={"config": "arxive"})))
+        read_documents(
+            with_split(text_files, "forget", source.model_copy(update={"config": "arxive"}))
+        )
     with pytest.raises(UserError, match="has no field 'txt'; did you mean 'text'"):
         read_documents(with_split(text_files, "forget", source.model_copy(update={"text": "txt"})))
 
 
 def test_held_out_retain_is_carved_out_of_retain_by_hash(text_files: Path) -> None:
     base = spec(text_files, heldout_share=0.3)
-    given = base.model_copy(update={"splits": {k: v for k, v in base.splits.items() if k != "retain_heldout"}})
+    given = base.model_copy(
+        update={"splits": {k: v for k, v in base.splits.items() if k != "retain_heldout"}}
+    )
     found = read_documents(given)
     held, kept = found["retain_heldout"], found["retain"]
     assert 0 < len(held) < len(kept)
@@ -141,7 +167,9 @@ def test_held_out_retain_is_carved_out_of_retain_by_hash(text_files: Path) -> No
     assert read_documents(given) == found
 
 
-def test_bad_sources_name_file_line_and_remedy(text_files: Path, tmp_path: Path, model: ModelSpec) -> None:
+def test_bad_sources_name_file_line_and_remedy(
+    text_files: Path, tmp_path: Path, model: ModelSpec
+) -> None:
     def fails(source: SplitSource, match: str) -> None:
         with pytest.raises(UserError, match=match):
             prepare(with_split(text_files, "forget", source), model)
@@ -150,7 +178,9 @@ def test_bad_sources_name_file_line_and_remedy(text_files: Path, tmp_path: Path,
         SplitSource(path=str(text_files / "forgot.jsonl")),
         r"splits.forget.path: no such file .*did you mean 'forget.jsonl'",
     )
-    fails(SplitSource(path=str(text_files / "forget.jsonl"), text="body"), r"line 1: no field 'body'")
+    fails(
+        SplitSource(path=str(text_files / "forget.jsonl"), text="body"), r"line 1: no field 'body'"
+    )
     for name, content, match in [
         ("empty.jsonl", "", "splits.forget: no documents"),
         ("broken.jsonl", '{"text": "a b c"}\n{', "line 2: not valid JSON"),
@@ -173,10 +203,19 @@ def test_documents_shared_between_splits_are_refused(
 ) -> None:
     lines = (text_files / f"{other}.jsonl").read_text().splitlines()
     shared = json.loads((text_files / "forget.jsonl").read_text().splitlines()[3])
-    shared["text"] = "  " + shared["text"].replace("\n", "\n\n")  # re-wrapped: still the same document
-    (tmp_path / "x.jsonl").write_text("\n".join([*lines, json.dumps({"id": "copy", "text": shared["text"]})]))
-    with pytest.raises(UserError, match=rf"document 'copy' of `{other}` is also in `forget` \(as 'forget-3'\)"):
-        prepare(with_split(text_files, other, SplitSource(path=str(tmp_path / "x.jsonl"), id="id")), model)
+    shared["text"] = "  " + shared["text"].replace(
+        "\n", "\n\n"
+    )  # re-wrapped: still the same document
+    (tmp_path / "x.jsonl").write_text(
+        "\n".join([*lines, json.dumps({"id": "copy", "text": shared["text"]})])
+    )
+    with pytest.raises(
+        UserError, match=rf"document 'copy' of `{other}` is also in `forget` \(as 'forget-3'\)"
+    ):
+        prepare(
+            with_split(text_files, other, SplitSource(path=str(tmp_path / "x.jsonl"), id="id")),
+            model,
+        )
 
 
 def test_a_half_without_documents_is_refused(text_files: Path, model: ModelSpec) -> None:

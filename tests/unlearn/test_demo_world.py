@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from ray_unlearn.demo import DOMAINS, SPLITS, Recipe, build, build_retrained, documents
+from ray_unlearn.demo.text import text_file
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.unlearn.demo_world import DOMAINS, SPLITS, Recipe, build, build_retrained, documents
-from ray_unlearn.unlearn.demo_world.text import text_file
 
 SHORT = Recipe(steps=4, layers=1)
 
@@ -78,13 +78,19 @@ def test_a_retrained_model_of_another_seed_differs_in_its_weights_alone(tmp_path
     world = build("latex", tmp_path, recipe=SHORT)
     again = build_retrained("latex", 1, tmp_path, recipe=SHORT)
     assert build_retrained("latex", 1, tmp_path, recipe=SHORT) == again
-    assert (again / "tokenizer.json").read_bytes() == (world.retrained / "tokenizer.json").read_bytes()
-    assert (again / "model.safetensors").read_bytes() != (world.retrained / "model.safetensors").read_bytes()
+    assert (again / "tokenizer.json").read_bytes() == (
+        world.retrained / "tokenizer.json"
+    ).read_bytes()
+    assert (again / "model.safetensors").read_bytes() != (
+        world.retrained / "model.safetensors"
+    ).read_bytes()
 
 
 def test_both_models_speak_the_same_tokens_and_cost_is_counted(tmp_path: Path) -> None:
     world = build("latex", tmp_path, recipe=SHORT)
-    assert (world.vanilla / "tokenizer.json").read_bytes() == (world.retrained / "tokenizer.json").read_bytes()
+    assert (world.vanilla / "tokenizer.json").read_bytes() == (
+        world.retrained / "tokenizer.json"
+    ).read_bytes()
     info = json.loads((world.folder / "world.json").read_text())
     # 6 x parameters x tokens counts no attention and no embedding: the same order of magnitude
     rough = 6 * info["parameters"] * info["retraining_tokens"]

@@ -16,11 +16,19 @@ def _several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray_unlearn.unlearn.logprobs.SMALLEST_CHUNK", 1)
 
 
-def _inputs(dtype: torch.dtype, bias: bool) -> tuple[torch.Tensor, nn.Linear, torch.Tensor, torch.Tensor, nn.Linear]:
+def _inputs(
+    dtype: torch.dtype, bias: bool
+) -> tuple[torch.Tensor, nn.Linear, torch.Tensor, torch.Tensor, nn.Linear]:
     torch.manual_seed(1)
     head, reference_head = (nn.Linear(H, V, bias=bias).to(dtype) for _ in range(2))
     hidden = torch.randn(N, H, dtype=dtype, requires_grad=True)
-    return hidden, head, torch.randint(0, V, (N,)), torch.randn(N, H, dtype=dtype), reference_head.requires_grad_(False)
+    return (
+        hidden,
+        head,
+        torch.randint(0, V, (N,)),
+        torch.randn(N, H, dtype=dtype),
+        reference_head.requires_grad_(False),
+    )
 
 
 def _result(value: torch.Tensor, hidden: torch.Tensor, head: nn.Linear) -> list[torch.Tensor]:
@@ -44,7 +52,9 @@ def test_equals_the_plain_path(quantity: str, precision: str, bias: bool) -> Non
     assert fused.dtype == torch.float32
     # bfloat16 has 8 bits; the plain path also rounds each chunk's part of the head's gradient to them
     tolerance = 1e-5 if precision == "float32" else 3e-2
-    for mine, theirs in zip(_result(fused, hidden, head), _result(plain, hidden, head), strict=True):
+    for mine, theirs in zip(
+        _result(fused, hidden, head), _result(plain, hidden, head), strict=True
+    ):
         assert mine.dtype == theirs.dtype
         assert (mine - theirs).float().norm() <= tolerance * theirs.float().norm()
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ray_unlearn.unlearn.batches import batch
+from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.methods.labels import random_labels
 
 ALLOWED = np.array([2, 3, 5, 6, 7], dtype=np.int32)  # 0, 1 and 4 are special
@@ -20,7 +20,9 @@ def test_random_labels_are_uniform_over_the_other_tokens() -> None:
     counts = np.array([(labels == token).sum() for token in (2, 3, 6, 7)])
     # 4 cells, expectation 10,000, standard deviation 87: five of them
     assert np.abs(counts - 10_000).max() < 435
-    special = random_labels(np.full(40_000, 4, dtype=np.int32), ALLOWED, seed=0, sequence=0, epoch=0)
+    special = random_labels(
+        np.full(40_000, 4, dtype=np.int32), ALLOWED, seed=0, sequence=0, epoch=0
+    )
     assert np.abs(np.array([(special == token).sum() for token in ALLOWED]) - 8_000).max() < 400
 
 
@@ -29,7 +31,10 @@ def test_random_labels_are_fresh_per_epoch_and_sequence_and_reproducible() -> No
     first = random_labels(true, ALLOWED, seed=1, sequence=2, epoch=3)
     assert (first == random_labels(true, ALLOWED, seed=1, sequence=2, epoch=3)).all()
     for other in ({"seed": 2}, {"sequence": 3}, {"epoch": 4}):
-        assert (first != random_labels(true, ALLOWED, **({"seed": 1, "sequence": 2, "epoch": 3} | other))).any()
+        assert (
+            first
+            != random_labels(true, ALLOWED, **({"seed": 1, "sequence": 2, "epoch": 3} | other))
+        ).any()
 
 
 def test_batches_pass_over_the_whole_split_each_epoch() -> None:

@@ -35,7 +35,9 @@ def check(device: str, precision: str, vocabulary: int) -> None:
         ("kl", False, True), ("kl", True, True), ("kl", False, False),
     ]:  # fmt: skip
         torch.manual_seed(1)
-        head, reference_head = (nn.Linear(H, vocabulary, bias=bias).to(device, dtype) for _ in range(2))
+        head, reference_head = (
+            nn.Linear(H, vocabulary, bias=bias).to(device, dtype) for _ in range(2)
+        )
         head.requires_grad_(trained)
         reference_head.requires_grad_(False)
         hidden = (2 * torch.randn(N, H)).to(device, dtype).requires_grad_()
@@ -77,7 +79,10 @@ def no_rows(device: str, vocabulary: int) -> None:
 def only_the_head(device: str, vocabulary: int) -> None:
     """Hidden states without gradient: the head gets its own all the same."""
     head = nn.Linear(H, vocabulary, bias=False, device=device)
-    hidden, targets = torch.randn(N, H, device=device), torch.zeros(N, dtype=torch.int64, device=device)
+    hidden, targets = (
+        torch.randn(N, H, device=device),
+        torch.zeros(N, dtype=torch.int64, device=device),
+    )
     (mine,) = torch.autograd.grad(liger.logprob_sum(hidden, head, targets), [head.weight])
     (theirs,) = torch.autograd.grad(plain_torch.logprob_sum(hidden, head, targets), [head.weight])
     assert (mine - theirs).norm() <= 1e-5 * theirs.norm()

@@ -10,17 +10,17 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from ray_unlearn.results.schema import COLUMNS
-from ray_unlearn.spec.methods import METHODS
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
-from ray_unlearn.unlearn.batches import batch
+from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
+from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.logprobs import chunk_size
 from ray_unlearn.unlearn.loop import Ended, learning_rate_at, unlearn
 from ray_unlearn.unlearn.model import load_model
-from ray_unlearn.unlearn.trained import WholeModel
+from ray_unlearn.unlearn.policy import WholeModel
 from ray_unlearn.unlearn.workspace import Workspace
 
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
@@ -28,7 +28,9 @@ REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
 
 def fresh(spec: StudySpec, **operated: object) -> Workspace:
     operations = spec.operations.model_copy(update=operated)
-    return Workspace.open(spec.model, prepare(spec.data, spec.model), spec.evaluation, operations, Comm.single())
+    return Workspace.open(
+        spec.model, prepare(spec.data, spec.model), spec.evaluation, operations, Comm.single()
+    )
 
 
 @pytest.fixture
@@ -37,7 +39,13 @@ def workspace(tiny_study: StudySpec) -> Workspace:
 
 
 def config(method: str, **values: object) -> TrialConfig:
-    defaults: dict = {"learning_rate": 3e-3, "steps": 4, "batch_size": 4, "evaluate_at": (2, 4), "seed": 5}
+    defaults: dict = {
+        "learning_rate": 3e-3,
+        "steps": 4,
+        "batch_size": 4,
+        "evaluate_at": (2, 4),
+        "seed": 5,
+    }
     return TrialConfig(method=method, **(defaults | values))
 
 
@@ -52,7 +60,9 @@ def weights(workspace: Workspace) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_trajectory_equals_plain_pytorch(workspace: Workspace, tiny_study: StudySpec, method: str) -> None:
+def test_trajectory_equals_plain_pytorch(
+    workspace: Workspace, tiny_study: StudySpec, method: str
+) -> None:
     """The method written out again with whole logits and `F.cross_entropy`, as a reader would check it."""
     weights_of = {"w_f": 0.7, "w_r": 2.0} if METHODS[method].mixed else {}
     trial = config(method, weight_decay=0.1, **weights_of)
@@ -100,15 +110,25 @@ def _plain_loss(model, original, data, trial: TrialConfig, update: int) -> torch
         loss = -F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     else:
         if method.forget == "adversarial_labels":
-            other = original(ids).logits[:, :-1].scatter(-1, ids[:, 1:, None], -torch.inf).argmax(-1)
+            other = (
+                original(ids).logits[:, :-1].scatter(-1, ids[:, 1:, None], -torch.inf).argmax(-1)
+            )
         else:
             from ray_unlearn.unlearn.methods.labels import random_labels
 
-            _, epochs = batch(trial.seed, "forget", update, trial.batch_size, len(data.splits["forget"]))
+            _, epochs = batch(
+                trial.seed, "forget", update, trial.batch_size, len(data.splits["forget"])
+            )
             other = torch.stack(
                 [
                     torch.from_numpy(
-                        random_labels(i[1:].numpy().astype(np.int32), data.allowed_labels, trial.seed, int(s), int(e))
+                        random_labels(
+                            i[1:].numpy().astype(np.int32),
+                            data.allowed_labels,
+                            trial.seed,
+                            int(s),
+                            int(e),
+                        )
                     )
                     for i, s, e in zip(ids, indices, epochs, strict=True)
                 ]
@@ -125,12 +145,16 @@ def _plain_loss(model, original, data, trial: TrialConfig, update: int) -> torch
         real = labels != -100
         with torch.no_grad():
             target = original(ids).logits[:, :-1][real].log_softmax(-1)
-        retain = F.kl_div(logits[real].log_softmax(-1), target, log_target=True, reduction="batchmean")
+        retain = F.kl_div(
+            logits[real].log_softmax(-1), target, log_target=True, reduction="batchmean"
+        )
     return trial.w_f * loss + trial.w_r * retain
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_used_workspace_equals_fresh_one_bit_for_bit(tiny_study: StudySpec, workspace: Workspace, method: str) -> None:
+def test_used_workspace_equals_fresh_one_bit_for_bit(
+    tiny_study: StudySpec, workspace: Workspace, method: str
+) -> None:
     """After a normal, a diverged and an abandoned trial, of this and of another method."""
     trial = config(method)
     expected = run(fresh(tiny_study), trial)
@@ -163,7 +187,9 @@ def test_diverged_trial_is_infeasible_and_keeps_its_finite_rows(workspace: Works
 def test_row_at_update_t_is_the_trial_with_t_steps(workspace: Workspace) -> None:
     """Constant learning rate after warm-up: steps are free."""
     longer, _ = run(workspace, config("ascent_kl_general", warmup_steps=2))
-    shorter, _ = run(workspace, config("ascent_kl_general", warmup_steps=2, steps=2, evaluate_at=(2,)))
+    shorter, _ = run(
+        workspace, config("ascent_kl_general", warmup_steps=2, steps=2, evaluate_at=(2,))
+    )
     assert longer[0] == shorter[0]
 
 
@@ -173,7 +199,9 @@ def test_evaluations_do_not_change_the_trajectory(workspace: Workspace) -> None:
     assert often[-1] == seldom[-1]
 
 
-@pytest.mark.parametrize("method", ["ascent_descent_in_distribution", "ascent_kl_general", "random_labels"])
+@pytest.mark.parametrize(
+    "method", ["ascent_descent_in_distribution", "ascent_kl_general", "random_labels"]
+)
 @pytest.mark.parametrize("size", [1, 3])
 def test_micro_batches_give_the_same_trajectory(
     tiny_study: StudySpec, workspace: Workspace, method: str, size: int
@@ -185,7 +213,9 @@ def test_micro_batches_give_the_same_trajectory(
 
 
 def test_methods_with_one_seed_consume_equal_forget_tokens(workspace: Workspace) -> None:
-    tokens = {tuple(row["forget_tokens"] for row in run(workspace, config(name))[0]) for name in METHODS}
+    tokens = {
+        tuple(row["forget_tokens"] for row in run(workspace, config(name))[0]) for name in METHODS
+    }
     assert len(tokens) == 1
 
 
@@ -216,7 +246,10 @@ def test_reference_weights_never_change(workspace: Workspace) -> None:
     assert isinstance(workspace.trained, WholeModel)
     before = copy.deepcopy([p.detach() for p in workspace.trained.vanilla.parameters()])
     run(workspace, config("ascent_kl_in_distribution", learning_rate=0.1))
-    assert all(torch.equal(a, b) for a, b in zip(before, workspace.trained.vanilla.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before, workspace.trained.vanilla.parameters(), strict=True)
+    )
 
 
 class _Logits(TorchDispatchMode):
@@ -232,7 +265,9 @@ class _Logits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("head", ["fused", "plain"])
-def test_logits_are_never_whole(tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch, head: str) -> None:
+def test_logits_are_never_whole(
+    tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
     """No logits, in training or evaluation, are of more positions than one chunk."""
     monkeypatch.setattr("ray_unlearn.unlearn.logprobs.CHUNK_ELEMENTS", 300 * 20)
     monkeypatch.setattr("ray_unlearn.unlearn.logprobs.SMALLEST_CHUNK", 8)
@@ -243,7 +278,9 @@ def test_logits_are_never_whole(tiny_study: StudySpec, monkeypatch: pytest.Monke
     assert seen.rows == chunk_size(300, workspace.device) == 20
 
 
-def test_chunks_do_not_change_results(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_results(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, _ = run(workspace, config("ascent_kl_general"))
     monkeypatch.setattr("ray_unlearn.unlearn.logprobs.CHUNK_ELEMENTS", 300 * 7)
     monkeypatch.setattr("ray_unlearn.unlearn.logprobs.SMALLEST_CHUNK", 1)
@@ -254,9 +291,19 @@ def test_chunks_do_not_change_results(workspace: Workspace, monkeypatch: pytest.
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
 def test_schedules_equal_those_of_transformers(schedule: str) -> None:
-    trial = config("gradient_ascent", steps=20, warmup_steps=3, schedule=schedule, learning_rate=0.5, evaluate_at=(20,))
+    trial = config(
+        "gradient_ascent",
+        steps=20,
+        warmup_steps=3,
+        schedule=schedule,
+        learning_rate=0.5,
+        evaluate_at=(20,),
+    )
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
-    maker = {"linear": get_linear_schedule_with_warmup, "cosine": get_cosine_schedule_with_warmup}.get(schedule)
+    maker = {
+        "linear": get_linear_schedule_with_warmup,
+        "cosine": get_cosine_schedule_with_warmup,
+    }.get(schedule)
     after_warm_up = []
     if maker is not None:
         scheduler = maker(optimizer, num_warmup_steps=3, num_training_steps=20)
@@ -265,7 +312,9 @@ def test_schedules_equal_those_of_transformers(schedule: str) -> None:
             optimizer.step()
             scheduler.step()
     found = [learning_rate_at(trial, update) for update in range(1, 21)]
-    assert found[:3] == pytest.approx([0.5 / 3, 1.0 / 3, 0.5])  # ours never makes an update at rate 0
+    assert found[:3] == pytest.approx(
+        [0.5 / 3, 1.0 / 3, 0.5]
+    )  # ours never makes an update at rate 0
     assert found[3:] == pytest.approx(after_warm_up[3:] if maker else [0.5] * 17)
 
 

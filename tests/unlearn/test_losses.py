@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from ray_unlearn.spec.methods import METHODS
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.methods.losses import ascent, cross_entropy, kl_divergence
 
@@ -48,7 +48,10 @@ def test_gradient_points_uphill_for_ascent_and_downhill_for_descent() -> None:
     [
         ("gradient_ascent", [("forget", "forget", ascent, "logprob", "true", 1.0)]),
         ("random_labels", [("forget", "forget", cross_entropy, "logprob", "random", 1.0)]),
-        ("adversarial_samples", [("forget", "forget", cross_entropy, "logprob", "adversarial", 1.0)]),
+        (
+            "adversarial_samples",
+            [("forget", "forget", cross_entropy, "logprob", "adversarial", 1.0)],
+        ),
         (
             "ascent_descent_general",
             [

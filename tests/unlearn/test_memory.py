@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, LlamaConfig
 
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.memory import Memory, memory, remedies
 from ray_unlearn.unlearn.plan import plan, problems
 
@@ -18,8 +18,8 @@ import json, sys
 from pathlib import Path
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import unlearn
@@ -48,7 +48,11 @@ def test_peak_of_a_lane(tiny_study: StudySpec, tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text(tiny_study.model_dump_json())
     command = [sys.executable, "-c", PROGRAM, str(tmp_path / "spec.json"), str(tmp_path / "large")]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     found = json.loads(done.stdout.splitlines()[-1])
     weights = found["weights"]
@@ -56,7 +60,9 @@ def test_peak_of_a_lane(tiny_study: StudySpec, tmp_path: Path) -> None:
     # 2 sequences of 48 tokens through 6 layers of 768: 34 values of 4 bytes per token, unit and layer
     activations = 2 * 48 * 768 * 34 * 4 * 6 / 2**30
     assert found["grown"] <= 2 * (weights + weights + 2 * weights) + activations
-    assert found["grown"] >= 4 * weights  # the measurement sees policy, gradients and optimizer at least
+    assert (
+        found["grown"] >= 4 * weights
+    )  # the measurement sees policy, gradients and optimizer at least
 
 
 ESTIMATE = """
@@ -64,8 +70,8 @@ import json, sys
 from pathlib import Path
 import torch
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
-from ray_unlearn.spec.study import ModelSpec, StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import unlearn
@@ -101,7 +107,9 @@ print(json.dumps({"grown": row["peak_memory_gib"] - before, "estimate": found.to
     ("model", "operations"),
     [
         ({}, {}),
-        pytest.param({"dtype": "bfloat16"}, {"activation_checkpointing": True}, marks=pytest.mark.slow),
+        pytest.param(
+            {"dtype": "bfloat16"}, {"activation_checkpointing": True}, marks=pytest.mark.slow
+        ),
         ({"lora": {"rank": 16}}, {}),
     ],
     ids=["float32", "bfloat16, checkpointed", "lora"],
@@ -112,16 +120,29 @@ def test_the_plan_estimates_the_measured_peak(
     """34 M parameters: within a third, either way."""
     (tmp_path / "spec.json").write_text(tiny_study.model_dump_json())
     given = json.dumps({"model": model, "operations": operations})
-    command = [sys.executable, "-c", ESTIMATE, str(tmp_path / "spec.json"), str(tmp_path / "large"), given]
+    command = [
+        sys.executable,
+        "-c",
+        ESTIMATE,
+        str(tmp_path / "spec.json"),
+        str(tmp_path / "large"),
+        given,
+    ]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        command,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     found = json.loads(done.stdout.splitlines()[-1])
     assert 0.75 < found["estimate"] / found["grown"] < 1.33, found
 
 
 class TestPlan:
-    def problems(self, spec: StudySpec, memory_gib: float = 1e6, gpu_gib: float | None = None) -> list[str]:
+    def problems(
+        self, spec: StudySpec, memory_gib: float = 1e6, gpu_gib: float | None = None
+    ) -> list[str]:
         return list(problems(plan(spec), 1e6, memory_gib, 1e6, spec, gpu_gib))
 
     def test_out_of_memory_is_found_before_anything_starts(self, tiny_study: StudySpec) -> None:
@@ -139,7 +160,9 @@ class TestPlan:
         assert "its share is 0.1" in problem
 
     def test_the_advice_is_the_mildest_that_fits(self, tiny_study: StudySpec) -> None:
-        config = LlamaConfig(vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8)
+        config = LlamaConfig(
+            vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8
+        )
         before = memory(tiny_study, config, 64)
         named = dict(remedies(tiny_study, config, 64))
         assert next(iter(named)) == "operations.micro_batch_size: 1"
@@ -147,9 +170,13 @@ class TestPlan:
         assert named["operations.activation_checkpointing: true"].activations < before.activations
         one = dict(remedies(tiny_study, config, 1))
         assert "operations.micro_batch_size: 1" not in one
-        assert one["model.lora: {rank: 16} (another way to unlearn)"].optimizer < before.optimizer / 10
+        assert (
+            one["model.lora: {rank: 16} (another way to unlearn)"].optimizer < before.optimizer / 10
+        )
 
-    def test_sharding_divides_what_is_divided(self, tiny_model: Path, tiny_study: StudySpec) -> None:
+    def test_sharding_divides_what_is_divided(
+        self, tiny_model: Path, tiny_study: StudySpec
+    ) -> None:
         config = AutoConfig.from_pretrained(tiny_model)
 
         def of(**values: object) -> Memory:

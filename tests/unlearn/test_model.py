@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import ModelSpec
+from ray_unlearn.spec.study_spec import ModelSpec
 from ray_unlearn.unlearn.model import (
     check_source,
     exact_retrain_sources,
@@ -28,7 +28,9 @@ def test_right_padding_changes_nothing_before_it(tiny_model: Path) -> None:
     model = load_model(ModelSpec(source=str(tiny_model)))
     ids = torch.randint(0, 300, (1, 12))
     padded = torch.nn.functional.pad(ids, (0, 8), value=1)
-    assert torch.allclose(hidden_states(model, ids), hidden_states(model, padded)[:, :12], atol=1e-5)
+    assert torch.allclose(
+        hidden_states(model, ids), hidden_states(model, padded)[:, :12], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -58,13 +60,17 @@ def test_bad_models_are_refused_with_a_remedy(tiny_model: Path, tmp_path: Path) 
     (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
     with pytest.raises(UserError, match=r"no weights \(\*\.safetensors\)"):
         check_source(ModelSpec(source=str(tmp_path)))
-    with pytest.raises(UserError, match="unknown demo domain 'shakespere'; did you mean 'shakespeare'"):
+    with pytest.raises(
+        UserError, match="unknown demo domain 'shakespere'; did you mean 'shakespeare'"
+    ):
         check_source(ModelSpec(source="demo:shakespere"))
     with pytest.raises(UserError, match="gguf_file: no such file"):
         check_source(ModelSpec(source=str(tiny_model), gguf_file="x.gguf"))
 
 
-def test_an_architecture_with_soft_capped_logits_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+def test_an_architecture_with_soft_capped_logits_is_refused(
+    tmp_path: Path, tiny_model: Path
+) -> None:
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
@@ -78,11 +84,17 @@ def test_an_architecture_with_soft_capped_logits_is_refused(tmp_path: Path, tiny
 
 def test_retrained_models_of_several_seeds_are_baselines_with_names_of_their_own() -> None:
     spec = ModelSpec(source="/m", exact_retrain="/r1", exact_retrain_seeds=("/r2", "/r3"))
-    assert exact_retrain_sources(spec) == {"exact_retrain": "/r1", "exact_retrain_2": "/r2", "exact_retrain_3": "/r3"}
+    assert exact_retrain_sources(spec) == {
+        "exact_retrain": "/r1",
+        "exact_retrain_2": "/r2",
+        "exact_retrain_3": "/r3",
+    }
     assert exact_retrain_sources(ModelSpec(source="/m")) == {}
 
 
-@pytest.mark.parametrize("source", ["demo:latex", "demo:latex@", "demo:latex@0", "demo:latex@x", "demo:novels@1"])
+@pytest.mark.parametrize(
+    "source", ["demo:latex", "demo:latex@", "demo:latex@0", "demo:latex@x", "demo:novels@1"]
+)
 def test_a_seed_of_the_demo_that_is_none_is_refused(source: str) -> None:
     with pytest.raises(UserError, match=r"demo:<domain>@<seed>|unknown demo domain"):
         check_source(ModelSpec(source="demo:latex", exact_retrain_seeds=(source,)))

@@ -4,13 +4,19 @@ import pytest
 import torch
 from torch import nn
 
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn import optimizer as module
 from ray_unlearn.unlearn.optimizer import RoundedAdamW, adamw, join, split, stochastically_rounded
 
 
 def _config(**values: object) -> TrialConfig:
-    defaults = {"learning_rate": 1e-6, "steps": 1, "evaluate_at": (1,), "method": "gradient_ascent", "seed": 3}
+    defaults = {
+        "learning_rate": 1e-6,
+        "steps": 1,
+        "evaluate_at": (1,),
+        "method": "gradient_ascent",
+        "seed": 3,
+    }
     return TrialConfig.model_validate(defaults | values)
 
 
@@ -28,8 +34,16 @@ def test_split_and_join_are_inverse() -> None:
     """For every sign, exponent and rounding case that float32 weights have."""
     torch.manual_seed(0)
     exact = torch.randn(10_000) * torch.logspace(-30, 30, 10_000)
-    exact = torch.cat([exact, torch.tensor([0.0, -0.0, 1.0, -1.0, 1.00390625, 1.005859375, 3.3e38, -3.3e38, 1e-45])])
-    high, low = torch.empty_like(exact, dtype=torch.bfloat16), torch.empty_like(exact, dtype=torch.int16)
+    exact = torch.cat(
+        [
+            exact,
+            torch.tensor([0.0, -0.0, 1.0, -1.0, 1.00390625, 1.005859375, 3.3e38, -3.3e38, 1e-45]),
+        ]
+    )
+    high, low = (
+        torch.empty_like(exact, dtype=torch.bfloat16),
+        torch.empty_like(exact, dtype=torch.int16),
+    )
     split(exact, high, low)
     assert torch.equal(join(high, low), exact)
     nearest = exact.to(torch.bfloat16)
@@ -42,15 +56,22 @@ def test_small_steps_vanish_in_plain_bfloat16_and_nowhere_else() -> None:
     """400 updates of 1e-6 move a weight of 0.05 by 4e-4: more than one bfloat16 spacing there (2.4e-4)."""
     start = torch.full((20_000,), 0.05, dtype=torch.bfloat16)
     expected = _trained(start.float(), "exact", 400) - start.float()
-    moved = {name: _trained(start, name, 400).float() - start.float() for name in ("exact", "stochastic", "nearest")}
+    moved = {
+        name: _trained(start, name, 400).float() - start.float()
+        for name in ("exact", "stochastic", "nearest")
+    }
     assert expected.mean().item() == pytest.approx(-4e-4, rel=0.01)
     assert moved["nearest"].abs().max() == 0
     assert moved["stochastic"].mean().item() == pytest.approx(-4e-4, rel=0.02)
-    assert moved["exact"].mean().item() == pytest.approx(-4.88e-4, rel=0.01)  # two spacings: -4e-4 rounded to nearest
+    assert moved["exact"].mean().item() == pytest.approx(
+        -4.88e-4, rel=0.01
+    )  # two spacings: -4e-4 rounded to nearest
 
 
 @pytest.mark.parametrize("pieces", [2**24, 7])
-def test_exact_is_the_float32_trajectory_bit_for_bit(monkeypatch: pytest.MonkeyPatch, pieces: int) -> None:
+def test_exact_is_the_float32_trajectory_bit_for_bit(
+    monkeypatch: pytest.MonkeyPatch, pieces: int
+) -> None:
     """Given the same gradients, weights and the bits beside them are those of AdamW on float32 weights."""
     monkeypatch.setattr(module, "PIECE", pieces)
     torch.manual_seed(0)
@@ -87,14 +108,16 @@ def test_fused_adamw_equals_the_plain_loop() -> None:
 
 
 def test_stochastic_rounding_is_right_on_average_and_repeatable() -> None:
-    value = torch.full((100_000,), 1.0 + 1 / 512)  # a quarter of the way from 1 to its neighbour 1 + 1/128
+    value = torch.full(
+        (100_000,), 1.0 + 1 / 512
+    )  # a quarter of the way from 1 to its neighbour 1 + 1/128
     drawn = [stochastically_rounded(value, torch.Generator().manual_seed(7)) for _ in range(2)]
     assert torch.equal(drawn[0], drawn[1])
     assert set(drawn[0].float().unique().tolist()) == {1.0, 1.0 + 1 / 128}
     assert drawn[0].float().mean().item() == pytest.approx(1.0 + 1 / 512, abs=5e-5)
-    assert stochastically_rounded(-value, torch.Generator().manual_seed(7)).float().mean().item() == pytest.approx(
-        -1.0 - 1 / 512, abs=5e-5
-    )
+    assert stochastically_rounded(
+        -value, torch.Generator().manual_seed(7)
+    ).float().mean().item() == pytest.approx(-1.0 - 1 / 512, abs=5e-5)
 
 
 @pytest.mark.parametrize("rounding", ["exact", "stochastic", "nearest"])

@@ -8,19 +8,26 @@ import torch
 from test_loop import config, fresh, run, weights
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study import LoraSpec, ModelSpec, StudySpec
-from ray_unlearn.unlearn.batching import ATTENTION, Batch
+from ray_unlearn.spec.study_spec import LoraSpec, ModelSpec, StudySpec
+from ray_unlearn.unlearn.batch import ATTENTION, Batch
 from ray_unlearn.unlearn.checkpoint import save_weights
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.model import check_source
-from ray_unlearn.unlearn.trained import Adapters, WholeModel, load_kept
+from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_kept
 from ray_unlearn.unlearn.workspace import context_digest
 
-METHODS = ["gradient_ascent", "adversarial_samples", "ascent_descent_in_distribution", "ascent_kl_in_distribution"]
+METHODS = [
+    "gradient_ascent",
+    "adversarial_samples",
+    "ascent_descent_in_distribution",
+    "ascent_kl_in_distribution",
+]
 
 
 def with_model(spec: StudySpec, **values: object) -> StudySpec:
-    return spec.model_copy(update={"model": ModelSpec.model_validate(spec.model.model_dump() | values)})
+    return spec.model_copy(
+        update={"model": ModelSpec.model_validate(spec.model.model_dump() | values)}
+    )
 
 
 def all_of(ids: torch.Tensor) -> Batch:
@@ -50,21 +57,29 @@ def test_the_fused_head_gives_the_plain_trajectory(tiny_study: StudySpec, method
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("lora", [False, True])
-def test_activation_checkpointing_changes_no_bit(tiny_study: StudySpec, method: str, lora: bool) -> None:
+def test_activation_checkpointing_changes_no_bit(
+    tiny_study: StudySpec, method: str, lora: bool
+) -> None:
     spec = with_model(tiny_study, lora={"rank": 4}) if lora else tiny_study
     plain, checkpointed = fresh(spec), fresh(spec, activation_checkpointing=True)
     calls: list[int] = []
     layer = checkpointed.policy.model.layers[0]
     layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     assert run(plain, config(method)) == run(checkpointed, config(method))
-    assert all(torch.equal(a, b) for a, b in zip(weights(plain), weights(checkpointed), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(weights(plain), weights(checkpointed), strict=True)
+    )
     calls.clear()
-    checkpointed.trained.scored(all_of(torch.arange(8)), lambda hidden, head: hidden.sum()).backward()
+    checkpointed.trained.scored(
+        all_of(torch.arange(8)), lambda hidden, head: hidden.sum()
+    ).backward()
     assert len(calls) == 2, "once forward, once again in the backward pass"
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_bfloat16_weights_follow_float32_where_steps_are_not_lost(tiny_study: StudySpec, method: str) -> None:
+def test_bfloat16_weights_follow_float32_where_steps_are_not_lost(
+    tiny_study: StudySpec, method: str
+) -> None:
     """At a learning rate whose steps plain bfloat16 weights cannot show: a step is a hundredth of their spacing."""
     rate = {"learning_rate": 1e-5, "steps": 40, "evaluate_at": (40,)}
 
@@ -76,10 +91,14 @@ def test_bfloat16_weights_follow_float32_where_steps_are_not_lost(tiny_study: St
         return row["forget_nll"] - before, moved(workspace).ne(0).float().mean().item()
 
     expected, _ = change()
-    found = {name: change(dtype="bfloat16", rounding=name) for name in ("stochastic", "exact", "nearest")}
+    found = {
+        name: change(dtype="bfloat16", rounding=name) for name in ("stochastic", "exact", "nearest")
+    }
     assert found["stochastic"][0] == pytest.approx(expected, rel=0.35)
     assert found["nearest"][1] < 0.5 * found["exact"][1], "weights that have moved"
-    assert found["exact"][1] < found["stochastic"][1], "what is kept beside does not show before it adds up"
+    assert found["exact"][1] < found["stochastic"][1], (
+        "what is kept beside does not show before it adds up"
+    )
 
 
 def test_counting_flops_leaves_the_attention_kernel_alone(tiny_study: StudySpec) -> None:
@@ -95,7 +114,9 @@ def test_counting_flops_leaves_the_attention_kernel_alone(tiny_study: StudySpec)
 def test_autocast_computes_in_bfloat16_on_float32_weights(tiny_study: StudySpec) -> None:
     plain, cast = fresh(tiny_study), fresh(with_model(tiny_study, autocast="bfloat16"))
     seen = set()
-    cast.policy.model.layers[0].mlp.down_proj.register_forward_hook(lambda m, i, output: seen.add(output.dtype))
+    cast.policy.model.layers[0].mlp.down_proj.register_forward_hook(
+        lambda m, i, output: seen.add(output.dtype)
+    )
     expected, _ = run(plain, config("ascent_kl_in_distribution"))
     found, _ = run(cast, config("ascent_kl_in_distribution"))
     assert seen == {torch.bfloat16}
@@ -126,7 +147,9 @@ def test_what_changes_results_changes_the_context(tiny_study: StudySpec) -> None
     ]  # fmt: skip
     digests = [context_digest(with_model(tiny_study, **values), data) for values in variants]
     assert len(set(digests)) == len(variants)
-    assert context_digest(with_model(tiny_study, rounding="exact"), data) == digests[0], "float32 is not rounded"
+    assert context_digest(with_model(tiny_study, rounding="exact"), data) == digests[0], (
+        "float32 is not rounded"
+    )
 
 
 class TestLora:
@@ -138,8 +161,14 @@ class TestLora:
         """One copy of the weights, P_0 to the bit while the adapters are anywhere."""
         workspace = fresh(spec)
         assert isinstance(workspace.trained, Adapters)
-        assert len(workspace.parameters) == 2 * 2 * 7, "A and B of seven layers in each of two blocks"
-        before = {name: p.clone() for name, p in workspace.policy.named_parameters() if not p.requires_grad}
+        assert len(workspace.parameters) == 2 * 2 * 7, (
+            "A and B of seven layers in each of two blocks"
+        )
+        before = {
+            name: p.clone()
+            for name, p in workspace.policy.named_parameters()
+            if not p.requires_grad
+        }
         vanilla = fresh(with_model(spec, lora=None))
         ids = torch.arange(40)
         rows, _ = run(workspace, config("ascent_kl_in_distribution"))
@@ -170,7 +199,9 @@ class TestLora:
         run(workspace, config("gradient_ascent"))
         assert isinstance(workspace.trained, Adapters)
         workspace.trained.merged().save_pretrained(tmp_path / "merged")
-        assert "peft" not in json.dumps(sorted(path.name for path in (tmp_path / "merged").iterdir()))
+        assert "peft" not in json.dumps(
+            sorted(path.name for path in (tmp_path / "merged").iterdir())
+        )
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
         ids = torch.arange(40)
         expected = workspace.trained.scored(all_of(ids), lambda hidden, head: head(hidden))
@@ -196,7 +227,9 @@ class TestLora:
         assert ended.status == "complete"
         assert rows[-1]["forget_kl"] > 1e-3
 
-    def test_without_peft_nothing_starts(self, spec: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_peft_nothing_starts(
+        self, spec: StudySpec, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr("ray_unlearn.unlearn.model.find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"pip install 'ray-unlearn\[lora\]'"):
             check_source(spec.model)

@@ -10,9 +10,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_checkpoint import Wish
 
-from ray_unlearn.results.schema import COLUMNS, Row
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.schema import COLUMNS, Row
 from ray_unlearn.unlearn import reference
 from ray_unlearn.unlearn.checkpoint import save_weights
 from ray_unlearn.unlearn.comm import Comm
@@ -52,7 +52,14 @@ CASES = {
     "bfloat16": Case("ascent_descent_general", model={"dtype": "bfloat16", "rounding": "exact"}, lower=True),
 }  # fmt: skip
 """Batches of 5 and 4 do not divide evenly: a rank with less to do must make idle calls, and means of means would show."""
-FOR_FOUR = ("ascent", "random labels", "descent", "kl", "P_0 not kept", "fewer sequences than workers")
+FOR_FOUR = (
+    "ascent",
+    "random labels",
+    "descent",
+    "kl",
+    "P_0 not kept",
+    "fewer sequences than workers",
+)
 
 
 def opened(spec: StudySpec, data: StudyData, comm: Comm, case: Case, **operated: Any) -> Workspace:
@@ -83,7 +90,9 @@ def columns(row: Row | Ended) -> dict[str, Any]:
 
 def worker(rank: int, world: int, folder: Path, spec: StudySpec, data: StudyData) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+    )
     comm, rows = Comm.distributed(), {}
     for name in CASES if world == 2 else FOR_FOUR:
         case = CASES[name]
@@ -97,11 +106,24 @@ def worker(rank: int, world: int, folder: Path, spec: StudySpec, data: StudyData
             again = [columns(row) for row in run(workspace, case)]
             assert again == rows[name], "a used lane is not a fresh one"
     numbers = numbers_held(
-        opened(spec, data, comm, Case("gradient_ascent", {"dtype": "bfloat16", "rounding": "exact"}), parallel="shard")
+        opened(
+            spec,
+            data,
+            comm,
+            Case("gradient_ascent", {"dtype": "bfloat16", "rounding": "exact"}),
+            parallel="shard",
+        )
     )
     (folder / f"rank{rank}.json").write_text(json.dumps({"rows": rows, "numbers": numbers}))
     if world == 2:
-        it_goes_on(spec, data, comm, folder, {}, damages=("torn", "gone", "other trial", "ahead of a lost row"))
+        it_goes_on(
+            spec,
+            data,
+            comm,
+            folder,
+            {},
+            damages=("torn", "gone", "other trial", "ahead of a lost row"),
+        )
         it_goes_on(spec, data, comm, folder, {"dtype": "bfloat16", "rounding": "exact"})
         it_goes_on(spec, data, comm, folder, {"dtype": "bfloat16", "rounding": "stochastic"})
         noise_differs(spec, data, comm)
@@ -114,7 +136,9 @@ def numbers_held(workspace: Workspace) -> dict[str, int]:
     for p in workspace.parameters:
         p.grad = torch.zeros_like(p)
     optimizer.step()
-    states = [t for state in state_of(optimizer)["state"].values() for t in state.values() if t.ndim]
+    states = [
+        t for state in state_of(optimizer)["state"].values() for t in state.values() if t.ndim
+    ]
     with workspace.trained.original() as original:
         vanilla = sum(local(p).numel() for p in original.parameters())
     weights = sum(local(p).numel() for p in workspace.parameters)
@@ -122,7 +146,12 @@ def numbers_held(workspace: Workspace) -> dict[str, int]:
 
 
 def it_goes_on(
-    spec: StudySpec, data: StudyData, comm: Comm, folder: Path, model: dict[str, Any], damages: tuple[str, ...] = ()
+    spec: StudySpec,
+    data: StudyData,
+    comm: Comm,
+    folder: Path,
+    model: dict[str, Any],
+    damages: tuple[str, ...] = (),
 ) -> None:
     """From a checkpoint bit for bit; from none when a part of it is torn, gone, or of another number of workers."""
     case = Case("ascent_kl_in_distribution", model)
@@ -150,10 +179,14 @@ def it_goes_on(
         trial.close()  # type: ignore[attr-defined]
         assert (wish.saved, wish.failed) == ([at] if comm.rank == 0 else [], [])
         dist.barrier()
-        assert sorted(p.name for p in path.parent.iterdir()) == [f"last-{at}.rank{r}of2.pt" for r in (0, 1)]
+        assert sorted(p.name for p in path.parent.iterdir()) == [
+            f"last-{at}.rank{r}of2.pt" for r in (0, 1)
+        ]
     own = part_file(path, 2, comm.rank, 2)
     content = own.read_bytes()
-    assert len(content) < 0.5 * 12 * sum(p.numel() for p in first.parameters) + 40_000, "half of all states"
+    assert len(content) < 0.5 * 12 * sum(p.numel() for p in first.parameters) + 40_000, (
+        "half of all states"
+    )
     second, wish = fresh(), Wish()
     *rows, _ = unlearn(second, config(case), keeper(wish))
     assert wish.restored == [2]
@@ -167,7 +200,9 @@ def it_goes_on(
         elif comm.rank == 1:
             own.write_bytes(content)
         dist.barrier()
-        trial = config(case).model_copy(update={"seed": 4}) if damage == "other trial" else config(case)
+        trial = (
+            config(case).model_copy(update={"seed": 4}) if damage == "other trial" else config(case)
+        )
         wish = Wish()
         known = () if damage == "ahead of a lost row" else (1,)
         row = columns(next(unlearn(second, trial, keeper(wish, known))))
@@ -231,9 +266,15 @@ def test_shards_do_not_change_the_trajectory(
         case = CASES[name]
         assert all(rank["rows"][name] == ranks[0]["rows"][name] for rank in ranks), name
         for found, row in zip(ranks[0]["rows"][name], expected[name], strict=True):
-            compared = [n for n in row if not case.lower or n.endswith(("_nll", "_loss", "_norm", "_tokens"))]
+            compared = [
+                n
+                for n in row
+                if not case.lower or n.endswith(("_nll", "_loss", "_norm", "_tokens"))
+            ]
             for n in compared:
-                assert found[n] == pytest.approx(row[n], rel=0.01 if case.lower else 1e-3, abs=1e-4), (name, n)
+                assert found[n] == pytest.approx(
+                    row[n], rel=0.01 if case.lower else 1e-3, abs=1e-4
+                ), (name, n)
     kept = load_file(tmp_path / "kept.safetensors")
     start, theirs = expected["start"], expected["kept"]
     assert kept.keys() == theirs.keys()
@@ -251,5 +292,7 @@ def test_adapters_are_not_sharded(tiny_study: StudySpec) -> None:
     content = tiny_study.model_dump(mode="json")
     content["model"]["lora"] = {"rank": 4}
     content["operations"] |= {"parallel": "shard", "workers_per_lane": 2}
-    with pytest.raises(ValueError, match=r"operations\.parallel: `shard` is for whole models; use `replicate`"):
+    with pytest.raises(
+        ValueError, match=r"operations\.parallel: `shard` is for whole models; use `replicate`"
+    ):
         StudySpec.model_validate(content)

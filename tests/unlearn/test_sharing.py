@@ -8,19 +8,21 @@ import torch
 from test_loop import config, run, weights
 from test_precision import with_model
 
-from ray_unlearn.spec.methods import METHODS
-from ray_unlearn.spec.study import StudySpec
+from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import EVALUATED, prepare
 from ray_unlearn.unlearn.model import load_model
+from ray_unlearn.unlearn.policy import WholeModel
 from ray_unlearn.unlearn.sharing import SharedModel
-from ray_unlearn.unlearn.trained import WholeModel
 from ray_unlearn.unlearn.workspace import Workspace
 
 
 def opened(spec: StudySpec, shared: SharedModel | None = None) -> Workspace:
     data = prepare(spec.data, spec.model)
-    return Workspace.open(spec.model, data, spec.evaluation, spec.operations, Comm.single(), shared=shared)
+    return Workspace.open(
+        spec.model, data, spec.evaluation, spec.operations, Comm.single(), shared=shared
+    )
 
 
 def through_a_store(shared: SharedModel) -> tuple[SharedModel, list[bytearray]]:
@@ -31,8 +33,12 @@ def through_a_store(shared: SharedModel) -> tuple[SharedModel, list[bytearray]]:
     return pickle.loads(content, buffers=[memoryview(part).toreadonly() for part in memory]), memory
 
 
-@pytest.mark.parametrize("values", [{}, {"dtype": "bfloat16"}, {"lora": {"rank": 4}}], ids=["whole", "bf16", "lora"])
-def test_shared_weights_are_read_in_place_and_never_changed(tiny_study: StudySpec, values: dict) -> None:
+@pytest.mark.parametrize(
+    "values", [{}, {"dtype": "bfloat16"}, {"lora": {"rank": 4}}], ids=["whole", "bf16", "lora"]
+)
+def test_shared_weights_are_read_in_place_and_never_changed(
+    tiny_study: StudySpec, values: dict
+) -> None:
     spec = with_model(tiny_study, **values)
     shared, memory = through_a_store(SharedModel.of(load_model(spec.model)))
     before = [bytes(part) for part in memory]
@@ -61,7 +67,9 @@ def test_tied_weights_stay_tied(tiny_study: StudySpec) -> None:
 def test_another_lanes_quantities_give_the_same_trial(tiny_study: StudySpec, dtype: str) -> None:
     spec = with_model(tiny_study, dtype=dtype)
     first, second = opened(spec), opened(spec)
-    found = pickle.loads(pickle.dumps(first.quantities(["adversarial_samples", "ascent_kl_general"]), protocol=5))
+    found = pickle.loads(
+        pickle.dumps(first.quantities(["adversarial_samples", "ascent_kl_general"]), protocol=5)
+    )
     assert set(found["hidden"]) == {*EVALUATED.values(), "general_retain"}
     for array, _ in found["hidden"].values():
         array.flags.writeable = False
@@ -76,7 +84,9 @@ def test_another_lanes_quantities_give_the_same_trial(tiny_study: StudySpec, dty
     assert calls == [], "P_0 was not asked again"
 
 
-def test_what_does_not_fit_is_not_kept(tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_is_not_kept(
+    tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Then P_0 is asked each time: to rounding (other batches) the same trial."""
     expected, _ = run(opened(tiny_study), config("ascent_kl_general"))
     monkeypatch.setattr("ray_unlearn.unlearn.reference.CACHE_BYTES", 0)

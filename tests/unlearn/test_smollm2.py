@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from ray_unlearn.results.schema import finite
+from ray_unlearn.demo import documents
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.study import SPLITS, DataSpec, EvaluationSpec, ModelSpec, SplitSource
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import SPLITS, DataSpec, EvaluationSpec, ModelSpec, SplitSource
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.schema import finite
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import StudyData, prepare
-from ray_unlearn.unlearn.demo_world import documents
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.model import load_model, load_tokenizer
 from ray_unlearn.unlearn.workspace import Workspace
@@ -46,9 +46,10 @@ def real_text(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> StudyD
     folder = tmp_path_factory.mktemp("text")
     code, prose = documents("stdlib"), documents("shakespeare")
     for name in SPLITS:
-        source = {"general_retain": prose["retain"], "general_evaluation": prose["retain_heldout"]}.get(
-            name, code[name]
-        )
+        source = {
+            "general_retain": prose["retain"],
+            "general_evaluation": prose["retain_heldout"],
+        }.get(name, code[name])
         lines = [json.dumps({"id": document.id, "text": document.text}) for document in source[:8]]
         (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
     splits = {name: SplitSource(path=str(folder / f"{name}.jsonl"), id="id") for name in SPLITS}
@@ -72,10 +73,18 @@ def test_a_trial_on_the_real_model_forgets_and_its_model_can_be_exported(
 ) -> None:
     spec = ModelSpec(source=str(smollm2))
     workspace = Workspace.open(
-        spec, real_text, EvaluationSpec(every=1, batch_size=8), Operations(micro_batch_size=4), Comm.single()
+        spec,
+        real_text,
+        EvaluationSpec(every=1, batch_size=8),
+        Operations(micro_batch_size=4),
+        Comm.single(),
     )
     config = TrialConfig(
-        method="ascent_kl_in_distribution", learning_rate=1e-4, steps=UPDATES, batch_size=4, evaluate_at=(1, UPDATES)
+        method="ascent_kl_in_distribution",
+        learning_rate=1e-4,
+        steps=UPDATES,
+        batch_size=4,
+        evaluate_at=(1, UPDATES),
     )
     *rows, end = unlearn(workspace, config)
     assert end == Ended("complete"), end
@@ -86,7 +95,9 @@ def test_a_trial_on_the_real_model_forgets_and_its_model_can_be_exported(
 
     smollm2_world.save(workspace.policy, spec, tmp_path / "exported")
     again = load_model(ModelSpec(source=str(tmp_path / "exported"))).state_dict()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in workspace.policy.state_dict().items())
+    assert all(
+        torch.equal(tensor, again[name]) for name, tensor in workspace.policy.state_dict().items()
+    )
     text = "def main() -> None:\n    print('Grüße')\n"
     exported = load_tokenizer(ModelSpec(source=str(tmp_path / "exported")))
     assert exported.decode(exported(text)["input_ids"]) == text

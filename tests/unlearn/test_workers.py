@@ -8,15 +8,20 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ray_unlearn.results.schema import COLUMNS
-from ray_unlearn.spec.study import StudySpec
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.workspace import Workspace
 
-METHODS = ["gradient_ascent", "random_labels", "ascent_descent_general", "ascent_kl_in_distribution"]
+METHODS = [
+    "gradient_ascent",
+    "random_labels",
+    "ascent_descent_general",
+    "ascent_kl_in_distribution",
+]
 
 
 def trajectories(spec: StudySpec, comm: Comm, cache: Path) -> dict[str, list[dict]]:
@@ -25,7 +30,13 @@ def trajectories(spec: StudySpec, comm: Comm, cache: Path) -> dict[str, list[dic
     found = {}
     for method in METHODS:
         config = TrialConfig(
-            learning_rate=1e-3, steps=4, method=method, batch_size=5, retain_ratio=0.8, evaluate_at=(1, 4), seed=3
+            learning_rate=1e-3,
+            steps=4,
+            method=method,
+            batch_size=5,
+            retain_ratio=0.8,
+            evaluate_at=(1, 4),
+            seed=3,
         )
         found[method] = [row for row in unlearn(workspace, config) if not isinstance(row, Ended)]
     return found
@@ -33,14 +44,18 @@ def trajectories(spec: StudySpec, comm: Comm, cache: Path) -> dict[str, list[dic
 
 def worker(rank: int, world: int, folder: str, spec: StudySpec) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+    )
     found = trajectories(spec, Comm.distributed(), Path(folder))
     (Path(folder) / f"rank{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("world", [2, 4])
-def test_workers_do_not_change_the_trajectory(tiny_study: StudySpec, tmp_path: Path, world: int) -> None:
+def test_workers_do_not_change_the_trajectory(
+    tiny_study: StudySpec, tmp_path: Path, world: int
+) -> None:
     """Batches of 5 and 4 do not divide evenly: means of means would show."""
     expected = trajectories(tiny_study, Comm.single(), tmp_path)
     mp.spawn(worker, args=(world, str(tmp_path), tiny_study), nprocs=world)
@@ -49,5 +64,9 @@ def test_workers_do_not_change_the_trajectory(tiny_study: StudySpec, tmp_path: P
         for number, row in enumerate(expected[method]):
             for name, value in row.items():
                 if COLUMNS[name].repeatable:
-                    assert ranks[0][method][number][name] == pytest.approx(value, rel=1e-3, abs=1e-4), (method, name)
-                    assert all(r[method][number][name] == ranks[0][method][number][name] for r in ranks)
+                    assert ranks[0][method][number][name] == pytest.approx(
+                        value, rel=1e-3, abs=1e-4
+                    ), (method, name)
+                    assert all(
+                        r[method][number][name] == ranks[0][method][number][name] for r in ranks
+                    )

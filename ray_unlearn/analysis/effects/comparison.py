@@ -100,7 +100,13 @@ class Difference:
 
 
 def paired_difference(
-    trials: pd.DataFrame, method_a: str, method_b: str, statistic: Statistic, seed: int, *, repeats: int = 2000
+    trials: pd.DataFrame,
+    method_a: str,
+    method_b: str,
+    statistic: Statistic,
+    seed: int,
+    *,
+    repeats: int = 2000,
 ) -> Difference:
     """Compare two methods on the groups in which both have at least `FEWEST_TRIALS` trials.
 
@@ -115,13 +121,20 @@ def paired_difference(
     for group, pair in pairs.items():
         a, b = (_in_order(frame[~frame["trial"].isin(statistic.without)]) for frame in pair)
         measure = statistic.measures[group]
-        rows.append(GroupDifference(group, float(measure(a[None])[0]), float(measure(b[None])[0]), len(a), len(b)))
+        rows.append(
+            GroupDifference(
+                group, float(measure(a[None])[0]), float(measure(b[None])[0]), len(a), len(b)
+            )
+        )
         values[group] = (a, b)
     rng = np.random.default_rng(seed)
     draws = np.zeros(repeats)
     # Drawn in the order of the numbers, not of the names: renaming a group changes nothing.
     for row in sorted(rows, key=lambda row: (row.difference, row.a, row.n_a, row.n_b, row.group)):
-        a, b = (resampled(part, statistic.measures[row.group], repeats, rng) for part in values[row.group])
+        a, b = (
+            resampled(part, statistic.measures[row.group], repeats, rng)
+            for part in values[row.group]
+        )
         draws += _difference(a, b) / len(rows)
     differences = np.array([row.difference for row in rows])
     signs = np.sign(differences) * (1 if statistic.larger_is_better else -1)
@@ -162,7 +175,9 @@ def t_interval(differences: ArrayLike) -> Interval:
     margin = float(t.ppf(1 - ALPHA / 2, len(values) - 1)) * error
     if error == 0:
         return Interval(mean, mean, 1.0 if mean == 0 else 0.0)
-    return Interval(mean - margin, mean + margin, float(2 * t.sf(abs(mean) / error, len(values) - 1)))
+    return Interval(
+        mean - margin, mean + margin, float(2 * t.sf(abs(mean) / error, len(values) - 1))
+    )
 
 
 def pairs_of(
@@ -177,7 +192,10 @@ def pairs_of(
     drawn = trials[trials["drawn"] != "adaptive"]
     pairs, skipped = {}, []
     for group in sorted(set(trials["group"])):
-        a, b = (drawn[(drawn["group"] == group) & (drawn["method"] == method)] for method in (method_a, method_b))
+        a, b = (
+            drawn[(drawn["group"] == group) & (drawn["method"] == method)]
+            for method in (method_a, method_b)
+        )
         if min(len(a), len(b)) < FEWEST_TRIALS:
             skipped.append(group)
         else:
@@ -191,12 +209,18 @@ def pairs_of(
 
 
 def _in_order(frame: pd.DataFrame) -> Floats:
-    return ranked(frame["score"].to_numpy(), frame["infeasible"].to_numpy(), frame["score_selection"].to_numpy())
+    return ranked(
+        frame["score"].to_numpy(),
+        frame["infeasible"].to_numpy(),
+        frame["score_selection"].to_numpy(),
+    )
 
 
 def _difference(a: Floats, b: Floats) -> Floats:
     """a - b, where a float's last digits make no difference: all trials diverged, or all scored the same."""
-    return np.asarray(np.where(np.abs(a - b) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b))
+    return np.asarray(
+        np.where(np.abs(a - b) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b)
+    )
 
 
 def _interval_of(draws: Floats) -> Interval:

@@ -76,16 +76,22 @@ def robustness_claim(
     budget = min(len(frame) for pair in pairs.values() for frame in pair) // 2
     best = best_by_selection(trials)
     if lost := [group for group in pairs if group not in best.index]:
-        raise UserError(f"group {lost[0]!r}: no feasible trial of any method, so there is no best to be near to")
+        raise UserError(
+            f"group {lost[0]!r}: no feasible trial of any method, so there is no best to be near to"
+        )
     near_known = {group: _share_measure(float(best["score"][group]), tolerance) for group in pairs}
     chosen = frozenset(int(best["trial"][group]) for group in pairs)
     worst = trials[~trials["infeasible"]].groupby("group")["score"].max()
     fallbacks = {group: float((fallback or {}).get(group, worst[group])) for group in pairs}
     statistics = (
-        Statistic("share_within_own_best", True, dict.fromkeys(pairs, _own_measure(budget, tolerance))),
+        Statistic(
+            "share_within_own_best", True, dict.fromkeys(pairs, _own_measure(budget, tolerance))
+        ),
         Statistic("share_within_best_known", True, near_known, chosen),
         Statistic(
-            "area_under_tuning_curve", False, {group: _area_measure(budget, fallbacks[group]) for group in pairs}
+            "area_under_tuning_curve",
+            False,
+            {group: _area_measure(budget, fallbacks[group]) for group in pairs},
         ),
     )
     differences = tuple(
@@ -101,10 +107,15 @@ def robustness_claim(
         tolerance=tolerance,
         budget=budget,
         differences=differences,
-        outcomes=tuple(_outcome(d, settled=d.over_trials.low > 0 or d.over_trials.high < 0) for d in differences),
+        outcomes=tuple(
+            _outcome(d, settled=d.over_trials.low > 0 or d.over_trials.high < 0)
+            for d in differences
+        ),
         adjusted_p=tuple(adjusted.tolist()),
         outcome=_together(differences, adjusted),
-        outcome_beyond=_together(differences, holm([interval.p_value for interval in beyond])) if beyond else None,
+        outcome_beyond=_together(differences, holm([interval.p_value for interval in beyond]))
+        if beyond
+        else None,
         scope=scope_of(len(pairs)),
     )
 
@@ -122,7 +133,12 @@ class AllPairs:
 
 
 def all_pairs(
-    trials: pd.DataFrame, methods: Sequence[str], seed: int, *, fallback: Mapping[str, float], repeats: int = 4000
+    trials: pd.DataFrame,
+    methods: Sequence[str],
+    seed: int,
+    *,
+    fallback: Mapping[str, float],
+    repeats: int = 4000,
 ) -> AllPairs | None:
     """Compare all methods with each other: which reaches good scores with little tuning? Arguments as `robustness_claim`.
 
@@ -147,7 +163,11 @@ def all_pairs(
         )
     except UserError:
         return None
-    return AllPairs(budget, found, tuple(holm([difference.over_trials.p_value for difference in found]).tolist()))
+    return AllPairs(
+        budget,
+        found,
+        tuple(holm([difference.over_trials.p_value for difference in found]).tolist()),
+    )
 
 
 def _own_measure(budget: int, tolerance: float) -> Measure:
@@ -160,7 +180,9 @@ def _share_measure(best: float, tolerance: float) -> Measure:
 
 def _area_measure(budget: int, fallback: float) -> Measure:
     ks = curve_ks(budget)
-    return lambda rows: np.minimum(rows, fallback) @ (area_weights(ks) @ best_weights(rows.shape[-1], ks))
+    return lambda rows: (
+        np.minimum(rows, fallback) @ (area_weights(ks) @ best_weights(rows.shape[-1], ks))
+    )
 
 
 def _outcome(difference: Difference, *, settled: bool) -> Outcome:
@@ -170,5 +192,7 @@ def _outcome(difference: Difference, *, settled: bool) -> Outcome:
 
 
 def _together(differences: Sequence[Difference], adjusted: Floats) -> Outcome:
-    said = {_outcome(d, settled=p <= ALPHA) for d, p in zip(differences, adjusted, strict=True)} - {"not settled"}
+    said = {_outcome(d, settled=p <= ALPHA) for d, p in zip(differences, adjusted, strict=True)} - {
+        "not settled"
+    }
     return said.pop() if len(said) == 1 else "not settled"

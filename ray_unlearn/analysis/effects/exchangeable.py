@@ -52,9 +52,13 @@ class Trials:
             cells: cell of each trial, one-hot [n, cells].
         """
         n = np.bincount(self.groups)
-        weights = (np.bincount(self.groups, weights=top) / np.maximum(n, 1)) / (top.sum() / len(top))
+        weights = (np.bincount(self.groups, weights=top) / np.maximum(n, 1)) / (
+            top.sum() / len(top)
+        )
         members = (self.groups == np.arange(len(n))[:, None]).astype(np.float32)
-        return weights @ (members @ cells).astype(float)  # whole numbers first: exact in any order of the trials
+        return weights @ (members @ cells).astype(
+            float
+        )  # whole numbers first: exact in any order of the trials
 
     def informative(self, share: float) -> "Trials":
         """Without groups in which all trials or none are top: they tell nothing apart. All, if every group is so."""
@@ -92,7 +96,8 @@ def share_configurations(trials: Trials, rng: np.random.Generator) -> bool:
     starts = np.flatnonzero(np.diff(trials.groups, prepend=-1))  # trials lie by group
     blocks = np.split(marks, starts[1:], axis=1)
     return equal > 0 and all(
-        equal > _equal_pairs(np.concatenate([rng.permuted(block, axis=1) for block in blocks], axis=1))
+        equal
+        > _equal_pairs(np.concatenate([rng.permuted(block, axis=1) for block in blocks], axis=1))
         for _ in range(SHUFFLES)
     )
 
@@ -116,13 +121,17 @@ class Units:
     tops: Ints
     strata: Ints
 
-    def shuffles(self, permutations: int, rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+    def shuffles(
+        self, permutations: int, rng: np.random.Generator
+    ) -> Iterator[NDArray[np.float32]]:
         """Blocks [block, units] of shuffled `tops`."""
         size = max(1, BLOCK // len(self.tops))
         pieces = np.split(self.tops.astype(np.float32), np.flatnonzero(np.diff(self.strata)) + 1)
         for start in range(0, permutations, size):
             rows = min(size, permutations - start)
-            shuffled = [rng.permuted(np.broadcast_to(piece, (rows, len(piece))), axis=1) for piece in pieces]
+            shuffled = [
+                rng.permuted(np.broadcast_to(piece, (rows, len(piece))), axis=1) for piece in pieces
+            ]
             yield np.concatenate(shuffled, axis=1)
 
 

@@ -27,7 +27,9 @@ FENCE = 3.0
 """Scores are winsorised at this many interquartile ranges above the upper quartile: Tukey's outer fence."""
 
 
-def fanova_shares(points: Floats, scores: Floats, groups: NDArray[np.int64], axes: Sequence[Axis], seed: int) -> Floats:
+def fanova_shares(
+    points: Floats, scores: Floats, groups: NDArray[np.int64], axes: Sequence[Axis], seed: int
+) -> Floats:
     """Shares [axes] of the variance by main effects; they sum to less than 1 by what interacts.
 
     The measure is even over each axis's scale (Optuna's own, on a log axis, is even over raw values and sees the top
@@ -55,7 +57,11 @@ def fanova_shares(points: Floats, scores: Floats, groups: NDArray[np.int64], axe
     study = optuna.create_study()
     study.add_trials(
         [
-            create_trial(params={name: float(c[i]) for name, c in columns.items()}, distributions=space, value=value)
+            create_trial(
+                params={name: float(c[i]) for name, c in columns.items()},
+                distributions=space,
+                value=value,
+            )
             for i, value in enumerate(values.tolist())
         ]
     )

@@ -13,7 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.effects.exchangeable import Bools, Trials, Units, share_configurations, units
+from ray_unlearn.analysis.effects.exchangeable import (
+    Bools,
+    Trials,
+    Units,
+    share_configurations,
+    units,
+)
 from ray_unlearn.analysis.effects.fanova import fanova_shares
 from ray_unlearn.analysis.effects.ped_anova import memberships, ped
 
@@ -110,13 +116,17 @@ def importance(
     top = evidence.top(share)
     if top.sum() < LEAST_TOP:
         return None
-    statistics = _statistics(evidence, top, units(evidence, top, shared), ordered, permutations, rng)
+    statistics = _statistics(
+        evidence, top, units(evidence, top, shared), ordered, permutations, rng
+    )
     p_values, null_95 = _max_t(statistics[0], statistics[1:])
     shares = fanova_shares(trials.points, trials.scores, trials.groups, ordered, seed)
 
     place = {j: i for i, j in enumerate(order)}
     by_axis = tuple(
-        Importance(axis, float(statistics[0, i]), float(p_values[i]), float(null_95[i]), float(shares[i]))
+        Importance(
+            axis, float(statistics[0, i]), float(p_values[i]), float(null_95[i]), float(shares[i])
+        )
         for axis, i in ((axes[j], place[j]) for j in range(len(axes)))
     )
     return ImportanceResult(by_axis, len(values), int(top.sum()), share, permutations, len(axes))
@@ -132,8 +142,12 @@ def _canonical(trials: Trials, axes: Sequence[Axis]) -> tuple[list[int], Trials]
     Axes go by importance, which counts of trials decide to the last bit, then by their coordinates.
     """
     top = trials.top(_top_share(trials))
-    plain = _statistics(trials, top, Units(trials.points, top.astype(np.int64), trials.groups), axes, 0, None)[0]
-    order = sorted(range(len(axes)), key=lambda j: (plain[j], np.sort(trials.points[:, j]).tobytes()))
+    plain = _statistics(
+        trials, top, Units(trials.points, top.astype(np.int64), trials.groups), axes, 0, None
+    )[0]
+    order = sorted(
+        range(len(axes)), key=lambda j: (plain[j], np.sort(trials.points[:, j]).tobytes())
+    )
     columns = trials.points[:, order]
     rows = np.lexsort((*columns.T[::-1], trials.scores, trials.groups))
     return order, Trials(columns, trials.scores, trials.groups).take(rows)
@@ -149,7 +163,9 @@ def _statistics(
 ) -> Floats:
     """PED-ANOVA [1 + permutations, axes]: observed, then of shuffles."""
     cells = [memberships(axis, shuffled.points[:, j]) for j, axis in enumerate(axes)]
-    regions = [trials.region(top, memberships(axis, trials.points[:, j])) for j, axis in enumerate(axes)]
+    regions = [
+        trials.region(top, memberships(axis, trials.points[:, j])) for j, axis in enumerate(axes)
+    ]
     blocks: Iterable[NDArray[np.float32]] = [shuffled.tops[None].astype(np.float32)]
     if rng is not None:
         blocks = chain(blocks, shuffled.shuffles(permutations, rng))
@@ -183,5 +199,7 @@ def _max_t(observed: Floats, null: Floats) -> tuple[Floats, Floats]:
     scale = np.where(varies, scale, 1.0)
     greatest = np.where(varies, (null - centre) / scale, 0.0).max(axis=1)
     t = np.where(varies, (observed - centre) / scale, -np.inf)
-    p_values = (1 + (greatest[:, None] >= t - 1e-9).sum(axis=0)) / (1 + len(null))  # rounding never breaks a tie
+    p_values = (1 + (greatest[:, None] >= t - 1e-9).sum(axis=0)) / (
+        1 + len(null)
+    )  # rounding never breaks a tie
     return p_values, centre + np.where(varies, scale, 0.0) * np.quantile(greatest, 0.95)

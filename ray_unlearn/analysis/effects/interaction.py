@@ -82,7 +82,9 @@ def learning_rate_by_steps(
     return _interaction(_groups(rows, rate, "update", winsorise), KAPPA_STEPS, seed, bootstraps)
 
 
-def weight_interaction(rows: pd.DataFrame, seed: int, weight: str = "w_r", bootstraps: int = 200) -> Interaction | None:
+def weight_interaction(
+    rows: pd.DataFrame, seed: int, weight: str = "w_r", bootstraps: int = 200
+) -> Interaction | None:
     """Learning rate against a mixing weight, one row per trial (its checkpoint); columns as above, `weight` for `update`.
 
     kappa = 0: no trade-off, the best learning rate is the same at every weight. kappa = -1: the best learning rate grows
@@ -100,7 +102,11 @@ def clipped_forget_nll(rows: pd.DataFrame, margin: float = 0.5) -> pd.Series:
 def winsorised(response: FloatArray) -> FloatArray:
     """The response [n] cut above at q40 + 2.5 (q40 - q05): the cut stands still while up to 60 % of rows are ruined."""
     low, middle = np.quantile(response, (0.05, 0.4), method="lower")
-    return np.minimum(response, middle + 2.5 * (middle - low)) if np.isfinite(middle) else np.zeros(len(response))
+    return (
+        np.minimum(response, middle + 2.5 * (middle - low))
+        if np.isfinite(middle)
+        else np.zeros(len(response))
+    )
 
 
 @dataclass(frozen=True)
@@ -117,15 +123,26 @@ class _Group:
         return int(self.trial[-1]) + 1
 
 
-def _interaction(groups: list[_Group], bounds: tuple[float, float], seed: int, bootstraps: int) -> Interaction | None:
-    rates, others = (np.concatenate([getattr(g, name) for g in groups] or [[]]) for name in ("rate", "other"))
+def _interaction(
+    groups: list[_Group], bounds: tuple[float, float], seed: int, bootstraps: int
+) -> Interaction | None:
+    rates, others = (
+        np.concatenate([getattr(g, name) for g in groups] or [[]]) for name in ("rate", "other")
+    )
     n_trials = sum(g.n_trials for g in groups)
-    if n_trials < MIN_TRIALS or min(len(np.unique(rates.round(9))), len(np.unique(others.round(9)))) < MIN_DISTINCT:
+    if (
+        n_trials < MIN_TRIALS
+        or min(len(np.unique(rates.round(9))), len(np.unique(others.round(9)))) < MIN_DISTINCT
+    ):
         return None
     rng = np.random.default_rng(seed)
-    kappas: FloatArray = np.linspace(*bounds, round((bounds[1] - bounds[0]) / GRID_STEP) + 1, dtype=np.float64)
+    kappas: FloatArray = np.linspace(
+        *bounds, round((bounds[1] - bounds[0]) / GRID_STEP) + 1, dtype=np.float64
+    )
     folds = [rng.permutation(g.n_trials) % FOLDS for g in groups]
-    resampled = [rng.multinomial(g.n_trials, np.full(g.n_trials, 1 / g.n_trials), bootstraps) for g in groups]
+    resampled = [
+        rng.multinomial(g.n_trials, np.full(g.n_trials, 1 / g.n_trials), bootstraps) for g in groups
+    ]
 
     smoothing = _smoothing(groups, folds, kappas[::4])
     # One pass over the grid for all weightings of the trials: all of them once, without each fold, and the resamples.
@@ -141,11 +158,16 @@ def _interaction(groups: list[_Group], bounds: tuple[float, float], seed: int, b
     kappa, of_folds, drawn_kappas = estimates[0], estimates[1 : 1 + FOLDS], estimates[1 + FOLDS :]
     low, high = (float(edge) for edge in np.quantile(drawn_kappas, (0.05, 0.95)))
     held_out = [
-        _held_out(group, fold, of_folds, penalty) for group, fold, penalty in zip(groups, folds, smoothing, strict=True)
+        _held_out(group, fold, of_folds, penalty)
+        for group, fold, penalty in zip(groups, folds, smoothing, strict=True)
     ]
-    loss = np.concatenate([_loss_by_trial(g, one, two) for g, (one, two) in zip(groups, held_out, strict=True)])
+    loss = np.concatenate(
+        [_loss_by_trial(g, one, two) for g, (one, two) in zip(groups, held_out, strict=True)]
+    )
     as_good = bool(loss.mean() <= loss.std(ddof=1) / np.sqrt(len(loss)))
-    rmse_one, rmse_two = (float(np.sqrt(np.concatenate(errors).mean())) for errors in zip(*held_out, strict=True))
+    rmse_one, rmse_two = (
+        float(np.sqrt(np.concatenate(errors).mean())) for errors in zip(*held_out, strict=True)
+    )
     return Interaction(
         kappa=float(kappa),
         kappa_interval=(low, high),
@@ -161,9 +183,13 @@ def _interaction(groups: list[_Group], bounds: tuple[float, float], seed: int, b
 
 def _groups(rows: pd.DataFrame, rate: FloatArray, other: str, winsorise: bool) -> list[_Group]:
     """Usable rows by group and trial; groups of too few trials or with a constant response are left out."""
-    table = pd.DataFrame({"group": rows["group"].to_numpy(), "trial": rows["trial"].to_numpy(), "rate": rate})
+    table = pd.DataFrame(
+        {"group": rows["group"].to_numpy(), "trial": rows["trial"].to_numpy(), "rate": rate}
+    )
     table["other"], table["response"] = _floats(rows[other]), _floats(rows["response"])
-    positive = table["rate"].between(0, np.inf, "neither") & table["other"].between(0, np.inf, "neither")
+    positive = table["rate"].between(0, np.inf, "neither") & table["other"].between(
+        0, np.inf, "neither"
+    )
     table = table[positive & (table["response"] > -np.inf)]  # NaN is not greater, +inf is
     table = table.sort_values(["group", "trial", "other", "rate", "response"])
     found = []
@@ -174,7 +200,14 @@ def _groups(rows: pd.DataFrame, rate: FloatArray, other: str, winsorise: bool) -
             response = winsorised(response)
         if trial[-1] + 1 >= MIN_TRIALS_OF_GROUP and np.ptp(response) > 0:
             response = response - response.mean()
-            found.append(_Group(np.log(part["rate"].to_numpy()), np.log(part["other"].to_numpy()), response, trial))
+            found.append(
+                _Group(
+                    np.log(part["rate"].to_numpy()),
+                    np.log(part["other"].to_numpy()),
+                    response,
+                    trial,
+                )
+            )
     return found
 
 
@@ -206,7 +239,9 @@ def _moments(group: _Group, kappa: float) -> tuple[FloatArray, FloatArray, Float
     )
 
 
-def _squares(gram: FloatArray, cross: FloatArray, total: FloatArray, coefficients: FloatArray) -> FloatArray:
+def _squares(
+    gram: FloatArray, cross: FloatArray, total: FloatArray, coefficients: FloatArray
+) -> FloatArray:
     """Sum of squared errors of `coefficients` [..., p] on rows with these moments."""
     fitted = np.einsum("...i,...ij,...j->...", coefficients, gram, coefficients)
     return np.maximum(total - 2 * (coefficients * cross).sum(-1) + fitted, 0.0)
@@ -217,7 +252,9 @@ def _weighted(weights: FloatArray, moments: FloatArray) -> FloatArray:
     return np.tensordot(weights, moments, axes=1)
 
 
-def _smoothing(groups: list[_Group], folds: list[NDArray[np.int64]], kappas: FloatArray) -> list[float]:
+def _smoothing(
+    groups: list[_Group], folds: list[NDArray[np.int64]], kappas: FloatArray
+) -> list[float]:
     """Penalty of each group: least error on held-out trials, at the kappa where that error is least over all groups.
 
     By trial and not by generalised cross-validation over rows: rows of a trial share its other hyperparameters.
@@ -228,7 +265,10 @@ def _smoothing(groups: list[_Group], folds: list[NDArray[np.int64]], kappas: Flo
         for k, kappa in enumerate(kappas):
             gram, cross, total, n = _moments(group, kappa)
             held = [_weighted(out, moment)[:, None] for moment in (gram, cross, total, n)]
-            trained = [moment.sum(axis=0) - part for moment, part in zip((gram, cross, total, n), held, strict=True)]
+            trained = [
+                moment.sum(axis=0) - part
+                for moment, part in zip((gram, cross, total, n), held, strict=True)
+            ]
             penalty = SMOOTHING[:, None, None] * trained[3][..., None, None] * ROUGHNESS
             right = np.broadcast_to(trained[1], penalty.shape[:-1])
             coefficients = np.linalg.solve(trained[0] + penalty, right[..., None])[..., 0]
@@ -242,7 +282,9 @@ def _log_error(group: _Group, kappa: float, weights: FloatArray, smoothing: floa
     """n log(mean squared error) of the one-variable fit under each weighting of the trials [b, T]: [b]."""
     gram, cross, total, n = (_weighted(weights, moment) for moment in _moments(group, kappa))
     penalty = smoothing * n[:, None, None] * ROUGHNESS
-    coefficients = np.asarray(np.linalg.solve(gram + penalty, cross[..., None])[..., 0], dtype=np.float64)
+    coefficients = np.asarray(
+        np.linalg.solve(gram + penalty, cross[..., None])[..., 0], dtype=np.float64
+    )
     return np.multiply(n, _log(_squares(gram, cross, total, coefficients) / n))
 
 
@@ -257,10 +299,16 @@ def _lowest(kappas: FloatArray, criterion: FloatArray) -> FloatArray:
     """
     best = criterion.argmin(axis=0)
     inner = np.clip(best, 1, len(kappas) - 2)
-    before, at, after = (np.take_along_axis(criterion, (inner + i)[None], axis=0)[0] for i in (-1, 0, 1))
+    before, at, after = (
+        np.take_along_axis(criterion, (inner + i)[None], axis=0)[0] for i in (-1, 0, 1)
+    )
     curvature = before - 2 * at + after
-    shift = np.where(curvature > 0, 0.5 * (before - after) / np.where(curvature > 0, curvature, 1.0), 0.0)
-    return np.where(best == inner, kappas[inner] + GRID_STEP * np.clip(shift, -0.5, 0.5), kappas[best])
+    shift = np.where(
+        curvature > 0, 0.5 * (before - after) / np.where(curvature > 0, curvature, 1.0), 0.0
+    )
+    return np.where(
+        best == inner, kappas[inner] + GRID_STEP * np.clip(shift, -0.5, 0.5), kappas[best]
+    )
 
 
 def _held_out(

@@ -55,7 +55,9 @@ def hypervolume(points: ArrayLike, reference: Reference) -> float:
     return float(np.sum((right - edge[:, 0]) * (reference[1] - edge[:, 1])))
 
 
-def rarefied_hypervolume(trials: Sequence[ArrayLike], reference: Reference, size: int) -> RarefiedHypervolume:
+def rarefied_hypervolume(
+    trials: Sequence[ArrayLike], reference: Reference, size: int
+) -> RarefiedHypervolume:
     """Expected hypervolume of `size` random trials, so that methods with unequal numbers of trials can be compared.
 
     trials: the points [rows, 2] of each; a trial brings all its checkpoints or none, an infeasible one has no points.
@@ -70,7 +72,9 @@ def rarefied_hypervolume(trials: Sequence[ArrayLike], reference: Reference, size
     """
     n = len(trials)
     if not 1 <= size <= n // 2:
-        raise UserError(f"a hypervolume of {size} of {n} trials: the size is 1 ... {n // 2} (half of them)")
+        raise UserError(
+            f"a hypervolume of {size} of {n} trials: the size is 1 ... {n // 2} (half of them)"
+        )
     steps = _steps(trials, reference)
     covered, left_out_covered = _covered(n, size), _covered(n - 1, size)
     # Leaving out one of the d trials that dominate a point, or one of the n - d that do not.
@@ -97,7 +101,9 @@ def rarefied_hypervolume(trials: Sequence[ArrayLike], reference: Reference, size
     left_out = without - losses
     error = math.sqrt((n - 1) / n * float(np.sum((left_out - left_out.mean()) ** 2)))
     margin = float(t.ppf((1 + BAND) / 2, n - 1)) * error
-    return RarefiedHypervolume(expected, error, max(0.0, expected - margin), expected + margin, size, n)
+    return RarefiedHypervolume(
+        expected, error, max(0.0, expected - margin), expected + margin, size, n
+    )
 
 
 def _covered(n: int, size: int) -> Floats:

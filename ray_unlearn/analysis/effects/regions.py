@@ -83,12 +83,18 @@ class Region:
     @property
     def choices_good(self) -> tuple[str, ...]:
         """Choices of a categorical axis with p_good >= 0.9."""
-        return tuple(choice for choice, p in zip(self.axis.choices, self.p_good, strict=False) if p >= CORE)
+        return tuple(
+            choice for choice, p in zip(self.axis.choices, self.p_good, strict=False) if p >= CORE
+        )
 
     @property
     def choices_excluded(self) -> tuple[str, ...]:
         """Choices of a categorical axis that are excluded."""
-        return tuple(self.axis.choices[int(code)] for code, _ in self.excluded) if self.axis.choices else ()
+        return (
+            tuple(self.axis.choices[int(code)] for code, _ in self.excluded)
+            if self.axis.choices
+            else ()
+        )
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,10 @@ class FittedGroup:
 
 
 def good_regions(
-    parts: Sequence[GroupPoints | FittedGroup], axes: Sequence[Axis], tolerance: float, seed: int = 0
+    parts: Sequence[GroupPoints | FittedGroup],
+    axes: Sequence[Axis],
+    tolerance: float,
+    seed: int = 0,
 ) -> tuple[Region, ...]:
     """The good region of each axis, from the trials of one method in all its groups.
 
@@ -117,12 +126,18 @@ def good_regions(
     regions: what is good in all groups cannot be told from some.
     """
     assert parts
-    fits = [part if isinstance(part, FittedGroup) else fit_group(part, axes, tolerance, seed) for part in parts]
+    fits = [
+        part if isinstance(part, FittedGroup) else fit_group(part, axes, tolerance, seed)
+        for part in parts
+    ]
     trials = sum(fit.n_trials for fit in fits), sum(fit.n_used for fit in fits)
     reasons = sorted(fit.reason for fit in fits if fit.reason is not None)
     if reasons:
         return tuple(_unknown(axis, trials, reasons[0]) for axis in axes)
-    return tuple(_region(axis, [fit.regrets[j] for fit in fits], tolerance, trials) for j, axis in enumerate(axes))
+    return tuple(
+        _region(axis, [fit.regrets[j] for fit in fits], tolerance, trials)
+        for j, axis in enumerate(axes)
+    )
 
 
 def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int) -> FittedGroup:
@@ -134,10 +149,16 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     reason = _too_little(part)
     if not (np.isfinite(part.scores) & ~part.infeasible).any():
         return FittedGroup(part.group, n_trials, 0, (), float("nan"), reason)
-    order = sorted(range(len(axes)), key=lambda j: (tuple(np.sort(part.points[:, j])), axes[j].name))
+    order = sorted(
+        range(len(axes)), key=lambda j: (tuple(np.sort(part.points[:, j])), axes[j].name)
+    )
     ordered, points = [axes[j] for j in order], part.points[:, order]
     # Groups get draws of their own whatever they are called and in whatever order they come.
-    own_seed = int(np.random.SeedSequence([seed, zlib.crc32(np.sort(part.scores).tobytes())]).generate_state(1)[0])
+    own_seed = int(
+        np.random.SeedSequence([seed, zlib.crc32(np.sort(part.scores).tobytes())]).generate_state(
+            1
+        )[0]
+    )
     categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in ordered)
     surface = fit_surface(points, part.scores, part.infeasible, own_seed, categorical, tolerance)
     centre = np.array([[0.0 if k else 0.5 for k in categorical]])
@@ -145,8 +166,17 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     if reason is not None:
         return FittedGroup(part.group, n_trials, surface.n_used, (), default, reason)
     others = _settings_of_others(surface, points, ordered, own_seed)
-    regrets = {order[j]: _regret(surface, others, j, axis, own_seed) for j, axis in enumerate(ordered)}
-    return FittedGroup(part.group, n_trials, surface.n_used, tuple(regrets[j] for j in range(len(axes))), default, None)
+    regrets = {
+        order[j]: _regret(surface, others, j, axis, own_seed) for j, axis in enumerate(ordered)
+    }
+    return FittedGroup(
+        part.group,
+        n_trials,
+        surface.n_used,
+        tuple(regrets[j] for j in range(len(axes))),
+        default,
+        None,
+    )
 
 
 def _too_little(part: GroupPoints) -> str | None:
@@ -165,7 +195,19 @@ def _too_little(part: GroupPoints) -> str | None:
 def _unknown(axis: Axis, trials: tuple[int, int], reason: str) -> Region:
     nothing = np.empty(0)
     none = (None, None, None, False, False, ())
-    return Region(axis, nothing, nothing, nothing, nothing, nothing, *none, float("nan"), trials[0], reason, trials[1])
+    return Region(
+        axis,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        nothing,
+        *none,
+        float("nan"),
+        trials[0],
+        reason,
+        trials[1],
+    )
 
 
 def _grid(axis: Axis) -> Array:
@@ -213,16 +255,22 @@ def _regret(surface: Surface, others: Array, j: int, axis: Axis, seed: int) -> A
     return np.asarray(profile - profile.min(1, keepdims=True))
 
 
-def _region(axis: Axis, regrets: Sequence[Array], tolerance: float, trials: tuple[int, int]) -> Region:
+def _region(
+    axis: Axis, regrets: Sequence[Array], tolerance: float, trials: tuple[int, int]
+) -> Region:
     grid = _grid(axis)
     p_good = np.min([(regret <= tolerance).mean(0) for regret in regrets], axis=0)
     excluded = p_good <= EXCLUDED / len(regrets)
-    low, profile, high = np.max([np.quantile(r, [INTERVAL[0], 0.5, INTERVAL[1]], axis=0) for r in regrets], axis=0)
+    low, profile, high = np.max(
+        [np.quantile(r, [INTERVAL[0], 0.5, INTERVAL[1]], axis=0) for r in regrets], axis=0
+    )
     best = int(np.lexsort((np.max([regret.mean(0) for regret in regrets], axis=0), -p_good))[0])
     categorical = axis.scale == "categorical"
     natural = grid if categorical else np.clip(axis.from_unit(grid), axis.low, axis.high)
 
-    def region(core: tuple[int, int] | None, edges: tuple[Array | None, Array | None], reason: str | None) -> Region:
+    def region(
+        core: tuple[int, int] | None, edges: tuple[Array | None, Array | None], reason: str | None
+    ) -> Region:
         shown = [None if e is None else (float(e[0]), float(e[1])) for e in edges]
         return Region(
             axis, natural, profile, low, high, p_good,
@@ -244,7 +292,11 @@ def _region(axis: Axis, regrets: Sequence[Array], tolerance: float, trials: tupl
     edges: list[Array | None] = []
     for side in (-1, 1):
         beyond = excluded[: core[0]] if side < 0 else excluded[core[1] + 1 :]
-        ends = [_ends(grid, regret, tolerance, best, side) for regret in above_best] if beyond.any() else []
+        ends = (
+            [_ends(grid, regret, tolerance, best, side) for regret in above_best]
+            if beyond.any()
+            else []
+        )
         edges.append(axis.from_unit(_nearest(ends, side)) if ends else None)
     return region(core, (edges[0], edges[1]), None)
 
@@ -267,7 +319,10 @@ def _runs(yes: NDArray[np.bool_], single: bool = False) -> list[tuple[int, int]]
     if single:
         return [(int(i), int(i)) for i in np.flatnonzero(yes)]
     steps = np.diff(np.concatenate([[0], yes.astype(int), [0]]))
-    return [(int(a), int(b) - 1) for a, b in zip(np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), strict=True)]
+    return [
+        (int(a), int(b) - 1)
+        for a, b in zip(np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), strict=True)
+    ]
 
 
 def _ends(grid: Array, regret: Array, tolerance: float, start: int, side: int) -> Array:

@@ -64,7 +64,12 @@ def share_within(scores: ArrayLike, infeasible: ArrayLike, best: float, toleranc
 
 
 def expected_best(
-    scores: ArrayLike, infeasible: ArrayLike, k: int, fallback: float, *, selection: ArrayLike | None = None
+    scores: ArrayLike,
+    infeasible: ArrayLike,
+    k: int,
+    fallback: float,
+    *,
+    selection: ArrayLike | None = None,
 ) -> float:
     """Expected score of the best of `k` random trials: the mean over all subsets of size k of the n trials, unbiased.
 
@@ -99,7 +104,9 @@ def tuning_curve(
     values = ranked(scores, infeasible, selection)
     n, n_infeasible = len(values), int(np.isinf(values).sum())
     if not ks or min(ks) < 1 or max(ks) > n // 2:
-        raise UserError(f"a tuning curve of {n} trials has k in 1 ... {n // 2} (half of them), got {list(ks)}")
+        raise UserError(
+            f"a tuning curve of {n} trials has k in 1 ... {n // 2} (half of them), got {list(ks)}"
+        )
     values = np.minimum(values, fallback)
     curve = best_weights(n, ks) @ values
     margin = t.ppf((1 + BAND) / 2, n - 1) * np.array([_jackknife_error(values, k) for k in ks])
@@ -138,7 +145,11 @@ def ranked(scores: ArrayLike, infeasible: ArrayLike, selection: ArrayLike | None
     """Scores [n] in order of choice: by `selection` (default: the scores); infeasible trials last, as +inf."""
     failed = np.asarray(infeasible, dtype=bool)
     values = np.where(failed, np.inf, np.asarray(scores, dtype=float))
-    choice = values if selection is None else np.where(failed, np.inf, np.asarray(selection, dtype=float))
+    choice = (
+        values
+        if selection is None
+        else np.where(failed, np.inf, np.asarray(selection, dtype=float))
+    )
     assert values.ndim == 1
     assert values.shape == choice.shape == failed.shape
     assert np.isfinite(values[~failed]).all(), "a feasible trial has a finite score"
@@ -155,12 +166,16 @@ def best_weights(n: int, ks: Sequence[int]) -> Floats:
         UserError: a k is not in 1 ... n.
     """
     if n < 1 or min(ks) < 1 or max(ks) > n:
-        raise UserError(f"the best of k trials needs k in 1 ... {n} (the trials there are), got {list(ks)}")
+        raise UserError(
+            f"the best of k trials needs k in 1 ... {n} (the trials there are), got {list(ks)}"
+        )
     weights = np.zeros((len(ks), n))
     for row, k in zip(weights, ks, strict=True):
         row[0] = k / n
         possible = np.arange(1, n - k + 1)
-        row[1 : n - k + 1] = np.exp(math.log(k / n) + np.cumsum(np.log1p(-(k - 1) / (n - possible))))
+        row[1 : n - k + 1] = np.exp(
+            math.log(k / n) + np.cumsum(np.log1p(-(k - 1) / (n - possible)))
+        )
     return weights
 
 
@@ -173,7 +188,9 @@ def area_weights(ks: Sequence[int]) -> Floats:
     octaves = np.log2(np.asarray(ks, dtype=float))
     widths = np.diff(octaves)
     if len(ks) < 2 or octaves[0] != 0 or np.any(widths <= 0):
-        raise UserError(f"the area under a tuning curve needs two or more rising budgets from 1, got {list(ks)}")
+        raise UserError(
+            f"the area under a tuning curve needs two or more rising budgets from 1, got {list(ks)}"
+        )
     return np.asarray((np.append(widths, 0) + np.insert(widths, 0, 0)) / (2 * octaves[-1]))
 
 
@@ -197,7 +214,11 @@ def own_best_share(rows: Floats, k: int, tolerance: float) -> Floats:
     for rank in ranks[ranks < n - 1]:
         best = rows[:, rank]
         limits = np.where(np.isfinite(best), limit(best, tolerance), -np.inf)
-        total += weights[rank] * np.count_nonzero(rows[:, rank + 1 :] <= limits[:, None], axis=1) / (n - 1 - rank)
+        total += (
+            weights[rank]
+            * np.count_nonzero(rows[:, rank + 1 :] <= limits[:, None], axis=1)
+            / (n - 1 - rank)
+        )
     return total
 
 

@@ -67,7 +67,16 @@ def checkpoints(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if rows.empty:
         empty: dict[str, list[object]] = {
-            name: [] for name in ("trial", "update", "crossed", "infeasible", "row", "row_last", "evaluations")
+            name: []
+            for name in (
+                "trial",
+                "update",
+                "crossed",
+                "infeasible",
+                "row",
+                "row_last",
+                "evaluations",
+            )
         }
         return pd.DataFrame(empty)
     codes, trials = pd.factorize(rows["trial"], sort=True)
@@ -101,7 +110,9 @@ def checkpoints(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def stopping_rule(rows: pd.DataFrame, seed: int, bootstraps: int = BOOTSTRAPS) -> StoppingRule | None:
+def stopping_rule(
+    rows: pd.DataFrame, seed: int, bootstraps: int = BOOTSTRAPS
+) -> StoppingRule | None:
     """Judge the rule on trajectories.
 
     Args:
@@ -160,7 +171,9 @@ def stopping_rule(rows: pd.DataFrame, seed: int, bootstraps: int = BOOTSTRAPS) -
     )
 
 
-def _best_rows(rows: pd.DataFrame, score: FloatArray, selection: FloatArray, trials: pd.Series) -> NDArray[np.int64]:
+def _best_rows(
+    rows: pd.DataFrame, score: FloatArray, selection: FloatArray, trials: pd.Series
+) -> NDArray[np.int64]:
     """Row of the best step of each trial, the earliest among equals; -1 where no step is finite on both halves."""
     finite = np.flatnonzero(np.isfinite(score) & np.isfinite(selection))
     ordered = finite[np.lexsort((_column(rows, "update")[finite], selection[finite]))]
@@ -176,7 +189,9 @@ def _column(rows: pd.DataFrame, name: str) -> FloatArray:
     return rows[name].to_numpy(dtype=float, na_value=np.nan)
 
 
-def _bootstrap(strata: list[FloatArray], seed: int, bootstraps: int) -> tuple[tuple[float, float], tuple[float, float]]:
+def _bootstrap(
+    strata: list[FloatArray], seed: int, bootstraps: int
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """90 % percentile intervals of median and mean, resampling within each of `strata`.
 
     n - 1 of n are drawn: n of n would understate the variance of a small stratum (McCarthy and Snowden 1985).
@@ -187,7 +202,10 @@ def _bootstrap(strata: list[FloatArray], seed: int, bootstraps: int) -> tuple[tu
     for begun in range(0, bootstraps, at_once):
         draws = min(at_once, bootstraps - begun)
         sample = np.hstack(
-            [values[rng.integers(len(values), size=(draws, max(1, len(values) - 1)))] for values in strata]
+            [
+                values[rng.integers(len(values), size=(draws, max(1, len(values) - 1)))]
+                for values in strata
+            ]
         )
         medians.append(np.median(sample, axis=1))
         means.append(sample.mean(axis=1))

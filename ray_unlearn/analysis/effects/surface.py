@@ -74,7 +74,9 @@ class Surface:
         """The posterior mean [m] under one setting of the kernel: for choosing points, at an eighth of the price."""
         inputs = _embedded(points, self.categorical)
         setting = self.settings[0]
-        return np.asarray(self.centre + self.scale * (_kernel(inputs, self.inputs, setting) @ setting.weights))
+        return np.asarray(
+            self.centre + self.scale * (_kernel(inputs, self.inputs, setting) @ setting.weights)
+        )
 
     def draws(self, points: Array, seed: int, count: int) -> Array:
         """Joint posterior draws [count, m] of the noise-free score at points [m, d].
@@ -84,7 +86,14 @@ class Surface:
         inputs = _embedded(points, self.categorical)
         shares = np.array_split(np.arange(count), len(self.settings))
         parts = [
-            _paths(setting, self.inputs, self.targets, inputs, np.random.default_rng([seed, i]), len(share))
+            _paths(
+                setting,
+                self.inputs,
+                self.targets,
+                inputs,
+                np.random.default_rng([seed, i]),
+                len(share),
+            )
             for i, (setting, share) in enumerate(zip(self.settings, shares, strict=True))
         ]
         order = np.random.default_rng(seed).permutation(count)
@@ -121,9 +130,13 @@ def fit_surface(
     centre, scale = float(values.mean()), float(values.std()) or 1.0
     targets = (values - centre) / scale
     capped = values >= cap
-    settings = _settings(inputs, targets, capped, lengths, np.random.default_rng([seed, 1]), SETTINGS)
+    settings = _settings(
+        inputs, targets, capped, lengths, np.random.default_rng([seed, 1]), SETTINGS
+    )
     noise_sd = scale * math.sqrt(float(np.mean([s.noise for s in settings])))
-    return Surface(categorical, inputs, targets, settings, centre, scale, cap, noise_sd, n, len(inputs))
+    return Surface(
+        categorical, inputs, targets, settings, centre, scale, cap, noise_sd, n, len(inputs)
+    )
 
 
 def winsorising_limit(scores: Array, tolerance: float) -> float:
@@ -159,12 +172,21 @@ def _matern(squares: Array, signal: float) -> Array:
     return np.asarray(signal * (1 + r + r * r / 3) * np.exp(-r))
 
 
-def _paths(setting: _Setting, inputs: Array, targets: Array, at: Array, rng: np.random.Generator, count: int) -> Array:
+def _paths(
+    setting: _Setting,
+    inputs: Array,
+    targets: Array,
+    at: Array,
+    rng: np.random.Generator,
+    count: int,
+) -> Array:
     """Draws [count, m]: a prior function from random Fourier features, corrected by what it misses at the trials."""
     # The spectral density of Matern-5/2 is a multivariate t with 5 degrees of freedom (Rasmussen & Williams 2006, 4.2.1).
     shape = (FREQUENCIES, inputs.shape[1])
     frequencies = rng.standard_normal(shape) * np.sqrt(5 / rng.chisquare(5, FREQUENCIES))[:, None]
-    amplitudes = rng.standard_normal((2 * FREQUENCIES, count)) * math.sqrt(setting.signal / FREQUENCIES)
+    amplitudes = rng.standard_normal((2 * FREQUENCIES, count)) * math.sqrt(
+        setting.signal / FREQUENCIES
+    )
     noise = rng.standard_normal((len(inputs), count)) * np.sqrt(setting.noises)[:, None]
     phases = frequencies * setting.inverse_lengths
     # Single precision, eightfold faster: the features are random to 6 % anyway.
@@ -172,7 +194,9 @@ def _paths(setting: _Setting, inputs: Array, targets: Array, at: Array, rng: np.
 
     def prior(x: Array) -> Array:
         angles = (x @ phases.T).astype(np.float32)
-        return np.asarray(np.concatenate([np.cos(angles), np.sin(angles)], axis=1) @ narrow, dtype=float)
+        return np.asarray(
+            np.concatenate([np.cos(angles), np.sin(angles)], axis=1) @ narrow, dtype=float
+        )
 
     missed = cho_solve((setting.cholesky, True), targets[:, None] - prior(inputs) - noise)
     return np.asarray((prior(at) + _kernel(at, inputs, setting) @ missed).T)
@@ -185,10 +209,14 @@ class _Posterior:
     quiet, and every interval too narrow. They get a noise of their own, by default the same.
     """
 
-    def __init__(self, inputs: Array, targets: Array, capped: NDArray[np.bool_], lengths: NDArray[np.int_]) -> None:
+    def __init__(
+        self, inputs: Array, targets: Array, capped: NDArray[np.bool_], lengths: NDArray[np.int_]
+    ) -> None:
         d = int(lengths.max()) + 1
         self.targets, self.capped, self.lengths = targets, capped, lengths
-        gaps = [(inputs[:, lengths == k][:, None] - inputs[:, lengths == k][None]) for k in range(d)]
+        gaps = [
+            (inputs[:, lengths == k][:, None] - inputs[:, lengths == k][None]) for k in range(d)
+        ]
         self.squares = np.stack([(gap**2).sum(-1) for gap in gaps])
         self.prior = np.array([LENGTH] * d + [SIGNAL, NOISE, CAPPED])
         self.bounds = np.log([BOUNDS[0]] * d + [*BOUNDS[1:]])
@@ -227,16 +255,23 @@ class _Posterior:
         by_length = np.tensordot(self.squares, slope, 2) * np.exp(-2 * theta[:-3])
         by_noise = inner.diagonal() * self.noises(theta)
         by_signal = float((inner * covariance).sum()) - by_noise.sum()
-        gradient = 0.5 * np.array([*by_length, by_signal, by_noise.sum(), by_noise[self.capped].sum()])
+        gradient = 0.5 * np.array(
+            [*by_length, by_signal, by_noise.sum(), by_noise[self.capped].sum()]
+        )
         standardised = (theta - self.prior[:, 0]) / self.prior[:, 1]
         loss = 0.5 * float(self.targets @ weights) + float(np.log(np.diag(cholesky)).sum())
-        return loss + 0.5 * float(standardised @ standardised), gradient + standardised / self.prior[:, 1]
+        return loss + 0.5 * float(
+            standardised @ standardised
+        ), gradient + standardised / self.prior[:, 1]
 
     def mode(self, starts: Sequence[Sequence[float] | Array] | None = None) -> Array:
         """The best of the climbs, unless told otherwise from mostly signal and from mostly noise."""
         d = len(self.prior) - 3
         if starts is None:
-            starts = [[math.log(0.5)] * d + [0.0, math.log(0.05), 0.0], [0.0] * d + [math.log(0.1), math.log(0.8), 0.0]]
+            starts = [
+                [math.log(0.5)] * d + [0.0, math.log(0.05), 0.0],
+                [0.0] * d + [math.log(0.1), math.log(0.8), 0.0],
+            ]
         ends = [
             minimize(
                 self.loss_and_gradient,
@@ -255,7 +290,12 @@ class _Posterior:
         inverse_lengths = np.exp(-theta[:-3])[self.lengths]
         weights = cho_solve((cholesky, True), self.targets)
         return _Setting(
-            inverse_lengths, math.exp(theta[-3]), math.exp(theta[-2]), self.noises(theta), cholesky, weights
+            inverse_lengths,
+            math.exp(theta[-3]),
+            math.exp(theta[-2]),
+            self.noises(theta),
+            cholesky,
+            weights,
         )
 
 
@@ -270,7 +310,11 @@ def _settings(
     """Kernel settings drawn from their posterior; with count 1 its mode."""
     posterior = _Posterior(inputs, targets, capped, lengths)
     few = rng.permutation(len(inputs))[:FEW]
-    rough = [_Posterior(inputs[few], targets[few], capped[few], lengths).mode()] if len(inputs) > FEW else None
+    rough = (
+        [_Posterior(inputs[few], targets[few], capped[few], lengths).mode()]
+        if len(inputs) > FEW
+        else None
+    )
     mode = posterior.mode(rough)
     if count == 1:
         return (posterior.solved(mode),)
@@ -296,7 +340,9 @@ def _settings(
     return tuple(posterior.solved(proposals[i]) for i in chosen)
 
 
-def _thinned(inputs: Array, values: Array, cap: float, lengths: NDArray[np.int_], seed: int) -> NDArray[np.int_]:
+def _thinned(
+    inputs: Array, values: Array, cap: float, lengths: NDArray[np.int_], seed: int
+) -> NDArray[np.int_]:
     """Indices of `MOST_POINTS` trials: a random half, and where that half says it is good.
 
     Choosing trials by their own score would keep the lucky ones and pull the surface down where trials are many. The

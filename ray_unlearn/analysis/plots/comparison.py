@@ -10,7 +10,10 @@ from ray_unlearn.analysis.plots.panels import WIDTH
 from ray_unlearn.analysis.sentences import STATISTICS
 from ray_unlearn.analysis.style import INK, look, styled
 
-POOLED = {"over_trials": "all, other trials of these groups", "over_groups": "all, other groups like these"}
+POOLED = {
+    "over_trials": "all, other trials of these groups",
+    "over_groups": "all, other groups like these",
+}
 
 
 def paired(data: pd.DataFrame, methods: tuple[str, ...], method_a: str, method_b: str) -> Figure:
@@ -26,12 +29,29 @@ def paired(data: pd.DataFrame, methods: tuple[str, ...], method_a: str, method_b
             panel.axvline(0, color=INK, lw=1.0)
             for line in part.to_dict("records"):
                 place = names.index(line["row"])
-                favours = line["difference"] > 0 if line["larger_is_better"] else line["difference"] < 0
+                favours = (
+                    line["difference"] > 0 if line["larger_is_better"] else line["difference"] < 0
+                )
                 style = look(method_a if favours else method_b, methods)
                 if line["kind"] == "group":
-                    panel.scatter(line["difference"], place, s=30, color=style.colour, marker=style.marker, zorder=4)
+                    panel.scatter(
+                        line["difference"],
+                        place,
+                        s=30,
+                        color=style.colour,
+                        marker=style.marker,
+                        zorder=4,
+                    )
                 else:
-                    panel.plot([line["low"], line["high"]], [place, place], color=INK, lw=2, zorder=3, marker="|", ms=6)
+                    panel.plot(
+                        [line["low"], line["high"]],
+                        [place, place],
+                        color=INK,
+                        lw=2,
+                        zorder=3,
+                        marker="|",
+                        ms=6,
+                    )
                     panel.scatter(line["difference"], place, s=55, color=INK, marker="D", zorder=4)
             panel.set_title(STATISTICS[statistic].capitalize())
             panel.xaxis.set_major_locator(MaxNLocator(5))
@@ -41,8 +61,19 @@ def paired(data: pd.DataFrame, methods: tuple[str, ...], method_a: str, method_b
             panel.tick_params(axis="y", length=0)
         name_rows(panels[0], [POOLED.get(name, name) for name in names])
         keys = [
-            Line2D([], [], ls="", marker=look(m, methods).marker, color=look(m, methods).colour, ms=5.5, label=text)
-            for m, text in ((method_b, f"\u2190 {method_b} is better"), (method_a, f"{method_a} is better \u2192"))
+            Line2D(
+                [],
+                [],
+                ls="",
+                marker=look(m, methods).marker,
+                color=look(m, methods).colour,
+                ms=5.5,
+                label=text,
+            )
+            for m, text in (
+                (method_b, f"\u2190 {method_b} is better"),
+                (method_a, f"{method_a} is better \u2192"),
+            )
         ]
         figure.legend(handles=keys, loc="outside lower center", ncols=2)
         return figure

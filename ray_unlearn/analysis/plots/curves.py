@@ -6,8 +6,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from ray_unlearn.analysis.figure_data import ATTACKS, SCORE
-from ray_unlearn.analysis.plots.panels import COLUMNS_OF_PANELS, WIDTH, new_panels, plain_log_ticks, title
-from ray_unlearn.analysis.style import CHOSEN, INK, MOST_DOTS, MUTED, RASTER_ABOVE, look, styled, thinned
+from ray_unlearn.analysis.plots.panels import (
+    COLUMNS_OF_PANELS,
+    WIDTH,
+    new_panels,
+    plain_log_ticks,
+    title,
+)
+from ray_unlearn.analysis.style import (
+    CHOSEN,
+    INK,
+    MOST_DOTS,
+    MUTED,
+    RASTER_ABOVE,
+    look,
+    styled,
+    thinned,
+)
 
 CHOSEN_LABEL = "the method's chosen configuration"
 FLOOR = 1e-4
@@ -59,7 +74,9 @@ def learning_rates(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
             if position >= len(shown) - COLUMNS_OF_PANELS:
                 panel.set_xlabel("learning rate")
         keys = [
-            Line2D([], [], ls="", marker="o", mfc="none", mec=CHOSEN, mew=1.5, ms=9, label=CHOSEN_LABEL),
+            Line2D(
+                [], [], ls="", marker="o", mfc="none", mec=CHOSEN, mew=1.5, ms=9, label=CHOSEN_LABEL
+            ),
             Line2D(
                 [],
                 [],
@@ -97,13 +114,21 @@ def membership(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
                 ) if len(trial) else None  # fmt: skip
                 best = trial[trial["chosen"]]
                 panel.scatter(
-                    best["update"], best[attack], s=110, facecolors="none", edgecolors=CHOSEN, lw=1.5, zorder=5
+                    best["update"],
+                    best[attack],
+                    s=110,
+                    facecolors="none",
+                    edgecolors=CHOSEN,
+                    lw=1.5,
+                    zorder=5,
                 )
             panel.set_title(titles[attack])
             panel.set_xlabel("updates")
             panel.set_ylim(min(0.0, float(np.nanmin([*rows[attack], 0.0]))), 1.02)
             panel.set_xlim(left=0)
-        panels[0].set_ylabel("AUC, reporting half (target 0.5)\n\u2190 over-unlearned     still remembered \u2192")
+        panels[0].set_ylabel(
+            "AUC, reporting half (target 0.5)\n\u2190 over-unlearned     still remembered \u2192"
+        )
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside right center")
         return figure
@@ -136,5 +161,9 @@ def search_history(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
         panel.set_xlabel("trial of the method, in the order asked for")
         panel.set_ylabel("score, selection half [nats/token]\nlower is better")
         plain_log_ticks(panel, "y", panel.get_ylim())
-        figure.legend(loc="outside right center", title="best so far (line), trials (points)", alignment="left")
+        figure.legend(
+            loc="outside right center",
+            title="best so far (line), trials (points)",
+            alignment="left",
+        )
         return figure

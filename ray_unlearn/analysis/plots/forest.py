@@ -12,7 +12,9 @@ ROW = 0.27
 """Height of a row in inches."""
 
 
-def rows_figure(rows: int, panels: int, width: float = WIDTH, extra: float = 0.9) -> tuple[Figure, list[Axes]]:
+def rows_figure(
+    rows: int, panels: int, width: float = WIDTH, extra: float = 0.9
+) -> tuple[Figure, list[Axes]]:
     """Panels side by side that share their rows."""
     figure = Figure(figsize=(width, ROW * max(rows, 2) + extra), layout="constrained")
     grid = figure.subplots(1, panels, sharey=True, squeeze=False)
@@ -22,7 +24,9 @@ def rows_figure(rows: int, panels: int, width: float = WIDTH, extra: float = 0.9
 def name_rows(panel: Axes, names: Sequence[str], colours: Sequence[str] | None = None) -> None:
     """Names at the left, the first on top."""
     panel.set_yticks(
-        range(len(names)), [name if len(name) <= 60 else name[:59] + "\u2026" for name in names], fontsize=8
+        range(len(names)),
+        [name if len(name) <= 60 else name[:59] + "\u2026" for name in names],
+        fontsize=8,
     )
     for i, text in enumerate(panel.get_yticklabels()):
         text.set_color(colours[i] if colours else INK)

@@ -16,7 +16,9 @@ def kappas(data: pd.DataFrame, methods: tuple[str, ...], equivalent: tuple[float
         others = list(dict.fromkeys(data["other"]))
         counts = [int((data["other"] == other).sum()) for other in others]
         figure = Figure(figsize=(WIDTH, ROW * max(*counts, 2) + 1.0), layout="constrained")
-        for panel, other in zip(figure.subplots(1, len(others), squeeze=False)[0], others, strict=True):
+        for panel, other in zip(
+            figure.subplots(1, len(others), squeeze=False)[0], others, strict=True
+        ):
             part = data[data["other"] == other].reset_index(drop=True)
             if other == "update":
                 panel.axvspan(*equivalent, color=CORE, alpha=0.35, lw=0)
@@ -24,7 +26,14 @@ def kappas(data: pd.DataFrame, methods: tuple[str, ...], equivalent: tuple[float
             panel.axvline(0, color=INK, lw=0.8)
             for i, line in enumerate(part.to_dict("records")):
                 style = look(line["method"], methods)
-                panel.plot([line["low"], line["high"]], [i, i], color=style.colour, lw=1.8, marker="|", ms=6)
+                panel.plot(
+                    [line["low"], line["high"]],
+                    [i, i],
+                    color=style.colour,
+                    lw=1.8,
+                    marker="|",
+                    ms=6,
+                )
                 full = style.colour if line["equivalent"] or other != "update" else "white"
                 panel.scatter(
                     line["kappa"],
@@ -36,7 +45,11 @@ def kappas(data: pd.DataFrame, methods: tuple[str, ...], equivalent: tuple[float
                     linewidths=1.4,
                     zorder=4,
                 )
-            name_rows(panel, list(part["method"]), [look(method, methods).colour for method in part["method"]])
+            name_rows(
+                panel,
+                list(part["method"]),
+                [look(method, methods).colour for method in part["method"]],
+            )
             panel.set_title(TITLES.get(other, f"Learning rate against {other}"))
             panel.set_xlabel("kappa, with its 90 % interval")
         return figure

@@ -32,7 +32,9 @@ def grid_of(figure: Any, count: int) -> list[Axes]:
 
 def title(panel: Axes, method: str, methods: tuple[str, ...]) -> None:
     panel.set_title(
-        method if len(method) <= 32 else method[:31] + "\u2026", color=look(method, methods).colour, fontsize=8
+        method if len(method) <= 32 else method[:31] + "\u2026",
+        color=look(method, methods).colour,
+        fontsize=8,
     )
 
 

@@ -21,7 +21,9 @@ def fronts(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
         groups = list(dict.fromkeys(data["group"]))
         columns = min(COLUMNS, len(groups))
         lines = math.ceil(len(groups) / columns)
-        figure = Figure(figsize=(WIDTH * max(2, columns) / COLUMNS, 3.3 * lines + 0.7), layout="constrained")
+        figure = Figure(
+            figsize=(WIDTH * max(2, columns) / COLUMNS, 3.3 * lines + 0.7), layout="constrained"
+        )
         grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).ravel()
         edge = data[data["front"]]
         x_limits, y_limits = _view(edge["forget_gap"]), _view(edge["utility_loss"])
@@ -77,7 +79,11 @@ def fronts(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
             )
             for m in shown
         ]
-        keys.append(Line2D([], [], ls="", marker="o", ms=3, color=MUTED, alpha=0.5, label="other evaluations"))
+        keys.append(
+            Line2D(
+                [], [], ls="", marker="o", ms=3, color=MUTED, alpha=0.5, label="other evaluations"
+            )
+        )
         figure.legend(handles=keys, loc="outside lower center", ncols=4)
         return figure
 

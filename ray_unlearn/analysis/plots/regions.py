@@ -50,7 +50,10 @@ def regions(data: pd.DataFrame, axes: tuple[Axis, ...], tolerance: float, colour
             for row in (0, 1):
                 grid[2 * (spare // columns) + row][spare % columns].set_visible(False)
         figure.legend(
-            handles=_keys(data, colour), loc="outside lower center", ncols=3 if columns < 3 else 6, fontsize=7.5
+            handles=_keys(data, colour),
+            loc="outside lower center",
+            ncols=3 if columns < 3 else 6,
+            fontsize=7.5,
         )
         return figure
 
@@ -61,14 +64,25 @@ def _top(data: pd.DataFrame, tolerance: float) -> float:
     return float(np.clip(1.15 * highest, 4 * tolerance, 25 * tolerance))
 
 
-def _profile(panel: Axes, part: pd.DataFrame, axis: Axis, tolerance: float, colour: str, top: float) -> None:
+def _profile(
+    panel: Axes, part: pd.DataFrame, axis: Axis, tolerance: float, colour: str, top: float
+) -> None:
     trials = part[(part["kind"] == "trial") & part["drawn"]]
     known = trials[~trials["infeasible"] & trials["regret"].notna()]
     x = known["x"].to_numpy(dtype=float)
     if axis.scale == "categorical":
         x = x + np.linspace(-0.22, 0.22, len(x)) if len(x) > 1 else x
     seen = (known["regret"] <= top).to_numpy()
-    panel.scatter(x[seen], known["regret"][seen], s=11, color=MUTED, alpha=0.6, linewidths=0, zorder=2, rasterized=True)
+    panel.scatter(
+        x[seen],
+        known["regret"][seen],
+        s=11,
+        color=MUTED,
+        alpha=0.6,
+        linewidths=0,
+        zorder=2,
+        rasterized=True,
+    )
     panel.scatter(
         x[~seen], np.full(int((~seen).sum()), 0.965), transform=panel.get_xaxis_transform(), s=11, marker="^", color=MUTED,
         alpha=0.5, linewidths=0, zorder=2, rasterized=True,
@@ -82,10 +96,20 @@ def _profile(panel: Axes, part: pd.DataFrame, axis: Axis, tolerance: float, colo
     if axis.scale == "categorical":
         spread = [curve["regret"] - curve["low"], curve["high"] - curve["regret"]]
         panel.errorbar(
-            curve["x"], curve["regret"], yerr=spread, fmt="o", color=colour, ms=5, capsize=3, lw=1.4, zorder=5
+            curve["x"],
+            curve["regret"],
+            yerr=spread,
+            fmt="o",
+            color=colour,
+            ms=5,
+            capsize=3,
+            lw=1.4,
+            zorder=5,
         )
     else:
-        panel.fill_between(curve["x"], curve["low"], curve["high"], color=colour, alpha=0.22, lw=0, zorder=3)
+        panel.fill_between(
+            curve["x"], curve["low"], curve["high"], color=colour, alpha=0.22, lw=0, zorder=3
+        )
         panel.plot(curve["x"], curve["regret"], color=colour, lw=1.8, zorder=5)
     panel.axhline(tolerance, color=INK, lw=0.9, ls=(0, (4, 2)), zorder=4)
     bottom = min(0.0, float(known["regret"].min()) if len(known) else 0.0)
@@ -103,7 +127,9 @@ def _strip(panel: Axes, part: pd.DataFrame, axis: Axis, colour: str) -> None:
     for level in (0.1, 0.9):
         panel.axhline(level, color=MUTED, lw=0.7, ls=(0, (1, 1.5)), zorder=5)
     for _, edge in part[part["kind"].isin(["low_edge", "high_edge"])].iterrows():
-        panel.plot([edge["low"], edge["high"]], [0.5, 0.5], color=INK, lw=1.6, marker="|", ms=7, zorder=7)
+        panel.plot(
+            [edge["low"], edge["high"]], [0.5, 0.5], color=INK, lw=1.6, marker="|", ms=7, zorder=7
+        )
     panel.set_ylim(0, 1.04)
     panel.set_yticks([0.1, 0.5, 0.9])
     panel.grid(False)
@@ -113,7 +139,9 @@ def _shade(panel: Axes, part: pd.DataFrame, axis: Axis) -> None:
     margin = 0.3 if axis.scale == "categorical" else 0.0
     for kind, look in (("core", CORE), ("excluded", EXCLUDED)):
         for _, run in part[part["kind"] == kind].iterrows():
-            panel.axvspan(run["low"] - margin, run["high"] + margin, color=look, alpha=0.35, lw=0, zorder=0)
+            panel.axvspan(
+                run["low"] - margin, run["high"] + margin, color=look, alpha=0.35, lw=0, zorder=0
+            )
 
 
 def _arrows(panel: Axes, part: pd.DataFrame) -> None:
@@ -147,9 +175,19 @@ def _scale(panel: Axes, axis: Axis) -> None:
 def _keys(data: pd.DataFrame, colour: str) -> list[Any]:
     kinds = set(data["kind"])
     keys: list[Any] = [
-        (Line2D([], [], color=colour, lw=1.8, label="best score over all other values, with 90 % band")),
+        (
+            Line2D(
+                [],
+                [],
+                color=colour,
+                lw=1.8,
+                label="best score over all other values, with 90 % band",
+            )
+        ),
         Line2D([], [], color=INK, lw=0.9, ls=(0, (4, 2)), label="tolerance"),
-        Line2D([], [], ls="", marker="o", color=MUTED, ms=3.5, label="trial (\u25b2 beyond the axis)"),
+        Line2D(
+            [], [], ls="", marker="o", color=MUTED, ms=3.5, label="trial (\u25b2 beyond the axis)"
+        ),
     ]
     if data["infeasible"].eq(True).any():
         keys.append(Line2D([], [], ls="", marker="x", color=INK, ms=4.5, label="infeasible trial"))
@@ -158,5 +196,7 @@ def _keys(data: pd.DataFrame, colour: str) -> list[Any]:
     if "excluded" in kinds:
         keys.append(Patch(color=EXCLUDED, alpha=0.35, lw=0, label="excluded"))
     if kinds & {"low_edge", "high_edge"}:
-        keys.append(Line2D([], [], color=INK, lw=1.6, marker="|", ms=7, label="90 % interval of an edge"))
+        keys.append(
+            Line2D([], [], color=INK, lw=1.6, marker="|", ms=7, label="90 % interval of an edge")
+        )
     return keys

@@ -22,14 +22,18 @@ def tuning(data: pd.DataFrame, methods: tuple[str, ...], tolerance: float) -> Fi
             for method in methods:
                 part = curves[curves["method"] == method]
                 style = look(method, methods)
-                panel.fill_between(part["k"], part["low"], part["high"], color=style.colour, alpha=0.12, lw=0)
+                panel.fill_between(
+                    part["k"], part["low"], part["high"], color=style.colour, alpha=0.12, lw=0
+                )
                 panel.plot(
                     part["k"], part["value"], color=style.colour, ls=style.dash, marker=style.marker, ms=3.5,
                     markevery=max(1, len(part) // 6), label=method,
                 ) if len(part) else None  # fmt: skip
             panel.axhline(tolerance, color="black", lw=0.8, ls=(0, (4, 2)))
             ks = sorted(set(curves["k"]))
-            ticks = [k for k in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if ks[0] <= k <= ks[-1]]
+            ticks = [
+                k for k in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000) if ks[0] <= k <= ks[-1]
+            ]
             panel.set_xticks(ticks, [str(tick) for tick in ticks])
             panel.set_xticks([], minor=True)
             panel.set_xlim(ks[0], ks[-1])
@@ -45,8 +49,20 @@ def tuning(data: pd.DataFrame, methods: tuple[str, ...], tolerance: float) -> Fi
             for i, line in shares.iterrows():
                 style = look(line["method"], methods)
                 panel.plot([line["low"], line["high"]], [i, i], color=style.colour, lw=1.8)
-                panel.scatter(line["value"], i, s=38, color=style.colour, marker=style.marker, zorder=4, clip_on=False)
-            name_rows(panel, list(shares["method"]), [look(method, methods).colour for method in shares["method"]])
+                panel.scatter(
+                    line["value"],
+                    i,
+                    s=38,
+                    color=style.colour,
+                    marker=style.marker,
+                    zorder=4,
+                    clip_on=False,
+                )
+            name_rows(
+                panel,
+                list(shares["method"]),
+                [look(method, methods).colour for method in shares["method"]],
+            )
             panel.yaxis.tick_right()
             panel.set_xlim(left=0)
             panel.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")

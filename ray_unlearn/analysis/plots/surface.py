@@ -46,7 +46,14 @@ def heatmaps(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
         colours = colormaps[COLOUR_MAP]
         limits = float(data["low"].min()), float(data["high"].max())
         for position, (panel, method) in enumerate(zip(panels, shown, strict=True)):
-            _heatmap(panel, position, data[data["method"] == method], norm, colours, many=len(data) > RASTER_ABOVE)
+            _heatmap(
+                panel,
+                position,
+                data[data["method"] == method],
+                norm,
+                colours,
+                many=len(data) > RASTER_ABOVE,
+            )
             title(panel, method, methods)
             panel.set_yscale("log")
             panel.set_ylim(limits)
@@ -55,7 +62,9 @@ def heatmaps(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
                 panel.set_ylabel("learning rate")
             if position >= len(shown) - COLUMNS_OF_PANELS:
                 panel.set_xlabel("updates")
-        bar = figure.colorbar(ScalarMappable(norm, colours), ax=panels, fraction=0.018, pad=0.01, extend="max")
+        bar = figure.colorbar(
+            ScalarMappable(norm, colours), ax=panels, fraction=0.018, pad=0.01, extend="max"
+        )
         bar.set_label("score, reporting half [nats/token], lower is better")
         plain_log_ticks(bar.ax, "y", (norm.vmin or 1e-3, norm.vmax or 1.0))
         bar.ax.grid(False)
@@ -67,7 +76,9 @@ def _heatmap(
     panel: Axes, position: int, cells: pd.DataFrame, norm: LogNorm, colours: Colormap, *, many: bool,
 ) -> None:  # fmt: skip
     updates = np.sort(cells["update"].unique())
-    edges = np.append(cells.drop_duplicates("number").sort_values("low")["low"].to_numpy(), cells["high"].max())
+    edges = np.append(
+        cells.drop_duplicates("number").sort_values("low")["low"].to_numpy(), cells["high"].max()
+    )
     order = cells.sort_values(["low", "update"])
     scores = order[SCORE].to_numpy(dtype=float).reshape(len(edges) - 1, len(updates))
     panel.set_facecolor(ABSENT)
@@ -79,7 +90,15 @@ def _heatmap(
     for first, last, band, hatch in _runs(_hatched(cells), updates):
         width, height = last - first + 1, band[1] - band[0]
         panel.add_patch(
-            Rectangle((first, band[0]), width, height, fill=False, hatch=HATCHES[hatch], edgecolor=MUTED, lw=0)
+            Rectangle(
+                (first, band[0]),
+                width,
+                height,
+                fill=False,
+                hatch=HATCHES[hatch],
+                edgecolor=MUTED,
+                lw=0,
+            )
         )
     for cell in cells[cells["chosen"]].to_dict("records"):
         corner = int(np.searchsorted(updates, float(cell["update"]))), cell["low"]
@@ -108,10 +127,14 @@ def _hatched(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells that are no configuration: all of a diverged trial's, and those that other trials did not reach."""
     diverged = cells["status"] == "infeasible"
     hatch = cells["drawn"].where(~diverged, "infeasible")
-    return cells.assign(hatch=hatch)[diverged | cells["drawn"].isin(["pruned", "out_of_memory", "failed"])]
+    return cells.assign(hatch=hatch)[
+        diverged | cells["drawn"].isin(["pruned", "out_of_memory", "failed"])
+    ]
 
 
-def _runs(cells: pd.DataFrame, updates: np.ndarray) -> Iterator[tuple[int, int, tuple[float, float], str]]:
+def _runs(
+    cells: pd.DataFrame, updates: np.ndarray
+) -> Iterator[tuple[int, int, tuple[float, float], str]]:
     """Neighbouring cells of one trial with one hatch, as first column, last column, band and hatch."""
     open_run: list[Any] = []
     for cell in cells.sort_values(["low", "update"]).to_dict("records"):
@@ -130,7 +153,14 @@ def _runs(cells: pd.DataFrame, updates: np.ndarray) -> Iterator[tuple[int, int, 
 def _heatmap_keys(data: pd.DataFrame) -> list[Any]:
     keys: list[Any] = []
     if data["chosen"].any():
-        keys.append(Patch(facecolor="none", edgecolor=CHOSEN, linewidth=1.6, label="the method's chosen configuration"))
+        keys.append(
+            Patch(
+                facecolor="none",
+                edgecolor=CHOSEN,
+                linewidth=1.6,
+                label="the method's chosen configuration",
+            )
+        )
     reasons = [
         *(_hatched(data)["hatch"].unique()),
         *data["drawn"][data["drawn"].isin(["running", "not evaluated"])].unique(),

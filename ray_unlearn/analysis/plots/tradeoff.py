@@ -10,8 +10,23 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from ray_unlearn.analysis.figure_data import TARGET, UTILITY_LOSS
-from ray_unlearn.analysis.plots.panels import COLUMNS_OF_PANELS, WIDTH, grid_of, plain_log_ticks, title
-from ray_unlearn.analysis.style import INK, MOST_DOTS, MUTED, RASTER_ABOVE, Look, look, styled, thinned
+from ray_unlearn.analysis.plots.panels import (
+    COLUMNS_OF_PANELS,
+    WIDTH,
+    grid_of,
+    plain_log_ticks,
+    title,
+)
+from ray_unlearn.analysis.style import (
+    INK,
+    MOST_DOTS,
+    MUTED,
+    RASTER_ABOVE,
+    Look,
+    look,
+    styled,
+    thinned,
+)
 
 HALO = [withStroke(linewidth=2.5, foreground="white", alpha=0.8)]
 Limits = tuple[float, float]
@@ -36,8 +51,14 @@ def tradeoff(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
             panel.set_xlim(view[0])
             panel.set_ylim(view[1])
             plain_log_ticks(panel, "x", view[0])
-            ticks = [tick for tick in (0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if tick <= view[1][1]]
-            few = ticks if panel is overview else [tick for tick in ticks if tick in (0, 0.1, 0.5, 2, 10)]
+            ticks = [
+                tick for tick in (0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if tick <= view[1][1]
+            ]
+            few = (
+                ticks
+                if panel is overview
+                else [tick for tick in ticks if tick in (0, 0.1, 0.5, 2, 10)]
+            )
             panel.yaxis.set_major_locator(FixedLocator(few))
             panel.yaxis.set_minor_locator(NullLocator())
             panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -84,7 +105,9 @@ def _tradeoff_view(data: pd.DataFrame) -> tuple[Limits, Limits]:
 
 
 def _draw_references(panel: Axes, data: pd.DataFrame, named: bool) -> None:
-    references = {str(line["kind"]): line for line in data[data["kind"] != "row"].to_dict("records")}
+    references = {
+        str(line["kind"]): line for line in data[data["kind"] != "row"].to_dict("records")
+    }
     if TARGET in references:
         target = float(references[TARGET]["forget_ppl"])
         panel.axvline(target, color=INK, lw=1.1, ls=(0, (4, 2)), zorder=2)
@@ -129,7 +152,16 @@ def _few_trials(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["number"].isin(drawn)]
 
 
-def _points(panel: Axes, rows: pd.DataFrame, style: Look, *, size: float, alpha: float, name: str, many: bool) -> None:
+def _points(
+    panel: Axes,
+    rows: pd.DataFrame,
+    style: Look,
+    *,
+    size: float,
+    alpha: float,
+    name: str,
+    many: bool,
+) -> None:
     drawn = panel.scatter(
         rows["forget_ppl"], rows[UTILITY_LOSS], s=size, color=style.colour, marker=style.marker, alpha=alpha, linewidths=0, zorder=3,
         rasterized=many,
@@ -139,9 +171,13 @@ def _points(panel: Axes, rows: pd.DataFrame, style: Look, *, size: float, alpha:
 
 def _trajectories(panel: Axes, rows: pd.DataFrame, style: Look, *, name: str, many: bool) -> None:
     places = rows[["forget_ppl", UTILITY_LOSS]].to_numpy(dtype=float)
-    lines = [places[index] for index in rows.reset_index(drop=True).groupby("number").indices.values()]
+    lines = [
+        places[index] for index in rows.reset_index(drop=True).groupby("number").indices.values()
+    ]
     panel.add_collection(
-        LineCollection(lines, colors=style.colour, linewidths=0.6, alpha=0.2 if many else 0.45, rasterized=many),
+        LineCollection(
+            lines, colors=style.colour, linewidths=0.6, alpha=0.2 if many else 0.45, rasterized=many
+        ),
         autolim=False,
     )
     _points(panel, rows, style, size=7, alpha=0.25 if many else 0.7, name=name, many=many)

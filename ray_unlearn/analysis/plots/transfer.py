@@ -21,7 +21,10 @@ def heldout(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
         columns = min(COLUMNS, len(shown))
         lines = math.ceil(len(shown) / columns)
         figure = Figure(
-            figsize=(WIDTH * max(2, columns) / COLUMNS, lines * (ROW * max(len(groups), 2) + 0.75) + 0.4),
+            figsize=(
+                WIDTH * max(2, columns) / COLUMNS,
+                lines * (ROW * max(len(groups), 2) + 0.75) + 0.4,
+            ),
             layout="constrained",
         )
         grid = figure.subplots(lines, columns, sharey=True, sharex=True, squeeze=False).ravel()
@@ -33,8 +36,22 @@ def heldout(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
             colour = look(method, methods).colour
             for line in data[data["method"] == method].to_dict("records"):
                 place = groups.index(line["group"])
-                panel.plot([line["regret"], line["regret_full_space"]], [place, place], color=colour, lw=1.2, alpha=0.6)
-                panel.scatter(line["regret_default"], place, s=30, marker="x", color=INK, linewidths=1.1, zorder=3)
+                panel.plot(
+                    [line["regret"], line["regret_full_space"]],
+                    [place, place],
+                    color=colour,
+                    lw=1.2,
+                    alpha=0.6,
+                )
+                panel.scatter(
+                    line["regret_default"],
+                    place,
+                    s=30,
+                    marker="x",
+                    color=INK,
+                    linewidths=1.1,
+                    zorder=3,
+                )
                 panel.scatter(
                     line["regret_full_space"],
                     place,
@@ -50,13 +67,35 @@ def heldout(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
             if position >= len(shown) - columns:
                 panel.set_xlabel("score lost to the best known")
                 panel.tick_params(labelbottom=True)
-        grid[0].set_xlim(left=min(0.0, float(data[["regret", "regret_full_space", "regret_default"]].min().min())))
+        grid[0].set_xlim(
+            left=min(
+                0.0, float(data[["regret", "regret_full_space", "regret_default"]].min().min())
+            )
+        )
         keys = [
-            Line2D([], [], ls="", marker="o", color=INK, ms=6, label="best of k trials inside the region"),
             Line2D(
-                [], [], ls="", marker="o", mfc="white", mec=MUTED, mew=1.3, ms=6, label="best of k in the full space"
+                [],
+                [],
+                ls="",
+                marker="o",
+                color=INK,
+                ms=6,
+                label="best of k trials inside the region",
             ),
-            Line2D([], [], ls="", marker="x", color=INK, ms=5, label="default (centre of the space)"),
+            Line2D(
+                [],
+                [],
+                ls="",
+                marker="o",
+                mfc="white",
+                mec=MUTED,
+                mew=1.3,
+                ms=6,
+                label="best of k in the full space",
+            ),
+            Line2D(
+                [], [], ls="", marker="x", color=INK, ms=5, label="default (centre of the space)"
+            ),
         ]
         figure.legend(handles=keys, loc="outside lower center", ncols=3)
         return figure

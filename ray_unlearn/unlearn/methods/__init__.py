@@ -1,6 +1,6 @@
 """The seven unlearning methods as terms: which documents, which labels, which pure loss, which weight.
 
-`ray_unlearn.spec.methods.METHODS` says what each method is made of; here are the parts. A loss sees per-token
+`ray_unlearn.spec.method_registry.METHODS` says what each method is made of; here are the parts. A loss sees per-token
 quantities [n] of this worker's part of a batch and the number of real targets of the *global* batch, so that the sum
 over micro-batches and workers is the token mean over the global batch (Yao et al., ACL 2024, section 3 objectives).
 """
@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ray_unlearn.spec.trial import TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.methods.losses import ascent, cross_entropy, kl_divergence
 
 Labels = Literal["true", "random", "adversarial"]
@@ -50,5 +50,13 @@ def terms(config: TrialConfig) -> tuple[Term, ...]:
     if method.retain is None or method.retain_set is None:
         return (forget,)
     retain_loss, quantity = RETAIN_TERMS[method.retain]
-    retain = Term("retain", method.retain_set, retain_loss, quantity, "true", config.w_r, config.retain_batch_size)
+    retain = Term(
+        "retain",
+        method.retain_set,
+        retain_loss,
+        quantity,
+        "true",
+        config.w_r,
+        config.retain_batch_size,
+    )
     return (forget, retain)

@@ -1,0 +1,38 @@
+"""Commands on guideline files: diff."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ray_unlearn.cli.main import app
+from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.spec.guideline_file import load_guidelines
+
+
+@app.command()
+def diff(
+    before: Annotated[Path, typer.Argument(help="older guidelines.json", show_default=False)],
+    after: Annotated[Path, typer.Argument(help="newer guidelines.json", show_default=False)],
+    json: Json = False,
+) -> None:
+    """How claims differ between two guideline files: new, tightened, widened, moved, contradicted, withdrawn."""
+    from dataclasses import asdict
+
+    from ray_unlearn.analysis.difference import compare
+
+    old, new = load_guidelines(before), load_guidelines(after)
+    found = compare(old, new)
+    for name in ("name", "direction", "tolerance", "checkpoint_rule"):
+        was, now = getattr(old.score, name), getattr(new.score, name)
+        if was != now:
+            say(
+                f"the score's {name.replace('_', ' ')} differs: {was} -> {now}; claims may differ for that alone"
+            )
+    if json:
+        print_json([asdict(difference) for difference in found])
+        return
+    if not found:
+        print("neither file claims anything")
+        return
+    print_table(["change", "claim"], [(difference.change, difference.text) for difference in found])

@@ -1,0 +1,202 @@
+"""Commands that run one trial in this process: unlearn, export."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ray_unlearn.cli.main import app
+from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.cli.study_commands import Location
+from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
+from ray_unlearn.spec.method_registry import method_named
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.trial_config import Hyperparameters, TrialConfig
+from ray_unlearn.store.schema import Row
+
+SHOWN = (
+    "update", "forget_ppl", "approximate_ppl_reporting", "retain_ppl_reporting", "general_ppl_reporting",
+    "mia_loss_auc_reporting", "score_selection", "score_reporting",
+)  # fmt: skip
+
+
+@app.command()
+def unlearn(
+    study: Annotated[
+        Path, typer.Argument(help="study file: model, data, evaluation", show_default=False)
+    ],
+    method: Annotated[str, typer.Option(help="unlearning method", show_default=False)],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="hyperparameter=value, several times", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="save the unlearned model here")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run one trial, without a search and without Ray, and show its evaluation rows."""
+    from ray_unlearn.unlearn.single import Single
+
+    spec = load_study(study)
+    values: dict[str, Any] = dict(_setting(text) for text in settings or [])
+    hyperparameters = validated(Hyperparameters, _defaults(spec, method) | values, "--set")
+    if output is not None and output.exists() and any(output.iterdir()):
+        raise UserError(f"{output}: exists and is not empty; name a new folder")
+    single = Single(spec, say)
+    config = spec.trial_config(hyperparameters, method, seed, single.context)
+    _run_and_show(single, config, output, json)
+
+
+@app.command()
+def export(
+    location: Location,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="model folder, or rows.csv / rows.parquet")
+    ],
+    trial: Annotated[
+        str | None, typer.Option(help="trial id, number, or `best`; makes the model of that trial")
+    ] = None,
+    update: Annotated[
+        int | None, typer.Option(min=1, help="default: the trial's best update (selection half)")
+    ] = None,
+) -> None:
+    """Write the result table, or the model of a trial: the best one's weights were kept, others are made by running the trial
+    again (the same, bit for bit, on one CPU worker)."""
+    from ray_unlearn.store.location import fetched
+
+    with fetched(location) as folder:
+        _export(folder, location, output, trial, update)
+
+
+def _export(
+    folder: Path, location: str, output: Path, trial: str | None, update: int | None
+) -> None:
+    from ray_unlearn.store.files import kept_weights
+    from ray_unlearn.store.status import open_study
+    from ray_unlearn.store.storage import local_file, storage_at
+    from ray_unlearn.store.table import result_table, write_table
+
+    spec, record = open_study(folder)
+    if trial is None:
+        if output.suffix not in (".csv", ".parquet"):
+            raise UserError(
+                f"{output}: give a .csv or .parquet file for the table, or `--trial best` for a model"
+            )
+        write_table(result_table(record), output)
+        say(f"wrote {output}")
+        return
+    from ray_unlearn.store.score import best_row, best_trial
+    from ray_unlearn.unlearn.single import Single, shortened
+
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: exists and is not empty; name a new folder")
+    if trial == "best":
+        found = best_trial(record, spec)
+        if found is None:
+            raise UserError(
+                f"{location}: no trial has a score yet; see `ray-unlearn status {location}`"
+            )
+        chosen = found[0]
+    else:
+        matching = [t for t in record.trials.values() if trial in (t.trial_id, str(t.number))]
+        if not matching:
+            raise UserError(
+                f"{location}: no trial {trial!r}; see its ids with `ray-unlearn export {location} -o rows.csv`"
+            )
+        chosen = matching[0]
+    best = best_row(chosen, spec)
+    if update is None and best is None:
+        raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an `--update`")
+    config = validated(TrialConfig, chosen.config, "ledger: config")
+    wanted = update or (best["update"] if best else config.steps)
+    if wanted > config.steps:
+        raise UserError(f"--update {wanted}: the trial has {config.steps} updates")
+    single = Single(spec, say)
+    if single.context != config.context:
+        raise UserError(
+            "model, data or evaluation have changed since the study was run; its trial cannot be repeated"
+        )
+    storage = storage_at(location)
+    kept = kept_weights(storage, record, chosen.number, wanted)
+    if kept is not None:
+        with local_file(storage, kept) as path:
+            single.load_weights(path)
+        single.save(output)
+        say(
+            f"model: {output} (the weights that the study kept of trial {chosen.number}, update {wanted})"
+        )
+        return
+    _run_and_show(single, shortened(config, wanted), output, json=False)
+
+
+def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: bool) -> None:
+    say("measuring the baselines")
+    baselines = single.baselines()
+    rows: list[Row] = []
+
+    def show(row: Row) -> None:
+        rows.append(row)
+        say(
+            f"update {row['update']}/{config.steps}: forget ppl {row['forget_ppl']:.1f}, score {row['score_selection']:.3f}"
+        )
+
+    ended = single.run(config, baselines, show)
+    if json:
+        print_json(
+            {
+                "trial": config.model_dump(mode="json"),
+                "id": config.id,
+                "rows": rows,
+                "status": ended.status,
+            }
+        )
+    else:
+        lines = [
+            tuple(row[name] for name in SHOWN)
+            for row in ({"update": 0, **_vanilla(baselines)}, *rows)
+        ]
+        print_table(
+            [name.replace("_", " ") for name in SHOWN],
+            lines,
+            title=f"{config.method}, trial {config.id}",
+        )
+        say(f"{ended.status}{': ' + ended.reason if ended.reason else ''}")
+    if ended.status != "complete":
+        raise typer.Exit(EXIT_FAILED_TRIALS)
+    if output is not None:
+        single.save(output)
+        say(f"model: {output}")
+
+
+def _vanilla(baselines: Any) -> Row:
+    from ray_unlearn.store.row_score import scored
+
+    return scored(baselines.vanilla, baselines)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise UserError(f"--set {text!r}: must be hyperparameter=value, such as learning_rate=3e-4")
+    return name.strip(), yaml.safe_load(value)
+
+
+def _defaults(spec: StudySpec, method: str) -> dict[str, Any]:
+    """The study's fixed values for the method; what it searches must be given."""
+    definition = method_named(method)
+    space = spec.spaces.get(definition.name)
+    if space is None:
+        return {}
+    values = {name: p.value for name, p in space.parameters.items() if p.type == "fixed"}
+    if space.free_steps:
+        values["steps"] = space.resolve({n: _low(p) for n, p in space.sampled().items()}).steps
+    return values
+
+
+def _low(parameter: Any) -> Any:
+    return parameter.choices[0] if parameter.type == "choice" else parameter.low

@@ -1,0 +1,10 @@
+"""A small world that works offline: real text, a model trained on it, and the same model trained without the forget set.
+
+It shows how unlearning behaves and makes the exact target measurable. It is not the data of any paper: docs/demo_world.md.
+"""
+
+from ray_unlearn.demo.build import World, build, build_retrained
+from ray_unlearn.demo.recipe import Recipe
+from ray_unlearn.demo.text import DOMAINS, SPLITS, documents
+
+__all__ = ["DOMAINS", "SPLITS", "Recipe", "World", "build", "build_retrained", "documents"]

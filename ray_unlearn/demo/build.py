@@ -1,0 +1,189 @@
+"""Build a domain's world once and keep it: the vanilla model and the exactly retrained one, trained side by side."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ray_unlearn.demo.recipe import RECIPES, VERSION, Recipe
+from ray_unlearn.demo.text import text_file
+
+ROLES = ("vanilla", "retrained")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+PERIOD_S = 0.5  # between two looks at the processes
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class World:
+    """A built world. `vanilla` and `retrained` are Hugging Face folders; `info` is world.json: cost and metrics."""
+
+    domain: str
+    folder: Path
+    vanilla: Path
+    retrained: Path
+    info: dict[str, Any]
+
+
+def build(
+    domain: str,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    recipe: Recipe | None = None,
+) -> World:
+    """The world of a domain, trained on the first call (two processes, about 90 s) and read from the cache afterwards.
+
+    `cache_dir` is by default $RAY_UNLEARN_CACHE or ~/.cache/ray_unlearn. `progress(stage, fraction)` is called about
+    twice a second while the models train. `recipe` is for tests: a short one is another world.
+    Raises UserError, a ValueError, for an unknown domain and RuntimeError when a training process fails.
+    """
+    text_file(domain)  # refuses an unknown domain
+    recipe = recipe or RECIPES[domain]
+    progress = progress or (lambda stage, fraction: None)
+    folder = (
+        (cache_dir or default_cache_dir()) / "demo_world" / f"{domain}-{cache_key(domain, recipe)}"
+    )
+    _made_once(folder, lambda place: _train_into(place, domain, recipe, progress))
+    progress(f"demo world {domain} is ready", 1.0)
+    info = json.loads((folder / "world.json").read_text())
+    return World(domain, folder, folder / "vanilla", folder / "retrained", info)
+
+
+def build_retrained(
+    domain: str,
+    seed: int,
+    cache_dir: Path | None = None,
+    progress: Progress | None = None,
+    recipe: Recipe | None = None,
+) -> Path:
+    """The retrained model of a domain trained from another seed (initial weights and batch order; about 65 s), cached.
+
+    The text, the tokenizer and all else are those of `build`. Raises as `build`.
+    """
+    text_file(domain)
+    recipe = replace(recipe or RECIPES[domain], seed=seed)
+    progress = progress or (lambda stage, fraction: None)
+    folder = (
+        (cache_dir or default_cache_dir())
+        / "demo_world"
+        / f"{domain}-retrained-{cache_key(domain, recipe)}"
+    )
+    _made_once(folder, lambda place: _train(place, domain, recipe, ("retrained",), progress))
+    return folder / "retrained"
+
+
+def _made_once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Make a folder of the cache, whole or not at all, unless it is there; other processes wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
+            temporary.mkdir()
+            try:
+                make(temporary)
+                temporary.rename(folder)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+
+def default_cache_dir() -> Path:
+    """$RAY_UNLEARN_CACHE, or ~/.cache/ray_unlearn."""
+    return Path(os.environ.get("RAY_UNLEARN_CACHE") or Path.home() / ".cache" / "ray_unlearn")
+
+
+def cache_key(domain: str, recipe: Recipe) -> str:
+    """A hash of all that makes the models: the text, the recipe and the version of the training code."""
+    content = (
+        text_file(domain).read_bytes()
+        + json.dumps([asdict(recipe), VERSION], sort_keys=True).encode()
+    )
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _train_into(folder: Path, domain: str, recipe: Recipe, progress: Progress) -> None:
+    """Train both models, one process each, and write world.json."""
+    started = time.monotonic()
+    _train(folder, domain, recipe, ROLES, progress)
+    reports = {role: json.loads((folder / f"{role}.json").read_text()) for role in ROLES}
+    info = world_info(domain, recipe, reports, wall_s=time.monotonic() - started)
+    for leftover in folder.glob("*.*"):
+        leftover.unlink()
+    (folder / "world.json").write_text(json.dumps(info, indent=2) + "\n")
+
+
+def _train(
+    folder: Path, domain: str, recipe: Recipe, roles: Sequence[str], progress: Progress
+) -> None:
+    """Train the models of `roles` side by side, one process each."""
+    module = "ray_unlearn.demo.pretrain"
+    processes = {
+        role: subprocess.Popen(
+            [sys.executable, "-m", module, domain, role, json.dumps(asdict(recipe)), str(folder)],
+            env=os.environ | ONE_THREAD,
+            stdout=subprocess.DEVNULL,
+            stderr=(folder / f"{role}.log").open("w"),
+        )
+        for role in roles
+    }
+
+    def failed() -> str | None:
+        return next((role for role, process in processes.items() if process.poll()), None)
+
+    try:
+        while not failed() and any(process.poll() is None for process in processes.values()):
+            fraction = sum(_fraction(folder / f"{role}.progress") for role in roles) / len(roles)
+            progress(f"training the {' and the '.join(roles)} model of {domain}", 0.99 * fraction)
+            time.sleep(PERIOD_S)
+        culprit = failed()  # asked before the other process is ended
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+    if culprit:
+        log, code = (folder / f"{culprit}.log").read_text(), processes[culprit].returncode
+        raise RuntimeError(
+            f"training the {culprit} model of {domain} ended with exit status {code}: {log[-2000:]}"
+        )
+
+
+def _fraction(path: Path) -> float:
+    """A training process's progress; 0 before its first step."""
+    try:
+        return float(path.read_text() or 0)
+    except FileNotFoundError:
+        return 0.0
+
+
+def world_info(
+    domain: str, recipe: Recipe, reports: dict[str, Any], wall_s: float
+) -> dict[str, Any]:
+    """The content of world.json. FLOPs are counted, tokens include every epoch, perplexities are per token."""
+    return {
+        "domain": domain,
+        "parameters": reports["vanilla"]["parameters"],
+        "pretraining_tokens": reports["vanilla"]["tokens"],
+        "pretraining_flops": reports["vanilla"]["flops"],
+        "retraining_tokens": reports["retrained"]["tokens"],
+        "retraining_flops": reports["retrained"]["flops"],
+        "wall_s": round(wall_s, 1),
+        "training_wall_s": {role: round(reports[role]["wall_s"], 1) for role in ROLES},
+        "metrics": {role: reports[role]["metrics"] for role in ROLES},
+        "seed": recipe.seed,
+        "recipe": asdict(recipe),
+        "recipe_version": VERSION,
+        "versions": {
+            name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")
+        }
+        | {"python": sys.version.split()[0]},
+    }

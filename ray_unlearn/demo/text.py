@@ -1,0 +1,52 @@
+"""The bundled text. scripts/build_demo_text.py makes the files; data/NOTICE.md says whose text it is."""
+
+import gzip
+import json
+from functools import cache
+from pathlib import Path
+
+from ray_unlearn.spec.document import Document
+from ray_unlearn.spec.errors import UserError, nearest
+
+DOMAINS = {
+    "shakespeare": "Shakespeare scenes",
+    "stdlib": "Python standard library",
+    "latex": "LaTeX papers",
+}
+
+SPLITS = (
+    "forget",
+    "approximate",
+    "retain",
+    "retain_heldout",
+    "general_retain",
+    "general_evaluation",
+)
+
+
+def text_file(domain: str) -> Path:
+    """The file of a domain. Raises UserError, a ValueError, for an unknown one."""
+    if domain not in DOMAINS:
+        raise UserError(
+            f"unknown demo domain {domain!r}: choose {', '.join(DOMAINS)}{nearest(domain, DOMAINS)}"
+        )
+    return Path(__file__).parent / "data" / f"{domain}.jsonl.gz"
+
+
+@cache
+def _lines(domain: str) -> tuple[tuple[str, Document], ...]:
+    with gzip.open(text_file(domain), "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return tuple((row["split"], Document(row["id"], row["text"])) for row in rows)
+
+
+def documents(domain: str) -> dict[str, list[Document]]:
+    """Split name (SPLITS, in that order) -> documents of 170 to 310 characters, that is one or two chunks of 128 tokens.
+
+    The vanilla model is trained on all but `approximate`; the retrained one on all but `forget` and `approximate`.
+    Raises UserError, a ValueError, for an unknown domain.
+    """
+    splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
+    for split, document in _lines(domain):
+        splits[split].append(document)
+    return splits

@@ -1,0 +1,126 @@
+"""What a cluster has now, what an autoscaler may add, which nodes are about to leave: all that is asked of Ray about nodes.
+
+What is free on each node, which nodes drain, and the autoscaler's limits stand in Ray's private state only. Where a version
+of Ray does not have it, lanes are placed by what the nodes have in all, none is drained, and no node is expected.
+"""
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+
+from ray_unlearn.execution.placement import Cluster, Node
+
+SOME_NODES = Node("nodes that an autoscaler may add", {"CPU": 1e6, "GPU": 1e6, "memory": 1e18})
+"""Where it is known that there is an autoscaler, and not what it may start."""
+
+_NOT_THERE = (ImportError, AttributeError, RuntimeError, KeyError, TypeError, ValueError)
+_log = logging.getLogger(__name__)
+
+
+def look(autoscaling: bool = False) -> Cluster:
+    """The connected cluster; `autoscaling`: nodes may be added even if Ray does not say which."""
+    told = [node for node in ray.nodes() if node["Alive"]]
+    names = Counter(_host(node) for node in told)
+    free: dict[str, dict[str, float]] = (
+        _private(lambda state: state.available_resources_per_node()) or {}
+    )
+    leaving = draining()
+    nodes = [
+        Node(
+            name=_host(node)
+            if names[_host(node)] == 1
+            else f"{_host(node)} ({node['NodeID'][:6]})",
+            total=node["Resources"],
+            # a node that has just joined stands in one of the two lists first
+            free=free.get(node["NodeID"], {}) if free else None,
+            draining=node["NodeID"] in leaving,
+            labels=node.get("Labels") or {},
+            id=node["NodeID"],
+        )
+        for node in told
+    ]
+    groups = list(_addable())
+    return Cluster(nodes, groups or ([SOME_NODES] if autoscaling else []))
+
+
+def draining() -> dict[str, float | None]:
+    """Nodes that will be taken away (`ray drain-node`, a spot notice, an autoscaler), with the time of it (Unix) if it is known."""
+    told: dict[str, int] = _private(lambda state: state.get_draining_nodes()) or {}
+    return {node: deadline_ms / 1000 if deadline_ms else None for node, deadline_ms in told.items()}
+
+
+def died_with_node(error: BaseException) -> str:
+    """Whether a worker died because its node did: `preempted` (it had been announced), `node`, nothing, or `unknown`: it
+    or its peer cannot be reached, and only Ray's missing heartbeats will tell, in some 15 s."""
+    cause = getattr(error, "health_check_failure", error)  # Ray Train wraps it
+    if getattr(cause, "preempted", False):
+        return "preempted"
+    if isinstance(cause, ray.exceptions.ActorUnavailableError) or lost_peer(error):
+        return "unknown"
+    return (
+        "node"
+        if isinstance(cause, ray.exceptions.RayActorError) and "node has died" in str(cause)
+        else ""
+    )
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether a worker failed because another one of its group is gone: its collective broke. It is mostly the first to tell, for
+    the connection breaks at once, and Ray needs a second to miss a process and 15 to miss a node.
+    """
+    text = f"{type(error).__name__}: {error}"
+    return any(
+        sign in text
+        for sign in ("gloo/transport", "DistBackendError", "DistNetworkError", "ncclRemoteError")
+    )
+
+
+def remove_groups_of(actor_id: str) -> None:
+    """Placement groups that an actor has made and not removed: Ray does it only when the job ends."""
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    for group in _private(lambda state: list(_groups_of(state, actor_id))) or []:
+        with contextlib.suppress(ray.exceptions.RayError, ValueError):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group)))
+
+
+def _groups_of(state: Any, actor_id: str) -> Iterator[bytes]:
+    from ray.core.generated import gcs_pb2
+
+    for content in state._connect_and_get_accessor().get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(content)
+        if (
+            group.creator_actor_id.hex() == actor_id
+            and group.state != gcs_pb2.PlacementGroupTableData.REMOVED
+        ):
+            yield group.placement_group_id
+
+
+def _addable() -> Iterator[Node]:
+    """The autoscaler's kinds of nodes, each with the most it may start. Ray 2.60's own autoscalers do not publish them."""
+    config = _private(lambda state: state.get_cluster_config())
+    for group in config.node_group_configs if config is not None else ():
+        if group.max_count:
+            count = group.max_count if group.max_count > 0 else 10_000
+            yield Node(
+                name=f"up to {count} x {group.name}", total=dict(group.resources), count=count
+            )
+
+
+def _private(ask: Callable[[Any], Any]) -> Any:
+    """Ask Ray's private state; None where this Ray has none, or another."""
+    try:
+        from ray._private.state import state
+
+        return ask(state)
+    except _NOT_THERE as error:
+        _log.debug("Ray's private state: %s", error)
+        return None
+
+
+def _host(node: dict[str, Any]) -> str:
+    return str(node.get("NodeManagerHostname") or node["NodeManagerAddress"])

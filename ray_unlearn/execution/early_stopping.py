@@ -1,0 +1,214 @@
+"""Early stopping as a pure function of the ledger: a resumed study keeps its rungs, and a verdict can be re-derived.
+
+asha    Li et al. 2020 (arXiv 1810.05934), stopping variant: at the rungs `grace_updates * reduction_factor^k` a trial
+        goes on only if it is among the best 1/reduction_factor of the trials that have reached that rung so far.
+        Trials differ in their evaluated updates: a trial is at a rung with its first evaluation from there on.
+median  Golovin et al. 2017 (Vizier), section 3.2: a trial stops at an update when its best score by then is worse
+        than the median, over finished trials, of the mean of their scores up to that update.
+
+past_best  only what is said below of free steps.
+
+ASHA and the median rule compare trials of one method only, since methods get equal numbers of trials.
+
+The score is U-shaped in updates: first too little is forgotten, then too much. With free steps, where each row is a
+configuration, two things follow. A trial stands by its best score so far (what follows cannot take it away). And a
+trial that has forgotten more than retraining would, with its score rising at two evaluations running, has passed its
+best row: it is stopped as `past its best`, for otherwise the rungs would keep just those trials that have nothing
+left to find. With sampled steps the score at the update itself counts, and there is no such rule: a decaying learning
+rate may still bring the trial back.
+"""
+
+import math
+import statistics
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import count, islice, pairwise, takewhile
+
+from ray_unlearn.spec.search_space import SearchSpace
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import COLUMNS, Row
+from ray_unlearn.store.score import OBJECTIVE
+
+assert COLUMNS[OBJECTIVE].direction == "minimize", "worse means higher throughout this module"
+
+FINISHED_FOR_MEDIAN = 3
+"""The median of fewer finished trials is one trial's luck."""
+
+
+def standing(rows: list[Row], update: int, space: SearchSpace) -> float:
+    """The score a trial is compared by at `update`, one of its evaluated updates; infinity when it is not finite.
+
+    With free steps the best score so far among rows that are configurations (from the fewest steps on), otherwise
+    the score at that update.
+    """
+    first = space.fewest_steps if space.free_steps else update
+    return min(_score(row) for row in rows if min(first, update) <= row["update"] <= update)
+
+
+class _Peers:
+    """The trials of a record that others of their method are compared with.
+
+    What a finished trial is compared by does not change any more (only a repair reopens one, and no study runs then):
+    it is worked out once, so that a verdict costs the same after 10 trials and after 10,000.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._seen = 0
+        self._running: list[Trial] = []
+        self._finished: defaultdict[str, list[Trial]] = defaultdict(list)
+        self._values: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        self._valued: defaultdict[tuple[str, int], int] = defaultdict(int)
+
+    def look(self) -> None:
+        """Take in what the record has that is new."""
+        trials = self.record.trials
+        if len(trials) > self._seen:
+            self._running += islice(trials.values(), self._seen, None)
+            self._seen = len(trials)
+        for trial in self._running:
+            if trial.status is not None:
+                self._finished[trial.method].append(trial)
+        self._running = [trial for trial in self._running if trial.status is None]
+
+    def running(self, method: str, but: int) -> list[Trial]:
+        """Those of a method without an outcome, but for one."""
+        return [trial for trial in self._running if trial.method == method and trial.number != but]
+
+    def finished_values(
+        self, method: str, at: int, value: Callable[[Trial], float | None]
+    ) -> list[float]:
+        """`value` of each finished trial of a method that has one, rising. It is always the same function for one `at`."""
+        key = (method, at)
+        for trial in self._finished[method][self._valued[key] :]:
+            known = value(trial)
+            if known is not None:
+                insort(self._values[key], known)
+        self._valued[key] = len(self._finished[method])
+        return self._values[key]
+
+
+class Pruner:
+    """The study's early stopping rule."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        self._rule = spec.search.scheduler
+        self._peers: _Peers | None = None
+
+    def verdict(self, record: Record, number: int, row: Row) -> str | None:
+        """Why trial `number` should stop at `row`, or None to go on.
+
+        `row` may be in the record already or not yet. A trial is never stopped at its last evaluation (nothing is
+        left to save), nor before `grace_updates`, nor at a row it has passed already (a retry after a worker died
+        replays them, and by now more trials may have reached that rung). The trial has no outcome yet.
+        """
+        trial = record.trials[number]
+        assert trial.status is None, f"trial {number} has ended: {trial.status}"
+        update = row["update"]
+        if (
+            self._rule.type == "none"
+            or update < self._rule.grace_updates
+            or update >= trial.config["steps"]
+        ):
+            return None
+        if any(known["update"] > update for known in trial.rows):
+            return None
+        rows = sorted(
+            (known for known in trial.rows if known["update"] < update),
+            key=lambda known: known["update"],
+        )
+        rows.append(row)
+        space = self._spec.spaces[trial.method]
+        if space.free_steps and (reason := _past_its_best(rows, space, record)):
+            return reason
+        if self._rule.type == "past_best":
+            return None
+        if self._peers is None or self._peers.record is not record:
+            self._peers = _Peers(record)
+        self._peers.look()
+        return (
+            self._asha(trial, rows, self._peers)
+            if self._rule.type == "asha"
+            else _median(trial, rows, self._peers)
+        )
+
+    def _asha(self, trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
+        rung = self._rung_reached(rows)
+        if rung is None:
+            return None
+        space = self._spec.spaces[trial.method]
+
+        def at_rung(peer: Trial) -> float | None:
+            at = _first_update_from(peer.rows, rung)
+            return None if at is None else standing(peer.rows, at, space)
+
+        update = rows[-1]["update"]
+        own = standing(rows, update, space)
+        finished = peers.finished_values(trial.method, rung, at_rung)
+        running = [
+            other
+            for peer in peers.running(trial.method, trial.number)
+            if (other := at_rung(peer)) is not None
+        ]
+        reached = len(finished) + len(running) + 1
+        kept = max(1, reached // self._rule.reduction_factor)
+        if bisect_left(finished, own) + sum(other < own for other in running) < kept:
+            return None
+        return f"asha: score {own:.4g} at update {update} is not among the best {kept} of {reached}"
+
+    def _rung_reached(self, rows: list[Row]) -> int | None:
+        """The highest rung that the last of `rows` is the first evaluation of; None when it is at no rung."""
+        update = rows[-1]["update"]
+        before = max((row["update"] for row in rows[:-1]), default=0)
+        rungs = (self._rule.grace_updates * self._rule.reduction_factor**k for k in count())
+        return max(
+            (rung for rung in takewhile(lambda rung: rung <= update, rungs) if rung > before),
+            default=None,
+        )
+
+
+def _median(trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
+    update = rows[-1]["update"]
+
+    def mean(peer: Trial) -> float | None:
+        scores = [_score(row) for row in peer.rows if row["update"] <= update]
+        reached = any(row["update"] >= update for row in peer.rows)
+        return statistics.fmean(scores) if scores and reached and peer.status != "failed" else None
+
+    means = peers.finished_values(trial.method, update, mean)
+    best = min(_score(row) for row in rows)
+    if len(means) < FINISHED_FOR_MEDIAN or best <= (median := statistics.median(means)):
+        return None
+    return f"median: best score {best:.4g} by update {update} is above {median:.4g}, the median of {len(means)} trials"
+
+
+def _past_its_best(rows: list[Row], space: SearchSpace, record: Record) -> str | None:
+    """The reason, when the last two rows are over-unlearned and each scores worse than the row before it.
+
+    Over-unlearned: forget nll at or above log ppl_0(A), the vanilla model's on the approximate set. Only rows that
+    are configurations count, so that a trial stopped here always has a score.
+    """
+    rows = [row for row in rows if row["update"] >= space.fewest_steps]
+    vanilla = record.baselines.get("vanilla")
+    if vanilla is None or len(rows) < 3:
+        return None
+    target = vanilla["approximate_nll_selection"]
+    if not all(
+        _score(late) > _score(early) and late["forget_nll"] >= target
+        for early, late in pairwise(rows[-3:])
+    ):
+        return None
+    best = min(rows, key=_score)
+    return f"past its best: score {_score(best):.4g} at update {best['update']}, {_score(rows[-1]):.4g} and rising now"
+
+
+def _first_update_from(rows: list[Row], rung: int) -> int | None:
+    return min((row["update"] for row in rows if row["update"] >= rung), default=None)
+
+
+def _score(row: Row) -> float:
+    """The row's score; infinity, the worst, when it is not a finite number."""
+    return float(row[OBJECTIVE]) if math.isfinite(row[OBJECTIVE]) else math.inf

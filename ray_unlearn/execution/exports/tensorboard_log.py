@@ -1,0 +1,185 @@
+"""TensorBoard files beside the ledger: one run per trial, and the HParams tab over all of them.
+
+Written with TensorBoard's own record writer and protocol buffers, without torch or tensorflow. Its `EventFileWriter`
+(and torch's and tensorboardX's, built like it) starts a thread per file, which a study of 1,000 trials has no use for.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+from tensorboard.plugins.hparams import summary_v2 as hp
+from tensorboard.plugins.text.summary_v2 import text_pb
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from ray_unlearn.execution.drawn_points import Sampled, active
+from ray_unlearn.spec.search_space import Choice, IntRange
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.record import Trial
+from ray_unlearn.store.schema import SETS, Row
+from ray_unlearn.store.score import best_row
+
+BEST = (
+    "score_selection",
+    "score_reporting",
+    "forget_gap_selection",
+    "utility_loss_selection",
+    "forget_ppl",
+    "update",
+)
+"""Columns of a trial's best row shown in the HParams tab, under `best/`."""
+
+TRAINING = (
+    "epoch",
+    "forget_loss",
+    "retain_loss",
+    "grad_norm",
+    "learning_rate_sum",
+    "forget_tokens",
+    "retain_tokens",
+)
+OBJECTIVES = ("score", "forget_gap", "utility_loss", "exact_distance")
+
+
+def tag(column: str) -> str:
+    """TensorBoard's name of a column: a group, then the rest: `forget/ppl`, `mia/loss_auc_reporting`."""
+    if column in TRAINING:
+        return f"training/{column}"
+    if column.startswith(OBJECTIVES):
+        return f"objective/{column}"
+    group, _, rest = column.partition("_")
+    return f"{group}/{rest}" if group in {*SETS, "mia"} else f"cost/{column}"
+
+
+class TensorBoardObserver:
+    """Writes `<folder>/0007-<method>/` for trial 7: scalars by update, hyperparameters, best row, outcome.
+
+    A trial's files are derived from the ledger like everything else: a trial that is run again starts them anew.
+    """
+
+    def __init__(self, folder: Path, spec: StudySpec) -> None:
+        self._folder = folder
+        self._spec = spec
+        self._runs: dict[int, _Run] = {}
+        experiment = _Run(folder)
+        experiment.add(
+            hp.hparams_config_pb(
+                _hyperparameters(spec), [hp.Metric(f"best/{name}") for name in BEST]
+            )
+        )
+        experiment.close()
+
+    def on_trial(self, trial: Trial) -> None:
+        """Begin the trial's run; rows it has already (it was interrupted and kept them) are written first."""
+        self._close(trial.number)
+        run = self._runs[trial.number] = _Run(self._folder / f"{trial.number:04d}-{trial.method}")
+        point = active(self._spec.spaces[trial.method], trial.config)
+        values = {"method": trial.method, "seed": trial.config["seed"]} | point
+        run.add(hp.hparams_pb(values, trial_id=f"{trial.number:04d}"))
+        for row in trial.rows:
+            self.on_row(trial, row)
+
+    def on_row(self, trial: Trial, row: Row) -> None:
+        """One scalar per metric, at the row's update."""
+        if trial.number not in self._runs:
+            self.on_trial(trial)
+            if any(known["update"] == row["update"] for known in trial.rows):
+                return
+        scalars = [
+            Summary.Value(tag=tag(n), simple_value=value)
+            for n, value in row.items()
+            if n != "update"
+        ]
+        self._runs[trial.number].add(Summary(value=scalars), row["update"])
+
+    def on_outcome(self, trial: Trial) -> None:
+        """The best row and the outcome; the file is closed."""
+        if trial.number not in self._runs:
+            self.on_trial(trial)
+        run = self._runs[trial.number]
+        best = best_row(trial, self._spec)
+        if best is not None:
+            scalars = [
+                Summary.Value(tag=f"best/{n}", simple_value=v) for n, v in best.items() if n in BEST
+            ]
+            run.add(Summary(value=scalars))
+        run.add(
+            text_pb(
+                "outcome", f"{trial.status}: {trial.reason}" if trial.reason else str(trial.status)
+            )
+        )
+        run.add(_session_end(succeeded=trial.status in {"complete", "pruned"}))
+        self._close(trial.number)
+
+    def close(self) -> None:
+        """Close the files of trials that have no outcome yet (the study was interrupted)."""
+        for number in list(self._runs):
+            self._close(number)
+
+    def _close(self, number: int) -> None:
+        if number in self._runs:
+            self._runs.pop(number).close()
+
+
+class _Run:
+    """An event file in an otherwise emptied run folder; each summary is in the file when `add` returns."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        self._writer = RecordWriter(open(folder / f"events.out.tfevents.{time.time_ns()}", "wb"))  # noqa: SIM115
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def add(self, summary: Summary, update: int = 0) -> None:
+        self._write(Event(wall_time=time.time(), step=update, summary=summary))
+
+    def _write(self, event: Event) -> None:
+        self._writer.write(event.SerializeToString())
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _hyperparameters(spec: StudySpec) -> list[hp.HParam]:
+    """Columns of the HParams tab: method, seed, and each hyperparameter that is sampled for some method."""
+    parameters: dict[str, list[Sampled]] = {}
+    for method in spec.methods:
+        for name, parameter in spec.spaces[method].sampled().items():
+            parameters.setdefault(name, []).append(parameter)
+    columns = [
+        hp.HParam("method", hp.Discrete(spec.methods)),
+        hp.HParam("seed", hp.Discrete(spec.search.trial_seeds)),
+    ]
+    return columns + [hp.HParam(name, _domain(ranges)) for name, ranges in parameters.items()]
+
+
+def _domain(ranges: list[Sampled]) -> Any:
+    """The values of a parameter over all methods; None (TensorBoard then takes any) where their kinds differ."""
+    if all(isinstance(r, Choice) for r in ranges):
+        values = list(dict.fromkeys(v for r in ranges if isinstance(r, Choice) for v in r.choices))
+        return hp.Discrete(values) if len({type(v) for v in values}) == 1 else None
+    limits = [r for r in ranges if not isinstance(r, Choice)]
+    if len(limits) < len(ranges):
+        return None
+    low, high = min(r.low for r in limits), max(r.high for r in limits)
+    if all(isinstance(r, IntRange) for r in limits):
+        return hp.IntInterval(int(low), int(high))
+    return hp.RealInterval(float(low), float(high))
+
+
+def _session_end(succeeded: bool) -> Summary:
+    """What `tensorboard.plugins.hparams.summary.session_end_pb` makes; that module needs tensorflow."""
+    status = api_pb2.Status.Value("STATUS_SUCCESS" if succeeded else "STATUS_FAILURE")
+    end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
+    about = metadata.create_summary_metadata(
+        plugin_data_pb2.HParamsPluginData(session_end_info=end)
+    )
+    value = Summary.Value(
+        tag=metadata.SESSION_END_INFO_TAG, metadata=about, tensor=metadata.NULL_TENSOR
+    )
+    return Summary(value=[value])

@@ -1,0 +1,174 @@
+"""The world of a real study: a `Workspace` with model and data on the lane's device."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train.torch
+
+from ray_unlearn.execution.lane import Job, World
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.files import best_file, checkpoint_file
+from ray_unlearn.store.schema import Row
+from ray_unlearn.store.storage import FolderStorage, Storage
+from ray_unlearn.store.working_copy import header_digest_of
+from ray_unlearn.unlearn.baselines import measure_baselines
+from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weights
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.model import load_model
+from ray_unlearn.unlearn.sharded_checkpoint import ShardedCheckpoints
+from ray_unlearn.unlearn.sharing import SharedModel
+from ray_unlearn.unlearn.workspace import Workspace
+
+LARGEST_SHARE = 0.3
+"""Of a node's object store that weights may take; beyond, data and hidden states would be pushed out to disk."""
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """Opens the world on a lane's worker. Data and weights lie in the object store: one copy per node, read by all its lanes."""
+
+    spec: StudySpec
+    data: ray.ObjectRef
+    model: ray.ObjectRef | None = None
+    """The vanilla model's weights, a `SharedModel`; None: each worker loads them."""
+    storage: Storage | None = None
+    """Of the study, for checkpoints and kept weights; None keeps none."""
+    header: str = ""
+    """Digest of the ledger's header: a node that has another folder of that name does not write into it."""
+    session: int = 0
+    """The ledger's fencing token: checkpoints of an earlier run's attempts cannot replace those of this one."""
+
+    def __call__(self, comm: Comm) -> World:
+        """Load model and data; tens of milliseconds to minutes, once per start of a lane."""
+        device = (
+            str(ray.train.torch.get_device()) if self.spec.operations.gpus_per_worker else "cpu"
+        )
+        data = ray.get(self.data)
+        model = None if self.model is None else ray.get(self.model)
+        spec = self.spec
+        workspace = Workspace.open(
+            spec.model, data, spec.evaluation, spec.operations, comm, device, model
+        )
+        return _StudyWorld(self.spec, workspace, self._reachable(comm), self.session)
+
+    def _reachable(self, comm: Comm) -> Storage | None:
+        """The study's storage, if every worker of the lane sees it (one machine, a shared file system, an object store)."""
+        seen = (
+            self.storage is not None
+            and bool(self.header)
+            and header_digest_of(self.storage) == self.header
+        )
+        answers = comm.gather(seen)
+        return self.storage if comm.broadcast(answers is not None and all(answers)) else None
+
+
+def shared_model(spec: StudySpec) -> ray.ObjectRef | None:
+    """The vanilla weights in the object store, for lanes that read them there; None where that saves nothing (one process, or
+    weights that go to a device), or where they would fill it."""
+    operations = spec.operations
+    if operations.gpus_per_worker or (operations.lanes, operations.workers_per_lane) == (1, 1):
+        return None
+    model = SharedModel.of(load_model(spec.model))
+    stores = [
+        node["Resources"].get("object_store_memory", 0.0) for node in ray.nodes() if node["Alive"]
+    ]
+    return ray.put(model) if model.nbytes < LARGEST_SHARE * min(stores, default=0.0) else None
+
+
+class _StudyWorld:
+    def __init__(
+        self, spec: StudySpec, workspace: Workspace, storage: Storage | None, session: int
+    ) -> None:
+        self._session = session
+        self._spec = spec
+        self._workspace = workspace
+        self._storage = storage
+        self._scratch = tempfile.TemporaryDirectory(
+            prefix="ray-unlearn-lane-", ignore_cleanup_errors=True
+        )
+
+    def _path(self, name: str) -> Path:
+        """Where this machine writes a file of the study before it is in the study's storage, or at once."""
+        if isinstance(self._storage, FolderStorage):
+            return self._storage.path(name)
+        return Path(self._scratch.name) / name
+
+    def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
+        rows = measure_baselines(self._workspace, self._spec.model) if baselines else {}
+        return rows, self._workspace.quantities(self._spec.methods)
+
+    def adopt(self, shared: Any) -> None:
+        self._workspace.adopt(shared)
+
+    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
+        every_s = self._spec.operations.checkpoint_every_s
+        wanted = self._storage is not None and every_s is not None
+        path = self._path(checkpoint_file(job.number)) if wanted else None
+        path = None if path is None else attempt_file(path, self._session, job.attempt)
+        shelf = (
+            _Shelf(self._storage, job.number)
+            if self._storage is not None and self._storage.remote
+            else None
+        )
+        comm = self._workspace.comm
+        kind = partial(ShardedCheckpoints, comm) if self._workspace.sharded else Checkpoints
+        keeper = kind(
+            path,
+            every_s,
+            frozenset(job.known),
+            wanted=job.checkpoint_wanted,
+            restored=job.restored,
+            saved=job.checkpoint_saved,
+            failed=job.checkpoint_failed,
+            writes=comm.rank == 0,
+            shelf=shelf,
+        )
+        return unlearn(self._workspace, config, keeper)
+
+    def keep(self, number: int, update: int) -> dict[str, Any] | None:
+        if self._storage is None:
+            return None
+        name = best_file(number, update)
+        tensors = self._workspace.trained.kept()  # sharded: every rank takes part
+        if self._workspace.comm.rank != 0:
+            return None
+        path = self._path(name)
+        try:
+            about = save_weights(tensors, path)
+            if self._storage.remote:
+                self._storage.put(path, name)
+                path.unlink()
+        except OSError:  # a full disk: `export` makes the model by running the trial again
+            return None
+        return {"update": update, "file": name} | about
+
+
+class _Shelf:
+    """A trial's checkpoints in the study's storage. Each file is kept there as it is named here."""
+
+    def __init__(self, storage: Storage, number: int) -> None:
+        self._storage = storage
+        self._under = checkpoint_file(number).rpartition("/")[0]
+
+    def fetch(self, folder: Path, wanted: Callable[[str], bool]) -> None:
+        for path in folder.iterdir():  # of an earlier attempt here
+            path.unlink()
+        for file in self._storage.files(self._under):
+            path = folder / file.name.rpartition("/")[2]
+            if wanted(path.name):
+                self._storage.fetch(file.name, path)
+            else:
+                path.touch()
+
+    def store(self, path: Path) -> None:
+        self._storage.put(path, f"{self._under}/{path.name}")
+
+    def drop(self, path: Path) -> None:
+        self._storage.remove(f"{self._under}/{path.name}")

@@ -1,0 +1,135 @@
+"""Connecting to Ray, quietly, and leaving nothing behind."""
+
+import logging
+import math
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from ray_unlearn.execution.cluster import look
+from ray_unlearn.execution.placement import Placed, placed, shape_of, why_never
+from ray_unlearn.execution.secret import private_folder, private_token
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.operations import Operations
+
+ANSWER_S = 10.0
+"""A cluster's head answers a knock within this."""
+
+_LOUD = {
+    "ray": logging.ERROR,
+    "ray.tune": logging.ERROR,
+    "ray.train": logging.ERROR,
+    "ray.data": logging.ERROR,
+    "ray.tune.analysis.experiment_analysis": logging.CRITICAL,
+}
+
+
+@contextmanager
+def connected(address: str | None, operations: Operations) -> Iterator[None]:
+    """Ray for the duration of a study.
+
+    Without an address a Ray of our own is started on this machine, and ended with the study: never the one that Ray's
+    current-cluster file happens to name, which may be stale. If this process is connected already, that is used as it
+    is, and left as it was found.
+
+    Raises:
+        UserError: no connection, or the cluster can never hold one lane.
+    """
+    _silence()
+    if ray.is_initialized():
+        _check_room(operations)
+        yield
+        return
+    lanes = 1 if operations.lanes == "auto" else operations.lanes
+    wanted = lanes * operations.workers_per_lane * operations.cpus_per_worker
+    cpus = max(
+        os.cpu_count() or 1, math.ceil(wanted)
+    )  # logical: too many lanes are slow here, not impossible
+    _init(address, cpus)
+    try:
+        _silence()
+        _check_room(operations, address)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def placed_on(address: str, operations: Operations, trials: int, worker_gib: float) -> Placed:
+    """Where the lanes of a study would lie on a cluster. Starts nothing there.
+
+    Raises:
+        UserError: no connection.
+    """
+    _silence()
+    _init(address, 0)
+    try:
+        return placed(
+            look(operations.autoscaling), shape_of(operations, worker_gib), operations, trials
+        )
+    finally:
+        ray.shutdown()
+
+
+def _init(address: str | None, cpus: int) -> None:
+    if address is not None:
+        try:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"cannot connect to Ray at {address}: {error}; is it running (`ray status`), and if it uses tokens: is "
+                "RAY_AUTH_MODE=token set here, and the token file the same?"
+            ) from None
+        return
+    private_token()
+    folder = private_folder()
+    try:
+        ray.init(
+            address="local",
+            _temp_dir=folder,
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except OSError as error:
+        raise UserError(
+            f"Ray cannot start: {error}; set RAY_TMPDIR to a folder with a short path that only you can enter"
+        ) from None
+    except Exception as error:  # Ray raises bare ones where its processes do not start in time
+        raise UserError(
+            f"Ray cannot start on this machine: {error}; is it overloaded? try again"
+        ) from None
+
+
+def _knock(address: str) -> None:
+    """Where nobody answers, Ray would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+        ValueError: not HOST:PORT.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+
+
+def _silence() -> None:
+    for name, level in _LOUD.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def _check_room(operations: Operations, address: str | None = None) -> None:
+    """Refuse a lane that the cluster can never hold; fewer free resources than lanes only means waiting."""
+    if (reason := why_never(look(operations.autoscaling), shape_of(operations))) is not None:
+        raise UserError(
+            reason
+            + (
+                "; if the cluster grows by itself, set operations.autoscaling: true"
+                if address
+                else ""
+            )
+        )

@@ -1,0 +1,123 @@
+"""What a study is when it is resumed: the spec of its ledger, as far as `study.yaml` may change it."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.spec.strict import differences, validated
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.record import Record
+
+SPEC_FILE = "study.yaml"
+
+
+def resumed_spec(
+    folder: Path,
+    ledger: Ledger,
+    operations: dict[str, Any] | None = None,
+    add_trials: int | None = None,
+) -> StudySpec:
+    """The spec to go on with. `study.yaml` is written anew from the ledger where it is missing.
+
+    Args:
+        folder: the study directory.
+        ledger: open for appending; a new number of trials is recorded in it.
+        operations: values that replace those of `operations`, for this run only.
+        add_trials: trials of each method to add, kept in `study.yaml`.
+
+    Raises:
+        UserError: something that decides results was edited (each change is shown), fewer trials are asked for than there
+            are, or trials cannot be added.
+    """
+    record = ledger.record
+    path = folder / SPEC_FILE
+    began = validated(StudySpec, record.header["spec"], "ledger header: spec")
+    began = with_trials(began, record.trials_per_method or began.search.trials_per_method)
+    if not path.exists():
+        write_spec(path, began)
+    spec = load_study(path)
+    _refuse_changes(path, began, spec)
+    if add_trials is not None:
+        if spec.search.trials_per_method is None:
+            raise UserError("--trials: a grid study runs its whole grid; there is nothing to add")
+        spec = with_trials(spec, spec.search.trials_per_method + add_trials)
+    _refuse_fewer(path, record, spec)
+    if spec.search.trials_per_method != began.search.trials_per_method:
+        write_spec(
+            path, spec
+        )  # first: killed in between, the next resume still finds the new number
+        ledger.append({"kind": "amendment", "trials_per_method": spec.search.trials_per_method})
+    return load_study(path, operations) if operations else spec
+
+
+def trials_to_reach(expected: StudySpec, ledger: Ledger, where: str) -> int | None:
+    """How many trials of each method must be added for the study to have those of `expected`; None: none.
+
+    Raises:
+        UserError: it is another study.
+    """
+    record = ledger.record
+    began = validated(StudySpec, record.header["spec"], "ledger header: spec")
+    have, wanted = (
+        record.trials_per_method or began.search.trials_per_method,
+        expected.search.trials_per_method,
+    )
+    changes = differences(
+        began.decisive(), with_trials(expected, began.search.trials_per_method).decisive()
+    )
+    if changes:
+        shown = "\n  ".join(changes)
+        raise UserError(
+            f"{where}: holds another study than the file describes:\n  {shown}\ngo on with it as it is: `ray-unlearn resume "
+            f"{where}`, or choose another place for the new one"
+        )
+    return wanted - have if wanted is not None and have is not None and wanted > have else None
+
+
+def write_spec(path: Path, spec: StudySpec) -> None:
+    """Write the resolved spec, whole or not at all.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(".tmp")
+        draft.write_text(
+            yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        )
+        draft.replace(path)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error}") from None
+
+
+def with_trials(spec: StudySpec, trials_per_method: int | None) -> StudySpec:
+    """The spec with another number of trials."""
+    return spec.model_copy(
+        update={"search": spec.search.model_copy(update={"trials_per_method": trials_per_method})}
+    )
+
+
+def _refuse_changes(path: Path, began: StudySpec, now: StudySpec) -> None:
+    now = with_trials(now, began.search.trials_per_method)
+    changes = differences(began.decisive(), now.decisive())
+    if changes:
+        shown = "\n  ".join(changes)
+        raise UserError(
+            f"{path}: was changed since the study began:\n  {shown}\nonly `operations`, `description`, "
+            "`search.trials_per_method` and where model and data lie may change: put it back, or start a new study with "
+            "`ray-unlearn run`"
+        )
+
+
+def _refuse_fewer(path: Path, record: Record, spec: StudySpec) -> None:
+    most = max(Counter(trial.method for trial in record.trials.values()).values(), default=0)
+    wanted = spec.search.trials_per_method
+    if wanted is not None and wanted < most:
+        raise UserError(
+            f"{path}: search.trials_per_method: {wanted} trials are asked for, but a method has {most} already"
+        )

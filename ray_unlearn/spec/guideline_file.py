@@ -1,0 +1,190 @@
+"""`guidelines.json`: claims about hyperparameters with their evidence, as data.
+
+Made by `ray-unlearn report`, read by people, by `diff`, and by `run --space-from` for the next study. Sentences are
+rendered from it; nothing in it is written by hand. Every number is finite or null.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.strict import Strict, validated
+
+GUIDELINES_VERSION = 1
+
+Kind = Literal[
+    "range", "point", "leave_default", "rank", "interaction", "stop_rule", "method_choice", "budget", "avoid"
+]  # fmt: skip
+Grade = Literal["A", "B", "C", "scoped"]
+Value = float | int | str | bool | None
+
+
+class ScoreInfo(Strict):
+    """What was minimised (or maximised), and how far from the best still counts as good."""
+
+    name: str
+    direction: Literal["minimize", "maximize"]
+    unit: str = ""
+    tolerance: float = Field(gt=0, description="tau: configurations within it of the best are good")
+    tolerance_source: str = Field(description="where tau comes from, in words")
+    checkpoint_rule: str = Field(
+        description="which evaluation of a trial its score is taken at, in words"
+    )
+
+
+class Scope(Strict):
+    """What a claim holds for, and nothing beyond."""
+
+    method: str | None = Field(None, description="null: all methods of the table, or none known")
+    models: tuple[str, ...] = ()
+    domains: tuple[str, ...] = ()
+
+
+class Narrowed(Strict):
+    """Where to search next, in the form of a search space file."""
+
+    type: Literal["float", "int", "choice"]
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Value, ...] | None = None
+
+
+class Heldout(Strict):
+    """What the claim bought on domains (or models) that it was not derived from."""
+
+    groups: tuple[str, ...]
+    better: int = Field(
+        ge=0, description="held-out groups on which trials inside beat as many in the full space"
+    )
+    trials_inside: int = Field(ge=1, description="trials inside the claimed region ...")
+    trials_outside: float | None = Field(
+        None, description="... match this many in the full space (median over groups)"
+    )
+    regret: float | None = Field(
+        None, description="score lost against the best known on the held-out group, mean"
+    )
+    regret_full_space: float | None = None
+    regret_default: float | None = None
+
+
+class Evidence(Strict):
+    """What a claim rests on."""
+
+    n_trials: int = Field(
+        ge=0, description="trials drawn from the search space: statistics use no others"
+    )
+    n_groups: int = Field(ge=0, description="domains and models")
+    n_seeds: int = Field(ge=0)
+    sampler: str = Field("unknown", description="how the trials were drawn, in words")
+    heldout: Heldout | None = None
+    p_value: float | None = Field(None, ge=0, le=1)
+    family_size: int | None = Field(
+        None, ge=1, description="claims tested together, which the p-value allows for"
+    )
+
+
+class Reason(Strict):
+    """Why a claim is withheld."""
+
+    kind: Literal[
+        "sampler", "trials", "seeds", "importance", "heldout", "difference", "certainty", "stop_price", "trade_off",
+        "near_best", "nothing_to_narrow",
+    ] = Field(description="what is missing")  # fmt: skip
+    text: str
+    trials_needed: int | None = Field(
+        None, ge=1, description="more trials of the method, where that can be said"
+    )
+
+
+class Guideline(Strict):
+    """One claim, made or withheld."""
+
+    id: str = Field(description="stable: kind, method and hyperparameter")
+    kind: Kind
+    status: Literal["claimed", "withheld"]
+    withheld_because: tuple[Reason, ...] = ()
+    grade: Grade | None = None
+    scope: Scope
+    param: str | None = None
+    search_space: Narrowed | None = None
+    low_is_boundary: bool = Field(
+        False, description="the region touches the low end of what was searched: censored"
+    )
+    high_is_boundary: bool = False
+    warm_start: Value = None
+    rule: str | None = Field(
+        None, description="a rule in words of the field, e.g. of a stopping rule"
+    )
+    estimates: dict[str, Any] = Field(
+        default_factory=dict, description="numbers of the claim, with their intervals"
+    )
+    evidence: Evidence
+    text: str = Field("", description="the sentence, rendered from all of the above")
+
+    @property
+    def why(self) -> str:
+        """The reasons in words; empty for a claim that is made."""
+        return "; ".join(reason.text for reason in self.withheld_because)
+
+    @model_validator(mode="after")
+    def _reasons(self) -> Self:
+        if (self.status == "withheld") != bool(self.withheld_because):
+            raise ValueError(
+                "a withheld guideline needs `withheld_because`, a claimed one has none"
+            )
+        if (self.status == "claimed") != (self.grade is not None):
+            raise ValueError("a claimed guideline needs a `grade`, a withheld one has none")
+        return self
+
+
+class Guidelines(Strict):
+    """The file."""
+
+    schema_version: int = GUIDELINES_VERSION
+    provenance: dict[str, Any] = Field(
+        description="sources with digests, versions, seed, thresholds"
+    )
+    score: ScoreInfo
+    guidelines: tuple[Guideline, ...]
+
+    @property
+    def claimed(self) -> tuple[Guideline, ...]:
+        """Claims that were made."""
+        return tuple(g for g in self.guidelines if g.status == "claimed")
+
+    def as_json(self) -> str:
+        """The file's text; the same claims give the same bytes."""
+        return (
+            json.dumps(self.model_dump(mode="json"), indent=1, sort_keys=True, allow_nan=False)
+            + "\n"
+        )
+
+
+def load_guidelines(path: Path) -> Guidelines:
+    """Read a `guidelines.json`.
+
+    Raises:
+        UserError: missing, not JSON, another program's file, or of a newer version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; `ray-unlearn report` writes a guidelines.json"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict) or "guidelines" not in content:
+        raise UserError(
+            f"{path}: no guidelines in it; name a guidelines.json that `ray-unlearn report` wrote"
+        )
+    version = content.get("schema_version")
+    if not isinstance(version, int) or version > GUIDELINES_VERSION:
+        raise UserError(
+            f"{path}: schema version {version!r}, this program reads up to {GUIDELINES_VERSION}; update it"
+        )
+    return validated(Guidelines, content, str(path))

@@ -1,0 +1,143 @@
+"""One claimed region applied to one parameter of the next study.
+
+The region replaces the range. Where it had reached the end of what was searched (a censored side), the optimum may lie
+beyond: the range goes on there by half the region's width on the parameter's scale, on a log scale at least by a factor
+`LEAST_FACTOR`, but never past what the hyperparameter can be, nor past a bound of the study that is tighter than the
+earlier one.
+"""
+
+import math
+
+from ray_unlearn.spec.guideline_file import Guideline
+from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange
+from ray_unlearn.spec.trial_config import Hyperparameters
+
+LEAST_FACTOR = 3.0
+"""By which a censored side of a log range goes on at least: a narrow region's half width would hardly leave the edge."""
+
+POINT_SHARE = 0.1
+"""A claimed single value becomes a range that reaches this share of the study's own range to either side."""
+
+Range = FloatRange | IntRange
+
+
+class Kept(Exception):
+    """Why a parameter keeps its range, in words."""
+
+
+def narrowed_parameter(
+    name: str,
+    parameter: FloatRange | IntRange | Choice | Fixed | None,
+    claim: Guideline,
+    grace: int,
+) -> tuple[FloatRange | IntRange | Choice, str]:
+    """The parameter as claimed, and what became of it.
+
+    Raises:
+        Kept: the claim cannot be applied here.
+    """
+    region = claim.search_space
+    if parameter is None:
+        raise Kept("the study does not search it")
+    if isinstance(parameter, Fixed):
+        raise Kept(f"the study fixes it at {parameter.value}")
+    if region is None:
+        raise Kept("the claim names no region")
+    if isinstance(parameter, Choice):
+        if region.type != "choice" or not region.choices:
+            raise Kept("a range was claimed, the study has choices")
+        choices = tuple(choice for choice in parameter.choices if choice in region.choices)
+        if not choices:
+            raise Kept(f"none of the claimed choices {list(region.choices)} is among the study's")
+        return parameter.model_copy(
+            update={"choices": choices}
+        ), f"{list(parameter.choices)} -> {list(choices)}"
+    if region.type == "choice":
+        raise Kept("choices were claimed, the study has a range")
+    low, high, said = _bounds(name, parameter, claim)
+    if isinstance(parameter, IntRange):
+        low, high = math.floor(low + 1e-9), math.ceil(high - 1e-9)
+        if parameter.free:
+            # Each row from `low` on is a configuration and costs nothing: only the top saves updates.
+            low, high = parameter.low, max(high, parameter.low + 1)
+            said.append("free steps keep their low end, rows cost nothing")
+        if name == "steps":
+            high = max(high, grace + 1)
+    if (low, high) == (parameter.low, parameter.high):
+        raise Kept(f"what was claimed is the study's own {_shown(low, high)}")
+    grid = tuple(value for value in parameter.grid if low <= value <= high)
+    new = type(parameter).model_validate(
+        parameter.model_dump() | {"low": low, "high": high, "grid": grid}
+    )
+    return new, "; ".join(
+        [f"{_shown(parameter.low, parameter.high)} -> {_shown(low, high)}", *said]
+    )
+
+
+def _bounds(name: str, parameter: Range, claim: Guideline) -> tuple[float, float, list[str]]:
+    """Low and high end, and remarks."""
+    region = claim.search_space
+    assert region is not None
+    low = parameter.low if region.low is None else region.low
+    high = parameter.high if region.high is None else region.high
+    if parameter.scale == "log" and low <= 0:
+        raise Kept(f"the claimed {_shown(low, high)} does not fit its log scale")
+    if low > parameter.high or high < parameter.low:
+        raise Kept(
+            f"the claimed {_shown(low, high)} lies outside the study's own {_shown(parameter.low, parameter.high)}"
+        )
+    said: list[str] = []
+    new_low, new_high = max(low, parameter.low), min(high, parameter.high)
+    if claim.low_is_boundary and low >= parameter.low:
+        new_low = _within(name, _beyond(low, high, parameter, up=False), low)
+        said.append(_widened("low", low, new_low))
+    if claim.high_is_boundary and high <= parameter.high:
+        new_high = _within(name, _beyond(low, high, parameter, up=True), high)
+        said.append(_widened("high", high, new_high))
+    if new_low >= new_high:
+        new_low, new_high = _around(new_low, parameter)
+        said.append("a single value: the range around it")
+    return new_low, new_high, said
+
+
+def _widened(side: str, end: float, now: float) -> str:
+    if now == end:
+        return f"{side} end is {end:.3g} already, the last possible value"
+    return f"{side} end widened: the earlier search ended at {end:.3g}, where it was still good"
+
+
+def _beyond(low: float, high: float, parameter: Range, up: bool) -> float:
+    """The end of a censored side: half the region's width further on the parameter's scale."""
+    if parameter.scale == "log":
+        factor = max(LEAST_FACTOR, math.sqrt(high / low))
+        return high * factor if up else low / factor
+    half = (high - low or parameter.high - parameter.low) / 2
+    return high + half if up else low - half
+
+
+def _within(name: str, wanted: float, end: float) -> float:
+    """`wanted`, or what the hyperparameter can be: an inclusive limit itself, half the way to an exclusive one."""
+    for limit in Hyperparameters.model_fields[name].metadata:
+        for kind in ("ge", "le"):
+            bound = getattr(limit, kind, None)
+            if bound is not None:
+                wanted = max(wanted, bound) if kind == "ge" else min(wanted, bound)
+        for kind in ("gt", "lt"):
+            bound = getattr(limit, kind, None)
+            if bound is not None and (wanted <= bound if kind == "gt" else wanted >= bound):
+                wanted = (end + bound) / 2
+    return wanted
+
+
+def _around(value: float, parameter: Range) -> tuple[float, float]:
+    if parameter.scale == "log":
+        factor = (parameter.high / parameter.low) ** POINT_SHARE
+        low, high = value / factor, value * factor
+    else:
+        reach = POINT_SHARE * (parameter.high - parameter.low)
+        low, high = value - reach, value + reach
+    return max(low, parameter.low), min(high, parameter.high)
+
+
+def _shown(low: float, high: float) -> str:
+    return f"{low:.3g} to {high:.3g}"

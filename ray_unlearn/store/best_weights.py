@@ -1,0 +1,85 @@
+"""The best weights beside the ledger: are they the ones that were written (I5 of `verify`)?"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.store.event import Event
+from ray_unlearn.store.record import Trial
+from ray_unlearn.store.storage import Storage, file_sha256, local_file
+
+
+def artefact_problems(
+    storage: Storage, artefact: Event | None, trials: Mapping[int, Trial], *, running: bool
+) -> Iterator[str]:
+    """I5: the weights that the newest `artefact` event names.
+
+    Args:
+        storage: of the study; names in the event are below it.
+        artefact: None when no weights were kept.
+        trials: of the ledger.
+        running: a writer may have put better weights there since the ledger was read.
+    """
+    if artefact is None:
+        return
+    try:
+        number, update, name = artefact["number"], artefact["update"], str(artefact["file"])
+        expected = (int(artefact["bytes"]), str(artefact["sha256"]))
+    except (KeyError, TypeError, ValueError) as error:
+        yield f"I5: the event of the best weights lacks or garbles {error}"
+        return
+    if number not in trials or update not in {row["update"] for row in trials[number].rows}:
+        yield f"I5: {name}: weights of trial {number}, update {update}, of which there is no row"
+    if name.startswith("/") or ".." in name.split("/"):
+        yield f"I5: {name}: lies outside the study directory"
+        return
+    try:
+        with local_file(storage, name) as path:
+            found = (path.stat().st_size, file_sha256(path))
+            fault = safetensors_fault(path)
+    except FileNotFoundError:
+        if not running:
+            yield f"I5: {name}: the best weights are gone; restore the file from a copy"
+        return
+    except OSError as error:
+        yield f"I5: {name}: cannot be read: {error}"
+        return
+    if found != expected:
+        what = (
+            f"{found[0]} bytes instead of {expected[0]}"
+            if found[0] != expected[0]
+            else "its sha256 differs"
+        )
+        yield f"I5: {name}: is not the file that was written: {what}; restore it from a copy"
+    if fault:
+        yield f"I5: {name}: is no whole safetensors file: {fault}"
+
+
+def safetensors_fault(path: Path) -> str:
+    """What is wrong with the layout of a safetensors file; empty when nothing is.
+
+    Eight bytes little-endian: length of the JSON header; the header: tensors with their `data_offsets`; the data.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            return f"a header of {length} bytes does not fit into {size}"
+        content = file.read(length)
+    try:
+        header = json.loads(content)
+        spans = [_span(entry) for name, entry in header.items() if name != "__metadata__"]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return "its header cannot be read"
+    data = size - 8 - length
+    if any(not 0 <= begin <= end <= data for begin, end in spans):
+        return "a tensor lies outside the file"
+    if max((end for _, end in spans), default=0) != data:
+        return "the data do not end with the file"
+    return ""
+
+
+def _span(entry: dict[str, Any]) -> tuple[int, int]:
+    begin, end = entry["data_offsets"]
+    return int(begin), int(end)

@@ -1,0 +1,91 @@
+"""Where a study keeps weights, and what may lie there: the last checkpoint of each unfinished trial, the best row's weights.
+
+    trials/0003/last.2-1.pt             trial 3 has no outcome yet; it goes on from here (second run of the study, attempt 1)
+    trials/0003/last.2-1-6.rank0of2.pt  the same of a sharded trial: update 6, the first of two workers
+    trials/best/0007-48.safetensors     trial 7 after update 48: the lowest score so far
+
+Written as `*.tmp` and renamed, so that a file with its right name is whole.
+"""
+
+import shutil
+from collections.abc import Iterator
+from fnmatch import fnmatch
+
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.storage import FolderStorage, Storage, Stored, file_sha256, local_file
+
+TRIALS = "trials"
+BEST = "best"
+TEMPORARY = ".tmp"
+CHECKPOINT = "last*.pt"
+
+
+def checkpoint_file(number: int) -> str:
+    """The last checkpoint of an unfinished trial, below the study, but for its attempt (`checkpoint.attempt_file`)."""
+    return f"{TRIALS}/{number:04d}/last.pt"
+
+
+def best_file(number: int, update: int) -> str:
+    """The kept weights of a row, relative to the study directory."""
+    return f"{TRIALS}/{BEST}/{number:04d}-{update}.safetensors"
+
+
+def kept_weights(storage: Storage, record: Record, number: int, update: int) -> str | None:
+    """The name of the file with the weights of this row, where they were kept and are still what was written."""
+    about = record.artefact
+    if about is None or (about["number"], about["update"]) != (number, update):
+        return None
+    name = str(about["file"])
+    try:
+        with local_file(storage, name) as path:
+            return name if file_sha256(path) == about["sha256"] else None
+    except OSError:
+        return None
+
+
+def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
+    """Files that a killed process left behind: half-written ones, checkpoints of finished or unknown trials, weights
+    that are not, or no more, the best. A study that is not running may lose them all.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    trials = storage.files(TRIALS)
+    drafts = [file for file in (*trials, *storage.files("ledger")) if file.name.endswith(TEMPORARY)]
+    yield from drafts
+    unfinished = {f"{TRIALS}/{n:04d}" for n, trial in record.trials.items() if trial.status is None}
+    best = None if record.artefact is None else str(record.artefact["file"])
+    for file in trials:
+        folder, _, name = file.name.rpartition("/")
+        wanted = file.name == best or (folder in unfinished and fnmatch(name, CHECKPOINT))
+        if not wanted and file not in drafts:
+            yield file
+
+
+def remove_leftovers(storage: Storage, record: Record) -> tuple[int, int]:
+    """Delete them and the folders they leave empty; number of files and of bytes.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    files = freed = 0
+    for file in list(leftovers(storage, record)):
+        storage.remove(file.name)
+        freed += file.bytes
+        files += 1
+    if isinstance(storage, FolderStorage):
+        for folder in sorted(storage.path(TRIALS).glob("*/")):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    return files, freed
+
+
+def remove_checkpoints(storage: Storage, number: int) -> None:
+    """Those of a trial that has ended. What cannot be deleted now is a leftover."""
+    try:
+        for file in storage.files(f"{TRIALS}/{number:04d}"):
+            storage.remove(file.name)
+        if isinstance(storage, FolderStorage):
+            shutil.rmtree(storage.path(f"{TRIALS}/{number:04d}"), ignore_errors=True)
+    except OSError:
+        return

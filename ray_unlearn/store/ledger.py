@@ -1,0 +1,310 @@
+"""The study's append-only record. Everything else (status, resume, tables, best trial) is derived from it.
+
+`ledger/events.jsonl` holds one JSON object per line (see `lines`); each is on disk (fsync) before `append` returns. Kinds:
+
+    header     first line: schema and code versions, resolved spec, data and model digests; `header.json` is a copy
+    session    a process began to write: host, pid, versions
+    amendment  trials_per_method                 the study was extended
+    baseline   name, metrics
+    trial      number, trial_id, config          a trial was asked for
+    row        number, trial_id, attempt, update, metrics
+    artefact   number, update, file, sha256      the weights of the best row so far were kept; no file: they are gone
+    outcome    number, trial_id, attempt, status, reason
+    reopened   number, reason                    an outcome does not count any more: a repair found its rows incomplete
+    note       anything an operator should see (a lane restarted, a tail repaired)
+
+Beside it `acknowledged` holds the number of the last event that `append` returned for: a file that was cut at the end of a
+line looks whole, and only this tells that something is gone. pandas reads the events:
+`pd.read_json("ledger/events.jsonl", lines=True)`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Protocol, Self
+
+from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.store.event import Event, decoded, encoded
+from ray_unlearn.store.lease import Lease
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.scan import (
+    Scan,
+    acknowledged_file,
+    events_file,
+    header_file,
+    lines_of,
+    read_acknowledged,
+    scanned,
+)
+from ray_unlearn.store.schema import SCHEMA_VERSION
+
+
+class Held(Protocol):
+    """The right to write a study: a `Lease`, or what stands for it in an object store."""
+
+    token: int
+
+    def outrank(self, token: int) -> None:
+        """Make the token higher than the highest in the ledger."""
+
+    def check(self) -> None:
+        """Raises StorageError when the study is somebody else's."""
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+class Writer(Protocol):
+    """Where events go beside the file, and who says that they may (see `remote`)."""
+
+    @property
+    def lease(self) -> Held:
+        """Stands in for the folder's own lease."""
+
+    def append(self, seq: int, line: bytes) -> None:
+        """The line is there when this returns; raises StorageError."""
+
+
+class Ledger:
+    """The one writer of a study's events. A context manager: it holds the study's lease while open.
+
+    `record` is always what a reader of the file would see.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        file: IO[bytes],
+        record: Record,
+        lease: Held,
+        next_seq: int,
+        writer: Writer | None = None,
+    ) -> None:
+        self.folder = folder
+        self._writer = writer
+        self.record = record
+        self._file = file
+        self._lease = lease
+        self._seq = next_seq
+        self.mended: list[str] = []
+        """What opening found and mended, in words."""
+        self._acknowledged = os.open(acknowledged_file(folder), os.O_WRONLY | os.O_CREAT, 0o644)
+
+    @classmethod
+    def create(cls, folder: Path, header: Event, writer: Writer | None = None) -> Self:
+        """Start a ledger in `folder` with its header line.
+
+        Args:
+            folder: made if missing.
+            header: first event.
+            writer: of a study whose folder is only a working copy.
+
+        Raises:
+            StorageError: the folder already has a ledger, or cannot be written.
+        """
+        path = events_file(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(path, "xb", buffering=0)  # noqa: SIM115  (the ledger holds it while it is open)
+        except FileExistsError:
+            raise StorageError(
+                f"{path} exists; continue that study with `ray-unlearn resume`"
+            ) from None
+        except OSError as error:
+            raise StorageError(f"{path}: cannot be written: {error}") from None
+        lease = _taken(folder, file) if writer is None else writer.lease
+        header = {"kind": "header", "schema_version": SCHEMA_VERSION, **header}
+        ledger = cls(folder, file, Record(header), lease, 0, writer)
+        try:
+            line = ledger._write(header)
+            header_file(folder).write_bytes(line)
+        except OSError as error:
+            ledger.close()
+            raise StorageError(f"{header_file(folder)}: cannot be written: {error}") from None
+        except StorageError:
+            ledger.close()
+            raise
+        return ledger
+
+    @classmethod
+    def open(cls, folder: Path, writer: Writer | None = None) -> Self:
+        """Open for appending. What a crash leaves behind is mended and noted: a torn last line (the process died inside
+        a write) is cut; events that were acknowledged and are gone from the end are named, and will be computed again.
+
+        Raises:
+            StorageError: no ledger there, another process holds it, a line before the last is damaged,
+                or the schema is newer than this code.
+        """
+        path = events_file(folder)
+        if not path.exists():
+            raise StorageError(f"{path}: no ledger there; is this a study directory?")
+        file = open(path, "ab", buffering=0)  # noqa: SIM115  (appends never overwrite, whatever others do)
+        lease = _taken(folder, file) if writer is None else writer.lease
+        try:
+            acknowledged = read_acknowledged(folder)
+            scan = scanned(folder)
+            record = concluded(scan, path)
+            if scan.torn_bytes:
+                file.truncate(scan.good_bytes)
+                file.seek(0, os.SEEK_END)
+            lease.outrank(int(scan.events[-1].get("token", 0)))
+            if not header_file(folder).exists():
+                header_file(folder).write_bytes(next(line for _, line in lines_of(path)))
+            ledger = cls(folder, file, record, lease, scan.next_seq, writer)
+        except BaseException:
+            lease.release()
+            file.close()
+            raise
+        ledger.mended = list(_mended(scan, acknowledged))
+        try:
+            for text in ledger.mended:
+                ledger.append({"kind": "note", "text": text})
+        except StorageError:
+            ledger.close()
+            raise
+        return ledger
+
+    @property
+    def token(self) -> int:
+        """The fencing token of this writer."""
+        return self._lease.token
+
+    @property
+    def held(self) -> bool:
+        """False once another process has taken the study over."""
+        try:
+            self._lease.check()
+        except StorageError:
+            return False
+        return True
+
+    def append(self, event: Event) -> None:
+        """Write one event; it is on disk when this returns, and only then part of `record`.
+
+        Raises:
+            StorageError: the disk is full, the file cannot be written, or another process has taken the study over.
+                Nothing that was there before is lost.
+        """
+        event = event | {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
+        line = self._write(event)
+        path = events_file(self.folder)
+        stored = decoded(line, path, self._file.tell() - len(line))
+        assert stored is not None
+        self.record.apply(stored)
+
+    def _write(self, event: Event) -> bytes:
+        self._lease.check()
+        line = encoded({"seq": self._seq, "token": self.token} | event)
+        start = self._file.tell()
+        try:
+            _write_all(self._file, line)
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):  # a torn tail that stays is cut on the next open
+                self._file.truncate(start)
+            raise StorageError(
+                f"{events_file(self.folder)}: {error}; free some space, then `ray-unlearn resume`"
+            ) from None
+        if self._writer is not None:
+            try:
+                self._writer.append(self._seq, line)
+            except StorageError:
+                self._file.truncate(start)
+                self._file.seek(start)
+                raise
+        with suppress(OSError):  # the mark is a witness, not the record
+            os.pwrite(self._acknowledged, b"%020d\n" % self._seq, 0)
+        self._seq += 1
+        return line
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give lease and lock back."""
+        if not self._file.closed:
+            self._lease.release()
+            os.close(self._acknowledged)
+            self._file.close()
+
+
+def read_ledger(folder: Path) -> Record:
+    """What the ledger says, without locking or repairing it: safe beside a running study.
+
+    Raises:
+        StorageError: as `Ledger.open`, but a torn last line is left out silently.
+    """
+    path = events_file(folder)
+    if not path.exists():
+        raise StorageError(f"{path}: no ledger there; is this a study directory?")
+    return concluded(scanned(folder), path)
+
+
+def concluded(scan: Scan, path: Path) -> Record:
+    """The record of a scan that has no damage before its end.
+
+    Raises:
+        StorageError: damage, with line numbers and what is gone.
+    """
+    if scan.damaged:
+        first = scan.damaged[0]
+        what = "" if len(scan.damaged) == 1 else f" (and {len(scan.damaged) - 1} more)"
+        raise StorageError(
+            f"{path}: line {first.line}{what} is damaged: {first.text!r}; restore the file from a copy, or "
+            f"`ray-unlearn verify {path.parent.parent} --repair` sets it aside and lets its trials run again"
+        )
+    if scan.missing:
+        gaps = ", ".join(f"{first} to {last}" for first, last in scan.missing)
+        raise StorageError(
+            f"{path}: events {gaps} are missing; restore the file from a copy, or "
+            f"`ray-unlearn verify {path.parent.parent} --repair` lets their trials run again"
+        )
+    record = Record(scan.events[0])
+    for event in scan.events[1:]:
+        record.apply(event)
+    return record
+
+
+def _mended(scan: Scan, acknowledged: int) -> Iterator[str]:
+    """What opening found at the end of the file, in words."""
+    lost = acknowledged - scan.next_seq + 1
+    if scan.torn_bytes and lost <= 0:
+        yield f"cut a torn last line of {scan.torn_bytes} bytes; nothing that was acknowledged is lost"
+    elif lost > 0:
+        torn = f", and a torn line of {scan.torn_bytes} bytes was cut" if scan.torn_bytes else ""
+        yield (
+            f"events {scan.next_seq} to {acknowledged} had been acknowledged and are gone from the end of the "
+            f"file{torn}: what they recorded is computed again"
+        )
+    if scan.stale:
+        yield f"{len(scan.stale)} event(s) of a process that had lost the study do not count"
+
+
+def _write_all(file: IO[bytes], line: bytes) -> None:
+    """Unbuffered: a line that did not fit must not wait in a buffer and follow the next one to disk.
+
+    Raises:
+        OSError: the disk is full; a part may have been written.
+    """
+    rest = memoryview(line)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _taken(folder: Path, file: IO[bytes]) -> Lease:
+    try:
+        return Lease.take(folder, file, str(events_file(folder)))
+    except StorageError:
+        file.close()
+        raise

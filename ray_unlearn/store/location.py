@@ -1,0 +1,237 @@
+"""Where a study lives, for those who run it and those who read it: the same code for a folder and for an object store."""
+
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.store.event import Event
+from ray_unlearn.store.lease import LEASE_FILE, Holder
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.scan import events_file
+from ray_unlearn.store.segments import SEGMENTS
+from ray_unlearn.store.storage import Storage, storage_at
+from ray_unlearn.store.working_copy import Publisher, RemoteWriter, WorkingCopy
+
+SPEC = "study.yaml"
+HASTY_S = 20.0
+"""A command that only reads, or has not begun, waits no longer for a storage that does not answer."""
+
+
+@dataclass
+class Place:
+    """A study's place, opened for work by `opened`."""
+
+    location: str
+    """As people write it."""
+    folder: Path
+    """The study directory, or the working copy of it."""
+    storage: Storage
+    """For weights and checkpoints: what lanes on other machines read and write."""
+    _writer: RemoteWriter | None = None
+    _publisher: Publisher | None = None
+
+    def occupied(self) -> bool:
+        """Whether there is a study already.
+
+        Raises:
+            StorageError: the storage fails.
+        """
+        if not self.storage.remote:
+            return events_file(self.folder / "ledger").exists() or (self.folder / SPEC).exists()
+        try:
+            return any(
+                file.name == SPEC or file.name.startswith(SEGMENTS) for file in self.storage.files()
+            )
+        except OSError as error:
+            raise StorageError(str(error)) from None
+
+    def create_ledger(self, header: Event) -> Ledger:
+        """As `Ledger.create`."""
+        if not self.storage.remote:
+            return Ledger.create(self.folder / "ledger", header)
+        self._take()
+        ledger = Ledger.create(self.folder / "ledger", header, self._writer)
+        self.publish("ledger/header.json")
+        return ledger
+
+    def open_ledger(self) -> Ledger:
+        """As `Ledger.open`."""
+        if not self.storage.remote:
+            return Ledger.open(self.folder / "ledger")
+        if not self.occupied():
+            raise StorageError(f"{self.location}: no study there; is the address right?")
+        writer = self._take()  # first: what is read after it is all there will be
+        try:
+            WorkingCopy(self.storage, self.folder).refresh()
+        except BaseException:
+            writer.lease.release()
+            raise
+        return Ledger.open(self.folder / "ledger", writer)
+
+    def _take(self) -> RemoteWriter:
+        self._writer = RemoteWriter(self.storage, self.folder)
+        self._publisher = Publisher(self.storage, self.folder, self._writer)
+        return self._writer
+
+    @contextmanager
+    def borrowed(self) -> Iterator[None]:
+        """The study's lease, without opening its ledger, over an up-to-date working copy.
+
+        Raises:
+            StorageError: somebody else holds it, or the storage fails.
+        """
+        writer = self._take()
+        try:
+            WorkingCopy(self.storage, self.folder).refresh()
+            # The folder's own lease, which a repair takes, is free, and its tokens go on from the store's.
+            held = Holder(
+                writer.lease.token - 1,
+                socket.gethostname(),
+                os.getpid(),
+                time.time(),
+                released=True,
+            )
+            (self.folder / "ledger" / LEASE_FILE).write_text(json.dumps(asdict(held)))
+            yield
+        finally:
+            writer.lease.release()
+
+    def publish(self, *names: str) -> None:
+        """Files of the folder are where the study lives when this returns.
+
+        Raises:
+            StorageError: the storage fails.
+        """
+        if self.storage.remote:
+            try:
+                for name in names:
+                    self.storage.put(self.folder / name, name)
+            except OSError as error:
+                raise StorageError(str(error)) from None
+
+    def publish_all(self) -> None:
+        """All that has changed. Raises as `publish`."""
+        if self._publisher is not None:
+            try:
+                self._publisher.publish()
+            except OSError as error:
+                raise StorageError(str(error)) from None
+
+    def replace_ledger(self) -> None:
+        """After a repair of the working copy. Raises as `publish`."""
+        if self._writer is not None:
+            self._writer.replace()
+
+    def publishing(self, say: Callable[[str], None]) -> AbstractContextManager[object]:
+        """A context manager inside which changed files follow every few seconds; `say` is told when they cannot."""
+        return nullcontext() if self._publisher is None else self._publisher.running(say)
+
+
+@contextmanager
+def opened(location: str | Path) -> Iterator[Place]:
+    """The place of a study that is about to be run.
+
+    Raises:
+        UserError: not a location (see `storage_at`).
+        StorageError: the store cannot be written.
+    """
+    storage = storage_at(location)
+    if not storage.remote:
+        yield Place(str(location), Path(location), storage)
+        return
+    _check(storage)
+    with _scratch(location) as folder:
+        yield Place(str(location), folder, storage)
+
+
+@contextmanager
+def fetched(location: str | Path) -> Iterator[Path]:
+    """A study to read: its folder, or a copy of what there is to read of it (ledger and small files).
+
+    Raises:
+        UserError: not a location.
+        StorageError: the store cannot be read.
+    """
+    with copied(location) as copy:
+        yield copy if isinstance(copy, Path) else copy.folder
+
+
+@contextmanager
+def copied(location: str | Path) -> Iterator[Path | WorkingCopy]:
+    """As `fetched`, for those who look again: a folder, or a copy that can be refreshed."""
+    storage = storage_at(location)
+    if not storage.remote:
+        yield Path(location)
+        return
+    storage.patience_s = HASTY_S
+    with _scratch(location) as folder:
+        copy = WorkingCopy(storage, folder)
+        copy.refresh()
+        yield copy
+
+
+def send(location: str | Path, paths: Iterable[Path]) -> None:
+    """Files that were made in a copy (see `fetched`) go to where the study lives, if that is somewhere else.
+
+    Raises:
+        StorageError: the storage fails.
+    """
+    _send(location, {path.name: path for path in paths})
+
+
+def send_folder(location: str | Path, folder: Path) -> None:
+    """As `send`: all files of a folder, under their names in it."""
+    _send(
+        location,
+        {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()},
+    )
+
+
+def _send(location: str | Path, paths: Mapping[str, Path]) -> None:
+    storage = storage_at(location)
+    if storage.remote:
+        try:
+            for name, path in paths.items():
+                storage.put(path, name)
+        except OSError as error:
+            raise StorageError(str(error)) from None
+
+
+@contextmanager
+def _scratch(location: str | Path) -> Iterator[Path]:
+    """A local folder with the study's own name."""
+    name = str(location).partition("?")[0].rstrip("/").rpartition("/")[2]
+    with tempfile.TemporaryDirectory(prefix="ray-unlearn-", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / name).mkdir()
+        yield Path(folder) / name
+
+
+def there(location: str | Path) -> bool:
+    """Whether there is a study. Raises as `fetched`."""
+    storage = storage_at(location)
+    storage.patience_s = min(storage.patience_s, HASTY_S)
+    return Place(str(location), Path(location), storage).occupied()
+
+
+def _check(storage: Storage) -> None:
+    """Refuse a store that cannot be written, read, listed and cleared, before anything expensive starts."""
+    patience, storage.patience_s = storage.patience_s, HASTY_S
+    name = "ledger/probe"
+    try:
+        storage.write(name, b"?")
+        if storage.read(name) != b"?" or all(file.name != name for file in storage.files("ledger")):
+            raise StorageError(
+                f"{storage.url}: what was just written is not there; it must list and read its own writes"
+            )
+        storage.remove(name)
+    except OSError as error:
+        raise StorageError(str(error)) from None
+    finally:
+        storage.patience_s = patience

@@ -1,0 +1,162 @@
+"""Mend a damaged ledger: what cannot be trusted is set aside, never deleted, and its trials run again.
+
+Good lines are numbered anew in a new file that replaces the old one whole or not at all, together with the events that
+say what was lost: killed at any moment, a study is as damaged as before or repaired, and a second repair finishes the job.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.store.event import Event, encoded
+from ray_unlearn.store.lease import Lease
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.location import Place
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.repair_plan import Plan, planned
+from ray_unlearn.store.scan import Scan, acknowledged_file, copied_header, events_file, scanned
+from ray_unlearn.store.table import result_table, write_table
+from ray_unlearn.store.verify import table_fault
+
+
+def repair(study_folder: Path) -> list[str]:
+    """Mend the ledger of a study. Returns what was done, one sentence each; empty when nothing was wrong.
+
+    Raises:
+        UserError: no study there.
+        StorageError: a process is running the study, the header and its copy are both damaged, the disk is full.
+    """
+    folder = study_folder / "ledger"
+    if not events_file(folder).is_file():
+        raise UserError(
+            f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"
+        )
+    with _held(folder) as lease:
+        header, scan = _looked_at(folder)
+        plan = planned(folder, scan)
+        if plan.texts or plan.reopened:
+            _carry_out(plan, header, folder, lease)
+    known = sum(event["kind"] == "note" for event in plan.events)
+    with Ledger.open(folder) as ledger:  # mends the end of the file, and proves that it opens
+        done = [str(note["text"]) for note in ledger.record.notes[known:]]
+        return done + _table_mended(folder / "rows.parquet", ledger.record)
+
+
+def mend_remote(place: Place) -> list[str]:
+    """As `repair`, for a study in an object store: its working copy is mended, then stands for what was there before, which is
+    kept beside it.
+
+    Raises:
+        UserError, StorageError: as `repair`.
+    """
+    with place.borrowed():
+        done = repair(place.folder)
+        if done:
+            place.replace_ledger()
+        return done
+
+
+def _table_mended(path: Path, record: Record) -> list[str]:
+    """The result table is made from the ledger; while trials have to run again, the run that ends them writes it."""
+    ended = all(trial.status is not None for trial in record.trials.values())
+    fault = table_fault(path, record) if ended else ""
+    if not fault:
+        return []
+    write_table(result_table(record), path)
+    return [f"{path.name} was written anew: it {fault}"]
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[Lease]:
+    """The study's lease, as a writer holds it."""
+    path = events_file(folder)
+    with open(path, "ab") as file:
+        lease = Lease.take(folder, file, str(path))
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+
+def _looked_at(folder: Path) -> tuple[bytes, Scan]:
+    """The header line, from its copy where need be, and all lines."""
+    try:
+        scan = scanned(folder)
+    except StorageError:
+        header = copied_header(folder)
+        return header, scanned(folder, header)
+    with open(events_file(folder), "rb") as file:
+        return file.readline(), scan
+
+
+def _carry_out(plan: Plan, header: bytes, folder: Path, lease: Lease) -> None:
+    """Set aside, write the new file, and let it replace the old one.
+
+    Raises:
+        StorageError: the disk is full, or the study was taken over; the old file is as it was.
+    """
+    path = events_file(folder)
+    now = datetime.now(UTC)
+    stamp: Event = {"token": lease.token, "time": now.isoformat(timespec="milliseconds")}
+    place = folder / f"damaged-{now:%Y%m%dT%H%M%S%f}Z.jsonl"
+    texts = list(plan.texts)
+    if plan.aside:
+        texts.append(f"what was set aside is kept in {place.name}")
+    texts += [f"trial {number} runs again: {reason}" for number, reason in plan.reopened.items()]
+    new: list[Event] = [
+        {"kind": "reopened", "number": n, "reason": reason} for n, reason in plan.reopened.items()
+    ]
+    new += [{"kind": "note", "text": f"repair: {text}"} for text in texts]
+    events = [*plan.events, *({**stamp, **event} for event in new)]
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        if plan.aside:
+            _write(place, (_bytes(path, offset, length) for offset, length in plan.aside))
+        _write(draft, [header], (_line(event, seq) for seq, event in enumerate(events, start=1)))
+        lease.check()
+        draft.replace(path)
+        _sync_folder(folder)
+        # After the file: a mark that is too high is a false alarm, one that is too low would hide a loss.
+        acknowledged_file(folder).write_bytes(b"%020d\n" % len(events))
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
+        raise StorageError(
+            f"{path}: not repaired: {error}; free some space, then try again"
+        ) from None
+
+
+def _line(event: Event, seq: int) -> bytes:
+    """The event's line under its new number."""
+    first: Event = {"seq": seq}
+    event = first | event | first
+    if event["kind"] == "row":
+        event["metrics"] = {
+            name: value for name, value in event["metrics"].items() if name != "update"
+        }
+    return encoded(event)
+
+
+def _write(path: Path, *parts: Iterable[bytes]) -> None:
+    with open(path, "wb") as file:
+        for part in parts:
+            file.writelines(part)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _bytes(path: Path, offset: int, length: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(offset)
+        return file.read(length)

@@ -1,0 +1,67 @@
+"""Gap, utility loss and score of a row, from its metrics and the study's baselines. Lower is better everywhere."""
+
+import math
+from dataclasses import dataclass
+
+from ray_unlearn.store.schema import HALVED_SETS, HALVES, Row
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Metrics of models that no trial changed, measured once before the first trial.
+
+    vanilla: P_0 on every set; its nll on the approximate set A is the target for the forget set.
+    exact_retrain: the model retrained without U, where there is one.
+    retraining_flops: what retraining would cost; 0 when unknown.
+    """
+
+    vanilla: Row
+    exact_retrain: Row | None = None
+    retraining_flops: float = 0.0
+
+    def target_nll(self, half: str) -> float:
+        """log ppl_0(A): the approximate-retraining target for log ppl(U), in nats per token."""
+        return float(self.vanilla[f"approximate_nll_{half}"])
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the score's three parts (the study's `objective`)."""
+
+    forget_gap: float = 1.0
+    retain: float = 1.0
+    general: float = 1.0
+
+
+def scored(row: Row, baselines: Baselines, weights: Weights = Weights()) -> Row:
+    """`row` with gap, utility loss, score, distance to exact retraining and efficiency ratio added.
+
+    All differences are of log perplexities (token-mean nll), in nats per token:
+        forget_gap   = |log ppl(U) - log ppl_0(A)|
+        utility_loss = 1/2 sum over S in {retain, general} of max(0, log ppl(S) - log ppl_0(S))
+        score        = w_gap forget_gap + 1/2 sum over S of w_S max(0, log ppl(S) - log ppl_0(S))
+    A non-finite input gives a non-finite score: the trial is infeasible, not good or bad.
+    """
+    row = dict(row)
+    for half in HALVES:
+        gap = abs(row["forget_nll"] - baselines.target_nll(half))
+        losses = {
+            name: _rise(row, baselines.vanilla, f"{name}_nll_{half}")
+            for name in ("retain", "general")
+        }
+        row[f"forget_gap_{half}"] = gap
+        row[f"utility_loss_{half}"] = (losses["retain"] + losses["general"]) / 2
+        weighted = (weights.retain * losses["retain"] + weights.general * losses["general"]) / 2
+        row[f"score_{half}"] = weights.forget_gap * gap + weighted
+        if baselines.exact_retrain is not None:
+            names = ["forget_nll", *(f"{name}_nll_{half}" for name in HALVED_SETS)]
+            distances = [abs(row[name] - baselines.exact_retrain[name]) for name in names]
+            row[f"exact_distance_{half}"] = sum(distances) / len(distances)
+    if baselines.retraining_flops and row.get("flops"):
+        row["efficiency_ratio"] = baselines.retraining_flops / row["flops"]
+    return row
+
+
+def _rise(row: Row, vanilla: Row, name: str) -> float:
+    difference = float(row[name] - vanilla[name])
+    return difference if math.isnan(difference) else max(0.0, difference)

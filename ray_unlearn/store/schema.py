@@ -1,0 +1,153 @@
+"""The evaluation row: every column with unit, direction and meaning. The one place that names metrics.
+
+Sets: forget U, approximate A (same domain, never seen), retain (in-distribution, held out from descent), general.
+Halves: the documents of A, retain and general are split by a fixed hash. `selection` guides the search; `reporting` is
+for reports only. The forget set is what it is: whole in both.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+SCHEMA_VERSION = 2
+"""2: every line of the ledger has a number, a fencing token and a checksum."""
+HALVES = ("selection", "reporting")
+SETS = ("forget", "approximate", "retain", "general")
+HALVED_SETS = SETS[1:]
+MIN_K_PERCENT = (20, 30, 40, 50, 60)
+ATTACKS = (
+    "loss",
+    "zlib",
+    *(f"min_k_{k}" for k in MIN_K_PERCENT),
+    *(f"min_k_pp_{k}" for k in MIN_K_PERCENT),
+)
+
+Direction = Literal["minimize", "maximize", "target", "none"]
+Outcome = Literal["complete", "pruned", "infeasible", "out_of_memory", "failed"]
+OUTCOMES: tuple[Outcome, ...] = ("complete", "pruned", "infeasible", "out_of_memory", "failed")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the result table."""
+
+    name: str
+    unit: str
+    direction: Direction
+    description: str
+    repeatable: bool = True
+    """False for wall-clock and memory: two identical runs differ there."""
+
+
+def _set_columns(name: str, suffix: str) -> list[Column]:
+    where = f"{name} set" + (f", {suffix[1:]} half" if suffix else "")
+    direction: Direction = "minimize" if name in ("retain", "general") else "none"
+    accuracy: Direction = "maximize" if name in ("retain", "general") else "none"
+    return [
+        Column(f"{name}_nll{suffix}", "nats/token", direction, f"token-mean negative log-likelihood, {where}"),
+        Column(f"{name}_ppl{suffix}", "1", direction, f"perplexity exp(nll), {where}"),
+        Column(f"{name}_accuracy{suffix}", "1", accuracy, f"share of next tokens that are the argmax, {where}"),
+        Column(f"{name}_kl{suffix}", "nats/token", "minimize" if accuracy == "maximize" else "none",
+               f"token-mean KL(P_0 || P_theta), {where}"),
+    ]  # fmt: skip
+
+
+def _columns() -> list[Column]:
+    columns = [
+        Column("update", "updates", "none", "optimizer updates done"),
+        Column("epoch", "epochs", "none", "passes over the forget set"),
+        Column("forget_tokens", "tokens", "none", "forget targets consumed so far"),
+        Column("retain_tokens", "tokens", "none", "retain targets consumed so far"),
+        Column("learning_rate_sum", "1", "none", "sum of the learning rates of all updates so far"),
+        Column(
+            "forget_loss",
+            "nats/token",
+            "none",
+            "the method's forget term at the last update, unweighted",
+        ),
+        Column(
+            "retain_loss",
+            "nats/token",
+            "none",
+            "the method's retain term at the last update, unweighted",
+        ),
+        Column(
+            "grad_norm",
+            "1",
+            "none",
+            "global L2 norm of the last update's gradient, before clipping",
+        ),
+    ]
+    columns += _set_columns("forget", "")
+    columns += [
+        Column("forget_extraction_strength", "1", "none",
+               "mean over documents of 1 - k/L: shortest prefix k after which greedy decoding gives the rest"),
+        Column("forget_exact_memorisation", "1", "none", "mean over documents of the share of argmax-correct tokens"),
+    ]  # fmt: skip
+    for half in HALVES:
+        for name in HALVED_SETS:
+            columns += _set_columns(name, f"_{half}")
+        columns += [
+            Column(f"mia_{attack}_auc_{half}", "1", "target",
+                   f"P(forget document looks more like a member than an approximate one), {attack} attack; target 0.5")
+            for attack in ATTACKS
+        ]  # fmt: skip
+        columns += [
+            Column(f"forget_gap_{half}", "nats/token", "minimize", "|log ppl(U) - log ppl_0(A)|, distance to retraining"),
+            Column(f"utility_loss_{half}", "nats/token", "minimize",
+                   "mean over retain and general of max(0, log ppl - log ppl_0)"),
+            Column(f"score_{half}", "nats/token", "minimize", "weighted forget gap + weighted mean utility loss"),
+            Column(f"exact_distance_{half}", "nats/token", "minimize",
+                   "mean over the four sets of |log ppl - log ppl of the exactly retrained model|"),
+        ]  # fmt: skip
+    columns += [
+        Column(
+            "flops", "FLOP", "minimize", "floating-point operations of all updates so far, counted"
+        ),
+        Column("efficiency_ratio", "1", "maximize", "FLOPs of retraining / FLOPs so far"),
+        Column(
+            "wall_s",
+            "s",
+            "minimize",
+            "seconds in updates so far, evaluation apart",
+            repeatable=False,
+        ),
+        Column(
+            "evaluation_wall_s", "s", "minimize", "seconds in evaluation so far", repeatable=False
+        ),
+        Column(
+            "accelerator_s", "s", "minimize", "wall_s x accelerators (0 on CPU)", repeatable=False
+        ),
+        Column(
+            "peak_memory_gib",
+            "GiB",
+            "minimize",
+            "peak memory of the worker during the trial",
+            repeatable=False,
+        ),
+    ]
+    return columns
+
+
+COLUMNS: dict[str, Column] = {column.name: column for column in _columns()}
+TARGET_AUC = 0.5
+
+Row = Mapping[str, Any]
+"""An evaluation row, for reading; rows of a ledger load most columns on demand."""
+Metrics = dict[str, Any]
+"""An evaluation row in the making."""
+
+
+def check_row(row: Row) -> None:
+    """Assert the contract between the loop and the ledger: known columns only, numbers only, an update."""
+    unknown = [name for name in row if name not in COLUMNS]
+    assert not unknown, f"columns not in the schema: {unknown}"
+    assert isinstance(row.get("update"), int), "a row needs its update"
+    bad = [name for name, value in row.items() if not isinstance(value, (int, float))]
+    assert not bad, f"not numbers: {bad}"
+
+
+def finite(row: Row) -> bool:
+    """True when every value is a finite number."""
+    return all(math.isfinite(value) for value in row.values())

@@ -1,0 +1,242 @@
+"""Where a study stands, derived from its files alone: safe beside a running study, and long after it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.follow import LedgerFollower
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import OUTCOMES, Row
+from ray_unlearn.store.score import OBJECTIVE, best_row
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best configuration of a method so far; score and metrics on the selection half."""
+
+    method: str
+    number: int
+    trial_id: str
+    update: int
+    learning_rate: float
+    score: float
+    forget_ppl: float
+    target_ppl: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """Counts and bests of one study, and what its driver said last."""
+
+    name: str
+    folder: str
+    """Or the address of a remote study."""
+    asked_for: int | None
+    """Trials of the whole study, as its last run began; None for ledgers that do not say."""
+    outcomes: dict[str, int]
+    unfinished: int
+    rows: int
+    best: list[Best]
+    notes: list[str]
+    live: Live | None = None
+    age_s: float | None = None
+    """Of the driver's last sign of life."""
+    problem: str = ""
+    """Why this is what was known at the last look: the files cannot be read just now."""
+
+    @property
+    def finished(self) -> int:
+        """Trials with an outcome."""
+        return sum(self.outcomes.values())
+
+    @property
+    def driver(self) -> Sign:
+        """Whether the study is running."""
+        return sign_of_life(self.live, self.age_s)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing to wait for: the run has ended, or all trials of one that left no word."""
+        return self.driver == "ended" or (
+            self.driver == "unknown" and self.finished == self.asked_for
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts."""
+        return asdict(self) | {"finished": self.finished, "driver": self.driver}
+
+
+class Tally:
+    """Outcomes and the best of each method, counted as trials end: at 10,000 trials nobody goes through all at every look."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        self._counted: set[int] = set()
+        self._best: dict[str, tuple[Trial, Row]] = {}
+        self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+
+    def add(self, trial: Trial) -> None:
+        """A trial that has ended; once."""
+        assert trial.status is not None
+        if trial.number in self._counted:
+            return
+        self._counted.add(trial.number)
+        self.outcomes[trial.status] += 1
+        row = best_row(trial, self._spec)
+        if row is None:
+            return
+        known = self._best.get(trial.method)
+        if known is None or (row[OBJECTIVE], trial.number) < (known[1][OBJECTIVE], known[0].number):
+            self._best[trial.method] = (trial, row)
+
+    @property
+    def finished(self) -> int:
+        """Trials with an outcome."""
+        return len(self._counted)
+
+    @property
+    def ranked(self) -> list[tuple[Trial, Row]]:
+        """The best trial of each method and its row, lowest score first; of equals the trial with the lower number."""
+        return sorted(self._best.values(), key=lambda pair: (pair[1][OBJECTIVE], pair[0].number))
+
+
+def open_study(folder: Path) -> tuple[StudySpec, Record]:
+    """Spec and record of a study directory.
+
+    Raises:
+        UserError: no study there.
+        StorageError: its ledger is damaged.
+    """
+    _check_there(folder)
+    record = read_ledger(folder / "ledger")
+    return _spec(folder, record), record
+
+
+def status(folder: Path) -> Status:
+    """The study in `folder`. Raises as `open_study`."""
+    return Follower(folder).poll()
+
+
+def _nothing() -> None:
+    """Local files need no refreshing."""
+
+
+class Follower:
+    """Where a study stands, again and again.
+
+    Args:
+        folder: a study directory, or a copy of one.
+        refresh: called before each look; brings a copy up to date. What it raises is a problem of that look, not the end.
+        name: what people call the place of a copy; default: the folder.
+        clock: seconds, for the age of the driver's sign of life; unlike the time of day it never jumps.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        refresh: Callable[[], object] = _nothing,
+        *,
+        name: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._name = name or str(folder)
+        self._refresh = refresh
+        self._clock = clock
+        self._ledger = LedgerFollower(folder / "ledger")
+        self._spec: StudySpec | None = None
+        self._record: Record | None = None
+        self._tally: Tally | None = None
+        self._live: Live | None = None
+        self._written = 0.0
+        """When `_live` was written, by `clock`."""
+
+    def poll(self) -> Status:
+        """The study as it is now.
+
+        Raises:
+            UserError: at the first call, as `open_study`; later ones give what was known, and the problem.
+        """
+        problem = ""
+        try:
+            self._refresh()
+            self._read_ledger()
+        except (UserError, OSError) as error:
+            if self._record is None:
+                raise
+            problem = str(error)
+        self._read_live()
+        return self._status(problem)
+
+    def _read_ledger(self) -> None:
+        if self._spec is None:
+            _check_there(self._folder)
+        record, events = self._ledger.poll()
+        if self._spec is None:
+            self._spec = _spec(self._folder, record)
+        if (
+            self._tally is None
+            or events is None
+            or any(event["kind"] == "reopened" for event in events)
+        ):
+            self._tally = Tally(self._spec)
+            for trial in record.finished:
+                self._tally.add(trial)
+        else:
+            for event in events:
+                if event["kind"] == "outcome":
+                    self._tally.add(record.trials[event["number"]])
+        self._record = record
+
+    def _read_live(self) -> None:
+        """Only the first one's age depends on whether two machines' clocks agree."""
+        live = read_live(self._folder)
+        if live is None or live == self._live:
+            return
+        self._written = self._clock() - (age_s(live) if self._live is None else 0.0)
+        self._live = live
+
+    def _status(self, problem: str) -> Status:
+        spec, record, tally, live = self._spec, self._record, self._tally, self._live
+        assert spec is not None
+        assert record is not None
+        assert tally is not None
+        target = record.baselines.get("vanilla", {}).get("approximate_ppl_selection", float("nan"))
+        bests = [
+            Best(
+                trial.method, trial.number, trial.trial_id, row["update"], trial.config["learning_rate"], row[OBJECTIVE],
+                row.get("forget_ppl", float("nan")), target,
+            )
+            for trial, row in tally.ranked
+        ]  # fmt: skip
+        return Status(
+            spec.name,
+            self._name,
+            record.sessions[-1].get("total") if record.sessions else None,
+            dict(tally.outcomes),
+            unfinished=len(record.trials) - tally.finished,
+            rows=sum(len(trial.rows) for trial in record.trials.values()),
+            best=bests,
+            notes=[str(note.get("text", note)) for note in record.notes],
+            live=live,
+            age_s=None if live is None else self._clock() - self._written,
+            problem=problem,
+        )
+
+
+def _check_there(folder: Path) -> None:
+    if not (folder / "ledger" / "events.jsonl").is_file():
+        raise UserError(
+            f"{folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"
+        )
+
+
+def _spec(folder: Path, record: Record) -> StudySpec:
+    return validated(StudySpec, record.header["spec"], f"{folder}: ledger header")

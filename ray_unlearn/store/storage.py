@@ -1,0 +1,263 @@
+"""Where a study's files lie: a folder, or the same names below a prefix of an object store.
+
+    results/my-study                            a folder, on a disk or a shared file system (NFS)
+    s3://bucket/studies/my-study                Amazon S3 and what speaks its protocol (AWS_ENDPOINT_URL names the server)
+    gs://bucket/studies/my-study                Google Cloud Storage
+    abfss://container@account.dfs.core.windows.net/studies/my-study     Azure
+
+Credentials come from the environment or the identity of the machine, through pyarrow's filesystems, and never from the
+address: it stands in messages, logs and process lists.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from ray_unlearn.spec.errors import UserError, nearest
+
+SCHEMES = ("s3", "gs", "abfs", "abfss")
+OPTIONS = ("endpoint_override", "region", "scheme")
+"""What may follow a `?`: none of it is secret."""
+PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,254}")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file in a storage."""
+
+    name: str
+    """Below the study, with `/` between its parts."""
+    bytes: int
+    modified: float
+    """Seconds since the epoch, by the storage's own clock."""
+
+
+class Storage(Protocol):
+    """Files by name. A file with its right name is whole: nobody sees half of one.
+
+    All methods raise OSError where the storage fails (FileNotFoundError where there is no such file), an object store only
+    after it has been asked again for some time.
+    """
+
+    url: str
+    """For people."""
+    remote: bool
+    patience_s: float
+    """How long a storage that fails is asked again."""
+
+    def files(self, under: str = "") -> list[Stored]:
+        """All files below a folder, by name; empty where there is no such folder."""
+
+    def read(self, name: str) -> bytes:
+        """The content of a file."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Make or replace a file."""
+
+    def put(self, path: Path, name: str) -> None:
+        """Make or replace a file with the content of the one at `path`."""
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy a file to `path`."""
+
+    def remove(self, name: str) -> None:
+        """Delete a file; nothing happens where there is none."""
+
+
+def is_remote(location: str | Path) -> bool:
+    """Whether this is an address in an object store."""
+    return isinstance(location, str) and "://" in location
+
+
+def storage_at(location: str | Path) -> Storage:
+    """The storage at a folder or an address. Nothing is asked over the network yet.
+
+    Raises:
+        UserError: an unknown scheme, no bucket, credentials in the address, or parts that are no names.
+    """
+    if not is_remote(location):
+        return FolderStorage(Path(location))
+    from ray_unlearn.store.object_storage import ObjectStorage
+
+    return ObjectStorage(checked_url(str(location)))
+
+
+def checked_url(url: str) -> str:
+    """The address without a slash at its end.
+
+    Raises:
+        UserError: as `storage_at`.
+    """
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # no secret goes into a message
+    if parts.scheme == "file":
+        raise UserError(f"{shown}: give a local folder as a plain path: {parts.path}")
+    if parts.scheme not in SCHEMES:
+        raise UserError(
+            f"{shown}: unknown kind of storage {parts.scheme!r}{nearest(parts.scheme, SCHEMES)}"
+        )
+    account = parts.scheme.startswith("abfs") or parts.username == "anonymous"
+    if parts.password or (parts.username and not account):
+        raise UserError(
+            f"{shown}: credentials do not belong in an address, which is shown and logged; take them out and set them in the "
+            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or give the machine an identity"
+        )
+    for name, _ in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in OPTIONS:
+            raise UserError(f"{shown}: option {name!r} after `?`{nearest(name, OPTIONS)}")
+    if not parts.netloc:
+        raise UserError(f"{shown}: names no bucket; give {parts.scheme}://BUCKET/FOLDER/NAME")
+    names = parts.path.strip("/").split("/")
+    if names == [""]:
+        raise UserError(
+            f"{shown}: a study needs a folder of its own below the bucket: {shown.rstrip('/')}/NAME"
+        )
+    for name in names:
+        if not PART.fullmatch(name):
+            raise UserError(
+                f"{shown}: {name!r} is no name for a folder; use letters, digits and ._=+@-"
+            )
+    return url.partition("?")[0].rstrip("/") + (f"?{parts.query}" if parts.query else "")
+
+
+def below(location: str | Path, *names: str) -> str | Path:
+    """The location of something inside: `below("s3://b/study?region=x", "confirm")`."""
+    if not is_remote(location):
+        return Path(location).joinpath(*names)
+    base, mark, query = str(location).partition("?")
+    return "/".join([base.rstrip("/"), *names]) + mark + query
+
+
+@contextmanager
+def local_file(storage: Storage, name: str) -> Iterator[Path]:
+    """A file of the storage as a local path, for as long as the context lasts.
+
+    Raises:
+        OSError: as `Storage.fetch`.
+    """
+    if isinstance(storage, FolderStorage):
+        path = storage.path(name)
+        path.stat()
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="ray-unlearn-") as folder:
+        path = Path(folder) / Path(name).name
+        storage.fetch(name, path)
+        yield path
+
+
+def is_inside(name: str) -> bool:
+    """Whether the name of a file or folder is one below the study."""
+    return "\0" not in name and not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def checked_name(name: str) -> str:
+    """The name of a file or folder, which may come from a ledger that somebody else has written: never one outside the study.
+
+    Raises:
+        PermissionError: it is absolute, or climbs.
+    """
+    if not is_inside(name):
+        raise PermissionError(
+            f"{name!r} lies outside the study, and is neither read nor deleted; who wrote that into its ledger? See "
+            "`ray-unlearn verify`"
+        )
+    return name
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FolderStorage:
+    """A folder."""
+
+    remote = False
+
+    def __init__(self, folder: Path) -> None:
+        self.url = str(folder)
+        self.patience_s = 0.0
+        self._folder = folder
+
+    def path(self, name: str) -> Path:
+        """Where the file lies or would lie.
+
+        Raises:
+            PermissionError: outside the folder, by its name or by a symbolic link on the way.
+        """
+        path = self._folder / checked_name(name)
+        self._stay_inside(
+            path.parent
+        )  # a file that is a link itself is replaced or deleted, not what it points to
+        return path
+
+    def _stay_inside(self, path: Path) -> None:
+        if not path.resolve().is_relative_to(self._folder.resolve()):
+            raise PermissionError(
+                f"{path} leads out of {self._folder} through a symbolic link, where files would be deleted; to keep a "
+                "study on another disk, link the whole folder"
+            )
+
+    def files(self, under: str = "") -> list[Stored]:
+        """See `Storage`."""
+        found = []
+        top = self.path(under) if under else self._folder
+        self._stay_inside(top)
+        for path in sorted(top.rglob("*")):
+            with suppress(FileNotFoundError):  # a running study replaces files
+                if path.is_file():
+                    about = path.stat()
+                    found.append(
+                        Stored(
+                            path.relative_to(self._folder).as_posix(), about.st_size, about.st_mtime
+                        )
+                    )
+        return found
+
+    def read(self, name: str) -> bytes:
+        """See `Storage`."""
+        return self.path(name).read_bytes()
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Storage`."""
+        path = self.path(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+        try:
+            with open(draft, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def put(self, path: Path, name: str) -> None:
+        """See `Storage`."""
+        place = self.path(name)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = place.with_name(f"{place.name}.{uuid.uuid4().hex[:12]}.tmp")
+        try:
+            shutil.copyfile(path, draft)
+            draft.replace(place)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def fetch(self, name: str, path: Path) -> None:
+        """See `Storage`."""
+        shutil.copyfile(self.path(name), path)
+
+    def remove(self, name: str) -> None:
+        """See `Storage`."""
+        self.path(name).unlink(missing_ok=True)

@@ -1,0 +1,112 @@
+"""The result table: one line per evaluation row, with its trial's configuration and outcome. Plain pyarrow."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION, Row
+from ray_unlearn.store.score import candidate_rows
+
+CONFIG_COLUMNS = (
+    "method", "seed", "learning_rate", "steps", "batch_size", "retain_ratio", "w_f", "w_r", "schedule",
+    "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm",
+)  # fmt: skip
+TABLE_COLUMNS = (
+    "study", "domain", "model", "number", "trial_id", "status", "reason", "sampled_by", "candidate", *CONFIG_COLUMNS, *COLUMNS,
+)  # fmt: skip
+TEXT_COLUMNS = frozenset(
+    {"study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "method", "schedule"}
+)
+LINES_AT_A_TIME = 5_000
+"""Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the table."""
+UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repeatable)
+
+
+def result_table(record: Record) -> pa.Table:
+    """Columns: study, domain, model, number, trial_id, status, reason, sampled_by, candidate, the configuration, `COLUMNS`.
+
+    `candidate` is true where the row stands for a configuration that could be deployed (see `store.score`).
+    Ordered by trial number and update. A trial without rows (it failed, or diverged before its first evaluation) has
+    one line with no `update`, so that it is counted and not forgotten.
+    """
+    spec = validated(StudySpec, record.header["spec"], "ledger header: spec")
+    study = {"study": spec.name, "domain": record.header["domain"], "model": spec.model.source}
+    schema, tables = _schema(), []
+    lines: list[dict[str, Any]] = []
+    for _, trial in sorted(record.trials.items()):
+        known = study | {
+            "number": trial.number,
+            "trial_id": trial.trial_id,
+            "status": trial.status or "running",
+        }
+        known |= {"reason": trial.reason, "sampled_by": trial.source} | {
+            name: trial.config.get(name) for name in CONFIG_COLUMNS
+        }
+        rows: list[Row] = sorted(trial.rows, key=lambda row: row["update"]) or [{}]
+        candidates = {row["update"] for row in candidate_rows(trial, spec)}
+        lines += [
+            known | {"candidate": row.get("update") in candidates} | dict(row.items())
+            for row in rows
+        ]
+        if len(lines) >= LINES_AT_A_TIME:
+            tables.append(pa.Table.from_pylist(lines, schema=schema))
+            lines = []
+    return pa.concat_tables([*tables, pa.Table.from_pylist(lines, schema=schema)])
+
+
+def baseline_table(record: Record) -> pa.Table:
+    """One line per baseline (vanilla, exact_retrain): `baseline` and `COLUMNS`."""
+    lines = [
+        {"baseline": name} | {c: row.get(c) for c in COLUMNS}
+        for name, row in record.baselines.items()
+    ]
+    fields = [pa.field("baseline", pa.string())] + [pa.field(name, _type(name)) for name in COLUMNS]
+    return pa.Table.from_pylist(lines, schema=pa.schema(fields))
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write as Parquet or CSV by the file's ending, whole or not at all.
+
+    Raises:
+        StorageError: an ending that is neither, or the file cannot be written.
+    """
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        match path.suffix:
+            case ".parquet":
+                pq.write_table(table, draft)
+            case ".csv":
+                import pyarrow.csv
+
+                pyarrow.csv.write_csv(table, draft)
+            case other:
+                raise StorageError(f"{path}: unknown table format {other!r}; use .parquet or .csv")
+        draft.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise StorageError(f"{path}: cannot be written: {error}") from None
+
+
+_WHOLE = {"number", "seed", "steps", "batch_size", "warmup_steps", "update"}
+
+
+def _type(name: str) -> pa.DataType:
+    if name in TEXT_COLUMNS:
+        return pa.string()
+    if name == "candidate":
+        return pa.bool_()
+    return pa.int64() if name in _WHOLE else pa.float64()
+
+
+def _schema() -> pa.Schema:
+    fields = [pa.field(name, _type(name)) for name in TABLE_COLUMNS]
+    return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})

@@ -1,0 +1,277 @@
+"""Is a study what it claims to be? The invariants of a study directory, each checked from the files alone.
+
+    I1  every row that was acknowledged is there exactly once
+    I2  no trial ended twice
+    I3  nothing is left unfinished once the study is complete
+    I4  the trials are those that were asked for
+    I5  the best weights are there and are the ones that were written
+    I6  nothing is left over on disk
+
+Reads only, and is safe beside a running study: what a writer is about to do is no problem.
+"""
+
+import fcntl
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.best_weights import artefact_problems
+from ray_unlearn.store.event import Event
+from ray_unlearn.store.files import leftovers
+from ray_unlearn.store.lease import EXPIRY_S, LEASE_FILE, read_holder
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.repair_plan import listed
+from ray_unlearn.store.scan import Scan, copied_header, events_file, read_acknowledged, scanned
+from ray_unlearn.store.storage import FolderStorage, Storage
+
+REPAIR = "`ray-unlearn verify --repair` lets what is lost run again"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found."""
+
+    problems: list[str]
+    """Each begins with its invariant."""
+    complete: bool
+    """Every trial that was asked for has its outcome."""
+    trials: int
+    asked_for: int | None
+    """None when no session has said so yet."""
+    rows: int
+    unfinished: list[int]
+    """Numbers of the trials without an outcome."""
+    running: str
+    """Who is writing the study now; empty when nobody is."""
+
+
+def verify(study_folder: Path, storage: Storage | None = None) -> Verification:
+    """Check the study in `study_folder`; damage becomes a problem, never an exception.
+
+    Args:
+        study_folder: the study, or a working copy of it.
+        storage: where a working copy's study lives.
+
+    Raises:
+        UserError: no study there.
+    """
+    storage = storage or FolderStorage(study_folder)
+    folder = study_folder / "ledger"
+    if not events_file(folder).is_file():
+        raise UserError(
+            f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"
+        )
+    running = _running(folder, storage.remote)
+    acknowledged = read_acknowledged(folder)  # before the events: a writer goes on
+    problems: list[str] = []
+    scan = _scanned(folder, problems)
+    if scan is None:
+        return Verification(problems, False, 0, None, 0, [], running)
+    problems += _damage(scan, acknowledged)
+    whole = not problems
+    record = Record(scan.events[0])
+    for event in scan.events[1:]:
+        problems += _taken_in(record, event)
+    for _, trial in sorted(record.trials.items()):
+        problems += _trial_problems(trial)
+    problems += _count_problems(record)
+    unfinished = sorted(number for number, trial in record.trials.items() if trial.status is None)
+    if not running and not unfinished:
+        problems += _table_problems(folder / "rows.parquet", record)
+    problems += artefact_problems(storage, record.artefact, record.trials, running=bool(running))
+    if whole and not running:  # what a lost line may have spoken of is no leftover
+        problems += _leftover_problems(storage, record)
+    asked_for = record.sessions[-1].get("total") if record.sessions else None
+    complete = asked_for is not None and len(record.trials) == asked_for and not unfinished
+    rows = sum(len(trial.rows) for trial in record.trials.values())
+    return Verification(
+        problems, complete, len(record.trials), asked_for, rows, unfinished, running
+    )
+
+
+def _running(folder: Path, remote: bool) -> str:
+    """Who holds the lease now. Here the lock tells, elsewhere the age of the lease; neither is touched."""
+    holder = read_holder(folder)
+    if holder is not None and holder.released:
+        return ""
+    if remote and holder is None:
+        return ""
+    if holder is None or (not remote and holder.host == socket.gethostname()):
+        held = _locked(events_file(folder))
+    else:
+        held = time.time() - (folder / LEASE_FILE).stat().st_mtime < EXPIRY_S
+    if not held:
+        return ""
+    return "an unknown process" if holder is None else f"process {holder.pid} on host {holder.host}"
+
+
+def _locked(path: Path) -> bool:
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return False
+    return False
+
+
+def _scanned(folder: Path, problems: list[str]) -> Scan | None:
+    """All lines; with the header's copy when the header is damaged, so that the rest is checked too."""
+    try:
+        return scanned(folder)
+    except StorageError as error:
+        problems.append(f"I1: {error}")
+    try:
+        return scanned(folder, copied_header(folder))
+    except StorageError as error:
+        if not problems[0].endswith(str(error)):
+            problems.append(f"I1: {error}")
+        return None
+
+
+def _damage(scan: Scan, acknowledged: int) -> Iterator[str]:
+    damaged = [line for line in scan.damaged if line.line > 1]
+    if damaged:
+        yield (
+            f"I1: events.jsonl: damaged lines {listed(line.line for line in damaged)}; "
+            f"the first begins {damaged[0].text[:40]!r}; {REPAIR}"
+        )
+    if scan.missing:
+        spans = [
+            str(first) if first == last else f"{first} to {last}" for first, last in scan.missing
+        ]
+        yield f"I1: events.jsonl: events {listed(spans)} are missing; {REPAIR}"
+    if acknowledged >= scan.next_seq:
+        yield (
+            f"I1: events.jsonl: events {scan.next_seq} to {acknowledged} had been acknowledged and are gone from its "
+            "end; `ray-unlearn resume` computes again what they recorded"
+        )
+    if scan.stale:
+        yield f"I1: events.jsonl: {len(scan.stale)} event(s) of a process that had lost the study; {REPAIR}"
+
+
+def _taken_in(record: Record, event: Event) -> Iterator[str]:
+    """Take in one event; problems it makes with those before it."""
+    try:
+        problem = _contradiction(record, event)
+        if problem:
+            yield f"{problem}; {REPAIR}"
+        if event["kind"] != "trial" or not problem:
+            record.apply(event)
+    except StorageError as error:
+        yield f"I1: {error}"
+    except (KeyError, TypeError) as error:  # a line of schema 1, which has no checksum
+        yield f"I1: event {event.get('seq', '?')} ({event['kind']}) lacks or garbles {error}; {REPAIR}"
+
+
+def _contradiction(record: Record, event: Event) -> str:
+    trial = (
+        record.trials.get(event["number"]) if event["kind"] in ("trial", "row", "outcome") else None
+    )
+    if trial is None:
+        return ""
+    match event["kind"]:
+        case "trial":
+            return f"I4: trial {trial.number} was begun twice"
+        case "row" if any(row["update"] == event["update"] for row in trial.rows):
+            return f"I1: trial {trial.number} has the row of update {event['update']} twice"
+        case "row" if trial.status is not None:
+            return (
+                f"I2: trial {trial.number} has a row of update {event['update']} after its outcome"
+            )
+        case "outcome" if trial.status is not None:
+            return f"I2: trial {trial.number} ended twice, {trial.status} and {event['status']}"
+    return ""
+
+
+def _trial_problems(trial: Trial) -> Iterator[str]:
+    try:
+        config = validated(TrialConfig, trial.config, f"I4: trial {trial.number}: configuration")
+    except UserError as error:
+        yield str(error).splitlines()[0]
+        return
+    if config.id != trial.trial_id:
+        yield f"I4: trial {trial.number} is called {trial.trial_id!r}, but its configuration is that of {config.id!r}"
+    wanted, there = set(config.evaluate_at), {row["update"] for row in trial.rows}
+    if there - wanted:
+        yield f"I1: trial {trial.number} has rows of updates {listed(sorted(there - wanted))}, never asked for"
+    if trial.status == "complete" and wanted - there:
+        yield (
+            f"I1: trial {trial.number} is complete without its rows of updates {listed(sorted(wanted - there))}; {REPAIR}"
+        )
+
+
+def _asked_per_method(header: Event) -> int | None:
+    try:
+        wanted = header["spec"]["search"]["trials_per_method"]
+    except (KeyError, TypeError):
+        return None
+    return wanted if isinstance(wanted, int) else None
+
+
+def _count_problems(record: Record) -> Iterator[str]:
+    absent = sorted(set(range(max(record.trials, default=-1) + 1)) - set(record.trials))
+    if absent:
+        yield f"I4: trials {listed(absent)} are missing between others; `ray-unlearn resume` asks for them again"
+    ids = Counter(trial.trial_id for trial in record.trials.values())
+    for trial_id in [name for name, count in ids.items() if count > 1]:
+        numbers = [number for number, trial in record.trials.items() if trial.trial_id == trial_id]
+        yield f"I4: trials {listed(numbers)} are one and the same configuration {trial_id!r}"
+    wanted = record.trials_per_method or _asked_per_method(record.header)
+    for method, count in Counter(
+        str(trial.config.get("method")) for trial in record.trials.values()
+    ).items():
+        if wanted is not None and count > wanted:
+            yield f"I4: {count} trials of {method}, asked for were {wanted}"
+
+
+def _table_problems(path: Path, record: Record) -> Iterator[str]:
+    """The table of a study that ended in order; after a crash an older one may still be there, until `resume`."""
+    holder = read_holder(path.parent)
+    if holder is not None and holder.released:
+        fault = table_fault(path, record)
+        if fault:
+            yield f"I1: {path.name}: {fault}; the ledger counts: `ray-unlearn verify --repair` writes the table anew"
+
+
+def table_fault(path: Path, record: Record) -> str:
+    """What is wrong with the result table of a study of which every trial has ended; empty when nothing is."""
+    if not path.exists():
+        return ""
+    try:
+        lines = Counter(pq.read_table(path, columns=["number"])["number"].to_pylist())
+    except (OSError, pa.ArrowException, KeyError) as error:
+        return f"cannot be read: {str(error).splitlines()[0]}"
+    differ = [
+        number
+        for number in lines.keys() | record.trials.keys()
+        if lines[number] != _lines_of(record, number)
+    ]
+    return (
+        f"has another number of rows than the ledger for trials {listed(sorted(differ))}"
+        if differ
+        else ""
+    )
+
+
+def _lines_of(record: Record, number: int) -> int:
+    """Lines of a trial in the table: one per row, and one where there is no row."""
+    return max(1, len(record.trials[number].rows)) if number in record.trials else 0
+
+
+def _leftover_problems(storage: Storage, record: Record) -> Iterator[str]:
+    try:
+        for file in leftovers(storage, record):
+            yield f"I6: {file.name}: left over; `ray-unlearn resume` removes it, or you do"
+    except OSError as error:
+        yield f"I6: cannot be listed: {error}"

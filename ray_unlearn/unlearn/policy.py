@@ -1,0 +1,186 @@
+"""What a trial trains: the whole model, or low-rank adapters on it; and P_0, which both can give at any time."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study_spec import LoraSpec, ModelSpec
+from ray_unlearn.unlearn.model import DTYPES
+from ray_unlearn.unlearn.scored import Scored
+
+
+class Trained(Protocol):
+    """The policy and the vanilla model behind it."""
+
+    policy: Any
+    """The causal LM with its current weights."""
+    scored: Scored
+    """The policy, as it is called."""
+    parameters: list[nn.Parameter]
+    """What the optimizer changes; tied ones once."""
+
+    def reset(self, seed: int) -> None:
+        """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN included)."""
+
+    def original(self) -> Any:
+        """Context manager: P_0 as a `Scored`. The policy must not be called meanwhile."""
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        """The tensors that tell this policy from the vanilla model, by name; changing them changes the policy."""
+
+
+class WholeModel:
+    """All weights are trained. The frozen vanilla model is the only other copy; `reset` copies it in place."""
+
+    def __init__(self, vanilla: Any, autocast: torch.dtype | None) -> None:
+        self.policy = deepcopy(vanilla).requires_grad_(True)
+        self.vanilla = vanilla.requires_grad_(False)
+        self.scored = Scored(self.policy, autocast)
+        self._original = Scored(self.vanilla, autocast)
+        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+
+    @torch.no_grad()
+    def reset(self, seed: int) -> None:
+        """Copy weights and buffers; gradients are dropped."""
+        self.policy.zero_grad(set_to_none=True)
+        for mine, theirs in zip(self.policy.parameters(), self.vanilla.parameters(), strict=True):
+            mine.copy_(theirs)
+        for mine, theirs in zip(self.policy.buffers(), self.vanilla.buffers(), strict=True):
+            mine.copy_(theirs)
+
+    @contextmanager
+    def original(self) -> Iterator[Scored]:
+        """The frozen copy."""
+        yield self._original
+
+    def merged(self) -> Any:
+        """It is plain already."""
+        return self.policy
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        """Every parameter."""
+        return {name: p.detach() for name, p in self.policy.named_parameters()}
+
+
+class Adapters:
+    """LoRA through PEFT: only the adapters are trained (in float32 also on bfloat16 weights), and P_0 is the model with its
+    adapters off, so there is one copy of the weights.
+
+    Raises:
+        UserError: no layer has one of the names in `targets`.
+    """
+
+    def __init__(self, vanilla: Any, spec: LoraSpec, autocast: torch.dtype | None) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        targets = spec.targets if isinstance(spec.targets, str) else list(spec.targets)
+        config = LoraConfig(
+            r=spec.rank,
+            lora_alpha=spec.alpha,
+            lora_dropout=0.0,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        )
+        try:
+            with warnings.catch_warnings():  # PEFT asks transformers by a name that will go
+                warnings.filterwarnings(
+                    "ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning
+                )
+                self._peft = get_peft_model(vanilla, config)
+        except ValueError as error:
+            raise UserError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
+        self._peft.eval()
+        self.policy = self._peft.get_base_model()
+        self.scored = Scored(self.policy, autocast)
+        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+
+    def reset(self, seed: int) -> None:
+        """Draw A anew from `seed`, set B to zero: the model is P_0 again."""
+        from peft.tuners.lora import LoraLayer
+
+        self.policy.zero_grad(set_to_none=True)
+        torch.manual_seed(seed)
+        for module in self.policy.modules():
+            if isinstance(module, LoraLayer):
+                module.reset_lora_parameters(self._peft.active_adapter, True)
+
+    @contextmanager
+    def original(self) -> Iterator[Scored]:
+        """The same model, adapters off."""
+        with self._peft.disable_adapter():
+            yield self.scored
+
+    def merged(self) -> Any:
+        """A copy with the adapters added to the weights."""
+        return deepcopy(self._peft).merge_and_unload()
+
+    def kept(self) -> dict[str, torch.Tensor]:
+        """The adapters."""
+        return {name: p.detach() for name, p in self.policy.named_parameters() if p.requires_grad}
+
+
+def trained(vanilla: Any, spec: ModelSpec) -> WholeModel | Adapters:
+    """What the spec asks for, made of the vanilla model, which must not be used otherwise from then on."""
+    autocast = None if spec.autocast is None else DTYPES[spec.autocast]
+    return (
+        WholeModel(vanilla, autocast)
+        if spec.lora is None
+        else Adapters(vanilla, spec.lora, autocast)
+    )
+
+
+def load_kept(trained: Trained, path: Path) -> None:
+    """Make the policy the one whose `kept` tensors are in this safetensors file.
+
+    Raises:
+        UserError: the file is of another model, or of other adapters.
+    """
+    from safetensors.torch import load_file
+
+    found, own = load_file(path), trained.kept()
+    if own.keys() != found.keys() or any(own[name].shape != found[name].shape for name in own):
+        raise UserError(
+            f"{path}: its tensors are not those of this study's model; was `model.lora` changed?"
+        )
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(found[name])
+
+
+def checkpoint_layers(policy: Any) -> None:
+    """Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): each decoder layer keeps its input and is computed again
+    in the backward pass. transformers' own switch acts in training mode only, and a policy is always in eval mode.
+
+    Raises:
+        UserError: the architecture marks no layers.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [
+        module for module in policy.modules() if isinstance(module, GradientCheckpointingLayer)
+    ]
+    if not layers:
+        raise UserError(
+            f"operations.activation_checkpointing: {type(policy).__name__} marks no layers for it; set it to false"
+        )
+    for layer in layers:
+        layer.forward = _checkpointed(layer.forward)
+
+
+def _checkpointed(forward: Any) -> Any:
+    def twice(*arguments: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*arguments, **named)
+        return checkpoint(
+            forward, *arguments, use_reentrant=False, preserve_rng_state=False, **named
+        )
+
+    return twice

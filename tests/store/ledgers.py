@@ -1,0 +1,166 @@
+"""Study directories made by hand, through the ledger: real configurations, invented metrics, no model."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.scan import events_file
+
+EVALUATE_AT = (1, 2, 4)
+LEARNING_RATE = {"type": "float", "low": 1e-5, "high": 1.0, "scale": "log"}
+
+
+def spec() -> StudySpec:
+    """Of five trials of gradient ascent."""
+    parameters = {
+        "learning_rate": LEARNING_RATE,
+        "steps": {"type": "int", "low": 1, "high": 4, "free": True},
+    }
+    return StudySpec.model_validate(
+        {
+            "name": "test",
+            "model": {"source": "demo:shakespeare"},
+            "data": {"source": "demo:shakespeare"},
+            "methods": ["gradient_ascent"],
+            "spaces": {"gradient_ascent": {"method": "gradient_ascent", "parameters": parameters}},
+            "search": {"trials_per_method": 5},
+            "evaluation": {"at": list(EVALUATE_AT)},
+        }
+    )
+
+
+def trial_event(number: int) -> dict[str, Any]:
+    config = TrialConfig(
+        method="gradient_ascent",
+        learning_rate=0.01 + number / 100,
+        steps=4,
+        evaluate_at=EVALUATE_AT,
+        context="c",
+    )
+    source = "quasi_random" if number % 2 else "tpe"
+    event = {"kind": "trial", "number": number, "trial_id": config.id, "source": source}
+    return event | {"config": config.model_dump(mode="json")}
+
+
+def row_event(number: int, update: int) -> dict[str, Any]:
+    metrics = {
+        "update": update,
+        "score_selection": 1 / (1 + number + update),
+        "forget_nll": 3.0,
+        "grad_norm": 0.1 * update,
+    }
+    return {"kind": "row", "number": number, "attempt": 0, "update": update, "metrics": metrics}
+
+
+def outcome_event(number: int, status: str = "complete") -> dict[str, Any]:
+    return {"kind": "outcome", "number": number, "attempt": 0, "status": status, "reason": ""}
+
+
+def whole_trial(number: int, status: str = "complete") -> list[dict[str, Any]]:
+    """With all its rows when complete, with one row when it was pruned."""
+    updates = EVALUATE_AT if status == "complete" else EVALUATE_AT[:1]
+    return [
+        trial_event(number),
+        *(row_event(number, update) for update in updates),
+        outcome_event(number, status),
+    ]
+
+
+def start(total: int) -> list[dict[str, Any]]:
+    return [
+        {"kind": "session", "host": "h", "pid": 1, "total": total},
+        {"kind": "baseline", "name": "vanilla", "metrics": {"forget_nll": 3.0, "grad_norm": 0.0}},
+    ]
+
+
+def interleaved() -> list[dict[str, Any]]:
+    """Four trials on two lanes: complete, pruned, complete, and one that still runs."""
+    a, b, c, d = whole_trial(0), whole_trial(1, "pruned"), whole_trial(2), whole_trial(3)
+    return [
+        *start(4),
+        a[0],
+        b[0],
+        a[1],
+        b[1],
+        a[2],
+        b[2],
+        c[0],
+        a[3],
+        c[1],
+        a[4],
+        c[2],
+        d[0],
+        c[3],
+        d[1],
+        c[4],
+    ]
+
+
+def written(study: Path, events: Iterable[dict[str, Any]]) -> Path:
+    """A study directory with these events."""
+    header = {"spec": spec().model_dump(mode="json"), "domain": "test", "context": "c"}
+    with Ledger.create(study / "ledger", header) as ledger:
+        for event in events:
+            ledger.append(event)
+    return study
+
+
+def finished(study: Path) -> Path:
+    """Three trials, all with their outcome, and the weights of the best row."""
+    content = safetensors(b"12345678")
+    name = "trials/best/0002-4.safetensors"
+    artefact = {"kind": "artefact", "number": 2, "update": 4, "file": name, "bytes": len(content)}
+    artefact["sha256"] = hashlib.sha256(content).hexdigest()
+    events = [*whole_trial(0), *whole_trial(1, "pruned"), *whole_trial(2)]
+    written(study, [*start(3), *events[:-1], artefact, events[-1]])
+    (study / name).parent.mkdir(parents=True)
+    (study / name).write_bytes(content)
+    return study
+
+
+def safetensors(data: bytes, end: int | None = None) -> bytes:
+    """One tensor of bytes."""
+    span = [0, len(data) if end is None else end]
+    header = json.dumps({"x": {"dtype": "U8", "shape": [len(data)], "data_offsets": span}}).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def copied(study: Path, to: Path, content: bytes | None = None) -> Path:
+    """The study once more, with other bytes as its events."""
+    if to.exists():
+        shutil.rmtree(to)
+    shutil.copytree(study, to)
+    if content is not None:
+        events_file(to / "ledger").write_bytes(content)
+    return to
+
+
+def told(record: Record) -> dict[str, Any]:
+    """All a record says but its notes, in plain values."""
+    return {
+        "header": record.header,
+        "baselines": record.baselines,
+        "sessions": record.sessions,
+        "artefact": record.artefact,
+        "trials": {
+            number: (
+                trial.trial_id,
+                trial.config,
+                trial.status,
+                trial.reason,
+                rows_of(record, number),
+            )
+            for number, trial in record.trials.items()
+        },
+    }
+
+
+def rows_of(record: Record, number: int) -> list[dict[str, Any]]:
+    return [dict(row.items()) for row in record.trials[number].rows]

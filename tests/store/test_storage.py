@@ -1,0 +1,149 @@
+"""Folders and object stores behind one interface, against a real S3 server; addresses that are refused; failures that pass."""
+
+import pickle
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from object_store import BUCKET, Store, object_store
+
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.store import object_storage as objects
+from ray_unlearn.store.object_storage import ObjectStorage
+from ray_unlearn.store.storage import (
+    FolderStorage,
+    Storage,
+    below,
+    checked_url,
+    local_file,
+    storage_at,
+)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Store]:
+    with object_store() as running:
+        yield running
+
+
+@pytest.fixture(params=["folder", "s3"])
+def storage(
+    request: pytest.FixtureRequest, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Storage:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    return storage_at(
+        tmp_path / "study" if request.param == "folder" else f"s3://{BUCKET}/{tmp_path.name}"
+    )
+
+
+def test_files_by_name(storage: Storage, tmp_path: Path) -> None:
+    assert storage.files() == []
+    before = time.time()
+    storage.write("a/b.txt", b"one")
+    storage.write("a/b.txt", b"three")
+    (tmp_path / "c").write_bytes(bytes(12 * 2**20))  # several parts of a multipart upload
+    storage.put(tmp_path / "c", "a/d/c.bin")
+    storage.write("e", b"")
+    found = storage.files()
+    assert [(file.name, file.bytes) for file in found] == [
+        ("a/b.txt", 5),
+        ("a/d/c.bin", 12 * 2**20),
+        ("e", 0),
+    ]
+    assert all(abs(file.modified - before) < 60 for file in found)
+    assert [file.name for file in storage.files("a/d")] == ["a/d/c.bin"]
+    assert storage.files("nothing/there") == []
+    assert storage.read("a/b.txt") == b"three"
+    storage.fetch("a/d/c.bin", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == bytes(12 * 2**20)
+    with local_file(storage, "a/b.txt") as path:
+        assert path.read_bytes() == b"three"
+    storage.remove("a/b.txt")
+    storage.remove("a/b.txt")  # nothing there: nothing happens
+    assert [file.name for file in storage.files()] == ["a/d/c.bin", "e"]
+    for ask in (lambda: storage.read("a/b.txt"), lambda: storage.fetch("a/b.txt", tmp_path / "x")):
+        with pytest.raises(FileNotFoundError):
+            ask()
+    with pytest.raises(FileNotFoundError), local_file(storage, "a/b.txt"):
+        pass
+    sent = pickle.loads(pickle.dumps(storage))  # lanes on other machines get it so
+    assert sent.read("e") == b""
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://key:secret@bucket/study", "credentials do not belong in an address"),
+        ("s3://key@bucket/study", "credentials do not belong in an address"),
+        ("s3://bucket/study?access_key=key&secret_key=s", "option 'access_key'"),
+        ("s3:///study", "names no bucket"),
+        ("s3://bucket", "a folder of its own below the bucket"),
+        ("s3://bucket/", "a folder of its own below the bucket"),
+        ("s3://bucket/a/../b", "'..' is no name"),
+        ("s3://bucket/a//b", "'' is no name"),
+        ("s3://bucket/a b", "'a b' is no name"),
+        ("s4://bucket/study", "known: abfs, abfss, gs, s3"),
+        ("https://bucket/study", "unknown kind of storage 'https'"),
+        ("file:///tmp/study", "as a plain path: /tmp/study"),
+    ],
+)
+def test_addresses_that_are_refused(url: str, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        storage_at(url)
+    assert said in str(caught.value)
+    assert "secret@" not in str(caught.value)
+    assert "key:" not in str(caught.value)
+
+
+def test_addresses() -> None:
+    assert checked_url("s3://bucket/a/b/") == "s3://bucket/a/b"
+    assert checked_url("gs://bucket/a") == "gs://bucket/a"
+    azure = "abfss://container@account.dfs.core.windows.net/a"
+    assert checked_url(azure) == azure
+    assert (
+        below("s3://bucket/a?region=eu-west-1", "confirm")
+        == "s3://bucket/a/confirm?region=eu-west-1"
+    )
+    assert below("results/a", "confirm") == Path("results/a/confirm")
+    assert isinstance(storage_at("results/a"), FolderStorage)
+
+
+def test_errors_that_pass_are_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of all requests fail; some of them were carried out all the same. Every object is whole, once."""
+    with object_store(
+        "--errors", "0.25", "--slow", "0.1", "--slow-s", "0.3", "--seed", "3"
+    ) as faulty:
+        for name, value in faulty.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(objects, "FIRST_PAUSE_S", 0.01)
+        storage = storage_at(f"s3://{BUCKET}/study")
+        for number in range(20):
+            storage.write(f"n/{number:02d}", b"%d" % number)
+        assert [file.name for file in storage.files("n")] == [
+            f"n/{number:02d}" for number in range(20)
+        ]
+        assert [storage.read(f"n/{number:02d}") for number in range(20)] == [
+            b"%d" % number for number in range(20)
+        ]
+        faults = faulty.faults()
+    assert min(faults["500"], faults["503"], faults["500 after it was done"], faults["slow"]) > 0, (
+        faults
+    )
+
+
+def test_errors_that_do_not_pass_are_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in store.environment.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+    monkeypatch.setattr(objects.time, "sleep", asked.append)
+    with pytest.raises(OSError, match="make the bucket first"):
+        ObjectStorage("s3://no-such-bucket/study").write("a", b"1")
+    assert asked == [], "asked again for what cannot come"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    storage = ObjectStorage(f"s3://{BUCKET}/study")
+    storage.patience_s = 6.0
+    with pytest.raises(OSError, match="is the server reachable"):
+        storage.write("a", b"1")
+    assert len(asked) >= 2
