@@ -2,9 +2,10 @@
 
     python benchmarks/analysis.py [--only ours|foreign] [--trials 10000]
 
-The tables are planted: seven methods, three domains, three seeds, a valley in the learning rate whose place and width differ by
-method, diverged trials beyond it. Each report is a process of its own; wall-clock seconds and peak memory are of all of it.
-Limits: 100,000 rows in 60 s and 2 GiB, 1,000,000 rows in 5 minutes, on two cores.
+The tables are planted: seven methods, three domains, three seeds, a valley in the learning rate
+whose place and width differ by method, diverged trials beyond it. Each report is a process of its
+own; wall-clock seconds and peak memory are of all of it. Limits: 100,000 rows in 60 s and 2 GiB,
+1,000,000 rows in 5 minutes, on two cores.
 """
 
 import argparse

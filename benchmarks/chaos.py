@@ -1,10 +1,12 @@
-"""Kill a study's processes at random moments, resume it until it is done, and compare it with the undisturbed study.
+"""Kill a study's processes at random moments, resume it until it is done, and compare it with the
+undisturbed study.
 
     python benchmarks/chaos.py [--kills 50] [--seed 0] [--study FILE]
 
-Driver, workers, Ray Train controllers, Ray Tune actors and the hub get SIGKILL. In the end `ray-unlearn verify` must be
-clean, the number of trials exact, no process left, and, with one lane and a sampler without memory (`random`, `qmc`), the
-result table identical to the undisturbed run's, row for row, in every column but the clock's and the memory's.
+Driver, workers, Ray Train controllers, Ray Tune actors and the hub get SIGKILL. In the end
+`ray-unlearn verify` must be clean, the number of trials exact, no process left, and, with one lane
+and a sampler without memory (`random`, `qmc`), the result table identical to the undisturbed run's,
+row for row, in every column but the clock's and the memory's.
 """
 
 import argparse
@@ -63,7 +65,8 @@ class Chaos:
     seconds: float = 0.0
     exits: list[int] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
-    """Processes that are left when Ray's own agents, which wait 60 s for a dead head, should be gone."""
+    """Processes that are left when Ray's own agents, which wait 60 s for a dead head, should be
+    gone."""
 
 
 def undisturbed(study: Path, folder: Path) -> float:
@@ -78,9 +81,11 @@ def undisturbed(study: Path, folder: Path) -> float:
 def disturbed(
     study: Path, folder: Path, kills: int, seed: int, mean_s: float = 8.0, limit_s: float = 3600.0
 ) -> Chaos:
-    """Run the study, killing one of its processes every `mean_s` seconds on average, until `kills` are done and the study is.
+    """Run the study, killing one of its processes every `mean_s` seconds on average, until `kills`
+    are done and the study is.
 
-    Kills come at exponentially distributed moments, whatever the study is just doing: starting, training, writing, ending.
+    Kills come at exponentially distributed moments, whatever the study is just doing: starting,
+    training, writing, ending.
     """
     rng, chaos, start = random.Random(seed), Chaos(), time.monotonic()
     log = folder.with_suffix(".log")

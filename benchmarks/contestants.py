@@ -1,4 +1,5 @@
-"""The ways of making an update that `update_loop.py` compares, each told of as a function of (task, clock)."""
+"""The ways of making an update that `update_loop.py` compares, each told of as a function of (task,
+clock)."""
 
 import gc
 import importlib.util
@@ -69,7 +70,8 @@ class Cost:
 
 
 class Clock:
-    """Told of each finished update; measures from the end of the warm-up on. The device is waited for only at both ends."""
+    """Told of each finished update; measures from the end of the warm-up on. The device is waited
+    for only at both ends."""
 
     def __init__(self, updates: int, device: torch.device, warm_up: int = WARM_UP) -> None:
         self.total = warm_up + updates
@@ -137,7 +139,8 @@ def our_losses(task: Task) -> list[float]:
 
 
 class Pairs(Dataset):  # type: ignore[type-arg]
-    """The sequences of update 1, 2, 3 ... one after the other, unpadded, in the order that our loop takes them."""
+    """The sequences of update 1, 2, 3 ... one after the other, unpadded, in the order that our loop
+    takes them."""
 
     def __init__(self, task: Task, updates: int) -> None:
         self._items: list[Batch] = []
@@ -180,7 +183,8 @@ def collate(items: list[Batch]) -> Batch:
 
 
 def usual_loss(policy: Any, reference: Any, method: str, inputs: Batch) -> Tensor:
-    """-NLL(forget) + NLL(retain) or KL(P_0 || P) on retain: whole logits, one forward pass per part and model."""
+    """-NLL(forget) + NLL(retain) or KL(P_0 || P) on retain: whole logits, one forward pass per part
+    and model."""
     loss = -policy(**inputs["forget"]).loss
     if method == "descent":
         loss = loss + policy(**inputs["retain"]).loss
@@ -272,7 +276,8 @@ def with_trainer(
 
 
 def load_peer(checkout: Path) -> ModuleType:
-    """OpenUnlearning's `GradDiff` over a bare Trainer: its own base classes need hydra and deepspeed, for nothing timed."""
+    """OpenUnlearning's `GradDiff` over a bare Trainer: its own base classes need hydra and
+    deepspeed, for nothing timed."""
 
     def load(name: str, file: Path) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, file)

@@ -1,14 +1,16 @@
-"""What one evaluation costs: all metrics from one pass per set, beside one pass per metric, as public code does it.
+"""What one evaluation costs: all metrics from one pass per set, beside one pass per metric, as
+public code does it.
 
     ours   `ray_unlearn.unlearn.evaluate.evaluate`, as a lane runs it: P_0's hidden states are computed before
     usual  each metric goes through its own data loader in batches of the same size, padded to the full sequence length, with
-           whole logits: nll, accuracy and KL (two models) on four sets; every attack (loss, zlib, Min-K% and Min-K%++ of each
-           k) on forget and approximate; extraction strength and exact memorisation on forget
+           whole logits: nll, accuracy and KL (two models) on four sets; every attack (loss, zlib,
+           Min-K% and Min-K%++ of each k) on forget and approximate; extraction strength and exact
+           memorisation on forget
     shared the same, but where all k of an attack share a pass: worked out from the times of `usual`
 
-Both are given the same model, vanilla weights with a little noise, and must find the same metrics before anything is timed.
-Rounds are interleaved. Peak memory is that of a process which evaluates once, above what it holds with both models loaded
-(Linux; on a GPU the device's).
+Both are given the same model, vanilla weights with a little noise, and must find the same metrics
+before anything is timed. Rounds are interleaved. Peak memory is that of a process which evaluates
+once, above what it holds with both models loaded (Linux; on a GPU the device's).
 
     python benchmarks/evaluation.py [--rounds 5] [--model demo:shakespeare] [--device cpu]
 """
@@ -50,7 +52,8 @@ Row = dict[str, float]
 
 
 class Usual:
-    """Evaluation as it is usually written: a metric is a function of the model and a data loader of its own."""
+    """Evaluation as it is usually written: a metric is a function of the model and a data loader of
+    its own."""
 
     def __init__(self, workspace: Workspace, reference: Any) -> None:
         self.policy = workspace.policy
@@ -159,7 +162,7 @@ class Usual:
         return found
 
 
-# --- per-token quantities of a batch, each with its own forward pass -----------------------------------------------------
+# --- per-token quantities of a batch, each with its own forward pass ------------------------------
 
 
 def logits_of(model: Any, batch: dict[str, Tensor]) -> Tensor:
@@ -217,11 +220,12 @@ def lowest(values: NDArray[Any], percent: int) -> float:
     return float(np.mean(sorted(values)[: max(1, len(values) * percent // 100)]))
 
 
-# --- measuring ----------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
 def opened(source: str, device: str) -> tuple[Workspace, Any]:
-    """A workspace whose policy has moved a little, and a second copy of the vanilla model for the usual way."""
+    """A workspace whose policy has moved a little, and a second copy of the vanilla model for the
+    usual way."""
     workspace = demo(source, device)
     reference = deepcopy(workspace.policy).requires_grad_(False)
     torch.manual_seed(0)
@@ -232,7 +236,8 @@ def opened(source: str, device: str) -> tuple[Workspace, Any]:
 
 
 def check(ours: Row, theirs: Row) -> None:
-    """Assert that all metrics of the usual way are ours. An AUC may differ by a pair whose scores tie but for rounding."""
+    """Assert that all metrics of the usual way are ours. An AUC may differ by a pair whose scores
+    tie but for rounding."""
     worst = {name: abs(ours[name] - value) for name, value in theirs.items()}
     names = sorted(worst, key=lambda name: -worst[name])
     print(

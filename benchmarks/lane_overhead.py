@@ -1,13 +1,16 @@
-"""What a trial costs beyond its own work: a warm lane against the pattern that Ray's documentation shows.
+"""What a trial costs beyond its own work: a warm lane against the pattern that Ray's documentation
+shows.
 
-Both run the same trivial body, three evaluations and no arithmetic, one trial at a time, on one local Ray:
+Both run the same trivial body, three evaluations and no arithmetic, one trial at a time, on one
+local Ray:
 
     lane        this package: Tune -> thin trial -> hub -> warm worker group, each row on disk before the next is computed
     documented  a Tuner over a function that builds a TorchTrainer and fits it, rows through `ray.train.report`
 
-The cost of a trial is the time between its end and the end of the trial before. The first trial of each is left out:
-it pays for starting the lane, or for starting Tune. Ray's start-up switches (`ray_unlearn/execution/__init__.py`) are
-the same for both; with Ray's defaults the documented pattern is slower still.
+The cost of a trial is the time between its end and the end of the trial before. The first trial of
+each is left out: it pays for starting the lane, or for starting Tune. Ray's start-up switches
+(`ray_unlearn/execution/__init__.py`) are the same for both; with Ray's defaults the documented
+pattern is slower still.
 
     python benchmarks/lane_overhead.py [--lane-trials 50] [--documented-trials 3] [--workers 1]
 """

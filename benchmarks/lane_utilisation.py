@@ -1,14 +1,16 @@
-"""How much of their time lanes compute, by the number of lanes: a simulated cluster of small nodes, trials that sleep.
+"""How much of their time lanes compute, by the number of lanes: a simulated cluster of small nodes,
+trials that sleep.
 
-A trial sleeps as one computes: so many seconds in updates, with a sign of life after each, and in evaluations, each of whose
-rows is on disk and judged before the next update. What is left of a lane's time goes to Tune, hub, ledger and hand-over.
-One driver, one hub and one Tune serve all lanes, so the share falls when they are too slow for so many.
+A trial sleeps as one computes: so many seconds in updates, with a sign of life after each, and in
+evaluations, each of whose rows is on disk and judged before the next update. What is left of a
+lane's time goes to Tune, hub, ledger and hand-over. One driver, one hub and one Tune serve all
+lanes, so the share falls when they are too slow for so many.
 
     python benchmarks/lane_utilisation.py [--lanes 2 8 32] [--seconds 20] [--rounds 6] [--packed]
 
-32 lanes lie on 8 nodes of 4: a node's own processes (raylet, agents, idle workers) cost more than a lane's. They still want some
-20 GiB. `--packed` runs the lanes as threads, eight in an actor: the same lane loop, hub, Tune, recorder and ledger, all that lanes
-share, without Ray Train's processes.
+32 lanes lie on 8 nodes of 4: a node's own processes (raylet, agents, idle workers) cost more than a
+lane's. They still want some 20 GiB. `--packed` runs the lanes as threads, eight in an actor: the
+same lane loop, hub, Tune, recorder and ledger, all that lanes share, without Ray Train's processes.
 """
 
 import argparse
@@ -114,8 +116,9 @@ class PackedFleet(Fleet):
 
 
 class Watch:
-    """An observer: how the lanes stood when twice as many trials as lanes had been handed out and when the last one was, and what all
-    processes held in between. Before that Tune starts an actor per lane, on the driver's node."""
+    """An observer: how the lanes stood when twice as many trials as lanes had been handed out and
+    when the last one was, and what all processes held in between. Before that Tune starts an actor
+    per lane, on the driver's node."""
 
     def __init__(self, fleet: Fleet, lanes: int, trials: int) -> None:
         self.fleet, self.lanes, self.trials = fleet, lanes, trials
@@ -204,7 +207,8 @@ def shares(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[st
 
 
 def pss_by_kind() -> dict[str, tuple[int, float]]:
-    """Processes below this one: number and MiB (proportional set size: shared pages count by their share)."""
+    """Processes below this one: number and MiB (proportional set size: shared pages count by their
+    share)."""
     count: Counter[str] = Counter()
     size: dict[str, float] = defaultdict(float)
     for pid in below(os.getpid()):

@@ -1,4 +1,5 @@
-"""How often guidelines are wrong, and how often they are missed: the whole way from a trial table to claims, on planted truth.
+"""How often guidelines are wrong, and how often they are missed: the whole way from a trial table
+to claims, on planted truth.
 
     python benchmarks/planted_truth.py [--repeats 100] [--only null|valley|sharp|cliff|outside]
 

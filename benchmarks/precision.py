@@ -1,8 +1,10 @@
-"""What each precision loses, and what it costs: the demo's vanilla model, unlearned at small learning rates.
+"""What each precision loses, and what it costs: the demo's vanilla model, unlearned at small
+learning rates.
 
-At a learning rate of 1e-6 a step is far smaller than what bfloat16 weights can show. For each learning rate the same trial is run
-in float32, under autocast, and on bfloat16 weights with each rounding; the change of the forget set's NLL is compared with
-float32's. Bytes per parameter: weights, gradient, moments and what rounding keeps, without P_0.
+At a learning rate of 1e-6 a step is far smaller than what bfloat16 weights can show. For each
+learning rate the same trial is run in float32, under autocast, and on bfloat16 weights with each
+rounding; the change of the forget set's NLL is compared with float32's. Bytes per parameter:
+weights, gradient, moments and what rounding keeps, without P_0.
 
     python benchmarks/precision.py [--updates 40] [--method ascent_descent_in_distribution]
 """

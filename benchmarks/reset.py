@@ -1,7 +1,9 @@
-"""What a trial costs a lane before its first update: weights restored in place, optimizer made anew.
+"""What a trial costs a lane before its first update: weights restored in place, optimizer made
+anew.
 
-Measured against the time that copying so many bytes takes here, since a reset can be no faster. Beside it comes what Tune, hub and
-ledger take per trial, which does not depend on the model: `benchmarks/lane_overhead.py`.
+Measured against the time that copying so many bytes takes here, since a reset can be no faster.
+Beside it comes what Tune, hub and ledger take per trial, which does not depend on the model:
+`benchmarks/lane_overhead.py`.
 
     python benchmarks/reset.py [STUDY.yaml ...] [--repeats 10]
 """

@@ -1,4 +1,5 @@
-"""What a study of 10,000 trials with 10 rows each costs: per trial while it runs, and at start, status and end.
+"""What a study of 10,000 trials with 10 rows each costs: per trial while it runs, and at start,
+status and end.
 
     overhead  a warm lane with the trivial trial of `lane_overhead.py`: does the time per trial grow with the trials before?
     driver    the same question for the driver's own work, without Ray: real search, early stopping, ledger and observers,
@@ -6,9 +7,10 @@
     ledger    a study directory of full width, written by the real encoding; each step in a process of its own
     suggest   one suggestion, and one verdict of early stopping, after so many trials of one method
 
-Times of `overhead` and `ledger` are the wall clock's; those of `driver` and `suggest` are CPU time, in which a busy neighbour
-and the disk do not show. `process` is a step's whole process, as a user waits for it, and counts against the limit; `seconds`
-leaves out the start of Python and the imports. Peak memory is the process's (VmHWM: Linux only).
+Times of `overhead` and `ledger` are the wall clock's; those of `driver` and `suggest` are CPU time,
+in which a busy neighbour and the disk do not show. `process` is a step's whole process, as a user
+waits for it, and counts against the limit; `seconds` leaves out the start of Python and the
+imports. Peak memory is the process's (VmHWM: Linux only).
 
     python benchmarks/scale.py [--trials 10000] [--only overhead|driver|ledger|suggest]
 """
@@ -52,7 +54,8 @@ STATUS = ("complete",) * 18 + ("pruned", "infeasible")
 def spec_of(
     trials: int, methods: int = METHODS, sampler: str = "tpe", scheduler: str = "median"
 ) -> StudySpec:
-    """The demo study with 10 evaluations a trial and so many trials in all, and one more of each method to ask for."""
+    """The demo study with 10 evaluations a trial and so many trials in all, and one more of each
+    method to ask for."""
     demo = load_study(Path(__file__).parent.parent / "studies" / "demo.yaml")
     content = demo.model_dump(mode="json")
     content["methods"] = content["methods"][:methods]
@@ -73,7 +76,8 @@ def metrics_of(update: int, draw: random.Random) -> dict[str, Any]:
 
 
 def events(spec: StudySpec, trials: int) -> Iterator[dict[str, Any]]:
-    """Those of a study whose trials have all ended but those of its last round. Configurations are the search's."""
+    """Those of a study whose trials have all ended but those of its last round. Configurations are
+    the search's."""
     from ray_unlearn.execution.search import Search
 
     draw = random.Random(0)
@@ -134,7 +138,8 @@ def write_study(folder: Path, spec: StudySpec, trials: int) -> None:
     acknowledged_file(ledger).write_bytes(b"%020d\n" % seq)
 
 
-# ---------------------------------------------------------------------------------------------------- while it runs
+# --------------------------------------------------------------------------------------------------
+# while it runs
 
 
 def overhead(trials: int) -> None:
@@ -152,7 +157,8 @@ def overhead(trials: int) -> None:
 
 
 def driver(trials: int) -> None:
-    """Time per trial of all that the driver does but Ray, early and late: each window after a replay of what was before."""
+    """Time per trial of all that the driver does but Ray, early and late: each window after a
+    replay of what was before."""
     suggestion: list[float] = []
     rest: list[float] = []
     for start, end in WINDOWS:
@@ -165,7 +171,8 @@ def driver(trials: int) -> None:
 
 
 def driver_seconds(before: int, trials: int) -> list[tuple[float, float]]:
-    """CPU seconds of the suggestion and of all else, for each of `trials` trials in a study that has had `before`."""
+    """CPU seconds of the suggestion and of all else, for each of `trials` trials in a study that
+    has had `before`."""
     from rich.console import Console
 
     from ray_unlearn.execution.early_stopping import Pruner
@@ -217,7 +224,8 @@ def windows(name: str, seconds: list[float]) -> None:
         )
 
 
-# ---------------------------------------------------------------------------------------------------- a full ledger
+# --------------------------------------------------------------------------------------------------
+# a full ledger
 
 
 def step_read_ledger(folder: Path) -> Callable[[], object]:
@@ -311,7 +319,8 @@ def ledger(trials: int) -> None:
 
 
 def child(command: list[str]) -> tuple[float, float, float]:
-    """Run a command: seconds of its step (of all when it tells of none), of the process, and its peak memory in MiB."""
+    """Run a command: seconds of its step (of all when it tells of none), of the process, and its
+    peak memory in MiB."""
     began, peak = time.perf_counter(), 0.0
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while process.poll() is None:
@@ -333,12 +342,14 @@ def report(step: str, seconds: float, process: float, peak: float) -> None:
 
 
 def peak_mib(pid: int | str = "self") -> float:
-    """Peak resident memory of a process. `ru_maxrss` would count the parent's, from which it was forked."""
+    """Peak resident memory of a process. `ru_maxrss` would count the parent's, from which it was
+    forked."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-# ---------------------------------------------------------------------------------------------------- one call
+# --------------------------------------------------------------------------------------------------
+# one call
 
 
 def suggest(trials: int) -> None:

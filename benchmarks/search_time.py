@@ -1,20 +1,23 @@
 """What free steps and an adaptive search save, in seconds of one worker.
 
     steps   a learning rate x steps table of the demo's model: one trajectory per learning rate (with free steps the row at
-            update t is the trial with t steps) against one run per cell. Both are run; the cells must be equal bit by bit
+            update t is the trial with t steps) against one run per cell. Both are run; the cells
+            must be equal bit by bit
     table   real trajectories of the demo on a grid of learning rate x w_r, kept in a file; goes on where it was stopped
     search  the search's own classes replayed over that table with many sampler seeds: seconds until a configuration is
             within 5, 10 and 25 % of the best known score
 
-`search` is a tabular benchmark, so what it scores is a surrogate: between the grid's nodes the rows are interpolated,
-linearly in log learning rate, log w_r and the logarithm of what is interpolated. Either that is the score: then the best
-known score is the table's least; or it is the losses that the score is made of: the forget gap can then close between two
-nodes, as it does in truth, and the best known score is the least on a fine grid. A node left out and predicted from its
-neighbours, at twice the spacing, says how far either can be trusted.
+`search` is a tabular benchmark, so what it scores is a surrogate: between the grid's nodes the rows
+are interpolated, linearly in log learning rate, log w_r and the logarithm of what is interpolated.
+Either that is the score: then the best known score is the table's least; or it is the losses that
+the score is made of: the forget gap can then close between two nodes, as it does in truth, and the
+best known score is the least on a fine grid. A node left out and predicted from its neighbours, at
+twice the spacing, says how far either can be trusted.
 
-What it cannot tell: how the searchers fare on truth between the nodes, with several lanes, with another trial seed, method
-or model. One trial seed makes the table, and seeds move a demo score by about a tenth: 5 % is finer than what is there.
-Seconds are the table's medians per update and evaluation; suggestions, resets and start-up are not in them.
+What it cannot tell: how the searchers fare on truth between the nodes, with several lanes, with
+another trial seed, method or model. One trial seed makes the table, and seeds move a demo score by
+about a tenth: 5 % is finer than what is there. Seconds are the table's medians per update and
+evaluation; suggestions, resets and start-up are not in them.
 
     python benchmarks/search_time.py --table search_time.jsonl [--only steps|table|search]
 """
@@ -82,7 +85,8 @@ def updates_of(spec: StudySpec, method: str) -> tuple[int, ...]:
     return spec.evaluation.updates(steps)
 
 
-# ------------------------------------------------------------------------------------- free steps, one run per cell
+# ------------------------------------------------------------------------------------- free steps,
+# one run per cell
 
 
 @dataclass
@@ -137,7 +141,8 @@ def rows_of(
     columns: tuple[int, ...],
     cost: Cost,
 ) -> list[Row]:
-    """The rows of one trial that runs to the last of `columns` and is evaluated at each; its cost is added."""
+    """The rows of one trial that runs to the last of `columns` and is evaluated at each; its cost
+    is added."""
     hyperparameters = Hyperparameters(learning_rate=rate, steps=columns[-1])
     config = spec.trial_config(hyperparameters, method, 0, single.context).model_copy(
         update={"evaluate_at": columns}
@@ -154,7 +159,8 @@ def rows_of(
     return rows
 
 
-# --------------------------------------------------------------------------------------------------- the real table
+# --------------------------------------------------------------------------------------------------
+# the real table
 
 
 @dataclass(frozen=True)
@@ -167,8 +173,8 @@ class Trajectory:
 
 
 def nodes(spec: StudySpec, method: str, rates: int, weights: int) -> Iterator[Point]:
-    """The grid's points, evenly on the log scale between the bounds of the demo's space. A method without w_r costs little:
-    its learning rates lie twice as close."""
+    """The grid's points, evenly on the log scale between the bounds of the demo's space. A method
+    without w_r costs little: its learning rates lie twice as close."""
     ranges = searched(spec, method)
     sizes = {"learning_rate": rates if len(ranges) > 1 else 2 * rates - 1, "w_r": weights}
     values = [spread(p.low, p.high, p.scale, sizes[name]) for name, p in ranges.items()]
@@ -226,11 +232,13 @@ def shown(point: Point) -> str:
     return " ".join(f"{name}={value:.3g}" for name, value in point.items())
 
 
-# ---------------------------------------------------------------------------------------------------- the surrogate
+# --------------------------------------------------------------------------------------------------
+# the surrogate
 
 
 class Surface:
-    """A method's rows at any learning rate and w_r, from the table; what they cost, from the table's medians."""
+    """A method's rows at any learning rate and w_r, from the table; what they cost, from the
+    table's medians."""
 
     def __init__(self, trajectories: list[Trajectory], vanilla: Row, rule: Rule) -> None:
         self.baselines = Baselines(vanilla)
@@ -239,7 +247,8 @@ class Surface:
         self.axes = {name: sorted({t.point[name] for t in trajectories}) for name in names}
         self.updates = [row["update"] for row in max(trajectories, key=lambda t: len(t.rows)).rows]
         self._columns = ("forget_nll", OBJECTIVE) if rule == "score" else LOSSES
-        # [*axes, updates, columns]; a row that a diverged trial never had is nan, and so is all that touches it.
+        # [*axes, updates, columns]; a row that a diverged trial never had is nan, and so is all
+        # that touches it.
         values = np.full(
             [*map(len, self.axes.values()), len(self.updates), len(self._columns)], np.nan
         )
@@ -274,7 +283,8 @@ class Surface:
         return found
 
     def best(self) -> tuple[float, Point, int]:
-        """The least score, where it is and at which update: at the nodes, or with losses also between them."""
+        """The least score, where it is and at which update: at the nodes, or with losses also
+        between them."""
         axes = self.axes
         if self.rule == "losses":
             axes = {
@@ -293,7 +303,8 @@ class Surface:
 
 
 def left_out(trajectories: list[Trajectory], vanilla: Row, rule: Rule) -> list[float]:
-    """Relative errors of scores within twice the best, each predicted without its node's whole row or column of nodes."""
+    """Relative errors of scores within twice the best, each predicted without its node's whole row
+    or column of nodes."""
     whole = Surface(trajectories, vanilla, rule)
     most = 2 * min(row[OBJECTIVE] for t in trajectories for row in t.rows)
     errors = []
@@ -314,12 +325,14 @@ def left_out(trajectories: list[Trajectory], vanilla: Row, rule: Rule) -> list[f
     return errors
 
 
-# ----------------------------------------------------------------------------------------------------- the searchers
+# --------------------------------------------------------------------------------------------------
+# the searchers
 
 
 @dataclass(frozen=True)
 class Searcher:
-    """One way to search. Without free steps the numbers of steps are the table's updates: sampled, or the grid's."""
+    """One way to search. Without free steps the numbers of steps are the table's updates: sampled,
+    or the grid's."""
 
     name: str
     sampler: str
@@ -328,10 +341,12 @@ class Searcher:
     grace_updates: int = 12
     """The demo's: no trial is stopped before."""
     quasi_random_share: float = 0.0
-    """Of as many trials as the budget has trajectories; such a search ends with the last of them. 0.25 is the default of
-    studies, made for unbiased claims; the others here start with five random trials."""
+    """Of as many trials as the budget has trajectories; such a search ends with the last of them.
+    0.25 is the default of studies, made for unbiased claims; the others here start with five random
+    trials."""
     dense: bool = False
-    """The grid's values are the table's nodes, so that the best known configuration is on the grid."""
+    """The grid's values are the table's nodes, so that the best known configuration is on the
+    grid."""
 
 
 SEARCHERS = (
@@ -433,7 +448,8 @@ def read_table(
     """A method's trajectories on the grid and the vanilla model's row.
 
     Raises:
-        SystemExit: the file lacks some, or holds those of several states of model, data or evaluation.
+        SystemExit: the file lacks some, or holds those of several states of model, data or
+        evaluation.
     """
     lines = read_lines(file)
     vanilla = [line["vanilla"] for line in lines if "vanilla" in line]
@@ -462,7 +478,8 @@ def compare(
     seeds: int,
     budget: int,
 ) -> None:
-    """One table: median and quartiles of the seconds over sampler seeds, and the share of seeds that never arrived."""
+    """One table: median and quartiles of the seconds over sampler seeds, and the share of seeds
+    that never arrived."""
     surface = Surface(trajectories, vanilla, rule)
     best, point, update = surface.best()
     budget_s, goal = budget * surface.trajectory_s, best * (1 + TOLERANCES[0])
@@ -505,7 +522,8 @@ def compare(
 
 
 def ranks(trajectories: list[Trajectory]) -> str:
-    """What early stopping sees of the real trajectories: the place of the finally best among all, by best score so far."""
+    """What early stopping sees of the real trajectories: the place of the finally best among all,
+    by best score so far."""
     long = [t for t in trajectories if t.status == "complete"]
     standings = [list(itertools.accumulate((row[OBJECTIVE] for row in t.rows), min)) for t in long]
     best = min(standings, key=lambda standing: standing[-1])
@@ -517,7 +535,8 @@ def ranks(trajectories: list[Trajectory]) -> str:
 
 
 def share_within(surface: Surface, best: float) -> str:
-    """How large a part of the space is good, on a fine grid: what a random point with free steps hits."""
+    """How large a part of the space is good, on a fine grid: what a random point with free steps
+    hits."""
     axes = [spread(axis[0], axis[-1], "log", FINE) for axis in surface.axes.values()]
     points = [dict(zip(surface.axes, corner, strict=True)) for corner in itertools.product(*axes)]
     least = [

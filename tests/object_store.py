@@ -33,7 +33,8 @@ Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class Faulty:
-    """A WSGI application that fails now and then: before the request is carried out, or after, when only the answer is lost."""
+    """A WSGI application that fails now and then: before the request is carried out, or after, when
+    only the answer is lost."""
 
     def __init__(
         self, inner: Application, errors: float, slow: float, slow_s: float, seed: int

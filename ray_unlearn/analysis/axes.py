@@ -1,4 +1,5 @@
-"""A hyperparameter as an axis of what was searched: its scale, its range, and whether the range is known or only seen."""
+"""A hyperparameter as an axis of what was searched: its scale, its range, and whether the range is
+known or only seen."""
 
 import math
 from dataclasses import dataclass
@@ -12,14 +13,16 @@ Scale = Literal["linear", "log", "categorical"]
 
 @dataclass(frozen=True)
 class Axis:
-    """One hyperparameter. Numeric axes map to [0, 1] evenly on their scale; a categorical one to 0 ... n-1."""
+    """One hyperparameter. Numeric axes map to [0, 1] evenly on their scale; a categorical one to 0
+    ... n-1."""
 
     name: str
     scale: Scale
     low: float = 0.0
     high: float = 1.0
     bounds_known: bool = True
-    """True: the bounds of the search space; False: the least and greatest value seen (a foreign table)."""
+    """True: the bounds of the search space; False: the least and greatest value seen (a foreign
+    table)."""
     whole: bool = False
     choices: tuple[str, ...] = ()
 
@@ -48,7 +51,8 @@ class Axis:
 
     @property
     def decades(self) -> float:
-        """Width of the range in powers of ten; on a linear axis that does not start at 0 as well, else infinity."""
+        """Width of the range in powers of ten; on a linear axis that does not start at 0 as well,
+        else infinity."""
         return math.log10(self.high / self.low) if self.low > 0 else math.inf
 
     def shown(self, value: Any) -> str:

@@ -1,4 +1,5 @@
-"""From findings to guidelines: what is claimed, how it is graded, what is withheld and why. No arithmetic on scores here."""
+"""From findings to guidelines: what is claimed, how it is graded, what is withheld and why. No
+arithmetic on scores here."""
 
 import math
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ LEAST_GOOD = 5
 
 
 def guidelines_of(findings: Findings, limits: Thresholds = THRESHOLDS) -> tuple[Guideline, ...]:
-    """Every claim that the findings allow, and every one that was looked for and is withheld, with its sentence."""
+    """Every claim that the findings allow, and every one that was looked for and is withheld, with
+    its sentence."""
     found: list[Guideline] = []
     for method in findings.methods.values():
         found += _Method(method, findings, limits).all()
@@ -186,15 +188,17 @@ class _Method:
         return (edge[1] - edge[0]) / (axis.high - axis.low) / self.limits.widest_edge_share
 
     def _needed_for(self, highest: float) -> int | None:
-        """Trials still needed where uncertainty falls with the root of their number; None where that says nothing."""
+        """Trials still needed where uncertainty falls with the root of their number; None where
+        that says nothing."""
         if not 0.55 < highest < CORE:
             return None
         more = self.found.evidence.n_trials * ((norm.ppf(CORE) / norm.ppf(highest)) ** 2 - 1)
         return max(1, math.ceil(more))
 
     def _avoid(self, region: Region, importance: Importance | None) -> Iterator[Guideline]:
-        """An end of the axis that is excluded, where a core is known: the absence of a cliff is no news, and where domains
-        have no good value in common, none is to be avoided in all of them."""
+        """An end of the axis that is excluded, where a core is known: the absence of a cliff is no
+        news, and where domains have no good value in common, none is to be avoided in all of them.
+        """
         axis = region.axis
         if (
             axis.scale == "categorical"

@@ -1,4 +1,5 @@
-"""Guidelines as the first screen shows them: what to use, what is claimed by grade, what is withheld by reason."""
+"""Guidelines as the first screen shows them: what to use, what is claimed by grade, what is
+withheld by reason."""
 
 import re
 from collections.abc import Sequence
@@ -98,7 +99,8 @@ def by_grade(guidelines: Sequence[Guideline]) -> list[tuple[str, list[Claim]]]:
 
 
 def withheld(guidelines: Sequence[Guideline]) -> list[HeldBecause]:
-    """Claims not made, by the sort of their first reason; within it those together that share all reasons."""
+    """Claims not made, by the sort of their first reason; within it those together that share all
+    reasons."""
     groups: dict[str, dict[tuple[Reason, ...], list[Guideline]]] = {kind: {} for kind in REASONS}
     for guideline in guidelines:
         if guideline.status == "withheld":

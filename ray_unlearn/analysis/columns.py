@@ -13,7 +13,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "forget_nll": ("forget_nll",), "target_nll": ("target_nll",), "forget_gap": ("forget_gap",),
     "utility_loss": ("utility_loss",), "learning_rate_sum": ("learning_rate_sum",),
 }  # fmt: skip
-"""What a column can be, and the names by which it is recognised. In a trial's only line `steps` is a hyperparameter too."""
+"""What a column can be, and the names by which it is recognised. In a trial's only line `steps` is
+a hyperparameter too."""
 KEYS = ("study", "domain", "model", "method")
 METRICS = (
     "score", "score_selection", "forget_nll", "target_nll", "forget_gap", "utility_loss", "learning_rate_sum"
@@ -79,7 +80,8 @@ def roles_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]
     """Role to column. Names that are mapped come first, then those that are recognised.
 
     Raises:
-        UserError: no trial or score column, a mapping of a column that is not there, two columns for one role.
+        UserError: no trial or score column, a mapping of a column that is not there, two columns
+        for one role.
     """
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:

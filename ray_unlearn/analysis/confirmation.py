@@ -1,11 +1,14 @@
-"""What a confirmation says: scores of the best configurations over seeds that chose nothing, beside what was claimed.
+"""What a confirmation says: scores of the best configurations over seeds that chose nothing, beside
+what was claimed.
 
-The score the study chose a configuration by is optimistic: the lowest of many noisy numbers is low partly by luck. The
-reporting half takes out the luck of the documents, new seeds that of data order and labels. So the mean here is over
-new seeds and on the reporting half, with a 90 % t-interval (Student 1908): mean +- t(0.95, n - 1) * SD / sqrt(n).
+The score the study chose a configuration by is optimistic: the lowest of many noisy numbers is low
+partly by luck. The reporting half takes out the luck of the documents, new seeds that of data order
+and labels. So the mean here is over new seeds and on the reporting half, with a 90 % t-interval
+(Student 1908): mean +- t(0.95, n - 1) * SD / sqrt(n).
 
-The interval is for one configuration, one model and one domain, and for the seeds that ended with a score: how many did
-not stands beside it. Intervals of several configurations hold one by one, not all at once.
+The interval is for one configuration, one model and one domain, and for the seeds that ended with a
+score: how many did not stands beside it. Intervals of several configurations hold one by one, not
+all at once.
 """
 
 import csv
@@ -45,7 +48,8 @@ class Interval:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """One configuration: what the study claimed, and what new seeds say. Scores in nats per token, lower is better."""
+    """One configuration: what the study claimed, and what new seeds say. Scores in nats per token,
+    lower is better."""
 
     method: str
     trial: int
@@ -68,7 +72,8 @@ class Confirmed:
 
     @property
     def optimism(self) -> float | None:
-        """Mean over the new seeds minus the score the study chose by: the winner's curse, and the halves' difference."""
+        """Mean over the new seeds minus the score the study chose by: the winner's curse, and the
+        halves' difference."""
         return None if self.interval.mean is None else self.interval.mean - self.claimed_selection
 
 
@@ -106,7 +111,8 @@ def interval_of(values: list[float]) -> Interval:
 
 
 def confirmation(study: Path, confirm: Path) -> Confirmation:
-    """Read what the study in `study` claimed and what the one in `confirm` measured; it may still run.
+    """Read what the study in `study` claimed and what the one in `confirm` measured; it may still
+    run.
 
     Raises:
         UserError: no study there, or `confirm` is no confirmation of `study`.
@@ -128,7 +134,8 @@ def confirmation(study: Path, confirm: Path) -> Confirmation:
 
 
 def write_confirmation(found: Confirmation, folder: Path) -> list[Path]:
-    """Write `confirm.json` and `confirm.csv` (one line per configuration) into `folder`; both paths.
+    """Write `confirm.json` and `confirm.csv` (one line per configuration) into `folder`; both
+    paths.
 
     Raises:
         StorageError: they cannot be written.

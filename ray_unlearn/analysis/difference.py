@@ -1,4 +1,5 @@
-"""`diff`: how the claims of two guideline files differ. An edge has moved only where its intervals do not meet."""
+"""`diff`: how the claims of two guideline files differ. An edge has moved only where its intervals
+do not meet."""
 
 import math
 from collections.abc import Sequence
@@ -24,11 +25,12 @@ class Difference:
 
 
 def compare(before: Guidelines, after: Guidelines) -> tuple[Difference, ...]:
-    """Every claim made in either file, in the order of the newer file, then those only the older one has.
+    """Every claim made in either file, in the order of the newer file, then those only the older
+    one has.
 
-    A claimed range is `contradicted` when the newer one does not meet it, `moved` when an edge lies outside the interval it
-    had, `tightened` or `widened` when it lies inside the older one or around it, beyond both intervals. A comparison is
-    contradicted when it comes out the other way.
+    A claimed range is `contradicted` when the newer one does not meet it, `moved` when an edge lies
+    outside the interval it had, `tightened` or `widened` when it lies inside the older one or
+    around it, beyond both intervals. A comparison is contradicted when it comes out the other way.
     """
     old = {g.id: g for g in before.guidelines}
     new = {g.id: g for g in after.guidelines}

@@ -1,7 +1,8 @@
-"""The numbers behind each figure, one data frame per figure. A figure draws its frame and nothing else.
+"""The numbers behind each figure, one data frame per figure. A figure draws its frame and nothing
+else.
 
-All scores and metrics are of the reporting half, as in the verdict table; `chosen` marks each method's best
-configuration, which the selection half decided.
+All scores and metrics are of the reporting half, as in the verdict table; `chosen` marks each
+method's best configuration, which the selection half decided.
 """
 
 import math
@@ -21,11 +22,13 @@ TARGET = "approximate"
 
 
 def surface(study: StudyResults) -> pd.DataFrame:
-    """One line per cell: a trial of a method at an update that any trial of this method was evaluated at.
+    """One line per cell: a trial of a method at an update that any trial of this method was
+    evaluated at.
 
-    A trial fills the band [low, high] of learning rates, which ends half-way (in log learning rate) to its
-    neighbours: nothing is interpolated. Trials of one learning rate share its band equally, in order of number.
-    `drawn` says what the cell shows: `score`, or why there is no score to show (the trial's status).
+    A trial fills the band [low, high] of learning rates, which ends half-way (in log learning rate)
+    to its neighbours: nothing is interpolated. Trials of one learning rate share its band equally,
+    in order of number. `drawn` says what the cell shows: `score`, or why there is no score to show
+    (the trial's status).
     """
     parts = [_surface_of(rows, *_bounds(study, method)) for method, rows in _by_method(study)]
     return _stacked(
@@ -91,7 +94,8 @@ def _bands(rates: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def tradeoff(study: StudyResults) -> pd.DataFrame:
-    """Every evaluation row with a finite forget perplexity, and the references: vanilla, target, exact retraining."""
+    """Every evaluation row with a finite forget perplexity, and the references: vanilla, target,
+    exact retraining."""
     parts = [rows[rows["update"].notna()].assign(kind="row") for _, rows in _by_method(study)]
     columns = [
         "kind",
@@ -132,7 +136,8 @@ def _references(study: StudyResults) -> pd.DataFrame:
 
 
 def rates(study: StudyResults) -> pd.DataFrame:
-    """One line per trial: its best candidate row (selection half) with that row's score; NaN where it has none."""
+    """One line per trial: its best candidate row (selection half) with that row's score; NaN where
+    it has none."""
     parts = []
     for _, rows in _by_method(study):
         best = candidates(rows).drop_duplicates("number")[["number", "update", SCORE, "chosen"]]
@@ -148,7 +153,8 @@ def rates(study: StudyResults) -> pd.DataFrame:
 
 
 def attacks(study: StudyResults) -> pd.DataFrame:
-    """Signed AUC of two attacks along each method's best trial, and of the baselines (no update)."""
+    """Signed AUC of two attacks along each method's best trial, and of the baselines (no
+    update)."""
     parts = []
     for _, rows in _by_method(study):
         best = set(rows.loc[rows["chosen"], "number"])
@@ -163,9 +169,11 @@ def attacks(study: StudyResults) -> pd.DataFrame:
 
 
 def history(study: StudyResults) -> pd.DataFrame:
-    """Per method, trials in the order they were asked for: score of the trial's best row, and the best so far.
+    """Per method, trials in the order they were asked for: score of the trial's best row, and the
+    best so far.
 
-    Both on the half that the search saw (selection): the figure is about the search, not about the result.
+    Both on the half that the search saw (selection): the figure is about the search, not about the
+    result.
     """
     parts = []
     for _, rows in _by_method(study):

@@ -1,7 +1,9 @@
-"""The figures of a report: which there are, the numbers each one shows, and the words that say how to read it.
+"""The figures of a report: which there are, the numbers each one shows, and the words that say how
+to read it.
 
-Small multiples, one panel per method, all panels with the same axes; one colour, marker and dash per method
-throughout (`style.look`). Axes that run over decades are logarithmic; what lies outside a view is counted in it.
+Small multiples, one panel per method, all panels with the same axes; one colour, marker and dash
+per method throughout (`style.look`). Axes that run over decades are logarithmic; what lies outside
+a view is counted in it.
 """
 
 from collections.abc import Callable

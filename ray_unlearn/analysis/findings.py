@@ -1,4 +1,5 @@
-"""All statistics of a trial table, method by method: what `claims` makes guidelines from and the report draws."""
+"""All statistics of a trial table, method by method: what `claims` makes guidelines from and the
+report draws."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ from ray_unlearn.spec.guideline_file import Evidence
 HEADLINE = ("ascent_descent_in_distribution", "gradient_ascent")
 """Published: the first is more robust to hyperparameters than the second (Yao et al., ACL 2024)."""
 MOST_TRAJECTORIES = 400
-"""Trials of a method whose rows enter the learning rate x steps fit; more change its interval little and its time a lot."""
+"""Trials of a method whose rows enter the learning rate x steps fit; more change its interval
+little and its time a lot."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class MethodFindings:
 
     method: str
     trials: pd.DataFrame
-    """Its trials drawn at random or quasi-randomly, as in `TrialTable.trials`: all statistics use these alone."""
+    """Its trials drawn at random or quasi-randomly, as in `TrialTable.trials`: all statistics use
+    these alone."""
     axes: tuple[Axis, ...]
     models: tuple[str, ...]
     domains: tuple[str, ...]
@@ -71,7 +74,8 @@ class MethodFindings:
     share_own: Share | None
     """Configurations within the tolerance of the method's own best of their group."""
     curve: TuningCurve | None
-    """Expected best regret against the best known of any method in the group, after k random trials."""
+    """Expected best regret against the best known of any method in the group, after k random
+    trials."""
     heldout: tuple[HeldoutGroup, ...]
 
 
@@ -82,20 +86,23 @@ class Findings:
     table: TrialTable
     methods: dict[str, MethodFindings]
     headline: RobustnessClaim | None
-    """The published claim: ascent + descent on in-distribution data against plain ascent; None without both."""
+    """The published claim: ascent + descent on in-distribution data against plain ascent; None
+    without both."""
     pairs: AllPairs | None
     """Every two methods by what little tuning reaches."""
     seed: int
 
     def family_p(self, importance: Importance | None) -> float:
-        """The max-T p-value, which allows for the axes of its method, times the number of methods (Bonferroni)."""
+        """The max-T p-value, which allows for the axes of its method, times the number of methods
+        (Bonferroni)."""
         return min(1.0, importance.ped_p * len(self.methods)) if importance is not None else 1.0
 
 
 def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> Findings:
     """All statistics. Equal tables and seeds give equal findings.
 
-    A method needs no minimum of trials here: what cannot be computed is None, and `claims` says what is missing.
+    A method needs no minimum of trials here: what cannot be computed is None, and `claims` says
+    what is missing.
     """
     chosen = best_by_selection(table.trials)
     best = {str(group): float(score) for group, score in chosen["score"].items()}
@@ -109,7 +116,8 @@ def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> F
 
 
 def _from_space(trials: pd.DataFrame, axes: tuple[Axis, ...] = ()) -> pd.DataFrame:
-    """Trials drawn from the space, those of a narrowed study's wider space apart: they are no sample of this one."""
+    """Trials drawn from the space, those of a narrowed study's wider space apart: they are no
+    sample of this one."""
     chosen = trials["drawn"] == "space"
     for axis in (axis for axis in axes if axis.scale != "categorical"):
         outside = (trials[axis.name] < axis.low * (1 - 1e-9)) | (
@@ -131,7 +139,8 @@ def _headline(table: TrialTable, known: pd.DataFrame, seed: int) -> RobustnessCl
 
 
 def _common_budget(table: TrialTable) -> int:
-    """The largest number of trials that every tuning curve can have: half of the fewest of any method in any group."""
+    """The largest number of trials that every tuning curve can have: half of the fewest of any
+    method in any group."""
     counts = _from_space(table.trials).groupby(["method", "group"]).size()
     return (
         int(counts.min()) // 2
@@ -198,7 +207,8 @@ def _points(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> np.ndarray:
 def _regions(
     trials: pd.DataFrame, axes: tuple[Axis, ...], table: TrialTable, seed: int, limits: Thresholds
 ) -> tuple[tuple[Region, ...], tuple[HeldoutGroup, ...]]:
-    """Good regions over all groups, and what those derived without a group buy on it. Each group is fitted once."""
+    """Good regions over all groups, and what those derived without a group buy on it. Each group is
+    fitted once."""
     if trials.empty or not axes:
         return (), ()
     tolerance, nothing = table.score.tolerance, table.nothing
@@ -248,7 +258,8 @@ def _trade_off(
         return None
     if not _target_known(table.rows):
         return learning_rate_by_steps(rows.assign(response=rows["score"].fillna(np.inf)), seed)
-    # A forget NLL rises throughout; where it is not finite the model is ruined, as one far above the target is.
+    # A forget NLL rises throughout; where it is not finite the model is ruined, as one far above
+    # the target is.
     rows = rows.assign(forget_nll=rows["forget_nll"].fillna(np.inf))
     return learning_rate_by_steps(
         rows.assign(response=clipped_forget_nll(rows)), seed, winsorise=False

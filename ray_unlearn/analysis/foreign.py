@@ -1,11 +1,14 @@
-"""Anyone's table of trials: one line per evaluation (or per trial), a trial name, a score, hyperparameters.
+"""Anyone's table of trials: one line per evaluation (or per trial), a trial name, a score,
+hyperparameters.
 
-What a column is follows from its name (`columns.ROLES`) or from a mapping `theirs=ours`. Numeric columns left over are
-hyperparameters; so are columns of text with few values. A trial is one (study, domain, model, method, trial): number 3
-of two domains is two trials. Within a trial its hyperparameters, seed, status and sampler are constant.
+What a column is follows from its name (`columns.ROLES`) or from a mapping `theirs=ours`. Numeric
+columns left over are hyperparameters; so are columns of text with few values. A trial is one
+(study, domain, model, method, trial): number 3 of two domains is two trials. Within a trial its
+hyperparameters, seed, status and sampler are constant.
 
-An empty cell is a missing evaluation, which says nothing; `nan` or `inf` as a score is an evaluation of a model that has
-diverged. Parquet knows both (null and NaN), but pandas writes NaN as null: tables from there need a `status` column.
+An empty cell is a missing evaluation, which says nothing; `nan` or `inf` as a score is an
+evaluation of a model that has diverged. Parquet knows both (null and NaN), but pandas writes NaN as
+null: tables from there need a `status` column.
 """
 
 from collections.abc import Mapping
@@ -48,10 +51,12 @@ class ForeignResults:
     """Their name of the score."""
     maximise: bool
     trials: pd.DataFrame
-    """One line per trial: `label` (their name of it), study, domain, model, method, seed, status, sampler, `evaluations`
-    (lines with a score, finite or not), hyperparameters (numbers, or text for categorical ones)."""
+    """One line per trial: `label` (their name of it), study, domain, model, method, seed, status,
+    sampler, `evaluations` (lines with a score, finite or not), hyperparameters (numbers, or text
+    for categorical ones)."""
     rows: pd.DataFrame
-    """Evaluations with a score: `trial` (line of `trials`), `update` (NaN: unknown) and metrics, NaN where not finite."""
+    """Evaluations with a score: `trial` (line of `trials`), `update` (NaN: unknown) and metrics,
+    NaN where not finite."""
     hyperparameters: tuple[str, ...]
     duplicates: int
     """Exact copies of a line that were left out."""
@@ -70,8 +75,9 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
         reading: names of the columns, direction of the score.
 
     Raises:
-        UserError: a missing column, two columns for one thing, text among numbers, an empty table, an unknown status,
-            a trial with two hyperparameter values, or with two scores at one step.
+        UserError: a missing column, two columns for one thing, text among numbers, an empty table,
+            an unknown status, a trial with two hyperparameter values, or with two scores at one
+            step.
     """
     where = str(path)
     table = table.rename_columns([str(name).strip() for name in table.column_names])
@@ -112,7 +118,8 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
     if step and step == "steps" and len(np.unique(codes)) == len(codes):
         lines["steps"] = update
         constant.append("steps")
-    # Null or not is known to the file only; a frame of floats cannot tell a missing score from a diverged one.
+    # Null or not is known to the file only; a frame of floats cannot tell a missing score from a
+    # diverged one.
     frame = (
         pd.DataFrame(lines, copy=False)
         .assign(missing=cells.is_null(roles["score"]), update=update)
@@ -169,7 +176,8 @@ def _check_constant(
     theirs: Mapping[str, str],
     where: str,
 ) -> None:
-    """`frame` in order of its trials `codes` [n]; each of the columns `names` has one value per trial."""
+    """`frame` in order of its trials `codes` [n]; each of the columns `names` has one value per
+    trial."""
     first = np.flatnonzero(np.diff(codes, prepend=-1))[codes]
     for name in names:
         column = frame[name]
@@ -196,7 +204,8 @@ def _without_copies(
     theirs: Mapping[str, str],
     where: str,
 ) -> NDArray[np.bool_]:
-    """True [n] for the lines to keep: exact copies are left out, contradicting lines are an error."""
+    """True [n] for the lines to keep: exact copies are left out, contradicting lines are an
+    error."""
     update = frame["update"].to_numpy()
     same = np.diff(codes) == 0
     same &= (np.diff(update) == 0) | (np.isnan(update[1:]) & np.isnan(update[:-1]))

@@ -1,4 +1,5 @@
-"""What a claim must rest on before it is made, and the grade it then gets. The only place with thresholds.
+"""What a claim must rest on before it is made, and the grade it then gets. The only place with
+thresholds.
 
 A   9 or more domains (or models), better on every one held out.
 B   5 to 8, better on every one held out.
@@ -26,9 +27,11 @@ class Thresholds:
     widest_edge_share: float = 1 / 3
     """The same on a linear axis, as a share of the range searched."""
     family_error: float = 0.05
-    """Family-wise error of all claims of a kind; p-values are corrected before they are compared with it."""
+    """Family-wise error of all claims of a kind; p-values are corrected before they are compared
+    with it."""
     inside_trials: int = 4
-    """Trials inside a claimed region that are compared with as many in the full space on a held-out domain."""
+    """Trials inside a claimed region that are compared with as many in the full space on a held-out
+    domain."""
     groups_for_b: int = 5
     groups_for_a: int = 9
     groups_for_c: int = 3
@@ -42,7 +45,8 @@ THRESHOLDS = Thresholds()
 
 
 def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> list[Reason]:
-    """Why any claim on this evidence must wait, with what is still needed; empty when nothing is missing."""
+    """Why any claim on this evidence must wait, with what is still needed; empty when nothing is
+    missing."""
     reasons = []
     needed = round(limits.least_top_trials / limits.top_share)
     if not evidence.n_trials:

@@ -1,4 +1,5 @@
-"""The numbers behind each figure of the guidelines, one data frame per figure. A figure draws its frame and nothing else."""
+"""The numbers behind each figure of the guidelines, one data frame per figure. A figure draws its
+frame and nothing else."""
 
 import numpy as np
 import pandas as pd
@@ -17,10 +18,12 @@ MOST_RAREFIED = 120
 
 
 def regions(method: MethodFindings) -> pd.DataFrame:
-    """Of each hyperparameter with a profile: `profile`, `core`, `excluded`, `low_edge`, `high_edge` and `trial` lines.
+    """Of each hyperparameter with a profile: `profile`, `core`, `excluded`, `low_edge`, `high_edge`
+    and `trial` lines.
 
-    `regret` of a trial: its score above that of the group's trial which the selection half holds for best, so it can be
-    negative. `drawn`: whether its dot is in the figure (at most `MOST_DOTS` are, chosen at random from a fixed seed).
+    `regret` of a trial: its score above that of the group's trial which the selection half holds
+    for best, so it can be negative. `drawn`: whether its dot is in the figure (at most `MOST_DOTS`
+    are, chosen at random from a fixed seed).
     """
     shown = [region for region in method.regions if len(region.grid)]
     if not shown:
@@ -75,7 +78,8 @@ def regrets(trials: pd.DataFrame) -> "pd.Series[float]":
 
 
 def importances(findings: Findings) -> pd.DataFrame:
-    """A line per method and hyperparameter. `matters`: at 5 % over all hyperparameters and methods."""
+    """A line per method and hyperparameter. `matters`: at 5 % over all hyperparameters and
+    methods."""
     lines = [
         {"method": name, "param": line.axis.name, "ped": line.ped, "ped_null_95": line.ped_null_95, "p": (p := findings.family_p(line)),
          "matters": p <= THRESHOLDS.family_error, "fanova": line.fanova, "n_trials": found.importance.n_trials,
@@ -86,7 +90,8 @@ def importances(findings: Findings) -> pd.DataFrame:
 
 
 def tuning(findings: Findings) -> pd.DataFrame:
-    """`curve` lines (k, expected best regret, band) and `share` lines (share near the own best, interval)."""
+    """`curve` lines (k, expected best regret, band) and `share` lines (share near the own best,
+    interval)."""
     lines = []
     for name, found in findings.methods.items():
         if found.curve is not None:
@@ -123,7 +128,8 @@ def tuning(findings: Findings) -> pd.DataFrame:
 
 
 def paired(findings: Findings) -> pd.DataFrame:
-    """The headline comparison: per statistic a line per group (`group`) and the pooled ones (`pooled`)."""
+    """The headline comparison: per statistic a line per group (`group`) and the pooled ones
+    (`pooled`)."""
     lines = []
     for difference in findings.headline.differences if findings.headline is not None else ():
         shared = {
@@ -202,7 +208,8 @@ def heldout(findings: Findings) -> pd.DataFrame:
 
 
 def pareto(table: TrialTable) -> pd.DataFrame:
-    """Forget gap and utility loss of every finite evaluation, with `front`: not dominated in its method and group."""
+    """Forget gap and utility loss of every finite evaluation, with `front`: not dominated in its
+    method and group."""
     if not {"forget_gap", "utility_loss"} <= set(table.rows):
         return pd.DataFrame()
     rows = table.rows[["trial", "update", "forget_gap", "utility_loss"]]
@@ -220,9 +227,9 @@ def pareto(table: TrialTable) -> pd.DataFrame:
 def hypervolumes(table: TrialTable) -> pd.DataFrame:
     """Rarefied hypervolume by group and method, as shares of the reference square.
 
-    Both sides of the square are the vanilla model's forget gap in the group: a point beyond is worse than doing nothing.
-    All methods and groups get the same number of trials, half of the fewest; where there are more than
-    `MOST_RAREFIED`, that many chosen at random stand for all.
+    Both sides of the square are the vanilla model's forget gap in the group: a point beyond is
+    worse than doing nothing. All methods and groups get the same number of trials, half of the
+    fewest; where there are more than `MOST_RAREFIED`, that many chosen at random stand for all.
     """
     data, references = pareto(table), table.vanilla_gap
     if data.empty or not references:

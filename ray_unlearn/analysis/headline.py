@@ -1,4 +1,5 @@
-"""Comparisons of methods as guidelines: the published claim, and which method reaches most with little tuning."""
+"""Comparisons of methods as guidelines: the published claim, and which method reaches most with
+little tuning."""
 
 from collections.abc import Sequence
 
@@ -13,7 +14,8 @@ from ray_unlearn.spec.guideline_file import Evidence, Guideline, Reason, Scope
 
 
 def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
-    """The published claim, whichever way it comes out: one comparison, three statistics, settled together by Holm."""
+    """The published claim, whichever way it comes out: one comparison, three statistics, settled
+    together by Holm."""
     claim, table = findings.headline, findings.table
     if claim is None:
         return []
@@ -61,9 +63,11 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
 
 
 def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
-    """The method with the best scores for 1 to K random trials, and which others it is shown to be better than.
+    """The method with the best scores for 1 to K random trials, and which others it is shown to be
+    better than.
 
-    Which one is best was seen in the data, so the p-values allow for every two methods (Holm over all pairs).
+    Which one is best was seen in the data, so the p-values allow for every two methods (Holm over
+    all pairs).
     """
     pairs = findings.pairs
     if pairs is None:
@@ -130,7 +134,8 @@ def _independent(methods: Sequence[MethodFindings], difference: Difference) -> i
 
 
 def _numbers(table: TrialTable, found: Difference, turned: bool = False) -> dict[str, object]:
-    """Mean difference with its interval, in the direction the scores were given in; `turned`: b - a."""
+    """Mean difference with its interval, in the direction the scores were given in; `turned`: b -
+    a."""
     mean, (low, high) = table.difference_as_given(found)
     if turned:
         mean, low, high = -mean, -high, -low

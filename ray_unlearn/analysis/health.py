@@ -1,4 +1,5 @@
-"""Data health: what a reader must know about a study, or about all trials of a report, before believing its numbers."""
+"""Data health: what a reader must know about a study, or about all trials of a report, before
+believing its numbers."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from ray_unlearn.analysis.verdict import candidates, chosen_rows
 from ray_unlearn.spec.search_space import FloatRange, IntRange
 
 NEAR = 0.05
-"""A value within this share of the search range (in log units on a log scale) from a bound lies at the bound."""
+"""A value within this share of the search range (in log units on a log scale) from a bound lies at
+the bound."""
 BEST_SHARE = 0.1
 """The best trials of a method, whose place says where the search space is too narrow."""
 THIRDS = ("lowest", "middle", "highest")
@@ -30,17 +32,22 @@ class Health:
     """Asked for."""
     analysed: int
     outcomes: pd.DataFrame
-    """By method: `trials`, one column per status, `without_score` (of these: ended well without an evaluation that could
-    be deployed). A trial with a score that is not finite counts as infeasible."""
+    """By method: `trials`, one column per status, `without_score` (of these: ended well without an
+    evaluation that could be deployed). A trial with a score that is not finite counts as
+    infeasible."""
     groups: pd.DataFrame
-    """By method and group: `trials` analysed, `infeasible`, `seeds`, `from_space` (drawn from the space)."""
+    """By method and group: `trials` analysed, `infeasible`, `seeds`, `from_space` (drawn from the
+    space)."""
     infeasible: pd.DataFrame
-    """By method, parameter and third of its axis: `low`, `high` (of the third), `trials`, `infeasible`, `share`."""
+    """By method, parameter and third of its axis: `low`, `high` (of the third), `trials`,
+    `infeasible`, `share`."""
     at_bounds: pd.DataFrame
-    """By method, parameter and side (`low`, `high`): `bound`, `bounds_known`, `best` (trials among the best tenth of their
-    group), `hits` (of these, within 5 % of the range from the bound), `share`."""
+    """By method, parameter and side (`low`, `high`): `bound`, `bounds_known`, `best` (trials among
+    the best tenth of their group), `hits` (of these, within 5 % of the range from the bound),
+    `share`."""
     samplers: pd.DataFrame
-    """By method: trials by how they were drawn, `space`, `adaptive`, `unknown`, and `space_share`."""
+    """By method: trials by how they were drawn, `space`, `adaptive`, `unknown`, and
+    `space_share`."""
     seeds: tuple[float, ...]
     unseeded: int
     """Trials analysed whose seed is not known."""
@@ -49,7 +56,8 @@ class Health:
     missing_evaluations: int
     """Evaluations without a score that no status explains."""
     pruned_share: float
-    """Trials that early stopping ended by comparison with others, of all with an outcome: what is left is a selection."""
+    """Trials that early stopping ended by comparison with others, of all with an outcome: what is
+    left is a selection."""
     notes: tuple[str, ...]
 
 
@@ -131,7 +139,8 @@ def _numeric_axes(table: TrialTable) -> list[tuple[str, pd.DataFrame, Axis, NDAr
 
 
 def _infeasible_by_third(table: TrialTable) -> pd.DataFrame:
-    """A cliff shows as a third with many; trials outside the common range of several studies count to the outer thirds."""
+    """A cliff shows as a third with many; trials outside the common range of several studies count
+    to the outer thirds."""
     lines = []
     for method, own, axis, unit in _numeric_axes(table):
         third = np.digitize(unit, [1 / 3, 2 / 3])
@@ -187,9 +196,10 @@ def _best_at_bounds(table: TrialTable) -> pd.DataFrame:
 def boundary_hits(study: StudyResults) -> pd.DataFrame:
     """Chosen configurations at the edge of what was searched: the optimum may lie outside.
 
-    Columns: method, parameter, value, side (`low` or `high`), bound. With free steps the number of updates counts as a
-    parameter whose bounds are the first and the last evaluated candidate update. Without a spec (a table) the bounds of
-    the space are unknown and only the updates are checked.
+    Columns: method, parameter, value, side (`low` or `high`), bound. With free steps the number of
+    updates counts as a parameter whose bounds are the first and the last evaluated candidate
+    update. Without a spec (a table) the bounds of the space are unknown and only the updates are
+    checked.
     """
     hits = []
     best = {str(row["method"]): row for row in chosen_rows(study.rows).to_dict("records")}

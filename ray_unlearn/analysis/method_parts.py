@@ -1,4 +1,5 @@
-"""Each method: what matters, which values are good, when to stop; or in a sentence why that is withheld."""
+"""Each method: what matters, which values are good, when to stop; or in a sentence why that is
+withheld."""
 
 from collections.abc import Sequence
 

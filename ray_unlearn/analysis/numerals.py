@@ -1,5 +1,6 @@
-"""Numbers rendered for reading: `number` and its like in tables, with a real minus and all their digits; `plain` in the
-sentences of a guidelines file, where a value may be copied into a study file."""
+"""Numbers rendered for reading: `number` and its like in tables, with a real minus and all their
+digits; `plain` in the sentences of a guidelines file, where a value may be copied into a study
+file."""
 
 import math
 from typing import Any
@@ -9,7 +10,8 @@ DASH = "\u2013"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """`value` to some significant digits: 0.0412, 3.1e-4, 76.5, 1,240, 1.2e7; a dash where there is none."""
+    """`value` to some significant digits: 0.0412, 3.1e-4, 76.5, 1,240, 1.2e7; a dash where there is
+    none."""
     if value is None or math.isnan(value):
         return DASH
     if math.isinf(value):

@@ -1,4 +1,5 @@
-"""Files of a report: figures as SVG and PNG, and every number as CSV. The same content gives the same bytes."""
+"""Files of a report: figures as SVG and PNG, and every number as CSV. The same content gives the
+same bytes."""
 
 import re
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ WHOLE_COLUMNS = ("number", "update", "order", "seed", "k", "n", "trial")
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing as the templates need it. `width`: share of the page's width in percent, so that text has one size."""
+    """A drawing as the templates need it. `width`: share of the page's width in percent, so that
+    text has one size."""
 
     anchor: str
     title: str
@@ -36,7 +38,8 @@ class Output:
             place.mkdir(parents=True, exist_ok=True)
 
     def unique(self, text: str) -> str:
-        """A name for files and anchors: letters, digits, `.`, `_` and `-` of the text, no other like it."""
+        """A name for files and anchors: letters, digits, `.`, `_` and `-` of the text, no other
+        like it."""
         stem = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "study"
         name, copy = stem, 1
         while name.lower() in self._taken:

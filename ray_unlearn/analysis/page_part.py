@@ -10,7 +10,8 @@ from ray_unlearn.analysis.view import Shown
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the page. Empty lists are left out; `texts` says what is missing, so that no heading stands alone."""
+    """A part of the page. Empty lists are left out; `texts` says what is missing, so that no
+    heading stands alone."""
 
     anchor: str
     title: str

@@ -14,7 +14,8 @@ from ray_unlearn.store.schema import COLUMNS
 
 
 def render(context: dict[str, Any], methods: Sequence[str]) -> dict[str, str]:
-    """`report.html` and `report.md`. methods: all of the report, so that each has one colour throughout."""
+    """`report.html` and `report.md`. methods: all of the report, so that each has one colour
+    throughout."""
     package = files("ray_unlearn.analysis")
     css = package.joinpath("style.css").read_text(encoding="utf-8")
     loader = jinja2.PackageLoader("ray_unlearn.analysis")
@@ -51,7 +52,8 @@ def breakable(text: str) -> Markup:
 
 
 def _markdown(value: Any) -> Any:
-    """Every value put into the Markdown page: no HTML, no broken table, no accidental markup outside backticks."""
+    """Every value put into the Markdown page: no HTML, no broken table, no accidental markup
+    outside backticks."""
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     flat = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

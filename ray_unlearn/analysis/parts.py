@@ -1,8 +1,10 @@
-"""One study, or one foreign table, as trials with a score each: the pieces a trial table is put together from.
+"""One study, or one foreign table, as trials with a score each: the pieces a trial table is put
+together from.
 
-The score of a trial is that of its deployable checkpoint. Candidates for it are the evaluations that could be deployed:
-with free steps those from the fewest steps on, otherwise the one after the last step. Among them the stopping rule
-chooses (`effects.stopping`), or the last one counts where no target is known.
+The score of a trial is that of its deployable checkpoint. Candidates for it are the evaluations
+that could be deployed: with free steps those from the fewest steps on, otherwise the one after the
+last step. Among them the stopping rule chooses (`effects.stopping`), or the last one counts where
+no target is known.
 """
 
 import math
@@ -29,7 +31,8 @@ IDENTITY = ("study", "domain", "model", "method", "status")
 HYPERPARAMETERS = tuple(name for name in CONFIG_COLUMNS if name not in ("method", "seed"))
 DIVERGED = ("infeasible", "out_of_memory")
 PAST_BEST = "past its best"
-"""Reason of a pruned trial whose remaining rows could not have been its best: nothing is lost with them."""
+"""Reason of a pruned trial whose remaining rows could not have been its best: nothing is lost with
+them."""
 RULE = (
     "the first evaluation at which the forget NLL reaches that of the vanilla model on the approximate set "
     "(selection half), else the last one"
@@ -39,7 +42,8 @@ LAST = "the last evaluation (no target for the forget NLL is known)"
 
 @dataclass(frozen=True)
 class Part:
-    """Trials of one source, numbered from 0 in `trials`; columns as in `trials.TrialTable`, `group` apart."""
+    """Trials of one source, numbered from 0 in `trials`; columns as in `trials.TrialTable`, `group`
+    apart."""
 
     trials: pd.DataFrame
     rows: pd.DataFrame
@@ -131,7 +135,8 @@ def _scored(
     free: frozenset[str],
     rules: tuple[str, ...],
 ) -> Part:
-    """Checkpoint and score for trials [index: as `trial` in `rows`]; those without any are left out, with the reason."""
+    """Checkpoint and score for trials [index: as `trial` in `rows`]; those without any are left
+    out, with the reason."""
     diverged = trials["status"].isin(DIVERGED)
     chosen = checkpoints(rows[rows["candidate"]]).set_index("trial")
     scores = rows.loc[chosen["row"].to_numpy(), ["score", "score_selection"]].set_axis(chosen.index)
@@ -176,7 +181,8 @@ def _scored(
 
 
 def _steps(study: StudyResults) -> tuple[frozenset[str], dict[str, float]]:
-    """Methods with free steps, and the fewest steps of each. A table tells by its candidate rows."""
+    """Methods with free steps, and the fewest steps of each. A table tells by its candidate
+    rows."""
     if study.spec is not None:
         spaces = {method: study.spec.spaces[method] for method in study.spec.methods}
         free = frozenset(method for method, space in spaces.items() if space.free_steps)
@@ -191,7 +197,8 @@ def _steps(study: StudyResults) -> tuple[frozenset[str], dict[str, float]]:
 
 
 def _as_in_the_space(trials: pd.DataFrame, method: str, study: StudyResults) -> None:
-    """Values of listed hyperparameters as the labels of their axis; none where a condition rules the hyperparameter out."""
+    """Values of listed hyperparameters as the labels of their axis; none where a condition rules
+    the hyperparameter out."""
     assert study.spec is not None
     own = trials["method"] == method
     for name in (name for name in categorical(study.spec, method) if name in trials):

@@ -1,4 +1,5 @@
-"""Where a report comes from: sources with digests, versions, seed, thresholds and the command that makes it again."""
+"""Where a report comes from: sources with digests, versions, seed, thresholds and the command that
+makes it again."""
 
 import hashlib
 import shlex
@@ -23,7 +24,8 @@ PACKAGES = (pd, np, scipy, sklearn, optuna, matplotlib)
 def provenance(
     results: Results, trials_csv: bytes | None, seed: int, command: str
 ) -> dict[str, Any]:
-    """For `guidelines.json`: no date and no path of the machine. trials_csv: the content of data/trials.csv."""
+    """For `guidelines.json`: no date and no path of the machine. trials_csv: the content of
+    data/trials.csv."""
     digests = [(one.source, one.source_digest) for one in results.studies]
     digests += [(one.source, one.source_digest) for one in results.foreign]
     return {

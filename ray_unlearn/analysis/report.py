@@ -1,7 +1,8 @@
-"""The report: guidelines with their evidence, and each study; one HTML page, the same in Markdown, figures, numbers.
+"""The report: guidelines with their evidence, and each study; one HTML page, the same in Markdown,
+figures, numbers.
 
-Written from the ledgers or result tables alone, without a date and without a path of the machine: the same results give
-the same bytes, so a report can be kept under version control and compared.
+Written from the ledgers or result tables alone, without a date and without a path of the machine:
+the same results give the same bytes, so a report can be kept under version control and compared.
 """
 
 from collections.abc import Mapping
@@ -61,7 +62,8 @@ def write_report(
     since: Path | None = None,
     seed: int = 0,
 ) -> Path:
-    """Write `report.html`, `report.md`, `guidelines.json`, `figures/` and `data/` into `out`; gives the HTML page's path.
+    """Write `report.html`, `report.md`, `guidelines.json`, `figures/` and `data/` into `out`; gives
+    the HTML page's path.
 
     Args:
         sources: study directories, result tables or foreign tables (`analysis.table`).

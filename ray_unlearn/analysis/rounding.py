@@ -9,5 +9,6 @@ def pair(interval: tuple[float, float] | None) -> list[float | None] | None:
 
 
 def rounded(value: float | None) -> float | None:
-    """Six significant digits, so that the last bits of another machine's arithmetic do not show; null if not finite."""
+    """Six significant digits, so that the last bits of another machine's arithmetic do not show;
+    null if not finite."""
     return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None

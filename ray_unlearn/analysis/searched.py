@@ -1,4 +1,5 @@
-"""What was searched: the axes of each method, from the study's search space or, without one, from the values seen."""
+"""What was searched: the axes of each method, from the study's search space or, without one, from
+the values seen."""
 
 import re
 from collections.abc import Iterable
@@ -13,7 +14,8 @@ from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 
 LOG_BY_NAME = re.compile(r"(^|_)(lr|learning_rate|weight|lambda|coef|coeff|decay)($|_)|^w_")
-"""Hyperparameters that act as factors: searched on a log scale by custom, however narrow the range."""
+"""Hyperparameters that act as factors: searched on a log scale by custom, however narrow the
+range."""
 LOG_BY_RATIO = 10.0
 FROM_SPACE = (
     "quasi_random",
@@ -32,9 +34,10 @@ BY_A_SAMPLER = ("tpe", "nsga2", "gp", "warm_start", "listed")
 def space_axes(spec: StudySpec, method: str) -> dict[str, Axis]:
     """Axes of the hyperparameters that a study samples for a method, with the bounds of its space.
 
-    With free steps, `steps` is none: the checkpoint rule decides. Conditional hyperparameters have their place here too;
-    whether all trials have a value is seen in the trials. A narrowed study has the bounds of its narrowed space, which all
-    its trials cover but those drawn from the full space; these lie outside. Choices are those of both.
+    With free steps, `steps` is none: the checkpoint rule decides. Conditional hyperparameters have
+    their place here too; whether all trials have a value is seen in the trials. A narrowed study
+    has the bounds of its narrowed space, which all its trials cover but those drawn from the full
+    space; these lie outside. Choices are those of both.
     """
     full = (spec.full_spaces or {}).get(method)
     axes: dict[str, Axis] = {}
@@ -77,7 +80,8 @@ def categorical(spec: StudySpec, method: str) -> tuple[str, ...]:
 def seen_axis(name: str, values: pd.Series) -> Axis | None:
     """The axis of a hyperparameter of which only values are known; None where it does not vary.
 
-    A log scale when all values are positive and span more than a factor of 10, or the name is that of a factor.
+    A log scale when all values are positive and span more than a factor of 10, or the name is that
+    of a factor.
     """
     known = values.dropna()
     if not pd.api.types.is_numeric_dtype(values.dtype):
@@ -96,10 +100,12 @@ def seen_axis(name: str, values: pd.Series) -> Axis | None:
 
 
 def combined(axes: list[Axis]) -> Axis:
-    """One axis for studies that searched a hyperparameter in different ranges: what all of them covered.
+    """One axis for studies that searched a hyperparameter in different ranges: what all of them
+    covered.
 
-    A claim inside the intersection rests on every study; trials outside it stay in the table. Choices are united, since
-    each trial needs one. Ranges without overlap are united too: there is no common ground to prefer.
+    A claim inside the intersection rests on every study; trials outside it stay in the table.
+    Choices are united, since each trial needs one. Ranges without overlap are united too: there is
+    no common ground to prefer.
 
     Raises:
         UserError: a range in one study and a list in another.
@@ -124,7 +130,8 @@ def combined(axes: list[Axis]) -> Axis:
 def how_drawn(samplers: Iterable[str]) -> dict[str, str]:
     """Name of a sampler to `space`, `adaptive` or, where there is none, `unknown`.
 
-    A name that is not known counts as adaptive: taking an adaptive sample for a random one would bias every curve.
+    A name that is not known counts as adaptive: taking an adaptive sample for a random one would
+    bias every curve.
     """
     drawn: dict[str, str] = {}
     for sampler in samplers:
@@ -136,10 +143,12 @@ def how_drawn(samplers: Iterable[str]) -> dict[str, str]:
 
 
 def planned_samplers(spec: StudySpec, trials: pd.DataFrame) -> pd.Series:
-    """`sampled_by` of each trial as an older ledger would have it: the first `quasi_random_share` of each method's trials.
+    """`sampled_by` of each trial as an older ledger would have it: the first `quasi_random_share`
+    of each method's trials.
 
     Args:
-        trials: `number`, `method` and `sampled_by` of all trials of a study, failed ones among them; by number.
+        trials: `number`, `method` and `sampled_by` of all trials of a study, failed ones among
+            them; by number.
     """
     search = spec.search
     if search.sampler in ("qmc", "random", "grid"):

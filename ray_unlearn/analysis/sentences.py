@@ -16,7 +16,8 @@ STATISTICS = {
     "share_within_best_known": "share near the best of any method",
     "area_under_tuning_curve": "mean score while tuning",
 }
-"""Statistics of `effects.contests` for people; the first two are better larger, the last one lower."""
+"""Statistics of `effects.contests` for people; the first two are better larger, the last one
+lower."""
 
 
 def label(param: str | None) -> str:

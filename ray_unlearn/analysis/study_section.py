@@ -1,4 +1,5 @@
-"""One study in the report: its own verdict, apart from any guideline. Words and tables, no arithmetic left."""
+"""One study in the report: its own verdict, apart from any guideline. Words and tables, no
+arithmetic left."""
 
 import multiprocessing
 import sys
@@ -52,9 +53,11 @@ class Section:
 def study_sections(
     studies: Sequence[StudyResults], out: Output
 ) -> Iterator[Callable[[], list[Section]]]:
-    """The sections of all studies, made beside what happens inside the block; call what is given to have them.
+    """The sections of all studies, made beside what happens inside the block; call what is given to
+    have them.
 
-    Drawing large studies takes as long as their statistics, so a process of its own does it, where processes fork.
+    Drawing large studies takes as long as their statistics, so a process of its own does it, where
+    processes fork.
     """
     named = [(study, out.unique(study.name)) for study in studies]
     rows = sum(len(study.rows) for study in studies)

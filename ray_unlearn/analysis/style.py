@@ -1,4 +1,5 @@
-"""One look for all figures: which colour, marker and line a method has on every page, and how figures are written."""
+"""One look for all figures: which colour, marker and line a method has on every page, and how
+figures are written."""
 
 import io
 import re
@@ -23,21 +24,25 @@ CORE = "#8fcf9f"
 EXCLUDED = "#e3b7ac"
 """Ground of good and of excluded values; both stay apart in grey, the excluded one being darker."""
 RASTER_ABOVE = 1000
-"""Points of a figure above which they are drawn as images inside the SVG, so that the page stays small."""
+"""Points of a figure above which they are drawn as images inside the SVG, so that the page stays
+small."""
 MOST_DOTS = 1500
-"""Dots drawn per panel; more hide each other and weigh down the page. All of them stay in the numbers."""
+"""Dots drawn per panel; more hide each other and weigh down the page. All of them stay in the
+numbers."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one method is drawn: colour, marker and dash differ, so no reader depends on colour alone."""
+    """How one method is drawn: colour, marker and dash differ, so no reader depends on colour
+    alone."""
 
     colour: str
     marker: str
     dash: str | tuple[float, tuple[float, ...]]
 
 
-# Okabe and Ito's colour-blind-safe palette, without the yellow, which is too pale for thin lines on a light ground.
+# Okabe and Ito's colour-blind-safe palette, without the yellow, which is too pale for thin lines on
+# a light ground.
 _COLOURS = ("#4d4d4d", "#cc79a7", "#e69f00", "#56b4e9", "#0072b2", "#009e73", "#d55e00")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _DASHES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
@@ -112,7 +117,8 @@ def styled() -> Iterator[None]:
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an SVG document, the same bytes on every call: no date, no random ids, no metadata."""
+    """The figure as an SVG document, the same bytes on every call: no date, no random ids, no
+    metadata."""
     buffer = io.StringIO()
     with styled():
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -131,7 +137,8 @@ def as_png(figure: Figure) -> bytes:
 
 
 def inline_svg(svg: str, prefix: str, label: str) -> str:
-    """The `<svg>` element for an HTML page: ids made unique by `prefix`, size left to the style sheet.
+    """The `<svg>` element for an HTML page: ids made unique by `prefix`, size left to the style
+    sheet.
 
     `label` must be escaped already; it is what a screen reader says.
     """

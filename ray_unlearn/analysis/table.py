@@ -1,13 +1,14 @@
 """Results of one or several studies as data frames, from study directories or from result tables.
 
-A study directory is a folder with `ledger/events.jsonl`. A result table is what `results.table.write_table` writes
-(`.parquet`, `.csv`); it may hold several studies. A table carries no baselines, so they are looked for beside it, in
-`TABLE.baselines.parquet`, `TABLE.baselines.csv`, `baselines.parquet`, `baselines.csv`, in this order (what
-`results.table.baseline_table` gives, with a `study` column where the table holds several studies). Without them every
-comparison against the vanilla model or the target is withheld.
+A study directory is a folder with `ledger/events.jsonl`. A result table is what
+`results.table.write_table` writes (`.parquet`, `.csv`); it may hold several studies. A table
+carries no baselines, so they are looked for beside it, in `TABLE.baselines.parquet`,
+`TABLE.baselines.csv`, `baselines.parquet`, `baselines.csv`, in this order (what
+`results.table.baseline_table` gives, with a `study` column where the table holds several studies).
+Without them every comparison against the vanilla model or the target is withheld.
 
-Any other table is a foreign one (`foreign`): its trials can be analysed, but it is no study, and has no section of its
-own in a report.
+Any other table is a foreign one (`foreign`): its trials can be analysed, but it is no study, and
+has no section of its own in a report.
 """
 
 import hashlib
@@ -39,17 +40,21 @@ class StudyResults:
     """One study: what was planned, every evaluation row, the baselines."""
 
     key: str
-    """Unique among the studies of a report: the study's name, with its source where two share the name."""
+    """Unique among the studies of a report: the study's name, with its source where two share the
+    name."""
     name: str
     domain: str
     model: str
     source: str
-    """Where it was read from: the last names of the path only, so that a published report shows no private folder."""
+    """Where it was read from: the last names of the path only, so that a published report shows no
+    private folder."""
     source_digest: str
     rows: pd.DataFrame
-    """One line per evaluation row, by trial and update; a trial without rows has one line without `update`."""
+    """One line per evaluation row, by trial and update; a trial without rows has one line without
+    `update`."""
     baselines: pd.DataFrame
-    """Indexed by baseline name (`vanilla`, `exact_retrain`), columns as in `COLUMNS`; may be empty."""
+    """Indexed by baseline name (`vanilla`, `exact_retrain`), columns as in `COLUMNS`; may be
+    empty."""
     spec: StudySpec | None = None
     header: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -68,7 +73,8 @@ class StudyResults:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Planned methods in the study's order; from a table, those found, in the order of `METHODS`."""
+        """Planned methods in the study's order; from a table, those found, in the order of
+        `METHODS`."""
         if self.spec is not None:
             return self.spec.methods
         found = set(self.rows["method"])
@@ -122,15 +128,16 @@ def load(
 
     Args:
         sources: folders and files.
-        mapping: what the columns of a foreign table are, theirs to ours (`columns.ROLES`, the name of a
-            hyperparameter, or `ignore`).
+        mapping: what the columns of a foreign table are, theirs to ours (`columns.ROLES`, the name
+            of a hyperparameter, or `ignore`).
         score: a foreign table's score column; the same as mapping it to `score`.
         maximise: the foreign score is better when higher.
         sampler: how the trials of a foreign table without such a column were drawn, e.g. `random`.
 
     Raises:
-        UserError: no source; a source that is missing, empty, damaged or given twice; a foreign table that lacks what
-            it needs or contradicts itself; baselines that contradict the rows; a mapping but no foreign table.
+        UserError: no source; a source that is missing, empty, damaged or given twice; a foreign
+            table that lacks what it needs or contradicts itself; baselines that contradict the
+            rows; a mapping but no foreign table.
     """
     if not sources:
         raise UserError(
@@ -232,7 +239,8 @@ def _from_directory(folder: Path) -> StudyResults:
 
 
 def _ours(columns: list[str], reading: Reading) -> bool:
-    """A table with most of what ours must have is ours: what it lacks is then an error, not a sign of another origin."""
+    """A table with most of what ours must have is ours: what it lacks is then an error, not a sign
+    of another origin."""
     missing = sum(name not in columns for name in REQUIRED)
     return missing == 0 or (missing < len(REQUIRED) / 2 and not reading.given)
 
@@ -262,7 +270,8 @@ def _from_table(path: Path, table: pa.Table) -> Iterator[StudyResults]:
 
 
 def _table(path: Path) -> pa.Table:
-    """The file as it is. An empty cell is null, a written `nan` or `inf` a number: they mean different things."""
+    """The file as it is. An empty cell is null, a written `nan` or `inf` a number: they mean
+    different things."""
     try:
         if path.suffix == ".csv":
             options = pyarrow.csv.ConvertOptions(
@@ -311,7 +320,8 @@ def _baselines_of(
 
 
 def _check_baselines(rows: pd.DataFrame, baselines: pd.DataFrame, table: Path, path: Path) -> None:
-    """Baselines of another study would give wrong targets without a sign; the rows' forget gap tells."""
+    """Baselines of another study would give wrong targets without a sign; the rows' forget gap
+    tells."""
     if "vanilla" not in baselines.index:
         return
     target = float(baselines["approximate_nll_selection"]["vanilla"])
@@ -324,7 +334,8 @@ def _check_baselines(rows: pd.DataFrame, baselines: pd.DataFrame, table: Path, p
 
 
 def _facts(header: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """The header's versions and digests, flat (`versions.torch`), without the spec and without local paths."""
+    """The header's versions and digests, flat (`versions.torch`), without the spec and without
+    local paths."""
     facts: dict[str, str] = {}
     for key, value in header.items():
         if prefix == "" and key in ("kind", "spec", "domain"):

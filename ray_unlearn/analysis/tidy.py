@@ -1,4 +1,5 @@
-"""Any table of evaluation rows, made ours: columns, types and order, with an error that names what does not fit."""
+"""Any table of evaluation rows, made ours: columns, types and order, with an error that names what
+does not fit."""
 
 import math
 from typing import Any
@@ -17,11 +18,13 @@ REQUIRED = (
     "score_selection", "score_reporting",
 )  # fmt: skip
 NOT_A_NUMBER = ("nan", "+nan", "-nan")
-"""How programs write a value that is not finite; an empty cell is something else: nothing was measured."""
+"""How programs write a value that is not finite; an empty cell is something else: nothing was
+measured."""
 
 
 def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Our columns in our order and types; absent metrics are missing, absent texts empty. Lines as they are."""
+    """Our columns in our order and types; absent metrics are missing, absent texts empty. Lines as
+    they are."""
     missing = [name for name in REQUIRED if name not in frame]
     if missing:
         raise UserError(
@@ -77,7 +80,8 @@ def in_order(rows: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def fingerprints(rows: pd.DataFrame) -> NDArray[np.uint64]:
-    """A hash [n] of each line: comparing 120 columns of a million lines pairwise takes minutes and gigabytes."""
+    """A hash [n] of each line: comparing 120 columns of a million lines pairwise takes minutes and
+    gigabytes."""
     positive_zero = {name: rows[name] + 0.0 for name in rows.columns[rows.dtypes == np.float64]}
     return np.asarray(
         pd.util.hash_pandas_object(rows.assign(**positive_zero), index=False), dtype=np.uint64

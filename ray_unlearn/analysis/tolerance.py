@@ -1,4 +1,5 @@
-"""tau: how far from the best score still counts as good. A difference that retraining would make by itself is none."""
+"""tau: how far from the best score still counts as good. A difference that retraining would make by
+itself is none."""
 
 import math
 from collections.abc import Sequence
@@ -11,10 +12,12 @@ from ray_unlearn.analysis.verdict import HALF, UTILITY_SETS
 from ray_unlearn.spec.errors import UserError
 
 DEFAULT = 0.1
-"""nats/token: a tenth of a nat is 10 % in perplexity, the tolerance of the verdict for forgetting."""
+"""nats/token: a tenth of a nat is 10 % in perplexity, the tolerance of the verdict for
+forgetting."""
 LEAST_RETRAINED = 3
 LEAST_REPEATS = 5
-"""Degrees of freedom from which a standard deviation between seeds is taken for one (its own error is then 32 %)."""
+"""Degrees of freedom from which a standard deviation between seeds is taken for one (its own error
+is then 32 %)."""
 
 
 def tolerance_of(
@@ -25,8 +28,9 @@ def tolerance_of(
 ) -> tuple[float, str]:
     """tau in units of the score, and where it comes from in words.
 
-    In this order: the number given; one SD across retrained models (studies of our own); one SD between seeds of equal
-    configurations, then a tenth of the interquartile range of scores (foreign tables alone); a default.
+    In this order: the number given; one SD across retrained models (studies of our own); one SD
+    between seeds of equal configurations, then a tenth of the interquartile range of scores
+    (foreign tables alone); a default.
 
     Args:
         studies: our own studies.
@@ -62,7 +66,8 @@ def tolerance_of(
 
 
 def retrained_scores(study: StudyResults) -> list[float]:
-    """Score (reporting half, the study's weights) that each exactly retrained model would have as a trial's result."""
+    """Score (reporting half, the study's weights) that each exactly retrained model would have as a
+    trial's result."""
     vanilla = study.baseline("vanilla")
     if vanilla is None:
         return []
@@ -90,7 +95,8 @@ def retrained_sd(study: StudyResults) -> float | None:
 
 
 def _score(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> float:
-    """As `results.score.scored`: w_gap |log ppl(U) - log ppl_0(A)| + mean over S of w_S max(0, rise of log ppl(S))."""
+    """As `results.score.scored`: w_gap |log ppl(U) - log ppl_0(A)| + mean over S of w_S max(0, rise
+    of log ppl(S))."""
     objective = None if study.spec is None else study.spec.objective
     score = _gap(model, vanilla) * (1.0 if objective is None else objective.forget_gap)
     for name in UTILITY_SETS:

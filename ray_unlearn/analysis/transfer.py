@@ -1,8 +1,10 @@
-"""Does a guideline transfer? Leave one domain (or model) out, derive it on the rest, and see what it buys on the one left out.
+"""Does a guideline transfer? Leave one domain (or model) out, derive it on the rest, and see what
+it buys on the one left out.
 
-Inside means: trials of the held-out group whose hyperparameters lie in the region derived without that group. What k of
-them reach is compared with k trials of the full space and with the default, the centre of the space. Everything is
-measured on trials that were run, and expectations over which k trials one gets are exact (unbiased U-statistics).
+Inside means: trials of the held-out group whose hyperparameters lie in the region derived without
+that group. What k of them reach is compared with k trials of the full space and with the default,
+the centre of the space. Everything is measured on trials that were run, and expectations over which
+k trials one gets are exact (unbiased U-statistics).
 """
 
 import math
@@ -19,7 +21,8 @@ from ray_unlearn.analysis.effects.robustness import expected_best
 from ray_unlearn.spec.guideline_file import Heldout
 
 Box = Mapping[str, tuple[float, float]]
-"""Core by hyperparameter, in natural units; a hyperparameter without a core is not in it. Censored sides are infinite."""
+"""Core by hyperparameter, in natural units; a hyperparameter without a core is not in it. Censored
+sides are infinite."""
 LEAST_INSIDE = 2
 """A held-out group with fewer trials inside says nothing."""
 
@@ -37,7 +40,8 @@ class HeldoutGroup:
     regret_full_space: float
     regret_default: float
     matches: int | None
-    """Trials of the full space that do as well as those inside, in expectation; None: no number tried."""
+    """Trials of the full space that do as well as those inside, in expectation; None: no number
+    tried."""
 
 
 def leave_one_out(
@@ -50,15 +54,17 @@ def leave_one_out(
     """Hold out each domain (or model: `held_out_by`) in turn.
 
     Args:
-        trials: of one method: `group`, `domain`, `model`, `score` (lower is better, NaN where infeasible), `infeasible`, hyperparameters.
+        trials: of one method: `group`, `domain`, `model`, `score` (lower is better, NaN where
+            infeasible), `infeasible`, hyperparameters.
         derive: the region from these groups alone; None where none can be claimed from them.
         default: the expected score of the default configuration in a group.
         inside_trials: k.
-        nothing: by group, the score of doing nothing, which caps what a trial can cost; where it is not known, the worst
-            score of the group does.
+        nothing: by group, the score of doing nothing, which caps what a trial can cost; where it is
+            not known, the worst score of the group does.
 
     Returns:
-        Those that could be judged: a region was found without them and they have enough trials inside.
+        Those that could be judged: a region was found without them and they have enough trials
+        inside.
     """
     factor = held_out_by(trials)
     found = []
@@ -80,13 +86,14 @@ def leave_one_out(
 
 
 def held_out_by(trials: pd.DataFrame) -> Literal["domain", "model"]:
-    """What is left out: domains, or models where there are more of them. A domain is left out on all models at once, for
-    what was learnt of it on one would tell of it on the other."""
+    """What is left out: domains, or models where there are more of them. A domain is left out on
+    all models at once, for what was learnt of it on one would tell of it on the other."""
     return "domain" if trials["domain"].nunique() >= trials["model"].nunique() else "model"
 
 
 def _together(unit: str, judged: Sequence[HeldoutGroup]) -> HeldoutGroup:
-    """One domain on several models: means, and the most trials of the full space that any of them takes to match."""
+    """One domain on several models: means, and the most trials of the full space that any of them
+    takes to match."""
     matches = [one.matches for one in judged]
     known = [count for count in matches if count is not None]
     return HeldoutGroup(
@@ -116,7 +123,8 @@ def _judged(
     def full(count: int) -> float:
         return expected_best(scores, infeasible, count, fallback)
 
-    # The expected best falls with the number of trials, so the first number that does as well is found by halving.
+    # The expected best falls with the number of trials, so the first number that does as well is
+    # found by halving.
     counts = range(1, len(scores) + 1)
     matches = bisect_left(counts, True, key=lambda count: full(count) <= within) + 1
     return HeldoutGroup(

@@ -1,4 +1,5 @@
-"""One line per trial: the unit of every claim. Made from `Results`, whatever they were read from."""
+"""One line per trial: the unit of every claim. Made from `Results`, whatever they were read
+from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,18 +40,21 @@ class TrialTable:
         score            at the checkpoint, reporting half where there are halves; lower is better; NaN if infeasible
         score_selection  the same on the half that may be used for choosing (equal to `score` without halves)
         and one column per hyperparameter.
-    rows: the evaluation rows with `trial`, `update`, `score`, `score_selection`, `forget_nll` and, where known,
-        `forget_gap`, `utility_loss`, `learning_rate_sum`, `target_nll`; by trial and update.
+    rows: the evaluation rows with `trial`, `update`, `score`, `score_selection`, `forget_nll` and,
+        where known, `forget_gap`, `utility_loss`, `learning_rate_sum`, `target_nll`; by trial and
+        update.
     axes: by method, the hyperparameters that vary, in a fixed order.
     score: name, direction (scores here are turned so that lower is better), tolerance.
-    left_out: trials that say nothing about their configuration: failed, still running, or without an evaluation that could
-        be deployed; one line each with study, domain, model, group, method, status, `why`.
+    left_out: trials that say nothing about their configuration: failed, still running, or without
+        an evaluation that could be deployed; one line each with study, domain, model, group,
+        method, status, `why`.
     notes: what a reader must know about how the table was made.
 
-    `score` is finite exactly where a trial is not infeasible. A pruned trial that had passed its best row counts as
-    complete. Rows before the fewest free steps are not in `rows`; `candidate` is False for rows of a searched number of
-    steps before the last one, which could not be deployed. NaN as a row's score: not finite. The order and the numbers of
-    trials do not depend on the order of lines in a file.
+    `score` is finite exactly where a trial is not infeasible. A pruned trial that had passed its
+    best row counts as complete. Rows before the fewest free steps are not in `rows`; `candidate` is
+    False for rows of a searched number of steps before the last one, which could not be deployed.
+    NaN as a row's score: not finite. The order and the numbers of trials do not depend on the order
+    of lines in a file.
     """
 
     trials: pd.DataFrame
@@ -60,7 +64,8 @@ class TrialTable:
     left_out: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(LEFT_OUT)))
     notes: tuple[str, ...] = ()
     nothing: Mapping[str, float] = field(default_factory=dict)
-    """By group, the score of doing nothing (the vanilla model's), where it is known: nobody deploys a worse trial."""
+    """By group, the score of doing nothing (the vanilla model's), where it is known: nobody deploys
+    a worse trial."""
     vanilla_gap: Mapping[str, float] = field(default_factory=dict)
     """By group, the vanilla model's forget gap (reporting half), where it is known and above 0."""
 
@@ -82,12 +87,14 @@ class TrialTable:
         return self.trials[chosen]
 
     def as_given(self, score: Any) -> Any:
-        """A score (number, array or column), or a difference of scores, in the direction it was given in: accuracies stay
-        positive for people. What a score loses (a regret) is positive in either direction, and is not turned."""
+        """A score (number, array or column), or a difference of scores, in the direction it was
+        given in: accuracies stay positive for people. What a score loses (a regret) is positive in
+        either direction, and is not turned."""
         return score if self.score.direction == "minimize" else -score
 
     def difference_as_given(self, found: Difference) -> tuple[float, tuple[float, float]]:
-        """Mean and 90 % interval of a comparison, turned as `as_given` where its statistic is a score and not a share."""
+        """Mean and 90 % interval of a comparison, turned as `as_given` where its statistic is a
+        score and not a share."""
         low, high = found.over_trials.low, found.over_trials.high
         if found.larger_is_better or self.score.direction == "minimize":
             return found.mean, (low, high)
@@ -102,8 +109,8 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
         tolerance: tau, in units of the score; None: see `tolerance`.
 
     Raises:
-        UserError: scores that cannot be compared, a hyperparameter that is a range here and a list there, a tolerance
-            that is not above 0, or no trial with an outcome.
+        UserError: scores that cannot be compared, a hyperparameter that is a range here and a list
+            there, a tolerance that is not above 0, or no trial with an outcome.
     """
     studies = sorted(
         results.studies,
@@ -141,7 +148,8 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
 
 
 def _by_group(trials: pd.DataFrame, of: dict[str, float]) -> dict[str, float]:
-    """A number of each study as one of each group: the mean over its trials; none where no study has it."""
+    """A number of each study as one of each group: the mean over its trials; none where no study
+    has it."""
     known = trials["study"].map(of).groupby(trials["group"]).mean().dropna()
     return {str(group): float(value) for group, value in known.items()}
 
@@ -208,7 +216,8 @@ def _groups(frame: pd.DataFrame, several: dict[str, bool]) -> pd.Series:
 def _axes(trials: pd.DataFrame, parts: list[Part]) -> tuple[dict[str, tuple[Axis, ...]], list[str]]:
     """Axes by method, and what was not made one.
 
-    Bounds of search spaces, where there are any, are taken to hold for all; what is left is seen in the trials.
+    Bounds of search spaces, where there are any, are taken to hold for all; what is left is seen in
+    the trials.
     """
     found = set(trials["method"])
     methods = [*(name for name in METHODS if name in found), *sorted(found - set(METHODS))]

@@ -1,8 +1,8 @@
 """The verdict table: what each method reached in each study, and how its trials ended.
 
-The best configuration of a method is chosen on the *selection* half of the documents, by the rule of `store.score`;
-every metric beside it is measured on the *reporting* half, so the choice does not flatter itself. Infeasible trials
-are counted, never dropped.
+The best configuration of a method is chosen on the *selection* half of the documents, by the rule
+of `store.score`; every metric beside it is measured on the *reporting* half, so the choice does not
+flatter itself. Infeasible trials are counted, never dropped.
 
 A row is *feasible* when, on the reporting half,
     |ln(ppl(U) / ppl_0(A))| <= ln 1.10    and    ppl(S) <= 1.25 ppl_0(S) for S = retain and general,
@@ -23,11 +23,13 @@ HALF = "reporting"
 TARGET_PPL = f"approximate_ppl_{HALF}"
 UTILITY_SETS = ("retain", "general")
 DECIDED = ("complete", "pruned", "infeasible")
-"""Outcomes that say something about the configuration; the others say something about the machines."""
+"""Outcomes that say something about the configuration; the others say something about the
+machines."""
 
 
 def verdict(study: StudyResults) -> pd.DataFrame:
-    """One line per method of the study, in its order. Missing numbers are NaN: no candidate row, or no baseline.
+    """One line per method of the study, in its order. Missing numbers are NaN: no candidate row, or
+    no baseline.
 
     trials, complete ... running   trials asked for, and how they ended
     candidates, feasible_rows      rows that stand for a configuration, and how many of them are feasible
@@ -64,7 +66,8 @@ def ranked(table: pd.DataFrame) -> pd.DataFrame:
 def candidates(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows that stand for a deployable configuration and have a score, best first.
 
-    The order is that of `store.score`: score on the selection half, then trial number, then fewest updates.
+    The order is that of `store.score`: score on the selection half, then trial number, then fewest
+    updates.
     """
     pool: pd.DataFrame = rows[rows["candidate"] & np.isfinite(rows["score_selection"])]
     return pool.sort_values(["score_selection", "number", "update"], kind="stable")
@@ -76,7 +79,8 @@ def chosen_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def feasible(study: StudyResults) -> pd.Series:
-    """True for each row within the tolerances; see the module. All False without a vanilla baseline."""
+    """True for each row within the tolerances; see the module. All False without a vanilla
+    baseline."""
     vanilla, rows = study.baseline("vanilla"), study.rows
     if vanilla is None:
         return pd.Series(False, index=rows.index)
@@ -127,7 +131,8 @@ def _counts(rows: pd.DataFrame, method: str) -> dict[str, object]:
 
 
 def agreement(study: StudyResults) -> float | None:
-    """ln(exactly retrained ppl(U) / approximate target), nats/token; None where one of them is not known."""
+    """ln(exactly retrained ppl(U) / approximate target), nats/token; None where one of them is not
+    known."""
     vanilla, exact = study.baseline("vanilla"), study.baseline("exact_retrain")
     if vanilla is None or exact is None:
         return None

@@ -1,4 +1,5 @@
-"""Tables as they are shown: headings with unit, direction and meaning from the schema, cells as text.
+"""Tables as they are shown: headings with unit, direction and meaning from the schema, cells as
+text.
 
 One description serves HTML and Markdown, so that the two never disagree.
 """
@@ -39,7 +40,8 @@ class Heading:
 
 @dataclass(frozen=True)
 class Shown:
-    """A table ready for a template. `marks` names the method of each line, for its colour; empty: no colours."""
+    """A table ready for a template. `marks` names the method of each line, for its colour; empty:
+    no colours."""
 
     caption: str
     headings: tuple[Heading, ...]
@@ -201,7 +203,8 @@ def _by_method(table: pd.DataFrame, caption: str, fields: list[_Field]) -> Shown
 
 
 def baseline_table(study: StudyResults) -> Shown | None:
-    """Vanilla, the approximate target and the exactly retrained model; None where no baseline is known."""
+    """Vanilla, the approximate target and the exactly retrained model; None where no baseline is
+    known."""
     if study.baselines.empty:
         return None
     fields: list[_Field] = [

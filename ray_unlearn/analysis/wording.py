@@ -1,6 +1,8 @@
-"""Sentences rendered from numbers, and numbers rendered for reading. No sentence of a report is written by hand.
+"""Sentences rendered from numbers, and numbers rendered for reading. No sentence of a report is
+written by hand.
 
-Plain text: the templates escape it. A method name stands between backticks, which the templates show as code.
+Plain text: the templates escape it. A method name stands between backticks, which the templates
+show as code.
 """
 
 import math
@@ -30,13 +32,15 @@ STATUS_WORDS = {
 
 
 def configuration(study: StudyResults, row: pd.Series) -> str:
-    """`learning rate 3.1e-4, 16 updates, w_r 2.5`: the chosen values of all that the search varied."""
+    """`learning rate 3.1e-4, 16 updates, w_r 2.5`: the chosen values of all that the search
+    varied."""
     parts = [f"learning rate {number(row['learning_rate'], 2)}", f"{whole(row['update'])} updates"]
     return ", ".join([*parts, *(f"{name} {value}" for name, value in others(study, row).items())])
 
 
 def others(study: StudyResults, row: pd.Series) -> dict[str, str]:
-    """Searched hyperparameters of this row's method beside learning rate and steps, with their chosen values."""
+    """Searched hyperparameters of this row's method beside learning rate and steps, with their
+    chosen values."""
     rows = study.rows[study.rows["method"] == row["method"]]
     names = [name for name in study.rows.columns if name in _SEARCHABLE]
     if study.spec is not None:
@@ -120,7 +124,8 @@ def _runner_up(order: pd.DataFrame) -> list[str]:
 
 
 def _exact_sentence(order: pd.DataFrame) -> str:
-    """Where the exactly retrained model, which the score does not look at, favours another method."""
+    """Where the exactly retrained model, which the score does not look at, favours another
+    method."""
     known = order[order["distance"].notna() & (order["distance_to"] == "exact_retrain")]
     if (
         known.empty

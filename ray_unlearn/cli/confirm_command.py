@@ -40,8 +40,9 @@ def confirm(
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Run the best configurations of a study again with new seeds: mean and 90 % interval on the reporting half, beside
-    what the study had claimed. A study of its own in DIR/confirm; the same command goes on with it."""
+    """Run the best configurations of a study again with new seeds: mean and 90 % interval on the
+    reporting half, beside what the study had claimed. A study of its own in DIR/confirm; the same
+    command goes on with it."""
     from ray_unlearn.analysis.confirmation import confirmation, write_confirmation
     from ray_unlearn.execution.confirm import confirm_study
     from ray_unlearn.store.location import fetched, send

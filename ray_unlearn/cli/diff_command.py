@@ -16,7 +16,8 @@ def diff(
     after: Annotated[Path, typer.Argument(help="newer guidelines.json", show_default=False)],
     json: Json = False,
 ) -> None:
-    """How claims differ between two guideline files: new, tightened, widened, moved, contradicted, withdrawn."""
+    """How claims differ between two guideline files: new, tightened, widened, moved, contradicted,
+    withdrawn."""
     from dataclasses import asdict
 
     from ray_unlearn.analysis.difference import compare

@@ -18,7 +18,8 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; user errors end in one plain message and their exit code, never in a traceback."""
+    """Run the command line; user errors end in one plain message and their exit code, never in a
+    traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

@@ -1,4 +1,5 @@
-"""How things are shown: tables on stdout for people, JSON on stdout for scripts, everything else on stderr."""
+"""How things are shown: tables on stdout for people, JSON on stdout for scripts, everything else on
+stderr."""
 
 import json
 import math

@@ -269,7 +269,8 @@ def plan(
     ] = None,
     json: Json = False,
 ) -> None:
-    """What a study will take: trials, tokens, FLOPs, hours, memory, disk, and which lanes fit where. Starts nothing."""
+    """What a study will take: trials, tokens, FLOPs, hours, memory, disk, and which lanes fit
+    where. Starts nothing."""
     from dataclasses import asdict
 
     from ray_unlearn.unlearn.memory import gpu_memory_gib

@@ -73,7 +73,8 @@ def report(
     seed: Annotated[int, typer.Option("--seed", min=0, help="of every random draw")] = 0,
     json: Json = False,
 ) -> None:
-    """Write the report: guidelines with their evidence, one HTML page, the same in Markdown, figures, and every number as CSV."""
+    """Write the report: guidelines with their evidence, one HTML page, the same in Markdown,
+    figures, and every number as CSV."""
     from ray_unlearn.analysis.columns import parse_mapping
     from ray_unlearn.analysis.report import write_report
     from ray_unlearn.spec.guideline_file import load_guidelines

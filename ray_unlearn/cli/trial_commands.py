@@ -63,8 +63,8 @@ def export(
         int | None, typer.Option(min=1, help="default: the trial's best update (selection half)")
     ] = None,
 ) -> None:
-    """Write the result table, or the model of a trial: the best one's weights were kept, others are made by running the trial
-    again (the same, bit for bit, on one CPU worker)."""
+    """Write the result table, or the model of a trial: the best one's weights were kept, others are
+    made by running the trial again (the same, bit for bit, on one CPU worker)."""
     from ray_unlearn.store.location import fetched
 
     with fetched(location) as folder:

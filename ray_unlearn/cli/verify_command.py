@@ -26,7 +26,8 @@ def verify(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Check that a study is whole: rows, outcomes, trials, best weights, leftovers. Ends with 4 when it is not."""
+    """Check that a study is whole: rows, outcomes, trials, best weights, leftovers. Ends with 4
+    when it is not."""
     from ray_unlearn.store.location import fetched, opened
     from ray_unlearn.store.repair import mend_remote
     from ray_unlearn.store.repair import repair as mend

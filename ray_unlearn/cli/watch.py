@@ -1,4 +1,5 @@
-"""How a study is shown while it runs: a view that keeps itself up to date, or one line per change."""
+"""How a study is shown while it runs: a view that keeps itself up to date, or one line per
+change."""
 
 import json
 import time
@@ -26,7 +27,8 @@ SHOWN_NOTES = 4
 def watch(
     follower: Follower, every_s: float, as_json: bool, console: Console | None = None
 ) -> None:
-    """Look every `every_s` seconds until the run has ended; Ctrl-C leaves, and does nothing to the study.
+    """Look every `every_s` seconds until the run has ended; Ctrl-C leaves, and does nothing to the
+    study.
 
     Raises:
         UserError: no study there, at the first look.

@@ -1,6 +1,8 @@
-"""A small world that works offline: real text, a model trained on it, and the same model trained without the forget set.
+"""A small world that works offline: real text, a model trained on it, and the same model trained
+without the forget set.
 
-It shows how unlearning behaves and makes the exact target measurable. It is not the data of any paper: docs/demo_world.md.
+It shows how unlearning behaves and makes the exact target measurable. It is not the data of any
+paper: docs/demo_world.md.
 """
 
 from ray_unlearn.demo.build import World, build, build_retrained

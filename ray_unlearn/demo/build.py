@@ -1,4 +1,5 @@
-"""Build a domain's world once and keep it: the vanilla model and the exactly retrained one, trained side by side."""
+"""Build a domain's world once and keep it: the vanilla model and the exactly retrained one, trained
+side by side."""
 
 import hashlib
 import json
@@ -27,7 +28,8 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class World:
-    """A built world. `vanilla` and `retrained` are Hugging Face folders; `info` is world.json: cost and metrics."""
+    """A built world. `vanilla` and `retrained` are Hugging Face folders; `info` is world.json: cost
+    and metrics."""
 
     domain: str
     folder: Path
@@ -42,11 +44,13 @@ def build(
     progress: Progress | None = None,
     recipe: Recipe | None = None,
 ) -> World:
-    """The world of a domain, trained on the first call (two processes, about 90 s) and read from the cache afterwards.
+    """The world of a domain, trained on the first call (two processes, about 90 s) and read from
+    the cache afterwards.
 
-    `cache_dir` is by default $RAY_UNLEARN_CACHE or ~/.cache/ray_unlearn. `progress(stage, fraction)` is called about
-    twice a second while the models train. `recipe` is for tests: a short one is another world.
-    Raises UserError, a ValueError, for an unknown domain and RuntimeError when a training process fails.
+    `cache_dir` is by default $RAY_UNLEARN_CACHE or ~/.cache/ray_unlearn. `progress(stage,
+    fraction)` is called about twice a second while the models train. `recipe` is for tests: a short
+    one is another world. Raises UserError, a ValueError, for an unknown domain and RuntimeError
+    when a training process fails.
     """
     text_file(domain)  # refuses an unknown domain
     recipe = recipe or RECIPES[domain]
@@ -67,7 +71,8 @@ def build_retrained(
     progress: Progress | None = None,
     recipe: Recipe | None = None,
 ) -> Path:
-    """The retrained model of a domain trained from another seed (initial weights and batch order; about 65 s), cached.
+    """The retrained model of a domain trained from another seed (initial weights and batch order;
+    about 65 s), cached.
 
     The text, the tokenizer and all else are those of `build`. Raises as `build`.
     """
@@ -103,7 +108,8 @@ def default_cache_dir() -> Path:
 
 
 def cache_key(domain: str, recipe: Recipe) -> str:
-    """A hash of all that makes the models: the text, the recipe and the version of the training code."""
+    """A hash of all that makes the models: the text, the recipe and the version of the training
+    code."""
     content = (
         text_file(domain).read_bytes()
         + json.dumps([asdict(recipe), VERSION], sort_keys=True).encode()
@@ -168,7 +174,8 @@ def _fraction(path: Path) -> float:
 def world_info(
     domain: str, recipe: Recipe, reports: dict[str, Any], wall_s: float
 ) -> dict[str, Any]:
-    """The content of world.json. FLOPs are counted, tokens include every epoch, perplexities are per token."""
+    """The content of world.json. FLOPs are counted, tokens include every epoch, perplexities are
+    per token."""
     return {
         "domain": domain,
         "parameters": reports["vanilla"]["parameters"],

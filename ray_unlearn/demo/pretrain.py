@@ -1,13 +1,14 @@
-"""Train one of the two demo models. `build` runs this file as a process of its own, with one thread.
+"""Train one of the two demo models. `build` runs this file as a process of its own, with one
+thread.
 
     python -m ray_unlearn.demo.pretrain DOMAIN {vanilla,retrained} RECIPE_JSON FOLDER
 
-Writes FOLDER/<role>/ (a Hugging Face folder), FOLDER/<role>.json (metrics and cost) and, while it runs,
-FOLDER/<role>.progress (a fraction).
+Writes FOLDER/<role>/ (a Hugging Face folder), FOLDER/<role>.json (metrics and cost) and, while it
+runs, FOLDER/<role>.progress (a fraction).
 
-A document is tokenised without special tokens and cut into chunks of `context` tokens; a chunk predicts its tokens
-from the second on. Padding stands on the right and never counts. Batches hold chunks of like length, so little
-is padded.
+A document is tokenised without special tokens and cut into chunks of `context` tokens; a chunk
+predicts its tokens from the second on. Padding stands on the right and never counts. Batches hold
+chunks of like length, so little is padded.
 """
 
 import itertools
@@ -54,13 +55,15 @@ def training_texts(splits: Splits, role: str) -> list[str]:
 
 
 def chunks(ids: list[int], context: int) -> list[list[int]]:
-    """Pieces of at most `context` tokens; a last piece of one token has nothing to predict and is dropped."""
+    """Pieces of at most `context` tokens; a last piece of one token has nothing to predict and is
+    dropped."""
     pieces = [ids[start : start + context] for start in range(0, len(ids), context)]
     return [piece for piece in pieces if len(piece) > 1]
 
 
 def batch_tensors(batch: list[list[int]], context: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input ids and next-token labels, both (chunks, longest rounded up to ROUND_TO); padding is PAD_ID, label IGNORED."""
+    """Input ids and next-token labels, both (chunks, longest rounded up to ROUND_TO); padding is
+    PAD_ID, label IGNORED."""
     length = min(context, math.ceil(max(map(len, batch)) / ROUND_TO) * ROUND_TO)
     ids = torch.full((len(batch), length), PAD_ID)
     labels = torch.full((len(batch), length), IGNORED)
@@ -71,7 +74,8 @@ def batch_tensors(batch: list[list[int]], context: int) -> tuple[torch.Tensor, t
 
 
 def epoch_batches(pieces: list[list[int]], recipe: Recipe, epoch: int) -> list[list[list[int]]]:
-    """All chunks once, shuffled, gathered by rounded length, and the batches shuffled again. Fixed by (seed, epoch)."""
+    """All chunks once, shuffled, gathered by rounded length, and the batches shuffled again. Fixed
+    by (seed, epoch)."""
     rng = np.random.default_rng((recipe.seed, epoch))
     order = sorted(
         rng.permutation(len(pieces)).tolist(), key=lambda i: math.ceil(len(pieces[i]) / ROUND_TO)
@@ -96,7 +100,8 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def token_losses(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """-log P of each label, (chunks, length) in nats; 0 where there is no target. Causal, so padding needs no mask."""
+    """-log P of each label, (chunks, length) in nats; 0 where there is no target. Causal, so
+    padding needs no mask."""
     logits_btv = model(input_ids=ids).logits
     return F.cross_entropy(
         logits_btv.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
@@ -104,9 +109,11 @@ def token_losses(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tenso
 
 
 def step_flops(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> int:
-    """Matrix-multiplication FLOPs of one forward and backward pass, counted (not of the optimizer: well under 1 %).
+    """Matrix-multiplication FLOPs of one forward and backward pass, counted (not of the optimizer:
+    well under 1 %).
 
-    The plain attention kernel is asked for, because torch counts nothing for the fused one on a CPU.
+    The plain attention kernel is asked for, because torch counts nothing for the fused one on a
+    CPU.
     """
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         token_losses(model, ids, labels).sum().backward()
@@ -117,7 +124,8 @@ def step_flops(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor)
 def train(
     pieces: list[list[int]], recipe: Recipe, progress: Callable[[float], None]
 ) -> tuple[LlamaForCausalLM, dict[str, float]]:
-    """A model trained from scratch, and its cost. Bit-identical for the same input on one machine with one thread."""
+    """A model trained from scratch, and its cost. Bit-identical for the same input on one machine
+    with one thread."""
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -179,7 +187,8 @@ def document_losses(
 
 
 def membership_auc(forget: list[float], approximate: list[float]) -> float:
-    """P(a forget document has the lower loss), ties half; 0.5 means that losses do not tell members."""
+    """P(a forget document has the lower loss), ties half; 0.5 means that losses do not tell
+    members."""
     difference = np.subtract.outer(np.asarray(approximate), np.asarray(forget))
     return float(np.mean(np.sign(difference) * 0.5 + 0.5))
 
@@ -187,7 +196,8 @@ def membership_auc(forget: list[float], approximate: list[float]) -> float:
 def evaluate(
     model: LlamaForCausalLM, encoded: dict[str, list[list[int]]], context: int
 ) -> dict[str, float]:
-    """`<split>_ppl` (exp of the token mean) for every split, and `mia_auc` from the documents' token-mean losses."""
+    """`<split>_ppl` (exp of the token mean) for every split, and `mia_auc` from the documents'
+    token-mean losses."""
     losses = {
         split: list(document_losses(model, group, context)) for split, group in encoded.items()
     }

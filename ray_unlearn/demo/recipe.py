@@ -1,4 +1,5 @@
-"""How the demo models are made. Every field is part of the cache key, so a changed recipe is a new world."""
+"""How the demo models are made. Every field is part of the cache key, so a changed recipe is a new
+world."""
 
 from dataclasses import dataclass
 
@@ -7,7 +8,8 @@ VERSION = 1  # raise when the meaning of a field or of the training code changes
 
 @dataclass(frozen=True)
 class Recipe:
-    """Tokenizer, model and optimizer. About 0.9 M parameters; measured figures are in docs/demo_world.md."""
+    """Tokenizer, model and optimizer. About 0.9 M parameters; measured figures are in
+    docs/demo_world.md."""
 
     vocabulary: int = 1024  # byte-level BPE tokens, special ones included
     context: int = 128  # tokens of a chunk
@@ -27,7 +29,8 @@ class Recipe:
     seed: int = 0
 
 
-# The less text, the sooner it is learnt by heart; past that point the two models only drift apart on unseen text.
+# The less text, the sooner it is learnt by heart; past that point the two models only drift apart
+# on unseen text.
 RECIPES = {
     "shakespeare": Recipe(steps=1080),
     "stdlib": Recipe(steps=950),

@@ -1,4 +1,5 @@
-"""The bundled text. scripts/build_demo_text.py makes the files; data/NOTICE.md says whose text it is."""
+"""The bundled text. scripts/build_demo_text.py makes the files; data/NOTICE.md says whose text it
+is."""
 
 import gzip
 import json
@@ -41,10 +42,11 @@ def _lines(domain: str) -> tuple[tuple[str, Document], ...]:
 
 
 def documents(domain: str) -> dict[str, list[Document]]:
-    """Split name (SPLITS, in that order) -> documents of 170 to 310 characters, that is one or two chunks of 128 tokens.
+    """Split name (SPLITS, in that order) -> documents of 170 to 310 characters, that is one or two
+    chunks of 128 tokens.
 
-    The vanilla model is trained on all but `approximate`; the retrained one on all but `forget` and `approximate`.
-    Raises UserError, a ValueError, for an unknown domain.
+    The vanilla model is trained on all but `approximate`; the retrained one on all but `forget` and
+    `approximate`. Raises UserError, a ValueError, for an unknown domain.
     """
     splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
     for split, document in _lines(domain):

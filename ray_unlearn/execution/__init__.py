@@ -1,7 +1,8 @@
 """Running a study with Ray Tune and Ray Train: the only package that imports ray.
 
-Ray reads some of its switches when it is imported, so they are set here, before any module below imports it. A value
-the user has set stays. What each one saves was measured: without them a study of 6 trials prints 325 lines.
+Ray reads some of its switches when it is imported, so they are set here, before any module below
+imports it. A value the user has set stays. What each one saves was measured: without them a study
+of 6 trials prints 325 lines.
 """
 
 import os

@@ -1,7 +1,9 @@
-"""What a cluster has now, what an autoscaler may add, which nodes are about to leave: all that is asked of Ray about nodes.
+"""What a cluster has now, what an autoscaler may add, which nodes are about to leave: all that is
+asked of Ray about nodes.
 
-What is free on each node, which nodes drain, and the autoscaler's limits stand in Ray's private state only. Where a version
-of Ray does not have it, lanes are placed by what the nodes have in all, none is drained, and no node is expected.
+What is free on each node, which nodes drain, and the autoscaler's limits stand in Ray's private
+state only. Where a version of Ray does not have it, lanes are placed by what the nodes have in all,
+none is drained, and no node is expected.
 """
 
 import contextlib
@@ -48,14 +50,16 @@ def look(autoscaling: bool = False) -> Cluster:
 
 
 def draining() -> dict[str, float | None]:
-    """Nodes that will be taken away (`ray drain-node`, a spot notice, an autoscaler), with the time of it (Unix) if it is known."""
+    """Nodes that will be taken away (`ray drain-node`, a spot notice, an autoscaler), with the time
+    of it (Unix) if it is known."""
     told: dict[str, int] = _private(lambda state: state.get_draining_nodes()) or {}
     return {node: deadline_ms / 1000 if deadline_ms else None for node, deadline_ms in told.items()}
 
 
 def died_with_node(error: BaseException) -> str:
-    """Whether a worker died because its node did: `preempted` (it had been announced), `node`, nothing, or `unknown`: it
-    or its peer cannot be reached, and only Ray's missing heartbeats will tell, in some 15 s."""
+    """Whether a worker died because its node did: `preempted` (it had been announced), `node`,
+    nothing, or `unknown`: it or its peer cannot be reached, and only Ray's missing heartbeats will
+    tell, in some 15 s."""
     cause = getattr(error, "health_check_failure", error)  # Ray Train wraps it
     if getattr(cause, "preempted", False):
         return "preempted"
@@ -69,8 +73,9 @@ def died_with_node(error: BaseException) -> str:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether a worker failed because another one of its group is gone: its collective broke. It is mostly the first to tell, for
-    the connection breaks at once, and Ray needs a second to miss a process and 15 to miss a node.
+    """Whether a worker failed because another one of its group is gone: its collective broke. It is
+    mostly the first to tell, for the connection breaks at once, and Ray needs a second to miss a
+    process and 15 to miss a node.
     """
     text = f"{type(error).__name__}: {error}"
     return any(
@@ -80,7 +85,8 @@ def lost_peer(error: BaseException) -> bool:
 
 
 def remove_groups_of(actor_id: str) -> None:
-    """Placement groups that an actor has made and not removed: Ray does it only when the job ends."""
+    """Placement groups that an actor has made and not removed: Ray does it only when the job
+    ends."""
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     for group in _private(lambda state: list(_groups_of(state, actor_id))) or []:
@@ -101,7 +107,8 @@ def _groups_of(state: Any, actor_id: str) -> Iterator[bytes]:
 
 
 def _addable() -> Iterator[Node]:
-    """The autoscaler's kinds of nodes, each with the most it may start. Ray 2.60's own autoscalers do not publish them."""
+    """The autoscaler's kinds of nodes, each with the most it may start. Ray 2.60's own autoscalers
+    do not publish them."""
     config = _private(lambda state: state.get_cluster_config())
     for group in config.node_group_configs if config is not None else ():
         if group.max_count:

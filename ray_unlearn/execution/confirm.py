@@ -1,7 +1,9 @@
-"""Confirming a study: its best configurations again with new seeds, as an ordinary study inside its directory.
+"""Confirming a study: its best configurations again with new seeds, as an ordinary study inside its
+directory.
 
-The best of many trials is best partly by luck (the winner's curse), on the half that chose it and, through the luck of
-its seed, on the other half too. Trials with seeds that chose nothing have no such luck.
+The best of many trials is best partly by luck (the winner's curse), on the half that chose it and,
+through the luck of its seed, on the other half too. Trials with seeds that chose nothing have no
+such luck.
 
     <study>/confirm/        a study directory of its own; `resume`, `status` and `verify` work on it
     <study>/confirm-2/      another confirmation: other configurations or other seeds
@@ -45,10 +47,11 @@ def confirm_study(
     quiet: bool = False,
     say: Say = to_stderr,
 ) -> StudyResult:
-    """Run the best configurations of the study in `folder` with seeds it has not used, or go on doing so.
+    """Run the best configurations of the study in `folder` with seeds it has not used, or go on
+    doing so.
 
-    A confirmation of the same configurations with the same seeds is resumed (when it is finished, nothing is run); any
-    other goes into a folder of its own, so that none is lost.
+    A confirmation of the same configurations with the same seeds is resumed (when it is finished,
+    nothing is run); any other goes into a folder of its own, so that none is lost.
 
     Args:
         folder: the study's directory; it may have been stopped before its end.
@@ -62,7 +65,8 @@ def confirm_study(
         say: told what happens.
 
     Raises:
-        UserError: no trial has a score, fewer than two seeds, or model or data are not what they were.
+        UserError: no trial has a score, fewer than two seeds, or model or data are not what they
+        were.
         StorageError: as `run_study`.
     """
     if seeds < 2:
@@ -123,10 +127,11 @@ def _confirmed(
 def confirming_spec(
     spec: StudySpec, record: Record, chosen: Sequence[Configuration], seeds: int, name: str
 ) -> StudySpec:
-    """The study that runs `chosen`, each to exactly its number of steps, once with each of `seeds` new seeds.
+    """The study that runs `chosen`, each to exactly its number of steps, once with each of `seeds`
+    new seeds.
 
-    With free steps the configuration is a row in the middle of a trial. On a constant schedule the shorter trial has the
-    same trajectory, so it is run to that update and evaluated there alone.
+    With free steps the configuration is a row in the middle of a trial. On a constant schedule the
+    shorter trial has the same trajectory, so it is run to that update and evaluated there alone.
     """
     methods = tuple(
         method for method in spec.methods if any(c.trial.method == method for c in chosen)
@@ -196,7 +201,8 @@ def _notes(
 
 
 def _where_it_lies_now(spec: StudySpec, folder: Path) -> StudySpec:
-    """The ledger's spec, with operations and the places of model and data from `study.yaml`: a study may have moved."""
+    """The ledger's spec, with operations and the places of model and data from `study.yaml`: a
+    study may have moved."""
     path = folder / SPEC_FILE
     if not path.exists():
         return spec
@@ -219,7 +225,8 @@ def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, s
 
 
 def _whole_space(spec: StudySpec, method: str) -> SearchSpace:
-    """The space that holds all of the method's trials: searched space and, where it was narrowed, the full one."""
+    """The space that holds all of the method's trials: searched space and, where it was narrowed,
+    the full one."""
     space = spec.spaces[method]
     full = (spec.full_spaces or {}).get(method)
     if full is None:

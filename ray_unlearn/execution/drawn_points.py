@@ -1,10 +1,13 @@
-"""Points of a search space, drawn without a sampler's memory: quasi-random, random, and all of a finite space.
+"""Points of a search space, drawn without a sampler's memory: quasi-random, random, and all of a
+finite space.
 
-A point is `{hyperparameter: value}` for the parameters that a search chooses. Every draw is a pure function of its
-arguments: a study that is resumed, or rebuilt from its ledger, draws the same points again.
+A point is `{hyperparameter: value}` for the parameters that a search chooses. Every draw is a pure
+function of its arguments: a study that is resumed, or rebuilt from its ledger, draws the same
+points again.
 
-Conditional parameters (`when`) are drawn in the full cube, one coordinate each, and dropped where their condition does
-not hold: the points are then as even in the parameters that always apply as they would be without conditions.
+Conditional parameters (`when`) are drawn in the full cube, one coordinate each, and dropped where
+their condition does not hold: the points are then as even in the parameters that always apply as
+they would be without conditions.
 """
 
 import itertools
@@ -30,7 +33,8 @@ def applies(parameter: Sampled, chosen: Mapping[str, Any]) -> bool:
 
 
 def active(space: SearchSpace, values: Mapping[str, Any]) -> Point:
-    """`values` of the sampled parameters whose conditions hold, in canonical form (a choice is the one in the spec)."""
+    """`values` of the sampled parameters whose conditions hold, in canonical form (a choice is the
+    one in the spec)."""
     point: Point = {}
     for name, parameter in sampled_parameters(space).items():
         if applies(parameter, point):
@@ -41,7 +45,8 @@ def active(space: SearchSpace, values: Mapping[str, Any]) -> Point:
 
 
 def contains(space: SearchSpace, point: Point) -> bool:
-    """False when a value lies outside its range or choices: the point comes from another version of the space."""
+    """False when a value lies outside its range or choices: the point comes from another version of
+    the space."""
     return all(
         _inside(parameter, point[name])
         for name, parameter in space.sampled().items()
@@ -58,8 +63,8 @@ def _inside(parameter: Sampled, value: Any) -> bool:
 def quasi_random_point(space: SearchSpace, seed: int, index: int) -> Point:
     """Point `index` of a scrambled Sobol sequence (Owen 1998) over the space, stateless.
 
-    Optuna's `QMCSampler` keeps its counter in the study and takes its dimensions from the first trial, so it can
-    neither be asked for point `index` nor handle conditions.
+    Optuna's `QMCSampler` keeps its counter in the study and takes its dimensions from the first
+    trial, so it can neither be asked for point `index` nor handle conditions.
     """
     from scipy.stats import qmc  # scipy.stats takes seconds to import
 
@@ -78,7 +83,8 @@ def random_point(space: SearchSpace, seed: int) -> Point:
 
 
 def all_points(space: SearchSpace, grid: bool = False) -> list[Point] | None:
-    """Every point of the space, or with `grid` every point of its grid; None when there are too many to list."""
+    """Every point of the space, or with `grid` every point of its grid; None when there are too
+    many to list."""
     parameters = sampled_parameters(space)
     values = {name: _values(parameter, grid) for name, parameter in parameters.items()}
     if (
@@ -111,7 +117,8 @@ def _from_unit_cube(space: SearchSpace, coordinates: Sequence[float]) -> Point:
 
 
 def _value(parameter: Sampled, u: float) -> Any:
-    """The value at share `u` in [0, 1) of the parameter's scale; whole numbers and choices get equal shares."""
+    """The value at share `u` in [0, 1) of the parameter's scale; whole numbers and choices get
+    equal shares."""
     match parameter:
         case Choice():
             return parameter.choices[int(u * len(parameter.choices))]

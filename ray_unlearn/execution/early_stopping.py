@@ -1,21 +1,25 @@
-"""Early stopping as a pure function of the ledger: a resumed study keeps its rungs, and a verdict can be re-derived.
+"""Early stopping as a pure function of the ledger: a resumed study keeps its rungs, and a verdict
+can be re-derived.
 
 asha    Li et al. 2020 (arXiv 1810.05934), stopping variant: at the rungs `grace_updates * reduction_factor^k` a trial
-        goes on only if it is among the best 1/reduction_factor of the trials that have reached that rung so far.
-        Trials differ in their evaluated updates: a trial is at a rung with its first evaluation from there on.
+        goes on only if it is among the best 1/reduction_factor of the trials that have reached that
+        rung so far. Trials differ in their evaluated updates: a trial is at a rung with its first
+        evaluation from there on.
 median  Golovin et al. 2017 (Vizier), section 3.2: a trial stops at an update when its best score by then is worse
         than the median, over finished trials, of the mean of their scores up to that update.
 
 past_best  only what is said below of free steps.
 
-ASHA and the median rule compare trials of one method only, since methods get equal numbers of trials.
+ASHA and the median rule compare trials of one method only, since methods get equal numbers of
+trials.
 
-The score is U-shaped in updates: first too little is forgotten, then too much. With free steps, where each row is a
-configuration, two things follow. A trial stands by its best score so far (what follows cannot take it away). And a
-trial that has forgotten more than retraining would, with its score rising at two evaluations running, has passed its
-best row: it is stopped as `past its best`, for otherwise the rungs would keep just those trials that have nothing
-left to find. With sampled steps the score at the update itself counts, and there is no such rule: a decaying learning
-rate may still bring the trial back.
+The score is U-shaped in updates: first too little is forgotten, then too much. With free steps,
+where each row is a configuration, two things follow. A trial stands by its best score so far (what
+follows cannot take it away). And a trial that has forgotten more than retraining would, with its
+score rising at two evaluations running, has passed its best row: it is stopped as `past its best`,
+for otherwise the rungs would keep just those trials that have nothing left to find. With sampled
+steps the score at the update itself counts, and there is no such rule: a decaying learning rate may
+still bring the trial back.
 """
 
 import math
@@ -38,10 +42,11 @@ FINISHED_FOR_MEDIAN = 3
 
 
 def standing(rows: list[Row], update: int, space: SearchSpace) -> float:
-    """The score a trial is compared by at `update`, one of its evaluated updates; infinity when it is not finite.
+    """The score a trial is compared by at `update`, one of its evaluated updates; infinity when it
+    is not finite.
 
-    With free steps the best score so far among rows that are configurations (from the fewest steps on), otherwise
-    the score at that update.
+    With free steps the best score so far among rows that are configurations (from the fewest steps
+    on), otherwise the score at that update.
     """
     first = space.fewest_steps if space.free_steps else update
     return min(_score(row) for row in rows if min(first, update) <= row["update"] <= update)
@@ -50,8 +55,9 @@ def standing(rows: list[Row], update: int, space: SearchSpace) -> float:
 class _Peers:
     """The trials of a record that others of their method are compared with.
 
-    What a finished trial is compared by does not change any more (only a repair reopens one, and no study runs then):
-    it is worked out once, so that a verdict costs the same after 10 trials and after 10,000.
+    What a finished trial is compared by does not change any more (only a repair reopens one, and no
+    study runs then): it is worked out once, so that a verdict costs the same after 10 trials and
+    after 10,000.
     """
 
     def __init__(self, record: Record) -> None:
@@ -80,7 +86,8 @@ class _Peers:
     def finished_values(
         self, method: str, at: int, value: Callable[[Trial], float | None]
     ) -> list[float]:
-        """`value` of each finished trial of a method that has one, rising. It is always the same function for one `at`."""
+        """`value` of each finished trial of a method that has one, rising. It is always the same
+        function for one `at`."""
         key = (method, at)
         for trial in self._finished[method][self._valued[key] :]:
             known = value(trial)
@@ -101,9 +108,10 @@ class Pruner:
     def verdict(self, record: Record, number: int, row: Row) -> str | None:
         """Why trial `number` should stop at `row`, or None to go on.
 
-        `row` may be in the record already or not yet. A trial is never stopped at its last evaluation (nothing is
-        left to save), nor before `grace_updates`, nor at a row it has passed already (a retry after a worker died
-        replays them, and by now more trials may have reached that rung). The trial has no outcome yet.
+        `row` may be in the record already or not yet. A trial is never stopped at its last
+        evaluation (nothing is left to save), nor before `grace_updates`, nor at a row it has passed
+        already (a retry after a worker died replays them, and by now more trials may have reached
+        that rung). The trial has no outcome yet.
         """
         trial = record.trials[number]
         assert trial.status is None, f"trial {number} has ended: {trial.status}"
@@ -160,7 +168,8 @@ class Pruner:
         return f"asha: score {own:.4g} at update {update} is not among the best {kept} of {reached}"
 
     def _rung_reached(self, rows: list[Row]) -> int | None:
-        """The highest rung that the last of `rows` is the first evaluation of; None when it is at no rung."""
+        """The highest rung that the last of `rows` is the first evaluation of; None when it is at
+        no rung."""
         update = rows[-1]["update"]
         before = max((row["update"] for row in rows[:-1]), default=0)
         rungs = (self._rule.grace_updates * self._rule.reduction_factor**k for k in count())
@@ -186,10 +195,11 @@ def _median(trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
 
 
 def _past_its_best(rows: list[Row], space: SearchSpace, record: Record) -> str | None:
-    """The reason, when the last two rows are over-unlearned and each scores worse than the row before it.
+    """The reason, when the last two rows are over-unlearned and each scores worse than the row
+    before it.
 
-    Over-unlearned: forget nll at or above log ppl_0(A), the vanilla model's on the approximate set. Only rows that
-    are configurations count, so that a trial stopped here always has a score.
+    Over-unlearned: forget nll at or above log ppl_0(A), the vanilla model's on the approximate set.
+    Only rows that are configurations count, so that a trial stopped here always has a score.
     """
     rows = [row for row in rows if row["update"] >= space.fewest_steps]
     vanilla = record.baselines.get("vanilla")

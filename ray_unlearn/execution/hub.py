@@ -1,20 +1,27 @@
 """The hub: one async actor per study, the post office between Tune's trials and the lanes.
 
-A trial's side `pull`s, a lane's side `take`s, `report`s and waits for the verdict. Every evaluation row waits for Tune:
-the lane goes on only when the trial's side pulls the next item, which says that it has dealt with the one before.
-So early stopping never overruns, and a row is on disk before the next update is computed.
+A trial's side `pull`s, a lane's side `take`s, `report`s and waits for the verdict. Every evaluation
+row waits for Tune: the lane goes on only when the trial's side pulls the next item, which says that
+it has dealt with the one before. So early stopping never overruns, and a row is on disk before the
+next update is computed.
 
 What the hub does about faults:
-- a worker that died gives its job back, to the front of the queue, as the next attempt; after `max_retries` the job
-  ends as failed, so that a trial which kills its worker every time costs itself and not the study;
-- a worker that died with its node is not held against its trial: never if the node's end had been announced, and
-  `NODE_DEATHS` times if not, for a trial may bring down a node, too;
-- a lane on a node that is about to leave is `vacate`d: it is asked for a checkpoint, and its job goes on elsewhere;
-- each start of a lane gets a token; calls with an old one are answered `QUIT`, so a half-dead worker does no harm;
+- a worker that died gives its job back, to the front of the queue, as the next attempt; after
+  `max_retries` the job ends as failed, so that a trial which kills its worker every time costs
+  itself and not the study;
+- a worker that died with its node is not held against its trial: never if the node's end had been
+  announced, and `NODE_DEATHS` times if not, for a trial may bring down a node, too;
+- a lane on a node that is about to leave is `vacate`d: it is asked for a checkpoint, and its job
+  goes on elsewhere;
+- each start of a lane gets a token; calls with an old one are answered `QUIT`, so a half-dead
+  worker does no harm;
 - a trial's side that died and came back pulls from 0 and gets the item that waits;
-- a lane that gives no sign of life for too long is `stalled`: its job goes on elsewhere, and the fleet kills its workers;
-- a lane that dies again and again before it is ready, or lanes that are all gone, end the study with the reason;
-- before the study is interrupted it may be `drained`: every lane is asked for a checkpoint of its trial first.
+- a lane that gives no sign of life for too long is `stalled`: its job goes on elsewhere, and the
+  fleet kills its workers;
+- a lane that dies again and again before it is ready, or lanes that are all gone, end the study
+  with the reason;
+- before the study is interrupted it may be `drained`: every lane is asked for a checkpoint of its
+  trial first.
 
 The hub imports neither torch nor pydantic: it starts in a second, and moves plain dictionaries.
 """
@@ -38,14 +45,16 @@ NODE_DEATHS = 5
 
 
 class Hub:
-    """See the module. All methods are coroutines of one event loop: no two run at once between awaits."""
+    """See the module. All methods are coroutines of one event loop: no two run at once between
+    awaits."""
 
     def __init__(
         self, lanes: int, max_retries: int, put: Callable[[Any], Any] = lambda value: value
     ) -> None:
         self._max_retries = max_retries
         self._put = put
-        """Into the object store: what lanes share is read there by all of them, and outlives the lane that made it."""
+        """Into the object store: what lanes share is read there by all of them, and outlives the
+        lane that made it."""
         self._lanes = [Lane() for _ in range(lanes)]
         self._jobs: dict[int, Job] = {}
         self._queue: deque[int] = deque()
@@ -57,10 +66,11 @@ class Hub:
         self._draining = False
         self._changed = asyncio.Condition()
 
-    # -- the trial's side ---------------------------------------------------------------------------------------------
+    # -- the trial's side --------------------------------------------------------------------------
 
     async def pull(self, number: int, handled: int, payload: dict[str, Any]) -> Item:
-        """The job's next item; `handled` says which one is dealt with (0: none), and lets the lane go on.
+        """The job's next item; `handled` says which one is dealt with (0: none), and lets the lane
+        go on.
 
         The first call hands the job in. Calling again with the same `handled` gives the same item.
         """
@@ -91,7 +101,8 @@ class Hub:
             return end | {"sequence": handled, "attempt": job.attempt, "notes": self._drain_notes()}
 
     async def release(self, number: int) -> None:
-        """The trial is over for Tune, finished or stopped: a lane still at it drops it at its next evaluation."""
+        """The trial is over for Tune, finished or stopped: a lane still at it drops it at its next
+        evaluation."""
         async with self._changed:
             self._jobs.pop(number, None)
             if number in self._queue:
@@ -121,10 +132,11 @@ class Hub:
     async def ping(self) -> None:
         """Returns once the actor runs."""
 
-    # -- the lane's side ----------------------------------------------------------------------------------------------
+    # -- the lane's side ---------------------------------------------------------------------------
 
     async def up(self, lane: int, pids: list[int]) -> int | None:
-        """A worker group of this lane has started. Returns its token; None when the study is over."""
+        """A worker group of this lane has started. Returns its token; None when the study is
+        over."""
         async with self._changed:
             if self._end is not None:
                 return None
@@ -140,7 +152,8 @@ class Hub:
             return state.token
 
     async def enlist(self, lane: int, token: int, worker: tuple[int, str, Any, Any]) -> None:
-        """One of the lane's workers: process id, node id, the handle of its actor, its placement group."""
+        """One of the lane's workers: process id, node id, the handle of its actor, its placement
+        group."""
         if self._current(lane, token):
             self._lanes[lane].workers.append(worker)
 
@@ -240,13 +253,15 @@ class Hub:
         return STOP
 
     async def shared(self) -> Any:
-        """What the first job computed for all lanes: a list with the reference to it; None if nothing."""
+        """What the first job computed for all lanes: a list with the reference to it; None if
+        nothing."""
         return self._shared
 
-    # -- faults -------------------------------------------------------------------------------------------------------
+    # -- faults ------------------------------------------------------------------------------------
 
     async def stalled(self, lane: int, token: int, silent_s: float) -> list[Any]:
-        """No sign of life for that long: the lane's workers, to be killed; nothing when it has spoken meanwhile."""
+        """No sign of life for that long: the lane's workers, to be killed; nothing when it has
+        spoken meanwhile."""
         async with self._changed:
             state = self._lanes[lane]
             if not self._current(lane, token) or time.monotonic() - state.heard < silent_s:
@@ -259,14 +274,16 @@ class Hub:
             return state.workers
 
     async def down(self, lane: int, reason: str, no_memory: bool = False, node: str = "") -> bool:
-        """A worker of this lane died or raised. Returns whether the group should be restarted where it is.
+        """A worker of this lane died or raised. Returns whether the group should be restarted where
+        it is.
 
         Args:
             lane: whose.
             reason: what happened.
-            no_memory: Ray killed it for want of memory; a trial that this happens to again and again ends as such.
-            node: whether its node died with it (see `elastic.died_with_node`): then there may be no room for a restart, and
-                the lane is placed anew.
+            no_memory: Ray killed it for want of memory; a trial that this happens to again and
+                again ends as such.
+            node: whether its node died with it (see `elastic.died_with_node`): then there may be no
+                room for a restart, and the lane is placed anew.
         """
         async with self._changed:
             state = self._lanes[lane]
@@ -290,8 +307,9 @@ class Hub:
         await self._starts_again(lane, reason)
 
     async def vacate(self, lane: int, token: int, reason: str, at_once: bool) -> bool:
-        """The lane's node is about to leave: the lane is asked for a checkpoint of its trial. Returns whether it may be ended:
-        its trial has one, cannot have one, or there is no time left (`at_once`). Then the trial is in the queue again.
+        """The lane's node is about to leave: the lane is asked for a checkpoint of its trial.
+        Returns whether it may be ended: its trial has one, cannot have one, or there is no time
+        left (`at_once`). Then the trial is in the queue again.
         """
         async with self._changed:
             state = self._lanes[lane]
@@ -306,7 +324,8 @@ class Hub:
             return True
 
     async def settle(self, alive: set[str]) -> None:
-        """Which nodes are alive now: a worker that could not be reached has died with its node, or is held against its trial.
+        """Which nodes are alive now: a worker that could not be reached has died with its node, or
+        is held against its trial.
 
         Its trial runs again meanwhile. What is found counts at its next fault.
         """
@@ -329,7 +348,7 @@ class Hub:
                 {"kind": "fatal", "reason": f"no lane is left; the last one ended with: {reason}"}
             )
 
-    # -- the fleet's side ---------------------------------------------------------------------------------------------
+    # -- the fleet's side --------------------------------------------------------------------------
 
     async def resize(self, retired: list[int], lanes: int) -> None:
         """There are so many lanes from now on, and these of them rest for want of room."""
@@ -338,7 +357,8 @@ class Hub:
             state.retired = index in retired
 
     async def introduce(self, lane: int, controller: Any) -> bool:
-        """Ray Train's controller of this lane has started: the handle to end it by. False: it is not wanted any more."""
+        """Ray Train's controller of this lane has started: the handle to end it by. False: it is
+        not wanted any more."""
         self._lanes[lane].controller = controller
         return self._end is None and not self._lanes[lane].retired
 
@@ -359,7 +379,8 @@ class Hub:
             state.waiting_for = text
 
     async def state(self) -> dict[str, Any]:
-        """Each lane: process ids, nodes, what it does and how long it has done what, seconds since it was last heard."""
+        """Each lane: process ids, nodes, what it does and how long it has done what, seconds since
+        it was last heard."""
         now = time.monotonic()
         lanes = [
             {
@@ -394,7 +415,7 @@ class Hub:
             "unsettled": len(self._unsettled),
         }
 
-    # -- inside -------------------------------------------------------------------------------------------------------
+    # -- inside ------------------------------------------------------------------------------------
 
     def _current(self, lane: int, token: int) -> bool:
         return token == self._lanes[lane].token

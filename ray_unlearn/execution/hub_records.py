@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Item = dict[str, Any]
-"""What a trial's side receives: kind `row` (update, metrics), `ended` (status, reason, result), or one of the two
-that end the study: `fatal` (reason) and `interrupted`."""
+"""What a trial's side receives: kind `row` (update, metrics), `ended` (status, reason, result), or
+one of the two that end the study: `fatal` (reason) and `interrupted`."""
 
 
 @dataclass
@@ -72,7 +72,8 @@ class Lane:
     job: int | None = None
     heard: float = 0.0
     workers: list[Any] = field(default_factory=list)
-    """(pid, node, actor handle, placement group) of each worker, to kill them by and to free what they held."""
+    """(pid, node, actor handle, placement group) of each worker, to kill them by and to free what
+    they held."""
     saved: bool = False
     """Its trial has a checkpoint that is younger than the wish to stop."""
     stalled: str = ""

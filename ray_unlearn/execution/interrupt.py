@@ -10,14 +10,16 @@ from typing import Any, Self
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 ONE_WISH_S = 5.0
-"""SIGTERM within so many seconds of another signal says nothing new: Slurm and KubeRay both send it twice."""
+"""SIGTERM within so many seconds of another signal says nothing new: Slurm and KubeRay both send it
+twice."""
 
 
 class Interrupt:
-    """A context manager that catches SIGINT, SIGTERM and SIGUSR1, where it may (in the main thread). Enter it after `ray.init`,
-    which sets its own handler for SIGTERM.
+    """A context manager that catches SIGINT, SIGTERM and SIGUSR1, where it may (in the main
+    thread). Enter it after `ray.init`, which sets its own handler for SIGTERM.
 
-    The first only sets `requested` and calls `say`; the second raises KeyboardInterrupt (SIGTERM not within `ONE_WISH_S`).
+    The first only sets `requested` and calls `say`; the second raises KeyboardInterrupt (SIGTERM
+    not within `ONE_WISH_S`).
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
@@ -32,7 +34,8 @@ class Interrupt:
         return self
 
     def keep(self) -> None:
-        """Take back a signal that somebody else has taken meanwhile: Ray Tune takes SIGUSR1 when it starts."""
+        """Take back a signal that somebody else has taken meanwhile: Ray Tune takes SIGUSR1 when it
+        starts."""
         for number in self._before:
             if signal.getsignal(number) != self._caught:
                 signal.signal(number, self._caught)

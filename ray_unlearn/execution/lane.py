@@ -1,11 +1,13 @@
 """A lane: a warm Ray Train worker group that runs one trial after another.
 
-The pattern Ray documents, a Tune trial that fits a TorchTrainer, pays for processes, imports, process group, data and
-model in every trial: 12 to 24 s on two cores before any work is done. A lane pays once, then about 45 ms per trial
-(`benchmarks/lane_overhead.py`). Worker restarts, rank assignment and the process group stay Ray Train's business.
+The pattern Ray documents, a Tune trial that fits a TorchTrainer, pays for processes, imports,
+process group, data and model in every trial: 12 to 24 s on two cores before any work is done. A
+lane pays once, then about 45 ms per trial (`benchmarks/lane_overhead.py`). Worker restarts, rank
+assignment and the process group stay Ray Train's business.
 
-What a lane runs is a `World`: opened once per start of the worker group, then asked for one trial after another. Only
-rank 0 speaks to the hub; every rank hears the answer through a broadcast, so all ranks take the same path.
+What a lane runs is a `World`: opened once per start of the worker group, then asked for one trial
+after another. Only rank 0 speaks to the hub; every rank hears the answer through a broadcast, so
+all ranks take the same path.
 """
 
 import gc
@@ -26,7 +28,8 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
 BEAT_S = 1.0
-"""A lane in a trial shows that it is alive, and asks whether a checkpoint is wanted, this often at most."""
+"""A lane in a trial shows that it is alive, and asks whether a checkpoint is wanted, this often at
+most."""
 
 HEARTBEAT_S = 10.0
 """An idle lane of several workers broadcasts this often, far below the time-out of collectives."""
@@ -58,16 +61,19 @@ class World(Protocol):
     """What a lane keeps warm. Every call is made on all ranks, in the same order."""
 
     def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
-        """The study's first job: baseline rows (if asked for), and what other lanes need not compute again."""
+        """The study's first job: baseline rows (if asked for), and what other lanes need not
+        compute again."""
 
     def adopt(self, shared: Any) -> None:
         """Take what another lane's `prepare` computed."""
 
     def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
-        """Rows, then one `Ended`. Closed early when the trial is stopped; the next trial starts clean all the same."""
+        """Rows, then one `Ended`. Closed early when the trial is stopped; the next trial starts
+        clean all the same."""
 
     def keep(self, number: int, update: int) -> dict[str, Any] | None:
-        """Keep the weights as they are now: on rank 0 what to record about the file, None when it cannot; None on others."""
+        """Keep the weights as they are now: on rank 0 what to record about the file, None when it
+        cannot; None on others."""
 
 
 OpenWorld = Callable[[Comm], World]
@@ -228,16 +234,18 @@ class _Link:
         ray.get(self._hub.note.remote(text))
 
     def shared(self) -> Any:
-        """What another lane computed for all, None if nothing; each rank reads it in its node's object store."""
+        """What another lane computed for all, None if nothing; each rank reads it in its node's
+        object store."""
         kept = ray.get(self._hub.shared.remote())
         return None if kept is None else ray.get(kept[0])
 
     def fail(self, number: int, error: Exception) -> None:
         """A trial's exception is its outcome, not the lane's.
 
-        With several workers the others may wait in a collective for this one: the outcome is sent first, then the
-        exception goes on, so that Ray Train restarts the group. A worker whose peer is gone has no outcome to tell: the
-        peer has told it, or died, and then the trial runs again.
+        With several workers the others may wait in a collective for this one: the outcome is sent
+        first, then the exception goes on, so that Ray Train restarts the group. A worker whose peer
+        is gone has no outcome to tell: the peer has told it, or died, and then the trial runs
+        again.
         """
         status, reason = classify(error)
         if self.comm.world > 1 and status == "failed" and lost_peer(error):

@@ -1,4 +1,5 @@
-"""What Ray Train is given to run a lane: a trainer with fewer helpers, and callbacks that tell the hub."""
+"""What Ray Train is given to run a lane: a trainer with fewer helpers, and callbacks that tell the
+hub."""
 
 from typing import Any
 
@@ -38,7 +39,8 @@ class Introduce(ControllerCallback):  # type: ignore[misc]
 
 
 class TellHub(ray.train.UserCallback):  # type: ignore[misc]
-    """Tells the hub of a dead worker at once, so that its trial goes to another lane without waiting for the restart."""
+    """Tells the hub of a dead worker at once, so that its trial goes to another lane without
+    waiting for the restart."""
 
     def __init__(self, hub: str, lane: int) -> None:
         self._hub = hub
@@ -65,8 +67,8 @@ class TellHub(ray.train.UserCallback):  # type: ignore[misc]
 class Trainer(TorchTrainer):  # type: ignore[misc]
     """Without two of Ray Train's helpers, an actor each: they cost 240 MB and seconds per lane.
 
-    The placement-group cleaner would outlive a killed driver, and the data-set manager has no data sets to manage.
-    The hook is private: where it is missing, lanes only cost more.
+    The placement-group cleaner would outlive a killed driver, and the data-set manager has no data
+    sets to manage. The hook is private: where it is missing, lanes only cost more.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -84,6 +86,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def summary(error: BaseException) -> str:
-    """Type and last line of an exception from another process: the line that says what went wrong."""
+    """Type and last line of an exception from another process: the line that says what went
+    wrong."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}".strip(": ")[:300]

@@ -27,12 +27,14 @@ from ray_unlearn.unlearn.sharing import SharedModel
 from ray_unlearn.unlearn.workspace import Workspace
 
 LARGEST_SHARE = 0.3
-"""Of a node's object store that weights may take; beyond, data and hidden states would be pushed out to disk."""
+"""Of a node's object store that weights may take; beyond, data and hidden states would be pushed
+out to disk."""
 
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """Opens the world on a lane's worker. Data and weights lie in the object store: one copy per node, read by all its lanes."""
+    """Opens the world on a lane's worker. Data and weights lie in the object store: one copy per
+    node, read by all its lanes."""
 
     spec: StudySpec
     data: ray.ObjectRef
@@ -41,9 +43,11 @@ class OpenStudy:
     storage: Storage | None = None
     """Of the study, for checkpoints and kept weights; None keeps none."""
     header: str = ""
-    """Digest of the ledger's header: a node that has another folder of that name does not write into it."""
+    """Digest of the ledger's header: a node that has another folder of that name does not write
+    into it."""
     session: int = 0
-    """The ledger's fencing token: checkpoints of an earlier run's attempts cannot replace those of this one."""
+    """The ledger's fencing token: checkpoints of an earlier run's attempts cannot replace those of
+    this one."""
 
     def __call__(self, comm: Comm) -> World:
         """Load model and data; tens of milliseconds to minutes, once per start of a lane."""
@@ -59,7 +63,8 @@ class OpenStudy:
         return _StudyWorld(self.spec, workspace, self._reachable(comm), self.session)
 
     def _reachable(self, comm: Comm) -> Storage | None:
-        """The study's storage, if every worker of the lane sees it (one machine, a shared file system, an object store)."""
+        """The study's storage, if every worker of the lane sees it (one machine, a shared file
+        system, an object store)."""
         seen = (
             self.storage is not None
             and bool(self.header)
@@ -70,8 +75,8 @@ class OpenStudy:
 
 
 def shared_model(spec: StudySpec) -> ray.ObjectRef | None:
-    """The vanilla weights in the object store, for lanes that read them there; None where that saves nothing (one process, or
-    weights that go to a device), or where they would fill it."""
+    """The vanilla weights in the object store, for lanes that read them there; None where that
+    saves nothing (one process, or weights that go to a device), or where they would fill it."""
     operations = spec.operations
     if operations.gpus_per_worker or (operations.lanes, operations.workers_per_lane) == (1, 1):
         return None
@@ -95,7 +100,8 @@ class _StudyWorld:
         )
 
     def _path(self, name: str) -> Path:
-        """Where this machine writes a file of the study before it is in the study's storage, or at once."""
+        """Where this machine writes a file of the study before it is in the study's storage, or at
+        once."""
         if isinstance(self._storage, FolderStorage):
             return self._storage.path(name)
         return Path(self._scratch.name) / name

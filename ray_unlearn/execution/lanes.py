@@ -1,9 +1,12 @@
-"""The driver's side of the lanes: it owns them, each in a long-lived `TorchTrainer.fit()` in a thread of its own.
+"""The driver's side of the lanes: it owns them, each in a long-lived `TorchTrainer.fit()` in a
+thread of its own.
 
-Owned by the driver and not by Tune's actors, a lane outlives whatever happens to those, and Tune's trials stay thin.
+Owned by the driver and not by Tune's actors, a lane outlives whatever happens to those, and Tune's
+trials stay thin.
 
-One more thread, the keeper, looks at the cluster every `LOOK_S`. It starts lanes where there is room: a lane without room is
-no process and no thread. It takes lanes off nodes that are about to leave, and ends those that hang.
+One more thread, the keeper, looks at the cluster every `LOOK_S`. It starts lanes where there is
+room: a lane without room is no process and no thread. It takes lanes off nodes that are about to
+leave, and ends those that hang.
 """
 
 import contextlib
@@ -49,10 +52,12 @@ END_S = 60.0
 """How long it waits for the others, which are being ended."""
 
 STARTS_S = 60.0
-"""A lane that has been given a place is up within so long; if not, and there is no room, somebody else has its place."""
+"""A lane that has been given a place is up within so long; if not, and there is no room, somebody
+else has its place."""
 
 AHEAD = 8
-"""Lanes that ask an autoscaler for room at a time: each is a process on this node while it waits."""
+"""Lanes that ask an autoscaler for room at a time: each is a process on this node while it
+waits."""
 
 MARGIN_S = 3.0
 """A lane is off its node so long before the node goes, come what may."""
@@ -169,9 +174,11 @@ class Fleet:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the lanes, and leave no thread behind: one that is inside Ray when Ray is shut down takes the process with it.
+        """End the lanes, and leave no thread behind: one that is inside Ray when Ray is shut down
+        takes the process with it.
 
-        A running lane may leave by itself, for a moment. One that waits, starts, or is in the middle of a long step is ended.
+        A running lane may leave by itself, for a moment. One that waits, starts, or is in the
+        middle of a long step is ended.
         """
         try:
             self._over.set()
@@ -185,7 +192,8 @@ class Fleet:
             self._scratch.cleanup()
 
     def state(self) -> dict[str, Any]:
-        """For those who watch: `lanes`, each with `index`, `state`, `trial`, `node`, `pids`, `busy_s`, `up_s` ..., and `queued`.
+        """For those who watch: `lanes`, each with `index`, `state`, `trial`, `node`, `pids`,
+        `busy_s`, `up_s` ..., and `queued`.
 
         What it was at last once the lanes have ended. May be called from any thread.
 
@@ -240,25 +248,29 @@ class Fleet:
             return True
 
     def keep(self, number: int) -> None:
-        """The row that was just recorded is the best so far. Returns when the hub knows, so before its lane goes on."""
+        """The row that was just recorded is the best so far. Returns when the hub knows, so before
+        its lane goes on."""
         with contextlib.suppress(
             ray.exceptions.RayError
         ):  # the hub is dead: Tune's side will notice
             ray.get(self.hub.keep.remote(number))
 
     def undelivered(self) -> list[tuple[int, dict[str, Any]]]:
-        """Kept weights, with their trials, that no item has told of: the study was interrupted just then."""
+        """Kept weights, with their trials, that no item has told of: the study was interrupted just
+        then."""
         try:
             return list(ray.get(self.hub.undelivered.remote()))
         except ray.exceptions.RayError:
             return []
 
     def release(self, number: int) -> None:
-        """The trial is over: a lane still at it drops it at its next evaluation. Returns at once."""
+        """The trial is over: a lane still at it drops it at its next evaluation. Returns at
+        once."""
         self.hub.release.remote(number)
 
     def first_job(self, baselines: bool, interrupt: Interrupt) -> Item | None:
-        """Wait for the lanes' first job: baselines (if asked for), and what all lanes share. None when interrupted.
+        """Wait for the lanes' first job: baselines (if asked for), and what all lanes share. None
+        when interrupted.
 
         Raises:
             LaneError: it failed, no lane can start, or the hub died.
@@ -278,7 +290,7 @@ class Fleet:
             return item
         raise LaneError(f"the lanes could not prepare the study: {item['reason']}")
 
-    # -- the keeper -------------------------------------------------------------------------------------------------
+    # -- the keeper --------------------------------------------------------------------------------
 
     def _keep(self) -> None:
         while not self._over.wait(LOOK_S):
@@ -309,7 +321,8 @@ class Fleet:
         self._end_silent(told)
 
     def _resize(self, cluster: Cluster) -> None:
-        """With `lanes: auto` there are as many as the cluster can hold; those that wait beyond that number rest."""
+        """With `lanes: auto` there are as many as the cluster can hold; those that wait beyond that
+        number rest."""
         wanted = self.most
         if self._operations.lanes == "auto":
             wanted = max(1, min(wanted, cluster.lanes_at_most(self._shape)))
@@ -328,7 +341,8 @@ class Fleet:
             )
 
     def _start_lanes(self, cluster: Cluster, told: list[dict[str, Any]]) -> None:
-        """As many as have room, and as many as an autoscaler may make room for: it starts nodes only for what asks for them.
+        """As many as have room, and as many as an autoscaler may make room for: it starts nodes
+        only for what asks for them.
 
         A lane that is starting may not hold its place yet; its place is not given twice.
         """
@@ -353,7 +367,8 @@ class Fleet:
                 lane.thread.start()
 
     def _explain(self, cluster: Cluster, told: list[dict[str, Any]]) -> None:
-        """What the lanes without a place wait for; those that have waited long say it, each kind of reason once."""
+        """What the lanes without a place wait for; those that have waited long say it, each kind of
+        reason once."""
         no_room = cluster.lanes_free(self._shape) == 0
         waits = {}
         for index, (lane, state) in enumerate(zip(self._lanes, told, strict=True)):
@@ -381,7 +396,8 @@ class Fleet:
             self._say(text)
 
     def _vacate(self, told: list[dict[str, Any]]) -> None:
-        """Take lanes off nodes that are about to leave: at once where no trial runs, else with a checkpoint of it."""
+        """Take lanes off nodes that are about to leave: at once where no trial runs, else with a
+        checkpoint of it."""
         leaving = draining()
         for index, (lane, state) in enumerate(zip(self._lanes, told, strict=True)):
             here = [node for node in state["nodes"] if node in leaving]
@@ -399,7 +415,8 @@ class Fleet:
                 self._kill(lane)
 
     def _end_silent(self, told: list[dict[str, Any]]) -> None:
-        """Kill the workers of a lane that gives no sign of life: Ray Train does not notice a hung training thread."""
+        """Kill the workers of a lane that gives no sign of life: Ray Train does not notice a hung
+        training thread."""
         limit_s = self._operations.stall_timeout_s
         if limit_s is None:
             return
@@ -442,14 +459,16 @@ class Fleet:
                 return
             threads[running[0]].join(timeout=0.1)
 
-    # -- one lane -----------------------------------------------------------------------------------------------------
+    # -- one lane ----------------------------------------------------------------------------------
 
     def _run_lane(self, index: int, start: int) -> None:
-        """Run the lane where there is room for it until it ends; then the keeper may give it another place."""
+        """Run the lane where there is room for it until it ends; then the keeper may give it
+        another place."""
         lane = self._lanes[index]
         reason, no_memory = self._fit(index, start)
         try:
-            # What a controller holds is freed by itself only if it ends in peace, else by Ray with the job.
+            # What a controller holds is freed by itself only if it ends in peace, else by Ray with
+            # the job.
             for *_, group in ray.get(self.hub.workers.remote(index)):
                 if group is not None:
                     ray.util.remove_placement_group(group)

@@ -1,7 +1,9 @@
-"""What outsiders see of a running study: `live.json`, `metrics.prom`, a journal that follows. One thread of the driver writes them.
+"""What outsiders see of a running study: `live.json`, `metrics.prom`, a journal that follows. One
+thread of the driver writes them.
 
-The study tells the observation what happens (it is an `Observer`), and never waits for it. Whatever goes wrong here, a full
-disk or a taken port, is said once, stands in `live.json`, and costs nothing else.
+The study tells the observation what happens (it is an `Observer`), and never waits for it. Whatever
+goes wrong here, a full disk or a taken port, is said once, stands in `live.json`, and costs nothing
+else.
 """
 
 import contextlib
@@ -37,7 +39,8 @@ METRICS_FILE = "metrics.prom"
 TICK_S = 5.0
 """How often what has changed is written."""
 HEARTBEAT_S = 15.0
-"""How often `live.json` is written at least. Well below `live.SILENT_S`; a remote study uploads it each time."""
+"""How often `live.json` is written at least. Well below `live.SILENT_S`; a remote study uploads it
+each time."""
 RATE_S = 600.0
 """Rates are over so long: rows come in bursts."""
 LEAVE_S = 10.0
@@ -175,7 +178,8 @@ class Observation:
 
 
 class Counts:
-    """All that is counted, from the record as a run finds it and from what it is told. Told in one thread, asked in another.
+    """All that is counted, from the record as a run finds it and from what it is told. Told in one
+    thread, asked in another.
 
     Args:
         spec: for the rule that ranks trials.
@@ -239,7 +243,8 @@ class Counts:
             self._tally.add(trial)
 
     def changed(self) -> list[tuple[Trial, bool]]:
-        """Trials of which something is new since the last call, and whether they have ended; in the order they were begun."""
+        """Trials of which something is new since the last call, and whether they have ended; in the
+        order they were begun."""
         with self._lock:
             changed, self._changed = list(self._changed.values()), {}
         return changed
@@ -316,7 +321,8 @@ Kind = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
 
 def metrics(live: Live) -> Iterator[Metric]:
-    """The metric families of a study; totals are of the whole study, over all its runs, those of lanes of this run."""
+    """The metric families of a study; totals are of the whole study, over all its runs, those of
+    lanes of this run."""
 
     def family(kind: Kind, name: str, text: str, *labels: str) -> Any:
         return kind(f"ray_unlearn_{name}", text, labels=["study", *labels])

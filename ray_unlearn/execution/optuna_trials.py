@@ -1,4 +1,5 @@
-"""A trial of the ledger as Optuna knows trials. One translation, for the samplers and for the exported journal."""
+"""A trial of the ledger as Optuna knows trials. One translation, for the samplers and for the
+exported journal."""
 
 import math
 from datetime import datetime, timedelta
@@ -44,15 +45,15 @@ def distribution(parameter: Sampled) -> BaseDistribution:
 def as_optuna_trial(trial: Trial, spec: StudySpec, point: Point) -> FrozenTrial:
     """`trial` with its parameters, state, values and intermediate values.
 
-    complete
-        COMPLETE with the score of its best row. With two objectives it is the pair at that same row, the one of the
-        lowest score: several pairs for one point would count it among the good and the bad trials at once.
-    pruned
-        PRUNED with intermediate values, which TPE ranks behind all complete trials, by the last one. With free steps
-        a value is the best score so far, and a trial that was stopped *past* its best row is COMPLETE: that row is a
-        configuration like any other, and further updates would not have changed its score.
-    infeasible, out_of_memory (and complete without a finite score)
-        PRUNED without intermediate values, which TPE ranks last of all (`_get_pruned_trial_score` in
+    complete COMPLETE with the score of its best row. With two objectives it is the pair at that
+        same row, the one of the lowest score: several pairs for one point would count it among the
+        good and the bad trials at once.
+    pruned PRUNED with intermediate values, which TPE ranks behind all complete trials, by the last
+        one. With free steps a value is the best score so far, and a trial that was stopped *past*
+        its best row is COMPLETE: that row is a configuration like any other, and further updates
+        would not have changed its score.
+    infeasible, out_of_memory (and complete without a finite score) PRUNED without intermediate
+        values, which TPE ranks last of all (`_get_pruned_trial_score` in
         optuna/samplers/_tpe/sampler.py): the region counts as bad and no score is invented.
     failed
         FAIL, which samplers ignore: broken hardware says nothing about a configuration.
@@ -97,7 +98,8 @@ def _state(trial: Trial, spec: StudySpec) -> tuple[TrialState, Row | None]:
 
 
 def _compared(trial: Trial, spec: StudySpec) -> dict[int, float]:
-    """What early stopping compares, by update. Nothing with two objectives: Optuna cannot prune there."""
+    """What early stopping compares, by update. Nothing with two objectives: Optuna cannot prune
+    there."""
     if spec.objective.pareto:
         return {}
     space = spec.spaces[trial.method]

@@ -1,7 +1,9 @@
-"""How many lanes fit on which nodes, and why none does: numbers in, numbers and sentences out. Ray is asked in `elastic`.
+"""How many lanes fit on which nodes, and why none does: numbers in, numbers and sentences out. Ray
+is asked in `elastic`.
 
-The lanes of a study are all alike, the nodes need not be. Ray packs a lane's workers on one node where it can and spreads
-them where it must, so what counts is how many workers each node holds; what is left over on several nodes makes a lane too.
+The lanes of a study are all alike, the nodes need not be. Ray packs a lane's workers on one node
+where it can and spreads them where it must, so what counts is how many workers each node holds;
+what is left over on several nodes makes a lane too.
 """
 
 import math
@@ -11,7 +13,8 @@ from dataclasses import dataclass, field
 from ray_unlearn.spec.operations import Operations
 
 UNLIMITED = 10_000
-"""Lanes that an autoscaler without a limit may be asked for; the number of trials is the limit that counts."""
+"""Lanes that an autoscaler without a limit may be asked for; the number of trials is the limit that
+counts."""
 
 _ROUNDING = 1e-6
 """Of amounts: Ray keeps four decimals."""
@@ -88,7 +91,8 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes as they are, and those that an autoscaler may have in all, whether it has started them or not."""
+    """Nodes as they are, and those that an autoscaler may have in all, whether it has started them
+    or not."""
 
     nodes: Sequence[Node]
     groups: Sequence[Node] = ()
@@ -118,7 +122,8 @@ def fits(nodes: Iterable[Node], shape: Shape, total: bool = False) -> int:
 def place(
     nodes: Iterable[Node], shape: Shape, lanes: int, total: bool = False
 ) -> list[dict[str, int]]:
-    """Up to so many lanes: for each the workers on each node, by name. First those that one node holds whole."""
+    """Up to so many lanes: for each the workers on each node, by name. First those that one node
+    holds whole."""
     room = {node.name: node.workers(shape, total) for node in nodes}
     placed: list[dict[str, int]] = []
     for name, workers in list(room.items()):
@@ -138,7 +143,8 @@ def place(
 
 
 def why_never(cluster: Cluster, shape: Shape) -> str | None:
-    """Why not even one lane fits if nothing else ran there: value, place, remedy. None: one does."""
+    """Why not even one lane fits if nothing else ran there: value, place, remedy. None: one
+    does."""
     if cluster.lanes_at_most(shape) >= 1:
         return None
     nodes = [node for node in (*cluster.nodes, *cluster.groups) if node.usable]
@@ -179,7 +185,8 @@ class Placed:
 
 
 def placed(cluster: Cluster, shape: Shape, operations: Operations, trials: int) -> Placed:
-    """The lanes of a study of so many trials on a cluster, if nothing else ran there; other users are in the notes."""
+    """The lanes of a study of so many trials on a cluster, if nothing else ran there; other users
+    are in the notes."""
     never = why_never(cluster, shape)
     if never is not None:
         return Placed(1, {}, [never], [])

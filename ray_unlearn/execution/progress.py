@@ -1,4 +1,5 @@
-"""What a study is doing, on stderr: a live table on a terminal, one plain line per finished trial elsewhere."""
+"""What a study is doing, on stderr: a live table on a terminal, one plain line per finished trial
+elsewhere."""
 
 import statistics
 import time
@@ -20,7 +21,8 @@ from ray_unlearn.store.score import OBJECTIVE, best_row
 from ray_unlearn.store.status import Tally
 
 RECENT = 100
-"""Finished trials by which the time left is estimated: what a searcher tries changes in the course of a study."""
+"""Finished trials by which the time left is estimated: what a searcher tries changes in the course
+of a study."""
 
 
 class Pace:
@@ -42,8 +44,9 @@ class Pace:
             self._seconds.append(self._clock() - began)
 
     def seconds_left(self, unfinished: int, lanes: int) -> float | None:
-        """Until so many trials, those that run among them, are done. The mean of the last ones: pruned trials are short and the
-        others long, and it is their sum that takes time. None before the second: the first one also starts Ray Tune."""
+        """Until so many trials, those that run among them, are done. The mean of the last ones:
+        pruned trials are short and the others long, and it is their sum that takes time. None
+        before the second: the first one also starts Ray Tune."""
         if len(self._seconds) < 2:
             return None
         mean, now = statistics.fmean(self._seconds), self._clock()

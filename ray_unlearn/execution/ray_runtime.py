@@ -31,9 +31,9 @@ _LOUD = {
 def connected(address: str | None, operations: Operations) -> Iterator[None]:
     """Ray for the duration of a study.
 
-    Without an address a Ray of our own is started on this machine, and ended with the study: never the one that Ray's
-    current-cluster file happens to name, which may be stale. If this process is connected already, that is used as it
-    is, and left as it was found.
+    Without an address a Ray of our own is started on this machine, and ended with the study: never
+    the one that Ray's current-cluster file happens to name, which may be stale. If this process is
+    connected already, that is used as it is, and left as it was found.
 
     Raises:
         UserError: no connection, or the cluster can never hold one lane.
@@ -123,7 +123,8 @@ def _silence() -> None:
 
 
 def _check_room(operations: Operations, address: str | None = None) -> None:
-    """Refuse a lane that the cluster can never hold; fewer free resources than lanes only means waiting."""
+    """Refuse a lane that the cluster can never hold; fewer free resources than lanes only means
+    waiting."""
     if (reason := why_never(look(operations.autoscaling), shape_of(operations))) is not None:
         raise UserError(
             reason

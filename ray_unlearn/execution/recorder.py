@@ -1,7 +1,8 @@
 """The one place where results enter the study: first the ledger, on disk, then everybody else.
 
-Ray Tune tells its scheduler of a row before its searcher and its callbacks (`TuneController._process_trial_result`), so
-the scheduler's side calls the recorder, and nobody hears of a row that a power cut could take back.
+Ray Tune tells its scheduler of a row before its searcher and its callbacks
+(`TuneController._process_trial_result`), so the scheduler's side calls the recorder, and nobody
+hears of a row that a power cut could take back.
 """
 
 import contextlib
@@ -87,7 +88,8 @@ class Recorder:
         return self._ledger.record
 
     def asked(self, number: int, config: TrialConfig, source: str = "") -> None:
-        """Trial `number` is handed out; a trial that a resumed study asks again is in the ledger already.
+        """Trial `number` is handed out; a trial that a resumed study asks again is in the ledger
+        already.
 
         `source` says who chose it (a sampler's name), evidence for the analysis.
         """
@@ -97,7 +99,8 @@ class Recorder:
         self._show("on_trial", self.record.trials[number])
 
     def row(self, number: int, attempt: int, metrics: Row) -> str | None:
-        """Record an evaluation row, once per update whatever is replayed. Returns a reason to stop the trial, or None.
+        """Record an evaluation row, once per update whatever is replayed. Returns a reason to stop
+        the trial, or None.
 
         A stopped trial's outcome is recorded here too.
         """
@@ -129,8 +132,8 @@ class Recorder:
         return reason
 
     def settled(self, number: int) -> bool:
-        """Whether a trial that a stopped study had begun is over: it died between a row and the verdict on it, and the
-        verdict, asked again, stops it."""
+        """Whether a trial that a stopped study had begun is over: it died between a row and the
+        verdict on it, and the verdict, asked again, stops it."""
         trial = self.record.trials[number]
         if trial.status is None and trial.rows:
             last = max(trial.rows, key=lambda row: row["update"])

@@ -1,4 +1,5 @@
-"""What a study is when it is resumed: the spec of its ledger, as far as `study.yaml` may change it."""
+"""What a study is when it is resumed: the spec of its ledger, as far as `study.yaml` may change
+it."""
 
 from collections import Counter
 from pathlib import Path
@@ -30,8 +31,8 @@ def resumed_spec(
         add_trials: trials of each method to add, kept in `study.yaml`.
 
     Raises:
-        UserError: something that decides results was edited (each change is shown), fewer trials are asked for than there
-            are, or trials cannot be added.
+        UserError: something that decides results was edited (each change is shown), fewer trials
+            are asked for than there are, or trials cannot be added.
     """
     record = ledger.record
     path = folder / SPEC_FILE
@@ -55,7 +56,8 @@ def resumed_spec(
 
 
 def trials_to_reach(expected: StudySpec, ledger: Ledger, where: str) -> int | None:
-    """How many trials of each method must be added for the study to have those of `expected`; None: none.
+    """How many trials of each method must be added for the study to have those of `expected`; None:
+    none.
 
     Raises:
         UserError: it is another study.

@@ -1,8 +1,10 @@
-"""Optuna's samplers as functions of the past: a suggestion depends on the past trials and a seed, and on nothing else.
+"""Optuna's samplers as functions of the past: a suggestion depends on the past trials and a seed,
+and on nothing else.
 
-Optuna's samplers keep state in the study (counters, generations, cached parents) and in themselves (search spaces,
-random generators); a study that is killed and resumed loses some of it and repeats some. Here every suggestion
-builds a study over a list of past trials and a sampler with its own seed, and forgets both.
+Optuna's samplers keep state in the study (counters, generations, cached parents) and in themselves
+(search spaces, random generators); a study that is killed and resumed loses some of it and repeats
+some. Here every suggestion builds a study over a list of past trials and a sampler with its own
+seed, and forgets both.
 """
 
 import copy
@@ -25,11 +27,13 @@ from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 
 LAST, BEST = 2_000, 100
-"""Trials a sampler sees once there are more: the last ones and the best. It keeps a TPE suggestion near 20 ms; TPE's
-good trials (at most 25) are among the best, and it weights the others down by age anyway."""
+"""Trials a sampler sees once there are more: the last ones and the best. It keeps a TPE suggestion
+near 20 ms; TPE's good trials (at most 25) are among the best, and it weights the others down by age
+anyway."""
 
 POPULATION = (8, 50)
-"""Bounds of NSGA-II's population, a fifth of the method's trials: Optuna's 50 would leave 100 trials one generation."""
+"""Bounds of NSGA-II's population, a fifth of the method's trials: Optuna's 50 would leave 100
+trials one generation."""
 
 
 def suggest(spec: StudySpec, method: str, past: Sequence[FrozenTrial], seed: int) -> Point:
@@ -56,7 +60,8 @@ def suggest(spec: StudySpec, method: str, past: Sequence[FrozenTrial], seed: int
 
 
 def in_view(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """The last `LAST` trials and, with one objective, the `BEST` best of the older ones, in order."""
+    """The last `LAST` trials and, with one objective, the `BEST` best of the older ones, in
+    order."""
     if len(past) <= LAST:
         return list(past)
     older, last = past[:-LAST], list(past[-LAST:])
@@ -71,8 +76,9 @@ def in_view(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[Froz
 def with_values_for_gp(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
     """`past` with every finished trial complete, for the Gaussian process sees no others.
 
-    A pruned trial gets its last intermediate value, an infeasible one the worst value of all. Left out, as Optuna
-    would, an infeasible region stays unexplored in the model's eyes, and it is suggested again and again.
+    A pruned trial gets its last intermediate value, an infeasible one the worst value of all. Left
+    out, as Optuna would, an infeasible region stays unexplored in the model's eyes, and it is
+    suggested again and again.
     """
     worst = max if directions[0] == "minimize" else min
     measured = {
@@ -127,8 +133,8 @@ def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
 class _Nsga2(NSGAIISampler):  # type: ignore[misc]
     """NSGA-II (Deb et al. 2002) whose generations follow from the order of the complete trials.
 
-    Optuna writes a trial's generation into the trial when it is asked for; a trial rebuilt from a ledger has none,
-    and would belong to no generation.
+    Optuna writes a trial's generation into the trial when it is asked for; a trial rebuilt from a
+    ledger has none, and would belong to no generation.
     """
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
@@ -146,9 +152,11 @@ def _complete(study: Study) -> list[FrozenTrial]:
 
 
 class _Past(InMemoryStorage):  # type: ignore[misc]
-    """A storage in which a fixed list of trials is all there is; the one being asked for is kept apart.
+    """A storage in which a fixed list of trials is all there is; the one being asked for is kept
+    apart.
 
-    Optuna's own way in, `add_trials`, copies and checks each trial: 0.2 ms, or 0.4 s for 2,000 of them.
+    Optuna's own way in, `add_trials`, copies and checks each trial: 0.2 ms, or 0.4 s for 2,000 of
+    them.
     """
 
     def __init__(self, past: Sequence[FrozenTrial]) -> None:

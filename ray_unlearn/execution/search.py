@@ -1,14 +1,18 @@
-"""What the search tries next: a function of the study's spec, a trial number and the trials finished so far.
+"""What the search tries next: a function of the study's spec, a trial number and the trials
+finished so far.
 
-Each method is searched apart, with as many trials as every other: that keeps the comparison of methods fair. Trial
-numbers go round the methods in turn, `spec.methods[number % n]`; a method whose space or grid has no points left
-drops out of the rounds. Trial i of a method takes seed `trial_seeds[i % len(trial_seeds)]`.
+Each method is searched apart, with as many trials as every other: that keeps the comparison of
+methods fair. Trial numbers go round the methods in turn, `spec.methods[number % n]`; a method whose
+space or grid has no points left drops out of the rounds. Trial i of a method takes seed
+`trial_seeds[i % len(trial_seeds)]`.
 
-The first `quasi_random_share` of each method's trials are quasi-random, for the claims that adaptive trials would
-bias (curves, volumes, importance); the rest are the sampler's. Where guidelines narrowed a method's space, its first
-trials are the warm start, and of the others an evenly spread `full_space_share` is drawn quasi-randomly from the full
-space: without trials outside it a claim could never be refuted. The sampler does not learn from those outside. Nothing is kept but what the ledger keeps: a study
-rebuilt by `replay` asks for what the uninterrupted one would have asked.
+The first `quasi_random_share` of each method's trials are quasi-random, for the claims that
+adaptive trials would bias (curves, volumes, importance); the rest are the sampler's. Where
+guidelines narrowed a method's space, its first trials are the warm start, and of the others an
+evenly spread `full_space_share` is drawn quasi-randomly from the full space: without trials outside
+it a claim could never be refuted. The sampler does not learn from those outside. Nothing is kept
+but what the ledger keeps: a study rebuilt by `replay` asks for what the uninterrupted one would
+have asked.
 """
 
 from collections.abc import Iterator
@@ -41,20 +45,24 @@ Source = Literal[
 ]
 
 START_UP = 5
-"""An adaptive sampler takes over once this many trials of a method have a score; random points until then. Of 1, 3, 5
-and 10, on planted valleys with and without a divergence cliff, 12 to 40 trials, 24 repeats, 5 was best or near it."""
+"""An adaptive sampler takes over once this many trials of a method have a score; random points
+until then. Of 1, 3, 5 and 10, on planted valleys with and without a divergence cliff, 12 to 40
+trials, 24 repeats, 5 was best or near it."""
 
 ATTEMPTS = 5
-"""Times an adaptive sampler is asked for a configuration that is new, before a random one is drawn."""
+"""Times an adaptive sampler is asked for a configuration that is new, before a random one is
+drawn."""
 
 RANDOM_ATTEMPTS = 100
 
 
 class Search:
-    """Asks for configurations, hears of results. One per study and process; not for use by several threads at once."""
+    """Asks for configurations, hears of results. One per study and process; not for use by several
+    threads at once."""
 
     def __init__(self, spec: StudySpec, context: str) -> None:
-        """`context`: digest of all that decides results beyond the hyperparameters (see `TrialConfig`)."""
+        """`context`: digest of all that decides results beyond the hyperparameters (see
+        `TrialConfig`)."""
         self._spec = spec
         self._context = context
         self._full = spec.full_spaces or {}
@@ -73,16 +81,18 @@ class Search:
     def total(self) -> int:
         """Trials of the whole study.
 
-        `trials_per_method` for each method, or less where a finite space has fewer points; with the grid sampler the
-        whole grid of each method, or with the listed one all its points, once per trial seed.
+        `trials_per_method` for each method, or less where a finite space has fewer points; with the
+        grid sampler the whole grid of each method, or with the listed one all its points, once per
+        trial seed.
         """
         return len(self._turns)
 
     def ask(self, number: int) -> TrialConfig | None:
         """The configuration of trial `number`, which is pending from now on.
 
-        None when there is no such trial: `number` is not below `total`, or the method has no untried point left.
-        Ask for numbers in rising order, each once; a trial that was interrupted keeps the configuration it has.
+        None when there is no such trial: `number` is not below `total`, or the method has no
+        untried point left. Ask for numbers in rising order, each once; a trial that was interrupted
+        keeps the configuration it has.
         """
         if number >= self.total:
             return None
@@ -101,14 +111,15 @@ class Search:
         return None
 
     def source(self, number: int) -> Source:
-        """How the configuration of a trial asked for by this object was chosen (evidence for the analysis)."""
+        """How the configuration of a trial asked for by this object was chosen (evidence for the
+        analysis)."""
         return self._sources[number]
 
     def tell(self, trial: Trial) -> None:
         """Take in a trial's outcome, or a trial without outcome as pending.
 
-        A trial outside the space that is searched (drawn from the full space, or of another version of the spec) is
-        remembered as tried, and otherwise ignored.
+        A trial outside the space that is searched (drawn from the full space, or of another version
+        of the spec) is remembered as tried, and otherwise ignored.
         """
         self._known.add(trial.trial_id)
         if trial.method not in self._past:
@@ -124,8 +135,8 @@ class Search:
             self.tell(trial)
 
     def _points(self, method: str) -> list[Point] | None:
-        """All points of a finite space or grid, in a random order, so that a part of them is spread out; listed ones in
-        the order of the list."""
+        """All points of a finite space or grid, in a random order, so that a part of them is spread
+        out; listed ones in the order of the list."""
         if self._spec.search.sampler == "listed":
             return [dict(point) for point in self._spec.search.points[method]]
         grid = self._spec.search.sampler == "grid"
@@ -158,9 +169,11 @@ class Search:
         )
 
     def _candidates(self, method: str, index: int) -> Iterator[tuple[SearchSpace, Point, Source]]:
-        """Points for trial `index` of the method, in order of preference; the first one not tried yet is taken.
+        """Points for trial `index` of the method, in order of preference; the first one not tried
+        yet is taken.
 
-        Where one of a method's two spaces has no untried point left, its trials come from the other.
+        Where one of a method's two spaces has no untried point left, its trials come from the
+        other.
         """
         search, space = self._spec.search, self._spec.spaces[method]
         if search.sampler in ("grid", "listed"):
@@ -184,7 +197,8 @@ class Search:
     def _searched(
         self, method: str, index: int, place: int, warm: int
     ) -> Iterator[tuple[SearchSpace, Point, Source]]:
-        """Points of the method's space; `place` is the trial's number among those drawn from it, below 0 in the warm start."""
+        """Points of the method's space; `place` is the trial's number among those drawn from it,
+        below 0 in the warm start."""
         search, space, points = self._spec.search, self._spec.spaces[method], self._finite[method]
         assert search.trials_per_method is not None
         outside = (
@@ -221,7 +235,8 @@ class Search:
     def _from_full_space(
         self, method: str, full: SearchSpace, index: int, place: int
     ) -> Iterator[tuple[SearchSpace, Point, Source]]:
-        """Points of the space before it was narrowed; `place` is the trial's number among those drawn from it."""
+        """Points of the space before it was narrowed; `place` is the trial's number among those
+        drawn from it."""
         yield (
             full,
             quasi_random_point(full, self._seed(method, "sobol", "full"), place),

@@ -1,4 +1,5 @@
-"""What other users of the machine must not reach of a Ray that we start: its token, its sockets, its code."""
+"""What other users of the machine must not reach of a Ray that we start: its token, its sockets,
+its code."""
 
 import os
 import secrets
@@ -18,13 +19,15 @@ OTHERS = 0o077
 def private_token() -> None:
     """Before `ray.init` starts a Ray: its token file is there, and its owner's alone.
 
-    Ray turns tokens on for a Ray that it starts, unless RAY_AUTH_MODE says otherwise, but makes `~/.ray/auth_token` readable
-    by everybody (2.60). A token that the user keeps elsewhere is left as it is.
+    Ray turns tokens on for a Ray that it starts, unless RAY_AUTH_MODE says otherwise, but makes
+    `~/.ray/auth_token` readable by everybody (2.60). A token that the user keeps elsewhere is left
+    as it is.
 
     Raises:
         UserError: the file cannot be made, or not be made private.
     """
-    # Ray reads the mode when it is imported and takes `token` as done: set later than that, it would turn nothing on.
+    # Ray reads the mode when it is imported and takes `token` as done: set later than that, it
+    # would turn nothing on.
     if os.environ.get(MODE, "").lower() == "token":
         del os.environ[MODE]
     if MODE in os.environ or any(map(os.environ.get, ELSEWHERE)):
@@ -44,8 +47,9 @@ def private_token() -> None:
 
 
 def private_folder() -> str | None:
-    """Where it keeps sockets, logs and packages: a folder that only its owner can enter. Ray's own, /tmp/ray, is writable by
-    everybody (2.60), so that others could put their code in place of ours there, token or not. None: RAY_TMPDIR is set.
+    """Where it keeps sockets, logs and packages: a folder that only its owner can enter. Ray's own,
+    /tmp/ray, is writable by everybody (2.60), so that others could put their code in place of ours
+    there, token or not. None: RAY_TMPDIR is set.
 
     Raises:
         UserError: it cannot be made.

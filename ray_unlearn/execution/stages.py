@@ -1,4 +1,5 @@
-"""Progress of long preparations (a demo world trains for minutes): a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long preparations (a demo world trains for minutes): a bar on a terminal, a line now
+and then elsewhere."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,8 @@ LINE_EVERY = 0.2
 
 @contextmanager
 def stages(quiet: bool = False) -> Iterator[Report]:
-    """A function to be told (what is going on, fraction 0 to 1). Shows nothing for work that is done at once."""
+    """A function to be told (what is going on, fraction 0 to 1). Shows nothing for work that is
+    done at once."""
     if quiet:
         yield lambda stage, fraction: None
     elif sys.stderr.isatty():

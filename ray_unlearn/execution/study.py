@@ -106,15 +106,16 @@ def run_study(
 
     Args:
         spec: what to run.
-        location: a folder, made if missing, or an address such as `s3://bucket/studies/name` (see `store.storage`); must not
-            hold a study.
+        location: a folder, made if missing, or an address such as `s3://bucket/studies/name` (see
+            `store.storage`); must not hold a study.
         address: of a Ray cluster; default: a Ray of our own on this machine.
         observers: told of trials, rows and outcomes after the ledger.
         quiet: show nothing on stderr but what `say` is told.
         say: told what happens, a line at a time.
 
     Raises:
-        UserError: there is a study already, model or data cannot be used, no room on the cluster, lanes cannot start.
+        UserError: there is a study already, model or data cannot be used, no room on the cluster,
+        lanes cannot start.
         StorageError: the storage cannot be written or its disk is nearly full.
     """
     with opened(location) as place:
@@ -145,12 +146,13 @@ def resume_study(
     quiet: bool = False,
     say: Say = to_stderr,
 ) -> StudyResult:
-    """Go on with a study until it has all its trials. Trials that were running go on from their last checkpoint, or start
-    again where there is none.
+    """Go on with a study until it has all its trials. Trials that were running go on from their
+    last checkpoint, or start again where there is none.
 
     Args:
         location: of the study, as in `run_study`.
-        expected: what the caller takes it for; only its number of trials may differ, and then counts.
+        expected: what the caller takes it for; only its number of trials may differ, and then
+            counts.
         operations: values that replace those in its `operations`, for this run.
         add_trials: so many more of each method, kept in `study.yaml`.
         retry_failed: give trials that failed for want of working hardware another chance.
@@ -160,7 +162,8 @@ def resume_study(
         say: told what happens.
 
     Raises:
-        UserError: as `run_study`; or the spec, the model or the data are not those the study began with.
+        UserError: as `run_study`; or the spec, the model or the data are not those the study began
+        with.
         StorageError: no study there, another process is running it, or its ledger is damaged.
     """
     with opened(location) as place, place.open_ledger() as ledger:
@@ -183,7 +186,8 @@ def resume_study(
 
 @dataclass
 class _Run:
-    """One run of a study, new or resumed: from the ledger as it is to the asked-for number of trials."""
+    """One run of a study, new or resumed: from the ledger as it is to the asked-for number of
+    trials."""
 
     spec: StudySpec
     place: Place
@@ -268,7 +272,8 @@ class _Run:
             Fleet(operations, self._open_world(), trials, worker_gib, self.say) as fleet,
         ):
             observation.lanes(fleet.state)
-            # Measured anew until a trial was judged by them: a crash may have left only the first of them.
+            # Measured anew until a trial was judged by them: a crash may have left only the first
+            # of them.
             first = fleet.first_job(baselines=self._baselines_missing(), interrupt=interrupt)
             if first is None:
                 return True
@@ -333,7 +338,8 @@ class _Run:
             (self.folder / BASELINES_FILE).write_text(text + "\n")
 
     def _tidy_up(self) -> None:
-        """After the lanes have ended. Not when the study was lost to another process: the files are that one's by now."""
+        """After the lanes have ended. Not when the study was lost to another process: the files are
+        that one's by now."""
         if self.ledger.held:
             self._removed_leftovers()  # of lanes that were ended in the middle of a write
             self._write_exports()
@@ -397,7 +403,8 @@ def _libraries() -> dict[str, str]:
 
 
 def _retraining_flops(model: ModelSpec) -> float:
-    """See `workspace.retraining_flops`; the parameters are counted on the meta device, nothing is loaded."""
+    """See `workspace.retraining_flops`; the parameters are counted on the meta device, nothing is
+    loaded."""
     if model.source.startswith("demo:") or not model.pretraining_tokens:
         return retraining_flops(model, 0)
     from transformers import AutoConfig
@@ -410,7 +417,8 @@ def _retraining_flops(model: ModelSpec) -> float:
 
 
 def _code_version() -> str:
-    """The installed version and a digest of the sources: two checkouts of one version are told apart."""
+    """The installed version and a digest of the sources: two checkouts of one version are told
+    apart."""
     try:
         version = importlib.metadata.version("ray-unlearn")
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,5 @@
-"""The Tune side of a trial: hand the trial to the hub, pass on what comes back. It computes nothing.
+"""The Tune side of a trial: hand the trial to the hub, pass on what comes back. It computes
+nothing.
 
 Failures arrive as data: a trainable that raised would cost Tune its actor, and the trial its rows.
 """
@@ -12,8 +13,9 @@ from ray_unlearn.execution.hub_records import Item
 
 ITEM = "item"
 
-# Not a CPU: on a cluster whose CPUs are all taken by lanes the trials would wait for ever. Tune wants some resource,
-# every cluster's head node has this one, and a thin trial needs next to nothing of it.
+# Not a CPU: on a cluster whose CPUs are all taken by lanes the trials would wait for ever. Tune
+# wants some resource, every cluster's head node has this one, and a thin trial needs next to
+# nothing of it.
 _RESOURCES = {"CPU": 0, "node:__internal_head__": 0.001}
 
 

@@ -1,7 +1,8 @@
 """The study as Ray Tune sees it: a searcher that asks our search, a scheduler that asks our pruner.
 
-Tune runs the trials and nothing else. Its snapshots, loggers and checkpoints are off: after a crash a new Tuner goes on
-from the ledger (Tune's own restore loses finished trials and empties ASHA's rungs).
+Tune runs the trials and nothing else. Its snapshots, loggers and checkpoints are off: after a crash
+a new Tuner goes on from the ledger (Tune's own restore loses finished trials and empties ASHA's
+rungs).
 """
 
 import time
@@ -20,8 +21,8 @@ from ray_unlearn.execution.thin_trial import ITEM, ThinTrial
 from ray_unlearn.spec.trial_config import TrialConfig
 
 ACTOR_RESTARTS = 3
-"""Times a trial's Tune actor may die before Tune gives the trial up, and times it is then asked again; its lane and its rows
-do not notice."""
+"""Times a trial's Tune actor may die before Tune gives the trial up, and times it is then asked
+again; its lane and its rows do not notice."""
 
 
 class Asks(Protocol):
@@ -41,9 +42,11 @@ class Asks(Protocol):
 def run_trials(
     recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, interrupt: Interrupt
 ) -> None:
-    """Run every trial that the ledger has no outcome for, as many at a time as the fleet has lanes, at most `lanes`.
+    """Run every trial that the ledger has no outcome for, as many at a time as the fleet has lanes,
+    at most `lanes`.
 
-    Returns when all are done, at an interrupt, or with `recorder.fatal` set when the lanes cannot go on.
+    Returns when all are done, at an interrupt, or with `recorder.fatal` set when the lanes cannot
+    go on.
 
     Raises:
         StorageError: the ledger cannot be written.
@@ -61,7 +64,8 @@ def _run_tune(
     interrupt: Interrupt,
     given_up: Counter[int],
 ) -> bool:
-    """One Tuner over what is to be run. Whether trials are left that Tune gave up and that may run again."""
+    """One Tuner over what is to be run. Whether trials are left that Tune gave up and that may run
+    again."""
     failure = _Failure()
     asker = _Asker(recorder, search, fleet, failure, interrupt, given_up)
     tuner = tune.Tuner(
@@ -97,7 +101,8 @@ def _run_tune(
 
 
 def pending(recorder_trials: dict[int, Any], total: int) -> Iterator[int]:
-    """Numbers of the trials to run: first those that a stopped study had begun, then those never asked for."""
+    """Numbers of the trials to run: first those that a stopped study had begun, then those never
+    asked for."""
     yield from (number for number, trial in sorted(recorder_trials.items()) if trial.status is None)
     yield from (number for number in range(total) if number not in recorder_trials)
 
@@ -109,13 +114,15 @@ def _trial_name(trial: Any) -> str:
 class _Failure:
     """Kept and raised again after Tune has stopped, hence each `except Exception ... raise` below.
 
-    What our code raised inside Tune, which passes on only a text of it, or nothing and calls the trial failed."""
+    What our code raised inside Tune, which passes on only a text of it, or nothing and calls the
+    trial failed."""
 
     error: Exception | None = None
 
 
 class _Inert:
-    """What Tune's snapshots hold in place of our objects: ledger, terminal and threads cannot be pickled."""
+    """What Tune's snapshots hold in place of our objects: ledger, terminal and threads cannot be
+    pickled."""
 
 
 class _NotPickled:
@@ -182,7 +189,8 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
             yield number
 
     def _config(self, number: int) -> TrialConfig | None:
-        """A trial that a stopped study had begun keeps its configuration; others are asked for. None: nothing to run."""
+        """A trial that a stopped study had begun keeps its configuration; others are asked for.
+        None: nothing to run."""
         begun = self._recorder.record.trials.get(number)
         if begun is not None and self._recorder.settled(number):
             return None
@@ -194,8 +202,9 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """The recorder has told our search already. An error is Tune's own: it gave the trial up with its actor, at once when
-        a cached actor was dead before the trial had begun. The lane knows nothing of it, and the trial is asked again.
+        """The recorder has told our search already. An error is Tune's own: it gave the trial up
+        with its actor, at once when a cached actor was dead before the trial had begun. The lane
+        knows nothing of it, and the trial is asked again.
         """
         self._live.discard(trial_id)
         if not error or self._failure.error is not None:
@@ -279,7 +288,8 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
         """Nothing to do."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Tune keeps its own first-come queue; choosing here would walk over all trials at every step."""
+        """Tune keeps its own first-come queue; choosing here would walk over all trials at every
+        step."""
         return None
 
     def debug_string(self) -> str:
@@ -288,7 +298,8 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
 
 
 class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
-    """Stops Tune at Ctrl-C and when the lanes cannot go on. Running trials keep their rows and get no outcome.
+    """Stops Tune at Ctrl-C and when the lanes cannot go on. Running trials keep their rows and get
+    no outcome.
 
     At Ctrl-C lanes have `operations.grace_s` for a checkpoint of their trials first.
     """

@@ -22,7 +22,8 @@ class StorageError(UserError):
 
 
 def nearest(value: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest known name, or the list of them when nothing is close."""
+    """`"; did you mean 'x'?"` for the closest known name, or the list of them when nothing is
+    close."""
     names = sorted(known)
     close = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

@@ -1,7 +1,8 @@
 """`guidelines.json`: claims about hyperparameters with their evidence, as data.
 
-Made by `ray-unlearn report`, read by people, by `diff`, and by `run --space-from` for the next study. Sentences are
-rendered from it; nothing in it is written by hand. Every number is finite or null.
+Made by `ray-unlearn report`, read by people, by `diff`, and by `run --space-from` for the next
+study. Sentences are rendered from it; nothing in it is written by hand. Every number is finite or
+null.
 """
 
 import json

@@ -1,6 +1,7 @@
 """Points written down by a person or a program: is each a configuration that its search space has?
 
-A point is `{hyperparameter: value}` for the parameters that a search chooses and whose conditions hold.
+A point is `{hyperparameter: value}` for the parameters that a search chooses and whose conditions
+hold.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,8 +1,8 @@
 """What each unlearning method is made of, without torch: a study is validated on a laptop.
 
 A method minimises  w_f * forget term + w_r * retain term  (Yao et al., ACL 2024, arXiv 2402.15159). The terms are pure
-functions in `ray_unlearn.unlearn.methods`; this table only says which ones, so that specs, command line and report
-can speak of methods without loading a model.
+functions in `ray_unlearn.unlearn.methods`; this table only says which ones, so that specs, command
+line and report can speak of methods without loading a model.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ RetainSet = Literal["retain", "general_retain"]
 
 @dataclass(frozen=True)
 class Method:
-    """One unlearning method: the loss on the forget set U and, for mixed methods, on a retain set."""
+    """One unlearning method: the loss on the forget set U and, for mixed methods, on a retain
+    set."""
 
     name: str
     loss: str

@@ -1,9 +1,9 @@
 """One claimed region applied to one parameter of the next study.
 
-The region replaces the range. Where it had reached the end of what was searched (a censored side), the optimum may lie
-beyond: the range goes on there by half the region's width on the parameter's scale, on a log scale at least by a factor
-`LEAST_FACTOR`, but never past what the hyperparameter can be, nor past a bound of the study that is tighter than the
-earlier one.
+The region replaces the range. Where it had reached the end of what was searched (a censored side),
+the optimum may lie beyond: the range goes on there by half the region's width on the parameter's
+scale, on a log scale at least by a factor `LEAST_FACTOR`, but never past what the hyperparameter
+can be, nor past a bound of the study that is tighter than the earlier one.
 """
 
 import math
@@ -13,10 +13,12 @@ from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange
 from ray_unlearn.spec.trial_config import Hyperparameters
 
 LEAST_FACTOR = 3.0
-"""By which a censored side of a log range goes on at least: a narrow region's half width would hardly leave the edge."""
+"""By which a censored side of a log range goes on at least: a narrow region's half width would
+hardly leave the edge."""
 
 POINT_SHARE = 0.1
-"""A claimed single value becomes a range that reaches this share of the study's own range to either side."""
+"""A claimed single value becomes a range that reaches this share of the study's own range to either
+side."""
 
 Range = FloatRange | IntRange
 
@@ -58,7 +60,8 @@ def narrowed_parameter(
     if isinstance(parameter, IntRange):
         low, high = math.floor(low + 1e-9), math.ceil(high - 1e-9)
         if parameter.free:
-            # Each row from `low` on is a configuration and costs nothing: only the top saves updates.
+            # Each row from `low` on is a configuration and costs nothing: only the top saves
+            # updates.
             low, high = parameter.low, max(high, parameter.low + 1)
             said.append("free steps keep their low end, rows cost nothing")
         if name == "steps":
@@ -116,7 +119,8 @@ def _beyond(low: float, high: float, parameter: Range, up: bool) -> float:
 
 
 def _within(name: str, wanted: float, end: float) -> float:
-    """`wanted`, or what the hyperparameter can be: an inclusive limit itself, half the way to an exclusive one."""
+    """`wanted`, or what the hyperparameter can be: an inclusive limit itself, half the way to an
+    exclusive one."""
     for limit in Hyperparameters.model_fields[name].metadata:
         for kind in ("ge", "le"):
             bound = getattr(limit, kind, None)

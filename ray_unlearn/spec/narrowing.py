@@ -1,7 +1,9 @@
-"""The next study's search space from claimed guidelines: where to search, and how the claims can still be refuted.
+"""The next study's search space from claimed guidelines: where to search, and how the claims can
+still be refuted.
 
-A claimed region replaces a parameter's range (see `spec.narrowed_range`), and the claimed best values are the first trial.
-`FULL_SPACE_SHARE` of each narrowed method's trials stay in the study's own space.
+A claimed region replaces a parameter's range (see `spec.narrowed_range`), and the claimed best
+values are the first trial. `FULL_SPACE_SHARE` of each narrowed method's trials stay in the study's
+own space.
 """
 
 import math
@@ -23,10 +25,12 @@ FULL_SPACE_SHARE = 0.2
 def narrowed(
     spec: StudySpec, guidelines: Guidelines, where: str, domain: str = ""
 ) -> tuple[StudySpec, list[str]]:
-    """`spec` with its spaces narrowed, its former spaces as full ones, and a warm start; and in words what was done.
+    """`spec` with its spaces narrowed, its former spaces as full ones, and a warm start; and in
+    words what was done.
 
     Args:
-        spec: the study as its file says. If it was narrowed before, its full spaces are what is narrowed.
+        spec: the study as its file says. If it was narrowed before, its full spaces are what is
+            narrowed.
         guidelines: claims, withheld ones among them.
         where: the guidelines' file, for messages.
         domain: the name the study's domain has in tables, where `spec.data` does not say.
@@ -86,7 +90,8 @@ def _nothing_claimed(guidelines: Guidelines, where: str) -> str:
 
 
 def _transfers(spec: StudySpec, claims: list[Guideline], domain: str) -> Iterator[str]:
-    """What the claims are used for beyond their scope. Whether they transfer is the user's to judge."""
+    """What the claims are used for beyond their scope. Whether they transfer is the user's to
+    judge."""
     mine = domain or spec.data.domain
     model = public_name(spec.model.source)
     for what, here, scopes in (
@@ -105,7 +110,8 @@ def _transfers(spec: StudySpec, claims: list[Guideline], domain: str) -> Iterato
 def _best_claims(
     claims: list[Guideline], method: str, model: str, domain: str
 ) -> dict[str, Guideline]:
-    """For each hyperparameter the claim that speaks most for this method, domain and model, by grade, ranges first."""
+    """For each hyperparameter the claim that speaks most for this method, domain and model, by
+    grade, ranges first."""
     grades = ("A", "B", "C", "scoped")
 
     def rank(claim: Guideline) -> tuple[Any, ...]:
@@ -164,7 +170,8 @@ def _possible(parameters: dict[str, Any]) -> dict[str, Any]:
 def _warm_values(
     guidelines: Guidelines, chosen: dict[str, Guideline], method: str
 ) -> dict[str, Value]:
-    """Values to begin with: of the claims in use, then of defaults that were claimed to be good enough."""
+    """Values to begin with: of the claims in use, then of defaults that were claimed to be good
+    enough."""
     defaults = {
         claim.param: claim.warm_start
         for claim in guidelines.claimed
@@ -177,7 +184,8 @@ def _warm_values(
 def _warm_point(
     space: SearchSpace, values: dict[str, Value], notes: list[str]
 ) -> dict[str, Scalar]:
-    """The claimed values, everything else at its middle; empty where no claimed value is one of the space's."""
+    """The claimed values, everything else at its middle; empty where no claimed value is one of the
+    space's."""
     point: dict[str, Scalar] = {}
     used = []
     for name, parameter in sampled_parameters(space).items():

@@ -1,4 +1,5 @@
-"""How a study is operated: lanes, resources, checkpoints. All that may change between two runs of it."""
+"""How a study is operated: lanes, resources, checkpoints. All that may change between two runs of
+it."""
 
 from typing import Annotated, Literal, Self
 
@@ -8,7 +9,8 @@ from ray_unlearn.spec.strict import Strict
 
 
 class Operations(Strict):
-    """How the study is run. Nothing here changes a result (one worker or several: equal to rounding)."""
+    """How the study is run. Nothing here changes a result (one worker or several: equal to
+    rounding)."""
 
     lanes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         1,

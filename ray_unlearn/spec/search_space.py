@@ -43,8 +43,8 @@ class FloatRange(_Parameter):
 class IntRange(_Parameter):
     """A whole number in [low, high].
 
-    With `free: true` (for `steps` on a constant learning rate) it is not sampled: a trial runs to `high` and each
-    evaluation row from `low` on is the trial with that many steps.
+    With `free: true` (for `steps` on a constant learning rate) it is not sampled: a trial runs to
+    `high` and each evaluation row from `low` on is the trial with that many steps.
     """
 
     type: Literal["int"]
@@ -173,7 +173,8 @@ class SearchSpace(Strict):
             raise ValueError(f"`when` runs in a circle: {' -> '.join(error.args[1])}") from None
 
     def _check_combinations(self) -> None:
-        """Schedule and warm-up exclude each other in places: refuse a space that could sample what is no trial."""
+        """Schedule and warm-up exclude each other in places: refuse a space that could sample what
+        is no trial."""
         schedule = self.parameters.get("schedule")
         for value in _edge_values(schedule) if schedule is not None else ["constant"]:
             chosen = {"learning_rate": 1e-3, "steps": 10**9, "schedule": value}
@@ -235,13 +236,16 @@ def _edge_values(parameter: FloatRange | IntRange | Choice | Fixed) -> list[Any]
 
 
 def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> SearchSpace:
-    """Read `path`, pull in the fragments it names under `include`, then apply a study's `overrides`.
+    """Read `path`, pull in the fragments it names under `include`, then apply a study's
+    `overrides`.
 
-    A later definition of a parameter replaces an earlier one whole: fragments in order, the file itself, overrides.
-    An override of a parameter that the method cannot use is skipped (a study sets `w_r` once for all methods).
+    A later definition of a parameter replaces an earlier one whole: fragments in order, the file
+    itself, overrides. An override of a parameter that the method cannot use is skipped (a study
+    sets `w_r` once for all methods).
 
     Raises:
-        UserError: missing file, unknown key, method or hyperparameter, low >= high, a grid value outside its range.
+        UserError: missing file, unknown key, method or hyperparameter, low >= high, a grid value
+        outside its range.
     """
     content = read_yaml(path)
     merged: dict[str, Any] = {}

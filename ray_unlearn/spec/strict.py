@@ -23,8 +23,9 @@ Model = TypeVar("Model", bound=Strict)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that also refuses a key given twice (plain YAML keeps the last one silently), and aliases: ten lines of them
-    stand for more values than fit in memory, once somebody looks at them all."""
+    """Safe YAML that also refuses a key given twice (plain YAML keeps the last one silently), and
+    aliases: ten lines of them stand for more values than fit in memory, once somebody looks at them
+    all."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """As in yaml."""
@@ -142,6 +143,7 @@ def differences(before: Any, after: Any, place: str = "") -> list[str]:
 
 
 def digest(content: Any, length: int = 12) -> str:
-    """Hex digest of the canonical JSON of `content`: equal content, equal digest, on any machine."""
+    """Hex digest of the canonical JSON of `content`: equal content, equal digest, on any
+    machine."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -28,12 +28,14 @@ Split = Literal[
 ]
 Rounding = Literal["exact", "stochastic", "nearest"]
 Points = dict[str, tuple[dict[str, Scalar], ...]]
-"""By method, configurations given one by one: values of the sampled parameters whose conditions hold."""
+"""By method, configurations given one by one: values of the sampled parameters whose conditions
+hold."""
 
 
 class LoraSpec(Strict):
-    """Low-rank adapters (Hu et al. 2022, arXiv 2106.09685) instead of the whole model: W + alpha / rank * B A is trained in B
-    and A. The model without its adapters is P_0: no second copy is needed."""
+    """Low-rank adapters (Hu et al. 2022, arXiv 2106.09685) instead of the whole model: W + alpha /
+    rank * B A is trained in B and A. The model without its adapters is P_0: no second copy is
+    needed."""
 
     rank: int = Field(16, ge=1)
     alpha: int = Field(32, ge=1)
@@ -93,7 +95,8 @@ class ModelSpec(Strict):
 
 
 class SplitSource(Strict):
-    """Where one split's documents come from: a hub data set, or a local JSONL, Parquet or text file or folder."""
+    """Where one split's documents come from: a hub data set, or a local JSONL, Parquet or text file
+    or folder."""
 
     hub: str | None = Field(None, description="data set id on the Hugging Face hub")
     config: str | None = None
@@ -163,7 +166,8 @@ class DataSpec(Strict):
 
 
 class ObjectiveSpec(Strict):
-    """score = w_forget * forget gap + mean over sets of w_set * utility loss (METRICS in `store.schema`)."""
+    """score = w_forget * forget gap + mean over sets of w_set * utility loss (METRICS in
+    `store.schema`)."""
 
     forget_gap: float = Field(1.0, ge=0, description="weight of |log ppl(U) - log ppl_0(A)|")
     retain: float = Field(
@@ -184,7 +188,8 @@ class ObjectiveSpec(Strict):
 
 
 class EvaluationSpec(Strict):
-    """When a trial is evaluated: every N updates, at given updates, or `count` points; always at its last update."""
+    """When a trial is evaluated: every N updates, at given updates, or `count` points; always at
+    its last update."""
 
     every: int | None = Field(None, ge=1)
     at: tuple[int, ...] | None = None
@@ -205,7 +210,8 @@ class EvaluationSpec(Strict):
         return self
 
     def updates(self, steps: int) -> tuple[int, ...]:
-        """The evaluated updates of a trial of `steps` updates, rising, the last one always among them."""
+        """The evaluated updates of a trial of `steps` updates, rising, the last one always among
+        them."""
         if self.every is not None:
             points = set(range(self.every, steps + 1, self.every))
         elif self.at is not None:
@@ -220,10 +226,12 @@ class EvaluationSpec(Strict):
 
 
 class SchedulerSpec(Strict):
-    """Early stopping: none, ASHA (Li et al. 2020) or the median rule (Golovin et al. 2017), per method.
+    """Early stopping: none, ASHA (Li et al. 2020) or the median rule (Golovin et al. 2017), per
+    method.
 
-    `past_best` stops a trial only where, with free steps, it has passed its best row: no trial is judged by another, so
-    the trials stay a random sample of the space. ASHA and the median rule include it.
+    `past_best` stops a trial only where, with free steps, it has passed its best row: no trial is
+    judged by another, so the trials stay a random sample of the space. ASHA and the median rule
+    include it.
     """
 
     type: Literal["none", "past_best", "asha", "median"] = "none"
@@ -289,8 +297,8 @@ class SearchSpec(Strict):
     def full_space_trials(self, method: str, trials: int) -> int:
         """How many of a narrowed method's first `trials` trials are drawn from its full space.
 
-        After the warm start every 1/`full_space_share`-th trial is: a function of the index alone, so that a study that is
-        resumed or extended keeps the places it had.
+        After the warm start every 1/`full_space_share`-th trial is: a function of the index alone,
+        so that a study that is resumed or extended keeps the places it had.
         """
         after = max(0, trials - len(self.warm_start.get(method, ())))
         return math.floor(after * self.full_space_share + 1e-9)
@@ -397,8 +405,9 @@ class StudySpec(Strict):
             )
 
     def decisive(self) -> dict[str, Any]:
-        """All that decides results: the whole spec but `description`, `operations`, and *where* model and data lie, whose
-        contents have digests of their own: a study may move to another machine."""
+        """All that decides results: the whole spec but `description`, `operations`, and *where*
+        model and data lie, whose contents have digests of their own: a study may move to another
+        machine."""
         content = self.model_dump(mode="json", exclude={"description", "operations"})
         for field in ("source", "exact_retrain"):
             if _is_local(content["model"][field]):
@@ -430,7 +439,8 @@ class StudySpec(Strict):
 
 
 def public_name(source: str) -> str:
-    """A model as tables and reports name it: a hub id or `demo:` source as it is; of a local path only the last name."""
+    """A model as tables and reports name it: a hub id or `demo:` source as it is; of a local path
+    only the last name."""
     return Path(source).name if source.startswith(("/", ".", "~")) else source
 
 
@@ -447,16 +457,18 @@ def _whole(parameter: Any) -> int:
 def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpec:
     """Read a study file, load its search spaces, and make relative paths absolute.
 
-    In the file, `spaces` is a folder of search space files (default: `search_spaces` beside the study file, in the
-    folder above it, or the one installed with the package), and `space_overrides` replaces parameters in all of them.
-    A resolved study (as kept in a study directory) holds the spaces themselves.
+    In the file, `spaces` is a folder of search space files (default: `search_spaces` beside the
+    study file, in the folder above it, or the one installed with the package), and
+    `space_overrides` replaces parameters in all of them. A resolved study (as kept in a study
+    directory) holds the spaces themselves.
 
     Args:
         path: the YAML file.
         operations: values that replace those of the `operations` section (from the command line).
 
     Raises:
-        UserError: every problem found at the first level that has one, each with file, field, value and remedy.
+        UserError: every problem found at the first level that has one, each with file, field, value
+        and remedy.
     """
     content = read_yaml(path)
     overrides = content.pop("space_overrides", None)

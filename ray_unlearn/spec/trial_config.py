@@ -12,7 +12,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 
 
 class Hyperparameters(Strict):
-    """What a search may choose. Names are those of the search space files; every default stands here."""
+    """What a search may choose. Names are those of the search space files; every default stands
+    here."""
 
     learning_rate: float = Field(gt=0, description="peak learning rate of AdamW")
     steps: int = Field(ge=1, description="optimizer updates")
@@ -61,8 +62,8 @@ MIXED_ONLY = frozenset({"w_f", "w_r", "retain_ratio"})
 class TrialConfig(Hyperparameters):
     """A trial: hyperparameters, method, seed, where to evaluate, and the context they hold in.
 
-    `context` is the digest of all that changes a result and is the same for a whole study: model, data and
-    evaluation. Two trials with one `id` give the same trajectory.
+    `context` is the digest of all that changes a result and is the same for a whole study: model,
+    data and evaluation. Two trials with one `id` give the same trajectory.
     """
 
     method: str

@@ -1,4 +1,5 @@
-"""The best configurations of a study, each once. The rule is that of `store.score`: the selection half, never the other."""
+"""The best configurations of a study, each once. The rule is that of `store.score`: the selection
+half, never the other."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,10 +32,11 @@ class Configuration:
 def top_configurations(
     record: Record, spec: StudySpec, count: int, per_method: bool = False
 ) -> list[Configuration]:
-    """The `count` configurations with the lowest score, over all methods or of each; fewer where there are fewer.
+    """The `count` configurations with the lowest score, over all methods or of each; fewer where
+    there are fewer.
 
-    Trials that differ in their seed only are one configuration, with the seed that scored best: with free steps too,
-    where their best rows may differ in update.
+    Trials that differ in their seed only are one configuration, with the seed that scored best:
+    with free steps too, where their best rows may differ in update.
     """
     scored = [
         Configuration(t, row) for t in record.finished if (row := best_row(t, spec)) is not None

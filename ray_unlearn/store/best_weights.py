@@ -59,7 +59,8 @@ def artefact_problems(
 def safetensors_fault(path: Path) -> str:
     """What is wrong with the layout of a safetensors file; empty when nothing is.
 
-    Eight bytes little-endian: length of the JSON header; the header: tensors with their `data_offsets`; the data.
+    Eight bytes little-endian: length of the JSON header; the header: tensors with their
+    `data_offsets`; the data.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:

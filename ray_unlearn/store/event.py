@@ -1,10 +1,12 @@
-"""One event, one line: JSON that ends with a checksum of itself, so that no flipped bit passes for data.
+"""One event, one line: JSON that ends with a checksum of itself, so that no flipped bit passes for
+data.
 
     {"seq": 7, "token": 2, "kind": "row", ..., "metrics": {...}, "more": {...}, "crc": "1a2b3c4d"}
 
-`seq` counts the events from 0 (the header): a line that is missing is noticed. `token` is the fencing token of the writer
-(see `lease`). `crc` is CRC-32 (zlib) of the line before `, "crc"`. A row's few columns that searching and status need stand
-in `metrics`, all others in `more`, which is not parsed until somebody asks: a study of 10,000 trials opens in seconds.
+`seq` counts the events from 0 (the header): a line that is missing is noticed. `token` is the
+fencing token of the writer (see `lease`). `crc` is CRC-32 (zlib) of the line before `, "crc"`. A
+row's few columns that searching and status need stand in `metrics`, all others in `more`, which is
+not parsed until somebody asks: a study of 10,000 trials opens in seconds.
 """
 
 import json
@@ -29,7 +31,8 @@ _MORE = b', "more": '
 
 
 class StoredRow(Mapping[str, Any]):
-    """A row of which all but the `HOT` columns and `update` stay in the file until one of them is asked for."""
+    """A row of which all but the `HOT` columns and `update` stay in the file until one of them is
+    asked for."""
 
     __slots__ = ("_hot", "_length", "_offset", "_path")
 
@@ -52,7 +55,8 @@ class StoredRow(Mapping[str, Any]):
         return repr(self._all())
 
     def items(self) -> Any:
-        """All columns, read once: each lookup of a column that is not at hand reads the file anew."""
+        """All columns, read once: each lookup of a column that is not at hand reads the file
+        anew."""
         return self._all().items()
 
     def _all(self) -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Where a study keeps weights, and what may lie there: the last checkpoint of each unfinished trial, the best row's weights.
+"""Where a study keeps weights, and what may lie there: the last checkpoint of each unfinished
+trial, the best row's weights.
 
     trials/0003/last.2-1.pt             trial 3 has no outcome yet; it goes on from here (second run of the study, attempt 1)
     trials/0003/last.2-1-6.rank0of2.pt  the same of a sharded trial: update 6, the first of two workers
@@ -21,7 +22,8 @@ CHECKPOINT = "last*.pt"
 
 
 def checkpoint_file(number: int) -> str:
-    """The last checkpoint of an unfinished trial, below the study, but for its attempt (`checkpoint.attempt_file`)."""
+    """The last checkpoint of an unfinished trial, below the study, but for its attempt
+    (`checkpoint.attempt_file`)."""
     return f"{TRIALS}/{number:04d}/last.pt"
 
 
@@ -31,7 +33,8 @@ def best_file(number: int, update: int) -> str:
 
 
 def kept_weights(storage: Storage, record: Record, number: int, update: int) -> str | None:
-    """The name of the file with the weights of this row, where they were kept and are still what was written."""
+    """The name of the file with the weights of this row, where they were kept and are still what
+    was written."""
     about = record.artefact
     if about is None or (about["number"], about["update"]) != (number, update):
         return None
@@ -44,8 +47,9 @@ def kept_weights(storage: Storage, record: Record, number: int, update: int) -> 
 
 
 def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
-    """Files that a killed process left behind: half-written ones, checkpoints of finished or unknown trials, weights
-    that are not, or no more, the best. A study that is not running may lose them all.
+    """Files that a killed process left behind: half-written ones, checkpoints of finished or
+    unknown trials, weights that are not, or no more, the best. A study that is not running may lose
+    them all.
 
     Raises:
         OSError: the storage fails.

@@ -1,7 +1,7 @@
 """A ledger's record that keeps up with its file: each look reads only what is new.
 
-What is not plainly the next event (another writer's token, a gap in the numbers, damage, a file that was repaired) is left to
-`read_ledger`'s rules: everything is read again.
+What is not plainly the next event (another writer's token, a gap in the numbers, damage, a file
+that was repaired) is left to `read_ledger`'s rules: everything is read again.
 """
 
 from pathlib import Path
@@ -12,8 +12,8 @@ from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import events_file, scanned
 
 MARK_BYTES = 64
-"""So many bytes before the place where reading stopped tell that the file is still the same: with the checksum of its last line
-it may be a copy, downloaded anew."""
+"""So many bytes before the place where reading stopped tell that the file is still the same: with
+the checksum of its last line it may be a copy, downloaded anew."""
 
 
 class LedgerFollower:

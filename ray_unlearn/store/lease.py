@@ -1,10 +1,12 @@
 """Who may write a study: one process at a time, told apart by a fencing token.
 
-`ledger/lease.json` names the holder. On one machine an advisory lock (`flock`) decides, which the kernel drops with
-the process. Between machines, where a shared file system may not carry locks, the file's age decides: the holder touches
-it every few seconds, and after `EXPIRY_S` of silence it may be taken over. The new holder's token is one higher. The old one, should
-it wake up, reads the file before it appends, finds a token that is not its own, and stops; a line that it had half
-written by then carries its old token, and readers leave it out (Kleppmann 2016, "How to do distributed locking").
+`ledger/lease.json` names the holder. On one machine an advisory lock (`flock`) decides, which the
+kernel drops with the process. Between machines, where a shared file system may not carry locks, the
+file's age decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence it may
+be taken over. The new holder's token is one higher. The old one, should it wake up, reads the file
+before it appends, finds a token that is not its own, and stops; a line that it had half written by
+then carries its old token, and readers leave it out (Kleppmann 2016, "How to do distributed
+locking").
 """
 
 import contextlib
@@ -84,7 +86,8 @@ class Lease:
         return cls(folder, holder)
 
     def outrank(self, token: int) -> None:
-        """Make the token higher than `token`, the highest in the ledger: `lease.json` may have been lost with its count."""
+        """Make the token higher than `token`, the highest in the ledger: `lease.json` may have been
+        lost with its count."""
         if self.token <= token:
             self._holder = Holder(**asdict(self._holder) | {"token": token + 1})
             self.token = token + 1
@@ -150,7 +153,8 @@ def _write(folder: Path, holder: Holder) -> None:
 
 
 def _silence_s(folder: Path) -> float:
-    """Seconds since the lease was touched, both ends by the clock of the file system: hosts disagree on the time."""
+    """Seconds since the lease was touched, both ends by the clock of the file system: hosts
+    disagree on the time."""
     probe = folder / f"clock.{uuid.uuid4().hex[:12]}.tmp"
     try:
         probe.touch()

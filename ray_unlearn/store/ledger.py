@@ -1,6 +1,8 @@
-"""The study's append-only record. Everything else (status, resume, tables, best trial) is derived from it.
+"""The study's append-only record. Everything else (status, resume, tables, best trial) is derived
+from it.
 
-`ledger/events.jsonl` holds one JSON object per line (see `lines`); each is on disk (fsync) before `append` returns. Kinds:
+`ledger/events.jsonl` holds one JSON object per line (see `lines`); each is on disk (fsync) before
+`append` returns. Kinds:
 
     header     first line: schema and code versions, resolved spec, data and model digests; `header.json` is a copy
     session    a process began to write: host, pid, versions
@@ -13,9 +15,9 @@
     reopened   number, reason                    an outcome does not count any more: a repair found its rows incomplete
     note       anything an operator should see (a lane restarted, a tail repaired)
 
-Beside it `acknowledged` holds the number of the last event that `append` returned for: a file that was cut at the end of a
-line looks whole, and only this tells that something is gone. pandas reads the events:
-`pd.read_json("ledger/events.jsonl", lines=True)`.
+Beside it `acknowledged` holds the number of the last event that `append` returned for: a file that
+was cut at the end of a line looks whole, and only this tells that something is gone. pandas reads
+the events: `pd.read_json("ledger/events.jsonl", lines=True)`.
 """
 
 import os
@@ -131,12 +133,13 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: Path, writer: Writer | None = None) -> Self:
-        """Open for appending. What a crash leaves behind is mended and noted: a torn last line (the process died inside
-        a write) is cut; events that were acknowledged and are gone from the end are named, and will be computed again.
+        """Open for appending. What a crash leaves behind is mended and noted: a torn last line (the
+        process died inside a write) is cut; events that were acknowledged and are gone from the end
+        are named, and will be computed again.
 
         Raises:
-            StorageError: no ledger there, another process holds it, a line before the last is damaged,
-                or the schema is newer than this code.
+            StorageError: no ledger there, another process holds it, a line before the last is
+                damaged, or the schema is newer than this code.
         """
         path = events_file(folder)
         if not path.exists():
@@ -185,8 +188,8 @@ class Ledger:
         """Write one event; it is on disk when this returns, and only then part of `record`.
 
         Raises:
-            StorageError: the disk is full, the file cannot be written, or another process has taken the study over.
-                Nothing that was there before is lost.
+            StorageError: the disk is full, the file cannot be written, or another process has taken
+                the study over. Nothing that was there before is lost.
         """
         event = event | {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
         line = self._write(event)
@@ -292,7 +295,8 @@ def _mended(scan: Scan, acknowledged: int) -> Iterator[str]:
 
 
 def _write_all(file: IO[bytes], line: bytes) -> None:
-    """Unbuffered: a line that did not fit must not wait in a buffer and follow the next one to disk.
+    """Unbuffered: a line that did not fit must not wait in a buffer and follow the next one to
+    disk.
 
     Raises:
         OSError: the disk is full; a part may have been written.

@@ -1,7 +1,8 @@
-"""`live.json`: what only the driver of a running study knows, and its sign of life. Everything else is in the ledger.
+"""`live.json`: what only the driver of a running study knows, and its sign of life. Everything else
+is in the ledger.
 
-The driver replaces the file every few seconds, so its age tells whether the driver lives. Nothing reads it to decide anything
-about the study: it may be lost, old or torn without harm.
+The driver replaces the file every few seconds, so its age tells whether the driver lives. Nothing
+reads it to decide anything about the study: it may be lost, old or torn without harm.
 """
 
 import json
@@ -15,16 +16,19 @@ LIVE_FILE = "live.json"
 SCHEMA_VERSION = 1
 
 SILENT_S = 60.0
-"""After so long without a sign of life a driver counts as gone; the ledger's lease expires as fast."""
+"""After so long without a sign of life a driver counts as gone; the ledger's lease expires as
+fast."""
 
 LANE_STATES = ("starting", "pending", "idle", "busy", "draining", "lost")
 LANE_FIELDS = (
     "index", "state", "trial", "node", "pids", "busy_s", "verdict_s", "idle_s", "up_s", "restarts", "waiting_for",
 )  # fmt: skip
-"""`busy_s`: computing; `verdict_s`: a row waits for the driver; `idle_s`: no trial; `up_s`: their sum."""
+"""`busy_s`: computing; `verdict_s`: a row waits for the driver; `idle_s`: no trial; `up_s`: their
+sum."""
 
 Sign = Literal["running", "silent", "ended", "unknown"]
-"""`silent`: it did not say that it ended, and says nothing any more. `unknown`: there is no `live.json`."""
+"""`silent`: it did not say that it ended, and says nothing any more. `unknown`: there is no
+`live.json`."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class Live:
     running: bool
     """False in the last one of a run, however it ended."""
     time: str
-    """When it was written, and `started` when the run began: ISO 8601, UTC, by the driver's clock."""
+    """When it was written, and `started` when the run began: ISO 8601, UTC, by the driver's
+    clock."""
     started: str
     host: str
     pid: int
@@ -48,7 +53,8 @@ class Live:
     """Of the whole study, up to each trial's last row; `tokens` likewise, by set."""
     tokens: dict[str, int]
     updates_per_s: float | None
-    """Over the last ten minutes in which trials ran; None before this run's first row. `tokens_per_s` likewise."""
+    """Over the last ten minutes in which trials ran; None before this run's first row.
+    `tokens_per_s` likewise."""
     tokens_per_s: float | None
     best: dict[str, float]
     """Lowest score of each method, on the selection half."""
@@ -59,7 +65,8 @@ class Live:
     utilisation: float | None
     """Busy seconds of all lanes over the seconds that they were up, in this run."""
     eta_s: float | None
-    """Until the last trial is done; None until two trials of this run have told how long one takes."""
+    """Until the last trial is done; None until two trials of this run have told how long one
+    takes."""
     events: int
     """Acknowledged events of the ledger."""
     problems: list[str] = field(default_factory=list)
@@ -99,7 +106,8 @@ def sign_of_life(live: Live | None, age: float | None) -> Sign:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a draft and rename it: a reader finds the old file or the new one, whole. Raises OSError."""
+    """Write a draft and rename it: a reader finds the old file or the new one, whole. Raises
+    OSError."""
     draft = path.with_name(path.name + ".tmp")
     draft.write_bytes(content)
     os.replace(draft, path)

@@ -1,4 +1,5 @@
-"""Where a study lives, for those who run it and those who read it: the same code for a folder and for an object store."""
+"""Where a study lives, for those who run it and those who read it: the same code for a folder and
+for an object store."""
 
 import json
 import os
@@ -21,7 +22,8 @@ from ray_unlearn.store.working_copy import Publisher, RemoteWriter, WorkingCopy
 
 SPEC = "study.yaml"
 HASTY_S = 20.0
-"""A command that only reads, or has not begun, waits no longer for a storage that does not answer."""
+"""A command that only reads, or has not begun, waits no longer for a storage that does not
+answer."""
 
 
 @dataclass
@@ -90,7 +92,8 @@ class Place:
         writer = self._take()
         try:
             WorkingCopy(self.storage, self.folder).refresh()
-            # The folder's own lease, which a repair takes, is free, and its tokens go on from the store's.
+            # The folder's own lease, which a repair takes, is free, and its tokens go on from the
+            # store's.
             held = Holder(
                 writer.lease.token - 1,
                 socket.gethostname(),
@@ -130,7 +133,8 @@ class Place:
             self._writer.replace()
 
     def publishing(self, say: Callable[[str], None]) -> AbstractContextManager[object]:
-        """A context manager inside which changed files follow every few seconds; `say` is told when they cannot."""
+        """A context manager inside which changed files follow every few seconds; `say` is told when
+        they cannot."""
         return nullcontext() if self._publisher is None else self._publisher.running(say)
 
 
@@ -153,7 +157,8 @@ def opened(location: str | Path) -> Iterator[Place]:
 
 @contextmanager
 def fetched(location: str | Path) -> Iterator[Path]:
-    """A study to read: its folder, or a copy of what there is to read of it (ledger and small files).
+    """A study to read: its folder, or a copy of what there is to read of it (ledger and small
+    files).
 
     Raises:
         UserError: not a location.
@@ -178,7 +183,8 @@ def copied(location: str | Path) -> Iterator[Path | WorkingCopy]:
 
 
 def send(location: str | Path, paths: Iterable[Path]) -> None:
-    """Files that were made in a copy (see `fetched`) go to where the study lives, if that is somewhere else.
+    """Files that were made in a copy (see `fetched`) go to where the study lives, if that is
+    somewhere else.
 
     Raises:
         StorageError: the storage fails.
@@ -221,7 +227,8 @@ def there(location: str | Path) -> bool:
 
 
 def _check(storage: Storage) -> None:
-    """Refuse a store that cannot be written, read, listed and cleared, before anything expensive starts."""
+    """Refuse a store that cannot be written, read, listed and cleared, before anything expensive
+    starts."""
     patience, storage.patience_s = storage.patience_s, HASTY_S
     name = "ledger/probe"
     try:

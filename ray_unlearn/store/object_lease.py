@@ -2,11 +2,11 @@
 
     ledger/lease/00000004-3f2a9c.json       the claim to fencing token 4
 
-A claim is an object that its holder writes again every few seconds; by the store's clock, the age of the newest claim says
-whether its holder lives. To claim, see that all claims are of the dead, write, and list again: of two that claim at once at least
-one sees the other, for object stores list what was written (S3 since 2020, Google Cloud Storage, Azure); whoever sees a claim
-that was not there before gives way.
-Even a holder that was wrongly taken for dead does no harm: see `segments`.
+A claim is an object that its holder writes again every few seconds; by the store's clock, the age
+of the newest claim says whether its holder lives. To claim, see that all claims are of the dead,
+write, and list again: of two that claim at once at least one sees the other, for object stores list
+what was written (S3 since 2020, Google Cloud Storage, Azure); whoever sees a claim that was not
+there before gives way. Even a holder that was wrongly taken for dead does no harm: see `segments`.
 """
 
 import json
@@ -39,8 +39,9 @@ class Claim:
 
 
 class RemoteLease:
-    """The right to write a study in a storage, from `take` to `release`. Beside `lease.Lease` it knows how far the ledger was
-    acknowledged: its claim says so, for a ledger in an object store has no other witness."""
+    """The right to write a study in a storage, from `take` to `release`. Beside `lease.Lease` it
+    knows how far the ledger was acknowledged: its claim says so, for a ledger in an object store
+    has no other witness."""
 
     def __init__(self, storage: Storage, holder: Holder, name: str, acknowledged: int) -> None:
         self.token = holder.token
@@ -61,7 +62,8 @@ class RemoteLease:
 
         Args:
             storage: of the study.
-            outrank: the token will be higher: the highest in the ledger, for claims may have been lost with their count.
+            outrank: the token will be higher: the highest in the ledger, for claims may have been
+                lost with their count.
 
         Raises:
             StorageError: somebody else holds it, or the storage fails.
@@ -93,7 +95,8 @@ class RemoteLease:
 
     def check(self) -> None:
         """Raises:
-        StorageError: the study is somebody else's by now, or the storage has not been reached for so long that it may be.
+        StorageError: the study is somebody else's by now, or the storage has not been reached for
+        so long that it may be.
         """
         if not self._lost and time.monotonic() - self._heard > EXPIRY_S:
             self._lost = f"its storage could not be reached for {EXPIRY_S:.0f} s, so that another process may have taken it"
@@ -150,8 +153,8 @@ def newest(storage: Storage) -> Claim | None:
 
 
 def read_claim(storage: Storage, claim: Claim) -> tuple[Holder | None, int]:
-    """The holder that a claim names (None: it has been withdrawn), and the number of the last event it had acknowledged (-1:
-    unknown).
+    """The holder that a claim names (None: it has been withdrawn), and the number of the last event
+    it had acknowledged (-1: unknown).
 
     Raises:
         OSError: the storage fails.
@@ -184,7 +187,8 @@ def described(storage: Storage, claim: Claim) -> str:
 
 
 def _free(storage: Storage, claim: Claim) -> int:
-    """Number of the last event that the holder of this claim had acknowledged, if it holds the study no more.
+    """Number of the last event that the holder of this claim had acknowledged, if it holds the
+    study no more.
 
     Raises:
         StorageError: it may be alive.

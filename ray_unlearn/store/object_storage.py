@@ -1,4 +1,5 @@
-"""A prefix of an object store, through pyarrow's filesystems. Failures that pass are waited out, with growing pauses."""
+"""A prefix of an object store, through pyarrow's filesystems. Failures that pass are waited out,
+with growing pauses."""
 
 import logging
 import os
@@ -40,7 +41,8 @@ _log = logging.getLogger(__name__)
 
 
 class ObjectStorage:
-    """See `storage.Storage`. Holds nothing but its address until it is used, so it can be sent to other machines."""
+    """See `storage.Storage`. Holds nothing but its address until it is used, so it can be sent to
+    other machines."""
 
     remote = True
 
@@ -176,13 +178,15 @@ class ObjectStorage:
                         raise
                     raise OSError(f"{self.url}: {what}: {remedy(error)}") from None
                 _log.info("%s: %s: %s; again in %.1f s", self.url, what, error, pause)
-            # Full jitter (Brooker 2015): many lanes that were turned away together do not come back together.
+            # Full jitter (Brooker 2015): many lanes that were turned away together do not come back
+            # together.
             time.sleep(random.uniform(pause / 2, pause))
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def _s3(options: dict[str, str], answer_s: float) -> Any:
-    """Server, region and credentials as the AWS tools find them; retries of single requests are the SDK's."""
+    """Server, region and credentials as the AWS tools find them; retries of single requests are the
+    SDK's."""
     environment = os.environ.get
     endpoint = (
         options.get("endpoint_override")

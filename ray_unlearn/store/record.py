@@ -1,4 +1,5 @@
-"""All that a ledger says, in memory: trials with their rows, baselines, notes. See `ledger` for the kinds of events."""
+"""All that a ledger says, in memory: trials with their rows, baselines, notes. See `ledger` for the
+kinds of events."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,8 @@ class Trial:
     reason: str = ""
     attempt: int = 0
     source: str = ""
-    """Who chose the configuration: `quasi_random`, `random`, `grid` or an adaptive sampler's name."""
+    """Who chose the configuration: `quasi_random`, `random`, `grid` or an adaptive sampler's
+    name."""
 
     @property
     def method(self) -> str:

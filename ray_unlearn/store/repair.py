@@ -1,7 +1,9 @@
-"""Mend a damaged ledger: what cannot be trusted is set aside, never deleted, and its trials run again.
+"""Mend a damaged ledger: what cannot be trusted is set aside, never deleted, and its trials run
+again.
 
-Good lines are numbered anew in a new file that replaces the old one whole or not at all, together with the events that
-say what was lost: killed at any moment, a study is as damaged as before or repaired, and a second repair finishes the job.
+Good lines are numbered anew in a new file that replaces the old one whole or not at all, together
+with the events that say what was lost: killed at any moment, a study is as damaged as before or
+repaired, and a second repair finishes the job.
 """
 
 import os
@@ -23,11 +25,13 @@ from ray_unlearn.store.verify import table_fault
 
 
 def repair(study_folder: Path) -> list[str]:
-    """Mend the ledger of a study. Returns what was done, one sentence each; empty when nothing was wrong.
+    """Mend the ledger of a study. Returns what was done, one sentence each; empty when nothing was
+    wrong.
 
     Raises:
         UserError: no study there.
-        StorageError: a process is running the study, the header and its copy are both damaged, the disk is full.
+        StorageError: a process is running the study, the header and its copy are both damaged, the
+        disk is full.
     """
     folder = study_folder / "ledger"
     if not events_file(folder).is_file():
@@ -46,8 +50,8 @@ def repair(study_folder: Path) -> list[str]:
 
 
 def mend_remote(place: Place) -> list[str]:
-    """As `repair`, for a study in an object store: its working copy is mended, then stands for what was there before, which is
-    kept beside it.
+    """As `repair`, for a study in an object store: its working copy is mended, then stands for what
+    was there before, which is kept beside it.
 
     Raises:
         UserError, StorageError: as `repair`.
@@ -60,7 +64,8 @@ def mend_remote(place: Place) -> list[str]:
 
 
 def _table_mended(path: Path, record: Record) -> list[str]:
-    """The result table is made from the ledger; while trials have to run again, the run that ends them writes it."""
+    """The result table is made from the ledger; while trials have to run again, the run that ends
+    them writes it."""
     ended = all(trial.status is not None for trial in record.trials.values())
     fault = table_fault(path, record) if ended else ""
     if not fault:
@@ -119,7 +124,8 @@ def _carry_out(plan: Plan, header: bytes, folder: Path, lease: Lease) -> None:
         lease.check()
         draft.replace(path)
         _sync_folder(folder)
-        # After the file: a mark that is too high is a false alarm, one that is too low would hide a loss.
+        # After the file: a mark that is too high is a false alarm, one that is too low would hide a
+        # loss.
         acknowledged_file(folder).write_bytes(b"%020d\n" % len(events))
     except OSError as error:
         with suppress(OSError):

@@ -1,7 +1,8 @@
-"""What a damaged ledger still says: which events can be kept, what is set aside, and which trials have to run again.
+"""What a damaged ledger still says: which events can be kept, what is set aside, and which trials
+have to run again.
 
-A line that is lost may have been any trial's. So a trial whose outcome stands, but which may have lost rows, runs again,
-unless all the rows it should have are there.
+A line that is lost may have been any trial's. So a trial whose outcome stands, but which may have
+lost rows, runs again, unless all the rows it should have are there.
 """
 
 from collections.abc import Iterable, Iterator
@@ -120,7 +121,8 @@ def _take_in(trial: _Trial, event: Event, index: int, left_out: dict[int, str]) 
 
 
 def _gaps(scan: Scan) -> list[int]:
-    """Indices of events before which something is lost. By number; a ledger of schema 1 had none, there by damaged lines."""
+    """Indices of events before which something is lost. By number; a ledger of schema 1 had none,
+    there by damaged lines."""
     found = []
     for index in range(1, len(scan.events)):
         before, after = scan.events[index - 1].get("seq"), scan.events[index].get("seq")

@@ -1,4 +1,5 @@
-"""Gap, utility loss and score of a row, from its metrics and the study's baselines. Lower is better everywhere."""
+"""Gap, utility loss and score of a row, from its metrics and the study's baselines. Lower is better
+everywhere."""
 
 import math
 from dataclasses import dataclass

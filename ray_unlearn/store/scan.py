@@ -1,4 +1,5 @@
-"""What is in a ledger's files, line by line, before anything is concluded from it: good, damaged, stale, torn, missing."""
+"""What is in a ledger's files, line by line, before anything is concluded from it: good, damaged,
+stale, torn, missing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -56,7 +57,8 @@ def scanned(folder: Path, header: bytes | None = None) -> Scan:
         header: stands in for a first line that is damaged, torn or gone (see `copied_header`).
 
     Raises:
-        StorageError: the first line is damaged or no header (its copy is in `header.json`), or of a newer schema.
+        StorageError: the first line is damaged or no header (its copy is in `header.json`), or of a
+        newer schema.
     """
     path = events_file(folder)
     scan, token, expected, checked = Scan(), 0, 1, True
@@ -130,7 +132,8 @@ def acknowledged_file(folder: Path) -> Path:
 
 
 def read_acknowledged(folder: Path) -> int:
-    """Number of the last event that was acknowledged; -1 when unknown. Read it before the events: a writer goes on."""
+    """Number of the last event that was acknowledged; -1 when unknown. Read it before the events: a
+    writer goes on."""
     try:
         return int(acknowledged_file(folder).read_bytes())
     except (OSError, ValueError):
@@ -138,7 +141,8 @@ def read_acknowledged(folder: Path) -> int:
 
 
 def _overruled(scan: Scan, seq: int) -> None:
-    """A new holder's first event: what the old one wrote under this or a later number, the new one never read."""
+    """A new holder's first event: what the old one wrote under this or a later number, the new one
+    never read."""
     while len(scan.events) > 1 and scan.events[-1].get("seq", -1) >= seq:
         scan.stale.append(scan.events.pop())
         scan.stale_offsets.append(scan.offsets.pop())

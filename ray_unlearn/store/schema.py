@@ -1,8 +1,10 @@
-"""The evaluation row: every column with unit, direction and meaning. The one place that names metrics.
+"""The evaluation row: every column with unit, direction and meaning. The one place that names
+metrics.
 
-Sets: forget U, approximate A (same domain, never seen), retain (in-distribution, held out from descent), general.
-Halves: the documents of A, retain and general are split by a fixed hash. `selection` guides the search; `reporting` is
-for reports only. The forget set is what it is: whole in both.
+Sets: forget U, approximate A (same domain, never seen), retain (in-distribution, held out from
+descent), general.
+Halves: the documents of A, retain and general are split by a fixed hash. `selection` guides the
+search; `reporting` is for reports only. The forget set is what it is: whole in both.
 """
 
 import math
@@ -140,7 +142,8 @@ Metrics = dict[str, Any]
 
 
 def check_row(row: Row) -> None:
-    """Assert the contract between the loop and the ledger: known columns only, numbers only, an update."""
+    """Assert the contract between the loop and the ledger: known columns only, numbers only, an
+    update."""
     unknown = [name for name in row if name not in COLUMNS]
     assert not unknown, f"columns not in the schema: {unknown}"
     assert isinstance(row.get("update"), int), "a row needs its update"

@@ -1,9 +1,11 @@
-"""Which rows count for a trial's score, and which trial is best. One rule for search, status, tables and reports.
+"""Which rows count for a trial's score, and which trial is best. One rule for search, status,
+tables and reports.
 
-A configuration's score is taken at a row that could be deployed without hindsight: with free steps every row from the
-fewest steps on *is* a configuration (its own number of steps); otherwise only the row after the last step is. Trials
-that diverged, ran out of memory or failed have no score: they are counted, not ranked. A trial that early stopping
-ended keeps its rows: with free steps they are configurations like any other, otherwise it has no score.
+A configuration's score is taken at a row that could be deployed without hindsight: with free steps
+every row from the fewest steps on *is* a configuration (its own number of steps); otherwise only
+the row after the last step is. Trials that diverged, ran out of memory or failed have no score:
+they are counted, not ranked. A trial that early stopping ended keeps its rows: with free steps they
+are configurations like any other, otherwise it has no score.
 """
 
 import math
@@ -17,7 +19,8 @@ PARETO_OBJECTIVES = ("forget_gap_selection", "utility_loss_selection")
 
 
 def candidate_rows(trial: Trial, spec: StudySpec) -> list[Row]:
-    """The rows of a finished trial that stand for a configuration, rising in update; see the module."""
+    """The rows of a finished trial that stand for a configuration, rising in update; see the
+    module."""
     if trial.status not in ("complete", "pruned"):
         return []
     space = spec.spaces[trial.method]
@@ -44,7 +47,8 @@ def deployable(row: Row, trial: Trial, spec: StudySpec) -> bool:
 
 
 def best_row(trial: Trial, spec: StudySpec) -> Row | None:
-    """The trial's candidate row with the lowest score on the selection half; ties go to the fewest updates."""
+    """The trial's candidate row with the lowest score on the selection half; ties go to the fewest
+    updates."""
     rows = candidate_rows(trial, spec)
     return min(rows, key=lambda row: (row[OBJECTIVE], row["update"])) if rows else None
 
@@ -52,7 +56,8 @@ def best_row(trial: Trial, spec: StudySpec) -> Row | None:
 def best_trial(
     record: Record, spec: StudySpec, method: str | None = None
 ) -> tuple[Trial, Row] | None:
-    """The best trial and its row over the whole study, or over one method; ties go to the lowest number."""
+    """The best trial and its row over the whole study, or over one method; ties go to the lowest
+    number."""
     scored = [
         (trial, row)
         for trial in record.finished

@@ -1,12 +1,14 @@
-"""The ledger in an object store: immutable objects, each with one or more whole lines of `events.jsonl`.
+"""The ledger in an object store: immutable objects, each with one or more whole lines of
+`events.jsonl`.
 
     ledger/segments/00000003-0000000120-0000000120.jsonl    event 120, written under fencing token 3
     ledger/segments/00000003-0000000000-0000000063.jsonl    events 0 to 63 of that writer, put together later
     ledger/segments/00000004-0000000000-0000000119.base.jsonl    all events, written anew by a repair: older ones do not count
 
-Objects are never changed, so nothing can be torn. In the order of their names they are the file a local study would have: what a
-writer that has lost its lease still writes stands under its old token, and `scan` leaves it out. A reader therefore needs
-no lock, and a writer that was cut off can do no harm (Kleppmann 2016, "How to do distributed locking").
+Objects are never changed, so nothing can be torn. In the order of their names they are the file a
+local study would have: what a writer that has lost its lease still writes stands under its old
+token, and `scan` leaves it out. A reader therefore needs no lock, and a writer that was cut off can
+do no harm (Kleppmann 2016, "How to do distributed locking").
 """
 
 import re
@@ -25,7 +27,8 @@ LEVELS = (64, 4096, 262_144)
 FEW = 64
 READERS = 16
 LOOKS = 5
-"""A reader looks again when an object that was listed has been put together with others meanwhile."""
+"""A reader looks again when an object that was listed has been put together with others
+meanwhile."""
 
 
 @dataclass(frozen=True, order=True)
@@ -55,7 +58,8 @@ def parsed(name: str) -> Segment | None:
 
 
 def needed(segments: Iterable[Segment]) -> list[Segment]:
-    """Those that make up the ledger, in order: without what lies in a larger one, or before a repair."""
+    """Those that make up the ledger, in order: without what lies in a larger one, or before a
+    repair."""
     there = sorted(segments, key=lambda s: (s.token, s.first, -s.last))
     bases = [index for index, segment in enumerate(there) if segment.base]
     there = there[bases[-1] :] if bases else there
@@ -112,7 +116,8 @@ def read(
 
 
 def worth_joining(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    """Runs of a writer's neighbouring segments that should become one: at least `FEW` of the same level."""
+    """Runs of a writer's neighbouring segments that should become one: at least `FEW` of the same
+    level."""
     for _, group in groupby(needed(segments), key=lambda s: (s.token, s.base, _level(s))):
         run: list[Segment] = []
         for segment in group:

@@ -1,4 +1,5 @@
-"""Where a study stands, derived from its files alone: safe beside a running study, and long after it."""
+"""Where a study stands, derived from its files alone: safe beside a running study, and long after
+it."""
 
 import time
 from collections.abc import Callable
@@ -63,7 +64,8 @@ class Status:
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing to wait for: the run has ended, or all trials of one that left no word."""
+        """Whether there is nothing to wait for: the run has ended, or all trials of one that left
+        no word."""
         return self.driver == "ended" or (
             self.driver == "unknown" and self.finished == self.asked_for
         )
@@ -74,7 +76,8 @@ class Status:
 
 
 class Tally:
-    """Outcomes and the best of each method, counted as trials end: at 10,000 trials nobody goes through all at every look."""
+    """Outcomes and the best of each method, counted as trials end: at 10,000 trials nobody goes
+    through all at every look."""
 
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
@@ -103,7 +106,8 @@ class Tally:
 
     @property
     def ranked(self) -> list[tuple[Trial, Row]]:
-        """The best trial of each method and its row, lowest score first; of equals the trial with the lower number."""
+        """The best trial of each method and its row, lowest score first; of equals the trial with
+        the lower number."""
         return sorted(self._best.values(), key=lambda pair: (pair[1][OBJECTIVE], pair[0].number))
 
 
@@ -133,9 +137,11 @@ class Follower:
 
     Args:
         folder: a study directory, or a copy of one.
-        refresh: called before each look; brings a copy up to date. What it raises is a problem of that look, not the end.
+        refresh: called before each look; brings a copy up to date. What it raises is a problem of
+            that look, not the end.
         name: what people call the place of a copy; default: the folder.
-        clock: seconds, for the age of the driver's sign of life; unlike the time of day it never jumps.
+        clock: seconds, for the age of the driver's sign of life; unlike the time of day it never
+            jumps.
     """
 
     def __init__(
@@ -162,7 +168,8 @@ class Follower:
         """The study as it is now.
 
         Raises:
-            UserError: at the first call, as `open_study`; later ones give what was known, and the problem.
+            UserError: at the first call, as `open_study`; later ones give what was known, and the
+            problem.
         """
         problem = ""
         try:

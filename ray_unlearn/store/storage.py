@@ -5,8 +5,8 @@
     gs://bucket/studies/my-study                Google Cloud Storage
     abfss://container@account.dfs.core.windows.net/studies/my-study     Azure
 
-Credentials come from the environment or the identity of the machine, through pyarrow's filesystems, and never from the
-address: it stands in messages, logs and process lists.
+Credentials come from the environment or the identity of the machine, through pyarrow's filesystems,
+and never from the address: it stands in messages, logs and process lists.
 """
 
 import hashlib
@@ -44,8 +44,8 @@ class Stored:
 class Storage(Protocol):
     """Files by name. A file with its right name is whole: nobody sees half of one.
 
-    All methods raise OSError where the storage fails (FileNotFoundError where there is no such file), an object store only
-    after it has been asked again for some time.
+    All methods raise OSError where the storage fails (FileNotFoundError where there is no such
+    file), an object store only after it has been asked again for some time.
     """
 
     url: str
@@ -82,7 +82,8 @@ def storage_at(location: str | Path) -> Storage:
     """The storage at a folder or an address. Nothing is asked over the network yet.
 
     Raises:
-        UserError: an unknown scheme, no bucket, credentials in the address, or parts that are no names.
+        UserError: an unknown scheme, no bucket, credentials in the address, or parts that are no
+        names.
     """
     if not is_remote(location):
         return FolderStorage(Path(location))
@@ -161,7 +162,8 @@ def is_inside(name: str) -> bool:
 
 
 def checked_name(name: str) -> str:
-    """The name of a file or folder, which may come from a ledger that somebody else has written: never one outside the study.
+    """The name of a file or folder, which may come from a ledger that somebody else has written:
+    never one outside the study.
 
     Raises:
         PermissionError: it is absolute, or climbs.

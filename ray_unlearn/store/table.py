@@ -1,4 +1,5 @@
-"""The result table: one line per evaluation row, with its trial's configuration and outcome. Plain pyarrow."""
+"""The result table: one line per evaluation row, with its trial's configuration and outcome. Plain
+pyarrow."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -25,16 +26,19 @@ TEXT_COLUMNS = frozenset(
     {"study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "method", "schedule"}
 )
 LINES_AT_A_TIME = 5_000
-"""Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the table."""
+"""Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the
+table."""
 UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repeatable)
 
 
 def result_table(record: Record) -> pa.Table:
-    """Columns: study, domain, model, number, trial_id, status, reason, sampled_by, candidate, the configuration, `COLUMNS`.
+    """Columns: study, domain, model, number, trial_id, status, reason, sampled_by, candidate, the
+    configuration, `COLUMNS`.
 
-    `candidate` is true where the row stands for a configuration that could be deployed (see `store.score`).
-    Ordered by trial number and update. A trial without rows (it failed, or diverged before its first evaluation) has
-    one line with no `update`, so that it is counted and not forgotten.
+    `candidate` is true where the row stands for a configuration that could be deployed (see
+    `store.score`). Ordered by trial number and update. A trial without rows (it failed, or diverged
+    before its first evaluation) has one line with no `update`, so that it is counted and not
+    forgotten.
     """
     spec = validated(StudySpec, record.header["spec"], "ledger header: spec")
     study = {"study": spec.name, "domain": record.header["domain"], "model": spec.model.source}

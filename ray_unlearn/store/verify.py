@@ -1,4 +1,5 @@
-"""Is a study what it claims to be? The invariants of a study directory, each checked from the files alone.
+"""Is a study what it claims to be? The invariants of a study directory, each checked from the files
+alone.
 
     I1  every row that was acknowledged is there exactly once
     I2  no trial ended twice
@@ -99,7 +100,8 @@ def verify(study_folder: Path, storage: Storage | None = None) -> Verification:
 
 
 def _running(folder: Path, remote: bool) -> str:
-    """Who holds the lease now. Here the lock tells, elsewhere the age of the lease; neither is touched."""
+    """Who holds the lease now. Here the lock tells, elsewhere the age of the lease; neither is
+    touched."""
     holder = read_holder(folder)
     if holder is not None and holder.released:
         return ""
@@ -126,7 +128,8 @@ def _locked(path: Path) -> bool:
 
 
 def _scanned(folder: Path, problems: list[str]) -> Scan | None:
-    """All lines; with the header's copy when the header is damaged, so that the rest is checked too."""
+    """All lines; with the header's copy when the header is damaged, so that the rest is checked
+    too."""
     try:
         return scanned(folder)
     except StorageError as error:
@@ -236,7 +239,8 @@ def _count_problems(record: Record) -> Iterator[str]:
 
 
 def _table_problems(path: Path, record: Record) -> Iterator[str]:
-    """The table of a study that ended in order; after a crash an older one may still be there, until `resume`."""
+    """The table of a study that ended in order; after a crash an older one may still be there,
+    until `resume`."""
     holder = read_holder(path.parent)
     if holder is not None and holder.released:
         fault = table_fault(path, record)
@@ -245,7 +249,8 @@ def _table_problems(path: Path, record: Record) -> Iterator[str]:
 
 
 def table_fault(path: Path, record: Record) -> str:
-    """What is wrong with the result table of a study of which every trial has ended; empty when nothing is."""
+    """What is wrong with the result table of a study of which every trial has ended; empty when
+    nothing is."""
     if not path.exists():
         return ""
     try:

@@ -1,8 +1,9 @@
-"""A study in an object store, as seen from the machine that works on it: a working copy in a local folder.
+"""A study in an object store, as seen from the machine that works on it: a working copy in a local
+folder.
 
-All that reads or writes a study works on the folder, as with a local study. The ledger's events go to the store one by one, each
-before `Ledger.append` returns (see `segments`); other files that have changed follow every few seconds. Nothing is lost with
-the working copy.
+All that reads or writes a study works on the folder, as with a local study. The ledger's events go
+to the store one by one, each before `Ledger.append` returns (see `segments`); other files that have
+changed follow every few seconds. Nothing is lost with the working copy.
 """
 
 import hashlib
@@ -71,7 +72,8 @@ class RemoteWriter:
             self._lines[segment] = line
 
     def join(self) -> None:
-        """Put this writer's small objects together, so that a study of 10,000 trials stays quick to read.
+        """Put this writer's small objects together, so that a study of 10,000 trials stays quick to
+        read.
 
         Raises:
             OSError: the storage fails; nothing is lost.
@@ -96,7 +98,8 @@ class RemoteWriter:
         return kept or self._storage.read(segment.name)
 
     def replace(self) -> None:
-        """All events anew, from the working copy: what is in the store from before does not count any more.
+        """All events anew, from the working copy: what is in the store from before does not count
+        any more.
 
         Raises:
             StorageError: the storage fails; the study is as it was.
@@ -121,7 +124,8 @@ class WorkingCopy:
         self._known: list[tuple[Segment, bytes]] = []
 
     def refresh(self) -> None:
-        """Fetch the ledger and the small files. New events are added at the end of the file where they simply go on.
+        """Fetch the ledger and the small files. New events are added at the end of the file where
+        they simply go on.
 
         Raises:
             StorageError: the storage fails.

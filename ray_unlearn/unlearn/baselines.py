@@ -9,8 +9,8 @@ from ray_unlearn.unlearn.workspace import Workspace
 
 
 def measure_baselines(workspace: Workspace, model: ModelSpec) -> dict[str, Row]:
-    """`vanilla` (P_0 on every set; on A it is approximate retraining) and, where there are any, `exact_retrain`,
-    `exact_retrain_2` ... (other seeds).
+    """`vanilla` (P_0 on every set; on A it is approximate retraining) and, where there are any,
+    `exact_retrain`, `exact_retrain_2` ... (other seeds).
 
     Leaves the workspace with vanilla weights. A collective of all ranks.
 

@@ -1,8 +1,10 @@
-"""Batches without padding: the real tokens of some sequences in one row, each document attending to itself.
+"""Batches without padding: the real tokens of some sequences in one row, each document attending to
+itself.
 
-Documents are of different lengths, and padding costs as much as text: with a fifth of padding, an update takes a fifth longer for
-nothing. So a batch is one row of real tokens, and attention, the only place where tokens meet, is run document by document.
-Packed sequences need no block mask that way.
+Documents are of different lengths, and padding costs as much as text: with a fifth of padding, an
+update takes a fifth longer for nothing. So a batch is one row of real tokens, and attention, the
+only place where tokens meet, is run document by document. Packed sequences need no block mask that
+way.
 """
 
 from dataclasses import dataclass
@@ -49,8 +51,8 @@ class Batch:
 
 
 def ragged(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
-    """These sequences' real tokens in one row, long documents first, so that those of equal length are neighbours; targets in
-    the order of `target_mask`."""
+    """These sequences' real tokens in one row, long documents first, so that those of equal length
+    are neighbours; targets in the order of `target_mask`."""
     ids, real = tokens.input_ids[indices], tokens.document[indices] >= 0
     starts, lengths = document_runs(tokens, indices)
     order = np.argsort(-lengths, kind="stable")
@@ -71,7 +73,8 @@ def ragged(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -
 def document_runs(
     tokens: TokenSet, indices: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Start and length of each document among the real tokens of these sequences; one that fills two sequences is two here."""
+    """Start and length of each document among the real tokens of these sequences; one that fills
+    two sequences is two here."""
     document = tokens.document[indices]
     real = document >= 0
     pairs = np.stack([np.nonzero(real)[0], document[real]])
@@ -82,7 +85,8 @@ def document_runs(
 
 
 def padded(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
-    """These sequences cut to the longest of them; the plain way, and for attention that cannot be run by document."""
+    """These sequences cut to the longest of them; the plain way, and for attention that cannot be
+    run by document."""
     longest = int((tokens.document[indices] >= 0).sum(axis=1).max())
     ids, predicts = tokens.input_ids[indices, :longest], tokens.target_mask[indices, : longest - 1]
     positions = tokens.position_ids
@@ -105,7 +109,8 @@ def attend_by_document(
     document_lengths: tuple[int, ...] | None = None,
     **named: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA attention for each document of a row; query [1, heads, N, D]. Without lengths: for the batch as it is.
+    """transformers' SDPA attention for each document of a row; query [1, heads, N, D]. Without
+    lengths: for the batch as it is.
 
     Neighbours of equal length go through the kernel together.
     """
@@ -128,9 +133,11 @@ def attend_by_document(
 
 
 def use_documents(model: Any) -> bool:
-    """Make the model attend by document, if that gives what it gave before: False, and nothing changed, otherwise.
+    """Make the model attend by document, if that gives what it gave before: False, and nothing
+    changed, otherwise.
 
-    Tried on three documents of random tokens: sliding windows, position biases or soft-capped scores may need a mask.
+    Tried on three documents of random tokens: sliding windows, position biases or soft-capped
+    scores may need a mask.
     """
     from transformers import AttentionInterface
 

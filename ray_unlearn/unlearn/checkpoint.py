@@ -1,13 +1,14 @@
 """A trial's state between two updates: kept, so that a trial which is cut off goes on where it was.
 
-A checkpoint holds weights, optimizer, random state and the meter. The data position needs no place of its own: which
-sequences an update uses follows from (seed, update). With one worker on a CPU a trial that goes on from a checkpoint
-gives the rows of an undisturbed one, bit for bit.
+A checkpoint holds weights, optimizer, random state and the meter. The data position needs no place
+of its own: which sequences an update uses follows from (seed, update). With one worker on a CPU a
+trial that goes on from a checkpoint gives the rows of an undisturbed one, bit for bit.
 
-Each attempt at a trial writes a file of its own, named by its fence: the ledger's token and the attempt's number. One
-that was given up, on a host that was cut off or a process that was stopped, may still be writing when the next one is at
-work; it cannot replace what that one has written. An attempt goes on from the file with the highest fence, and deletes those
-with a lower one once it has its own.
+Each attempt at a trial writes a file of its own, named by its fence: the ledger's token and the
+attempt's number. One that was given up, on a host that was cut off or a process that was stopped,
+may still be writing when the next one is at work; it cannot replace what that one has written. An
+attempt goes on from the file with the highest fence, and deletes those with a lower one once it has
+its own.
 """
 
 import hashlib
@@ -86,9 +87,10 @@ class TrialState:
         """The state in `path`; None when it cannot be used.
 
         Args:
-            path: written by `save`. A file that is torn, of another trial or of another version is of no use.
-            known: updates whose rows are recorded. A checkpoint that is ahead of a row that is not is of no use either:
-                the row would be missing for good.
+            path: written by `save`. A file that is torn, of another trial or of another version is
+                of no use.
+            known: updates whose rows are recorded. A checkpoint that is ahead of a row that is not
+                is of no use either: the row would be missing for good.
         """
         try:
             with zipfile.ZipFile(path) as archive:
@@ -149,10 +151,12 @@ class NoKeeper:
 
 
 class Shelf(Protocol):
-    """Where checkpoints lie for all machines to see, when the folder that they are written to is this machine's alone."""
+    """Where checkpoints lie for all machines to see, when the folder that they are written to is
+    this machine's alone."""
 
     def fetch(self, folder: Path, wanted: Callable[[str], bool]) -> None:
-        """Bring the trial's files into `folder`, those that are not wanted as empty ones; raises OSError."""
+        """Bring the trial's files into `folder`, those that are not wanted as empty ones; raises
+        OSError."""
 
     def store(self, path: Path) -> None:
         """Put a file there; raises OSError."""
@@ -162,18 +166,21 @@ class Shelf(Protocol):
 
 
 SHARE = 0.1
-"""Of a trial's time that checkpoints may take: one that lasts 10 s is not written again for 90 s."""
+"""Of a trial's time that checkpoints may take: one that lasts 10 s is not written again for 90
+s."""
 
 
 class Checkpoints:
     """Keeps a trial's last state in one file.
 
-    Every rank has one, for all read the file; only rank 0 writes, since all ranks hold the same state.
+    Every rank has one, for all read the file; only rank 0 writes, since all ranks hold the same
+    state.
 
     Args:
-        path: this attempt's file (`attempt_file`); None keeps nothing (the folder cannot be seen from here), but still asks
-            `wanted`.
-        every_s: least seconds between two checkpoints, more where they last long (see `SHARE`); None: only when wanted.
+        path: this attempt's file (`attempt_file`); None keeps nothing (the folder cannot be seen
+            from here), but still asks `wanted`.
+        every_s: least seconds between two checkpoints, more where they last long (see `SHARE`);
+            None: only when wanted.
         known: as in `Keeper`.
         wanted: told of each update; True asks for a checkpoint now.
         restored: told the update that the trial goes on from.
@@ -258,7 +265,8 @@ class Checkpoints:
     def _fetch(self) -> None:
         """A shelf that does not answer costs the trial its checkpoint, not its life.
 
-        The folder is made here and not when saving: once the trial is over it is gone, and who writes then came too late.
+        The folder is made here and not when saving: once the trial is over it is gone, and who
+        writes then came too late.
         """
         assert self._path is not None
         with suppress(OSError):  # saving will say so
@@ -281,7 +289,8 @@ class Checkpoints:
                 self._shelf.drop(path)
 
     def _tell(self, update: int, wanted: bool, problem: str) -> None:
-        """That there is a checkpoint; or once that there is none, and later only to whoever waits."""
+        """That there is a checkpoint; or once that there is none, and later only to whoever
+        waits."""
         if problem and not self._warned:
             self._failed(f"no checkpoint of update {update}: {problem}")
             self._warned = True
@@ -322,7 +331,8 @@ def attempts(path: Path) -> list[Path]:
 
 
 def draft_of(path: Path) -> Path:
-    """A name that nobody else writes to. Process numbers will not do: containers on two hosts have the same ones."""
+    """A name that nobody else writes to. Process numbers will not do: containers on two hosts have
+    the same ones."""
     return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
 
 
@@ -332,8 +342,8 @@ def first_line(error: Exception) -> str:
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    """Write what tells a policy from the vanilla model (`Trained.kept`) as safetensors, whole or not at all; `sha256` and
-    `bytes` of the file.
+    """Write what tells a policy from the vanilla model (`Trained.kept`) as safetensors, whole or
+    not at all; `sha256` and `bytes` of the file.
 
     Raises:
         OSError: no room, or no permission.

@@ -1,4 +1,5 @@
-"""The workers of one lane: a trial is defined by global quantities, this is how they are summed and shared."""
+"""The workers of one lane: a trial is defined by global quantities, this is how they are summed and
+shared."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class Comm:
         return cls(dist.get_rank(), dist.get_world_size())
 
     def share(self, items: Any) -> Any:
-        """This rank's part of a global batch (array or list): every `world`-th item from `rank` on."""
+        """This rank's part of a global batch (array or list): every `world`-th item from `rank`
+        on."""
         return items[self.rank :: self.world]
 
     def all_reduce_sum(self, tensors: Iterable[torch.Tensor]) -> None:
@@ -47,7 +49,8 @@ class Comm:
                 tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, value: Any) -> Any:
-        """`value` of rank 0, on every rank. Small picklable objects between our own processes only."""
+        """`value` of rank 0, on every rank. Small picklable objects between our own processes
+        only."""
         if self.world == 1:
             return value
         box = [value]

@@ -1,9 +1,11 @@
-"""Counted FLOPs: every matrix multiplication of the real code is counted on the meta device, where nothing is computed.
+"""Counted FLOPs: every matrix multiplication of the real code is counted on the meta device, where
+nothing is computed.
 
-A multiply-add is 2 FLOPs (torch.utils.flop_counter). The count covers forward and backward; what activation
-checkpointing of layers (`operations`) computes again is not counted: it is work, not use. It is exact in the lengths of
-the documents, a linear part and attention's square, and in the number of real targets. Attention is counted whole, also
-where a causal kernel leaves out half of it.
+A multiply-add is 2 FLOPs (torch.utils.flop_counter). The count covers forward and backward; what
+activation checkpointing of layers (`operations`) computes again is not counted: it is work, not
+use. It is exact in the lengths of the documents, a linear part and attention's square, and in the
+number of real targets. Attention is counted whole, also where a causal kernel leaves out half of
+it.
 """
 
 from copy import deepcopy
@@ -33,8 +35,8 @@ class UpdateCost:
     kl_per_target: float
 
     def of(self, term: Term, lengths: NDArray[np.int64], targets: int) -> float:
-        """FLOPs of one term on documents of these lengths; the cached hidden states of P_0 are a one-off of the study and not
-        in it."""
+        """FLOPs of one term on documents of these lengths; the cached hidden states of P_0 are a
+        one-off of the study and not in it."""
         per_target = self.kl_per_target if term.quantity == "kl" else self.logprob_per_target
         return self.body(lengths) + targets * per_target
 
@@ -46,7 +48,8 @@ class UpdateCost:
 
 
 def count_update(config: Any, sequence_length: int) -> UpdateCost:
-    """Count a sequence, half a sequence and one target of a model given by its transformers config (no weights needed)."""
+    """Count a sequence, half a sequence and one target of a model given by its transformers config
+    (no weights needed)."""
     from transformers import AutoModelForCausalLM
 
     config = deepcopy(

@@ -1,8 +1,9 @@
-"""Documents as token sequences: cut, padded or packed, masked, split into halves, cached by content.
+"""Documents as token sequences: cut, padded or packed, masked, split into halves, cached by
+content.
 
-Shapes: N sequences of T tokens, D documents. A target is a token with a predecessor in its own document's sequence;
-there are N x (T - 1) places for targets, and `target_mask` says which are real. Padding is never a target, nor is a
-document's first token.
+Shapes: N sequences of T tokens, D documents. A target is a token with a predecessor in its own
+document's sequence; there are N x (T - 1) places for targets, and `target_mask` says which are
+real. Padding is never a target, nor is a document's first token.
 """
 
 import hashlib
@@ -61,7 +62,8 @@ class TokenSet:
 
     @cached_property
     def position_ids(self) -> NDArray[np.int64] | None:
-        """[N, T], restarting at each document of a packed sequence; None where no sequence holds two documents."""
+        """[N, T], restarting at each document of a packed sequence; None where no sequence holds
+        two documents."""
         start = np.zeros(self.document.shape, dtype=bool)
         start[:, 1:] = (self.document[:, 1:] != self.document[:, :-1]) & (self.document[:, 1:] >= 0)
         if not start.any():
@@ -86,7 +88,8 @@ class StudyData:
     """Token ids that are not special: random labels are drawn from these."""
 
     def evaluated(self, name: str) -> TokenSet:
-        """The token set that metrics named `name` (forget, approximate, retain, general) are measured on."""
+        """The token set that metrics named `name` (forget, approximate, retain, general) are
+        measured on."""
         return self.splits[EVALUATED[name]]
 
 
@@ -96,7 +99,8 @@ def prepare(
     cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> StudyData:
-    """Read, check, tokenise and cut all splits; the arrays are cached by the hash of all that decides them.
+    """Read, check, tokenise and cut all splits; the arrays are cached by the hash of all that
+    decides them.
 
     Args:
         spec: sources, sequence length and layout.
@@ -105,8 +109,9 @@ def prepare(
         say: told what is going on.
 
     Raises:
-        UserError: whatever `read_documents` finds; a document of fewer than two tokens; documents shared between two
-            splits; a half (selection, reporting) of an evaluated split without documents.
+        UserError: whatever `read_documents` finds; a document of fewer than two tokens; documents
+            shared between two splits; a half (selection, reporting) of an evaluated split without
+            documents.
     """
     documents = read_documents(spec)
     _refuse_overlap(documents)
@@ -140,9 +145,9 @@ def token_cache() -> Path:
 def tokenised(documents: list[Document], tokenizer: Any, spec: DataSpec, name: str) -> TokenSet:
     """Documents -> sequences of `sequence_length` tokens.
 
-    A document is cut into chunks of at most `sequence_length` tokens; a last chunk of one token has no target and is
-    left out. `pad`: one chunk per sequence, padded on the right. `pack`: chunks share sequences (first fit); a chunk is
-    never cut again, so both layouts have the same targets.
+    A document is cut into chunks of at most `sequence_length` tokens; a last chunk of one token has
+    no target and is left out. `pad`: one chunk per sequence, padded on the right. `pack`: chunks
+    share sequences (first fit); a chunk is never cut again, so both layouts have the same targets.
 
     Raises:
         UserError: a document of fewer than two tokens.
@@ -185,7 +190,8 @@ def tokenised(documents: list[Document], tokenizer: Any, spec: DataSpec, name: s
 def _first_fit(
     chunks: list[tuple[int, list[int]]], length: int
 ) -> list[list[tuple[int, list[int]]]]:
-    """First fit, but never two chunks of one document side by side: they would be one document to the mask."""
+    """First fit, but never two chunks of one document side by side: they would be one document to
+    the mask."""
     rows: list[list[tuple[int, list[int]]]] = []
     room: list[int] = []
     open_from = 0
@@ -205,7 +211,8 @@ def _first_fit(
 
 
 def text_hash(text: str) -> str:
-    """Hash of a document; white space is folded, so a re-wrapped copy is still the same document."""
+    """Hash of a document; white space is folded, so a re-wrapped copy is still the same
+    document."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 

@@ -1,4 +1,5 @@
-"""Which sequences update t uses: a pure function of (seed, split, update), the same for any number of workers."""
+"""Which sequences update t uses: a pure function of (seed, split, update), the same for any number
+of workers."""
 
 from functools import lru_cache
 from zlib import crc32
@@ -20,8 +21,9 @@ def batch(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sequence indices [batch_size] and their epochs [batch_size] for `update` (from 1).
 
-    Passes over the split follow each other without a gap, each in its own random order. The order depends on the
-    split's name and not on the method, so methods with one seed forget the same sequences at the same updates.
+    Passes over the split follow each other without a gap, each in its own random order. The order
+    depends on the split's name and not on the method, so methods with one seed forget the same
+    sequences at the same updates.
     """
     place = (update - 1) * batch_size + np.arange(batch_size)
     epochs = place // size

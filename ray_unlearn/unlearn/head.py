@@ -1,12 +1,14 @@
-"""Sums of per-token quantities straight from final hidden states, their gradient made in the same pass.
+"""Sums of per-token quantities straight from final hidden states, their gradient made in the same
+pass.
 
-All seven losses are a constant times a sum over tokens, so the gradient of the sum can be made while a chunk's logits
-are there: logits are computed once, where the plain path (`logprobs`, activation checkpointing) computes them twice, and
-a softmax serves value and gradient. The idea is that of fused linear cross-entropy (Hsu et al. 2024, Liger Kernel,
-arXiv 2410.10989), here for log-probabilities and KL, in plain PyTorch on any device.
+All seven losses are a constant times a sum over tokens, so the gradient of the sum can be made
+while a chunk's logits are there: logits are computed once, where the plain path (`logprobs`,
+activation checkpointing) computes them twice, and a softmax serves value and gradient. The idea is
+that of fused linear cross-entropy (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989), here for
+log-probabilities and KL, in plain PyTorch on any device.
 
-Shapes: n real targets, H hidden size, V vocabulary. Values are float32 whatever the model's dtype; matrix products are in
-the dtype of the hidden states, or in that of autocast where it is on.
+Shapes: n real targets, H hidden size, V vocabulary. Values are float32 whatever the model's dtype;
+matrix products are in the dtype of the hidden states, or in that of autocast where it is on.
 """
 
 from collections.abc import Callable
@@ -19,8 +21,8 @@ from ray_unlearn.unlearn.logprobs import chunk_size
 
 Rows = slice
 Chunk = Callable[[Tensor, Rows, torch.dtype], tuple[Tensor, Tensor]]
-"""From a chunk's logits [c, V] (float32, may be overwritten), which rows they are, and the dtype of matrix products: the sum
-of the quantity, and its gradient in the logits."""
+"""From a chunk's logits [c, V] (float32, may be overwritten), which rows they are, and the dtype of
+matrix products: the sum of the quantity, and its gradient in the logits."""
 
 
 def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
@@ -41,7 +43,8 @@ def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 def kl_sum(
     hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
 ) -> Tensor:
-    """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with gradient in P_theta."""
+    """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with
+    gradient in P_theta."""
 
     def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         logp = logits.log_softmax(-1)
@@ -64,7 +67,8 @@ def _linear(hidden: Tensor, head: nn.Linear, dtype: torch.dtype) -> Tensor:
 
 
 class _HeadSum(torch.autograd.Function):
-    """sum over rows of a quantity of logits = hidden W^T + b. One backward pass only: the gradients are given away."""
+    """sum over rows of a quantity of logits = hidden W^T + b. One backward pass only: the gradients
+    are given away."""
 
     @staticmethod
     def forward(
@@ -102,8 +106,8 @@ def _value_and_gradients(
     dtype: torch.dtype,
     needed: tuple[bool, ...],
 ) -> tuple[list[tuple[Tensor | None, torch.dtype]], Tensor]:
-    """Gradients of hidden, weight and bias with the dtype each is to be returned in, and the sum. The weight's gradient is
-    summed over the chunks in float32."""
+    """Gradients of hidden, weight and bias with the dtype each is to be returned in, and the sum.
+    The weight's gradient is summed over the chunks in float32."""
     products = weight.to(dtype)
     offset = None if bias is None else bias.to(dtype)
     grad_hidden = torch.empty_like(hidden) if needed[0] else None

@@ -1,13 +1,15 @@
-"""The sums of `head` by the Triton kernels of Liger Kernel (Hsu et al. 2024, arXiv 2410.10989), for CUDA devices; optional.
+"""The sums of `head` by the Triton kernels of Liger Kernel (Hsu et al. 2024, arXiv 2410.10989), for
+CUDA devices; optional.
 
-log P is minus Liger's fused linear cross-entropy with `reduction="sum"`. KL(P_0 || P_theta) is its fused linear
-Jensen-Shannon divergence with `jsd_beta=0`, which is that KL exactly and no mixture (1 would be the reverse KL); Liger
-averages it over positions, so it is multiplied by their number. Both accumulate the head's gradient in float32
-(`accum_dtype`) and run their matrix products in the dtype of the hidden states, or in that of autocast where it is on.
+log P is minus Liger's fused linear cross-entropy with `reduction="sum"`. KL(P_0 || P_theta) is its
+fused linear Jensen-Shannon divergence with `jsd_beta=0`, which is that KL exactly and no mixture (1
+would be the reverse KL); Liger averages it over positions, so it is multiplied by their number.
+Both accumulate the head's gradient in float32 (`accum_dtype`) and run their matrix products in the
+dtype of the hidden states, or in that of autocast where it is on.
 
-Left to `head`: no rows at all, for which Liger divides by zero; and KL where a head has a bias, which Liger's KL does not
-know. As in `head` the gradients are made in the forward pass and given away: one backward pass only (not checked here; a
-second one with `retain_graph` would be wrong).
+Left to `head`: no rows at all, for which Liger divides by zero; and KL where a head has a bias,
+which Liger's KL does not know. As in `head` the gradients are made in the forward pass and given
+away: one backward pass only (not checked here; a second one with `retain_graph` would be wrong).
 """
 
 import inspect
@@ -27,7 +29,8 @@ def kernels(device: torch.device) -> Any:
     """Liger's functional module, when it can be used on `device`; call it early to fail early.
 
     Raises:
-        UserError: not a CUDA device (unless Triton's interpreter is on, for tests), or no recent Liger Kernel installed.
+        UserError: not a CUDA device (unless Triton's interpreter is on, for tests), or no recent
+        Liger Kernel installed.
     """
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError(
@@ -67,7 +70,8 @@ def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 def kl_sum(
     hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
 ) -> Tensor:
-    """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with gradient in P_theta."""
+    """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with
+    gradient in P_theta."""
     liger = kernels(hidden.device)
     if not len(hidden) or any(_bias(h) is not None for h in (head, reference_head)):
         return plain_torch.kl_sum(hidden, head, reference_hidden, reference_head)
@@ -94,5 +98,6 @@ def _differentiable(hidden: Tensor, head: nn.Linear) -> Tensor:
 
 
 def _castable(tensor: Tensor, hidden: Tensor) -> Tensor:
-    """In the dtype of the matrix products; autocast, where it is on, sees to that itself and keeps float32 gradients."""
+    """In the dtype of the matrix products; autocast, where it is on, sees to that itself and keeps
+    float32 gradients."""
     return tensor if torch.is_autocast_enabled(hidden.device.type) else tensor.to(hidden.dtype)

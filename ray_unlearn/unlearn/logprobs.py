@@ -1,12 +1,16 @@
-"""Per-token quantities from final hidden states, a chunk of positions at a time: logits are never whole.
+"""Per-token quantities from final hidden states, a chunk of positions at a time: logits are never
+whole.
 
-The logits of 8 x 4,096 positions over a vocabulary of 64,000 take 8 GB in fp32; here `CHUNK_ELEMENTS` bound what is
-alive. Only real targets come in (hidden states are selected by mask before), so padding costs the head nothing.
+The logits of 8 x 4,096 positions over a vocabulary of 64,000 take 8 GB in fp32; here
+`CHUNK_ELEMENTS` bound what is alive. Only real targets come in (hidden states are selected by mask
+before), so padding costs the head nothing.
 
-The functions with gradient are the plain path: a chunk's logits are computed again in the backward pass (activation
-checkpointing). Training uses the faster sums of `head`, which are tested against these.
+The functions with gradient are the plain path: a chunk's logits are computed again in the backward
+pass (activation checkpointing). Training uses the faster sums of `head`, which are tested against
+these.
 
-Shapes: n real targets, H hidden size, V vocabulary. All quantities are float32 whatever the model's dtype.
+Shapes: n real targets, H hidden size, V vocabulary. All quantities are float32 whatever the model's
+dtype.
 """
 
 from collections.abc import Iterator
@@ -43,7 +47,8 @@ def target_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 def kl_from_reference(
     hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
 ) -> Tensor:
-    """KL(P_0 || P_theta) = sum_a P_0(a) (log P_0(a) - log P_theta(a)) per position, [n], with gradient in P_theta."""
+    """KL(P_0 || P_theta) = sum_a P_0(a) (log P_0(a) - log P_theta(a)) per position, [n], with
+    gradient in P_theta."""
 
     def chunk(h: Tensor, r: Tensor) -> Tensor:
         reference = reference_head(r).float().log_softmax(-1)
@@ -58,7 +63,8 @@ class TokenScores(NamedTuple):
     logprob: Tensor
     correct: Tensor
     mean: Tensor
-    """E[log P(a)] over a ~ P_theta: minus the entropy (Min-K%++, Zhang et al. 2025, arXiv 2404.02936)."""
+    """E[log P(a)] over a ~ P_theta: minus the entropy (Min-K%++, Zhang et al. 2025, arXiv
+    2404.02936)."""
     sd: Tensor
     """Standard deviation of log P(a) over a ~ P_theta."""
     kl: Tensor
@@ -99,7 +105,8 @@ def _scores(logits: Tensor, targets: Tensor, reference_logits: Tensor) -> TokenS
 
 @torch.no_grad()
 def adversarial_targets(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    """argmax over a != x_t of P_0(a | x_<t), [n], from the hidden state that predicts x_t (never one position late)."""
+    """argmax over a != x_t of P_0(a | x_<t), [n], from the hidden state that predicts x_t (never
+    one position late)."""
     parts = []
     for h, t in _chunks(chunk_size(head.out_features, hidden.device), hidden, targets):
         parts.append(head(h).float().scatter(-1, t[:, None], -torch.inf).argmax(-1))

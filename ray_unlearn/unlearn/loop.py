@@ -46,12 +46,14 @@ class Ended:
 def unlearn(
     workspace: Workspace, config: TrialConfig, keeper: Keeper = NO_KEEPER
 ) -> Iterator[Row | Ended]:
-    """Run one trial from the vanilla weights; yield a row after each update in `config.evaluate_at`, then `Ended`.
+    """Run one trial from the vanilla weights; yield a row after each update in
+    `config.evaluate_at`, then `Ended`.
 
-    Collective over the lane's ranks: every rank yields the same rows. The generator may be dropped after any row; the
-    next trial begins with a reset. With one worker on a CPU the trajectory is a function of `config` alone, bit for bit,
-    also when `keeper` lets it go on from a checkpoint; rows that the keeper knows are then left out.
-    A non-finite loss, gradient or metric ends the trial as infeasible *before* a step is made with it.
+    Collective over the lane's ranks: every rank yields the same rows. The generator may be dropped
+    after any row; the next trial begins with a reset. With one worker on a CPU the trajectory is a
+    function of `config` alone, bit for bit, also when `keeper` lets it go on from a checkpoint;
+    rows that the keeper knows are then left out. A non-finite loss, gradient or metric ends the
+    trial as infeasible *before* a step is made with it.
 
     Raises:
         torch.OutOfMemoryError: as it comes from the device; the lane turns it into an outcome.
@@ -94,7 +96,8 @@ def unlearn(
 
 
 def learning_rate_at(config: TrialConfig, update: int) -> float:
-    """Learning rate of `update` (from 1): linear warm-up to the peak, then constant, linear or cosine to zero.
+    """Learning rate of `update` (from 1): linear warm-up to the peak, then constant, linear or
+    cosine to zero.
 
     As in the usual trainers the schedule counts finished updates: the last one is not yet at zero.
     """
@@ -111,10 +114,11 @@ def learning_rate_at(config: TrialConfig, update: int) -> float:
 def backward(
     workspace: Workspace, config: TrialConfig, term: Term, update: int, meter: "Meter"
 ) -> Tensor:
-    """Add the gradient of weight * loss of one term on this worker's part of the batch; return its unweighted loss.
+    """Add the gradient of weight * loss of one term on this worker's part of the batch; return its
+    unweighted loss.
 
-    The loss is a sum over micro-batches divided by the *global* number of targets, so it is the token mean over the
-    global batch whatever the micro-batch size and the number of workers.
+    The loss is a sum over micro-batches divided by the *global* number of targets, so it is the
+    token mean over the global batch whatever the micro-batch size and the number of workers.
     """
     tokens = workspace.data.splits[term.split]
     indices, epochs = batch(config.seed, term.split, update, term.batch_size, len(tokens))
@@ -146,7 +150,8 @@ def quantity(
     *,
     idle: bool = False,
 ) -> Tensor:
-    """The term's quantity on real targets of these sequences, with gradient: its sum [], or per token [n] on the plain path.
+    """The term's quantity on real targets of these sequences, with gradient: its sum [], or per
+    token [n] on the plain path.
 
     An idle call is made of no targets at all; its gradients are zero.
     """
@@ -191,8 +196,8 @@ def labels_of(
 
 
 def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str, Tensor]) -> Tensor:
-    """Sum gradients (sharded ones are already) and losses over the workers, clip the gradient's global L2 norm; the norm
-    before clipping."""
+    """Sum gradients (sharded ones are already) and losses over the workers, clip the gradient's
+    global L2 norm; the norm before clipping."""
     for parameter in workspace.parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
@@ -219,7 +224,8 @@ def not_finite(update: int, losses: dict[str, Tensor], grad_norm: Tensor) -> str
 
 
 class Meter:
-    """What a trial has consumed so far (tokens, FLOPs, seconds, memory) and what its last update was like."""
+    """What a trial has consumed so far (tokens, FLOPs, seconds, memory) and what its last update
+    was like."""
 
     def __init__(self, workspace: Workspace, config: TrialConfig) -> None:
         self.update = 0

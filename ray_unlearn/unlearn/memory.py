@@ -24,7 +24,8 @@ LOGIT_COPIES = 4
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB of one worker at its peak, by what holds them. On a CPU all workers of a node read one `reference`."""
+    """GiB of one worker at its peak, by what holds them. On a CPU all workers of a node read one
+    `reference`."""
 
     weights: float
     gradients: float
@@ -48,7 +49,8 @@ class Memory:
 
 
 def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
-    """Of one worker of a study whose model has this transformers config, with `micro_batch` sequences in a pass."""
+    """Of one worker of a study whose model has this transformers config, with `micro_batch`
+    sequences in a pass."""
     model, operations = spec.model, spec.operations
     size = BYTES[model.dtype]
     count, trained = _counts(config, model)
@@ -77,8 +79,8 @@ def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
 
 
 def remedies(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[str, Memory]]:
-    """Settings that lower the memory, mildest first, each alone: how to write it, and what it gives. What changes results
-    comes last, and says so."""
+    """Settings that lower the memory, mildest first, each alone: how to write it, and what it
+    gives. What changes results comes last, and says so."""
     now = memory(spec, config, micro_batch).total
     return ((name, then) for name, then in _changes(spec, config, micro_batch) if then.total < now)
 
@@ -168,9 +170,10 @@ def _counts(config: Any, model: ModelSpec) -> tuple[int, int]:
 
 
 def _activations(config: Any, model: ModelSpec, operations: Operations) -> float:
-    """Bytes per token that the backward pass needs, for a Llama-like layer without materialised attention matrices: two
-    norms (input in float32, output), queries, keys, values, output and residuals, and four tensors of the MLP's width.
-    With activation checkpointing each layer's input, and one layer whole."""
+    """Bytes per token that the backward pass needs, for a Llama-like layer without materialised
+    attention matrices: two norms (input in float32, output), queries, keys, values, output and
+    residuals, and four tensors of the MLP's width. With activation checkpointing each layer's
+    input, and one layer whole."""
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     size = BYTES[model.dtype]
@@ -185,7 +188,8 @@ def _activations(config: Any, model: ModelSpec, operations: Operations) -> float
 
 
 def _hidden_states(spec: StudySpec, hidden: int, size: int) -> float:
-    """The data are not read for a plan: at most two bytes of local text to a token; hub data as much as is ever kept."""
+    """The data are not read for a plan: at most two bytes of local text to a token; hub data as
+    much as is ever kept."""
     sources = [source.path for source in spec.data.splits.values()]
     if any(path is None for path in sources):
         return float(CACHE_BYTES)

@@ -1,6 +1,8 @@
-"""Metrics of one set from its per-token scores: plain numpy, no model. Definitions and sources stand at each function.
+"""Metrics of one set from its per-token scores: plain numpy, no model. Definitions and sources
+stand at each function.
 
-Shapes: n real targets of a set in sequence order, D documents, `document` [n] the document of each target.
+Shapes: n real targets of a set in sequence order, D documents, `document` [n] the document of each
+target.
 """
 
 import math
@@ -50,7 +52,8 @@ def row_metrics(sets: dict[str, SetScores]) -> Metrics:
 
 
 def token_means(scores: SetScores, name: str, suffix: str, documents: NDArray[np.bool_]) -> Metrics:
-    """nll, ppl, accuracy and KL over the targets of the chosen documents [D]: token means, not means of means."""
+    """nll, ppl, accuracy and KL over the targets of the chosen documents [D]: token means, not
+    means of means."""
     chosen = documents[scores.document]
     nll = float(-scores.logprob[chosen].mean())
     return {
@@ -64,9 +67,11 @@ def token_means(scores: SetScores, name: str, suffix: str, documents: NDArray[np
 def attack_scores(scores: SetScores) -> dict[str, Floats]:
     """Membership scores [D] per attack, higher = looks more like a member.
 
-    loss: minus the mean nll (Yeom et al. 2018). zlib: minus mean nll / compressed bytes (Carlini et al. 2021).
+    loss: minus the mean nll (Yeom et al. 2018). zlib: minus mean nll / compressed bytes (Carlini et
+        al. 2021).
     min_k_K: mean log-probability of the K % least likely tokens (Min-K% Prob, Shi et al. 2024).
-    min_k_pp_K: the same of (log p - mean) / sd under the model's own distribution (Min-K%++, Zhang et al. 2025).
+    min_k_pp_K: the same of (log p - mean) / sd under the model's own distribution (Min-K%++, Zhang
+    et al. 2025).
     """
     documents = len(scores.compressed_bytes)
     loss = -mean_by_document(scores.logprob, scores.document, documents)
@@ -101,7 +106,8 @@ def min_k_means(values: Floats, document: NDArray[np.int32], documents: int) -> 
 
 
 def signed_auc(members: Floats, others: Floats) -> float:
-    """P(member score > other score) + P(tie) / 2: the ROC AUC, never flipped (below 0.5 means over-unlearned).
+    """P(member score > other score) + P(tie) / 2: the ROC AUC, never flipped (below 0.5 means
+    over-unlearned).
 
     NaN where a score is not finite.
     """
@@ -114,9 +120,11 @@ def signed_auc(members: Floats, others: Floats) -> float:
 
 
 def extraction_strength(correct: NDArray[np.bool_]) -> float:
-    """1 - k/L: k is the shortest prefix after which every token is the argmax (Carlini et al. 2023, OpenUnlearning).
+    """1 - k/L: k is the shortest prefix after which every token is the argmax (Carlini et al. 2023,
+    OpenUnlearning).
 
-    `correct` [L]: whether each target of one document is the argmax given the true prefix. 1: all of it is extracted.
+    `correct` [L]: whether each target of one document is the argmax given the true prefix. 1: all
+    of it is extracted.
     """
     wrong = np.flatnonzero(~correct)
     shortest = int(wrong[-1]) + 1 if len(wrong) else 0

@@ -1,4 +1,5 @@
-"""Causal language models from the hub, a local folder or the demo world, and the two calls the rest needs of them."""
+"""Causal language models from the hub, a local folder or the demo world, and the two calls the rest
+needs of them."""
 
 import hashlib
 import os
@@ -33,7 +34,8 @@ def demo_world(source: str) -> World:
 
 
 def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = None) -> None:
-    """Check the model, and build the demo world where it is asked for and not yet there (about 90 s).
+    """Check the model, and build the demo world where it is asked for and not yet there (about 90
+    s).
 
     Raises:
         UserError: as `check_source`.
@@ -56,8 +58,8 @@ def local_source(source: str) -> str:
 
 
 def exact_retrain_sources(spec: ModelSpec) -> dict[str, str]:
-    """The models retrained without the forget set by the name of their baseline: `exact_retrain`, and those of other
-    seeds as `exact_retrain_2`, `exact_retrain_3` ..."""
+    """The models retrained without the forget set by the name of their baseline: `exact_retrain`,
+    and those of other seeds as `exact_retrain_2`, `exact_retrain_3` ..."""
     first = spec.exact_retrain
     if first is None and spec.source.startswith("demo:"):
         first = str(demo_world(spec.source).retrained)
@@ -97,8 +99,8 @@ def check_source(spec: ModelSpec) -> None:
     """Refuse a model that cannot be loaded, before anything expensive starts.
 
     Raises:
-        UserError: a local folder without config or weights, a GGUF file that is not there, an unknown demo domain, adapters
-            without PEFT.
+        UserError: a local folder without config or weights, a GGUF file that is not there, an
+            unknown demo domain, adapters without PEFT.
     """
     if spec.lora is not None and find_spec("peft") is None:
         raise UserError("model.lora: needs PEFT: pip install 'ray-unlearn[lora]'")
@@ -160,8 +162,9 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
         source: another model than `spec.source`, loaded the same way.
 
     Raises:
-        UserError: not there, no weights, or logits that are not head(hidden states): the chunked log-probabilities
-            would be wrong for such an architecture (soft-capped or scaled logits).
+        UserError: not there, no weights, or logits that are not head(hidden states): the chunked
+            log-probabilities would be wrong for such an architecture (soft-capped or scaled
+            logits).
     """
 
     from transformers import AutoModelForCausalLM
@@ -203,9 +206,10 @@ def hidden_states(
 ) -> Tensor:
     """Final hidden states [B, T, H] after the last norm: what the head turns into logits.
 
-    No attention mask: attention is causal and padding is on the right, so no real token ever sees it. Packed sequences
-    give `position_ids` that restart at each document, which keeps documents apart; or one row of documents with their
-    lengths, for a model that attends by document (`batching`).
+    No attention mask: attention is causal and padding is on the right, so no real token ever sees
+    it. Packed sequences give `position_ids` that restart at each document, which keeps documents
+    apart; or one row of documents with their lengths, for a model that attends by document
+    (`batching`).
     """
     lengths = {} if document_lengths is None else {"document_lengths": document_lengths}
     output = model.base_model(
@@ -260,7 +264,8 @@ def _check_head(model: Any, source: str) -> None:
 
 
 def _as_plain_weights(model: Any) -> Any:
-    """A dequantised GGUF model still says it is quantised, and could not be saved: the same weights in a plain model."""
+    """A dequantised GGUF model still says it is quantised, and could not be saved: the same weights
+    in a plain model."""
     del model.config.quantization_config
     plain = type(model)(model.config).to(model.dtype)
     plain.load_state_dict(model.state_dict())

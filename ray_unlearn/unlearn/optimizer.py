@@ -1,13 +1,15 @@
 """AdamW whose small steps arrive, whatever the dtype of the weights.
 
-bfloat16 keeps 8 bits: a step below 1/512 of a weight vanishes when it is added to it, and unlearning's steps (learning rates
-around 1e-6) nearly all are. So the step is made in float32 and only then rounded:
+bfloat16 keeps 8 bits: a step below 1/512 of a weight vanishes when it is added to it, and
+unlearning's steps (learning rates around 1e-6) nearly all are. So the step is made in float32 and
+only then rounded:
 
     stochastic  rounded up or down at random, right on average (Gupta et al. 2015, arXiv 1502.02551): even a few small steps
                 show in the loss, and no memory is needed; two shardings draw different noise
     exact       the bits that bfloat16 drops are kept beside it (16 per weight): together they are a float32 weight, and the
-                trajectory is that of float32 weights which the forward pass reads rounded (split weights: Kalamkar et al.
-                2019, arXiv 1905.12322). Nothing is lost, but nothing shows before it adds up to a bfloat16 spacing
+                trajectory is that of float32 weights which the forward pass reads rounded (split
+                weights: Kalamkar et al. 2019, arXiv 1905.12322). Nothing is lost, but nothing shows
+                before it adds up to a bfloat16 spacing
     nearest     what plain AdamW on bfloat16 weights does; here to show what is lost
 
 docs/performance.md has the three measured side by side.
@@ -49,8 +51,9 @@ def adamw(
 
 @torch.no_grad()
 def reuse_memory(optimizer: torch.optim.Optimizer, previous: torch.optim.Optimizer | None) -> None:
-    """Give a new optimizer the states of the trial before, set to zero: for a large model, asking for new memory takes longer
-    than all else between two trials. Both must be over the same parameters."""
+    """Give a new optimizer the states of the trial before, set to zero: for a large model, asking
+    for new memory takes longer than all else between two trials. Both must be over the same
+    parameters."""
     for p, state in ({} if previous is None else previous.state).items():
         for tensor in state.values():
             tensor.zero_()
@@ -88,7 +91,8 @@ class RoundedAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of all weights that have a gradient; float32 copies exist a piece at a time."""
+        """One update of all weights that have a gradient; float32 copies exist a piece at a
+        time."""
         pairs = [(group, p) for group in self.param_groups for p in group["params"]]
         for number, (group, p) in enumerate(pairs):
             if p.grad is None:
@@ -154,7 +158,8 @@ class RoundedAdamW(torch.optim.Optimizer):
         return state
 
     def _generator(self, number: int, step: int, p: nn.Parameter) -> torch.Generator:
-        """A function of (seed, weight, update, part): a trial that goes on from a checkpoint draws what it would have drawn."""
+        """A function of (seed, weight, update, part): a trial that goes on from a checkpoint draws
+        what it would have drawn."""
         key = (self._seed * 1_000_003 + step) * 1_000_003 + number
         part = p.device_mesh.get_local_rank() if isinstance(p, DTensor) else 0
         generator = torch.Generator(p.device)
@@ -185,7 +190,8 @@ def load_state(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> Non
 
 
 def _cut_as(p: nn.Parameter, part: Tensor) -> Tensor:
-    """The sharded tensor of which this is the rank's part; plain where `p` is, and scalars always."""
+    """The sharded tensor of which this is the rank's part; plain where `p` is, and scalars
+    always."""
     if not isinstance(p, DTensor) or not part.ndim:
         return part
     part = part.to(p.device)
@@ -201,13 +207,15 @@ def local(tensor: Tensor) -> Tensor:
 
 
 def join(high: Tensor, low: Tensor) -> Tensor:
-    """The float32 weight whose rounded upper half is `high` (bfloat16) and whose rest is `low` (int16)."""
+    """The float32 weight whose rounded upper half is `high` (bfloat16) and whose rest is `low`
+    (int16)."""
     bits = (high.view(torch.int16).to(torch.int32) << 16) + low.to(torch.int32)
     return bits.view(torch.float32)
 
 
 def split(exact: Tensor, high: Tensor, low: Tensor) -> None:
-    """Write float32 weights as bfloat16, rounded to nearest, and the signed 16 bits that are missing; inverse of `join`."""
+    """Write float32 weights as bfloat16, rounded to nearest, and the signed 16 bits that are
+    missing; inverse of `join`."""
     bits = exact.view(torch.int32)
     upper = (bits + 0x8000) >> 16
     high.copy_(upper.to(torch.int16).view(torch.bfloat16))
@@ -215,7 +223,8 @@ def split(exact: Tensor, high: Tensor, low: Tensor) -> None:
 
 
 def stochastically_rounded(exact: Tensor, generator: torch.Generator) -> Tensor:
-    """bfloat16 neighbour of each float32 value, the nearer one with the higher probability; right on average."""
+    """bfloat16 neighbour of each float32 value, the nearer one with the higher probability; right
+    on average."""
     noise = torch.randint(
         0, 1 << 16, exact.shape, dtype=torch.int32, device=exact.device, generator=generator
     )

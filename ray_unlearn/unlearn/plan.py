@@ -1,4 +1,5 @@
-"""What a study will take, worked out from its file and the model's config: nothing is loaded, nothing started."""
+"""What a study will take, worked out from its file and the model's config: nothing is loaded,
+nothing started."""
 
 import math
 import os
@@ -44,11 +45,13 @@ class Plan:
 
     @property
     def lane_memory_gib(self) -> float:
-        """Of the workers of a lane; what Ray's processes take on the host is `LANE_PROCESSES_GIB` more."""
+        """Of the workers of a lane; what Ray's processes take on the host is `LANE_PROCESSES_GIB`
+        more."""
         return self.workers * self.memory.total
 
     def hours(self, teraflops: float) -> float:
-        """Worker hours in updates at a sustained rate of `teraflops` per worker; evaluation is not in it."""
+        """Worker hours in updates at a sustained rate of `teraflops` per worker; evaluation is not
+        in it."""
         return self.update_flops / (teraflops * 1e12) / 3600
 
 
@@ -106,7 +109,8 @@ def host_gib(spec: StudySpec, worker: Memory | None = None) -> float:
 
 
 def lanes_here(spec: StudySpec, worker_gib: float = 0.0) -> int:
-    """Lanes that a study asks for; with `auto`, what this machine holds. What a cluster holds is known when it is asked."""
+    """Lanes that a study asks for; with `auto`, what this machine holds. What a cluster holds is
+    known when it is asked."""
     operations, trials = spec.operations, sum(trials_of(spec, method) for method in spec.methods)
     if operations.lanes != "auto":
         return operations.lanes
@@ -132,8 +136,9 @@ def memory_here_gib() -> float:
 
 
 def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None = None) -> float:
-    """Upper bound of what a study writes: rows (ledger, tables, TensorBoard), one checkpoint per lane and the best weights,
-    each of these two for a moment beside its successor. Of more lanes than `lanes_here` only where they are given.
+    """Upper bound of what a study writes: rows (ledger, tables, TensorBoard), one checkpoint per
+    lane and the best weights, each of these two for a moment beside its successor. Of more lanes
+    than `lanes_here` only where they are given.
 
     Raises:
         UserError: the model's config cannot be read.
@@ -154,7 +159,8 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None
 
 
 def trials_of(spec: StudySpec, method: str) -> int:
-    """Trials of one method; for the grid and the listed sampler every point with every trial seed."""
+    """Trials of one method; for the grid and the listed sampler every point with every trial
+    seed."""
     if spec.search.trials_per_method is not None:
         return spec.search.trials_per_method
     total = len(spec.search.trial_seeds)
@@ -175,7 +181,8 @@ def _costliest(space: SearchSpace) -> Hyperparameters:
 
 
 def _upper_bounds(spec: StudySpec) -> Iterator[tuple[str, int, Hyperparameters]]:
-    """Method, number of trials, and what none of them exceeds; trials from a full space may be longer than the others."""
+    """Method, number of trials, and what none of them exceeds; trials from a full space may be
+    longer than the others."""
     for method in spec.methods:
         number = trials_of(spec, method)
         full = (spec.full_spaces or {}).get(method)
@@ -219,7 +226,8 @@ def problems(
     spec: StudySpec,
     gpu_gib: float | None = None,
 ) -> Iterator[str]:
-    """Why the plan does not fit what is there, each with a remedy. `gpu_gib`: memory of one GPU; None: not known."""
+    """Why the plan does not fit what is there, each with a remedy. `gpu_gib`: memory of one GPU;
+    None: not known."""
     wanted = found.lanes * found.workers * spec.operations.cpus_per_worker
     if wanted > cpus:
         yield f"{found.lanes} lane(s) want {wanted:g} CPUs, {cpus:g} are there: use fewer lanes (`--lanes`)"

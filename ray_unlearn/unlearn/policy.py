@@ -1,4 +1,5 @@
-"""What a trial trains: the whole model, or low-rank adapters on it; and P_0, which both can give at any time."""
+"""What a trial trains: the whole model, or low-rank adapters on it; and P_0, which both can give at
+any time."""
 
 import warnings
 from collections.abc import Iterator
@@ -28,17 +29,20 @@ class Trained(Protocol):
     """What the optimizer changes; tied ones once."""
 
     def reset(self, seed: int) -> None:
-        """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN included)."""
+        """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN
+        included)."""
 
     def original(self) -> Any:
         """Context manager: P_0 as a `Scored`. The policy must not be called meanwhile."""
 
     def kept(self) -> dict[str, torch.Tensor]:
-        """The tensors that tell this policy from the vanilla model, by name; changing them changes the policy."""
+        """The tensors that tell this policy from the vanilla model, by name; changing them changes
+        the policy."""
 
 
 class WholeModel:
-    """All weights are trained. The frozen vanilla model is the only other copy; `reset` copies it in place."""
+    """All weights are trained. The frozen vanilla model is the only other copy; `reset` copies it
+    in place."""
 
     def __init__(self, vanilla: Any, autocast: torch.dtype | None) -> None:
         self.policy = deepcopy(vanilla).requires_grad_(True)
@@ -71,8 +75,8 @@ class WholeModel:
 
 
 class Adapters:
-    """LoRA through PEFT: only the adapters are trained (in float32 also on bfloat16 weights), and P_0 is the model with its
-    adapters off, so there is one copy of the weights.
+    """LoRA through PEFT: only the adapters are trained (in float32 also on bfloat16 weights), and
+    P_0 is the model with its adapters off, so there is one copy of the weights.
 
     Raises:
         UserError: no layer has one of the names in `targets`.
@@ -128,7 +132,8 @@ class Adapters:
 
 
 def trained(vanilla: Any, spec: ModelSpec) -> WholeModel | Adapters:
-    """What the spec asks for, made of the vanilla model, which must not be used otherwise from then on."""
+    """What the spec asks for, made of the vanilla model, which must not be used otherwise from then
+    on."""
     autocast = None if spec.autocast is None else DTYPES[spec.autocast]
     return (
         WholeModel(vanilla, autocast)
@@ -156,8 +161,9 @@ def load_kept(trained: Trained, path: Path) -> None:
 
 
 def checkpoint_layers(policy: Any) -> None:
-    """Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): each decoder layer keeps its input and is computed again
-    in the backward pass. transformers' own switch acts in training mode only, and a policy is always in eval mode.
+    """Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): each decoder layer keeps its
+    input and is computed again in the backward pass. transformers' own switch acts in training mode
+    only, and a policy is always in eval mode.
 
     Raises:
         UserError: the architecture marks no layers.

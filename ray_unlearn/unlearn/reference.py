@@ -22,9 +22,9 @@ CACHE_BYTES = 2**30
 class Reference:
     """What is computed of the vanilla model once.
 
-    Final hidden states that predict the targets of a split are kept when they fit into `CACHE_BYTES` together with those kept
-    before; then KL costs one more head, not one more forward pass. They are always computed in the same batches, so a lane's
-    history cannot show in them.
+    Final hidden states that predict the targets of a split are kept when they fit into
+    `CACHE_BYTES` together with those kept before; then KL costs one more head, not one more forward
+    pass. They are always computed in the same batches, so a lane's history cannot show in them.
     """
 
     def __init__(
@@ -48,7 +48,8 @@ class Reference:
 
     @torch.no_grad()
     def hidden(self, split: str, indices: NDArray[np.int64]) -> Tensor:
-        """Final hidden states that predict the targets of these sequences, [n, H], in the order of `target_mask`."""
+        """Final hidden states that predict the targets of these sequences, [n, H], in the order of
+        `target_mask`."""
         self._keep(split)
         if split not in self._kept:
             return self._forward(split, indices)
@@ -58,7 +59,8 @@ class Reference:
 
     @torch.no_grad()
     def adversarial_labels(self) -> NDArray[np.int32]:
-        """For the forget set, [N, T - 1]: argmax over a != x_t of P_0(a | x_<t); 0 where there is no target."""
+        """For the forget set, [N, T - 1]: argmax over a != x_t of P_0(a | x_<t); 0 where there is
+        no target."""
         forget = self._splits["forget"]
         labels = np.zeros(forget.target_mask.shape, dtype=np.int32)
         for indices in self._batches("forget"):
@@ -71,7 +73,8 @@ class Reference:
 
     @torch.no_grad()
     def fill(self, splits: Iterable[str]) -> dict[str, tuple[NDArray[Any], str]]:
-        """Hidden states of these splits as arrays (see `sharing`), as far as they fit: what `adopt` takes."""
+        """Hidden states of these splits as arrays (see `sharing`), as far as they fit: what `adopt`
+        takes."""
         for split in splits:
             self._keep(split)
         return {
@@ -80,7 +83,8 @@ class Reference:
         }
 
     def adopt(self, hidden: dict[str, tuple[NDArray[Any], str]]) -> None:
-        """Use hidden states that another lane has computed; on a CPU without a copy, for they are only ever indexed."""
+        """Use hidden states that another lane has computed; on a CPU without a copy, for they are
+        only ever indexed."""
         for split, (array, dtype) in hidden.items():
             self._kept[split] = to_tensor(array, getattr(torch, dtype)).to(self.head.weight.device)
 

@@ -1,4 +1,5 @@
-"""One module call per forward pass: hidden states, and at once what is made of them with the head."""
+"""One module call per forward pass: hidden states, and at once what is made of them with the
+head."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -14,11 +15,12 @@ T = TypeVar("T")
 
 
 class Scored(nn.Module):
-    """A causal LM whose call hands the final hidden states that predict a batch's targets, [n, H], and the head to a function,
-    inside the call.
+    """A causal LM whose call hands the final hidden states that predict a batch's targets, [n, H],
+    and the head to a function, inside the call.
 
-    The head is used inside so that whoever wraps this module (FSDP gathers the parameters for the length of a call) has the
-    head's weights there, tied or not; and so that body and head run under one autocast.
+    The head is used inside so that whoever wraps this module (FSDP gathers the parameters for the
+    length of a call) has the head's weights there, tied or not; and so that body and head run under
+    one autocast.
     """
 
     def __init__(self, model: Any, autocast: torch.dtype | None = None) -> None:

@@ -1,10 +1,12 @@
-"""The whole model trained by several workers that each hold a part of it: FSDP2 (Zhao et al. 2023, arXiv 2304.11277).
+"""The whole model trained by several workers that each hold a part of it: FSDP2 (Zhao et al. 2023,
+arXiv 2304.11277).
 
-Weights of policy and vanilla model, gradients and optimizer states are cut along their first dimension. A decoder layer is
-gathered when it is called and dropped after, so a worker holds one whole layer at a time, and the embeddings while a call lasts.
+Weights of policy and vanilla model, gradients and optimizer states are cut along their first
+dimension. A decoder layer is gathered when it is called and dropped after, so a worker holds one
+whole layer at a time, and the embeddings while a call lasts.
 
-Every call is a collective, forward and backward: all ranks must make as many, in the same order. Who has fewer sequences
-makes idle ones (`Workspace.idle_calls`).
+Every call is a collective, forward and backward: all ranks must make as many, in the same order.
+Who has fewer sequences makes idle ones (`Workspace.idle_calls`).
 """
 
 from collections.abc import Iterator
@@ -25,8 +27,8 @@ from ray_unlearn.unlearn.scored import Scored
 
 
 class ShardedModel:
-    """As `WholeModel`, each rank with its part. Made of a vanilla model that may lie anywhere: layers move to `device` one by
-    one, and the policy's whole weights exist nowhere.
+    """As `WholeModel`, each rank with its part. Made of a vanilla model that may lie anywhere:
+    layers move to `device` one by one, and the policy's whole weights exist nowhere.
 
     Raises:
         UserError: the architecture marks no decoder layers.
@@ -66,7 +68,8 @@ class ShardedModel:
         yield self._original
 
     def kept(self) -> dict[str, Tensor]:
-        """Every parameter, whole, in the CPU memory of rank 0; nothing on the others. A collective, one parameter at a time."""
+        """Every parameter, whole, in the CPU memory of rank 0; nothing on the others. A collective,
+        one parameter at a time."""
         found = {}
         for name, p in self.policy.named_parameters():
             tensor = whole(p.detach())
@@ -76,10 +79,11 @@ class ShardedModel:
 
 
 def sharded(scored: Scored, mesh: DeviceMesh) -> Scored:
-    """Cut each decoder layer, and what is left (embeddings, last norm, head) as one group, which is gathered while a call
-    lasts: tied weights are one tensor there.
+    """Cut each decoder layer, and what is left (embeddings, last norm, head) as one group, which is
+    gathered while a call lasts: tied weights are one tensor there.
 
-    Gradients are summed over the ranks, in float32: a loss is already divided by the targets of the global batch.
+    Gradients are summed over the ranks, in float32: a loss is already divided by the targets of the
+    global batch.
 
     Raises:
         UserError: the architecture marks no decoder layers.
@@ -103,7 +107,8 @@ def sharded(scored: Scored, mesh: DeviceMesh) -> Scored:
 
 
 def whole_head(head: nn.Linear) -> nn.Linear:
-    """The head as it is, or gathered when it is cut: for use inside another model's call. Then a collective."""
+    """The head as it is, or gathered when it is cut: for use inside another model's call. Then a
+    collective."""
     if not isinstance(head.weight, DTensor):
         return head
     found = nn.Linear(

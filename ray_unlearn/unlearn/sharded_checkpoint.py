@@ -2,8 +2,9 @@
 
     last.3-1-6.rank0of2.pt, last.3-1-6.rank1of2.pt      update 6, two workers; `3-1` is the attempt's fence
 
-The parts before are deleted when all of the new ones are there: whenever a process dies, one whole set is on disk. A set
-counts if each rank can read its part of it; other numbers of workers have no use for it, and the trial starts again.
+The parts before are deleted when all of the new ones are there: whenever a process dies, one whole
+set is on disk. A set counts if each rank can read its part of it; other numbers of workers have no
+use for it, and the trial starts again.
 """
 
 import re
@@ -26,7 +27,8 @@ PART = re.compile(r"-(\d+)\.rank(\d+)of(\d+)$")
 
 
 class ShardedCheckpoints(Checkpoints):
-    """As `Checkpoints`, with one file per rank beside `path`. Saving and restoring are collectives; rank 0 decides."""
+    """As `Checkpoints`, with one file per rank beside `path`. Saving and restoring are collectives;
+    rank 0 decides."""
 
     def __init__(self, comm: Comm, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -89,7 +91,8 @@ class ShardedCheckpoints(Checkpoints):
             self._tell(update, wanted, problem)
 
     def _remove_others(self, part: Path) -> None:
-        """This rank's older parts; rank 0 also what other numbers of workers have left. Never those of a later attempt."""
+        """This rank's older parts; rank 0 also what other numbers of workers have left. Never those
+        of a later attempt."""
         assert self._path is not None
         own, world = self._comm.rank, self._comm.world
         for path, (_, rank, ranks) in _parts(self._path):

@@ -1,8 +1,9 @@
 """Weights as plain arrays, so that the lanes of a node read one copy of them.
 
-Arrays in Ray's object store are mapped into each process that asks for them, without a copy. torch does not know that they
-are read-only: whoever writes into such a tensor writes into all lanes. So only the frozen vanilla model is made of them;
-the policy is always a copy, and `test_sharing` checks that no method changes a bit.
+Arrays in Ray's object store are mapped into each process that asks for them, without a copy. torch
+does not know that they are read-only: whoever writes into such a tensor writes into all lanes. So
+only the frozen vanilla model is made of them; the policy is always a copy, and `test_sharing`
+checks that no method changes a bit.
 """
 
 import warnings
@@ -30,7 +31,8 @@ def to_tensor(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A causal LM as its class, its config and its weights. Pickles without copying the arrays (protocol 5)."""
+    """A causal LM as its class, its config and its weights. Pickles without copying the arrays
+    (protocol 5)."""
 
     architecture: type
     config: Any

@@ -1,4 +1,5 @@
-"""One trial without a search: for trying a configuration, and for exporting the model of a study's trial."""
+"""One trial without a search: for trying a configuration, and for exporting the model of a study's
+trial."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,8 @@ class Single:
         load_kept(self.workspace.trained, path)
 
     def save(self, folder: Path) -> None:
-        """Write the policy as it is now, adapters merged, with its tokenizer, as a Hugging Face folder.
+        """Write the policy as it is now, adapters merged, with its tokenizer, as a Hugging Face
+        folder.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -78,7 +80,8 @@ class Single:
 
 
 def shortened(config: TrialConfig, update: int) -> TrialConfig:
-    """The trial that stops after `update`: its last row is the longer trial's row there (constant learning rate).
+    """The trial that stops after `update`: its last row is the longer trial's row there (constant
+    learning rate).
 
     Raises:
         UserError: the schedule decays, so the shorter trial would be another one.

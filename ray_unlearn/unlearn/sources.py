@@ -1,4 +1,5 @@
-"""Where documents come from: the bundled demo text, the hub, JSONL, Parquet, text files and folders."""
+"""Where documents come from: the bundled demo text, the hub, JSONL, Parquet, text files and
+folders."""
 
 import gzip
 import json
@@ -15,7 +16,8 @@ from ray_unlearn.spec.study_spec import SPLITS, DataSpec, SplitSource
 def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
     """The documents of every split in `SPLITS`, in source order.
 
-    Where no `retain_heldout` is given, `heldout_share` of the retain documents (by hash) are held out.
+    Where no `retain_heldout` is given, `heldout_share` of the retain documents (by hash) are held
+    out.
 
     Raises:
         UserError: a missing file, field or data set; an empty split; text that is not a string.

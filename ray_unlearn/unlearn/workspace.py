@@ -31,7 +31,8 @@ Quantities = dict[str, Any]
 
 
 def context_digest(spec: StudySpec, data: StudyData) -> str:
-    """Digest of all that changes a trial's result beside its own configuration: model, data, evaluation batches."""
+    """Digest of all that changes a trial's result beside its own configuration: model, data,
+    evaluation batches."""
     model = spec.model
     content = [
         model_digest(model),
@@ -99,8 +100,8 @@ class Workspace:
         """Place policy and reference on `device`: of the model in `shared`, or loaded here.
 
         Raises:
-            UserError: the model cannot be loaded, or its vocabulary is smaller than its tokenizer's; or `head: liger`
-                cannot be used here.
+            UserError: the model cannot be loaded, or its vocabulary is smaller than its
+                tokenizer's; or `head: liger` cannot be used here.
         """
         if operations.head == "liger":
             liger.kernels(torch.device(device))
@@ -146,11 +147,13 @@ class Workspace:
         return self.trained.parameters
 
     def reset(self, seed: int = 0) -> None:
-        """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN included)."""
+        """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN
+        included)."""
         self.trained.reset(seed)
 
     def scored(self, model: Any) -> Scored:
-        """Another model of the same kind, such as an exactly retrained one, in this workspace's precision.
+        """Another model of the same kind, such as an exactly retrained one, in this workspace's
+        precision.
 
         Raises:
             UserError: it cannot read the batches that the policy reads.
@@ -170,15 +173,17 @@ class Workspace:
         )
 
     def document_lengths(self, split: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Lengths that a pass over these sequences computes: of documents, or of padded sequences."""
+        """Lengths that a pass over these sequences computes: of documents, or of padded
+        sequences."""
         tokens = self.data.splits[split]
         if self._by_document:
             return document_runs(tokens, indices)[1]
         return np.full(len(indices), (tokens.document[indices] >= 0).sum(axis=1).max())
 
     def quantities(self, methods: Collection[str]) -> Quantities:
-        """What every lane of a study needs of P_0, as arrays: final hidden states of the sets that are evaluated and of those
-        that KL is taken on, as far as they fit, and adversarial labels. A collective of all ranks."""
+        """What every lane of a study needs of P_0, as arrays: final hidden states of the sets that
+        are evaluated and of those that KL is taken on, as far as they fit, and adversarial labels.
+        A collective of all ranks."""
         definitions = [method_named(name) for name in methods]
         splits = [
             *EVALUATED.values(),
@@ -195,12 +200,14 @@ class Workspace:
             self.adversarial_labels = quantities["adversarial_labels"]
 
     def idle_calls(self, mine: int, most: int) -> range:
-        """The calls of a sharded model that this rank has to make for nothing, so that it makes as many as the others."""
+        """The calls of a sharded model that this rank has to make for nothing, so that it makes as
+        many as the others."""
         return range(most - mine if self.sharded else 0)
 
     @property
     def adversarial_labels(self) -> NDArray[np.int32]:
-        """[N, T - 1] for the forget set; computed on first use, or given by the lane that has computed them."""
+        """[N, T - 1] for the forget set; computed on first use, or given by the lane that has
+        computed them."""
         if self._adversarial_labels is None:
             self._adversarial_labels = self.reference.adversarial_labels()
         return self._adversarial_labels
@@ -223,7 +230,8 @@ class Workspace:
                 )  # Linux: peak resident set := resident set
 
     def peak_memory_gib(self) -> float:
-        """Peak since `restart_peak_memory`: device memory on CUDA, resident memory of this process on a CPU."""
+        """Peak since `restart_peak_memory`: device memory on CUDA, resident memory of this process
+        on a CPU."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         try:
@@ -239,7 +247,8 @@ class Workspace:
 
 
 def retraining_flops(spec: ModelSpec, parameters: int) -> float:
-    """What retraining without the forget set costs: counted for the demo world, else 6 x parameters x tokens.
+    """What retraining without the forget set costs: counted for the demo world, else 6 x parameters
+    x tokens.
 
     0 when `model.pretraining_tokens` is not given: then there is no efficiency ratio.
     """

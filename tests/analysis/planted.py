@@ -1,7 +1,9 @@
-"""A synthetic study with a planted truth: seven methods whose best learning rate and update are known.
+"""A synthetic study with a planted truth: seven methods whose best learning rate and update are
+known.
 
-Written through the real `Ledger`, so a reader of it reads what a study writes. The numbers look like those of the
-small demo model: vanilla forget perplexity 36, target 77, an exactly retrained model at 87.
+Written through the real `Ledger`, so a reader of it reads what a study writes. The numbers look
+like those of the small demo model: vanilla forget perplexity 36, target 77, an exactly retrained
+model at 87.
 """
 
 import math
@@ -23,7 +25,8 @@ VANILLA_PPL = {"forget": 36.0, "approximate": 77.0, "retain": 37.0, "general": 6
 EXACT_PPL = {"forget": 87.0, "approximate": 91.0, "retain": 43.0, "general": 64.0}
 RETRAINING_FLOPS = 4.0e13
 
-# Per method: nats of forgetting per unit of dose (lr / 3e-4 * updates / 10), and nats of damage to retain and general.
+# Per method: nats of forgetting per unit of dose (lr / 3e-4 * updates / 10), and nats of damage to
+# retain and general.
 SURFACES: dict[str, tuple[float, float, float]] = {
     "gradient_ascent": (1.6, 1.0, 1.1),
     "random_labels": (0.9, 0.6, 0.6),
@@ -36,7 +39,8 @@ SURFACES: dict[str, tuple[float, float, float]] = {
 
 
 def demo_spec(**search: Any) -> StudySpec:
-    """The demo study with ranges and evaluations of its own, so that tuning the demo moves no planted truth.
+    """The demo study with ranges and evaluations of its own, so that tuning the demo moves no
+    planted truth.
 
     `search`: values that replace those of its `search` section.
     """
@@ -69,7 +73,8 @@ def demo_spec(**search: Any) -> StudySpec:
 
 
 def row_of(nll: dict[str, float], auc: float, **extra: float) -> Row:
-    """A full evaluation row from the four nlls (nats/token; `name` or `name_half`) and one AUC for all attacks."""
+    """A full evaluation row from the four nlls (nats/token; `name` or `name_half`) and one AUC for
+    all attacks."""
     row: Row = {}
     for name in SETS:
         for suffix in [""] if name == "forget" else [f"_{half}" for half in HALVES]:
@@ -177,7 +182,8 @@ def write_trial(
 def plant(
     study: Path, trials: int = 12, seed: int = 0, exact: bool = True, spec: StudySpec | None = None
 ) -> Path:
-    """A whole study of `trials` per method: complete, pruned, diverged, out of memory and failed ones."""
+    """A whole study of `trials` per method: complete, pruned, diverged, out of memory and failed
+    ones."""
     spec = spec or demo_spec(trials_per_method=trials)
     draw = random.Random(seed)
     with quick_ledger(study, spec) as ledger:

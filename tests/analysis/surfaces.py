@@ -14,7 +14,8 @@ WEIGHT = Axis("w_r", "log", 0.5, 8.0)
 TOLERANCE = 0.1
 
 Score = Callable[[pd.DataFrame, np.random.Generator], np.ndarray]
-"""From hyperparameters (one column per axis, log10 on log axes) to noise-free scores; inf where the model diverges."""
+"""From hyperparameters (one column per axis, log10 on log axes) to noise-free scores; inf where the
+model diverges."""
 
 
 def planted(
@@ -31,7 +32,8 @@ def planted(
 ) -> TrialTable:
     """`trials` random trials of each method in each group, three seeds in turn.
 
-    `shift(group)` moves the learning rate at which a group's surface is looked up, in decades: 0 is a shared optimum.
+    `shift(group)` moves the learning rate at which a group's surface is looked up, in decades: 0 is
+    a shared optimum.
     """
     rng = np.random.default_rng(seed)
     parts = []
@@ -75,7 +77,8 @@ def flat(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
 
 
 def valley(best: float = -4.5, width: float = 0.5, power: float = 2.0) -> Score:
-    """A valley in log10 learning rate, smooth with power 2, with a sharp bottom below; the other axes are null."""
+    """A valley in log10 learning rate, smooth with power 2, with a sharp bottom below; the other
+    axes are null."""
 
     def score(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
         away = np.abs(logs["learning_rate"].to_numpy() - best) / width

@@ -1,4 +1,5 @@
-"""Odd tables through the whole report: a clear error, or a valid page that withholds; never a traceback, never a claim."""
+"""Odd tables through the whole report: a clear error, or a valid page that withholds; never a
+traceback, never a claim."""
 
 import json
 import re
@@ -86,7 +87,8 @@ def test_an_error_that_names_the_place(text: str, message: str, tmp_path: Path) 
 
 
 def test_a_score_that_is_maximised_keeps_its_sign_for_people(tmp_path: Path) -> None:
-    """The same table as a loss and as an accuracy of 1 - loss: the same claims, and no accuracy with a minus."""
+    """The same table as a loss and as an accuracy of 1 - loss: the same claims, and no accuracy
+    with a minus."""
     losses = planted(
         {"a": valley(), "b": lambda logs, rng: valley()(logs, rng) + 0.3},
         trials=40,

@@ -1,4 +1,5 @@
-"""`diff` must not call noise a change, nor a change noise: an edge has moved only where its intervals do not meet."""
+"""`diff` must not call noise a change, nor a change noise: an edge has moved only where its
+intervals do not meet."""
 
 import pytest
 

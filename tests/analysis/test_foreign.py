@@ -1,4 +1,5 @@
-"""Foreign tables: anyone's CSV or Parquet becomes the same trials, or an error that names file, column, line, remedy."""
+"""Foreign tables: anyone's CSV or Parquet becomes the same trials, or an error that names file,
+column, line, remedy."""
 
 import math
 from pathlib import Path
@@ -265,7 +266,8 @@ def test_samplers_decide_what_was_drawn_from_the_space(table) -> None:
 
 
 def test_tolerance_from_seeds_of_equal_configurations(table) -> None:
-    # Three configurations with three seeds each, within-configuration variance 1: tau is 1 on 6 degrees of freedom.
+    # Three configurations with three seeds each, within-configuration variance 1: tau is 1 on 6
+    # degrees of freedom.
     lines = [(c * 3 + s, 10.0**c, s, 5 * c + s) for c in range(3) for s in range(3)]
     text = "trial,lr,seed,score\n" + "".join(f"{t},{lr},{s},{score}\n" for t, lr, s, score in lines)
     found = table(text)

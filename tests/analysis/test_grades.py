@@ -1,4 +1,5 @@
-"""A grade promises evidence: no claim may get a better one than its domains, seeds and held-out results allow."""
+"""A grade promises evidence: no claim may get a better one than its domains, seeds and held-out
+results allow."""
 
 import pytest
 

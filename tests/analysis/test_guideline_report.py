@@ -1,4 +1,5 @@
-"""Guidelines on the page: nothing claimed is lost or altered, nothing is claimed that the file does not claim."""
+"""Guidelines on the page: nothing claimed is lost or altered, nothing is claimed that the file does
+not claim."""
 
 import dataclasses
 import hashlib
@@ -78,7 +79,8 @@ def robustness(outcome: Outcome, groups: tuple[str, ...]) -> RobustnessClaim:
 
 
 def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
-    """Findings that allow a claim about the first hyperparameter of each method, without any statistics."""
+    """Findings that allow a claim about the first hyperparameter of each method, without any
+    statistics."""
     methods = {}
     ks = tuple(range(1, 21))
     best = tuple(1 / k for k in ks)
@@ -380,7 +382,8 @@ def test_a_censored_core_has_an_arrow_and_a_finite_one_has_none() -> None:
 
 
 def test_hypervolume_is_the_share_of_the_square_that_is_dominated() -> None:
-    """Every trial reaches (0.2, 0.5) of a unit square: 0.8 x 0.5 = 0.4 is dominated, whatever is drawn."""
+    """Every trial reaches (0.2, 0.5) of a unit square: 0.8 x 0.5 = 0.4 is dominated, whatever is
+    drawn."""
     table = planted({"m": valley()}, trials=8)
     rows = table.rows.assign(forget_gap=0.4, utility_loss=1.0)
     found = guideline_data.hypervolumes(

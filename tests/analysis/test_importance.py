@@ -1,4 +1,5 @@
-"""Importance against planted truth, against Optuna's own evaluators, and under every change that must not matter."""
+"""Importance against planted truth, against Optuna's own evaluators, and under every change that
+must not matter."""
 
 import math
 from typing import Any
@@ -74,7 +75,7 @@ def valley(unit: Floats, rng: np.random.Generator) -> Floats:
     return 4 * (unit - 0.4) ** 2 + rng.normal(0, 0.5, len(unit))
 
 
-# --- the same statistic as Optuna's ---------------------------------------------------------------------------------
+# --- the same statistic as Optuna's ---------------------------------------------------------------
 
 
 def distribution(axis: Axis) -> BaseDistribution:
@@ -158,7 +159,8 @@ def test_ped_equals_optunas_where_trials_lack_a_hyperparameter() -> None:
         [expected["lr"], expected["loss"]]
     )
     conditional = result.axes[1]
-    # Optuna adds the trials without it as a regime of their own that has no density: the same product of shares.
+    # Optuna adds the trials without it as a regime of their own that has no density: the same
+    # product of shares.
     assert conditional.ped == pytest.approx(
         PedAnovaImportanceEvaluator(target_quantile=0.25).evaluate(study)["rank"]
     )
@@ -188,11 +190,12 @@ def test_cells_of_whole_numbers_are_optunas() -> None:
     assert n_cells(Axis("constant", "log", 3.0, 3.0)) == 1
 
 
-# --- planted truth --------------------------------------------------------------------------------------------------
+# --- planted truth --------------------------------------------------------------------------------
 
 
 def false_claims(n: int, repeats: int) -> tuple[float, float]:
-    """Shares of studies of noise in which an axis is claimed: by p <= 0.05, and by twice its fair share of the sum."""
+    """Shares of studies of noise in which an axis is claimed: by p <= 0.05, and by twice its fair
+    share of the sum."""
     by_p = by_share = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([n, repeat])
@@ -220,7 +223,8 @@ def test_noise_is_not_claimed_in_many_repeats(n: int) -> None:
 
 
 def claims_beside_a_real_axis(n: int, repeats: int) -> tuple[float, float]:
-    """Power for a valley in the first axis, and the share of studies that claim any of three null ones."""
+    """Power for a valley in the first axis, and the share of studies that claim any of three null
+    ones."""
     real = null = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([n, 1, repeat])
@@ -252,7 +256,8 @@ def test_a_real_axis_is_found_and_null_ones_are_not_in_many_repeats() -> None:
 
 
 def strata_claims(repeats: int) -> float:
-    """Domains of 30, 60 and 150 trials, of very different levels, searched in different ranges of the first axis."""
+    """Domains of 30, 60 and 150 trials, of very different levels, searched in different ranges of
+    the first axis."""
     found = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([2, repeat])
@@ -281,7 +286,8 @@ def test_what_differs_between_domains_is_not_importance_in_many_repeats() -> Non
 
 
 def repeated_configurations_claims(repeats: int, by: str) -> tuple[float, float]:
-    """The same 50 configurations in 6 domains, or with 6 seeds; only the first axis matters. Power and false claims."""
+    """The same 50 configurations in 6 domains, or with 6 seeds; only the first axis matters. Power
+    and false claims."""
     real = null = 0
     for repeat in range(repeats):
         rng = np.random.default_rng([3, repeat])
@@ -347,7 +353,8 @@ def test_seeds_of_a_configuration_count_once() -> None:
 
 @pytest.mark.parametrize("scale", ["log", "categorical"])
 def test_a_cliff_makes_its_axis_important(scale: str) -> None:
-    """In the upper half of the axis, or with two of three choices, every trial diverges; the others are noise."""
+    """In the upper half of the axis, or with two of three choices, every trial diverges; the others
+    are noise."""
     rng = np.random.default_rng(6)
     axis = LR if scale == "log" else Axis("loss", "categorical", choices=("a", "b", "c"))
     points = rng.random((120, 3))
@@ -373,7 +380,7 @@ def test_an_axis_of_two_choices_competes_with_continuous_ones() -> None:
     assert found >= 14
 
 
-# --- what must not matter -------------------------------------------------------------------------------------------
+# --- what must not matter -------------------------------------------------------------------------
 
 
 def table(
@@ -441,7 +448,7 @@ def test_levels_of_groups_do_not_matter() -> None:
         assert each.fanova == pytest.approx(moved.fanova, abs=0.02)
 
 
-# --- edges ----------------------------------------------------------------------------------------------------------
+# --- edges ----------------------------------------------------------------------------------------
 
 
 def test_equal_scores_claim_nothing() -> None:
@@ -497,7 +504,7 @@ def test_a_constant_axis_is_not_important() -> None:
     assert [each.fanova for each in result.axes[1:]] == [0.0, 0.0]
 
 
-# --- fANOVA ---------------------------------------------------------------------------------------------------------
+# --- fANOVA ---------------------------------------------------------------------------------------
 
 
 def test_fanova_is_optunas_on_an_even_scale() -> None:
@@ -518,7 +525,8 @@ def test_fanova_is_optunas_on_an_even_scale() -> None:
 
 
 def test_fanova_of_known_shares() -> None:
-    """Variances of a + 2b over the unit square stand as 1 to 4; of a choice of three equally distant levels, as one more."""
+    """Variances of a + 2b over the unit square stand as 1 to 4; of a choice of three equally
+    distant levels, as one more."""
     rng = np.random.default_rng(14)
     points = rng.random((1000, 3))
     points[:, 2] = rng.integers(0, 3, 1000)
@@ -531,7 +539,8 @@ def test_fanova_of_known_shares() -> None:
 
 
 def test_winsorised_scores_by_hand() -> None:
-    """Quartiles 1 and 3 of the feasible scores: the fence is 9; 100 and the infeasible trial lie on it."""
+    """Quartiles 1 and 3 of the feasible scores: the fence is 9; 100 and the infeasible trial lie on
+    it."""
     scores = np.array([0.0, 1.0, 2.0, 3.0, 100.0, np.inf, 7.0, 7.0, np.inf])
     groups = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])
     raw = np.array([0.0, 1.0, 2.0, 3.0, 9.0, 9.0])

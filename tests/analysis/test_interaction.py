@@ -1,4 +1,5 @@
-"""Do learning rate and steps trade off: planted kappas, surfaces of no single variable, trials cut short."""
+"""Do learning rate and steps trade off: planted kappas, surfaces of no single variable, trials cut
+short."""
 
 import dataclasses
 
@@ -31,7 +32,8 @@ def planted(
     pruned: bool = False,
     separate: bool = False,
 ) -> pd.DataFrame:
-    """Scores on learning rates of two decades: 0.7 with too little effort, 0.1 in the valley, up to 30 beyond.
+    """Scores on learning rates of two decades: 0.7 with too little effort, 0.1 in the valley, up to
+    30 beyond.
 
     noise, trial_noise: SDs of evaluations and of trials (their other hyperparameters).
     pruned: trials end past their best, by the rule of `execution.early_stopping`.
@@ -83,7 +85,8 @@ def test_a_planted_kappa_is_found_and_only_one_is_called_the_product(kappa: floa
 
 
 def test_groups_share_kappa_but_not_the_level_nor_the_place_of_the_valley() -> None:
-    """Each group's valley lies elsewhere by a third of a decade or more: pooled silently, that would be noise."""
+    """Each group's valley lies elsewhere by a third of a decade or more: pooled silently, that
+    would be noise."""
     rows = planted(1.0, seed=2, trials=24, groups=3, updates=(4, 8, 16, 32))
     shift = rows["group"].map({"g0": 0.2, "g1": 1.0, "g2": 5.0})
     found = judged(
@@ -108,7 +111,8 @@ def test_trials_cut_short_past_their_best_leave_kappa_where_it_is() -> None:
 
 
 def test_a_schedule_counts_by_its_cumulative_learning_rate() -> None:
-    """A learning rate that decays to zero: the peak misleads, the sum so far is what was planted."""
+    """A learning rate that decays to zero: the peak misleads, the sum so far is what was
+    planted."""
     rows = planted(1.0, seed=5, updates=(4, 8, 16, 32))
     planned = 34
     done = rows["update"]
@@ -149,7 +153,8 @@ def test_ruined_models_are_all_alike() -> None:
 
 
 def test_the_cut_by_hand() -> None:
-    """Of 23 values the 2nd least, 1, is q05 and the 9th, 8, is q40 (the lower neighbour): cut at 8 + 2.5 * 7."""
+    """Of 23 values the 2nd least, 1, is q05 and the 9th, 8, is q40 (the lower neighbour): cut at 8
+    + 2.5 * 7."""
     values = np.arange(21.0)
     assert winsorised(np.append(values, [100.0, np.inf])).max() == 8.0 + 2.5 * (8.0 - 1.0)
     np.testing.assert_array_equal(winsorised(values), values)
@@ -164,7 +169,8 @@ def test_no_effect_is_no_claim() -> None:
 
 
 def test_it_is_the_kappa_at_which_another_smoother_fits_best() -> None:
-    """Against scipy's smoothing spline on the pooled rows of one group, penalty by its own cross-validation."""
+    """Against scipy's smoothing spline on the pooled rows of one group, penalty by its own
+    cross-validation."""
     rows = planted(0.7, seed=9, noise=0.08)
     y = winsorised(rows["response"].to_numpy())
 
@@ -255,7 +261,8 @@ def test_results_are_plain_numbers() -> None:
 
 
 def rates(kappa: float, repeats: int, **setting: object) -> dict[str, float]:
-    """Over repeats: coverage, bias, and how often the product and the single variable were claimed."""
+    """Over repeats: coverage, bias, and how often the product and the single variable were
+    claimed."""
     found = [
         judged(planted(kappa, seed=1000 + i, **setting), seed=i, bootstraps=60)
         for i in range(repeats)

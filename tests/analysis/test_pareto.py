@@ -1,4 +1,5 @@
-"""Pareto front and hypervolume: a wrong area ranks methods wrongly, and unequal numbers of trials must not."""
+"""Pareto front and hypervolume: a wrong area ranks methods wrongly, and unequal numbers of trials
+must not."""
 
 import itertools
 import math
@@ -23,7 +24,8 @@ def merged(trials: list[NDArray[np.float64]]) -> NDArray[np.float64]:
 
 
 def test_front_by_hand() -> None:
-    """Equal points once, dominated ones never, and a model that diverged (inf, NaN) is in no front."""
+    """Equal points once, dominated ones never, and a model that diverged (inf, NaN) is in no
+    front."""
     points = [
         (2, 2),
         (1, 3),
@@ -101,7 +103,8 @@ def test_more_trials_of_the_same_method_do_not_look_better() -> None:
 
 
 def test_repeated_points_and_no_points() -> None:
-    """Two equal trials and two that diverged, by hand: two of four random ones have the point with probability 5/6."""
+    """Two equal trials and two that diverged, by hand: two of four random ones have the point with
+    probability 5/6."""
     found = rarefied_hypervolume([[(1, 1)], [(1, 1)], [], [(9, 9)]], (2, 2), 2)
     assert found.expected == pytest.approx(5 / 6)
     assert rarefied_hypervolume([[], []], (2, 2), 1).high == 0.0

@@ -1,4 +1,5 @@
-"""The whole way from a trial table to guidelines, on tables whose truth is planted (ANALYSIS: how it is tested).
+"""The whole way from a trial table to guidelines, on tables whose truth is planted (ANALYSIS: how
+it is tested).
 
 Few repeats here; `slow` ones measure the rates that docs/analysis.md quotes.
 """
@@ -129,7 +130,8 @@ def test_order_of_rows_and_columns_and_names_change_nothing():
 
 @pytest.mark.slow
 def test_rate_of_false_claims_on_null_data():
-    """At most 7.5 % of studies of pure noise may claim anything; `benchmarks/planted_truth.py` measures it with more."""
+    """At most 7.5 % of studies of pure noise may claim anything; `benchmarks/planted_truth.py`
+    measures it with more."""
     repeats = 20
     wrong = sum(
         bool(claims(planted({"a": flat}, trials=100, seed=seed))) for seed in range(repeats)
@@ -139,7 +141,8 @@ def test_rate_of_false_claims_on_null_data():
 
 @pytest.mark.slow
 def test_power_and_coverage_on_a_planted_valley():
-    """One real and one null hyperparameter: the real one is claimed, with edges that cover the truth, the null one not."""
+    """One real and one null hyperparameter: the real one is claimed, with edges that cover the
+    truth, the null one not."""
     repeats, claimed, null, covered, edges = 12, 0, 0, 0, 0
     for seed in range(repeats):
         found = by_id(planted({"a": valley()}, trials=200, axes=(RATE, WEIGHT), seed=seed))

@@ -30,7 +30,8 @@ def cliff(
     noise: float = TAU / 2,
     group: str = "books",
 ) -> GroupPoints:
-    """A slow fall to the optimum, a steep rise after it, divergence 0.3 beyond. Only the first axis matters if nuisance is 0."""
+    """A slow fall to the optimum, a steep rise after it, divergence 0.3 beyond. Only the first axis
+    matters if nuisance is 0."""
     rng = np.random.default_rng(seed)
     points = rng.random((n, d))
     away = points[:, 0] - best
@@ -265,7 +266,8 @@ def test_groups_that_agree_do_not_narrow_the_region() -> None:
 
 def test_nearest_end_by_hand() -> None:
     draws = np.linspace(0, 1, 101)
-    # High ends: the near limit is the lowest 5 % quantile, the far one the nearer group's 97.5 % quantile (two groups).
+    # High ends: the near limit is the lowest 5 % quantile, the far one the nearer group's 97.5 %
+    # quantile (two groups).
     np.testing.assert_allclose(regions_module._nearest([draws, draws + 0.2], 1), [0.05, 0.975])
     np.testing.assert_allclose(regions_module._nearest([draws, draws + 0.2], -1), [0.225, 1.15])
 

@@ -1,4 +1,5 @@
-"""Reading results: what a user has (a study directory, a table) becomes the same numbers, or an error that helps."""
+"""Reading results: what a user has (a study directory, a table) becomes the same numbers, or an
+error that helps."""
 
 from pathlib import Path
 

@@ -1,4 +1,5 @@
-"""Robustness of a method, and the comparison of two: wrong numbers here recommend the wrong method to everyone."""
+"""Robustness of a method, and the comparison of two: wrong numbers here recommend the wrong method
+to everyone."""
 
 import itertools
 import math
@@ -35,7 +36,8 @@ INFEASIBLE = np.array([False, False, True, False, False, False, False, True])
 
 @pytest.mark.parametrize("k", range(1, 9))
 def test_expected_best_is_the_mean_over_all_subsets(k: int) -> None:
-    """Two of eight diverged, one is worse than doing nothing (2.0), and the best is chosen on the other half."""
+    """Two of eight diverged, one is worse than doing nothing (2.0), and the best is chosen on the
+    other half."""
     subsets = list(itertools.combinations(range(8), k))
     total = 0.0
     for subset in subsets:
@@ -46,7 +48,8 @@ def test_expected_best_is_the_mean_over_all_subsets(k: int) -> None:
 
 
 def test_expected_best_is_unbiased_where_the_plug_in_estimate_is_not() -> None:
-    """The best of k exponential scores is 1/k on average; the plug-in estimate of half of 20 trials says 15 % more."""
+    """The best of k exponential scores is 1/k on average; the plug-in estimate of half of 20 trials
+    says 15 % more."""
     rng, k, n = np.random.default_rng(0), 10, 20
     samples = np.sort(rng.exponential(size=(4000, n)), axis=1)
     unbiased = samples @ best_weights(n, [k])[0]
@@ -143,7 +146,8 @@ def test_budgets_that_hang_on_one_lucky_trial_are_refused() -> None:
 
 
 def test_area_by_hand() -> None:
-    """Scores 0, 1, 2, 3: the best of 1 is 1.5 on average, of 2 (3*0 + 2*1 + 1*2) / 6 = 2/3; one doubling between."""
+    """Scores 0, 1, 2, 3: the best of 1 is 1.5 on average, of 2 (3*0 + 2*1 + 1*2) / 6 = 2/3; one
+    doubling between."""
     curve = tuning_curve([3.0, 1.0, 0.0, 2.0], [False] * 4, [1, 2], fallback=9.0)
     assert curve.expected_best == pytest.approx((1.5, 2 / 3))
     assert area_under_tuning_curve(curve) == pytest.approx((1.5 + 2 / 3) / 2)
@@ -164,7 +168,8 @@ def test_share_near_the_own_best_is_the_mean_over_all_subsets() -> None:
 
 
 def test_share_near_the_own_best_does_not_fall_with_the_number_of_trials() -> None:
-    """Ten times the trials find a better best: counted against that, the same method would look less robust."""
+    """Ten times the trials find a better best: counted against that, the same method would look
+    less robust."""
     rng = np.random.default_rng(1)
     few = own_best_share(np.sort(rng.exponential(size=(400, 40)), axis=1), 20, 0.2)
     many = own_best_share(np.sort(rng.exponential(size=(100, 4000)), axis=1), 20, 0.2)
@@ -172,7 +177,8 @@ def test_share_near_the_own_best_does_not_fall_with_the_number_of_trials() -> No
 
 
 def test_many_resamples_at_once_give_nearly_the_share_that_one_gives() -> None:
-    """Of 3,000 trials the best of 20 may have any of 1,500 ranks; with many rows at once 64 of them are looked at."""
+    """Of 3,000 trials the best of 20 may have any of 1,500 ranks; with many rows at once 64 of them
+    are looked at."""
     rng = np.random.default_rng(2)
     row = np.sort(rng.exponential(size=3000))
     noisy = ranked(row + rng.normal(size=3000), np.zeros(3000, dtype=bool), row)
@@ -203,7 +209,8 @@ def planted(
     groups: int = 3,
     noise: float = 0.0,
 ) -> pd.DataFrame:
-    """`TrialTable.trials` of methods whose share of configurations within 1 of the best is known; some of the rest diverge.
+    """`TrialTable.trials` of methods whose share of configurations within 1 of the best is known;
+    some of the rest diverge.
 
     Good scores lie in 0 ... 0.8, bad ones above 1.2; a fifth of the bad trials are infeasible.
     """
@@ -267,7 +274,8 @@ def test_the_claim_is_mirrored_when_the_methods_swap(table: pd.DataFrame) -> Non
 
 
 def test_methods_that_score_alike_to_the_last_digits_do_not_differ() -> None:
-    """All trials at 0.1, in unequal numbers: sums of weights differ by 1e-16, and so would every resample."""
+    """All trials at 0.1, in unequal numbers: sums of weights differ by 1e-16, and so would every
+    resample."""
     data = planted(
         np.random.default_rng(4), {"wide": 1.0, "narrow": 1.0}, {"wide": 36, "narrow": 101}
     )
@@ -321,7 +329,8 @@ def test_groups_that_cannot_be_paired_are_named(table: pd.DataFrame) -> None:
 
 
 def test_difference_of_means_against_the_textbook() -> None:
-    """Three groups: the interval is that of the normal approximation, sqrt(sum of s^2/n) / 3 wide."""
+    """Three groups: the interval is that of the normal approximation, sqrt(sum of s^2/n) / 3
+    wide."""
     data = planted(
         np.random.default_rng(2), {"wide": 1.0, "narrow": 1.0}, {"wide": 40, "narrow": 40}
     )
@@ -392,7 +401,8 @@ def test_a_share_of_a_half_is_told_from_a_fifth() -> None:
 
 @pytest.mark.parametrize("groups", [5, 6, 10])
 def test_interval_over_groups_covers(groups: int) -> None:
-    """Differences normal over groups, true mean 0.2; and an interval of resampled groups does not."""
+    """Differences normal over groups, true mean 0.2; and an interval of resampled groups does
+    not."""
     rng = np.random.default_rng(groups)
     samples = rng.normal(0.2, 0.5, size=(1500, groups))
     covered = [(i := t_interval(sample)).low <= 0.2 <= i.high for sample in samples]

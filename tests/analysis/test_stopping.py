@@ -1,4 +1,5 @@
-"""When to stop: the checkpoint, and what it costs against the best step, on trajectories whose answers are known."""
+"""When to stop: the checkpoint, and what it costs against the best step, on trajectories whose
+answers are known."""
 
 import dataclasses
 
@@ -16,15 +17,18 @@ TRAJECTORIES = [
     ("a", "code", 4, 1.5, 0.5, 0.5),
     ("a", "code", 8, 2.0, 0.1, 0.2),
     ("a", "code", 16, 3.0, 1.0, 0.9),
-    # Crosses at 4; the selection half prefers 8, which scores 0.3: regret 0.1. Running on to 16 loses 0.4.
+    # Crosses at 4; the selection half prefers 8, which scores 0.3: regret 0.1. Running on to 16
+    # loses 0.4.
     ("b", "code", 4, 2.5, 0.4, 0.5),
     ("b", "code", 8, 2.6, 0.3, 0.2),
     ("b", "code", 16, 2.7, 0.7, 0.8),
-    # Never crosses: the last step, which the reporting half likes better than the chosen best: regret -0.1.
+    # Never crosses: the last step, which the reporting half likes better than the chosen best:
+    # regret -0.1.
     ("c", "text", 4, 1.0, 0.6, 0.3),
     ("c", "text", 8, 1.2, 0.5, 0.4),
     ("c", "text", 16, 1.4, 0.5, 0.4),
-    # Crosses at 8, diverges afterwards: that does not matter. Regret 0.2 against update 4. Cut short at 12.
+    # Crosses at 8, diverges afterwards: that does not matter. Regret 0.2 against update 4. Cut
+    # short at 12.
     ("d", "text", 4, 1.9, 0.2, 0.2),
     ("d", "text", 8, 2.1, 0.4, 0.4),
     ("d", "text", 12, np.inf, np.nan, np.nan),
@@ -190,7 +194,8 @@ def test_checkpoints_as_one_trial_at_a_time_would_find_them() -> None:
 
 
 def noise(trials: int, evaluations: int, seed: int) -> pd.DataFrame:
-    """Every step equally good; scores of both halves with independent unit noise; the rule fires at the middle step."""
+    """Every step equally good; scores of both halves with independent unit noise; the rule fires at
+    the middle step."""
     rng = np.random.default_rng(seed)
     update = np.tile(np.arange(1, evaluations + 1), trials)
     return pd.DataFrame(
@@ -210,7 +215,8 @@ def noise(trials: int, evaluations: int, seed: int) -> pd.DataFrame:
 def test_hindsight_charges_the_rule_with_noise_and_a_second_half_does_not(
     evaluations: int, optimism: float
 ) -> None:
-    """The expected minimum of n normal draws: the true regret is 0 here, since every step is equally good."""
+    """The expected minimum of n normal draws: the true regret is 0 here, since every step is
+    equally good."""
     rows = noise(trials=2000, evaluations=evaluations, seed=evaluations)
     honest = judged(rows, bootstraps=50)
     naive = judged(rows.drop(columns="score_selection"), bootstraps=50)
@@ -222,7 +228,8 @@ def test_hindsight_charges_the_rule_with_noise_and_a_second_half_does_not(
 
 
 def test_a_rule_that_stops_too_late_is_charged_what_that_costs() -> None:
-    """Truth: the best step is the first, the rule fires at 3 of 5, each step costs 1. Noise 0.05 cannot hide that."""
+    """Truth: the best step is the first, the rule fires at 3 of 5, each step costs 1. Noise 0.05
+    cannot hide that."""
     rows = noise(trials=300, evaluations=5, seed=0)
     for name in ("score", "score_selection"):
         rows[name] = 0.05 * rows[name] + rows["update"]
@@ -235,7 +242,8 @@ def test_a_rule_that_stops_too_late_is_charged_what_that_costs() -> None:
 
 
 def test_the_interval_is_that_of_a_mean_within_groups() -> None:
-    """Regrets of 0 and 1 by group, constant within: resampled within groups, the mean cannot vary."""
+    """Regrets of 0 and 1 by group, constant within: resampled within groups, the mean cannot
+    vary."""
     rows = by_hand()
     rows.loc[rows["trial"].isin(["a", "b"]), ["score", "score_selection"]] = [
         [0.5] * 2,

@@ -10,7 +10,8 @@ from ray_unlearn.analysis.transfer import Box, leave_one_out, summary
 def trials(
     models: tuple[str, ...] = ("m",), domains: tuple[str, ...] = ("x", "y", "z")
 ) -> pd.DataFrame:
-    """Ten trials of each domain on each model; the score is the distance of the learning rate from 3."""
+    """Ten trials of each domain on each model; the score is the distance of the learning rate from
+    3."""
     rates = np.arange(1.0, 11.0)
     return pd.concat(
         [
@@ -25,7 +26,8 @@ def trials(
 
 
 def test_regrets_by_hand() -> None:
-    """Inside [2, 4] the scores are 1, 0, 1; outside as well they are 0, 1, 1, 2, 2, 3, 4, 5, 6, 7."""
+    """Inside [2, 4] the scores are 1, 0, 1; outside as well they are 0, 1, 1, 2, 2, 3, 4, 5, 6,
+    7."""
     (first, *_) = leave_one_out(
         trials(), lambda groups: {"learning_rate": (2.0, 4.0)}, lambda group: 2.5, 2, {}
     )
@@ -43,7 +45,8 @@ def test_regrets_by_hand() -> None:
 
 
 def test_a_domain_is_left_out_on_all_models_at_once() -> None:
-    """Six pairs of three domains and two models are three tests, not six: one model tells of a domain on the other."""
+    """Six pairs of three domains and two models are three tests, not six: one model tells of a
+    domain on the other."""
     asked: list[tuple[str, ...]] = []
 
     def derive(groups: tuple[str, ...]) -> Box:

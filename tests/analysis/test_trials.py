@@ -1,4 +1,5 @@
-"""The trial table of our own studies: one deployable score per trial, and what was searched, as the study planned it."""
+"""The trial table of our own studies: one deployable score per trial, and what was searched, as the
+study planned it."""
 
 import math
 import random
@@ -486,7 +487,8 @@ def test_health_finds_the_cliff_and_the_bound() -> None:
 
 
 def test_health_counts_the_best_of_each_group() -> None:
-    """A group with lower scores throughout must not be the only one whose best trials are looked at."""
+    """A group with lower scores throughout must not be the only one whose best trials are looked
+    at."""
     frame = pd.DataFrame(
         {
             "lr": np.tile(np.linspace(0, 1, 20), 2),

@@ -1,4 +1,5 @@
-"""The verdict table: hand-computed numbers, and no choice that its own reporting half could flatter."""
+"""The verdict table: hand-computed numbers, and no choice that its own reporting half could
+flatter."""
 
 import math
 from pathlib import Path
@@ -27,7 +28,8 @@ def logs(ppl: dict[str, float]) -> dict[str, float]:
 
 
 def row(exact: bool = False, auc: float = 0.5, **ppl: float) -> Row:
-    """A scored row whose perplexities are vanilla's but for those given (`retain`, `retain_selection`, ...)."""
+    """A scored row whose perplexities are vanilla's but for those given (`retain`,
+    `retain_selection`, ...)."""
     reference = Baselines(
         row_of(logs(VANILLA), 0.9),
         row_of(logs(EXACT), 0.5) if exact else None,
@@ -184,7 +186,8 @@ def test_a_method_without_a_score_stays_in_the_table_and_comes_last(tmp_path: Pa
 
 
 def test_best_is_the_one_that_status_and_export_name(tmp_path: Path) -> None:
-    """One rule everywhere: ties go to the lowest trial and the fewest updates, as in `store.score`."""
+    """One rule everywhere: ties go to the lowest trial and the fewest updates, as in
+    `store.score`."""
     folder = plant(tmp_path / "s", trials=3)
     record, table = read_ledger(folder / "ledger"), verdict(load([folder]).studies[0])
     spec = demo_spec(trials_per_method=3)

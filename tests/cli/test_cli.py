@@ -1,4 +1,5 @@
-"""The command line: wrong input ends in one plain message and exit code 2 before Ray starts; results go to stdout."""
+"""The command line: wrong input ends in one plain message and exit code 2 before Ray starts;
+results go to stdout."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Several real hosts on one machine: each its own network, processes, mounts and name, joined by a bridge.
+"""Several real hosts on one machine: each its own network, processes, mounts and name, joined by a
+bridge.
 
     with Hosts(3, shared=[tmp_path]) as hosts:
         head, first, second = hosts
@@ -7,13 +8,14 @@
         second.rejoin()
         first.kill()       # power cut
 
-A host is a process with its own network, pid, mount and uts namespace. It has its own /tmp, /dev/shm, HOME and loopback; every
-other file is the machine's, and `shared` folders below /tmp are seen by all, like a shared file system. Commands
-enter it through `nsenter`.
+A host is a process with its own network, pid, mount and uts namespace. It has its own /tmp,
+/dev/shm, HOME and loopback; every other file is the machine's, and `shared` folders below /tmp are
+seen by all, like a shared file system. Commands enter it through `nsenter`.
 
-The bridge has a network namespace too. So nothing of this is seen in the machine's own network, addresses cannot collide
-with it or with another test run, and the kernel removes everything with the processes: they end when `Hosts` is closed,
-and when the process that made it dies, however it does.
+The bridge has a network namespace too. So nothing of this is seen in the machine's own network,
+addresses cannot collide with it or with another test run, and the kernel removes everything with
+the processes: they end when `Hosts` is closed, and when the process that made it dies, however it
+does.
 """
 
 import os
@@ -32,7 +34,8 @@ REPOSITORY = Path(__file__).parent.parent.parent
 NAMESPACES = ("--net", "--pid", "--mount", "--uts")
 TOOLS = ("unshare", "nsenter", "ip", "mount", "hostname")
 
-# Process 1 of a host adopts orphans and must reap them; it ends when whoever made it does, for then the pipe closes.
+# Process 1 of a host adopts orphans and must reap them; it ends when whoever made it does, for then
+# the pipe closes.
 FIRST_PROCESS = """
 import signal, sys
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -41,7 +44,8 @@ print("up", flush=True)
 sys.stdin.read()
 """
 
-# Bind mounts below the stage travel with it to /tmp. With no name server to ask, every unknown name fails at once.
+# Bind mounts below the stage travel with it to /tmp. With no name server to ask, every unknown name
+# fails at once.
 BOOT = """
 set -e
 name=$1 hosts=$2; shift 2
@@ -98,7 +102,8 @@ class Host:
 
     @property
     def root(self) -> Path:
-        """Its file system as seen from outside, for logs: `host.root / "tmp/ray"`. Gone with the host."""
+        """Its file system as seen from outside, for logs: `host.root / "tmp/ray"`. Gone with the
+        host."""
         return Path(f"/proc/{self._process.pid}/root")
 
     def command(self, *command: str) -> list[str]:
@@ -115,7 +120,8 @@ class Host:
         return [*inside, "env", f"--chdir={REPOSITORY}", *command]
 
     def environment(self, **changes: str) -> dict[str, str]:
-        """The caller's variables, without what would lead a program back to the machine's own Ray or folders."""
+        """The caller's variables, without what would lead a program back to the machine's own Ray
+        or folders."""
         kept = {
             k: v
             for k, v in os.environ.items()
@@ -136,7 +142,8 @@ class Host:
         stdin: int | None = None,
         **environment: str,
     ) -> "subprocess.Popen[str]":
-        """Run a command and do not wait. It dies with the host; ending the returned process (`nsenter`) does not end it.
+        """Run a command and do not wait. It dies with the host; ending the returned process
+        (`nsenter`) does not end it.
 
         Args:
             command: the program and its arguments.
@@ -165,7 +172,8 @@ class Host:
 
         Raises:
             RuntimeError: it failed and `check` is set; the message has its output.
-            subprocess.TimeoutExpired: it took longer than `timeout_s`. It goes on, until the host ends.
+            subprocess.TimeoutExpired: it took longer than `timeout_s`. It goes on, until the host
+            ends.
         """
         # Not through a pipe: a daemon that the command leaves behind would hold it open.
         with tempfile.TemporaryFile("w+") as output:
@@ -190,7 +198,8 @@ class Host:
         )
 
     def isolate(self) -> None:
-        """Take its cable out of the switch: its own interface stays up, and packets vanish both ways."""
+        """Take its cable out of the switch: its own interface stays up, and packets vanish both
+        ways."""
         _in_network(self._switch, "ip", "link", "set", self._port, "nomaster")
 
     def rejoin(self) -> None:
@@ -198,7 +207,8 @@ class Host:
         _in_network(self._switch, "ip", "link", "set", self._port, "master", "bridge")
 
     def kill(self) -> None:
-        """A power cut: SIGKILL to every process, without a word to the others. Returns when all are gone."""
+        """A power cut: SIGKILL to every process, without a word to the others. Returns when all are
+        gone."""
         inside = self.processes()
         self._process.kill()
         self._process.wait()
@@ -212,7 +222,8 @@ class Host:
         self._process.stdout.close()
 
     def processes(self) -> dict[int, str]:
-        """What runs inside: command lines by the machine's process numbers, with which they can be signalled."""
+        """What runs inside: command lines by the machine's process numbers, with which they can be
+        signalled."""
         own, found = _link(f"/proc/{self._process.pid}/ns/pid_for_children"), {}
         for path in Path("/proc").glob("[0-9]*"):
             if own and _namespace(int(path.name)) == own:
@@ -231,7 +242,8 @@ class Hosts:
 
     Args:
         count: how many.
-        shared: folders that all of them see. Only those below /tmp need naming, for everything else is shared anyway.
+        shared: folders that all of them see. Only those below /tmp need naming, for everything else
+            is shared anyway.
 
     Raises:
         RuntimeError: they cannot be made here (see `unavailable`).

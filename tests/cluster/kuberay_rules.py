@@ -1,4 +1,5 @@
-"""What is wrong with Kubernetes manifests, found without Kubernetes: schemas, the operator's rules, our own policy."""
+"""What is wrong with Kubernetes manifests, found without Kubernetes: schemas, the operator's rules,
+our own policy."""
 
 import json
 import lzma
@@ -42,7 +43,8 @@ UNITS = {
 
 @cache
 def build(folder: Path) -> list[Manifest]:
-    """What `kustomize build` makes of a folder, of the few things that ours use; everything else is refused."""
+    """What `kustomize build` makes of a folder, of the few things that ours use; everything else is
+    refused."""
     return _built([], folder)
 
 
@@ -140,7 +142,8 @@ def amount(quantity: str | int) -> float:
 
 
 def strict(schema: Any) -> Any:
-    """A custom resource's schema as JSON Schema in which a field that is not listed is wrong, as the API server prunes it."""
+    """A custom resource's schema as JSON Schema in which a field that is not listed is wrong, as
+    the API server prunes it."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
@@ -192,7 +195,8 @@ def core_problems(manifests: list[Manifest], kubernetes: str) -> Iterator[str]:
                 yield f"{manifest['kind']}: {'.'.join(map(str, error.path))}: {error.message}"
 
 
-# --- the operator's rules: what it refuses although the schema allows it (its validation.go, 1.6.2 and 1.7.0)
+# --- the operator's rules: what it refuses although the schema allows it (its validation.go, 1.6.2
+# and 1.7.0)
 
 
 def operator_problems(manifests: list[Manifest]) -> Iterator[str]:
@@ -303,7 +307,8 @@ def _policy_mode_problems(spec: Manifest) -> Iterator[str]:
 
 
 def policy_problems(manifests: list[Manifest], grace_s: float) -> Iterator[str]:
-    """Secrets, privileges, exposure, and whether a study survives: `grace_s` is what it takes to stop one."""
+    """Secrets, privileges, exposure, and whether a study survives: `grace_s` is what it takes to
+    stop one."""
     accounts = {m["metadata"]["name"]: m for m in of_kind(manifests, "ServiceAccount")}
     for manifest in manifests:
         kind, name = manifest["kind"], manifest["metadata"]["name"]
@@ -457,7 +462,8 @@ def _group_problems(name: str, group: Manifest, grace_s: float) -> Iterator[str]
 
 
 def _node_terms(pod: Manifest) -> list[set[str]]:
-    """How each alternative of the node affinity compares labels; all of ours are those by which clouds mark spot nodes."""
+    """How each alternative of the node affinity compares labels; all of ours are those by which
+    clouds mark spot nodes."""
     node = pod.get("affinity", {}).get("nodeAffinity", {})
     terms = node.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get(
         "nodeSelectorTerms", [{}]

@@ -1,4 +1,5 @@
-"""What every launcher file must keep to, beyond what Ray checks: it would start a cluster that is open, or costs, or stops.
+"""What every launcher file must keep to, beyond what Ray checks: it would start a cluster that is
+open, or costs, or stops.
 
 `problems` returns sentences; none for a file that keeps to all of it.
 """

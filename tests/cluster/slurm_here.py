@@ -1,10 +1,12 @@
-"""A real Slurm on the hosts of `hosts.py`: munged and slurmctld on the first, slurmd on each; all files in one shared folder.
+"""A real Slurm on the hosts of `hosts.py`: munged and slurmctld on the first, slurmd on each; all
+files in one shared folder.
 
     with Hosts(2, shared=[folder]) as hosts, Slurm(hosts, folder) as slurm:
         job = slurm.submit("job.sh")
         assert slurm.ended(job)["ExitCode"] == "0:0"
 
-Nothing of the machine's own Slurm or munge is read. Every host has its own process ids, so what a job kills is its own.
+Nothing of the machine's own Slurm or munge is read. Every host has its own process ids, so what a
+job kills is its own.
 """
 
 import os
@@ -20,7 +22,8 @@ from hosts import Host, Hosts
 
 PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "scontrol", "sinfo", "srun")
-# `cred_expire`: a requeued job waits until the credentials of its first start have expired, else two minutes.
+# `cred_expire`: a requeued job waits until the credentials of its first start have expired, else
+# two minutes.
 SETTINGS = """
 ClusterName=here
 SlurmctldHost={name}({address})

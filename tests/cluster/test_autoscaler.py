@@ -1,4 +1,5 @@
-"""A cluster that starts from nothing: Ray's autoscaler, with nodes that are processes, grows for a study's lanes."""
+"""A cluster that starts from nothing: Ray's autoscaler, with nodes that are processes, grows for a
+study's lanes."""
 
 import json
 from pathlib import Path

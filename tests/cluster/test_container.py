@@ -1,4 +1,5 @@
-"""The container file: what it installs is pinned, nobody is root in it, nothing secret gets in, and its context is complete.
+"""The container file: what it installs is pinned, nobody is root in it, nothing secret gets in, and
+its context is complete.
 
 It is built only where a Docker daemon with a network is at hand, and then by hand; here it is read.
 """
@@ -43,7 +44,8 @@ def copied(text: str) -> list[str]:
 
 
 def ignored(ignore: str, path: str) -> bool:
-    """Whether a file or folder at the top of the repository stays out; the last line that matches decides."""
+    """Whether a file or folder at the top of the repository stays out; the last line that matches
+    decides."""
     out = False
     for line in ignore.splitlines():
         if line and not line.startswith("#") and fnmatch(path, line.lstrip("!")):
@@ -159,7 +161,8 @@ def test_a_wrong_context_is_seen(old: str, new: str, message: str) -> None:
 
 
 def test_all_that_the_package_is_built_from_gets_in() -> None:
-    """The wheel takes folders beside the package: the image would have no search spaces without them."""
+    """The wheel takes folders beside the package: the image would have no search spaces without
+    them."""
     import tomllib
 
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())

@@ -1,4 +1,5 @@
-"""Studies on several hosts that die and part, and who may speak to them: real hosts on one machine, see `hosts`."""
+"""Studies on several hosts that die and part, and who may speak to them: real hosts on one machine,
+see `hosts`."""
 
 import os
 import secrets
@@ -58,7 +59,8 @@ def node(host: Host, address: str) -> list[str]:
 
 
 def start_node(host: Host, command: list[str], tries: int = 4, **environment: str) -> None:
-    """Ray gives its own processes 30 s to start, which is not enough on a machine that does much else."""
+    """Ray gives its own processes 30 s to start, which is not enough on a machine that does much
+    else."""
     for left in reversed(range(tries)):
         done = host.run(*command, timeout_s=300, check=not left, **environment)
         if done.returncode == 0:
@@ -210,7 +212,8 @@ def submit(host: Host, head: Host, port: int, entry: str, *token: str) -> str:
 
 
 def refused(host: Host, commands: list[list[str]], environments: list[dict[str, str]]) -> list[str]:
-    """What those commands said that were not refused for want of the token. All at once: each tries for 20 s or more."""
+    """What those commands said that were not refused for want of the token. All at once: each tries
+    for 20 s or more."""
     processes = [
         host.start(*command, **environment) for command in commands for environment in environments
     ]
@@ -271,7 +274,8 @@ def test_without_the_token_nobody_gets_in() -> None:
 
 
 def with_the_token(host: Host, driver: list[str]) -> str:
-    """What a driver says. Ray gives the server that it starts for a `ray://` driver 30 s: on a busy machine it is asked again."""
+    """What a driver says. Ray gives the server that it starts for a `ray://` driver 30 s: on a busy
+    machine it is asked again."""
     for _ in range(4):
         said = host.run(*driver, timeout_s=300, check=False, **TOKENS).stdout
         if "Starting Ray client server failed" not in said:
@@ -411,9 +415,10 @@ def check_whole(folder: Path, undisturbed: Path) -> None:
 def test_a_dead_host_and_a_parted_one_cost_a_study_nothing(
     study: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Of three hosts with room for the lane one dies, and one is cut off but still sees the study's folder, as with a file
-    server on another network. Its worker, asleep until its trial goes on elsewhere, then computes and writes on. The
-    trial must not fall back to that when the next worker dies."""
+    """Of three hosts with room for the lane one dies, and one is cut off but still sees the study's
+    folder, as with a file server on another network. Its worker, asleep until its trial goes on
+    elsewhere, then computes and writes on. The trial must not fall back to that when the next
+    worker dies."""
     folder, log = tmp_path / "study", tmp_path / "log"
     with Hosts(4, shared=[tmp_path.parent.parent]) as hosts:
         give_token(hosts)
@@ -477,8 +482,8 @@ def gone(host: Host, seconds: float = 120.0) -> bool:
 def test_another_host_takes_over_when_the_driver_s_is_lost(
     study: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Head and driver go, and the lane's worker is an orphan. A new head resumes from the shared folder, once the lease has
-    run out."""
+    """Head and driver go, and the lane's worker is an orphan. A new head resumes from the shared
+    folder, once the lease has run out."""
     folder, log = tmp_path / "study", tmp_path / "log"
     with Hosts(3, shared=[tmp_path.parent.parent]) as hosts:
         give_token(hosts)

@@ -1,4 +1,5 @@
-"""The KubeRay manifests, without Kubernetes: what a user would lose to a typo, a rule of the operator's or a careless default.
+"""The KubeRay manifests, without Kubernetes: what a user would lose to a typo, a rule of the
+operator's or a careless default.
 
 Each check is shown to catch planted mistakes: a check that passes everything would be no check."""
 
@@ -98,7 +99,8 @@ def test_operators_of_both_versions_know_every_field(
 def test_alpha_fields_need_the_newer_operator(
     folder: Path, kuberay_16: Any, kuberay_17: Any
 ) -> None:
-    """The older one would drop them in silence: a cluster without TLS whose owner believes that it has some."""
+    """The older one would drop them in silence: a cluster without TLS whose owner believes that it
+    has some."""
     assert schema_problems(build(folder), kuberay_17) == []
     refused = " ".join(schema_problems(build(folder), kuberay_16))
     for field in ("backend", "storage", "tlsOptions", "networkPolicy"):
@@ -296,7 +298,8 @@ def test_what_the_operator_would_refuse_of_the_overlay_is_found(
 
 
 def test_the_operator_is_told_to_do_what_the_overlay_asks_for() -> None:
-    """Of a field behind a closed feature gate the operator makes an error, and of the cluster nothing."""
+    """Of a field behind a closed feature gate the operator makes an error, and of the cluster
+    nothing."""
     values = yaml.safe_load((ALPHA[0].parent / "operator.yaml").read_text())
     given = {gate["name"] for gate in values["featureGates"] if gate["enabled"]}
     for folder in ALPHA:
@@ -480,7 +483,8 @@ def test_a_longer_grace_period_of_a_study_is_found_to_be_too_long_for_the_pods()
 
 
 def test_the_driver_is_told_its_credentials_by_nobody_but_the_cloud(study: StudySpec) -> None:
-    """The bucket's identity is for pods that run studies; the head, which can scale the cluster, has none."""
+    """The bucket's identity is for pods that run studies; the head, which can scale the cluster,
+    has none."""
     accounts = {
         m["metadata"]["name"]: m["metadata"].get("annotations", {})
         for m in build(JOB)
@@ -568,7 +572,8 @@ def test_memory_that_a_container_must_not_exceed_is_read_as_kubernetes_reads_it(
 
 
 def entrypoint(tmp_path: Path, code: int) -> tuple[int, list[str]]:
-    """Runs the job's command through the shells on its way (the submitter's, then Ray's) with a stand-in for ray-unlearn."""
+    """Runs the job's command through the shells on its way (the submitter's, then Ray's) with a
+    stand-in for ray-unlearn."""
     (job,) = of_kind(build(JOB), "RayJob")
     command = job["spec"]["entrypoint"]
     stand_in = tmp_path / "ray-unlearn"
@@ -597,7 +602,8 @@ def entrypoint(tmp_path: Path, code: int) -> tuple[int, list[str]]:
 def test_a_study_with_failed_trials_is_finished_and_everything_else_is_tried_again(
     code: int, again: bool, tmp_path: Path
 ) -> None:
-    """Three more clusters would be started for trials that fail for good; and none for a driver that was told to stop."""
+    """Three more clusters would be started for trials that fail for good; and none for a driver
+    that was told to stop."""
     ended, _ = entrypoint(tmp_path, code)
     assert (ended != 0) == again
 
@@ -653,7 +659,8 @@ time.sleep(60)
 
 
 def alone() -> list[str]:
-    """The start of a command that sees no processes but its own: the hook signals by name, and others run here."""
+    """The start of a command that sees no processes but its own: the hook signals by name, and
+    others run here."""
     return ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 

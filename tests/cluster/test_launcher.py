@@ -1,5 +1,5 @@
-"""The launcher files, before they cost money: Ray's own checks, AWS as moto plays it, Google's API description, Azure's
-template, and our rules. Each check is shown mistakes that it must catch."""
+"""The launcher files, before they cost money: Ray's own checks, AWS as moto plays it, Google's API
+description, Azure's template, and our rules. Each check is shown mistakes that it must catch."""
 
 import copy
 import functools
@@ -24,7 +24,8 @@ KIND, NODE_TYPE, CLUSTER = "ray-node-type", "ray-user-node-type", "ray-cluster-n
 
 
 def changed(text: str, old: str, new: str) -> str:
-    """The text with the last `old` replaced: what stands last is the worker's, and easily forgotten."""
+    """The text with the last `old` replaced: what stands last is the worker's, and easily
+    forgotten."""
     assert old in text, f"{old!r} is no longer in the file: the planted mistake would prove nothing"
     before, _, after = text.rpartition(old)
     return before + new + after
@@ -216,7 +217,8 @@ def test_a_broken_rule_is_seen(name: str, old: str, new: str, message: str) -> N
 
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """moto's AWS with the network and the roles that README.md says to make; the file with their names filled in."""
+    """moto's AWS with the network and the roles that README.md says to make; the file with their
+    names filled in."""
     boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto")
     from ray.autoscaler._private.aws import node_provider
 
@@ -448,7 +450,8 @@ def google_document(service: str) -> dict[str, Any]:
 
 
 def strict(schema: Any) -> Any:
-    """A discovery schema as a strict JSON Schema: no unknown fields, and 64-bit numbers as strings or as numbers."""
+    """A discovery schema as a strict JSON Schema: no unknown fields, and 64-bit numbers as strings
+    or as numbers."""
     if isinstance(schema, list):
         return [strict(item) for item in schema]
     if not isinstance(schema, dict):
@@ -482,7 +485,8 @@ def instance_schema() -> dict[str, Any]:
 
 
 def sent_to_google(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Google, Google]:
-    """What `ray up` and the autoscaler send, through Ray's own code: while preparing, and to start one head and one worker."""
+    """What `ray up` and the autoscaler send, through Ray's own code: while preparing, and to start
+    one head and one worker."""
     from googleapiclient.discovery import build_from_document
     from ray.autoscaler._private.gcp import config as gcp
     from ray.autoscaler._private.gcp import node
@@ -570,7 +574,8 @@ def test_google_refuses_a_mistake(
         all_is_well()
 
 
-# ---- Azure: no offline description of its API, so Ray's template is the judge of names and types, not of sizes and images
+# ---- Azure: no offline description of its API, so Ray's template is the judge of names and types,
+# not of sizes and images
 
 
 class Deployments:
@@ -586,7 +591,8 @@ class Deployments:
 
 @pytest.fixture
 def azure_provider(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Ray's module for Azure; Azure's own packages, of which it needs only names here, are left blank."""
+    """Ray's module for Azure; Azure's own packages, of which it needs only names here, are left
+    blank."""
     names = ("", ".common", ".common.credentials", ".core", ".core.exceptions", ".identity", ".mgmt", ".mgmt.compute",
              ".mgmt.network", ".mgmt.resource", ".mgmt.resource.resources", ".mgmt.resource.resources.models")  # fmt: skip
     for name in names:
@@ -641,7 +647,8 @@ VALUES = {"priority": ("Regular", "Spot", "Low"), "evictionPolicy": ("Delete", "
 
 
 def azure_problems(deployment: dict[str, Any]) -> list[str]:
-    """What the template's own declarations, and the two lists of values of Azure's documents, have against it."""
+    """What the template's own declarations, and the two lists of values of Azure's documents, have
+    against it."""
     properties = deployment["properties"]
     declared = properties["template"]["parameters"]
     given = {name: value["value"] for name, value in properties["parameters"].items()}

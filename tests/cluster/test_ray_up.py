@@ -1,8 +1,10 @@
-"""The on-premises launcher for real: `ray up` over ssh from a laptop to a head, which starts a worker over ssh, a study through
-to its table, a head that dies and comes back, and `ray down`. Three hosts on one machine, see `hosts`.
+"""The on-premises launcher for real: `ray up` over ssh from a laptop to a head, which starts a
+worker over ssh, a study through to its table, a head that dies and comes back, and `ray down`.
+Three hosts on one machine, see `hosts`.
 
-Its commands begin with `ray stop`, which ends every Ray that it sees: each host has processes of its own and sees no others.
-A process that `ray stop` would take for Ray's stands outside and must live on.
+Its commands begin with `ray stop`, which ends every Ray that it sees: each host has processes of
+its own and sees no others. A process that `ray stop` would take for Ray's stands outside and must
+live on.
 """
 
 import json
@@ -103,7 +105,8 @@ def machines(tmp_path: Path, text_files: Path, tiny_model: Path) -> Iterator[Mac
 
 
 def up(machines: Machines, *options: str) -> None:
-    """`ray up`. On a machine with too much to do, Ray's own 15 s for its agent are not enough: once more."""
+    """`ray up`. On a machine with too much to do, Ray's own 15 s for its agent are not enough: once
+    more."""
     command = ["ray", "up", "--yes", "--no-config-cache", *options, str(machines.file)]
     for _ in range(3):
         done = machines.laptop.run(*command, timeout_s=400, check=False)
@@ -186,7 +189,8 @@ def test_from_nothing_to_a_table_and_back(
         mode = host.run("stat", "-c", "%a", "/tmp/home/.ray-unlearn/auth_token").stdout.strip()
         assert mode == "600"
 
-    # The head's process dies and is started again: its tables are on its disk, and the worker is found there.
+    # The head's process dies and is started again: its tables are on its disk, and the worker is
+    # found there.
     raylets = {pid for pid, command in worker.processes().items() if "raylet/raylet" in command}
     for pid, command in head.processes().items():
         if "gcs_server" in command:
@@ -197,7 +201,8 @@ def test_from_nothing_to_a_table_and_back(
 
     laptop.run("ray", "down", "--yes", str(file), timeout_s=200)
     assert not is_up(head)
-    # `ray down` leaves workers of this provider alone; without a head they end by themselves after a minute.
+    # `ray down` leaves workers of this provider alone; without a head they end by themselves after
+    # a minute.
     deadline = time.monotonic() + 180
     while is_up(worker):
         assert time.monotonic() < deadline, "a worker outlives its cluster"

@@ -1,4 +1,5 @@
-"""cluster/slurm/study.sbatch: read by bash, by shellcheck and by our own rules, and run by a real Slurm."""
+"""cluster/slurm/study.sbatch: read by bash, by shellcheck and by our own rules, and run by a real
+Slurm."""
 
 import re
 import shutil
@@ -30,7 +31,8 @@ TEXT = SBATCH.read_text()
 WHY_NOT = slurm_here.unavailable() or no_hosts()
 real = [pytest.mark.root, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "-")]
 
-# What `ray symmetric-run` may get: it gives every other flag to head and workers alike, and some are refused by one of them.
+# What `ray symmetric-run` may get: it gives every other flag to head and workers alike, and some
+# are refused by one of them.
 RAY_FLAGS = {
     "--address",
     "--min-nodes",
@@ -191,7 +193,8 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
 
 
 FAKES = {
-    # The first node runs what follows `--`; all go on until they are stopped. /tmp is each node's own.
+    # The first node runs what follows `--`; all go on until they are stopped. /tmp is each node's
+    # own.
     "ray": """
 if [ "$1" = stop ]; then touch /tmp/stopped; exit; fi
 rm -f /tmp/stopped
@@ -208,7 +211,8 @@ exit $FAKE_CODE""",
 
 @pytest.fixture
 def submit_fake(slurm: Slurm, tmp_path: Path) -> Callable[..., int]:
-    """Submits our file with a Ray and a ray-unlearn that only pretend: what is tried is the file, in seconds."""
+    """Submits our file with a Ray and a ray-unlearn that only pretend: what is tried is the file,
+    in seconds."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, script in FAKES.items():
@@ -288,14 +292,16 @@ class TestOurFile:
     def test_folders_that_nodes_do_not_see_are_named_at_once(
         self, slurm: Slurm, submit_fake: Callable[..., int], tmp_path: Path
     ) -> None:
-        """Else the head waits five minutes for nodes that have no token. /tmp is each host's own here."""
+        """Else the head waits five minutes for nodes that have no token. /tmp is each host's own
+        here."""
         assert slurm.ended(submit_fake(SHARED_STATE="/tmp/own"), 60)["ExitCode"] == "2:0"
         assert "host2: no /tmp/own/job-" in (tmp_path / "log").read_text()
 
     def test_scancel_lets_the_study_end_itself(
         self, slurm: Slurm, submit_fake: Callable[..., int], tmp_path: Path
     ) -> None:
-        """Slurm sends SIGTERM to every process. The driver hears one signal, not two: two would mean at once."""
+        """Slurm sends SIGTERM to every process. The driver hears one signal, not two: two would
+        mean at once."""
         (tmp_path / "deaf").touch()
         number = submit_fake(seconds=15)
         says(tmp_path / "log", "driver: run")
@@ -373,7 +379,8 @@ class TestStudies:
     def submit(self, slurm: Slurm, study: Path) -> Callable[[Path], int]:
         def submit(folder: Path) -> int:
             arguments = [f"--output={folder}.log", str(SBATCH), str(study), str(folder), "--quiet"]
-            # Ray's workers step back behind other programs: on a busy machine they would get no time at all.
+            # Ray's workers step back behind other programs: on a busy machine they would get no
+            # time at all.
             return slurm.submit(
                 *arguments, SHARED_STATE=str(folder.parent), RAY_worker_niceness="0"
             )
@@ -411,7 +418,8 @@ class TestStudies:
     def test_the_time_limit_does_not_end_a_study(
         self, slurm: Slurm, submit: Callable[[Path], int], undisturbed: Path, tmp_path: Path
     ) -> None:
-        """Slurm looks at limits every 30 s, so the warning is given by hand. The job starts again by itself."""
+        """Slurm looks at limits every 30 s, so the warning is given by hand. The job starts again
+        by itself."""
         folder = tmp_path / "study"
         number = submit(folder)
         until_under_way(slurm, number, folder)

@@ -54,7 +54,8 @@ def study_of(
 
 @pytest.fixture(scope="session")
 def undisturbed(study_of: StudyFile, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That study, run without any fault: what one that was disturbed, or lies elsewhere, is compared with."""
+    """That study, run without any fault: what one that was disturbed, or lies elsewhere, is
+    compared with."""
     folder = tmp_path_factory.mktemp("undisturbed") / "study"
     chaos.undisturbed(study_of(), folder)
     return folder

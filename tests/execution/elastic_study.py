@@ -1,7 +1,8 @@
-"""Run by test_elastic.py in a process of its own: lanes on simulated nodes that join, are drained, and die.
+"""Run by test_elastic.py in a process of its own: lanes on simulated nodes that join, are drained,
+and die.
 
-No trial may be run again for a fault of its own (`max_retries=0`): all three complete only if what befalls their nodes is not
-held against them. Prints what happened, as JSON.
+No trial may be run again for a fault of its own (`max_retries=0`): all three complete only if what
+befalls their nodes is not held against them. Prints what happened, as JSON.
 """
 
 import json
@@ -131,7 +132,8 @@ def elastic(cluster: Cluster, log: Path) -> None:
         cluster.remove_node(third, allow_graceful=False)
         happened["lost"] = {"moved": trials[moved].told(), "stayed": trials[1 - moved].told()}
 
-        # One that has no room although we thought so waits inside Ray, as one does whose place another user has taken.
+        # One that has no room although we thought so waits inside Ray, as one does whose place
+        # another user has taken.
         fleets.look = lambda autoscaling: Seen([Node("not there", {"CPU": 3.0})])
         while len(ray.get(fleet.hub.controllers.remote())) < 3:
             time.sleep(0.1)

@@ -14,7 +14,8 @@ from ray_unlearn.store.record import Record
 
 PATIENCE_S = 240
 STEPS = 240
-"""Of a trial that is to be stopped: seconds of training follow its first evaluation, and a signal arrives within them."""
+"""Of a trial that is to be stopped: seconds of training follow its first evaluation, and a signal
+arrives within them."""
 
 StudyFile = Callable[..., Path]
 """Writes a study file: trials of each method, steps, operations."""

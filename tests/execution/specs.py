@@ -28,7 +28,8 @@ TARGET_NLL = 3.0
 
 
 def space(method: str = "gradient_ascent", **parameters: Any) -> SearchSpace:
-    """A search space over log learning rate with free steps, unless told otherwise; a bare value is fixed."""
+    """A search space over log learning rate with free steps, unless told otherwise; a bare value is
+    fixed."""
     given = {"learning_rate": LR, "steps": FREE_STEPS} | parameters
     long = {
         n: p if isinstance(p, dict) else {"type": "fixed", "value": p} for n, p in given.items()
@@ -43,7 +44,8 @@ def study(
     full: SearchSpace | None = None,
     **search: Any,
 ) -> StudySpec:
-    """A study of these spaces, one of which was `full` before it was narrowed; keyword arguments are of its `search` section."""
+    """A study of these spaces, one of which was `full` before it was narrowed; keyword arguments
+    are of its `search` section."""
     spaces = spaces or (space(),)
     if search.get("sampler") != "grid":
         search = {"trials_per_method": 20} | search
@@ -97,7 +99,8 @@ def record(spec: StudySpec, *trials: Trial) -> Record:
 def run(
     spec: StudySpec, score: Callable[[TrialConfig], float | None], trials: int | None = None
 ) -> list[Trial]:
-    """A whole search with one lane: each trial has one row, at its last step; no score means infeasible."""
+    """A whole search with one lane: each trial has one row, at its last step; no score means
+    infeasible."""
     from ray_unlearn.execution.search import Search
 
     search = Search(spec, "context")

@@ -1,4 +1,5 @@
-"""Confirmation: the best configurations again with new seeds. If these fail, a lucky trial passes for a good one."""
+"""Confirmation: the best configurations again with new seeds. If these fail, a lucky trial passes
+for a good one."""
 
 import csv
 import json
@@ -48,7 +49,8 @@ def trial(number: int, spec: StudySpec, lr: float, scores: dict[int, float], **a
 
 
 def test_the_top_is_by_the_selection_half_and_names_each_configuration_once() -> None:
-    """Trial 1 has a lower reporting score, trial 2 is trial 0 with another seed, trial 3 has none: it diverged."""
+    """Trial 1 has a lower reporting score, trial 2 is trial 0 with another seed, trial 3 has none:
+    it diverged."""
     spec = study(space(), space("random_labels"))
     trials = [
         trial(0, spec, 1e-4, {1: 0.9, 3: 0.2, 9: 0.4}),
@@ -101,8 +103,8 @@ def test_a_free_steps_configuration_is_run_to_its_best_update_and_evaluated_ther
 def test_conditional_hyperparameters_and_trials_from_either_space_are_repeated_as_they_were() -> (
     None
 ):
-    """The best is one of the full space with a schedule, and a warm-up, that the narrowed space no longer has; the second
-    lies where the narrowed space was widened beyond the full one."""
+    """The best is one of the full space with a schedule, and a warm-up, that the narrowed space no
+    longer has; the second lies where the narrowed space was widened beyond the full one."""
     linear = {"type": "float", "low": 0.01, "high": 0.2, "when": {"schedule": "linear"}}
     steps = {"type": "int", "low": 5, "high": 30}
     full = space(
@@ -138,7 +140,8 @@ def test_early_stopping_and_two_objectives_of_the_study_do_not_stop_its_confirma
 
 
 def test_the_interval_is_students() -> None:
-    """Scores 1, 2, 3: mean 2, SD 1; t(0.95, 2) = 2.919986 (any table), so 2 +- 2.919986 / sqrt(3)."""
+    """Scores 1, 2, 3: mean 2, SD 1; t(0.95, 2) = 2.919986 (any table), so 2 +- 2.919986 /
+    sqrt(3)."""
     found = interval_of([1.0, 2.0, 3.0])
     assert (found.n, found.mean, found.sd) == (3, 2.0, 1.0)
     assert (found.low, found.high) == pytest.approx(
@@ -177,7 +180,8 @@ def written(folder: Path, spec: StudySpec, trials: list[Trial]) -> Path:
 
 
 def test_a_seed_without_a_score_is_shown_and_never_dropped(tmp_path: Path) -> None:
-    """Of four new seeds one diverges, one is not finite at its end, and two end with 0.6 and 0.8 on the reporting half."""
+    """Of four new seeds one diverges, one is not finite at its end, and two end with 0.6 and 0.8 on
+    the reporting half."""
     spec = study()
     best = trial(0, spec, 1e-4, {3: 0.2, 9: 0.1})
     folder = written(tmp_path / "s", spec, [best, trial(1, spec, 1e-3, {9: 0.4})])
@@ -272,7 +276,8 @@ def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One method, two trials; then its best with two new seeds. The second call starts nothing, other arguments lose nothing."""
+    """One method, two trials; then its best with two new seeds. The second call starts nothing,
+    other arguments lose nothing."""
     overrides = {
         "learning_rate": {"type": "float", "low": 1e-3, "high": 1e-2, "scale": "log"},
         "steps": FREE_STEPS | {"high": 4},

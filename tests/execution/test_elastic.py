@@ -1,4 +1,5 @@
-"""Lanes that follow the cluster: nodes that join, leave and die, lanes without room, and the end of all of them."""
+"""Lanes that follow the cluster: nodes that join, leave and die, lanes without room, and the end of
+all of them."""
 
 import json
 import os
@@ -131,13 +132,15 @@ def test_a_lane_that_waits_inside_ray_leaves_neither_thread_nor_placement_group(
 
 
 def test_what_is_asked_of_rays_private_parts_is_still_there(ray_here: None) -> None:
-    """Without them lanes still run, but none is drained, and one that waits inside Ray cannot be ended."""
+    """Without them lanes still run, but none is drained, and one that waits inside Ray cannot be
+    ended."""
     assert issubclass(training.Introduce, ControllerCallback)
     assert elastic._private(lambda state: state.get_draining_nodes()) == {}
     assert elastic._private(lambda state: list(elastic._groups_of(state, ""))) == []
     [node] = elastic.look().nodes
     assert node.free is not None
-    # What is all in use is left out; the groups of lanes that have just ended may still stand there.
+    # What is all in use is left out; the groups of lanes that have just ended may still stand
+    # there.
     assert {name for name in node.free if "_group_" not in name} <= node.total.keys()
     assert node.free.get("CPU", 0.0) <= node.total["CPU"]
     assert elastic._private(lambda state: state.not_there()) is None

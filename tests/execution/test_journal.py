@@ -1,4 +1,5 @@
-"""The exported journal is opened with Optuna. If these fail, optuna-dashboard shows nothing, or something else."""
+"""The exported journal is opened with Optuna. If these fail, optuna-dashboard shows nothing, or
+something else."""
 
 import time
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Lanes over a stand-in world: what becomes of a trial, its rows and its neighbours when something goes wrong."""
+"""Lanes over a stand-in world: what becomes of a trial, its rows and its neighbours when something
+goes wrong."""
 
 import contextlib
 import os
@@ -41,7 +42,8 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fleet(ray_here: None, log: Path) -> Iterator[Fleet]:
-    """One lane of one worker for all tests here: each test is also a test that the one before left it clean."""
+    """One lane of one worker for all tests here: each test is also a test that the one before left
+    it clean."""
     with Fleet(Operations(lanes=1, max_retries=1), OpenStandIn(log)) as fleet:
         first = fleet.first_job(baselines=True, interrupt=NEVER)
         assert first is not None
@@ -95,7 +97,8 @@ def test_a_warm_lane_costs_a_trial_milliseconds(fleet: Fleet) -> None:
 
 
 def test_a_row_waits_for_its_verdict(fleet: Fleet, log: Path) -> None:
-    """Otherwise early stopping overruns, and an update is computed from a row that is not yet on disk."""
+    """Otherwise early stopping overruns, and an update is computed from a row that is not yet on
+    disk."""
     item = pull(fleet, 20, config(seed=20))
     time.sleep(0.3)
     assert "seed 20 update 1" in log.read_text()
@@ -206,7 +209,8 @@ def test_a_killed_tune_actor_costs_its_trial_nothing(
 
 
 class ReadsTheDisk:
-    """Search and pruner in one: at every word it hears it looks what a power cut would have left."""
+    """Search and pruner in one: at every word it hears it looks what a power cut would have
+    left."""
 
     def __init__(self, folder: Path, stop: int) -> None:
         self.folder = folder
@@ -246,7 +250,8 @@ class Broken:
 
 
 class KillsTuneActors(ReadsTheDisk):
-    """Kills Tune's idle actor whenever a trial is asked for: Tune then resets a dead one, and gives the trial up at once."""
+    """Kills Tune's idle actor whenever a trial is asked for: Tune then resets a dead one, and gives
+    the trial up at once."""
 
     def ask(self, number: int) -> TrialConfig | None:
         for pid in descendants(os.getpid()):
@@ -275,7 +280,8 @@ def test_trials_that_tune_gives_up_for_a_dead_actor_are_asked_again(
 def test_through_tune_rows_are_on_disk_before_anybody_hears_and_a_verdict_stops_its_trial_only(
     fleet: Fleet, log: Path, tmp_path: Path, tiny_study: StudySpec
 ) -> None:
-    """The order in which Tune tells scheduler and searcher is Tune's own: this fails if a new version changes it."""
+    """The order in which Tune tells scheduler and searcher is Tune's own: this fails if a new
+    version changes it."""
     search = ReadsTheDisk(tmp_path, stop=1)
     with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 6.0}) as ledger:
         ledger.append({"kind": "baseline", "name": "vanilla", "metrics": vanilla()})
@@ -353,11 +359,12 @@ def test_the_line_of_a_remote_error_that_says_what_went_wrong() -> None:
 
 
 def test_the_private_hook_that_saves_two_actors_per_lane_is_still_there() -> None:
-    """Without it lanes still run, but each costs 240 MB and seconds more: then `training.Trainer` wants another way."""
+    """Without it lanes still run, but each costs 240 MB and seconds more: then `training.Trainer`
+    wants another way."""
     assert callable(TorchTrainer._create_default_callbacks)
 
 
-# -- the last tests have fleets of their own: they need the machine that the shared one holds ---------------------------
+# -- the last tests have fleets of their own: they need the machine that the shared one holds ------
 
 
 def test_a_lane_that_cannot_start_ends_the_study_with_the_workers_words(
@@ -373,7 +380,8 @@ def test_a_lane_that_cannot_start_ends_the_study_with_the_workers_words(
 def test_two_workers_an_error_or_the_death_of_one_does_not_hang_the_other(
     ray_here: None, tmp_path: Path
 ) -> None:
-    """Rank 0 waits in a collective that rank 1 never joins: the trial ends at once, and the group is restarted."""
+    """Rank 0 waits in a collective that rank 1 never joins: the trial ends at once, and the group
+    is restarted."""
     operations = Operations(lanes=1, workers_per_lane=2, cpus_per_worker=0.5)
     with Fleet(operations, OpenStandIn(tmp_path / "log")) as pair:
         assert pair.first_job(baselines=False, interrupt=NEVER) is not None
@@ -381,7 +389,8 @@ def test_two_workers_an_error_or_the_death_of_one_does_not_hang_the_other(
         end = run(pair, 1, config("raise-on-rank-1"))[-1]
         assert (end["status"], end["reason"]) == ("failed", "ValueError: rank 1 only")
         assert run(pair, 2, config())[-1]["status"] == "complete"
-        # Rank 0 hears of a dead peer before Ray does, as a broken collective: no fault of the trial.
+        # Rank 0 hears of a dead peer before Ray does, as a broken collective: no fault of the
+        # trial.
         items = run(pair, 3, config(f"die-on-rank-1-once:{tmp_path / 'died'}"))
         assert (items[-1]["status"], items[-1]["attempt"]) == ("complete", 1), items[-1]
 
@@ -389,7 +398,8 @@ def test_two_workers_an_error_or_the_death_of_one_does_not_hang_the_other(
 def test_a_hung_trial_is_killed_by_the_watchdog_and_runs_again(
     ray_here: None, tmp_path: Path
 ) -> None:
-    """A sleeping training thread, and a process that hears no signal but the last: Ray Train notices neither."""
+    """A sleeping training thread, and a process that hears no signal but the last: Ray Train
+    notices neither."""
     operations = Operations(lanes=1, max_retries=1, stall_timeout_s=3.0)
     with Fleet(operations, OpenStandIn(tmp_path / "log")) as watched:
         assert watched.first_job(baselines=False, interrupt=NEVER) is not None

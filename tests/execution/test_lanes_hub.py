@@ -96,7 +96,8 @@ def test_a_row_of_a_dead_attempt_that_nobody_saw_is_not_delivered_late() -> None
 
 
 def test_what_a_replaced_worker_says_counts_for_nothing() -> None:
-    """Ray Train may think a worker dead that still computes: two writers of one trial would mix their rows."""
+    """Ray Train may think a worker dead that still computes: two writers of one trial would mix
+    their rows."""
 
     async def test() -> None:
         hub, [old] = await started()
@@ -296,7 +297,8 @@ async def dies(hub: Hub, node: str) -> int:
 
 
 def test_a_node_that_goes_is_not_held_against_the_trial_but_not_for_ever() -> None:
-    """A node that had been announced to leave never counts, others do after a while: a trial may be what brings them down."""
+    """A node that had been announced to leave never counts, others do after a while: a trial may be
+    what brings them down."""
 
     async def test() -> None:
         hub, _ = await started(max_retries=0)
@@ -376,7 +378,8 @@ def test_an_idle_lane_leaves_its_node_at_once_and_takes_nothing_more() -> None:
 
 
 def test_where_a_lanes_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that is set by hand: 2 s of waiting for a trial, 3 + 5 s of computing, 4 s for a verdict, 6 s idle."""
+    """By a clock that is set by hand: 2 s of waiting for a trial, 3 + 5 s of computing, 4 s for a
+    verdict, 6 s idle."""
     now = 100.0
     monkeypatch.setattr("ray_unlearn.execution.hub.time.monotonic", lambda: now)
 

@@ -1,5 +1,5 @@
-"""What outsiders see of a running study. If these fail, dashboards show something else than what happens, or a study stops
-because it is watched."""
+"""What outsiders see of a running study. If these fail, dashboards show something else than what
+happens, or a study stops because it is watched."""
 
 import errno
 import io
@@ -72,8 +72,8 @@ def tokens(update: int, score: float = 0.5) -> Row:
 def watched(clock: Clock) -> Counts:
     """A resumed study of six trials after half a minute: one was finished, one begun; then
 
-    t = 0: trials 1 (begun before) and 2 are handed out; 10: trial 1 has a row at update 9; 20: trial 1 is complete, trial 3 begins;
-    24: trial 2 is infeasible; 30: trial 3 has a row.
+    t = 0: trials 1 (begun before) and 2 are handed out; 10: trial 1 has a row at update 9; 20:
+    trial 1 is complete, trial 3 begins; 24: trial 2 is infeasible; 30: trial 3 has a row.
     """
     before = record(
         SPEC, a_trial(0, tokens(1), tokens(3, 0.25), status="complete"), a_trial(1, tokens(3))
@@ -196,7 +196,7 @@ def test_after_the_end_no_lane_and_no_trial_is_busy() -> None:
     assert ("ray_unlearn_time_left_seconds",) not in found
 
 
-# -- the journal ------------------------------------------------------------------------------------------------------
+# -- the journal -----------------------------------------------------------------------------------
 
 
 def opened(path: Path) -> JournalStorage:
@@ -327,7 +327,7 @@ def test_a_long_study_is_appended_to_and_not_written_anew(tmp_path: Path) -> Non
     assert live._buffer.logs == [], "what is in the file is not kept in memory too"
 
 
-# -- the observation ----------------------------------------------------------------------------------------------------
+# -- the observation -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -460,7 +460,7 @@ def test_the_port_serves_the_same_metrics_to_this_machine_only(ledger: Ledger) -
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics")
 
 
-# -- a real study, seen from another process --------------------------------------------------------------------------
+# -- a real study, seen from another process -------------------------------------------------------
 
 SEEN = """
 import json, sys
@@ -493,7 +493,8 @@ print(json.dumps({"trials": trials, "rows": rows, "metrics": metrics, "status": 
 
 
 class Onlooker:
-    """Holds the study up as trial 2 reports its first row, has another process look at it, and lets it go on."""
+    """Holds the study up as trial 2 reports its first row, has another process look at it, and lets
+    it go on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

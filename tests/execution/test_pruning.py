@@ -1,4 +1,5 @@
-"""Early stopping. If these fail, good configurations are stopped, or a resumed study stops others than it would have."""
+"""Early stopping. If these fail, good configurations are stopped, or a resumed study stops others
+than it would have."""
 
 import math
 import random
@@ -49,7 +50,8 @@ def verdict(spec: StudySpec, ledger: Record, number: int) -> str | None:
 
 
 def test_asha_follows_a_table_made_by_hand() -> None:
-    """Seven trials reach rung 3 one after another, eta 3: kept are the best max(1, n // 3) of the n so far.
+    """Seven trials reach rung 3 one after another, eta 3: kept are the best max(1, n // 3) of the n
+    so far.
 
     n       1    2    3    4    5    6    7
     score  .5   .6   .4   .7  .45  .42   .9
@@ -67,7 +69,8 @@ def test_asha_follows_a_table_made_by_hand() -> None:
 
 
 def test_equal_scores_go_on_together() -> None:
-    """A floor that many trials reach (zero loss of utility, say) is no reason to stop all but the first of them."""
+    """A floor that many trials reach (zero loss of utility, say) is no reason to stop all but the
+    first of them."""
     spec = decaying("asha", reduction_factor=3, grace_updates=3)
     assert verdict(spec, record(spec, trial(0, {3: 0.5}), trial(1, {3: 0.5})), 1) is None
 
@@ -158,7 +161,8 @@ def test_with_free_steps_a_trial_stands_by_its_best_configuration_so_far() -> No
 def test_with_free_steps_a_trial_past_its_best_is_stopped_and_one_that_still_forgets_too_little_is_not(
     scheduler: str,
 ) -> None:
-    """U-shape: the gap closes, crosses, and opens again while the score rises at two evaluations running."""
+    """U-shape: the gap closes, crosses, and opens again while the score rises at two evaluations
+    running."""
     spec = free(scheduler, grace_updates=1)
     ledger = record(spec, trial(0, {}))
 
@@ -217,7 +221,8 @@ def test_median_rule_by_hand() -> None:
 
 
 def test_asha_saves_updates_and_keeps_the_planted_best() -> None:
-    """27 trials whose ranks are stable: the best survives, and well over half of the updates are saved."""
+    """27 trials whose ranks are stable: the best survives, and well over half of the updates are
+    saved."""
     spec = decaying("asha", reduction_factor=3, grace_updates=1)
     ledger = record(spec)
     updates = 0
@@ -243,7 +248,8 @@ def test_asha_saves_updates_and_keeps_the_planted_best() -> None:
 def test_a_pruner_that_saw_the_study_grow_judges_as_one_that_sees_it_for_the_first_time(
     scheduler: str, seed: int
 ) -> None:
-    """Else a resumed study stops other trials than the uninterrupted one: up to three run at once, and end as they may."""
+    """Else a resumed study stops other trials than the uninterrupted one: up to three run at once,
+    and end as they may."""
     draw = random.Random(seed)
     methods = ("gradient_ascent", "random_labels")
     spaces = [space(method, steps=SAMPLED_STEPS, schedule="linear") for method in methods]
@@ -266,7 +272,8 @@ def test_a_pruner_that_saw_the_study_grow_judges_as_one_that_sees_it_for_the_fir
 
 
 def test_past_best_alone_judges_no_trial_by_another() -> None:
-    """A trial far worse than all others goes on, so that the trials stay a random sample of the space."""
+    """A trial far worse than all others goes on, so that the trials stay a random sample of the
+    space."""
     others = [trial(n, {1: 0.1, 3: 0.05, 9: 0.05}, "complete") for n in range(6)]
     verdicts = []
     for scheduler in ("past_best", "median", "asha"):

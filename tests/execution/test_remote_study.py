@@ -1,4 +1,5 @@
-"""Whole studies in an object store: the same rows as in a folder, through server errors, kills, and from another machine."""
+"""Whole studies in an object store: the same rows as in a folder, through server errors, kills, and
+from another machine."""
 
 import json
 import os
@@ -65,7 +66,8 @@ def test_a_study_in_an_object_store(
     tmp_path: Path,
     command: Callable[..., str],
 ) -> None:
-    """Run, looked at, extended in vain, reported, exported, confirmed: by its address alone, with nothing left here."""
+    """Run, looked at, extended in vain, reported, exported, confirmed: by its address alone, with
+    nothing left here."""
     url = f"s3://{BUCKET}/campaign/{tmp_path.name}"
     study = study_of(**FULL)
     text = said(
@@ -119,8 +121,8 @@ def test_a_study_in_an_object_store(
 def test_stopped_and_killed_it_goes_on_elsewhere(
     study_of: StudyFile, undisturbed: Path, store: Store, tmp_path: Path
 ) -> None:
-    """SIGTERM leaves a checkpoint in the store; SIGKILL leaves what was there. Both times another scratch folder (as on
-    another machine) goes on from it."""
+    """SIGTERM leaves a checkpoint in the store; SIGKILL leaves what was there. Both times another
+    scratch folder (as on another machine) goes on from it."""
     url = f"s3://{BUCKET}/{tmp_path.name}"
     process = cli(
         "run",
@@ -163,7 +165,8 @@ def test_stopped_and_killed_it_goes_on_elsewhere(
 def test_a_store_that_goes_away_stops_the_study_and_comes_back(
     study_of: StudyFile, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server is stopped (SIGSTOP: it accepts and never answers) in the middle of the study, for longer than its patience."""
+    """The server is stopped (SIGSTOP: it accepts and never answers) in the middle of the study, for
+    longer than its patience."""
     with object_store() as own:
         for name, value in own.environment.items():
             monkeypatch.setenv(name, value)
@@ -189,7 +192,8 @@ def test_a_store_that_goes_away_stops_the_study_and_comes_back(
 def test_another_study_is_not_taken_for_this_one(
     study_of: StudyFile, tmp_path: Path, store: Store
 ) -> None:
-    """`run --resume` goes on with the study of the file, extends it when the file asks for more, and refuses another."""
+    """`run --resume` goes on with the study of the file, extends it when the file asks for more,
+    and refuses another."""
     url = f"s3://{BUCKET}/{tmp_path.name}"
     study = study_of(steps=6, **FULL)
     said("run", str(study), "--storage", url, "--resume", "--quiet")

@@ -1,4 +1,5 @@
-"""What is asked, and in what order. If these fail, studies repeat themselves, waste trials, or differ after a resume."""
+"""What is asked, and in what order. If these fail, studies repeat themselves, waste trials, or
+differ after a resume."""
 
 import math
 import os
@@ -72,7 +73,8 @@ def test_a_configuration_is_complete_before_the_trial_starts() -> None:
 
 @pytest.mark.parametrize("name", ["learning_rate", "w_r"])
 def test_the_quasi_random_share_is_evenly_spread(name: str) -> None:
-    """16 points of a Sobol sequence: one in each of 16 equal parts of every axis; random ones leave a third empty."""
+    """16 points of a Sobol sequence: one in each of 16 equal parts of every axis; random ones leave
+    a third empty."""
     search = Search(
         study(space(MIXED, w_r=W_R), trials_per_method=64, quasi_random_share=0.25), "c"
     )
@@ -201,7 +203,8 @@ POINTS = [{"learning_rate": 3e-4}, {"learning_rate": 1e-5}]
 
 
 def narrowed_study(share: float = 0.25, warm: tuple[float, ...] = (), **search: Any) -> StudySpec:
-    """Learning rate searched in one decade of three; `share` of the trials in all three. Another method is not narrowed."""
+    """Learning rate searched in one decade of three; `share` of the trials in all three. Another
+    method is not narrowed."""
     points = [{"learning_rate": value} for value in warm]
     search = {
         "full_space_share": share,
@@ -225,7 +228,8 @@ def asked(spec: StudySpec, method: str = "gradient_ascent") -> list[tuple[str, f
 
 
 def test_every_fourth_trial_is_drawn_from_the_full_space_and_both_sequences_are_even() -> None:
-    """After the warm start: 12 of 48, at places 4, 8, ...; no index of either Sobol sequence is left out."""
+    """After the warm start: 12 of 48, at places 4, 8, ...; no index of either Sobol sequence is
+    left out."""
     trials = asked(narrowed_study(warm=(3e-4, 5e-4)))
     assert trials[:2] == [("warm_start", 3e-4), ("warm_start", 5e-4)]
     sources = [source for source, _ in trials[2:]]
@@ -270,7 +274,8 @@ def test_the_sampler_is_not_fed_what_lies_outside_and_does_not_ask_for_it_again(
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
 def test_a_narrowed_study_that_is_interrupted_anywhere_asks_the_same(sampler: str) -> None:
-    """With conditions: a full-space trial may have hyperparameters that the narrowed space no longer has."""
+    """With conditions: a full-space trial may have hyperparameters that the narrowed space no
+    longer has."""
     full = space(**CONDITIONAL)
     narrow = space(
         schedule={"type": "choice", "choices": ["constant", "cosine"]},
@@ -299,7 +304,8 @@ def test_a_trial_of_the_full_space_has_all_its_steps() -> None:
 
 
 def test_when_a_finite_narrowed_space_is_used_up_its_trials_come_from_the_full_one() -> None:
-    """Two choices of four, two seeds: 8 trials in all, none twice, whichever space a place belongs to."""
+    """Two choices of four, two seeds: 8 trials in all, none twice, whichever space a place belongs
+    to."""
     choices = {"type": "choice", "choices": [1e-5, 1e-4, 1e-3, 1e-2]}
     full, narrow = (
         space(learning_rate=choices),
@@ -369,7 +375,8 @@ def outcome(spec: StudySpec, number: int, config: TrialConfig, status: Outcome) 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_an_interrupted_study_asks_what_an_uninterrupted_one_asks(data: st.DataObject) -> None:
-    """One lane, any outcomes, killed between or within any trials: a new Search replays the ledger and goes on."""
+    """One lane, any outcomes, killed between or within any trials: a new Search replays the ledger
+    and goes on."""
     pareto = data.draw(st.booleans())
     sampler = data.draw(st.sampled_from(["tpe", "random", "qmc", *(["nsga2"] if pareto else [])]))
     parameters: dict[str, Any] = data.draw(
@@ -411,7 +418,8 @@ def test_an_interrupted_study_asks_what_an_uninterrupted_one_asks(data: st.DataO
 def test_with_parallel_lanes_the_order_of_outcomes_does_not_matter_and_pending_trials_are_not_asked_again(
     sampler: str,
 ) -> None:
-    """Twelve trials told in any order, two still pending: the next suggestion is the same, live or replayed."""
+    """Twelve trials told in any order, two still pending: the next suggestion is the same, live or
+    replayed."""
     pareto = sampler == "nsga2"
     spec = study(
         space(**CONDITIONAL),
@@ -449,7 +457,8 @@ def test_with_parallel_lanes_the_order_of_outcomes_does_not_matter_and_pending_t
 
 
 def test_pending_trials_push_the_next_suggestion_elsewhere() -> None:
-    """Constant liar: twenty lanes asking at once do not all get the neighbourhood of the best trial."""
+    """Constant liar: twenty lanes asking at once do not all get the neighbourhood of the best
+    trial."""
     spec = study(sampler="tpe", trials_per_method=60)
     done = run(spec, valley, trials=30)
 
@@ -470,7 +479,8 @@ def test_pending_trials_push_the_next_suggestion_elsewhere() -> None:
 
 
 def test_a_ledger_of_another_version_of_the_spec_is_replayed() -> None:
-    """Narrowed range, method dropped, choice dropped: remembered as tried, not fed to the sampler, no crash."""
+    """Narrowed range, method dropped, choice dropped: remembered as tried, not fed to the sampler,
+    no crash."""
     wide = study(space(MIXED, w_r=W_R, batch_size=BATCHES), space(), trials_per_method=12)
     done = run(wide, valley)
     lower = LR | {"high": 1e-4, "grid": []}
@@ -485,7 +495,8 @@ def test_a_ledger_of_another_version_of_the_spec_is_replayed() -> None:
 
 
 def test_more_trials_than_planned_continue_the_sequence() -> None:
-    """`trials_per_method` raised on resume: numbers keep their methods and seeds, and the old trials stay as they were."""
+    """`trials_per_method` raised on resume: numbers keep their methods and seeds, and the old
+    trials stay as they were."""
     small, large = (
         study(space(), space("random_labels"), trials_per_method=n, sampler="qmc") for n in (3, 6)
     )
@@ -545,7 +556,8 @@ def test_outcomes_with_two_objectives_are_the_pair_at_the_row_of_the_lowest_scor
 
 
 def test_tpe_takes_an_infeasible_trial_for_a_good_one_only_when_there_is_nothing_else() -> None:
-    """Optuna's ranking, which the translation relies on: complete, then pruned, then pruned without values."""
+    """Optuna's ranking, which the translation relies on: complete, then pruned, then pruned without
+    values."""
     from optuna.samplers._tpe.sampler import _split_trials
 
     spec = study()
@@ -614,7 +626,8 @@ def test_the_gaussian_process_is_given_the_worst_score_for_an_infeasible_trial()
 
 
 def test_tpe_learns_to_avoid_where_models_diverge() -> None:
-    """Above learning rate 3e-4, half of the space, all diverge; the optimum lies half a decade below that."""
+    """Above learning rate 3e-4, half of the space, all diverge; the optimum lies half a decade
+    below that."""
     early, late = 0, 0
     for seed in range(3):
         spec = study(sampler="tpe", trials_per_method=60, seed=seed)
@@ -644,7 +657,8 @@ def test_random_points_until_enough_trials_have_a_score() -> None:
 
 @pytest.mark.parametrize(("sampler", "at_most"), [("nsga2", 0.85), ("tpe", 0.45)])
 def test_two_objectives_approach_the_planted_front(sampler: str, at_most: float) -> None:
-    """gap = |x + 4| + waste, loss = |x + 3| + waste in log lr: on the front, x in [-4, -3], their sum is 1."""
+    """gap = |x + 4| + waste, loss = |x + 3| + waste in log lr: on the front, x in [-4, -3], their
+    sum is 1."""
     ratios = []
     for seed in range(5):
         spec = study(
@@ -684,7 +698,8 @@ def test_suggestions_do_not_slow_down_without_bound() -> None:
 
 
 def test_the_search_asks_the_same_whatever_the_hash_seed() -> None:
-    """Optuna keeps groups of parameters in sets of strings, whose order changes from process to process."""
+    """Optuna keeps groups of parameters in sets of strings, whose order changes from process to
+    process."""
     code = (
         "from test_search import *\n"
         "print([t.trial_id for t in run(study(space(**CONDITIONAL), trials_per_method=20), valley)])"

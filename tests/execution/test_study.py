@@ -123,8 +123,9 @@ def test_two_workers_give_the_trajectories_of_one(
     tmp_path: Path,
     parallel: str,
 ) -> None:
-    """Through gloo, Ray Train and the ledger: what a result is must not hang on how it was computed. A checkpoint after each
-    update, and kept weights, are nothing that is left or missing in the end."""
+    """Through gloo, Ray Train and the ledger: what a result is must not hang on how it was
+    computed. A checkpoint after each update, and kept weights, are nothing that is left or missing
+    in the end."""
     operations = {
         "workers_per_lane": 2,
         "cpus_per_worker": 0.5,
@@ -190,7 +191,8 @@ def assassin(number: int, times: int) -> Iterator[list[int]]:
 def test_killed_workers_cost_retries_and_change_nothing_else(
     finished: tuple[StudyResult, Path], spec_of: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
-    """Trial 1 loses its worker once and trial 4 every time; every other row is that of the undisturbed study."""
+    """Trial 1 loses its worker once and trial 4 every time; every other row is that of the
+    undisturbed study."""
     folder = tmp_path / "killed"
     spec = spec_of()
     with assassin(1, times=1) as once, assassin(4, times=2) as always:
@@ -236,7 +238,8 @@ sys.exit(run_study(load_study(Path(sys.argv[1])), Path(sys.argv[2])).exit_code)
 def test_ctrl_c_stops_cleanly_and_resume_completes_the_study(
     ray_here: None, spec_of: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
-    """In a process of its own with a Ray of its own, interrupted the way a terminal does it: its whole group."""
+    """In a process of its own with a Ray of its own, interrupted the way a terminal does it: its
+    whole group."""
     search = {"sampler": "random", "trials_per_method": 30, "quasi_random_share": 0.5}
     file = tmp_path / "study.yaml"
     file.write_text(yaml.safe_dump(spec_of(search=search).model_dump(mode="json")))
@@ -290,7 +293,8 @@ def test_ctrl_c_stops_cleanly_and_resume_completes_the_study(
 def test_what_a_study_rests_on_cannot_be_changed_under_it(
     finished: tuple[StudyResult, Path], tmp_path: Path
 ) -> None:
-    """A resumed study with other data, another model or another space would be two studies in one ledger."""
+    """A resumed study with other data, another model or another space would be two studies in one
+    ledger."""
     original = finished[1]
 
     def copy_of(

@@ -38,7 +38,8 @@ def metrics(update: int, forget_nll: float = 1.5) -> Row:
 
 
 def test_a_replayed_row_is_written_once_and_still_gets_its_verdict(tmp_path: Path) -> None:
-    """A study that died between a row and its trial's outcome would otherwise never stop that trial."""
+    """A study that died between a row and its trial's outcome would otherwise never stop that
+    trial."""
     search = Deaf()
     with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 100.0}) as ledger:
         ledger.append({"kind": "baseline", "name": "vanilla", "metrics": metrics(0, 1.0)})

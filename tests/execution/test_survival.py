@@ -1,4 +1,5 @@
-"""Whole studies under faults, as a user meets them: signals, a full disk, a lost node, processes killed at random."""
+"""Whole studies under faults, as a user meets them: signals, a full disk, a lost node, processes
+killed at random."""
 
 import os
 import shutil
@@ -25,8 +26,9 @@ from ray_unlearn.store.verify import verify
 def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
     study_of: StudyFile, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """SIGUSR1 and SIGTERM are what Slurm and Kubernetes send before they kill. Only the wish to stop makes a checkpoint
-    here. Meanwhile a second process that would write the study is refused."""
+    """SIGUSR1 and SIGTERM are what Slurm and Kubernetes send before they kill. Only the wish to
+    stop makes a checkpoint here. Meanwhile a second process that would write the study is refused.
+    """
     folder = tmp_path / "study"
     process = cli(
         "run", str(study_of(checkpoint_every_s=3600)), "--storage", str(folder), "--quiet"
@@ -64,7 +66,8 @@ def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
 def test_the_ledger_alone_is_enough_to_resume(
     study_of: StudyFile, undisturbed: Path, tmp_path: Path
 ) -> None:
-    """Killed, moved, and everything but the events deleted: Tune's and Optuna's state, checkpoints, the spec's copy."""
+    """Killed, moved, and everything but the events deleted: Tune's and Optuna's state, checkpoints,
+    the spec's copy."""
     folder, moved = tmp_path / "study", tmp_path / "elsewhere" / "moved"
     process = cli("run", str(study_of(checkpoint_every_s=0)), "--storage", str(folder), "--quiet")
     until(under_way(1), folder, process)
@@ -168,7 +171,8 @@ sys.exit(result.exit_code)
 def test_a_node_lost_in_mid_trial_costs_at_most_one_checkpoint_interval(
     study_of: StudyFile, tmp_path: Path
 ) -> None:
-    """Two simulated nodes with a lane each; a checkpoint after every update, so at most one update is made again."""
+    """Two simulated nodes with a lane each; a checkpoint after every update, so at most one update
+    is made again."""
     folder, study = tmp_path / "study", study_of(lanes=2, checkpoint_every_s=0, trials=2, steps=300)
     process = subprocess.Popen(
         [sys.executable, "-c", TWO_NODES, str(study), str(folder)],
@@ -200,7 +204,8 @@ def test_a_node_lost_in_mid_trial_costs_at_most_one_checkpoint_interval(
 
 @pytest.mark.slow
 def test_a_finished_study_is_extended(study_of: StudyFile, tmp_path: Path) -> None:
-    """`resume --trials 2` adds two trials of each method, in the places a study of 3 at once would have given them."""
+    """`resume --trials 2` adds two trials of each method, in the places a study of 3 at once would
+    have given them."""
     folder = tmp_path / "study"
     chaos.undisturbed(study_of(trials=1, steps=6), folder)
     before = (folder / "ledger" / "events.jsonl").read_bytes()
@@ -221,7 +226,8 @@ def test_a_finished_study_is_extended(study_of: StudyFile, tmp_path: Path) -> No
 def test_the_kept_weights_are_those_that_the_trial_gives_when_it_runs_again(
     undisturbed: Path, tmp_path: Path
 ) -> None:
-    """`export` takes them where they are; where they are lost or changed it runs the trial, and the model is the same."""
+    """`export` takes them where they are; where they are lost or changed it runs the trial, and the
+    model is the same."""
     folder = tmp_path / "study"
     shutil.copytree(undisturbed, folder)
     [kept] = (folder / "trials" / "best").iterdir()

@@ -1,4 +1,5 @@
-"""TensorBoard files are read back with TensorBoard's own reader. If these fail, its tabs are empty or wrong."""
+"""TensorBoard files are read back with TensorBoard's own reader. If these fail, its tabs are empty
+or wrong."""
 
 import threading
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""A Ray that we start belongs to the user who started it: others can neither read its token, nor use it without, nor reach its
-sockets and packages on disk."""
+"""A Ray that we start belongs to the user who started it: others can neither read its token, nor
+use it without, nor reach its sockets and packages on disk."""
 
 import json
 import os

@@ -1,7 +1,8 @@
-"""A stand-in world for tests of the lanes themselves: no model, and trials that fail in every way on request.
+"""A stand-in world for tests of the lanes themselves: no model, and trials that fail in every way
+on request.
 
-Workers get it by value (see conftest). A trial's `context` says what happens to it; what the world did
-is in a log file, for lines in one process's memory die with it.
+Workers get it by value (see conftest). A trial's `context` says what happens to it; what the world
+did is in a log file, for lines in one process's memory die with it.
 """
 
 import os

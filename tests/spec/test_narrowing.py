@@ -1,4 +1,5 @@
-"""The next study from claims. If these fail, a study searches where nothing was claimed, or can no longer refute a claim."""
+"""The next study from claims. If these fail, a study searches where nothing was claimed, or can no
+longer refute a claim."""
 
 import json
 import sys
@@ -122,7 +123,8 @@ def test_what_is_resolved_is_enough_to_resume(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("region", "sides", "expected"),
     [
-        # Wide: half of two decades is a factor 10. Narrow: half of a factor 4 is 2, so the least factor 3.
+        # Wide: half of two decades is a factor 10. Narrow: half of a factor 4 is 2, so the least
+        # factor 3.
         ({"low": 1e-5, "high": 1e-3}, {"high_is_boundary": True}, (1e-5, 1e-2)),
         ({"low": 1e-6, "high": 1e-4}, {"low_is_boundary": True}, (1e-7, 1e-4)),
         ({"low": 2.5e-4, "high": 1e-3}, {"high_is_boundary": True}, (2.5e-4, 3e-3)),
@@ -365,7 +367,8 @@ def test_the_published_schema_of_guidelines_is_current() -> None:
 def test_a_plan_can_be_made_of_what_guidelines_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Said on stderr, counted on stdout: steps claimed up to 24 of 80, 16 of 20 trials there, 4 in full; the other method as it was."""
+    """Said on stderr, counted on stdout: steps claimed up to 24 of 80, 16 of 20 trials there, 4 in
+    full; the other method as it was."""
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study().model_dump(mode="json")))
     (tmp_path / "g.json").write_text(
         guidelines(claim("steps", {"type": "int", "low": 5, "high": 24})).as_json()

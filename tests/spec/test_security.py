@@ -1,4 +1,5 @@
-"""What docs/security.md promises: nothing that is read runs, no name leads out of a study, no text becomes markup.
+"""What docs/security.md promises: nothing that is read runs, no name leads out of a study, no text
+becomes markup.
 
 Each rule for the sources is proven on a snippet that breaks it.
 """

@@ -208,7 +208,8 @@ def test_a_change_of_the_spec_is_shown_line_by_line() -> None:
 def test_where_model_and_data_lie_decides_nothing_but_what_they_are_named_on_the_hub_does(
     tiny_study: StudySpec,
 ) -> None:
-    """A study moves to another machine: paths change, and the digests of what lies there are checked apart."""
+    """A study moves to another machine: paths change, and the digests of what lies there are
+    checked apart."""
     moved = tiny_study.model_copy(
         update={"model": tiny_study.model.model_copy(update={"source": "/elsewhere"})}
     )

@@ -1,4 +1,5 @@
-"""Study directories made by hand, through the ledger: real configurations, invented metrics, no model."""
+"""Study directories made by hand, through the ledger: real configurations, invented metrics, no
+model."""
 
 import hashlib
 import json

@@ -1,4 +1,5 @@
-"""Two processes that write one study would ruin both. If these fail, a second `resume` does not hear of the first."""
+"""Two processes that write one study would ruin both. If these fail, a second `resume` does not
+hear of the first."""
 
 import json
 import os
@@ -47,7 +48,8 @@ def test_a_killed_writer_on_this_machine_holds_nothing(tmp_path: Path) -> None:
 def test_a_writer_that_lost_the_study_cannot_append_and_the_new_one_loses_nothing(
     tmp_path: Path,
 ) -> None:
-    """It slept through a partition: the other host could not see its lock, waited, and took over."""
+    """It slept through a partition: the other host could not see its lock, waited, and took
+    over."""
     sleeper = Ledger.create(tmp_path, {})
     sleeper.append(NOTE)
     assert sleeper.held

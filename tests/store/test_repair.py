@@ -1,4 +1,5 @@
-"""A ledger never loses a row silently, whatever happens to its bytes; repair saves what can be trusted, and only that."""
+"""A ledger never loses a row silently, whatever happens to its bytes; repair saves what can be
+trusted, and only that."""
 
 import json
 import resource
@@ -265,7 +266,8 @@ def test_a_torn_tail_and_a_lost_end_are_named(study: Path, tmp_path: Path) -> No
 
 
 def test_contradictions_are_set_aside(tmp_path: Path) -> None:
-    """A lost `reopened` line leaves an outcome before rows; a row or a beginning may stand twice."""
+    """A lost `reopened` line leaves an outcome before rows; a row or a beginning may stand
+    twice."""
     bad = written(
         tmp_path / "s",
         [
@@ -382,7 +384,8 @@ def test_a_whole_last_line_of_schema_1_without_its_end_is_torn(study: Path, tmp_
 def test_what_the_old_holder_wrote_after_the_new_one_had_read_does_not_count(
     tmp_path: Path,
 ) -> None:
-    """Both gave the same number: the newer token wins, as it does when the old holder's line comes later."""
+    """Both gave the same number: the newer token wins, as it does when the old holder's line comes
+    later."""
     study = written(tmp_path / "s", [*start(4), *whole_trial(0)[:-1]])
     late = {"seq": 7, "token": 1} | outcome_event(0, "failed")
     with open(events_file(study / "ledger"), "ab") as file:

@@ -1,4 +1,5 @@
-"""The ledger in an object store: what makes it up, what is put together, who may write, and what a loser can still do."""
+"""The ledger in an object store: what makes it up, what is put together, who may write, and what a
+loser can still do."""
 
 import json
 import threading
@@ -238,7 +239,8 @@ def test_a_writer_that_cannot_reach_its_storage_for_too_long_stops(
 
 
 def test_an_event_that_may_be_there_or_not_is_the_last(tmp_path: Path) -> None:
-    """A failed write is not acknowledged, and nothing is written after it under the same numbers."""
+    """A failed write is not acknowledged, and nothing is written after it under the same
+    numbers."""
     lost = _Lossy(tmp_path / "store")
     writer = RemoteWriter(lost, tmp_path)
     with Ledger.create(tmp_path / "copy" / "ledger", HEADER, writer) as ledger:
@@ -301,7 +303,8 @@ def test_a_lost_object_is_found_and_repaired(url: str, store: Store) -> None:
 
 
 def test_the_end_of_a_ledger_that_is_lost_is_noticed(url: str) -> None:
-    """Objects are not cut; but somebody may delete the last one. The claim says how far the ledger had been."""
+    """Objects are not cut; but somebody may delete the last one. The claim says how far the ledger
+    had been."""
     storage = storage_at(url)
     with opened(url) as place, place.create_ledger(HEADER) as ledger:
         for number in range(3):

@@ -1,4 +1,5 @@
-"""`status` and `status --watch`. If these fail, somebody looks at a study and sees another one than there is."""
+"""`status` and `status --watch`. If these fail, somebody looks at a study and sees another one than
+there is."""
 
 import io
 import json

@@ -1,4 +1,5 @@
-"""Folders and object stores behind one interface, against a real S3 server; addresses that are refused; failures that pass."""
+"""Folders and object stores behind one interface, against a real S3 server; addresses that are
+refused; failures that pass."""
 
 import pickle
 import time
@@ -111,7 +112,8 @@ def test_addresses() -> None:
 
 
 def test_errors_that_pass_are_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of all requests fail; some of them were carried out all the same. Every object is whole, once."""
+    """Half of all requests fail; some of them were carried out all the same. Every object is whole,
+    once."""
     with object_store(
         "--errors", "0.25", "--slow", "0.1", "--slow-s", "0.3", "--seed", "3"
     ) as faulty:

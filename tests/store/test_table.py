@@ -40,7 +40,8 @@ def test_each_row_is_read_from_the_file_once(
 
 
 def test_the_table_says_who_chose_each_trial(tmp_path: Path) -> None:
-    """Without it, curves and importance of adaptive trials would be taken for those of random ones."""
+    """Without it, curves and importance of adaptive trials would be taken for those of random
+    ones."""
     found = table.result_table(read_ledger(finished(tmp_path / "study") / "ledger"))
     chosen = dict(zip(found["number"].to_pylist(), found["sampled_by"].to_pylist(), strict=True))
     assert chosen == {0: "tpe", 1: "quasi_random", 2: "tpe"}

@@ -1,4 +1,5 @@
-"""Batches without padding: the same targets, the same hidden states, the same trajectories as padded ones."""
+"""Batches without padding: the same targets, the same hidden states, the same trajectories as
+padded ones."""
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ PACKED = TokenSet(
 
 
 def test_by_hand() -> None:
-    """Documents of 2, 3 and 1 tokens; one that goes on in the next sequence does not attend across."""
+    """Documents of 2, 3 and 1 tokens; one that goes on in the next sequence does not attend
+    across."""
     batch = ragged(PACKED, np.array([0, 1]), CPU)
     assert batch.document_lengths == (3, 3, 2, 1)
     assert batch.input_ids.tolist() == [[3, 4, 5, 7, 8, 9, 1, 2, 6]]

@@ -1,4 +1,5 @@
-"""A trial that goes on from a checkpoint is the trial that was never cut off. If not, a resumed study mixes two."""
+"""A trial that goes on from a checkpoint is the trial that was never cut off. If not, a resumed
+study mixes two."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,7 +51,8 @@ def columns(row: Row) -> dict[str, Any]:
 
 
 def cut_off(workspace: Workspace, trial: Any, path: Path, at: int) -> list[Row]:
-    """Run until the first evaluation after update `at`, where a checkpoint was made, and drop the trial there."""
+    """Run until the first evaluation after update `at`, where a checkpoint was made, and drop the
+    trial there."""
     wish, rows = Wish(at), []
     for row in unlearn(workspace, trial, wish.keeper(path)):
         assert not isinstance(row, Ended)
@@ -66,7 +68,8 @@ def cut_off(workspace: Workspace, trial: Any, path: Path, at: int) -> list[Row]:
 def test_it_goes_on_bit_for_bit(
     tiny_study: StudySpec, tmp_path: Path, method: str, at: int
 ) -> None:
-    """Between two evaluations, and right after one; in another process's fresh models; with weight decay and warm-up."""
+    """Between two evaluations, and right after one; in another process's fresh models; with weight
+    decay and warm-up."""
     trial = config(method, weight_decay=0.1, warmup_steps=2, evaluate_at=(2, 4))
     first = fresh(tiny_study)
     expected, _ = run(first, trial)
@@ -100,7 +103,8 @@ def test_only_updates_after_the_checkpoint_are_made_again(
 def test_an_attempt_that_was_given_up_cannot_set_the_trial_back(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    """Its host was cut off; it goes on and writes into the shared folder, after the next attempt has."""
+    """Its host was cut off; it goes on and writes into the shared folder, after the next attempt
+    has."""
     trial, path = (
         config("gradient_ascent", steps=6, evaluate_at=(6,)),
         tmp_path / "0000" / "last.pt",
@@ -258,7 +262,8 @@ def test_it_goes_on_on_another_machine(tiny_study: StudySpec, tmp_path: Path) ->
 def test_checkpoints_take_no_more_than_a_tenth_of_the_time(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: bool
 ) -> None:
-    """Updates of 1 s, a storage that takes 3 s (or fails after 3 s): asked every 30 s, not every second."""
+    """Updates of 1 s, a storage that takes 3 s (or fails after 3 s): asked every 30 s, not every
+    second."""
     clock = [0.0]
     monkeypatch.setattr("ray_unlearn.unlearn.checkpoint.time.monotonic", lambda: clock[0])
     trial = config("gradient_ascent", steps=100, evaluate_at=(100,))

@@ -21,7 +21,8 @@ from ray_unlearn.unlearn.workspace import Workspace
 
 
 def test_count_by_hand(tiny_model: Path) -> None:
-    """2 layers, H = 32, I = 48, T = 48, V = 300: matrices 4 H^2 + 3 H I per layer, attention 2 T^2 H, backward twice."""
+    """2 layers, H = 32, I = 48, T = 48, V = 300: matrices 4 H^2 + 3 H I per layer, attention 2 T^2
+    H, backward twice."""
     cost = count_update(AutoConfig.from_pretrained(tiny_model), 48)
     matrices = 2 * (4 * 32 * 32 + 3 * 32 * 48)
     attention = 2 * 2 * 48 * 48 * 32
@@ -33,7 +34,8 @@ def test_count_by_hand(tiny_model: Path) -> None:
 
 
 def test_the_body_is_counted_by_document(tiny_model: Path) -> None:
-    """Two documents of 24 tokens cost what two sequences of 24 cost: less attention than one of 48."""
+    """Two documents of 24 tokens cost what two sequences of 24 cost: less attention than one of
+    48."""
     config = AutoConfig.from_pretrained(tiny_model)
     cost, short = count_update(config, 48), count_update(config, 24)
     assert cost.body(np.array([24, 24])) == pytest.approx(2 * short.body(np.array([24])))

@@ -1,4 +1,5 @@
-"""Documents become sequences without losing or inventing a target, and bad data is named before anything starts."""
+"""Documents become sequences without losing or inventing a target, and bad data is named before
+anything starts."""
 
 import gzip
 import json
@@ -137,7 +138,8 @@ def test_sources_give_the_same_documents(text_files: Path, tmp_path: Path) -> No
 
 
 def test_hub_sources_go_through_the_datasets_library(text_files: Path, tmp_path: Path) -> None:
-    """The hub cannot be reached in tests; a data set folder goes the same way through `load_dataset`."""
+    """The hub cannot be reached in tests; a data set folder goes the same way through
+    `load_dataset`."""
     folder = tmp_path / "unlearn_dataset"
     folder.mkdir()
     (folder / "forget.jsonl").write_bytes((text_files / "forget.jsonl").read_bytes())

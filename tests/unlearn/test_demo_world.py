@@ -31,7 +31,8 @@ def test_splits_are_whole_and_share_no_text(domain: str) -> None:
 
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_no_block_of_a_source_is_in_two_splits(domain: str) -> None:
-    """A scene, module or run of paragraphs goes to one split: no passage's neighbour is in another."""
+    """A scene, module or run of paragraphs goes to one split: no passage's neighbour is in
+    another."""
     splits = documents(domain)
     blocks = {name: {d.id.rsplit("/", 1)[0] for d in split} for name, split in splits.items()}
     for one, other in combinations(SPLITS, 2):
@@ -100,7 +101,8 @@ def test_both_models_speak_the_same_tokens_and_cost_is_counted(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("domain", DOMAINS)
 def test_world_shows_memory_in_the_vanilla_model_and_none_in_the_retrained_one(domain: str) -> None:
-    """What makes approximate retraining a fair target: checked against the exactly retrained model."""
+    """What makes approximate retraining a fair target: checked against the exactly retrained
+    model."""
     metrics = build(domain).info["metrics"]
     vanilla, retrained = metrics["vanilla"], metrics["retrained"]
     assert vanilla["mia_auc"] >= 0.85

@@ -1,4 +1,5 @@
-"""The fused sums against the plain path: value and every gradient, in float32, bfloat16 and under autocast."""
+"""The fused sums against the plain path: value and every gradient, in float32, bfloat16 and under
+autocast."""
 
 import pytest
 import torch
@@ -50,7 +51,8 @@ def test_equals_the_plain_path(quantity: str, precision: str, bias: bool) -> Non
             fused = logprob_sum(hidden, head, targets)
             plain = target_logprobs(hidden, head, targets).sum()
     assert fused.dtype == torch.float32
-    # bfloat16 has 8 bits; the plain path also rounds each chunk's part of the head's gradient to them
+    # bfloat16 has 8 bits; the plain path also rounds each chunk's part of the head's gradient to
+    # them
     tolerance = 1e-5 if precision == "float32" else 3e-2
     for mine, theirs in zip(
         _result(fused, hidden, head), _result(plain, hidden, head), strict=True
@@ -60,8 +62,8 @@ def test_equals_the_plain_path(quantity: str, precision: str, bias: bool) -> Non
 
 
 def test_by_hand() -> None:
-    """Two words, hidden state 0: P = (1/2, 1/2), so log P = -log 2 and the gradient in W is (1/2, -1/2) outer h = 0; moving
-    h by W^T (onehot - P)."""
+    """Two words, hidden state 0: P = (1/2, 1/2), so log P = -log 2 and the gradient in W is (1/2,
+    -1/2) outer h = 0; moving h by W^T (onehot - P)."""
     head = nn.Linear(1, 2, bias=False)
     head.weight.data = torch.tensor([[1.0], [3.0]])
     hidden = torch.zeros(1, 1, requires_grad=True)

@@ -1,7 +1,7 @@
 """Liger's kernels against the fused sums in plain PyTorch: value and every gradient.
 
-Each check is a process of its own: whether Triton interprets its kernels on the CPU or compiles them is settled when Liger
-is imported.
+Each check is a process of its own: whether Triton interprets its kernels on the CPU or compiles
+them is settled when Liger is imported.
 """
 
 import importlib.util

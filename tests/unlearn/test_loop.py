@@ -63,7 +63,8 @@ def weights(workspace: Workspace) -> list[torch.Tensor]:
 def test_trajectory_equals_plain_pytorch(
     workspace: Workspace, tiny_study: StudySpec, method: str
 ) -> None:
-    """The method written out again with whole logits and `F.cross_entropy`, as a reader would check it."""
+    """The method written out again with whole logits and `F.cross_entropy`, as a reader would check
+    it."""
     weights_of = {"w_f": 0.7, "w_r": 2.0} if METHODS[method].mixed else {}
     trial = config(method, weight_decay=0.1, **weights_of)
     rows, ended = run(workspace, trial)
@@ -84,7 +85,8 @@ def test_trajectory_equals_plain_pytorch(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    # AdamW turns the rounding of a near-zero gradient into a whole step: compare where the weights went as a whole.
+    # AdamW turns the rounding of a near-zero gradient into a whole step: compare where the weights
+    # went as a whole.
     mine, theirs, start = (
         torch.cat([p.detach().flatten() for p in group])
         for group in (weights(workspace), model.parameters(), original.parameters())

@@ -1,4 +1,5 @@
-"""A lane's memory: at most twice weights, gradients and optimizer states, and a batch of activations; and what `plan` says."""
+"""A lane's memory: at most twice weights, gradients and optimizer states, and a batch of
+activations; and what `plan` says."""
 
 import json
 import os
@@ -57,7 +58,8 @@ def test_peak_of_a_lane(tiny_study: StudySpec, tmp_path: Path) -> None:
     found = json.loads(done.stdout.splitlines()[-1])
     weights = found["weights"]
     assert weights > 0.15
-    # 2 sequences of 48 tokens through 6 layers of 768: 34 values of 4 bytes per token, unit and layer
+    # 2 sequences of 48 tokens through 6 layers of 768: 34 values of 4 bytes per token, unit and
+    # layer
     activations = 2 * 48 * 768 * 34 * 4 * 6 / 2**30
     assert found["grown"] <= 2 * (weights + weights + 2 * weights) + activations
     assert (

@@ -62,7 +62,8 @@ def test_extraction_strength_by_hand(correct: list[int], expected: float) -> Non
 def test_one_pass_equals_a_slow_implementation_document_by_document(
     tiny_study: StudySpec, layout: str
 ) -> None:
-    """Every metric again, one chunk of one document at a time, with whole logits and the textbook formulas."""
+    """Every metric again, one chunk of one document at a time, with whole logits and the textbook
+    formulas."""
     spec = tiny_study.data.model_copy(update={"layout": layout})
     data = prepare(spec, tiny_study.model)
     workspace = Workspace.open(

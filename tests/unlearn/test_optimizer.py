@@ -21,7 +21,8 @@ def _config(**values: object) -> TrialConfig:
 
 
 def _trained(weights: torch.Tensor, rounding: str, updates: int, **values: object) -> torch.Tensor:
-    """Weights after `updates` of a gradient that always says the same: AdamW moves each by about the learning rate."""
+    """Weights after `updates` of a gradient that always says the same: AdamW moves each by about
+    the learning rate."""
     p = nn.Parameter(weights.clone())
     optimizer = adamw([p], _config(**values), rounding)  # type: ignore[arg-type]
     for _ in range(updates):
@@ -53,7 +54,8 @@ def test_split_and_join_are_inverse() -> None:
 
 
 def test_small_steps_vanish_in_plain_bfloat16_and_nowhere_else() -> None:
-    """400 updates of 1e-6 move a weight of 0.05 by 4e-4: more than one bfloat16 spacing there (2.4e-4)."""
+    """400 updates of 1e-6 move a weight of 0.05 by 4e-4: more than one bfloat16 spacing there
+    (2.4e-4)."""
     start = torch.full((20_000,), 0.05, dtype=torch.bfloat16)
     expected = _trained(start.float(), "exact", 400) - start.float()
     moved = {
@@ -72,7 +74,8 @@ def test_small_steps_vanish_in_plain_bfloat16_and_nowhere_else() -> None:
 def test_exact_is_the_float32_trajectory_bit_for_bit(
     monkeypatch: pytest.MonkeyPatch, pieces: int
 ) -> None:
-    """Given the same gradients, weights and the bits beside them are those of AdamW on float32 weights."""
+    """Given the same gradients, weights and the bits beside them are those of AdamW on float32
+    weights."""
     monkeypatch.setattr(module, "PIECE", pieces)
     torch.manual_seed(0)
     start = [torch.randn(6, 5).bfloat16(), torch.randn(4).bfloat16()]

@@ -1,4 +1,5 @@
-"""Precision, activation checkpointing, adapters: what each promises, on real trials of the tiny model."""
+"""Precision, activation checkpointing, adapters: what each promises, on real trials of the tiny
+model."""
 
 import json
 from pathlib import Path
@@ -45,7 +46,8 @@ def moved(workspace) -> torch.Tensor:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_fused_head_gives_the_plain_trajectory(tiny_study: StudySpec, method: str) -> None:
-    """Sums in another order: equal to rounding, where AdamW makes whole steps of near-zero gradients as a vector."""
+    """Sums in another order: equal to rounding, where AdamW makes whole steps of near-zero
+    gradients as a vector."""
     plain, fused = fresh(tiny_study, head="plain"), fresh(tiny_study, head="fused")
     expected, _ = run(plain, config(method))
     found, _ = run(fused, config(method))
@@ -80,7 +82,8 @@ def test_activation_checkpointing_changes_no_bit(
 def test_bfloat16_weights_follow_float32_where_steps_are_not_lost(
     tiny_study: StudySpec, method: str
 ) -> None:
-    """At a learning rate whose steps plain bfloat16 weights cannot show: a step is a hundredth of their spacing."""
+    """At a learning rate whose steps plain bfloat16 weights cannot show: a step is a hundredth of
+    their spacing."""
     rate = {"learning_rate": 1e-5, "steps": 40, "evaluate_at": (40,)}
 
     def change(**values: object) -> tuple[float, float]:
@@ -102,8 +105,8 @@ def test_bfloat16_weights_follow_float32_where_steps_are_not_lost(
 
 
 def test_counting_flops_leaves_the_attention_kernel_alone(tiny_study: StudySpec) -> None:
-    """The count is made with eager attention; it once wrote that into the living policy's config: every trial then ran on a
-    slower kernel than P_0."""
+    """The count is made with eager attention; it once wrote that into the living policy's config:
+    every trial then ran on a slower kernel than P_0."""
     workspace = fresh(tiny_study)
     run(workspace, config("gradient_ascent"))
     assert isinstance(workspace.trained, WholeModel)

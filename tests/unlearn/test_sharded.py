@@ -1,4 +1,5 @@
-"""Workers that each hold a part of the model (gloo): the trajectory of one worker that holds it all."""
+"""Workers that each hold a part of the model (gloo): the trajectory of one worker that holds it
+all."""
 
 import json
 from pathlib import Path
@@ -34,7 +35,8 @@ class Case(NamedTuple):
     batch_size: int = 5
     cache_bytes: int = 2**30
     lower: bool = False
-    """Some arithmetic in bfloat16: compared are losses, since ranks of near neighbours may change."""
+    """Some arithmetic in bfloat16: compared are losses, since ranks of near neighbours may
+    change."""
 
 
 CASES = {
@@ -51,7 +53,8 @@ CASES = {
     "autocast": Case("ascent_descent_general", model={"autocast": "bfloat16"}, lower=True),
     "bfloat16": Case("ascent_descent_general", model={"dtype": "bfloat16", "rounding": "exact"}, lower=True),
 }  # fmt: skip
-"""Batches of 5 and 4 do not divide evenly: a rank with less to do must make idle calls, and means of means would show."""
+"""Batches of 5 and 4 do not divide evenly: a rank with less to do must make idle calls, and means
+of means would show."""
 FOR_FOUR = (
     "ascent",
     "random labels",
@@ -153,7 +156,8 @@ def it_goes_on(
     model: dict[str, Any],
     damages: tuple[str, ...] = (),
 ) -> None:
-    """From a checkpoint bit for bit; from none when a part of it is torn, gone, or of another number of workers."""
+    """From a checkpoint bit for bit; from none when a part of it is torn, gone, or of another
+    number of workers."""
     case = Case("ascent_kl_in_distribution", model)
     path = folder / "trials" / "0000" / "last.pt"
 
@@ -216,7 +220,8 @@ def it_goes_on(
 
 
 def noise_differs(spec: StudySpec, data: StudyData, comm: Comm) -> None:
-    """Stochastic rounding: two ranks with equal parts round them differently, and each the same again."""
+    """Stochastic rounding: two ranks with equal parts round them differently, and each the same
+    again."""
     case = Case("gradient_ascent", {"dtype": "bfloat16", "rounding": "stochastic"})
     workspace = opened(spec, data, comm, case, parallel="shard")
 

@@ -1,4 +1,5 @@
-"""Weights and hidden states that lanes share: read in place, the same results, and never a bit changed."""
+"""Weights and hidden states that lanes share: read in place, the same results, and never a bit
+changed."""
 
 import pickle
 

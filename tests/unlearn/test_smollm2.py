@@ -1,4 +1,5 @@
-"""A real pre-trained model goes through the whole path: GGUF weights, a plain folder, updates, evaluation, export."""
+"""A real pre-trained model goes through the whole path: GGUF weights, a plain folder, updates,
+evaluation, export."""
 
 import json
 import math

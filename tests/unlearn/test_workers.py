@@ -1,4 +1,5 @@
-"""One worker, two or four (gloo): the same trajectory, because a trial is defined by global quantities."""
+"""One worker, two or four (gloo): the same trajectory, because a trial is defined by global
+quantities."""
 
 import json
 from pathlib import Path

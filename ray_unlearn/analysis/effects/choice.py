@@ -1,10 +1,12 @@
-"""The best trial of each group: chosen on one half, so that it is valued on the other without the luck of having been chosen."""
+"""The best trial of each group: chosen on one half, so that it is valued on the other without the
+luck of having been chosen."""
 
 import pandas as pd
 
 
 def best_by_selection(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trial with the lowest `score_selection` of each group with a feasible one, indexed by group, rising.
+    """The trial with the lowest `score_selection` of each group with a feasible one, indexed by
+    group, rising.
 
     trials: `TrialTable.trials`. Ties go to the lower score, then to the lower number.
     """

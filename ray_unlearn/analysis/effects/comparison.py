@@ -1,14 +1,17 @@
-"""Do two methods differ? Paired differences by group (domain, or model and domain), with two intervals that say
-different things: over trials, *for these groups*; over groups, *for groups like these*, from five groups on.
+"""Do two methods differ? Paired differences by group (domain, or model and domain), with two
+intervals that say different things: over trials, *for these groups*; over groups, *for groups like
+these*, from five groups on.
 
-The interval over groups is Student's t: with five to ten of them resampled groups give intervals that are too short
-(nominal 90 % covers some 80 % at five), and the t interval covers 90 % where the differences are near normal.
+The interval over groups is Student's t: with five to ten of them resampled groups give intervals
+that are too short (nominal 90 % covers some 80 % at five), and the t interval covers 90 % where the
+differences are near normal.
 
-Which trials: those not drawn adaptively. A sampler that sits in the good region makes any method look robust. The
-best *known* of a group may come from an adaptive trial too.
+Which trials: those not drawn adaptively. A sampler that sits in the good region makes any method
+look robust. The best *known* of a group may come from an adaptive trial too.
 
-Which best: the best trial is chosen by `score_selection`, valued by `score`, and never counted itself, since it is good by
-definition. `own_best_share` allows for the method with more trials finding a better best.
+Which best: the best trial is chosen by `score_selection`, valued by `score`, and never counted
+itself, since it is good by definition. `own_best_share` allows for the method with more trials
+finding a better best.
 """
 
 import math
@@ -34,7 +37,8 @@ Outcome = Literal["more robust", "less robust", "not settled"]
 ALPHA = 0.10
 FEWEST_TRIALS = 8
 FEWEST_GROUPS = 5
-"""Below five groups a sign test cannot reach 0.1 and an interval over groups has three degrees of freedom or fewer."""
+"""Below five groups a sign test cannot reach 0.1 and an interval over groups has three degrees of
+freedom or fewer."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,8 @@ class Difference:
 
     over_trials: what other random trials on these groups would have given.
     over_groups: what other groups like these would give; None below five.
-    better, worse: groups in which a is the better, the worse one. sign_p: two-sided sign test on them.
+    better, worse: groups in which a is the better, the worse one. sign_p: two-sided sign test on
+        them.
     not_compared: groups in which a method has too few trials.
     """
 
@@ -110,7 +115,8 @@ def paired_difference(
 ) -> Difference:
     """Compare two methods on the groups in which both have at least `FEWEST_TRIALS` trials.
 
-    trials: `TrialTable.trials`. Seeds of a group are pooled as trials. The halves are drawn within group and method.
+    trials: `TrialTable.trials`. Seeds of a group are pooled as trials. The halves are drawn within
+        group and method.
 
     Raises:
         UserError: unknown method, or no group to compare in.
@@ -159,7 +165,8 @@ def paired_difference(
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """p-values [n] adjusted for a family of n (Holm, Scandinavian Journal of Statistics 6, 1979), in their order."""
+    """p-values [n] adjusted for a family of n (Holm, Scandinavian Journal of Statistics 6, 1979),
+    in their order."""
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -183,7 +190,8 @@ def t_interval(differences: ArrayLike) -> Interval:
 def pairs_of(
     trials: pd.DataFrame, method_a: str, method_b: str
 ) -> tuple[dict[str, tuple[pd.DataFrame, pd.DataFrame]], tuple[str, ...]]:
-    """Trials of both methods that were not drawn adaptively, by group in order of name; and the groups with too few."""
+    """Trials of both methods that were not drawn adaptively, by group in order of name; and the
+    groups with too few."""
     if method_a == method_b:
         raise UserError(f"{method_a!r} is compared with itself; name two methods")
     for method in (method_a, method_b):
@@ -217,7 +225,8 @@ def _in_order(frame: pd.DataFrame) -> Floats:
 
 
 def _difference(a: Floats, b: Floats) -> Floats:
-    """a - b, where a float's last digits make no difference: all trials diverged, or all scored the same."""
+    """a - b, where a float's last digits make no difference: all trials diverged, or all scored the
+    same."""
     return np.asarray(
         np.where(np.abs(a - b) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b)
     )

@@ -1,5 +1,5 @@
-"""Which method is more robust to its hyperparameters, and which reaches most with little tuning? Paired comparisons by
-three statistics, with p-values for all of them together."""
+"""Which method is more robust to its hyperparameters, and which reaches most with little tuning?
+Paired comparisons by three statistics, with p-values for all of them together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,9 +37,11 @@ class RobustnessClaim:
     """Is a more robust to its hyperparameters than b? Three statistics, and what they say together.
 
     differences: share near the own best, share near the best known, area under the tuning curve.
-    outcomes: each by its own interval. outcome: all three together at 10 % by Holm; where two contradict, not settled.
+    outcomes: each by its own interval. outcome: all three together at 10 % by Holm; where two
+        contradict, not settled.
     outcome_beyond: the same over groups, for groups like these; None below five.
-    budget: the k of the first statistic and the last k of the third, one for all groups and both methods.
+    budget: the k of the first statistic and the last k of the third, one for all groups and both
+        methods.
     """
 
     method_a: str
@@ -64,10 +66,13 @@ def robustness_claim(
     fallback: Mapping[str, float] | None = None,
     repeats: int = 2000,
 ) -> RobustnessClaim:
-    """Is `method_a` more robust to its hyperparameters than `method_b`, less robust, or is it not settled?
+    """Is `method_a` more robust to its hyperparameters than `method_b`, less robust, or is it not
+    settled?
 
-    trials: `TrialTable.trials`, with all methods: they set the best known. tolerance: tau, in units of the score.
-    fallback: by group, the score of doing nothing; where it is missing the worst finite one of the group.
+    trials: `TrialTable.trials`, with all methods: they set the best known. tolerance: tau, in units
+        of the score.
+    fallback: by group, the score of doing nothing; where it is missing the worst finite one of the
+        group.
 
     Raises:
         UserError: unknown method, no group to compare in, or no feasible trial in a group.
@@ -122,7 +127,8 @@ def robustness_claim(
 
 @dataclass(frozen=True)
 class AllPairs:
-    """Every two methods by the area under their tuning curves, with p-values adjusted for all pairs (Holm).
+    """Every two methods by the area under their tuning curves, with p-values adjusted for all pairs
+    (Holm).
 
     budget: the last k of the curves, one for all groups and methods.
     """
@@ -140,7 +146,8 @@ def all_pairs(
     fallback: Mapping[str, float],
     repeats: int = 4000,
 ) -> AllPairs | None:
-    """Compare all methods with each other: which reaches good scores with little tuning? Arguments as `robustness_claim`.
+    """Compare all methods with each other: which reaches good scores with little tuning? Arguments
+    as `robustness_claim`.
 
     None where some two methods have no group in which both have enough trials.
     """

@@ -1,4 +1,5 @@
-"""Which trials may be shuffled for a permutation null: order, top share, repeated configurations, strata."""
+"""Which trials may be shuffled for a permutation null: order, top share, repeated configurations,
+strata."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ BLOCK = 2_000_000
 
 @dataclass(frozen=True)
 class Trials:
-    """Trials of a method: points [n, d] in unit coordinates (NaN: absent), scores [n], groups [n] as 0, 1, ...
+    """Trials of a method: points [n, d] in unit coordinates (NaN: absent), scores [n], groups [n]
+    as 0, 1, ...
 
     Lower scores are better; an infeasible trial has an infinite one.
     """
@@ -33,7 +35,8 @@ class Trials:
         return Trials(self.points[rows], self.scores[rows], self.groups[rows])
 
     def top(self, share: float) -> Bools:
-        """Trials at or below the quantile of their group, cut as Optuna cuts, ties included; never an infeasible one."""
+        """Trials at or below the quantile of their group, cut as Optuna cuts, ties included; never
+        an infeasible one."""
         top = np.zeros(len(self.scores), dtype=bool)
         for group in np.unique(self.groups):
             members = np.flatnonzero(self.groups == group)
@@ -43,9 +46,11 @@ class Trials:
         return top
 
     def region(self, top: Bools, cells: NDArray[np.float32]) -> Floats:
-        """All trials by cell [cells], each group with the share of all that it has of the top; plain in one group.
+        """All trials by cell [cells], each group with the share of all that it has of the top;
+        plain in one group.
 
-        Else a hyperparameter whose range differs between groups would differ between top and all for that alone.
+        Else a hyperparameter whose range differs between groups would differ between top and all
+        for that alone.
 
         Args:
             top: trials in the top share [n].
@@ -61,7 +66,8 @@ class Trials:
         )  # whole numbers first: exact in any order of the trials
 
     def informative(self, share: float) -> "Trials":
-        """Without groups in which all trials or none are top: they tell nothing apart. All, if every group is so."""
+        """Without groups in which all trials or none are top: they tell nothing apart. All, if
+        every group is so."""
         n = np.maximum(np.bincount(self.groups), 1)
         shares = np.bincount(self.groups, weights=self.top(share)) / n
         keep = ((shares > 0) & (shares < 1))[self.groups]
@@ -87,9 +93,11 @@ def configurations(points: Floats) -> Ints:
 
 
 def share_configurations(trials: Trials, rng: np.random.Generator) -> bool:
-    """Whether trials share configurations by design: more do than when each hyperparameter is drawn per trial.
+    """Whether trials share configurations by design: more do than when each hyperparameter is drawn
+    per trial.
 
-    Equal points among few choices, or in a full grid, are coincidences, and the trials remain the unit.
+    Equal points among few choices, or in a full grid, are coincidences, and the trials remain the
+    unit.
     """
     marks = np.stack([_marks(column, rng) for column in trials.points.T])
     equal = _equal_pairs(marks)
@@ -115,7 +123,8 @@ def _equal_pairs(marks: NDArray[np.uint64]) -> int:
 
 @dataclass(frozen=True)
 class Units:
-    """What is shuffled: points [units, d], top trials of each [units], stratum of each [units], ascending."""
+    """What is shuffled: points [units, d], top trials of each [units], stratum of each [units],
+    ascending."""
 
     points: Floats
     tops: Ints
@@ -136,7 +145,8 @@ class Units:
 
 
 def units(trials: Trials, top: Bools, shared: bool) -> Units:
-    """What is alike unless hyperparameters matter: trials of a group or, if `shared`, configurations of one set of groups."""
+    """What is alike unless hyperparameters matter: trials of a group or, if `shared`,
+    configurations of one set of groups."""
     if not shared:
         return Units(trials.points, top.astype(np.int64), trials.groups)
     of_trial = configurations(trials.points)

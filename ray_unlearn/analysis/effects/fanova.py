@@ -1,7 +1,8 @@
-"""fANOVA: the share of a score's variance that each hyperparameter explains by itself, over the whole search space.
+"""fANOVA: the share of a score's variance that each hyperparameter explains by itself, over the
+whole search space.
 
-Hutter, Hoos, Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance" (ICML 2014), by Optuna. It
-says what avoids disaster: infeasible trials are part of the data.
+Hutter, Hoos, Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance" (ICML
+2014), by Optuna. It says what avoids disaster: infeasible trials are part of the data.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ MOST_TRIALS = 2_000
 """Of more trials, this many are drawn."""
 
 FENCE = 3.0
-"""Scores are winsorised at this many interquartile ranges above the upper quartile: Tukey's outer fence."""
+"""Scores are winsorised at this many interquartile ranges above the upper quartile: Tukey's outer
+fence."""
 
 
 def fanova_shares(
@@ -32,13 +34,14 @@ def fanova_shares(
 ) -> Floats:
     """Shares [axes] of the variance by main effects; they sum to less than 1 by what interacts.
 
-    The measure is even over each axis's scale (Optuna's own, on a log axis, is even over raw values and sees the top
-    decade alone) and over choices. NaN: all scores equal, or a hyperparameter that some trials lack. More than
-    `MOST_TRIALS` trials are subsampled, by `seed`.
+    The measure is even over each axis's scale (Optuna's own, on a log axis, is even over raw values
+    and sees the top decade alone) and over choices. NaN: all scores equal, or a hyperparameter that
+    some trials lack. More than `MOST_TRIALS` trials are subsampled, by `seed`.
 
     Args:
         points: [trials, axes], unit coordinates.
-        scores: [trials], infinite where infeasible: such a trial gets the worst winsorised score of its group.
+        scores: [trials], infinite where infeasible: such a trial gets the worst winsorised score of
+            its group.
         groups: [trials]; scores are standardised within.
         axes: the hyperparameters.
         seed: of subsample and forest.
@@ -72,7 +75,8 @@ def fanova_shares(
 
 
 def standardised(scores: Floats, groups: NDArray[np.int64]) -> Floats:
-    """Winsorised scores [trials] with mean 0 and SD 1 in each group; 0 in a group that tells nothing apart."""
+    """Winsorised scores [trials] with mean 0 and SD 1 in each group; 0 in a group that tells
+    nothing apart."""
     values = np.zeros(len(scores))
     for group in np.unique(groups):
         members = groups == group

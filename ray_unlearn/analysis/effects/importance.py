@@ -1,8 +1,9 @@
 """What matters? Importance of hyperparameters that noise cannot fake.
 
-PED-ANOVA says what matters among good trials; its value for pure noise is well above zero, and one of several
-hyperparameters always leads. So it stands beside the values that shuffled trials give (max-T; Westfall & Young,
-"Resampling-Based Multiple Testing", 1993). fANOVA says what avoids disaster; it has no null here, and supports no claim.
+PED-ANOVA says what matters among good trials; its value for pure noise is well above zero, and one
+of several hyperparameters always leads. So it stands beside the values that shuffled trials give
+(max-T; Westfall & Young, "Resampling-Based Multiple Testing", 1993). fANOVA says what avoids
+disaster; it has no null here, and supports no claim.
 """
 
 from collections.abc import Iterable, Sequence
@@ -37,9 +38,11 @@ class Importance:
     """One hyperparameter.
 
     axis: the hyperparameter.
-    ped: PED-ANOVA importance, unnormalised, as Optuna's evaluator gives it (0: top trials lie as all trials do).
-    ped_p: permutation p-value, family-wise over the axes: (1 + null >= observed) / (1 + permutations).
-    ped_null_95: what `ped` has to exceed to be claimed at 0.05: the 95 % quantile of the greatest statistic of a
+    ped: PED-ANOVA importance, unnormalised, as Optuna's evaluator gives it (0: top trials lie as
+        all trials do).
+    ped_p: permutation p-value, family-wise over the axes: (1 + null >= observed) / (1 +
+    permutations). ped_null_95: what `ped` has to exceed to be claimed at 0.05: the 95 % quantile of
+    the greatest statistic of a
         shuffle, on this axis's scale.
     fanova: its main effect's share of the score's variance; NaN where it cannot be computed.
     """
@@ -55,8 +58,10 @@ class Importance:
 class ImportanceResult:
     """All hyperparameters of a method, in the order given.
 
-    n_trials: trials given. n_top: those in the top share; where trials share configurations, each once per group.
-    top_share: nominal; ties enlarge it, and infeasible trials, which are never in it, may leave less.
+    n_trials: trials given. n_top: those in the top share; where trials share configurations, each
+        once per group.
+    top_share: nominal; ties enlarge it, and infeasible trials, which are never in it, may leave
+        less.
     permutations: shuffles behind `ped_p`. family_size: hyperparameters tested together.
     """
 
@@ -79,16 +84,19 @@ def importance(
 ) -> ImportanceResult | None:
     """Importance of each hyperparameter of a method, with the evidence that it is no accident.
 
-    The top share is taken within each group (domain, model), by rank, and these are pooled: scores of different groups
-    are never compared. Trials are shuffled within groups. The statistics of an axis are centred and scaled by its null
-    before the greatest over the axes is taken, or an axis of 50 cells would set the bar for one of two choices (a
-    difference of 0.8 SD between them, at 200 trials, was found in 42 % of studies without and in 95 % with it).
+    The top share is taken within each group (domain, model), by rank, and these are pooled: scores
+    of different groups are never compared. Trials are shuffled within groups. The statistics of an
+    axis are centred and scaled by its null before the greatest over the axes is taken, or an axis
+    of 50 cells would set the bar for one of two choices (a difference of 0.8 SD between them, at
+    200 trials, was found in 42 % of studies without and in 95 % with it).
 
-    Configurations tried more than once (with several seeds, or in each group) are no independent evidence: they are
-    shuffled as wholes among those tried in the same groups, and count once per group, with their median score.
+    Configurations tried more than once (with several seeds, or in each group) are no independent
+    evidence: they are shuffled as wholes among those tried in the same groups, and count once per
+    group, with their median score.
 
     Args:
-        points: coordinates [trials, axes] as `Axis.to_unit` gives them; NaN where a trial lacks the hyperparameter.
+        points: coordinates [trials, axes] as `Axis.to_unit` gives them; NaN where a trial lacks the
+            hyperparameter.
         scores: [trials], lower is better; ignored where infeasible.
         infeasible: [trials]; such trials are part of what was searched, and worse than all others.
         groups: [trials], names of the strata.
@@ -137,7 +145,8 @@ def _top_share(trials: Trials) -> float:
 
 
 def _canonical(trials: Trials, axes: Sequence[Axis]) -> tuple[list[int], Trials]:
-    """An order of the axes and the trials in an order that follow from content alone, not from names or input order.
+    """An order of the axes and the trials in an order that follow from content alone, not from
+    names or input order.
 
     Axes go by importance, which counts of trials decide to the last bit, then by their coordinates.
     """

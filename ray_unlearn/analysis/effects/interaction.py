@@ -1,12 +1,15 @@
-"""Do learning rate and steps trade off: is the response a function of log lr + kappa log steps alone?
+"""Do learning rate and steps trade off: is the response a function of log lr + kappa log steps
+alone?
 
-kappa = 1 is "lr x steps is what counts"; kappa = 0 says that steps do nothing. Per group a penalised cubic spline of that
-one variable (P-splines, Eilers and Marx 1996), one kappa for all groups, profiled over a grid: a single-index model
-(Haerdle, Hall and Ichimura 1993). Beside it a fit of both variables that contains the first, compared on held-out trials.
+kappa = 1 is "lr x steps is what counts"; kappa = 0 says that steps do nothing. Per group a
+penalised cubic spline of that one variable (P-splines, Eilers and Marx 1996), one kappa for all
+groups, profiled over a grid: a single-index model (Haerdle, Hall and Ichimura 1993). Beside it a
+fit of both variables that contains the first, compared on held-out trials.
 
-Robustness. Scores are U-shaped in effort with a heavy tail behind, so the response is winsorised per group: how bad a ruined
-model is says nothing here. Trials stopped past their best leave rows missing at high effort; which rows are missing follows
-from rows that are there, so a regression of the rows that exist is not misled as one of the best or last rows would be.
+Robustness. Scores are U-shaped in effort with a heavy tail behind, so the response is winsorised
+per group: how bad a ruined model is says nothing here. Trials stopped past their best leave rows
+missing at high effort; which rows are missing follows from rows that are there, so a regression of
+the rows that exist is not misled as one of the best or last rows would be.
 """
 
 from dataclasses import dataclass
@@ -24,21 +27,26 @@ GRID_STEP = 0.05
 MIN_TRIALS, MIN_DISTINCT, MIN_TRIALS_OF_GROUP = 12, 3, 6
 FOLDS = 10
 SPLINE_BASES = 16
-"""Of the one-variable fit: the penalty decides how many act. Twelve blur a cliff so much that kappa shifts by half an SD."""
+"""Of the one-variable fit: the penalty decides how many act. Twelve blur a cliff so much that kappa
+shifts by half an SD."""
 _SECOND = np.diff(np.eye(SPLINE_BASES), n=2, axis=0)
 ROUGHNESS: FloatArray = _SECOND.T @ _SECOND + 1e-8 * np.eye(SPLINE_BASES)
-"""Squared second differences of the coefficients; the trace of ridge is for knot intervals without rows."""
+"""Squared second differences of the coefficients; the trace of ridge is for knot intervals without
+rows."""
 SURFACE_BASES = (7, 4)
 """Of the two-variable fit: along the learning rate, along the other."""
 SMOOTHING = 10.0 ** np.arange(-5.0, 1.1, 1.0)
-"""Penalties per row on squared second differences of the spline's coefficients, from wiggly to straight."""
+"""Penalties per row on squared second differences of the spline's coefficients, from wiggly to
+straight."""
 DEVIATION = 10.0 ** np.arange(-5.0, -0.9, 1.0)
-"""Ridge per row on the departure of the two-variable fit from the one-variable one; no departure is tried as well."""
+"""Ridge per row on the departure of the two-variable fit from the one-variable one; no departure is
+tried as well."""
 
 
 @dataclass(frozen=True)
 class Interaction:
-    """How learning rate and a second quantity trade off. Errors in units of the (winsorised) response."""
+    """How learning rate and a second quantity trade off. Errors in units of the (winsorised)
+    response."""
 
     kappa: float
     kappa_interval: tuple[float, float]
@@ -48,9 +56,11 @@ class Interaction:
     rmse_one: float
     """Error of the one-variable fit on trials held out (10 folds; kappa estimated without them)."""
     rmse_two: float
-    """Error of the two-variable fit on the same trials (kappa and its freedom chosen without them)."""
+    """Error of the two-variable fit on the same trials (kappa and its freedom chosen without
+    them)."""
     one_as_good: bool
-    """The one-variable fit loses at most one standard error of the paired differences of squared error, by trial."""
+    """The one-variable fit loses at most one standard error of the paired differences of squared
+    error, by trial."""
     equivalent: bool
     """90 % interval inside [0.8, 1.25] and `one_as_good`: only then is the product what counts."""
     n_trials: int
@@ -63,17 +73,18 @@ def learning_rate_by_steps(
     """Learning rate against steps.
 
     Args:
-        rows: `trial`, `group`, `learning_rate`, `update`, `response`; lower is better. Where `learning_rate_sum` is
-            given, the mean learning rate until `update` replaces `learning_rate`: exact for kappa = 1 under any
-            schedule. A response of +inf (diverged) counts as the worst, NaN (not evaluated) is left out.
+        rows: `trial`, `group`, `learning_rate`, `update`, `response`; lower is better. Where
+            `learning_rate_sum` is given, the mean learning rate until `update` replaces
+            `learning_rate`: exact for kappa = 1 under any schedule. A response of +inf (diverged)
+            counts as the worst, NaN (not evaluated) is left out.
         seed: of folds and bootstrap.
         bootstraps: resamples of the trials within their groups.
-        winsorise: False for a response without a tail: `clipped_forget_nll`, which rises throughout, so that a cut made
-            for valleys would take off what is to be seen.
+        winsorise: False for a response without a tail: `clipped_forget_nll`, which rises
+            throughout, so that a cut made for valleys would take off what is to be seen.
 
     Returns:
-        None where fewer than 12 trials, 3 distinct updates or 3 distinct learning rates are left, counting groups of at
-        least 6 trials, or the response is constant.
+        None where fewer than 12 trials, 3 distinct updates or 3 distinct learning rates are left,
+        counting groups of at least 6 trials, or the response is constant.
     """
     rate = _floats(rows["learning_rate"])
     if "learning_rate_sum" in rows:
@@ -85,22 +96,25 @@ def learning_rate_by_steps(
 def weight_interaction(
     rows: pd.DataFrame, seed: int, weight: str = "w_r", bootstraps: int = 200
 ) -> Interaction | None:
-    """Learning rate against a mixing weight, one row per trial (its checkpoint); columns as above, `weight` for `update`.
+    """Learning rate against a mixing weight, one row per trial (its checkpoint); columns as above,
+    `weight` for `update`.
 
-    kappa = 0: no trade-off, the best learning rate is the same at every weight. kappa = -1: the best learning rate grows
-    with the weight. Searched within [-2.5, 2.5].
+    kappa = 0: no trade-off, the best learning rate is the same at every weight. kappa = -1: the
+    best learning rate grows with the weight. Searched within [-2.5, 2.5].
     """
     groups = _groups(rows, _floats(rows["learning_rate"]), weight, winsorise=True)
     return _interaction(groups, KAPPA_WEIGHT, seed, bootstraps)
 
 
 def clipped_forget_nll(rows: pd.DataFrame, margin: float = 0.5) -> pd.Series:
-    """`forget_nll` cut `margin` nats above `target_nll`: a response in which all ruined models are alike."""
+    """`forget_nll` cut `margin` nats above `target_nll`: a response in which all ruined models are
+    alike."""
     return rows["forget_nll"].clip(upper=rows["target_nll"] + margin)
 
 
 def winsorised(response: FloatArray) -> FloatArray:
-    """The response [n] cut above at q40 + 2.5 (q40 - q05): the cut stands still while up to 60 % of rows are ruined."""
+    """The response [n] cut above at q40 + 2.5 (q40 - q05): the cut stands still while up to 60 % of
+    rows are ruined."""
     low, middle = np.quantile(response, (0.05, 0.4), method="lower")
     return (
         np.minimum(response, middle + 2.5 * (middle - low))
@@ -111,7 +125,8 @@ def winsorised(response: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class _Group:
-    """Rows of one group by trial: log learning rate, log of the other, response [n]; trial as 0 ... n_trials-1 [n]."""
+    """Rows of one group by trial: log learning rate, log of the other, response [n]; trial as 0 ...
+    n_trials-1 [n]."""
 
     rate: FloatArray
     other: FloatArray
@@ -145,7 +160,8 @@ def _interaction(
     ]
 
     smoothing = _smoothing(groups, folds, kappas[::4])
-    # One pass over the grid for all weightings of the trials: all of them once, without each fold, and the resamples.
+    # One pass over the grid for all weightings of the trials: all of them once, without each fold,
+    # and the resamples.
     weights = [
         np.vstack([np.ones(g.n_trials), fold != np.arange(FOLDS)[:, None], drawn]).astype(float)
         for g, fold, drawn in zip(groups, folds, resampled, strict=True)
@@ -182,7 +198,8 @@ def _interaction(
 
 
 def _groups(rows: pd.DataFrame, rate: FloatArray, other: str, winsorise: bool) -> list[_Group]:
-    """Usable rows by group and trial; groups of too few trials or with a constant response are left out."""
+    """Usable rows by group and trial; groups of too few trials or with a constant response are left
+    out."""
     table = pd.DataFrame(
         {"group": rows["group"].to_numpy(), "trial": rows["trial"].to_numpy(), "rate": rate}
     )
@@ -216,7 +233,8 @@ def _floats(column: pd.Series) -> FloatArray:
 
 
 def _spline(x: FloatArray, n_bases: int) -> FloatArray:
-    """B-splines [n, n_bases] on evenly spaced knots over the range of x [n]; cubic where there are four or more."""
+    """B-splines [n, n_bases] on evenly spaced knots over the range of x [n]; cubic where there are
+    four or more."""
     degree = min(3, n_bases - 1)
     low, width = x.min(), max(np.ptp(x), 1e-12)
     intervals = n_bases - degree
@@ -255,9 +273,11 @@ def _weighted(weights: FloatArray, moments: FloatArray) -> FloatArray:
 def _smoothing(
     groups: list[_Group], folds: list[NDArray[np.int64]], kappas: FloatArray
 ) -> list[float]:
-    """Penalty of each group: least error on held-out trials, at the kappa where that error is least over all groups.
+    """Penalty of each group: least error on held-out trials, at the kappa where that error is least
+    over all groups.
 
-    By trial and not by generalised cross-validation over rows: rows of a trial share its other hyperparameters.
+    By trial and not by generalised cross-validation over rows: rows of a trial share its other
+    hyperparameters.
     """
     errors = np.empty((len(groups), len(kappas), len(SMOOTHING)))
     for g, (group, fold) in enumerate(zip(groups, folds, strict=True)):
@@ -279,7 +299,8 @@ def _smoothing(
 
 
 def _log_error(group: _Group, kappa: float, weights: FloatArray, smoothing: float) -> FloatArray:
-    """n log(mean squared error) of the one-variable fit under each weighting of the trials [b, T]: [b]."""
+    """n log(mean squared error) of the one-variable fit under each weighting of the trials [b, T]:
+    [b]."""
     gram, cross, total, n = (_weighted(weights, moment) for moment in _moments(group, kappa))
     penalty = smoothing * n[:, None, None] * ROUGHNESS
     coefficients = np.asarray(
@@ -293,9 +314,11 @@ def _log(mean_squares: FloatArray) -> FloatArray:
 
 
 def _lowest(kappas: FloatArray, criterion: FloatArray) -> FloatArray:
-    """Where each column of the criterion [kappas, b] is least: the vertex of the parabola around the least one [b].
+    """Where each column of the criterion [kappas, b] is least: the vertex of the parabola around
+    the least one [b].
 
-    A mean squared error is closer to a parabola than its logarithm, which has a cusp where the fit is good.
+    A mean squared error is closer to a parabola than its logarithm, which has a cusp where the fit
+    is good.
     """
     best = criterion.argmin(axis=0)
     inner = np.clip(best, 1, len(kappas) - 2)
@@ -314,9 +337,11 @@ def _lowest(kappas: FloatArray, criterion: FloatArray) -> FloatArray:
 def _held_out(
     group: _Group, fold: NDArray[np.int64], kappas: FloatArray, smoothing: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Squared errors [n] on held-out trials of the one-variable and the two-variable fit; `kappas` by fold.
+    """Squared errors [n] on held-out trials of the one-variable and the two-variable fit; `kappas`
+    by fold.
 
-    The two-variable fit adds a tensor product of splines with a ridge; the ridge for a fold is chosen on other folds.
+    The two-variable fit adds a tensor product of splines with a ridge; the ridge for a fold is
+    chosen on other folds.
     """
     shape = (SURFACE_BASES[0], min(SURFACE_BASES[1], len(np.unique(group.other))))
     pair = _spline(group.rate, shape[0])[:, :, None] * _spline(group.other, shape[1])[:, None, :]
@@ -342,5 +367,6 @@ def _held_out(
 
 
 def _loss_by_trial(group: _Group, one: FloatArray, two: FloatArray) -> FloatArray:
-    """By trial [T], what the one-variable fit loses in squared error, in units of the group's mean squared error."""
+    """By trial [T], what the one-variable fit loses in squared error, in units of the group's mean
+    squared error."""
     return np.bincount(group.trial, weights=one - two) / max(float(one.mean()), 1e-12)

@@ -1,8 +1,9 @@
 """Forgetting against utility: the Pareto front, and the area it dominates up to a reference point.
 
-Points are [n, 2], forget gap and utility loss, both minimised. The reference point is given by the caller, from the
-baselines (such as the vanilla model's forget gap, and the utility loss at which a model is no longer of use), and
-never taken from the points: that would move it with the trials compared.
+Points are [n, 2], forget gap and utility loss, both minimised. The reference point is given by the
+caller, from the baselines (such as the vanilla model's forget gap, and the utility loss at which a
+model is no longer of use), and never taken from the points: that would move it with the trials
+compared.
 """
 
 import math
@@ -23,7 +24,8 @@ BAND = 0.90
 
 @dataclass(frozen=True)
 class RarefiedHypervolume:
-    """Expected hypervolume of `trials` random trials of the `n` there are, with a 90 % interval over trials."""
+    """Expected hypervolume of `trials` random trials of the `n` there are, with a 90 % interval
+    over trials."""
 
     expected: float
     standard_error: float
@@ -34,7 +36,8 @@ class RarefiedHypervolume:
 
 
 def front(points: ArrayLike) -> NDArray[np.int64]:
-    """Indices of the points that no other dominates, by the first objective; of equal points the first one only.
+    """Indices of the points that no other dominates, by the first objective; of equal points the
+    first one only.
 
     Points that are not finite are in no front.
     """
@@ -47,7 +50,8 @@ def front(points: ArrayLike) -> NDArray[np.int64]:
 
 
 def hypervolume(points: ArrayLike, reference: Reference) -> float:
-    """Area that the points [n, 2] dominate within the reference point; a point beyond it adds nothing."""
+    """Area that the points [n, 2] dominate within the reference point; a point beyond it adds
+    nothing."""
     rows = _points(points)
     edge = rows[front(rows)]
     edge = edge[(edge < reference).all(axis=1)]
@@ -58,17 +62,21 @@ def hypervolume(points: ArrayLike, reference: Reference) -> float:
 def rarefied_hypervolume(
     trials: Sequence[ArrayLike], reference: Reference, size: int
 ) -> RarefiedHypervolume:
-    """Expected hypervolume of `size` random trials, so that methods with unequal numbers of trials can be compared.
+    """Expected hypervolume of `size` random trials, so that methods with unequal numbers of trials
+    can be compared.
 
-    trials: the points [rows, 2] of each; a trial brings all its checkpoints or none, an infeasible one has no points.
+    trials: the points [rows, 2] of each; a trial brings all its checkpoints or none, an infeasible
+        one has no points.
 
-    A point z of the plane that d of the n trials dominate is dominated by a random subset with probability
-    1 - C(n-d, size) / C(n, size). The expected hypervolume is the integral of that: exact, no subset is drawn. So is the
-    jackknife standard error, since leaving a trial out lowers d by one exactly where it dominates. The sweep goes over
-    the first objective, and holds d at every height of the second: O(N n) for N points of n trials.
+    A point z of the plane that d of the n trials dominate is dominated by a random subset with
+    probability 1 - C(n-d, size) / C(n, size). The expected hypervolume is the integral of that:
+    exact, no subset is drawn. So is the jackknife standard error, since leaving a trial out lowers
+    d by one exactly where it dominates. The sweep goes over the first objective, and holds d at
+    every height of the second: O(N n) for N points of n trials.
 
     Raises:
-        UserError: size is not in 1 ... n/2: beyond that the estimate hangs on the one or two best trials.
+        UserError: size is not in 1 ... n/2: beyond that the estimate hangs on the one or two best
+        trials.
     """
     n = len(trials)
     if not 1 <= size <= n // 2:
@@ -114,7 +122,8 @@ def _covered(n: int, size: int) -> Floats:
 
 
 def _steps(trials: Sequence[ArrayLike], reference: Reference) -> Floats:
-    """Corners of every trial's own front within the reference: [corners, (first, second, trial)], by the first."""
+    """Corners of every trial's own front within the reference: [corners, (first, second, trial)],
+    by the first."""
     corners = [np.zeros((0, 3))]
     for number, points in enumerate(trials):
         rows = _points(points)

@@ -1,8 +1,10 @@
-"""PED-ANOVA for many top sets at once: the statistic of Optuna 5, vectorised so that a permutation null is affordable.
+"""PED-ANOVA for many top sets at once: the statistic of Optuna 5, vectorised so that a permutation
+null is affordable.
 
-Watanabe, Bansal, Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary Subspaces"
-(IJCAI 2023, arXiv 2304.10255); what a hyperparameter absent from some trials means is Algorithm 1 of conditional
-PED-ANOVA (arXiv 2601.20800). Grid, bandwidth and prior are those of `optuna.importance._ped_anova`.
+Watanabe, Bansal, Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
+Subspaces" (IJCAI 2023, arXiv 2304.10255); what a hyperparameter absent from some trials means is
+Algorithm 1 of conditional PED-ANOVA (arXiv 2601.20800). Grid, bandwidth and prior are those of
+`optuna.importance._ped_anova`.
 """
 
 import math
@@ -27,7 +29,8 @@ FLOOR = 1e-12
 
 
 def n_cells(axis: Axis) -> int:
-    """Grid cells of an axis: one per choice or whole number, `GRID` at most; 1 where nothing varies."""
+    """Grid cells of an axis: one per choice or whole number, `GRID` at most; 1 where nothing
+    varies."""
     if axis.scale == "categorical":
         return len(axis.choices)
     if axis.low == axis.high:
@@ -39,7 +42,8 @@ def n_cells(axis: Axis) -> int:
 
 
 def memberships(axis: Axis, coordinates: Floats) -> NDArray[np.float32]:
-    """Which cell each trial lies in, one-hot [trials, cells]; all zero where the trial lacks the hyperparameter (NaN).
+    """Which cell each trial lies in, one-hot [trials, cells]; all zero where the trial lacks the
+    hyperparameter (NaN).
 
     Coordinates outside [0, 1] count in the outermost cell.
     """
@@ -76,7 +80,8 @@ def ped(axis: Axis, top: Floats, region: Floats, n_top: int, n_region: int) -> F
 
 
 def _density(axis: Axis, counts: Floats) -> Floats:
-    """Parzen estimates [sets, cells] from trials by cell, with one pseudo-trial spread over the whole axis."""
+    """Parzen estimates [sets, cells] from trials by cell, with one pseudo-trial spread over the
+    whole axis."""
     return _categorical(counts) if axis.scale == "categorical" else _numeric(counts)
 
 
@@ -89,7 +94,8 @@ def _categorical(counts: Floats) -> Floats:
 
 
 def _numeric(counts: Floats) -> Floats:
-    """Gaussian kernels, cut at the ends of the axis and integrated over cells, with Scott's bandwidth."""
+    """Gaussian kernels, cut at the ends of the axis and integrated over cells, with Scott's
+    bandwidth."""
     cells = counts.shape[1]
     grid = np.arange(cells, dtype=float)
     n = np.maximum(counts.sum(axis=1), 1.0)
@@ -100,7 +106,8 @@ def _numeric(counts: Floats) -> Floats:
     third = (reached > (n * 3 // 4)[:, None]).argmax(axis=1)
     sigma = np.maximum(1.059 * np.minimum((third - first) / 1.34, spread) * n**-0.2, LEAST_SIGMA)
 
-    # Masses depend on the distance between cell and kernel alone: 2 x cells values of the normal cdf serve all pairs.
+    # Masses depend on the distance between cell and kernel alone: 2 x cells values of the normal
+    # cdf serve all pairs.
     cdf = ndtr((np.arange(-cells, cells) + 0.5) / sigma[:, None])
     inside = (cdf[:, cells:] - cdf[:, :cells])[:, ::-1]
     weights = counts / inside / (n + 1)[:, None]

@@ -1,13 +1,15 @@
 """Where a hyperparameter is good, whatever the others are set to.
 
-The isolation profile of a hyperparameter is the best score over all others at each of its values (Tuning Playbook,
-"isolation plot"); its good region is {x: profile(x) <= min + tolerance}. Both are taken per joint posterior draw of the
-surface, so that the minimum and the profile belong to the same possible truth.
+The isolation profile of a hyperparameter is the best score over all others at each of its values
+(Tuning Playbook, "isolation plot"); its good region is {x: profile(x) <= min + tolerance}. Both are
+taken per joint posterior draw of the surface, so that the minimum and the profile belong to the
+same possible truth.
 
-Groups (domains, models) are fitted apart, and a value is good when it is good in all of them. That is claimed where
-each group says so by itself (intersection-union test, Berger 1982: no correction is needed), and refuted where one group
-does at a level divided by their number. The obvious alternative, the largest regret over the groups of independent draws,
-takes the maximum of errors for a difference between groups: with three groups of 36 trials and the same truth its 90 %
+Groups (domains, models) are fitted apart, and a value is good when it is good in all of them. That
+is claimed where each group says so by itself (intersection-union test, Berger 1982: no correction
+is needed), and refuted where one group does at a level divided by their number. The obvious
+alternative, the largest regret over the groups of independent draws, takes the maximum of errors
+for a difference between groups: with three groups of 36 trials and the same truth its 90 %
 intervals held the edges in 2 and 16 % of repeats.
 """
 
@@ -34,7 +36,8 @@ INTERVAL = (0.05, 0.95)
 
 @dataclass(frozen=True)
 class GroupPoints:
-    """Trials of one method in one group: points [n, d] in unit coordinates, scores [n] (lower is better), infeasible [n]."""
+    """Trials of one method in one group: points [n, d] in unit coordinates, scores [n] (lower is
+    better), infeasible [n]."""
 
     group: str
     points: Array
@@ -46,15 +49,16 @@ class GroupPoints:
 class Region:
     """What is known of the good values of one hyperparameter, in its own units.
 
-    grid [g]; profile [g]: posterior median of the regret (0 is best), with its 90 % band low, high [g]; p_good [g]:
-    posterior probability that the regret is within the tolerance. All of them in the group where they are worst.
-    core: the run of values with p_good >= 0.9 that holds the best; None if there is none (`reason` says why).
-    low_edge, high_edge: 90 % intervals of where the good region ends. None where no end is shown (`low_censored`,
-    `high_censored`: say "<=" or ">="): the core reaches the bound of what was searched, or ends before it for want of
-    trials, with nothing excluded beyond. So with a core each side has either an edge or is censored, and a core censored
-    on both sides (`bounded` is false) claims nothing.
-    excluded: runs of values with p_good <= 0.1 over the number of groups. best: the value with the highest p_good, the least regret among equals.
-    A categorical axis has codes for values, no core and no edges; see `choices_good`.
+    grid [g]; profile [g]: posterior median of the regret (0 is best), with its 90 % band low, high
+    [g]; p_good [g]: posterior probability that the regret is within the tolerance. All of them in
+    the group where they are worst. core: the run of values with p_good >= 0.9 that holds the best;
+    None if there is none (`reason` says why). low_edge, high_edge: 90 % intervals of where the good
+    region ends. None where no end is shown (`low_censored`, `high_censored`: say "<=" or ">="): the
+    core reaches the bound of what was searched, or ends before it for want of trials, with nothing
+    excluded beyond. So with a core each side has either an edge or is censored, and a core censored
+    on both sides (`bounded` is false) claims nothing. excluded: runs of values with p_good <= 0.1
+    over the number of groups. best: the value with the highest p_good, the least regret among
+    equals. A categorical axis has codes for values, no core and no edges; see `choices_good`.
     """
 
     axis: Axis
@@ -99,9 +103,11 @@ class Region:
 
 @dataclass(frozen=True)
 class FittedGroup:
-    """What one group says, ready to be combined with others: fitted once, used in every leave-one-out set.
+    """What one group says, ready to be combined with others: fitted once, used in every
+    leave-one-out set.
 
-    regrets: by axis, posterior draws [DRAWS, g] of the isolation profile less its minimum; () with a `reason`.
+    regrets: by axis, posterior draws [DRAWS, g] of the isolation profile less its minimum; () with
+        a `reason`.
     default: expected score at the centre of the space; NaN if no trial has a finite score.
     """
 
@@ -121,8 +127,9 @@ def good_regions(
 ) -> tuple[Region, ...]:
     """The good region of each axis, from the trials of one method in all its groups.
 
-    tolerance: tau > 0, in units of the score. seed: of groups that are not fitted yet. The result depends on neither the
-    order of trials, groups and axes nor on their names. A group with too few trials leaves the whole method without
+    tolerance: tau > 0, in units of the score. seed: of groups that are not fitted yet. The result
+    depends on neither the order of trials, groups and axes nor on their names. A group with too few
+    trials leaves the whole method without
     regions: what is good in all groups cannot be told from some.
     """
     assert parts
@@ -211,7 +218,8 @@ def _unknown(axis: Axis, trials: tuple[int, int], reason: str) -> Region:
 
 
 def _grid(axis: Axis) -> Array:
-    """Unit coordinates at which the profile is taken: codes, whole values, or even steps from bound to bound."""
+    """Unit coordinates at which the profile is taken: codes, whole values, or even steps from bound
+    to bound."""
     if axis.scale == "categorical":
         return np.arange(len(axis.choices), dtype=float)
     shares = np.linspace(0, 1, GRID)
@@ -237,7 +245,8 @@ def _settings_of_others(surface: Surface, points: Array, axes: Sequence[Axis], s
 def _regret(surface: Surface, others: Array, j: int, axis: Axis, seed: int) -> Array:
     """Draws [DRAWS, g] of the isolation profile of axis j less the draw's minimum.
 
-    At each value of the axis the minimum is over its promising settings of the others (by posterior mean) and a spread of the rest.
+    At each value of the axis the minimum is over its promising settings of the others (by posterior
+    mean) and a spread of the rest.
     """
     grid = _grid(axis)
     at = np.repeat(others[None], len(grid), axis=0)
@@ -286,8 +295,8 @@ def _region(
     core = next((run for run in _runs(p_good >= CORE) if run[0] <= best <= run[1]), None)
     if core is None:
         return region(None, (None, None), f"no value is good with probability {CORE}")
-    # A draw is rougher than the truth where trials are few, and its minimum lower: measured from there, ends lie too far in.
-    # They are measured from the value that each group holds for best.
+    # A draw is rougher than the truth where trials are few, and its minimum lower: measured from
+    # there, ends lie too far in. They are measured from the value that each group holds for best.
     above_best = [regret - regret[:, [np.argmin(regret.mean(0))]] for regret in regrets]
     edges: list[Array | None] = []
     for side in (-1, 1):
@@ -302,7 +311,8 @@ def _region(
 
 
 def _core(axis: Axis, grid: Array, p_good: Array, run: tuple[int, int]) -> tuple[float, float]:
-    """The run's ends, where p_good falls to 0.9 between two grid values: a run of one value is no single value."""
+    """The run's ends, where p_good falls to 0.9 between two grid values: a run of one value is no
+    single value."""
 
     def end(inside: int, outside: int) -> float:
         if not 0 <= outside < len(grid):
@@ -326,7 +336,8 @@ def _runs(yes: NDArray[np.bool_], single: bool = False) -> list[tuple[int, int]]
 
 
 def _ends(grid: Array, regret: Array, tolerance: float, start: int, side: int) -> Array:
-    """Where each draw's good run around `start` ends on one side: unit coordinates, interpolated between grid values.
+    """Where each draw's good run around `start` ends on one side: unit coordinates, interpolated
+    between grid values.
 
     Draws in which `start` is not good have no such run and are left out (at most a tenth of them).
     """
@@ -347,8 +358,9 @@ def _ends(grid: Array, regret: Array, tolerance: float, start: int, side: int) -
 def _nearest(ends: Sequence[Array], side: int) -> Array:
     """90 % interval of the nearest of the groups' ends, from draws of each [G arrays].
 
-    The nearest is no nearer than the near limit of the one group it belongs to, whichever that is; but it is no farther
-    than the end of any group, so that the far limit of the apparently nearest has to allow for the choice (Bonferroni).
+    The nearest is no nearer than the near limit of the one group it belongs to, whichever that is;
+    but it is no farther than the end of any group, so that the far limit of the apparently nearest
+    has to allow for the choice (Bonferroni).
     """
     near = max(float(np.quantile(-side * e, INTERVAL[1])) for e in ends)
     nearest = max(ends, key=lambda e: float(np.median(-side * e)))

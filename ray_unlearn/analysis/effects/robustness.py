@@ -1,16 +1,19 @@
-"""How robust is a method: what share of random configurations is good, and how fast do random trials get there?
+"""How robust is a method: what share of random configurations is good, and how fast do random
+trials get there?
 
-Both say something only of trials drawn at random (or quasi-randomly) from the search space. Scores: lower is better. An
-infeasible trial is a trial, and worse than all others.
+Both say something only of trials drawn at random (or quasi-randomly) from the search space. Scores:
+lower is better. An infeasible trial is a trial, and worse than all others.
 
-Every estimate here is a function of trials *in order of choice* (`ranked`): best on the selection half first, valued on
-the reporting half. So the best of k trials is valued on documents that did not choose it.
+Every estimate here is a function of trials *in order of choice* (`ranked`): best on the selection
+half first, valued on the reporting half. So the best of k trials is valued on documents that did
+not choose it.
 
-Neither interval resamples with replacement. That repeats the best trial, so it centres on the plug-in estimate of a
-minimum and not on the unbiased one: at k = n/2 such a 90 % band covers 65 to 77 % (lognormal scores, 36 and 100 trials).
-The band of a curve is the jackknife's, in closed form: 77 to 84 % there, 83 to 90 % at n/4, 87 to 91 % up to n/8. Other
-statistics are computed on random halves of the trials: the mean of a U-statistic over halves *is* the U-statistic, and
-the variance over halves is that of the statistic wherever it is nearly a sum over trials (Shao and Wu, Annals of
+Neither interval resamples with replacement. That repeats the best trial, so it centres on the
+plug-in estimate of a minimum and not on the unbiased one: at k = n/2 such a 90 % band covers 65 to
+77 % (lognormal scores, 36 and 100 trials). The band of a curve is the jackknife's, in closed form:
+77 to 84 % there, 83 to 90 % at n/4, 87 to 91 % up to n/8. Other statistics are computed on random
+halves of the trials: the mean of a U-statistic over halves *is* the U-statistic, and the variance
+over halves is that of the statistic wherever it is nearly a sum over trials (Shao and Wu, Annals of
 Statistics 17, 1989).
 """
 
@@ -27,7 +30,8 @@ from ray_unlearn.spec.errors import UserError
 
 Floats = NDArray[np.float64]
 Measure = Callable[[Floats], Floats]
-"""A statistic of trials in order of choice: [repeats, trials] to [repeats]; the same whatever their number."""
+"""A statistic of trials in order of choice: [repeats, trials] to [repeats]; the same whatever their
+number."""
 
 BAND = 0.90
 ANCHORS = 64
@@ -49,9 +53,11 @@ class TuningCurve:
 
 
 def share_within(scores: ArrayLike, infeasible: ArrayLike, best: float, tolerance: float) -> Share:
-    """Share of trials [n] scoring at most `best` + `tolerance`, with the Clopper-Pearson 95 % interval.
+    """Share of trials [n] scoring at most `best` + `tolerance`, with the Clopper-Pearson 95 %
+    interval.
 
-    `best` is taken as known. Where it is the score of one of these trials, leave that trial out: it is good by definition.
+    `best` is taken as known. Where it is the score of one of these trials, leave that trial out: it
+    is good by definition.
 
     Raises:
         UserError: no trials.
@@ -71,13 +77,15 @@ def expected_best(
     *,
     selection: ArrayLike | None = None,
 ) -> float:
-    """Expected score of the best of `k` random trials: the mean over all subsets of size k of the n trials, unbiased.
+    """Expected score of the best of `k` random trials: the mean over all subsets of size k of the n
+    trials, unbiased.
 
-    The plug-in estimate of Dodge et al. (2019, arXiv:1909.03004) lets a trial be drawn twice and is biased towards bad
-    scores; Tang et al. (2020, arXiv:2004.03958) show it and propose this one.
+    The plug-in estimate of Dodge et al. (2019, arXiv:1909.03004) lets a trial be drawn twice and is
+    biased towards bad scores; Tang et al. (2020, arXiv:2004.03958) show it and propose this one.
 
-    `fallback` is the score of doing nothing (that of the vanilla model), or where it is unknown the worst finite one of
-    all methods compared. It is what one has after k trials that all diverged, and no one deploys a worse trial.
+    `fallback` is the score of doing nothing (that of the vanilla model), or where it is unknown the
+    worst finite one of all methods compared. It is what one has after k trials that all diverged,
+    and no one deploys a worse trial.
 
     Raises:
         UserError: k is not in 1 ... n.
@@ -96,10 +104,12 @@ def tuning_curve(
 ) -> TuningCurve:
     """`expected_best` at each of `ks`, with its band.
 
-    The trials are those of one group: k random trials of a mixture of domains is a budget that nobody has.
+    The trials are those of one group: k random trials of a mixture of domains is a budget that
+    nobody has.
 
     Raises:
-        UserError: a k is not in 1 ... n/2: beyond that the estimate hangs on the one or two best trials.
+        UserError: a k is not in 1 ... n/2: beyond that the estimate hangs on the one or two best
+        trials.
     """
     values = ranked(scores, infeasible, selection)
     n, n_infeasible = len(values), int(np.isinf(values).sum())
@@ -122,7 +132,8 @@ def tuning_curve(
 
 
 def area_under_tuning_curve(curve: TuningCurve) -> float:
-    """Mean of the expected best over log2 k from 1 to K, the last k: each doubling of the budget counts alike.
+    """Mean of the expected best over log2 k from 1 to K, the last k: each doubling of the budget
+    counts alike.
 
     Lower is better. Compare only curves with the same ks and the same fallback.
 
@@ -142,7 +153,8 @@ def curve_ks(last: int) -> tuple[int, ...]:
 
 
 def ranked(scores: ArrayLike, infeasible: ArrayLike, selection: ArrayLike | None = None) -> Floats:
-    """Scores [n] in order of choice: by `selection` (default: the scores); infeasible trials last, as +inf."""
+    """Scores [n] in order of choice: by `selection` (default: the scores); infeasible trials last,
+    as +inf."""
     failed = np.asarray(infeasible, dtype=bool)
     values = np.where(failed, np.inf, np.asarray(scores, dtype=float))
     choice = (
@@ -158,9 +170,11 @@ def ranked(scores: ArrayLike, infeasible: ArrayLike, selection: ArrayLike | None
 
 
 def best_weights(n: int, ks: Sequence[int]) -> Floats:
-    """P(the best of k of n trials is that of rank i) = C(n-i, k-1) / C(n, k), i = 1 ... n: [len(ks), n].
+    """P(the best of k of n trials is that of rank i) = C(n-i, k-1) / C(n, k), i = 1 ... n:
+    [len(ks), n].
 
-    From the ratio of neighbours, 1 - (k-1)/(n-i), summed as logarithms: exact to 1e-12 at n = 100,000.
+    From the ratio of neighbours, 1 - (k-1)/(n-i), summed as logarithms: exact to 1e-12 at n =
+    100,000.
 
     Raises:
         UserError: a k is not in 1 ... n.
@@ -195,12 +209,14 @@ def area_weights(ks: Sequence[int]) -> Floats:
 
 
 def own_best_share(rows: Floats, k: int, tolerance: float) -> Floats:
-    """Expected share, among k random trials, of the others within the tolerance of the best of them: [repeats].
+    """Expected share, among k random trials, of the others within the tolerance of the best of
+    them: [repeats].
 
-    Not the share within the tolerance of the best of all n: that best improves with n, so the method with more trials
-    would look less robust. The mean over all subsets of size k is free of n. Given that the best has rank i, the others
-    are a random subset of the trials ranked below it. With n >> k that is a mean over very many i; where that would take
-    long (many resamples at once), `ANCHORS` of equal probability stand for them.
+    Not the share within the tolerance of the best of all n: that best improves with n, so the
+    method with more trials would look less robust. The mean over all subsets of size k is free of
+    n. Given that the best has rank i, the others are a random subset of the trials ranked below it.
+    With n >> k that is a mean over very many i; where that would take long (many resamples at
+    once), `ANCHORS` of equal probability stand for them.
     """
     n = rows.shape[-1]
     weights = best_weights(n, [k])[0]
@@ -223,15 +239,18 @@ def own_best_share(rows: Floats, k: int, tolerance: float) -> Floats:
 
 
 def limit(best: ArrayLike, tolerance: float) -> Floats:
-    """The worst score that is good. The slack keeps a float's last digit from deciding about a score on the limit."""
+    """The worst score that is good. The slack keeps a float's last digit from deciding about a
+    score on the limit."""
     return np.asarray(best, dtype=float) + tolerance * (1 + 1e-9)
 
 
 def resampled(values: Floats, measure: Measure, repeats: int, rng: np.random.Generator) -> Floats:
-    """The measure on random halves of the trials, stretched to the spread it has on all of them: [repeats].
+    """The measure on random halves of the trials, stretched to the spread it has on all of them:
+    [repeats].
 
-    values [n], in order of choice: a half keeps the order, so that nothing is sorted again. The variance of a mean over
-    m of n drawn without replacement is (n-m)/m times that over n; the stretch undoes it for odd n.
+    values [n], in order of choice: a half keeps the order, so that nothing is sorted again. The
+    variance of a mean over m of n drawn without replacement is (n-m)/m times that over n; the
+    stretch undoes it for odd n.
     """
     n = len(values)
     assert n >= 2
@@ -247,7 +266,8 @@ def resampled(values: Floats, measure: Measure, repeats: int, rng: np.random.Gen
 
 
 def _jackknife_error(values: Floats, k: int) -> float:
-    """Standard error of the expected best of k over trials, from all n leave-one-out values at once.
+    """Standard error of the expected best of k over trials, from all n leave-one-out values at
+    once.
 
     Without trial i the ones ranked above it keep their rank and the ones below move up by one.
     """

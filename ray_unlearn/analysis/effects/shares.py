@@ -1,4 +1,5 @@
-"""A share of trials with its Clopper-Pearson interval (Biometrika 26, 1934): exact, never empty at 0 or 1."""
+"""A share of trials with its Clopper-Pearson interval (Biometrika 26, 1934): exact, never empty at
+0 or 1."""
 
 from dataclasses import dataclass
 

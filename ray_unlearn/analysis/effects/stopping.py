@@ -1,7 +1,9 @@
-"""When to stop: at the first evaluation on which the forget set is as surprising as text the model never saw.
+"""When to stop: at the first evaluation on which the forget set is as surprising as text the model
+never saw.
 
-The rule needs no utility measurement and no second run: stop at the first evaluation with forget ppl >= ppl of the original
-model on the approximate set (Yao et al., arXiv 2402.15159, compare against the same level), else after the last one.
+The rule needs no utility measurement and no second run: stop at the first evaluation with forget
+ppl >= ppl of the original model on the approximate set (Yao et al., arXiv 2402.15159, compare
+against the same level), else after the last one.
 """
 
 from dataclasses import dataclass
@@ -18,12 +20,14 @@ BOOTSTRAPS = 1000
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """What the rule loses against the best step of each trial, and what it saves. Units of the score; lower is better.
+    """What the rule loses against the best step of each trial, and what it saves. Units of the
+    score; lower is better.
 
-    The best step is chosen by `score_selection` and both steps are scored by `score`. Choosing and scoring on the same
-    numbers charges the rule with noise: 1.2 / 1.5 / 1.9 noise SDs for 5 / 10 / 20 evaluations (the expected minimum of
-    as many normal draws). `hindsight` says that the table allowed no better, so that the regrets are too high by that.
-    The honest regret is against the step that one half would choose, which is itself a little worse than the true best.
+    The best step is chosen by `score_selection` and both steps are scored by `score`. Choosing and
+    scoring on the same numbers charges the rule with noise: 1.2 / 1.5 / 1.9 noise SDs for 5 / 10 /
+    20 evaluations (the expected minimum of as many normal draws). `hindsight` says that the table
+    allowed no better, so that the regrets are too high by that. The honest regret is against the
+    step that one half would choose, which is itself a little worse than the true best.
     """
 
     n_trials: int
@@ -34,7 +38,8 @@ class StoppingRule:
     n_infeasible_last: int
     """Of these, without a finite score at the last step: what the rule may have saved them from."""
     n_cut_short: int
-    """Of these, ended before the planned last update: their `regret_last` is at least what it says, not what it is."""
+    """Of these, ended before the planned last update: their `regret_last` is at least what it says,
+    not what it is."""
     n_regrets: int
     regret_median: float
     regret_median_interval: tuple[float, float]
@@ -42,7 +47,8 @@ class StoppingRule:
     regret_interval: tuple[float, float]
     """90 % of the mean, trials resampled within groups."""
     regret_last: float | None
-    """Median loss of running to the last evaluation instead, over trials that are finite at both; None without any."""
+    """Median loss of running to the last evaluation instead, over trials that are finite at both;
+    None without any."""
     regret_last_mean: float | None
     updates_saved: float | None
     """Share of planned updates saved, mean over crossing trials; None without any."""
@@ -52,18 +58,20 @@ class StoppingRule:
 def checkpoints(rows: pd.DataFrame) -> pd.DataFrame:
     """The deployable checkpoint of each trial.
 
-    `crossed` is about the checkpoint itself: True where its forget NLL reached the target, False where it did not, None
-    where it cannot be told (no target or no forget NLL there). Evaluations that cannot be compared never stop a trial.
-    A forget NLL of +inf has passed every target: the rule stops there, on an infeasible model.
+    `crossed` is about the checkpoint itself: True where its forget NLL reached the target, False
+    where it did not, None where it cannot be told (no target or no forget NLL there). Evaluations
+    that cannot be compared never stop a trial. A forget NLL of +inf has passed every target: the
+    rule stops there, on an infeasible model.
 
     Args:
-        rows: `trial`, `update` and, where known, `forget_nll`, `target_nll`, `score`; in any order, one line per
-            evaluation. The target should be that of the half which may be used for choosing.
+        rows: `trial`, `update` and, where known, `forget_nll`, `target_nll`, `score`; in any order,
+            one line per evaluation. The target should be that of the half which may be used for
+            choosing.
 
     Returns:
-        One line per trial, by trial: `trial`, `update`, `crossed` (object), `infeasible` (a score or forget NLL that is
-        not finite; a missing forget NLL alone is not), `row` (index label of the checkpoint in `rows`), `row_last` (of
-        the last evaluation), `evaluations`.
+        One line per trial, by trial: `trial`, `update`, `crossed` (object), `infeasible` (a score
+        or forget NLL that is not finite; a missing forget NLL alone is not), `row` (index label of
+        the checkpoint in `rows`), `row_last` (of the last evaluation), `evaluations`.
     """
     if rows.empty:
         empty: dict[str, list[object]] = {
@@ -116,13 +124,14 @@ def stopping_rule(
     """Judge the rule on trajectories.
 
     Args:
-        rows: `trial`, `group`, `update`, `forget_nll`, `target_nll`, `score` and, where known, `score_selection` and
-            `steps` (the planned last update; else the last evaluated one).
+        rows: `trial`, `group`, `update`, `forget_nll`, `target_nll`, `score` and, where known,
+            `score_selection` and `steps` (the planned last update; else the last evaluated one).
         seed: of the bootstrap.
         bootstraps: resamples of the trials within their groups.
 
     Returns:
-        None where fewer than two trials have two evaluations and a checkpoint that can be compared, or no two regrets.
+        None where fewer than two trials have two evaluations and a checkpoint that can be compared,
+        or no two regrets.
     """
     rows = rows.reset_index(drop=True)
     table = checkpoints(rows)
@@ -174,7 +183,8 @@ def stopping_rule(
 def _best_rows(
     rows: pd.DataFrame, score: FloatArray, selection: FloatArray, trials: pd.Series
 ) -> NDArray[np.int64]:
-    """Row of the best step of each trial, the earliest among equals; -1 where no step is finite on both halves."""
+    """Row of the best step of each trial, the earliest among equals; -1 where no step is finite on
+    both halves."""
     finite = np.flatnonzero(np.isfinite(score) & np.isfinite(selection))
     ordered = finite[np.lexsort((_column(rows, "update")[finite], selection[finite]))]
     firsts = pd.Series(ordered, index=rows["trial"].to_numpy()[ordered])
@@ -194,7 +204,8 @@ def _bootstrap(
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """90 % percentile intervals of median and mean, resampling within each of `strata`.
 
-    n - 1 of n are drawn: n of n would understate the variance of a small stratum (McCarthy and Snowden 1985).
+    n - 1 of n are drawn: n of n would understate the variance of a small stratum (McCarthy and
+    Snowden 1985).
     """
     rng = np.random.default_rng(seed)
     medians, means = [], []

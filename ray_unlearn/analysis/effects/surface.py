@@ -1,10 +1,12 @@
 """A score as a smooth function of the hyperparameters, with how uncertain that function is.
 
-Gaussian process, Matern-5/2 kernel with one length scale per hyperparameter, white noise. The length scales are not
-known from 12 to 40 trials, so they are not fixed at their best values: draws come from several settings that the trials
-support (Laplace approximation at the mode, importance-resampled; Rubin 1988). Draws are whole functions (Matern features
-and Matheron's rule; Wilson et al. 2020, "Efficiently sampling functions from Gaussian process posteriors"), so that
-a minimum and a profile can be taken from the same draw and thousands of points cost one matrix product.
+Gaussian process, Matern-5/2 kernel with one length scale per hyperparameter, white noise. The
+length scales are not known from 12 to 40 trials, so they are not fixed at their best values: draws
+come from several settings that the trials support (Laplace approximation at the mode,
+importance-resampled; Rubin 1988). Draws are whole functions (Matern features and Matheron's rule;
+Wilson et al. 2020, "Efficiently sampling functions from Gaussian process posteriors"), so that a
+minimum and a profile can be taken from the same draw and thousands of points cost one matrix
+product.
 """
 
 import math
@@ -25,9 +27,10 @@ SETTINGS = 8
 PROPOSALS = 128
 FREQUENCIES = 128
 FEW = 100
-# Prior mean and SD of the logarithms, and bounds, of: length scales (unit coordinates), signal variance, noise variance
-# (standardised scores), and the noise of trials at the winsorising limit as a share of that. Noise near 0 and wiggles
-# between neighbouring trials need evidence; a flat function does not.
+# Prior mean and SD of the logarithms, and bounds, of: length scales (unit coordinates), signal
+# variance, noise variance (standardised scores), and the noise of trials at the winsorising limit
+# as a share of that. Noise near 0 and wiggles between neighbouring trials need evidence; a flat
+# function does not.
 LENGTH, SIGNAL, NOISE, CAPPED = (0.0, 1.3), (math.log(0.3), 2.0), (math.log(0.1), 2.0), (0.0, 1.5)
 BOUNDS = ((0.05, 50.0), (1e-4, 10.0), (1e-5, 4.0), (0.03, 2.0))
 
@@ -71,7 +74,8 @@ class Surface:
         return np.asarray(self.centre + self.scale * np.mean(means, axis=0))
 
     def rough_mean(self, points: Array) -> Array:
-        """The posterior mean [m] under one setting of the kernel: for choosing points, at an eighth of the price."""
+        """The posterior mean [m] under one setting of the kernel: for choosing points, at an eighth
+        of the price."""
         inputs = _embedded(points, self.categorical)
         setting = self.settings[0]
         return np.asarray(
@@ -110,8 +114,10 @@ def fit_surface(
 ) -> Surface:
     """Fit the surface to trials at points [n, d] in unit coordinates, lower scores better.
 
-    categorical: choices of each axis that holds codes 0 ... n-1, 0 for a numeric axis; () if all are numeric.
-    tolerance: differences this small must stay visible, so that winsorising leaves six times as much.
+    categorical: choices of each axis that holds codes 0 ... n-1, 0 for a numeric axis; () if all
+        are numeric.
+    tolerance: differences this small must stay visible, so that winsorising leaves six times as
+        much.
     """
     n, d = points.shape
     assert scores.shape == infeasible.shape == (n,)
@@ -142,17 +148,19 @@ def fit_surface(
 def winsorising_limit(scores: Array, tolerance: float) -> float:
     """The worst score that is still told from worse ones, of finite scores [n].
 
-    Where runs diverge, scores are large by orders of magnitude, and one of them would set the scale of everything. How bad a
-    bad run was does not matter for where the good ones are; that it was bad does. The limit lies above the median by three
-    times the distance from the median down to the tenth percentile (normal scores: 3.8 SD above the mean), at least
-    six tolerances above the fifth percentile. Lower limits make a plateau whose rim the surface rounds off into the region.
+    Where runs diverge, scores are large by orders of magnitude, and one of them would set the scale
+    of everything. How bad a bad run was does not matter for where the good ones are; that it was
+    bad does. The limit lies above the median by three times the distance from the median down to
+    the tenth percentile (normal scores: 3.8 SD above the mean), at least six tolerances above the
+    fifth percentile. Lower limits make a plateau whose rim the surface rounds off into the region.
     """
     fifth, tenth, median = np.quantile(scores, [0.05, 0.1, 0.5])
     return float(max(median + 3 * (median - tenth), fifth + 6 * tolerance))
 
 
 def _embedded(points: Array, categorical: tuple[int, ...]) -> Array:
-    """Numeric axes as they are, categorical ones one-hot over sqrt(2): distance 1 between any two choices."""
+    """Numeric axes as they are, categorical ones one-hot over sqrt(2): distance 1 between any two
+    choices."""
     columns = [
         column[:, None] if not k else (column[:, None] == np.arange(k)) / math.sqrt(2)
         for column, k in zip(points.T, categorical, strict=True)
@@ -180,8 +188,10 @@ def _paths(
     rng: np.random.Generator,
     count: int,
 ) -> Array:
-    """Draws [count, m]: a prior function from random Fourier features, corrected by what it misses at the trials."""
-    # The spectral density of Matern-5/2 is a multivariate t with 5 degrees of freedom (Rasmussen & Williams 2006, 4.2.1).
+    """Draws [count, m]: a prior function from random Fourier features, corrected by what it misses
+    at the trials."""
+    # The spectral density of Matern-5/2 is a multivariate t with 5 degrees of freedom (Rasmussen &
+    # Williams 2006, 4.2.1).
     shape = (FREQUENCIES, inputs.shape[1])
     frequencies = rng.standard_normal(shape) * np.sqrt(5 / rng.chisquare(5, FREQUENCIES))[:, None]
     amplitudes = rng.standard_normal((2 * FREQUENCIES, count)) * math.sqrt(
@@ -203,10 +213,12 @@ def _paths(
 
 
 class _Posterior:
-    """Log posterior density of the logarithms of length scales, signal, noise, and share of noise at the limit.
+    """Log posterior density of the logarithms of length scales, signal, noise, and share of noise
+    at the limit.
 
-    Trials at the winsorising limit look alike however noisy the score is; counted with the others they would make it look
-    quiet, and every interval too narrow. They get a noise of their own, by default the same.
+    Trials at the winsorising limit look alike however noisy the score is; counted with the others
+    they would make it look quiet, and every interval too narrow. They get a noise of their own, by
+    default the same.
     """
 
     def __init__(
@@ -265,7 +277,8 @@ class _Posterior:
         ), gradient + standardised / self.prior[:, 1]
 
     def mode(self, starts: Sequence[Sequence[float] | Array] | None = None) -> Array:
-        """The best of the climbs, unless told otherwise from mostly signal and from mostly noise."""
+        """The best of the climbs, unless told otherwise from mostly signal and from mostly
+        noise."""
         d = len(self.prior) - 3
         if starts is None:
             starts = [
@@ -328,7 +341,8 @@ def _settings(
         hessian[i] = (up - down) / (2 * step)
     values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
     spread = vectors / np.sqrt(np.maximum(values, 0.25))
-    # Student-t proposals with 5 degrees of freedom: heavier tails than the posterior's, so that weights stay bounded.
+    # Student-t proposals with 5 degrees of freedom: heavier tails than the posterior's, so that
+    # weights stay bounded.
     standard = rng.standard_normal((PROPOSALS, size))
     stretch = 5 / rng.chisquare(5, PROPOSALS)
     proposals = np.clip(mode + (standard * np.sqrt(stretch)[:, None]) @ spread.T, low, high)
@@ -345,8 +359,9 @@ def _thinned(
 ) -> NDArray[np.int_]:
     """Indices of `MOST_POINTS` trials: a random half, and where that half says it is good.
 
-    Choosing trials by their own score would keep the lucky ones and pull the surface down where trials are many. The
-    second half is therefore chosen by the score that the first half predicts for it, which knows nothing of its noise.
+    Choosing trials by their own score would keep the lucky ones and pull the surface down where
+    trials are many. The second half is therefore chosen by the score that the first half predicts
+    for it, which knows nothing of its noise.
     """
     half = MOST_POINTS // 2
     shuffled = np.random.default_rng([seed, 2]).permutation(len(inputs))

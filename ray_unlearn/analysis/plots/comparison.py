@@ -17,7 +17,8 @@ POOLED = {
 
 
 def paired(data: pd.DataFrame, methods: tuple[str, ...], method_a: str, method_b: str) -> Figure:
-    """One panel per statistic. data: `guideline_data.paired`; every panel is turned so that right favours method a."""
+    """One panel per statistic. data: `guideline_data.paired`; every panel is turned so that right
+    favours method a."""
     with styled():
         statistics = list(dict.fromkeys(data["statistic"]))
         # A panel's rows: groups, then what is pooled; the same in all panels.

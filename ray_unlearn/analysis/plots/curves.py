@@ -30,7 +30,8 @@ FLOOR = 1e-4
 
 
 def learning_rates(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
-    """Best score of each trial against its learning rate; trials without a score as crosses above."""
+    """Best score of each trial against its learning rate; trials without a score as crosses
+    above."""
     with styled():
         shown = [method for method in methods if method in set(data["method"])]
         figure, panels = new_panels(len(shown), height=2.1)

@@ -11,7 +11,8 @@ from ray_unlearn.analysis.style import INK, MUTED, look, styled
 
 
 def importances(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
-    """A row per method and hyperparameter; filled where it is shown to matter. data: `guideline_data.importances`."""
+    """A row per method and hyperparameter; filled where it is shown to matter. data:
+    `guideline_data.importances`."""
     with styled():
         figure, (ped, fanova) = rows_figure(len(data), 2)
         for i, line in enumerate(data.to_dict("records")):

@@ -1,4 +1,5 @@
-"""What all figures share: panels in a grid, titles in the method's colour, axis labels that read like numbers."""
+"""What all figures share: panels in a grid, titles in the method's colour, axis labels that read
+like numbers."""
 
 import math
 from typing import Any
@@ -39,7 +40,8 @@ def title(panel: Axes, method: str, methods: tuple[str, ...]) -> None:
 
 
 def plain_log_ticks(panel: Axes, axis: str, limits: tuple[float, float]) -> None:
-    """Labels such as 3e-4 or 0.05 at 1, 2, 5 per decade where the axis is short, at decades where it is long."""
+    """Labels such as 3e-4 or 0.05 at 1, 2, 5 per decade where the axis is short, at decades where
+    it is long."""
     decades = math.log10(limits[1] / limits[0])
     steps = (1.0, 2.0, 5.0) if decades < 1.6 else (1.0, 3.0) if decades < 2.6 else (1.0,)
     line = panel.xaxis if axis == "x" else panel.yaxis

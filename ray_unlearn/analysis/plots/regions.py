@@ -1,4 +1,5 @@
-"""Where each hyperparameter of a method is good: isolation profile above, probability of being good below."""
+"""Where each hyperparameter of a method is good: isolation profile above, probability of being good
+below."""
 
 from typing import Any
 
@@ -21,7 +22,8 @@ COLUMNS = 3
 def regions(data: pd.DataFrame, axes: tuple[Axis, ...], tolerance: float, colour: str) -> Figure:
     """One column per hyperparameter, in lines of three.
 
-    data: `guideline_data.regions`. axes: those that `data` has a profile of. tolerance: tau. colour: of the method.
+    data: `guideline_data.regions`. axes: those that `data` has a profile of. tolerance: tau.
+        colour: of the method.
     """
     with styled():
         columns = min(len(axes), COLUMNS)
@@ -59,7 +61,8 @@ def regions(data: pd.DataFrame, axes: tuple[Axis, ...], tolerance: float, colour
 
 
 def _top(data: pd.DataFrame, tolerance: float) -> float:
-    """Upper limit of the score axis: the whole band, but not so much that the tolerance becomes a hair."""
+    """Upper limit of the score axis: the whole band, but not so much that the tolerance becomes a
+    hair."""
     highest = float(data.loc[data["kind"] == "profile", "high"].max())
     return float(np.clip(1.15 * highest, 4 * tolerance, 25 * tolerance))
 

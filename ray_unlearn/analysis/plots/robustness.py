@@ -9,7 +9,8 @@ from ray_unlearn.analysis.style import look, styled
 
 
 def tuning(data: pd.DataFrame, methods: tuple[str, ...], tolerance: float) -> Figure:
-    """Tuning curves at the left, shares of good configurations at the right. data: `guideline_data.tuning`."""
+    """Tuning curves at the left, shares of good configurations at the right. data:
+    `guideline_data.tuning`."""
     with styled():
         shares = data[data["kind"] == "share"].reset_index(drop=True)
         curves = data[data["kind"] == "curve"]

@@ -38,7 +38,8 @@ NO_SCORE_LABELS = {
 
 
 def heatmaps(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
-    """Score over learning rate (log) and updates: a cell per trial and evaluated update, nothing interpolated."""
+    """Score over learning rate (log) and updates: a cell per trial and evaluated update, nothing
+    interpolated."""
     with styled():
         shown = [method for method in methods if method in set(data["method"])]
         figure, panels = new_panels(len(shown), height=2.35)
@@ -124,7 +125,8 @@ def _heatmap(
 
 
 def _hatched(cells: pd.DataFrame) -> pd.DataFrame:
-    """Cells that are no configuration: all of a diverged trial's, and those that other trials did not reach."""
+    """Cells that are no configuration: all of a diverged trial's, and those that other trials did
+    not reach."""
     diverged = cells["status"] == "infeasible"
     hatch = cells["drawn"].where(~diverged, "infeasible")
     return cells.assign(hatch=hatch)[
@@ -135,7 +137,8 @@ def _hatched(cells: pd.DataFrame) -> pd.DataFrame:
 def _runs(
     cells: pd.DataFrame, updates: np.ndarray
 ) -> Iterator[tuple[int, int, tuple[float, float], str]]:
-    """Neighbouring cells of one trial with one hatch, as first column, last column, band and hatch."""
+    """Neighbouring cells of one trial with one hatch, as first column, last column, band and
+    hatch."""
     open_run: list[Any] = []
     for cell in cells.sort_values(["low", "update"]).to_dict("records"):
         column = int(np.searchsorted(updates, float(cell["update"])))

@@ -33,7 +33,8 @@ Limits = tuple[float, float]
 
 
 def tradeoff(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
-    """Utility loss against forget perplexity: all methods together, then each with its trajectories."""
+    """Utility loss against forget perplexity: all methods together, then each with its
+    trajectories."""
     with styled():
         rows = data[data["kind"] == "row"]
         many = len(rows) > RASTER_ABOVE
@@ -90,7 +91,8 @@ def tradeoff(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
 
 
 def _tradeoff_view(data: pd.DataFrame) -> tuple[Limits, Limits]:
-    """Axis limits around what matters: from vanilla to a decade past the target; the rest is counted, not shown."""
+    """Axis limits around what matters: from vanilla to a decade past the target; the rest is
+    counted, not shown."""
     points = data[data[UTILITY_LOSS].notna()]
     anchors = data.loc[data["kind"] != "row", "forget_ppl"]
     chosen = points[points["chosen"]]

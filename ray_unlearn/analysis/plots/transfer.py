@@ -14,7 +14,8 @@ COLUMNS = 3
 
 
 def heldout(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
-    """A panel per method, a row per held-out group: regret inside, in the full space, at the default."""
+    """A panel per method, a row per held-out group: regret inside, in the full space, at the
+    default."""
     with styled():
         shown = [method for method in methods if method in set(data["method"])]
         groups = list(dict.fromkeys(data["group"]))

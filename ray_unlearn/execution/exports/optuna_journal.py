@@ -1,5 +1,5 @@
-"""The ledger as an Optuna journal, for optuna-dashboard and Optuna's own plots: it follows a running study, and is exact when
-the run has ended. An export: nothing reads it back."""
+"""The ledger as an Optuna journal, for optuna-dashboard and Optuna's own plots: it follows a
+running study, and is exact when the run has ended. An export: nothing reads it back."""
 
 import json
 import os
@@ -37,10 +37,11 @@ SHOWN = (
 
 
 def export_journal(record: Record, spec: StudySpec, path: Path) -> None:
-    """Write `path`: one Optuna study per method, `<study>/<method>`, replacing the file whole or not at all.
+    """Write `path`: one Optuna study per method, `<study>/<method>`, replacing the file whole or
+    not at all.
 
-    A journal that says the same already is left alone: a reader of Optuna's remembers places in the file, and cannot go on in
-    another one.
+    A journal that says the same already is left alone: a reader of Optuna's remembers places in the
+    file, and cannot go on in another one.
 
     Raises:
         StorageError: the file cannot be written.
@@ -52,10 +53,12 @@ def export_journal(record: Record, spec: StudySpec, path: Path) -> None:
 
 
 class LiveJournal:
-    """The journal of a running study: whole at the start, then only appended to, so that readers can follow.
+    """The journal of a running study: whole at the start, then only appended to, so that readers
+    can follow.
 
-    One writer, without Optuna's lock (an optuna-dashboard that stores a note takes it, and both append). What was said of a
-    trial cannot be unsaid: intermediate values of one that turned out infeasible go with the export at the end.
+    One writer, without Optuna's lock (an optuna-dashboard that stores a note takes it, and both
+    append). What was said of a trial cannot be unsaid: intermediate values of one that turned out
+    infeasible go with the export at the end.
 
     Raises:
         StorageError: the file cannot be written.
@@ -105,7 +108,8 @@ class LiveJournal:
             self._shown[trial.number] = frozen
 
     def flush(self) -> None:
-        """Append what was shown since the last time, in one write. After an error nothing is lost: the next call tries again.
+        """Append what was shown since the last time, in one write. After an error nothing is lost:
+        the next call tries again.
 
         Raises:
             OSError: the disk is full, or somebody removed the file.
@@ -116,7 +120,8 @@ class LiveJournal:
 
 
 class _Buffer(BaseJournalBackend):  # type: ignore[misc]
-    """A journal in memory: Optuna's file backend would lock, write and sync once per trial (5 ms each)."""
+    """A journal in memory: Optuna's file backend would lock, write and sync once per trial (5 ms
+    each)."""
 
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []
@@ -167,7 +172,8 @@ def _loaded(path: Path) -> JournalStorage | None:
 
 
 def _contents(storage: JournalStorage | None) -> dict[str, list[Any]] | None:
-    """What a journal says of our trials, to compare; not when, and not what somebody noted in optuna-dashboard."""
+    """What a journal says of our trials, to compare; not when, and not what somebody noted in
+    optuna-dashboard."""
     if storage is None:
         return None
     return {

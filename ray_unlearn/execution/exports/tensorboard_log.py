@@ -1,7 +1,8 @@
 """TensorBoard files beside the ledger: one run per trial, and the HParams tab over all of them.
 
-Written with TensorBoard's own record writer and protocol buffers, without torch or tensorflow. Its `EventFileWriter`
-(and torch's and tensorboardX's, built like it) starts a thread per file, which a study of 1,000 trials has no use for.
+Written with TensorBoard's own record writer and protocol buffers, without torch or tensorflow. Its
+`EventFileWriter` (and torch's and tensorboardX's, built like it) starts a thread per file, which a
+study of 1,000 trials has no use for.
 """
 
 import time
@@ -45,7 +46,8 @@ OBJECTIVES = ("score", "forget_gap", "utility_loss", "exact_distance")
 
 
 def tag(column: str) -> str:
-    """TensorBoard's name of a column: a group, then the rest: `forget/ppl`, `mia/loss_auc_reporting`."""
+    """TensorBoard's name of a column: a group, then the rest: `forget/ppl`,
+    `mia/loss_auc_reporting`."""
     if column in TRAINING:
         return f"training/{column}"
     if column.startswith(OBJECTIVES):
@@ -55,9 +57,11 @@ def tag(column: str) -> str:
 
 
 class TensorBoardObserver:
-    """Writes `<folder>/0007-<method>/` for trial 7: scalars by update, hyperparameters, best row, outcome.
+    """Writes `<folder>/0007-<method>/` for trial 7: scalars by update, hyperparameters, best row,
+    outcome.
 
-    A trial's files are derived from the ledger like everything else: a trial that is run again starts them anew.
+    A trial's files are derived from the ledger like everything else: a trial that is run again
+    starts them anew.
     """
 
     def __init__(self, folder: Path, spec: StudySpec) -> None:
@@ -73,7 +77,8 @@ class TensorBoardObserver:
         experiment.close()
 
     def on_trial(self, trial: Trial) -> None:
-        """Begin the trial's run; rows it has already (it was interrupted and kept them) are written first."""
+        """Begin the trial's run; rows it has already (it was interrupted and kept them) are written
+        first."""
         self._close(trial.number)
         run = self._runs[trial.number] = _Run(self._folder / f"{trial.number:04d}-{trial.method}")
         point = active(self._spec.spaces[trial.method], trial.config)
@@ -125,7 +130,8 @@ class TensorBoardObserver:
 
 
 class _Run:
-    """An event file in an otherwise emptied run folder; each summary is in the file when `add` returns."""
+    """An event file in an otherwise emptied run folder; each summary is in the file when `add`
+    returns."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,7 +152,8 @@ class _Run:
 
 
 def _hyperparameters(spec: StudySpec) -> list[hp.HParam]:
-    """Columns of the HParams tab: method, seed, and each hyperparameter that is sampled for some method."""
+    """Columns of the HParams tab: method, seed, and each hyperparameter that is sampled for some
+    method."""
     parameters: dict[str, list[Sampled]] = {}
     for method in spec.methods:
         for name, parameter in spec.spaces[method].sampled().items():
@@ -159,7 +166,8 @@ def _hyperparameters(spec: StudySpec) -> list[hp.HParam]:
 
 
 def _domain(ranges: list[Sampled]) -> Any:
-    """The values of a parameter over all methods; None (TensorBoard then takes any) where their kinds differ."""
+    """The values of a parameter over all methods; None (TensorBoard then takes any) where their
+    kinds differ."""
     if all(isinstance(r, Choice) for r in ranges):
         values = list(dict.fromkeys(v for r in ranges if isinstance(r, Choice) for v in r.choices))
         return hp.Discrete(values) if len({type(v) for v in values}) == 1 else None
@@ -173,7 +181,8 @@ def _domain(ranges: list[Sampled]) -> Any:
 
 
 def _session_end(succeeded: bool) -> Summary:
-    """What `tensorboard.plugins.hparams.summary.session_end_pb` makes; that module needs tensorflow."""
+    """What `tensorboard.plugins.hparams.summary.session_end_pb` makes; that module needs
+    tensorflow."""
     status = api_pb2.Status.Value("STATUS_SUCCESS" if succeeded else "STATUS_FAILURE")
     end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
     about = metadata.create_summary_metadata(

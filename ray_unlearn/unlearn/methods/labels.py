@@ -9,7 +9,8 @@ def random_labels(
 ) -> NDArray[np.int32]:
     """Labels for one sequence, uniform over `allowed` without the true token of each place.
 
-    Drawn afresh each epoch, and reproducible from (seed, sequence, epoch) alone: the same on any worker, in any order.
+    Drawn afresh each epoch, and reproducible from (seed, sequence, epoch) alone: the same on any
+    worker, in any order.
 
     Args:
         true: [T - 1] true next tokens.
