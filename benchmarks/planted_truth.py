@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "analysis"))
 
 from surfaces import TOLERANCE, cliff, flat, planted, reach, valley
 
-from ray_unlearn.analysis.claims import guidelines_of
-from ray_unlearn.analysis.findings import find
+from ray_unlearn.analysis.guidelines.claims import guidelines_of
+from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.spec.guideline_file import Guideline
 
 RATE, WEIGHT = "range/a/learning_rate", "range/a/w_r"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.cells import label
+from ray_unlearn.analysis.read.cells import label
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.table import StudyResults
-from ray_unlearn.analysis.verdict import HALF, UTILITY_SETS
+from ray_unlearn.analysis.read.study_results import StudyResults
+from ray_unlearn.analysis.report.verdict import HALF, UTILITY_SETS
 from ray_unlearn.spec.errors import UserError
 
 DEFAULT = 0.1

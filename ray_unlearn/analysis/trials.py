@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.effects.comparison import Difference
-from ray_unlearn.analysis.parts import Part, foreign_part, study_part
+from ray_unlearn.analysis.read.study_results import Results
 from ray_unlearn.analysis.searched import combined, seen_axis
-from ray_unlearn.analysis.table import Results
+from ray_unlearn.analysis.statistics.paired_difference import Difference
 from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
+from ray_unlearn.analysis.trial_parts import Part, foreign_part, study_part
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.method_registry import METHODS

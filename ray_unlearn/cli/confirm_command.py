@@ -16,7 +16,7 @@ from ray_unlearn.cli.study_commands import (
 )
 
 if TYPE_CHECKING:
-    from ray_unlearn.analysis.confirmation import Confirmation, Confirmed
+    from ray_unlearn.analysis.guidelines.confirmation import Confirmation, Confirmed
 
 COLUMNS = (
     "method", "trial", "learning rate", "updates", "chosen by (selection)", "its reporting score", "new seeds: mean",
@@ -43,7 +43,7 @@ def confirm(
     """Run the best configurations of a study again with new seeds: mean and 90 % interval on the
     reporting half, beside what the study had claimed. A study of its own in DIR/confirm; the same
     command goes on with it."""
-    from ray_unlearn.analysis.confirmation import confirmation, write_confirmation
+    from ray_unlearn.analysis.guidelines.confirmation import confirmation, write_confirmation
     from ray_unlearn.execution.confirm import confirm_study
     from ray_unlearn.store.location import fetched, send
 

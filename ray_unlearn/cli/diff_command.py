@@ -20,7 +20,7 @@ def diff(
     withdrawn."""
     from dataclasses import asdict
 
-    from ray_unlearn.analysis.difference import compare
+    from ray_unlearn.analysis.guidelines.guideline_diff import compare
 
     old, new = load_guidelines(before), load_guidelines(after)
     found = compare(old, new)

@@ -75,8 +75,8 @@ def report(
 ) -> None:
     """Write the report: guidelines with their evidence, one HTML page, the same in Markdown,
     figures, and every number as CSV."""
-    from ray_unlearn.analysis.columns import parse_mapping
-    from ray_unlearn.analysis.report import write_report
+    from ray_unlearn.analysis.read.foreign_columns import parse_mapping
+    from ray_unlearn.analysis.report.write import write_report
     from ray_unlearn.spec.guideline_file import load_guidelines
     from ray_unlearn.store.location import fetched, send_folder
     from ray_unlearn.store.storage import below, checked_url, is_remote

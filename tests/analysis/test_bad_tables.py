@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from surfaces import planted, valley
 
-from ray_unlearn.analysis.report import write_report
+from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import load_guidelines
 

@@ -3,7 +3,7 @@ intervals do not meet."""
 
 import pytest
 
-from ray_unlearn.analysis.difference import compare
+from ray_unlearn.analysis.guidelines.guideline_diff import compare
 from ray_unlearn.spec.guideline_file import (
     Evidence,
     Guideline,

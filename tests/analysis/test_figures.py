@@ -8,13 +8,13 @@ import pytest
 from matplotlib.collections import PathCollection, QuadMesh
 from planted import demo_spec, planted_row, quick_ledger, write_trial
 
-from ray_unlearn.analysis import figure_data
-from ray_unlearn.analysis.figures import draw_all
-from ray_unlearn.analysis.plots.curves import learning_rates, membership
-from ray_unlearn.analysis.plots.surface import heatmaps
-from ray_unlearn.analysis.plots.tradeoff import tradeoff
-from ray_unlearn.analysis.style import as_svg, inline_svg, look
-from ray_unlearn.analysis.table import StudyResults, load
+from ray_unlearn.analysis.figures import figure_data
+from ray_unlearn.analysis.figures.catalogue import draw_all
+from ray_unlearn.analysis.figures.curves import learning_rates, membership
+from ray_unlearn.analysis.figures.heatmap import heatmaps
+from ray_unlearn.analysis.figures.look import as_svg, inline_svg, look
+from ray_unlearn.analysis.figures.tradeoff import tradeoff
+from ray_unlearn.analysis.read.study_results import StudyResults, load
 from ray_unlearn.spec.method_registry import METHODS
 
 

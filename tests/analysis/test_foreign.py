@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_unlearn.analysis.columns import parse_mapping
-from ray_unlearn.analysis.foreign import ForeignResults
-from ray_unlearn.analysis.health import health
-from ray_unlearn.analysis.table import load
+from ray_unlearn.analysis.read.foreign_columns import parse_mapping
+from ray_unlearn.analysis.read.foreign_table import ForeignResults
+from ray_unlearn.analysis.read.study_results import load
+from ray_unlearn.analysis.report.health import health
 from ray_unlearn.analysis.trials import TrialTable, trial_table
 from ray_unlearn.spec.errors import UserError
 

@@ -3,7 +3,7 @@ results allow."""
 
 import pytest
 
-from ray_unlearn.analysis.grades import grade_of, missing_evidence, worse_than_default
+from ray_unlearn.analysis.guidelines.grades import grade_of, missing_evidence, worse_than_default
 from ray_unlearn.spec.guideline_file import Evidence, Heldout
 
 

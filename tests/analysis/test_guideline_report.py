@@ -16,20 +16,21 @@ from surfaces import planted, valley
 from test_report import Page
 from typer.testing import CliRunner
 
-from ray_unlearn.analysis import claims_view, guideline_data
-from ray_unlearn.analysis.comparison_parts import difference_part
-from ray_unlearn.analysis.effects.comparison import Difference as PairedDifference
-from ray_unlearn.analysis.effects.comparison import GroupDifference, Interval, Outcome
-from ray_unlearn.analysis.effects.contests import RobustnessClaim
-from ray_unlearn.analysis.effects.importance import Importance, ImportanceResult
-from ray_unlearn.analysis.effects.interaction import Interaction
-from ray_unlearn.analysis.effects.regions import Region
-from ray_unlearn.analysis.effects.robustness import Share, TuningCurve
-from ray_unlearn.analysis.findings import Findings, MethodFindings
-from ray_unlearn.analysis.guideline_figures import region_figure
-from ray_unlearn.analysis.report import write_report
-from ray_unlearn.analysis.style import MOST_DOTS
-from ray_unlearn.analysis.transfer import HeldoutGroup
+from ray_unlearn.analysis.figures import guideline_data
+from ray_unlearn.analysis.figures.guideline_figures import region_figure
+from ray_unlearn.analysis.figures.look import MOST_DOTS
+from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
+from ray_unlearn.analysis.guidelines.leave_one_out import HeldoutGroup
+from ray_unlearn.analysis.report import claims_view
+from ray_unlearn.analysis.report.comparison_parts import difference_part
+from ray_unlearn.analysis.report.write import write_report
+from ray_unlearn.analysis.statistics.contests import RobustnessClaim
+from ray_unlearn.analysis.statistics.good_regions import Region
+from ray_unlearn.analysis.statistics.importance import Importance, ImportanceResult
+from ray_unlearn.analysis.statistics.interaction import Interaction
+from ray_unlearn.analysis.statistics.paired_difference import Difference as PairedDifference
+from ray_unlearn.analysis.statistics.paired_difference import GroupDifference, Interval, Outcome
+from ray_unlearn.analysis.statistics.robustness import Share, TuningCurve
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.table_commands import app
 from ray_unlearn.spec.guideline_file import (
@@ -119,15 +120,17 @@ def foreign(path: Path, methods: tuple[str, ...] = METHODS, trials: int = 40) ->
 @pytest.fixture(scope="module")
 def patched() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ray_unlearn.analysis.report.find", lambda table, seed: synthetic(table))
+        patch.setattr(
+            "ray_unlearn.analysis.report.write.find", lambda table, seed: synthetic(table)
+        )
         yield patch
 
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writing figures takes most of a report's time; tests of its words do without."""
-    monkeypatch.setattr("ray_unlearn.analysis.output.as_svg", lambda _: "<svg></svg>")
-    monkeypatch.setattr("ray_unlearn.analysis.output.as_png", lambda _: b"")
+    monkeypatch.setattr("ray_unlearn.analysis.report.report_files.as_svg", lambda _: "<svg></svg>")
+    monkeypatch.setattr("ray_unlearn.analysis.report.report_files.as_png", lambda _: b"")
 
 
 READ = {

@@ -18,12 +18,12 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.trial import create_trial
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.effects import fanova
-from ray_unlearn.analysis.effects import importance as module
-from ray_unlearn.analysis.effects.exchangeable import Trials, share_configurations
-from ray_unlearn.analysis.effects.fanova import fanova_shares, standardised
-from ray_unlearn.analysis.effects.importance import ImportanceResult, importance
-from ray_unlearn.analysis.effects.ped_anova import n_cells
+from ray_unlearn.analysis.statistics import fanova
+from ray_unlearn.analysis.statistics import importance as module
+from ray_unlearn.analysis.statistics.exchangeable import Trials, share_configurations
+from ray_unlearn.analysis.statistics.fanova import fanova_shares, standardised
+from ray_unlearn.analysis.statistics.importance import ImportanceResult, importance
+from ray_unlearn.analysis.statistics.ped_anova import n_cells
 
 Floats = NDArray[np.float64]
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.interpolate import make_smoothing_spline
 
-from ray_unlearn.analysis.effects.interaction import (
+from ray_unlearn.analysis.statistics.interaction import (
     Interaction,
     clipped_forget_nll,
     learning_rate_by_steps,

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from optuna._hypervolume import compute_hypervolume
 
-from ray_unlearn.analysis.effects.pareto import front, hypervolume, rarefied_hypervolume
+from ray_unlearn.analysis.statistics.pareto import front, hypervolume, rarefied_hypervolume
 from ray_unlearn.spec.errors import UserError
 
 REFERENCE = (1.6, 1.4)

@@ -7,8 +7,8 @@ Few repeats here; `slow` ones measure the rates that docs/analysis.md quotes.
 import pytest
 from surfaces import RATE, WEIGHT, cliff, flat, planted, reach, valley
 
-from ray_unlearn.analysis.claims import guidelines_of
-from ray_unlearn.analysis.findings import find
+from ray_unlearn.analysis.guidelines.claims import guidelines_of
+from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.spec.guideline_file import Guidelines
 
 

@@ -10,10 +10,19 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.effects import regions as regions_module
-from ray_unlearn.analysis.effects import surface as surface_module
-from ray_unlearn.analysis.effects.regions import GroupPoints, Region, fit_group, good_regions
-from ray_unlearn.analysis.effects.surface import MOST_POINTS, fit_surface, winsorising_limit
+from ray_unlearn.analysis.statistics import good_regions as regions_module
+from ray_unlearn.analysis.statistics import response_surface as surface_module
+from ray_unlearn.analysis.statistics.good_regions import (
+    GroupPoints,
+    Region,
+    fit_group,
+    good_regions,
+)
+from ray_unlearn.analysis.statistics.response_surface import (
+    MOST_POINTS,
+    fit_surface,
+    winsorising_limit,
+)
 
 RATE = Axis("learning_rate", "log", 1e-7, 1e-4)
 AXES = (RATE, Axis("steps", "log", 10, 1000), Axis("w_r", "linear", 0, 8))

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from planted import baselines, demo_spec, header_of, plant, quick_ledger, write_trial
 
-from ray_unlearn.analysis.report import write_report
+from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.table import result_table, write_table
@@ -61,9 +61,9 @@ def report(planted_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a report's time; tests of its words do without."""
-    monkeypatch.setattr("ray_unlearn.analysis.study_section.draw_all", lambda _: [])
-    monkeypatch.setattr("ray_unlearn.analysis.output.as_svg", lambda _: "<svg></svg>")
-    monkeypatch.setattr("ray_unlearn.analysis.output.as_png", lambda _: b"")
+    monkeypatch.setattr("ray_unlearn.analysis.report.study_section.draw_all", lambda _: [])
+    monkeypatch.setattr("ray_unlearn.analysis.report.report_files.as_svg", lambda _: "<svg></svg>")
+    monkeypatch.setattr("ray_unlearn.analysis.report.report_files.as_png", lambda _: b"")
 
 
 @pytest.fixture
@@ -258,6 +258,6 @@ def test_an_output_that_cannot_be_written(planted_study: Path, tmp_path: Path) -
 def test_reports_are_made_without_torch_and_ray() -> None:
     """A report is made on a laptop from a table file: importing it must not need the training
     stack."""
-    code = "import sys, ray_unlearn.analysis.report; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    code = "import sys, ray_unlearn.analysis.report.write; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 from planted import demo_spec, quick_ledger
 
-from ray_unlearn.analysis.table import load
-from ray_unlearn.analysis.verdict import verdict
+from ray_unlearn.analysis.read.study_results import load
+from ray_unlearn.analysis.report.verdict import verdict
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.table import baseline_table, result_table, write_table

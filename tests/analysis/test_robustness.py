@@ -9,9 +9,14 @@ import pandas as pd
 import pytest
 from scipy.stats import binom, norm
 
-from ray_unlearn.analysis.effects.comparison import Statistic, holm, paired_difference, t_interval
-from ray_unlearn.analysis.effects.contests import RobustnessClaim, robustness_claim
-from ray_unlearn.analysis.effects.robustness import (
+from ray_unlearn.analysis.statistics.contests import RobustnessClaim, robustness_claim
+from ray_unlearn.analysis.statistics.paired_difference import (
+    Statistic,
+    holm,
+    paired_difference,
+    t_interval,
+)
+from ray_unlearn.analysis.statistics.robustness import (
     Floats,
     area_under_tuning_curve,
     best_weights,

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ray_unlearn.analysis.transfer import Box, leave_one_out, summary
+from ray_unlearn.analysis.guidelines.leave_one_out import Box, leave_one_out, summary
 
 
 def trials(

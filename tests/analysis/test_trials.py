@@ -13,9 +13,9 @@ import pytest
 from planted import VANILLA_PPL, baselines, demo_spec, plant, planted_row, quick_ledger
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.health import health
+from ray_unlearn.analysis.read.study_results import Results, load
+from ray_unlearn.analysis.report.health import health
 from ray_unlearn.analysis.searched import combined, seen_axis
-from ray_unlearn.analysis.table import Results, load
 from ray_unlearn.analysis.trials import TrialTable, trial_table
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from planted import demo_spec, plant, quick_ledger, row_of, write_trial
 
-from ray_unlearn.analysis.health import boundary_hits
 from ray_unlearn.analysis.numerals import change, number
-from ray_unlearn.analysis.table import StudyResults, load
-from ray_unlearn.analysis.verdict import agreement, feasible, ranked, verdict
-from ray_unlearn.analysis.wording import agreement_sentence, headline, outcome_sentence
+from ray_unlearn.analysis.read.study_results import StudyResults, load
+from ray_unlearn.analysis.report.health import boundary_hits
+from ray_unlearn.analysis.report.verdict import agreement, feasible, ranked, verdict
+from ray_unlearn.analysis.report.wording import agreement_sentence, headline, outcome_sentence
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Row

@@ -13,7 +13,11 @@ import pytest
 from specs import FREE_STEPS, finished, record, row, space, study
 from tiny import study_file
 
-from ray_unlearn.analysis.confirmation import confirmation, interval_of, write_confirmation
+from ray_unlearn.analysis.guidelines.confirmation import (
+    confirmation,
+    interval_of,
+    write_confirmation,
+)
 from ray_unlearn.execution import confirm as confirm_module
 from ray_unlearn.execution.confirm import confirm_study, confirming_spec
 from ray_unlearn.execution.search import Search

@@ -25,8 +25,8 @@ from markdown_it import MarkdownIt
 from prometheus_client import CollectorRegistry, start_http_server
 from tiny import REPOSITORY, study_file
 
-from ray_unlearn.analysis.pages import _markdown
-from ray_unlearn.analysis.report import write_report
+from ray_unlearn.analysis.report.render import _markdown
+from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.resume import write_spec
 from ray_unlearn.spec.errors import UserError

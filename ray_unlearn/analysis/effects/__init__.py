@@ -1,2 +1,0 @@
-"""Statistics of result tables: numbers in, numbers out. What may be claimed from them is decided in
-`analysis.claims`."""

@@ -1,0 +1,245 @@
+"""What a confirmation says: scores of the best configurations over seeds that chose nothing, beside
+what was claimed.
+
+The score the study chose a configuration by is optimistic: the lowest of many noisy numbers is low
+partly by luck. The reporting half takes out the luck of the documents, new seeds that of data order
+and labels. So the mean here is over new seeds and on the reporting half, with a 90 % t-interval
+(Student 1908): mean +- t(0.95, n - 1) * SD / sqrt(n).
+
+The interval is for one configuration, one model and one domain, and for the seeds that ended with a
+score: how many did not stands beside it. Intervals of several configurations hold one by one, not
+all at once.
+"""
+
+import csv
+import json
+import math
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.analysis.statistics.paired_difference import ALPHA, t_interval
+from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import Hyperparameters
+from ray_unlearn.store.best_configurations import HYPERPARAMETERS, Configuration
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import HALVES, Row
+from ray_unlearn.store.score import OBJECTIVE, candidate_rows
+from ray_unlearn.store.status import open_study
+
+CONFIDENCE = 1 - ALPHA
+REPORTED = f"score_{HALVES[1]}"
+ENDED_WITHOUT_SCORE = "no_finite_score"
+UNFINISHED = "unfinished"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its t-interval; SD and interval are None for fewer than two values."""
+
+    n: int
+    mean: float | None
+    sd: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """One configuration: what the study claimed, and what new seeds say. Scores in nats per token,
+    lower is better."""
+
+    method: str
+    trial: int
+    """Number of the trial that the study found it by."""
+    trial_id: str
+    hyperparameters: dict[str, Any]
+    claimed_selection: float
+    """The score it was chosen by."""
+    claimed_reporting: float | None
+    scores: dict[int, float]
+    """By new seed, on the reporting half."""
+    interval: Interval
+    without_score: dict[str, int]
+    """New seeds that have no score, by outcome."""
+
+    @property
+    def seeds(self) -> int:
+        """New seeds asked for."""
+        return len(self.scores) + sum(self.without_score.values())
+
+    @property
+    def optimism(self) -> float | None:
+        """Mean over the new seeds minus the score the study chose by: the winner's curse, and the
+        halves' difference."""
+        return None if self.interval.mean is None else self.interval.mean - self.claimed_selection
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """All configurations, best claim first."""
+
+    study: str
+    folder: str
+    configurations: tuple[Confirmed, ...]
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts; every number is finite or None."""
+        lines = [
+            asdict(c) | {"seeds": c.seeds, "optimism": c.optimism} for c in self.configurations
+        ]
+        about = {
+            "study": self.study,
+            "folder": self.folder,
+            "confidence": CONFIDENCE,
+            "score": REPORTED,
+        }
+        return about | {"configurations": lines, "notes": list(self.notes)}
+
+
+def interval_of(values: list[float]) -> Interval:
+    """Mean, SD (n - 1) and two-sided 90 % t-interval of `values`, taken as independent draws."""
+    if len(values) < 2:
+        return Interval(len(values), values[0] if values else None, None, None, None)
+    found = t_interval(values)
+    return Interval(
+        len(values), statistics.fmean(values), statistics.stdev(values), found.low, found.high
+    )
+
+
+def confirmation(study: Path, confirm: Path) -> Confirmation:
+    """Read what the study in `study` claimed and what the one in `confirm` measured; it may still
+    run.
+
+    Raises:
+        UserError: no study there, or `confirm` is no confirmation of `study`.
+        StorageError: a ledger is damaged.
+    """
+    spec, record = open_study(study)
+    confirm_spec, confirm_record = open_study(confirm)
+    if confirm_spec.search.sampler != "listed":
+        raise UserError(
+            f"{confirm}: is no confirmation (its sampler is {confirm_spec.search.sampler}, not listed)"
+        )
+    found = [
+        _confirmed(_claim(spec, record, method, wanted, confirm), confirm_spec, confirm_record)
+        for method, points in confirm_spec.search.points.items()
+        for wanted in (confirm_spec.spaces[method].resolve(dict(point)) for point in points)
+    ]
+    found.sort(key=lambda c: (c.claimed_selection, c.trial))
+    return Confirmation(spec.name, confirm.name, tuple(found), tuple(_notes(found)))
+
+
+def write_confirmation(found: Confirmation, folder: Path) -> list[Path]:
+    """Write `confirm.json` and `confirm.csv` (one line per configuration) into `folder`; both
+    paths.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    lines = [_line(c) for c in found.configurations]
+    try:
+        text = json.dumps(found.as_json(), indent=1, allow_nan=False)
+        (folder / "confirm.json").write_text(text + "\n", encoding="utf-8")
+        with open(folder / "confirm.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, fieldnames=list(lines[0]))
+            table.writeheader()
+            table.writerows(lines)
+        return [folder / "confirm.json", folder / "confirm.csv"]
+    except OSError as error:
+        raise StorageError(f"{folder}: the confirmation cannot be written: {error}") from None
+
+
+def _claim(
+    spec: StudySpec, record: Record, method: str, wanted: Hyperparameters, confirm: Path
+) -> Configuration:
+    """The study's best row of this configuration."""
+    values = wanted.model_dump(exclude={"steps"})
+    same = [
+        Configuration(trial, row)
+        for trial in record.finished
+        if trial.method == method
+        and all(trial.config[name] == value for name, value in values.items())
+        for row in candidate_rows(trial, spec)
+        if row["update"] == wanted.steps
+    ]
+    if not same:
+        raise UserError(
+            f"{confirm}: a configuration of {method} is none of the study's: is it of another study?"
+        )
+    return min(same, key=lambda c: (c.row[OBJECTIVE], c.trial.number))
+
+
+def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirmed:
+    method, wanted = claim.trial.method, claim.hyperparameters
+    trials = {
+        int(trial.config["seed"]): trial
+        for trial in record.trials.values()
+        if trial.method == method
+        and all(trial.config[name] == wanted[name] for name in HYPERPARAMETERS)
+    }
+    scores: dict[int, float] = {}
+    without: dict[str, int] = {}
+    for seed in spec.search.trial_seeds:
+        outcome = _outcome(trials.get(seed), spec)
+        if isinstance(outcome, float):
+            scores[seed] = outcome
+        else:
+            without[outcome] = without.get(outcome, 0) + 1
+    return Confirmed(
+        method=method,
+        trial=claim.trial.number,
+        trial_id=claim.trial.trial_id,
+        hyperparameters=wanted,
+        claimed_selection=float(claim.row[OBJECTIVE]),
+        claimed_reporting=_finite(claim.row),
+        scores=scores,
+        interval=interval_of(list(scores.values())),
+        without_score=without,
+    )
+
+
+def _outcome(trial: Trial | None, spec: StudySpec) -> float | str:
+    """The score on the reporting half, or why there is none."""
+    if trial is None or trial.status is None:
+        return UNFINISHED
+    rows = candidate_rows(trial, spec)
+    score = _finite(rows[-1]) if rows else None
+    if score is not None:
+        return score
+    return ENDED_WITHOUT_SCORE if trial.status == "complete" else trial.status
+
+
+def _finite(row: Row) -> float | None:
+    score = float(row[REPORTED])
+    return score if math.isfinite(score) else None
+
+
+def _notes(found: list[Confirmed]) -> list[str]:
+    notes = []
+    for c in found:
+        if c.without_score:
+            outcomes = ", ".join(f"{count} {outcome}" for outcome, count in c.without_score.items())
+            notes.append(
+                f"{c.method}, trial {c.trial_id}: {outcomes} of {c.seeds} new seeds; the interval is for the other "
+                f"{len(c.scores)} alone"
+            )
+    return notes
+
+
+def _line(c: Confirmed) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "method": c.method,
+        "trial": c.trial,
+        "trial_id": c.trial_id,
+    } | c.hyperparameters
+    line |= {
+        "claimed_selection": c.claimed_selection,
+        "claimed_reporting": c.claimed_reporting,
+        "seeds": c.seeds,
+    }
+    line |= asdict(c.interval) | {"optimism": c.optimism}
+    return line | {"without_score": sum(c.without_score.values())}

@@ -1,0 +1,142 @@
+"""Comparisons of methods as guidelines: the published claim, and which method reaches most with
+little tuning."""
+
+from collections.abc import Sequence
+
+from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
+from ray_unlearn.analysis.guidelines.grades import Thresholds, missing_evidence
+from ray_unlearn.analysis.guidelines.sentences import STATISTICS
+from ray_unlearn.analysis.numerals import plain
+from ray_unlearn.analysis.rounding import pair, rounded
+from ray_unlearn.analysis.statistics.paired_difference import Difference
+from ray_unlearn.analysis.trials import TrialTable
+from ray_unlearn.spec.guideline_file import Evidence, Guideline, Reason, Scope
+
+
+def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
+    """The published claim, whichever way it comes out: one comparison, three statistics, settled
+    together by Holm."""
+    claim, table = findings.headline, findings.table
+    if claim is None:
+        return []
+    a, b = (findings.methods[name] for name in (claim.method_a, claim.method_b))
+    groups = _independent((a, b), claim.differences[0])
+    seeds = min(a.evidence.n_seeds, b.evidence.n_seeds)
+    evidence = Evidence(
+        n_trials=a.evidence.n_trials + b.evidence.n_trials,
+        n_groups=groups,
+        n_seeds=seeds,
+        sampler="drawn from the space",
+        p_value=rounded(min(claim.adjusted_p)),
+        family_size=len(claim.differences),
+    )
+    reasons = _missing((a, b), limits)
+    if not reasons and claim.outcome == "not settled":
+        told = "; ".join(
+            f"{STATISTICS[d.statistic]}: {plain(mean)} ({plain(low)} to {plain(high)})"
+            for d in claim.differences
+            for mean, (low, high) in [table.difference_as_given(d)]
+        )
+        text = f"the difference is not settled by these trials, 90 % intervals of the paired differences: {told}"
+        reasons.append(Reason(kind="difference", text=text))
+    grade = "scoped" if groups < limits.groups_for_c else "C" if claim.outcome_beyond != claim.outcome else (
+        "A" if groups >= limits.groups_for_a else "B" if groups >= limits.groups_for_b else "C"
+    )  # fmt: skip
+    first = min(zip(claim.adjusted_p, claim.differences, strict=True), key=lambda pair: pair[0])[1]
+    return [
+        Guideline.model_validate({
+            "id": f"method_choice/{claim.method_a}/{claim.method_b}", "kind": "method_choice",
+            "status": "withheld" if reasons else "claimed", "withheld_because": tuple(reasons),
+            "grade": None if reasons else grade, "evidence": evidence,
+            "scope": Scope(method=claim.method_a, models=tuple(sorted({*a.models, *b.models})), domains=tuple(sorted({*a.domains, *b.domains}))),
+            "estimates": {
+                "finding": claim.outcome, "against": claim.method_b, "statistic": STATISTICS[first.statistic],
+                **_numbers(table, first),
+                "same_sign": max(first.better, first.worse), "budget": claim.budget,
+                "all": [
+                    {"statistic": d.statistic, **_numbers(table, d), "outcome": outcome, "adjusted_p": rounded(p), "better_in": d.better, "worse_in": d.worse}
+                    for d, outcome, p in zip(claim.differences, claim.outcomes, claim.adjusted_p, strict=True)
+                ],
+            },
+        })
+    ]  # fmt: skip
+
+
+def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
+    """The method with the best scores for 1 to K random trials, and which others it is shown to be
+    better than.
+
+    Which one is best was seen in the data, so the p-values allow for every two methods (Holm over
+    all pairs).
+    """
+    pairs = findings.pairs
+    if pairs is None:
+        return []
+    sums = dict.fromkeys(findings.methods, 0.0)
+    for difference in pairs.differences:
+        sums[difference.method_a] += difference.mean
+        sums[difference.method_b] -= difference.mean
+    best = min(sums, key=lambda method: (sums[method], method))
+    against = [
+        (d.method_b if d.method_a == best else d.method_a, d, p)
+        for d, p in zip(pairs.differences, pairs.adjusted_p, strict=True)
+        if best in (d.method_a, d.method_b)
+    ]
+    settled = {
+        other: p
+        for other, d, p in against
+        if p <= limits.family_error and (d.mean < 0) == (d.method_a == best)
+    }
+    everyone = list(findings.methods.values())
+    reasons = _missing(everyone, limits)
+    if not reasons and not settled:
+        reasons = [
+            Reason(kind="difference", text="no method is shown to reach better scores than another")
+        ]
+    groups = _independent(everyone, pairs.differences[0])
+    grade = "scoped" if groups < limits.groups_for_c else "C"
+    return [
+        Guideline.model_validate({
+            "id": "method_choice/best", "kind": "method_choice", "status": "withheld" if reasons else "claimed",
+            "withheld_because": tuple(reasons), "grade": None if reasons else grade,
+            "scope": Scope(
+                method=None if reasons else best, models=tuple(sorted({m for found in everyone for m in found.models})),
+                domains=tuple(sorted({d for found in everyone for d in found.domains})),
+            ),
+            "estimates": {
+                "better_than": list(settled), "not_settled": [other for other, _, _ in against if other not in settled], "budget": pairs.budget,
+                "differences": [
+                    {"against": other, **_numbers(findings.table, d, turned=d.method_a != best), "adjusted_p": rounded(p)}
+                    for other, d, p in against
+                ],
+            },
+            "evidence": Evidence(
+                n_trials=sum(found.evidence.n_trials for found in everyone), n_groups=groups,
+                n_seeds=min(found.evidence.n_seeds for found in everyone), sampler="drawn from the space",
+                p_value=rounded(max(settled.values(), default=1.0)), family_size=len(pairs.differences),
+            ),
+        })
+    ]  # fmt: skip
+
+
+def _missing(methods: Sequence[MethodFindings], limits: Thresholds) -> list[Reason]:
+    """What any of the methods compared lacks, with its name."""
+    return [
+        reason.model_copy(update={"text": f"{found.method}: {reason.text}"})
+        for found in methods
+        for reason in missing_evidence(found.evidence, limits)
+    ]
+
+
+def _independent(methods: Sequence[MethodFindings], difference: Difference) -> int:
+    """Domains (or models) compared: pairs of both are not independent of each other."""
+    return min(len(difference.groups), *(found.evidence.n_groups for found in methods))
+
+
+def _numbers(table: TrialTable, found: Difference, turned: bool = False) -> dict[str, object]:
+    """Mean difference with its interval, in the direction the scores were given in; `turned`: b -
+    a."""
+    mean, (low, high) = table.difference_as_given(found)
+    if turned:
+        mean, low, high = -mean, -high, -low
+    return {"difference": rounded(mean), "difference_90": pair((low, high))}

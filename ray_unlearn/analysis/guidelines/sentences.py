@@ -1,0 +1,225 @@
+"""A guideline in words, rendered from its data and nothing else."""
+
+from collections.abc import Callable
+
+from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
+from ray_unlearn.analysis.numerals import counted, plain, share
+from ray_unlearn.spec.guideline_file import Evidence, Guideline, Heldout, ScoreInfo
+
+LABELS = {
+    "learning_rate": "learning rate", "w_r": "retain weight w_r", "w_f": "forget weight w_f", "steps": "updates",
+}  # fmt: skip
+
+
+STATISTICS = {
+    "share_within_own_best": "share near the method's own best",
+    "share_within_best_known": "share near the best of any method",
+    "area_under_tuning_curve": "mean score while tuning",
+}
+"""Statistics of `effects.contests` for people; the first two are better larger, the last one
+lower."""
+
+
+def label(param: str | None) -> str:
+    """A hyperparameter for people."""
+    return LABELS.get(param or "", param or "")
+
+
+def sentence(guideline: Guideline, score: ScoreInfo) -> str:
+    """The claim with its grade and evidence, or what was withheld and why."""
+    subject = ", ".join(
+        part for part in (guideline.scope.method or "all methods", label(guideline.param)) if part
+    )
+    if guideline.status == "withheld":
+        return f"[withheld] {subject}, {WITHHELD[guideline.kind]}: {guideline.why}."
+    claim = CLAIMS[guideline.kind](guideline, score)
+    grade = "scoped" if guideline.grade == "scoped" else guideline.grade
+    parts = [
+        f"[{grade}] {subject}: {claim}",
+        evidence_sentence(guideline),
+        heldout_sentence(guideline.evidence.heldout),
+    ]
+    return " ".join(part for part in [*parts, not_tested(guideline)] if part)
+
+
+WITHHELD = {
+    "range": "range", "point": "value", "leave_default": "default", "rank": "what matters", "interaction": "trade-off",
+    "stop_rule": "stopping rule", "method_choice": "comparison", "budget": "budget", "avoid": "what to avoid",
+}  # fmt: skip
+
+
+def tolerance(score: ScoreInfo) -> str:
+    """`0.1 nats/token`."""
+    return f"{plain(score.tolerance)} {score.unit}".strip()
+
+
+def _range(guideline: Guideline, score: ScoreInfo) -> str:
+    space, numbers = guideline.search_space, guideline.estimates
+    assert space is not None
+    if space.choices is not None:
+        excluded = [str(choice) for choice in numbers.get("excluded", [])]
+        return f"use {' or '.join(map(str, space.choices))}, not {' or '.join(excluded)}. Within {tolerance(score)} of the best."
+    if guideline.low_is_boundary and not guideline.high_is_boundary:
+        use = f"use at most {plain(space.high)}"
+    elif guideline.high_is_boundary and not guideline.low_is_boundary:
+        use = f"use at least {plain(space.low)}"
+    else:
+        use = f"use {plain(space.low)} to {plain(space.high)}"
+    edges = []
+    for side, censored in (
+        ("low", guideline.low_is_boundary),
+        ("high", guideline.high_is_boundary),
+    ):
+        interval = numbers.get(f"{side}_edge_90")
+        if censored:
+            edges.append(
+                f"{side} edge censored at the search bound {plain(numbers.get(f'searched_{side}'))}"
+            )
+        elif interval:
+            edges.append(f"{side} edge 90 % interval {plain(interval[0])} to {plain(interval[1])}")
+    return f"{use} (core; {'; '.join(edges)}). Within {tolerance(score)} of the best."
+
+
+def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
+    numbers = guideline.estimates
+    low, high = numbers.get("low"), numbers.get("high")
+    where = f"below {plain(high)}" if low is None else f"above {plain(low)}"
+    whose = (
+        "in at least one of the domains no setting"
+        if numbers.get("groups", 1) > 1
+        else "no setting"
+    )
+    return (
+        f"avoid {where}: {whose} of the others comes within {tolerance(score)} of the best there "
+        f"({numbers['trials_there']} trials, {numbers['infeasible_there']} of them diverged)."
+    )
+
+
+def _rank(guideline: Guideline, score: ScoreInfo) -> str:
+    order = [
+        f"{label(line['param'])} (p = {plain(line['p'])})"
+        for line in guideline.estimates["matters"]
+    ]
+    rest = [label(name) for name in guideline.estimates["not_shown"]]
+    text = f"what decides whether a trial is among the best: {', then '.join(order)}"
+    if rest:
+        text += f"; not shown to matter: {', '.join(rest)}"
+    return text + "."
+
+
+def _interaction(guideline: Guideline, score: ScoreInfo) -> str:
+    low, high = guideline.estimates["kappa_90"]
+    what = "forget perplexity" if guideline.estimates.get("response") == "forget_nll" else "score"
+    return (
+        f"learning rate times steps is what counts: the {what} follows log(lr) + kappa log(steps) with kappa "
+        f"{plain(guideline.estimates['kappa'])} (90 % interval {plain(low)} to {plain(high)})."
+    )
+
+
+def _stop(guideline: Guideline, score: ScoreInfo) -> str:
+    numbers = guideline.estimates
+    low, high = numbers["regret_90"]
+    return (
+        f"stop at the first evaluation whose forget perplexity reaches that of unseen text: it costs {plain(numbers['regret'])} "
+        f"{score.unit} (90 % interval {plain(low)} to {plain(high)}) against the best step known in hindsight, running to the "
+        f"last step {plain(numbers['regret_last'])}; {share(numbers['crossed'])} of trials get there, and save "
+        f"{share(numbers['updates_saved'])} of the updates."
+    ).replace("  ", " ")
+
+
+def _method(guideline: Guideline, score: ScoreInfo) -> str:
+    numbers = guideline.estimates
+    if "better_than" in numbers:
+        rest = (
+            f"; not settled against {', '.join(numbers['not_settled'])}"
+            if numbers["not_settled"]
+            else ""
+        )
+        won = [
+            line["difference"]
+            for line in numbers["differences"]
+            if line["against"] in numbers["better_than"]
+        ]
+        return (
+            (
+                f"with 1 to {numbers['budget']} random trials it reaches better scores than {', '.join(numbers['better_than'])} (mean paired "
+                f"differences {plain(min(won))} to {plain(max(won))} {score.unit}){rest}."
+            )
+            .replace("  ", " ")
+            .replace(" )", ")")
+        )
+    low, high = numbers["difference_90"]
+    text = (
+        f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, given 1 to {numbers.get('budget', 'K')} random trials, difference {plain(numbers['difference'])} "
+        f"(90 % interval {plain(low)} to {plain(high)}), the same sign in {numbers['same_sign']} of {guideline.evidence.n_groups}."
+    )
+    open_ones = [
+        STATISTICS[s["statistic"]] for s in numbers.get("all", ()) if s["outcome"] == "not settled"
+    ]
+    return f"{text} Not settled by themselves: {', '.join(open_ones)}." if open_ones else text
+
+
+def _budget(guideline: Guideline, score: ScoreInfo) -> str:
+    numbers = guideline.estimates
+    low, high = numbers["share_95"]
+    return (
+        f"{numbers['trials']} random trials come within {tolerance(score)} of its best with probability 0.9: "
+        f"{share(numbers['share'])} of configurations do (95 % interval {share(low)} to {share(high)})."
+    ).replace("  ", " ")
+
+
+def _point(guideline: Guideline, score: ScoreInfo) -> str:
+    return f"use {plain(guideline.warm_start)}."
+
+
+def _leave(guideline: Guideline, score: ScoreInfo) -> str:
+    return "leave it at its default: every value searched is good."
+
+
+Render = Callable[[Guideline, ScoreInfo], str]
+CLAIMS: dict[str, Render] = {
+    "range": _range, "avoid": _avoid, "rank": _rank, "interaction": _interaction, "stop_rule": _stop,
+    "method_choice": _method, "budget": _budget, "point": _point, "leave_default": _leave,
+}  # fmt: skip
+
+
+def evidence_sentence(guideline: Guideline) -> str:
+    """`400 trials, 3 seeds, 6 domains, p = 0.004.`"""
+    evidence: Evidence = guideline.evidence
+    domains = len(guideline.scope.domains)
+    parts = [counted(evidence.n_trials, "trial"), counted(evidence.n_seeds, "seed")]
+    if domains:
+        parts.append(counted(domains, "domain"))
+    if len(guideline.scope.models) > 1 and len(guideline.scope.models) != domains:
+        parts.append(counted(len(guideline.scope.models), "model"))
+    if evidence.p_value is not None and guideline.kind not in ("rank",):
+        parts.append(f"p = {plain(evidence.p_value)} in a family of {evidence.family_size}")
+    return ", ".join(parts) + "."
+
+
+def heldout_sentence(heldout: Heldout | None) -> str:
+    """`Held out: 4 trials inside match 13 outside; better in 6 of 6.`"""
+    if heldout is None:
+        return ""
+    if heldout.trials_outside is None:
+        match = f"{counted(heldout.trials_inside, 'trial')} inside are better than any number tried outside"
+    else:
+        match = f"{counted(heldout.trials_inside, 'trial')} inside match {plain(heldout.trials_outside)} in the full space"
+    return f"Held out: {match}; better in {heldout.better} of {len(heldout.groups)}."
+
+
+def not_tested(guideline: Guideline) -> str:
+    """What the claim says nothing about."""
+    models = guideline.scope.models
+    domains = guideline.scope.domains
+    if guideline.grade == "scoped":
+        return f"Stated for {' and '.join(domains or models or ('this table',))} alone."
+    if guideline.grade == "C":
+        seen = (
+            "Seen in each of these domains"
+            if guideline.kind in ("range", "point", "avoid")
+            else "Over these domains together"
+        )
+        few = guideline.evidence.n_groups < THRESHOLDS.groups_for_b
+        return f"{seen}, {'too few to test on others' if few else 'not shown on others'}."
+    return f"Not tested: other models than {', '.join(models)}." if models else ""

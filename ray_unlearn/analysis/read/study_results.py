@@ -1,0 +1,358 @@
+"""Results of one or several studies as data frames, from study directories or from result tables.
+
+A study directory is a folder with `ledger/events.jsonl`. A result table is what
+`results.table.write_table` writes (`.parquet`, `.csv`); it may hold several studies. A table
+carries no baselines, so they are looked for beside it, in `TABLE.baselines.parquet`,
+`TABLE.baselines.csv`, `baselines.parquet`, `baselines.csv`, in this order (what
+`results.table.baseline_table` gives, with a `study` column where the table holds several studies).
+Without them every comparison against the vanilla model or the target is withheld.
+
+Any other table is a foreign one (`foreign`): its trials can be analysed, but it is no study, and
+has no section of its own in a report.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ray_unlearn.analysis.read.evaluation_rows import (
+    REQUIRED,
+    STATUSES,
+    in_order,
+    tidy_baselines,
+    tidy_rows,
+)
+from ray_unlearn.analysis.read.foreign_columns import Reading
+from ray_unlearn.analysis.read.foreign_table import ForeignResults, read_foreign
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec, public_name
+from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.scan import events_file
+from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION
+from ray_unlearn.store.table import TEXT_COLUMNS, baseline_table, result_table
+
+
+@dataclass(frozen=True)
+class StudyResults:
+    """One study: what was planned, every evaluation row, the baselines."""
+
+    key: str
+    """Unique among the studies of a report: the study's name, with its source where two share the
+    name."""
+    name: str
+    domain: str
+    model: str
+    source: str
+    """Where it was read from: the last names of the path only, so that a published report shows no
+    private folder."""
+    source_digest: str
+    rows: pd.DataFrame
+    """One line per evaluation row, by trial and update; a trial without rows has one line without
+    `update`."""
+    baselines: pd.DataFrame
+    """Indexed by baseline name (`vanilla`, `exact_retrain`), columns as in `COLUMNS`; may be
+    empty."""
+    spec: StudySpec | None = None
+    header: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    duplicates: int = 0
+    """Exact copies of a row that were left out."""
+
+    @property
+    def place(self) -> str:
+        """Name of the study directory or table file."""
+        return self.source.split("/ledger/")[0]
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One line per trial, by number."""
+        return self.rows.drop_duplicates("number").reset_index(drop=True)
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """Planned methods in the study's order; from a table, those found, in the order of
+        `METHODS`."""
+        if self.spec is not None:
+            return self.spec.methods
+        found = set(self.rows["method"])
+        return (*(name for name in METHODS if name in found), *sorted(found - set(METHODS)))
+
+    @property
+    def planned(self) -> int | None:
+        """Trials the study file asks for; None where it cannot be told (a table, a grid)."""
+        if self.spec is None or self.spec.search.trials_per_method is None:
+            return None
+        return self.spec.search.trials_per_method * len(self.spec.methods)
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Number of trials by status, all statuses named; `running` has no outcome yet."""
+        counts = self.trials["status"].value_counts()
+        return {status: int(counts.get(status, 0)) for status in STATUSES}
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Seeds of the trials, rising."""
+        return tuple(sorted({int(seed) for seed in self.rows["seed"].dropna()}))
+
+    def baseline(self, name: str) -> pd.Series | None:
+        """Metrics of one baseline, or None where it was not measured."""
+        return self.baselines.loc[[name]].iloc[0] if name in self.baselines.index else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """All studies of a report, in the order given, and foreign tables beside them."""
+
+    studies: tuple[StudyResults, ...]
+    foreign: tuple[ForeignResults, ...] = ()
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The rows of all studies; `study` holds the studies' keys."""
+        parts = [study.rows.assign(study=study.key) for study in self.studies]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def load(
+    sources: list[Path],
+    mapping: Mapping[str, str] | None = None,
+    score: str | None = None,
+    maximise: bool = False,
+    sampler: str | None = None,
+) -> Results:
+    """Read study directories, result tables and foreign tables.
+
+    Args:
+        sources: folders and files.
+        mapping: what the columns of a foreign table are, theirs to ours (`columns.ROLES`, the name
+            of a hyperparameter, or `ignore`).
+        score: a foreign table's score column; the same as mapping it to `score`.
+        maximise: the foreign score is better when higher.
+        sampler: how the trials of a foreign table without such a column were drawn, e.g. `random`.
+
+    Raises:
+        UserError: no source; a source that is missing, empty, damaged or given twice; a foreign
+            table that lacks what it needs or contradicts itself; baselines that contradict the
+            rows; a mapping but no foreign table.
+    """
+    if not sources:
+        raise UserError(
+            "nothing to report on: name one study directory or result table, or several"
+        )
+    reading = Reading(dict(mapping or {}), score, maximise, sampler)
+    studies: list[StudyResults] = []
+    foreign: list[ForeignResults] = []
+    for source in sources:
+        for found in _read(source, reading):
+            if isinstance(found, ForeignResults):
+                other = next(
+                    (one for one in foreign if one.source_digest == found.source_digest), None
+                )
+                if other is not None:
+                    raise UserError(f"{source}: the same table as {other.source}; name it once")
+                foreign.append(found)
+                continue
+            twin = next((other for other in studies if _same(found, other)), None)
+            if twin is not None:
+                raise UserError(
+                    f"{source}: study {found.name!r} is already in {twin.source}; name it once"
+                )
+            studies.append(found)
+    if not foreign and reading.given:
+        raise UserError(
+            f"{reading.given}: only for foreign tables, and {sources[0]} is a study of our own; remove it"
+        )
+    names = [study.name for study in studies]
+    keys = [
+        f"{study.name} ({study.place})" if names.count(study.name) > 1 else study.name
+        for study in studies
+    ]
+    numbered = [f"{key} {i}" if keys.count(key) > 1 else key for i, key in enumerate(keys, start=1)]
+    return Results(
+        tuple(replace(study, key=key) for study, key in zip(studies, numbered, strict=True)),
+        tuple(foreign),
+    )
+
+
+def _same(one: StudyResults, other: StudyResults) -> bool:
+    if (one.name, one.domain, one.model) != (other.name, other.domain, other.model):
+        return False
+    ids = [set(study.rows["trial_id"].dropna()) - {""} for study in (one, other)]
+    return one.source_digest == other.source_digest or (bool(ids[0]) and ids[0] == ids[1])
+
+
+def _read(source: Path, reading: Reading) -> Iterator[StudyResults | ForeignResults]:
+    if source.is_dir():
+        yield _from_directory(source)
+    elif source.suffix in (".parquet", ".csv") and source.is_file():
+        table = _table(source)
+        if _ours(table.column_names, reading):
+            yield from _from_table(source, table)
+        else:
+            yield read_foreign(table, source, _file_digest(source), reading)
+    elif not source.exists():
+        raise UserError(
+            f"{source}: no such file or folder; name a study directory or a result table (.parquet, .csv)"
+        )
+    else:
+        raise UserError(
+            f"{source}: neither a study directory nor a result table; use a folder, .parquet or .csv"
+        )
+
+
+def _from_directory(folder: Path) -> StudyResults:
+    ledger = next(
+        (place for place in (folder / "ledger", folder) if events_file(place).is_file()), None
+    )
+    if ledger is None:
+        raise UserError(
+            f"{folder}: no `ledger/events.jsonl` in it; name the directory that `ray-unlearn run` made"
+        )
+    record = read_ledger(ledger)
+    missing = [key for key in ("spec", "domain") if key not in record.header]
+    if missing:
+        raise UserError(
+            f"{events_file(ledger)}: the header lacks `{missing[0]}`; was it written by another program?"
+        )
+    spec = validated(StudySpec, record.header["spec"], f"{events_file(ledger)}: header: spec")
+    place = ledger.resolve()
+    found = tidy_rows(result_table(record).to_pandas(), str(events_file(ledger)))
+    rows = in_order(found, str(events_file(ledger)))
+    return StudyResults(
+        key=spec.name,
+        name=spec.name,
+        domain=str(record.header["domain"]),
+        model=public_name(spec.model.source),
+        source="/".join([*place.parts[-2:], events_file(place).name]),
+        source_digest=_file_digest(events_file(ledger)),
+        rows=rows,
+        baselines=tidy_baselines(baseline_table(record).to_pandas(), str(events_file(ledger))),
+        spec=spec,
+        header=_facts(record.header),
+        notes=tuple(str(note.get("text", note)) for note in record.notes),
+        duplicates=len(found) - len(rows),
+    )
+
+
+def _ours(columns: list[str], reading: Reading) -> bool:
+    """A table with most of what ours must have is ours: what it lacks is then an error, not a sign
+    of another origin."""
+    missing = sum(name not in columns for name in REQUIRED)
+    return missing == 0 or (missing < len(REQUIRED) / 2 and not reading.given)
+
+
+def _from_table(path: Path, table: pa.Table) -> Iterator[StudyResults]:
+    rows = tidy_rows(table.to_pandas(), str(path))
+    groups = list(rows.groupby(["study", "domain", "model"]))
+    beside = _baselines_beside(path)
+    for key, found in groups:
+        study, domain, model = (str(part) for part in key)
+        group = in_order(found, str(path))
+        name = study or path.stem
+        baselines = _baselines_of(name, beside, len(groups))
+        if beside is not None:
+            _check_baselines(group, baselines, path, beside[0])
+        yield StudyResults(
+            key=name,
+            name=name,
+            domain=domain,
+            model=public_name(model),
+            source=path.name,
+            source_digest=_file_digest(path),
+            rows=group,
+            baselines=baselines,
+            duplicates=len(found) - len(group),
+        )
+
+
+def _table(path: Path) -> pa.Table:
+    """The file as it is. An empty cell is null, a written `nan` or `inf` a number: they mean
+    different things."""
+    try:
+        if path.suffix == ".csv":
+            options = pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(TEXT_COLUMNS, pa.string()),
+                null_values=["", "NA", "N/A", "null", "NULL", "None"],
+                strings_can_be_null=True,
+            )
+            quoted = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            return pyarrow.csv.read_csv(path, convert_options=options, parse_options=quoted)
+        table = pq.read_table(path)
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"{path}: cannot be read as a table: {str(error).splitlines()[0]}"
+        ) from None
+    version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn"
+        )
+    return table
+
+
+def _baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:
+    stems = (f"{path.stem}.baselines", "baselines")
+    for candidate in (
+        path.parent / f"{stem}{ending}" for stem in stems for ending in (".parquet", ".csv")
+    ):
+        if candidate.is_file() and candidate != path:
+            return candidate, _table(candidate).to_pandas()
+    return None
+
+
+def _baselines_of(
+    study: str, beside: tuple[Path, pd.DataFrame] | None, studies: int
+) -> pd.DataFrame:
+    if beside is None:
+        return pd.DataFrame(columns=list(COLUMNS), dtype=float)
+    path, frame = beside
+    if "study" in frame:
+        frame = frame[frame["study"].astype(str) == study]
+    elif studies > 1:
+        raise UserError(
+            f"{path}: the table holds {studies} studies; add a `study` column that says whose baselines these are"
+        )
+    return tidy_baselines(frame.reset_index(drop=True), str(path))
+
+
+def _check_baselines(rows: pd.DataFrame, baselines: pd.DataFrame, table: Path, path: Path) -> None:
+    """Baselines of another study would give wrong targets without a sign; the rows' forget gap
+    tells."""
+    if "vanilla" not in baselines.index:
+        return
+    target = float(baselines["approximate_nll_selection"]["vanilla"])
+    expected = (rows["forget_nll"] - target).abs()
+    difference = (expected - rows["forget_gap_selection"]).abs()
+    if (difference > 1e-4).any():
+        raise UserError(
+            f"{path}: does not belong to {table}: its target contradicts `forget_gap_selection`; remove or rename it"
+        )
+
+
+def _facts(header: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """The header's versions and digests, flat (`versions.torch`), without the spec and without
+    local paths."""
+    facts: dict[str, str] = {}
+    for key, value in header.items():
+        if prefix == "" and key in ("kind", "spec", "domain"):
+            continue
+        if isinstance(value, dict):
+            facts |= _facts(value, f"{prefix}{key}.")
+        elif isinstance(value, (str, int, float, bool)):
+            facts[f"{prefix}{key}"] = public_name(str(value))
+    return facts
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

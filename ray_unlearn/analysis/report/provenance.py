@@ -1,0 +1,97 @@
+"""Where a report comes from: sources with digests, versions, seed, thresholds and the command that
+makes it again."""
+
+import hashlib
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import optuna
+import pandas as pd
+import scipy
+import sklearn
+
+from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
+from ray_unlearn.analysis.read.study_results import Results
+
+PACKAGES = (pd, np, scipy, sklearn, optuna, matplotlib)
+
+
+def provenance(
+    results: Results, trials_csv: bytes | None, seed: int, command: str
+) -> dict[str, Any]:
+    """For `guidelines.json`: no date and no path of the machine. trials_csv: the content of
+    data/trials.csv."""
+    digests = [(one.source, one.source_digest) for one in results.studies]
+    digests += [(one.source, one.source_digest) for one in results.foreign]
+    return {
+        "command": command,
+        "seed": seed,
+        "sources": [{"name": name, "sha256_first_12": digest} for name, digest in digests],
+        "thresholds": THRESHOLDS.as_json(),
+        "trials_sha256": None if trials_csv is None else hashlib.sha256(trials_csv).hexdigest(),
+        "versions": _versions(),
+    }
+
+
+def provenance_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The same for people."""
+    thresholds = ", ".join(
+        f"{name.replace('_', ' ')} {value:.3g}" for name, value in found["thresholds"].items()
+    )
+    return [
+        *(
+            (f"Source {one['name']}", f"SHA-256 {one['sha256_first_12']} (first 12 digits)")
+            for one in found["sources"]
+        ),
+        (
+            "Trial table",
+            f"data/trials.csv, SHA-256 {found['trials_sha256'][:12]} (first 12 digits)"
+            if found["trials_sha256"]
+            else "none",
+        ),
+        ("Seed of every random draw", str(found["seed"])),
+        ("Thresholds", thresholds),
+        ("Versions", ", ".join(f"{name} {version}" for name, version in found["versions"].items())),
+    ]
+
+
+def options(
+    mapping: Mapping[str, str] | None, score: str | None, maximise: bool, tolerance: float | None, sampler: str | None,
+    since: Path | None, seed: int,
+) -> list[str]:  # fmt: skip
+    """What was asked for, as on the command line; of a path only the last name."""
+    given = [
+        part for theirs, ours in (mapping or {}).items() for part in ("--map", f"{theirs}={ours}")
+    ]
+    given += ["--score", score] if score else []
+    given += ["--maximise"] if maximise else []
+    given += ["--tolerance", f"{tolerance:g}"] if tolerance is not None else []
+    given += ["--sampler", sampler] if sampler else []
+    given += ["--since", since.name] if since is not None else []
+    return given + (["--seed", str(seed)] if seed else [])
+
+
+def command_line(results: Results, options: Sequence[str]) -> str:
+    """The command that makes this report from the same files."""
+    places = dict.fromkeys(
+        [*(study.place for study in results.studies), *(one.source for one in results.foreign)]
+    )
+    return " ".join(
+        ["ray-unlearn report", *(shlex.quote(part) for part in (*places, *options)), "-o report"]
+    )
+
+
+def _versions() -> dict[str, str]:
+    try:
+        own = metadata.version("ray-unlearn")
+    except metadata.PackageNotFoundError:
+        own = "from a checkout"
+    return {
+        "ray_unlearn": own,
+        **{package.__name__: str(package.__version__) for package in PACKAGES},
+    }

@@ -1,0 +1,140 @@
+"""The verdict table: what each method reached in each study, and how its trials ended.
+
+The best configuration of a method is chosen on the *selection* half of the documents, by the rule
+of `store.score`; every metric beside it is measured on the *reporting* half, so the choice does not
+flatter itself. Infeasible trials are counted, never dropped.
+
+A row is *feasible* when, on the reporting half,
+    |ln(ppl(U) / ppl_0(A))| <= ln 1.10    and    ppl(S) <= 1.25 ppl_0(S) for S = retain and general,
+that is: forgotten to within 10 % of the target, with utility within 25 % of the vanilla model.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from ray_unlearn.analysis.read.evaluation_rows import STATUSES
+from ray_unlearn.analysis.read.study_results import StudyResults
+
+FORGET_TOLERANCE = 1.10
+UTILITY_TOLERANCE = 1.25
+HALF = "reporting"
+TARGET_PPL = f"approximate_ppl_{HALF}"
+UTILITY_SETS = ("retain", "general")
+DECIDED = ("complete", "pruned", "infeasible")
+"""Outcomes that say something about the configuration; the others say something about the
+machines."""
+
+
+def verdict(study: StudyResults) -> pd.DataFrame:
+    """One line per method of the study, in its order. Missing numbers are NaN: no candidate row, or
+    no baseline.
+
+    trials, complete ... running   trials asked for, and how they ended
+    candidates, feasible_rows      rows that stand for a configuration, and how many of them are feasible
+    decided, feasible_trials       trials that ran as far as the configuration allowed (diverged ones among them), and
+                                   how many of these have a feasible row
+    number, trial_id, learning_rate, update, ...   the best configuration, chosen by `score_selection`
+    retain_change, general_change  ppl / ppl_0 - 1
+    distance, distance_to          nats/token to `exact_retrain`, or to the `approximate` target where there is none
+    """
+    rows = study.rows.assign(feasible=feasible(study))
+    best = chosen_rows(rows).set_index("method")
+    lines = [_counts(rows[rows["method"] == method], method) for method in study.methods]
+    table = pd.DataFrame(lines).set_index("method", drop=False)
+    metrics = [name for name in best.columns if name not in table.columns and name != "study"]
+    table = table.join(best[metrics]).reset_index(drop=True)
+    vanilla = study.baseline("vanilla")
+    table["target_ppl"] = math.nan if vanilla is None else vanilla[TARGET_PPL]
+    for name in UTILITY_SETS:
+        table[f"{name}_change"] = relative_change(table, vanilla, name)
+    exact = table[f"exact_distance_{HALF}"]
+    table["distance"] = exact.where(exact.notna(), table[f"forget_gap_{HALF}"])
+    table["distance_to"] = np.where(exact.notna(), "exact_retrain", "approximate")
+    table.insert(0, "study", study.key)
+    return table
+
+
+def ranked(table: pd.DataFrame) -> pd.DataFrame:
+    """Best `score_selection` first; methods without a candidate row last, in the study's order."""
+    return table.sort_values("score_selection", kind="stable", na_position="last").reset_index(
+        drop=True
+    )
+
+
+def candidates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows that stand for a deployable configuration and have a score, best first.
+
+    The order is that of `store.score`: score on the selection half, then trial number, then fewest
+    updates.
+    """
+    pool: pd.DataFrame = rows[rows["candidate"] & np.isfinite(rows["score_selection"])]
+    return pool.sort_values(["score_selection", "number", "update"], kind="stable")
+
+
+def chosen_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """The best candidate row of each method, chosen on the selection half."""
+    return candidates(rows).drop_duplicates("method")
+
+
+def feasible(study: StudyResults) -> pd.Series:
+    """True for each row within the tolerances; see the module. All False without a vanilla
+    baseline."""
+    vanilla, rows = study.baseline("vanilla"), study.rows
+    if vanilla is None:
+        return pd.Series(False, index=rows.index)
+    # A float's last digit must not decide about a row that lies exactly on the limit.
+    slack = 1e-9
+    near: pd.Series = (rows["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]).abs() <= math.log(
+        FORGET_TOLERANCE
+    ) + slack
+    for name in UTILITY_SETS:
+        rise = rows[f"{name}_nll_{HALF}"] - vanilla[f"{name}_nll_{HALF}"]
+        near &= rise <= math.log(UTILITY_TOLERANCE) + slack
+    return near
+
+
+def relative_change(table: pd.DataFrame, vanilla: pd.Series | None, name: str) -> pd.Series:
+    """ppl / ppl_0 - 1 on one set, reporting half."""
+    column = f"{name}_ppl_{HALF}"
+    return table[column] / (math.nan if vanilla is None else vanilla[column]) - 1
+
+
+def utility_loss(metrics: pd.Series, vanilla: pd.Series) -> float:
+    """Mean over retain and general of max(0, log ppl - log ppl_0), nats/token, reporting half."""
+    rises = [metrics[f"{name}_nll_{HALF}"] - vanilla[f"{name}_nll_{HALF}"] for name in UTILITY_SETS]
+    return (
+        math.nan
+        if any(math.isnan(rise) for rise in rises)
+        else sum(max(0.0, float(rise)) for rise in rises) / len(rises)
+    )
+
+
+def _counts(rows: pd.DataFrame, method: str) -> dict[str, object]:
+    trials = rows.drop_duplicates("number")
+    statuses = {status: int((trials["status"] == status).sum()) for status in STATUSES}
+    offered = candidates(rows)
+    fitting = offered[offered["feasible"]]
+    decided = sum(statuses[status] for status in DECIDED)
+    return {
+        "method": method,
+        "trials": len(trials),
+        **statuses,
+        "decided": decided,
+        "divergence_share": statuses["infeasible"] / decided if decided else math.nan,
+        "candidates": len(offered),
+        "feasible_rows": len(fitting),
+        "feasible_share": len(fitting) / len(offered) if len(offered) else math.nan,
+        "feasible_trials": fitting["number"].nunique(),
+    }
+
+
+def agreement(study: StudyResults) -> float | None:
+    """ln(exactly retrained ppl(U) / approximate target), nats/token; None where one of them is not
+    known."""
+    vanilla, exact = study.baseline("vanilla"), study.baseline("exact_retrain")
+    if vanilla is None or exact is None:
+        return None
+    difference = float(exact["forget_nll"] - vanilla[f"approximate_nll_{HALF}"])
+    return None if math.isnan(difference) else difference

@@ -1,0 +1,205 @@
+"""Which method is more robust to its hyperparameters, and which reaches most with little tuning?
+Paired comparisons by three statistics, with p-values for all of them together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from ray_unlearn.analysis.statistics.paired_difference import (
+    ALPHA,
+    FEWEST_TRIALS,
+    Difference,
+    Outcome,
+    Statistic,
+    holm,
+    paired_difference,
+    pairs_of,
+    scope_of,
+)
+from ray_unlearn.analysis.statistics.robustness import (
+    Floats,
+    Measure,
+    area_weights,
+    best_weights,
+    curve_ks,
+    limit,
+    own_best_share,
+)
+from ray_unlearn.analysis.statistics.selection import best_by_selection
+from ray_unlearn.spec.errors import UserError
+
+
+@dataclass(frozen=True)
+class RobustnessClaim:
+    """Is a more robust to its hyperparameters than b? Three statistics, and what they say together.
+
+    differences: share near the own best, share near the best known, area under the tuning curve.
+    outcomes: each by its own interval. outcome: all three together at 10 % by Holm; where two
+        contradict, not settled.
+    outcome_beyond: the same over groups, for groups like these; None below five.
+    budget: the k of the first statistic and the last k of the third, one for all groups and both
+        methods.
+    """
+
+    method_a: str
+    method_b: str
+    tolerance: float
+    budget: int
+    differences: tuple[Difference, ...]
+    outcomes: tuple[Outcome, ...]
+    adjusted_p: tuple[float, ...]
+    outcome: Outcome
+    outcome_beyond: Outcome | None
+    scope: str
+
+
+def robustness_claim(
+    trials: pd.DataFrame,
+    method_a: str,
+    method_b: str,
+    tolerance: float,
+    seed: int,
+    *,
+    fallback: Mapping[str, float] | None = None,
+    repeats: int = 2000,
+) -> RobustnessClaim:
+    """Is `method_a` more robust to its hyperparameters than `method_b`, less robust, or is it not
+    settled?
+
+    trials: `TrialTable.trials`, with all methods: they set the best known. tolerance: tau, in units
+        of the score.
+    fallback: by group, the score of doing nothing; where it is missing the worst finite one of the
+        group.
+
+    Raises:
+        UserError: unknown method, no group to compare in, or no feasible trial in a group.
+    """
+    pairs, _ = pairs_of(trials, method_a, method_b)
+    budget = min(len(frame) for pair in pairs.values() for frame in pair) // 2
+    best = best_by_selection(trials)
+    if lost := [group for group in pairs if group not in best.index]:
+        raise UserError(
+            f"group {lost[0]!r}: no feasible trial of any method, so there is no best to be near to"
+        )
+    near_known = {group: _share_measure(float(best["score"][group]), tolerance) for group in pairs}
+    chosen = frozenset(int(best["trial"][group]) for group in pairs)
+    worst = trials[~trials["infeasible"]].groupby("group")["score"].max()
+    fallbacks = {group: float((fallback or {}).get(group, worst[group])) for group in pairs}
+    statistics = (
+        Statistic(
+            "share_within_own_best", True, dict.fromkeys(pairs, _own_measure(budget, tolerance))
+        ),
+        Statistic("share_within_best_known", True, near_known, chosen),
+        Statistic(
+            "area_under_tuning_curve",
+            False,
+            {group: _area_measure(budget, fallbacks[group]) for group in pairs},
+        ),
+    )
+    differences = tuple(
+        paired_difference(trials, method_a, method_b, statistic, seed + i, repeats=repeats)
+        for i, statistic in enumerate(statistics)
+    )
+    intervals = [difference.over_trials for difference in differences]
+    adjusted = holm([interval.p_value for interval in intervals])
+    beyond = [d.over_groups for d in differences if d.over_groups is not None]
+    return RobustnessClaim(
+        method_a=method_a,
+        method_b=method_b,
+        tolerance=tolerance,
+        budget=budget,
+        differences=differences,
+        outcomes=tuple(
+            _outcome(d, settled=d.over_trials.low > 0 or d.over_trials.high < 0)
+            for d in differences
+        ),
+        adjusted_p=tuple(adjusted.tolist()),
+        outcome=_together(differences, adjusted),
+        outcome_beyond=_together(differences, holm([interval.p_value for interval in beyond]))
+        if beyond
+        else None,
+        scope=scope_of(len(pairs)),
+    )
+
+
+@dataclass(frozen=True)
+class AllPairs:
+    """Every two methods by the area under their tuning curves, with p-values adjusted for all pairs
+    (Holm).
+
+    budget: the last k of the curves, one for all groups and methods.
+    """
+
+    budget: int
+    differences: tuple[Difference, ...]
+    adjusted_p: tuple[float, ...]
+
+
+def all_pairs(
+    trials: pd.DataFrame,
+    methods: Sequence[str],
+    seed: int,
+    *,
+    fallback: Mapping[str, float],
+    repeats: int = 4000,
+) -> AllPairs | None:
+    """Compare all methods with each other: which reaches good scores with little tuning? Arguments
+    as `robustness_claim`.
+
+    None where some two methods have no group in which both have enough trials.
+    """
+    drawn = trials[trials["drawn"] != "adaptive"]
+    sizes = drawn[drawn["method"].isin(methods)].groupby(["method", "group"]).size()
+    sizes = sizes[sizes >= FEWEST_TRIALS]
+    if len(methods) < 2 or set(sizes.index.get_level_values("method")) != set(methods):
+        return None
+    budget = int(sizes.min()) // 2
+    worst = trials[~trials["infeasible"]].groupby("group")["score"].max()
+    groups = sizes.index.get_level_values("group").unique()
+    statistic = Statistic(
+        "area_under_tuning_curve", False,
+        {str(g): _area_measure(budget, float(fallback.get(str(g), worst[g]))) for g in groups if g in worst},
+    )  # fmt: skip
+    try:
+        found = tuple(
+            paired_difference(trials, a, b, statistic, seed + i, repeats=repeats)
+            for i, (a, b) in enumerate(combinations(methods, 2))
+        )
+    except UserError:
+        return None
+    return AllPairs(
+        budget,
+        found,
+        tuple(holm([difference.over_trials.p_value for difference in found]).tolist()),
+    )
+
+
+def _own_measure(budget: int, tolerance: float) -> Measure:
+    return lambda rows: own_best_share(rows, budget, tolerance)
+
+
+def _share_measure(best: float, tolerance: float) -> Measure:
+    return lambda rows: np.mean(rows <= limit(best, tolerance), axis=-1)
+
+
+def _area_measure(budget: int, fallback: float) -> Measure:
+    ks = curve_ks(budget)
+    return lambda rows: (
+        np.minimum(rows, fallback) @ (area_weights(ks) @ best_weights(rows.shape[-1], ks))
+    )
+
+
+def _outcome(difference: Difference, *, settled: bool) -> Outcome:
+    if not settled or difference.mean == 0:
+        return "not settled"
+    return "more robust" if (difference.mean > 0) == difference.larger_is_better else "less robust"
+
+
+def _together(differences: Sequence[Difference], adjusted: Floats) -> Outcome:
+    said = {_outcome(d, settled=p <= ALPHA) for d, p in zip(differences, adjusted, strict=True)} - {
+        "not settled"
+    }
+    return said.pop() if len(said) == 1 else "not settled"

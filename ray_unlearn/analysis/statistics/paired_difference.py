@@ -1,0 +1,242 @@
+"""Do two methods differ? Paired differences by group (domain, or model and domain), with two
+intervals that say different things: over trials, *for these groups*; over groups, *for groups like
+these*, from five groups on.
+
+The interval over groups is Student's t: with five to ten of them resampled groups give intervals
+that are too short (nominal 90 % covers some 80 % at five), and the t interval covers 90 % where the
+differences are near normal.
+
+Which trials: those not drawn adaptively. A sampler that sits in the good region makes any method
+look robust. The best *known* of a group may come from an adaptive trial too.
+
+Which best: the best trial is chosen by `score_selection`, valued by `score`, and never counted
+itself, since it is good by definition. `own_best_share` allows for the method with more trials
+finding a better best.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest, t
+
+from ray_unlearn.analysis.statistics.robustness import (
+    Floats,
+    Measure,
+    ranked,
+    resampled,
+)
+from ray_unlearn.spec.errors import UserError, nearest
+
+Outcome = Literal["more robust", "less robust", "not settled"]
+
+ALPHA = 0.10
+FEWEST_TRIALS = 8
+FEWEST_GROUPS = 5
+"""Below five groups a sign test cannot reach 0.1 and an interval over groups has three degrees of
+freedom or fewer."""
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What is compared: one measure per group, since thresholds and fallbacks are a group's own."""
+
+    name: str
+    larger_is_better: bool
+    measures: Mapping[str, Measure]
+    without: frozenset[int] = frozenset()
+    """Trials that set a threshold, and so are not counted against it."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """90 % interval, and the p-value (two-sided) of the difference being 0."""
+
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class GroupDifference:
+    """Both methods in one group."""
+
+    group: str
+    a: float
+    b: float
+    n_a: int
+    n_b: int
+
+    @property
+    def difference(self) -> float:
+        """a - b."""
+        return float(_difference(np.array(self.a), np.array(self.b)))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Method a against method b by one statistic; differences are a - b.
+
+    over_trials: what other random trials on these groups would have given.
+    over_groups: what other groups like these would give; None below five.
+    better, worse: groups in which a is the better, the worse one. sign_p: two-sided sign test on
+        them.
+    not_compared: groups in which a method has too few trials.
+    """
+
+    statistic: str
+    larger_is_better: bool
+    method_a: str
+    method_b: str
+    groups: tuple[GroupDifference, ...]
+    not_compared: tuple[str, ...]
+    mean: float
+    over_trials: Interval
+    over_groups: Interval | None
+    better: int
+    worse: int
+    sign_p: float
+    n_seeds: int
+    scope: str
+
+
+def paired_difference(
+    trials: pd.DataFrame,
+    method_a: str,
+    method_b: str,
+    statistic: Statistic,
+    seed: int,
+    *,
+    repeats: int = 2000,
+) -> Difference:
+    """Compare two methods on the groups in which both have at least `FEWEST_TRIALS` trials.
+
+    trials: `TrialTable.trials`. Seeds of a group are pooled as trials. The halves are drawn within
+        group and method.
+
+    Raises:
+        UserError: unknown method, or no group to compare in.
+    """
+    pairs, skipped = pairs_of(trials, method_a, method_b)
+    pairs = {group: pair for group, pair in pairs.items() if group in statistic.measures}
+    rows, values = [], {}
+    for group, pair in pairs.items():
+        a, b = (_in_order(frame[~frame["trial"].isin(statistic.without)]) for frame in pair)
+        measure = statistic.measures[group]
+        rows.append(
+            GroupDifference(
+                group, float(measure(a[None])[0]), float(measure(b[None])[0]), len(a), len(b)
+            )
+        )
+        values[group] = (a, b)
+    rng = np.random.default_rng(seed)
+    draws = np.zeros(repeats)
+    # Drawn in the order of the numbers, not of the names: renaming a group changes nothing.
+    for row in sorted(rows, key=lambda row: (row.difference, row.a, row.n_a, row.n_b, row.group)):
+        a, b = (
+            resampled(part, statistic.measures[row.group], repeats, rng)
+            for part in values[row.group]
+        )
+        draws += _difference(a, b) / len(rows)
+    differences = np.array([row.difference for row in rows])
+    signs = np.sign(differences) * (1 if statistic.larger_is_better else -1)
+    better, worse = int(np.sum(signs > 0)), int(np.sum(signs < 0))
+    compared = pd.concat([frame for pair in pairs.values() for frame in pair])
+    return Difference(
+        statistic=statistic.name,
+        larger_is_better=statistic.larger_is_better,
+        method_a=method_a,
+        method_b=method_b,
+        groups=tuple(rows),
+        not_compared=skipped,
+        mean=math.fsum(differences) / len(rows),
+        over_trials=_interval_of(draws),
+        over_groups=t_interval(differences) if len(rows) >= FEWEST_GROUPS else None,
+        better=better,
+        worse=worse,
+        sign_p=float(binomtest(better, better + worse).pvalue) if better + worse else 1.0,
+        n_seeds=int(compared["seed"].nunique()),
+        scope=scope_of(len(rows)),
+    )
+
+
+def holm(p_values: ArrayLike) -> Floats:
+    """p-values [n] adjusted for a family of n (Holm, Scandinavian Journal of Statistics 6, 1979),
+    in their order."""
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def t_interval(differences: ArrayLike) -> Interval:
+    """Student's 90 % interval of the mean over groups [G], G >= 2."""
+    values = np.asarray(differences, dtype=float)
+    mean, error = float(values.mean()), float(values.std(ddof=1)) / math.sqrt(len(values))
+    margin = float(t.ppf(1 - ALPHA / 2, len(values) - 1)) * error
+    if error == 0:
+        return Interval(mean, mean, 1.0 if mean == 0 else 0.0)
+    return Interval(
+        mean - margin, mean + margin, float(2 * t.sf(abs(mean) / error, len(values) - 1))
+    )
+
+
+def pairs_of(
+    trials: pd.DataFrame, method_a: str, method_b: str
+) -> tuple[dict[str, tuple[pd.DataFrame, pd.DataFrame]], tuple[str, ...]]:
+    """Trials of both methods that were not drawn adaptively, by group in order of name; and the
+    groups with too few."""
+    if method_a == method_b:
+        raise UserError(f"{method_a!r} is compared with itself; name two methods")
+    for method in (method_a, method_b):
+        if method not in set(trials["method"]):
+            raise UserError(f"unknown method {method!r}{nearest(method, set(trials['method']))}")
+    drawn = trials[trials["drawn"] != "adaptive"]
+    pairs, skipped = {}, []
+    for group in sorted(set(trials["group"])):
+        a, b = (
+            drawn[(drawn["group"] == group) & (drawn["method"] == method)]
+            for method in (method_a, method_b)
+        )
+        if min(len(a), len(b)) < FEWEST_TRIALS:
+            skipped.append(group)
+        else:
+            pairs[group] = (a, b)
+    if not pairs:
+        raise UserError(
+            f"{method_a!r} and {method_b!r} share no group with {FEWEST_TRIALS} or more trials of each that were not "
+            f"drawn adaptively; groups: {', '.join(skipped)}"
+        )
+    return pairs, tuple(skipped)
+
+
+def _in_order(frame: pd.DataFrame) -> Floats:
+    return ranked(
+        frame["score"].to_numpy(),
+        frame["infeasible"].to_numpy(),
+        frame["score_selection"].to_numpy(),
+    )
+
+
+def _difference(a: Floats, b: Floats) -> Floats:
+    """a - b, where a float's last digits make no difference: all trials diverged, or all scored the
+    same."""
+    return np.asarray(
+        np.where(np.abs(a - b) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b)
+    )
+
+
+def _interval_of(draws: Floats) -> Interval:
+    low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
+    tail = min(int(np.sum(draws <= 0)), int(np.sum(draws >= 0)))
+    return Interval(float(low), float(high), min(1.0, 2 * (tail + 1) / (len(draws) + 1)))
+
+
+def scope_of(n_groups: int) -> str:
+    return "these domains only" if n_groups < FEWEST_GROUPS else "domains like these"

@@ -1,0 +1,71 @@
+"""The one seam for what is not deterministic: clock, sleep, randomness, names, host, threads.
+
+The store and the state machines of a study get an `Environment` handed in and use nothing else of
+the kind. So a whole study can run in one process under a clock and a scheduler of a test's choice,
+and a failure can be replayed from its seed.
+"""
+
+import os
+import random
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+
+class Environment:
+    """The real machine. Tests subclass it."""
+
+    def time(self) -> float:
+        """Seconds since the epoch, UTC."""
+        return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float) -> None:
+        """Block this thread."""
+        time.sleep(seconds)
+
+    def uniform(self, low: float, high: float) -> float:
+        """A random number, for pauses that must not coincide; never for results."""
+        return random.uniform(low, high)
+
+    def unique_name(self, digits: int = 12) -> str:
+        """Hex digits that no other process uses."""
+        return uuid.uuid4().hex[:digits]
+
+    @property
+    def host(self) -> str:
+        """Name of this machine."""
+        return socket.gethostname()
+
+    @property
+    def pid(self) -> int:
+        """Number of this process."""
+        return os.getpid()
+
+    def is_alive(self, pid: int) -> bool:
+        """Whether a process of this machine exists."""
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def event(self) -> threading.Event:
+        """An event that threads of this environment wait for."""
+        return threading.Event()
+
+    def start_thread(self, target: Callable[[], None], name: str) -> threading.Thread:
+        """A daemon thread that runs `target`."""
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        thread.start()
+        return thread
+
+
+REAL = Environment()
