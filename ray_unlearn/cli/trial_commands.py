@@ -115,7 +115,7 @@ def _export(
     if wanted > config.steps:
         raise UserError(f"--update {wanted}: the trial has {config.steps} updates")
     single = Single(spec, say)
-    if single.context != config.context:
+    if not single.can_repeat(config):
         raise UserError(
             "model, data or evaluation have changed since the study was run; its trial cannot be repeated"
         )

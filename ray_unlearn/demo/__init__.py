@@ -5,8 +5,18 @@ It shows how unlearning behaves and makes the exact target measurable. It is not
 paper: docs/demo_world.md.
 """
 
-from ray_unlearn.demo.build import World, build, build_retrained
+from ray_unlearn.demo.build import World, build, build_retrained, cache_folder
 from ray_unlearn.demo.recipe import Recipe
-from ray_unlearn.demo.text import DOMAINS, SPLITS, documents
+from ray_unlearn.demo.text import DOMAINS, SPLITS, demo_domain, documents
 
-__all__ = ["DOMAINS", "SPLITS", "Recipe", "World", "build", "build_retrained", "documents"]
+__all__ = [
+    "DOMAINS",
+    "SPLITS",
+    "Recipe",
+    "World",
+    "build",
+    "build_retrained",
+    "cache_folder",
+    "demo_domain",
+    "documents",
+]

@@ -55,9 +55,7 @@ def build(
     text_file(domain)  # refuses an unknown domain
     recipe = recipe or RECIPES[domain]
     progress = progress or (lambda stage, fraction: None)
-    folder = (
-        (cache_dir or default_cache_dir()) / "demo_world" / f"{domain}-{cache_key(domain, recipe)}"
-    )
+    folder = (cache_dir or cache_folder()) / "demo_world" / f"{domain}-{cache_key(domain, recipe)}"
     _made_once(folder, lambda place: _train_into(place, domain, recipe, progress))
     progress(f"demo world {domain} is ready", 1.0)
     info = json.loads((folder / "world.json").read_text())
@@ -80,7 +78,7 @@ def build_retrained(
     recipe = replace(recipe or RECIPES[domain], seed=seed)
     progress = progress or (lambda stage, fraction: None)
     folder = (
-        (cache_dir or default_cache_dir())
+        (cache_dir or cache_folder())
         / "demo_world"
         / f"{domain}-retrained-{cache_key(domain, recipe)}"
     )
@@ -102,8 +100,8 @@ def _made_once(folder: Path, make: Callable[[Path], None]) -> None:
                 shutil.rmtree(temporary, ignore_errors=True)
 
 
-def default_cache_dir() -> Path:
-    """$RAY_UNLEARN_CACHE, or ~/.cache/ray_unlearn."""
+def cache_folder() -> Path:
+    """`$RAY_UNLEARN_CACHE`, or `~/.cache/ray_unlearn`."""
     return Path(os.environ.get("RAY_UNLEARN_CACHE") or Path.home() / ".cache" / "ray_unlearn")
 
 

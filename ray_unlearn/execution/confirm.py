@@ -216,8 +216,9 @@ def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, s
     """Scores of another model or other data are no confirmation."""
     with stages(quiet) as report:
         make_ready(spec.model, report)
-    found = context_digest(spec, prepare(spec.data, spec.model, say=say))
-    if found != record.header["context"]:
+    data = prepare(spec.data, spec.model, say=say)
+    found, former = context_digest(spec, data), context_digest(spec, data, former=True)
+    if record.header["context"] not in (found, former):
         raise UserError(
             f"{folder}: model or data have changed since the study began (digest {record.header['context']}, now {found}): "
             "its scores could not be compared; put them back"

@@ -176,8 +176,8 @@ def resume_study(
         with stages(quiet) as report:
             make_ready(spec.model, report)
         data = prepare(spec.data, spec.model, say=say)
-        _check_same("data", ledger.record.header["data_digest"], data.digest)
-        _check_same("model", ledger.record.header["model_digest"], model_digest(spec.model))
+        _check_same_data(ledger.record.header, data)
+        _check_same_model(ledger.record.header, spec.model)
         _check_disk(place, spec)
         if retry_failed:
             _reopen_failed(ledger)
@@ -388,6 +388,7 @@ def _header(spec: StudySpec, data: StudyData) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json"),
         "domain": data.domain,
         "data_digest": data.digest,
+        "split_digests": data.split_digests,
         "model_digest": model_digest(spec.model),
         "context": context_digest(spec, data),
         "retraining_flops": _retraining_flops(spec.model),
@@ -430,9 +431,25 @@ def _code_version() -> str:
     return f"{version} ({total.hexdigest()[:12]})"
 
 
-def _check_same(what: str, began: str, now: str) -> None:
-    if began != now:
-        raise UserError(
-            f"the {what} has changed since the study began (digest {began}, now {now}): its trials could not be compared; "
-            f"put the {what} back, or start a new study with `ray-unlearn run`"
-        )
+def _check_same_data(header: dict[str, Any], data: StudyData) -> None:
+    """Refuse other data than the study began with, by its digest or, begun long ago, the former."""
+    if header["data_digest"] in (data.digest, data.former_digest):
+        return
+    began = header.get("split_digests", {})
+    changed = [name for name, now in data.split_digests.items() if began.get(name, now) != now]
+    where = f"the documents or tokens of {', '.join(changed)}" if changed else "the data"
+    _refuse_other(where, "data", header["data_digest"], data.digest)
+
+
+def _check_same_model(header: dict[str, Any], model: ModelSpec) -> None:
+    began, now = header["model_digest"], model_digest(model)
+    if began not in (now, model_digest(model, former=True)):
+        _refuse_other("the model", "model", began, now)
+
+
+def _refuse_other(where: str, what: str, began: str, now: str) -> None:
+    verb = "have" if where.startswith("the documents") else "has"
+    raise UserError(
+        f"{where} {verb} changed since the study began (digest {began}, now {now}): its trials "
+        f"could not be compared; put the {what} back, or start a new study with `ray-unlearn run`"
+    )

@@ -9,24 +9,28 @@ real. Padding is never a target, nor is a document's first token.
 import hashlib
 import os
 import tempfile
+import zipfile
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.demo import DOMAINS
+from ray_unlearn.demo import DOMAINS, cache_folder, demo_domain
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.spec.study_spec import SPLITS, DataSpec, ModelSpec
 from ray_unlearn.store.schema import HALVES
-from ray_unlearn.unlearn.model import cache_folder, load_tokenizer
-from ray_unlearn.unlearn.sources import demo_domain, read_documents
+from ray_unlearn.unlearn.document_hash import in_selection_half, text_hash
+from ray_unlearn.unlearn.former_digests import former_data_digest
+from ray_unlearn.unlearn.model import load_tokenizer
+from ray_unlearn.unlearn.sources import read_documents
 
 EVALUATED = {
     "forget": "forget",
@@ -36,7 +40,8 @@ EVALUATED = {
 }
 """Evaluated set -> the split it is measured on."""
 
-_LAYOUT_VERSION = 1
+_CACHE_VERSION = 2
+"""Raised when `tokenised` makes other arrays of the same input; 1 ignored white space."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,10 @@ class StudyData:
     splits: dict[str, TokenSet]
     allowed_labels: NDArray[np.int32]
     """Token ids that are not special: random labels are drawn from these."""
+    split_digests: dict[str, str] = field(default_factory=dict)
+    """What `digest` is made of, so that a changed split can be named."""
+    former_digest: str = ""
+    """`digest` as ledgers hold it that were begun before white space counted."""
 
     def evaluated(self, name: str) -> TokenSet:
         """The token set that metrics named `name` (forget, approximate, retain, general) are
@@ -116,15 +125,9 @@ def prepare(
     documents = read_documents(spec)
     _refuse_overlap(documents)
     tokenizer = load_tokenizer(model)
-    layout = spec.model_dump(include={"sequence_length", "layout", "max_sequences_per_document"})
-    content = {
-        name: [text_hash(document.text) for document in split] for name, split in documents.items()
-    }
-    key = digest([_LAYOUT_VERSION, layout, content, tokenizer_digest(tokenizer)], length=32)
-    path = (cache or token_cache()) / f"{key}.npz"
-    if path.exists():
-        splits = _load(path)
-    else:
+    path = (cache or token_cache()) / f"{_cache_key(spec, documents, tokenizer)}.npz"
+    splits = _load(path)
+    if splits is None:
         say("tokenising")
         splits = {
             name: tokenised(split, tokenizer, spec, name) for name, split in documents.items()
@@ -133,8 +136,25 @@ def prepare(
     _check_halves(splits)
     special = set(tokenizer.all_special_ids)
     allowed = np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int32)
-    domain = spec.domain or DOMAINS[demo_domain(spec.source or "")]
-    return StudyData(domain, key, splits, allowed)
+    digests = {name: split_digest(documents[name], splits[name]) for name in SPLITS}
+    return StudyData(
+        spec.domain or DOMAINS[demo_domain(spec.source or "")],
+        digest([digests, hashlib.sha256(allowed.tobytes()).hexdigest()], length=32),
+        splits,
+        allowed,
+        digests,
+        former_data_digest(spec, documents, tokenizer),
+    )
+
+
+def _cache_key(spec: DataSpec, documents: dict[str, list[Document]], tokenizer: Any) -> str:
+    """Hash of all that decides a `TokenSet`: every byte of text, the layout, the tokenizer, and the
+    libraries that run it."""
+    layout = spec.model_dump(include={"sequence_length", "layout", "max_sequences_per_document"})
+    texts = {name: [_bytes_hash(d.text) for d in split] for name, split in documents.items()}
+    libraries = [version("tokenizers"), version("transformers"), zlib.ZLIB_RUNTIME_VERSION]
+    content = [_CACHE_VERSION, layout, texts, tokenizer_digest(tokenizer), libraries]
+    return digest(content, length=32)
 
 
 def token_cache() -> Path:
@@ -210,22 +230,37 @@ def _first_fit(
     return rows
 
 
-def text_hash(text: str) -> str:
-    """Hash of a document; white space is folded, so a re-wrapped copy is still the same
-    document."""
-    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
-
-
-def in_selection_half(text: str) -> bool:
-    """A fixed coin per document: the same half in every study, whatever else the split holds."""
-    return int(text_hash(text)[-1], 16) % 2 == 0
-
-
 def tokenizer_digest(tokenizer: Any) -> str:
-    """Digest of what decides tokenisation."""
-    if getattr(tokenizer, "backend_tokenizer", None) is not None:
-        return digest(tokenizer.backend_tokenizer.to_str())
-    return digest([type(tokenizer).__name__, sorted(tokenizer.get_vocab().items())])
+    """Digest of everything a tokenizer is saved as, the chat template alone left out.
+
+    A vocabulary is not enough: normalisation, merges, post-processing and added tokens decide
+    tokens too, and a slow tokenizer keeps them in files that only its class knows.
+    """
+    total = hashlib.sha256(type(tokenizer).__name__.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for path in sorted(Path(folder).rglob("*")):
+            if path.is_file() and not path.name.startswith("chat_template"):
+                total.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return total.hexdigest()
+
+
+def split_digest(documents: list[Document], tokens: TokenSet) -> str:
+    """Digest of what a split trains on or measures: token ids, their documents, and the texts.
+
+    Made of the tokens themselves, so nothing that decides them can be forgotten. The texts count
+    too: membership attacks compare with their compressed size.
+    """
+    total = hashlib.sha256(np.array(tokens.input_ids.shape).tobytes())
+    for array in (tokens.input_ids, tokens.document):
+        total.update(hashlib.sha256(array.tobytes()).digest())
+    for document in documents:
+        total.update(hashlib.sha256(document.text.encode()).digest())
+    return total.hexdigest()[:32]
+
+
+def _bytes_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _refuse_overlap(documents: dict[str, list[Document]]) -> None:
@@ -271,7 +306,14 @@ def _save(path: Path, splits: dict[str, TokenSet]) -> None:
         ) from None
 
 
-def _load(path: Path) -> dict[str, TokenSet]:
+def _load(path: Path) -> dict[str, TokenSet] | None:
+    """The cached arrays; None where there are none, or the file is damaged: then they are made
+    anew."""
     fields = ("input_ids", "document", "compressed_bytes", "selection")
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: TokenSet(*(arrays[f"{name}.{field}"] for field in fields)) for name in SPLITS}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {
+                name: TokenSet(*(arrays[f"{name}.{field}"] for field in fields)) for name in SPLITS
+            }
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None

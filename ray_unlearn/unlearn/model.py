@@ -13,18 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_unlearn.demo import World, build, build_retrained
+from ray_unlearn.demo import World, build, build_retrained, demo_domain
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.spec.study_spec import ModelSpec
-from ray_unlearn.unlearn.sources import demo_domain
+from ray_unlearn.unlearn.former_digests import former_folder_digest
 
+WEIGHT_MAPS = ("model.safetensors.index.json", "adapter_config.json")
+"""Files that decide how weight files become a model, beside its config: which file a tensor is read
+from, and how adapters are applied. Not `generation_config.json`: nothing is generated."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def cache_folder() -> Path:
-    """`$RAY_UNLEARN_CACHE`, or `~/.cache/ray_unlearn`."""
-    return Path(os.environ.get("RAY_UNLEARN_CACHE") or Path.home() / ".cache" / "ray_unlearn")
 
 
 @cache
@@ -225,8 +223,13 @@ def head_of(model: Any) -> nn.Linear:
     return head
 
 
-def model_digest(spec: ModelSpec) -> str:
-    """Digest of the vanilla weights: file contents for a folder, the commit for a hub id."""
+def model_digest(spec: ModelSpec, *, former: bool = False) -> str:
+    """Digest of the vanilla weights: file contents for a folder, the commit for a hub id.
+
+    Args:
+        spec: names the model.
+        former: as ledgers hold it that were begun before the index of a sharded model counted.
+    """
     source = local_source(spec.source)
     folder = Path(source)
     if not folder.is_dir():
@@ -234,16 +237,12 @@ def model_digest(spec: ModelSpec) -> str:
 
         config = AutoConfig.from_pretrained(source, revision=spec.revision, trust_remote_code=False)
         return digest([source, getattr(config, "_commit_hash", None) or spec.revision])
-    names = (
-        [spec.gguf_file]
-        if spec.gguf_file
-        else ["config.json", *(p.name for p in folder.glob("*.safetensors"))]
-    )
-    total = hashlib.sha256()
-    for name in sorted(names):
-        with open(folder / name, "rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:12]
+    also = [path for name in WEIGHT_MAPS if (path := folder / name).is_file()]
+    if former or spec.gguf_file or not also:
+        return former_folder_digest(folder, spec)
+    content = [former_folder_digest(folder, spec)]
+    content += [hashlib.sha256(path.read_bytes()).hexdigest() for path in also]
+    return digest(content)
 
 
 def _check_head(model: Any, source: str) -> None:

@@ -28,12 +28,17 @@ class Single:
         self.spec = spec
         data = prepare(spec.data, spec.model, say=say)
         self.context = context_digest(spec, data)
+        self._former_context = context_digest(spec, data, former=True)
         device = (
             "cuda" if torch.cuda.is_available() and spec.operations.gpus_per_worker > 0 else "cpu"
         )
         self.workspace = Workspace.open(
             spec.model, data, spec.evaluation, spec.operations, Comm.single(), device
         )
+
+    def can_repeat(self, config: TrialConfig) -> bool:
+        """Whether a recorded trial ran with this model, data and evaluation."""
+        return config.context in (self.context, self._former_context)
 
     def baselines(self) -> Baselines:
         """Measure vanilla and, where there is one, exactly retrained model."""

@@ -3,14 +3,16 @@ folders."""
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ray_unlearn.demo import DOMAINS
+from ray_unlearn.demo import demo_domain
 from ray_unlearn.demo import documents as demo_documents
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.study_spec import SPLITS, DataSpec, SplitSource
+from ray_unlearn.unlearn.document_hash import text_hash
 
 
 def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
@@ -38,21 +40,7 @@ def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
     return {name: splits[name] for name in SPLITS}
 
 
-def demo_domain(source: str) -> str:
-    """The domain in `demo:<domain>`.
-
-    Raises:
-        UserError: no such demo domain.
-    """
-    domain = source.removeprefix("demo:")
-    if domain not in DOMAINS:
-        raise UserError(f"unknown demo domain {domain!r}{nearest(domain, DOMAINS)}")
-    return domain
-
-
 def _hold_out(documents: list[Document], share: float) -> dict[str, list[Document]]:
-    from ray_unlearn.unlearn.data import text_hash
-
     held = [int(text_hash(document.text)[:8], 16) / 16**8 < share for document in documents]
     return {
         "retain": [document for document, out in zip(documents, held, strict=True) if not out],
@@ -61,10 +49,18 @@ def _hold_out(documents: list[Document], share: float) -> dict[str, list[Documen
 
 
 def _read(source: SplitSource, where: str) -> Iterator[Document]:
-    for count, document in enumerate(_read_all(source, where), start=1):
-        yield document
-        if count == source.limit:
-            return
+    """The first `limit` documents. Every reader's errors pass here, whatever its library raises."""
+    from pyarrow import ArrowException
+
+    try:
+        for count, document in enumerate(_read_all(source, where), start=1):
+            yield document
+            if count == source.limit:
+                return
+    except (OSError, EOFError, UnicodeError, zlib.error, ArrowException) as error:
+        raise UserError(
+            f"{where}.path: {source.path}: cannot be read: {error}; is the file whole, and UTF-8?"
+        ) from None
 
 
 def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
@@ -176,4 +172,8 @@ def _document(entry: dict[str, object], source: SplitSource, number: str, place:
     text = entry[source.text]
     if not isinstance(text, str):
         raise UserError(f"{place}: field {source.text!r} must be text, got {type(text).__name__}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # half a surrogate pair: no tokenizer takes it
+        raise UserError(f"{place}: field {source.text!r} is not valid Unicode: {error}") from None
     return Document(str(entry[source.id]) if source.id and source.id in entry else number, text)

@@ -30,15 +30,18 @@ from ray_unlearn.unlearn.sharing import SharedModel
 Quantities = dict[str, Any]
 
 
-def context_digest(spec: StudySpec, data: StudyData) -> str:
+def context_digest(spec: StudySpec, data: StudyData, *, former: bool = False) -> str:
     """Digest of all that changes a trial's result beside its own configuration: model, data,
-    evaluation batches."""
+    evaluation batches.
+
+    `former`: as ledgers hold it that were begun with the digests in `former_digests`.
+    """
     model = spec.model
     content = [
-        model_digest(model),
+        model_digest(model, former=former),
         model.dtype,
         model.attention,
-        data.digest,
+        data.former_digest if former else data.digest,
         spec.evaluation.batch_size,
     ]
     if model.autocast is not None:

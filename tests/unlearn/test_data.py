@@ -3,17 +3,22 @@ anything starts."""
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import AddedToken, normalizers
+from transformers import ByT5Tokenizer
 
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import SPLITS, DataSpec, ModelSpec, SplitSource
-from ray_unlearn.unlearn.data import TokenSet, in_selection_half, prepare, tokenised
+from ray_unlearn.unlearn.data import TokenSet, prepare, tokenised, tokenizer_digest
+from ray_unlearn.unlearn.document_hash import in_selection_half
+from ray_unlearn.unlearn.former_digests import former_data_digest, former_folder_digest
 from ray_unlearn.unlearn.model import load_tokenizer
 from ray_unlearn.unlearn.sources import read_documents
 
@@ -107,6 +112,74 @@ def test_second_preparation_reads_the_cache(
     )
 
 
+def test_a_document_whose_indentation_was_repaired_is_trained_on_as_it_is_now(
+    text_files: Path, model: ModelSpec, tmp_path: Path
+) -> None:
+    """The cache and the digest count every byte; halves still take the two for one document."""
+    lines = (text_files / "forget.jsonl").read_text().splitlines()
+    found, texts = [], ["def f(x): return x", "def f(x):\n    return x"]
+    for text in texts:
+        path = tmp_path / "x.jsonl"
+        path.write_text("\n".join([json.dumps({"id": "x", "text": text}), *lines[1:]]))
+        source = SplitSource(path=str(path), id="id")
+        found.append(prepare(with_split(text_files, "forget", source), model, tmp_path / "cache"))
+    tokenizer = load_tokenizer(model)
+    shown = []
+    for data in found:
+        tokens = data.splits["forget"]
+        shown.append(tokenizer.decode(tokens.input_ids[0][tokens.document[0] == 0]))
+    assert shown == texts
+    assert found[0].digest != found[1].digest
+    changed = [
+        name for name in SPLITS if found[0].split_digests[name] != found[1].split_digests[name]
+    ]
+    assert changed == ["forget"]
+    assert found[0].former_digest == found[1].former_digest, "what a study begun before holds"
+    assert in_selection_half(texts[0]) == in_selection_half(texts[1])
+
+
+def test_tokens_follow_the_whole_tokenizer_not_its_vocabulary(
+    text_files: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """The same vocabulary with another normalisation is another tokenizer, and other data."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    tokenizer = load_tokenizer(ModelSpec(source=str(tiny_model)))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.save_pretrained(folder)
+    said: list[str] = []
+    plain, lower = (
+        prepare(spec(text_files), ModelSpec(source=str(f)), tmp_path, said.append)
+        for f in (tiny_model, folder)
+    )
+    assert said == ["tokenising", "tokenising"]
+    assert plain.digest != lower.digest
+    slow, other = ByT5Tokenizer(), ByT5Tokenizer()
+    other.add_tokens(AddedToken("zzz", lstrip=True))
+    slow.add_tokens(AddedToken("zzz", lstrip=False))
+    assert sorted(slow.get_vocab()) == sorted(other.get_vocab())
+    assert tokenizer_digest(slow) != tokenizer_digest(other)
+
+
+def test_a_damaged_cache_is_made_anew(text_files: Path, model: ModelSpec, tmp_path: Path) -> None:
+    first = prepare(spec(text_files), model, tmp_path)
+    (file,) = tmp_path.glob("*.npz")
+    file.write_bytes(file.read_bytes()[:-500])
+    assert prepare(spec(text_files), model, tmp_path).digest == first.digest
+
+
+def test_digests_of_studies_begun_before_stay_as_they_are(tmp_path: Path) -> None:
+    """Golden values: a change here would lock people out of their studies."""
+    documents = {"forget": [Document("a", "one  two\nthree")], "retain": [Document("b", "four")]}
+    found = former_data_digest(
+        DataSpec(source="demo:latex", sequence_length=48), documents, ByT5Tokenizer()
+    )
+    assert found == "54cebb0bc69c460fa91f3614b2a49c9b"
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("weights")
+    assert former_folder_digest(tmp_path, ModelSpec(source=str(tmp_path))) == "c3bf65fb99ad"
+
+
 def test_halves_are_a_fixed_property_of_the_text() -> None:
     texts = [f"document {i}" for i in range(2000)]
     share = np.mean([in_selection_half(text) for text in texts])
@@ -197,6 +270,17 @@ def test_bad_sources_name_file_line_and_remedy(
     fails(SplitSource(path=str(tmp_path / "folder")), "no file in .* matches")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\xfa")
     fails(SplitSource(path=str(tmp_path / "binary.txt")), "cannot be read as UTF-8")
+    line = b'{"text": "some words"}\n'
+    for name, damaged in [
+        ("utf16.jsonl", line.decode().encode("utf-16")),
+        ("short.jsonl.gz", gzip.compress(line * 99)[:-20]),
+        ("plain.jsonl.gz", line),
+        ("broken.parquet", b"PAR1 and no more"),
+    ]:
+        (tmp_path / name).write_bytes(damaged)
+        fails(SplitSource(path=str(tmp_path / name)), rf"{name}: cannot be read: .*UTF-8\?")
+    (tmp_path / "half.jsonl").write_bytes(b'{"text": "half an emoji \\ud83d"}\n')
+    fails(SplitSource(path=str(tmp_path / "half.jsonl")), "line 1: .* is not valid Unicode")
 
 
 @pytest.mark.parametrize("other", ["retain", "approximate", "retain_heldout", "general_evaluation"])

@@ -11,7 +11,8 @@ from sklearn.metrics import roc_auc_score
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import ATTACKS, MIN_K_PERCENT
 from ray_unlearn.unlearn.comm import Comm
-from ray_unlearn.unlearn.data import EVALUATED, prepare, text_hash
+from ray_unlearn.unlearn.data import EVALUATED, prepare
+from ray_unlearn.unlearn.document_hash import text_hash
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.metrics import extraction_strength, min_k_means, signed_auc
 from ray_unlearn.unlearn.model import load_model, load_tokenizer
