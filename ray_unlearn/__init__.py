@@ -1,3 +1,59 @@
-"""Hyperparameter studies of machine unlearning for pre-trained language models."""
+"""Hyperparameter studies of machine unlearning for pre-trained language models.
+
+    import ray_unlearn as ru
+
+    study = ru.run("my_study.yaml", "results/my-study", lanes=2)
+    print(study.best)
+
+Importing the package loads nothing else; a name brings in what it needs when it is first used. See
+`ray_unlearn.api`.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray_unlearn.api import (
+        Guide,
+        Report,
+        Study,
+        guidelines,
+        methods,
+        narrow,
+        open,
+        report,
+        run,
+    )
+    from ray_unlearn.spec.errors import StorageError, UserError
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Guide",
+    "Report",
+    "StorageError",
+    "Study",
+    "UserError",
+    "__version__",
+    "guidelines",
+    "methods",
+    "narrow",
+    "open",
+    "report",
+    "run",
+]
+
+if not TYPE_CHECKING:  # a type checker must see a misspelt name as an error
+
+    def __getattr__(name: str) -> object:
+        """A public name, imported when it is first used (PEP 562)."""
+        from importlib import import_module
+
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        home = "spec.errors" if name.endswith("Error") else "api"
+        found = getattr(import_module(f"{__name__}.{home}"), name)
+        globals()[name] = found
+        return found
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

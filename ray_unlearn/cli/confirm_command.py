@@ -4,28 +4,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.main import app
-from ray_unlearn.cli.show import Json, number, print_json, print_table, say
-from ray_unlearn.cli.study_commands import (
-    Address,
-    Lanes,
-    Location,
-    Quiet,
-    Workers,
-    given_operations,
-)
+from ray_unlearn.cli.options import Address, LanesOption, Location, Quiet, Workers
+from ray_unlearn.cli.show import Json, four_digits, print_json, print_table, say
 
 if TYPE_CHECKING:
     from ray_unlearn.analysis.guidelines.confirmation import Confirmation, Confirmed
 
 COLUMNS = (
-    "method", "trial", "learning rate", "updates", "chosen by (selection)", "its reporting score", "new seeds: mean",
-    "90 % interval", "SD", "n of seeds",
+    "method", "trial", "learning rate", "updates", "chosen by (selection)", "its reporting score",
+    "new seeds: mean", "90 % interval", "SD", "n of seeds",
 )  # fmt: skip
 
 
-@app.command()
-def confirm(
+def confirm_command(
     location: Location,
     top: Annotated[
         int, typer.Option(min=1, help="how many of the best configurations (selection half)")
@@ -34,32 +25,31 @@ def confirm(
     per_method: Annotated[
         bool, typer.Option("--per-method", help="so many configurations of each method")
     ] = False,
-    lanes: Lanes = None,
+    lanes: LanesOption = None,
     workers: Workers = None,
     address: Address = None,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
-    """Run the best configurations of a study again with new seeds: mean and 90 % interval on the
-    reporting half, beside what the study had claimed. A study of its own in DIR/confirm; the same
-    command goes on with it."""
-    from ray_unlearn.analysis.guidelines.confirmation import confirmation, write_confirmation
-    from ray_unlearn.execution.confirm import confirm_study
-    from ray_unlearn.store.location import fetched, send
+    """Run the best configurations of a study again with new seeds.
 
-    operations = given_operations(lanes, workers)
-    result = confirm_study(
-        location,
+    Shows mean and 90 % interval on the reporting half, beside what the study had claimed. The
+    confirmation is a study of its own in STUDY/confirm; the same command goes on with it."""
+    from ray_unlearn.api import Study
+
+    study = Study(location)
+    found = study.confirm(
         top,
         seeds,
         per_method=per_method,
-        operations=operations,
+        lanes=lanes,
+        workers=workers,
         address=address,
         quiet=quiet,
+        say=say,
     )
-    with fetched(location) as study, fetched(result.location) as folder:
-        found = confirmation(study, folder)
-        send(result.location, write_confirmation(found, folder))
+    result = study.last_run
+    assert result is not None
     if json:
         print_json(found.as_json())
     else:
@@ -70,7 +60,10 @@ def confirm(
 
 
 def _show(found: "Confirmation") -> None:
-    title = f"{found.study}: the best configurations with new seeds (score on the reporting half; lower is better)"
+    title = (
+        f"{found.study}: the best configurations with new seeds (score on the reporting half; "
+        "lower is better)"
+    )
     print_table(COLUMNS, [_line(c) for c in found.configurations], title=title)
     for note in found.notes:
         print(f"note: {note}")
@@ -101,4 +94,4 @@ def _line(c: "Confirmed") -> list[str]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else number(float(value))
+    return "" if value is None else four_digits(float(value))

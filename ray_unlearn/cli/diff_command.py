@@ -5,19 +5,18 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.cli.main import app
 from ray_unlearn.cli.show import Json, print_json, print_table, say
 from ray_unlearn.spec.guideline_file import load_guidelines
 
 
-@app.command()
-def diff(
+def diff_command(
     before: Annotated[Path, typer.Argument(help="older guidelines.json", show_default=False)],
     after: Annotated[Path, typer.Argument(help="newer guidelines.json", show_default=False)],
     json: Json = False,
 ) -> None:
-    """How claims differ between two guideline files: new, tightened, widened, moved, contradicted,
-    withdrawn."""
+    """Compare the claims of two guideline files.
+
+    Each is new, tightened, widened, moved, contradicted or withdrawn."""
     from dataclasses import asdict
 
     from ray_unlearn.analysis.guidelines.guideline_diff import compare
@@ -27,9 +26,8 @@ def diff(
     for name in ("name", "direction", "tolerance", "checkpoint_rule"):
         was, now = getattr(old.score, name), getattr(new.score, name)
         if was != now:
-            say(
-                f"the score's {name.replace('_', ' ')} differs: {was} -> {now}; claims may differ for that alone"
-            )
+            what = name.replace("_", " ")
+            say(f"the score's {what} differs: {was} -> {now}; claims may differ for that alone")
     if json:
         print_json([asdict(difference) for difference in found])
         return

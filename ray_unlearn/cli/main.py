@@ -2,10 +2,42 @@
 
 import os
 import sys
+from collections.abc import Callable
 
 import typer
 
+from ray_unlearn.cli.confirm_command import confirm_command
+from ray_unlearn.cli.diff_command import diff_command
+from ray_unlearn.cli.plan_command import plan_command
+from ray_unlearn.cli.study_commands import resume_command, run_command, status_command
+from ray_unlearn.cli.table_commands import (
+    doctor_command,
+    methods_command,
+    report_command,
+    schema_command,
+    spaces_command,
+)
+from ray_unlearn.cli.trial_commands import export_command, unlearn_command
+from ray_unlearn.cli.verify_command import verify_command
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, UserError
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run_command,
+    "resume": resume_command,
+    "status": status_command,
+    "plan": plan_command,
+    "report": report_command,
+    "confirm": confirm_command,
+    "export": export_command,
+    "verify": verify_command,
+    "diff": diff_command,
+    "unlearn": unlearn_command,
+    "methods": methods_command,
+    "spaces": spaces_command,
+    "schema": schema_command,
+    "doctor": doctor_command,
+}
+"""In the order of `--help`. What a command needs it imports itself: `--help` loads none of it."""
 
 app = typer.Typer(
     name="ray-unlearn",
@@ -15,23 +47,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def main() -> None:
-    """Run the command line; user errors end in one plain message and their exit code, never in a
-    traceback."""
+    """Run the command line.
+
+    A user's error ends in one plain message and its exit code, never in a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from ray_unlearn.cli import (  # noqa: F401  (they add their commands to `app`)
-        confirm_command,
-        diff_command,
-        study_commands,
-        table_commands,
-        trial_commands,
-        verify_command,
-    )
-
     try:
         app()
     except UserError as error:

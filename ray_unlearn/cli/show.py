@@ -1,5 +1,4 @@
-"""How things are shown: tables on stdout for people, JSON on stdout for scripts, everything else on
-stderr."""
+"""Results on stdout, as tables for people or JSON for scripts; everything else on stderr."""
 
 import json
 import math
@@ -21,11 +20,11 @@ def say(text: str) -> None:
 
 def print_json(content: Any) -> None:
     """JSON on stdout; NaN becomes null."""
-    print(json.dumps(plain(content), indent=2, allow_nan=False))
+    print(json.dumps(json_ready(content), indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: str = "") -> None:
-    """A table on stdout; numbers to the right."""
+    """A table on stdout, numbers right-aligned."""
     rows = [list(line) for line in lines]
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
@@ -33,23 +32,23 @@ def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: s
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(
-            *(number(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row)
+            *(four_digits(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row)
         )
     wide = 120 if not sys.stdout.isatty() else None
     Console(highlight=False, width=wide).print(table)
 
 
-def number(value: float) -> str:
-    """Four significant digits; whole numbers whole."""
+def four_digits(value: float) -> str:
+    """The number with four significant digits; an integer in full."""
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
-def plain(content: Any) -> Any:
-    """As JSON can hold it."""
+def json_ready(content: Any) -> Any:
+    """The content with what JSON cannot hold replaced: NaN by null, tuples by lists."""
     if isinstance(content, dict):
-        return {str(key): plain(value) for key, value in content.items()}
+        return {str(key): json_ready(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
-        return [plain(value) for value in content]
+        return [json_ready(value) for value in content]
     if isinstance(content, float) and math.isnan(content):
         return None
     return content

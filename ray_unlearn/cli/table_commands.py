@@ -4,15 +4,12 @@ import importlib.metadata
 import os
 import shutil
 import sys
-from contextlib import ExitStack
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
-from ray_unlearn.cli.main import app
 from ray_unlearn.cli.show import Json, print_json, print_table, say
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.guideline_file import Guidelines
@@ -21,20 +18,22 @@ from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace, load_searc
 from ray_unlearn.spec.strict import Strict
 from ray_unlearn.spec.study_spec import StudySpec, packaged_spaces
 
+DOCTORED = ("ray", "optuna", "transformers")
 
-class Drawn(StrEnum):
+
+class SamplerOption(StrEnum):
     """How the trials of a foreign table were drawn."""
 
     RANDOM = "random"
     ADAPTIVE = "adaptive"
 
 
-@app.command()
-def report(
+def report_command(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="study directories or addresses, result tables or any tables of trials (.csv, .parquet)",
+            help="study directories or addresses, result tables or any tables of trials (.csv, "
+            ".parquet)",
             show_default=False,
         ),
     ],
@@ -61,7 +60,7 @@ def report(
         ),
     ] = None,
     sampler: Annotated[
-        Drawn | None,
+        SamplerOption | None,
         typer.Option(
             "--sampler", help="how a foreign table's trials were drawn, where it does not say"
         ),
@@ -73,42 +72,35 @@ def report(
     seed: Annotated[int, typer.Option("--seed", min=0, help="of every random draw")] = 0,
     json: Json = False,
 ) -> None:
-    """Write the report: guidelines with their evidence, one HTML page, the same in Markdown,
-    figures, and every number as CSV."""
+    """Write the report: guidelines with their evidence, one HTML page, the same in Markdown.
+
+    Figures, and every number as CSV, are beside it."""
     from ray_unlearn.analysis.read.foreign_columns import parse_mapping
-    from ray_unlearn.analysis.report.write import write_report
-    from ray_unlearn.spec.guideline_file import load_guidelines
-    from ray_unlearn.store.location import fetched, send_folder
-    from ray_unlearn.store.storage import below, checked_url, is_remote
+    from ray_unlearn.api import report
 
-    if output is None:
-        a_study = is_remote(sources[0]) or Path(sources[0]).is_dir()
-        output = str(below(sources[0], "report")) if a_study else "report"
-    with ExitStack() as stack:
-        paths = [stack.enter_context(fetched(source)) for source in sources]
-        folder = Path(output)
-        if is_remote(output):
-            checked_url(output)
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="ray-unlearn-"))) / "report"
-        page = write_report(
-            paths, folder, mapping=parse_mapping(columns or []), score=score, maximise=maximise, tolerance=tolerance,
-            sampler=sampler.value if sampler else None, since=since, seed=seed,
-        )  # fmt: skip
-        found = load_guidelines(page.parent / "guidelines.json")
-        send_folder(output, page.parent)
-    shown = str(below(output, page.name)) if is_remote(output) else str(page.resolve())
-    for guideline in found.claimed:
+    written = report(
+        *sources,
+        out=output,
+        mapping=parse_mapping(columns or []),
+        score=score,
+        maximise=maximise,
+        tolerance=tolerance,
+        sampler=sampler.value if sampler else None,
+        since=since,
+        seed=seed,
+    )
+    claimed, withheld = written.guide.claimed, len(written.guide.withheld)
+    for guideline in claimed:
         say(guideline.text)
-    held = len(found.guidelines) - len(found.claimed)
-    say(f"{len(found.claimed)} claimed, {held} withheld; the reasons are in the report:")
+    say(f"{len(claimed)} claimed, {withheld} withheld; the reasons are in the report:")
     if json:
-        print_json({"page": shown, "claimed": [g.id for g in found.claimed], "withheld": held})
+        claims = [guideline.id for guideline in claimed]
+        print_json({"page": written.page, "claimed": claims, "withheld": withheld})
     else:
-        print(shown)
+        print(written.page)
 
 
-@app.command()
-def methods(json: Json = False) -> None:
+def methods_command(json: Json = False) -> None:
     """The unlearning methods and their losses."""
     lines = [(m.name, m.loss, m.retain_set or "") for m in METHODS.values()]
     if json:
@@ -121,12 +113,12 @@ def methods(json: Json = False) -> None:
         return
     print_table(["method", "loss to minimise", "retain data"], lines)
     print(
-        "U forget set, R retain set (same domain), G general set, P_0 original model; Yao et al., ACL 2024"
+        "U forget set, R retain set (same domain), G general set, P_0 vanilla model; "
+        "Yao et al., ACL 2024"
     )
 
 
-@app.command()
-def spaces(
+def spaces_command(
     folder: Annotated[
         Path | None, typer.Argument(help="folder of search spaces; default: those that come along")
     ] = None,
@@ -171,8 +163,7 @@ SCHEMAS: dict[str, type[Strict]] = {
 }
 
 
-@app.command()
-def schema(
+def schema_command(
     name: Annotated[
         str, typer.Argument(help="study, search-space or guidelines", show_default=False)
     ],
@@ -183,27 +174,30 @@ def schema(
     print_json(SCHEMAS[name].model_json_schema())
 
 
-@app.command()
-def doctor(json: Json = False) -> None:
+def doctor_command(json: Json = False) -> None:
     """What this machine has, and what would be in the way."""
     import torch
 
     from ray_unlearn.demo import cache_folder
+    from ray_unlearn.unlearn.plan import cpus_here
 
     cache = cache_folder()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free_gib = shutil.disk_usage(existing).free / 2**30
+    one_thread = os.environ.get("OMP_NUM_THREADS") == "1" or torch.cuda.is_available()
+    threads = f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')} (lanes set their own)"
+    shared_gib = _shared_memory_gib()
+    versions = [(name, importlib.metadata.version(name)) for name in DOCTORED]
     checks = [
         ("Python 3.11 or newer", sys.version_info >= (3, 11), sys.version.split()[0]),
         ("torch", True, f"{torch.__version__}, {torch.cuda.device_count()} CUDA device(s)"),
-        *((name, True, importlib.metadata.version(name)) for name in ("ray", "optuna", "transformers")),
-        ("CPUs", True, str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())),
-        ("one thread per process", os.environ.get("OMP_NUM_THREADS") == "1" or torch.cuda.is_available(),
-         f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')} (lanes set their own)"),
+        *((name, True, version) for name, version in versions),
+        ("CPUs", True, str(cpus_here())),
+        ("one thread per process", one_thread, threads),
         ("cache folder writable", os.access(existing, os.W_OK), str(cache)),
         ("2 GiB of disk free", free_gib > 2, f"{free_gib:.1f} GiB"),
-        ("/dev/shm, 1 GiB", _shared_memory_gib() > 1, f"{_shared_memory_gib():.1f} GiB (Ray's object store)"),
-    ]  # fmt: skip
+        ("/dev/shm, 1 GiB", shared_gib > 1, f"{shared_gib:.1f} GiB (Ray's object store)"),
+    ]
     if json:
         print_json([{"check": name, "ok": ok, "found": found} for name, ok, found in checks])
         return

@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ray_unlearn.cli.main import app
+from ray_unlearn.cli.options import Location
 from ray_unlearn.cli.show import Json, print_json, print_table, say
-from ray_unlearn.cli.study_commands import Location
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
 from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.strict import validated
@@ -16,13 +15,12 @@ from ray_unlearn.spec.trial_config import Hyperparameters, TrialConfig
 from ray_unlearn.store.schema import Row
 
 SHOWN = (
-    "update", "forget_ppl", "approximate_ppl_reporting", "retain_ppl_reporting", "general_ppl_reporting",
-    "mia_loss_auc_reporting", "score_selection", "score_reporting",
+    "update", "forget_ppl", "approximate_ppl_reporting", "retain_ppl_reporting",
+    "general_ppl_reporting", "mia_loss_auc_reporting", "score_selection", "score_reporting",
 )  # fmt: skip
 
 
-@app.command()
-def unlearn(
+def unlearn_command(
     study: Annotated[
         Path, typer.Argument(help="study file: model, data, evaluation", show_default=False)
     ],
@@ -50,8 +48,7 @@ def unlearn(
     _run_and_show(single, config, output, json)
 
 
-@app.command()
-def export(
+def export_command(
     location: Location,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="model folder, or rows.csv / rows.parquet")
@@ -63,73 +60,13 @@ def export(
         int | None, typer.Option(min=1, help="default: the trial's best update (selection half)")
     ] = None,
 ) -> None:
-    """Write the result table, or the model of a trial: the best one's weights were kept, others are
-    made by running the trial again (the same, bit for bit, on one CPU worker)."""
-    from ray_unlearn.store.location import fetched
+    """Write the result table, or the model of a trial.
 
-    with fetched(location) as folder:
-        _export(folder, location, output, trial, update)
+    The best trial's weights were kept; other models are made by running the trial again (the same,
+    bit for bit, on one CPU worker)."""
+    from ray_unlearn.api import Study
 
-
-def _export(
-    folder: Path, location: str, output: Path, trial: str | None, update: int | None
-) -> None:
-    from ray_unlearn.store.files import kept_weights
-    from ray_unlearn.store.status import open_study
-    from ray_unlearn.store.storage import local_file, storage_at
-    from ray_unlearn.store.table import result_table, write_table
-
-    spec, record = open_study(folder)
-    if trial is None:
-        if output.suffix not in (".csv", ".parquet"):
-            raise UserError(
-                f"{output}: give a .csv or .parquet file for the table, or `--trial best` for a model"
-            )
-        write_table(result_table(record), output)
-        say(f"wrote {output}")
-        return
-    from ray_unlearn.store.score import best_row, best_trial
-    from ray_unlearn.unlearn.single import Single, shortened
-
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: exists and is not empty; name a new folder")
-    if trial == "best":
-        found = best_trial(record, spec)
-        if found is None:
-            raise UserError(
-                f"{location}: no trial has a score yet; see `ray-unlearn status {location}`"
-            )
-        chosen = found[0]
-    else:
-        matching = [t for t in record.trials.values() if trial in (t.trial_id, str(t.number))]
-        if not matching:
-            raise UserError(
-                f"{location}: no trial {trial!r}; see its ids with `ray-unlearn export {location} -o rows.csv`"
-            )
-        chosen = matching[0]
-    best = best_row(chosen, spec)
-    if update is None and best is None:
-        raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an `--update`")
-    config = validated(TrialConfig, chosen.config, "ledger: config")
-    wanted = update or (best["update"] if best else config.steps)
-    if wanted > config.steps:
-        raise UserError(f"--update {wanted}: the trial has {config.steps} updates")
-    single = Single(spec, say)
-    if not single.can_repeat(config):
-        raise UserError(
-            "model, data or evaluation have changed since the study was run; its trial cannot be repeated"
-        )
-    storage = storage_at(location)
-    kept = kept_weights(storage, record, chosen.number, wanted)
-    if kept is not None:
-        with local_file(storage, kept) as path:
-            single.load_weights(path)
-        single.save(output)
-        say(
-            f"model: {output} (the weights that the study kept of trial {chosen.number}, update {wanted})"
-        )
-        return
-    _run_and_show(single, shortened(config, wanted), output, json=False)
+    Study(location).export(output, trial, update=update, say=say)
 
 
 def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: bool) -> None:
@@ -140,7 +77,8 @@ def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: b
     def show(row: Row) -> None:
         rows.append(row)
         say(
-            f"update {row['update']}/{config.steps}: forget ppl {row['forget_ppl']:.1f}, score {row['score_selection']:.3f}"
+            f"update {row['update']}/{config.steps}: forget ppl {row['forget_ppl']:.1f}, "
+            f"score {row['score_selection']:.3f}"
         )
 
     ended = single.run(config, baselines, show)

@@ -1,5 +1,4 @@
-"""How a study is shown while it runs: a view that keeps itself up to date, or one line per
-change."""
+"""A running study: a view that keeps itself up to date, or one line per change."""
 
 import json
 import time
@@ -16,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ray_unlearn.cli.show import plain
+from ray_unlearn.cli.show import json_ready
 from ray_unlearn.store.live import in_words
 from ray_unlearn.store.status import Follower, Status
 
@@ -27,8 +26,13 @@ SHOWN_NOTES = 4
 def watch(
     follower: Follower, every_s: float, as_json: bool, console: Console | None = None
 ) -> None:
-    """Look every `every_s` seconds until the run has ended; Ctrl-C leaves, and does nothing to the
-    study.
+    """Look every `every_s` seconds until the run has ended; Ctrl-C leaves the study alone.
+
+    Args:
+        follower: of the study.
+        every_s: seconds between two looks.
+        as_json: print a line of JSON for each change.
+        console: where the view goes; default: stdout.
 
     Raises:
         UserError: no study there, at the first look.
@@ -48,7 +52,9 @@ def watch(
             if (now := lasting(found)) != shown:
                 shown = now
                 print(
-                    json.dumps(plain(found.as_json()), allow_nan=False) if as_json else line(found),
+                    json.dumps(json_ready(found.as_json()), allow_nan=False)
+                    if as_json
+                    else line(found),
                     flush=True,
                 )
             if found.over:
@@ -60,14 +66,14 @@ def watch(
 
 
 def lasting(found: Status) -> Any:
-    """What counts as a change: not seconds that pass."""
+    """What counts as a change: everything but passing time."""
     lanes = (
         [(lane["index"], lane["state"], lane["trial"]) for lane in found.live.lanes]
         if found.live
         else []
     )
-    told = asdict(found) | {"live": None, "age_s": None}
-    return json.dumps(told), found.driver, lanes, _problems(found)
+    lasting = asdict(found) | {"live": None, "age_s": None}
+    return json.dumps(lasting), found.driver, lanes, _problems(found)
 
 
 def line(found: Status) -> str:
@@ -81,28 +87,29 @@ def line(found: Status) -> str:
     left = f"; {_left(found)}" if _left(found) else ""
     problems = "".join(f"; problem: {text}" for text in _problems(found))
     return (
-        f"{datetime.now():%H:%M:%S} {_trials(found)}: {_outcomes(found)}; {_running(found)}; {found.rows} rows{best}; "
-        f"driver {found.driver}{lanes}{left}{problems}"
+        f"{datetime.now():%H:%M:%S} {_trials(found)}: {_outcomes(found)}; {_running(found)}; "
+        f"{found.rows} rows{best}; driver {found.driver}{lanes}{left}{problems}"
     )
 
 
 def driver(found: Status, in_view: bool = False) -> str:
-    """Whether the study is running, where, and how it does, in words; empty when nothing is known.
+    """Whether the study is running, where and how well, in words; empty when that is unknown.
 
     Args:
         found: the study.
-        in_view: leave out what the view shows elsewhere: the lanes one by one, and the time left.
+        in_view: leave out what the view shows elsewhere: lanes and time left.
     """
     live = found.live
     if live is None or found.age_s is None:
         return ""
     where = f"{live.host} (process {live.pid})"
     if found.driver == "ended":
-        return f"not running; the last run was on {where} and ended {datetime.fromisoformat(live.time):%Y-%m-%d %H:%M} UTC"
+        ended = f"{datetime.fromisoformat(live.time):%Y-%m-%d %H:%M} UTC"
+        return f"not running; the last run was on {where} and ended {ended}"
     if found.driver == "silent":
         return (
-            f"no sign of life of {where} for {in_words(found.age_s)}: killed, or cut off; if it is gone: "
-            f"ray-unlearn resume {found.folder}"
+            f"no sign of life of {where} for {in_words(found.age_s)}: killed, or cut off; "
+            f"if it is gone: ray-unlearn resume {found.folder}"
         )
     said = [f"running on {where}, heard {in_words(found.age_s)} ago"]
     if live.lanes and not in_view:
@@ -145,7 +152,7 @@ def view(found: Status) -> RenderableType:
 
 
 def waits(found: Status) -> list[str]:
-    """What lanes wait for, each once: many wait for the same."""
+    """What lanes wait for, without repetition."""
     return (
         [text for text in dict.fromkeys(lane["waiting_for"] for lane in found.live.lanes) if text]
         if found.live
@@ -157,7 +164,7 @@ def _lanes(lanes: list[dict[str, Any]]) -> Table:
     table = _table(
         "lane", "state", "trial", "busy", "up", "restarts", "where", words=("state", "where")
     )
-    if len(lanes) > SHOWN_LANES:  # those that work as they should can be left out
+    if len(lanes) > SHOWN_LANES:  # healthy lanes go last and are left out first
         lanes = sorted(lanes, key=lambda lane: lane["state"] in ("busy", "idle"))
     for lane in lanes[:SHOWN_LANES]:
         up, busy = lane["up_s"], lane["busy_s"]
@@ -240,9 +247,8 @@ def _left(found: Status) -> str:
     ):
         return ""
     seconds = found.live.eta_s - found.age_s
-    return (
-        f"about {in_words(seconds)} left" if seconds >= 1 else ""
-    )  # the last trial takes longer than most
+    # Below a second nothing is said: the last trial takes longer than most.
+    return f"about {in_words(seconds)} left" if seconds >= 1 else ""
 
 
 def _rate(value: float) -> str:

@@ -30,7 +30,6 @@ from typing import Any
 
 import ray
 
-import ray_unlearn
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, export_journal
 from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
@@ -424,7 +423,7 @@ def _code_version() -> str:
         version = importlib.metadata.version("ray-unlearn")
     except importlib.metadata.PackageNotFoundError:
         version = "not installed"
-    root = Path(ray_unlearn.__file__).parent
+    root = Path(__file__).parent.parent
     total = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         total.update(path.relative_to(root).as_posix().encode() + path.read_bytes())

@@ -32,7 +32,7 @@ from ray_unlearn.analysis.statistics.paired_difference import Difference as Pair
 from ray_unlearn.analysis.statistics.paired_difference import GroupDifference, Interval, Outcome
 from ray_unlearn.analysis.statistics.robustness import Share, TuningCurve
 from ray_unlearn.analysis.trials import TrialTable
-from ray_unlearn.cli.table_commands import app
+from ray_unlearn.cli.main import app
 from ray_unlearn.spec.guideline_file import (
     Evidence,
     Guideline,

@@ -611,7 +611,6 @@ def test_a_study_with_failed_trials_is_finished_and_everything_else_is_tried_aga
 def test_the_job_goes_on_with_a_study_that_is_there(tmp_path: Path, study: StudySpec) -> None:
     import typer
 
-    from ray_unlearn.cli import study as _commands  # noqa: F401  (it adds `run` to `app`)
     from ray_unlearn.cli.main import app
 
     _, (command, *arguments) = entrypoint(tmp_path, 0)

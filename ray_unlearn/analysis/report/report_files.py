@@ -65,14 +65,19 @@ class Output:
 
     def csv(self, frame: pd.DataFrame, name: str) -> bytes:
         """Every digit, so that the file holds the very numbers that were drawn."""
-        whole = {
-            column: "Int64" for column in WHOLE_COLUMNS
-            if column in frame and pd.to_numeric(frame[column], errors="coerce").notna().any()
-        }  # fmt: skip
-        text = frame.astype(whole).to_csv(index=False, lineterminator="\n")
+        text = csv_text(frame)
         self.text(f"data/{name}.csv", text)
         return text.encode()
 
     def text(self, name: str, text: str) -> None:
         """A file in the folder."""
         (self.folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """The frame as a CSV file holds it."""
+    whole = {
+        column: "Int64" for column in WHOLE_COLUMNS
+        if column in frame and pd.to_numeric(frame[column], errors="coerce").notna().any()
+    }  # fmt: skip
+    return frame.astype(whole).to_csv(index=False, lineterminator="\n")

@@ -34,7 +34,7 @@ from ray_unlearn.analysis.report.provenance import (
     provenance_lines,
 )
 from ray_unlearn.analysis.report.render import render
-from ray_unlearn.analysis.report.report_files import Output
+from ray_unlearn.analysis.report.report_files import Output, csv_text
 from ray_unlearn.analysis.report.study_section import Section, study_sections
 from ray_unlearn.analysis.report.table_view import DIRECTIONS
 from ray_unlearn.analysis.tolerance import DEFAULT
@@ -116,6 +116,28 @@ def write_report(
     except OSError as error:
         raise StorageError(f"{out}: the report cannot be written: {error}") from None
     return out / "report.html"
+
+
+def derive_guidelines(
+    sources: list[Path],
+    *,
+    mapping: Mapping[str, str] | None = None,
+    score: str | None = None,
+    maximise: bool = False,
+    tolerance: float | None = None,
+    sampler: str | None = None,
+    seed: int = 0,
+) -> Guidelines:
+    """The `guidelines.json` that `write_report` writes, without pages and figures.
+
+    Args and Raises as `write_report`.
+    """
+    results = load(sources, mapping=mapping, score=score, maximise=maximise, sampler=sampler)
+    given = options(mapping, score, maximise, tolerance, sampler, None, seed)
+    table = trial_table(results, tolerance=tolerance) if _any_outcome(results) else None
+    written = csv_text(_as_given(table)).encode() if table is not None else None
+    source = provenance(results, written, seed, command_line(results, given))
+    return _analyse(table, tolerance, seed, None, source).guidelines
 
 
 def _analyse(

@@ -1,0 +1,34 @@
+"""The front door: everything that the command line does, from Python and from a notebook.
+
+    import ray_unlearn as ru
+
+    study = ru.run("my_study.yaml", "results/my-study", lanes=2)
+    study.best                      # the best configuration and its scores
+    study.trials, study.rows        # pandas data frames
+    study.resume(trials=5)
+    study.confirm(top=3, seeds=5)
+    study.export("model/", trial="best")
+
+    guide = ru.guidelines(study, "others.csv")
+    guide.narrow("next.yaml")
+    ru.report(study, "others.csv", out="report/")
+
+Ray and torch are loaded when something is run, pandas when a data frame is asked for. What is
+handed out is whole: it stays valid when the study is gone.
+"""
+
+from ray_unlearn.api.guide import Guide, Report, guidelines, narrow, report
+from ray_unlearn.api.start import methods, open, run
+from ray_unlearn.api.study_handle import Study
+
+__all__ = [
+    "Guide",
+    "Report",
+    "Study",
+    "guidelines",
+    "methods",
+    "narrow",
+    "open",
+    "report",
+    "run",
+]

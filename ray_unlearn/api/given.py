@@ -1,0 +1,31 @@
+"""What callers give: paths, lanes, and where news goes."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+PathLike = str | os.PathLike[str]
+Lanes = int | Literal["auto"] | None
+Say = Callable[[str], None]
+
+
+def voice(say: Say | None, quiet: bool = False) -> Say:
+    """Where news goes: to `say`, else to stderr, or nowhere when quiet."""
+    if say is not None:
+        return say
+    return _to_nobody if quiet else _to_stderr
+
+
+def operations_given(lanes: Lanes, workers: int | None) -> dict[str, Any]:
+    """The operations that replace those of the study file."""
+    given = {"lanes": lanes, "workers_per_lane": workers}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _to_nobody(text: str) -> None:
+    """Quiet."""
+
+
+def _to_stderr(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,351 @@
+"""Guidelines: what studies and tables say about hyperparameters, and the next study's space."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+from ray_unlearn.api.given import PathLike, Say, voice
+from ray_unlearn.api.study_handle import Study
+from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.spec.guideline_file import Guideline, Guidelines, load_guidelines
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.store.location import fetched, send_folder
+from ray_unlearn.store.status import open_study
+from ray_unlearn.store.storage import below, checked_url, is_remote
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Source = Study | PathLike
+Drawn = Literal["random", "adaptive"]
+FRAME = (
+    "id", "kind", "status", "grade", "method", "param", "low", "high", "choices", "start", "trials",
+    "groups", "seeds", "text", "why",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class Guide:
+    """Guidelines: claims about hyperparameters with their evidence, made or withheld.
+
+    Attributes:
+        file: everything, in the form of a guidelines.json.
+        studies: the studies it was made from, as resolved study files.
+    """
+
+    file: Guidelines
+    studies: tuple[StudySpec, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Guide: {len(self.claimed)} claimed, {len(self.withheld)} withheld>"
+
+    @property
+    def claimed(self) -> tuple[Guideline, ...]:
+        """Claims that were made.
+
+        Example:
+            >>> [claim.text for claim in guide.claimed]
+        """
+        return self.file.claimed
+
+    @property
+    def withheld(self) -> tuple[Guideline, ...]:
+        """Claims that were not made; `why` says what is missing.
+
+        Example:
+            >>> {claim.id: claim.why for claim in guide.withheld}
+        """
+        return tuple(g for g in self.file.guidelines if g.status == "withheld")
+
+    def to_frame(self) -> "pd.DataFrame":
+        """All guidelines, claimed and withheld, as a table.
+
+        Returns:
+            One line each: `id`, `kind`, `status`, `grade`, `method`, `param`; where to search next
+            (`low`, `high` or `choices`, and `start`); `trials`, `groups` and `seeds` behind it;
+            `text`, and `why` it is withheld.
+
+        Example:
+            >>> guide.to_frame().query("status == 'claimed'")[["method", "param", "low", "high"]]
+        """
+        import pandas as pd
+
+        return pd.DataFrame([_frame_line(g) for g in self.file.guidelines], columns=list(FRAME))
+
+    def save(self, path: PathLike) -> Path:
+        """Write a guidelines.json, as `report` does.
+
+        Args:
+            path: of the file.
+
+        Returns:
+            `path`.
+
+        Raises:
+            StorageError: it cannot be written.
+
+        Example:
+            >>> guide.save("guidelines.json")
+        """
+        output = Path(path)
+        try:
+            output.write_text(self.file.as_json(), encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise StorageError(f"{output}: cannot be written: {error}") from None
+        return output
+
+    def narrow(
+        self,
+        path: PathLike,
+        study: StudySpec | Study | PathLike | None = None,
+        *,
+        say: Say | None = None,
+    ) -> StudySpec:
+        """Write the next study's file, which searches where good regions are claimed.
+
+        Args:
+            path: of the file to write; `run` takes it.
+            study: what to narrow: a study file, its spec, or a study; None: the first study that
+                the guidelines were made from.
+            say: receives what was done, a line at a time; None: it goes to stderr.
+
+        Returns:
+            The narrowed study.
+
+        Raises:
+            UserError: nothing was claimed about what it searches, or there is no study to narrow.
+            StorageError: the file cannot be written.
+
+        Example:
+            >>> guide.narrow("next.yaml")
+            >>> ru.run("next.yaml", "results/next")
+        """
+        if study is None:
+            if not self.studies:
+                raise UserError(
+                    f"{path}: guidelines from tables alone name no model and no data; give the "
+                    'study to narrow: guide.narrow(path, "my_study.yaml")'
+                )
+            study = self.studies[0]
+        from ray_unlearn.execution.resume import write_spec
+
+        spec = narrow(study, self, say=say)
+        write_spec(Path(path), spec)
+        return spec
+
+
+@dataclass(frozen=True)
+class Report:
+    """A report that was written."""
+
+    page: str
+    """Path or address of the HTML page; the same in Markdown, guidelines.json, `figures/` and
+    `data/` are beside it."""
+    guide: Guide
+
+    def _repr_html_(self) -> str:
+        return f'<a href="{self.page}">{self.page}</a>'
+
+
+def guidelines(
+    *sources: Source,
+    mapping: Mapping[str, str] | None = None,
+    score: str | None = None,
+    maximise: bool = False,
+    tolerance: float | None = None,
+    sampler: Drawn | None = None,
+    seed: int = 0,
+) -> Guide:
+    """Guidelines from studies, result tables, and anyone's tables of trials.
+
+    Args:
+        sources: studies or their locations, and `.csv` or `.parquet` files.
+        mapping: what the columns of a foreign table are, theirs to ours
+            (`{"lr": "learning_rate"}`).
+        score: column of a foreign table that is the score.
+        maximise: higher scores of a foreign table are better.
+        tolerance: how far from the best is still good, in units of the score; None: from the data.
+        sampler: how the trials of a foreign table were drawn, where it does not say.
+        seed: of every random draw.
+
+    Returns:
+        The guidelines that `report` would write.
+
+    Raises:
+        UserError: no source, or one that cannot be read.
+        StorageError: a study is damaged, or the object store cannot be read.
+
+    Example:
+        >>> guide = ru.guidelines(study, "others.csv", mapping={"lr": "learning_rate"})
+        >>> guide
+        <Guide: 3 claimed, 11 withheld>
+    """
+    from ray_unlearn.analysis.report.write import derive_guidelines
+
+    with _read(sources) as paths:
+        found = derive_guidelines(
+            paths,
+            mapping=mapping,
+            score=score,
+            maximise=maximise,
+            tolerance=tolerance,
+            sampler=sampler,
+            seed=seed,
+        )
+        return Guide(found, _specs(paths))
+
+
+def report(
+    *sources: Source,
+    out: PathLike | None = None,
+    mapping: Mapping[str, str] | None = None,
+    score: str | None = None,
+    maximise: bool = False,
+    tolerance: float | None = None,
+    sampler: Drawn | None = None,
+    since: PathLike | None = None,
+    seed: int = 0,
+) -> Report:
+    """Write the report: guidelines with their evidence, each study, figures, numbers as CSV.
+
+    Args:
+        sources: as in `guidelines`.
+        out: folder or address; None: `report/` in the first study, or here for a table.
+        mapping: as in `guidelines`, like the next four.
+        score: column that is the score.
+        maximise: higher scores are better.
+        tolerance: how far from the best is still good.
+        sampler: how trials were drawn.
+        since: an earlier guidelines.json to compare with.
+        seed: of every random draw.
+
+    Returns:
+        The page, and the guidelines in it.
+
+    Raises:
+        UserError: no source, or one that cannot be reported on.
+        StorageError: `out` cannot be written.
+
+    Example:
+        >>> ru.report(study, other, out="report/").page
+        '/home/me/report/report.html'
+    """
+    from ray_unlearn.analysis.report.write import write_report
+
+    target = _default_out(sources) if out is None else os.fspath(out)
+    with ExitStack() as stack:
+        paths = stack.enter_context(_read(sources))
+        folder = Path(target)
+        if is_remote(target):
+            checked_url(target)
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="ray-unlearn-"))) / "report"
+        page = write_report(
+            paths,
+            folder,
+            mapping=mapping,
+            score=score,
+            maximise=maximise,
+            tolerance=tolerance,
+            sampler=sampler,
+            since=None if since is None else Path(since),
+            seed=seed,
+        )
+        guide = Guide(load_guidelines(page.parent / "guidelines.json"), _specs(paths))
+        send_folder(target, page.parent)
+    return Report(
+        str(below(target, page.name)) if is_remote(target) else str(page.resolve()), guide
+    )
+
+
+def narrow(
+    study: StudySpec | Study | PathLike, guidelines: Guide | PathLike, *, say: Say | None = None
+) -> StudySpec:
+    """The study with its spaces narrowed to what guidelines claim, to be given to `run`.
+
+    A fifth of each narrowed method's trials stay in its own space, so that a claim can be refuted.
+
+    Args:
+        study: a study file, its spec, or a study.
+        guidelines: what `guidelines` gives, or a guidelines.json.
+        say: receives what was done, a line at a time; None: it goes to stderr.
+
+    Returns:
+        A resolved study.
+
+    Raises:
+        UserError: nothing was claimed about what the study searches, or its sampler does not draw.
+
+    Example:
+        >>> ru.run(ru.narrow("my_study.yaml", guide), "results/narrowed")
+    """
+    from ray_unlearn.demo import DOMAINS, demo_domain
+    from ray_unlearn.spec.narrowing import narrowed
+
+    spec = as_spec(study)
+    file, where = (
+        (guidelines.file, "guidelines")
+        if isinstance(guidelines, Guide)
+        else (load_guidelines(Path(guidelines)), os.fspath(guidelines))
+    )
+    domain = spec.data.domain or DOMAINS[demo_domain(spec.data.source or "")]
+    found, notes = narrowed(spec, file, where, domain)
+    for note in notes:
+        voice(say)(note)
+    return found
+
+
+def as_spec(
+    study: StudySpec | Study | PathLike, operations: Mapping[str, Any] | None = None
+) -> StudySpec:
+    """The resolved study of a file, a spec or a study, with some of its operations replaced."""
+    if isinstance(study, Study):
+        study = study.spec
+    if not isinstance(study, StudySpec):
+        return load_study(Path(study), dict(operations or {}))
+    if not operations:
+        return study
+    content = study.model_dump(mode="json")
+    content["operations"] |= operations
+    return validated(StudySpec, content, study.name)
+
+
+@contextmanager
+def _read(sources: tuple[Source, ...]) -> Iterator[list[Path]]:
+    """Folders and files of the sources: remote studies as copies."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(fetched(_location(source))) for source in sources]
+
+
+def _location(source: Source) -> str:
+    return source.location if isinstance(source, Study) else os.fspath(source)
+
+
+def _default_out(sources: tuple[Source, ...]) -> str:
+    if not sources:
+        return "report"
+    first = _location(sources[0])
+    return str(below(first, "report")) if is_remote(first) or Path(first).is_dir() else "report"
+
+
+def _specs(paths: list[Path]) -> tuple[StudySpec, ...]:
+    return tuple(open_study(path)[0] for path in paths if (path / "ledger").is_dir())
+
+
+def _frame_line(guideline: Guideline) -> dict[str, Any]:
+    line = guideline.model_dump(include={"id", "kind", "status", "grade", "param", "text"})
+    space = guideline.search_space
+    if space is not None:
+        line |= {"low": space.low, "high": space.high, "choices": space.choices}
+    return line | {
+        "method": guideline.scope.method,
+        "start": guideline.warm_start,
+        "trials": guideline.evidence.n_trials,
+        "groups": guideline.evidence.n_groups,
+        "seeds": guideline.evidence.n_seeds,
+        "why": guideline.why,
+    }

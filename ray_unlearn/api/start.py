@@ -1,0 +1,110 @@
+"""How a study comes into Python: `run` it, or `open` one that is there."""
+
+from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
+from ray_unlearn.api.guide import Guide, as_spec, narrow
+from ray_unlearn.api.study_handle import Study
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.method_registry import METHODS, Method
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.location import there
+
+
+def run(
+    study: PathLike | StudySpec,
+    location: PathLike | None = None,
+    *,
+    resume: bool = False,
+    space_from: PathLike | Guide | None = None,
+    lanes: Lanes = None,
+    workers: int | None = None,
+    address: str | None = None,
+    quiet: bool = False,
+    say: Say | None = None,
+) -> Study:
+    """Run a study from its file to its result table. Ctrl-C stops it cleanly.
+
+    Args:
+        study: a study file, or what `narrow` gives.
+        location: where the study is to live: a folder, made if missing, or an address (`s3://`,
+            `gs://`, `abfss://`); None: `results/<name of the study>`.
+        resume: if the study is there already, go on with it.
+        space_from: guidelines of earlier studies (what `guidelines` gives, or a guidelines.json):
+            search where they claim good regions, with a fifth of the trials in the full space.
+        lanes: warm worker groups, or `auto` for as many as fit; None: the study file's.
+        workers: workers per lane; None: the study file's.
+        address: of a Ray cluster; None: Ray on this machine, or the one that this process is
+            connected to.
+        quiet: show neither progress nor news.
+        say: receives news a line at a time; None: they go to stderr.
+
+    Returns:
+        The study; `last_run` says how the run ended.
+
+    Raises:
+        UserError: wrong input, a study that is there already, lanes that cannot run. Everything
+            that can be refused is refused before Ray starts.
+        StorageError: the storage cannot be written, or its disk is nearly full.
+
+    Example:
+        >>> study = ru.run("my_study.yaml", "results/my-study", lanes=2)
+        >>> study.last_run.counts
+        {'complete': 4}
+    """
+    from ray_unlearn.execution.study import resume_study, run_study
+
+    spec = as_spec(study, operations_given(lanes, workers))
+    said = voice(say, quiet)
+    if space_from is not None:
+        spec = narrow(spec, space_from, say=said)
+    handle = Study(f"results/{spec.name}" if location is None else location)
+    if resume and there(handle.location):
+        result = resume_study(
+            handle.location,
+            expected=spec,
+            operations=spec.operations.model_dump(),
+            address=address,
+            quiet=quiet,
+            say=said,
+        )
+    else:
+        result = run_study(spec, handle.location, address=address, quiet=quiet, say=said)
+    return handle.after(result)
+
+
+def open(location: PathLike) -> Study:
+    """A study that is there: finished, stopped, or running elsewhere.
+
+    Args:
+        location: its folder, or its address (`s3://`, `gs://`, `abfss://`).
+
+    Returns:
+        The study; nothing of it is changed until it is asked to go on.
+
+    Raises:
+        UserError: no study there.
+        StorageError: the object store cannot be read.
+
+    Example:
+        >>> ru.open("results/my-study").best.score_reporting
+        0.124
+    """
+    study = Study(location)
+    if not there(study.location):
+        raise UserError(
+            f"{study.location}: no study there (no ledger/events.jsonl); give the location of "
+            "`ru.run`, or the folder of `ray-unlearn run --storage`"
+        )
+    return study
+
+
+def methods() -> dict[str, Method]:
+    """The unlearning methods that a study can search.
+
+    Returns:
+        By name: the method's loss, its terms and its retain set.
+
+    Example:
+        >>> ru.methods()["gradient_ascent"].loss
+        '-NLL(U)'
+    """
+    return dict(METHODS)

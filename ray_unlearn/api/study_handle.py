@@ -1,0 +1,403 @@
+"""`Study`: a study as Python sees it."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
+from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.location import fetched, opened, send
+from ray_unlearn.store.repair import mend_remote, repair
+from ray_unlearn.store.snapshot import BestConfiguration, Snapshot, taken
+from ray_unlearn.store.status import Status
+from ray_unlearn.store.status import status as read_status
+from ray_unlearn.store.storage import is_remote, storage_at
+from ray_unlearn.store.table import write_table
+from ray_unlearn.store.verify import Verification
+from ray_unlearn.store.verify import verify as check
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ray_unlearn.analysis.guidelines.confirmation import Confirmation
+    from ray_unlearn.execution.study import StudyResult
+
+
+class Study:
+    """A study that was run or is running: read it, go on with it, take its model.
+
+    Made by `run` and `open`. The study is read when something is first asked for, and from then on
+    `best`, `trials` and `rows` speak of that moment; `refresh` reads it again. Nothing is written
+    before `resume`, `confirm` or `repair` is called, so a study that is running elsewhere can be
+    opened at any time.
+
+    Attributes:
+        location: the study's folder, or its address in an object store.
+        last_run: how the last run that this object started ended (`interrupted`, `counts` of
+            trials by outcome, `exit_code`); None when it has started none.
+    """
+
+    def __init__(self, location: PathLike) -> None:
+        self.location = os.fspath(location)
+        self.last_run: StudyResult | None = None
+        self._seen: Snapshot | None = None
+
+    def __repr__(self) -> str:
+        if self._seen is None:
+            return f"<Study at {self.location}>"
+        bests = self._seen.bests
+        best = f", best {bests[0].method} {bests[0].score_selection:.4g}" if bests else ""
+        spec, trials = self._seen.spec, self._seen.trials.num_rows
+        return f"<Study {spec.name!r} at {self.location}: {trials} trials{best}>"
+
+    @property
+    def spec(self) -> StudySpec:
+        """The resolved study file, search spaces included.
+
+        Raises:
+            UserError: no study there.
+            StorageError: it cannot be read.
+
+        Example:
+            >>> study.spec.methods
+            ('gradient_ascent', 'ascent_kl_in_distribution')
+        """
+        return self._snapshot.spec
+
+    @property
+    def best(self) -> BestConfiguration:
+        """The best configuration of the study, the one that `export(trial="best")` exports.
+
+        Returns:
+            A record: method, trial number and id, update, hyperparameters, the scores of both
+            halves (`score_selection` chose it, `score_reporting` is the one to quote), and the name
+            of the rule that scored it.
+
+        Raises:
+            UserError: no trial has a score yet.
+            StorageError: the study cannot be read.
+
+        Example:
+            >>> study.best.method, study.best.hyperparameters["learning_rate"]
+            ('ascent_kl_in_distribution', 0.0031)
+        """
+        bests = self._snapshot.bests
+        if not bests:
+            raise UserError(self._no_score())
+        return bests[0]
+
+    def best_of(self, method: str) -> BestConfiguration:
+        """The best configuration of one method.
+
+        Args:
+            method: one of the study's methods.
+
+        Returns:
+            A record as `best`.
+
+        Raises:
+            UserError: no method of this study, or none of its trials has a score.
+            StorageError: the study cannot be read.
+
+        Example:
+            >>> [study.best_of(method).score_reporting for method in study.spec.methods]
+            [0.31, 0.12]
+        """
+        if method not in self.spec.methods:
+            raise UserError(
+                f"{method!r} is no method of this study{nearest(method, self.spec.methods)}"
+            )
+        for best in self._snapshot.bests:
+            if best.method == method:
+                return best
+        raise UserError(self._no_score(method))
+
+    @property
+    def trials(self) -> "pd.DataFrame":
+        """One line per trial, by number.
+
+        Returns:
+            Columns: `number`, `trial_id`, `method`, `status` (`complete`, `pruned`, `infeasible`,
+            `out_of_memory`, `failed`, `running`), `reason`, `sampled_by`, the hyperparameters,
+            `rows` (how many it has), and `update`, `score_selection`, `score_reporting` of the row
+            that scores it (NaN where it has no score; nats per token, lower is better).
+
+        Raises:
+            UserError: no study there.
+            StorageError: it cannot be read.
+
+        Example:
+            >>> study.trials.sort_values("score_selection")[["method", "learning_rate", "update"]]
+        """
+        return self._snapshot.trials.to_pandas()
+
+    @property
+    def rows(self) -> "pd.DataFrame":
+        """The result table: one line per evaluation row, by trial and update.
+
+        Returns:
+            Study, trial, outcome and hyperparameters on each line, and the metrics of
+            docs/metrics.md. A trial without rows has one line, with no `update`.
+
+        Raises:
+            UserError: no study there.
+            StorageError: it cannot be read.
+
+        Example:
+            >>> study.rows.groupby("number")["forget_ppl"].max()
+        """
+        return self._snapshot.rows.to_pandas()
+
+    def status(self) -> Status:
+        """Where the study stands now.
+
+        Returns:
+            Trials by outcome, the best of each method, notes, and what a running study's driver
+            said last (lanes, rate, time left).
+
+        Raises:
+            UserError: no study there.
+            StorageError: it cannot be read.
+
+        Example:
+            >>> study.status().finished
+            4
+        """
+        with fetched(self.location) as folder:
+            return replace(read_status(folder), folder=self.location)
+
+    def refresh(self) -> "Study":
+        """Read the study again, so that `best`, `trials` and `rows` speak of now.
+
+        Returns:
+            The same object.
+
+        Raises:
+            UserError: no study there.
+            StorageError: it cannot be read.
+
+        Example:
+            >>> study.refresh().best
+        """
+        with fetched(self.location) as folder:
+            self._seen = taken(folder)
+        return self
+
+    def resume(
+        self,
+        trials: int | None = None,
+        *,
+        retry_failed: bool = False,
+        lanes: Lanes = None,
+        workers: int | None = None,
+        address: str | None = None,
+        quiet: bool = False,
+        say: Say | None = None,
+    ) -> "Study":
+        """Go on with a stopped study, or extend a finished one. Finished trials are not run again.
+
+        Args:
+            trials: so many more trials of each method; None: those that were asked for.
+            retry_failed: run trials again that failed.
+            lanes: warm worker groups, or `auto` for as many as fit; None: the study file's.
+            workers: workers per lane; None: the study file's.
+            address: of a Ray cluster; None: Ray on this machine.
+            quiet: show neither progress nor news.
+            say: receives news a line at a time; None: they go to stderr.
+
+        Returns:
+            The same object; `last_run` says how the run ended.
+
+        Raises:
+            UserError: study, model or data were changed, or lanes cannot run.
+            StorageError: no study there, another process runs it, or it cannot be written.
+
+        Example:
+            >>> study.resume(trials=5).last_run.counts
+            {'complete': 14}
+        """
+        from ray_unlearn.execution.study import resume_study
+
+        result = resume_study(
+            self.location,
+            operations=operations_given(lanes, workers),
+            add_trials=trials,
+            retry_failed=retry_failed,
+            address=address,
+            quiet=quiet,
+            say=voice(say, quiet),
+        )
+        return self.after(result)
+
+    def confirm(
+        self,
+        top: int = 1,
+        seeds: int = 5,
+        *,
+        per_method: bool = False,
+        lanes: Lanes = None,
+        workers: int | None = None,
+        address: str | None = None,
+        quiet: bool = False,
+        say: Say | None = None,
+    ) -> "Confirmation":
+        """Run the best configurations again with new seeds, which chose nothing.
+
+        The confirmation is a study of its own in `confirm/` below this one; the same call goes on
+        with one that was stopped.
+
+        Args:
+            top: how many configurations, by the score that chose them.
+            seeds: how many new seeds for each, at least 2.
+            per_method: `top` configurations of each method.
+            lanes: as in `resume`, like all below.
+            workers: per lane.
+            address: of a Ray cluster.
+            quiet: show neither progress nor news.
+            say: receives news.
+
+        Returns:
+            For each configuration what the study claimed, and mean and 90 % t-interval of the score
+            on the reporting half over the new seeds.
+
+        Raises:
+            UserError: no trial has a score, or model or data were changed.
+            StorageError: no study there, or it cannot be written.
+
+        Example:
+            >>> found = study.confirm(top=3, seeds=5)
+            >>> [(one.method, one.interval.mean) for one in found.configurations]
+        """
+        from ray_unlearn.analysis.guidelines.confirmation import confirmation, write_confirmation
+        from ray_unlearn.execution.confirm import confirm_study
+
+        self.last_run = confirm_study(
+            self.location,
+            top,
+            seeds,
+            per_method=per_method,
+            operations=operations_given(lanes, workers),
+            address=address,
+            quiet=quiet,
+            say=voice(say, quiet),
+        )
+        place = self.last_run.location
+        with fetched(self.location) as study, fetched(place) as folder:
+            found = confirmation(study, folder)
+            send(place, write_confirmation(found, folder))
+        return found
+
+    def export(
+        self,
+        path: PathLike,
+        trial: str | int | None = None,
+        *,
+        update: int | None = None,
+        say: Say | None = None,
+    ) -> Path:
+        """Write the model of a trial, or without `trial` the result table.
+
+        The best trial's weights were kept. Others are made by running the trial again, in this
+        process, which gives the same weights bit for bit on one CPU worker.
+
+        Args:
+            path: a new folder for a model (Hugging Face format, with its tokenizer), or a `.csv` or
+                `.parquet` file for the table.
+            trial: `best`, or id or number of a trial.
+            update: stop the trial there; None: at the row that scores it.
+            say: receives news; None: they go to stderr.
+
+        Returns:
+            `path`.
+
+        Raises:
+            UserError: no such trial, no score, a path that is in use or has another ending, or
+                model or data have changed since.
+            StorageError: the study cannot be read or the path cannot be written.
+
+        Example:
+            >>> study.export("model/", trial="best")
+            PosixPath('model')
+        """
+        output, say = Path(path), voice(say)
+        if trial is None:
+            if output.suffix not in (".csv", ".parquet"):
+                raise UserError(
+                    f"{output}: give a .csv or .parquet file for the table, or name a trial "
+                    "(`best`, an id or a number) for its model"
+                )
+            write_table(self._snapshot.rows, output)
+            say(f"wrote {output}")
+            return output
+        from ray_unlearn.unlearn.trial_model import write_trial_model
+
+        with fetched(self.location) as folder:
+            storage = storage_at(self.location)
+            write_trial_model(folder, storage, output, str(trial), update, say)
+        return output
+
+    def verify(self) -> Verification:
+        """Check that the study is whole: rows, outcomes, trials, best weights, leftovers.
+
+        Returns:
+            `problems`, a sentence each, empty for a sound study; counts; and who is writing it now.
+
+        Raises:
+            UserError: no study there.
+            StorageError: the object store cannot be read.
+
+        Example:
+            >>> study.verify().problems
+            []
+        """
+        with fetched(self.location) as folder:
+            return check(folder, storage_at(self.location))
+
+    def repair(self) -> list[str]:
+        """Set damaged parts of the ledger aside; their trials run again with `resume`.
+
+        Returns:
+            What was done, a sentence each; empty when nothing was wrong.
+
+        Raises:
+            UserError: no study there.
+            StorageError: a process is running it, or it is damaged beyond repair.
+
+        Example:
+            >>> study.repair()
+            []
+        """
+        self._seen = None
+        if not is_remote(self.location):
+            return repair(Path(self.location))
+        with opened(self.location) as place:
+            return mend_remote(place)
+
+    @property
+    def _snapshot(self) -> Snapshot:
+        if self._seen is None:
+            self.refresh()
+        assert self._seen is not None
+        return self._seen
+
+    def after(self, result: "StudyResult") -> "Study":
+        """Take in how a run ended; what was read before it is old."""
+        self.last_run, self._seen = result, None
+        return self
+
+    def _no_score(self, method: str | None = None) -> str:
+        """Why there is no best trial."""
+        trials = self._snapshot.trials.to_pylist()
+        ended = [t for t in trials if method in (None, t["method"]) and t["status"] != "running"]
+        counts: dict[str, int] = {}
+        for trial in ended:
+            reason = f": {trial['reason']}" if trial["reason"] else ""
+            outcome = f"{trial['status']}{reason}"
+            counts[outcome] = counts.get(outcome, 0) + 1
+        who = f"{self.location}: no trial{f' of {method}' if method else ''} has a score"
+        if not counts:
+            return f"{who} yet: none has ended; see `status()`"
+        said = sorted(counts.items(), key=lambda pair: -pair[1])[:3]
+        return f"{who}: {'; '.join(f'{count} x {reason}' for reason, count in said)}"

@@ -1,0 +1,121 @@
+"""A study as it stood at one look, whole in memory.
+
+Rows of a `Record` are read from the ledger's file when a column is asked for, and the file of a
+remote study is a temporary copy. What is handed to users must outlive it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.best_configurations import Configuration
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import HALVES, Row
+from ray_unlearn.store.score import best_row, best_trial
+from ray_unlearn.store.status import open_study
+from ray_unlearn.store.table import CONFIG_COLUMNS, result_table
+
+SCORES = tuple(f"score_{half}" for half in HALVES)
+IDENTITY = ("number", "trial_id", "method", "status", "reason", "sampled_by")
+
+
+@dataclass(frozen=True)
+class BestConfiguration:
+    """The configuration that a study, or one method of it, found best.
+
+    Scores are in nats per token, lower is better. It was chosen by `score_selection`; quote
+    `score_reporting`, which chose nothing.
+    """
+
+    method: str
+    number: int
+    """Of the trial, counted from 0."""
+    trial_id: str
+    update: int
+    """The row that the scores are taken at."""
+    hyperparameters: dict[str, Any]
+    """Of the configuration: `steps` is `update`."""
+    score_selection: float
+    score_reporting: float
+    score_rule: str
+    """How a trial's row is chosen (see `store.score`)."""
+    metrics: dict[str, Any]
+    """All columns of the row; `docs/metrics.md` explains them."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What there is to read of a study."""
+
+    spec: StudySpec
+    rows: pa.Table
+    """One line per evaluation row, as `store.table.result_table` gives them."""
+    trials: pa.Table
+    """One line per trial, by number: identity, outcome, hyperparameters, number of rows, and update
+    and scores of the row that scores it (null where it has no score)."""
+    bests: tuple[BestConfiguration, ...]
+    """Of each method that has one, lowest score first."""
+
+
+def taken(folder: Path) -> Snapshot:
+    """Read the study in `folder`.
+
+    Raises:
+        UserError: no study there.
+        StorageError: its ledger is damaged.
+    """
+    spec, record = open_study(folder)
+    rows = result_table(record)
+    bests = (_best(record, spec, method) for method in spec.methods)
+    ranked = sorted(
+        (best for best in bests if best is not None),
+        key=lambda best: (best.score_selection, best.number),
+    )
+    return Snapshot(spec, rows, _trial_table(record, spec, rows.schema), tuple(ranked))
+
+
+def _best(record: Record, spec: StudySpec, method: str) -> BestConfiguration | None:
+    found = best_trial(record, spec, method)
+    if found is None:
+        return None
+    trial, row = found
+    metrics = dict(row.items())
+    return BestConfiguration(
+        method=trial.method,
+        number=trial.number,
+        trial_id=trial.trial_id,
+        update=int(metrics["update"]),
+        hyperparameters=Configuration(trial, row).hyperparameters,
+        score_selection=float(metrics[SCORES[0]]),
+        score_reporting=float(metrics[SCORES[1]]),
+        score_rule="best_row",
+        metrics=metrics,
+    )
+
+
+def _trial_table(record: Record, spec: StudySpec, known: pa.Schema) -> pa.Table:
+    settings = tuple(name for name in CONFIG_COLUMNS if name not in IDENTITY)
+    fields = [known.field(name) for name in (*IDENTITY, *settings)]
+    fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
+    fields += [pa.field(name, pa.float64()) for name in SCORES]
+    lines = [
+        _trial_line(trial, best_row(trial, spec)) for _, trial in sorted(record.trials.items())
+    ]
+    return pa.Table.from_pylist(lines, schema=pa.schema(fields))
+
+
+def _trial_line(trial: Trial, scored: Row | None) -> dict[str, Any]:
+    line = {name: trial.config.get(name) for name in CONFIG_COLUMNS} | {
+        "number": trial.number,
+        "trial_id": trial.trial_id,
+        "status": trial.status or "running",
+        "reason": trial.reason,
+        "sampled_by": trial.source,
+        "rows": len(trial.rows),
+    }
+    if scored is not None:
+        line |= {name: scored[name] for name in ("update", *SCORES)}
+    return line

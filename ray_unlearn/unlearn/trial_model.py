@@ -1,0 +1,105 @@
+"""The unlearned model of a study's trial: its kept weights, or the trial run again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.files import kept_weights
+from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.score import best_row, best_trial
+from ray_unlearn.store.status import open_study
+from ray_unlearn.store.storage import Storage, local_file
+from ray_unlearn.unlearn.single import Single, shortened
+
+Say = Callable[[str], None]
+
+
+class TrialEndedBadly(UserError):
+    """A trial that was run again for its model diverged or ran out of memory."""
+
+    exit_code = EXIT_FAILED_TRIALS
+
+
+def write_trial_model(
+    study: Path,
+    storage: Storage,
+    output: Path,
+    trial: str,
+    update: int | None,
+    say: Say,
+) -> None:
+    """Write the model of a trial as a Hugging Face folder with its tokenizer.
+
+    The best trial's weights were kept. Others are made by running the trial again, which gives the
+    same weights bit for bit on one CPU worker.
+
+    Args:
+        study: study directory, or a copy of it.
+        storage: where the study's weights are.
+        output: folder for the model; must be new or empty.
+        trial: id or number of the trial, or `best`.
+        update: stop there; None: at the row that scores the trial.
+        say: receives news, a line at a time.
+
+    Raises:
+        UserError: no such trial or update, no score, `output` is in use, model or data have
+            changed since, or the trial diverges.
+        StorageError: the study cannot be read or the model cannot be written.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output}: exists and is not empty; name a new folder")
+    spec, record = open_study(study)
+    best = best_trial(record, spec)
+    chosen = (None if best is None else best[0]) if trial == "best" else _named(record, trial)
+    if chosen is None:
+        raise UserError(f"{storage.url}: no trial has a score yet, so there is no best one")
+    config = validated(TrialConfig, chosen.config, "ledger: config")
+    scored = best_row(chosen, spec)
+    if update is None and scored is None:
+        raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an update")
+    wanted = int(scored["update"]) if update is None and scored is not None else int(update or 0)
+    if not 1 <= wanted <= config.steps:
+        raise UserError(f"update {wanted}: trial {trial} has updates 1 to {config.steps}")
+    single = Single(spec, say)
+    if not single.can_repeat(config):
+        raise UserError(
+            "model, data or evaluation have changed since the study was run; its trial cannot be "
+            "repeated: put them back"
+        )
+    kept = kept_weights(storage, record, chosen.number, wanted)
+    if kept is not None:
+        with local_file(storage, kept) as path:
+            single.load_weights(path)
+        how = f"the weights that the study kept of trial {chosen.number}, update {wanted}"
+    else:
+        _run_again(single, shortened(config, wanted), say)
+        how = f"trial {chosen.number} run again to update {wanted}"
+    single.save(output)
+    say(f"model: {output} ({how})")
+
+
+def _named(record: Record, trial: str) -> Trial:
+    for known in record.trials.values():
+        if trial in (known.trial_id, str(known.number)):
+            return known
+    last = max(record.trials, default=None)
+    numbers = "there are none yet" if last is None else f"numbers go from 0 to {last}"
+    raise UserError(f"no trial {trial!r}; give `best`, an id, or a number: {numbers}")
+
+
+def _run_again(single: Single, config: TrialConfig, say: Say) -> None:
+    say("measuring the baselines")
+    ended = single.run(
+        config,
+        single.baselines(),
+        lambda row: say(
+            f"update {row['update']}/{config.steps}: forget ppl {row['forget_ppl']:.1f}, "
+            f"score {row['score_selection']:.3f}"
+        ),
+    )
+    if ended.status != "complete":
+        raise TrialEndedBadly(
+            f"run again, the trial ended {ended.status}: {ended.reason}; no model"
+        )
