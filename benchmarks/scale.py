@@ -39,6 +39,7 @@ from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.scan import acknowledged_file, events_file, header_file
 from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION, Row
+from ray_unlearn.store.score import ScoreRule
 
 ROWS = 10
 METHODS = 5
@@ -188,7 +189,9 @@ def driver_seconds(before: int, trials: int) -> list[tuple[float, float]]:
         with Ledger.open(Path(name) / "ledger") as ledger:
             search = Search(spec, CONTEXT)
             search.replay(ledger.record)
-            board = TensorBoardObserver(Path(name) / "tensorboard", spec)
+            board = TensorBoardObserver(
+                Path(name) / "tensorboard", ScoreRule.of(ledger.record, spec)
+            )
             progress = Progress(spec, ledger.record, search.total, Console(file=io.StringIO()))
             recorder = Recorder(spec, ledger, search, Pruner(spec), [progress, board])
             faultless = ledger.record.baselines[

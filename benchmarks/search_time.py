@@ -48,7 +48,7 @@ from ray_unlearn.spec.trial_config import Hyperparameters
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import COLUMNS, HALVES, Row
-from ray_unlearn.store.score import OBJECTIVE, deployable
+from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 
 METHODS = ("gradient_ascent", "ascent_descent_in_distribution")
 TOLERANCES = (0.05, 0.10, 0.25)
@@ -414,7 +414,7 @@ def replay(spec: StudySpec, surface: Surface, budget_s: float, goal: float) -> R
     """Search with one worker until the goal is reached, the budget spent, or no trial left."""
     search, pruner = Search(spec, "search_time"), Pruner(spec)
     record = Record({}, baselines={"vanilla": dict(surface.baselines.vanilla)})
-    done, best = Replay(), math.inf
+    done, best, rule = Replay(), math.inf, ScoreRule.of(record, spec)
     while (
         done.seconds < budget_s and best > goal and (config := search.ask(done.trials)) is not None
     ):
@@ -431,7 +431,7 @@ def replay(spec: StudySpec, surface: Surface, budget_s: float, goal: float) -> R
                 break
             row = rows[update]
             trial.rows.append(row)
-            if deployable(row, trial, spec) and row[OBJECTIVE] < best and done.seconds <= budget_s:
+            if rule.is_settled(row, trial) and row[OBJECTIVE] < best and done.seconds <= budget_s:
                 best = row[OBJECTIVE]
                 done.improvements.append((done.seconds, best))
             if pruner.verdict(record, trial.number, row) is not None:

@@ -23,9 +23,9 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec, load_study
-from ray_unlearn.store.best_configurations import Configuration, top_configurations
 from ray_unlearn.store.location import fetched, there
 from ray_unlearn.store.record import Record
+from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import below
 from ray_unlearn.unlearn.data import prepare
@@ -90,7 +90,7 @@ def _confirmed(
     observers: Sequence[Observer],
 ) -> StudyResult:
     spec, record = open_study(folder)
-    chosen = top_configurations(record, spec, top, per_method)
+    chosen = ScoreRule.of(record, spec).top(record, top, per_method)
     if not chosen:
         raise UserError(
             f"{location}: no finished trial has a score, so there is nothing to confirm; `ray-unlearn status`"

@@ -33,7 +33,7 @@ from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import COLUMNS, Row
-from ray_unlearn.store.score import OBJECTIVE
+from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 
 assert COLUMNS[OBJECTIVE].direction == "minimize", "worse means higher throughout this module"
 
@@ -41,15 +41,15 @@ FINISHED_FOR_MEDIAN = 3
 """The median of fewer finished trials is one trial's luck."""
 
 
-def standing(rows: list[Row], update: int, space: SearchSpace) -> float:
+def standing(trial: Trial, rows: list[Row], update: int, rule: ScoreRule) -> float:
     """The score a trial is compared by at `update`, one of its evaluated updates; infinity when it
     is not finite.
 
-    With free steps the best score so far among rows that are configurations (from the fewest steps
-    on), otherwise the score at that update.
+    With free steps the score of the row that would score the trial if it ended there (by the
+    study's score rule), otherwise the score at that update.
     """
-    first = space.fewest_steps if space.free_steps else update
-    return min(_score(row) for row in rows if min(first, update) <= row["update"] <= update)
+    row = rule.row_so_far(rows, trial, update)
+    return math.inf if row is None else _score(row)
 
 
 class _Peers:
@@ -130,7 +130,8 @@ class Pruner:
         )
         rows.append(row)
         space = self._spec.spaces[trial.method]
-        if space.free_steps and (reason := _past_its_best(rows, space, record)):
+        rule = ScoreRule.of(record, self._spec)
+        if space.free_steps and (reason := _past_its_best(rows, space, rule)):
             return reason
         if self._rule.type == "past_best":
             return None
@@ -138,23 +139,22 @@ class Pruner:
             self._peers = _Peers(record)
         self._peers.look()
         return (
-            self._asha(trial, rows, self._peers)
+            self._asha(trial, rows, self._peers, rule)
             if self._rule.type == "asha"
             else _median(trial, rows, self._peers)
         )
 
-    def _asha(self, trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
+    def _asha(self, trial: Trial, rows: list[Row], peers: _Peers, rule: ScoreRule) -> str | None:
         rung = self._rung_reached(rows)
         if rung is None:
             return None
-        space = self._spec.spaces[trial.method]
 
         def at_rung(peer: Trial) -> float | None:
             at = _first_update_from(peer.rows, rung)
-            return None if at is None else standing(peer.rows, at, space)
+            return None if at is None else standing(peer, peer.rows, at, rule)
 
         update = rows[-1]["update"]
-        own = standing(rows, update, space)
+        own = standing(trial, rows, update, rule)
         finished = peers.finished_values(trial.method, rung, at_rung)
         running = [
             other
@@ -194,18 +194,20 @@ def _median(trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
     return f"median: best score {best:.4g} by update {update} is above {median:.4g}, the median of {len(means)} trials"
 
 
-def _past_its_best(rows: list[Row], space: SearchSpace, record: Record) -> str | None:
+def _past_its_best(rows: list[Row], space: SearchSpace, rule: ScoreRule) -> str | None:
     """The reason, when the last two rows are over-unlearned and each scores worse than the row
-    before it.
+    before it; with the rule `stop_rule`, when a row has reached the target: it scores the trial.
 
     Over-unlearned: forget nll at or above log ppl_0(A), the vanilla model's on the approximate set.
     Only rows that are configurations count, so that a trial stopped here always has a score.
     """
     rows = [row for row in rows if row["update"] >= space.fewest_steps]
-    vanilla = record.baselines.get("vanilla")
-    if vanilla is None or len(rows) < 3:
+    target = rule.target_nll
+    if rule.name == "stop_rule":
+        crossed = next((row["update"] for row in rows if row["forget_nll"] >= target), None)
+        return None if crossed is None else f"past its best: the target was reached at {crossed}"
+    if math.isnan(target) or len(rows) < 3:
         return None
-    target = vanilla["approximate_nll_selection"]
     if not all(
         _score(late) > _score(early) and late["forget_nll"] >= target
         for early, late in pairwise(rows[-3:])

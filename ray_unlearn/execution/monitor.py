@@ -31,7 +31,7 @@ from ray_unlearn.store.live import LANE_FIELDS, LANE_STATES, LIVE_FILE, Live, re
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.scan import read_acknowledged
 from ray_unlearn.store.schema import Row
-from ray_unlearn.store.score import OBJECTIVE
+from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.status import Tally
 
 METRICS_FILE = "metrics.prom"
@@ -199,7 +199,7 @@ class Counts:
         self._total = total
         self._clock = clock
         self._lock = threading.Lock()
-        self._tally = Tally(spec)
+        self._tally = Tally(ScoreRule.of(record, spec))
         self._pace = Pace(clock)
         self._running: set[int] = set()
         self._changed: dict[int, tuple[Trial, bool]] = {}

@@ -18,7 +18,7 @@ from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.schema import COLUMNS, Row
-from ray_unlearn.store.score import OBJECTIVE, PARETO_OBJECTIVES, best_row, candidate_rows
+from ray_unlearn.store.score import OBJECTIVE, PARETO_OBJECTIVES, ScoreRule
 
 
 def objectives(spec: StudySpec) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ def distribution(parameter: Sampled) -> BaseDistribution:
             return CategoricalDistribution(parameter.choices)
 
 
-def as_optuna_trial(trial: Trial, spec: StudySpec, point: Point) -> FrozenTrial:
+def as_optuna_trial(trial: Trial, rule: ScoreRule, point: Point) -> FrozenTrial:
     """`trial` with its parameters, state, values and intermediate values.
 
     complete COMPLETE with the score of its best row. With two objectives it is the pair at that
@@ -58,7 +58,8 @@ def as_optuna_trial(trial: Trial, spec: StudySpec, point: Point) -> FrozenTrial:
     failed
         FAIL, which samplers ignore: broken hardware says nothing about a configuration.
     """
-    state, row = _state(trial, spec)
+    spec = rule.spec
+    state, row = _state(trial, rule)
     took = timedelta(seconds=_seconds(trial))
     now = datetime.now()
     return FrozenTrial(
@@ -77,33 +78,32 @@ def as_optuna_trial(trial: Trial, spec: StudySpec, point: Point) -> FrozenTrial:
         },
         user_attrs={},
         system_attrs={},
-        intermediate_values=_compared(trial, spec)
+        intermediate_values=_compared(trial, rule)
         if row is not None or trial.status in {None, "pruned"}
         else {},
     )
 
 
-def _state(trial: Trial, spec: StudySpec) -> tuple[TrialState, Row | None]:
+def _state(trial: Trial, rule: ScoreRule) -> tuple[TrialState, Row | None]:
     """Optuna's state of the trial, and for COMPLETE the row that holds its values."""
     if trial.status is None:
         return TrialState.RUNNING, None
     if trial.status == "failed":
         return TrialState.FAIL, None
-    best = best_row(trial, spec)
+    best = rule.row(trial)
     if best is None:
         return TrialState.PRUNED, None
-    if trial.status == "pruned" and best["update"] == candidate_rows(trial, spec)[-1]["update"]:
+    if trial.status == "pruned" and best["update"] == rule.candidates(trial)[-1]["update"]:
         return TrialState.PRUNED, None
     return TrialState.COMPLETE, best
 
 
-def _compared(trial: Trial, spec: StudySpec) -> dict[int, float]:
+def _compared(trial: Trial, rule: ScoreRule) -> dict[int, float]:
     """What early stopping compares, by update. Nothing with two objectives: Optuna cannot prune
     there."""
-    if spec.objective.pareto:
+    if rule.spec.objective.pareto:
         return {}
-    space = spec.spaces[trial.method]
-    values = {row["update"]: standing(trial.rows, row["update"], space) for row in trial.rows}
+    values = {row["update"]: standing(trial, trial.rows, row["update"], rule) for row in trial.rows}
     return {update: value for update, value in sorted(values.items()) if math.isfinite(value)}
 
 

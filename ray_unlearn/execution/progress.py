@@ -17,7 +17,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.live import in_words
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row
-from ray_unlearn.store.score import OBJECTIVE, best_row
+from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.status import Tally
 
 RECENT = 100
@@ -74,7 +74,8 @@ class Progress:
         self._at_once = 1
         """Trials that ran when the last one was handed out: lanes come and go."""
         self._pace = Pace()
-        self._tally = Tally(spec)
+        self._rule = ScoreRule.of(record, spec)
+        self._tally = Tally(self._rule)
         self._live = Live(
             console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True
         )
@@ -122,7 +123,7 @@ class Progress:
         return self._pace.seconds_left(self._total - self.done, self._at_once)
 
     def _line(self, trial: Trial) -> str:
-        row = best_row(trial, self._spec)
+        row = self._rule.row(trial)
         score = (
             f"score {row[OBJECTIVE]:.4f} at update {row['update']}"
             if row

@@ -18,7 +18,7 @@ from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.row_score import Baselines, Weights, scored
 from ray_unlearn.store.schema import Outcome, Row
-from ray_unlearn.store.score import OBJECTIVE, deployable
+from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.storage import FolderStorage, Storage
 
 _log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ class Recorder:
         self._observers = list(observers)
         self._storage = storage or FolderStorage(ledger.folder.parent)
         self._improved: tuple[int, int] | None = None
-        self._spec = spec
+        self._rule = ScoreRule.of(record, spec)
         self._best, self._best_number = self._lowest()
         self.fatal = ""
         """Why the study cannot go on, once it cannot."""
@@ -120,7 +120,7 @@ class Recorder:
             }
             self._ledger.append(event | {"metrics": known})
             self._show("on_row", trial, known)
-            if deployable(known, trial, self._spec) and known[OBJECTIVE] < self._best:
+            if self._rule.is_settled(known, trial) and known[OBJECTIVE] < self._best:
                 self._best, self._best_number, self._improved = (
                     known[OBJECTIVE],
                     number,
@@ -177,14 +177,8 @@ class Recorder:
 
     def _lowest(self) -> tuple[float, int]:
         """The best score so far and its trial."""
-        rows = (
-            (row[OBJECTIVE], trial.number)
-            for trial in self.record.trials.values()
-            if trial.status in (None, "complete", "pruned")
-            for row in trial.rows
-            if deployable(row, trial, self._spec)
-        )
-        return min(rows, default=(math.inf, -1))
+        found = self._rule.row_to_keep(self.record)
+        return (math.inf, -1) if found is None else (found[1][OBJECTIVE], found[0].number)
 
     def note(self, text: str) -> None:
         """Record something an operator should see."""

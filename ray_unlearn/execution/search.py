@@ -15,7 +15,7 @@ but what the ledger keeps: a study rebuilt by `replay` asks for what the uninter
 have asked.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Literal
 
@@ -39,6 +39,8 @@ from ray_unlearn.spec.strict import digest
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import Row
+from ray_unlearn.store.score import ScoreRule
 
 Source = Literal[
     "quasi_random", "random", "grid", "tpe", "nsga2", "gp", "warm_start", "full_space", "listed"
@@ -60,10 +62,19 @@ class Search:
     """Asks for configurations, hears of results. One per study and process; not for use by several
     threads at once."""
 
-    def __init__(self, spec: StudySpec, context: str) -> None:
-        """`context`: digest of all that decides results beyond the hyperparameters (see
-        `TrialConfig`)."""
+    def __init__(
+        self, spec: StudySpec, context: str, baselines: Mapping[str, Row] | None = None
+    ) -> None:
+        """Search a study.
+
+        Args:
+            spec: of the study.
+            context: digest of all that decides results beyond the hyperparameters (see
+                `TrialConfig`).
+            baselines: as in `Record.baselines`, for the score rule; may be filled later.
+        """
         self._spec = spec
+        self._rule = ScoreRule(spec, {} if baselines is None else baselines)
         self._context = context
         self._full = spec.full_spaces or {}
         self._finite: dict[str, list[Point] | None] = {
@@ -127,7 +138,7 @@ class Search:
         space = self._spec.spaces[trial.method]
         point = active(space, trial.config)
         if contains(space, point):
-            self._past[trial.method][trial.number] = as_optuna_trial(trial, self._spec, point)
+            self._past[trial.method][trial.number] = as_optuna_trial(trial, self._rule, point)
 
     def replay(self, record: Record) -> None:
         """Take in all trials of a ledger, finished and pending."""

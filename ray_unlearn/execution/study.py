@@ -50,6 +50,7 @@ from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
 from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import Place, opened
+from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.table import baseline_table, result_table, write_table
 from ray_unlearn.store.working_copy import header_digest_of
@@ -198,8 +199,9 @@ class _Run:
     say: Say
 
     def __post_init__(self) -> None:
-        self.search = Search(self.spec, self.ledger.record.header["context"])
-        self.search.replay(self.ledger.record)
+        record = self.ledger.record
+        self.search = Search(self.spec, record.header["context"], record.baselines)
+        self.search.replay(record)
         self.folder = self.place.folder
 
     def to_the_end(self) -> StudyResult:
@@ -325,7 +327,9 @@ class _Run:
                     stack.enter_context(Progress(self.spec, self.ledger.record, self.search.total))
                 )
             if self.spec.operations.tensorboard:
-                board = TensorBoardObserver(self.folder / TENSORBOARD_FOLDER, self.spec)
+                board = TensorBoardObserver(
+                    self.folder / TENSORBOARD_FOLDER, ScoreRule.of(self.ledger.record, self.spec)
+                )
                 observers.append(stack.enter_context(contextlib.closing(board)))
             yield observers
 

@@ -26,6 +26,7 @@ SPLITS = (
 Split = Literal[
     "forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation"
 ]
+ScoreRuleName = Literal["best_row", "stop_rule"]
 Rounding = Literal["exact", "stochastic", "nearest"]
 Points = dict[str, tuple[dict[str, Scalar], ...]]
 """By method, configurations given one by one: values of the sampled parameters whose conditions
@@ -176,6 +177,11 @@ class ObjectiveSpec(Strict):
     general: float = Field(1.0, ge=0, description="weight of the utility loss on general text")
     pareto: bool = Field(
         False, description="two objectives, forget gap and utility loss, instead of their sum"
+    )
+    score_rule: ScoreRuleName = Field(
+        "best_row",
+        description="the evaluation that scores a trial. best_row: the best one on the selection half; "
+        "stop_rule: the first at which the forget set is as surprising as the approximate set, else the last",
     )
 
     @model_validator(mode="after")

@@ -1,66 +1,217 @@
-"""Which rows count for a trial's score, and which trial is best. One rule for search, status,
-tables and reports.
+"""The score of a trial: at which of its rows it is taken, and which trial is therefore the best.
 
-A configuration's score is taken at a row that could be deployed without hindsight: with free steps
-every row from the fewest steps on *is* a configuration (its own number of steps); otherwise only
-the row after the last step is. Trials that diverged, ran out of memory or failed have no score:
-they are counted, not ranked. A trial that early stopping ended keeps its rows: with free steps they
-are configurations like any other, otherwise it has no score.
+Search, status, tables, verdict, guidelines, export and confirmation all ask `ScoreRule`; nobody
+else decides. Only *candidate* rows can score a trial: those that could be deployed without
+hindsight. With free steps every row from the fewest steps on *is* a configuration (its own number
+of steps); otherwise only the row after the last step is. Of the candidates
+
+    best_row   takes the one with the lowest score on the selection half (ties: fewest updates),
+    stop_rule  takes the first one whose forget NLL reaches that of the vanilla model on the
+               approximate set, log ppl_0(A) of the selection half, else the last one
+               (Yao et al., arXiv 2402.15159, compare against the same level).
+
+The choice is made on the selection half; reports quote the reporting half of the same row.
+A trial that diverged, ran out of memory or failed has no score: it is counted, not ranked.
+A trial that early stopping ended has one only with free steps.
 """
 
 import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
+from ray_unlearn.spec.trial_config import Hyperparameters
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row
 
 OBJECTIVE = "score_selection"
 PARETO_OBJECTIVES = ("forget_gap_selection", "utility_loss_selection")
+TARGET = "approximate_nll_selection"
+"""Column of the vanilla baseline that the stopping rule compares forget NLLs with."""
+HYPERPARAMETERS = tuple(Hyperparameters.model_fields)
 
 
-def candidate_rows(trial: Trial, spec: StudySpec) -> list[Row]:
-    """The rows of a finished trial that stand for a configuration, rising in update; see the
-    module."""
-    if trial.status not in ("complete", "pruned"):
-        return []
-    space = spec.spaces[trial.method]
-    rows = sorted(trial.rows, key=lambda row: row["update"])
-    if space.free_steps:
+def scoring_index(
+    rule: ScoreRuleName,
+    scores: Sequence[float],
+    forget_nlls: Sequence[float] = (),
+    target_nll: float = math.nan,
+) -> int | None:
+    """Position of the row that scores a trial among its candidate rows, given in rising update.
+
+    Args:
+        rule: `best_row` or `stop_rule`.
+        scores: of each candidate row, on the selection half; lower is better.
+        forget_nlls: of each candidate row, nats/token; read by `stop_rule` only.
+        target_nll: log ppl_0(A) on the selection half, nats/token; NaN when it is unknown.
+
+    Returns:
+        None when there is no candidate, or for `best_row` none with a finite score. The row that
+        `stop_rule` takes may have a score that is not finite: then the trial is infeasible.
+    """
+    if rule == "stop_rule":
+        crossed = (i for i, nll in enumerate(forget_nlls) if nll >= target_nll)
+        return next(crossed, len(scores) - 1) if len(scores) else None
+    finite = [i for i, score in enumerate(scores) if math.isfinite(score)]
+    return min(finite, key=lambda i: (scores[i], i)) if finite else None
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration as the study found it."""
+
+    trial: Trial
+    row: Row
+    """The row that scores the trial: with free steps its update is the number of steps."""
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """All of them; `steps` is the update of the row."""
+        return {name: self.trial.config[name] for name in HYPERPARAMETERS} | {
+            "steps": self.row["update"]
+        }
+
+
+class ScoreRule:
+    """Which row of a trial its score is taken at; see the module.
+
+    Args:
+        spec: of the study; `objective.score_rule` names the rule.
+        baselines: rows by name, as in `Record.baselines`; may be filled later.
+    """
+
+    def __init__(self, spec: StudySpec, baselines: Mapping[str, Row]) -> None:
+        self._spec = spec
+        self._baselines = baselines
+
+    @classmethod
+    def of(cls, record: Record, spec: StudySpec) -> "ScoreRule":
+        """The rule of a study, by the baselines of its ledger."""
+        return cls(spec, record.baselines)
+
+    @property
+    def spec(self) -> StudySpec:
+        """The study it belongs to."""
+        return self._spec
+
+    @property
+    def name(self) -> ScoreRuleName:
+        """As the study file writes it."""
+        return self._spec.objective.score_rule
+
+    @property
+    def target_nll(self) -> float:
+        """log ppl_0(A) on the selection half, nats/token; NaN before the baselines are known."""
+        return float(self._baselines.get("vanilla", {}).get(TARGET, math.nan))
+
+    def candidates(self, trial: Trial) -> list[Row]:
+        """Rows of a finished trial that stand for a configuration, rising in update."""
+        if trial.status not in ("complete", "pruned"):
+            return []
+        if trial.status == "pruned" and not self._spec.spaces[trial.method].free_steps:
+            return []
+        return self._deployable(trial)
+
+    def row(self, trial: Trial) -> Row | None:
+        """The row that scores a finished trial; None when it has no score."""
+        return self._chosen(self.candidates(trial))
+
+    def row_so_far(self, rows: Iterable[Row], trial: Trial, update: int) -> Row | None:
+        """The row that would score a running trial if it ended well at `update`.
+
+        Args:
+            rows: the trial's rows, in any order.
+            trial: whose.
+            update: rows after it are left out; the one at `update` counts in any case.
+        """
+        space = self._spec.spaces[trial.method]
+        first = min(space.fewest_steps, update) if space.free_steps else update
+        return self._chosen(
+            sorted(
+                (row for row in rows if first <= row["update"] <= update),
+                key=lambda row: row["update"],
+            )
+        )
+
+    def is_settled(self, row: Row, trial: Trial) -> bool:
+        """Whether the trial, which may still run, keeps this row as a candidate worth its weights.
+
+        `best_row`: any candidate, if the trial ends well. `stop_rule`: only a row that no later one
+        can replace, so the first that reached the target, or the one after the last step.
+        """
+        if not self._is_deployable(row, trial):
+            return False
+        if self.name == "best_row" or not self._spec.spaces[trial.method].free_steps:
+            return True
+        chosen = self.row_so_far((*trial.rows, row), trial, row["update"])
+        if chosen is None or chosen["update"] != row["update"]:
+            return False
+        crossed = bool(row["forget_nll"] >= self.target_nll)
+        return crossed or bool(row["update"] == trial.config["steps"])
+
+    def row_to_keep(self, record: Record) -> tuple[Trial, Row] | None:
+        """The settled row with the lowest score, of running trials too: its weights are kept."""
+        rows = (
+            (trial, row)
+            for trial in record.trials.values()
+            if trial.status in (None, "complete", "pruned")
+            for row in trial.rows
+            if self.is_settled(row, trial)
+        )
+        return min(rows, key=_by_score, default=None)
+
+    def best(self, record: Record, method: str | None = None) -> tuple[Trial, Row] | None:
+        """The best trial and its row, over the study or one method; ties: the lowest number."""
+        return min(self._scored(record, method), key=_by_score, default=None)
+
+    def top(self, record: Record, count: int, per_method: bool = False) -> list[Configuration]:
+        """The configurations with the lowest score, each once.
+
+        Trials that differ in their seed only are one configuration, with the seed that scored best:
+        with free steps too, where the rows that score them may differ in update.
+
+        Args:
+            record: of the study.
+            count: how many, over all methods or of each; there may be fewer.
+            per_method: `count` of each method, in the study's order.
+        """
+        distinct: dict[tuple[Any, ...], Configuration] = {}
+        for trial, row in sorted(self._scored(record), key=_by_score):
+            key = (trial.method, *(trial.config[name] for name in HYPERPARAMETERS))
+            distinct.setdefault(key, Configuration(trial, row))
+        found = list(distinct.values())
+        if not per_method:
+            return found[:count]
         return [
-            row
-            for row in rows
-            if row["update"] >= space.fewest_steps and math.isfinite(row[OBJECTIVE])
+            configuration
+            for method in self._spec.methods
+            for configuration in [c for c in found if c.trial.method == method][:count]
         ]
-    last = [
-        row
-        for row in rows
-        if row["update"] == trial.config["steps"] and math.isfinite(row[OBJECTIVE])
-    ]
-    return last if trial.status == "complete" else []
+
+    def _scored(self, record: Record, method: str | None = None) -> list[tuple[Trial, Row]]:
+        return [
+            (trial, row)
+            for trial in record.finished
+            if (method is None or trial.method == method) and (row := self.row(trial)) is not None
+        ]
+
+    def _deployable(self, trial: Trial) -> list[Row]:
+        rows = (row for row in trial.rows if self._is_deployable(row, trial))
+        return sorted(rows, key=lambda row: row["update"])
+
+    def _is_deployable(self, row: Row, trial: Trial) -> bool:
+        space = self._spec.spaces[trial.method]
+        first = space.fewest_steps if space.free_steps else trial.config["steps"]
+        return bool(row["update"] >= first and math.isfinite(row[OBJECTIVE]))
+
+    def _chosen(self, rows: list[Row]) -> Row | None:
+        nlls = [row["forget_nll"] for row in rows] if self.name == "stop_rule" else ()
+        scores = [row[OBJECTIVE] for row in rows]
+        index = scoring_index(self.name, scores, nlls, self.target_nll)
+        return None if index is None else rows[index]
 
 
-def deployable(row: Row, trial: Trial, spec: StudySpec) -> bool:
-    """Whether the row stands for a configuration if its trial, which may still run, ends well."""
-    space = spec.spaces[trial.method]
-    first = space.fewest_steps if space.free_steps else trial.config["steps"]
-    return row["update"] >= first and math.isfinite(row[OBJECTIVE])
-
-
-def best_row(trial: Trial, spec: StudySpec) -> Row | None:
-    """The trial's candidate row with the lowest score on the selection half; ties go to the fewest
-    updates."""
-    rows = candidate_rows(trial, spec)
-    return min(rows, key=lambda row: (row[OBJECTIVE], row["update"])) if rows else None
-
-
-def best_trial(
-    record: Record, spec: StudySpec, method: str | None = None
-) -> tuple[Trial, Row] | None:
-    """The best trial and its row over the whole study, or over one method; ties go to the lowest
-    number."""
-    scored = [
-        (trial, row)
-        for trial in record.finished
-        if (method is None or trial.method == method) and (row := best_row(trial, spec)) is not None
-    ]
-    return min(scored, key=lambda pair: (pair[1][OBJECTIVE], pair[0].number)) if scored else None
+def _by_score(pair: tuple[Trial, Row]) -> tuple[float, int, int]:
+    trial, row = pair
+    return row[OBJECTIVE], trial.number, row["update"]

@@ -11,10 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.best_configurations import Configuration
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row
-from ray_unlearn.store.score import best_row, best_trial
+from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.table import CONFIG_COLUMNS, result_table
 
@@ -69,16 +68,17 @@ def taken(folder: Path) -> Snapshot:
     """
     spec, record = open_study(folder)
     rows = result_table(record)
-    bests = (_best(record, spec, method) for method in spec.methods)
+    rule = ScoreRule.of(record, spec)
+    bests = (_best(record, rule, method) for method in spec.methods)
     ranked = sorted(
         (best for best in bests if best is not None),
         key=lambda best: (best.score_selection, best.number),
     )
-    return Snapshot(spec, rows, _trial_table(record, spec, rows.schema), tuple(ranked))
+    return Snapshot(spec, rows, _trial_table(record, rule, rows.schema), tuple(ranked))
 
 
-def _best(record: Record, spec: StudySpec, method: str) -> BestConfiguration | None:
-    found = best_trial(record, spec, method)
+def _best(record: Record, rule: ScoreRule, method: str) -> BestConfiguration | None:
+    found = rule.best(record, method)
     if found is None:
         return None
     trial, row = found
@@ -91,19 +91,17 @@ def _best(record: Record, spec: StudySpec, method: str) -> BestConfiguration | N
         hyperparameters=Configuration(trial, row).hyperparameters,
         score_selection=float(metrics[SCORES[0]]),
         score_reporting=float(metrics[SCORES[1]]),
-        score_rule="best_row",
+        score_rule=rule.name,
         metrics=metrics,
     )
 
 
-def _trial_table(record: Record, spec: StudySpec, known: pa.Schema) -> pa.Table:
+def _trial_table(record: Record, rule: ScoreRule, known: pa.Schema) -> pa.Table:
     settings = tuple(name for name in CONFIG_COLUMNS if name not in IDENTITY)
     fields = [known.field(name) for name in (*IDENTITY, *settings)]
     fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
     fields += [pa.field(name, pa.float64()) for name in SCORES]
-    lines = [
-        _trial_line(trial, best_row(trial, spec)) for _, trial in sorted(record.trials.items())
-    ]
+    lines = [_trial_line(trial, rule.row(trial)) for _, trial in sorted(record.trials.items())]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 

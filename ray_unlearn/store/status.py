@@ -15,7 +15,7 @@ from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import OUTCOMES, Row
-from ray_unlearn.store.score import OBJECTIVE, best_row
+from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Status:
     """Of the driver's last sign of life."""
     problem: str = ""
     """Why this is what was known at the last look: the files cannot be read just now."""
+    score_rule: str = "best_row"
+    """Which row of a trial its score is taken at (see `store.score`)."""
 
     @property
     def finished(self) -> int:
@@ -79,8 +81,8 @@ class Tally:
     """Outcomes and the best of each method, counted as trials end: at 10,000 trials nobody goes
     through all at every look."""
 
-    def __init__(self, spec: StudySpec) -> None:
-        self._spec = spec
+    def __init__(self, rule: ScoreRule) -> None:
+        self._rule = rule
         self._counted: set[int] = set()
         self._best: dict[str, tuple[Trial, Row]] = {}
         self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
@@ -92,7 +94,7 @@ class Tally:
             return
         self._counted.add(trial.number)
         self.outcomes[trial.status] += 1
-        row = best_row(trial, self._spec)
+        row = self._rule.row(trial)
         if row is None:
             return
         known = self._best.get(trial.method)
@@ -193,7 +195,7 @@ class Follower:
             or events is None
             or any(event["kind"] == "reopened" for event in events)
         ):
-            self._tally = Tally(self._spec)
+            self._tally = Tally(ScoreRule.of(record, self._spec))
             for trial in record.finished:
                 self._tally.add(trial)
         else:
@@ -235,6 +237,7 @@ class Follower:
             live=live,
             age_s=None if live is None else self._clock() - self._written,
             problem=problem,
+            score_rule=spec.objective.score_rule,
         )
 
 

@@ -13,17 +13,28 @@ from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION, Row
-from ray_unlearn.store.score import candidate_rows
+from ray_unlearn.store.score import ScoreRule
 
 CONFIG_COLUMNS = (
     "method", "seed", "learning_rate", "steps", "batch_size", "retain_ratio", "w_f", "w_r", "schedule",
     "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm",
 )  # fmt: skip
 TABLE_COLUMNS = (
-    "study", "domain", "model", "number", "trial_id", "status", "reason", "sampled_by", "candidate", *CONFIG_COLUMNS, *COLUMNS,
+    "study", "domain", "model", "number", "trial_id", "status", "reason", "sampled_by", "score_rule", "candidate", "scored", *CONFIG_COLUMNS, *COLUMNS,
 )  # fmt: skip
 TEXT_COLUMNS = frozenset(
-    {"study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "method", "schedule"}
+    {
+        "study",
+        "domain",
+        "model",
+        "trial_id",
+        "status",
+        "reason",
+        "sampled_by",
+        "score_rule",
+        "method",
+        "schedule",
+    }
 )
 LINES_AT_A_TIME = 5_000
 """Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the
@@ -32,16 +43,22 @@ UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repe
 
 
 def result_table(record: Record) -> pa.Table:
-    """Columns: study, domain, model, number, trial_id, status, reason, sampled_by, candidate, the
-    configuration, `COLUMNS`.
+    """One line per evaluation row: who and how it was, the configuration, `COLUMNS`.
 
-    `candidate` is true where the row stands for a configuration that could be deployed (see
-    `store.score`). Ordered by trial number and update. A trial without rows (it failed, or diverged
+    `candidate` is true where the row stands for a configuration that could be deployed, `scored`
+    where it is the one that scores its trial by `score_rule` (see `store.score`).
+    Ordered by trial number and update. A trial without rows (it failed, or diverged
     before its first evaluation) has one line with no `update`, so that it is counted and not
     forgotten.
     """
     spec = validated(StudySpec, record.header["spec"], "ledger header: spec")
-    study = {"study": spec.name, "domain": record.header["domain"], "model": spec.model.source}
+    rule = ScoreRule.of(record, spec)
+    study = {
+        "study": spec.name,
+        "domain": record.header["domain"],
+        "model": spec.model.source,
+        "score_rule": rule.name,
+    }
     schema, tables = _schema(), []
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
@@ -54,9 +71,15 @@ def result_table(record: Record) -> pa.Table:
             name: trial.config.get(name) for name in CONFIG_COLUMNS
         }
         rows: list[Row] = sorted(trial.rows, key=lambda row: row["update"]) or [{}]
-        candidates = {row["update"] for row in candidate_rows(trial, spec)}
+        candidates = {row["update"] for row in rule.candidates(trial)}
+        scoring = rule.row(trial)  # not its truth value: that would read the whole row
         lines += [
-            known | {"candidate": row.get("update") in candidates} | dict(row.items())
+            known
+            | {
+                "candidate": row.get("update") in candidates,
+                "scored": scoring is not None and row.get("update") == scoring["update"],
+            }
+            | dict(row.items())
             for row in rows
         ]
         if len(lines) >= LINES_AT_A_TIME:
@@ -106,7 +129,7 @@ _WHOLE = {"number", "seed", "steps", "batch_size", "warmup_steps", "update"}
 def _type(name: str) -> pa.DataType:
     if name in TEXT_COLUMNS:
         return pa.string()
-    if name == "candidate":
+    if name in ("candidate", "scored"):
         return pa.bool_()
     return pa.int64() if name in _WHOLE else pa.float64()
 

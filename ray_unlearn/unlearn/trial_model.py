@@ -8,7 +8,7 @@ from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.files import kept_weights
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.score import best_row, best_trial
+from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import Storage, local_file
 from ray_unlearn.unlearn.single import Single, shortened
@@ -51,12 +51,13 @@ def write_trial_model(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
     spec, record = open_study(study)
-    best = best_trial(record, spec)
+    rule = ScoreRule.of(record, spec)
+    best = rule.best(record)
     chosen = (None if best is None else best[0]) if trial == "best" else _named(record, trial)
     if chosen is None:
         raise UserError(f"{storage.url}: no trial has a score yet, so there is no best one")
     config = validated(TrialConfig, chosen.config, "ledger: config")
-    scored = best_row(chosen, spec)
+    scored = rule.row(chosen)
     if update is None and scored is None:
         raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an update")
     wanted = int(scored["update"]) if update is None and scored is not None else int(update or 0)

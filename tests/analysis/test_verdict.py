@@ -16,7 +16,7 @@ from ray_unlearn.analysis.report.wording import agreement_sentence, headline, ou
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Row
-from ray_unlearn.store.score import best_trial
+from ray_unlearn.store.score import ScoreRule
 
 VANILLA = {"forget": 40.0, "approximate": 80.0, "retain": 40.0, "general": 50.0}
 EXACT = {"forget": 84.0, "approximate": 80.0, "retain": 42.0, "general": 50.0}
@@ -192,7 +192,7 @@ def test_best_is_the_one_that_status_and_export_name(tmp_path: Path) -> None:
     record, table = read_ledger(folder / "ledger"), verdict(load([folder]).studies[0])
     spec = demo_spec(trials_per_method=3)
     for _, line in table.iterrows():
-        found = best_trial(record, spec, line["method"])
+        found = ScoreRule.of(record, spec).best(record, line["method"])
         assert found is not None
         assert (found[0].number, found[1]["update"]) == (line["number"], line["update"])
 

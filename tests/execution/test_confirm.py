@@ -25,9 +25,9 @@ from ray_unlearn.execution.study import run_study
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec, load_study
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.best_configurations import top_configurations
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.verify import verify
 
 ASCENT = "gradient_ascent"
@@ -64,13 +64,18 @@ def test_the_top_is_by_the_selection_half_and_names_each_configuration_once() ->
         trial(4, spec, 1e-4, {9: 0.6}, method="random_labels"),
     ]  # fmt: skip
     ledger = record(spec, *trials)
-    assert [(c.trial.number, c.row["update"]) for c in top_configurations(ledger, spec, 9)] == [
+    assert [
+        (c.trial.number, c.row["update"]) for c in ScoreRule.of(ledger, spec).top(ledger, 9)
+    ] == [
         (2, 9),
         (1, 3),
         (4, 9),
     ]
-    assert [c.trial.number for c in top_configurations(ledger, spec, 1)] == [2]
-    assert [c.trial.number for c in top_configurations(ledger, spec, 1, per_method=True)] == [2, 4]
+    assert [c.trial.number for c in ScoreRule.of(ledger, spec).top(ledger, 1)] == [2]
+    assert [c.trial.number for c in ScoreRule.of(ledger, spec).top(ledger, 1, per_method=True)] == [
+        2,
+        4,
+    ]
 
 
 def configs(spec: StudySpec) -> list[TrialConfig]:
@@ -87,7 +92,7 @@ def test_a_free_steps_configuration_is_run_to_its_best_update_and_evaluated_ther
         trial(1, spec, 1e-3, {9: 0.3}, seed=4),
     ]
     ledger = record(spec, *trials)
-    again = confirming_spec(spec, ledger, top_configurations(ledger, spec, 2), 3, "confirm")
+    again = confirming_spec(spec, ledger, ScoreRule.of(ledger, spec).top(ledger, 2), 3, "confirm")
     assert (again.name, again.methods, again.search.trial_seeds) == (
         "test-confirm",
         (ASCENT,),
@@ -128,7 +133,7 @@ def test_conditional_hyperparameters_and_trials_from_either_space_are_repeated_a
         narrow.resolve({"learning_rate": 0.05, "schedule": "constant", "steps": 30}), ASCENT, 0, "c"
     )
     ledger = record(spec, outside, finished(1, config, [row(30, 0.2)]))
-    again = confirming_spec(spec, ledger, top_configurations(ledger, spec, 2), 2, "confirm")
+    again = confirming_spec(spec, ledger, ScoreRule.of(ledger, spec).top(ledger, 2), 2, "confirm")
     found = [(c.learning_rate, c.schedule, c.steps, c.warmup_ratio) for c in configs(again)]
     assert found == [(1e-5, "linear", 9, 0.1)] * 2 + [(0.05, "constant", 30, 0.0)] * 2
 
@@ -136,7 +141,7 @@ def test_conditional_hyperparameters_and_trials_from_either_space_are_repeated_a
 def test_early_stopping_and_two_objectives_of_the_study_do_not_stop_its_confirmation() -> None:
     spec = study(space(), pareto=True, sampler="nsga2")
     ledger = record(spec, trial(0, spec, 1e-4, {9: 0.1}))
-    again = confirming_spec(spec, ledger, top_configurations(ledger, spec, 1), 2, "confirm")
+    again = confirming_spec(spec, ledger, ScoreRule.of(ledger, spec).top(ledger, 1), 2, "confirm")
     assert (again.search.scheduler.type, again.objective) == ("none", spec.objective)
 
 
@@ -190,7 +195,7 @@ def test_a_seed_without_a_score_is_shown_and_never_dropped(tmp_path: Path) -> No
     best = trial(0, spec, 1e-4, {3: 0.2, 9: 0.1})
     folder = written(tmp_path / "s", spec, [best, trial(1, spec, 1e-3, {9: 0.4})])
     ledger = read_ledger(folder / "ledger")
-    again = confirming_spec(spec, ledger, top_configurations(ledger, spec, 2), 4, "confirm")
+    again = confirming_spec(spec, ledger, ScoreRule.of(ledger, spec).top(ledger, 2), 4, "confirm")
     outcomes: list[tuple[list[Any], Any]] = [
         ([row(9, 9.0, score_reporting=0.6)], "complete"),
         ([], "infeasible"),
@@ -241,7 +246,7 @@ def test_a_study_is_not_confirmed_by_another_ones_trials(tmp_path: Path) -> None
     with pytest.raises(UserError, match="is no confirmation"):
         confirmation(mine, mine)
     ledger = record(spec, trial(0, spec, 2e-4, {9: 0.1}))
-    other = confirming_spec(spec, ledger, top_configurations(ledger, spec, 1), 2, "confirm")
+    other = confirming_spec(spec, ledger, ScoreRule.of(ledger, spec).top(ledger, 1), 2, "confirm")
     written(mine / "confirm", other, [])
     with pytest.raises(UserError, match="is it of another study"):
         confirmation(mine, mine / "confirm")

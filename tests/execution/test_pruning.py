@@ -9,10 +9,12 @@ import pytest
 from specs import finished, record, row, space, study
 
 from ray_unlearn.execution.early_stopping import Pruner, standing
+from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Outcome
+from ray_unlearn.store.score import ScoreRule
 
 SAMPLED_STEPS = {"type": "int", "low": 10, "high": 30, "free": False}
 NAN = math.nan
@@ -148,13 +150,17 @@ def test_a_rung_passed_before_a_worker_died_is_not_judged_again_by_the_retry() -
 
 
 def test_with_free_steps_a_trial_stands_by_its_best_configuration_so_far() -> None:
-    rows = trial(0, {1: 0.1, 3: 0.6, 9: 0.4, 30: 0.8}).rows
-    whole = space()
-    assert [standing(rows, update, whole) for update in (1, 3, 9, 30)] == [0.1, 0.1, 0.1, 0.1]
+    ran = trial(0, {1: 0.1, 3: 0.6, 9: 0.4, 30: 0.8})
+
+    def standings(whole: SearchSpace) -> list[float]:
+        rule = ScoreRule(study(whole), {})
+        return [standing(ran, ran.rows, update, rule) for update in (1, 3, 9, 30)]
+
+    assert standings(space()) == [0.1, 0.1, 0.1, 0.1]
     from_three = space(steps={"type": "int", "low": 3, "high": 30, "free": True})
-    assert [standing(rows, update, from_three) for update in (1, 3, 9, 30)] == [0.1, 0.6, 0.4, 0.4]
+    assert standings(from_three) == [0.1, 0.6, 0.4, 0.4]
     sampled = space(steps=SAMPLED_STEPS, schedule="linear")
-    assert [standing(rows, update, sampled) for update in (1, 3, 9, 30)] == [0.1, 0.6, 0.4, 0.8]
+    assert standings(sampled) == [0.1, 0.6, 0.4, 0.8]
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "past_best"])

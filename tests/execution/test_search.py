@@ -25,6 +25,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Outcome
+from ray_unlearn.store.score import ScoreRule
 
 W_R = {"type": "float", "low": 0.1, "high": 10.0, "scale": "log"}
 BATCHES = {"type": "choice", "choices": [4, 8, 16]}
@@ -507,7 +508,7 @@ def test_more_trials_than_planned_continue_the_sequence() -> None:
 
 
 def told(trial: Trial, spec: StudySpec) -> tuple[str, list[float] | None, dict[int, float]]:
-    frozen = as_optuna_trial(trial, spec, {})
+    frozen = as_optuna_trial(trial, ScoreRule(spec, {}), {})
     return frozen.state.name, frozen.values, frozen.intermediate_values
 
 
@@ -564,9 +565,9 @@ def test_tpe_takes_an_infeasible_trial_for_a_good_one_only_when_there_is_nothing
     config = Search(spec, "c").ask(0)
     assert config is not None
     trials = [
-        as_optuna_trial(finished(0, config, [], "infeasible"), spec, {}),
-        as_optuna_trial(finished(1, config, [row(1, 0.1)], "pruned"), spec, {}),
-        as_optuna_trial(finished(2, config, [row(30, 9.0)], "complete"), spec, {}),
+        as_optuna_trial(finished(0, config, [], "infeasible"), ScoreRule(spec, {}), {}),
+        as_optuna_trial(finished(1, config, [row(1, 0.1)], "pruned"), ScoreRule(spec, {}), {}),
+        as_optuna_trial(finished(2, config, [row(30, 9.0)], "complete"), ScoreRule(spec, {}), {}),
     ]
     ranked = [
         [t.number for t in _split_trials(optuna.create_study(), trials, good)[0]]
@@ -619,7 +620,9 @@ def test_the_gaussian_process_is_given_the_worst_score_for_an_infeasible_trial()
         finished(2, config, [row(1, 0.1)], "infeasible"),
         finished(3, config, [], None),
     ]
-    past = samplers.with_values_for_gp([as_optuna_trial(t, spec, {}) for t in trials], ["minimize"])
+    past = samplers.with_values_for_gp(
+        [as_optuna_trial(t, ScoreRule(spec, {}), {}) for t in trials], ["minimize"]
+    )
     assert [(t.state.name, t.values) for t in past] == [
         ("COMPLETE", [0.4]), ("COMPLETE", [0.7]), ("COMPLETE", [0.7]), ("RUNNING", None),
     ]  # fmt: skip
@@ -685,7 +688,9 @@ def test_suggestions_do_not_slow_down_without_bound() -> None:
     scores = [float(1 + (37 * number) % 2500) for number in range(2500)]
     past = [
         as_optuna_trial(
-            finished(n, config, [row(30, score)]), spec, {"learning_rate": config.learning_rate}
+            finished(n, config, [row(30, score)]),
+            ScoreRule(spec, {}),
+            {"learning_rate": config.learning_rate},
         )
         for n, score in enumerate(scores)
     ]

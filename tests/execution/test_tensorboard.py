@@ -14,6 +14,7 @@ from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.schema import ATTACKS, COLUMNS, HALVES
+from ray_unlearn.store.score import ScoreRule
 
 BATCHES = {"type": "choice", "choices": [4, 8]}
 
@@ -36,7 +37,7 @@ def a_trial(spec: StudySpec) -> Trial:
 
 def observed(folder: Path, spec: StudySpec, trial: Trial) -> Path:
     """A whole life of a trial: rows one after another, then its outcome."""
-    observer = TensorBoardObserver(folder, spec)
+    observer = TensorBoardObserver(folder, ScoreRule(spec, {}))
     observer.on_trial(trial)
     for known in (
         row(1, 0.9, forget_ppl=20.0),
@@ -103,7 +104,7 @@ def test_the_hparams_tab_knows_experiment_configuration_and_end(tmp_path: Path) 
 def test_a_trial_without_rows_has_its_outcome_and_reason(tmp_path: Path, status: str) -> None:
     trial = a_trial(study())
     trial.status, trial.reason = status, "loss is not finite at update 3"  # type: ignore[assignment]
-    TensorBoardObserver(tmp_path, study()).on_outcome(trial)
+    TensorBoardObserver(tmp_path, ScoreRule(study(), {})).on_outcome(trial)
     run_data = read(tmp_path / "0007-gradient_ascent")
     said = run_data.Tensors("outcome")[0].tensor_proto.string_val
     assert said == [f"{status}: loss is not finite at update 3".encode()]
@@ -116,12 +117,12 @@ def test_a_resumed_trial_starts_its_files_anew_and_keeps_the_rows_of_the_ledger(
 ) -> None:
     spec = study()
     trial = a_trial(spec)
-    first = TensorBoardObserver(tmp_path, spec)
+    first = TensorBoardObserver(tmp_path, ScoreRule(spec, {}))
     first.on_trial(trial)
     trial.rows.append(row(1, 0.9))
     first.on_row(trial, trial.rows[0])
     first.close()
-    resumed = TensorBoardObserver(tmp_path, spec)
+    resumed = TensorBoardObserver(tmp_path, ScoreRule(spec, {}))
     resumed.on_trial(trial)
     trial.rows.append(row(9, 0.5))
     resumed.on_row(trial, trial.rows[1])
@@ -133,7 +134,7 @@ def test_a_resumed_trial_starts_its_files_anew_and_keeps_the_rows_of_the_ledger(
 
 def test_rows_are_readable_while_the_trial_runs(tmp_path: Path) -> None:
     trial = a_trial(study())
-    observer = TensorBoardObserver(tmp_path, study())
+    observer = TensorBoardObserver(tmp_path, ScoreRule(study(), {}))
     observer.on_trial(trial)
     observer.on_row(trial, row(1, 0.9))
     assert scalars(tmp_path / "0007-gradient_ascent", "objective/score_selection") == [(1, 0.9)]
@@ -143,7 +144,7 @@ def test_rows_are_readable_while_the_trial_runs(tmp_path: Path) -> None:
 def test_no_thread_and_no_open_file_is_left_behind(tmp_path: Path) -> None:
     spec = study()
     threads, files = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
-    observer = TensorBoardObserver(tmp_path, spec)
+    observer = TensorBoardObserver(tmp_path, ScoreRule(spec, {}))
     for trial in record(spec, *run(spec, lambda _: 0.5)).finished:
         observer.on_trial(trial)
         observer.on_outcome(trial)

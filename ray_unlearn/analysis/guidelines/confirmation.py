@@ -23,10 +23,9 @@ from ray_unlearn.analysis.statistics.paired_difference import ALPHA, t_interval
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import Hyperparameters
-from ray_unlearn.store.best_configurations import HYPERPARAMETERS, Configuration
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row
-from ray_unlearn.store.score import OBJECTIVE, candidate_rows
+from ray_unlearn.store.score import HYPERPARAMETERS, OBJECTIVE, Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 
 CONFIDENCE = 1 - ALPHA
@@ -157,13 +156,13 @@ def _claim(
     spec: StudySpec, record: Record, method: str, wanted: Hyperparameters, confirm: Path
 ) -> Configuration:
     """The study's best row of this configuration."""
-    values = wanted.model_dump(exclude={"steps"})
+    values, rule = wanted.model_dump(exclude={"steps"}), ScoreRule.of(record, spec)
     same = [
         Configuration(trial, row)
         for trial in record.finished
         if trial.method == method
         and all(trial.config[name] == value for name, value in values.items())
-        for row in candidate_rows(trial, spec)
+        for row in rule.candidates(trial)
         if row["update"] == wanted.steps
     ]
     if not same:
@@ -184,7 +183,7 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
     scores: dict[int, float] = {}
     without: dict[str, int] = {}
     for seed in spec.search.trial_seeds:
-        outcome = _outcome(trials.get(seed), spec)
+        outcome = _outcome(trials.get(seed), ScoreRule.of(record, spec))
         if isinstance(outcome, float):
             scores[seed] = outcome
         else:
@@ -202,12 +201,12 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
     )
 
 
-def _outcome(trial: Trial | None, spec: StudySpec) -> float | str:
+def _outcome(trial: Trial | None, rule: ScoreRule) -> float | str:
     """The score on the reporting half, or why there is none."""
     if trial is None or trial.status is None:
         return UNFINISHED
-    rows = candidate_rows(trial, spec)
-    score = _finite(rows[-1]) if rows else None
+    row = rule.row(trial)
+    score = None if row is None else _finite(row)
     if score is not None:
         return score
     return ENDED_WITHOUT_SCORE if trial.status == "complete" else trial.status

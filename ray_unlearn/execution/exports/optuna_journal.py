@@ -21,7 +21,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.live import replace_file
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row
-from ray_unlearn.store.score import best_row
+from ray_unlearn.store.score import ScoreRule
 
 JOURNAL_FILE = "optuna.journal"
 
@@ -47,7 +47,7 @@ def export_journal(record: Record, spec: StudySpec, path: Path) -> None:
         StorageError: the file cannot be written.
     """
     trials = [trial for _, trial in sorted(record.trials.items())]
-    buffer, storage, _ = _written(trials, spec)
+    buffer, storage, _ = _written(trials, ScoreRule.of(record, spec))
     if _contents(_loaded(path)) != _contents(storage):
         _replace(path, buffer.logs)
 
@@ -65,16 +65,16 @@ class LiveJournal:
     """
 
     def __init__(self, record: Record, spec: StudySpec, path: Path) -> None:
-        self._spec = spec
+        self._rule = ScoreRule.of(record, spec)
         self._path = path
         trials = [trial for _, trial in sorted(record.trials.items())]
-        self._buffer, self._storage, self._ids = _written(trials, spec)
+        self._buffer, self._storage, self._ids = _written(trials, self._rule)
         self._studies = {
             method: self._storage.get_study_id_from_name(f"{spec.name}/{method}")
             for method in spec.methods
         }
         self._shown = {
-            trial.number: _exported(trial, spec) for trial in trials if trial.status is None
+            trial.number: _exported(trial, self._rule) for trial in trials if trial.status is None
         }
         """Of the trials that run, what the journal says."""
         _replace(path, self._buffer.logs)
@@ -88,7 +88,7 @@ class LiveJournal:
             ended: its outcome is there; else it is shown as running, whatever it says by now.
         """
         now = trial if ended else replace(trial, status=None, reason="", rows=list(trial.rows))
-        frozen, id_ = _exported(now, self._spec), self._ids.get(trial.number)
+        frozen, id_ = _exported(now, self._rule), self._ids.get(trial.number)
         if id_ is None:
             id_ = self._ids[trial.number] = self._storage.create_new_trial(
                 self._studies[trial.method], frozen
@@ -140,11 +140,11 @@ class _Buffer(BaseJournalBackend):  # type: ignore[misc]
 
 
 def _written(
-    trials: list[Trial], spec: StudySpec
+    trials: list[Trial], rule: ScoreRule
 ) -> tuple[_Buffer, JournalStorage, dict[int, int]]:
     """The trials in a journal in memory, and Optuna's id of each."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    buffer = _Buffer()
+    buffer, spec = _Buffer(), rule.spec
     storage, ids = JournalStorage(buffer), {}
     for method in spec.methods:
         study = optuna.create_study(
@@ -156,7 +156,7 @@ def _written(
         for trial in trials:
             if trial.method == method:
                 ids[trial.number] = storage.create_new_trial(
-                    study._study_id, _exported(trial, spec)
+                    study._study_id, _exported(trial, rule)
                 )
     return buffer, storage, ids
 
@@ -222,16 +222,16 @@ def _append(path: Path, content: bytes) -> None:
             raise
 
 
-def _exported(trial: Trial, spec: StudySpec) -> FrozenTrial:
+def _exported(trial: Trial, rule: ScoreRule) -> FrozenTrial:
     """The trial as the search sees it, and in its user attributes what Optuna has no word for.
 
     Values outside the space (it was edited later) are left out of the parameters.
     """
-    space = spec.spaces[trial.method]
+    space = rule.spec.spaces[trial.method]
     point = active(space, trial.config)
     point = {name: value for name, value in point.items() if contains(space, {name: value})}
-    frozen = as_optuna_trial(trial, spec, point)
-    best: Row = dict((best_row(trial, spec) or {}).items())
+    frozen = as_optuna_trial(trial, rule, point)
+    best: Row = dict((rule.row(trial) or {}).items())
     facts = {"number": trial.number, "trial_id": trial.trial_id, "seed": trial.config["seed"]}
     outcome = {"status": trial.status or "running", "reason": trial.reason}
     for name, value in (

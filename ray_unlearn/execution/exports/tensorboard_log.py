@@ -21,7 +21,7 @@ from ray_unlearn.spec.search_space import Choice, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.schema import SETS, Row
-from ray_unlearn.store.score import best_row
+from ray_unlearn.store.score import ScoreRule
 
 BEST = (
     "score_selection",
@@ -64,9 +64,10 @@ class TensorBoardObserver:
     starts them anew.
     """
 
-    def __init__(self, folder: Path, spec: StudySpec) -> None:
+    def __init__(self, folder: Path, rule: ScoreRule) -> None:
         self._folder = folder
-        self._spec = spec
+        self._rule = rule
+        self._spec = spec = rule.spec
         self._runs: dict[int, _Run] = {}
         experiment = _Run(folder)
         experiment.add(
@@ -105,7 +106,7 @@ class TensorBoardObserver:
         if trial.number not in self._runs:
             self.on_trial(trial)
         run = self._runs[trial.number]
-        best = best_row(trial, self._spec)
+        best = self._rule.row(trial)
         if best is not None:
             scalars = [
                 Summary.Value(tag=f"best/{n}", simple_value=v) for n, v in best.items() if n in BEST
