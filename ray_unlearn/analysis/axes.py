@@ -44,16 +44,10 @@ class Axis:
     def from_unit(self, coordinates: ArrayLike) -> NDArray[np.float64]:
         """The inverse of `to_unit` for numeric axes."""
         assert self.scale != "categorical"
-        shares = np.asarray(coordinates, dtype=float)
+        unit = np.asarray(coordinates, dtype=float)
         if self.scale == "log":
-            return np.asarray(self.low * (self.high / self.low) ** shares)
-        return np.asarray(self.low + shares * (self.high - self.low))
-
-    @property
-    def decades(self) -> float:
-        """Width of the range in powers of ten; on a linear axis that does not start at 0 as well,
-        else infinity."""
-        return math.log10(self.high / self.low) if self.low > 0 else math.inf
+            return np.asarray(self.low * (self.high / self.low) ** unit)
+        return np.asarray(self.low + unit * (self.high - self.low))
 
     def shown(self, value: Any) -> str:
         """A value for people: three significant digits."""

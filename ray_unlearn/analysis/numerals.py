@@ -1,6 +1,9 @@
-"""Numbers rendered for reading: `number` and its like in tables, with a real minus and all their
-digits; `plain` in the sentences of a guidelines file, where a value may be copied into a study
-file."""
+"""Numbers as they are written: for people on a page, in sentences, and in `guidelines.json`.
+
+On a page, `number` and its like use a real minus sign and thousands separators. In sentences, `plain`
+does not: a value in them may be copied into a study file. In `guidelines.json`, `rounded` values
+hide the last bits of another machine's arithmetic.
+"""
 
 import math
 from typing import Any
@@ -68,3 +71,13 @@ def plain(value: Any) -> str:
 def counted(count: int, noun: str) -> str:
     """`1 seed`, `3 seeds`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def rounded(value: float | None) -> float | None:
+    """`value` to six significant digits, for `guidelines.json`; None where it is not finite."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+
+
+def rounded_interval(interval: tuple[float, float] | None) -> list[float | None] | None:
+    """Both ends of an interval, as `rounded`."""
+    return None if interval is None else [rounded(interval[0]), rounded(interval[1])]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.read.cells import label
+from ray_unlearn.analysis.read.cells import category_name
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
@@ -28,7 +28,6 @@ FROM_SPACE = (
     "uniform",
     "randomsampler",
 )
-BY_A_SAMPLER = ("tpe", "nsga2", "gp", "warm_start", "listed")
 
 
 def space_axes(spec: StudySpec, method: str) -> dict[str, Axis]:
@@ -53,7 +52,7 @@ def space_axes(spec: StudySpec, method: str) -> dict[str, Axis]:
             axes[name] = Axis(
                 name,
                 "categorical",
-                choices=tuple(dict.fromkeys(label(choice) for choice in choices)),
+                choices=tuple(dict.fromkeys(category_name(choice) for choice in choices)),
             )
     return axes
 
@@ -62,7 +61,7 @@ def conditions(spec: StudySpec, method: str) -> dict[str, dict[str, str]]:
     """Conditional hyperparameters: under which values of others they are sampled."""
     sampled = spec.spaces[method].sampled()
     return {
-        name: {other: label(value) for other, value in parameter.when.items()}
+        name: {other: category_name(value) for other, value in parameter.when.items()}
         for name, parameter in sampled.items()
         if parameter.when
     }

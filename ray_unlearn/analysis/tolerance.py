@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.read.study_results import StudyResults
-from ray_unlearn.analysis.report.verdict import HALF, UTILITY_SETS
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.store.row_score import Baselines, Weights, scored
+from ray_unlearn.store.schema import HALVES, Row
 
 DEFAULT = 0.1
 """nats/token: a tenth of a nat is 10 % in perplexity, the tolerance of the verdict for
 forgetting."""
+REPORTING = HALVES[1]
 LEAST_RETRAINED = 3
 LEAST_REPEATS = 5
 """Degrees of freedom from which a standard deviation between seeds is taken for one (its own error
@@ -85,7 +87,9 @@ def vanilla_score(study: StudyResults) -> float:
 def vanilla_gap(study: StudyResults) -> float:
     """Forget gap (reporting half) of doing nothing; NaN where the baselines are not known."""
     vanilla = study.baseline("vanilla")
-    return math.nan if vanilla is None else _gap(vanilla, vanilla)
+    if vanilla is None:
+        return math.nan
+    return float(_as_a_row(study, vanilla, vanilla)[f"forget_gap_{REPORTING}"])
 
 
 def retrained_sd(study: StudyResults) -> float | None:
@@ -95,19 +99,17 @@ def retrained_sd(study: StudyResults) -> float | None:
 
 
 def _score(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> float:
-    """As `results.score.scored`: w_gap |log ppl(U) - log ppl_0(A)| + mean over S of w_S max(0, rise
-    of log ppl(S))."""
-    objective = None if study.spec is None else study.spec.objective
-    score = _gap(model, vanilla) * (1.0 if objective is None else objective.forget_gap)
-    for name in UTILITY_SETS:
-        rise = float(model[f"{name}_nll_{HALF}"] - vanilla[f"{name}_nll_{HALF}"])
-        weight = 1.0 if objective is None else float(getattr(objective, name))
-        score += weight * (rise if math.isnan(rise) else max(0.0, rise)) / len(UTILITY_SETS)
-    return score
+    return float(_as_a_row(study, model, vanilla)[f"score_{REPORTING}"])
 
 
-def _gap(model: pd.Series, vanilla: pd.Series) -> float:
-    return abs(float(model["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]))
+def _as_a_row(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> Row:
+    """A baseline's metrics with the scores that a trial's row of these metrics would have."""
+    weights = Weights()
+    if study.spec is not None:
+        objective = study.spec.objective
+        weights = Weights(objective.forget_gap, objective.retain, objective.general)
+    row, reference = ({str(k): float(v) for k, v in m.items()} for m in (model, vanilla))
+    return scored(row, Baselines(reference), weights)
 
 
 def _from_scores(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> tuple[float, str]:

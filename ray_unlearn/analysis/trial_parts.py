@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.read.cells import label
+from ray_unlearn.analysis.read.cells import category_name
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.searched import (
@@ -41,7 +41,7 @@ LAST = "the last evaluation (no target for the forget NLL is known)"
 
 
 @dataclass(frozen=True)
-class Part:
+class SourceTrials:
     """Trials of one source, numbered from 0 in `trials`; columns as in `trials.TrialTable`, `group`
     apart."""
 
@@ -58,7 +58,7 @@ class Part:
     """How checkpoints were chosen."""
 
 
-def study_part(study: StudyResults) -> Part:
+def study_part(study: StudyResults) -> SourceTrials:
     """Trials of one of our own studies."""
     rows = study.rows
     lines = rows.drop_duplicates("number").set_index("number")
@@ -110,7 +110,7 @@ def study_part(study: StudyResults) -> Part:
     return _scored(trials, evaluations, HYPERPARAMETERS, axes, free, rules)
 
 
-def foreign_part(foreign: ForeignResults) -> Part:
+def foreign_part(foreign: ForeignResults) -> SourceTrials:
     """Trials of a foreign table; every evaluation with a score is a candidate."""
     drawn = foreign.trials["sampler"].map(how_drawn(foreign.trials["sampler"].unique()))
     trials = foreign.trials.drop(columns=["label", "sampler", "evaluations"]).assign(drawn=drawn)
@@ -134,7 +134,7 @@ def _scored(
     axes: dict[str, dict[str, Axis]] | None,
     free: frozenset[str],
     rules: tuple[str, ...],
-) -> Part:
+) -> SourceTrials:
     """Checkpoint and score for trials [index: as `trial` in `rows`]; those without any are left
     out, with the reason."""
     diverged = trials["status"].isin(DIVERGED)
@@ -169,7 +169,7 @@ def _scored(
     for name in ("score", "score_selection"):
         rows[name] = rows[name].where(np.isfinite(rows[name]))
     present = tuple(name for name in hyperparameters if name in trials)
-    return Part(
+    return SourceTrials(
         trials.reset_index(drop=True),
         rows.reset_index(drop=True),
         left_out,
@@ -203,11 +203,11 @@ def _as_in_the_space(trials: pd.DataFrame, method: str, study: StudyResults) -> 
     own = trials["method"] == method
     for name in (name for name in categorical(study.spec, method) if name in trials):
         labels = trials.loc[own, name].map(
-            {value: label(value) for value in trials.loc[own, name].unique()}
+            {value: category_name(value) for value in trials.loc[own, name].unique()}
         )
         trials[name] = trials[name].astype(object)
         trials.loc[own, name] = labels.astype(object)
     for name, needed in conditions(study.spec, method).items():
         if name in trials:
             for other, value in needed.items():
-                trials.loc[own & (trials[other].map(label) != value), name] = None
+                trials.loc[own & (trials[other].map(category_name) != value), name] = None

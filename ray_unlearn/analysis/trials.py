@@ -11,9 +11,8 @@ import pandas as pd
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.read.study_results import Results
 from ray_unlearn.analysis.searched import combined, seen_axis
-from ray_unlearn.analysis.statistics.paired_difference import Difference
 from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
-from ray_unlearn.analysis.trial_parts import Part, foreign_part, study_part
+from ray_unlearn.analysis.trial_parts import SourceTrials, foreign_part, study_part
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.method_registry import METHODS
@@ -91,14 +90,6 @@ class TrialTable:
         given in: accuracies stay positive for people. What a score loses (a regret) is positive in
         either direction, and is not turned."""
         return score if self.score.direction == "minimize" else -score
-
-    def difference_as_given(self, found: Difference) -> tuple[float, tuple[float, float]]:
-        """Mean and 90 % interval of a comparison, turned as `as_given` where its statistic is a
-        score and not a share."""
-        low, high = found.over_trials.low, found.over_trials.high
-        if found.larger_is_better or self.score.direction == "minimize":
-            return found.mean, (low, high)
-        return -found.mean, (-high, -low)
 
 
 def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTable:
@@ -185,7 +176,7 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
     return name, "maximize" if maximise else "minimize"
 
 
-def _stacked(parts: list[Part]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All trials, numbered through in `trial`, and their rows."""
     starts = np.cumsum([0, *(len(part.trials) for part in parts)])
     filled = [part for part in parts if len(part.trials)]
@@ -213,7 +204,9 @@ def _groups(frame: pd.DataFrame, several: dict[str, bool]) -> pd.Series:
     return frame["model"] if several["model"] else frame["domain"]
 
 
-def _axes(trials: pd.DataFrame, parts: list[Part]) -> tuple[dict[str, tuple[Axis, ...]], list[str]]:
+def _axes(
+    trials: pd.DataFrame, parts: list[SourceTrials]
+) -> tuple[dict[str, tuple[Axis, ...]], list[str]]:
     """Axes by method, and what was not made one.
 
     Bounds of search spaces, where there are any, are taken to hold for all; what is left is seen in

@@ -9,16 +9,16 @@ import json
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import Strict, validated
 
 GUIDELINES_VERSION = 1
 
-Kind = Literal[
-    "range", "point", "leave_default", "rank", "interaction", "stop_rule", "method_choice", "budget", "avoid"
-]  # fmt: skip
+Kind = Literal["range", "rank", "interaction", "stop_rule", "method_choice", "budget", "avoid"]
+FORMER_RANGES = ("point", "leave_default")
+"""Kinds of older files: a single value, and a start without a range. Both are read as ranges."""
 Grade = Literal["A", "B", "C", "scoped"]
 Value = float | int | str | bool | None
 
@@ -130,6 +130,11 @@ class Guideline(Strict):
     def why(self) -> str:
         """The reasons in words; empty for a claim that is made."""
         return "; ".join(reason.text for reason in self.withheld_because)
+
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _former_kind(cls, kind: object) -> object:
+        return "range" if kind in FORMER_RANGES else kind
 
     @model_validator(mode="after")
     def _reasons(self) -> Self:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.guideline_file import Guideline, Guidelines, Value
+from ray_unlearn.spec.guideline_file import Guideline, Guidelines
 from ray_unlearn.spec.listed_points import sampled_parameters
 from ray_unlearn.spec.narrowed_range import Kept, narrowed_parameter
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange, Scalar, SearchSpace
@@ -43,9 +43,7 @@ def narrowed(
             f"search.sampler: `{spec.search.sampler}` runs given points, so {where} cannot narrow it; use `tpe` or `qmc`"
         )
     claims = [
-        claim
-        for claim in guidelines.claimed
-        if claim.kind in ("range", "point") and claim.param is not None
+        claim for claim in guidelines.claimed if claim.kind == "range" and claim.param is not None
     ]
     if not claims:
         raise UserError(_nothing_claimed(guidelines, where))
@@ -59,7 +57,9 @@ def narrowed(
         spaces[method] = _narrowed_space(
             own[method], chosen, spec.search.scheduler.grace_updates, notes
         )
-        starts = _warm_values(guidelines, chosen, method)
+        starts = {
+            name: claim.warm_start for name, claim in chosen.items() if claim.warm_start is not None
+        }
         if point := _warm_point(spaces[method], starts, notes):
             warm[method] = [point]
     changed = [method for method in spec.methods if spaces[method] != own[method]]
@@ -80,7 +80,7 @@ def narrowed(
 
 
 def _nothing_claimed(guidelines: Guidelines, where: str) -> str:
-    ranges = [g for g in guidelines.guidelines if g.kind in ("range", "point")]
+    ranges = [g for g in guidelines.guidelines if g.kind == "range"]
     first = next((g.withheld_because[0].text for g in ranges if g.withheld_because), "")
     reason = f" (the first because: {first})" if first else ""
     return (
@@ -111,7 +111,7 @@ def _best_claims(
     claims: list[Guideline], method: str, model: str, domain: str
 ) -> dict[str, Guideline]:
     """For each hyperparameter the claim that speaks most for this method, domain and model, by
-    grade, ranges first."""
+    grade; those with a region first."""
     grades = ("A", "B", "C", "scoped")
 
     def rank(claim: Guideline) -> tuple[Any, ...]:
@@ -124,7 +124,7 @@ def _best_claims(
             elsewhere,
             other,
             grades.index(claim.grade),
-            claim.kind != "range",
+            claim.search_space is None,
             claim.id,
         )
 
@@ -167,22 +167,8 @@ def _possible(parameters: dict[str, Any]) -> dict[str, Any]:
         parameters = kept
 
 
-def _warm_values(
-    guidelines: Guidelines, chosen: dict[str, Guideline], method: str
-) -> dict[str, Value]:
-    """Values to begin with: of the claims in use, then of defaults that were claimed to be good
-    enough."""
-    defaults = {
-        claim.param: claim.warm_start
-        for claim in guidelines.claimed
-        if claim.kind == "leave_default" and claim.param and claim.scope.method in (method, None)
-    }
-    values = defaults | {name: claim.warm_start for name, claim in chosen.items()}
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _warm_point(
-    space: SearchSpace, values: dict[str, Value], notes: list[str]
+    space: SearchSpace, values: dict[str, bool | str | float], notes: list[str]
 ) -> dict[str, Scalar]:
     """The claimed values, everything else at its middle; empty where no claimed value is one of the
     space's."""

@@ -76,6 +76,17 @@ def test_a_censored_edge_lies_below_every_finite_one():
     assert changes(censored, censored) == ["unchanged"]
 
 
+def test_a_file_with_the_kinds_of_older_programs_can_still_be_compared():
+    """`point` was a range of one value, `leave_default` a start without a range."""
+    content = WIDE.model_dump(mode="json")
+    assert changes(Guideline.model_validate(content | {"kind": "point"}), WIDE) == ["unchanged"]
+    start = content | {"kind": "leave_default", "search_space": None, "warm_start": 1e-4}
+    former = Guideline.model_validate(start)
+    assert former.kind == "range"
+    assert changes(former, former) == ["unchanged"]
+    assert changes(former, WIDE) == ["moved"]
+
+
 def test_a_comparison_that_comes_out_the_other_way_is_contradicted():
     def comparison(difference):
         return Guideline(

@@ -28,9 +28,14 @@ from ray_unlearn.analysis.statistics.contests import RobustnessClaim
 from ray_unlearn.analysis.statistics.good_regions import Region
 from ray_unlearn.analysis.statistics.importance import Importance, ImportanceResult
 from ray_unlearn.analysis.statistics.interaction import Interaction
-from ray_unlearn.analysis.statistics.paired_difference import Difference as PairedDifference
-from ray_unlearn.analysis.statistics.paired_difference import GroupDifference, Interval, Outcome
-from ray_unlearn.analysis.statistics.robustness import Share, TuningCurve
+from ray_unlearn.analysis.statistics.paired_difference import (
+    GroupDifference,
+    Interval,
+    Outcome,
+    PairedDifference,
+)
+from ray_unlearn.analysis.statistics.proportions import Proportion
+from ray_unlearn.analysis.statistics.robustness import TuningCurve
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.main import app
 from ray_unlearn.spec.guideline_file import (
@@ -67,8 +72,8 @@ def robustness(outcome: Outcome, groups: tuple[str, ...]) -> RobustnessClaim:
     margin = 0.05 if outcome != "not settled" else 0.2
     difference = PairedDifference(
         statistic="share_within_own_best", larger_is_better=True, method_a=METHODS[0], method_b=METHODS[1],
-        groups=tuple(GroupDifference(g, 0.5 + 0.1 * sign, 0.5, 40, 40) for g in groups), not_compared=(), mean=0.1 * sign,
-        over_trials=Interval(0.1 * sign - margin, 0.1 * sign + margin, 0.01), over_groups=None, better=3, worse=0, sign_p=0.25,
+        groups=tuple(GroupDifference(g, 0.5 + 0.1 * sign, 0.5, 40, 40) for g in groups), mean=0.1 * sign,
+        over_trials=Interval(0.1 * sign - margin, 0.1 * sign + margin, 0.01), over_groups=None, better=3, worse=0,
         n_seeds=3, scope="these domains only",
     )  # fmt: skip
     area = dataclasses.replace(
@@ -90,7 +95,7 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
         own = table.of(name)
         n = len(own)
         result = ImportanceResult(
-            tuple(Importance(a, 0.5, 0.001 if i == 0 else 0.6, 0.2, 0.3) for i, a in enumerate(axes)), n, n // 4, 0.25, 999, len(axes)
+            tuple(Importance(a, 0.5, 0.001 if i == 0 else 0.6, 0.2) for i, a in enumerate(axes)), n, n // 4, 0.25, 999, len(axes)
         )  # fmt: skip
         held = tuple(
             HeldoutGroup(g, {"learning_rate": (2e-5, 4e-5)}, 20, 100, 4, 0.1, 0.3, 0.5, 20)
@@ -101,7 +106,7 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
             evidence=Evidence(n_trials=n, n_groups=len(table.groups), n_seeds=3, sampler="drawn from the space"),
             regions=tuple(region_of(a, n, good=i == 0) for i, a in enumerate(axes)), importance=result, trade_off=kappa,
             trade_off_response="forget_nll",
-            weight_trade_off=kappa, stopping=None, share_own=Share(30, n, 30 / n, 0.2, 0.4),
+            weight_trade_off=kappa, stopping=None, near_own_best=Proportion(30, n, 30 / n, 0.2, 0.4),
             curve=TuningCurve(ks, best, best, best, 3.0, n, 0), heldout=held,
         )  # fmt: skip
     headline = robustness(outcome, table.groups) if set(METHODS) <= set(methods) else None

@@ -1,7 +1,6 @@
 """Importance against planted truth, against Optuna's own evaluators, and under every change that
 must not matter."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,12 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
-from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
+from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics import fanova
 from ray_unlearn.analysis.statistics import importance as module
 from ray_unlearn.analysis.statistics.exchangeable import Trials, share_configurations
-from ray_unlearn.analysis.statistics.fanova import fanova_shares, standardised
 from ray_unlearn.analysis.statistics.importance import ImportanceResult, importance
 from ray_unlearn.analysis.statistics.ped_anova import n_cells
 
@@ -36,14 +33,6 @@ LOSS = Axis("loss", "categorical", choices=("dpo", "npo", "simnpo"))
 MIXED = (LR, WEIGHT, STEPS, RANK, LAYERS, LOSS)
 SIX = tuple(Axis(f"x{j}", "log", 1e-6, 1e-2) for j in range(6))
 FOUR = SIX[:4]
-
-
-@pytest.fixture
-def without_fanova(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Monte Carlo of the permutation test: the forest is slow and plays no part in it."""
-    monkeypatch.setattr(
-        module, "fanova_shares", lambda points, *_: np.full(points.shape[1], np.nan)
-    )
 
 
 def assess(
@@ -116,7 +105,6 @@ def optuna_study(
     return study
 
 
-@pytest.mark.usefixtures("without_fanova")
 @pytest.mark.parametrize(("n", "quantile"), [(40, 0.25), (203, 0.25), (612, 0.1)])
 def test_ped_equals_optunas(n: int, quantile: float) -> None:
     rng = np.random.default_rng(n)
@@ -129,7 +117,7 @@ def test_ped_equals_optunas(n: int, quantile: float) -> None:
         optuna_study(values, MIXED, scores)
     )
     result = assess(points, scores, MIXED, permutations=19)
-    assert result.top_share == quantile
+    assert result.top_fraction == quantile
     for each in result.axes:
         assert each.ped == pytest.approx(expected[each.axis.name], rel=1e-7)
 
@@ -164,11 +152,8 @@ def test_ped_equals_optunas_where_trials_lack_a_hyperparameter() -> None:
     assert conditional.ped == pytest.approx(
         PedAnovaImportanceEvaluator(target_quantile=0.25).evaluate(study)["rank"]
     )
-    assert math.isnan(conditional.fanova)
-    assert math.isfinite(result.axes[0].fanova)
 
 
-@pytest.mark.usefixtures("without_fanova")
 def test_infeasible_trials_count_as_searched_where_optuna_drops_them() -> None:
     rng = np.random.default_rng(2)
     values = {"lr": drawn(LR, 120, rng)}
@@ -206,7 +191,6 @@ def false_claims(n: int, repeats: int) -> tuple[float, float]:
     return by_p / repeats, by_share / repeats
 
 
-@pytest.mark.usefixtures("without_fanova")
 def test_noise_is_not_claimed() -> None:
     rate, naive = false_claims(50, repeats=80)
     assert rate <= 0.125  # 5 % and three standard errors
@@ -214,7 +198,6 @@ def test_noise_is_not_claimed() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_fanova")
 @pytest.mark.parametrize("n", [50, 200])
 def test_noise_is_not_claimed_in_many_repeats(n: int) -> None:
     rate, naive = false_claims(n, repeats=1000)
@@ -237,7 +220,6 @@ def claims_beside_a_real_axis(n: int, repeats: int) -> tuple[float, float]:
     return real / repeats, null / repeats
 
 
-@pytest.mark.usefixtures("without_fanova")
 def test_a_real_axis_is_found_and_null_ones_are_not() -> None:
     power, false = claims_beside_a_real_axis(200, repeats=60)
     assert power >= 0.9
@@ -245,7 +227,6 @@ def test_a_real_axis_is_found_and_null_ones_are_not() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_fanova")
 def test_a_real_axis_is_found_and_null_ones_are_not_in_many_repeats() -> None:
     power, false = claims_beside_a_real_axis(200, repeats=1000)
     print(
@@ -272,13 +253,11 @@ def strata_claims(repeats: int) -> float:
     return found / repeats
 
 
-@pytest.mark.usefixtures("without_fanova")
 def test_what_differs_between_domains_is_not_importance() -> None:
     assert strata_claims(60) <= 0.12
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_fanova")
 def test_what_differs_between_domains_is_not_importance_in_many_repeats() -> None:
     rate = strata_claims(1000)
     print(f"strata: claimed {rate:.3f}")
@@ -300,7 +279,6 @@ def repeated_configurations_claims(repeats: int, by: str) -> tuple[float, float]
     return real / repeats, null / repeats
 
 
-@pytest.mark.usefixtures("without_fanova")
 @pytest.mark.parametrize("by", ["domain", "seed"])
 def test_repeated_configurations_are_not_independent_evidence(by: str) -> None:
     """Shuffled trial by trial, eight of ten such tables claim a null axis."""
@@ -310,7 +288,6 @@ def test_repeated_configurations_are_not_independent_evidence(by: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("without_fanova")
 @pytest.mark.parametrize("by", ["domain", "seed"])
 def test_repeated_configurations_are_not_independent_evidence_in_many_repeats(
     by: str, monkeypatch: pytest.MonkeyPatch
@@ -343,7 +320,6 @@ def test_coincidences_and_grids_are_no_repeated_configurations() -> None:
         assert share_configurations(trials, np.random.default_rng(0)) is expected
 
 
-@pytest.mark.usefixtures("without_fanova")
 def test_seeds_of_a_configuration_count_once() -> None:
     rng = np.random.default_rng(5)
     points = np.repeat(rng.random((60, 3)), 3, axis=0)
@@ -363,10 +339,8 @@ def test_a_cliff_makes_its_axis_important(scale: str) -> None:
     infeasible = points[:, 0] > (0.5 if scale == "log" else 0)
     result = assess(points, rng.random(120), (axis, *FOUR[1:3]), infeasible=infeasible)
     assert claimed(result) == [axis.name]
-    assert result.axes[0].fanova > 0.5 > 10 * result.axes[1].fanova
 
 
-@pytest.mark.usefixtures("without_fanova")
 def test_an_axis_of_two_choices_competes_with_continuous_ones() -> None:
     """Its statistic is far smaller under the null; against an unscaled maximum 4 of 10 pass."""
     found = 0
@@ -418,14 +392,11 @@ def test_neither_row_order_nor_axis_order_nor_names_matter() -> None:
     assert second is not None
     for there, here in zip(columns, second.axes, strict=True):
         each = first.axes[there]
-        assert (each.ped_p, each.ped_null_95, each.fanova, each.ped) == (
-            here.ped_p, here.ped_null_95, here.fanova, here.ped
-        )  # fmt: skip
+        assert (each.ped_p, each.ped_null_95, each.ped) == (here.ped_p, here.ped_null_95, here.ped)
     assert second.n_top == first.n_top
     assert importance(points, scores, infeasible, groups, axes, seed=3, permutations=99) == first
 
 
-@pytest.mark.usefixtures("without_fanova")
 def test_ped_sees_ranks_alone() -> None:
     points, scores, infeasible, groups, axes = table()
     kept, exponential = (
@@ -445,7 +416,6 @@ def test_levels_of_groups_do_not_matter() -> None:
     )
     for each, moved in zip(kept.axes, other.axes, strict=True):
         assert (each.ped, each.ped_p) == (moved.ped, moved.ped_p)
-        assert each.fanova == pytest.approx(moved.fanova, abs=0.02)
 
 
 # --- edges ----------------------------------------------------------------------------------------
@@ -457,10 +427,8 @@ def test_equal_scores_claim_nothing() -> None:
         result = assess(points, np.full(120, 2.0), table()[4], groups, permutations=99)
         assert p_values(result) == [1.0] * 4
         assert [each.ped for each in result.axes] == pytest.approx([0.0] * 4, abs=1e-12)
-        assert all(math.isnan(each.fanova) for each in result.axes)
 
 
-@pytest.mark.usefixtures("without_fanova")
 def test_a_group_of_equal_scores_tells_nothing() -> None:
     rng = np.random.default_rng(10)
     points, groups = rng.random((120, 2)), np.repeat(["tells", "constant"], 60)
@@ -471,7 +439,6 @@ def test_a_group_of_equal_scores_tells_nothing() -> None:
     assert [each.ped for each in result.axes] == [each.ped for each in alone.axes]
 
 
-@pytest.mark.usefixtures("without_fanova")
 def test_few_top_trials_give_none() -> None:
     points = np.random.default_rng(11).random((40, 2))
     scores, everything = np.arange(40.0), np.ones(40, dtype=bool)
@@ -501,61 +468,3 @@ def test_a_constant_axis_is_not_important() -> None:
     result = assess(points, points[:, 0], axes, permutations=99)
     assert p_values(result) == [0.01, 1.0, 1.0]
     assert [each.ped for each in result.axes[1:]] == [0.0, 0.0]
-    assert [each.fanova for each in result.axes[1:]] == [0.0, 0.0]
-
-
-# --- fANOVA ---------------------------------------------------------------------------------------
-
-
-def test_fanova_is_optunas_on_an_even_scale() -> None:
-    rng = np.random.default_rng(13)
-    points = rng.random((150, 2))
-    scores = points[:, 0] + 0.2 * rng.random(150)
-    plain = (Axis("a", "linear"), Axis("b", "linear"))
-    study = optuna_study({"a": points[:, 0].tolist(), "b": points[:, 1].tolist()}, plain, scores)
-    expected = FanovaImportanceEvaluator(n_trees=64, max_depth=6, seed=5).evaluate(
-        study, params=["a", "b"]
-    )
-    one = np.zeros(150, dtype=np.int64)
-    shares = fanova_shares(points, scores, one, plain, seed=5)
-    assert shares == pytest.approx(
-        [expected["a"], expected["b"]], abs=1e-3
-    )  # standardising rounds scores
-    assert (fanova_shares(points, scores, one, FOUR[:2], seed=5) == shares).all()
-
-
-def test_fanova_of_known_shares() -> None:
-    """Variances of a + 2b over the unit square stand as 1 to 4; of a choice of three equally
-    distant levels, as one more."""
-    rng = np.random.default_rng(14)
-    points = rng.random((1000, 3))
-    points[:, 2] = rng.integers(0, 3, 1000)
-    scores = points[:, 0] + 2 * points[:, 1] + np.array([0.5, 0.0, 1.0])[points[:, 2].astype(int)]
-    variances = np.array([1 / 12, 4 / 12, 1 / 6])
-    shares = fanova_shares(
-        points, scores, np.zeros(1000, dtype=np.int64), (LR, WEIGHT, LOSS), seed=0
-    )
-    assert shares == pytest.approx(variances / variances.sum(), abs=0.06)
-
-
-def test_winsorised_scores_by_hand() -> None:
-    """Quartiles 1 and 3 of the feasible scores: the fence is 9; 100 and the infeasible trial lie on
-    it."""
-    scores = np.array([0.0, 1.0, 2.0, 3.0, 100.0, np.inf, 7.0, 7.0, np.inf])
-    groups = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2])
-    raw = np.array([0.0, 1.0, 2.0, 3.0, 9.0, 9.0])
-    assert standardised(scores, groups)[:6] == pytest.approx((raw - raw.mean()) / raw.std())
-    assert standardised(scores, groups)[6:].tolist() == [0.0, 0.0, 0.0]
-
-
-def test_many_trials_are_subsampled_alike(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fanova, "MOST_TRIALS", 200)
-    rng = np.random.default_rng(15)
-    points = rng.random((400, 2))
-    scores = points[:, 0] + rng.normal(0, 0.1, 400)
-    one = np.zeros(400, dtype=np.int64)
-    shares = fanova_shares(points, scores, one, FOUR[:2], seed=1)
-    assert (fanova_shares(points, scores, one, FOUR[:2], seed=1) == shares).all()
-    monkeypatch.setattr(fanova, "MOST_TRIALS", 400)
-    assert shares != pytest.approx(fanova_shares(points, scores, one, FOUR[:2], seed=1), rel=1e-9)
-    assert shares[0] > 0.8

@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from optuna._hypervolume import compute_hypervolume
 
-from ray_unlearn.analysis.statistics.pareto import front, hypervolume, rarefied_hypervolume
+from ray_unlearn.analysis.statistics.pareto import front, rarefied_hypervolume
 from ray_unlearn.spec.errors import UserError
 
 REFERENCE = (1.6, 1.4)
@@ -21,6 +21,15 @@ def random_points(n: int, seed: int = 0) -> NDArray[np.float64]:
 
 def merged(trials: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.concatenate([np.zeros((0, 2)), *trials])
+
+
+def hypervolume(points: ArrayLike, reference: tuple[float, float]) -> float:
+    """Area [1] that the points [n, 2] dominate within the reference point, one strip at a time."""
+    rows = np.asarray(points, dtype=float).reshape(-1, 2)
+    edge = rows[front(rows)]
+    edge = edge[(edge < reference).all(axis=1)]
+    right = np.append(edge[1:, 0], reference[0])
+    return float(np.sum((right - edge[:, 0]) * (reference[1] - edge[:, 1])))
 
 
 def test_front_by_hand() -> None:

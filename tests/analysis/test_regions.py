@@ -20,7 +20,7 @@ from ray_unlearn.analysis.statistics.good_regions import (
 )
 from ray_unlearn.analysis.statistics.response_surface import (
     MOST_POINTS,
-    fit_surface,
+    fit_response_surface,
     winsorising_limit,
 )
 
@@ -87,7 +87,7 @@ def test_mean_and_spread_of_draws_are_those_of_another_implementation(
     monkeypatch.setattr(surface_module, "SETTINGS", 1)
     monkeypatch.setattr(surface_module, "FREQUENCIES", 512)
     part = cliff(30, 2, 0)
-    fitted = fit_surface(part.points, part.scores, part.infeasible, 0)
+    fitted = fit_response_surface(part.points, part.scores, part.infeasible, 0)
     (setting,) = fitted.settings
     kernel = ConstantKernel(setting.signal) * Matern(1 / setting.inverse_lengths, nu=2.5)
     reference = GaussianProcessRegressor(kernel, alpha=setting.noises, optimizer=None)
@@ -128,7 +128,7 @@ def test_gradient_and_density_of_the_kernel_posterior() -> None:
 
 def test_a_draw_is_one_function_wherever_it_is_asked() -> None:
     part = cliff(40, 2, 0)
-    fitted = fit_surface(part.points, part.scores, part.infeasible, 0)
+    fitted = fit_response_surface(part.points, part.scores, part.infeasible, 0)
     at = np.random.default_rng(0).random((20, 2))
     np.testing.assert_allclose(
         fitted.draws(at, 7, 16)[:, 5:9], fitted.draws(at[5:9], 7, 16), atol=1e-4
@@ -139,7 +139,8 @@ def test_noise_is_found_beside_trials_that_look_noise_free() -> None:
     found = []
     for seed in range(4):
         part = cliff(150, 2, seed, noise=0.2)
-        found.append(fit_surface(part.points, part.scores, part.infeasible, 0).noise_sd)
+        fitted = fit_response_surface(part.points, part.scores, part.infeasible, 0)
+        found.append(fitted.scale * np.sqrt(np.mean([s.noise for s in fitted.settings])))
     assert np.mean(found) == pytest.approx(0.2, rel=0.2)
 
 
@@ -157,15 +158,15 @@ def test_how_bad_a_bad_score_was_changes_nothing() -> None:
     for value in (50.0, 1e12, np.inf):
         scores = part.scores.copy()
         scores[worst] = value
-        fits.append(fit_surface(part.points, scores, part.infeasible, 0).mean(part.points))
+        fits.append(fit_response_surface(part.points, scores, part.infeasible, 0).mean(part.points))
     np.testing.assert_array_equal(fits[0], fits[1])
     np.testing.assert_allclose(fits[0], fits[2], atol=TAU)
 
 
 def test_many_trials_are_thinned_without_keeping_the_lucky() -> None:
     part = flat(3000, 2, 0)
-    fitted = fit_surface(part.points, part.scores, part.infeasible, 0)
-    assert (fitted.n_used, fitted.n_trials) == (MOST_POINTS, 3000)
+    fitted = fit_response_surface(part.points, part.scores, part.infeasible, 0)
+    assert fitted.n_used == MOST_POINTS
     # The best 300 of 3000 normal scores have mean -1.75.
     assert abs(fitted.mean(np.array([[0.5, 0.5]]))[0]) < 0.3
     region = good_regions([part, cliff(40, 2, 0, group="wiki")], AXES[:2], TAU, 0)[0]

@@ -63,23 +63,14 @@ def test_regrets_and_savings_by_hand() -> None:
         rule.n_regrets,
         rule.n_infeasible,
         rule.n_infeasible_last,
-        rule.n_cut_short,
-    ) == (
-        4,
-        4,
-        0,
-        1,
-        1,
-    )
+    ) == (4, 4, 0, 1)
     assert rule.regret_mean == pytest.approx((0.0 + 0.1 - 0.1 + 0.2) / 4)
-    assert rule.regret_median == pytest.approx(0.05)
     # Last step against best step: a 0.9, b 0.4, c -0.1; d has no score there.
-    assert rule.regret_last == pytest.approx(0.4)
     assert rule.regret_last_mean == pytest.approx(0.4)
     assert rule.updates_saved == pytest.approx((8 / 16 + 12 / 16 + 8 / 16) / 3)
     assert not rule.hindsight
     exact = binomtest(3, 4).proportion_ci(0.95, method="exact")
-    assert (rule.crossed.successes, rule.crossed.n, rule.crossed.share) == (3, 4, 0.75)
+    assert (rule.crossed.successes, rule.crossed.n, rule.crossed.fraction) == (3, 4, 0.75)
     assert (rule.crossed.low, rule.crossed.high) == pytest.approx((exact.low, exact.high))
 
 
@@ -235,9 +226,9 @@ def test_a_rule_that_stops_too_late_is_charged_what_that_costs() -> None:
         rows[name] = 0.05 * rows[name] + rows["update"]
     rule = judged(rows)
     assert rule.regret_mean == pytest.approx(2.0, abs=0.02)
-    assert rule.regret_last == pytest.approx(4.0, abs=0.03)
+    assert rule.regret_last_mean == pytest.approx(4.0, abs=0.03)
     assert rule.updates_saved == pytest.approx(2 / 5)
-    assert rule.crossed.share == 1.0
+    assert rule.crossed.fraction == 1.0
     assert rule.crossed.high == 1.0
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ray_unlearn.analysis.guidelines.leave_one_out import Box, leave_one_out, summary
+from ray_unlearn.analysis.guidelines.leave_one_out import Box, heldout_summary, leave_one_out
 
 
 def trials(
@@ -57,7 +57,7 @@ def test_a_domain_is_left_out_on_all_models_at_once() -> None:
     assert [one.group for one in found] == ["x", "y", "z"]
     assert asked[0] == ("y (m)", "y (n)", "z (m)", "z (n)")
     assert (found[0].n_inside, found[0].n_trials) == (6, 20)
-    heldout = summary(found)
+    heldout = heldout_summary(found)
     assert heldout is not None
     assert (heldout.groups, heldout.better) == (("x", "y", "z"), 3)
 
@@ -91,4 +91,4 @@ def test_nothing_is_said_where_nothing_can_be_left_out_or_too_little_lies_inside
         == ()
     )
     assert leave_one_out(trials(), lambda groups: None, lambda group: 2.5, 2, {}) == ()
-    assert summary(()) is None
+    assert heldout_summary(()) is None

@@ -215,6 +215,9 @@ def test_the_first_trial_is_the_claimed_start_with_the_rest_at_its_middle() -> N
     found, _ = after(lr, default)
     assert found.search.warm_start[MIXED] == ({"learning_rate": 2e-4, "w_r": 1.0},)
     assert ends(found, "w_r", MIXED) == (0.5, 8.0), "leaving the default alone fixes nothing"
+    region = claim("w_r", {"low": 1.0, "high": 2.0}, MIXED, warm_start=1.5)
+    found, _ = after(lr, default, region)
+    assert ends(found, "w_r", MIXED) == (1.0, 2.0), "a region says more than a default"
     _, said = after(claim("learning_rate", {"low": 1e-5, "high": 1e-4}, warm_start=5e-4))
     assert "the claimed start 0.0005 is outside the space" in said
 

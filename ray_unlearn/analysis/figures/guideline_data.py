@@ -82,7 +82,7 @@ def importances(findings: Findings) -> pd.DataFrame:
     methods."""
     lines = [
         {"method": name, "param": line.axis.name, "ped": line.ped, "ped_null_95": line.ped_null_95, "p": (p := findings.family_p(line)),
-         "matters": p <= THRESHOLDS.family_error, "fanova": line.fanova, "n_trials": found.importance.n_trials,
+         "matters": p <= THRESHOLDS.family_error, "n_trials": found.importance.n_trials,
          "n_top": found.importance.n_top, "permutations": found.importance.permutations}
         for name, found in findings.methods.items() if found.importance is not None for line in found.importance.axes
     ]  # fmt: skip
@@ -113,15 +113,15 @@ def tuning(findings: Findings) -> pd.DataFrame:
                     strict=True,
                 )
             ]
-        if (share := found.share_own) is not None:
+        if (near := found.near_own_best) is not None:
             lines.append(
                 {
                     "kind": "share",
                     "method": name,
-                    "value": share.share,
-                    "low": share.low,
-                    "high": share.high,
-                    "n": share.n,
+                    "value": near.fraction,
+                    "low": near.low,
+                    "high": near.high,
+                    "n": near.n,
                 }
             )
     return pd.DataFrame(lines, columns=["kind", "method", "k", "value", "low", "high", "n"])

@@ -77,10 +77,9 @@ def importance_figure(findings: Findings) -> Drawing | None:
     return Drawing(
         "importance",
         "What matters, and what noise would look like",
-        "Left: how differently a hyperparameter's values are spread among the best quarter (tenth, from 500 trials) of the trials than "
+        "How differently a hyperparameter's values are spread among the best quarter (tenth, from 500 trials) of the trials than "
         "among all. Noise alone gives more than zero, so the grey bar shows what shuffled trials reach; only a dot beyond it, and "
-        "beyond a correction for the number of methods, is evidence (filled). Right: share of the whole score's variance; it says "
-        "what avoids disaster, has no noise level here and supports no claim.",
+        "beyond a correction for the number of methods, is evidence (filled).",
         data,
         importances(data, findings.table.methods),
     )

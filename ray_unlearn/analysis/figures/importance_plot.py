@@ -1,6 +1,5 @@
 """What matters: importance of each hyperparameter beside what pure noise would give."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -14,7 +13,7 @@ def importances(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
     """A row per method and hyperparameter; filled where it is shown to matter. data:
     `guideline_data.importances`."""
     with styled():
-        figure, (ped, fanova) = rows_figure(len(data), 2)
+        figure, (ped,) = rows_figure(len(data), 1)
         for i, line in enumerate(data.to_dict("records")):
             colour = look(line["method"], methods).colour
             marker = look(line["method"], methods).marker
@@ -31,11 +30,6 @@ def importances(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
                 line["ped"], i, s=42, marker=marker, facecolors=colour if line["matters"] else "white", edgecolors=colour,
                 linewidths=1.4, zorder=4, clip_on=False,
             )  # fmt: skip
-            if np.isfinite(line["fanova"]):
-                fanova.plot([0, line["fanova"]], [i, i], color=colour, lw=1.1, zorder=2)
-                fanova.scatter(
-                    line["fanova"], i, s=30, marker=marker, color=colour, zorder=4, clip_on=False
-                )
         name_rows(
             ped,
             [
@@ -48,10 +42,7 @@ def importances(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
         )
         ped.set_title("Among the best trials (PED-ANOVA)")
         ped.set_xlabel("importance, not normalised")
-        fanova.set_title("Over all trials (fANOVA main effects)")
-        fanova.set_xlabel("share of the score's variance")
         ped.set_xlim(left=0)
-        fanova.set_xlim(0, 1)
         keys = [
             Line2D(
                 [],

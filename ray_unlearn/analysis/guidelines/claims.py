@@ -15,10 +15,9 @@ from ray_unlearn.analysis.guidelines.grades import (
     worse_than_default,
 )
 from ray_unlearn.analysis.guidelines.headline import best_method, headline_claim
-from ray_unlearn.analysis.guidelines.leave_one_out import summary
+from ray_unlearn.analysis.guidelines.leave_one_out import heldout_summary
 from ray_unlearn.analysis.guidelines.sentences import sentence
-from ray_unlearn.analysis.numerals import plain
-from ray_unlearn.analysis.rounding import pair, rounded
+from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
 from ray_unlearn.analysis.statistics.good_regions import CORE, Region
 from ray_unlearn.analysis.statistics.importance import Importance
 from ray_unlearn.analysis.statistics.interaction import EQUIVALENT
@@ -51,7 +50,9 @@ class _Method:
         self.score = findings.table.score
         self.family = len(findings.methods)
         self.scope = Scope(method=found.method or None, models=found.models, domains=found.domains)
-        self.evidence = found.evidence.model_copy(update={"heldout": summary(found.heldout)})
+        self.evidence = found.evidence.model_copy(
+            update={"heldout": heldout_summary(found.heldout)}
+        )
         self.missing = missing_evidence(found.evidence, limits)
 
     def all(self) -> Iterator[Guideline]:
@@ -102,7 +103,7 @@ class _Method:
         estimates: dict[str, object] = {
             "p_good_highest": rounded(float(region.p_good.max())) if len(region.p_good) else None,
             "searched_low": rounded(axis.low), "searched_high": rounded(axis.high), "best": rounded(region.best),
-            "low_edge_90": pair(region.low_edge), "high_edge_90": pair(region.high_edge),
+            "low_edge_90": rounded_interval(region.low_edge), "high_edge_90": rounded_interval(region.high_edge),
         }  # fmt: skip
         space = None
         if not reasons and axis.scale == "categorical":
@@ -185,7 +186,7 @@ class _Method:
         axis = region.axis
         if axis.scale == "log":
             return math.log10(edge[1] / edge[0]) / self.limits.widest_edge_decades
-        return (edge[1] - edge[0]) / (axis.high - axis.low) / self.limits.widest_edge_share
+        return (edge[1] - edge[0]) / (axis.high - axis.low) / self.limits.widest_edge_fraction
 
     def _needed_for(self, highest: float) -> int | None:
         """Trials still needed where uncertainty falls with the root of their number; None where
@@ -241,7 +242,7 @@ class _Method:
             family=max(1, self.family * len(lines)),
             estimates={
                 "matters": [
-                    {"param": line.axis.name, "p": rounded(self.family_p(line)), "ped": rounded(line.ped), "fanova": rounded(line.fanova)}
+                    {"param": line.axis.name, "p": rounded(self.family_p(line)), "ped": rounded(line.ped)}
                     for line in matters
                 ],
                 "not_shown": [line.axis.name for line in lines if line not in matters],
@@ -263,7 +264,7 @@ class _Method:
             )
             reasons.append(Reason(kind="trade_off", text=text))
         return self._make("interaction", reasons, param="learning_rate", estimates={
-            "response": self.found.trade_off_response, "kappa": rounded(found.kappa), "kappa_90": pair(found.kappa_interval),
+            "response": self.found.trade_off_response, "kappa": rounded(found.kappa), "kappa_90": rounded_interval(found.kappa_interval),
             "rmse_one": rounded(found.rmse_one), "rmse_two": rounded(found.rmse_two),
         })  # fmt: skip
 
@@ -282,14 +283,14 @@ class _Method:
             )
             reasons.append(Reason(kind="stop_price", text=text))
         return self._make("stop_rule", reasons, rule="first evaluation with forget perplexity >= approximate-set perplexity", estimates={
-            "regret": rounded(found.regret_mean), "regret_90": pair(found.regret_interval), "regret_last": rounded(found.regret_last_mean),
-            "crossed": rounded(found.crossed.share), "updates_saved": rounded(found.updates_saved), "hindsight": found.hindsight,
+            "regret": rounded(found.regret_mean), "regret_90": rounded_interval(found.regret_interval), "regret_last": rounded(found.regret_last_mean),
+            "crossed": rounded(found.crossed.fraction), "updates_saved": rounded(found.updates_saved), "hindsight": found.hindsight,
         })  # fmt: skip
 
     def _budget(self) -> Guideline:
-        share = self.found.share_own
+        near = self.found.near_own_best
         reasons = list(self.missing)
-        if share is None:
+        if near is None:
             return self._make(
                 "budget", reasons or [Reason(kind="trials", text="no trial has a score")]
             )
@@ -297,19 +298,19 @@ class _Method:
         if not reasons and all(self.family_p(line) > self.limits.family_error for line in lines):
             text = "no hyperparameter is shown to matter, so there is no best to come close to"
             reasons.append(Reason(kind="importance", text=text))
-        if not reasons and share.successes < LEAST_GOOD:
+        if not reasons and near.successes < LEAST_GOOD:
             text = (
-                f"only {share.successes} of {share.n} trials come within {plain(self.score.tolerance)} of the best, too few to "
+                f"only {near.successes} of {near.n} trials come within {plain(self.score.tolerance)} of the best, too few to "
                 "say how many it takes"
             )
             reasons.append(Reason(kind="near_best", text=text))
         trials = (
             None
-            if share.low <= 0
-            else max(1, math.ceil(math.log(0.1) / math.log1p(-min(share.low, 0.999))))
+            if near.low <= 0
+            else max(1, math.ceil(math.log(0.1) / math.log1p(-min(near.low, 0.999))))
         )
         return self._make("budget", reasons, estimates={
-            "share": rounded(share.share), "share_95": [rounded(share.low), rounded(share.high)], "trials": trials,
+            "share": rounded(near.fraction), "share_95": [rounded(near.low), rounded(near.high)], "trials": trials,
         })  # fmt: skip
 
 

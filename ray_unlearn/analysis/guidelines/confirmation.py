@@ -35,7 +35,7 @@ UNFINISHED = "unfinished"
 
 
 @dataclass(frozen=True)
-class Interval:
+class SeedInterval:
     """A mean with its t-interval; SD and interval are None for fewer than two values."""
 
     n: int
@@ -60,7 +60,7 @@ class Confirmed:
     claimed_reporting: float | None
     scores: dict[int, float]
     """By new seed, on the reporting half."""
-    interval: Interval
+    interval: SeedInterval
     without_score: dict[str, int]
     """New seeds that have no score, by outcome."""
 
@@ -99,12 +99,12 @@ class Confirmation:
         return about | {"configurations": lines, "notes": list(self.notes)}
 
 
-def interval_of(values: list[float]) -> Interval:
+def interval_of(values: list[float]) -> SeedInterval:
     """Mean, SD (n - 1) and two-sided 90 % t-interval of `values`, taken as independent draws."""
     if len(values) < 2:
-        return Interval(len(values), values[0] if values else None, None, None, None)
+        return SeedInterval(len(values), values[0] if values else None, None, None, None)
     found = t_interval(values)
-    return Interval(
+    return SeedInterval(
         len(values), statistics.fmean(values), statistics.stdev(values), found.low, found.high
     )
 

@@ -35,11 +35,11 @@ from ray_unlearn.analysis.statistics.interaction import (
     learning_rate_by_steps,
     weight_interaction,
 )
-from ray_unlearn.analysis.statistics.proportions import Share
+from ray_unlearn.analysis.statistics.proportions import Proportion
 from ray_unlearn.analysis.statistics.robustness import (
     TuningCurve,
     curve_ks,
-    share_within,
+    proportion_within,
     tuning_curve,
 )
 from ray_unlearn.analysis.statistics.selection import best_by_selection
@@ -76,7 +76,7 @@ class MethodFindings:
     weight_trade_off: Interaction | None
     """Learning rate against the retain weight."""
     stopping: StoppingRule | None
-    share_own: Share | None
+    near_own_best: Proportion | None
     """Configurations within the tolerance of the method's own best of their group."""
     curve: TuningCurve | None
     """Expected best regret against the best known of any method in the group, after k random
@@ -195,7 +195,7 @@ def _method(
         trade_off_response="forget_nll" if _target_known(table.rows) else "score",
         weight_trade_off=_weight_trade_off(trials, axes, seed),
         stopping=_stopping(table, trials, seed),
-        share_own=_share_own(trials, table.score.tolerance),
+        near_own_best=_near_own_best(trials, table.score.tolerance),
         curve=_curve(table, trials, best, budget),
         heldout=heldout,
     )
@@ -301,7 +301,7 @@ def _stopping(table: TrialTable, trials: pd.DataFrame, seed: int) -> StoppingRul
     return stopping_rule(rows, seed)
 
 
-def _share_own(trials: pd.DataFrame, tolerance: float) -> Share | None:
+def _near_own_best(trials: pd.DataFrame, tolerance: float) -> Proportion | None:
     """Each group against its own best, chosen by selection; the best trial itself is left out."""
     best = best_by_selection(trials)
     others = trials[trials["group"].isin(best.index) & ~trials["trial"].isin(best["trial"])]
@@ -310,7 +310,7 @@ def _share_own(trials: pd.DataFrame, tolerance: float) -> Share | None:
     regrets = others["score"].to_numpy(dtype=float) - others["group"].map(best["score"]).to_numpy(
         dtype=float
     )
-    return share_within(regrets, others["infeasible"].to_numpy(dtype=bool), 0.0, tolerance)
+    return proportion_within(regrets, others["infeasible"].to_numpy(dtype=bool), 0.0, tolerance)
 
 
 def _curve(

@@ -18,13 +18,13 @@ from ray_unlearn.spec.guideline_file import Evidence, Grade, Reason
 class Thresholds:
     """Every number that decides whether something is claimed."""
 
-    top_share: float = 0.25
+    top_fraction: float = 0.25
     """Share of a method's trials that counts as its best ones."""
     least_top_trials: int = 25
     least_seeds: int = 3
     widest_edge_decades: float = 1.0
     """An edge whose 90 % interval is wider says too little."""
-    widest_edge_share: float = 1 / 3
+    widest_edge_fraction: float = 1 / 3
     """The same on a linear axis, as a share of the range searched."""
     family_error: float = 0.05
     """Family-wise error of all claims of a kind; p-values are corrected before they are compared
@@ -48,7 +48,7 @@ def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> lis
     """Why any claim on this evidence must wait, with what is still needed; empty when nothing is
     missing."""
     reasons = []
-    needed = round(limits.least_top_trials / limits.top_share)
+    needed = round(limits.least_top_trials / limits.top_fraction)
     if not evidence.n_trials:
         text = (
             "all trials were chosen by an adaptive sampler"
@@ -57,9 +57,9 @@ def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> lis
         )
         reasons.append(Reason(kind="sampler", text=text))
     if evidence.n_trials < needed:
-        top, more = int(evidence.n_trials * limits.top_share), needed - evidence.n_trials
+        top, more = int(evidence.n_trials * limits.top_fraction), needed - evidence.n_trials
         text = (
-            f"{evidence.n_trials} trials drawn from the space leave {top} in the best {100 * limits.top_share:.0f} %, "
+            f"{evidence.n_trials} trials drawn from the space leave {top} in the best {100 * limits.top_fraction:.0f} %, "
             f"{limits.least_top_trials} are needed: {more} more trials"
         )
         reasons.append(Reason(kind="trials", text=text, trials_needed=more))

@@ -16,7 +16,7 @@ Change = Literal[
 
 
 @dataclass(frozen=True)
-class Difference:
+class ClaimChange:
     """One claim in two files."""
 
     id: str
@@ -24,7 +24,7 @@ class Difference:
     text: str
 
 
-def compare(before: Guidelines, after: Guidelines) -> tuple[Difference, ...]:
+def compare(before: Guidelines, after: Guidelines) -> tuple[ClaimChange, ...]:
     """Every claim made in either file, in the order of the newer file, then those only the older
     one has.
 
@@ -39,7 +39,7 @@ def compare(before: Guidelines, after: Guidelines) -> tuple[Difference, ...]:
     return tuple(difference for difference in found if difference is not None)
 
 
-def _compared(name: str, old: Guideline | None, new: Guideline | None) -> Difference | None:
+def _compared(name: str, old: Guideline | None, new: Guideline | None) -> ClaimChange | None:
     was, now = (
         old is not None and old.status == "claimed",
         new is not None and new.status == "claimed",
@@ -48,16 +48,16 @@ def _compared(name: str, old: Guideline | None, new: Guideline | None) -> Differ
         return None
     title = _title(new if new is not None else old)
     if not was:
-        return Difference(name, "new", f"{title}: new")
+        return ClaimChange(name, "new", f"{title}: new")
     if not now:
         why = f": {new.why}" if new is not None else ": no longer looked at"
-        return Difference(name, "withdrawn", f"{title}: withdrawn{why}")
+        return ClaimChange(name, "withdrawn", f"{title}: withdrawn{why}")
     assert old is not None
     assert new is not None
     change, words = _changed(old, new)
     if change == "unchanged" and old.grade != new.grade:
-        return Difference(name, "regraded", f"{title}: grade {old.grade} -> {new.grade}")
-    return Difference(name, change, f"{title}: {change}{words}")
+        return ClaimChange(name, "regraded", f"{title}: grade {old.grade} -> {new.grade}")
+    return ClaimChange(name, change, f"{title}: {change}{words}")
 
 
 def _changed(old: Guideline, new: Guideline) -> tuple[Change, str]:
@@ -78,8 +78,9 @@ def _changed(old: Guideline, new: Guideline) -> tuple[Change, str]:
 
 
 def _range(old: Guideline, new: Guideline) -> tuple[Change, str]:
-    assert old.search_space is not None
-    assert new.search_space is not None
+    if old.search_space is None or new.search_space is None:
+        # A claim of an older file may name a start and no range.
+        return ("unchanged", "") if old.search_space == new.search_space else ("moved", "")
     if old.search_space.choices is not None or new.search_space.choices is not None:
         same = set(old.search_space.choices or ()) == set(new.search_space.choices or ())
         return (

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
 from ray_unlearn.analysis.guidelines.grades import Thresholds, missing_evidence
 from ray_unlearn.analysis.guidelines.sentences import STATISTICS
-from ray_unlearn.analysis.numerals import plain
-from ray_unlearn.analysis.rounding import pair, rounded
-from ray_unlearn.analysis.statistics.paired_difference import Difference
+from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
+from ray_unlearn.analysis.statistics.paired_difference import PairedDifference
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import Evidence, Guideline, Reason, Scope
 
@@ -35,7 +34,7 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
         told = "; ".join(
             f"{STATISTICS[d.statistic]}: {plain(mean)} ({plain(low)} to {plain(high)})"
             for d in claim.differences
-            for mean, (low, high) in [table.difference_as_given(d)]
+            for mean, (low, high) in [d.as_given(table.score.direction)]
         )
         text = f"the difference is not settled by these trials, 90 % intervals of the paired differences: {told}"
         reasons.append(Reason(kind="difference", text=text))
@@ -128,15 +127,15 @@ def _missing(methods: Sequence[MethodFindings], limits: Thresholds) -> list[Reas
     ]
 
 
-def _independent(methods: Sequence[MethodFindings], difference: Difference) -> int:
+def _independent(methods: Sequence[MethodFindings], difference: PairedDifference) -> int:
     """Domains (or models) compared: pairs of both are not independent of each other."""
     return min(len(difference.groups), *(found.evidence.n_groups for found in methods))
 
 
-def _numbers(table: TrialTable, found: Difference, turned: bool = False) -> dict[str, object]:
+def _numbers(table: TrialTable, found: PairedDifference, turned: bool = False) -> dict[str, object]:
     """Mean difference with its interval, in the direction the scores were given in; `turned`: b -
     a."""
-    mean, (low, high) = table.difference_as_given(found)
+    mean, (low, high) = found.as_given(table.score.direction)
     if turned:
         mean, low, high = -mean, -high, -low
-    return {"difference": rounded(mean), "difference_90": pair((low, high))}
+    return {"difference": rounded(mean), "difference_90": rounded_interval((low, high))}

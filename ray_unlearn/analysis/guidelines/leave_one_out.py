@@ -142,7 +142,7 @@ def inside_box(trials: pd.DataFrame, box: Box) -> NDArray[np.bool_]:
     return inside
 
 
-def summary(groups: Sequence[HeldoutGroup]) -> Heldout | None:
+def heldout_summary(groups: Sequence[HeldoutGroup]) -> Heldout | None:
     """Evidence over all held-out groups; None where there is none."""
     if not groups:
         return None

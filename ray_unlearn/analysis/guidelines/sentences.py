@@ -43,7 +43,7 @@ def sentence(guideline: Guideline, score: ScoreInfo) -> str:
 
 
 WITHHELD = {
-    "range": "range", "point": "value", "leave_default": "default", "rank": "what matters", "interaction": "trade-off",
+    "range": "range", "rank": "what matters", "interaction": "trade-off",
     "stop_rule": "stopping rule", "method_choice": "comparison", "budget": "budget", "avoid": "what to avoid",
 }  # fmt: skip
 
@@ -168,18 +168,10 @@ def _budget(guideline: Guideline, score: ScoreInfo) -> str:
     ).replace("  ", " ")
 
 
-def _point(guideline: Guideline, score: ScoreInfo) -> str:
-    return f"use {plain(guideline.warm_start)}."
-
-
-def _leave(guideline: Guideline, score: ScoreInfo) -> str:
-    return "leave it at its default: every value searched is good."
-
-
 Render = Callable[[Guideline, ScoreInfo], str]
 CLAIMS: dict[str, Render] = {
     "range": _range, "avoid": _avoid, "rank": _rank, "interaction": _interaction, "stop_rule": _stop,
-    "method_choice": _method, "budget": _budget, "point": _point, "leave_default": _leave,
+    "method_choice": _method, "budget": _budget,
 }  # fmt: skip
 
 
@@ -217,7 +209,7 @@ def not_tested(guideline: Guideline) -> str:
     if guideline.grade == "C":
         seen = (
             "Seen in each of these domains"
-            if guideline.kind in ("range", "point", "avoid")
+            if guideline.kind in ("range", "avoid")
             else "Over these domains together"
         )
         few = guideline.evidence.n_groups < THRESHOLDS.groups_for_b

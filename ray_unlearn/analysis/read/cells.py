@@ -32,7 +32,7 @@ class Cells:
             raise UserError(
                 f"{self._where}: line {int(np.argmax(codes < 0)) + self.first_line} has no `{name}`"
             )
-        labels = ["", *(label(value) for value in uniques)]
+        labels = ["", *(category_name(value) for value in uniques)]
         return pd.Categorical.from_codes(codes + 1, pd.Index(labels, dtype=object), validate=False)
 
     def hyperparameter(self, name: str) -> pd.Categorical | NDArray[np.float64] | None:
@@ -77,7 +77,7 @@ class Cells:
         return values if pd.api.types.is_numeric_dtype(values.dtype) else values.where(values != "")
 
 
-def label(value: object) -> str:
+def category_name(value: object) -> str:
     """A value as a name: 4 and 4.0 are `4`."""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))

@@ -10,7 +10,7 @@ from ray_unlearn.analysis.guidelines.sentences import STATISTICS, WITHHELD, evid
 from ray_unlearn.analysis.numerals import counted, plain
 from ray_unlearn.analysis.report.table_view import DIRECTIONS, Heading, Shown
 from ray_unlearn.analysis.statistics.contests import RobustnessClaim
-from ray_unlearn.analysis.statistics.paired_difference import Difference
+from ray_unlearn.analysis.statistics.paired_difference import PairedDifference
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import Guideline, Reason
 
@@ -23,9 +23,7 @@ GRADES = {
 KINDS = (
     "method_choice",
     "range",
-    "point",
     "avoid",
-    "leave_default",
     "stop_rule",
     "interaction",
     "rank",
@@ -164,12 +162,8 @@ def held_sentence(groups: Sequence[HeldBecause]) -> str:
 
 
 def advice(guidelines: Sequence[Guideline], methods: Sequence[str]) -> Shown | None:
-    """What to use, a line per method with a claim; None where no range or value is claimed."""
-    ranges = [
-        g
-        for g in guidelines
-        if g.status == "claimed" and g.kind in ("range", "point", "leave_default") and g.param
-    ]
+    """What to use, a line per method with a claim; None where no range is claimed."""
+    ranges = [g for g in guidelines if g.status == "claimed" and g.kind == "range" and g.param]
     if not ranges:
         return None
     params = list(dict.fromkeys(g.param for g in ranges))
@@ -212,9 +206,8 @@ def _cell(guideline: Guideline | None) -> str:
     if guideline is None:
         return "\u2013"
     space = guideline.search_space
-    if space is None:
-        value = f"use {plain(guideline.warm_start)}" if guideline.kind == "point" else "default"
-    elif space.choices is not None:
+    assert space is not None
+    if space.choices is not None:
         value = ", ".join(plain(choice) for choice in space.choices)
     elif guideline.low_is_boundary and not guideline.high_is_boundary:
         value = f"\u2264 {plain(space.high)}"
@@ -270,9 +263,9 @@ def _answer(claim: RobustnessClaim) -> str:
     )
 
 
-def difference_sentence(found: Difference, table: TrialTable) -> str:
+def difference_sentence(found: PairedDifference, table: TrialTable) -> str:
     """One statistic: mean difference, interval, in how many groups."""
-    difference, (low, high) = table.difference_as_given(found)
+    difference, (low, high) = found.as_given(table.score.direction)
     means = [
         sum(getattr(group, name) for group in found.groups) / len(found.groups)
         for name in ("a", "b")

@@ -6,7 +6,7 @@ import pandas as pd
 
 from ray_unlearn.analysis.figures import guideline_data, guideline_figures
 from ray_unlearn.analysis.guidelines.findings import Findings
-from ray_unlearn.analysis.guidelines.guideline_diff import Difference
+from ray_unlearn.analysis.guidelines.guideline_diff import ClaimChange
 from ray_unlearn.analysis.guidelines.sentences import label
 from ray_unlearn.analysis.numerals import number, share
 from ray_unlearn.analysis.report.claims_view import claim_view, headline_answer
@@ -146,7 +146,7 @@ def _inside(region: str) -> str:
     )
 
 
-def difference_part(found: Sequence[Difference] | None) -> Part:
+def difference_part(found: Sequence[ClaimChange] | None) -> Part:
     """What changed since an older file; one sentence where none was given."""
     title = "Difference from the previous study"
     if found is None:

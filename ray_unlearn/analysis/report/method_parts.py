@@ -115,7 +115,7 @@ def _stopping(findings: Findings) -> Shown | None:
         low, high = rule.regret_interval
         marks.append(name)
         lines.append((
-            f"`{name}`", f"{rule.n_trials:,}", f"{share(rule.crossed.share)} ({share(rule.crossed.low)} \u2013 {share(rule.crossed.high)})",
+            f"`{name}`", f"{rule.n_trials:,}", f"{share(rule.crossed.fraction)} ({share(rule.crossed.low)} \u2013 {share(rule.crossed.high)})",
             number(rule.regret_mean), f"{number(low)} \u2013 {number(high)}",
             number(rule.regret_last_mean if rule.regret_last_mean is not None else float("nan")),
             share(rule.updates_saved if rule.updates_saved is not None else float("nan")), f"{rule.n_infeasible:,}", f"{rule.n_infeasible_last:,}",

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import Findings, find
-from ray_unlearn.analysis.guidelines.guideline_diff import Difference, compare
+from ray_unlearn.analysis.guidelines.guideline_diff import ClaimChange, compare
 from ray_unlearn.analysis.read.study_results import Results, load
 from ray_unlearn.analysis.report import claims_view, wording
 from ray_unlearn.analysis.report.comparison_parts import (
@@ -57,7 +57,7 @@ class _Analysis:
     table: TrialTable | None
     findings: Findings | None
     guidelines: Guidelines
-    differences: tuple[Difference, ...] | None
+    differences: tuple[ClaimChange, ...] | None
 
 
 def write_report(

@@ -11,8 +11,8 @@ import pandas as pd
 from ray_unlearn.analysis.statistics.paired_difference import (
     ALPHA,
     FEWEST_TRIALS,
-    Difference,
     Outcome,
+    PairedDifference,
     Statistic,
     holm,
     paired_difference,
@@ -26,7 +26,7 @@ from ray_unlearn.analysis.statistics.robustness import (
     best_weights,
     curve_ks,
     limit,
-    own_best_share,
+    own_best_proportion,
 )
 from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.spec.errors import UserError
@@ -48,7 +48,7 @@ class RobustnessClaim:
     method_b: str
     tolerance: float
     budget: int
-    differences: tuple[Difference, ...]
+    differences: tuple[PairedDifference, ...]
     outcomes: tuple[Outcome, ...]
     adjusted_p: tuple[float, ...]
     outcome: Outcome
@@ -77,14 +77,16 @@ def robustness_claim(
     Raises:
         UserError: unknown method, no group to compare in, or no feasible trial in a group.
     """
-    pairs, _ = pairs_of(trials, method_a, method_b)
+    pairs = pairs_of(trials, method_a, method_b)
     budget = min(len(frame) for pair in pairs.values() for frame in pair) // 2
     best = best_by_selection(trials)
     if lost := [group for group in pairs if group not in best.index]:
         raise UserError(
             f"group {lost[0]!r}: no feasible trial of any method, so there is no best to be near to"
         )
-    near_known = {group: _share_measure(float(best["score"][group]), tolerance) for group in pairs}
+    near_known = {
+        group: _near_known_measure(float(best["score"][group]), tolerance) for group in pairs
+    }
     chosen = frozenset(int(best["trial"][group]) for group in pairs)
     worst = trials[~trials["infeasible"]].groupby("group")["score"].max()
     fallbacks = {group: float((fallback or {}).get(group, worst[group])) for group in pairs}
@@ -134,7 +136,7 @@ class AllPairs:
     """
 
     budget: int
-    differences: tuple[Difference, ...]
+    differences: tuple[PairedDifference, ...]
     adjusted_p: tuple[float, ...]
 
 
@@ -178,10 +180,10 @@ def all_pairs(
 
 
 def _own_measure(budget: int, tolerance: float) -> Measure:
-    return lambda rows: own_best_share(rows, budget, tolerance)
+    return lambda rows: own_best_proportion(rows, budget, tolerance)
 
 
-def _share_measure(best: float, tolerance: float) -> Measure:
+def _near_known_measure(best: float, tolerance: float) -> Measure:
     return lambda rows: np.mean(rows <= limit(best, tolerance), axis=-1)
 
 
@@ -192,13 +194,13 @@ def _area_measure(budget: int, fallback: float) -> Measure:
     )
 
 
-def _outcome(difference: Difference, *, settled: bool) -> Outcome:
+def _outcome(difference: PairedDifference, *, settled: bool) -> Outcome:
     if not settled or difference.mean == 0:
         return "not settled"
     return "more robust" if (difference.mean > 0) == difference.larger_is_better else "less robust"
 
 
-def _together(differences: Sequence[Difference], adjusted: Floats) -> Outcome:
+def _together(differences: Sequence[PairedDifference], adjusted: Floats) -> Outcome:
     said = {_outcome(d, settled=p <= ALPHA) for d, p in zip(differences, adjusted, strict=True)} - {
         "not settled"
     }

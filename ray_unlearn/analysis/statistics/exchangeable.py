@@ -34,14 +34,14 @@ class Trials:
         """A subset, or another order."""
         return Trials(self.points[rows], self.scores[rows], self.groups[rows])
 
-    def top(self, share: float) -> Bools:
+    def top(self, fraction: float) -> Bools:
         """Trials at or below the quantile of their group, cut as Optuna cuts, ties included; never
         an infeasible one."""
         top = np.zeros(len(self.scores), dtype=bool)
         for group in np.unique(self.groups):
             members = np.flatnonzero(self.groups == group)
             scores = self.scores[members]
-            cutoff = np.sort(scores)[int(np.ceil(share * len(scores))) - 1]
+            cutoff = np.sort(scores)[int(np.ceil(fraction * len(scores))) - 1]
             top[members] = (scores <= cutoff) & np.isfinite(scores)
         return top
 
@@ -65,12 +65,12 @@ class Trials:
             float
         )  # whole numbers first: exact in any order of the trials
 
-    def informative(self, share: float) -> "Trials":
+    def informative(self, fraction: float) -> "Trials":
         """Without groups in which all trials or none are top: they tell nothing apart. All, if
         every group is so."""
         n = np.maximum(np.bincount(self.groups), 1)
-        shares = np.bincount(self.groups, weights=self.top(share)) / n
-        keep = ((shares > 0) & (shares < 1))[self.groups]
+        fractions = np.bincount(self.groups, weights=self.top(fraction)) / n
+        keep = ((fractions > 0) & (fractions < 1))[self.groups]
         return self.take(keep) if keep.any() else self
 
     def by_configuration(self) -> "Trials":

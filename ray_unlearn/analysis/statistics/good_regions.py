@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.response_surface import Surface, fit_surface
+from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, fit_response_surface
 
 Array = NDArray[np.float64]
 
@@ -167,7 +167,9 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
         )[0]
     )
     categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in ordered)
-    surface = fit_surface(points, part.scores, part.infeasible, own_seed, categorical, tolerance)
+    surface = fit_response_surface(
+        points, part.scores, part.infeasible, own_seed, categorical, tolerance
+    )
     centre = np.array([[0.0 if k else 0.5 for k in categorical]])
     default = float(surface.mean(centre)[0])
     if reason is not None:
@@ -222,11 +224,13 @@ def _grid(axis: Axis) -> Array:
     to bound."""
     if axis.scale == "categorical":
         return np.arange(len(axis.choices), dtype=float)
-    shares = np.linspace(0, 1, GRID)
-    return np.unique(axis.to_unit(np.round(axis.from_unit(shares)))) if axis.whole else shares
+    even = np.linspace(0, 1, GRID)
+    return np.unique(axis.to_unit(np.round(axis.from_unit(even)))) if axis.whole else even
 
 
-def _settings_of_others(surface: Surface, points: Array, axes: Sequence[Axis], seed: int) -> Array:
+def _settings_of_others(
+    surface: ResponseSurface, points: Array, axes: Sequence[Axis], seed: int
+) -> Array:
     """Points [m, d] whose coordinates, less the one under study, the minimum is taken over.
 
     Quasi-random points over the whole space, and the trials that the surface holds for best.
@@ -242,7 +246,7 @@ def _settings_of_others(surface: Surface, points: Array, axes: Sequence[Axis], s
     return np.concatenate([points[order[: count // 4]], spread])
 
 
-def _regret(surface: Surface, others: Array, j: int, axis: Axis, seed: int) -> Array:
+def _regret(surface: ResponseSurface, others: Array, j: int, axis: Axis, seed: int) -> Array:
     """Draws [DRAWS, g] of the isolation profile of axis j less the draw's minimum.
 
     At each value of the axis the minimum is over its promising settings of the others (by posterior
@@ -317,8 +321,8 @@ def _core(axis: Axis, grid: Array, p_good: Array, run: tuple[int, int]) -> tuple
     def end(inside: int, outside: int) -> float:
         if not 0 <= outside < len(grid):
             return float(grid[inside])
-        share = (p_good[inside] - CORE) / (p_good[inside] - p_good[outside])
-        return float(grid[inside] + share * (grid[outside] - grid[inside]))
+        along = (p_good[inside] - CORE) / (p_good[inside] - p_good[outside])
+        return float(grid[inside] + along * (grid[outside] - grid[inside]))
 
     low, high = axis.from_unit([end(run[0], run[0] - 1), end(run[1], run[1] + 1)])
     return float(np.clip(low, axis.low, axis.high)), float(np.clip(high, axis.low, axis.high))
@@ -350,8 +354,8 @@ def _ends(grid: Array, regret: Array, tolerance: float, start: int, side: int) -
             ends.append(values[-1])
             continue
         k = outside[0]
-        share = (tolerance - row[k - 1]) / (row[k] - row[k - 1])
-        ends.append(values[k - 1] + share * (values[k] - values[k - 1]))
+        along = (tolerance - row[k - 1]) / (row[k] - row[k - 1])
+        ends.append(values[k - 1] + along * (values[k] - values[k - 1]))
     return np.array(ends)
 
 

@@ -1,9 +1,9 @@
-"""What matters? Importance of hyperparameters that noise cannot fake.
+"""Which hyperparameters matter: PED-ANOVA importance against a permutation null.
 
-PED-ANOVA says what matters among good trials; its value for pure noise is well above zero, and one
-of several hyperparameters always leads. So it stands beside the values that shuffled trials give
-(max-T; Westfall & Young, "Resampling-Based Multiple Testing", 1993). fANOVA says what avoids
-disaster; it has no null here, and supports no claim.
+PED-ANOVA says what distinguishes the best trials from all others. Its value for pure noise is well
+above zero, and one of several hyperparameters always leads. It is therefore compared with the
+values that shuffled trials give (max-T; Westfall & Young, "Resampling-Based Multiple Testing",
+1993).
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,12 +21,11 @@ from ray_unlearn.analysis.statistics.exchangeable import (
     share_configurations,
     units,
 )
-from ray_unlearn.analysis.statistics.fanova import fanova_shares
 from ray_unlearn.analysis.statistics.ped_anova import memberships, ped
 
 Floats = NDArray[np.float64]
 
-FEW_TRIALS, SHARE_OF_FEW, SHARE_OF_MANY = 500, 0.25, 0.1
+FEW_TRIALS, TOP_OF_FEW, TOP_OF_MANY = 500, 0.25, 0.1
 """Share of trials that are "top": of fewer than `FEW_TRIALS`, and of more (Optuna's default)."""
 
 LEAST_TOP = 8
@@ -44,14 +43,12 @@ class Importance:
     permutations). ped_null_95: what `ped` has to exceed to be claimed at 0.05: the 95 % quantile of
     the greatest statistic of a
         shuffle, on this axis's scale.
-    fanova: its main effect's share of the score's variance; NaN where it cannot be computed.
     """
 
     axis: Axis
     ped: float
     ped_p: float
     ped_null_95: float
-    fanova: float
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class ImportanceResult:
 
     n_trials: trials given. n_top: those in the top share; where trials share configurations, each
         once per group.
-    top_share: nominal; ties enlarge it, and infeasible trials, which are never in it, may leave
+    top_fraction: nominal; ties enlarge it, and infeasible trials, which are never in it, may leave
         less.
     permutations: shuffles behind `ped_p`. family_size: hyperparameters tested together.
     """
@@ -68,7 +65,7 @@ class ImportanceResult:
     axes: tuple[Importance, ...]
     n_trials: int
     n_top: int
-    top_share: float
+    top_fraction: float
     permutations: int
     family_size: int
 
@@ -101,7 +98,7 @@ def importance(
         infeasible: [trials]; such trials are part of what was searched, and worse than all others.
         groups: [trials], names of the strata.
         axes: the hyperparameters.
-        seed: of shuffles and forest.
+        seed: of the shuffles.
         permutations: shuffles.
 
     Returns:
@@ -119,29 +116,26 @@ def importance(
 
     shared = share_configurations(trials, rng)
     evidence = trials.by_configuration() if shared else trials
-    share = _top_share(evidence)
-    evidence = evidence.informative(share)
-    top = evidence.top(share)
+    fraction = _top_fraction(evidence)
+    evidence = evidence.informative(fraction)
+    top = evidence.top(fraction)
     if top.sum() < LEAST_TOP:
         return None
     statistics = _statistics(
         evidence, top, units(evidence, top, shared), ordered, permutations, rng
     )
     p_values, null_95 = _max_t(statistics[0], statistics[1:])
-    shares = fanova_shares(trials.points, trials.scores, trials.groups, ordered, seed)
 
     place = {j: i for i, j in enumerate(order)}
     by_axis = tuple(
-        Importance(
-            axis, float(statistics[0, i]), float(p_values[i]), float(null_95[i]), float(shares[i])
-        )
+        Importance(axis, float(statistics[0, i]), float(p_values[i]), float(null_95[i]))
         for axis, i in ((axes[j], place[j]) for j in range(len(axes)))
     )
-    return ImportanceResult(by_axis, len(values), int(top.sum()), share, permutations, len(axes))
+    return ImportanceResult(by_axis, len(values), int(top.sum()), fraction, permutations, len(axes))
 
 
-def _top_share(trials: Trials) -> float:
-    return SHARE_OF_FEW if len(trials.scores) < FEW_TRIALS else SHARE_OF_MANY
+def _top_fraction(trials: Trials) -> float:
+    return TOP_OF_FEW if len(trials.scores) < FEW_TRIALS else TOP_OF_MANY
 
 
 def _canonical(trials: Trials, axes: Sequence[Axis]) -> tuple[list[int], Trials]:
@@ -150,7 +144,7 @@ def _canonical(trials: Trials, axes: Sequence[Axis]) -> tuple[list[int], Trials]
 
     Axes go by importance, which counts of trials decide to the last bit, then by their coordinates.
     """
-    top = trials.top(_top_share(trials))
+    top = trials.top(_top_fraction(trials))
     plain = _statistics(
         trials, top, Units(trials.points, top.astype(np.int64), trials.groups), axes, 0, None
     )[0]

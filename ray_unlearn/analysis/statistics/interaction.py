@@ -33,7 +33,7 @@ _SECOND = np.diff(np.eye(SPLINE_BASES), n=2, axis=0)
 ROUGHNESS: FloatArray = _SECOND.T @ _SECOND + 1e-8 * np.eye(SPLINE_BASES)
 """Squared second differences of the coefficients; the trace of ridge is for knot intervals without
 rows."""
-SURFACE_BASES = (7, 4)
+PAIR_BASES = (7, 4)
 """Of the two-variable fit: along the learning rate, along the other."""
 SMOOTHING = 10.0 ** np.arange(-5.0, 1.1, 1.0)
 """Penalties per row on squared second differences of the spline's coefficients, from wiggly to
@@ -343,7 +343,7 @@ def _held_out(
     The two-variable fit adds a tensor product of splines with a ridge; the ridge for a fold is
     chosen on other folds.
     """
-    shape = (SURFACE_BASES[0], min(SURFACE_BASES[1], len(np.unique(group.other))))
+    shape = (PAIR_BASES[0], min(PAIR_BASES[1], len(np.unique(group.other))))
     pair = _spline(group.rate, shape[0])[:, :, None] * _spline(group.other, shape[1])[:, None, :]
     surface = pair.reshape(len(group.response), -1)
     p, q = SPLINE_BASES, surface.shape[1]

@@ -10,7 +10,7 @@ Which trials: those not drawn adaptively. A sampler that sits in the good region
 look robust. The best *known* of a group may come from an adaptive trial too.
 
 Which best: the best trial is chosen by `score_selection`, valued by `score`, and never counted
-itself, since it is good by definition. `own_best_share` allows for the method with more trials
+itself, since it is good by definition. `own_best_proportion` allows for the method with more trials
 finding a better best.
 """
 
@@ -22,12 +22,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, t
+from scipy.stats import t
 
 from ray_unlearn.analysis.statistics.robustness import (
     Floats,
     Measure,
-    ranked,
+    in_choice_order,
     resampled,
 )
 from ray_unlearn.spec.errors import UserError, nearest
@@ -37,8 +37,7 @@ Outcome = Literal["more robust", "less robust", "not settled"]
 ALPHA = 0.10
 FEWEST_TRIALS = 8
 FEWEST_GROUPS = 5
-"""Below five groups a sign test cannot reach 0.1 and an interval over groups has three degrees of
-freedom or fewer."""
+"""Below five groups an interval over groups has three degrees of freedom or fewer."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +77,12 @@ class GroupDifference:
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """Method a against method b by one statistic; differences are a - b.
 
     over_trials: what other random trials on these groups would have given.
     over_groups: what other groups like these would give; None below five.
-    better, worse: groups in which a is the better, the worse one. sign_p: two-sided sign test on
-        them.
-    not_compared: groups in which a method has too few trials.
+    better, worse: groups in which a is the better, the worse one.
     """
 
     statistic: str
@@ -93,15 +90,26 @@ class Difference:
     method_a: str
     method_b: str
     groups: tuple[GroupDifference, ...]
-    not_compared: tuple[str, ...]
     mean: float
     over_trials: Interval
     over_groups: Interval | None
     better: int
     worse: int
-    sign_p: float
     n_seeds: int
     scope: str
+
+    def as_given(
+        self, direction: Literal["minimize", "maximize"]
+    ) -> tuple[float, tuple[float, float]]:
+        """Mean and 90 % interval over trials, in the direction that the user's score has.
+
+        Scores are turned so that lower is better; a difference of scores is turned back. A
+        difference of proportions is larger for the better method either way.
+        """
+        low, high = self.over_trials.low, self.over_trials.high
+        if self.larger_is_better or direction == "minimize":
+            return self.mean, (low, high)
+        return -self.mean, (-high, -low)
 
 
 def paired_difference(
@@ -112,7 +120,7 @@ def paired_difference(
     seed: int,
     *,
     repeats: int = 2000,
-) -> Difference:
+) -> PairedDifference:
     """Compare two methods on the groups in which both have at least `FEWEST_TRIALS` trials.
 
     trials: `TrialTable.trials`. Seeds of a group are pooled as trials. The halves are drawn within
@@ -121,7 +129,7 @@ def paired_difference(
     Raises:
         UserError: unknown method, or no group to compare in.
     """
-    pairs, skipped = pairs_of(trials, method_a, method_b)
+    pairs = pairs_of(trials, method_a, method_b)
     pairs = {group: pair for group, pair in pairs.items() if group in statistic.measures}
     rows, values = [], {}
     for group, pair in pairs.items():
@@ -146,19 +154,17 @@ def paired_difference(
     signs = np.sign(differences) * (1 if statistic.larger_is_better else -1)
     better, worse = int(np.sum(signs > 0)), int(np.sum(signs < 0))
     compared = pd.concat([frame for pair in pairs.values() for frame in pair])
-    return Difference(
+    return PairedDifference(
         statistic=statistic.name,
         larger_is_better=statistic.larger_is_better,
         method_a=method_a,
         method_b=method_b,
         groups=tuple(rows),
-        not_compared=skipped,
         mean=math.fsum(differences) / len(rows),
         over_trials=_interval_of(draws),
         over_groups=t_interval(differences) if len(rows) >= FEWEST_GROUPS else None,
         better=better,
         worse=worse,
-        sign_p=float(binomtest(better, better + worse).pvalue) if better + worse else 1.0,
         n_seeds=int(compared["seed"].nunique()),
         scope=scope_of(len(rows)),
     )
@@ -189,9 +195,14 @@ def t_interval(differences: ArrayLike) -> Interval:
 
 def pairs_of(
     trials: pd.DataFrame, method_a: str, method_b: str
-) -> tuple[dict[str, tuple[pd.DataFrame, pd.DataFrame]], tuple[str, ...]]:
-    """Trials of both methods that were not drawn adaptively, by group in order of name; and the
-    groups with too few."""
+) -> dict[str, tuple[pd.DataFrame, pd.DataFrame]]:
+    """Trials of both methods that were not drawn adaptively, by group in order of name.
+
+    Groups in which a method has fewer than `FEWEST_TRIALS` of them are left out.
+
+    Raises:
+        UserError: an unknown method, one method twice, or no group with enough trials of both.
+    """
     if method_a == method_b:
         raise UserError(f"{method_a!r} is compared with itself; name two methods")
     for method in (method_a, method_b):
@@ -213,11 +224,11 @@ def pairs_of(
             f"{method_a!r} and {method_b!r} share no group with {FEWEST_TRIALS} or more trials of each that were not "
             f"drawn adaptively; groups: {', '.join(skipped)}"
         )
-    return pairs, tuple(skipped)
+    return pairs
 
 
 def _in_order(frame: pd.DataFrame) -> Floats:
-    return ranked(
+    return in_choice_order(
         frame["score"].to_numpy(),
         frame["infeasible"].to_numpy(),
         frame["score_selection"].to_numpy(),

@@ -49,16 +49,6 @@ def front(points: ArrayLike) -> NDArray[np.int64]:
     return np.asarray(order[second < best_before])
 
 
-def hypervolume(points: ArrayLike, reference: Reference) -> float:
-    """Area that the points [n, 2] dominate within the reference point; a point beyond it adds
-    nothing."""
-    rows = _points(points)
-    edge = rows[front(rows)]
-    edge = edge[(edge < reference).all(axis=1)]
-    right = np.append(edge[1:, 0], reference[0])
-    return float(np.sum((right - edge[:, 0]) * (reference[1] - edge[:, 1])))
-
-
 def rarefied_hypervolume(
     trials: Sequence[ArrayLike], reference: Reference, size: int
 ) -> RarefiedHypervolume:

@@ -75,8 +75,8 @@ def ped(axis: Axis, top: Floats, region: Floats, n_top: int, n_region: int) -> F
     density = _density(axis, top) + FLOOR
     reference = _density(axis, region[None]) + FLOOR
     divergence = (reference * (density / reference - 1) ** 2).sum(axis=1)
-    share = (n_top / n_region) ** 2 * (has / n_top) ** 2 / (region.sum() / n_region)
-    return np.where(has > 0, share * divergence, 0.0)
+    weight = (n_top / n_region) ** 2 * (has / n_top) ** 2 / (region.sum() / n_region)
+    return np.where(has > 0, weight * divergence, 0.0)
 
 
 def _density(axis: Axis, counts: Floats) -> Floats:

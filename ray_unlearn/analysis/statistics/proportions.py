@@ -1,5 +1,4 @@
-"""A share of trials with its Clopper-Pearson interval (Biometrika 26, 1934): exact, never empty at
-0 or 1."""
+"""A proportion of trials with its exact confidence interval."""
 
 from dataclasses import dataclass
 
@@ -7,20 +6,23 @@ from scipy.stats import beta
 
 
 @dataclass(frozen=True)
-class Share:
-    """Successes out of n, with a 95 % interval."""
+class Proportion:
+    """Successes out of `n` trials, with a 95 % Clopper-Pearson interval."""
 
     successes: int
     n: int
-    share: float
+    fraction: float
     low: float
     high: float
 
 
-def share_of(successes: int, n: int) -> Share:
-    """The share of `successes` among `n` > 0 trials."""
+def proportion_of(successes: int, n: int) -> Proportion:
+    """The proportion of `successes` among `n` > 0 trials.
+
+    The Clopper-Pearson interval (Biometrika 26, 1934) is exact, and is never empty at 0 or 1.
+    """
     assert 0 <= successes <= n
     assert n > 0
     low = float(beta.ppf(0.025, successes, n - successes + 1)) if successes else 0.0
     high = float(beta.ppf(0.975, successes + 1, n - successes)) if successes < n else 1.0
-    return Share(successes, n, successes / n, low, high)
+    return Proportion(successes, n, successes / n, low, high)

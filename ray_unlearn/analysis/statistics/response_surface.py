@@ -48,12 +48,14 @@ class _Setting:
 
 
 @dataclass(frozen=True)
-class Surface:
+class ResponseSurface:
     """The fitted score surface of one method in one group.
 
-    n_trials: trials given; n_used: trials the fit rests on (at most `MOST_POINTS`).
-    noise_sd: SD of a single trial around the surface, in units of the score.
-    cap: winsorising limit; worse scores and infeasible trials count as this much.
+    categorical: choices of each axis that holds codes, 0 for a numeric axis.
+    inputs: trials that the fit rests on [n_used, d], embedded (see `_embedded`).
+    targets: their standardised scores [n_used]: (score - centre) / scale.
+    settings: kernel settings that the trials support.
+    n_used: trials the fit rests on (at most `MOST_POINTS`).
     """
 
     categorical: tuple[int, ...]
@@ -62,9 +64,6 @@ class Surface:
     settings: tuple[_Setting, ...]
     centre: float
     scale: float
-    cap: float
-    noise_sd: float
-    n_trials: int
     n_used: int
 
     def mean(self, points: Array) -> Array:
@@ -88,7 +87,7 @@ class Surface:
         The same seed and count give the same functions at whatever points they are asked for.
         """
         inputs = _embedded(points, self.categorical)
-        shares = np.array_split(np.arange(count), len(self.settings))
+        parts_of = np.array_split(np.arange(count), len(self.settings))
         parts = [
             _paths(
                 setting,
@@ -96,22 +95,22 @@ class Surface:
                 self.targets,
                 inputs,
                 np.random.default_rng([seed, i]),
-                len(share),
+                len(part),
             )
-            for i, (setting, share) in enumerate(zip(self.settings, shares, strict=True))
+            for i, (setting, part) in enumerate(zip(self.settings, parts_of, strict=True))
         ]
         order = np.random.default_rng(seed).permutation(count)
         return np.asarray(self.centre + self.scale * np.concatenate(parts)[order])
 
 
-def fit_surface(
+def fit_response_surface(
     points: Array,
     scores: Array,
     infeasible: NDArray[np.bool_],
     seed: int,
     categorical: tuple[int, ...] = (),
     tolerance: float = 0.0,
-) -> Surface:
+) -> ResponseSurface:
     """Fit the surface to trials at points [n, d] in unit coordinates, lower scores better.
 
     categorical: choices of each axis that holds codes 0 ... n-1, 0 for a numeric axis; () if all
@@ -139,10 +138,7 @@ def fit_surface(
     settings = _settings(
         inputs, targets, capped, lengths, np.random.default_rng([seed, 1]), SETTINGS
     )
-    noise_sd = scale * math.sqrt(float(np.mean([s.noise for s in settings])))
-    return Surface(
-        categorical, inputs, targets, settings, centre, scale, cap, noise_sd, n, len(inputs)
-    )
+    return ResponseSurface(categorical, inputs, targets, settings, centre, scale, len(inputs))
 
 
 def winsorising_limit(scores: Array, tolerance: float) -> float:
@@ -348,9 +344,9 @@ def _settings(
     proposals = np.clip(mode + (standard * np.sqrt(stretch)[:, None]) @ spread.T, low, high)
     log_proposal = -0.5 * (5 + size) * np.log1p((standard**2).sum(1) * stretch / 5)
     log_weights = np.array([posterior.log_density(theta) for theta in proposals]) - log_proposal
-    shares = np.cumsum(np.exp(log_weights - logsumexp(log_weights)))
+    cumulative = np.cumsum(np.exp(log_weights - logsumexp(log_weights)))
     ticks = (np.arange(count) + rng.uniform()) / count
-    chosen = np.minimum(np.searchsorted(shares, ticks), PROPOSALS - 1)
+    chosen = np.minimum(np.searchsorted(cumulative, ticks), PROPOSALS - 1)
     return tuple(posterior.solved(proposals[i]) for i in chosen)
 
 

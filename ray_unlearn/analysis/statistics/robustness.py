@@ -4,7 +4,7 @@ trials get there?
 Both say something only of trials drawn at random (or quasi-randomly) from the search space. Scores:
 lower is better. An infeasible trial is a trial, and worse than all others.
 
-Every estimate here is a function of trials *in order of choice* (`ranked`): best on the selection
+Every estimate here is a function of trials *in order of choice* (`in_choice_order`): best on the selection
 half first, valued on the reporting half. So the best of k trials is valued on documents that did
 not choose it.
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
-from ray_unlearn.analysis.statistics.proportions import Share, share_of
+from ray_unlearn.analysis.statistics.proportions import Proportion, proportion_of
 from ray_unlearn.spec.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -52,8 +52,10 @@ class TuningCurve:
     n_infeasible: int
 
 
-def share_within(scores: ArrayLike, infeasible: ArrayLike, best: float, tolerance: float) -> Share:
-    """Share of trials [n] scoring at most `best` + `tolerance`, with the Clopper-Pearson 95 %
+def proportion_within(
+    scores: ArrayLike, infeasible: ArrayLike, best: float, tolerance: float
+) -> Proportion:
+    """Proportion of trials [n] scoring at most `best` + `tolerance`, with the Clopper-Pearson 95 %
     interval.
 
     `best` is taken as known. Where it is the score of one of these trials, leave that trial out: it
@@ -62,11 +64,11 @@ def share_within(scores: ArrayLike, infeasible: ArrayLike, best: float, toleranc
     Raises:
         UserError: no trials.
     """
-    values = ranked(scores, infeasible)
+    values = in_choice_order(scores, infeasible)
     n, successes = len(values), int(np.sum(values <= limit(best, tolerance)))
     if n == 0:
-        raise UserError("no trials: a share needs at least one")
-    return share_of(successes, n)
+        raise UserError("no trials: a proportion needs at least one")
+    return proportion_of(successes, n)
 
 
 def expected_best(
@@ -90,7 +92,7 @@ def expected_best(
     Raises:
         UserError: k is not in 1 ... n.
     """
-    values = np.minimum(ranked(scores, infeasible, selection), fallback)
+    values = np.minimum(in_choice_order(scores, infeasible, selection), fallback)
     return float(best_weights(len(values), [k])[0] @ values)
 
 
@@ -111,7 +113,7 @@ def tuning_curve(
         UserError: a k is not in 1 ... n/2: beyond that the estimate hangs on the one or two best
         trials.
     """
-    values = ranked(scores, infeasible, selection)
+    values = in_choice_order(scores, infeasible, selection)
     n, n_infeasible = len(values), int(np.isinf(values).sum())
     if not ks or min(ks) < 1 or max(ks) > n // 2:
         raise UserError(
@@ -131,18 +133,6 @@ def tuning_curve(
     )
 
 
-def area_under_tuning_curve(curve: TuningCurve) -> float:
-    """Mean of the expected best over log2 k from 1 to K, the last k: each doubling of the budget
-    counts alike.
-
-    Lower is better. Compare only curves with the same ks and the same fallback.
-
-    Raises:
-        UserError: the curve does not start at 1, does not rise, or has one point.
-    """
-    return float(area_weights(curve.ks) @ np.array(curve.expected_best))
-
-
 def curve_ks(last: int) -> tuple[int, ...]:
     """Budgets 1 ... `last`, eight to a doubling (all of them while they are few)."""
     count = math.ceil(8 * math.log2(last)) + 1 if last > 1 else 1
@@ -152,7 +142,9 @@ def curve_ks(last: int) -> tuple[int, ...]:
 # Trials in order of choice, and statistics of many such rows at once.
 
 
-def ranked(scores: ArrayLike, infeasible: ArrayLike, selection: ArrayLike | None = None) -> Floats:
+def in_choice_order(
+    scores: ArrayLike, infeasible: ArrayLike, selection: ArrayLike | None = None
+) -> Floats:
     """Scores [n] in order of choice: by `selection` (default: the scores); infeasible trials last,
     as +inf."""
     failed = np.asarray(infeasible, dtype=bool)
@@ -194,10 +186,13 @@ def best_weights(n: int, ks: Sequence[int]) -> Floats:
 
 
 def area_weights(ks: Sequence[int]) -> Floats:
-    """Weights [len(ks)] of the trapezoidal mean over log2 k.
+    """Weights [len(ks)] of the trapezoidal mean over log2 k, from 1 to the last k.
+
+    With them the area under a tuning curve is the mean of the expected best score in which each
+    doubling of the budget counts alike. Compare only curves with the same ks and fallback.
 
     Raises:
-        UserError: see `area_under_tuning_curve`.
+        UserError: the budgets do not start at 1, do not rise, or are fewer than two.
     """
     octaves = np.log2(np.asarray(ks, dtype=float))
     widths = np.diff(octaves)
@@ -208,13 +203,13 @@ def area_weights(ks: Sequence[int]) -> Floats:
     return np.asarray((np.append(widths, 0) + np.insert(widths, 0, 0)) / (2 * octaves[-1]))
 
 
-def own_best_share(rows: Floats, k: int, tolerance: float) -> Floats:
+def own_best_proportion(rows: Floats, k: int, tolerance: float) -> Floats:
     """Expected share, among k random trials, of the others within the tolerance of the best of
     them: [repeats].
 
     Not the share within the tolerance of the best of all n: that best improves with n, so the
     method with more trials would look less robust. The mean over all subsets of size k is free of
-    n. Given that the best has rank i, the others are a random subset of the trials ranked below it.
+    n. Given that the best has rank i, the others are a random subset of the trials in_choice_order below it.
     With n >> k that is a mean over very many i; where that would take long (many resamples at
     once), `ANCHORS` of equal probability stand for them.
     """
@@ -269,7 +264,7 @@ def _jackknife_error(values: Floats, k: int) -> float:
     """Standard error of the expected best of k over trials, from all n leave-one-out values at
     once.
 
-    Without trial i the ones ranked above it keep their rank and the ones below move up by one.
+    Without trial i the ones in_choice_order above it keep their rank and the ones below move up by one.
     """
     n = len(values)
     weights = best_weights(n - 1, [k])[0]

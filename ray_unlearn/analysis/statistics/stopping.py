@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.statistics.proportions import Share, share_of
+from ray_unlearn.analysis.statistics.proportions import Proportion, proportion_of
 
 FloatArray = NDArray[np.float64]
 BOOTSTRAPS = 1000
@@ -32,26 +32,21 @@ class StoppingRule:
 
     n_trials: int
     """Trials with two evaluations or more for which it can be told whether the rule had fired."""
-    crossed: Share
+    crossed: Proportion
     n_infeasible: int
     """Of these, without a finite score at the rule's checkpoint: in no regret below."""
     n_infeasible_last: int
     """Of these, without a finite score at the last step: what the rule may have saved them from."""
-    n_cut_short: int
-    """Of these, ended before the planned last update: their `regret_last` is at least what it says,
-    not what it is."""
     n_regrets: int
-    regret_median: float
-    regret_median_interval: tuple[float, float]
+    """Trials behind `regret_mean`: finite at the rule's checkpoint and at their best step."""
     regret_mean: float
     regret_interval: tuple[float, float]
-    """90 % of the mean, trials resampled within groups."""
-    regret_last: float | None
-    """Median loss of running to the last evaluation instead, over trials that are finite at both;
-    None without any."""
+    """90 % interval of the mean; trials are resampled within groups."""
     regret_last_mean: float | None
+    """Mean loss of running to the last evaluation instead, over trials that are finite at both;
+    None without any."""
     updates_saved: float | None
-    """Share of planned updates saved, mean over crossing trials; None without any."""
+    """Proportion of planned updates saved, mean over crossing trials; None without any."""
     hindsight: bool
 
 
@@ -155,7 +150,7 @@ def stopping_rule(
     group = rows["group"].to_numpy()[stop]
     # Sorted, so that trials of other names but the same results give the same resamples.
     strata = [np.sort(regret[usable & (group == name)]) for name in sorted(set(group[usable]))]
-    medians, means = _bootstrap(strata, seed, bootstraps)
+    interval = _bootstrap(strata, seed, bootstraps)
 
     update = _column(rows, "update")
     planned = np.fmax(_column(rows, "steps")[last], update[last])
@@ -164,16 +159,12 @@ def stopping_rule(
     saved = 1 - update[stop] / planned
     return StoppingRule(
         n_trials=len(table),
-        crossed=share_of(int(crossed.sum()), len(table)),
+        crossed=proportion_of(int(crossed.sum()), len(table)),
         n_infeasible=int(infeasible.sum()),
         n_infeasible_last=int(infeasible_last.sum()),
-        n_cut_short=int((update[last] < planned).sum()),
         n_regrets=int(usable.sum()),
-        regret_median=float(np.median(regret[usable])),
-        regret_median_interval=medians,
         regret_mean=float(np.mean(np.sort(regret[usable]))),
-        regret_interval=means,
-        regret_last=float(np.median(lost)) if len(lost) else None,
+        regret_interval=interval,
         regret_last_mean=float(np.mean(np.sort(lost))) if len(lost) else None,
         updates_saved=float(saved[crossed].mean()) if crossed.any() else None,
         hindsight=hindsight,
@@ -199,16 +190,14 @@ def _column(rows: pd.DataFrame, name: str) -> FloatArray:
     return rows[name].to_numpy(dtype=float, na_value=np.nan)
 
 
-def _bootstrap(
-    strata: list[FloatArray], seed: int, bootstraps: int
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """90 % percentile intervals of median and mean, resampling within each of `strata`.
+def _bootstrap(strata: list[FloatArray], seed: int, bootstraps: int) -> tuple[float, float]:
+    """90 % percentile interval of the mean, resampling within each of `strata`.
 
     n - 1 of n are drawn: n of n would understate the variance of a small stratum (McCarthy and
     Snowden 1985).
     """
     rng = np.random.default_rng(seed)
-    medians, means = [], []
+    means = []
     at_once = max(1, 2_000_000 // sum(len(values) for values in strata))
     for begun in range(0, bootstraps, at_once):
         draws = min(at_once, bootstraps - begun)
@@ -218,11 +207,6 @@ def _bootstrap(
                 for values in strata
             ]
         )
-        medians.append(np.median(sample, axis=1))
         means.append(sample.mean(axis=1))
-    return _interval(np.concatenate(medians)), _interval(np.concatenate(means))
-
-
-def _interval(drawn: FloatArray) -> tuple[float, float]:
-    low, high = np.quantile(drawn, (0.05, 0.95))
+    low, high = np.quantile(np.concatenate(means), (0.05, 0.95))
     return float(low), float(high)
