@@ -46,6 +46,7 @@ from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.event import BaselineMeasured, Header
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row
@@ -140,13 +141,9 @@ def lane(spec: StudySpec, trials: int, workers: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder, Fleet(operations, open_trivial) as fleet:
         first = fleet.first_job(baselines=True, interrupt=nobody)
         assert first is not None
-        with Ledger.create(Path(folder), {"spec": {}, "retraining_flops": 1.0}) as ledger:
+        with Ledger.create(Path(folder), Header(retraining_flops=1.0)) as ledger:
             ledger.append(
-                {
-                    "kind": "baseline",
-                    "name": "vanilla",
-                    "metrics": first["result"]["rows"]["vanilla"],
-                }
+                BaselineMeasured(name="vanilla", metrics=first["result"]["rows"]["vanilla"])
             )
             run_trials(Recorder(spec, ledger, search, search, [clock]), search, fleet, 1, nobody)
             assert all(len(trial.rows) == len(EVALUATIONS) for trial in ledger.record.finished)

@@ -44,6 +44,7 @@ from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.event import BaselineMeasured, Header
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.schema import Row
@@ -165,13 +166,9 @@ def measure(lanes: int, seconds: float, rounds: int, packed: bool) -> dict[str, 
             time.sleep(0.5)
         started_s, before = time.monotonic() - began, fleet.state()["lanes"]
         watch = Watch(fleet, lanes, trials)
-        with Ledger.create(Path(folder), {"spec": {}, "retraining_flops": 1.0}) as ledger:
+        with Ledger.create(Path(folder), Header(retraining_flops=1.0)) as ledger:
             ledger.append(
-                {
-                    "kind": "baseline",
-                    "name": "vanilla",
-                    "metrics": first["result"]["rows"]["vanilla"],
-                }
+                BaselineMeasured(name="vanilla", metrics=first["result"]["rows"]["vanilla"])
             )
             driver, called = time.process_time(), time.monotonic()
             recorder = Recorder(any_spec(), ledger, search, search, [watch])

@@ -34,11 +34,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What measures memory imports the rest where it is used.
 from ray_unlearn.spec.study_spec import StudySpec, load_study
-from ray_unlearn.store.event import HOT, StoredRow, encoded
+from ray_unlearn.store.entry import HOT, StoredRow, encoded
+from ray_unlearn.store.event import (
+    BaselineMeasured,
+    Event,
+    Header,
+    RowMeasured,
+    SessionBegan,
+    TrialAsked,
+    TrialEnded,
+)
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.scan import acknowledged_file, events_file, header_file
-from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION, Row
+from ray_unlearn.store.schema import COLUMNS, Row
 from ray_unlearn.store.score import ScoreRule
 
 ROWS = 10
@@ -76,52 +85,36 @@ def metrics_of(update: int, draw: random.Random) -> dict[str, Any]:
     return {name: draw.random() for name in COLUMNS} | {"update": update}
 
 
-def events(spec: StudySpec, trials: int) -> Iterator[dict[str, Any]]:
+def events(spec: StudySpec, trials: int) -> Iterator[Event]:
     """Those of a study whose trials have all ended but those of its last round. Configurations are
     the search's."""
     from ray_unlearn.execution.search import Search
 
     draw = random.Random(0)
     search = Search(spec_of(trials, len(spec.methods), sampler="random"), CONTEXT)
-    about = {"domain": "shakespeare", "context": CONTEXT, "retraining_flops": 1e12}
-    yield {
-        "kind": "header",
-        "schema_version": SCHEMA_VERSION,
-        "spec": spec.model_dump(mode="json"),
-        **about,
-    }
-    yield {"kind": "session", "total": search.total, "host": "scale", "pid": 1}
+    yield Header(
+        spec=spec.model_dump(mode="json"),
+        domain="shakespeare",
+        context=CONTEXT,
+        retraining_flops=1e12,
+    )
+    yield SessionBegan(total=search.total, host="scale", pid=1)
     baseline = metrics_of(0, draw)
     baseline["forget_nll"] = baseline[
         "approximate_nll_selection"
     ]  # its score is 0, the best there can be
-    yield {"kind": "baseline", "name": "vanilla", "metrics": baseline}
-    yield {"kind": "baseline", "name": "exact_retrain", "metrics": baseline}
+    yield BaselineMeasured(name="vanilla", metrics=baseline)
+    yield BaselineMeasured(name="exact_retrain", metrics=baseline)
     for number in range(trials):
         config = search.ask(number)
         assert config is not None
-        of_trial = {"number": number, "trial_id": config.id}
-        yield {
-            "kind": "trial",
-            **of_trial,
-            "source": "random",
-            "config": config.model_dump(mode="json"),
-        }
+        of_trial: dict[str, Any] = {"number": number, "trial_id": config.id}
+        yield TrialAsked(**of_trial, source="random", config=config.model_dump(mode="json"))
         for update in config.evaluate_at:
-            yield {
-                "kind": "row",
-                **of_trial,
-                "attempt": 0,
-                "update": update,
-                "metrics": metrics_of(update, draw),
-            }
-        yield {
-            "kind": "outcome",
-            **of_trial,
-            "attempt": 0,
-            "status": STATUS[number % len(STATUS)],
-            "reason": "",
-        }
+            yield RowMeasured(
+                **of_trial, attempt=0, update=update, metrics=metrics_of(update, draw)
+            )
+        yield TrialEnded(**of_trial, attempt=0, status=STATUS[number % len(STATUS)], reason="")
 
 
 def write_study(folder: Path, spec: StudySpec, trials: int) -> None:
@@ -130,9 +123,7 @@ def write_study(folder: Path, spec: StudySpec, trials: int) -> None:
     ledger.mkdir(parents=True)
     with open(events_file(ledger), "wb") as file:
         for seq, event in enumerate(events(spec, trials)):
-            line = encoded(
-                {"seq": seq, "token": 1, **event, "time": "2026-01-01T00:00:00.000+00:00"}
-            )
+            line = encoded(event, seq, fence=1, time="2026-01-01T00:00:00.000+00:00")
             file.write(line)
             if seq == 0:
                 header_file(ledger).write_bytes(line)
@@ -363,7 +354,7 @@ def suggest(trials: int) -> None:
     spec = spec_of(trials + CALLS, methods=1)
     past = list(trials_in_memory(spec, trials))
     for count in (n for n in PAST if n <= trials):
-        search, record = Search(spec, CONTEXT), Record({})
+        search, record = Search(spec, CONTEXT), Record(Header())
         record.trials.update((trial.number, trial) for trial in past[:count])
         replay = timed(search.replay, 1, record)[0]
         show(f"ask (tpe), {count:,} past", timed(search.ask, CALLS, count))
@@ -390,13 +381,13 @@ def verdicts(pruner: Any, record: Record) -> list[float]:
 def trials_in_memory(spec: StudySpec, trials: int) -> Iterator[Trial]:
     """Finished trials with rows as a ledger has them, which know the hot columns only."""
     for event in events(spec, trials):
-        match event["kind"]:
-            case "trial":
-                trial = Trial(event["number"], event["trial_id"], event["config"])
-            case "row":
-                trial.rows += stored_rows([event["update"]], metrics=event["metrics"])
-            case "outcome":
-                trial.status = event["status"]
+        match event:
+            case TrialAsked():
+                trial = Trial(event.number, event.trial_id, event.config)
+            case RowMeasured():
+                trial.rows += stored_rows([event.update], metrics=event.metrics)
+            case TrialEnded():
+                trial.status = event.status
                 yield trial
 
 
@@ -405,7 +396,7 @@ def stored_rows(
 ) -> list[Row]:
     made = [metrics or metrics_of(update, draw or random.Random(0)) for update in updates]
     return [
-        StoredRow({name: row[name] for name in (*HOT, "update")}, Path(os.devnull), 0, 0)
+        StoredRow({name: row[name] for name in (*HOT, "update")}, Path(os.devnull), 0, 0, 0, 0)
         for row in made
     ]
 

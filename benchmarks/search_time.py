@@ -45,6 +45,7 @@ from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.search_space import FloatRange, spread
 from ray_unlearn.spec.study_spec import StudySpec, load_study
 from ray_unlearn.spec.trial_config import Hyperparameters
+from ray_unlearn.store.event import Header
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import COLUMNS, HALVES, Row
@@ -413,7 +414,7 @@ class Replay:
 def replay(spec: StudySpec, surface: Surface, budget_s: float, goal: float) -> Replay:
     """Search with one worker until the goal is reached, the budget spent, or no trial left."""
     search, pruner = Search(spec, "search_time"), Pruner(spec)
-    record = Record({}, baselines={"vanilla": dict(surface.baselines.vanilla)})
+    record = Record(Header(), baselines={"vanilla": dict(surface.baselines.vanilla)})
     done, best, rule = Replay(), math.inf, ScoreRule.of(record, spec)
     while (
         done.seconds < budget_s and best > goal and (config := search.ask(done.trials)) is not None

@@ -218,9 +218,9 @@ def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, s
         make_ready(spec.model, report)
     data = prepare(spec.data, spec.model, say=say)
     found, former = context_digest(spec, data), context_digest(spec, data, former=True)
-    if record.header["context"] not in (found, former):
+    if record.header.context not in (found, former):
         raise UserError(
-            f"{folder}: model or data have changed since the study began (digest {record.header['context']}, now {found}): "
+            f"{folder}: model or data have changed since the study began (digest {record.header.context}, now {found}): "
             "its scores could not be compared; put them back"
         )
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.event import BestWeightsKept, Note, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.files import remove_checkpoints
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record, Trial
@@ -64,7 +65,7 @@ class Recorder:
         storage: Storage | None = None,
     ) -> None:
         record = ledger.record
-        flops = float(record.header.get("retraining_flops", 0.0))
+        flops = record.header.retraining_flops
         self._baselines = Baselines(
             record.baselines["vanilla"], record.baselines.get("exact_retrain"), flops
         )
@@ -94,8 +95,10 @@ class Recorder:
         `source` says who chose it (a sampler's name), evidence for the analysis.
         """
         if number not in self.record.trials:
-            event = {"kind": "trial", "number": number, "trial_id": config.id, "source": source}
-            self._ledger.append(event | {"config": config.model_dump(mode="json")})
+            content = config.model_dump(mode="json")
+            self._ledger.append(
+                TrialAsked(number=number, trial_id=config.id, source=source, config=content)
+            )
         self._show("on_trial", self.record.trials[number])
 
     def row(self, number: int, attempt: int, metrics: Row) -> str | None:
@@ -111,14 +114,15 @@ class Recorder:
         known = next((row for row in trial.rows if row["update"] == update), None)
         if known is None:
             known = scored(metrics, self._baselines, self._weights)
-            event = {
-                "kind": "row",
-                "number": number,
-                "trial_id": trial.trial_id,
-                "attempt": attempt,
-                "update": update,
-            }
-            self._ledger.append(event | {"metrics": known})
+            self._ledger.append(
+                RowMeasured(
+                    number=number,
+                    trial_id=trial.trial_id,
+                    attempt=attempt,
+                    update=update,
+                    metrics=known,
+                )
+            )
             self._show("on_row", trial, known)
             if self._rule.is_settled(known, trial) and known[OBJECTIVE] < self._best:
                 self._best, self._best_number, self._improved = (
@@ -147,13 +151,15 @@ class Recorder:
         trial = self.record.trials[number]
         if trial.status is not None:
             return
-        event = {
-            "kind": "outcome",
-            "number": number,
-            "trial_id": trial.trial_id,
-            "attempt": attempt,
-        }
-        self._ledger.append(event | {"status": status, "reason": reason})
+        self._ledger.append(
+            TrialEnded(
+                number=number,
+                trial_id=trial.trial_id,
+                attempt=attempt,
+                status=status,
+                reason=reason,
+            )
+        )
         self._search.tell(trial)
         self._show("on_outcome", trial)
         remove_checkpoints(self._storage, number)
@@ -166,14 +172,13 @@ class Recorder:
 
     def artefact(self, number: int, file: dict[str, Any]) -> None:
         """The weights of the best row so far are in `file`; those of the one before are deleted."""
-        before = self.record.artefact
-        self._ledger.append(
-            {"kind": "artefact", "number": number, "trial_id": self.record.trials[number].trial_id}
-            | file
-        )
-        if before is not None and before["file"] != file["file"]:
+        before = self.record.best_weights
+        trial_id = self.record.trials[number].trial_id
+        kept = BestWeightsKept(number=number, trial_id=trial_id, **file)
+        self._ledger.append(kept)
+        if before is not None and before.file != kept.file:
             with contextlib.suppress(OSError):
-                self._storage.remove(str(before["file"]))
+                self._storage.remove(before.file)
 
     def _lowest(self) -> tuple[float, int]:
         """The best score so far and its trial."""
@@ -182,7 +187,7 @@ class Recorder:
 
     def note(self, text: str) -> None:
         """Record something an operator should see."""
-        self._ledger.append({"kind": "note", "text": text})
+        self._ledger.append(Note(text))
 
     def _show(self, event: str, *content: object) -> None:
         for observer in list(self._observers):

@@ -10,6 +10,7 @@ import yaml
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import differences, validated
 from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.store.event import StudyExtended
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record
 
@@ -36,7 +37,7 @@ def resumed_spec(
     """
     record = ledger.record
     path = folder / SPEC_FILE
-    began = validated(StudySpec, record.header["spec"], "ledger header: spec")
+    began = validated(StudySpec, record.header.spec, "ledger header: spec")
     began = with_trials(began, record.trials_per_method or began.search.trials_per_method)
     if not path.exists():
         write_spec(path, began)
@@ -51,7 +52,7 @@ def resumed_spec(
         write_spec(
             path, spec
         )  # first: killed in between, the next resume still finds the new number
-        ledger.append({"kind": "amendment", "trials_per_method": spec.search.trials_per_method})
+        ledger.append(StudyExtended(spec.search.trials_per_method))
     return load_study(path, operations) if operations else spec
 
 
@@ -63,7 +64,7 @@ def trials_to_reach(expected: StudySpec, ledger: Ledger, where: str) -> int | No
         UserError: it is another study.
     """
     record = ledger.record
-    began = validated(StudySpec, record.header["spec"], "ledger header: spec")
+    began = validated(StudySpec, record.header.spec, "ledger header: spec")
     have, wanted = (
         record.trials_per_method or began.search.trials_per_method,
         expected.search.trials_per_method,

@@ -47,6 +47,14 @@ from ray_unlearn.execution.tune import pending, run_trials
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.strict import differences
 from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
+from ray_unlearn.store.event import (
+    BaselineMeasured,
+    BestWeightsGone,
+    Header,
+    Note,
+    SessionBegan,
+    TrialReopened,
+)
 from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import Place, opened
@@ -200,7 +208,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         record = self.ledger.record
-        self.search = Search(self.spec, record.header["context"], record.baselines)
+        self.search = Search(self.spec, record.header.context, record.baselines)
         self.search.replay(record)
         self.folder = self.place.folder
 
@@ -227,31 +235,38 @@ class _Run:
         """Record who goes on and with what; remove what a killed process left behind."""
         header, record = self.ledger.record.header, self.ledger.record
         now = {"code_version": _code_version(), "libraries": _libraries()}
-        began = {name: (record.sessions or [header])[-1].get(name) for name in now}
+        before = record.sessions[-1] if record.sessions else header
+        began = {name: getattr(before, name) for name in now}
         if changes := differences(began, now):
             self._note(f"goes on with other software than before: {'; '.join(changes)}")
-        host = {"host": socket.gethostname(), "pid": os.getpid()}
-        self.ledger.append({"kind": "session", "total": self.search.total, **host, **now})
+        self.ledger.append(
+            SessionBegan(
+                total=self.search.total,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                code_version=_code_version(),
+                libraries=_libraries(),
+            )
+        )
         files, freed = self._removed_leftovers()
         if files:
             self._note(
                 f"removed {files} file(s) of {freed / 2**20:.1f} MiB that a stopped process had left behind"
             )
-        best = record.artefact
+        best = record.best_weights
         if (
             best is not None
-            and kept_weights(self.place.storage, record, best["number"], best["update"]) is None
+            and kept_weights(self.place.storage, record, best.number, best.update) is None
         ):
             self._note(
-                f"{best['file']} is gone or changed; `export` runs trial {best['number']} again for its weights"
+                f"{best.file} is gone or changed; `export` runs trial {best.number} again for its "
+                "weights"
             )
-            self.ledger.append(
-                {"kind": "artefact", "number": best["number"], "update": best["update"], "file": ""}
-            )
+            self.ledger.append(BestWeightsGone(best.number, best.update))
 
     def _note(self, text: str) -> None:
         self.say(text)
-        self.ledger.append({"kind": "note", "text": text})
+        self.ledger.append(Note(text))
 
     def _unfinished(self) -> bool:
         return next(pending(self.ledger.record.trials, self.search.total), None) is not None
@@ -335,7 +350,7 @@ class _Run:
 
     def _record_baselines(self, rows: dict[str, dict[str, Any]]) -> None:
         for name, row in rows.items():
-            self.ledger.append({"kind": "baseline", "name": name, "metrics": row})
+            self.ledger.append(BaselineMeasured(name, row))
         if rows:
             text = json.dumps(rows, indent=1, sort_keys=True)
             (self.folder / BASELINES_FILE).write_text(text + "\n")
@@ -367,7 +382,7 @@ def _reopen_failed(ledger: Ledger) -> None:
     for trial in ledger.record.finished:
         if trial.status == "failed":
             reason = f"asked for by --retry-failed; it had failed: {trial.reason}"
-            ledger.append({"kind": "reopened", "number": trial.number, "reason": reason})
+            ledger.append(TrialReopened(trial.number, reason))
 
 
 def _check_disk(place: Place, spec: StudySpec) -> None:
@@ -386,18 +401,18 @@ def _check_disk(place: Place, spec: StudySpec) -> None:
         )
 
 
-def _header(spec: StudySpec, data: StudyData) -> dict[str, Any]:
-    return {
-        "spec": spec.model_dump(mode="json"),
-        "domain": data.domain,
-        "data_digest": data.digest,
-        "split_digests": data.split_digests,
-        "model_digest": model_digest(spec.model),
-        "context": context_digest(spec, data),
-        "retraining_flops": _retraining_flops(spec.model),
-        "code_version": _code_version(),
-        "libraries": _libraries(),
-    }
+def _header(spec: StudySpec, data: StudyData) -> Header:
+    return Header(
+        spec=spec.model_dump(mode="json"),
+        domain=data.domain,
+        data_digest=data.digest,
+        split_digests=data.split_digests,
+        model_digest=model_digest(spec.model),
+        context=context_digest(spec, data),
+        retraining_flops=_retraining_flops(spec.model),
+        code_version=_code_version(),
+        libraries=_libraries(),
+    )
 
 
 def _libraries() -> dict[str, str]:
@@ -434,18 +449,18 @@ def _code_version() -> str:
     return f"{version} ({total.hexdigest()[:12]})"
 
 
-def _check_same_data(header: dict[str, Any], data: StudyData) -> None:
+def _check_same_data(header: Header, data: StudyData) -> None:
     """Refuse other data than the study began with, by its digest or, begun long ago, the former."""
-    if header["data_digest"] in (data.digest, data.former_digest):
+    if header.data_digest in (data.digest, data.former_digest):
         return
-    began = header.get("split_digests", {})
+    began = header.split_digests
     changed = [name for name, now in data.split_digests.items() if began.get(name, now) != now]
     where = f"the documents or tokens of {', '.join(changed)}" if changed else "the data"
-    _refuse_other(where, "data", header["data_digest"], data.digest)
+    _refuse_other(where, "data", header.data_digest, data.digest)
 
 
-def _check_same_model(header: dict[str, Any], model: ModelSpec) -> None:
-    began, now = header["model_digest"], model_digest(model)
+def _check_same_model(header: Header, model: ModelSpec) -> None:
+    began, now = header.model_digest, model_digest(model)
     if began not in (now, model_digest(model, former=True)):
         _refuse_other("the model", "model", began, now)
 

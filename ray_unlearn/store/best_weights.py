@@ -5,30 +5,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.store.event import Event
+from ray_unlearn.store.event import BestWeightsKept
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.storage import Storage, file_sha256, local_file
 
 
-def artefact_problems(
-    storage: Storage, artefact: Event | None, trials: Mapping[int, Trial], *, running: bool
+def best_weights_problems(
+    storage: Storage, kept: BestWeightsKept | None, trials: Mapping[int, Trial], *, running: bool
 ) -> Iterator[str]:
-    """I5: the weights that the newest `artefact` event names.
+    """I5: the weights that the newest `BestWeightsKept` names.
 
     Args:
         storage: of the study; names in the event are below it.
-        artefact: None when no weights were kept.
+        kept: None when no weights were kept.
         trials: of the ledger.
         running: a writer may have put better weights there since the ledger was read.
     """
-    if artefact is None:
+    if kept is None:
         return
-    try:
-        number, update, name = artefact["number"], artefact["update"], str(artefact["file"])
-        expected = (int(artefact["bytes"]), str(artefact["sha256"]))
-    except (KeyError, TypeError, ValueError) as error:
-        yield f"I5: the event of the best weights lacks or garbles {error}"
-        return
+    number, update, name = kept.number, kept.update, kept.file
+    expected = (kept.bytes, kept.sha256)
     if number not in trials or update not in {row["update"] for row in trials[number].rows}:
         yield f"I5: {name}: weights of trial {number}, update {update}, of which there is no row"
     if name.startswith("/") or ".." in name.split("/"):

@@ -35,13 +35,12 @@ def best_file(number: int, update: int) -> str:
 def kept_weights(storage: Storage, record: Record, number: int, update: int) -> str | None:
     """The name of the file with the weights of this row, where they were kept and are still what
     was written."""
-    about = record.artefact
-    if about is None or (about["number"], about["update"]) != (number, update):
+    kept = record.best_weights
+    if kept is None or (kept.number, kept.update) != (number, update):
         return None
-    name = str(about["file"])
     try:
-        with local_file(storage, name) as path:
-            return name if file_sha256(path) == about["sha256"] else None
+        with local_file(storage, kept.file) as path:
+            return kept.file if file_sha256(path) == kept.sha256 else None
     except OSError:
         return None
 
@@ -58,7 +57,7 @@ def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
     drafts = [file for file in (*trials, *storage.files("ledger")) if file.name.endswith(TEMPORARY)]
     yield from drafts
     unfinished = {f"{TRIALS}/{n:04d}" for n, trial in record.trials.items() if trial.status is None}
-    best = None if record.artefact is None else str(record.artefact["file"])
+    best = None if record.best_weights is None else record.best_weights.file
     for file in trials:
         folder, _, name = file.name.rpartition("/")
         wanted = file.name == best or (folder in unfinished and fnmatch(name, CHECKPOINT))

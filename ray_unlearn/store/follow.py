@@ -6,14 +6,15 @@ that was repaired) is left to `read_ledger`'s rules: everything is read again.
 
 from pathlib import Path
 
-from ray_unlearn.store.event import Event, decoded
+from ray_unlearn.store.entry import decoded
+from ray_unlearn.store.event import Event
 from ray_unlearn.store.ledger import concluded
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import events_file, scanned
 
 MARK_BYTES = 64
-"""So many bytes before the place where reading stopped tell that the file is still the same: with
-the checksum of its last line it may be a copy, downloaded anew."""
+"""Bytes before the place where reading stopped. With the checksum of the last line among them, they
+identify the file, even when it was downloaded again."""
 
 
 class LedgerFollower:
@@ -24,7 +25,7 @@ class LedgerFollower:
         self._record: Record | None = None
         self._offset = 0
         self._mark = b""
-        self._token = 0
+        self._fence = 0
         self._seq = 0
 
     def poll(self) -> tuple[Record, list[Event] | None]:
@@ -38,10 +39,8 @@ class LedgerFollower:
         events = self._news()
         if events is None:
             return self._from_the_start(), None
-        record, self._record = (
-            self._record,
-            None,
-        )  # an event that cannot be applied: the next call reads all again
+        # When an event cannot be applied, the next call reads everything again.
+        record, self._record = self._record, None
         for event in events:
             record.apply(event)
         self._record = record
@@ -52,7 +51,7 @@ class LedgerFollower:
         scan = scanned(self._path.parent)
         record = concluded(scan, self._path)
         self._offset, self._seq = scan.good_bytes, scan.next_seq
-        self._token = int(scan.events[-1].get("token", 0))
+        self._fence = scan.entries[-1].fence
         self._mark = self._from(max(0, self._offset - MARK_BYTES))[:MARK_BYTES]
         self._record = record
         return record
@@ -64,17 +63,14 @@ class LedgerFollower:
             return None
         events: list[Event] = []
         offset = self._offset
-        *lines, _ = data[len(self._mark) :].split(
-            b"\n"
-        )  # what follows the last line end is still being written
+        # What follows the last line end is still being written.
+        *lines, _ = data[len(self._mark) :].split(b"\n")
         for line in lines:
-            event = decoded(line + b"\n", self._path, offset)
-            if event is None or (event.get("token"), event.get("seq")) != (
-                self._token,
-                self._seq + len(events),
-            ):
+            entry = decoded(line + b"\n", self._path, offset)
+            next_seq = self._seq + len(events)
+            if entry is None or (entry.fence, entry.seq) != (self._fence, next_seq):
                 return None
-            events.append(event)
+            events.append(entry.event)
             offset += len(line) + 1
         if events:
             self._mark = data[: len(self._mark) + offset - self._offset][-MARK_BYTES:]

@@ -1,19 +1,20 @@
 """The study's append-only record. Everything else (status, resume, tables, best trial) is derived
 from it.
 
-`ledger/events.jsonl` holds one JSON object per line (see `lines`); each is on disk (fsync) before
-`append` returns. Kinds:
+`ledger/events.jsonl` holds one JSON object per line (see `entry`); each is on disk (fsync) before
+`append` returns. The kinds, with the class of each in `event`:
 
-    header     first line: schema and code versions, resolved spec, data and model digests; `header.json` is a copy
+    header     first line: schema and code versions, resolved spec, digests; `header.json` is a copy
     session    a process began to write: host, pid, versions
-    amendment  trials_per_method                 the study was extended
-    baseline   name, metrics
-    trial      number, trial_id, config          a trial was asked for
-    row        number, trial_id, attempt, update, metrics
-    artefact   number, update, file, sha256      the weights of the best row so far were kept; no file: they are gone
-    outcome    number, trial_id, attempt, status, reason
-    reopened   number, reason                    an outcome does not count any more: a repair found its rows incomplete
-    note       anything an operator should see (a lane restarted, a tail repaired)
+    amendment  the study was extended: trials_per_method
+    baseline   metrics of the vanilla or the exactly retrained model
+    trial      a trial was asked for: number, trial_id, config
+    row        an evaluation row: number, trial_id, attempt, update, metrics
+    artefact   the weights of the best row so far were kept: number, update, file, sha256, bytes;
+               with an empty file name: they are gone
+    outcome    a trial ended: number, trial_id, attempt, status, reason
+    reopened   an outcome does not count any more: number, reason
+    note       anything an operator should see (a lane restarted, a torn line was cut)
 
 Beside it `acknowledged` holds the number of the last event that `append` returned for: a file that
 was cut at the end of a line looks whole, and only this tells that something is gone. pandas reads
@@ -29,7 +30,8 @@ from types import TracebackType
 from typing import IO, Protocol, Self
 
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.event import Event, decoded, encoded
+from ray_unlearn.store.entry import decoded, encoded
+from ray_unlearn.store.event import Event, Header, Note
 from ray_unlearn.store.lease import Lease
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import (
@@ -41,7 +43,6 @@ from ray_unlearn.store.scan import (
     read_acknowledged,
     scanned,
 )
-from ray_unlearn.store.schema import SCHEMA_VERSION
 
 
 class Held(Protocol):
@@ -96,7 +97,7 @@ class Ledger:
         self._acknowledged = os.open(acknowledged_file(folder), os.O_WRONLY | os.O_CREAT, 0o644)
 
     @classmethod
-    def create(cls, folder: Path, header: Event, writer: Writer | None = None) -> Self:
+    def create(cls, folder: Path, header: Header, writer: Writer | None = None) -> Self:
         """Start a ledger in `folder` with its header line.
 
         Args:
@@ -118,7 +119,6 @@ class Ledger:
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error}") from None
         lease = _taken(folder, file) if writer is None else writer.lease
-        header = {"kind": "header", "schema_version": SCHEMA_VERSION, **header}
         ledger = cls(folder, file, Record(header), lease, 0, writer)
         try:
             line = ledger._write(header)
@@ -153,7 +153,7 @@ class Ledger:
             if scan.torn_bytes:
                 file.truncate(scan.good_bytes)
                 file.seek(0, os.SEEK_END)
-            lease.outrank(int(scan.events[-1].get("token", 0)))
+            lease.outrank(scan.entries[-1].fence)
             if not header_file(folder).exists():
                 header_file(folder).write_bytes(next(line for _, line in lines_of(path)))
             ledger = cls(folder, file, record, lease, scan.next_seq, writer)
@@ -164,7 +164,7 @@ class Ledger:
         ledger.mended = list(_mended(scan, acknowledged))
         try:
             for text in ledger.mended:
-                ledger.append({"kind": "note", "text": text})
+                ledger.append(Note(text))
         except StorageError:
             ledger.close()
             raise
@@ -191,16 +191,15 @@ class Ledger:
             StorageError: the disk is full, the file cannot be written, or another process has taken
                 the study over. Nothing that was there before is lost.
         """
-        event = event | {"time": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        line = self._write(event)
+        line = self._write(event, datetime.now(UTC).isoformat(timespec="milliseconds"))
         path = events_file(self.folder)
         stored = decoded(line, path, self._file.tell() - len(line))
         assert stored is not None
-        self.record.apply(stored)
+        self.record.apply(stored.event)
 
-    def _write(self, event: Event) -> bytes:
+    def _write(self, event: Event, time: str = "") -> bytes:
         self._lease.check()
-        line = encoded({"seq": self._seq, "token": self.token} | event)
+        line = encoded(event, self._seq, self.token, time)
         start = self._file.tell()
         try:
             _write_all(self._file, line)
@@ -273,9 +272,9 @@ def concluded(scan: Scan, path: Path) -> Record:
             f"{path}: events {gaps} are missing; restore the file from a copy, or "
             f"`ray-unlearn verify {path.parent.parent} --repair` lets their trials run again"
         )
-    record = Record(scan.events[0])
-    for event in scan.events[1:]:
-        record.apply(event)
+    record = Record(scan.header)
+    for entry in scan.entries[1:]:
+        record.apply(entry.event)
     return record
 
 

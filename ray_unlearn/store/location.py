@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.event import Event
+from ray_unlearn.store.event import Header
 from ray_unlearn.store.lease import LEASE_FILE, Holder
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.scan import events_file
@@ -54,7 +54,7 @@ class Place:
         except OSError as error:
             raise StorageError(str(error)) from None
 
-    def create_ledger(self, header: Event) -> Ledger:
+    def create_ledger(self, header: Header) -> Ledger:
         """As `Ledger.create`."""
         if not self.storage.remote:
             return Ledger.create(self.folder / "ledger", header)

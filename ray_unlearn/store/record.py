@@ -1,17 +1,32 @@
-"""All that a ledger says, in memory: trials with their rows, baselines, notes. See `ledger` for the
-kinds of events."""
+"""All that a ledger says, in memory: trials with their rows, baselines, notes."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.event import Event
+from ray_unlearn.store.event import (
+    KINDS,
+    BaselineMeasured,
+    BestWeightsGone,
+    BestWeightsKept,
+    Event,
+    Header,
+    Note,
+    RowMeasured,
+    SessionBegan,
+    StudyExtended,
+    TrialAsked,
+    TrialEnded,
+    TrialEvent,
+    TrialReopened,
+    UnknownEvent,
+)
 from ray_unlearn.store.schema import Outcome, Row
 
 
 @dataclass
 class Trial:
-    """One trial as the ledger tells it."""
+    """A trial, its rows and its outcome."""
 
     number: int
     trial_id: str
@@ -34,65 +49,64 @@ class Trial:
 class Record:
     """All the ledger says, in memory."""
 
-    header: Event
-    baselines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    header: Header
+    baselines: dict[str, Row] = field(default_factory=dict)
     trials: dict[int, Trial] = field(default_factory=dict)
-    notes: list[Event] = field(default_factory=list)
-    sessions: list[Event] = field(default_factory=list)
-    artefact: Event | None = None
-    """The last one: the best row's weights."""
+    notes: list[str] = field(default_factory=list)
+    sessions: list[SessionBegan] = field(default_factory=list)
+    best_weights: BestWeightsKept | None = None
+    """Where the weights of the best row are; None when they are not kept."""
     trials_per_method: int | None = None
-    """The last amendment; None when the study was never extended."""
+    """As of the last extension; None when the study was never extended."""
 
     def apply(self, event: Event) -> None:
         """Take one event in. A row that is already there (a retry replays it) changes nothing.
 
         Raises:
-            StorageError: a kind that this code does not know, or a trial that was never begun.
+            StorageError: an event of an unknown kind, or of a trial that was never begun.
         """
-        match event["kind"]:
-            case "baseline":
-                self.baselines[event["name"]] = event["metrics"]
-            case "trial":
-                self.trials[event["number"]] = Trial(
-                    event["number"],
-                    event["trial_id"],
-                    event["config"],
-                    source=event.get("source", ""),
+        match event:
+            case BaselineMeasured():
+                self.baselines[event.name] = event.metrics
+            case TrialAsked():
+                self.trials[event.number] = Trial(
+                    event.number, event.trial_id, event.config, source=event.source
                 )
-            case "row":
+            case RowMeasured():
                 trial = self._trial(event)
-                if not any(row["update"] == event["update"] for row in trial.rows):
-                    trial.rows.append(event["metrics"])
-            case "outcome":
+                if not any(row["update"] == event.update for row in trial.rows):
+                    trial.rows.append(event.metrics)
+            case TrialEnded():
                 trial = self._trial(event)
-                trial.status, trial.reason, trial.attempt = (
-                    event["status"],
-                    event["reason"],
-                    event["attempt"],
-                )
-            case "reopened":
+                trial.status, trial.reason = event.status, event.reason
+                trial.attempt = event.attempt
+            case TrialReopened():
                 trial = self._trial(event)
                 trial.status, trial.reason = None, ""
-            case "note":
-                self.notes.append(event)
-            case "session":
+            case Note():
+                self.notes.append(event.text)
+            case SessionBegan():
                 self.sessions.append(event)
-            case "artefact":
-                self.artefact = event if event["file"] else None
-            case "amendment":
-                self.trials_per_method = event["trials_per_method"]
-            case unknown:
+            case BestWeightsKept():
+                self.best_weights = event
+            case BestWeightsGone():
+                self.best_weights = None
+            case StudyExtended():
+                self.trials_per_method = event.trials_per_method
+            case Header():
+                raise StorageError("ledger: a second header; restore the file from a copy")
+            case UnknownEvent():
                 raise StorageError(
-                    f"ledger: event of unknown kind {unknown!r}; was it written by a newer version?"
+                    f"ledger: event of unknown kind {event.kind!r}; was it written by a newer "
+                    "version?"
                 )
 
-    def _trial(self, event: Event) -> Trial:
+    def _trial(self, event: TrialEvent) -> Trial:
         try:
-            return self.trials[event["number"]]
+            return self.trials[event.number]
         except KeyError:
             raise StorageError(
-                f"ledger: a {event['kind']} of trial {event['number']}, which was never begun; "
+                f"ledger: a {KINDS[type(event)]} of trial {event.number}, which was never begun; "
                 "`ray-unlearn verify --repair` sets it aside"
             ) from None
 

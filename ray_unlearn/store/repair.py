@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.store.event import Event, encoded
+from ray_unlearn.store.entry import Entry, decoded, encoded, renumbered
+from ray_unlearn.store.event import Event, Note, TrialReopened
 from ray_unlearn.store.lease import Lease
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import Place
@@ -43,9 +44,9 @@ def repair(study_folder: Path) -> list[str]:
         plan = planned(folder, scan)
         if plan.texts or plan.reopened:
             _carry_out(plan, header, folder, lease)
-    known = sum(event["kind"] == "note" for event in plan.events)
+    known = sum(isinstance(entry.event, Note) for entry in plan.entries)
     with Ledger.open(folder) as ledger:  # mends the end of the file, and proves that it opens
-        done = [str(note["text"]) for note in ledger.record.notes[known:]]
+        done = ledger.record.notes[known:]
         return done + _table_mended(folder / "rows.parquet", ledger.record)
 
 
@@ -105,28 +106,33 @@ def _carry_out(plan: Plan, header: bytes, folder: Path, lease: Lease) -> None:
     """
     path = events_file(folder)
     now = datetime.now(UTC)
-    stamp: Event = {"token": lease.token, "time": now.isoformat(timespec="milliseconds")}
+    time = now.isoformat(timespec="milliseconds")
     place = folder / f"damaged-{now:%Y%m%dT%H%M%S%f}Z.jsonl"
     texts = list(plan.texts)
     if plan.aside:
         texts.append(f"what was set aside is kept in {place.name}")
     texts += [f"trial {number} runs again: {reason}" for number, reason in plan.reopened.items()]
     new: list[Event] = [
-        {"kind": "reopened", "number": n, "reason": reason} for n, reason in plan.reopened.items()
+        *(TrialReopened(number, reason) for number, reason in plan.reopened.items()),
+        *(Note(f"repair: {text}") for text in texts),
     ]
-    new += [{"kind": "note", "text": f"repair: {text}"} for text in texts]
-    events = [*plan.events, *({**stamp, **event} for event in new)]
+    first = len(plan.entries) + 1
     draft = path.with_name(f"{path.name}.tmp")
     try:
         if plan.aside:
             _write(place, (_bytes(path, offset, length) for offset, length in plan.aside))
-        _write(draft, [header], (_line(event, seq) for seq, event in enumerate(events, start=1)))
+        _write(
+            draft,
+            [header],
+            (_line(path, entry, seq) for seq, entry in enumerate(plan.entries, start=1)),
+            (encoded(event, seq, lease.token, time) for seq, event in enumerate(new, start=first)),
+        )
         lease.check()
         draft.replace(path)
         _sync_folder(folder)
         # After the file: a mark that is too high is a false alarm, one that is too low would hide a
         # loss.
-        acknowledged_file(folder).write_bytes(b"%020d\n" % len(events))
+        acknowledged_file(folder).write_bytes(b"%020d\n" % (len(plan.entries) + len(new)))
     except OSError as error:
         with suppress(OSError):
             draft.unlink()
@@ -135,15 +141,15 @@ def _carry_out(plan: Plan, header: bytes, folder: Path, lease: Lease) -> None:
         ) from None
 
 
-def _line(event: Event, seq: int) -> bytes:
-    """The event's line under its new number."""
-    first: Event = {"seq": seq}
-    event = first | event | first
-    if event["kind"] == "row":
-        event["metrics"] = {
-            name: value for name, value in event["metrics"].items() if name != "update"
-        }
-    return encoded(event)
+def _line(path: Path, entry: Entry, seq: int) -> bytes:
+    """The line of an entry under its new number."""
+    line = _bytes(path, entry.offset, entry.length)
+    if decoded(line, path, entry.offset, checked=False) is None:
+        raise StorageError(
+            f"{path}: the line at byte {entry.offset} changed while it was being repaired; is the "
+            "disk failing? Copy the study elsewhere, then try again"
+        )
+    return renumbered(line, seq)
 
 
 def _write(path: Path, *parts: Iterable[bytes]) -> None:

@@ -7,15 +7,20 @@ lost rows, runs again, unless all the rows it should have are there.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.store.event import Event
+from ray_unlearn.store.entry import Entry
+from ray_unlearn.store.event import (
+    RowMeasured,
+    TrialAsked,
+    TrialEnded,
+    TrialEvent,
+    TrialReopened,
+)
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import Scan, events_file, read_acknowledged
-
-OF_A_TRIAL = ("row", "outcome", "reopened", "artefact")
-"""Kinds of events that mean nothing without their `trial` line."""
 
 
 @dataclass
@@ -47,8 +52,8 @@ class _Trial:
 class Plan:
     """What a repair will do."""
 
-    events: list[Event]
-    """Kept, header apart."""
+    entries: list[Entry]
+    """Lines that are kept, without the header."""
     aside: list[tuple[int, int]]
     """Offset and length of what is moved out of the file."""
     texts: list[str]
@@ -64,81 +69,77 @@ def planned(folder: Path, scan: Scan) -> Plan:
         StorageError: an event of a kind that this code does not know.
     """
     trials, left_out = _judged(scan)
-    events = [event for index, event in enumerate(scan.events) if index and index not in left_out]
-    record = Record(scan.events[0])
-    for event in events:
-        record.apply(event)
+    kept = [entry for index, entry in enumerate(scan.entries) if index and index not in left_out]
+    record = Record(scan.header)
+    for entry in kept:
+        record.apply(entry.event)
     gaps = _gaps(scan)
     doubts = {number: trial.doubt(gaps) for number, trial in sorted(trials.items())}
     reopened = {number: doubt for number, doubt in doubts.items() if doubt}
     size = events_file(folder).stat().st_size
     aside = [(line.offset, line.length) for line in scan.damaged]
-    aside += [(offset, _length(folder, offset)) for offset in scan.stale_offsets]
-    aside += [(scan.offsets[index], _length(folder, scan.offsets[index])) for index in left_out]
+    unused = [*scan.stale, *(scan.entries[index] for index in left_out)]
+    aside += [(entry.offset, entry.length) for entry in unused]
     texts = list(_texts(scan, left_out))
     if texts or reopened:  # otherwise opening cuts and notes it
         aside += [(size - scan.torn_bytes, scan.torn_bytes)] if scan.torn_bytes else []
         texts += _end_texts(scan, read_acknowledged(folder))
-    return Plan(events, sorted(aside), texts, reopened)
+    return Plan(kept, sorted(aside), texts, reopened)
 
 
 def _judged(scan: Scan) -> tuple[dict[int, _Trial], dict[int, str]]:
     """Trials, and the events (by index) that contradict the others, with the reason."""
     trials: dict[int, _Trial] = {}
     left_out: dict[int, str] = {}
-    for index, event in enumerate(scan.events):
-        kind = event["kind"]
-        trial = trials.get(event["number"]) if kind in ("trial", *OF_A_TRIAL) else None
-        if kind == "trial":
-            if trial is None:
-                trials[event["number"]] = _Trial(event["config"], index)
+    for index, entry in enumerate(scan.entries):
+        event = entry.event
+        if isinstance(event, TrialAsked):
+            if event.number in trials:
+                left_out[index] = f"of trial {event.number}, begun a second time"
             else:
-                left_out[index] = f"of trial {event['number']}, begun a second time"
-        elif kind in OF_A_TRIAL and trial is None:
-            left_out[index] = f"of trial {event['number']}, whose beginning is lost"
-        elif trial is not None:
-            _take_in(trial, event, index, left_out)
+                trials[event.number] = _Trial(event.config, index)
+        elif isinstance(event, TrialEvent):
+            if event.number in trials:
+                _take_in(trials[event.number], event, index, left_out)
+            else:
+                left_out[index] = f"of trial {event.number}, whose beginning is lost"
     return trials, left_out
 
 
-def _take_in(trial: _Trial, event: Event, index: int, left_out: dict[int, str]) -> None:
-    kind = event["kind"]
-    if kind == "row" and event["update"] in trial.updates:
-        left_out[index] = f"of trial {event['number']}, a row a second time"
+def _take_in(trial: _Trial, event: TrialEvent, index: int, left_out: dict[int, str]) -> None:
+    if isinstance(event, RowMeasured) and event.update in trial.updates:
+        left_out[index] = f"of trial {event.number}, a row a second time"
         return
-    if kind in ("row", "outcome") and trial.ended is not None:  # its `reopened` is lost
-        left_out[trial.ended] = (
-            f"of trial {event['number']}, an outcome that did not count any more"
-        )
+    if isinstance(event, RowMeasured | TrialEnded) and trial.ended is not None:
+        # The event that reopened the trial is lost.
+        left_out[trial.ended] = f"of trial {event.number}, an outcome that did not count any more"
         trial.ended = None
-    match kind:
-        case "row":
-            trial.updates.add(event["update"])
-        case "outcome":
-            trial.ended, trial.status = index, event["status"]
-        case "reopened":
+    match event:
+        case RowMeasured():
+            trial.updates.add(event.update)
+        case TrialEnded():
+            trial.ended, trial.status = index, event.status
+        case TrialReopened():
             trial.ended = None
 
 
 def _gaps(scan: Scan) -> list[int]:
-    """Indices of events before which something is lost. By number; a ledger of schema 1 had none,
-    there by damaged lines."""
+    """Indices of entries before which something is lost: by number, or by damaged lines in a ledger
+    of schema version 1, which had no numbers."""
     found = []
-    for index in range(1, len(scan.events)):
-        before, after = scan.events[index - 1].get("seq"), scan.events[index].get("seq")
-        if before is not None and after is not None:
-            lost = after > before + 1
+    for index, (before, after) in enumerate(pairwise(scan.entries), start=1):
+        if before.seq is not None and after.seq is not None:
+            lost = after.seq > before.seq + 1
         else:
-            first, last = scan.offsets[index - 1], scan.offsets[index]
-            lost = any(first < line.offset < last for line in scan.damaged)
-            lost = lost or any(after == end + 1 for _, end in scan.missing)
+            lost = any(before.offset < line.offset < after.offset for line in scan.damaged)
+            lost = lost or any(after.seq == end + 1 for _, end in scan.missing)
         if lost:
             found.append(index)
     return found
 
 
 def _texts(scan: Scan, left_out: dict[int, str]) -> Iterator[str]:
-    if scan.offsets[0] < 0:
+    if scan.entries[0].offset < 0:
         yield "the header line was damaged or gone; it was taken from its copy"
     if scan.damaged:
         yield f"damaged lines were set aside: {listed(line.line for line in scan.damaged)}"
@@ -161,12 +162,6 @@ def _end_texts(scan: Scan, acknowledged: int) -> Iterator[str]:
             f"events {scan.next_seq} to {acknowledged} had been acknowledged and are gone from the end of the file: "
             "what they recorded is computed again"
         )
-
-
-def _length(folder: Path, offset: int) -> int:
-    with open(events_file(folder), "rb") as file:
-        file.seek(offset)
-        return len(file.readline())
 
 
 def listed(items: Iterable[object], most: int = 10) -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.event import Event, decoded
+from ray_unlearn.store.entry import Entry, decoded
+from ray_unlearn.store.event import Header
 from ray_unlearn.store.schema import SCHEMA_VERSION
 
 CHECKED_SINCE = 2
@@ -29,14 +30,11 @@ class Damaged:
 class Scan:
     """What is in the file, before anything is concluded from it."""
 
-    events: list[Event] = field(default_factory=list)
-    """The good ones; the first is the header."""
-    offsets: list[int] = field(default_factory=list)
-    """Where the line of each of them begins; -1 for a header that was taken from its copy."""
+    entries: list[Entry] = field(default_factory=list)
+    """The good lines; the first is the header."""
     damaged: list[Damaged] = field(default_factory=list)
-    stale: list[Event] = field(default_factory=list)
-    """Written by a process that had lost its lease; they do not count."""
-    stale_offsets: list[int] = field(default_factory=list)
+    stale: list[Entry] = field(default_factory=list)
+    """Lines of a process that had lost its lease; they do not count."""
     missing: list[tuple[int, int]] = field(default_factory=list)
     """Gaps in the numbering: first and last event that are not there, damaged lines among them."""
     good_bytes: int = 0
@@ -46,7 +44,17 @@ class Scan:
     @property
     def next_seq(self) -> int:
         """The number of the next event."""
-        return int(self.events[-1].get("seq", len(self.events) - 1)) + 1 if self.events else 0
+        if not self.entries:
+            return 0
+        last = self.entries[-1].seq
+        return len(self.entries) if last is None else last + 1
+
+    @property
+    def header(self) -> Header:
+        """The first event."""
+        header = self.entries[0].event
+        assert isinstance(header, Header)
+        return header
 
 
 def scanned(folder: Path, header: bytes | None = None) -> Scan:
@@ -61,16 +69,16 @@ def scanned(folder: Path, header: bytes | None = None) -> Scan:
         newer schema.
     """
     path = events_file(folder)
-    scan, token, expected, checked = Scan(), 0, 1, True
+    scan, fence, expected, checked = Scan(), 0, 1, True
     if header is not None and not _begins_well(path):
-        copy, checked = _header(decoded(header, path, 0), header, header_file(folder))
-        scan.events, scan.offsets = [copy], [-1]
+        copy, checked = _header(decoded(header, path, -1), header, header_file(folder))
+        scan.entries = [copy]
     for number, (offset, line) in enumerate(lines_of(path), start=1):
-        event = decoded(line, path, offset, checked=checked)
-        is_header = not scan.events
+        entry = decoded(line, path, offset, checked=checked)
+        is_header = not scan.entries
         if is_header:
-            event, checked = _header(event, line, path)
-        if event is None:
+            entry, checked = _header(entry, line, path)
+        if entry is None:
             if not line.endswith(b"\n"):
                 scan.torn_bytes = len(line)
                 break
@@ -78,21 +86,19 @@ def scanned(folder: Path, header: bytes | None = None) -> Scan:
             scan.damaged.append(Damaged(number, offset, len(line), shown))
             continue
         scan.good_bytes = offset + len(line)
-        if event.get("token", 0) < token:
-            scan.stale.append(event)
-            scan.stale_offsets.append(offset)
+        if entry.fence < fence:
+            scan.stale.append(entry)
             continue
-        seq = event.get("seq", expected)  # schema 1 had no numbers
-        if event.get("token", 0) > token:
-            _overruled(scan, seq)
-        token = event.get("token", 0)
+        seq = expected if entry.seq is None else entry.seq
+        if entry.fence > fence:
+            _overrule(scan, seq)
+        fence = entry.fence
         if not is_header:
             if seq > expected:
                 scan.missing.append((expected, seq - 1))
             expected = seq + 1
-        scan.events.append(event)
-        scan.offsets.append(offset)
-    if not scan.events:
+        scan.entries.append(entry)
+    if not scan.entries:
         raise StorageError(f"{path}: empty; {_lost_or_never_there(path)}")
     return scan
 
@@ -108,8 +114,8 @@ def copied_header(folder: Path) -> bytes:
         line = path.read_bytes()
     except OSError:
         line = b""
-    event = decoded(line, path, 0)
-    if event is None or event.get("kind") != "header":
+    entry = decoded(line, path, -1)
+    if entry is None or not isinstance(entry.event, Header):
         raise StorageError(
             f"{path}: the copy of the header is missing or damaged too; restore the ledger from a copy"
         )
@@ -140,12 +146,14 @@ def read_acknowledged(folder: Path) -> int:
         return -1
 
 
-def _overruled(scan: Scan, seq: int) -> None:
-    """A new holder's first event: what the old one wrote under this or a later number, the new one
-    never read."""
-    while len(scan.events) > 1 and scan.events[-1].get("seq", -1) >= seq:
-        scan.stale.append(scan.events.pop())
-        scan.stale_offsets.append(scan.offsets.pop())
+def _overrule(scan: Scan, seq: int) -> None:
+    """Drop what an old writer wrote under the number of the new writer's first event, or later:
+    the new one never read it."""
+    while len(scan.entries) > 1:
+        last = scan.entries[-1].seq
+        if last is None or last < seq:
+            return
+        scan.stale.append(scan.entries.pop())
 
 
 def _begins_well(path: Path) -> bool:
@@ -169,29 +177,29 @@ def _lost_or_never_there(path: Path) -> str:
     return "nothing was recorded, remove the directory"
 
 
-def _header(event: Event | None, line: bytes, path: Path) -> tuple[Event, bool]:
-    """The first line, and whether all others have checksums: those of older schemas had none."""
-    old = decoded(line, path, 0, checked=False) if event is None else event
-    if old is None or (
-        event is None
-        and int(old.get("schema_version", 0)) in range(CHECKED_SINCE, SCHEMA_VERSION + 1)
-    ):
+def _header(entry: Entry | None, line: bytes, path: Path) -> tuple[Entry, bool]:
+    """The first line, and whether all lines after it have checksums (since schema version 2)."""
+    found = decoded(line, path, 0, checked=False) if entry is None else entry
+    header = None if found is None else found.event
+    version = header.schema_version if isinstance(header, Header) else 0
+    if found is None or (entry is None and CHECKED_SINCE <= version <= SCHEMA_VERSION):
         if not line.endswith(b"\n"):
             raise StorageError(f"{path}: the header line is torn; {_lost_or_never_there(path)}")
         raise StorageError(
-            f"{path}: the header line is damaged; `ray-unlearn verify --repair` takes it from its copy"
+            f"{path}: the header line is damaged; `ray-unlearn verify --repair` takes it from its "
+            "copy"
         )
-    if old.get("kind") != "header":
+    if not isinstance(header, Header):
         raise StorageError(f"{path}: does not begin with a header; this is no ledger")
-    version = int(old.get("schema_version", 0))
     if version > SCHEMA_VERSION:
         raise StorageError(
             f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update"
         )
-    return old, version >= CHECKED_SINCE
+    return found, version >= CHECKED_SINCE
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Each line of a file with its offset."""
     offset = 0
     with open(path, "rb") as file:
         for line in file:

@@ -10,6 +10,7 @@ from typing import Any
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.event import TrialEnded, TrialReopened
 from ray_unlearn.store.follow import LedgerFollower
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
@@ -193,15 +194,15 @@ class Follower:
         if (
             self._tally is None
             or events is None
-            or any(event["kind"] == "reopened" for event in events)
+            or any(isinstance(event, TrialReopened) for event in events)
         ):
             self._tally = Tally(ScoreRule.of(record, self._spec))
             for trial in record.finished:
                 self._tally.add(trial)
         else:
             for event in events:
-                if event["kind"] == "outcome":
-                    self._tally.add(record.trials[event["number"]])
+                if isinstance(event, TrialEnded):
+                    self._tally.add(record.trials[event.number])
         self._record = record
 
     def _read_live(self) -> None:
@@ -228,12 +229,12 @@ class Follower:
         return Status(
             spec.name,
             self._name,
-            record.sessions[-1].get("total") if record.sessions else None,
+            record.sessions[-1].total if record.sessions else None,
             dict(tally.outcomes),
             unfinished=len(record.trials) - tally.finished,
             rows=sum(len(trial.rows) for trial in record.trials.values()),
             best=bests,
-            notes=[str(note.get("text", note)) for note in record.notes],
+            notes=list(record.notes),
             live=live,
             age_s=None if live is None else self._clock() - self._written,
             problem=problem,
@@ -249,4 +250,4 @@ def _check_there(folder: Path) -> None:
 
 
 def _spec(folder: Path, record: Record) -> StudySpec:
-    return validated(StudySpec, record.header["spec"], f"{folder}: ledger header")
+    return validated(StudySpec, record.header.spec, f"{folder}: ledger header")

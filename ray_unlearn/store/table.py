@@ -51,18 +51,18 @@ def result_table(record: Record) -> pa.Table:
     before its first evaluation) has one line with no `update`, so that it is counted and not
     forgotten.
     """
-    spec = validated(StudySpec, record.header["spec"], "ledger header: spec")
+    spec = validated(StudySpec, record.header.spec, "ledger header: spec")
     rule = ScoreRule.of(record, spec)
     study = {
         "study": spec.name,
-        "domain": record.header["domain"],
+        "domain": record.header.domain,
         "model": spec.model.source,
         "score_rule": rule.name,
     }
     schema, tables = _schema(), []
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
-        known = study | {
+        known: dict[str, Any] = study | {
             "number": trial.number,
             "trial_id": trial.trial_id,
             "status": trial.status or "running",

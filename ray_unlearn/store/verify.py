@@ -25,8 +25,9 @@ import pyarrow.parquet as pq
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.best_weights import artefact_problems
-from ray_unlearn.store.event import Event
+from ray_unlearn.store.best_weights import best_weights_problems
+from ray_unlearn.store.entry import Entry
+from ray_unlearn.store.event import Event, Header, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.files import leftovers
 from ray_unlearn.store.lease import EXPIRY_S, LEASE_FILE, read_holder
 from ray_unlearn.store.record import Record, Trial
@@ -79,19 +80,21 @@ def verify(study_folder: Path, storage: Storage | None = None) -> Verification:
         return Verification(problems, False, 0, None, 0, [], running)
     problems += _damage(scan, acknowledged)
     whole = not problems
-    record = Record(scan.events[0])
-    for event in scan.events[1:]:
-        problems += _taken_in(record, event)
+    record = Record(scan.header)
+    for entry in scan.entries[1:]:
+        problems += _taken_in(record, entry)
     for _, trial in sorted(record.trials.items()):
         problems += _trial_problems(trial)
     problems += _count_problems(record)
     unfinished = sorted(number for number, trial in record.trials.items() if trial.status is None)
     if not running and not unfinished:
         problems += _table_problems(folder / "rows.parquet", record)
-    problems += artefact_problems(storage, record.artefact, record.trials, running=bool(running))
+    problems += best_weights_problems(
+        storage, record.best_weights, record.trials, running=bool(running)
+    )
     if whole and not running:  # what a lost line may have spoken of is no leftover
         problems += _leftover_problems(storage, record)
-    asked_for = record.sessions[-1].get("total") if record.sessions else None
+    asked_for = record.sessions[-1].total if record.sessions else None
     complete = asked_for is not None and len(record.trials) == asked_for and not unfinished
     rows = sum(len(trial.rows) for trial in record.trials.values())
     return Verification(
@@ -163,37 +166,37 @@ def _damage(scan: Scan, acknowledged: int) -> Iterator[str]:
         yield f"I1: events.jsonl: {len(scan.stale)} event(s) of a process that had lost the study; {REPAIR}"
 
 
-def _taken_in(record: Record, event: Event) -> Iterator[str]:
+def _taken_in(record: Record, entry: Entry) -> Iterator[str]:
     """Take in one event; problems it makes with those before it."""
+    event = entry.event
     try:
         problem = _contradiction(record, event)
         if problem:
             yield f"{problem}; {REPAIR}"
-        if event["kind"] != "trial" or not problem:
+        if not isinstance(event, TrialAsked) or not problem:
             record.apply(event)
     except StorageError as error:
         yield f"I1: {error}"
     except (KeyError, TypeError) as error:  # a line of schema 1, which has no checksum
-        yield f"I1: event {event.get('seq', '?')} ({event['kind']}) lacks or garbles {error}; {REPAIR}"
+        what = "?" if entry.seq is None else entry.seq
+        yield f"I1: event {what} at byte {entry.offset} lacks or garbles {error}; {REPAIR}"
 
 
 def _contradiction(record: Record, event: Event) -> str:
-    trial = (
-        record.trials.get(event["number"]) if event["kind"] in ("trial", "row", "outcome") else None
-    )
+    if not isinstance(event, TrialAsked | RowMeasured | TrialEnded):
+        return ""
+    trial = record.trials.get(event.number)
     if trial is None:
         return ""
-    match event["kind"]:
-        case "trial":
+    match event:
+        case TrialAsked():
             return f"I4: trial {trial.number} was begun twice"
-        case "row" if any(row["update"] == event["update"] for row in trial.rows):
-            return f"I1: trial {trial.number} has the row of update {event['update']} twice"
-        case "row" if trial.status is not None:
-            return (
-                f"I2: trial {trial.number} has a row of update {event['update']} after its outcome"
-            )
-        case "outcome" if trial.status is not None:
-            return f"I2: trial {trial.number} ended twice, {trial.status} and {event['status']}"
+        case RowMeasured() if any(row["update"] == event.update for row in trial.rows):
+            return f"I1: trial {trial.number} has the row of update {event.update} twice"
+        case RowMeasured() if trial.status is not None:
+            return f"I2: trial {trial.number} has a row of update {event.update} after its outcome"
+        case TrialEnded() if trial.status is not None:
+            return f"I2: trial {trial.number} ended twice, {trial.status} and {event.status}"
     return ""
 
 
@@ -214,9 +217,9 @@ def _trial_problems(trial: Trial) -> Iterator[str]:
         )
 
 
-def _asked_per_method(header: Event) -> int | None:
+def _asked_per_method(header: Header) -> int | None:
     try:
-        wanted = header["spec"]["search"]["trials_per_method"]
+        wanted = header.spec["search"]["trials_per_method"]
     except (KeyError, TypeError):
         return None
     return wanted if isinstance(wanted, int) else None

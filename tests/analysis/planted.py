@@ -16,6 +16,7 @@ from typing import Any
 
 from ray_unlearn.spec.search_space import Choice, FloatRange
 from ray_unlearn.spec.study_spec import SchedulerSpec, StudySpec, load_study
+from ray_unlearn.store.event import BaselineMeasured, Header, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import ATTACKS, HALVES, SETS, Row
@@ -136,21 +137,20 @@ def planted_row(
     return scored(row, Baselines(**known, retraining_flops=RETRAINING_FLOPS))
 
 
-def header_of(spec: StudySpec) -> dict[str, Any]:
+def header_of(spec: StudySpec) -> Header:
     """A ledger's header."""
-    return {
-        "spec": spec.model_dump(mode="json"),
-        "domain": "Shakespeare scenes",
-        "code_version": "0.1.0",
-        "versions": {"python": "3.11.9", "torch": "2.9.0", "ray": "2.60.0"},
-        "data_digests": {"forget": "3f1c9a", "retain": "77ab01"},
-    }
+    versions = {"python": "3.11.9", "torch": "2.9.0", "ray": "2.60.0"}
+    digests = {"forget": "3f1c9a", "retain": "77ab01"}
+    return Header(
+        spec=spec.model_dump(mode="json"),
+        domain="Shakespeare scenes",
+        code_version="0.1.0",
+        other={"versions": versions, "data_digests": digests},
+    )
 
 
 @contextmanager
-def quick_ledger(
-    study: Path, spec: StudySpec, header: dict[str, Any] | None = None
-) -> Iterator[Ledger]:
+def quick_ledger(study: Path, spec: StudySpec, header: Header | None = None) -> Iterator[Ledger]:
     """A new ledger in a study directory, without the wait for the disk at each event."""
     fsync, os.fsync = os.fsync, lambda _: None
     try:
@@ -169,14 +169,12 @@ def write_trial(
     config = spec.trial_config(
         spec.spaces[method].resolve(chosen), method, seeds[number % len(seeds)], "context"
     )
-    known = {"number": number, "trial_id": config.id}
-    ledger.append({"kind": "trial", **known, "config": config.model_dump(mode="json")})
+    known: dict[str, Any] = {"number": number, "trial_id": config.id}
+    ledger.append(TrialAsked(**known, config=config.model_dump(mode="json")))
     for update, metrics in rows.items():
-        ledger.append({"kind": "row", **known, "attempt": 0, "update": update, "metrics": metrics})
+        ledger.append(RowMeasured(**known, attempt=0, update=update, metrics=metrics))
     if status != "running":
-        ledger.append(
-            {"kind": "outcome", **known, "attempt": 0, "status": status, "reason": reason}
-        )
+        ledger.append(TrialEnded(**known, attempt=0, status=status, reason=reason))
 
 
 def plant(
@@ -189,7 +187,7 @@ def plant(
     with quick_ledger(study, spec) as ledger:
         for name, metrics in baselines().items():
             if exact or name == "vanilla":
-                ledger.append({"kind": "baseline", "name": name, "metrics": metrics})
+                ledger.append(BaselineMeasured(name=name, metrics=metrics))
         for index in range(trials * len(spec.methods)):
             method = spec.methods[index % len(spec.methods)]
             chosen = {}

@@ -4,6 +4,7 @@ run."""
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from planted import baselines, demo_spec, header_of, plant, quick_ledger, write_
 
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.store.event import BaselineMeasured
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.table import result_table, write_table
 
@@ -167,7 +169,7 @@ def test_no_path_of_the_machine_in_the_report(planted_study: Path, report: Path)
 def test_no_finished_trial_is_a_valid_page_that_says_so(tmp_path: Path) -> None:
     spec = demo_spec()
     with quick_ledger(tmp_path / "s", spec) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": baselines()["vanilla"]})
+        ledger.append(BaselineMeasured(name="vanilla", metrics=baselines()["vanilla"]))
         write_trial(ledger, spec, "gradient_ascent", {"learning_rate": 3e-4}, {}, status="running")
         write_trial(ledger, spec, "random_labels", {"learning_rate": 9e-4}, {}, status="infeasible")
     write_report([tmp_path / "s"], tmp_path / "out")
@@ -203,9 +205,9 @@ def test_odd_names_are_text_and_nothing_else(tmp_path: Path) -> None:
     spec = spec.model_copy(
         update={"model": spec.model.model_copy(update={"source": "demo:<b>bold</b>"})}
     )
-    header = header_of(spec) | {"domain": "<script>alert('$x^')</script> | `a` *b*"}
+    header = replace(header_of(spec), domain="<script>alert('$x^')</script> | `a` *b*")
     with quick_ledger(tmp_path / "s", spec, header=header) as ledger:
-        ledger.append({"kind": "baseline", "name": "<i>vanilla", "metrics": baselines()["vanilla"]})
+        ledger.append(BaselineMeasured(name="<i>vanilla", metrics=baselines()["vanilla"]))
         write_trial(
             ledger,
             spec,

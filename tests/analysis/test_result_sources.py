@@ -11,6 +11,7 @@ from planted import demo_spec, quick_ledger
 from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.report.verdict import verdict
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.store.event import Header
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.table import baseline_table, result_table, write_table
 
@@ -114,7 +115,7 @@ def test_a_study_without_trials_says_so(tmp_path: Path) -> None:
 
 
 def test_a_ledger_of_another_program(tmp_path: Path) -> None:
-    with quick_ledger(tmp_path / "odd", demo_spec(), header={"spec": {}}):
+    with quick_ledger(tmp_path / "odd", demo_spec(), header=Header(spec={"name": "x"})):
         pass
     with pytest.raises(UserError, match="the header lacks `domain`"):
         load([tmp_path / "odd"])

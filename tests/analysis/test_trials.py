@@ -21,6 +21,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.event import BaselineMeasured, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.row_score import Baselines, Weights, scored
 from ray_unlearn.store.schema import Row
@@ -44,24 +45,20 @@ def write(
     """One trial with planted rows at the updates."""
     number = len(ledger.record.trials)
     config = spec.trial_config(spec.spaces[METHOD].resolve(chosen), METHOD, number % 3, "context")
-    known = {"number": number, "trial_id": config.id}
-    ledger.append(
-        {"kind": "trial", **known, "config": config.model_dump(mode="json"), "source": source}
-    )
+    known: dict[str, Any] = {"number": number, "trial_id": config.id}
+    ledger.append(TrialAsked(**known, config=config.model_dump(mode="json"), source=source))
     for update in updates:
         row = planted_row(
             METHOD, chosen["learning_rate"], update, 1.0, random.Random(number * 100 + update)
         )
-        ledger.append({"kind": "row", **known, "attempt": 0, "update": update, "metrics": row})
+        ledger.append(RowMeasured(**known, attempt=0, update=update, metrics=row))
     if status != "running":
-        ledger.append(
-            {"kind": "outcome", **known, "attempt": 0, "status": status, "reason": reason}
-        )
+        ledger.append(TrialEnded(**known, attempt=0, status=status, reason=reason))
 
 
 def write_baselines(ledger: Ledger, extra: dict[str, Row] | None = None) -> None:
     for name, metrics in (baselines() | (extra or {})).items():
-        ledger.append({"kind": "baseline", "name": name, "metrics": metrics})
+        ledger.append(BaselineMeasured(name=name, metrics=metrics))
 
 
 def test_scores_are_those_of_the_first_crossing_evaluation(planted_study: Path) -> None:

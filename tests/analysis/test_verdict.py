@@ -13,6 +13,7 @@ from ray_unlearn.analysis.read.study_results import StudyResults, load
 from ray_unlearn.analysis.report.health import boundary_hits
 from ray_unlearn.analysis.report.verdict import agreement, feasible, ranked, verdict
 from ray_unlearn.analysis.report.wording import agreement_sentence, headline, outcome_sentence
+from ray_unlearn.store.event import BaselineMeasured
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Row
@@ -44,13 +45,9 @@ def study_of(
     """A study of two methods; each trial is method, rows by update, status."""
     spec = demo_spec(trials_per_method=2).model_copy(update={"methods": METHODS})
     with quick_ledger(folder, spec) as ledger:
-        ledger.append(
-            {"kind": "baseline", "name": "vanilla", "metrics": row_of(logs(VANILLA), 0.9)}
-        )
+        ledger.append(BaselineMeasured(name="vanilla", metrics=row_of(logs(VANILLA), 0.9)))
         if exact:
-            ledger.append(
-                {"kind": "baseline", "name": "exact_retrain", "metrics": row_of(logs(EXACT), 0.5)}
-            )
+            ledger.append(BaselineMeasured(name="exact_retrain", metrics=row_of(logs(EXACT), 0.5)))
         for position, (method, rows, status) in enumerate(trials):
             chosen: dict[str, Any] = {"learning_rate": 2e-4 + 1e-5 * position}
             if method != "gradient_ascent":
@@ -235,9 +232,7 @@ def test_the_first_can_lose_to_doing_nothing_while_another_does_not(tmp_path: Pa
 def test_a_choice_at_the_edge_of_the_search_is_told(tmp_path: Path) -> None:
     spec = demo_spec(trials_per_method=2).model_copy(update={"methods": ("gradient_ascent",)})
     with quick_ledger(tmp_path / "s", spec) as ledger:
-        ledger.append(
-            {"kind": "baseline", "name": "vanilla", "metrics": row_of(logs(VANILLA), 0.9)}
-        )
+        ledger.append(BaselineMeasured(name="vanilla", metrics=row_of(logs(VANILLA), 0.9)))
         rows = {3: row(forget=50), 6: row(forget=60), 10: row(forget=70)}
         low = spec.spaces["gradient_ascent"].parameters["learning_rate"].low
         write_trial(ledger, spec, "gradient_ascent", {"learning_rate": 1.02 * low}, rows)

@@ -381,11 +381,7 @@ def workers(host: Host) -> list[int]:
 
 def went_on(record: Record) -> list[tuple[int, int]]:
     """Trial and update of each start from a checkpoint, in their order."""
-    words = [
-        str(note["text"]).split()
-        for note in record.notes
-        if " goes on from its checkpoint " in str(note["text"])
-    ]
+    words = [note.split() for note in record.notes if " goes on from its checkpoint " in note]
     return [(int(text[1]), int(text[-1])) for text in words]
 
 
@@ -522,4 +518,4 @@ def test_another_host_takes_over_when_the_driver_s_is_lost(
     check_whole(folder, undisturbed)
     record = read_ledger(folder / "ledger")
     assert went_on(record)[0][0] == trial
-    assert [session["host"] for session in record.sessions] == ["host1", "host3"]
+    assert [session.host for session in record.sessions] == ["host1", "host3"]

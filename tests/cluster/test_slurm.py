@@ -441,7 +441,7 @@ def left_by_one_stop(folder: Path) -> None:
 
 def same_after_one_stop(undisturbed: Path, folder: Path) -> None:
     """The trial went on from its checkpoint, and the table is that of the undisturbed study."""
-    notes = [str(note["text"]) for note in read_ledger(folder / "ledger").notes]
+    notes = [note for note in read_ledger(folder / "ledger").notes]
     assert any(
         text.startswith("trial 1 goes on from its checkpoint of update ") for text in notes
     ), notes

@@ -12,7 +12,7 @@ from ray_unlearn.spec.study_spec import (
     StudySpec,
 )
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.event import Event
+from ray_unlearn.store.event import Header
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Outcome, Row
 
@@ -88,7 +88,7 @@ def finished(
 
 def record(spec: StudySpec, *trials: Trial) -> Record:
     """A ledger of these trials."""
-    header: Event = {"kind": "header", "spec": spec.model_dump(mode="json"), "domain": "test"}
+    header = Header(spec=spec.model_dump(mode="json"), domain="test")
     return Record(
         header,
         {"vanilla": {"approximate_nll_selection": TARGET_NLL}},

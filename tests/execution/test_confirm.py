@@ -25,6 +25,7 @@ from ray_unlearn.execution.study import run_study
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec, load_study
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.event import Header, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.score import ScoreRule
@@ -174,17 +175,15 @@ def test_the_interval_covers_the_mean_of_seeds_as_often_as_it_says() -> None:
 
 def written(folder: Path, spec: StudySpec, trials: list[Trial]) -> Path:
     """A study directory of these trials."""
-    header = {"spec": spec.model_dump(mode="json"), "domain": "test", "context": "c"}
+    header = Header(spec=spec.model_dump(mode="json"), domain="test", context="c")
     with Ledger.create(folder / "ledger", header) as ledger:
         for t in trials:
-            about = {"number": t.number, "attempt": 0, "trial_id": t.trial_id}
-            ledger.append({"kind": "trial", "config": t.config} | about)
+            about: dict[str, Any] = {"number": t.number, "trial_id": t.trial_id}
+            ledger.append(TrialAsked(config=t.config, **about))
             for metrics in t.rows:
-                ledger.append(
-                    {"kind": "row", "update": metrics["update"], "metrics": dict(metrics)} | about
-                )
+                ledger.append(RowMeasured(update=metrics["update"], metrics=dict(metrics), **about))
             if t.status is not None:
-                ledger.append({"kind": "outcome", "status": t.status, "reason": ""} | about)
+                ledger.append(TrialEnded(status=t.status, reason="", **about))
     return folder
 
 

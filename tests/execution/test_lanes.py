@@ -27,6 +27,7 @@ from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.event import BaselineMeasured, Event, Header, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row
@@ -196,8 +197,8 @@ def test_a_killed_tune_actor_costs_its_trial_nothing(
     log.write_text("")
     killer = threading.Thread(target=kill)
     killer.start()
-    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 0.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": vanilla()})
+    with Ledger.create(tmp_path, Header(retraining_flops=0.0)) as ledger:
+        ledger.append(BaselineMeasured("vanilla", vanilla()))
         recorder = Recorder(tiny_study, ledger, search, search)
         run_trials(recorder, search, fleet, 1, NEVER)
         trial = recorder.record.trials[0]
@@ -266,8 +267,8 @@ def test_trials_that_tune_gives_up_for_a_dead_actor_are_asked_again(
     fleet: Fleet, tmp_path: Path, tiny_study: StudySpec
 ) -> None:
     search = KillsTuneActors(tmp_path, stop=-1)
-    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 0.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": vanilla()})
+    with Ledger.create(tmp_path, Header(retraining_flops=0.0)) as ledger:
+        ledger.append(BaselineMeasured("vanilla", vanilla()))
         recorder = Recorder(tiny_study, ledger, search, search)
         run_trials(recorder, search, fleet, 1, NEVER)
         trials = recorder.record.trials
@@ -283,8 +284,8 @@ def test_through_tune_rows_are_on_disk_before_anybody_hears_and_a_verdict_stops_
     """The order in which Tune tells scheduler and searcher is Tune's own: this fails if a new
     version changes it."""
     search = ReadsTheDisk(tmp_path, stop=1)
-    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 6.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": vanilla()})
+    with Ledger.create(tmp_path, Header(retraining_flops=6.0)) as ledger:
+        ledger.append(BaselineMeasured("vanilla", vanilla()))
         recorder = Recorder(tiny_study, ledger, search, search, [Broken()])
         run_trials(recorder, search, fleet, 1, NEVER)
         trials = recorder.record.trials
@@ -307,15 +308,15 @@ def test_a_ledger_that_cannot_be_written_ends_the_study_with_that_error(
 ) -> None:
     """Tune would call it a failed trial and try the next."""
     search = ReadsTheDisk(tmp_path, stop=-1)
-    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 0.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": vanilla()})
+    with Ledger.create(tmp_path, Header(retraining_flops=0.0)) as ledger:
+        ledger.append(BaselineMeasured("vanilla", vanilla()))
         recorder = Recorder(tiny_study, ledger, search, search)
         write = ledger._write
 
-        def full_disk(event: dict[str, Any]) -> bytes:
-            if event["kind"] == "outcome":
+        def full_disk(event: Event, time: str) -> bytes:
+            if isinstance(event, TrialEnded):
                 raise StorageError("no space left on device")
-            return write(event)
+            return write(event, time)
 
         monkeypatch.setattr(ledger, "_write", full_disk)
         with pytest.raises(StorageError, match="no space left"):

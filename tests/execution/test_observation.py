@@ -28,6 +28,7 @@ from ray_unlearn.execution.monitor import METRICS_FILE, Counts, Observation
 from ray_unlearn.execution.study import run_study
 from ray_unlearn.spec.study_spec import StudySpec, load_study
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.event import Header
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.live import LIVE_FILE, Live, read_live
 from ray_unlearn.store.record import Trial
@@ -333,7 +334,7 @@ def test_a_long_study_is_appended_to_and_not_written_anew(tmp_path: Path) -> Non
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Ledger.create(
-        tmp_path / "study" / "ledger", {"spec": SPEC.model_dump(mode="json"), "context": "c"}
+        tmp_path / "study" / "ledger", Header(spec=SPEC.model_dump(mode="json"), context="c")
     ) as opened:
         yield opened
 

@@ -81,16 +81,19 @@ def test_a_study_leaves_a_complete_record(finished: tuple[StudyResult, Path]) ->
         for t in record.trials.values()
         for row in t.rows
     )
-    assert record.header["domain"] == load_study(folder / "study.yaml").data.domain
-    assert {"spec", "data_digest", "model_digest", "context", "code_version", "libraries"} <= set(
-        record.header
-    )
+    assert record.header.domain == load_study(folder / "study.yaml").data.domain
+    header = record.header
+    assert header.data_digest
+    assert header.model_digest
+    assert header.context
+    assert header.code_version
+    assert header.libraries["ray"]
     assert pq.read_table(folder / "ledger" / "rows.parquet").num_rows == 18
     assert pq.read_table(folder / "ledger" / "baselines.parquet").num_rows == 1
     assert json.loads((folder / "baselines.json").read_text())["vanilla"]["forget_nll"] > 0
     assert (folder / "optuna.journal").stat().st_size > 0
     assert len(list((folder / "tensorboard").iterdir())) == 7
-    spec = StudySpec.model_validate(record.header["spec"])
+    spec = StudySpec.model_validate(record.header.spec)
     assert load_study(folder / "study.yaml") == spec, "the resolved spec reads back as it was"
 
 

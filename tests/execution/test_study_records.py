@@ -15,6 +15,7 @@ from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.tune import pending
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
+from ray_unlearn.store.event import BaselineMeasured, Header, RowMeasured
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row
@@ -41,20 +42,15 @@ def test_a_replayed_row_is_written_once_and_still_gets_its_verdict(tmp_path: Pat
     """A study that died between a row and its trial's outcome would otherwise never stop that
     trial."""
     search = Deaf()
-    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 100.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": metrics(0, 1.0)})
+    with Ledger.create(tmp_path, Header(retraining_flops=100.0)) as ledger:
+        ledger.append(BaselineMeasured(name="vanilla", metrics=metrics(0, 1.0)))
         recorder = Recorder(study(space()), ledger, search, search)
         recorder.asked(0, config(), "planted")
         assert recorder.row(0, 0, metrics(1)) is None
         ledger.append(
-            {
-                "kind": "row",
-                "number": 0,
-                "trial_id": "",
-                "attempt": 0,
-                "update": 2,
-                "metrics": ledger.record.trials[0].rows[0],
-            }
+            RowMeasured(
+                number=0, trial_id="", attempt=0, update=2, metrics=ledger.record.trials[0].rows[0]
+            )
         )
         assert recorder.row(0, 1, metrics(1, 9.9)) is None
         assert recorder.row(0, 1, metrics(2)) == "enough"
@@ -73,8 +69,8 @@ def test_a_replayed_row_is_written_once_and_still_gets_its_verdict(tmp_path: Pat
 
 def test_rows_are_scored_by_the_studys_baselines(tmp_path: Path) -> None:
     search = Deaf()
-    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 100.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": metrics(0, 1.0)})
+    with Ledger.create(tmp_path, Header(retraining_flops=100.0)) as ledger:
+        ledger.append(BaselineMeasured(name="vanilla", metrics=metrics(0, 1.0)))
         recorder = Recorder(study(space()), ledger, search, search)
         recorder.asked(0, config())
         recorder.row(0, 0, metrics(1))
@@ -86,8 +82,8 @@ def test_rows_are_scored_by_the_studys_baselines(tmp_path: Path) -> None:
 
 def test_a_best_row_whose_trial_diverges_is_not_the_one_to_beat(tmp_path: Path) -> None:
     """Else the weights of the best row that counts are never kept."""
-    with Ledger.create(tmp_path, {"spec": {}, "retraining_flops": 100.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": metrics(0, 1.0)})
+    with Ledger.create(tmp_path, Header(retraining_flops=100.0)) as ledger:
+        ledger.append(BaselineMeasured(name="vanilla", metrics=metrics(0, 1.0)))
         for known in (2.0, 1.1):  # trial 0 is worse than trial 1, which diverges
             number = len(ledger.record.trials)
             recorder = Recorder(study(space()), ledger, Deaf(), Deaf())  # as if resumed in between
@@ -114,7 +110,7 @@ def test_a_resumed_study_runs_begun_trials_first_and_then_the_numbers_never_aske
 def test_progress_without_a_terminal_is_one_line_per_finished_trial() -> None:
     out = io.StringIO()
     spec = study(space(), evaluate_at=(1, 3))
-    before = Record({}, trials={0: finished(0, config(), [row(3, 0.3)])})
+    before = Record(Header(), trials={0: finished(0, config(), [row(3, 0.3)])})
     with Progress(spec, before, 4, Console(file=out)) as progress:
         for number, status in ((1, "complete"), (2, "failed")):
             trial = finished(number, config(), [row(3, 0.1)], None)
@@ -136,7 +132,7 @@ def test_progress_without_a_terminal_is_one_line_per_finished_trial() -> None:
 
 def test_progress_on_a_terminal_shows_what_runs_what_is_best_and_the_counts() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, record=True)
-    progress = Progress(study(space()), Record({}), 4, console)
+    progress = Progress(study(space()), Record(Header()), 4, console)
     done, running = (
         finished(0, config(), [row(1, 0.25)]),
         finished(1, config(steps=3), [row(2, 0.5)], None),
@@ -193,20 +189,14 @@ def test_a_trial_that_died_before_its_verdict_gets_it_when_the_study_is_resumed(
 ) -> None:
     """Otherwise a stopped study would run on what the undisturbed one had pruned."""
     search = Deaf()
-    with Ledger.create(tmp_path / "ledger", {"spec": {}, "retraining_flops": 100.0}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": metrics(0, 1.0)})
+    with Ledger.create(tmp_path / "ledger", Header(retraining_flops=100.0)) as ledger:
+        ledger.append(BaselineMeasured(name="vanilla", metrics=metrics(0, 1.0)))
         recorder = Recorder(study(space()), ledger, search, search)
         for number, updates in ((0, (1,)), (1, (1, 2)), (2, ())):
             recorder.asked(number, config(seed=number))
             for update in updates:
-                event = {
-                    "kind": "row",
-                    "number": number,
-                    "trial_id": "",
-                    "attempt": 0,
-                    "update": update,
-                }
-                ledger.append(event | {"metrics": metrics(update) | {"score_selection": 0.5}})
+                measured = metrics(update) | {"score_selection": 0.5}
+                ledger.append(RowMeasured(number=number, update=update, metrics=measured))
         assert [recorder.settled(number) for number in range(3)] == [False, True, False]
         assert (ledger.record.trials[1].status, ledger.record.trials[1].reason) == (
             "pruned",

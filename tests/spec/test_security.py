@@ -34,6 +34,13 @@ from ray_unlearn.spec.strict import read_yaml
 from ray_unlearn.spec.study_spec import StudySpec, load_study
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store import location as place
+from ray_unlearn.store.event import (
+    BaselineMeasured,
+    BestWeightsKept,
+    Header,
+    RowMeasured,
+    TrialAsked,
+)
 from ray_unlearn.store.files import kept_weights, remove_checkpoints, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.object_storage import ObjectStorage
@@ -285,13 +292,13 @@ def study(tmp_path: Path, small: StudySpec, config: TrialConfig) -> Path:
     """A study directory with one unfinished trial."""
     folder = tmp_path / "results" / "study"
     write_spec(folder / "study.yaml", small)
-    header = {"spec": small.model_dump(mode="json"), "domain": "d", "context": "c"}
+    header = Header(spec=small.model_dump(mode="json"), domain="d", context="c")
     with Ledger.create(folder / "ledger", header) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": {"forget_nll": 3.0}})
-        trial = {"kind": "trial", "number": 0, "trial_id": config.id, "source": "random"}
-        ledger.append(trial | {"config": config.model_dump(mode="json")})
-        row = {"kind": "row", "number": 0, "attempt": 0, "update": 1}
-        ledger.append(row | {"metrics": {"update": 1, "score_selection": 0.5}})
+        ledger.append(BaselineMeasured(name="vanilla", metrics={"forget_nll": 3.0}))
+        content = config.model_dump(mode="json")
+        ledger.append(TrialAsked(number=0, trial_id=config.id, source="random", config=content))
+        metrics = {"update": 1, "score_selection": 0.5}
+        ledger.append(RowMeasured(number=0, update=1, metrics=metrics))
     return folder
 
 
@@ -316,11 +323,9 @@ def victim(tmp_path: Path) -> Path:
 
 
 def _keeps(study: Path, name: str, content: Path) -> None:
-    about = {"bytes": content.stat().st_size, "sha256": file_sha256(content)}
+    about: dict[str, Any] = {"bytes": content.stat().st_size, "sha256": file_sha256(content)}
     with Ledger.open(study / "ledger") as ledger:
-        ledger.append(
-            {"kind": "artefact", "number": 0, "trial_id": "t", "update": 1, "file": name} | about
-        )
+        ledger.append(BestWeightsKept(number=0, trial_id="t", update=1, file=name, **about))
 
 
 def _record(study: Path) -> Record:

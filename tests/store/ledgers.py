@@ -10,9 +10,20 @@ from typing import Any
 
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.event import (
+    BaselineMeasured,
+    BestWeightsKept,
+    Event,
+    Header,
+    RowMeasured,
+    SessionBegan,
+    TrialAsked,
+    TrialEnded,
+)
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import events_file
+from ray_unlearn.store.schema import Outcome
 
 EVALUATE_AT = (1, 2, 4)
 LEARNING_RATE = {"type": "float", "low": 1e-5, "high": 1.0, "scale": "log"}
@@ -37,7 +48,7 @@ def spec() -> StudySpec:
     )
 
 
-def trial_event(number: int) -> dict[str, Any]:
+def trial_event(number: int) -> TrialAsked:
     config = TrialConfig(
         method="gradient_ascent",
         learning_rate=0.01 + number / 100,
@@ -46,25 +57,25 @@ def trial_event(number: int) -> dict[str, Any]:
         context="c",
     )
     source = "quasi_random" if number % 2 else "tpe"
-    event = {"kind": "trial", "number": number, "trial_id": config.id, "source": source}
-    return event | {"config": config.model_dump(mode="json")}
+    content = config.model_dump(mode="json")
+    return TrialAsked(number=number, trial_id=config.id, source=source, config=content)
 
 
-def row_event(number: int, update: int) -> dict[str, Any]:
+def row_event(number: int, update: int) -> RowMeasured:
     metrics = {
         "update": update,
         "score_selection": 1 / (1 + number + update),
         "forget_nll": 3.0,
         "grad_norm": 0.1 * update,
     }
-    return {"kind": "row", "number": number, "attempt": 0, "update": update, "metrics": metrics}
+    return RowMeasured(number=number, attempt=0, update=update, metrics=metrics)
 
 
-def outcome_event(number: int, status: str = "complete") -> dict[str, Any]:
-    return {"kind": "outcome", "number": number, "attempt": 0, "status": status, "reason": ""}
+def outcome_event(number: int, status: Outcome = "complete") -> TrialEnded:
+    return TrialEnded(number=number, attempt=0, status=status, reason="")
 
 
-def whole_trial(number: int, status: str = "complete") -> list[dict[str, Any]]:
+def whole_trial(number: int, status: Outcome = "complete") -> list[Event]:
     """With all its rows when complete, with one row when it was pruned."""
     updates = EVALUATE_AT if status == "complete" else EVALUATE_AT[:1]
     return [
@@ -74,39 +85,23 @@ def whole_trial(number: int, status: str = "complete") -> list[dict[str, Any]]:
     ]
 
 
-def start(total: int) -> list[dict[str, Any]]:
+def start(total: int) -> list[Event]:
     return [
-        {"kind": "session", "host": "h", "pid": 1, "total": total},
-        {"kind": "baseline", "name": "vanilla", "metrics": {"forget_nll": 3.0, "grad_norm": 0.0}},
+        SessionBegan(host="h", pid=1, total=total),
+        BaselineMeasured(name="vanilla", metrics={"forget_nll": 3.0, "grad_norm": 0.0}),
     ]
 
 
-def interleaved() -> list[dict[str, Any]]:
+def interleaved() -> list[Event]:
     """Four trials on two lanes: complete, pruned, complete, and one that still runs."""
     a, b, c, d = whole_trial(0), whole_trial(1, "pruned"), whole_trial(2), whole_trial(3)
-    return [
-        *start(4),
-        a[0],
-        b[0],
-        a[1],
-        b[1],
-        a[2],
-        b[2],
-        c[0],
-        a[3],
-        c[1],
-        a[4],
-        c[2],
-        d[0],
-        c[3],
-        d[1],
-        c[4],
-    ]
+    first = [a[0], b[0], a[1], b[1], a[2], b[2], c[0], a[3]]
+    return [*start(4), *first, c[1], a[4], c[2], d[0], c[3], d[1], c[4]]
 
 
-def written(study: Path, events: Iterable[dict[str, Any]]) -> Path:
+def written(study: Path, events: Iterable[Event]) -> Path:
     """A study directory with these events."""
-    header = {"spec": spec().model_dump(mode="json"), "domain": "test", "context": "c"}
+    header = Header(spec=spec().model_dump(mode="json"), domain="test", context="c")
     with Ledger.create(study / "ledger", header) as ledger:
         for event in events:
             ledger.append(event)
@@ -117,10 +112,10 @@ def finished(study: Path) -> Path:
     """Three trials, all with their outcome, and the weights of the best row."""
     content = safetensors(b"12345678")
     name = "trials/best/0002-4.safetensors"
-    artefact = {"kind": "artefact", "number": 2, "update": 4, "file": name, "bytes": len(content)}
-    artefact["sha256"] = hashlib.sha256(content).hexdigest()
+    sha256 = hashlib.sha256(content).hexdigest()
+    kept = BestWeightsKept(number=2, update=4, file=name, sha256=sha256, bytes=len(content))
     events = [*whole_trial(0), *whole_trial(1, "pruned"), *whole_trial(2)]
-    written(study, [*start(3), *events[:-1], artefact, events[-1]])
+    written(study, [*start(3), *events[:-1], kept, events[-1]])
     (study / name).parent.mkdir(parents=True)
     (study / name).write_bytes(content)
     return study
@@ -149,7 +144,7 @@ def told(record: Record) -> dict[str, Any]:
         "header": record.header,
         "baselines": record.baselines,
         "sessions": record.sessions,
-        "artefact": record.artefact,
+        "best_weights": record.best_weights,
         "trials": {
             number: (
                 trial.trial_id,

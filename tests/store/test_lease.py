@@ -13,10 +13,11 @@ import pytest
 
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store import lease
+from ray_unlearn.store.event import Header, Note
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.scan import events_file
 
-NOTE = {"kind": "note", "text": "mine"}
+NOTE = Note(text="mine")
 
 
 def rewrite(folder: Path, **changes: object) -> None:
@@ -25,7 +26,7 @@ def rewrite(folder: Path, **changes: object) -> None:
 
 
 def test_a_second_writer_hears_who_holds_it_and_since_when(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path, {}):
+    with Ledger.create(tmp_path, Header()):
         rewrite(tmp_path, started=time.time() - 7_200)
         with pytest.raises(
             StorageError, match=rf"process {os.getpid()} on host {socket.gethostname()}, for 2 h"
@@ -37,7 +38,8 @@ def test_a_second_writer_hears_who_holds_it_and_since_when(tmp_path: Path) -> No
 def test_a_killed_writer_on_this_machine_holds_nothing(tmp_path: Path) -> None:
     code = (
         "import os, sys, pathlib; from ray_unlearn.store.ledger import Ledger; "
-        "Ledger.create(pathlib.Path(sys.argv[1]), {}); os.kill(os.getpid(), 9)"
+        "from ray_unlearn.store.event import Header; "
+        "Ledger.create(pathlib.Path(sys.argv[1]), Header()); os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
     with Ledger.open(tmp_path) as ledger:
@@ -50,7 +52,7 @@ def test_a_writer_that_lost_the_study_cannot_append_and_the_new_one_loses_nothin
 ) -> None:
     """It slept through a partition: the other host could not see its lock, waited, and took
     over."""
-    sleeper = Ledger.create(tmp_path, {})
+    sleeper = Ledger.create(tmp_path, Header())
     sleeper.append(NOTE)
     assert sleeper.held
     rewrite(tmp_path, token=2, host="other")
@@ -66,7 +68,7 @@ def test_a_writer_that_lost_the_study_cannot_append_and_the_new_one_loses_nothin
 
 def test_a_line_that_was_on_its_way_when_the_lease_was_lost_does_not_count(tmp_path: Path) -> None:
     """Between looking and writing there is always a moment."""
-    sleeper = Ledger.create(tmp_path, {})
+    sleeper = Ledger.create(tmp_path, Header())
     sleeper.append(NOTE)
     late = sleeper._write
     sleeper._lease.check = lambda: None  # type: ignore[method-assign]
@@ -74,10 +76,10 @@ def test_a_line_that_was_on_its_way_when_the_lease_was_lost_does_not_count(tmp_p
     sleeper._file.close()
     sleeper._file = unlocked
     with Ledger.open(tmp_path) as ledger:
-        ledger.append(NOTE | {"text": "new holder"})
-        late(NOTE | {"text": "late"})
-        ledger.append(NOTE | {"text": "new holder again"})
-    assert [note["text"] for note in read_ledger(tmp_path).notes] == [
+        ledger.append(Note("new holder"))
+        late(Note("late"))
+        ledger.append(Note("new holder again"))
+    assert read_ledger(tmp_path).notes == [
         "mine",
         "new holder",
         "new holder again",
@@ -87,7 +89,7 @@ def test_a_line_that_was_on_its_way_when_the_lease_was_lost_does_not_count(tmp_p
 
 
 def test_another_host_is_waited_for_until_it_is_silent_for_long(tmp_path: Path) -> None:
-    Ledger.create(tmp_path, {}).close()
+    Ledger.create(tmp_path, Header()).close()
     rewrite(tmp_path, host="elsewhere", released=False)
     with pytest.raises(
         StorageError, match=r"another host is writing.*elsewhere.*try again in \d+ s"
@@ -100,13 +102,13 @@ def test_another_host_is_waited_for_until_it_is_silent_for_long(tmp_path: Path) 
 
 
 def test_a_released_lease_of_another_host_is_free_at_once(tmp_path: Path) -> None:
-    Ledger.create(tmp_path, {}).close()
+    Ledger.create(tmp_path, Header()).close()
     rewrite(tmp_path, host="elsewhere")
     Ledger.open(tmp_path).close()
 
 
 def test_a_lost_lease_file_does_not_let_an_old_token_come_back(tmp_path: Path) -> None:
-    Ledger.create(tmp_path, {}).close()
+    Ledger.create(tmp_path, Header()).close()
     with Ledger.open(tmp_path) as ledger:
         assert ledger.token == 2
         ledger.append(NOTE)

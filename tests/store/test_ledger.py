@@ -2,12 +2,28 @@
 
 import json
 import math
+import zlib
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.store.entry import decoded, encoded, renumbered
+from ray_unlearn.store.event import (
+    BaselineMeasured,
+    BestWeightsGone,
+    BestWeightsKept,
+    Event,
+    Header,
+    Note,
+    RowMeasured,
+    SessionBegan,
+    StudyExtended,
+    TrialAsked,
+    TrialEnded,
+    TrialReopened,
+)
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.scan import events_file
 
@@ -15,37 +31,21 @@ CONFIG = {"method": "gradient_ascent", "steps": 4, "learning_rate": 0.1}
 
 
 def filled(folder: Path) -> None:
-    with Ledger.create(folder, {"spec": {"name": "x"}}) as ledger:
-        ledger.append({"kind": "baseline", "name": "vanilla", "metrics": {"forget_nll": 3.0}})
-        ledger.append({"kind": "trial", "number": 0, "trial_id": "a", "config": CONFIG})
+    with Ledger.create(folder, Header(spec={"name": "x"})) as ledger:
+        ledger.append(BaselineMeasured(name="vanilla", metrics={"forget_nll": 3.0}))
+        ledger.append(TrialAsked(number=0, trial_id="a", config=CONFIG))
         for update in (2, 4):
             metrics = {"forget_nll": 3.0 + update, "forget_ppl": math.inf}
             ledger.append(
-                {
-                    "kind": "row",
-                    "number": 0,
-                    "trial_id": "a",
-                    "attempt": 0,
-                    "update": update,
-                    "metrics": metrics,
-                }
+                RowMeasured(number=0, trial_id="a", attempt=0, update=update, metrics=metrics)
             )
-        ledger.append(
-            {
-                "kind": "outcome",
-                "number": 0,
-                "trial_id": "a",
-                "attempt": 0,
-                "status": "complete",
-                "reason": "",
-            }
-        )
+        ledger.append(TrialEnded(number=0, trial_id="a", attempt=0, status="complete", reason=""))
 
 
 def test_what_was_appended_is_read_back(tmp_path: Path) -> None:
     filled(tmp_path)
     record = read_ledger(tmp_path)
-    assert record.header["spec"] == {"name": "x"}
+    assert record.header.spec == {"name": "x"}
     assert record.baselines["vanilla"] == {"forget_nll": 3.0}
     [trial] = record.finished
     assert [row["update"] for row in trial.rows] == [2, 4]
@@ -65,14 +65,7 @@ def test_a_replayed_row_counts_once(tmp_path: Path) -> None:
     filled(tmp_path)
     with Ledger.open(tmp_path) as ledger:
         ledger.append(
-            {
-                "kind": "row",
-                "number": 0,
-                "trial_id": "a",
-                "attempt": 1,
-                "update": 2,
-                "metrics": {"forget_nll": 9.0},
-            }
+            RowMeasured(number=0, trial_id="a", attempt=1, update=2, metrics={"forget_nll": 9.0})
         )
         assert len(ledger.record.trials[0].rows) == 2
     assert read_ledger(tmp_path).trials[0].rows[0]["forget_nll"] == 5.0
@@ -105,7 +98,7 @@ def test_damage_before_the_last_line_is_never_silent(tmp_path: Path) -> None:
 
 def test_one_writer(tmp_path: Path) -> None:
     with (
-        Ledger.create(tmp_path, {}),
+        Ledger.create(tmp_path, Header()),
         pytest.raises(StorageError, match="another process is writing"),
     ):
         Ledger.open(tmp_path)
@@ -113,9 +106,9 @@ def test_one_writer(tmp_path: Path) -> None:
 
 
 def test_create_refuses_an_existing_ledger_and_open_a_missing_one(tmp_path: Path) -> None:
-    Ledger.create(tmp_path, {}).close()
+    Ledger.create(tmp_path, Header()).close()
     with pytest.raises(StorageError, match="resume"):
-        Ledger.create(tmp_path, {})
+        Ledger.create(tmp_path, Header())
     with pytest.raises(StorageError, match="no ledger there"):
         Ledger.open(tmp_path / "none")
 
@@ -142,7 +135,106 @@ def test_full_disk_is_a_storage_error_and_keeps_what_was_there(tmp_path: Path) -
         with open("/dev/full", "wb", buffering=0) as full:
             ledger._file = full
             with pytest.raises(StorageError, match="free some space") as caught:
-                ledger.append({"kind": "note", "text": "x"})
+                ledger.append(Note(text="x"))
             ledger._file = real
     assert caught.value.exit_code == 4
     assert events_file(tmp_path).read_bytes() == before
+
+
+COLD = b'"grad_norm": 3.83'
+
+
+def cold(folder: Path) -> Path:
+    """A ledger with one row, of which `grad_norm` stays in the file; the file of events."""
+    with Ledger.create(folder, Header()) as ledger:
+        ledger.append(TrialAsked(number=0, trial_id="a", config=CONFIG))
+        metrics = {"forget_nll": 3.0, "grad_norm": 3.83, "retain_loss": 1.0}
+        ledger.append(RowMeasured(number=0, update=2, metrics=metrics))
+    return events_file(folder)
+
+
+def test_a_byte_that_changes_after_opening_never_reaches_a_table(tmp_path: Path) -> None:
+    path = cold(tmp_path / "study" / "ledger")
+    [row] = read_ledger(path.parent).trials[0].rows
+    content = path.read_bytes()
+    for damaged in (
+        content.replace(COLD, b'"grad_norm": 9.83'),
+        content.replace(b'"update": 2', b'"update": 4'),
+        content[: content.index(COLD)],
+    ):
+        path.write_bytes(damaged)
+        for read in (lambda: row["grad_norm"], lambda: dict(row.items()), lambda: len(row)):
+            with pytest.raises(StorageError, match=r"events.jsonl: line 3 \(byte \d+\).*--repair"):
+                read()
+    path.write_bytes(content)
+    assert row["grad_norm"] == 3.83
+
+
+def test_a_row_of_a_file_that_was_replaced_is_no_other_row(tmp_path: Path) -> None:
+    """A repair numbers lines anew: a whole line with a checksum of its own is at that place."""
+    path = cold(tmp_path / "ledger")
+    [row] = read_ledger(path.parent).trials[0].rows
+    other = cold(tmp_path / "other").read_bytes().replace(b"3.83", b"4.83")
+    lines = other.splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], renumbered(lines[2], 2)]))
+    with pytest.raises(StorageError, match="is not what it was"):
+        row["grad_norm"]
+    path.unlink()
+    with pytest.raises(StorageError, match="cannot be read"):
+        row["grad_norm"]
+
+
+def test_the_bytes_of_each_event_are_those_of_older_versions() -> None:
+    """Ledgers are read by other programs, and by older versions of this one."""
+    row = {"forget_nll": 3.0, "grad_norm": math.inf}
+    events: list[tuple[Event, str]] = [
+        (
+            Header(2, {"name": "x"}, "d", "1", {"forget": "9"}, "2", "3", 4.0, "0.1", {"ray": "2"}),
+            '"header", "schema_version": 2, "spec": {"name": "x"}, "domain": "d", '
+            '"data_digest": "1", "split_digests": {"forget": "9"}, "model_digest": "2", "context": "3", "retraining_flops": 4.0, '
+            '"code_version": "0.1", "libraries": {"ray": "2"}',
+        ),
+        (
+            SessionBegan(8, "h", 7, "0.1", {"ray": "2"}),
+            '"session", "total": 8, "host": "h", "pid": 7, "code_version": "0.1", '
+            '"libraries": {"ray": "2"}',
+        ),
+        (StudyExtended(9), '"amendment", "trials_per_method": 9'),
+        (
+            BaselineMeasured("vanilla", row),
+            '"baseline", "name": "vanilla", "metrics": {"forget_nll": 3.0}, "time": "t", '
+            '"more": {"grad_norm": null}',
+        ),
+        (
+            TrialAsked(number=0, trial_id="a", source="tpe", config={"steps": 4}),
+            '"trial", "number": 0, "trial_id": "a", "source": "tpe", "config": {"steps": 4}',
+        ),
+        (
+            RowMeasured(number=0, trial_id="a", attempt=1, update=2, metrics=row),
+            '"row", "number": 0, "trial_id": "a", "attempt": 1, "update": 2, '
+            '"metrics": {"forget_nll": 3.0}, "time": "t", "more": {"grad_norm": null}',
+        ),
+        (
+            BestWeightsKept(number=0, trial_id="a", update=2, file="f", sha256="s", bytes=3),
+            '"artefact", "number": 0, "trial_id": "a", "update": 2, "file": "f", "sha256": "s", '
+            '"bytes": 3',
+        ),
+        (BestWeightsGone(0, 2), '"artefact", "number": 0, "update": 2, "file": ""'),
+        (
+            TrialEnded(number=0, trial_id="a", attempt=1, status="pruned", reason="r"),
+            '"outcome", "number": 0, "trial_id": "a", "attempt": 1, "status": "pruned", '
+            '"reason": "r"',
+        ),
+        (TrialReopened(0, "r"), '"reopened", "number": 0, "reason": "r"'),
+        (Note("n"), '"note", "text": "n"'),
+    ]
+    for event, expected in events:
+        line = encoded(event, 7, 2, "t")
+        time = "" if '"time"' in expected else ', "time": "t"'
+        start = '{"seq": 7, "token": 2, "kind": ' + expected + time
+        assert line == f'{start}, "crc": "{zlib.crc32(start.encode()):08x}"}}\n'.encode()
+        entry = decoded(line, Path(), 0)
+        assert entry is not None
+        assert (entry.seq, entry.fence, type(entry.event)) == (7, 2, type(event))
+        if not isinstance(event, BaselineMeasured | RowMeasured):
+            assert entry.event == event

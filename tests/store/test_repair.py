@@ -24,7 +24,8 @@ from ledgers import (
 )
 
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.store.event import encoded
+from ray_unlearn.store.entry import encoded
+from ray_unlearn.store.event import Note
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.repair import repair
 from ray_unlearn.store.scan import acknowledged_file, events_file, header_file
@@ -87,7 +88,7 @@ def test_cut_at_any_byte_every_whole_line_counts_and_what_is_gone_is_named(
     expected = told(read_ledger(reference / "ledger"))
     with Ledger.open(cut / "ledger") as ledger:
         assert told(ledger.record) == expected
-        texts = [note["text"] for note in ledger.record.notes]
+        texts = ledger.record.notes
     last = len(lines_of(study)) - 1
     if whole <= last:
         assert len(texts) == 1
@@ -122,8 +123,7 @@ def test_a_flipped_bit_never_passes_for_data(
     assert told(read_ledger(bad / "ledger")) == told(read_ledger(shorter / "ledger"))
     with Ledger.open(bad / "ledger") as ledger:
         assert (
-            f"events {last} to {last} had been acknowledged and are gone"
-            in ledger.record.notes[-1]["text"]
+            f"events {last} to {last} had been acknowledged and are gone" in ledger.record.notes[-1]
         )
 
 
@@ -364,7 +364,7 @@ def test_a_study_of_schema_1_goes_on(study: Path, tmp_path: Path) -> None:
     old = unchecked(copied(study, tmp_path / "s"))
     for _ in range(2):
         with Ledger.open(old / "ledger") as ledger:
-            ledger.append({"kind": "note", "text": "on"})
+            ledger.append(Note(text="on"))
     assert sorted(read_ledger(old / "ledger").trials) == [0, 1, 2, 3]
     assert verify(old).problems == []
     lines = lines_of(old)
@@ -377,7 +377,7 @@ def test_a_whole_last_line_of_schema_1_without_its_end_is_torn(study: Path, tmp_
     old = unchecked(copied(study, tmp_path / "s"))
     events_file(old / "ledger").write_bytes(content_of(old)[:-1])
     with Ledger.open(old / "ledger") as ledger:
-        assert "torn" in ledger.record.notes[-1]["text"]
+        assert "torn" in ledger.record.notes[-1]
     assert read_ledger(old / "ledger").trials[2].status is None
 
 
@@ -387,10 +387,9 @@ def test_what_the_old_holder_wrote_after_the_new_one_had_read_does_not_count(
     """Both gave the same number: the newer token wins, as it does when the old holder's line comes
     later."""
     study = written(tmp_path / "s", [*start(4), *whole_trial(0)[:-1]])
-    late = {"seq": 7, "token": 1} | outcome_event(0, "failed")
     with open(events_file(study / "ledger"), "ab") as file:
-        file.write(encoded(late))
-        file.write(encoded({"seq": 7, "token": 2} | outcome_event(0)))
+        file.write(encoded(outcome_event(0, "failed"), seq=7, fence=1))
+        file.write(encoded(outcome_event(0), seq=7, fence=2))
     assert read_ledger(study / "ledger").trials[0].status == "complete"
     assert any("had lost the study" in problem for problem in verify(study).problems)
     repair(study)
@@ -413,8 +412,8 @@ def test_a_line_that_did_not_fit_does_not_follow_later(
     with Ledger.open(whole / "ledger") as ledger:
         file_limit(len(before) + 20)
         with pytest.raises(StorageError, match="free some space"):
-            ledger.append({"kind": "note", "text": "does not fit"})
+            ledger.append(Note(text="does not fit"))
         assert content_of(whole) == before
         file_limit(resource.RLIM_INFINITY)
-        ledger.append({"kind": "note", "text": "fits"})
-    assert [note["text"] for note in read_ledger(whole / "ledger").notes] == ["fits"]
+        ledger.append(Note(text="fits"))
+    assert read_ledger(whole / "ledger").notes == ["fits"]

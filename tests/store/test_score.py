@@ -5,6 +5,7 @@ import math
 import pytest
 
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.event import Header
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.row_score import Baselines, Weights, scored
 from ray_unlearn.store.schema import COLUMNS, HALVES
@@ -113,12 +114,12 @@ def test_unfinished_business_has_no_score(tiny_study: StudySpec, status: str) ->
 
 def test_best_trial_goes_to_the_lowest_score_then_number(tiny_study: StudySpec) -> None:
     trials = {n: trial(n, "complete", {4: score}) for n, score in enumerate([0.4, 0.2, 0.2])}
-    record = Record({}, trials=trials | {3: trial(3, "failed", {4: 0.0})})
+    record = Record(Header(), trials=trials | {3: trial(3, "failed", {4: 0.0})})
     rule = ScoreRule.of(record, tiny_study)
     found = rule.best(record)
     assert found is not None
     assert found[0].number == 1
-    assert rule.best(Record({})) is None
+    assert rule.best(Record(Header())) is None
 
 
 def test_the_rules_by_hand() -> None:
@@ -138,7 +139,7 @@ def test_the_stopping_rule_scores_a_trial_at_the_row_that_reached_the_target(
     """A study that says `stop_rule` must not be ranked by rows that it would not deploy."""
     early = trial(0, "complete", {1: 0.1, 2: 0.4, 4: 0.9}, forget={1: 2.0, 2: 3.0, 4: 4.0})
     late = trial(1, "complete", {1: 0.3, 2: 0.3, 4: 0.2}, forget={1: 1.0, 2: 1.0, 4: 1.0})
-    record = Record({}, dict(BASELINES), trials={0: early, 1: late})
+    record = Record(Header(), dict(BASELINES), trials={0: early, 1: late})
     found = {}
     for name in ("best_row", "stop_rule"):
         trial_, row = ScoreRule.of(record, with_rule(tiny_study, name)).best(record)  # type: ignore[misc]
@@ -163,7 +164,7 @@ def test_trials_that_differ_in_their_seed_are_one_configuration(tiny_study: Stud
     trials = {n: trial(n, "complete", {4: score}) for n, score in enumerate([0.4, 0.2, 0.3])}
     for number, seed, rate in ((0, 0, 1.0), (1, 1, 1.0), (2, 0, 2.0)):
         trials[number].config |= {"seed": seed, "learning_rate": rate}
-    record = Record({}, trials=trials)
+    record = Record(Header(), trials=trials)
     rule = ScoreRule.of(record, tiny_study)
     assert [c.trial.number for c in rule.top(record, 9)] == [1, 2]
     assert [c.trial.number for c in rule.top(record, 1, per_method=True)] == [1]

@@ -5,7 +5,6 @@ import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from object_store import BUCKET, Store, object_store
@@ -13,6 +12,7 @@ from object_store import BUCKET, Store, object_store
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store import object_lease as remote_lease
 from ray_unlearn.store import segments
+from ray_unlearn.store.event import Header, Note, SessionBegan
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.location import Place, copied, fetched, opened
 from ray_unlearn.store.object_lease import RemoteLease
@@ -23,7 +23,7 @@ from ray_unlearn.store.storage import FolderStorage, Storage, storage_at
 from ray_unlearn.store.verify import verify
 from ray_unlearn.store.working_copy import RemoteWriter, WorkingCopy
 
-HEADER = {"spec": {"name": "tiny"}, "domain": "x"}
+HEADER = Header(spec={"name": "tiny"}, domain="x")
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ def url(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"s3://{BUCKET}/{tmp_path.name}"
 
 
-def note(text: object) -> dict[str, Any]:
-    return {"kind": "note", "text": str(text)}
+def note(text: object) -> Note:
+    return Note(text=str(text))
 
 
 def texts(location: str) -> list[str]:
     with fetched(location) as folder:
-        return [str(event["text"]) for event in read_ledger(folder / "ledger").notes]
+        return read_ledger(folder / "ledger").notes
 
 
 def test_what_makes_up_the_ledger() -> None:
@@ -101,7 +101,7 @@ def test_a_ledger_is_written_read_joined_and_opened_again(
     with opened(url) as place, place.open_ledger() as ledger:
         assert ledger.mended == []
         assert ledger.token == 2
-        assert [str(event["text"]) for event in ledger.record.notes] == [str(n) for n in range(13)]
+        assert ledger.record.notes == [str(n) for n in range(13)]
         ledger.append(note("more"))
     assert texts(url)[-2:] == ["12", "more"]
     with pytest.raises(StorageError, match="no study there"), opened(url + "x") as place:
@@ -206,7 +206,7 @@ def test_what_a_writer_still_writes_after_it_was_replaced_does_not_count(
         assert texts(url) == ["before", "mine", "mine again"]
         ledger.close()
     with opened(url) as place, place.open_ledger() as ledger:
-        assert [str(event["text"]) for event in ledger.record.notes][:3] == [
+        assert ledger.record.notes[:3] == [
             "before",
             "mine",
             "mine again",
@@ -251,12 +251,12 @@ def test_an_event_that_may_be_there_or_not_is_the_last(tmp_path: Path) -> None:
         lost.failing = False
         with pytest.raises(StorageError, match="an earlier event could not be written"):
             ledger.append(note("after"))
-        assert [str(event["text"]) for event in ledger.record.notes] == ["kept"]
-        assert [str(e["text"]) for e in read_ledger(tmp_path / "copy" / "ledger").notes] == ["kept"]
+        assert ledger.record.notes == ["kept"]
+        assert read_ledger(tmp_path / "copy" / "ledger").notes == ["kept"]
     copy = WorkingCopy(lost, tmp_path / "again")
     copy.folder.mkdir()
     copy.refresh()
-    assert [str(e["text"]) for e in read_ledger(copy.folder / "ledger").notes] == [
+    assert read_ledger(copy.folder / "ledger").notes == [
         "kept",
         "doubtful",
     ]
@@ -276,7 +276,7 @@ class _Lossy(FolderStorage):
 def test_a_lost_object_is_found_and_repaired(url: str, store: Store) -> None:
     storage: Storage = storage_at(url)
     with opened(url) as place, place.create_ledger(HEADER) as ledger:
-        ledger.append({"kind": "session", "total": 0})
+        ledger.append(SessionBegan(total=0))
         for number in range(5):
             ledger.append(note(number))
     [lost] = [file.name for file in storage.files(segments.SEGMENTS) if "-0000000003-" in file.name]
@@ -291,7 +291,7 @@ def test_a_lost_object_is_found_and_repaired(url: str, store: Store) -> None:
     assert any("3" in sentence for sentence in done), done
     with fetched(url) as folder:
         assert verify(folder, storage).problems == []
-        assert [str(e["text"]) for e in read_ledger(folder / "ledger").notes][:4] == [
+        assert read_ledger(folder / "ledger").notes[:4] == [
             "0",
             "2",
             "3",

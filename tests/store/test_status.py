@@ -28,6 +28,7 @@ from rich.console import Console
 from ray_unlearn.cli import watch as watching
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.store import follow
+from ray_unlearn.store.event import Header, Note, TrialReopened
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.live import LIVE_FILE, Live, age_s, in_words, read_live, sign_of_life
 from ray_unlearn.store.location import copied, opened
@@ -103,11 +104,11 @@ def test_each_look_sees_what_a_fresh_one_sees_and_reads_only_what_is_new(
     tmp_path: Path, scans: list[Path]
 ) -> None:
     events = interleaved()
-    header = {"spec": spec().model_dump(mode="json"), "domain": "test", "context": "c"}
+    header = Header(spec=spec().model_dump(mode="json"), domain="test", context="c")
     with Ledger.create(tmp_path / "ledger", header) as ledger:
         follower = Follower(tmp_path)
         seen = [follower.poll()]
-        for event in [*events, {"kind": "note", "text": "lane 0 restarts"}]:
+        for event in [*events, Note(text="lane 0 restarts")]:
             ledger.append(event)
             seen.append(follower.poll())
             assert len(scans) == 1
@@ -158,12 +159,12 @@ def test_a_new_writer_or_a_repaired_file_is_read_from_the_start(
     follower = Follower(study)
     assert follower.poll().finished == 2
     with Ledger.open(study / "ledger") as ledger:
-        ledger.append({"kind": "reopened", "number": 1, "reason": "asked for"})
+        ledger.append(TrialReopened(number=1, reason="asked for"))
         assert follower.poll().finished == 1
         assert len(scans) == 2
         ledger.append(outcome_event(1))
         assert follower.poll().finished == 2
-        ledger.append({"kind": "reopened", "number": 0, "reason": "asked for"})
+        ledger.append(TrialReopened(number=0, reason="asked for"))
         assert follower.poll().finished == 1, (
             "an outcome that does not count any more, without reading anew"
         )
@@ -203,7 +204,7 @@ def test_what_cannot_be_read_just_now_is_a_problem_and_not_the_end(tmp_path: Pat
 def test_a_remote_study_is_followed_through_a_copy_that_is_refreshed(
     tmp_path: Path, scans: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = {"spec": spec().model_dump(mode="json"), "domain": "test", "context": "c"}
+    header = Header(spec=spec().model_dump(mode="json"), domain="test", context="c")
     with object_store() as store:
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
@@ -293,9 +294,7 @@ class Script(Follower):
 @pytest.fixture
 def running(tmp_path: Path) -> Status:
     """The interleaved study as its driver has just seen it."""
-    study = written(
-        tmp_path / "s", [*interleaved(), {"kind": "note", "text": "lane 1 restarts: killed"}]
-    )
+    study = written(tmp_path / "s", [*interleaved(), Note(text="lane 1 restarts: killed")])
     replace(LIVE, time=at(2)).write(study)
     return status(study)
 

@@ -7,8 +7,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ledgers import (
@@ -26,6 +26,7 @@ from ledgers import (
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store.best_weights import safetensors_fault
+from ray_unlearn.store.event import BestWeightsKept, Event, StudyExtended, TrialReopened
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.scan import events_file, header_file
 from ray_unlearn.store.table import result_table, write_table
@@ -113,7 +114,7 @@ def emptied(study: Path) -> None:
     put(study, [])
 
 
-def appended(*events: dict[str, Any]) -> Callable[[Path], None]:
+def appended(*events: Event) -> Callable[[Path], None]:
     def damage(study: Path) -> None:
         with Ledger.open(study / "ledger") as ledger:
             for event in events:
@@ -154,11 +155,11 @@ def left(name: str) -> Callable[[Path], None]:
     return damage
 
 
-COPY_OF_0 = trial_event(0) | {"number": 3}
-RENAMED = trial_event(3) | {"trial_id": "0123456789ab"}
-INVALID = trial_event(3) | {"config": {"method": "gradient_ascent", "steps": 0}}
+COPY_OF_0 = replace(trial_event(0), number=3)
+RENAMED = replace(trial_event(3), trial_id="0123456789ab")
+INVALID = replace(trial_event(3), config={"method": "gradient_ascent", "steps": 0})
 SIXTH = [event for n in (3, 4, 5) for event in whole_trial(n)]
-ARTEFACT = {"kind": "artefact", "number": 2, "update": 3, "file": BEST, "bytes": 1, "sha256": "x"}
+NO_ROW = BestWeightsKept(number=2, update=3, file=BEST, bytes=1, sha256="x")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +194,7 @@ ARTEFACT = {"kind": "artefact", "number": 2, "update": 3, "file": BEST, "bytes":
         (appended(trial_event(2)), ["I4: trial 2 was begun twice"]),
         (appended(*SIXTH), ["I4: 6 trials of gradient_ascent, asked for were 5"]),
         (
-            appended({"kind": "amendment", "trials_per_method": 2}),
+            appended(StudyExtended(trials_per_method=2)),
             ["I4: 3 trials of gradient_ascent, asked for were 2"],
         ),
         (table_of_fewer_rows, ["I1: rows.parquet: has another number of rows .* for trials 0;"]),
@@ -201,8 +202,8 @@ ARTEFACT = {"kind": "artefact", "number": 2, "update": 3, "file": BEST, "bytes":
         (changed_weights, ["I5: .*its sha256 differs"]),
         (shorter_weights, ["I5: .*bytes instead of"]),
         (no_weights, ["I5: .*are gone"]),
-        (appended(ARTEFACT), ["I5: .*weights of trial 2, update 3, of which there is no row"]),
-        (appended(ARTEFACT | {"file": "../x"}), ["I5: ../x: lies outside"]),
+        (appended(NO_ROW), ["I5: .*weights of trial 2, update 3, of which there is no row"]),
+        (appended(replace(NO_ROW, file="../x")), ["I5: ../x: lies outside"]),
         (left("trials/0001/last.pt"), ["I6: trials/0001/last.pt"]),
         (left("trials/0077/last.pt"), ["I6: trials/0077/last.pt"]),
         (left("trials/0001/last-6.rank0of2.pt"), ["I6: trials/0001/last-6.rank0of2.pt"]),
@@ -225,7 +226,7 @@ def test_planted_damage_is_named(
 def test_a_reopened_trial_may_end_again(tmp_path: Path) -> None:
     study = written(tmp_path / "s", [*start(1), *whole_trial(0, "pruned")])
     appended(
-        {"kind": "reopened", "number": 0, "reason": "x"},
+        TrialReopened(number=0, reason="x"),
         row_event(0, 2),
         row_event(0, 4),
         outcome_event(0),

@@ -219,27 +219,27 @@ def _from_directory(folder: Path) -> StudyResults:
             f"{folder}: no `ledger/events.jsonl` in it; name the directory that `ray-unlearn run` made"
         )
     record = read_ledger(ledger)
-    missing = [key for key in ("spec", "domain") if key not in record.header]
+    missing = [key for key in ("spec", "domain") if not getattr(record.header, key)]
     if missing:
         raise UserError(
             f"{events_file(ledger)}: the header lacks `{missing[0]}`; was it written by another program?"
         )
-    spec = validated(StudySpec, record.header["spec"], f"{events_file(ledger)}: header: spec")
+    spec = validated(StudySpec, record.header.spec, f"{events_file(ledger)}: header: spec")
     place = ledger.resolve()
     found = tidy_rows(result_table(record).to_pandas(), str(events_file(ledger)))
     rows = in_order(found, str(events_file(ledger)))
     return StudyResults(
         key=spec.name,
         name=spec.name,
-        domain=str(record.header["domain"]),
+        domain=record.header.domain,
         model=public_name(spec.model.source),
         source="/".join([*place.parts[-2:], events_file(place).name]),
         source_digest=_file_digest(events_file(ledger)),
         rows=rows,
         baselines=tidy_baselines(baseline_table(record).to_pandas(), str(events_file(ledger))),
         spec=spec,
-        header=_facts(record.header),
-        notes=tuple(str(note.get("text", note)) for note in record.notes),
+        header=_facts(vars(record.header) | record.header.other),
+        notes=tuple(record.notes),
         duplicates=len(found) - len(rows),
     )
 
@@ -344,7 +344,7 @@ def _facts(header: dict[str, Any], prefix: str = "") -> dict[str, str]:
     local paths."""
     facts: dict[str, str] = {}
     for key, value in header.items():
-        if prefix == "" and key in ("kind", "spec", "domain"):
+        if prefix == "" and key in ("spec", "domain", "other"):
             continue
         if isinstance(value, dict):
             facts |= _facts(value, f"{prefix}{key}.")
