@@ -63,7 +63,7 @@ from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.table import baseline_table, result_table, write_table
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.data import StudyData, prepare
-from ray_unlearn.unlearn.memory import parameter_count
+from ray_unlearn.unlearn.memory import active_parameter_count
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, host_gib
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
@@ -432,7 +432,7 @@ def _retraining_flops(model: ModelSpec) -> float:
     config = AutoConfig.from_pretrained(
         local_source(model.source), revision=model.revision, trust_remote_code=False, **gguf
     )
-    return retraining_flops(model, parameter_count(config))
+    return retraining_flops(model, active_parameter_count(config))
 
 
 def _code_version() -> str:

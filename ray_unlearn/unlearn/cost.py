@@ -1,14 +1,17 @@
-"""Counted FLOPs: every matrix multiplication of the real code is counted on the meta device, where
-nothing is computed.
+"""FLOPs of an update, counted on the meta device, where nothing is computed.
 
-A multiply-add is 2 FLOPs (torch.utils.flop_counter). The count covers forward and backward; what
-activation checkpointing of layers (`operations`) computes again is not counted: it is work, not
-use. It is exact in the lengths of the documents, a linear part and attention's square, and in the
-number of real targets. Attention is counted whole, also where a causal kernel leaves out half of
-it.
+Every matrix multiplication of the real code is counted; a multiply-add is 2 FLOPs
+(torch.utils.flop_counter). The count covers forward and backward. What activation checkpointing
+computes again is not counted: it is work, not use. It is exact in the lengths of the documents, a
+linear part and attention's square, and in the number of real targets. Attention is counted whole,
+also where a causal kernel leaves out half of it.
+
+Where a model cannot be counted (a kernel that knows no meta device, or one that the counter does
+not know and takes for nothing) its body is estimated and `UpdateCost.estimated` says so. A cost is
+never a reason to refuse a model.
 """
 
-from copy import deepcopy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,8 +23,14 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ray_unlearn.unlearn.head import kl_sum, logprob_sum
+from ray_unlearn.unlearn.memory import active_parameters, on_meta
 from ray_unlearn.unlearn.methods import Term
 from ray_unlearn.unlearn.model import head_of
+
+NAMED_EXPERTS = "experts_implementation"
+CREDIBLE = 0.9
+"""Least part of 6 FLOPs per active weight and token that a count must reach: below, a kernel was
+not seen."""
 
 
 @dataclass(frozen=True)
@@ -33,54 +42,127 @@ class UpdateCost:
     """Per squared length of a document: attention."""
     logprob_per_target: float
     kl_per_target: float
+    estimated: str = ""
+    """How the body was estimated and why; empty when it was counted."""
 
     def of(self, term: Term, lengths: NDArray[np.int64], targets: int) -> float:
-        """FLOPs of one term on documents of these lengths; the cached hidden states of P_0 are a
-        one-off of the study and not in it."""
+        """FLOPs of one term.
+
+        Args:
+            term: of the method.
+            lengths: tokens of each document, [documents].
+            targets: real targets among them.
+
+        The cached hidden states of P_0 are a one-off of the study and not in it.
+        """
         per_target = self.kl_per_target if term.quantity == "kl" else self.logprob_per_target
         return self.body(lengths) + targets * per_target
 
     def body(self, lengths: NDArray[np.int64]) -> float:
-        """Of all but the head, forward and backward."""
+        """FLOPs of all but the head, forward and backward."""
         return float(
             self.body_per_token * lengths.sum() + self.body_per_square * np.square(lengths).sum()
         )
 
 
 def count_update(config: Any, sequence_length: int) -> UpdateCost:
-    """Count a sequence, half a sequence and one target of a model given by its transformers config
-    (no weights needed)."""
-    from transformers import AutoModelForCausalLM
+    """Count a sequence, half a sequence and one target of a model, or estimate them.
 
-    config = deepcopy(
-        config
-    )  # the attention named below would be written into it, and a living model obeys its config
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
-        tokens = torch.zeros((1, sequence_length), dtype=torch.long)
-        reference = torch.zeros((1, head_of(model).in_features), dtype=model.dtype)
+    Args:
+        config: the model's transformers config; no weights are needed.
+        sequence_length: tokens of the longer sequence that is counted.
+    """
+    model = on_meta(config)
     head = head_of(model)
-
-    def body(length: int) -> None:
-        mask = torch.zeros(
-            (1, 1, length, length), dtype=model.dtype, device="meta"
-        )  # given, none is made: no `.item()`
-        model.base_model(
-            tokens[:, :length], attention_mask=mask, use_cache=False
-        ).last_hidden_state.sum().backward()
+    reference = torch.zeros((1, head.in_features), dtype=model.dtype, device="meta")
+    token = torch.zeros(1, dtype=torch.long, device="meta")
 
     def logprob() -> None:
         hidden = reference.clone().requires_grad_()
-        logprob_sum(hidden, head, tokens[0, :1]).backward()
+        logprob_sum(hidden, head, token).backward()
 
     def kl() -> None:
         hidden = reference.clone().requires_grad_()
         kl_sum(hidden, head, reference, _frozen(head)).backward()
 
+    per_target = _flops(logprob), _flops(kl)
+    per_token = 6.0 * _active_matrices(model)
+    try:
+        linear, square = _counted_body(config, sequence_length)
+    # Kernels and masking code fail on the meta device in any way they like.
+    except Exception as error:
+        reason = f"counting failed with {type(error).__name__}: {str(error).splitlines()[0][:100]}"
+    else:
+        counted = linear + square * sequence_length
+        if counted < CREDIBLE * per_token:
+            reason = "the counter does not know all of its kernels"
+        elif square < 0:  # scans that pad to whole blocks: short sequences cost more per token
+            text = f"as a whole sequence of {sequence_length} tokens, in proportion to the tokens"
+            return UpdateCost(counted, 0.0, *per_target, estimated=text)
+        else:
+            return UpdateCost(linear, square, *per_target)
+    text = f"6 x {per_token / 6:,.0f} active weights x tokens, and attention's square: {reason}"
+    return UpdateCost(per_token, _attention_square(model.config), *per_target, estimated=text)
+
+
+def _counted_body(config: Any, sequence_length: int) -> tuple[float, float]:
+    """FLOPs of the body per token, and per squared length.
+
+    Raises:
+        Exception: what the model raises when none of the ways of calling it works.
+    """
     whole, half = sequence_length, max(1, sequence_length // 2)
-    per_token = [_flops(partial(body, length)) / length for length in (whole, half)]
-    square = (per_token[0] - per_token[1]) / (whole - half)
-    return UpdateCost(per_token[0] - square * whole, square, _flops(logprob), _flops(kl))
+    failed: Exception | None = None
+    for model, mask in _ways(config):
+        try:
+            counts = [_flops(partial(_body, model, length, mask)) for length in (whole, half)]
+        except Exception as error:
+            failed = failed or error
+            continue
+        per_token = [count / length for count, length in zip(counts, (whole, half), strict=True)]
+        square = (per_token[0] - per_token[1]) / (whole - half)
+        return per_token[0] - square * whole, square
+    assert failed is not None
+    raise failed
+
+
+def _ways(config: Any) -> Iterator[tuple[Any, str]]:
+    """Models and kinds of mask to try. Experts one by one as batched products: other kernels sort
+    tokens by their values, which the meta device does not have, or are unknown to the counter."""
+    for experts in ("batched_mm", None):
+        try:
+            model = on_meta(config, **({} if experts is None else {NAMED_EXPERTS: experts}))
+        except ValueError:  # it has no such implementation
+            continue
+        yield from ((model, mask) for mask in ("square", "row"))
+
+
+def _body(model: Any, length: int, mask: str) -> None:
+    """Forward and backward of one sequence. Its mask is given whole, so that none is made with
+    `.item()`; OPT and BLOOM make theirs from a row of ones."""
+    shape = (1, 1, length, length) if mask == "square" else (1, length)
+    dtype = model.dtype if mask == "square" else torch.long
+    model.base_model(
+        torch.zeros((1, length), dtype=torch.long, device="meta"),
+        attention_mask=torch.ones(shape, dtype=dtype, device="meta"),
+        use_cache=False,
+    ).last_hidden_state.sum().backward()
+
+
+def _active_matrices(model: Any) -> float:
+    """Weights of the body that a token is multiplied with: no embedding, no head, chosen experts
+    only."""
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    tables.add(id(head_of(model).weight))
+    matrices = (
+        (name, p) for name, p in model.named_parameters() if p.ndim >= 2 and id(p) not in tables
+    )
+    return active_parameters(matrices, model.config)
+
+
+def _attention_square(config: Any) -> float:
+    """Scores and their product with the values: 2 products of T^2 H forward, twice that backward."""
+    return 12.0 * config.num_hidden_layers * config.hidden_size
 
 
 def _frozen(head: nn.Linear) -> nn.Linear:

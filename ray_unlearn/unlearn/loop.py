@@ -18,7 +18,6 @@ from ray_unlearn.store.schema import finite as finite_row
 from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.batch import Batch
 from ray_unlearn.unlearn.checkpoint import Keeper, NoKeeper, TrialState
-from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.head import kl_sum, logprob_sum
@@ -232,7 +231,7 @@ class Meter:
         """Updates made."""
         self._workspace = workspace
         self._config = config
-        self._cost = _update_cost(workspace)
+        self._cost = workspace.update_cost
         self._tokens = {"forget": 0, "retain": 0}
         self._flops = 0.0
         self._learning_rate_sum = 0.0
@@ -320,14 +319,3 @@ class Meter:
     def _synchronise(self) -> None:
         if self._workspace.device.type == "cuda":
             torch.cuda.synchronize(self._workspace.device)
-
-
-def _update_cost(workspace: Workspace) -> UpdateCost:
-    """Counted once per workspace."""
-    cost = getattr(workspace, "update_cost", None)
-    if cost is None:
-        cost = count_update(
-            workspace.policy.config, workspace.data.splits["forget"].input_ids.shape[1]
-        )
-        workspace.update_cost = cost  # type: ignore[attr-defined]
-    return cost

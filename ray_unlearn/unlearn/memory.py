@@ -1,12 +1,13 @@
 """Memory of a worker, worked out from its study's settings before anything is loaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
@@ -18,6 +19,9 @@ MOMENTS = 8
 """Two moments of AdamW, float32 whatever the weights are."""
 BUFFERS_GIB = 0.12
 """Of allocator and libraries; measured on a CPU, the same for all settings."""
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+CHOSEN_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
+"""Names that architectures give the numbers of a mixture's experts, and of those a token uses."""
 LOGIT_COPIES = 4
 """A chunk's logits, their gradient, and P_0's with its probabilities, float32."""
 
@@ -141,19 +145,46 @@ def _gib(size: float) -> float:
 
 def parameter_count(config: Any) -> int:
     """Number of parameters, counted on the meta device; tied ones once."""
-    return sum(p.numel() for p in _on_meta(config).parameters())
+    return sum(p.numel() for p in on_meta(config).parameters())
 
 
-def _on_meta(config: Any) -> Any:
+def active_parameter_count(config: Any) -> float:
+    """Parameters that a token uses: of a mixture's experts only the chosen ones."""
+    return active_parameters(on_meta(config).named_parameters(), config)
+
+
+def active_parameters(named: Iterable[tuple[str, Tensor]], config: Any) -> float:
+    """Numbers in these parameters, those of experts counted at the share that a token is sent to.
+
+    All of them where the config does not say how many experts there are and how many are chosen.
+    """
+    total, chosen = (_first_of(config, names) for names in (EXPERTS, CHOSEN_EXPERTS))
+    share = min(1.0, chosen / total) if total and chosen else 1.0
+    return sum(p.numel() * (share if ".experts." in f".{name}" else 1.0) for name, p in named)
+
+
+def _first_of(config: Any, names: tuple[str, ...]) -> float:
+    found = (getattr(config, name, None) for name in names)
+    return next((float(value) for value in found if isinstance(value, int)), 0.0)
+
+
+def on_meta(config: Any, **named: Any) -> Any:
+    """The model of a transformers config without memory for its weights.
+
+    `named` goes to `from_config`.
+    """
     from transformers import AutoModelForCausalLM
 
+    # A copy: the attention is written into the config, and a living model obeys its own.
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(
+            deepcopy(config), attn_implementation="eager", **named
+        )
 
 
 def _counts(config: Any, model: ModelSpec) -> tuple[int, int]:
     """Parameters of the model, and how many of them, or of its adapters, are trained."""
-    built = _on_meta(config)
+    built = on_meta(config)
     count = sum(p.numel() for p in built.parameters())
     if model.lora is None:
         return count, count

@@ -163,7 +163,8 @@ class RoundedAdamW(torch.optim.Optimizer):
         key = (self._seed * 1_000_003 + step) * 1_000_003 + number
         part = p.device_mesh.get_local_rank() if isinstance(p, DTensor) else 0
         generator = torch.Generator(p.device)
-        generator.manual_seed((key * 1_000_003 + part) % 2**63 if part else key)
+        # torch takes 64 bits; a seed such as a date needs more here.
+        generator.manual_seed((key * 1_000_003 + part) % 2**63 if part else key % 2**64)
         return generator
 
 

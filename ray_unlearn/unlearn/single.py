@@ -15,6 +15,7 @@ from ray_unlearn.unlearn.baselines import measure_baselines
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.memory import active_parameter_count
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_kept
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
@@ -43,7 +44,7 @@ class Single:
     def baselines(self) -> Baselines:
         """Measure vanilla and, where there is one, exactly retrained model."""
         rows = measure_baselines(self.workspace, self.spec.model)
-        parameters = sum(shape.numel() for shape in self.workspace.vanilla_shapes)
+        parameters = active_parameter_count(self.workspace.policy.config)
         return Baselines(
             rows["vanilla"],
             rows.get("exact_retrain"),

@@ -4,6 +4,7 @@ import os
 import resource
 from collections.abc import Collection
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from ray_unlearn.spec.study_spec import EvaluationSpec, ModelSpec, Rounding, Stu
 from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.batch import Batch, document_runs, padded, ragged, use_documents
 from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.data import EVALUATED, StudyData
 from ray_unlearn.unlearn.model import DTYPES, demo_world, load_model, model_digest
 from ray_unlearn.unlearn.policy import Trained, checkpoint_layers, trained
@@ -139,6 +141,12 @@ class Workspace:
             by_document=by_document,
         )
 
+    @cached_property
+    def update_cost(self) -> UpdateCost:
+        """FLOPs of this model's updates, counted once; a note says where they are estimated."""
+        length = self.data.splits["forget"].input_ids.shape[1]
+        return count_update(self.policy.config, length)
+
     @property
     def policy(self) -> Any:
         """The causal LM with its current weights."""
@@ -249,11 +257,16 @@ class Workspace:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
-def retraining_flops(spec: ModelSpec, parameters: int) -> float:
-    """What retraining without the forget set costs: counted for the demo world, else 6 x parameters
-    x tokens.
+def retraining_flops(spec: ModelSpec, parameters: float) -> float:
+    """FLOPs of retraining without the forget set: counted for the demo, else 6 x parameters x
+    tokens.
 
-    0 when `model.pretraining_tokens` is not given: then there is no efficiency ratio.
+    Args:
+        spec: its `pretraining_tokens` are used.
+        parameters: that a token uses (`active_parameter_count`).
+
+    Returns:
+        0 when `model.pretraining_tokens` is not given: then there is no efficiency ratio.
     """
     if spec.source.startswith("demo:"):
         return float(demo_world(spec.source).info["retraining_flops"])

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.cost import count_update
 from ray_unlearn.unlearn.data import prepare
-from ray_unlearn.unlearn.loop import Meter, backward
-from ray_unlearn.unlearn.memory import parameter_count
+from ray_unlearn.unlearn.loop import Ended, Meter, backward, unlearn
+from ray_unlearn.unlearn.memory import active_parameter_count, parameter_count
 from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.plan import plan
 from ray_unlearn.unlearn.workspace import Workspace
@@ -31,6 +31,88 @@ def test_count_by_hand(tiny_model: Path) -> None:
     )
     assert cost.logprob_per_target == 2 * 32 * 300 * 3  # forward, and two gradients
     assert cost.kl_per_target == 2 * 32 * 300 * 4  # and the reference's head
+
+
+KINDS = {
+    "opt": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "bloom": {"n_layer": 2, "n_head": 4},
+    "mixtral": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 64,
+        "num_key_value_heads": 4,
+    },
+}
+
+
+def config_of(kind: str, **values: object) -> PreTrainedConfig:
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return AutoConfig.for_model(kind, **(shape | {"vocab_size": 300} | values))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_architecture_is_counted_by_its_weights_and_dtype_does_not_matter(
+    kind: str, dtype: str
+) -> None:
+    """By hand: 6 FLOPs a weight and token. Of Mixtral's 4 experts a token uses 2."""
+    cost = count_update(config_of(kind, dtype=dtype, **KINDS[kind]), 48)
+    layer = {
+        "opt": 4 * 32 * 32 + 2 * 32 * 64,
+        "bloom": 4 * 32 * 32 + 2 * 32 * 128,
+        "mixtral": 4 * 32 * 32 + 32 * 4 + 2 * 3 * 32 * 64,
+    }[kind]
+    assert cost.estimated == ""
+    assert cost.body_per_token == pytest.approx(6 * 2 * layer, rel=0.02)
+    assert cost.body_per_square == pytest.approx(2 * 12 * 32)
+
+
+def test_a_cost_that_cannot_be_counted_is_estimated_and_says_so() -> None:
+    """JetMoE copies numbers off the device, which the meta device does not have."""
+    config = config_of("jetmoe", num_local_experts=4, num_experts_per_tok=2)
+    cost = count_update(config, 48)
+    assert "active weights x tokens" in cost.estimated
+    assert "counting failed with NotImplementedError" in cost.estimated
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    weights = sum(p.numel() for p in model.model.layers.parameters() if p.ndim > 1)
+    assert 0.3 * 6 * weights < cost.body_per_token <= 6 * weights
+    assert cost.logprob_per_target == 6 * 32 * 300
+
+
+def test_only_the_chosen_experts_count(tiny_model: Path) -> None:
+    dense = AutoConfig.from_pretrained(tiny_model)
+    assert active_parameter_count(dense) == parameter_count(dense)
+    mixture = config_of("mixtral", **KINDS["mixtral"])
+    experts = 2 * 4 * 3 * 32 * 64
+    assert parameter_count(mixture) - active_parameter_count(mixture) == experts / 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_architectures_that_make_their_own_mask_run_a_trial(
+    tiny_study: StudySpec, tmp_path: Path, kind: str
+) -> None:
+    """Counting FLOPs is a convenience: it must not stop a study."""
+    source = tiny_study.model.source
+    model = AutoModelForCausalLM.from_config(config_of(kind, **KINDS[kind]))
+    model.save_pretrained(tmp_path / kind)
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / kind)
+    attention = "eager" if kind == "bloom" else "sdpa"
+    spec = ModelSpec(source=str(tmp_path / kind), attention=attention)
+    workspace = Workspace.open(
+        spec,
+        prepare(tiny_study.data, spec),
+        tiny_study.evaluation,
+        tiny_study.operations,
+        Comm.single(),
+    )
+    config = TrialConfig(
+        learning_rate=1e-3, steps=1, method="gradient_ascent", batch_size=4, evaluate_at=(1,)
+    )
+    row, ended = unlearn(workspace, config)
+    assert ended == Ended("complete")
+    assert isinstance(row, dict)
+    assert row["flops"] > 0
 
 
 def test_the_body_is_counted_by_document(tiny_model: Path) -> None:
