@@ -30,7 +30,7 @@ def number(value: float, digits: int = 3) -> str:
     return (MINUS if value < 0 else "") + text
 
 
-def whole(value: float) -> str:
+def whole_number(value: float) -> str:
     """An integer with thousands separators."""
     return DASH if value is None or math.isnan(value) else f"{int(value):,}"
 

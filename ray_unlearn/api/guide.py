@@ -185,7 +185,7 @@ def guidelines(
         >>> guide
         <Guide: 3 claimed, 11 withheld>
     """
-    from ray_unlearn.analysis.report.write import derive_guidelines
+    from ray_unlearn.analysis.report.derive import derive_guidelines
 
     with _read(sources) as paths:
         found = derive_guidelines(

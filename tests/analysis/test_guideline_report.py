@@ -13,16 +13,25 @@ import numpy as np
 import pandas as pd
 import pytest
 from surfaces import planted, valley
-from test_report import Page
+from test_report import PageReader
 from typer.testing import CliRunner
 
-from ray_unlearn.analysis.figures import guideline_data
-from ray_unlearn.analysis.figures.guideline_figures import region_figure
+from ray_unlearn.analysis import figures
 from ray_unlearn.analysis.figures.look import MOST_DOTS
+from ray_unlearn.analysis.figures.region_profiles import region_figure
 from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
 from ray_unlearn.analysis.guidelines.leave_one_out import HeldoutGroup
-from ray_unlearn.analysis.report import claims_view
-from ray_unlearn.analysis.report.comparison_parts import difference_part
+from ray_unlearn.analysis.report.claims_section import (
+    REASONS,
+    advice_table,
+    claim_parts,
+    held_sentence,
+    withheld_groups,
+)
+from ray_unlearn.analysis.report.comparison_sections import difference_section
+from ray_unlearn.analysis.report.hypervolumes import hypervolume_data
+from ray_unlearn.analysis.report.page import Paragraph
+from ray_unlearn.analysis.report.published_question import published_answer
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.analysis.statistics.contests import RobustnessClaim
 from ray_unlearn.analysis.statistics.good_regions import Region
@@ -126,7 +135,7 @@ def foreign(path: Path, methods: tuple[str, ...] = METHODS, trials: int = 40) ->
 def patched() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "ray_unlearn.analysis.report.write.find", lambda table, seed: synthetic(table)
+            "ray_unlearn.analysis.report.derive.find", lambda table, seed: synthetic(table)
         )
         yield patch
 
@@ -134,8 +143,9 @@ def patched() -> Iterator[pytest.MonkeyPatch]:
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writing figures takes most of a report's time; tests of its words do without."""
-    monkeypatch.setattr("ray_unlearn.analysis.report.report_files.as_svg", lambda _: "<svg></svg>")
-    monkeypatch.setattr("ray_unlearn.analysis.report.report_files.as_png", lambda _: b"")
+    monkeypatch.setattr(
+        "ray_unlearn.analysis.report.report_files.drawn", lambda _: ("<svg></svg>", b"", 100)
+    )
 
 
 READ = {
@@ -157,11 +167,11 @@ def plain(text: str) -> str:
 
 
 def test_every_claim_is_on_the_page_with_its_grade_and_evidence(out: Path) -> None:
-    page = Page((out / "report.html").read_text(encoding="utf-8")).text
+    page = PageReader((out / "report.html").read_text(encoding="utf-8")).text
     found = load_guidelines(out / "guidelines.json")
     assert len(found.claimed) >= 6
     for guideline in found.claimed:
-        view = claims_view.claim_view(guideline)
+        view = claim_parts(guideline)
         assert guideline.text == f"[{guideline.grade}] {view.claim} {view.evidence}"
         assert f"{view.grade} {plain(view.claim)} {plain(view.evidence)}" in page
     for guideline in found.guidelines:
@@ -187,7 +197,7 @@ def test_no_heading_stands_alone(out: Path) -> None:
 def test_markdown_says_the_same(out: Path) -> None:
     markdown = (out / "report.md").read_text(encoding="utf-8")
     for guideline in load_guidelines(out / "guidelines.json").claimed:
-        view = claims_view.claim_view(guideline)
+        view = claim_parts(guideline)
         assert view.evidence.split(" Held out")[0].split(". Stated")[0].rstrip(".") in markdown
     assert "\n## Methods compared\n\n" in markdown
     assert all(
@@ -207,14 +217,22 @@ def test_names_with_markup_stay_text(out: Path) -> None:
 
 def test_every_figure_has_its_numbers(out: Path) -> None:
     drawings = {path.stem for path in (out / "figures").glob("*.svg")}
-    assert {"importance", "tuning", "paired-differences", "interactions", "transfer"} <= drawings
-    assert {f"regions-{method}" for method in METHODS} <= drawings
+    assert {
+        "importance_dots",
+        "tuning_curves",
+        "paired_groups",
+        "kappa_intervals",
+        "heldout_regret",
+    } <= drawings
+    assert {f"region_profiles-{method}" for method in METHODS} <= drawings
     assert drawings == {path.stem for path in (out / "figures").glob("*.png")}
+    modules = {path.stem for path in Path(figures.__file__).parent.glob("*.py")}
+    assert {stem.partition("-")[0] for stem in drawings} <= modules, "drawn where it says"
     assert drawings | {"trials"} == {path.stem for path in (out / "data").glob("*.csv")}
 
 
 def test_the_numbers_of_a_figure_are_those_of_the_findings(out: Path) -> None:
-    frame = pd.read_csv(out / "data" / f"regions-{METHODS[0]}.csv")
+    frame = pd.read_csv(out / "data" / f"region_profiles-{METHODS[0]}.csv")
     core = frame[(frame["kind"] == "core") & (frame["param"] == "learning_rate")].iloc[0]
     claim = next(
         g
@@ -272,14 +290,16 @@ def test_an_earlier_file_is_compared(out: Path, tmp_path: Path) -> None:
     old["guidelines"] = [g for g in old["guidelines"] if g["kind"] != "range"]
     (tmp_path / "old.json").write_text(json.dumps(old), encoding="utf-8")
     write_report([table], tmp_path / "since", since=tmp_path / "old.json", **READ)  # type: ignore[arg-type]
-    page = Page((tmp_path / "since" / "report.html").read_text(encoding="utf-8")).text
+    page = PageReader((tmp_path / "since" / "report.html").read_text(encoding="utf-8")).text
     assert "learning rate, range: new" in page
     assert "--since old.json" in page
 
 
 def test_without_an_earlier_file_the_page_says_so() -> None:
-    assert "--since" in difference_part(None).texts[0]
-    assert difference_part([]).texts == ("Neither file claims anything.",)
+    (without,) = difference_section(None).blocks
+    assert isinstance(without, Paragraph)
+    assert "--since" in without.text
+    assert difference_section([]).blocks == (Paragraph("Neither file claims anything."),)
 
 
 @pytest.mark.parametrize(
@@ -290,14 +310,14 @@ def test_the_published_question_is_answered_whichever_way_it_comes_out(
     outcome: Outcome, answer: str
 ) -> None:
     table = planted(dict.fromkeys(METHODS, valley()), trials=10, groups=("a", "b", "c"))
-    given, numbers = claims_view.headline_answer(synthetic(table, outcome), ())
-    assert given.startswith(answer)
-    assert "90 % interval" in numbers[1]
-    assert "that takes five groups" in numbers[-1]
+    given = published_answer(synthetic(table, outcome), ())
+    assert given.words.startswith(answer)
+    assert "90 % interval" in given.numbers[1]
+    assert "that takes five groups" in given.numbers[-1]
 
 
 def test_the_question_without_both_methods_is_not_answered() -> None:
-    assert claims_view.headline_answer(None, ())[0] == "Not answered here"
+    assert published_answer(None, ()).words == "Not answered here"
 
 
 def held(kind: str, method: str, param: str | None, why: Reason) -> Guideline:
@@ -317,17 +337,17 @@ def test_withheld_claims_are_gathered_by_what_they_lack() -> None:
     claims.append(
         held("range", "m3", "lr", Reason(kind="importance", text="not shown to matter (p = 0.4)"))
     )
-    groups = claims_view.withheld(claims)
+    groups = withheld_groups(claims)
     assert [(g.title, g.count) for g in groups] == [
-        ("for want of trials", 4), ("because nothing is shown to matter", 1)
+        ("because there are too few trials", 4), ("because nothing is shown to matter", 1)
     ]  # fmt: skip
     assert groups[0].summary == "`m1`, `m2`: 64 more trials of each needed"
-    assert groups[0].entries == (claims_view.Held("`m1`, `m2` (all claims)", "25 are needed", 4),)
-    assert groups[1].entries[0].who == "`m3`: lr (range)"
-    assert claims_view.held_sentence(groups).startswith(
-        "5 claims are withheld: 4 for want of trials, 1 because"
+    assert groups[0].entries == ("`m1`, `m2` (all claims): 25 are needed.",)
+    assert groups[1].entries[0].startswith("`m3`: lr (range): not shown")
+    assert held_sentence(groups).startswith(
+        "5 claims are withheld: 4 because there are too few trials, 1 because"
     )
-    assert set(claims_view.REASONS) == set(get_args(Reason.model_fields["kind"].annotation)), (
+    assert set(REASONS) == set(get_args(Reason.model_fields["kind"].annotation)), (
         "each has its title"
     )
 
@@ -342,13 +362,12 @@ def test_advice_never_shows_a_finite_edge_where_it_is_censored() -> None:
 
     cells = []
     for low, high in ((False, False), (True, False), (False, True)):
-        shown = claims_view.advice([claimed(low, high)], ["m"])
+        shown = advice_table([claimed(low, high)], ["m"])
         assert shown is not None
         cells.append(shown.lines[0][1])
     assert cells == ["1e-6 \u2013 1e-4 [B]", "\u2264 1e-4 [B]", "\u2265 1e-6 [B]"]
     assert (
-        claims_view.advice([held("range", "m", "lr", Reason(kind="trials", text="why"))], ["m"])
-        is None
+        advice_table([held("range", "m", "lr", Reason(kind="trials", text="why"))], ["m"]) is None
     )
 
 
@@ -363,7 +382,7 @@ def test_many_trials_are_thinned_in_the_drawing_only() -> None:
     assert len(dots) == 2000
     assert dots["drawn"].sum() == MOST_DOTS
     assert "1,500 of them, chosen at random, are drawn" in drawing.caption
-    panel = drawing.figure.axes[0]
+    panel = drawing.figure().axes[0]
     assert (
         sum(len(points.get_offsets()) for points in panel.collections if points.get_rasterized())
         == MOST_DOTS
@@ -383,7 +402,7 @@ def test_a_censored_core_has_an_arrow_and_a_finite_one_has_none() -> None:
         assert drawing is not None
         arrows = [
             text
-            for text in drawing.figure.axes[0].texts
+            for text in drawing.figure().axes[0].texts
             if getattr(text, "arrow_patch", None) is not None
         ]
         assert len(arrows) == int(censored)
@@ -394,14 +413,10 @@ def test_hypervolume_is_the_share_of_the_square_that_is_dominated() -> None:
     drawn."""
     table = planted({"m": valley()}, trials=8)
     rows = table.rows.assign(forget_gap=0.4, utility_loss=1.0)
-    found = guideline_data.hypervolumes(
-        dataclasses.replace(table, rows=rows, vanilla_gap={"books": 2.0})
-    )
+    found = hypervolume_data(dataclasses.replace(table, rows=rows, vanilla_gap={"books": 2.0}))
     assert found["expected"].tolist() == pytest.approx([0.4])
     assert found["trials"].tolist() == [4]
-    assert guideline_data.hypervolumes(dataclasses.replace(table, rows=rows)).empty, (
-        "no reference is known"
-    )
+    assert hypervolume_data(dataclasses.replace(table, rows=rows)).empty, "no reference is known"
 
 
 @pytest.mark.usefixtures("patched", "no_figures")

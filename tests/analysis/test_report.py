@@ -21,7 +21,7 @@ from ray_unlearn.store.table import result_table, write_table
 VOID = {"meta", "link", "br", "wbr", "img", "input", "hr", "path", "use", "image", "rect"}
 
 
-class Page(HTMLParser):
+class PageReader(HTMLParser):
     """Collects ids, links and text; fails on tags that do not nest."""
 
     def __init__(self, html: str) -> None:
@@ -63,9 +63,9 @@ def report(planted_study: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes most of a report's time; tests of its words do without."""
-    monkeypatch.setattr("ray_unlearn.analysis.report.study_section.draw_all", lambda _: [])
-    monkeypatch.setattr("ray_unlearn.analysis.report.report_files.as_svg", lambda _: "<svg></svg>")
-    monkeypatch.setattr("ray_unlearn.analysis.report.report_files.as_png", lambda _: b"")
+    monkeypatch.setattr(
+        "ray_unlearn.analysis.report.report_files.drawn", lambda _: ("<svg></svg>", b"", 100)
+    )
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def small_study(tmp_path: Path) -> Path:
     return plant(tmp_path / "small", trials=1, seed=9, spec=spec)
 
 
-def read(out: Path) -> Page:
-    return Page((out / "report.html").read_text(encoding="utf-8"))
+def read(out: Path) -> PageReader:
+    return PageReader((out / "report.html").read_text(encoding="utf-8"))
 
 
 def test_page_is_whole_and_in_order(report: Path) -> None:
@@ -96,7 +96,7 @@ def test_page_is_whole_and_in_order(report: Path) -> None:
             "transfer",
             "difference",
             "studies",
-            "baselines",
+            "demo-baselines",
             "reproduce",
             "limits",
         )

@@ -11,8 +11,9 @@ from planted import demo_spec, plant, quick_ledger, row_of, write_trial
 from ray_unlearn.analysis.numerals import change, number
 from ray_unlearn.analysis.read.study_results import StudyResults, load
 from ray_unlearn.analysis.report.health import boundary_hits
-from ray_unlearn.analysis.report.verdict import agreement, feasible, ranked, verdict
-from ray_unlearn.analysis.report.wording import agreement_sentence, headline, outcome_sentence
+from ray_unlearn.analysis.report.study_notes import agreement_sentence
+from ray_unlearn.analysis.report.verdict import agreement, feasible, ranked_methods, verdict
+from ray_unlearn.analysis.report.wording import headline, outcome_sentence
 from ray_unlearn.store.event import BaselineMeasured
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.row_score import Baselines, scored
@@ -176,7 +177,7 @@ def test_a_method_without_a_score_stays_in_the_table_and_comes_last(tmp_path: Pa
         ("gradient_ascent", {}, "infeasible"),
         ("ascent_descent_in_distribution", {6: row(forget=80)}, "complete"),
     ]
-    table = ranked(verdict(study_of(tmp_path / "s", trials)))
+    table = ranked_methods(verdict(study_of(tmp_path / "s", trials)))
     assert list(table["method"]) == ["ascent_descent_in_distribution", "gradient_ascent"]
     assert math.isnan(table["score_reporting"].iloc[1])
     assert table["infeasible"].iloc[1] == 1
@@ -203,7 +204,7 @@ def test_ties_go_to_the_lowest_trial_and_the_fewest_updates(tmp_path: Path) -> N
 
 
 def test_planted_best_method_is_found(tmp_path: Path) -> None:
-    table = ranked(verdict(load([plant(tmp_path / "s", trials=8, seed=3)]).studies[0]))
+    table = ranked_methods(verdict(load([plant(tmp_path / "s", trials=8, seed=3)]).studies[0]))
     assert table["method"].iloc[0] == "ascent_descent_in_distribution"
     assert table["forget_ppl"].iloc[0] == pytest.approx(77, rel=0.1)
 

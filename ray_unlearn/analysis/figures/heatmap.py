@@ -1,4 +1,4 @@
-"""Heatmaps of the score over learning rate and updates."""
+"""Heatmap of a study: where each method works, by learning rate and updates. Raw scores."""
 
 import math
 from collections.abc import Iterator
@@ -13,15 +13,41 @@ from matplotlib.colors import Colormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from ray_unlearn.analysis.figures.figure_data import SCORE
-from ray_unlearn.analysis.figures.look import ABSENT, CHOSEN, MUTED, RASTER_ABOVE, styled
+from ray_unlearn.analysis.best_trials import SCORE
+from ray_unlearn.analysis.figures.drawing import Drawing
+from ray_unlearn.analysis.figures.look import ABSENT, CHOSEN, MUTED, RASTER_ABOVE
 from ray_unlearn.analysis.figures.panels import (
-    COLUMNS_OF_PANELS,
+    Limits,
+    Style,
+    drawable,
+    log_ticks,
+    log_view,
+    method_title,
     new_panels,
-    plain_log_ticks,
-    title,
+    outer_labels,
 )
+from ray_unlearn.analysis.figures.study_data import (
+    CHOSEN_LABEL,
+    rows_by_method,
+    stacked_parts,
+    worth_drawing,
+)
+from ray_unlearn.analysis.read.study_results import StudyResults
+from ray_unlearn.spec.search_space import FloatRange
 
+CAPTION = (
+    "One panel per method. A horizontal band is one trial, drawn at its learning rate (its edges "
+    "lie half-way to the neighbouring trials); a column is an evaluated number of updates. Nothing "
+    "is interpolated, and trials that differ in other hyperparameters as well lie side by side. "
+    "The colour is the score on the reporting half, on one scale for all methods: yellow is close "
+    "to a model that never saw the forget set, dark is far (forgotten too little, too much, or at "
+    "the price of utility). The framed cell was chosen on the selection half, so it need not be "
+    "the brightest. Hatched cells belong to diverged trials or were not reached; a method without "
+    "any evaluation has no panel."
+)
+COLUMNS = [
+    "method", "number", "update", "low", "high", "learning_rate", "status", SCORE, "drawn", "chosen",
+]  # fmt: skip
 COLOUR_MAP = "viridis_r"
 # Lines only: dots cost a third of a megabyte in an SVG.
 HATCHES = {
@@ -42,87 +68,134 @@ NO_SCORE_LABELS = {
 }
 
 
-def heatmaps(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
-    """Score over learning rate (log) and updates: a cell per trial and evaluated update, nothing
-    interpolated."""
-    with styled():
-        shown = [method for method in methods if method in set(data["method"])]
-        figure, panels = new_panels(len(shown), height=2.35)
-        norm = _score_norm(data[SCORE])
-        colours = colormaps[COLOUR_MAP]
-        limits = float(data["low"].min()), float(data["high"].max())
-        for position, (panel, method) in enumerate(zip(panels, shown, strict=True)):
-            _heatmap(
-                panel,
-                position,
-                data[data["method"] == method],
-                norm,
-                colours,
-                many=len(data) > RASTER_ABOVE,
-            )
-            title(panel, method, methods)
-            panel.set_yscale("log")
-            panel.set_ylim(limits)
-            plain_log_ticks(panel, "y", limits)
-            if position % COLUMNS_OF_PANELS == 0:
-                panel.set_ylabel("learning rate")
-            if position >= len(shown) - COLUMNS_OF_PANELS:
-                panel.set_xlabel("updates")
-        bar = figure.colorbar(
-            ScalarMappable(norm, colours), ax=panels, fraction=0.018, pad=0.01, extend="max"
-        )
-        bar.set_label("score, reporting half [nats/token], lower is better")
-        plain_log_ticks(bar.ax, "y", (norm.vmin or 1e-3, norm.vmax or 1.0))
-        bar.ax.grid(False)
-        figure.legend(handles=_heatmap_keys(data), loc="outside lower center", ncols=6)
-        return figure
+def heatmap_figure(study: StudyResults) -> Drawing | None:
+    """Score by learning rate and updates; None where nothing was evaluated."""
+    data = heatmap_data(study)
+    if not worth_drawing(data):
+        return None
+    title = "Where each method works: learning rate by updates"
+    return Drawing("heatmap", title, CAPTION, data, lambda: _draw(data, study.methods))
 
 
-def _heatmap(
-    panel: Axes, position: int, cells: pd.DataFrame, norm: LogNorm, colours: Colormap, *, many: bool,
-) -> None:  # fmt: skip
-    updates = np.sort(cells["update"].unique())
-    edges = np.append(
-        cells.drop_duplicates("number").sort_values("low")["low"].to_numpy(), cells["high"].max()
+def heatmap_data(study: StudyResults) -> pd.DataFrame:
+    """One line per cell: a trial at an update at which any trial of its method was evaluated.
+
+    A trial fills the band [low, high] of learning rates, which ends half-way (in log learning
+    rate) to its neighbours. Trials of one learning rate share its band equally, in order of
+    number. `drawn` says what the cell shows: `score`, or why there is none (the trial's status).
+    """
+    parts = [_cells(rows, *_bounds(study, method)) for method, rows in rows_by_method(study)]
+    return stacked_parts(parts, COLUMNS)
+
+
+def _cells(rows: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
+    updates = sorted(rows["update"].dropna().unique())
+    trials = rows.drop_duplicates("number").sort_values(["learning_rate", "number"], kind="stable")
+    if not updates:
+        return pd.DataFrame()
+    edges = learning_rate_bands(trials["learning_rate"].to_numpy(), low, high)
+    frame = trials[["method", "number", "learning_rate", "status"]].assign(
+        low=edges[:-1], high=edges[1:]
     )
+    cells = frame.merge(pd.DataFrame({"update": updates}), how="cross")
+    known = rows[["number", "update", SCORE, "chosen"]]
+    cells = cells.merge(known, on=["number", "update"], how="left")
+    cells["chosen"] = cells["chosen"].eq(True)
+    status = cells["status"].where(cells["status"] != "complete", "not evaluated")
+    cells["drawn"] = np.where(np.isfinite(cells[SCORE]), "score", status)
+    return cells
+
+
+def learning_rate_bands(rates: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Edges [n + 1], rising, of one band per trial.
+
+    Args:
+        rates: learning rates [n], rising; equal ones share a band.
+        low, high: bounds of the search; 0 where they are not known.
+    """
+    distinct, counts = np.unique(rates, return_counts=True)
+    logs = np.log(distinct)
+    middle = (logs[1:] + logs[:-1]) / 2
+    first, last = (logs[1] - logs[0], logs[-1] - logs[-2]) if len(logs) > 1 else (1.0, 1.0)
+    bottom = min(math.log(low), logs[0]) if low > 0 else logs[0] - first / 2
+    top = max(math.log(high), logs[-1]) if high > 0 else logs[-1] + last / 2
+    # A trial exactly on a bound of the search still gets a band to be seen in.
+    bottom -= 0.05 * (bottom == logs[0])
+    top += 0.05 * (top == logs[-1])
+    edges = np.concatenate([[bottom], middle, [top]])
+    split = [np.linspace(edges[i], edges[i + 1], count + 1)[:-1] for i, count in enumerate(counts)]
+    limits: np.ndarray = np.exp(np.concatenate([*split, [edges[-1]]]))
+    return limits
+
+
+def _bounds(study: StudyResults, method: str) -> Limits:
+    """Search bounds of the learning rate; (0, 0) where they are not known."""
+    if study.spec is None:
+        return 0.0, 0.0
+    parameter = study.spec.spaces[method].parameters["learning_rate"]
+    return (parameter.low, parameter.high) if isinstance(parameter, FloatRange) else (0.0, 0.0)
+
+
+def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
+    shown = [method for method in methods if method in set(data["method"])]
+    figure, panels = new_panels(len(shown), height=2.35)
+    norm, colours = _score_norm(data[SCORE]), colormaps[COLOUR_MAP]
+    limits = float(data["low"].min()), float(data["high"].max())
+    many = len(data) > RASTER_ABOVE
+    for position, (panel, method) in enumerate(zip(panels, shown, strict=True)):
+        _draw_panel(panel, position, data[data["method"] == method], norm, colours, many=many)
+        method_title(panel, method, methods)
+        panel.set_yscale("log")
+        panel.set_ylim(limits)
+        log_ticks(panel, "y", limits)
+    outer_labels(panels, "updates", "learning rate")
+    _colour_bar(figure, panels, norm, colours)
+    figure.legend(handles=_keys(data), loc="outside lower center", ncols=6)
+    return figure
+
+
+def _colour_bar(figure: Figure, panels: list[Axes], norm: LogNorm, colours: Colormap) -> None:
+    mappable = ScalarMappable(norm, colours)
+    bar = figure.colorbar(mappable, ax=panels, fraction=0.018, pad=0.01, extend="max")
+    bar.set_label("score, reporting half [nats/token], lower is better")
+    log_ticks(bar.ax, "y", (norm.vmin or 1e-3, norm.vmax or 1.0))
+    bar.ax.grid(False)
+
+
+def _draw_panel(
+    panel: Axes, position: int, cells: pd.DataFrame, norm: LogNorm, colours: Colormap, *, many: bool
+) -> None:
+    updates = np.sort(cells["update"].unique())
+    bands = cells.drop_duplicates("number").sort_values("low")
+    edges = np.append(bands["low"].to_numpy(), cells["high"].max())
     order = cells.sort_values(["low", "update"])
     scores = order[SCORE].to_numpy(dtype=float).reshape(len(edges) - 1, len(updates))
+    shades = np.ma.masked_invalid(scores).clip(min=float(norm.vmin or 0))
     panel.set_facecolor(ABSENT)
     mesh = panel.pcolormesh(
-        np.arange(len(updates) + 1), edges, np.ma.masked_invalid(scores).clip(min=float(norm.vmin or 0)), norm=norm, cmap=colours,
+        np.arange(len(updates) + 1), edges, shades, norm=norm, cmap=colours,
         edgecolors="face", linewidth=0.3, rasterized=many,
     )  # fmt: skip
     mesh.set_gid(f"score-{position}")
-    for first, last, band, hatch in _runs(_hatched(cells), updates):
-        width, height = last - first + 1, band[1] - band[0]
-        panel.add_patch(
-            Rectangle(
-                (first, band[0]),
-                width,
-                height,
-                fill=False,
-                hatch=HATCHES[hatch],
-                edgecolor=MUTED,
-                lw=0,
-            )
-        )
+    for first, last, (low, high), hatch in _runs(_hatched(cells), updates):
+        corner, width = (first, low), last - first + 1
+        style: Style = {"hatch": HATCHES[hatch], "edgecolor": MUTED, "lw": 0}
+        panel.add_patch(Rectangle(corner, width, high - low, fill=False, **style))
     for cell in cells[cells["chosen"]].to_dict("records"):
-        corner = int(np.searchsorted(updates, float(cell["update"]))), cell["low"]
-        for colour, line in (("white", 3.0), (CHOSEN, 1.6)):
-            panel.add_patch(
-                Rectangle(
-                    corner,
-                    1,
-                    cell["high"] - cell["low"],
-                    fill=False,
-                    edgecolor=colour,
-                    lw=line,
-                    zorder=3,
-                    clip_on=False,
-                )
-            )
-    every = math.ceil(len(updates) / 8)
-    places = range(0, len(updates), every)
+        _frame(panel, int(np.searchsorted(updates, float(cell["update"]))), cell)
+    _update_ticks(panel, updates)
+
+
+def _frame(panel: Axes, column: int, cell: dict[Any, Any]) -> None:
+    """Red on white, so that it is seen on every colour."""
+    height = cell["high"] - cell["low"]
+    for colour, width in (("white", 3.0), (CHOSEN, 1.6)):
+        style: Style = {"edgecolor": colour, "lw": width, "zorder": 3, "clip_on": False}
+        panel.add_patch(Rectangle((column, cell["low"]), 1, height, fill=False, **style))
+
+
+def _update_ticks(panel: Axes, updates: np.ndarray) -> None:
+    places = range(0, len(updates), math.ceil(len(updates) / 8))
     panel.set_xticks([place + 0.5 for place in places], [f"{updates[place]:g}" for place in places])
     panel.set_xlim(0, len(updates))
     panel.tick_params(length=0, axis="x")
@@ -130,20 +203,15 @@ def _heatmap(
 
 
 def _hatched(cells: pd.DataFrame) -> pd.DataFrame:
-    """Cells that are no configuration: all of a diverged trial's, and those that other trials did
-    not reach."""
+    """Cells that are no configuration: of diverged trials, and those a trial did not reach."""
     diverged = cells["status"] == "infeasible"
     hatch = cells["drawn"].where(~diverged, "infeasible")
-    return cells.assign(hatch=hatch)[
-        diverged | cells["drawn"].isin(["pruned", "out_of_memory", "failed"])
-    ]
+    lost = cells["drawn"].isin(["pruned", "out_of_memory", "failed"])
+    return cells.assign(hatch=hatch)[diverged | lost]
 
 
-def _runs(
-    cells: pd.DataFrame, updates: np.ndarray
-) -> Iterator[tuple[int, int, tuple[float, float], str]]:
-    """Neighbouring cells of one trial with one hatch, as first column, last column, band and
-    hatch."""
+def _runs(cells: pd.DataFrame, updates: np.ndarray) -> Iterator[tuple[int, int, Limits, str]]:
+    """First column, last column, band and hatch of neighbouring cells of a trial that look alike."""
     open_run: list[Any] = []
     for cell in cells.sort_values(["low", "update"]).to_dict("records"):
         column = int(np.searchsorted(updates, float(cell["update"])))
@@ -158,21 +226,12 @@ def _runs(
         yield tuple(open_run)
 
 
-def _heatmap_keys(data: pd.DataFrame) -> list[Any]:
+def _keys(data: pd.DataFrame) -> list[Any]:
     keys: list[Any] = []
     if data["chosen"].any():
-        keys.append(
-            Patch(
-                facecolor="none",
-                edgecolor=CHOSEN,
-                linewidth=1.6,
-                label="the method's chosen configuration",
-            )
-        )
-    reasons = [
-        *(_hatched(data)["hatch"].unique()),
-        *data["drawn"][data["drawn"].isin(["running", "not evaluated"])].unique(),
-    ]
+        keys.append(Patch(facecolor="none", edgecolor=CHOSEN, linewidth=1.6, label=CHOSEN_LABEL))
+    unseen = data["drawn"][data["drawn"].isin(["running", "not evaluated"])]
+    reasons = {*_hatched(data)["hatch"], *unseen}
     labels: dict[str, str] = {}
     for reason, hatch in HATCHES.items():
         if reason in reasons:
@@ -184,8 +243,9 @@ def _heatmap_keys(data: pd.DataFrame) -> list[Any]:
 
 
 def _score_norm(scores: pd.Series) -> LogNorm:
+    """Colours from the best score (0.001 at least) to the ninth decile: a few bad trials are dark."""
     finite = scores[np.isfinite(scores) & (scores > 0)]
-    if finite.empty:
-        return LogNorm(1e-3, 1.0)
-    low = max(float(finite.min()), 1e-3)
-    return LogNorm(low, max(float(np.quantile(finite, 0.9)), low * 2))
+    low, high = log_view(finite, 1e-3)
+    if len(finite):
+        high = min(high, float(np.quantile(drawable(finite), 0.9)))
+    return LogNorm(low, max(high, low * 2))

@@ -1,5 +1,4 @@
-"""One look for all figures: which colour, marker and line a method has on every page, and how
-figures are written."""
+"""One look for all figures: colour, marker and dash of each method, and how a figure is written."""
 
 import io
 import re
@@ -24,17 +23,15 @@ CORE = "#8fcf9f"
 EXCLUDED = "#e3b7ac"
 """Ground of good and of excluded values; both stay apart in grey, the excluded one being darker."""
 RASTER_ABOVE = 1000
-"""Points of a figure above which they are drawn as images inside the SVG, so that the page stays
-small."""
+"""Points of a figure above which they are images inside the SVG, so that the page stays small."""
 MOST_DOTS = 1500
 """Dots drawn per panel; more hide each other and weigh down the page. All of them stay in the
 numbers."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """How one method is drawn: colour, marker and dash differ, so no reader depends on colour
-    alone."""
+class MethodLook:
+    """How one method is drawn: colour, marker and dash, so that no reader depends on colour alone."""
 
     colour: str
     marker: str
@@ -89,11 +86,11 @@ _RC: dict[str, Any] = {
 }
 
 
-def look(method: str, methods: tuple[str, ...]) -> Look:
+def method_look(method: str, methods: tuple[str, ...]) -> MethodLook:
     """The look of a method: fixed for the seven, by position among the rest for any other."""
     names = (*METHODS, *(name for name in methods if name not in METHODS))
     place = names.index(method)
-    return Look(
+    return MethodLook(
         _COLOURS[place % len(_COLOURS)],
         _MARKERS[(place + place // len(_COLOURS)) % len(_MARKERS)],
         _DASHES[place % len(_DASHES)],
@@ -109,7 +106,7 @@ def thinned(n: int, most: int) -> NDArray[np.bool_]:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Our settings, whatever the user's matplotlibrc says, for drawing and for writing."""
+    """Settings of this package, whatever the user's matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_RC)
@@ -117,8 +114,7 @@ def styled() -> Iterator[None]:
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an SVG document, the same bytes on every call: no date, no random ids, no
-    metadata."""
+    """The figure as an SVG document, without date, random ids or metadata: always the same bytes."""
     buffer = io.StringIO()
     with styled():
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))

@@ -9,9 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.best_trials import best_rows, offered_rows
 from ray_unlearn.analysis.read.evaluation_rows import STATUSES
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
-from ray_unlearn.analysis.report.verdict import candidates, chosen_rows
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.search_space import FloatRange, IntRange
 
@@ -202,7 +202,7 @@ def boundary_hits(study: StudyResults) -> pd.DataFrame:
     checked.
     """
     hits = []
-    best = {str(row["method"]): row for row in chosen_rows(study.rows).to_dict("records")}
+    best = {str(row["method"]): row for row in best_rows(study.rows).to_dict("records")}
     for method in (name for name in study.methods if name in best):
         row = best[method]
         for name, (low, high, log) in _ranges(study, method).items():
@@ -237,7 +237,7 @@ def _ranges(study: StudyResults, method: str) -> dict[str, tuple[float, float, b
         for name, parameter in space.sampled().items():
             if isinstance(parameter, (FloatRange, IntRange)) and name in study.rows:
                 ranges[name] = (parameter.low, parameter.high, parameter.scale == "log")
-    updates = candidates(study.rows[study.rows["method"] == method])["update"]
+    updates = offered_rows(study.rows[study.rows["method"] == method])["update"]
     if free and updates.nunique() > 1:
         ranges["update"] = (float(updates.min()), float(updates.max()), True)
     return ranges

@@ -1,4 +1,4 @@
-"""From what there is to say to pages: HTML and Markdown from the same context."""
+"""The page as HTML and as Markdown, from one `Page`."""
 
 import re
 from collections.abc import Sequence
@@ -8,37 +8,52 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from ray_unlearn.analysis.figures.look import look
-from ray_unlearn.analysis.report.table_view import Shown
+from ray_unlearn.analysis.figures.look import method_look
+from ray_unlearn.analysis.report.page import Block, Page, Table
 from ray_unlearn.store.schema import COLUMNS
 
+PACKAGE = "ray_unlearn.analysis.report"
+SETTINGS: dict[str, Any] = {
+    "loader": jinja2.PackageLoader(PACKAGE),
+    "undefined": jinja2.StrictUndefined,
+    "trim_blocks": True,
+    "lstrip_blocks": True,
+    "keep_trailing_newline": True,
+}
 
-def render(context: dict[str, Any], methods: Sequence[str]) -> dict[str, str]:
-    """`report.html` and `report.md`. methods: all of the report, so that each has one colour
-    throughout."""
-    package = files("ray_unlearn.analysis.report")
-    css = package.joinpath("style.css").read_text(encoding="utf-8")
-    loader = jinja2.PackageLoader("ray_unlearn.analysis.report")
-    html = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html.filters["code"] = code
-    html.filters["breakable"] = breakable
-    html.globals["colour"] = lambda method: look(method, tuple(methods)).colour
-    markdown = jinja2.Environment(
-        loader=loader, autoescape=False, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        finalize=_markdown, keep_trailing_newline=True,
-    )  # fmt: skip
-    markdown.globals["table"] = _markdown_table
-    text = markdown.get_template("report.md.jinja").render(context)
+
+def render(page: Page, methods: Sequence[str]) -> dict[str, str]:
+    """The texts of `report.html` and `report.md`, by file name.
+
+    Args:
+        page: what to say.
+        methods: all methods of the report, so that each has one colour throughout.
+    """
+    text = _markdown_templates().get_template("report.md.jinja").render(page=page)
     return {
-        "report.html": html.get_template("report.html.jinja").render(context, css=Markup(css)),
+        "report.html": _html_templates(methods).get_template("report.html.jinja").render(page=page),
         "report.md": re.sub(r"\n{3,}", "\n\n", text),
     }
+
+
+def _html_templates(methods: Sequence[str]) -> jinja2.Environment:
+    html = jinja2.Environment(**SETTINGS, autoescape=True)
+    html.filters |= {"code": code, "breakable": breakable}
+    css = files(PACKAGE).joinpath("style.css").read_text(encoding="utf-8")
+    html.globals["css"] = Markup(css)
+    html.globals["kind"] = _kind
+    html.globals["colour"] = lambda method: method_look(method, tuple(methods)).colour
+    return html
+
+
+def _markdown_templates() -> jinja2.Environment:
+    markdown = jinja2.Environment(**SETTINGS, autoescape=False, finalize=_markdown)
+    markdown.globals |= {"kind": _kind, "table": _markdown_table}
+    return markdown
+
+
+def _kind(block: Block) -> str:
+    return type(block).__name__
 
 
 def code(text: str) -> Markup:
@@ -52,8 +67,10 @@ def breakable(text: str) -> Markup:
 
 
 def _markdown(value: Any) -> Any:
-    """Every value put into the Markdown page: no HTML, no broken table, no accidental markup
-    outside backticks."""
+    """Every value put into the Markdown page.
+
+    No HTML, no broken table, no accidental markup outside backticks.
+    """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
     flat = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -64,16 +81,16 @@ def _markdown(value: Any) -> Any:
         last = parts.pop()
         parts[-1] += last
     return "`".join(
-        part.replace("|", "\\|") if i % 2 else _plain(part) for i, part in enumerate(parts)
+        part.replace("|", "\\|") if i % 2 else _escaped(part) for i, part in enumerate(parts)
     )
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     """No character of it means anything to Markdown."""
     return re.sub(r"([\\*_\[\]|])", r"\\\1", text)
 
 
-def _markdown_table(table: Shown) -> Markup:
+def _markdown_table(table: Table) -> Markup:
     def line(cells: list[str]) -> str:
         return f"| {' | '.join(cells)} |"
 

@@ -14,14 +14,13 @@ import math
 import numpy as np
 import pandas as pd
 
+from ray_unlearn.analysis.best_trials import HALF, UTILITY_SETS, best_rows, offered_rows
 from ray_unlearn.analysis.read.evaluation_rows import STATUSES
 from ray_unlearn.analysis.read.study_results import StudyResults
 
 FORGET_TOLERANCE = 1.10
 UTILITY_TOLERANCE = 1.25
-HALF = "reporting"
 TARGET_PPL = f"approximate_ppl_{HALF}"
-UTILITY_SETS = ("retain", "general")
 DECIDED = ("complete", "pruned", "infeasible")
 """Outcomes that say something about the configuration; the others say something about the
 machines."""
@@ -40,7 +39,7 @@ def verdict(study: StudyResults) -> pd.DataFrame:
     distance, distance_to          nats/token to `exact_retrain`, or to the `approximate` target where there is none
     """
     rows = study.rows.assign(feasible=feasible(study))
-    best = chosen_rows(rows).set_index("method")
+    best = best_rows(rows).set_index("method")
     lines = [_counts(rows[rows["method"] == method], method) for method in study.methods]
     table = pd.DataFrame(lines).set_index("method", drop=False)
     metrics = [name for name in best.columns if name not in table.columns and name != "study"]
@@ -56,26 +55,11 @@ def verdict(study: StudyResults) -> pd.DataFrame:
     return table
 
 
-def ranked(table: pd.DataFrame) -> pd.DataFrame:
+def ranked_methods(table: pd.DataFrame) -> pd.DataFrame:
     """Best `score_selection` first; methods without a candidate row last, in the study's order."""
     return table.sort_values("score_selection", kind="stable", na_position="last").reset_index(
         drop=True
     )
-
-
-def candidates(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows that stand for a deployable configuration and have a score, best first.
-
-    The order is that of `store.score`: score on the selection half, then trial number, then fewest
-    updates.
-    """
-    pool: pd.DataFrame = rows[rows["candidate"] & np.isfinite(rows["score_selection"])]
-    return pool.sort_values(["score_selection", "number", "update"], kind="stable")
-
-
-def chosen_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """The best candidate row of each method, chosen on the selection half."""
-    return candidates(rows).drop_duplicates("method")
 
 
 def feasible(study: StudyResults) -> pd.Series:
@@ -101,20 +85,10 @@ def relative_change(table: pd.DataFrame, vanilla: pd.Series | None, name: str) -
     return table[column] / (math.nan if vanilla is None else vanilla[column]) - 1
 
 
-def utility_loss(metrics: pd.Series, vanilla: pd.Series) -> float:
-    """Mean over retain and general of max(0, log ppl - log ppl_0), nats/token, reporting half."""
-    rises = [metrics[f"{name}_nll_{HALF}"] - vanilla[f"{name}_nll_{HALF}"] for name in UTILITY_SETS]
-    return (
-        math.nan
-        if any(math.isnan(rise) for rise in rises)
-        else sum(max(0.0, float(rise)) for rise in rises) / len(rises)
-    )
-
-
 def _counts(rows: pd.DataFrame, method: str) -> dict[str, object]:
     trials = rows.drop_duplicates("number")
     statuses = {status: int((trials["status"] == status).sum()) for status in STATUSES}
-    offered = candidates(rows)
+    offered = offered_rows(rows)
     fitting = offered[offered["feasible"]]
     decided = sum(statuses[status] for status in DECIDED)
     return {
