@@ -5,35 +5,51 @@ import argparse
 import inspect
 import json
 import os
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before anything loads torch
 
 import pytest
-import torch
 from tiny import SIZES, study_file
 
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+if TYPE_CHECKING:
+    from ray_unlearn.spec.study_spec import StudySpec
 
-torch.set_num_threads(1)
+LONGEST_FIRST = ("execution", "unlearn", "analysis", "cluster", "store")
+"""Folders in the order of what they cost, so that two processes finish at about the same time."""
 
 
-def pytest_runtest_setup() -> None:
-    """A machine that is slow and has so much time only begins no test after TESTS_UNTIL (Unix
-    seconds), and says so."""
-    if time.time() > float(os.environ.get("TESTS_UNTIL", "inf")):
-        pytest.skip("no time is left (TESTS_UNTIL)")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Split the tests over processes (`-n 2 --dist loadgroup`): those that share a Ray cluster go
+    to one of them, and begin at once; every other file goes to the next process that is free."""
+    if config.getoption("dist", "no") != "loadgroup":
+        return
+    for item in items:
+        shared = "ray_here" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if shared else item.path.name))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[bool, int, str]:
+    folder = item.path.parent.name
+    cost = LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+    return ("ray_here" not in getattr(item, "fixturenames", ()), cost, str(item.path))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Tokenised test data do not go into the user's cache; demo worlds stay there, they take
-    minutes to build."""
-    from ray_unlearn.unlearn import data
-
-    folder = tmp_path_factory.mktemp("tokens")
-    data.token_cache = lambda: folder  # type: ignore[assignment]
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep tokenised test data out of the user's cache, but not what takes minutes to make or is
+    downloaded."""
+    folder = tmp_path_factory.mktemp("cache")
+    users = Path(os.environ.get("RAY_UNLEARN_CACHE") or Path.home() / ".cache" / "ray_unlearn")
+    for name in ("demo_world", "wheels"):
+        (users / name).mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(users / name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_UNLEARN_CACHE", str(folder))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -55,6 +71,7 @@ def text_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory, text_files: Path) -> Path:
     """A Llama of two layers and 32 dimensions with random weights, and a byte-level BPE tokenizer
     of 300 tokens."""
+    import torch
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -72,14 +89,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, text_files: Path) -> Pa
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=64, tie_word_embeddings=True, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture
-def tiny_study(tmp_path: Path, text_files: Path, tiny_model: Path) -> StudySpec:
-    """The study above, loaded."""
+def tiny_study(tmp_path: Path, text_files: Path, tiny_model: Path) -> "StudySpec":
+    """The study of `tiny.study_file`, loaded."""
+    from ray_unlearn.spec.study_spec import load_study
+
     return load_study(study_file(tmp_path, text_files, tiny_model))

@@ -242,6 +242,7 @@ def ran(host: Host, mark: str, seconds: float = 60.0) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_without_the_token_nobody_gets_in() -> None:
     """Not with a job, not as a node, not as a driver; from another host of the same network."""
     with Hosts(2) as hosts:
@@ -283,6 +284,7 @@ def with_the_token(host: Host, driver: list[str]) -> str:
     return said
 
 
+@pytest.mark.slow
 def test_with_tokens_off_anybody_runs_anything() -> None:
     """What the test above would see without tokens: a dashboard on loopback protects nothing."""
     with Hosts(2) as hosts:

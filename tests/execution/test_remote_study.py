@@ -171,7 +171,7 @@ def test_a_store_that_goes_away_stops_the_study_and_comes_back(
         for name, value in own.environment.items():
             monkeypatch.setenv(name, value)
         url = f"s3://{BUCKET}/{tmp_path.name}"
-        hasty = "from ray_unlearn.store import objects; objects.PATIENCE_S = objects.ANSWER_S = 3.0"
+        hasty = "from ray_unlearn.store import object_storage as o; o.PATIENCE_S = o.ANSWER_S = 3.0"
         process = cli("run", str(study_of(**FULL)), "--storage", url, "--quiet", setup=hasty)
         until(at_work, url, process)
         os.kill(own.process.pid, signal.SIGSTOP)
