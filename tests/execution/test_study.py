@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from processes import alive, descendants
 from ray_unlearn.execution.study import StudyResult, resume_study, run_study
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.study_spec import StudySpec, load_study
-from ray_unlearn.store.event import encoded
+from ray_unlearn.store.entry import decoded, encoded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.schema import COLUMNS
@@ -305,11 +306,12 @@ def test_what_a_study_rests_on_cannot_be_changed_under_it(
     ) -> Path:
         folder = tmp_path / name
         (folder / "ledger").mkdir(parents=True)
-        lines = (original / "ledger" / "events.jsonl").read_bytes().splitlines(keepends=True)
-        first = {
-            name: value for name, value in json.loads(lines[0]).items() if name != "crc"
-        } | header
-        (folder / "ledger" / "events.jsonl").write_bytes(b"".join([encoded(first), *lines[1:5]]))
+        path = original / "ledger" / "events.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True)
+        first = decoded(lines[0], path, 0)
+        assert first is not None
+        changed = encoded(replace(first.event, **header), first.seq, first.fence)
+        (folder / "ledger" / "events.jsonl").write_bytes(b"".join([changed, *lines[1:5]]))
         content = yaml.safe_load((original / "study.yaml").read_text())
         if change:
             change(content)
