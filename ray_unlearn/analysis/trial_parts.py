@@ -25,10 +25,9 @@ from ray_unlearn.analysis.searched import (
     space_axes,
 )
 from ray_unlearn.analysis.statistics.stopping import checkpoints
-from ray_unlearn.store.table import CONFIG_COLUMNS
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 
 IDENTITY = ("study", "domain", "model", "method", "status")
-HYPERPARAMETERS = tuple(name for name in CONFIG_COLUMNS if name not in ("method", "seed"))
 DIVERGED = ("infeasible", "out_of_memory")
 PAST_BEST = "past its best"
 """Reason of a pruned trial whose remaining rows could not have been its best: nothing is lost with

@@ -8,10 +8,11 @@ import typer
 from ray_unlearn.cli.options import Location
 from ray_unlearn.cli.show import Json, print_json, print_table, say
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
+from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec, load_study
-from ray_unlearn.spec.trial_config import Hyperparameters, TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import Row
 
 SHOWN = (

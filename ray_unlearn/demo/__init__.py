@@ -7,11 +7,10 @@ paper: docs/demo_world.md.
 
 from ray_unlearn.demo.build import World, build, build_retrained, cache_folder
 from ray_unlearn.demo.recipe import Recipe
-from ray_unlearn.demo.text import DOMAINS, SPLITS, demo_domain, documents
+from ray_unlearn.demo.text import DOMAINS, demo_domain, documents
 
 __all__ = [
     "DOMAINS",
-    "SPLITS",
     "Recipe",
     "World",
     "build",

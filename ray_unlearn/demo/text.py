@@ -8,21 +8,13 @@ from pathlib import Path
 
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.study_spec import SPLITS
 
 DOMAINS = {
     "shakespeare": "Shakespeare scenes",
     "stdlib": "Python standard library",
     "latex": "LaTeX papers",
 }
-
-SPLITS = (
-    "forget",
-    "approximate",
-    "retain",
-    "retain_heldout",
-    "general_retain",
-    "general_evaluation",
-)
 
 
 def demo_domain(source: str) -> str:

@@ -95,9 +95,9 @@ class Recorder:
         `source` says who chose it (a sampler's name), evidence for the analysis.
         """
         if number not in self.record.trials:
-            content = config.model_dump(mode="json")
+            content, named = config.model_dump(mode="json"), self.record.trial_id(config)
             self._ledger.append(
-                TrialAsked(number=number, trial_id=config.id, source=source, config=content)
+                TrialAsked(number=number, trial_id=named, source=source, config=content)
             )
         self._show("on_trial", self.record.trials[number])
 

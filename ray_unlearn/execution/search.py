@@ -86,6 +86,7 @@ class Search:
         ]
         self._past: dict[str, dict[int, FrozenTrial]] = {method: {} for method in spec.methods}
         self._known: set[str] = set()
+        """`TrialConfig.id` of the trials, whatever ids the ledger gives them."""
         self._sources: dict[int, Source] = {}
 
     @property
@@ -132,9 +133,9 @@ class Search:
         A trial outside the space that is searched (drawn from the full space, or of another version
         of the spec) is remembered as tried, and otherwise ignored.
         """
-        self._known.add(trial.trial_id)
         if trial.method not in self._past:
             return
+        self._known.add(TrialConfig.model_validate(trial.config).id)
         space = self._spec.spaces[trial.method]
         point = active(space, trial.config)
         if contains(space, point):

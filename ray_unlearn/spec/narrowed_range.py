@@ -9,8 +9,8 @@ can be, nor past a bound of the study that is tighter than the earlier one.
 import math
 
 from ray_unlearn.spec.guideline_file import Guideline
+from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange
-from ray_unlearn.spec.trial_config import Hyperparameters
 
 LEAST_FACTOR = 3.0
 """By which a censored side of a log range goes on at least: a narrow region's half width would

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
 from ray_unlearn.spec.method_registry import METHODS, method_named
 from ray_unlearn.spec.strict import Strict, read_yaml, validated
-from ray_unlearn.spec.trial_config import MIXED_ONLY, Hyperparameters
 
 Role = Literal["scientific", "nuisance", "fixed"]
 Scalar = bool | int | float | str
@@ -125,14 +125,7 @@ class SearchSpace(Strict):
     def _check_parameter(
         self, name: str, parameter: FloatRange | IntRange | Choice | Fixed
     ) -> None:
-        if name not in Hyperparameters.model_fields:
-            raise ValueError(
-                f"unknown hyperparameter {name!r}{nearest(name, Hyperparameters.model_fields)}"
-            )
-        if name in MIXED_ONLY and not method_named(self.method).mixed:
-            raise ValueError(
-                f"`{name}`: {self.method} uses no retain data, so this has no effect; remove it"
-            )
+        method_named(self.method).check_uses([name])
         if isinstance(parameter, IntRange) and parameter.free and name != "steps":
             raise ValueError(f"`{name}`: only `steps` can be free")
         for other, value in parameter.when.items():
@@ -264,7 +257,8 @@ def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> Se
     merged |= _parameters_of(content, path)
     method = METHODS.get(str(content.get("method")))
     for name, parameter in (overrides or {}).items():
-        if not (method and name in MIXED_ONLY and not method.mixed):
+        unused = method and name in HYPERPARAMETERS and name not in method.hyperparameters
+        if not unused:
             merged[name] = parameter
     return validated(SearchSpace, content | {"parameters": merged}, str(path))
 

@@ -2,30 +2,24 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
 from ray_unlearn.spec.method_registry import METHODS, method_named
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.search_space import Fixed, IntRange, Scalar, SearchSpace, load_search_space
 from ray_unlearn.spec.strict import Strict, digest, read_yaml, validated
-from ray_unlearn.spec.trial_config import Hyperparameters, TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-SPLITS = (
-    "forget",
-    "approximate",
-    "retain",
-    "retain_heldout",
-    "general_retain",
-    "general_evaluation",
-)
 Split = Literal[
     "forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation"
 ]
+SPLITS: tuple[Split, ...] = get_args(Split)
 ScoreRuleName = Literal["best_row", "stop_rule"]
 Rounding = Literal["exact", "stochastic", "nearest"]
 Points = dict[str, tuple[dict[str, Scalar], ...]]

@@ -1,62 +1,14 @@
 """TrialConfig: one configuration and seed, fully resolved and frozen before it starts."""
 
-from typing import Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ray_unlearn.spec.bounds import MOST_EVALUATIONS, Seed
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import Method, method_named
-from ray_unlearn.spec.strict import Strict, digest
-
-Schedule = Literal["constant", "linear", "cosine"]
-
-
-class Hyperparameters(Strict):
-    """What a search may choose. Names are those of the search space files; every default stands
-    here."""
-
-    learning_rate: float = Field(gt=0, description="peak learning rate of AdamW")
-    steps: int = Field(ge=1, description="optimizer updates")
-    batch_size: int = Field(8, ge=1, description="forget sequences per update, over all workers")
-    retain_ratio: float = Field(
-        1.0, gt=0, description="retain sequences per forget sequence (mixed methods)"
-    )
-    w_f: float = Field(1.0, gt=0, description="weight of the forget loss (mixed methods)")
-    w_r: float = Field(1.0, gt=0, description="weight of the retain loss (mixed methods)")
-    schedule: Schedule = Field("constant", description="learning rate after the warm-up")
-    warmup_steps: int = Field(0, ge=0, description="updates of linear warm-up")
-    warmup_ratio: float = Field(
-        0.0, ge=0, lt=1, description="warm-up as a share of `steps` (decaying schedules)"
-    )
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay of AdamW")
-    max_grad_norm: float = Field(
-        1.0, gt=0, description="gradients are clipped to this global L2 norm"
-    )
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _one_warm_up(self) -> Self:
-        if self.warmup_steps and self.warmup_ratio:
-            raise ValueError("give `warmup_steps` or `warmup_ratio`, not both")
-        if self.schedule == "constant" and self.warmup_ratio:
-            raise ValueError(
-                "`warmup_ratio` depends on `steps`, so a constant schedule would lose its free steps; use `warmup_steps`"
-            )
-        return self
-
-    @property
-    def warmup_updates(self) -> int:
-        """Updates of linear warm-up, whichever way they were given."""
-        return self.warmup_steps or round(self.warmup_ratio * self.steps)
-
-    @property
-    def retain_batch_size(self) -> int:
-        """Retain sequences per update, at least one."""
-        return max(1, round(self.retain_ratio * self.batch_size))
-
-
-MIXED_ONLY = frozenset({"w_f", "w_r", "retain_ratio"})
+from ray_unlearn.spec.strict import digest
 
 
 class TrialConfig(Hyperparameters):
@@ -67,9 +19,11 @@ class TrialConfig(Hyperparameters):
     """
 
     method: str
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     evaluate_at: tuple[int, ...] = Field(
-        min_length=1, description="updates after which all metrics are taken"
+        min_length=1,
+        max_length=MOST_EVALUATIONS,
+        description="updates after which all metrics are taken",
     )
     context: str = ""
 
@@ -88,12 +42,35 @@ class TrialConfig(Hyperparameters):
             raise ValueError("must be rising updates from 1 on")
         return value
 
+    @model_validator(mode="after")
+    def _only_what_the_method_uses(self) -> Self:
+        self.definition.check_uses(self.changed())
+        return self
+
     @property
     def id(self) -> str:
-        """12 hex digits: the digest of everything above."""
-        return digest(self.model_dump(mode="json"))
+        """12 hex digits that name the trial.
+
+        The digest of method, seed, evaluated updates, context and the hyperparameters that differ
+        from their defaults. A hyperparameter or method that is added to the package later changes
+        no id. Ledgers of schema 1 and 2 have other ids, see `spec.trial_id`.
+        """
+        content = self.model_dump(mode="json", include={"method", "seed", "evaluate_at", "context"})
+        return digest(content | {"hyperparameters": self.changed()})
+
+    def changed(self) -> dict[str, Any]:
+        """Hyperparameters without a default, and those whose value differs from it."""
+        return {
+            name: getattr(self, name)
+            for name, field in type(self).model_fields.items()
+            if name not in _OF_THE_TRIAL
+            and (field.is_required() or getattr(self, name) != field.default)
+        }
 
     @property
     def definition(self) -> Method:
-        """The method's terms."""
+        """The method's terms and hyperparameters."""
         return method_named(self.method)
+
+
+_OF_THE_TRIAL = frozenset(TrialConfig.model_fields) - frozenset(Hyperparameters.model_fields)

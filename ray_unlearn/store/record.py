@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.hyperparameters import with_defaults
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.spec.trial_id import trial_id
 from ray_unlearn.store.event import (
     KINDS,
     BaselineMeasured,
@@ -70,7 +73,10 @@ class Record:
                 self.baselines[event.name] = event.metrics
             case TrialAsked():
                 self.trials[event.number] = Trial(
-                    event.number, event.trial_id, event.config, source=event.source
+                    event.number,
+                    event.trial_id,
+                    with_defaults(event.config),
+                    source=event.source,
                 )
             case RowMeasured():
                 trial = self._trial(event)
@@ -109,6 +115,10 @@ class Record:
                 f"ledger: a {KINDS[type(event)]} of trial {event.number}, which was never begun; "
                 "`ray-unlearn verify --repair` sets it aside"
             ) from None
+
+    def trial_id(self, config: TrialConfig) -> str:
+        """The id that a trial has in this ledger: the schema version of the header decides."""
+        return trial_id(config, self.header.schema_version)
 
     @property
     def finished(self) -> list[Trial]:

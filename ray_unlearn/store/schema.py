@@ -10,10 +10,11 @@ search; `reporting` is for reports only. The forget set is what it is: whole in 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-SCHEMA_VERSION = 2
-"""2: every line of the ledger has a number, a fencing token and a checksum."""
+SCHEMA_VERSION = 3
+"""Of ledgers and tables. 2: every line of the ledger has a number, a fencing token and a checksum.
+3: trial ids leave defaults out (`spec.trial_id`), tables have a column for each hyperparameter."""
 HALVES = ("selection", "reporting")
 SETS = ("forget", "approximate", "retain", "general")
 HALVED_SETS = SETS[1:]
@@ -27,7 +28,10 @@ ATTACKS = (
 
 Direction = Literal["minimize", "maximize", "target", "none"]
 Outcome = Literal["complete", "pruned", "infeasible", "out_of_memory", "failed"]
-OUTCOMES: tuple[Outcome, ...] = ("complete", "pruned", "infeasible", "out_of_memory", "failed")
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+RUNNING = "running"
+"""Status of a trial without an outcome, in tables and reports."""
+STATUSES = (*OUTCOMES, RUNNING)
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
-from ray_unlearn.spec.trial_config import Hyperparameters
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row
 
@@ -29,7 +29,6 @@ OBJECTIVE = "score_selection"
 PARETO_OBJECTIVES = ("forget_gap_selection", "utility_loss_selection")
 TARGET = "approximate_nll_selection"
 """Column of the vanilla baseline that the stopping rule compares forget NLLs with."""
-HYPERPARAMETERS = tuple(Hyperparameters.model_fields)
 
 
 def scoring_index(

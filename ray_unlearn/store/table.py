@@ -9,18 +9,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, value_type
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION, Row
+from ray_unlearn.store.schema import COLUMNS, RUNNING, SCHEMA_VERSION, Row
 from ray_unlearn.store.score import ScoreRule
 
-CONFIG_COLUMNS = (
-    "method", "seed", "learning_rate", "steps", "batch_size", "retain_ratio", "w_f", "w_r", "schedule",
-    "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm",
-)  # fmt: skip
+CONFIG_COLUMNS = ("method", "seed", *HYPERPARAMETERS)
 TABLE_COLUMNS = (
-    "study", "domain", "model", "number", "trial_id", "status", "reason", "sampled_by", "score_rule", "candidate", "scored", *CONFIG_COLUMNS, *COLUMNS,
+    "study", "domain", "model", "number", "trial_id", "status", "reason", "sampled_by",
+    "score_rule", "candidate", "scored", *CONFIG_COLUMNS, *COLUMNS,
 )  # fmt: skip
 TEXT_COLUMNS = frozenset(
     {
@@ -33,8 +32,8 @@ TEXT_COLUMNS = frozenset(
         "sampled_by",
         "score_rule",
         "method",
-        "schedule",
-    }
+    }  # fmt: skip
+    | {name for name in HYPERPARAMETERS if value_type(name) is str}
 )
 LINES_AT_A_TIME = 5_000
 """Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the
@@ -65,7 +64,7 @@ def result_table(record: Record) -> pa.Table:
         known: dict[str, Any] = study | {
             "number": trial.number,
             "trial_id": trial.trial_id,
-            "status": trial.status or "running",
+            "status": trial.status or RUNNING,
         }
         known |= {"reason": trial.reason, "sampled_by": trial.source} | {
             name: trial.config.get(name) for name in CONFIG_COLUMNS
@@ -123,7 +122,9 @@ def write_table(table: pa.Table, path: Path) -> None:
         raise StorageError(f"{path}: cannot be written: {error}") from None
 
 
-_WHOLE = {"number", "seed", "steps", "batch_size", "warmup_steps", "update"}
+_INTEGER_COLUMNS = {"number", "seed", "update"} | {
+    name for name in HYPERPARAMETERS if value_type(name) is int
+}
 
 
 def _type(name: str) -> pa.DataType:
@@ -131,7 +132,7 @@ def _type(name: str) -> pa.DataType:
         return pa.string()
     if name in ("candidate", "scored"):
         return pa.bool_()
-    return pa.int64() if name in _WHOLE else pa.float64()
+    return pa.int64() if name in _INTEGER_COLUMNS else pa.float64()
 
 
 def _schema() -> pa.Schema:

@@ -84,7 +84,7 @@ def verify(study_folder: Path, storage: Storage | None = None) -> Verification:
     for entry in scan.entries[1:]:
         problems += _taken_in(record, entry)
     for _, trial in sorted(record.trials.items()):
-        problems += _trial_problems(trial)
+        problems += _trial_problems(trial, record)
     problems += _count_problems(record)
     unfinished = sorted(number for number, trial in record.trials.items() if trial.status is None)
     if not running and not unfinished:
@@ -200,14 +200,18 @@ def _contradiction(record: Record, event: Event) -> str:
     return ""
 
 
-def _trial_problems(trial: Trial) -> Iterator[str]:
+def _trial_problems(trial: Trial, record: Record) -> Iterator[str]:
     try:
         config = validated(TrialConfig, trial.config, f"I4: trial {trial.number}: configuration")
     except UserError as error:
         yield str(error).splitlines()[0]
         return
-    if config.id != trial.trial_id:
-        yield f"I4: trial {trial.number} is called {trial.trial_id!r}, but its configuration is that of {config.id!r}"
+    expected = record.trial_id(config)
+    if expected != trial.trial_id:
+        yield (
+            f"I4: trial {trial.number} is called {trial.trial_id!r}, but its configuration is that "
+            f"of {expected!r}"
+        )
     wanted, there = set(config.evaluate_at), {row["update"] for row in trial.rows}
     if there - wanted:
         yield f"I1: trial {trial.number} has rows of updates {listed(sorted(there - wanted))}, never asked for"

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.spec.trial_id import flat_id
 from ray_unlearn.unlearn.optimizer import load_state, local, state_of
 
 if TYPE_CHECKING:
@@ -99,7 +100,8 @@ class TrialState:
                 ):  # torch does not look at the checksums that it writes
                     return None
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if content["version"] != VERSION or content["trial_id"] != self.config.id:
+            ids = (self.config.id, flat_id(self.config))  # a study of schema 2 is resumed
+            if content["version"] != VERSION or content["trial_id"] not in ids:
                 return None
             if any(
                 update < content["meter"]["update"] and update not in known

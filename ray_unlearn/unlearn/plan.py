@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.spec.trial_config import Hyperparameters
 from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.unlearn.cost import count_update
 from ray_unlearn.unlearn.memory import BYTES, Memory, memory, parameter_count, remedies

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ray_unlearn.demo import DOMAINS, SPLITS, Recipe, build, build_retrained, documents
+from ray_unlearn.demo import DOMAINS, Recipe, build, build_retrained, documents
 from ray_unlearn.demo.text import text_file
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study_spec import SPLITS
 
 SHORT = Recipe(steps=4, layers=1)
 

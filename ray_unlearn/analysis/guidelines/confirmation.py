@@ -21,11 +21,11 @@ from typing import Any
 
 from ray_unlearn.analysis.statistics.paired_difference import ALPHA, t_interval
 from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.spec.trial_config import Hyperparameters
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row
-from ray_unlearn.store.score import HYPERPARAMETERS, OBJECTIVE, Configuration, ScoreRule
+from ray_unlearn.store.score import OBJECTIVE, Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 
 CONFIDENCE = 1 - ALPHA

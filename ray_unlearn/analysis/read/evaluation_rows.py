@@ -9,10 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.store.schema import COLUMNS, OUTCOMES
+from ray_unlearn.store.schema import COLUMNS, STATUSES
 from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS
 
-STATUSES = (*OUTCOMES, "running")
 REQUIRED = (
     "number", "status", "candidate", "method", "learning_rate", "update", "forget_nll",
     "score_selection", "score_reporting",

@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.read.cells import Cells
-from ray_unlearn.analysis.read.evaluation_rows import STATUSES, fingerprints
+from ray_unlearn.analysis.read.evaluation_rows import fingerprints
 from ray_unlearn.analysis.read.foreign_columns import (
     IGNORE,
     KEYS,
@@ -33,6 +33,7 @@ from ray_unlearn.analysis.read.foreign_columns import (
     roles_of,
 )
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.store.schema import STATUSES
 
 SYNONYMS = {
     "": "complete", "completed": "complete", "finished": "complete", "success": "complete", "ok": "complete",

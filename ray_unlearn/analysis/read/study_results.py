@@ -24,7 +24,6 @@ import pyarrow.parquet as pq
 
 from ray_unlearn.analysis.read.evaluation_rows import (
     REQUIRED,
-    STATUSES,
     in_order,
     tidy_baselines,
     tidy_rows,
@@ -37,7 +36,7 @@ from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec, public_name
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.scan import events_file
-from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION
+from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION, STATUSES
 from ray_unlearn.store.table import TEXT_COLUMNS, baseline_table, result_table
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.best_trials import best_rows, offered_rows
-from ray_unlearn.analysis.read.evaluation_rows import STATUSES
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.search_space import FloatRange, IntRange
+from ray_unlearn.store.schema import STATUSES
 
 NEAR = 0.05
 """A value within this share of the search range (in log units on a log scale) from a bound lies at

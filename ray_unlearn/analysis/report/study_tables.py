@@ -6,12 +6,11 @@ import pandas as pd
 
 from ray_unlearn.analysis.best_trials import HALF, SCORE
 from ray_unlearn.analysis.numerals import change, fixed, number, share, whole_number
-from ray_unlearn.analysis.read.evaluation_rows import STATUSES
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.page import Heading, Table
 from ray_unlearn.analysis.report.verdict import ranked_methods
 from ray_unlearn.analysis.report.wording import other_values
-from ray_unlearn.store.schema import COLUMNS
+from ray_unlearn.store.schema import COLUMNS, STATUSES
 
 DIRECTIONS = {
     "minimize": "lower is better",

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.best_trials import HALF, UTILITY_SETS, best_rows, offered_rows
-from ray_unlearn.analysis.read.evaluation_rows import STATUSES
 from ray_unlearn.analysis.read.study_results import StudyResults
+from ray_unlearn.store.schema import STATUSES
 
 FORGET_TOLERANCE = 1.10
 UTILITY_TOLERANCE = 1.25

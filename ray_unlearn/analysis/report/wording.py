@@ -10,10 +10,10 @@ import pandas as pd
 
 from ray_unlearn.analysis.best_trials import HALF, SCORE
 from ray_unlearn.analysis.numerals import change, fixed, number, whole_number
-from ray_unlearn.analysis.read.evaluation_rows import STATUSES
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.verdict import ranked_methods
 from ray_unlearn.analysis.tolerance import vanilla_score
+from ray_unlearn.store.schema import STATUSES
 from ray_unlearn.store.table import CONFIG_COLUMNS
 
 NO_SCORE = "no trial has a score yet"

@@ -1,0 +1,35 @@
+"""Bounds of numbers that people write: beyond them something breaks long after the study began.
+
+Each is far above any sensible value and below what breaks: a column of the result table, a
+tensor, a timer, the memory for a list.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+LARGEST_SEED = 2**63 - 1
+"""Seeds stand in an int64 column of the result table."""
+
+MOST_UPDATES = 10**9
+"""Optimizer updates of a trial."""
+
+MOST_SEQUENCES = 2**20
+"""Sequences of a batch, and tokens of a sequence: their indices are listed in memory."""
+
+MOST_EVALUATIONS = 100_000
+"""Evaluation rows of one trial: each is a line of the ledger, and its update is in the trial's id."""
+
+MOST_TRIALS = 1_000_000
+"""Trials of one method."""
+
+MOST_WORKERS = 10_000
+"""Lanes, workers of a lane, CPUs or GPUs of a worker."""
+
+LARGEST_FACTOR = 1e30
+"""Rates and weights: they are multiplied with float32 numbers, which end at 3.4e38."""
+
+LONGEST_S = 1e9
+"""Seconds, some 30 years: a timer cannot wait 300 years."""
+
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
