@@ -7,6 +7,7 @@ import typer
 
 from ray_unlearn.cli.options import Location
 from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.spec.bounds import LARGEST_SEED
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import method_named
@@ -30,7 +31,7 @@ def unlearn_command(
         list[str] | None,
         typer.Option("--set", help="hyperparameter=value, several times", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED)] = 0,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="save the unlearned model here")
     ] = None,
@@ -41,6 +42,7 @@ def unlearn_command(
 
     spec = load_study(study)
     values: dict[str, Any] = dict(_setting(text) for text in settings or [])
+    method_named(method).check_uses(values, "--set")
     hyperparameters = validated(Hyperparameters, _defaults(spec, method) | values, "--set")
     if output is not None and output.exists() and any(output.iterdir()):
         raise UserError(f"{output}: exists and is not empty; name a new folder")

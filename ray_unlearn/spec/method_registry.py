@@ -44,18 +44,24 @@ class Method:
         """True when the method trains on retain data beside the forget set."""
         return self.retain is not None
 
-    def check_uses(self, names: Iterable[str]) -> None:
+    def check_uses(self, names: Iterable[str], place: str = "") -> None:
         """Refuse hyperparameters that have no effect on this method.
 
+        Args:
+            names: of hyperparameters.
+            place: where they were given, for the message.
+
         Raises:
-            ValueError: one of `names` is unknown, or the method does not use it.
+            UserError: one of `names` is unknown, or the method does not use it.
         """
+        where = f"{place}: " if place else ""
         for name in names:
             if name not in HYPERPARAMETERS:
-                raise ValueError(f"unknown hyperparameter {name!r}{nearest(name, HYPERPARAMETERS)}")
+                close = nearest(name, self.hyperparameters)
+                raise UserError(f"{where}unknown hyperparameter {name!r}{close}")
             if name not in self.hyperparameters:
-                raise ValueError(
-                    f"`{name}`: {self.name} does not use it, so it has no effect; remove it"
+                raise UserError(
+                    f"{where}`{name}`: {self.name} does not use it, so it has no effect; remove it"
                 )
 
 

@@ -21,20 +21,10 @@ TABLE_COLUMNS = (
     "study", "domain", "model", "number", "trial_id", "status", "reason", "sampled_by",
     "score_rule", "candidate", "scored", *CONFIG_COLUMNS, *COLUMNS,
 )  # fmt: skip
-TEXT_COLUMNS = frozenset(
-    {
-        "study",
-        "domain",
-        "model",
-        "trial_id",
-        "status",
-        "reason",
-        "sampled_by",
-        "score_rule",
-        "method",
-    }  # fmt: skip
-    | {name for name in HYPERPARAMETERS if value_type(name) is str}
-)
+TEXT_COLUMNS = frozenset((
+    "study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "score_rule", "method",
+    *(name for name in HYPERPARAMETERS if value_type(name) is str),
+))  # fmt: skip
 LINES_AT_A_TIME = 5_000
 """Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the
 table."""

@@ -24,6 +24,8 @@ from ledgers import (
 )
 
 from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.spec.trial_id import flat_id
 from ray_unlearn.store.entry import encoded
 from ray_unlearn.store.event import Note
 from ray_unlearn.store.ledger import Ledger, read_ledger
@@ -353,6 +355,8 @@ def unchecked(study: Path) -> Path:
         for key in ("seq", "token", "crc"):
             event.pop(key)
         event["metrics"] = event.get("metrics", {}) | event.pop("more", {})
+        if event["kind"] == "trial":
+            event["trial_id"] = flat_id(TrialConfig.model_validate(event["config"]))
     events[0]["schema_version"] = 1
     events_file(folder).write_text("".join(json.dumps(event) + "\n" for event in events))
     for path in (acknowledged_file(folder), header_file(folder)):

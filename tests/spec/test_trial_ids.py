@@ -1,0 +1,173 @@
+"""Trial ids last. If these fail, studies that are stored cannot be verified, resumed or confirmed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import REPOSITORY
+
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, MIXING, with_defaults
+from ray_unlearn.spec.method_registry import METHODS, Method, method_named, register
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.spec.trial_id import flat_id, trial_id
+
+ASCENT = TrialConfig(
+    method="gradient_ascent", learning_rate=1e-3, steps=4, evaluate_at=(2, 4), context="c"
+)
+MIXED = TrialConfig(
+    method="ascent_kl_general", learning_rate=1e-3, steps=4, evaluate_at=(4,), seed=3, w_r=2.5
+)
+
+
+def test_ids_are_what_they_were_when_they_were_first_written() -> None:
+    """Golden values: a changed default, digest or list would rename every trial ever made."""
+    assert (ASCENT.id, flat_id(ASCENT)) == ("adf077839ecc", "c877401b201c")
+    assert (MIXED.id, flat_id(MIXED)) == ("b72fd0bbac51", "263662490903")
+    assert [trial_id(ASCENT, version) for version in (0, 1, 2, 3, 4)] == [
+        *["c877401b201c"] * 3,
+        *["adf077839ecc"] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("learning_rate", 2e-3), ("seed", 1), ("context", "x"), ("method", "random_labels"),
+     ("weight_decay", 0.1), ("adam_beta1", 0.8), ("evaluate_at", (4,)), ("steps", 5)],
+)  # fmt: skip
+def test_whatever_changes_a_trial_changes_its_id(name: str, value: object) -> None:
+    assert ASCENT.model_copy(update={name: value}).id != ASCENT.id
+
+
+def test_a_value_that_is_the_default_is_the_same_trial_as_none_given() -> None:
+    given = ASCENT.model_dump() | {"batch_size": 8, "w_r": 1.0, "adam_beta2": 0.999}
+    assert TrialConfig.model_validate(given).id == ASCENT.id
+
+
+ADDED_FIELD = """
+    sharpness: float = Field(0.25, gt=0, le=9, description="a later one, of one method")
+    momentum: int = Field(7, ge=0, description="a later one, of all methods")
+
+    @model_validator(mode="after")
+"""
+ADDED_METHOD = """
+register(Method("later", "l", "ascent", hyperparameters=(*TRAINING, "sharpness")))
+"""
+LATER = """
+import json, sys
+from pathlib import Path
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.spec.trial_id import flat_id
+from ray_unlearn.store.score import ScoreRule
+from ray_unlearn.store.status import open_study
+from ray_unlearn.store.table import result_table
+from ray_unlearn.store.verify import verify
+
+study, *configs = sys.argv[1:]
+trials = [TrialConfig.model_validate(json.loads(text)) for text in configs]
+other = trials[0].model_copy(update={"momentum": 8})
+later = TrialConfig.model_validate(json.loads(configs[0]) | {"method": "later", "sharpness": 2})
+spec, record = open_study(Path(study))
+print(json.dumps({
+    "ids": [[t.id, flat_id(t)] for t in trials],
+    "other": [other.id, later.id],
+    "verified": verify(Path(study)).problems,
+    "best": [c.hyperparameters for c in ScoreRule.of(record, spec).top(record, 3)],
+    "columns": [n for n in result_table(record).column_names if n in ("sharpness", "momentum")],
+}))
+"""
+
+
+def test_a_later_hyperparameter_or_method_renames_no_trial(tmp_path: Path) -> None:
+    """The package as it will be: really another field and method, over a ledger written before."""
+    package = tmp_path / "ray_unlearn"
+    ignored = shutil.ignore_patterns("__pycache__", "data")
+    shutil.copytree(REPOSITORY / "ray_unlearn", package, ignore=ignored)
+    _insert(
+        package / "spec/hyperparameters.py", '\n    @model_validator(mode="after")\n', ADDED_FIELD
+    )
+    registry = package / "spec/method_registry.py"
+    registry.write_text(registry.read_text() + ADDED_METHOD)
+    hyperparameters = package / "spec/hyperparameters.py"
+    _insert(
+        hyperparameters,
+        '("retain_ratio", "w_f", "w_r")',
+        '("retain_ratio", "w_f", "w_r", "sharpness")',
+    )
+    study = REPOSITORY / "tests/fixtures/study_schema_2/study"
+    configs = [c.model_dump_json() for c in (ASCENT, MIXED)]
+    found = json.loads(
+        subprocess.run(
+            [sys.executable, "-c", LATER, str(study), *configs],
+            env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, check=True, capture_output=True, text=True,
+        ).stdout
+    )  # fmt: skip
+    assert found["ids"] == [[c.id, flat_id(c)] for c in (ASCENT, MIXED)]
+    assert len({*found["other"], ASCENT.id, MIXED.id}) == 4, "but its values tell trials apart"
+    assert found["verified"] == []
+    assert [best["momentum"] for best in found["best"]] == [7, 7, 7]
+    assert found["columns"] == ["sharpness", "momentum"]
+
+
+def _insert(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert text.count(old) == 1, old
+    path.write_text(text.replace(old, new))
+
+
+def test_a_recorded_configuration_gets_the_defaults_it_lacks() -> None:
+    config = ASCENT.model_dump(mode="json")
+    old = {name: value for name, value in config.items() if name not in ("adam_beta1", "w_r")}
+    assert with_defaults(old) == config
+
+
+# --- what a method does not use
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_a_trial_has_no_value_that_its_method_does_not_use(name: str) -> None:
+    content = ASCENT.model_dump() | {name: 7.0}
+    with pytest.raises(ValueError, match=rf"`{name}`: gradient_ascent does not use it.*remove it"):
+        TrialConfig.model_validate(content)
+
+
+def test_every_hyperparameter_is_used_by_a_method() -> None:
+    used = {name for method in METHODS.values() for name in method.hyperparameters}
+    assert used == set(HYPERPARAMETERS)
+
+
+# --- the registry
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "gradient_ascent"}, "method 'gradient_ascent': already registered"),
+        ({"name": "Mine!"}, "method 'Mine!': a name is up to 64 lower-case letters"),
+        ({"retain": "kl"}, "`retain` and `retain_set` need each other"),
+        ({"hyperparameters": ("learning_rate", "stepz")}, "'stepz'; did you mean 'steps'"),
+        ({"hyperparameters": ("learning_rate",)}, "every method uses `steps`"),
+        ({"hyperparameters": ("learning_rate", "steps", "steps")}, "'steps' is named twice"),
+    ],
+)
+def test_a_method_that_cannot_be_is_not_registered(changes: dict, message: str) -> None:
+    content = {"name": "mine", "loss": "l", "forget": "ascent"} | changes
+    before = dict(METHODS)
+    with pytest.raises(UserError, match=message):
+        register(Method(**content))
+    assert dict(METHODS) == before
+
+
+def test_a_registered_method_is_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray_unlearn.spec import method_registry
+
+    registered = dict(METHODS)
+    monkeypatch.setattr(method_registry, "_registered", registered)
+    monkeypatch.setattr(method_registry, "METHODS", registered)
+    mine = register(Method("mine", "l", "ascent"))
+    assert method_named("mine") is mine
+    assert TrialConfig.model_validate(ASCENT.model_dump() | {"method": "mine"}).definition is mine
