@@ -19,7 +19,7 @@ STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Split = Literal[
     "forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation"
 ]
-SPLITS: tuple[Split, ...] = get_args(Split)
+SPLITS: tuple[str, ...] = get_args(Split)
 ScoreRuleName = Literal["best_row", "stop_rule"]
 Rounding = Literal["exact", "stochastic", "nearest"]
 Points = dict[str, tuple[dict[str, Scalar], ...]]

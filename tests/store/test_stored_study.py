@@ -1,0 +1,73 @@
+"""A study that an earlier version stored. If these fail, people lose studies they paid for.
+
+`tests/fixtures/study_schema_2` was written by version 0.1.0 with ledger schema 2: twelve trials of
+two methods that search Adam's first beta, and what that version would have tried next.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from tiny import REPOSITORY
+
+from ray_unlearn.analysis.read.study_results import load
+from ray_unlearn.analysis.trials import trial_table
+from ray_unlearn.execution.search import Search
+from ray_unlearn.store.schema import SCHEMA_VERSION
+from ray_unlearn.store.status import open_study, status
+from ray_unlearn.store.table import CONFIG_COLUMNS, result_table
+from ray_unlearn.store.verify import verify
+
+FIXTURE = REPOSITORY / "tests/fixtures/study_schema_2"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    return shutil.copytree(FIXTURE / "study", tmp_path / "study")
+
+
+def test_it_opens_and_verifies(study: Path) -> None:
+    found = verify(study)
+    assert (found.problems, found.complete, found.trials, found.rows) == ([], True, 12, 36)
+    assert status(study).outcomes == {"complete": 12}
+
+
+def test_it_gives_the_table_it_gave_and_the_searched_beta_beside_it(study: Path) -> None:
+    _, record = open_study(study)
+    assert record.header["schema_version"] == 2 < SCHEMA_VERSION
+    stored, table = pq.read_table(study / "ledger/rows.parquet"), result_table(record)
+    for name in stored.column_names:
+        assert table[name].equals(stored[name]), name
+    searched = {trial.config["adam_beta1"] for trial in record.trials.values()}
+    assert len(searched) == 12
+    assert set(table["adam_beta1"].to_pylist()) == searched
+
+
+def test_it_tries_next_what_it_would_have_tried(study: Path) -> None:
+    spec, record = open_study(study)
+    more = spec.search.model_copy(update={"trials_per_method": 9})
+    search = Search(spec.model_copy(update={"search": more}), record.header["context"])
+    search.replay(record)
+    for wanted in json.loads((FIXTURE / "next_trials.json").read_text()):
+        config = search.ask(wanted["number"])
+        assert config is not None
+        assert config.model_dump(mode="json", include=set(wanted["config"])) == wanted["config"]
+        assert record.trial_id(config) == wanted["trial_id"]
+        assert search.source(wanted["number"]) == wanted["source"]
+
+
+def test_its_table_of_then_is_read_without_the_columns_of_now(study: Path) -> None:
+    old = study / "ledger/rows.parquet"
+    assert set(CONFIG_COLUMNS) - set(pq.read_schema(old).names) == {"adam_beta1", "adam_beta2"}
+    table = trial_table(load([old]))
+    assert len(table.trials) == 12
+    assert all("adam_beta1" not in [a.name for a in axes] for axes in table.axes.values())
+
+
+def test_the_searched_beta_is_an_axis(study: Path) -> None:
+    table = trial_table(load([study]))
+    for axes in table.axes.values():
+        assert "adam_beta1" in [axis.name for axis in axes]
+    assert table.trials["adam_beta1"].between(0.8, 0.95).all()
