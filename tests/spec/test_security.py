@@ -55,7 +55,14 @@ READS_PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal"
 RUNS_TEXT = {"eval", "exec", "compile", "__import__"}
 RUNS_SHELL = {"system", "popen", "getoutput", "getstatusoutput"}
 YAML_READERS = {"load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all"}
-BY_NAME = {"torch": "load", "yaml": "load", "numpy": "load", "os": "system", "ray": "cloudpickle"}
+BY_NAME = {
+    "torch": "load",
+    "yaml": "load",
+    "numpy": "load",
+    "os": "system",
+    "ray": "cloudpickle",
+    "jinja2": "Environment",
+}
 
 
 def dangers(source: str) -> list[str]:
@@ -95,7 +102,8 @@ def _in_call(call: ast.Call) -> Iterator[str]:
     name = ast.unparse(call.func)
     owner, _, last = name.rpartition(".")
     given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-    if name in RUNS_TEXT or last == "import_module":
+    of_the_package = bool(call.args) and ast.unparse(call.args[0]).startswith("f'{__name__}.")
+    if name in RUNS_TEXT or (last == "import_module" and not of_the_package):
         yield f"{name} runs text"
     if owner == "os" and last in RUNS_SHELL:
         yield f"{name} runs a shell"
@@ -116,7 +124,7 @@ def _in_call(call: ast.Call) -> Iterator[str]:
     ):
         yield "yaml.load without a safe loader"
     if (
-        last == "Environment"
+        name == "jinja2.Environment"
         and given.get("autoescape") != "True"
         and given.get("finalize") != "_markdown"
     ):

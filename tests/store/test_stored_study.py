@@ -31,12 +31,12 @@ def study(tmp_path: Path) -> Path:
 def test_it_opens_and_verifies(study: Path) -> None:
     found = verify(study)
     assert (found.problems, found.complete, found.trials, found.rows) == ([], True, 12, 36)
-    assert status(study).outcomes == {"complete": 12}
+    assert (status(study).outcomes["complete"], status(study).finished) == (12, 12)
 
 
 def test_it_gives_the_table_it_gave_and_the_searched_beta_beside_it(study: Path) -> None:
     _, record = open_study(study)
-    assert record.header["schema_version"] == 2 < SCHEMA_VERSION
+    assert record.header.schema_version == 2 < SCHEMA_VERSION
     stored, table = pq.read_table(study / "ledger/rows.parquet"), result_table(record)
     for name in stored.column_names:
         assert table[name].equals(stored[name]), name
@@ -48,7 +48,7 @@ def test_it_gives_the_table_it_gave_and_the_searched_beta_beside_it(study: Path)
 def test_it_tries_next_what_it_would_have_tried(study: Path) -> None:
     spec, record = open_study(study)
     more = spec.search.model_copy(update={"trials_per_method": 9})
-    search = Search(spec.model_copy(update={"search": more}), record.header["context"])
+    search = Search(spec.model_copy(update={"search": more}), record.header.context)
     search.replay(record)
     for wanted in json.loads((FIXTURE / "next_trials.json").read_text()):
         config = search.ask(wanted["number"])
