@@ -28,7 +28,7 @@ def offered_rows(rows: pd.DataFrame) -> pd.DataFrame:
 
 def scoring_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """The row that scores its trial, one per trial that has a score; the best trial first."""
-    return offered_rows(rows).drop_duplicates("number")
+    return offered_rows(rows[rows["scored"]])
 
 
 def best_rows(rows: pd.DataFrame) -> pd.DataFrame:

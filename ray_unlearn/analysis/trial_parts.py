@@ -1,10 +1,9 @@
-"""One study, or one foreign table, as trials with a score each: the pieces a trial table is put
-together from.
+"""One study, or one foreign table, as trials with a score each: what a trial table is made of.
 
-The score of a trial is that of its deployable checkpoint. Candidates for it are the evaluations
-that could be deployed: with free steps those from the fewest steps on, otherwise the one after the
-last step. Among them the stopping rule chooses (`effects.stopping`), or the last one counts where
-no target is known.
+Candidates for the row that scores a trial are the evaluations that could be deployed: with free
+steps those from the fewest steps on, otherwise the one after the last step. Among them the score
+rule of the source chooses (`store.score`). Our own studies and tables say which row it chose
+(`scored`); for foreign tables the same rule is applied here.
 """
 
 import math
@@ -15,6 +14,7 @@ import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.read.cells import category_name
+from ray_unlearn.analysis.read.evaluation_rows import best_candidates
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.searched import (
@@ -29,14 +29,20 @@ from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 
 IDENTITY = ("study", "domain", "model", "method", "status")
 DIVERGED = ("infeasible", "out_of_memory")
+ENDED = ("complete", "pruned")
 PAST_BEST = "past its best"
 """Reason of a pruned trial whose remaining rows could not have been its best: nothing is lost with
 them."""
-RULE = (
-    "the first evaluation at which the forget NLL reaches that of the vanilla model on the approximate set "
-    "(selection half), else the last one"
+BEST = "the evaluation with the lowest score on the selection half (ties: fewest updates)"
+STOP = (
+    "the first evaluation at which the forget NLL reaches that of the vanilla model on the "
+    "approximate set (selection half), else the last one"
 )
-LAST = "the last evaluation (no target for the forget NLL is known)"
+HINDSIGHT = (
+    "the best evaluation of each trial is chosen and scored by the same number, so scores are "
+    "optimistic; a column `score_selection` would choose without scoring"
+)
+SEARCHED_STEPS = "the last step, where the number of steps was searched"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class SourceTrials:
     free_steps: frozenset[str]
     """Methods whose every evaluation stands for a configuration: `steps` is no axis of theirs."""
     rules: tuple[str, ...]
-    """How checkpoints were chosen."""
+    """Which row scores a trial, in words."""
+    notes: tuple[str, ...] = ()
 
 
 def study_part(study: StudyResults) -> SourceTrials:
@@ -96,17 +103,19 @@ def study_part(study: StudyResults) -> SourceTrials:
             "candidate": candidate.astype(bool),
         }
     )[evaluated & (candidate | ~is_free)]
+    chosen = rows.index[rows["scored"] & evaluated]
     sampled_steps = set(trials["method"]) - free
-    rules: tuple[str, ...] = (
-        (LAST if math.isnan(target) else RULE,) if free & set(trials["method"]) else ()
-    )
-    rules += ("the last step, where the number of steps was searched",) if sampled_steps else ()
+    rules: tuple[str, ...] = ()
+    if free & set(trials["method"]):
+        rules += (BEST if study.score_rule == "best_row" else STOP,)
+    if sampled_steps:
+        rules += (SEARCHED_STEPS,)
     axes = (
         None
         if study.spec is None
         else {method: space_axes(study.spec, method) for method in study.spec.methods}
     )
-    return _scored(trials, evaluations, HYPERPARAMETERS, axes, free, rules)
+    return _scored(trials, evaluations, chosen, HYPERPARAMETERS, axes, free, rules)
 
 
 def foreign_part(foreign: ForeignResults) -> SourceTrials:
@@ -114,48 +123,66 @@ def foreign_part(foreign: ForeignResults) -> SourceTrials:
     drawn = foreign.trials["sampler"].map(how_drawn(foreign.trials["sampler"].unique()))
     trials = foreign.trials.drop(columns=["label", "sampler", "evaluations"]).assign(drawn=drawn)
     rows = foreign.rows.assign(candidate=True)
-    if "score_selection" not in rows:
+    searched_steps = "steps" in foreign.hyperparameters
+    if searched_steps:
+        last = rows.groupby("trial")["update"].transform("max")
+        rows["candidate"] = (rows["update"] == last) | rows["update"].isna()
+    halves = "score_selection" in rows
+    if not halves:
         rows["score_selection"] = rows["score"]
-    told = {"forget_nll", "target_nll"} <= set(rows) and bool(rows["target_nll"].notna().any())
-    rule = (
-        "the first evaluation at which `forget_nll` reaches `target_nll`, else the last one"
-        if told
-        else LAST
-    )
-    free = frozenset(trials["method"]) if "steps" not in foreign.hyperparameters else frozenset()
-    return _scored(trials, rows, foreign.hyperparameters, None, free, (rule,))
+    if foreign.score_rule == "best_row":
+        chosen = best_candidates(rows, "trial")
+        rule = f"the evaluation with the lowest `{'score_selection' if halves else foreign.score}`"
+    else:
+        chosen = pd.Index(checkpoints(rows[rows["candidate"]])["row"])
+        rule = "the first evaluation at which `forget_nll` reaches `target_nll`, else the last one"
+    several = bool((foreign.trials["evaluations"] > 1).any())
+    if searched_steps or not several:
+        rule = SEARCHED_STEPS if several else "the only evaluation of each trial"
+    free = frozenset() if searched_steps else frozenset(trials["method"])
+    hindsight = several and not searched_steps and not halves and foreign.score_rule == "best_row"
+    notes = (f"{foreign.name}: {HINDSIGHT}",) if hindsight else ()
+    return _scored(trials, rows, chosen, foreign.hyperparameters, None, free, (rule,), notes)
 
 
 def _scored(
     trials: pd.DataFrame,
     rows: pd.DataFrame,
+    chosen: pd.Index,
     hyperparameters: tuple[str, ...],
     axes: dict[str, dict[str, Axis]] | None,
     free: frozenset[str],
     rules: tuple[str, ...],
+    notes: tuple[str, ...] = (),
 ) -> SourceTrials:
-    """Checkpoint and score for trials [index: as `trial` in `rows`]; those without any are left
-    out, with the reason."""
+    """Trials with the score of their chosen row; those without an outcome are left out.
+
+    Args:
+        trials: index as `trial` in `rows`.
+        rows: evaluations; `candidate` where one could be deployed.
+        chosen: index labels in `rows` of the row that scores each trial; none for a trial of which
+            no candidate is finite.
+        hyperparameters, axes, free, rules, notes: as in `SourceTrials`.
+    """
     diverged = trials["status"].isin(DIVERGED)
-    chosen = checkpoints(rows[rows["candidate"]]).set_index("trial")
-    scores = rows.loc[chosen["row"].to_numpy(), ["score", "score_selection"]].set_axis(chosen.index)
-    finite = np.isfinite(scores.to_numpy(dtype=float)).all(axis=1)
-    bad = chosen.index[chosen["infeasible"].to_numpy(dtype=bool) | ~finite]
-    # An object column from the start: reindexing would make NaN of None.
+    ended = trials["status"].isin(ENDED)
+    offered = trials.index.isin(rows.loc[rows["candidate"], "trial"])
+    at = rows.loc[chosen].set_index("trial")
+    scores = at[["score", "score_selection"]].reindex(trials.index).astype(float)
+    finite = np.isfinite(scores.to_numpy()).all(axis=1)
     trials = trials.assign(
-        infeasible=diverged | trials.index.isin(bad),
-        update=chosen["update"].reindex(trials.index).where(~diverged),
-        score=scores["score"].reindex(trials.index),
-        score_selection=scores["score_selection"].reindex(trials.index),
+        infeasible=diverged | (ended & offered & ~finite),
+        update=at["update"].reindex(trials.index).where(~diverged),
+        score=scores["score"],
+        score_selection=scores["score_selection"],
     )
-    crossed = chosen["crossed"].reindex(trials.index).astype(object)
-    trials["crossed"] = crossed.where(crossed.notna() & ~diverged, None)
+    trials["crossed"] = _crossed(at).reindex(trials.index).where(~diverged, None)
     trials.loc[trials["infeasible"], ["score", "score_selection"]] = math.nan
     # A trial that ended well by its program, but whose checkpoint is not finite, has diverged.
     trials.loc[trials["infeasible"] & ~diverged, "status"] = "infeasible"
 
     why = pd.Series("", index=trials.index, dtype=object)
-    why[~trials.index.isin(chosen.index) & ~diverged] = "no evaluation that could be deployed"
+    why[~offered & ~diverged] = "no evaluation that could be deployed"
     why[trials["status"] == "failed"] = "failed"
     why[trials["status"] == "running"] = "no outcome yet"
     left_out = (
@@ -175,8 +202,18 @@ def _scored(
         present,
         axes,
         free,
-        tuple(rules),
+        rules,
+        notes,
     )
+
+
+def _crossed(at: pd.DataFrame) -> pd.Series:
+    """Whether the forget NLL of each row reached the target: True, False, or None if unknown."""
+    if not {"forget_nll", "target_nll"} <= set(at):
+        return pd.Series(None, index=at.index, dtype=object)
+    known = at["forget_nll"].notna() & at["target_nll"].notna()
+    # An object column: None in a column of booleans would become NaN.
+    return (at["forget_nll"] >= at["target_nll"]).astype(object).where(known, None)
 
 
 def _steps(study: StudyResults) -> tuple[frozenset[str], dict[str, float]]:

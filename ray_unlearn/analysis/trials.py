@@ -16,6 +16,7 @@ from ray_unlearn.analysis.trial_parts import SourceTrials, foreign_part, study_p
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.study_spec import ScoreRuleName
 from ray_unlearn.store.table import CONFIG_COLUMNS
 
 LEFT_OUT = ("study", "domain", "model", "method", "status", "why", "group")
@@ -126,12 +127,14 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     score = ScoreInfo(
         name=name,
         direction=direction,
+        score_rule=_one_score_rule(results),
         unit="nats/token" if studies else "",
         tolerance=tau,
         tolerance_source=source,
         checkpoint_rule="; ".join(dict.fromkeys(rule for part in parts for rule in part.rules)),
     )
     notes += [note for table in foreign for note in table.notes]
+    notes += [note for part in parts for note in part.notes]
     nothing = _by_group(trials, {study.key: vanilla_score(study) for study in studies})
     gaps = _by_group(trials, {study.key: vanilla_gap(study) for study in studies})
     gaps = {group: gap for group, gap in gaps.items() if gap > 0}
@@ -174,6 +177,20 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
                 f"{where}: its score is `{other}`, that of {source} is `{name}`; report on them separately"
             )
     return name, "maximize" if maximise else "minimize"
+
+
+def _one_score_rule(results: Results) -> ScoreRuleName:
+    """The score rule of all sources: scores by different rules are no more alike than units."""
+    sources = [(study.score_rule, study.source) for study in results.studies]
+    sources += [(table.score_rule, table.source) for table in results.foreign]
+    rule, source = sources[0]
+    for other, where in sources[1:]:
+        if other != rule:
+            raise UserError(
+                f"{where}: its trials are scored by `{other}`, those of {source} by `{rule}` "
+                "(objective.score_rule); report on them separately"
+            )
+    return rule
 
 
 def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:

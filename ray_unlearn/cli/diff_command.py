@@ -23,7 +23,7 @@ def diff_command(
 
     old, new = load_guidelines(before), load_guidelines(after)
     found = compare(old, new)
-    for name in ("name", "direction", "tolerance", "checkpoint_rule"):
+    for name in ("name", "direction", "tolerance", "score_rule", "checkpoint_rule"):
         was, now = getattr(old.score, name), getattr(new.score, name)
         if was != now:
             what = name.replace("_", " ")

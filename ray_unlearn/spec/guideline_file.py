@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import Strict, validated
+from ray_unlearn.spec.study_spec import ScoreRuleName
 
 GUIDELINES_VERSION = 1
 
@@ -31,6 +32,11 @@ class ScoreInfo(Strict):
     unit: str = ""
     tolerance: float = Field(gt=0, description="tau: configurations within it of the best are good")
     tolerance_source: str = Field(description="where tau comes from, in words")
+    score_rule: ScoreRuleName = Field(
+        "stop_rule",
+        description="the rule that chose the evaluation that scores a trial, as `objective.score_rule`; files "
+        "without it were made by programs that knew the stopping rule alone",
+    )
     checkpoint_rule: str = Field(
         description="which evaluation of a trial its score is taken at, in words"
     )

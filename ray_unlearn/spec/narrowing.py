@@ -36,12 +36,14 @@ def narrowed(
         domain: the name the study's domain has in tables, where `spec.data` does not say.
 
     Raises:
-        UserError: nothing was claimed about what this study searches, or its sampler does not draw.
+        UserError: the claims rest on another score rule than the study's, nothing was claimed about
+            what this study searches, or its sampler does not draw.
     """
     if spec.search.sampler in ("grid", "listed"):
         raise UserError(
             f"search.sampler: `{spec.search.sampler}` runs given points, so {where} cannot narrow it; use `tpe` or `qmc`"
         )
+    _check_score_rule(spec, guidelines, where)
     claims = [
         claim for claim in guidelines.claimed if claim.kind == "range" and claim.param is not None
     ]
@@ -77,6 +79,17 @@ def narrowed(
     }
     result = validated(StudySpec, content, f"{where}: narrowed study")
     return result, notes + list(_shares(result, changed))
+
+
+def _check_score_rule(spec: StudySpec, guidelines: Guidelines, where: str) -> None:
+    """A good region by one rule is none by another: the best rows lie at other learning rates."""
+    ours, theirs = spec.objective.score_rule, guidelines.score.score_rule
+    if ours != theirs:
+        raise UserError(
+            f"{where}: its trials were scored by `{theirs}` (score.score_rule), those of this study "
+            f"would be by `{ours}`; set `objective.score_rule: {theirs}` in the study, or make the "
+            f"guidelines again from studies scored by `{ours}` (`ray-unlearn report`)"
+        )
 
 
 def _nothing_claimed(guidelines: Guidelines, where: str) -> str:

@@ -29,6 +29,12 @@ SMALL = """trial,method,domain,seed,step,lr,score
 """
 
 
+def with_column(text: str, name: str, value: str) -> str:
+    """The CSV with one more column of one value."""
+    first, *lines = text.splitlines()
+    return "\n".join([f"{first},{name}", *(f"{line},{value}" for line in lines)]) + "\n"
+
+
 @pytest.fixture
 def read(tmp_path: Path):
     """Reads a text as a CSV file."""
@@ -56,14 +62,18 @@ def table(tmp_path: Path):
 def test_trials_scores_and_what_an_empty_cell_means(table, tmp_path: Path) -> None:
     found = table(SMALL)
     trials = found.trials
-    # Trial 1 of two domains is two trials; the last evaluation with a score counts.
+    # Trial 1 of two domains is two trials; the best evaluation with a score counts. Trial 2 has
+    # diverged at step 20 (written `nan`); at step 20 of trial 3 nothing was measured (empty).
     assert list(zip(trials["domain"], trials["update"], strict=True)) == [
-        ("arxiv", 20.0), ("arxiv", 20.0), ("arxiv", 10.0), ("github", 10.0),
+        ("arxiv", 20.0), ("arxiv", 10.0), ("arxiv", 10.0), ("github", 10.0),
     ]  # fmt: skip
-    np.testing.assert_array_equal(trials["score"], [0.5, math.nan, 0.7, 0.4])
-    # Written `nan`: the model diverged. Empty: nothing was measured at step 20, so step 10 counts.
-    assert list(trials["infeasible"]) == [False, True, False, False]
-    assert list(trials["status"]) == ["complete", "infeasible", "complete", "complete"]
+    np.testing.assert_array_equal(trials["score"], [0.5, 0.8, 0.7, 0.4])
+    assert not trials["infeasible"].any()
+    # By the stopping rule, without a target, the last one counts: a diverged model.
+    stopped = table(with_column(SMALL, "score_rule", "stop_rule")).trials
+    assert list(stopped["update"]) == [20.0, 20.0, 10.0, 10.0]
+    assert list(stopped["infeasible"]) == [False, True, False, False]
+    assert list(stopped["status"]) == ["complete", "infeasible", "complete", "complete"]
     assert list(trials["group"]) == ["arxiv", "arxiv", "arxiv", "github"]
     facts = health(found, load([tmp_path / "theirs.csv"]))
     assert (facts.missing_evaluations, facts.duplicates, facts.trials, facts.seeds) == (
@@ -121,11 +131,30 @@ def test_mapping_ignoring_and_maximising(table) -> None:
     assert list(found.axes[""][1].to_unit(found.trials["remark"])) == [1, 2, 0]
 
 
-def test_the_stopping_rule_where_the_target_is_known(table) -> None:
-    found = table(
-        "trial,update,lr,score,forget_nll,target_nll\n1,1,0.1,9,1,3\n1,2,0.1,8,3,3\n1,3,0.1,1,4,3\n"
-        "2,1,0.2,7,1,3\n2,2,0.2,6,2,3\n3,1,0.3,5,,3\n"
+KNOWN_TARGET = (
+    "trial,update,lr,score,forget_nll,target_nll\n1,1,0.1,9,1,3\n1,2,0.1,8,3,3\n1,3,0.1,1,4,3\n"
+    "2,1,0.2,7,1,3\n2,2,0.2,6,2,3\n3,1,0.3,5,,3\n"
+)
+
+
+def test_the_best_evaluation_scores_a_trial_unless_the_table_says_otherwise(table) -> None:
+    found = table(KNOWN_TARGET)
+    assert found.score.score_rule == "best_row"
+    assert list(found.trials["update"]) == [3, 2, 1]
+    assert list(found.trials["score"]) == [1, 6, 5]
+    assert list(found.trials["crossed"]) == [True, False, None]
+    assert found.score.checkpoint_rule == "the evaluation with the lowest `score`"
+    assert any("chosen and scored by the same number" in note for note in found.notes)
+    halves = table(
+        "trial,update,lr,score,score_selection\n1,1,0.1,5,2\n1,2,0.1,1,3\n2,1,0.2,4,4\n3,1,0.3,1,1\n"
     )
+    assert list(halves.trials["score"]) == [5, 4, 1], "chosen on one half, scored on the other"
+    assert not any("chosen and scored" in note for note in halves.notes)
+
+
+def test_the_stopping_rule_where_the_target_is_known(table) -> None:
+    found = table(with_column(KNOWN_TARGET, "score_rule", "stop_rule"))
+    assert found.score.score_rule == "stop_rule"
     assert list(found.trials["update"]) == [2, 2, 1]
     assert list(found.trials["score"]) == [8, 6, 5]  # not the 1 of update 3: the rule had stopped
     assert list(found.trials["crossed"]) == [True, False, None]
@@ -172,6 +201,8 @@ def test_exact_copies_are_counted_and_contradictions_are_errors(read, tmp_path: 
          r"trial 1 has two values of `lr`, 0\.1 in line 2 and 0\.2 in line 3, .*`--map lr=ignore`"),
         ("trial,step,kind,score\n1,1,a,2\n1,2,b,3\n", {}, r"trial 1 has two values of `kind`, 'a' in line 2 and 'b' in line 3"),
         ("trial,step,seed,score\n1,1,0,2\n1,1,1,3\n", {}, r"two values of `seed`, 0 in line 2 and 1 in line 3.*its own trial"),
+        ("trial,score,score_rule\n1,2,last\n", {}, r"column `score_rule` is 'last'; write one of best_row, stop_rule in every"),
+        ("trial,score,score_rule\n1,2,best_row\n2,3,stop_rule\n", {}, r"is 'best_row' and 'stop_rule'; write one of"),
         ("trial,score,status\n1,2,complet\n", {}, r"column `status` is 'complet' in line 2; did you mean 'complete'"),
         ("trial,group,score\n1,2,3\n", {}, r"column `group` cannot be a hyperparameter .*`--map group=ANOTHER_NAME`"),
         ("trial,trial,score\n1,2,3\n", {}, "two columns are named 'trial'"),

@@ -3,6 +3,7 @@ study planned it."""
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +14,23 @@ import pytest
 from planted import VANILLA_PPL, baselines, demo_spec, plant, planted_row, quick_ledger
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.best_trials import best_rows
+from ray_unlearn.analysis.read.evaluation_rows import best_candidates
 from ray_unlearn.analysis.read.study_results import Results, load
 from ray_unlearn.analysis.report.health import health
 from ray_unlearn.analysis.searched import combined, seen_axis
+from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.trials import TrialTable, trial_table
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
-from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
 from ray_unlearn.store.event import BaselineMeasured, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger
+from ray_unlearn.store.record import Trial
 from ray_unlearn.store.row_score import Baselines, Weights, scored
 from ray_unlearn.store.schema import Row
+from ray_unlearn.store.score import ScoreRule, scoring_index
 from ray_unlearn.store.table import baseline_table, result_table, write_table
 
 METHOD = "ascent_descent_general"
@@ -61,10 +67,28 @@ def write_baselines(ledger: Ledger, extra: dict[str, Row] | None = None) -> None
         ledger.append(BaselineMeasured(name=name, metrics=metrics))
 
 
-def test_scores_are_those_of_the_first_crossing_evaluation(planted_study: Path) -> None:
-    """Against a plain loop over the ledger."""
-    table = trial_table(load([planted_study]))
-    record = read_ledger(planted_study / "ledger")
+def with_rule(spec: StudySpec, rule: ScoreRuleName) -> StudySpec:
+    return spec.model_copy(
+        update={"objective": spec.objective.model_copy(update={"score_rule": rule})}
+    )
+
+
+@pytest.fixture(scope="session")
+def stopped_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The planted study, scored by the stopping rule."""
+    spec = with_rule(demo_spec(trials_per_method=6), "stop_rule")
+    spec = spec.model_copy(update={"name": "stopped"})
+    return plant(tmp_path_factory.mktemp("stopped") / "demo-study", trials=6, spec=spec)
+
+
+def check_scores(study: Path, expected: Callable[[Trial], Row]) -> TrialTable:
+    """Every finished trial has the scores of its expected row, and so names the best trials that
+    the study itself names."""
+    results = load([study])
+    table = trial_table(results)
+    record = read_ledger(study / "ledger")
+    spec = results.studies[0].spec
+    assert spec is not None
     assert list(table.trials["trial"]) == list(range(42))
     for number, trial in record.trials.items():  # none is left out here, so numbers agree
         line = table.trials.loc[number]
@@ -74,20 +98,104 @@ def test_scores_are_those_of_the_first_crossing_evaluation(planted_study: Path) 
             assert math.isnan(line["score"])
             assert line["crossed"] is None
             continue
-        crossing = [row for row in trial.rows if row["forget_nll"] >= TARGET]
-        row = crossing[0] if crossing else trial.rows[-1]
+        row = expected(trial)
         found = (line["update"], line["score"], line["score_selection"], line["crossed"])
+        reached = bool(row["forget_nll"] >= TARGET)
         assert found == (
-            row["update"],
-            row["score_reporting"],
-            row["score_selection"],
-            bool(crossing),
-        )
+            row["update"], row["score_reporting"], row["score_selection"], reached
+        )  # fmt: skip
+    rule = ScoreRule.of(record, spec)
+    assert table.score.score_rule == rule.name
+    on_the_page = best_rows(results.studies[0].rows).set_index("method")["number"]
+    for method in table.methods:
+        (best,) = best_by_selection(table.of(method))["trial"]
+        named = rule.best(record, method)
+        assert named is not None
+        assert best == on_the_page[method] == named[0].number
+    np.testing.assert_array_equal(np.isfinite(table.trials["score"]), ~table.trials["infeasible"])
+    return table
+
+
+def test_a_trial_has_the_score_of_its_best_row(planted_study: Path) -> None:
+    """Fault: guidelines scored it at the stopping rule's row, everything else at the best one."""
+    table = check_scores(
+        planted_study,
+        lambda trial: min(trial.rows, key=lambda row: (row["score_selection"], row["update"])),
+    )
     assert set(table.trials["crossed"]) == {True, False, None}
-    assert "forget NLL reaches that of the vanilla model" in table.score.checkpoint_rule
+    assert "lowest score on the selection half" in table.score.checkpoint_rule
+    record = read_ledger(planted_study / "ledger")
     assert len(table.rows) == sum(len(trial.rows) for trial in record.trials.values())
     assert (table.rows["target_nll"] == TARGET).all()
-    np.testing.assert_array_equal(np.isfinite(table.trials["score"]), ~table.trials["infeasible"])
+
+
+def first_crossing(trial: Trial) -> Row:
+    return next((row for row in trial.rows if row["forget_nll"] >= TARGET), trial.rows[-1])
+
+
+def test_by_the_stopping_rule_it_has_that_of_the_first_crossing_evaluation(
+    stopped_study: Path,
+) -> None:
+    table = check_scores(stopped_study, first_crossing)
+    assert "forget NLL reaches that of the vanilla model" in table.score.checkpoint_rule
+
+
+def test_studies_of_different_score_rules_are_not_mixed(
+    planted_study: Path, stopped_study: Path, tmp_path: Path
+) -> None:
+    """Their scores are no more alike than scores in other units."""
+    with pytest.raises(
+        UserError,
+        match=r"scored by `stop_rule`, those of .* by `best_row` \(objective.score_rule\)",
+    ):
+        trial_table(load([planted_study, stopped_study]))
+    frame = result_table(read_ledger(planted_study / "ledger")).to_pandas()
+    mixed = frame.assign(score_rule=np.where(frame["number"] < 3, "stop_rule", "best_row"))
+    mixed.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="scored by best_row and by stop_rule"):
+        load([tmp_path / "rows.parquet"])
+
+
+def test_a_table_of_before_the_score_rule_is_scored_by_the_best_row(
+    planted_study: Path, stopped_study: Path, tmp_path: Path
+) -> None:
+    frame = result_table(read_ledger(planted_study / "ledger")).to_pandas()
+    old = frame.drop(columns=["score_rule", "scored"])
+    pd.concat([old, old.head(3)]).to_csv(
+        tmp_path / "rows.csv", index=False
+    )  # copies change nothing
+    (study,) = load([tmp_path / "rows.csv"]).studies
+    assert study.score_rule == "best_row"
+    assert list(study.rows["scored"]) == list(frame["scored"])
+    assert study.rows["scored"].any()
+    stopped = result_table(read_ledger(stopped_study / "ledger")).to_pandas()
+    stopped.drop(columns="scored").to_csv(tmp_path / "stopped.csv", index=False)
+    with pytest.raises(UserError, match=r"lacks the column scored, which says what row scores"):
+        load([tmp_path / "stopped.csv"])
+    stopped.assign(score_rule="last").to_csv(tmp_path / "unknown.csv", index=False)
+    with pytest.raises(UserError, match="score_rule 'last' is not one of best_row, stop_rule"):
+        load([tmp_path / "unknown.csv"])
+
+
+def test_whole_tables_and_single_trials_are_scored_alike() -> None:
+    """`best_candidates` is `store.score.scoring_index` for a million lines: the same row."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {
+            "trial": np.repeat(np.arange(200), 5),
+            "update": np.tile([4, 8, 16, 32, 64], 200),
+            "candidate": rng.random(1000) < 0.8,
+            "score_selection": rng.choice([0.1, 0.2, 0.3, np.nan, np.inf], 1000),
+        }
+    )
+    expected = set()
+    for _, part in rows[rows["candidate"]].groupby("trial"):
+        place = scoring_index("best_row", part["score_selection"].tolist())
+        if place is not None:
+            expected.add(part.index[place])
+    shuffled = rows.sample(frac=1, random_state=1)
+    assert set(best_candidates(shuffled, "trial")) == expected
+    assert 100 < len(expected) < 200
 
 
 def test_axes_are_those_of_the_search_space(planted_study: Path) -> None:
@@ -137,15 +245,17 @@ def test_the_order_of_lines_does_not_matter(planted_study: Path, tmp_path: Path)
     assert one.groups == ("Shakespeare scenes", "another")
 
 
-def test_without_baselines_the_last_evaluation_counts(planted_study: Path, tmp_path: Path) -> None:
-    record = read_ledger(planted_study / "ledger")
+def test_without_baselines_the_table_still_says_which_row_counts(
+    stopped_study: Path, tmp_path: Path
+) -> None:
+    """The target is not known then, but the study knew it when it chose the row."""
+    record = read_ledger(stopped_study / "ledger")
     write_table(result_table(record), tmp_path / "rows.parquet")
     table = trial_table(load([tmp_path / "rows.parquet"]))
     for number, trial in record.trials.items():
         if not table.trials["infeasible"][number]:
-            assert table.trials["score"][number] == trial.rows[-1]["score_reporting"]
+            assert table.trials["score"][number] == first_crossing(trial)["score_reporting"]
             assert table.trials["crossed"][number] is None
-    assert "no target" in table.score.checkpoint_rule
 
 
 def test_rows_before_the_fewest_steps_are_no_candidates(tmp_path: Path) -> None:

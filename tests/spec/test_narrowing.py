@@ -79,6 +79,7 @@ def guidelines(*claims: dict[str, Any]) -> Guidelines:
         "tolerance": 0.1,
         "tolerance_source": "t",
         "checkpoint_rule": "c",
+        "score_rule": "best_row",
     }
     return Guidelines.model_validate({"provenance": {}, "score": score, "guidelines": list(claims)})
 
@@ -220,6 +221,27 @@ def test_the_first_trial_is_the_claimed_start_with_the_rest_at_its_middle() -> N
     assert ends(found, "w_r", MIXED) == (1.0, 2.0), "a region says more than a default"
     _, said = after(claim("learning_rate", {"low": 1e-5, "high": 1e-4}, warm_start=5e-4))
     assert "the claimed start 0.0005 is outside the space" in said
+
+
+@pytest.mark.parametrize("rule", ["stop_rule", None])
+def test_claims_made_by_another_score_rule_narrow_nothing(rule: str | None) -> None:
+    """Files without the field were made when guidelines knew the stopping rule alone."""
+    content = guidelines(claim("learning_rate", {"low": 1e-5, "high": 1e-4})).model_dump()
+    if rule is None:
+        del content["score"]["score_rule"]
+    else:
+        content["score"]["score_rule"] = rule
+    found = Guidelines.model_validate(content)
+    with pytest.raises(
+        UserError,
+        match=r"g.json: its trials were scored by `stop_rule` \(score.score_rule\), those of this "
+        r"study would be by `best_row`; set `objective.score_rule: stop_rule` in the study",
+    ):
+        narrowed(study(), found, "g.json")
+    same = study()
+    objective = same.objective.model_copy(update={"score_rule": "stop_rule"})
+    after_all, _ = narrowed(same.model_copy(update={"objective": objective}), found, "g.json")
+    assert ends(after_all) == (1e-5, 1e-4)
 
 
 def test_a_single_claimed_value_becomes_a_small_range() -> None:

@@ -2,13 +2,14 @@
 does not fit."""
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study_spec import ScoreRuleName
 from ray_unlearn.store.schema import COLUMNS, STATUSES
 from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS
 
@@ -16,14 +17,21 @@ REQUIRED = (
     "number", "status", "candidate", "method", "learning_rate", "update", "forget_nll",
     "score_selection", "score_reporting",
 )  # fmt: skip
+FLAGS = ("candidate", "scored")
 NOT_A_NUMBER = ("nan", "+nan", "-nan")
 """How programs write a value that is not finite; an empty cell is something else: nothing was
 measured."""
 
 
 def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Our columns in our order and types; absent metrics are missing, absent texts empty. Lines as
-    they are."""
+    """A table of evaluation rows with our columns in our order and types; lines stay as they are.
+
+    Absent metrics are NaN, absent texts empty. A table of before `scored` was a column is scored by
+    `best_row`.
+
+    Raises:
+        UserError: a column that is missing or of another type, an unknown status or score rule.
+    """
     missing = [name for name in REQUIRED if name not in frame]
     if missing:
         raise UserError(
@@ -36,8 +44,9 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         if name in TEXT_COLUMNS:
             values = frame[name] if name in frame else pd.Series("", index=frame.index)
             columns[name] = values.astype(object).where(values.notna(), "").astype(str)
-        elif name == "candidate":
-            columns[name] = _flags(frame[name], where)
+        elif name in FLAGS:
+            absent = pd.Series(False, index=frame.index)
+            columns[name] = _flags(frame[name], where) if name in frame else absent
         else:
             columns[name] = (
                 numbers(frame[name], where)
@@ -53,11 +62,37 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
             f"{where}: line {int(tidy['number'].isna().argmax()) + 1} has no trial `number`"
         )
     tidy["number"] = tidy["number"].astype(int)
+    tidy["score_rule"] = tidy["score_rule"].replace("", "best_row")
+    unknown = sorted(set(tidy["score_rule"]) - set(get_args(ScoreRuleName)))
+    if unknown:
+        known = ", ".join(get_args(ScoreRuleName))
+        raise UserError(f"{where}: score_rule {unknown[0]!r} is not one of {known}")
+    if "scored" not in frame and (tidy["score_rule"] != "best_row").any():
+        raise UserError(
+            f"{where}: {lacks(['scored'])}, which says what row scores a trial by `stop_rule`; "
+            "name the study's directory instead, or write its table again"
+        )
     return tidy
+
+
+def best_candidates(rows: pd.DataFrame, trial: str) -> pd.Index:
+    """Labels of the rows that score their trials by `best_row`: rising in score.
+
+    As `store.score.scoring_index` for one trial at a time; a table may hold a million lines.
+
+    Args:
+        rows: `candidate`, `update`, `score_selection` and the column named by `trial`.
+        trial: column that tells the trials apart.
+    """
+    offered = rows[rows["candidate"] & np.isfinite(rows["score_selection"])]
+    order = offered.sort_values(["score_selection", "update"], kind="stable")
+    return order.drop_duplicates(trial).index
 
 
 def in_order(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     """The rows of one study by trial and update, exact copies of a row left out.
+
+    Says which row scores each trial (`scored`) where the table does not.
 
     Raises:
         UserError: two different rows of a trial at one update.
@@ -75,7 +110,11 @@ def in_order(rows: pd.DataFrame, where: str) -> pd.DataFrame:
                 f"{line['update']:g}; keep one of them"
             )
         rows = rows.drop(index=rows.index[again[copies]])
-    return rows.sort_values(keys, kind="stable").reset_index(drop=True)
+    rows = rows.sort_values(keys, kind="stable").reset_index(drop=True)
+    if not rows["scored"].any() and (rows["score_rule"] == "best_row").all():
+        # A table of before `scored` was a column; in a newer one no candidate is finite.
+        rows["scored"] = rows.index.isin(best_candidates(rows, "number"))
+    return rows
 
 
 def fingerprints(rows: pd.DataFrame) -> NDArray[np.uint64]:
@@ -135,7 +174,7 @@ def _flags(values: pd.Series, where: str) -> pd.Series:
 def tidy_baselines(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if "baseline" not in frame:
         raise UserError(
-            f"{where}: lacks the column `baseline` (vanilla, exact_retrain); remove the file or mend it"
+            f"{where}: lacks the column `baseline` (vanilla, exact_retrain); remove or repair the file"
         )
     if frame["baseline"].duplicated().any():
         twice = frame.loc[frame["baseline"].duplicated(), "baseline"].iloc[0]

@@ -10,6 +10,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "trial": ("trial",), "score": ("score",), "score_selection": ("score_selection",), "study": ("study",),
     "domain": ("domain",), "model": ("model",), "method": ("method",), "seed": ("seed",),
     "step": ("step", "update", "steps"), "status": ("status",), "sampler": ("sampler", "sampled_by"),
+    "score_rule": ("score_rule",),
     "forget_nll": ("forget_nll",), "target_nll": ("target_nll",), "forget_gap": ("forget_gap",),
     "utility_loss": ("utility_loss",), "learning_rate_sum": ("learning_rate_sum",),
 }  # fmt: skip

@@ -14,6 +14,7 @@ null: tables from there need a `status` column.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,7 @@ from ray_unlearn.analysis.read.foreign_columns import (
     roles_of,
 )
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.study_spec import ScoreRuleName
 from ray_unlearn.store.schema import STATUSES
 
 SYNONYMS = {
@@ -61,6 +63,8 @@ class ForeignResults:
     hyperparameters: tuple[str, ...]
     duplicates: int
     """Exact copies of a line that were left out."""
+    score_rule: ScoreRuleName
+    """Their column `score_rule`; `best_row` where they have none."""
     missing: int
     """Evaluations without a score, of trials whose status does not explain it."""
     notes: tuple[str, ...] = ()
@@ -97,7 +101,11 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
 
     lines: dict[str, pd.Categorical | NDArray[np.float64]] = {"trial": trial, **keys}
     lines |= {name: cells.number(roles[name]) for name in ("seed", *METRICS) if name in roles}
-    lines |= {name: cells.text(roles[name]) for name in ("status", "sampler") if name in roles}
+    lines |= {
+        name: cells.text(roles[name])
+        for name in ("status", "sampler", "score_rule")
+        if name in roles
+    }
     searched = left_over(table.column_names, roles, reading, where)
     notes: list[str] = []
     for ours, theirs in sorted(searched.items()):
@@ -134,7 +142,9 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
     duplicates = len(frame) - int(kept.sum())
     frame, codes = frame[kept], codes[kept]
 
-    hyperparameters = tuple(name for name in constant if name not in ("seed", "status", "sampler"))
+    hyperparameters = tuple(
+        name for name in constant if name not in ("seed", "status", "sampler", "score_rule")
+    )
     first = np.flatnonzero(np.diff(codes, prepend=-1))
     trials = _trials(frame.iloc[first], hyperparameters, path, reading, where)
     trials["evaluations"] = np.bincount(
@@ -157,7 +167,7 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
             rows[name] = values
     return ForeignResults(
         path.stem, path.name, digest, roles["score"], reading.maximise, trials, rows, hyperparameters, duplicates,
-        int(unexplained.sum()), tuple(notes),
+        _score_rule(frame, where), int(unexplained.sum()), tuple(notes),
     )  # fmt: skip
 
 
@@ -241,6 +251,19 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return "empty" if np.isnan(value) else f"{value:.12g}"
     return repr(value) if value else "empty"
+
+
+def _score_rule(frame: pd.DataFrame, where: str) -> ScoreRuleName:
+    if "score_rule" not in frame:
+        return "best_row"
+    given = sorted(set(frame["score_rule"].astype(str)))
+    for rule in get_args(ScoreRuleName):
+        if given == [rule]:
+            return rule
+    raise UserError(
+        f"{where}: column `score_rule` is {' and '.join(map(repr, given))}; write one of "
+        f"{', '.join(get_args(ScoreRuleName))} in every line, or `--map score_rule={IGNORE}`"
+    )
 
 
 def _trials(

@@ -33,7 +33,7 @@ from ray_unlearn.analysis.read.foreign_table import ForeignResults, read_foreign
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_spec import StudySpec, public_name
+from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec, public_name
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION, STATUSES
@@ -65,6 +65,12 @@ class StudyResults:
     notes: tuple[str, ...] = ()
     duplicates: int = 0
     """Exact copies of a row that were left out."""
+
+    @property
+    def score_rule(self) -> ScoreRuleName:
+        """The rule that chose the row that scores each trial (`store.score`)."""
+        rule: ScoreRuleName = self.rows["score_rule"].iloc[0]
+        return rule
 
     @property
     def place(self) -> str:
@@ -258,6 +264,11 @@ def _from_table(path: Path, table: pa.Table) -> Iterator[StudyResults]:
         study, domain, model = (str(part) for part in key)
         group = in_order(found, str(path))
         name = study or path.stem
+        if group["score_rule"].nunique() > 1:
+            raise UserError(
+                f"{path}: study {name!r} has rows scored by best_row and by stop_rule (`score_rule`); "
+                "a study has one rule: name its directory instead, or write its table again"
+            )
         baselines = _baselines_of(name, beside, len(groups))
         if beside is not None:
             _check_baselines(group, baselines, path, beside[0])

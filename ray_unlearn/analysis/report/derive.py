@@ -95,6 +95,7 @@ def _no_score(tolerance: float | None) -> ScoreInfo:
     return ScoreInfo(
         name="score",
         direction="minimize",
+        score_rule="best_row",
         tolerance=tolerance or DEFAULT,
         tolerance_source="not used",
         checkpoint_rule="no trial has an outcome",
