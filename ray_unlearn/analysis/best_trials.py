@@ -7,7 +7,9 @@ on the whole page. Which row it is was decided by the study's score rule (`store
 import numpy as np
 import pandas as pd
 
-HALF = "reporting"
+from ray_unlearn.store.schema import HALVES
+
+HALF = HALVES[1]
 """The half of the documents that results are reported on; the other one, `selection`, chooses."""
 SCORE = f"score_{HALF}"
 UTILITY_SETS = ("retain", "general")

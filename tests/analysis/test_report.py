@@ -1,6 +1,7 @@
 """The page: self-contained, honest about gaps, safe against odd names, and the same on every
 run."""
 
+import random
 import re
 import subprocess
 import sys
@@ -10,8 +11,21 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from planted import baselines, demo_spec, header_of, plant, quick_ledger, write_trial
+from matplotlib.figure import Figure
+from planted import (
+    baselines,
+    demo_spec,
+    header_of,
+    plant,
+    planted_row,
+    quick_ledger,
+    write_trial,
+)
 
+from ray_unlearn.analysis.figures.drawing import Drawing
+from ray_unlearn.analysis.report.failures import commonest_reasons
+from ray_unlearn.analysis.report.page import Paragraph, Picture
+from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.event import BaselineMeasured
@@ -198,6 +212,105 @@ def test_table_without_baselines_withholds_the_target(planted_study: Path, tmp_p
     assert "The baselines are not known" in page
     assert "has the lowest score" in page
     assert "0 of 7 methods have a feasible" not in page
+
+
+def failed_study(folder: Path, reasons: dict[str, list[tuple[str, str]]]) -> Path:
+    """A study whose trials end with these statuses and reasons, by method."""
+    spec = demo_spec().model_copy(update={"methods": tuple(reasons)})
+    with quick_ledger(folder, spec) as ledger:
+        for method, ends in reasons.items():
+            for index, (status, reason) in enumerate(ends):
+                rate = 2e-4 + 1e-5 * index
+                rows = {6: planted_row(method, rate, 6, 1.0, random.Random(0))}
+                write_trial(
+                    ledger,
+                    spec,
+                    method,
+                    {"learning_rate": rate},
+                    rows if status == "complete" else {},
+                    status=status,
+                    reason=reason,
+                )
+    return folder
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_study_without_any_result_leads_with_the_commonest_reasons(tmp_path: Path) -> None:
+    ends = [("failed", "OSError: no space left on device")] * 2
+    ends += [("infeasible", f"non-finite loss at update {update}") for update in (14, 3, 9)]
+    study = failed_study(tmp_path / "s", {"gradient_ascent": [*ends, ("out_of_memory", "")]})
+    write_report([study], tmp_path / "out")
+    text = read(tmp_path / "out").text
+    lead = (
+        "None of the 6 trials of this study has a result. The commonest reasons: non-finite loss "
+        "at update 14 (3); OSError: no space left on device (2); out of memory (1)."
+    )
+    assert lead in text
+    assert text.index(lead) < text.index("No guideline is claimed.")
+
+
+@pytest.mark.usefixtures("no_figures")
+def test_a_method_without_any_result_is_named_first(tmp_path: Path) -> None:
+    ends = {
+        "gradient_ascent": [("failed", "ValueError: bad")],
+        "random_labels": [("complete", ""), ("failed", "x")],
+    }
+    write_report([failed_study(tmp_path / "s", ends)], tmp_path / "out")
+    text = read(tmp_path / "out").text
+    lead = "The only trial of gradient_ascent has no result. The commonest reasons: ValueError: bad"
+    assert lead in text
+    assert text.index(lead) < text.index("has the lowest score")
+    assert "of random_labels has" not in text
+
+
+def test_only_the_commonest_reasons_are_told() -> None:
+    reasons = [f"reason {name}" for name in "abcde" for _ in range(ord("f") - ord(name))]
+    trials = pd.DataFrame({"status": "failed", "reason": reasons[::-1]})
+    assert commonest_reasons(trials) == ["reason a (5)", "reason b (4)", "reason c (3)", "2 more"]
+
+
+@pytest.mark.parametrize("score", [1e304, 1e-304])
+def test_finite_scores_of_any_size_make_a_report(
+    small_study: Path, tmp_path: Path, score: float
+) -> None:
+    """They came from a diverging model, and ended the report with a traceback."""
+    frame = result_table(read_ledger(small_study / "ledger")).to_pandas()
+    for name in ("score_selection", "score_reporting", "utility_loss_reporting"):
+        frame.loc[frame.index[::3], name] = score
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    write_report([tmp_path / "rows.csv"], tmp_path / "out")
+    page = read(tmp_path / "out")
+    assert "cannot be drawn" not in page.text
+    assert "cannot be made" not in page.text
+    assert len(list((tmp_path / "out" / "figures").glob("*.png"))) >= 5
+
+
+def test_a_figure_that_cannot_be_made_or_drawn_is_a_sentence(tmp_path: Path) -> None:
+    def broken() -> Figure:
+        raise OverflowError("`cannot` convert\nfloat infinity to integer")
+
+    def nothing() -> Drawing:
+        raise ZeroDivisionError("division by zero")
+
+    data = pd.DataFrame({"x": [1.0]})
+    out = ReportFolder(tmp_path)
+    found = out.pictures(
+        {
+            "Drawn": lambda: Drawing("heatmap", "Title", "", data, lambda: Figure(figsize=(1, 1))),
+            "Nothing to show": lambda: None,
+            "Broken": lambda: Drawing("tradeoff", "Forgetting", "", data, broken),
+            "Nothing": nothing,
+        },
+        "demo-",
+    )
+    assert [type(block) for block in found] == [Picture, Paragraph, Paragraph]
+    assert [block.text for block in found if isinstance(block, Paragraph)] == [
+        "Forgetting: this figure cannot be drawn (OverflowError: 'cannot' convert float infinity "
+        "to integer). Its numbers are in `data/demo-tradeoff.csv`.",
+        "Nothing: this figure cannot be made (ZeroDivisionError: division by zero).",
+    ]
+    assert (tmp_path / "data" / "demo-tradeoff.csv").read_text() == "x\n1.0\n"
+    assert not (tmp_path / "figures" / "demo-tradeoff.svg").exists()
 
 
 def test_odd_names_are_text_and_nothing_else(tmp_path: Path) -> None:

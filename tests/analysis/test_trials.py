@@ -607,7 +607,6 @@ def test_health_counts_the_best_of_each_group() -> None:
     facts = health(made_table(frame, (Axis("lr", "linear", 0, 1),)), Results(()))
     assert facts.at_bounds["hits"].tolist() == [1, 1]
     assert facts.at_bounds["best"].tolist() == [4, 4]
-    assert facts.groups["trials"].tolist() == [20, 20]
 
 
 def test_health_of_a_study(planted_study: Path, tmp_path: Path) -> None:
@@ -620,7 +619,7 @@ def test_health_of_a_study(planted_study: Path, tmp_path: Path) -> None:
     statuses = pd.Series([trial.status for trial in record.trials.values()]).value_counts()
     for status, count in statuses.items():
         assert facts.outcomes[status].sum() == count
-    assert facts.groups["trials"].sum() == 42
+    assert facts.analysed == 42
 
 
 def test_a_study_of_diverged_trials_alone(tmp_path: Path) -> None:

@@ -46,7 +46,8 @@ CAPTION = (
     "any evaluation has no panel."
 )
 COLUMNS = [
-    "method", "number", "update", "low", "high", "learning_rate", "status", SCORE, "drawn", "chosen",
+    "method", "number", "update", "low", "high", "learning_rate", "status", SCORE, "drawn",
+    "chosen",
 ]  # fmt: skip
 COLOUR_MAP = "viridis_r"
 # Lines only: dots cost a third of a megabyte in an SVG.
@@ -211,7 +212,7 @@ def _hatched(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _runs(cells: pd.DataFrame, updates: np.ndarray) -> Iterator[tuple[int, int, Limits, str]]:
-    """First column, last column, band and hatch of neighbouring cells of a trial that look alike."""
+    """First and last column, band and hatch of neighbouring cells of a trial that look alike."""
     open_run: list[Any] = []
     for cell in cells.sort_values(["low", "update"]).to_dict("records"):
         column = int(np.searchsorted(updates, float(cell["update"])))
@@ -243,7 +244,7 @@ def _keys(data: pd.DataFrame) -> list[Any]:
 
 
 def _score_norm(scores: pd.Series) -> LogNorm:
-    """Colours from the best score (0.001 at least) to the ninth decile: a few bad trials are dark."""
+    """From the best score (0.001 at least) to the ninth decile: a few bad trials are dark."""
     finite = scores[np.isfinite(scores) & (scores > 0)]
     low, high = log_view(finite, 1e-3)
     if len(finite):

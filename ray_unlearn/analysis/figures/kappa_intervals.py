@@ -1,4 +1,4 @@
-"""Interactions: does learning rate trade off with steps, or weight? The exponent kappa by method."""
+"""Interactions: does learning rate trade off with steps, or weight? Exponent kappa by method."""
 
 import pandas as pd
 from matplotlib.axes import Axes

@@ -31,7 +31,7 @@ numbers."""
 
 @dataclass(frozen=True)
 class MethodLook:
-    """How one method is drawn: colour, marker and dash, so that no reader depends on colour alone."""
+    """How a method is drawn: colour, marker and dash, so that no reader needs colours."""
 
     colour: str
     marker: str
@@ -114,7 +114,7 @@ def styled() -> Iterator[None]:
 
 
 def as_svg(figure: Figure) -> str:
-    """The figure as an SVG document, without date, random ids or metadata: always the same bytes."""
+    """The figure as an SVG document without date and random ids: always the same bytes."""
     buffer = io.StringIO()
     with styled():
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -133,10 +133,12 @@ def as_png(figure: Figure) -> bytes:
 
 
 def inline_svg(svg: str, prefix: str, label: str) -> str:
-    """The `<svg>` element for an HTML page: ids made unique by `prefix`, size left to the style
-    sheet.
+    """The `<svg>` element for an HTML page, its size left to the style sheet.
 
-    `label` must be escaped already; it is what a screen reader says.
+    Args:
+        svg: what `as_svg` gives.
+        prefix: makes the ids unique on the page.
+        label: what a screen reader says, escaped already.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>\s*", "", body, flags=re.DOTALL)

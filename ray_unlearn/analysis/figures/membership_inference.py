@@ -1,4 +1,4 @@
-"""Attack AUC along each method's best trial: can an attacker still tell?"""
+"""Membership inference: attack AUC along each method's best trial."""
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ def membership_figure(study: StudyResults) -> Drawing | None:
 
 
 def membership_data(study: StudyResults) -> pd.DataFrame:
-    """Signed AUC of two attacks along each method's best trial, and of the baselines (no update)."""
+    """Signed AUC of two attacks along each method's best trial, and of the baselines."""
     parts = []
     for _, rows in rows_by_method(study):
         best = set(rows.loc[rows["chosen"], "number"])

@@ -25,7 +25,8 @@ POOLED = {
     "over_groups": "all, other groups like these",
 }
 COLUMNS = [
-    "statistic", "larger_is_better", "kind", "row", "a", "b", "n_a", "n_b", "difference", "low", "high", "p",
+    "statistic", "larger_is_better", "kind", "row", "a", "b", "n_a", "n_b", "difference", "low",
+    "high", "p",
 ]  # fmt: skip
 
 

@@ -66,11 +66,11 @@ def outer_labels(panels: Sequence[Axes], x: str, y: str, columns: int = PANELS_P
 
 def method_title(panel: Axes, method: str, methods: tuple[str, ...]) -> None:
     """The method's name in its colour."""
-    panel.set_title(shortened(method, 32), color=method_look(method, methods).colour, fontsize=8)
+    panel.set_title(cut_to(method, 32), color=method_look(method, methods).colour, fontsize=8)
 
 
-def shortened(text: str, most: int) -> str:
-    """`text`, cut to `most` characters with an ellipsis."""
+def cut_to(text: str, most: int) -> str:
+    """`text` in at most `most` characters, the last an ellipsis where it is cut."""
     return text if len(text) <= most else text[: most - 1] + "\u2026"
 
 
@@ -110,7 +110,7 @@ def count_beyond(panel: Axes, beyond: int, of: int, what: str) -> None:
 
 
 def log_ticks(panel: Axes, axis: str, limits: Limits) -> None:
-    """Label a log axis like 3e-4 or 0.05: at 1, 2, 5 per decade where it is short, else at decades."""
+    """Label a log axis like 3e-4 or 0.05, at 1, 2, 5 per decade where it is short."""
     decades = math.log10(limits[1]) - math.log10(limits[0])
     steps = (1.0, 2.0, 5.0) if decades < 1.6 else (1.0, 3.0) if decades < 2.6 else (1.0,)
     line = panel.xaxis if axis == "x" else panel.yaxis
@@ -136,7 +136,7 @@ def rows_figure(rows: int, panels: int, extra: float = 0.9) -> tuple[Figure, lis
 
 def name_rows(panel: Axes, names: Sequence[str], colours: Sequence[str] | None = None) -> None:
     """Names of rows at the left, the first on top."""
-    panel.set_yticks(range(len(names)), [shortened(name, 60) for name in names], fontsize=8)
+    panel.set_yticks(range(len(names)), [cut_to(name, 60) for name in names], fontsize=8)
     for i, text in enumerate(panel.get_yticklabels()):
         text.set_color(colours[i] if colours else INK)
     panel.set_ylim(len(names) - 0.4, -0.6)

@@ -13,12 +13,12 @@ from ray_unlearn.analysis.figures.panels import (
     WIDTH,
     Limits,
     Style,
+    cut_to,
     drawable,
     line_key,
     log_ticks,
     marker_key,
     outer_labels,
-    shortened,
     used_panels,
 )
 from ray_unlearn.analysis.guidelines.findings import Findings
@@ -85,7 +85,7 @@ def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
     for panel, group in zip(panels, groups, strict=True):
         _scales(panel, view)
         _draw_group(panel, data[data["group"] == group], methods, view[0][1])
-        panel.set_title(shortened(group, 40))
+        panel.set_title(cut_to(group, 40))
     outer_labels(panels, "forget gap [nats/token]", "utility loss [nats/token]", columns)
     for panel in panels[-columns:]:
         panel.tick_params(labelbottom=True)

@@ -26,11 +26,11 @@ from ray_unlearn.analysis.figures.look import (
 from ray_unlearn.analysis.figures.panels import (
     PANEL_WIDTH,
     Style,
+    cut_to,
     drawable,
     line_key,
     log_ticks,
     marker_key,
-    shortened,
 )
 from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
@@ -280,9 +280,7 @@ def _arrows(panel: Axes, part: pd.DataFrame) -> None:
 def _scale(panel: Axes, axis: Axis) -> None:
     if axis.scale == "categorical":
         panel.set_xlim(-0.6, len(axis.choices) - 0.4)
-        panel.set_xticks(
-            range(len(axis.choices)), [shortened(choice, 14) for choice in axis.choices]
-        )
+        panel.set_xticks(range(len(axis.choices)), [cut_to(choice, 14) for choice in axis.choices])
         return
     if axis.scale == "log":
         panel.set_xscale("log")

@@ -80,8 +80,14 @@ def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
 
 
 def _draw_method(
-    panel: Axes, position: int, part: pd.DataFrame, method: str, methods: tuple[str, ...], *, many: bool,
-) -> None:  # fmt: skip
+    panel: Axes,
+    position: int,
+    part: pd.DataFrame,
+    method: str,
+    methods: tuple[str, ...],
+    *,
+    many: bool,
+) -> None:
     style = method_look(method, methods)
     panel.step(
         part["order"], drawable(part["best_so_far"], SCORE_FLOOR), where="post",

@@ -44,4 +44,5 @@ def thinning_note(data: pd.DataFrame) -> str:
     """What a caption adds where not every point is drawn."""
     if len(data) <= MOST_DOTS:
         return ""
-    return f" At most {MOST_DOTS:,} points per panel are drawn, chosen at random; the numbers hold all."
+    most = f"At most {MOST_DOTS:,} points per panel are drawn"
+    return f" {most}, chosen at random; the numbers hold all."

@@ -211,8 +211,15 @@ def _few_trials(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _points(
-    panel: Axes, rows: pd.DataFrame, style: MethodLook, *, size: float, alpha: float, name: str, many: bool,
-) -> None:  # fmt: skip
+    panel: Axes,
+    rows: pd.DataFrame,
+    style: MethodLook,
+    *,
+    size: float,
+    alpha: float,
+    name: str,
+    many: bool,
+) -> None:
     drawn = panel.scatter(
         rows["forget_ppl"], rows[UTILITY_LOSS], s=size, color=style.colour, marker=style.marker,
         alpha=alpha, linewidths=0, zorder=3, rasterized=many,

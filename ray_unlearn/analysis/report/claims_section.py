@@ -212,7 +212,7 @@ def _what(guideline: Guideline) -> str:
 
 
 def held_sentence(groups: Sequence[WithheldGroup]) -> str:
-    """`45 claims are withheld: 38 because there are too few trials, 7 because ...`"""
+    """How many claims are withheld, and for which sorts of reasons."""
     total = sum(group.count for group in groups)
     if not total:
         return ""

@@ -1,4 +1,4 @@
-"""What the trials of all sources say: statistics and guidelines, before any page is made of them."""
+"""What the trials of all sources say: statistics and guidelines, before any page is made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,5 +1,4 @@
-"""Data health: what a reader must know about a study, or about all trials of a report, before
-believing its numbers."""
+"""Data health: what a reader must know about the trials before believing their numbers."""
 
 import math
 from dataclasses import dataclass
@@ -16,116 +15,108 @@ from ray_unlearn.spec.search_space import FloatRange, IntRange
 from ray_unlearn.store.schema import STATUSES
 
 NEAR = 0.05
-"""A value within this share of the search range (in log units on a log scale) from a bound lies at
-the bound."""
+"""Share of the search range (its logarithm on a log scale) within which a value is at a bound."""
 BEST_SHARE = 0.1
-"""The best trials of a method, whose place says where the search space is too narrow."""
+"""Share of the trials that counts as the best: their place says where the space is too narrow."""
 THIRDS = ("lowest", "middle", "highest")
 SAMPLERS = ("space", "adaptive", "unknown")
 
 
 @dataclass(frozen=True)
 class Health:
-    """All trials of a report, those left out of the analysis among them."""
+    """All trials of a report, those left out of the analysis among them.
+
+    Attributes:
+        trials: asked for.
+        analysed: of these, with an outcome and a row that scores them.
+        outcomes: by method: `trials`, one column per status, `without_score` (those of them that
+            ended well without an evaluation that could be deployed). A trial whose score is not
+            finite counts as infeasible.
+        infeasible: by method, parameter and third of its axis: `low`, `high` (of the third),
+            `trials`, `infeasible`, `share`.
+        at_bounds: by method, parameter and side (`low`, `high`): `bound`, `bounds_known`, `best`
+            (trials among the best tenth of their group), `hits` (those within 5 % of the range
+            from the bound), `share`.
+        samplers: by method: trials by how they were drawn, `space`, `adaptive`, `unknown`, and
+            `space_share`.
+        seeds: of the trials analysed, rising.
+        unseeded: trials analysed whose seed is not known.
+        duplicates: exact copies of a line that were left out.
+        missing_evaluations: evaluations without a score that no status explains.
+        pruned_share: trials that early stopping ended by comparison with others, of all with an
+            outcome: what is left is a selection.
+        notes: how the table was made.
+    """
 
     trials: int
-    """Asked for."""
     analysed: int
     outcomes: pd.DataFrame
-    """By method: `trials`, one column per status, `without_score` (of these: ended well without an
-    evaluation that could be deployed). A trial with a score that is not finite counts as
-    infeasible."""
-    groups: pd.DataFrame
-    """By method and group: `trials` analysed, `infeasible`, `seeds`, `from_space` (drawn from the
-    space)."""
     infeasible: pd.DataFrame
-    """By method, parameter and third of its axis: `low`, `high` (of the third), `trials`,
-    `infeasible`, `share`."""
     at_bounds: pd.DataFrame
-    """By method, parameter and side (`low`, `high`): `bound`, `bounds_known`, `best` (trials among
-    the best tenth of their group), `hits` (of these, within 5 % of the range from the bound),
-    `share`."""
     samplers: pd.DataFrame
-    """By method: trials by how they were drawn, `space`, `adaptive`, `unknown`, and
-    `space_share`."""
     seeds: tuple[float, ...]
     unseeded: int
-    """Trials analysed whose seed is not known."""
     duplicates: int
-    """Exact copies of a line that were left out."""
     missing_evaluations: int
-    """Evaluations without a score that no status explains."""
     pruned_share: float
-    """Trials that early stopping ended by comparison with others, of all with an outcome: what is
-    left is a selection."""
     notes: tuple[str, ...]
 
 
 def health(table: TrialTable, results: Results) -> Health:
-    """What `table` holds, what was left out of it, and why."""
-    trials, left_out = table.trials, table.left_out
-    everyone = pd.concat(
-        [trials[["method", "status"]], left_out[["method", "status"]]], ignore_index=True
-    )
-    outcomes = pd.crosstab(everyone["method"], everyone["status"]).reindex(
-        columns=list(STATUSES), fill_value=0
-    )
-    outcomes.insert(0, "trials", outcomes.sum(axis=1))
-    silent = left_out[~left_out["status"].isin(["failed", "running"])]
-    outcomes["without_score"] = (
-        silent["method"].value_counts().reindex(outcomes.index, fill_value=0).astype(int)
-    )
-    order = [*table.methods, *sorted(set(outcomes.index) - set(table.methods))]
+    """What `table` holds, what was left out of it, and why; results: what it was made from."""
+    columns = ["method", "status"]
+    everyone = pd.concat([table.trials[columns], table.left_out[columns]], ignore_index=True)
     decided = int((~everyone["status"].isin(["failed", "running"])).sum())
-    samplers = pd.crosstab(trials["method"], trials["drawn"]).reindex(
-        index=table.methods, columns=list(SAMPLERS)
-    )
-    samplers = samplers.fillna(0).astype(int)
-    samplers["space_share"] = samplers["space"] / samplers[list(SAMPLERS)].sum(axis=1)
+    pruned = int((everyone["status"] == "pruned").sum())
+    seeds = table.trials["seed"]
+    duplicates = [one.duplicates for one in results.studies]
+    duplicates += [one.duplicates for one in results.foreign]
+    missing = [_missing(study) for study in results.studies]
+    missing += [one.missing for one in results.foreign]
     return Health(
         trials=len(everyone),
-        analysed=len(trials),
-        outcomes=_plain(outcomes.reindex(order)),
-        groups=_by_group(table),
+        analysed=len(table.trials),
+        outcomes=_outcomes(table, everyone),
         infeasible=_infeasible_by_third(table),
         at_bounds=_best_at_bounds(table),
-        samplers=_plain(samplers),
-        seeds=tuple(sorted(float(seed) for seed in trials["seed"].dropna().unique())),
-        unseeded=int(trials["seed"].isna().sum()),
-        duplicates=sum(study.duplicates for study in results.studies)
-        + sum(one.duplicates for one in results.foreign),
-        missing_evaluations=sum(map(_missing, results.studies))
-        + sum(one.missing for one in results.foreign),
-        pruned_share=int((everyone["status"] == "pruned").sum()) / decided if decided else 0.0,
+        samplers=_samplers(table),
+        seeds=tuple(sorted(float(seed) for seed in seeds.dropna().unique())),
+        unseeded=int(seeds.isna().sum()),
+        duplicates=sum(duplicates),
+        missing_evaluations=sum(missing),
+        pruned_share=pruned / decided if decided else 0.0,
         notes=table.notes,
     )
 
 
-def _plain(counts: pd.DataFrame) -> pd.DataFrame:
+def _outcomes(table: TrialTable, everyone: pd.DataFrame) -> pd.DataFrame:
+    counts = pd.crosstab(everyone["method"], everyone["status"])
+    counts = counts.reindex(columns=list(STATUSES), fill_value=0)
+    counts.insert(0, "trials", counts.sum(axis=1))
+    silent = table.left_out[~table.left_out["status"].isin(["failed", "running"])]
+    without = silent["method"].value_counts().reindex(counts.index, fill_value=0)
+    counts["without_score"] = without.astype(int)
+    order = [*table.methods, *sorted(set(counts.index) - set(table.methods))]
+    return _flat(counts.reindex(order))
+
+
+def _samplers(table: TrialTable) -> pd.DataFrame:
+    counts = pd.crosstab(table.trials["method"], table.trials["drawn"])
+    counts = counts.reindex(index=table.methods, columns=list(SAMPLERS)).fillna(0).astype(int)
+    counts["space_share"] = counts["space"] / counts[list(SAMPLERS)].sum(axis=1)
+    return _flat(counts)
+
+
+def _flat(counts: pd.DataFrame) -> pd.DataFrame:
     """A table by method with `method` as its first column."""
-    counts = counts.rename_axis(columns=None)
-    return counts.rename_axis("method").reset_index()
+    return counts.rename_axis(columns=None).rename_axis("method").reset_index()
 
 
 def _missing(study: StudyResults) -> int:
     """Evaluations of trials that ended well that have no score at all; infinite ones have one."""
-    rows = study.rows[
-        study.rows["update"].notna() & study.rows["status"].isin(["complete", "pruned"])
-    ]
+    ended_well = study.rows["status"].isin(["complete", "pruned"])
+    rows = study.rows[study.rows["update"].notna() & ended_well]
     return int(rows["score_reporting"].isna().sum())
-
-
-def _by_group(table: TrialTable) -> pd.DataFrame:
-    frame = table.trials.assign(from_space=table.trials["drawn"] == "space")
-    parts = frame.groupby(["method", "group"], sort=False)
-    counts = parts.agg(
-        trials=("trial", "size"), infeasible=("infeasible", "sum"), seeds=("seed", "nunique"),
-        from_space=("from_space", "sum"),
-    ).reset_index()  # fmt: skip
-    place = {method: i for i, method in enumerate(table.methods)}
-    return counts.sort_values(
-        "method", key=lambda names: names.map(place), kind="stable"
-    ).reset_index(drop=True)
 
 
 def _numeric_axes(table: TrialTable) -> list[tuple[str, pd.DataFrame, Axis, NDArray[np.float64]]]:
@@ -139,8 +130,10 @@ def _numeric_axes(table: TrialTable) -> list[tuple[str, pd.DataFrame, Axis, NDAr
 
 
 def _infeasible_by_third(table: TrialTable) -> pd.DataFrame:
-    """A cliff shows as a third with many; trials outside the common range of several studies count
-    to the outer thirds."""
+    """A cliff shows as a third with many infeasible trials.
+
+    Trials outside the common range of several studies count towards the outer thirds.
+    """
     lines = []
     for method, own, axis, unit in _numeric_axes(table):
         third = np.digitize(unit, [1 / 3, 2 / 3])
@@ -150,75 +143,48 @@ def _infeasible_by_third(table: TrialTable) -> pd.DataFrame:
             low, high = axis.from_unit([i / 3, (i + 1) / 3])
             count, infeasible = int(here.sum()), int((here & bad).sum())
             share = infeasible / count if count else math.nan
-            lines.append(
-                (method, axis.name, name, float(low), float(high), count, infeasible, share)
-            )
-    return pd.DataFrame(
-        lines,
-        columns=["method", "parameter", "third", "low", "high", "trials", "infeasible", "share"],
-    )
+            ends = float(low), float(high)
+            lines.append((method, axis.name, name, *ends, count, infeasible, share))
+    columns = ["method", "parameter", "third", "low", "high", "trials", "infeasible", "share"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def _best_at_bounds(table: TrialTable) -> pd.DataFrame:
-    rank = table.trials.groupby(["method", "group"])["score_selection"].rank(method="first")
-    finite = (
-        (~table.trials["infeasible"])
-        .groupby([table.trials["method"], table.trials["group"]])
-        .transform("sum")
-    )
+    trials = table.trials
+    rank = trials.groupby(["method", "group"])["score_selection"].rank(method="first")
+    groups = [trials["method"], trials["group"]]
+    finite = (~trials["infeasible"]).groupby(groups).transform("sum")
     best = rank <= np.ceil(BEST_SHARE * finite)
     lines = []
     for method, own, axis, unit in _numeric_axes(table):
         chosen = unit[best[own.index].to_numpy(dtype=bool)]
-        for side, hits, bound in (
-            ("low", chosen <= NEAR, axis.low),
-            ("high", chosen >= 1 - NEAR, axis.high),
-        ):
+        at_ends = ("low", chosen <= NEAR, axis.low), ("high", chosen >= 1 - NEAR, axis.high)
+        for side, hits, bound in at_ends:
             share = float(hits.mean()) if len(chosen) else math.nan
-            lines.append(
-                (
-                    method,
-                    axis.name,
-                    side,
-                    bound,
-                    axis.bounds_known,
-                    len(chosen),
-                    int(hits.sum()),
-                    share,
-                )
-            )
-    return pd.DataFrame(
-        lines,
-        columns=["method", "parameter", "side", "bound", "bounds_known", "best", "hits", "share"],
-    )
+            known = axis.bounds_known
+            count = int(hits.sum())
+            lines.append((method, axis.name, side, bound, known, len(chosen), count, share))
+    columns = ["method", "parameter", "side", "bound", "bounds_known", "best", "hits", "share"]
+    return pd.DataFrame(lines, columns=columns)
 
 
 def boundary_hits(study: StudyResults) -> pd.DataFrame:
-    """Chosen configurations at the edge of what was searched: the optimum may lie outside.
+    """Chosen configurations at the edge of what was searched: the optimum may be outside.
 
-    Columns: method, parameter, value, side (`low` or `high`), bound. With free steps the number of
-    updates counts as a parameter whose bounds are the first and the last evaluated candidate
-    update. Without a spec (a table) the bounds of the space are unknown and only the updates are
-    checked.
+    With free steps the number of updates counts as a parameter whose bounds are the first and the
+    last evaluated candidate update. Without a spec (a table) the bounds of the space are unknown
+    and only the updates are checked.
+
+    Returns:
+        Columns method, parameter, value, side (`low` or `high`), bound.
     """
-    hits = []
     best = {str(row["method"]): row for row in best_rows(study.rows).to_dict("records")}
+    hits = []
     for method in (name for name in study.methods if name in best):
-        row = best[method]
         for name, (low, high, log) in _ranges(study, method).items():
-            value = float(row[name])
-            side = _side(value, low, high, log)
-            if side:
-                bound = low if side == "low" else high
-                hits.append(
-                    {
-                        "method": method,
-                        "parameter": name,
-                        "value": value,
-                        "side": side,
-                        "bound": bound,
-                    }
-                )
+            value = float(best[method][name])
+            if side := _side(value, low, high, log):
+                hits.append((method, name, value, side, low if side == "low" else high))
     return pd.DataFrame(hits, columns=["method", "parameter", "value", "side", "bound"])
 
 

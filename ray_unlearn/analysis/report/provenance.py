@@ -1,5 +1,4 @@
-"""Where a report comes from: sources with digests, versions, seed, thresholds and the command that
-makes it again."""
+"""Where a report comes from, and the command that makes it again."""
 
 import hashlib
 import shlex
@@ -24,8 +23,14 @@ PACKAGES = (pd, np, scipy, sklearn, optuna, matplotlib)
 def provenance(
     results: Results, trials_csv: bytes | None, seed: int, command: str
 ) -> dict[str, Any]:
-    """For `guidelines.json`: no date and no path of the machine. trials_csv: the content of
-    data/trials.csv."""
+    """Sources with digests, versions, seed and thresholds, without a date or a path.
+
+    Args:
+        results: what the report is about.
+        trials_csv: content of `data/trials.csv`; None where there is none.
+        seed: of every random draw.
+        command: that makes the report again.
+    """
     digests = [(one.source, one.source_digest) for one in results.studies]
     digests += [(one.source, one.source_digest) for one in results.foreign]
     return {
@@ -61,10 +66,15 @@ def provenance_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def options(
-    mapping: Mapping[str, str] | None, score: str | None, maximise: bool, tolerance: float | None, sampler: str | None,
-    since: Path | None, seed: int,
-) -> list[str]:  # fmt: skip
-    """What was asked for, as on the command line; of a path only the last name."""
+    mapping: Mapping[str, str] | None,
+    score: str | None,
+    maximise: bool,
+    tolerance: float | None,
+    sampler: str | None,
+    since: Path | None,
+    seed: int,
+) -> list[str]:
+    """What was asked for, as on the command line; only the last name of a path."""
     given = [
         part for theirs, ours in (mapping or {}).items() for part in ("--map", f"{theirs}={ours}")
     ]

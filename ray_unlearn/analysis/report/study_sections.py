@@ -90,9 +90,8 @@ def study_blocks(study: StudyResults, anchor: str, out: ReportFolder) -> StudyBl
     table = verdict(study)
     out.csv(table, f"{anchor}-verdict")
     out.csv(study.baselines.reset_index(names="baseline"), f"{anchor}-baselines")
-    return StudyBlocks(
-        study.key, anchor, failure_alerts(study), _verdict(study, table), _details(study, table, anchor, out),
-    )  # fmt: skip
+    own, details = _verdict(study, table), _details(study, table, anchor, out)
+    return StudyBlocks(study.key, anchor, failure_alerts(study), own, details)
 
 
 def studies_section(studies: Sequence[StudyBlocks], *, with_verdicts: bool) -> tuple[Section, ...]:

@@ -22,21 +22,20 @@ FORGET_TOLERANCE = 1.10
 UTILITY_TOLERANCE = 1.25
 TARGET_PPL = f"approximate_ppl_{HALF}"
 DECIDED = ("complete", "pruned", "infeasible")
-"""Outcomes that say something about the configuration; the others say something about the
-machines."""
+"""Outcomes that say something about the configuration, not about the machines."""
 
 
 def verdict(study: StudyResults) -> pd.DataFrame:
-    """One line per method of the study, in its order. Missing numbers are NaN: no candidate row, or
-    no baseline.
+    """One line per method of the study, in its order, with NaN for missing numbers.
 
     trials, complete ... running   trials asked for, and how they ended
-    candidates, feasible_rows      rows that stand for a configuration, and how many of them are feasible
-    decided, feasible_trials       trials that ran as far as the configuration allowed (diverged ones among them), and
-                                   how many of these have a feasible row
-    number, trial_id, learning_rate, update, ...   the best configuration, chosen by `score_selection`
+    candidates, feasible_rows      rows that stand for a configuration; those that are feasible
+    decided, feasible_trials       trials that ran as far as the configuration allowed (diverged
+                                   ones among them); those with a feasible row
+    number, trial_id, update, ...  the best configuration, chosen by `score_selection`
     retain_change, general_change  ppl / ppl_0 - 1
-    distance, distance_to          nats/token to `exact_retrain`, or to the `approximate` target where there is none
+    distance, distance_to          nats/token to `exact_retrain`, or to the `approximate` target
+                                   where there is none
     """
     rows = study.rows.assign(feasible=feasible(study))
     best = best_rows(rows).set_index("method")
@@ -57,22 +56,19 @@ def verdict(study: StudyResults) -> pd.DataFrame:
 
 def ranked_methods(table: pd.DataFrame) -> pd.DataFrame:
     """Best `score_selection` first; methods without a candidate row last, in the study's order."""
-    return table.sort_values("score_selection", kind="stable", na_position="last").reset_index(
-        drop=True
-    )
+    order = table.sort_values("score_selection", kind="stable", na_position="last")
+    return order.reset_index(drop=True)
 
 
 def feasible(study: StudyResults) -> pd.Series:
-    """True for each row within the tolerances; see the module. All False without a vanilla
-    baseline."""
+    """Whether each row is within the tolerances of the module; none is without a baseline."""
     vanilla, rows = study.baseline("vanilla"), study.rows
     if vanilla is None:
         return pd.Series(False, index=rows.index)
     # A float's last digit must not decide about a row that lies exactly on the limit.
     slack = 1e-9
-    near: pd.Series = (rows["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]).abs() <= math.log(
-        FORGET_TOLERANCE
-    ) + slack
+    gap = (rows["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]).abs()
+    near: pd.Series = gap <= math.log(FORGET_TOLERANCE) + slack
     for name in UTILITY_SETS:
         rise = rows[f"{name}_nll_{HALF}"] - vanilla[f"{name}_nll_{HALF}"]
         near &= rise <= math.log(UTILITY_TOLERANCE) + slack
@@ -105,8 +101,7 @@ def _counts(rows: pd.DataFrame, method: str) -> dict[str, object]:
 
 
 def agreement(study: StudyResults) -> float | None:
-    """ln(exactly retrained ppl(U) / approximate target), nats/token; None where one of them is not
-    known."""
+    """ln(exactly retrained ppl(U) / approximate target), nats/token; None if one is not known."""
     vanilla, exact = study.baseline("vanilla"), study.baseline("exact_retrain")
     if vanilla is None or exact is None:
         return None
