@@ -1,5 +1,4 @@
-"""Batches without padding: the real tokens of some sequences in one row, each document attending to
-itself.
+"""Batches: the real tokens of some sequences in one row without padding, or in rows with it.
 
 Documents are of different lengths, and padding costs as much as text: with a fifth of padding, an
 update takes a fifth longer for nothing. So a batch is one row of real tokens, and attention, the
@@ -7,7 +6,7 @@ only place where tokens meet, is run document by document. Packed sequences need
 way.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -17,11 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ray_unlearn.unlearn.data import TokenSet
-from ray_unlearn.unlearn.model import hidden_states
 
 ATTENTION = "ray_unlearn_documents"
 """Name under which `attend_by_document` is registered with transformers."""
-PROBE_LENGTHS = (7, 3, 7)
 
 
 @dataclass(frozen=True)
@@ -31,43 +28,56 @@ class Batch:
     input_ids: Tensor
     """[1, N], or padded [B, T]."""
     position_ids: Tensor | None
-    """Likewise; None: from 0 on in each row."""
+    """[1, N] or [B, T], from 0 on in each document; None: from 0 on in each row."""
     document_lengths: tuple[int, ...] | None
-    """Of the row's documents, N in all; None for a padded batch."""
+    """Of the row's documents, N in all; None for a batch of several rows."""
     rows: Tensor
     """[n]: places in the flattened row or rows."""
     targets: Tensor
     """[n]: the tokens that are predicted there."""
 
     def without_targets(self) -> "Batch":
-        """The same pass, of which nothing is used."""
-        return Batch(
-            self.input_ids,
-            self.position_ids,
-            self.document_lengths,
-            self.rows[:0],
-            self.targets[:0],
-        )
+        """The same pass with no target to predict."""
+        return replace(self, rows=self.rows[:0], targets=self.targets[:0])
 
 
 def ragged(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
     """These sequences' real tokens in one row, long documents first, so that those of equal length
     are neighbours; targets in the order of `target_mask`."""
-    ids, real = tokens.input_ids[indices], tokens.document[indices] >= 0
     starts, lengths = document_runs(tokens, indices)
     order = np.argsort(-lengths, kind="stable")
     row = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in order])
     place = np.empty(len(row), dtype=np.int64)
     place[row] = np.arange(len(row))
-    number = (np.cumsum(real) - 1).reshape(real.shape)
-    predicts = tokens.target_mask[indices]
+    rows, targets = _predicted(tokens, indices, place)
+    real = tokens.document[indices] >= 0
     return Batch(
-        _to(ids[real][row][None], device),
+        _to(tokens.input_ids[indices][real][row][None], device),
         _to(np.concatenate([np.arange(length) for length in lengths[order]])[None], device),
         tuple(int(length) for length in lengths[order]),
-        _to(place[number[:, :-1][predicts]], device),
-        _to(ids[:, 1:][predicts], device),
+        _to(rows, device),
+        _to(targets, device),
     )
+
+
+def apart(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
+    """A row for each document of these sequences, padded to the longest: for packed data and a
+    model that cannot keep the documents of a row apart."""
+    _, lengths = document_runs(tokens, indices)
+    is_real = np.arange(lengths.max()) < lengths[:, None]
+    ids = np.zeros(is_real.shape, dtype=np.int64)
+    ids[is_real] = tokens.input_ids[indices][tokens.document[indices] >= 0]
+    rows, targets = _predicted(tokens, indices, np.flatnonzero(is_real))
+    return Batch(_to(ids, device), None, None, _to(rows, device), _to(targets, device))
+
+
+def _predicted(
+    tokens: TokenSet, indices: NDArray[np.int64], place: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Where each target is predicted, and the targets, when the real tokens stand at `place`."""
+    real, predicts = tokens.document[indices] >= 0, tokens.target_mask[indices]
+    number = (np.cumsum(real) - 1).reshape(real.shape)
+    return place[number[:, :-1][predicts]], tokens.input_ids[indices][:, 1:][predicts]
 
 
 def document_runs(
@@ -85,8 +95,7 @@ def document_runs(
 
 
 def padded(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
-    """These sequences cut to the longest of them; the plain way, and for attention that cannot be
-    run by document."""
+    """These sequences as they are, packed or not, cut to the longest of them."""
     longest = int((tokens.document[indices] >= 0).sum(axis=1).max())
     ids, predicts = tokens.input_ids[indices, :longest], tokens.target_mask[indices, : longest - 1]
     positions = tokens.position_ids
@@ -130,38 +139,6 @@ def attend_by_document(
         found, _ = sdpa_attention_forward(module, q, k, v, None, **named)
         parts.append(found.flatten(0, 1))
     return torch.cat(parts)[None], None
-
-
-def use_documents(model: Any) -> bool:
-    """Make the model attend by document, if that gives what it gave before: False, and nothing
-    changed, otherwise.
-
-    Tried on three documents of random tokens: sliding windows, position biases or soft-capped
-    scores may need a mask.
-    """
-    from transformers import AttentionInterface
-
-    if model.config._attn_implementation != "sdpa":
-        return False
-    window = getattr(model.config, "sliding_window", None)
-    if window is not None and getattr(model.config, "use_sliding_window", True):
-        return False  # the probe is too short to show it
-    AttentionInterface.register(ATTENTION, attend_by_document)
-    total = sum(PROBE_LENGTHS)
-    device = model.get_output_embeddings().weight.device
-    ids = (torch.arange(total, device=device) * 37 + 11) % model.config.vocab_size
-    positions = torch.cat([torch.arange(length, device=device) for length in PROBE_LENGTHS])
-    with torch.no_grad():
-        expected = torch.cat(
-            [hidden_states(model, part[None])[0] for part in ids.split(PROBE_LENGTHS)]
-        )
-        model.set_attn_implementation(ATTENTION)
-        found = hidden_states(model, ids[None], positions[None], PROBE_LENGTHS)[0]
-    tolerance = 1e-4 if expected.dtype == torch.float32 else 5e-2
-    if (found - expected).float().norm() <= tolerance * expected.float().norm():
-        return True
-    model.set_attn_implementation("sdpa")
-    return False
 
 
 def _to(array: NDArray[Any], device: torch.device) -> Tensor:

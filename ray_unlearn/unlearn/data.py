@@ -96,6 +96,11 @@ class StudyData:
     former_digest: str = ""
     """`digest` as ledgers hold it that were begun before white space counted."""
 
+    @cached_property
+    def packed(self) -> bool:
+        """Whether documents share sequences anywhere."""
+        return any(tokens.position_ids is not None for tokens in self.splits.values())
+
     def evaluated(self, name: str) -> TokenSet:
         """The token set that metrics named `name` (forget, approximate, retain, general) are
         measured on."""

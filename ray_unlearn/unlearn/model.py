@@ -209,11 +209,13 @@ def hidden_states(
     apart; or one row of documents with their lengths, for a model that attends by document
     (`batching`).
     """
-    lengths = {} if document_lengths is None else {"document_lengths": document_lengths}
-    output = model.base_model(
-        input_ids=input_ids, position_ids=position_ids, use_cache=False, **lengths
-    )
-    return output.last_hidden_state
+    also = {"position_ids": position_ids, "document_lengths": document_lengths}
+    # Left out where there are none: not every architecture knows them.
+    named = {name: value for name, value in also.items() if value is not None}
+    hidden: Tensor = model.base_model(
+        input_ids=input_ids, use_cache=False, **named
+    ).last_hidden_state
+    return hidden
 
 
 def head_of(model: Any) -> nn.Linear:

@@ -2,7 +2,7 @@
 any time."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -160,10 +160,13 @@ def load_kept(trained: Trained, path: Path) -> None:
             tensor.copy_(found[name])
 
 
-def checkpoint_layers(policy: Any) -> None:
+def checkpoint_layers(policy: Any) -> Callable[[], None]:
     """Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): each decoder layer keeps its
     input and is computed again in the backward pass. transformers' own switch acts in training mode
     only, and a policy is always in eval mode.
+
+    Returns:
+        What switches it off again.
 
     Raises:
         UserError: the architecture marks no layers.
@@ -179,6 +182,12 @@ def checkpoint_layers(policy: Any) -> None:
         )
     for layer in layers:
         layer.forward = _checkpointed(layer.forward)
+
+    def undo() -> None:
+        for layer in layers:
+            del layer.forward
+
+    return undo
 
 
 def _checkpointed(forward: Any) -> Any:

@@ -18,12 +18,21 @@ from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.spec.study_spec import EvaluationSpec, ModelSpec, Rounding, StudySpec
 from ray_unlearn.unlearn import liger
-from ray_unlearn.unlearn.batch import Batch, document_runs, padded, ragged, use_documents
+from ray_unlearn.unlearn.batch import Batch, document_runs
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.data import EVALUATED, StudyData
+from ray_unlearn.unlearn.layout import (
+    MAKERS,
+    Layout,
+    Probe,
+    check_checkpointing,
+    check_layout,
+    choose_layout,
+    states_of,
+)
 from ray_unlearn.unlearn.model import DTYPES, demo_world, load_model, model_digest
-from ray_unlearn.unlearn.policy import Trained, checkpoint_layers, trained
+from ray_unlearn.unlearn.policy import Trained, WholeModel, checkpoint_layers, trained
 from ray_unlearn.unlearn.reference import Reference
 from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.sharded import ShardedModel
@@ -71,7 +80,7 @@ class Workspace:
         head: Literal["fused", "plain", "liger"] = "fused",
         autocast: torch.dtype | None = None,
         rounding: Rounding = "stochastic",
-        by_document: bool = False,
+        layout: Layout = "stored",
     ) -> None:
         self.trained = trained
         self.sharded = isinstance(trained, ShardedModel)
@@ -86,7 +95,8 @@ class Workspace:
         self.rounding: Rounding = rounding
         self.last_optimizer: torch.optim.Optimizer | None = None
         """Of the trial before, for its memory."""
-        self._by_document = by_document
+        self.layout: Layout = layout
+        self._packed = data.packed
         self.reference = Reference(trained, data.splits, evaluation_batch_size, self.batch)
         self._autocast = autocast
         self._adversarial_labels: NDArray[np.int32] | None = None
@@ -119,14 +129,21 @@ class Workspace:
             )
         shapes = [p.shape for p in vanilla.parameters()]
         autocast = None if model.autocast is None else DTYPES[model.autocast]
-        by_document = use_documents(vanilla)
+        shards = operations.parallel == "shard" and comm.world > 1
+        vanilla = vanilla if shards else vanilla.to(device)
+        layout = choose_layout(vanilla, data.packed)
+        if operations.activation_checkpointing:
+            check_checkpointing(vanilla, checkpoint_layers)
         found: Trained
-        if operations.parallel == "shard" and comm.world > 1:
+        if shards:
             found = ShardedModel(vanilla, autocast, comm, torch.device(device))
         else:
-            found = trained(vanilla.to(device), model)
+            found = trained(vanilla, model)
         if operations.activation_checkpointing:
             checkpoint_layers(found.policy)
+        plain = isinstance(found, WholeModel) and autocast is None
+        if not plain or operations.activation_checkpointing:
+            _check_as_called(found, layout, data.packed, torch.device(device))
         return cls(
             found,
             data,
@@ -138,7 +155,7 @@ class Workspace:
             head=operations.head,
             autocast=autocast,
             rounding=model.rounding,
-            by_document=by_document,
+            layout=layout,
         )
 
     @cached_property
@@ -169,27 +186,46 @@ class Workspace:
         Raises:
             UserError: it cannot read the batches that the policy reads.
         """
-        if self._by_document and not use_documents(model):
+        model = model if self.sharded else model.to(self.device)
+        scored = Scored(model.requires_grad_(False), self._autocast)
+        # In its own config the model may have another attention, or layers of another kind.
+        if self.layout == "by_document" and choose_layout(model, self._packed) != self.layout:
             raise UserError(
-                "model.exact_retrain: its attention does not work document by document, as that of the source does"
+                "model.exact_retrain: its attention does not work document by document, as that of "
+                "the source does; use the same config"
             )
+        probe = Probe(model)
+        check_layout(states_of(scored), self.layout, self._packed, probe, "model.exact_retrain")
         if isinstance(self.trained, ShardedModel):
-            return self.trained.shard(Scored(model, self._autocast))
-        return Scored(model.to(self.device).requires_grad_(False), self._autocast)
+            return self.trained.shard(scored)
+        return scored
 
     def batch(self, split: str, indices: NDArray[np.int64]) -> Batch:
         """These sequences on the device, without padding where the model can do without."""
-        return (ragged if self._by_document else padded)(
-            self.data.splits[split], indices, self.device
-        )
+        return MAKERS[self.layout](self.data.splits[split], indices, self.device)
 
     def document_lengths(self, split: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Lengths that a pass over these sequences computes: of documents, or of padded
-        sequences."""
+        """Lengths that a pass over these sequences computes: of documents, or of padded rows."""
         tokens = self.data.splits[split]
-        if self._by_document:
-            return document_runs(tokens, indices)[1]
-        return np.full(len(indices), (tokens.document[indices] >= 0).sum(axis=1).max())
+        lengths = document_runs(tokens, indices)[1]
+        if self.layout == "apart":
+            return np.full(len(lengths), lengths.max())
+        if self.layout == "stored":
+            return np.full(len(indices), (tokens.document[indices] >= 0).sum(axis=1).max())
+        return lengths
+
+    @property
+    def notes(self) -> list[str]:
+        """What whoever reads the study's results should know of how they came about."""
+        found = []
+        if self.data.packed and self.layout == "apart":
+            found.append(
+                f"data.layout: {type(self.policy).__name__} does not keep packed documents apart; "
+                "each has a padded row of its own, which gives the same results and takes longer"
+            )
+        if self.update_cost.estimated:
+            found.append(f"FLOPs of updates are estimated: {self.update_cost.estimated}")
+        return found
 
     def quantities(self, methods: Collection[str]) -> Quantities:
         """What every lane of a study needs of P_0, as arrays: final hidden states of the sets that
@@ -255,6 +291,14 @@ class Workspace:
         except (OSError, StopIteration):
             scale = 2**30 if os.uname().sysname == "Darwin" else 2**20
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def _check_as_called(found: Trained, layout: Layout, packed: bool, device: torch.device) -> None:
+    """Policy and P_0 as they are called from now on: with adapters, autocast, cut into shards."""
+    probe = Probe(found.policy, device)
+    check_layout(states_of(found.scored), layout, packed, probe, "model")
+    with found.original() as reference:
+        check_layout(states_of(reference), layout, packed, probe, "model")
 
 
 def retraining_flops(spec: ModelSpec, parameters: float) -> float:

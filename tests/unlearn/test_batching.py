@@ -9,8 +9,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn import workspace as workspace_module
-from ray_unlearn.unlearn.batch import ATTENTION, Batch, padded, ragged, use_documents
+from ray_unlearn.unlearn.batch import ATTENTION, Batch, padded, ragged
 from ray_unlearn.unlearn.data import TokenSet
+from ray_unlearn.unlearn.layout import choose_layout
 from ray_unlearn.unlearn.model import hidden_states
 
 CPU = torch.device("cpu")
@@ -66,7 +67,7 @@ def test_hidden_states_and_gradients_are_those_of_documents_alone(
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig.from_dict(shape.to_dict())).to(dtype).eval()
     model.load_state_dict(plain.state_dict())
-    assert use_documents(model)
+    assert choose_layout(model, packed=True) == "by_document"
     batch = ragged(PACKED, np.array([2, 0, 1]), CPU)
     found = _states(model, batch)
     alone = []
@@ -96,7 +97,7 @@ def test_attention_that_needs_a_mask_keeps_it() -> None:
     )
     eager = LlamaForCausalLM(LlamaConfig(**shape, **heads, attn_implementation="eager"))
     for model, kernel in ((sliding, "sdpa"), (eager, "eager")):
-        assert not use_documents(model)
+        assert choose_layout(model, packed=True) == "stored"
         assert model.config._attn_implementation == kernel
 
 
@@ -112,7 +113,7 @@ def test_the_trajectory_is_that_of_padded_batches(
     )
     found = fresh(spec)
     assert found.policy.config._attn_implementation == ATTENTION
-    monkeypatch.setattr(workspace_module, "use_documents", lambda model: False)
+    monkeypatch.setattr(workspace_module, "choose_layout", lambda model, packed: "stored")
     plain = fresh(spec)
     assert plain.policy.config._attn_implementation == "sdpa"
     mine, _ = run(found, config(method))
