@@ -67,7 +67,7 @@ def plan_command(
         ("trials", str(found.trials)),
         ("updates, evaluations", f"{found.updates}, {found.evaluations}"),
         ("tokens in updates", four_digits(found.tokens)),
-        ("FLOPs in updates (counted)", four_digits(found.update_flops)),
+        ("FLOPs in updates", four_digits(found.update_flops)),
         (f"worker hours at {teraflops:g} TFLOP/s, evaluation apart", four_digits(hours)),
         ("parameters", four_digits(float(found.parameters))),
         ("memory per worker, GiB (estimate)", f"{four_digits(found.memory.total)}: {parts}"),
@@ -80,7 +80,7 @@ def plan_command(
         lines,
         title=f"{spec.name}: {spec.description or spec.data.domain or spec.data.source}",
     )
-    for note in placed.notes if placed else []:
+    for note in (*found.notes, *(placed.notes if placed else ())):
         print(f"note: {note}")
     for issue in issues:
         print(f"does not fit here: {issue}")

@@ -16,8 +16,17 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS
-from ray_unlearn.unlearn.cost import count_update
-from ray_unlearn.unlearn.memory import BYTES, Memory, memory, parameter_count, remedies
+from ray_unlearn.unlearn.context_length import check_positions
+from ray_unlearn.unlearn.cost import UpdateCost, count_update
+from ray_unlearn.unlearn.layout import NOT_PACKED, layout_of_architecture
+from ray_unlearn.unlearn.memory import (
+    BYTES,
+    Memory,
+    memory,
+    on_meta,
+    parameter_count,
+    remedies,
+)
 from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.model import check_source, local_source
 
@@ -28,7 +37,7 @@ LANE_PROCESSES_GIB = 0.9
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """Upper bounds: every trial runs to its most steps, every sequence is full."""
 
     trials: int
@@ -42,6 +51,8 @@ class Plan:
     """Of one worker."""
     lanes: int
     workers: int
+    notes: tuple[str, ...] = ()
+    """What people should know: a layout that the model does not allow, a cost that is estimated."""
 
     @property
     def lane_memory_gib(self) -> float:
@@ -55,7 +66,7 @@ class Plan:
         return self.update_flops / (teraflops * 1e12) / 3600
 
 
-def plan(spec: StudySpec, lanes: int | None = None) -> Plan:
+def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
     """Count trials, updates, tokens, FLOPs, disk and memory.
 
     Args:
@@ -63,7 +74,8 @@ def plan(spec: StudySpec, lanes: int | None = None) -> Plan:
         lanes: how many it gets; default: what it asks for, with `auto` what this machine holds.
 
     Raises:
-        UserError: the model's config cannot be read.
+        UserError: the model's config cannot be read, or its architecture cannot be trained on such
+            sequences.
     """
     check_source(spec.model)
     config = model_config(spec)
@@ -86,13 +98,27 @@ def plan(spec: StudySpec, lanes: int | None = None) -> Plan:
     parameters = parameter_count(config)
     worker = memory(spec, config, _largest_pass(spec))
     lanes = lanes or lanes_here(spec, host_gib(spec, worker))
-    return Plan(
+    return StudyPlan(
         trials, updates, evaluations, tokens, flops, parameters,
         disk_gib=disk_bytes(spec, parameters, lanes) / 2**30,
         memory=worker,
         lanes=lanes,
         workers=spec.operations.workers_per_lane,
+        notes=tuple(_notes(spec, config, cost)),
     )  # fmt: skip
+
+
+def _notes(spec: StudySpec, config: Any, cost: UpdateCost) -> Iterator[str]:
+    """Raises UserError where the architecture cannot be trained on such data at all."""
+    packed = spec.data.layout == "pack"
+    model = on_meta(config)
+    if (beyond := check_positions(model, spec.data.sequence_length)) is not None:
+        yield beyond
+    layout = layout_of_architecture(config, spec.model.attention, packed)
+    if packed and layout == "apart":
+        yield NOT_PACKED.format(type(model).__name__)
+    if cost.estimated:
+        yield f"FLOPs of updates are estimated: {cost.estimated}"
 
 
 def host_gib(spec: StudySpec, worker: Memory | None = None) -> float:
@@ -219,7 +245,7 @@ def model_config(spec: StudySpec) -> Any:
 
 
 def problems(
-    found: Plan,
+    found: StudyPlan,
     cpus: float,
     memory_gib: float,
     free_disk_gib: float,
@@ -249,7 +275,7 @@ def problems(
         yield f"the study wants about {found.disk_gib:.1f} GiB of disk, {free_disk_gib:.1f} are free"
 
 
-def _advice(found: Plan, spec: StudySpec, room: float) -> str:
+def _advice(found: StudyPlan, spec: StudySpec, room: float) -> str:
     """The mildest single change that fits, or the one that saves most."""
     changes = list(remedies(spec, model_config(spec), _largest_pass(spec)))
     fitting = [change for change in changes if change[1].total <= room]

@@ -20,10 +20,12 @@ from ray_unlearn.spec.study_spec import EvaluationSpec, ModelSpec, Rounding, Stu
 from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.batch import Batch, document_runs
 from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.context_length import check_positions
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.data import EVALUATED, StudyData
 from ray_unlearn.unlearn.layout import (
     MAKERS,
+    NOT_PACKED,
     Layout,
     Probe,
     check_checkpointing,
@@ -115,8 +117,9 @@ class Workspace:
         """Place policy and reference on `device`: of the model in `shared`, or loaded here.
 
         Raises:
-            UserError: the model cannot be loaded, or its vocabulary is smaller than its
-                tokenizer's; or `head: liger` cannot be used here.
+            UserError: the model cannot be loaded; its vocabulary is smaller than its tokenizer's;
+                it has fewer positions than a sequence has tokens; it gives other results for
+                documents in a batch than for each alone; `head: liger` cannot be used here.
         """
         if operations.head == "liger":
             liger.kernels(torch.device(device))
@@ -127,6 +130,7 @@ class Workspace:
             raise UserError(
                 f"model.source: tokenizer has token id {largest}, but the model's vocabulary is {vocabulary}"
             )
+        check_positions(vanilla, data.splits["forget"].input_ids.shape[1])
         shapes = [p.shape for p in vanilla.parameters()]
         autocast = None if model.autocast is None else DTYPES[model.autocast]
         shards = operations.parallel == "shard" and comm.world > 1
@@ -219,10 +223,10 @@ class Workspace:
         """What whoever reads the study's results should know of how they came about."""
         found = []
         if self.data.packed and self.layout == "apart":
-            found.append(
-                f"data.layout: {type(self.policy).__name__} does not keep packed documents apart; "
-                "each has a padded row of its own, which gives the same results and takes longer"
-            )
+            found.append(NOT_PACKED.format(type(self.policy).__name__))
+        length = self.data.splits["forget"].input_ids.shape[1]
+        if (beyond := check_positions(self.policy, length)) is not None:
+            found.append(beyond)
         if self.update_cost.estimated:
             found.append(f"FLOPs of updates are estimated: {self.update_cost.estimated}")
         return found

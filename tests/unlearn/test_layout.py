@@ -12,6 +12,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
 from ray_unlearn.unlearn.batch import ATTENTION
 from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.context_length import check_positions
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.layout import (
@@ -22,7 +23,9 @@ from ray_unlearn.unlearn.layout import (
     layout_of_architecture,
     states_of,
 )
+from ray_unlearn.unlearn.memory import on_meta
 from ray_unlearn.unlearn.model import load_model
+from ray_unlearn.unlearn.plan import plan
 from ray_unlearn.unlearn.policy import checkpoint_layers
 from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.workspace import Workspace
@@ -129,6 +132,26 @@ def test_packed_and_padded_data_measure_the_same_on_falcon(packed_falcon: StudyS
     assert evaluate(packed) == pytest.approx(evaluate(padded), rel=1e-4, abs=1e-5)
     lengths = packed.document_lengths("retain", [0, 1])  # type: ignore[arg-type]
     assert len(set(lengths)) == 1, "padded to the longest"
+
+
+def test_the_plan_says_what_a_lane_will_do(packed_falcon: StudySpec) -> None:
+    (note,) = plan(packed_falcon).notes
+    assert note.startswith("data.layout: FalconForCausalLM does not keep packed documents apart")
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_sequences_beyond_the_models_positions_are_refused_or_said(kind: str) -> None:
+    """GPT-2 has a table of 64 positions; a Llama computes them, and is only worse beyond."""
+    shape = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 64}
+    if kind == "llama":
+        shape = GROUPED | {"max_position_embeddings": 64}
+    model = on_meta(AutoConfig.for_model(kind, **shape))
+    assert check_positions(model, 64) is None
+    if kind == "llama":
+        assert "256 tokens are more than the 64 positions" in str(check_positions(model, 256))
+    else:
+        with pytest.raises(UserError, match=r"sequence_length: 256, but .* has 64 positions"):
+            check_positions(model, 256)
 
 
 def test_adapters_autocast_and_checkpointing_are_tried_as_they_are_called(

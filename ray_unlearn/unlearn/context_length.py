@@ -1,0 +1,49 @@
+"""Positions: a model with a table of them has none beyond its end, and others were never trained
+there."""
+
+from typing import Any
+
+from torch import nn
+
+from ray_unlearn.spec.errors import UserError
+
+POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_embedding")
+"""Names of learned position embeddings."""
+
+
+def check_positions(model: Any, length: int) -> str | None:
+    """Compare the data's sequence length with the positions of a model.
+
+    Args:
+        model: a causal LM; it may be on the meta device.
+        length: tokens of a sequence.
+
+    Returns:
+        What to tell people where positions are computed and go on beyond the model's context.
+
+    Raises:
+        UserError: sequences are longer than the model's table of positions.
+    """
+    table = next(
+        (
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Embedding) and name.split(".")[-1] in POSITION_TABLES
+        ),
+        None,
+    )
+    context = getattr(model.config, "max_position_embeddings", None)
+    if table is not None:
+        # OPT's table begins with two rows that stand for no position.
+        there = min(table.num_embeddings, context or table.num_embeddings)
+        if length > there:
+            raise UserError(
+                f"data.sequence_length: {length}, but {type(model).__name__} has {there} positions; "
+                f"use at most {there}"
+            )
+    elif isinstance(context, int) and length > context:
+        return (
+            f"data.sequence_length: {length} tokens are more than the {context} positions that "
+            f"{type(model).__name__} was made for; its perplexity may be poor beyond them"
+        )
+    return None
