@@ -36,3 +36,14 @@ def scoring_rows(rows: pd.DataFrame) -> pd.DataFrame:
 def best_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """The row that scores the best trial of each method; the best method first."""
     return scoring_rows(rows).drop_duplicates("method")
+
+
+def best_of_each(trials: pd.DataFrame) -> pd.DataFrame:
+    """The best trial of each study and method in a trial table, in the table's order.
+
+    Args:
+        trials: `TrialTable.trials`, where lower scores are better. A method whose trials are all
+            infeasible has none.
+    """
+    order = trials[~trials["infeasible"]].sort_values(["score_selection", "trial"], kind="stable")
+    return order.drop_duplicates(["study", "method"]).sort_values("trial", kind="stable")

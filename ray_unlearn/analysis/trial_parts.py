@@ -70,7 +70,11 @@ def study_part(study: StudyResults) -> SourceTrials:
     lines = rows.drop_duplicates("number").set_index("number")
     trials = lines[["method", "seed", "status", *HYPERPARAMETERS]].copy()
     trials = trials.assign(
-        study=study.key, domain=study.domain, model=study.model, seed=trials["seed"].astype(float)
+        study=study.key,
+        domain=study.domain,
+        model=study.model,
+        seed=trials["seed"].astype(float),
+        number=lines.index,
     )
     sampled_by = lines["sampled_by"]
     if study.spec is not None:

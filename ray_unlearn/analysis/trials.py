@@ -29,6 +29,7 @@ class TrialTable:
 
     trials: one line per trial, columns
         trial            unique number over all studies (0, 1, ...)
+        number           in its study's ledger (float, NaN where it is in none); absent without studies
         study, domain, model, group    `group` is what claims about transfer hold one of out: domain, or model and domain
         method           "" where the table has none
         seed             float, NaN where unknown
@@ -210,6 +211,8 @@ def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
     ]  # fmt: skip
     trials = trials[known + [name for name in trials if name not in known]]
     trials.insert(0, "trial", np.arange(len(trials)))
+    if "number" in trials:
+        trials.insert(1, "number", trials.pop("number").astype(float))
     trials["crossed"] = trials["crossed"].astype(object).where(trials["crossed"].notna(), None)
     return trials, pd.concat([part for part in rows if len(part)] or rows[:1], ignore_index=True)
 

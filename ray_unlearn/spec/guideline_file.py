@@ -153,6 +153,17 @@ class Guideline(Strict):
         return self
 
 
+class BestTrial(Strict):
+    """The best trial of a method in a study: the lowest score on the half that chooses."""
+
+    study: str
+    method: str | None = Field(None, description="null: the table names none")
+    trial: int = Field(ge=0, description="its line in the report's data/trials.csv")
+    number: int | None = Field(None, ge=0, description="in the study's ledger; null: no study")
+    update: float | None = Field(description="of the evaluation that scores it; null: not known")
+    score: float = Field(description="of that evaluation, on the half that reports")
+
+
 class Guidelines(Strict):
     """The file."""
 
@@ -161,6 +172,9 @@ class Guidelines(Strict):
         description="sources with digests, versions, seed, thresholds"
     )
     score: ScoreInfo
+    best_trials: tuple[BestTrial, ...] = Field(
+        (), description="by study and method; older files have none"
+    )
     guidelines: tuple[Guideline, ...]
 
     @property

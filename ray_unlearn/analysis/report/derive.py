@@ -1,20 +1,23 @@
 """What the trials of all sources say: statistics and guidelines, before any page is made."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from ray_unlearn.analysis.best_trials import best_of_each
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import Findings, find
+from ray_unlearn.analysis.numerals import rounded
 from ray_unlearn.analysis.read.study_results import Results, load
 from ray_unlearn.analysis.report.provenance import command_line, options, provenance
 from ray_unlearn.analysis.report.published_question import PublishedAnswer, published_answer
 from ray_unlearn.analysis.report.report_files import csv_text
 from ray_unlearn.analysis.tolerance import DEFAULT
 from ray_unlearn.analysis.trials import TrialTable, trial_table
-from ray_unlearn.spec.guideline_file import Guidelines, ScoreInfo
+from ray_unlearn.spec.guideline_file import BestTrial, Guidelines, ScoreInfo
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def derive(
     guidelines = Guidelines(
         provenance=provenance(results, written, seed, command),
         score=table.score if table is not None else _no_score(tolerance),
+        best_trials=_best_trials(table) if table is not None else (),
         guidelines=guidelines_of(findings) if findings is not None else (),
     )
     answer = published_answer(findings, guidelines.guidelines)
@@ -89,6 +93,20 @@ def trials_as_given(table: TrialTable) -> pd.DataFrame:
     """The trials for people: scores in the direction they were given in."""
     names = ("score", "score_selection")
     return table.trials.assign(**{name: table.as_given(table.trials[name]) for name in names})
+
+
+def _best_trials(table: TrialTable) -> tuple[BestTrial, ...]:
+    return tuple(
+        BestTrial(
+            study=line["study"],
+            method=line["method"] or None,
+            trial=line["trial"],
+            number=None if math.isnan(line.get("number", math.nan)) else int(line["number"]),
+            update=rounded(line["update"]),
+            score=table.as_given(line["score"]),
+        )
+        for line in best_of_each(table.trials).to_dict("records")
+    )
 
 
 def _no_score(tolerance: float | None) -> ScoreInfo:

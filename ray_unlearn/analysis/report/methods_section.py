@@ -23,9 +23,10 @@ from ray_unlearn.spec.guideline_file import Guideline, Reason
 
 TITLE = "Each method: what matters, which values are good, when to stop"
 STOPPING = (
-    "The rule: stop at the first evaluation whose forget perplexity reaches that of unseen text "
-    "(selection half), else run to the end. Its price is the score lost against the best step of "
-    "the same trial, which the selection half chose and the reporting half scored."
+    "The rule `stop_rule`: stop at the first evaluation whose forget perplexity reaches that of "
+    "unseen text (selection half), else run to the end. Its price is the score at that evaluation "
+    "less the score at the best step of the same trial (`best_row`), which the selection half chose "
+    "and the reporting half scored."
 )
 NO_STOPPING = (
     "No stopping rule is judged: that takes forget perplexity, its target, and two evaluations of "

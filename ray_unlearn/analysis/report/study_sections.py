@@ -49,6 +49,13 @@ from ray_unlearn.analysis.report.wording import headline, outcome_sentence
 
 UNKNOWN = (("retraining_flops", "0"), ("retraining_flops", "0.0"))
 """Header entries that stand for "not known"."""
+SCORE_RULES = {
+    "best_row": "a trial is scored at its deployable evaluation with the lowest score on the "
+    "selection half",
+    "stop_rule": "a trial is scored at its first deployable evaluation whose forget NLL reaches "
+    "that of the vanilla model on unseen text (selection half), else at the last one",
+}
+"""`store.score.ScoreRule` in words."""
 ROWS_WORTH_A_PROCESS = 20_000
 
 
@@ -118,12 +125,7 @@ def studies_section(studies: Sequence[StudyBlocks], *, with_verdicts: bool) -> t
 def _verdict(study: StudyResults, table: pd.DataFrame) -> tuple[Block, ...]:
     first, *others = headline(study, table)
     more = paragraphs([" ".join(others)]) if others else ()
-    return (Paragraph(first, style="verdict"), *more, verdict_table(table, score_rule(study)))
-
-
-def score_rule(study: StudyResults) -> str:
-    """Which row scores a trial of the study, in words."""
-    return "a trial's score is that of its best deployable evaluation"
+    return (Paragraph(first, style="verdict"), *more, verdict_table(table, study.score_rule))
 
 
 def _details(
@@ -184,6 +186,7 @@ def _facts(study: StudyResults) -> tuple[tuple[str, str], ...]:
         ("Trials", outcome_sentence(study)),
         ("Evaluation rows", f"{len(rows):,}, of which {unscored(study):,} have no finite score"),
         ("Seeds", ", ".join(str(seed) for seed in study.seeds) or "not recorded"),
+        ("Score rule", f"`{study.score_rule}`: {SCORE_RULES[study.score_rule]}"),
         ("Search", _search(study)),
     ]
     if study.notes:

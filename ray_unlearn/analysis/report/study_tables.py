@@ -69,7 +69,7 @@ def verdict_table(table: pd.DataFrame, rule: str) -> Table:
 
     Args:
         table: `verdict.verdict` of a study.
-        rule: the study's score rule, in words.
+        rule: the study's score rule.
     """
     target = "the vanilla model's perplexity on the approximate set, reporting half"
     feasible = "share of candidate rows within the tolerances stated below the table"
@@ -88,8 +88,8 @@ def verdict_table(table: pd.DataFrame, rule: str) -> Table:
         (Heading("feasible", "of rows", feasible), lambda row: share(row["feasible_share"])),
     ]
     caption = (
-        f"Best configuration of each method, chosen on the selection half; {rule}; metrics on the "
-        f"reporting half. {ARROWS_EXPLAINED}"
+        f"Best configuration of each method by the score rule `{rule}`, chosen on the selection "
+        f"half; metrics on the reporting half. {ARROWS_EXPLAINED}"
     )
     return _by_method(ranked_methods(table), caption, fields)
 
