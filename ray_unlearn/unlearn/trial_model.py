@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
 from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.files import kept_weights
 from ray_unlearn.store.record import Record, Trial
@@ -51,18 +52,8 @@ def write_trial_model(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
     spec, record = open_study(study)
-    rule = ScoreRule.of(record, spec)
-    best = rule.best(record)
-    chosen = (None if best is None else best[0]) if trial == "best" else _named(record, trial)
-    if chosen is None:
-        raise UserError(f"{storage.url}: no trial has a score yet, so there is no best one")
+    chosen, wanted = chosen_for_export(spec, record, trial, update)
     config = validated(TrialConfig, chosen.config, "ledger: config")
-    scored = rule.row(chosen)
-    if update is None and scored is None:
-        raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an update")
-    wanted = int(scored["update"]) if update is None and scored is not None else int(update or 0)
-    if not 1 <= wanted <= config.steps:
-        raise UserError(f"update {wanted}: trial {trial} has updates 1 to {config.steps}")
     single = Single(spec, say)
     if not single.can_repeat(config):
         raise UserError(
@@ -79,6 +70,34 @@ def write_trial_model(
         how = f"trial {chosen.number} run again to update {wanted}"
     single.save(output)
     say(f"model: {output} ({how})")
+
+
+def chosen_for_export(
+    spec: StudySpec, record: Record, trial: str, update: int | None = None
+) -> tuple[Trial, int]:
+    """Which trial is exported, and after which update.
+
+    Args:
+        spec: of the study.
+        record: its ledger.
+        trial: id or number of a trial, or `best`.
+        update: None: that of the row that scores the trial.
+
+    Raises:
+        UserError: no such trial or update, or no score.
+    """
+    rule = ScoreRule.of(record, spec)
+    best = rule.best(record)
+    chosen = (None if best is None else best[0]) if trial == "best" else _named(record, trial)
+    if chosen is None:
+        raise UserError(f"{spec.name}: no trial has a score yet, so there is no best one")
+    scored, steps = rule.row(chosen), int(chosen.config["steps"])
+    if update is None and scored is None:
+        raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an update")
+    wanted = int(scored["update"]) if update is None and scored is not None else int(update or 0)
+    if not 1 <= wanted <= steps:
+        raise UserError(f"update {wanted}: trial {trial} has updates 1 to {steps}")
+    return chosen, wanted
 
 
 def _named(record: Record, trial: str) -> Trial:
