@@ -6,13 +6,14 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from surfaces import planted, valley
+from surfaces import RATE, planted, valley
 
+from ray_unlearn.analysis.read.study_results import load
+from ray_unlearn.analysis.report.derive import derive_guidelines, trials_as_given
 from ray_unlearn.analysis.report.write import write_report
+from ray_unlearn.analysis.trials import trial_table
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.guideline_file import load_guidelines
 
 
 def lines(count: int, score: str = "0.5", **columns: str) -> str:
@@ -93,18 +94,15 @@ def test_a_score_that_is_maximised_keeps_its_sign_for_people(tmp_path: Path) -> 
         {"a": valley(), "b": lambda logs, rng: valley()(logs, rng) + 0.3},
         trials=40,
         groups=("x", "y", "z"),
+        axes=(RATE,),
     ).trials
-    frame = losses[["trial", "method", "domain", "seed", "learning_rate", "w_r"]].assign(
-        drawn_by="random"
-    )
+    frame = losses[["trial", "method", "domain", "seed", "learning_rate"]].assign(drawn_by="random")
     frame.assign(loss=losses["score"]).to_csv(tmp_path / "loss.csv", index=False)
     frame.assign(accuracy=1 - losses["score"]).to_csv(tmp_path / "accuracy.csv", index=False)
-    how = {"mapping": {"drawn_by": "sampler"}, "tolerance": 0.1}
-    write_report([tmp_path / "loss.csv"], tmp_path / "l", score="loss", **how)
-    write_report(
-        [tmp_path / "accuracy.csv"], tmp_path / "a", score="accuracy", maximise=True, **how
-    )
-    loss, accuracy = (load_guidelines(tmp_path / name / "guidelines.json") for name in ("l", "a"))
+    how = {"mapping": {"drawn_by": "sampler"}}
+    loss = derive_guidelines([tmp_path / "loss.csv"], score="loss", tolerance=0.1, **how)
+    turned = {"score": "accuracy", "maximise": True, **how}
+    accuracy = derive_guidelines([tmp_path / "accuracy.csv"], tolerance=0.1, **turned)
     assert [(g.id, g.status) for g in loss.guidelines] == [
         (g.id, g.status) for g in accuracy.guidelines
     ]
@@ -118,5 +116,5 @@ def test_a_score_that_is_maximised_keeps_its_sign_for_people(tmp_path: Path) -> 
     }
     assert numbers["l"] == pytest.approx(-0.3, abs=0.1)
     assert numbers["a"] == pytest.approx(-numbers["l"], rel=1e-4)
-    shown = pd.read_csv(tmp_path / "a" / "data" / "trials.csv")
+    shown = trials_as_given(trial_table(load([tmp_path / "accuracy.csv"], **turned)))
     assert np.sort(shown["score"]) == pytest.approx(np.sort(1 - losses["score"]))
