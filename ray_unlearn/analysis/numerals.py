@@ -1,8 +1,8 @@
 """Numbers as they are written: for people on a page, in sentences, and in `guidelines.json`.
 
-On a page, `number` and its like use a real minus sign and thousands separators. In sentences, `plain`
-does not: a value in them may be copied into a study file. In `guidelines.json`, `rounded` values
-hide the last bits of another machine's arithmetic.
+On a page, `number` and its like use a real minus sign and thousands separators. In sentences,
+`plain` does not: a value in them may be copied into a study file. In `guidelines.json`, `rounded`
+values hide the last bits of another machine's arithmetic.
 """
 
 import math

@@ -112,7 +112,8 @@ def combined(axes: list[Axis]) -> Axis:
     first = axes[0]
     if len({axis.scale == "categorical" for axis in axes}) > 1:
         raise UserError(
-            f"`{first.name}` is a range in one study and a list of choices in another; report on them separately"
+            f"`{first.name}` is a range in one study and a list of choices in another; report on "
+            "them separately"
         )
     if first.scale == "categorical":
         choices = tuple(dict.fromkeys(choice for axis in axes for choice in axis.choices))

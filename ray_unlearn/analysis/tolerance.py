@@ -58,10 +58,12 @@ def tolerance_of(
             pooled = "" if len(found) == 1 else f", root mean square over {len(found)} studies"
             return (
                 tau,
-                f"one SD of the score across {models} models retrained from different seeds{pooled}",
+                f"one SD of the score across {models} models retrained from different "
+                f"seeds{pooled}",
             )
         return DEFAULT, (
-            f"the program's default, {DEFAULT} nats/token: no study measured {LEAST_RETRAINED} retrained models of "
+            f"the program's default, {DEFAULT} nats/token: no study measured {LEAST_RETRAINED} "
+            "retrained models of "
             "different seeds"
         )
     return _from_scores(trials, hyperparameters)
@@ -120,13 +122,15 @@ def _from_scores(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> tupl
     freedom = len(finite) - alike.ngroups
     if hyperparameters and freedom >= LEAST_REPEATS and squares > 0:
         return math.sqrt(squares / freedom), (
-            f"one SD of the score between trials of equal hyperparameters ({freedom} degrees of freedom)"
+            f"one SD of the score between trials of equal hyperparameters ({freedom} degrees of "
+            "freedom)"
         )
     scores = finite.groupby(places)["score"]
     spread = float((scores.quantile(0.75) - scores.quantile(0.25)).median()) if len(finite) else 0.0
     if spread > 0:
         return spread / 10, (
-            "the program's default, a tenth of the scores' interquartile range (median over groups and methods): no "
+            "the program's default, a tenth of the scores' interquartile range (median over "
+            "groups and methods): no "
             "tolerance was given and no configuration was run often enough to see the noise"
         )
     size = float(finite["score"].abs().max()) if len(finite) else 0.0

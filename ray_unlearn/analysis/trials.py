@@ -1,5 +1,4 @@
-"""One line per trial: the unit of every claim. Made from `Results`, whatever they were read
-from."""
+"""The trial table: one line per trial, the unit of every claim, from studies and foreign tables."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,23 +28,24 @@ class TrialTable:
 
     trials: one line per trial, columns
         trial            unique number over all studies (0, 1, ...)
-        number           in its study's ledger (float, NaN where it is in none); absent without studies
-        study, domain, model, group    `group` is what claims about transfer hold one of out: domain, or model and domain
+        number           in its study's ledger (NaN for a foreign table); absent without studies
+        study, domain, model
+        group            what claims about transfer leave out: domain, or model and domain
         method           "" where the table has none
         seed             float, NaN where unknown
-        status           outcome (`results.schema.OUTCOMES`; "complete" for foreign tables that do not say)
-        infeasible       bool: diverged, out of memory or without a finite score at its checkpoint
+        status           outcome (`store.schema.OUTCOMES`; "complete" where a table does not say)
+        infeasible       bool: diverged, out of memory, or no finite score at its scoring row
         drawn            "space" (quasi-random, random, grid), "adaptive" or "unknown"
-        update           of the deployable checkpoint (NaN where steps are unknown)
-        crossed          True/False: forget ppl reached the target at the checkpoint; None where it cannot be told
-        score            at the checkpoint, reporting half where there are halves; lower is better; NaN if infeasible
-        score_selection  the same on the half that may be used for choosing (equal to `score` without halves)
+        update           of the row that scores the trial (NaN where steps are unknown)
+        crossed          whether the forget ppl reached the target there: True, False, None (unknown)
+        score            of that row, on the reporting half; lower is better; NaN if infeasible
+        score_selection  of that row, on the selection half (`score` in a table without halves)
         and one column per hyperparameter.
     rows: the evaluation rows with `trial`, `update`, `score`, `score_selection`, `forget_nll` and,
         where known, `forget_gap`, `utility_loss`, `learning_rate_sum`, `target_nll`; by trial and
         update.
     axes: by method, the hyperparameters that vary, in a fixed order.
-    score: name, direction (scores here are turned so that lower is better), tolerance.
+    score: name, direction (scores here are turned so that lower is better), tolerance, score rule.
     left_out: trials that say nothing about their configuration: failed, still running, or without
         an evaluation that could be deployed; one line each with study, domain, model, group,
         method, status, `why`.
@@ -54,8 +54,8 @@ class TrialTable:
     `score` is finite exactly where a trial is not infeasible. A pruned trial that had passed its
     best row counts as complete. Rows before the fewest free steps are not in `rows`; `candidate` is
     False for rows of a searched number of steps before the last one, which could not be deployed.
-    NaN as a row's score: not finite. The order and the numbers of trials do not depend on the order
-    of lines in a file.
+    A row's score is NaN where it was not finite. The order and the numbers of trials do not depend
+    on the order of lines in a file.
     """
 
     trials: pd.DataFrame
@@ -116,7 +116,8 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     left_out = pd.concat([part.left_out for part in parts], ignore_index=True)
     if trials.empty:
         raise UserError(
-            f"none of the {len(left_out)} trials has an outcome and an evaluation; report on them later"
+            f"none of the {len(left_out)} trials has an outcome and an evaluation; report on them "
+            "later"
         )
     everyone = pd.concat([trials[["domain", "model"]], left_out[["domain", "model"]]])
     several = {key: everyone[key].nunique() > 1 for key in ("domain", "model")}
@@ -175,7 +176,8 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
     for other, turned, where in found[1:]:
         if (other, turned) != (name, maximise):
             raise UserError(
-                f"{where}: its score is `{other}`, that of {source} is `{name}`; report on them separately"
+                f"{where}: its score is `{other}`, that of {source} is `{name}`; report on them "
+                "separately"
             )
     return name, "maximize" if maximise else "minimize"
 
@@ -206,9 +208,19 @@ def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for part, start in zip(parts, starts, strict=False)
     ]
     known = [
-        "study", "domain", "model", "method", "seed", "status", "infeasible", "drawn", "update", "crossed", "score",
+        "study",
+        "domain",
+        "model",
+        "method",
+        "seed",
+        "status",
+        "infeasible",
+        "drawn",
+        "update",
+        "crossed",
+        "score",
         "score_selection",
-    ]  # fmt: skip
+    ]
     trials = trials[known + [name for name in trials if name not in known]]
     trials.insert(0, "trial", np.arange(len(trials)))
     if "number" in trials:
@@ -266,7 +278,8 @@ def _axes(
                     absent |= own[name].astype(float) <= 0
                 if absent.any():
                     notes.append(
-                        f"{name} of {method or 'the table'} is not analysed: {int(absent.sum())} of {len(own)} trials have "
+                        f"{name} of {method or 'the table'} is not analysed: {int(absent.sum())} "
+                        f"of {len(own)} trials have "
                         "no value on its axis (it is conditional, or not recorded)"
                     )
                     continue

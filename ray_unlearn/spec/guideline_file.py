@@ -34,7 +34,8 @@ class ScoreInfo(Strict):
     tolerance_source: str = Field(description="where tau comes from, in words")
     score_rule: ScoreRuleName = Field(
         "stop_rule",
-        description="the rule that chose the evaluation that scores a trial, as `objective.score_rule`; files "
+        description="the rule that chose the evaluation that scores a trial, as "
+        "`objective.score_rule`; files "
         "without it were made by programs that knew the stopping rule alone",
     )
     checkpoint_rule: str = Field(
@@ -98,9 +99,18 @@ class Reason(Strict):
     """Why a claim is withheld."""
 
     kind: Literal[
-        "sampler", "trials", "seeds", "importance", "heldout", "difference", "certainty", "stop_price", "trade_off",
-        "near_best", "nothing_to_narrow",
-    ] = Field(description="what is missing")  # fmt: skip
+        "sampler",
+        "trials",
+        "seeds",
+        "importance",
+        "heldout",
+        "difference",
+        "certainty",
+        "stop_price",
+        "trade_off",
+        "near_best",
+        "nothing_to_narrow",
+    ] = Field(description="what is missing")
     text: str
     trials_needed: int | None = Field(
         None, ge=1, description="more trials of the method, where that can be said"
@@ -211,6 +221,7 @@ def load_guidelines(path: Path) -> Guidelines:
     version = content.get("schema_version")
     if not isinstance(version, int) or version > GUIDELINES_VERSION:
         raise UserError(
-            f"{path}: schema version {version!r}, this program reads up to {GUIDELINES_VERSION}; update it"
+            f"{path}: schema version {version!r}, this program reads up to {GUIDELINES_VERSION}; "
+            "update it"
         )
     return validated(Guidelines, content, str(path))

@@ -87,7 +87,8 @@ def _bounds(name: str, parameter: Range, claim: Guideline) -> tuple[float, float
         raise Kept(f"the claimed {_shown(low, high)} does not fit its log scale")
     if low > parameter.high or high < parameter.low:
         raise Kept(
-            f"the claimed {_shown(low, high)} lies outside the study's own {_shown(parameter.low, parameter.high)}"
+            f"the claimed {_shown(low, high)} lies outside the study's own "
+            f"{_shown(parameter.low, parameter.high)}"
         )
     said: list[str] = []
     new_low, new_high = max(low, parameter.low), min(high, parameter.high)

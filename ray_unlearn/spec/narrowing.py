@@ -41,7 +41,8 @@ def narrowed(
     """
     if spec.search.sampler in ("grid", "listed"):
         raise UserError(
-            f"search.sampler: `{spec.search.sampler}` runs given points, so {where} cannot narrow it; use `tpe` or `qmc`"
+            f"search.sampler: `{spec.search.sampler}` runs given points, so {where} cannot narrow "
+            "it; use `tpe` or `qmc`"
         )
     _check_score_rule(spec, guidelines, where)
     claims = [
@@ -86,7 +87,8 @@ def _check_score_rule(spec: StudySpec, guidelines: Guidelines, where: str) -> No
     ours, theirs = spec.objective.score_rule, guidelines.score.score_rule
     if ours != theirs:
         raise UserError(
-            f"{where}: its trials were scored by `{theirs}` (score.score_rule), those of this study "
+            f"{where}: its trials were scored by `{theirs}` (score.score_rule), those of this "
+            "study "
             f"would be by `{ours}`; set `objective.score_rule: {theirs}` in the study, or make the "
             f"guidelines again from studies scored by `{ours}` (`ray-unlearn report`)"
         )
@@ -97,7 +99,8 @@ def _nothing_claimed(guidelines: Guidelines, where: str) -> str:
     first = next((g.withheld_because[0].text for g in ranges if g.withheld_because), "")
     reason = f" (the first because: {first})" if first else ""
     return (
-        f"{where}: no good region was claimed, {len(ranges)} withheld{reason}: there is nothing to narrow; give the study more "
+        f"{where}: no good region was claimed, {len(ranges)} withheld{reason}: there is nothing "
+        "to narrow; give the study more "
         "trials, seeds or domains (`ray-unlearn resume DIR --trials N`), or leave out --space-from"
     )
 
@@ -115,7 +118,8 @@ def _transfers(spec: StudySpec, claims: list[Guideline], domain: str) -> Iterato
         outside = [scope for scope in scopes if scope and here not in scope]
         if here and outside:
             yield (
-                f"{len(outside)} of {len(claims)} claims were made for other {what}s ({', '.join(known)}) than this study's "
+                f"{len(outside)} of {len(claims)} claims were made for other {what}s "
+                f"({', '.join(known)}) than this study's "
                 f"({here}): that they hold here is your assumption"
             )
 
@@ -196,7 +200,8 @@ def _warm_point(
             used.append(f"{name} {inside:.3g}" if isinstance(inside, float) else f"{name} {inside}")
         elif value is not None:
             notes.append(
-                f"{space.method}, {name}: the claimed start {value} is outside the space; its middle is used"
+                f"{space.method}, {name}: the claimed start {value} is outside the space; its "
+                "middle is used"
             )
         point[name] = _middle(parameter) if inside is None else inside
     if not used:

@@ -161,8 +161,15 @@ def quick_ledger(study: Path, spec: StudySpec, header: Header | None = None) -> 
 
 
 def write_trial(
-    ledger: Ledger, spec: StudySpec, method: str, chosen: dict[str, Any], rows: dict[int, Row], *, status: str = "complete", reason: str = "",
-) -> None:  # fmt: skip
+    ledger: Ledger,
+    spec: StudySpec,
+    method: str,
+    chosen: dict[str, Any],
+    rows: dict[int, Row],
+    *,
+    status: str = "complete",
+    reason: str = "",
+) -> None:
     """One trial with its rows by update, and its outcome (`running`: none yet)."""
     number = len(ledger.record.trials)
     seeds = spec.search.trial_seeds

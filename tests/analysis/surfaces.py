@@ -51,12 +51,24 @@ def planted(
             clean = np.asarray(score(logs, rng), dtype=float)
             parts.append(
                 pd.DataFrame(values).assign(
-                    study=group, domain=group, model="m", group=group, method=method, seed=np.arange(trials) % 3,
-                    infeasible=~np.isfinite(clean), drawn=drawn, update=8.0, crossed=None,
-                    score=np.where(np.isfinite(clean), clean + rng.normal(0, noise, trials), np.nan),
-                    score_selection=np.where(np.isfinite(clean), clean + rng.normal(0, noise, trials), np.nan),
+                    study=group,
+                    domain=group,
+                    model="m",
+                    group=group,
+                    method=method,
+                    seed=np.arange(trials) % 3,
+                    infeasible=~np.isfinite(clean),
+                    drawn=drawn,
+                    update=8.0,
+                    crossed=None,
+                    score=np.where(
+                        np.isfinite(clean), clean + rng.normal(0, noise, trials), np.nan
+                    ),
+                    score_selection=np.where(
+                        np.isfinite(clean), clean + rng.normal(0, noise, trials), np.nan
+                    ),
                 )
-            )  # fmt: skip
+            )
     frame = pd.concat(parts, ignore_index=True)
     frame["status"] = np.where(frame["infeasible"], "infeasible", "complete")
     frame.insert(0, "trial", range(len(frame)))

@@ -52,11 +52,24 @@ def report_of(text: str, folder: Path) -> tuple[str, dict]:
         lines(40, score="inf"),
         lines(40).replace(",0.5", ",nan", 20),
         lines(40).replace(",0.5", ",", 20),
-        lines(40, method="<b>bold</b> & co", domain='"><script>alert(1)</script>'.replace(",", "").replace('"', "")),
+        lines(
+            40,
+            method="<b>bold</b> & co",
+            domain='"><script>alert(1)</script>'.replace(",", "").replace('"', ""),
+        ),
         "trial,score\n" + "\n".join(f"{i},{i / 10}" for i in range(30)),
     ],
-    ids=["one trial", "two trials", "constant score", "all infinite", "half nan", "half empty", "markup", "no hyperparameter"],
-)  # fmt: skip
+    ids=[
+        "one trial",
+        "two trials",
+        "constant score",
+        "all infinite",
+        "half nan",
+        "half empty",
+        "markup",
+        "no hyperparameter",
+    ],
+)
 def test_a_valid_page_that_claims_nothing(text: str, tmp_path: Path) -> None:
     page, guidelines = report_of(text, tmp_path)
     assert [g["id"] for g in guidelines["guidelines"] if g["status"] == "claimed"] == []
@@ -76,8 +89,15 @@ def test_a_valid_page_that_claims_nothing(text: str, tmp_path: Path) -> None:
         ("trial,lr,score\n0,1e-5,good\n1,1e-5,0.1", "good"),
         ("trial,lr,score\n0,1e-5,0.5\n0,2e-5,0.5", "1e-05|2e-05|learning_rate"),
     ],
-    ids=["no trial column", "no score column", "no rows", "two scores at one step", "a word for a score", "two values in a trial"],
-)  # fmt: skip
+    ids=[
+        "no trial column",
+        "no score column",
+        "no rows",
+        "two scores at one step",
+        "a word for a score",
+        "two values in a trial",
+    ],
+)
 def test_an_error_that_names_the_place(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as error:
         report_of(text, tmp_path)

@@ -65,8 +65,11 @@ def test_trials_scores_and_what_an_empty_cell_means(table, tmp_path: Path) -> No
     # Trial 1 of two domains is two trials; the best evaluation with a score counts. Trial 2 has
     # diverged at step 20 (written `nan`); at step 20 of trial 3 nothing was measured (empty).
     assert list(zip(trials["domain"], trials["update"], strict=True)) == [
-        ("arxiv", 20.0), ("arxiv", 10.0), ("arxiv", 10.0), ("github", 10.0),
-    ]  # fmt: skip
+        ("arxiv", 20.0),
+        ("arxiv", 10.0),
+        ("arxiv", 10.0),
+        ("github", 10.0),
+    ]
     np.testing.assert_array_equal(trials["score"], [0.5, 0.8, 0.7, 0.4])
     assert not trials["infeasible"].any()
     # By the stopping rule, without a target, the last one counts: a diverged model.
@@ -94,7 +97,8 @@ def test_trials_scores_and_what_an_empty_cell_means(table, tmp_path: Path) -> No
 
 def test_a_trial_without_any_score_is_missing_unless_its_status_says_why(table) -> None:
     found = table(
-        "trial,lr,score,status\n1,0.1,1,ok\n2,0.2,,diverged\n3,0.3,,\n4,0.4,,failed\n5,0.5,,OOM\n6,0.6,-inf,\n"
+        "trial,lr,score,status\n1,0.1,1,ok\n2,0.2,,diverged\n3,0.3,,\n4,0.4,,failed\n"
+        "5,0.5,,OOM\n6,0.6,-inf,\n"
     )
     assert list(found.trials["lr"]) == [0.1, 0.2, 0.5, 0.6]
     assert list(found.trials["status"]) == ["complete", "infeasible", "out_of_memory", "infeasible"]
@@ -146,7 +150,8 @@ def test_the_best_evaluation_scores_a_trial_unless_the_table_says_otherwise(tabl
     assert found.score.checkpoint_rule == "the evaluation with the lowest `score`"
     assert any("chosen and scored by the same number" in note for note in found.notes)
     halves = table(
-        "trial,update,lr,score,score_selection\n1,1,0.1,5,2\n1,2,0.1,1,3\n2,1,0.2,4,4\n3,1,0.3,1,1\n"
+        "trial,update,lr,score,score_selection\n1,1,0.1,5,2\n1,2,0.1,1,3\n2,1,0.2,4,4\n"
+        "3,1,0.3,1,1\n"
     )
     assert list(halves.trials["score"]) == [5, 4, 1], "chosen on one half, scored on the other"
     assert not any("chosen and scored" in note for note in halves.notes)
@@ -184,32 +189,91 @@ def test_exact_copies_are_counted_and_contradictions_are_errors(read, tmp_path: 
 @pytest.mark.parametrize(
     ("text", "how", "message"),
     [
-        ("run,score\n1,2\n", {}, r"lacks the column trial; say which it is with `--map COLUMN=trial`; known: run"),
+        (
+            "run,score\n1,2\n",
+            {},
+            r"lacks the column trial; say which it is with `--map COLUMN=trial`; known: run",
+        ),
         ("trial,scor\n1,2\n", {}, r"lacks the column score; .*did you mean 'scor'"),
         ("trial,score\n", {}, "holds no line"),
         ("trial,score\n1,2\n", {"mapping": {"lrr": "lr"}}, r"--map lrr=lr: no column 'lrr'"),
-        ("trial,rouge\n1,2\n", {"mapping": {"score": "rouge"}}, r"the column comes first: rouge=score"),
-        ("trial,a,b\n1,2,3\n", {"mapping": {"a": "score", "b": "score"}}, r"columns `a` and `b` are both mapped to 'score'"),
-        ("trial,a,score\n1,2,3\n", {"score": "a"}, r"`a` and `score` are both 'score'; say `--map score=ignore`"),
-        ("trial,lr,learning_rate,score\n1,2,3,4\n", {"mapping": {"lr": "learning_rate"}},
-         r"`lr` and `learning_rate` are both 'learning_rate'; say `--map learning_rate=ignore`"),
-        ("trial,lr,score\n1,0.1,2\n2,0.2,much\n", {}, r"column `score` must hold numbers, got 'much' in line 3"),
-        ("trial,lr,score\n1,0.1,2\n2,low,3\n3,0.1,2\n", {}, r"column `lr` must hold numbers, got 'low' in line 3"),
-        ("trial,lr,score\n1,0.1,2\n2,inf,3\n", {}, r"column `lr` is inf in line 3; a hyperparameter is finite"),
+        (
+            "trial,rouge\n1,2\n",
+            {"mapping": {"score": "rouge"}},
+            r"the column comes first: rouge=score",
+        ),
+        (
+            "trial,a,b\n1,2,3\n",
+            {"mapping": {"a": "score", "b": "score"}},
+            r"columns `a` and `b` are both mapped to 'score'",
+        ),
+        (
+            "trial,a,score\n1,2,3\n",
+            {"score": "a"},
+            r"`a` and `score` are both 'score'; say `--map score=ignore`",
+        ),
+        (
+            "trial,lr,learning_rate,score\n1,2,3,4\n",
+            {"mapping": {"lr": "learning_rate"}},
+            r"`lr` and `learning_rate` are both 'learning_rate'; say `--map learning_rate=ignore`",
+        ),
+        (
+            "trial,lr,score\n1,0.1,2\n2,0.2,much\n",
+            {},
+            r"column `score` must hold numbers, got 'much' in line 3",
+        ),
+        (
+            "trial,lr,score\n1,0.1,2\n2,low,3\n3,0.1,2\n",
+            {},
+            r"column `lr` must hold numbers, got 'low' in line 3",
+        ),
+        (
+            "trial,lr,score\n1,0.1,2\n2,inf,3\n",
+            {},
+            r"column `lr` is inf in line 3; a hyperparameter is finite",
+        ),
         ("trial,lr,score\n1,0.1,2\n,0.2,3\n", {}, "line 3 has no `trial`"),
-        ("trial,step,lr,score\n1,1,0.1,2\n1,2,0.2,3\n", {},
-         r"trial 1 has two values of `lr`, 0\.1 in line 2 and 0\.2 in line 3, .*`--map lr=ignore`"),
-        ("trial,step,kind,score\n1,1,a,2\n1,2,b,3\n", {}, r"trial 1 has two values of `kind`, 'a' in line 2 and 'b' in line 3"),
-        ("trial,step,seed,score\n1,1,0,2\n1,1,1,3\n", {}, r"two values of `seed`, 0 in line 2 and 1 in line 3.*its own trial"),
-        ("trial,score,score_rule\n1,2,last\n", {}, r"column `score_rule` is 'last'; write one of best_row, stop_rule in every"),
-        ("trial,score,score_rule\n1,2,best_row\n2,3,stop_rule\n", {}, r"is 'best_row' and 'stop_rule'; write one of"),
-        ("trial,score,status\n1,2,complet\n", {}, r"column `status` is 'complet' in line 2; did you mean 'complete'"),
-        ("trial,group,score\n1,2,3\n", {}, r"column `group` cannot be a hyperparameter .*`--map group=ANOTHER_NAME`"),
+        (
+            "trial,step,lr,score\n1,1,0.1,2\n1,2,0.2,3\n",
+            {},
+            r"trial 1 has two values of `lr`, 0\.1 in line 2 and 0\.2 in line 3, .*`--map "
+            r"lr=ignore`",
+        ),
+        (
+            "trial,step,kind,score\n1,1,a,2\n1,2,b,3\n",
+            {},
+            r"trial 1 has two values of `kind`, 'a' in line 2 and 'b' in line 3",
+        ),
+        (
+            "trial,step,seed,score\n1,1,0,2\n1,1,1,3\n",
+            {},
+            r"two values of `seed`, 0 in line 2 and 1 in line 3.*its own trial",
+        ),
+        (
+            "trial,score,score_rule\n1,2,last\n",
+            {},
+            r"column `score_rule` is 'last'; write one of best_row, stop_rule in every",
+        ),
+        (
+            "trial,score,score_rule\n1,2,best_row\n2,3,stop_rule\n",
+            {},
+            r"is 'best_row' and 'stop_rule'; write one of",
+        ),
+        (
+            "trial,score,status\n1,2,complet\n",
+            {},
+            r"column `status` is 'complet' in line 2; did you mean 'complete'",
+        ),
+        (
+            "trial,group,score\n1,2,3\n",
+            {},
+            r"column `group` cannot be a hyperparameter .*`--map group=ANOTHER_NAME`",
+        ),
         ("trial,trial,score\n1,2,3\n", {}, "two columns are named 'trial'"),
         ("trial,step,update,score\n1,2,3,4\n", {}, r"`step` and `update` are both 'step'"),
         ("trial,lr,score\n1,2,3\n", {"mapping": {"lr": "group"}}, "'group' has a meaning here"),
     ],
-)  # fmt: skip
+)
 def test_errors_name_the_place_and_the_remedy(
     read, text: str, how: dict[str, Any], message: str
 ) -> None:
@@ -283,7 +347,10 @@ def test_one_and_two_trials_load(table) -> None:
 
 
 def test_samplers_decide_what_was_drawn_from_the_space(table) -> None:
-    text = "trial,lr,score,sampler\n1,0.1,1,random\n2,0.2,2,TPE\n3,0.3,3,Sobol\n4,0.4,4,\n5,0.5,5,hand-picked\n"
+    text = (
+        "trial,lr,score,sampler\n1,0.1,1,random\n2,0.2,2,TPE\n3,0.3,3,Sobol\n4,0.4,4,\n"
+        "5,0.5,5,hand-picked\n"
+    )
     assert list(table(text).trials["drawn"]) == [
         "space",
         "adaptive",

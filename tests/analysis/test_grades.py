@@ -28,10 +28,19 @@ def evidence(
 @pytest.mark.parametrize(
     ("groups", "better", "grade"),
     [
-        (1, None, "scoped"), (2, 2, "scoped"), (3, 3, "C"), (4, 4, "C"), (5, 5, "B"), (8, 8, "B"), (9, 9, "A"), (12, 12, "A"),
-        (9, 8, "C"), (5, None, "C"), (6, 3, "C"),
+        (1, None, "scoped"),
+        (2, 2, "scoped"),
+        (3, 3, "C"),
+        (4, 4, "C"),
+        (5, 5, "B"),
+        (8, 8, "B"),
+        (9, 9, "A"),
+        (12, 12, "A"),
+        (9, 8, "C"),
+        (5, None, "C"),
+        (6, 3, "C"),
     ],
-)  # fmt: skip
+)
 def test_grade_by_domains_and_held_out_results(groups, better, grade):
     assert grade_of(evidence(groups, better)) == grade
 

@@ -230,7 +230,8 @@ def test_a_real_axis_is_found_and_null_ones_are_not() -> None:
 def test_a_real_axis_is_found_and_null_ones_are_not_in_many_repeats() -> None:
     power, false = claims_beside_a_real_axis(200, repeats=1000)
     print(
-        f"power {power:.3f} (50 trials: {claims_beside_a_real_axis(50, 500)[0]:.3f}), null claimed {false:.3f}"
+        f"power {power:.3f} (50 trials: {claims_beside_a_real_axis(50, 500)[0]:.3f}), null "
+        f"claimed {false:.3f}"
     )
     assert power >= 0.9
     assert false <= 0.05
@@ -296,7 +297,8 @@ def test_repeated_configurations_are_not_independent_evidence_in_many_repeats(
     monkeypatch.setattr(module, "share_configurations", lambda *_: False)
     naive = repeated_configurations_claims(100, by)[1]
     print(
-        f"repeated by {by}: power {power:.3f}, null claimed {false:.3f}, shuffled trial by trial {naive:.3f}"
+        f"repeated by {by}: power {power:.3f}, null claimed {false:.3f}, shuffled trial by trial "
+        f"{naive:.3f}"
     )
     assert false <= 0.075
     assert naive > 0.3

@@ -40,7 +40,8 @@ def test_regrets_by_hand() -> None:
     assert first.regret_full_space == pytest.approx(np.mean(pairs))
     assert first.regret_default == 2.5
     assert first.matches == 7, (
-        "P(best of k is the 0) = k/10, else 1 until three are left: the mean is 1/3 or less from k = 7 on"
+        "P(best of k is the 0) = k/10, else 1 until three are left: the mean is 1/3 or less from "
+        "k = 7 on"
     )
 
 

@@ -46,8 +46,15 @@ def spec_with(name: str = "one", **parameters: Any) -> StudySpec:
 
 
 def write(
-    ledger: Ledger, spec: StudySpec, chosen: dict[str, Any], updates: list[int], *, status: str = "complete", reason: str = "", source: str = "",
-) -> None:  # fmt: skip
+    ledger: Ledger,
+    spec: StudySpec,
+    chosen: dict[str, Any],
+    updates: list[int],
+    *,
+    status: str = "complete",
+    reason: str = "",
+    source: str = "",
+) -> None:
     """One trial with planted rows at the updates."""
     number = len(ledger.record.trials)
     config = spec.trial_config(spec.spaces[METHOD].resolve(chosen), METHOD, number % 3, "context")
@@ -101,9 +108,7 @@ def check_scores(study: Path, expected: Callable[[Trial], Row]) -> TrialTable:
         row = expected(trial)
         found = (line["update"], line["score"], line["score_selection"], line["crossed"])
         reached = bool(row["forget_nll"] >= TARGET)
-        assert found == (
-            row["update"], row["score_reporting"], row["score_selection"], reached
-        )  # fmt: skip
+        assert found == (row["update"], row["score_reporting"], row["score_selection"], reached)
     rule = ScoreRule.of(record, spec)
     assert table.score.score_rule == rule.name
     on_the_page = best_rows(results.studies[0].rows).set_index("method")["number"]
@@ -509,7 +514,9 @@ def test_scale_of_an_axis_that_is_only_seen(
     name: str, values: list[float], scale: str, whole: bool
 ) -> None:
     axis = seen_axis(name, pd.Series(values))
-    assert axis == Axis(name, scale, values[0], values[1], bounds_known=False, whole=whole)  # type: ignore[arg-type]
+    low, high = values[:2]
+    expected = Axis(name, scale, low, high, bounds_known=False, whole=whole)  # type: ignore[arg-type]
+    assert axis == expected
     assert seen_axis(name, pd.Series([2.0, 2.0, math.nan])) is None
 
 
@@ -521,8 +528,10 @@ def test_groups(planted_study: Path) -> None:
     assert set(trial_table(Results((study, third))).groups) == {"demo:shakespeare", "big"}
     three = Results((study, other, third))
     assert set(trial_table(three).groups) == {
-        "arxiv (demo:shakespeare)", "Shakespeare scenes (demo:shakespeare)", "Shakespeare scenes (big)",
-    }  # fmt: skip
+        "arxiv (demo:shakespeare)",
+        "Shakespeare scenes (demo:shakespeare)",
+        "Shakespeare scenes (big)",
+    }
 
 
 def test_scores_with_other_weights_are_not_pooled(planted_study: Path) -> None:

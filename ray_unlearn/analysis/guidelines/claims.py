@@ -87,11 +87,19 @@ class _Method:
             update={"p_value": p, "family_size": family} | ({} if heldout else {"heldout": None})
         )
         name = "/".join(part for part in (kind, self.found.method, param) if part)
-        return Guideline.model_validate({
-            "id": name, "kind": kind, "status": "withheld" if reasons else "claimed", "withheld_because": tuple(reasons),
-            "grade": None if reasons else grade_of(evidence, self.limits),
-            "scope": self.scope, "param": param, "evidence": evidence, **content,
-        })  # fmt: skip
+        return Guideline.model_validate(
+            {
+                "id": name,
+                "kind": kind,
+                "status": "withheld" if reasons else "claimed",
+                "withheld_because": tuple(reasons),
+                "grade": None if reasons else grade_of(evidence, self.limits),
+                "scope": self.scope,
+                "param": param,
+                "evidence": evidence,
+                **content,
+            }
+        )
 
     def _range(self, region: Region, importance: Importance | None) -> Guideline:
         axis, p = region.axis, self.family_p(importance)
@@ -102,9 +110,12 @@ class _Method:
             reasons += worse_than_default(self.evidence)
         estimates: dict[str, object] = {
             "p_good_highest": rounded(float(region.p_good.max())) if len(region.p_good) else None,
-            "searched_low": rounded(axis.low), "searched_high": rounded(axis.high), "best": rounded(region.best),
-            "low_edge_90": rounded_interval(region.low_edge), "high_edge_90": rounded_interval(region.high_edge),
-        }  # fmt: skip
+            "searched_low": rounded(axis.low),
+            "searched_high": rounded(axis.high),
+            "best": rounded(region.best),
+            "low_edge_90": rounded_interval(region.low_edge),
+            "high_edge_90": rounded_interval(region.high_edge),
+        }
         space = None
         if not reasons and axis.scale == "categorical":
             space = Narrowed(type="choice", choices=region.choices_good)
@@ -125,10 +136,18 @@ class _Method:
                 log=axis.scale == "log",
             )
         return self._make(
-            "range", reasons, param=axis.name, p=rounded(p), family=self.family * len(self.found.regions), heldout=True,
-            search_space=space, warm_start=self._warm_start(region) if space else None, estimates=estimates,
-            low_is_boundary=bool(space and region.low_censored), high_is_boundary=bool(space and region.high_censored),
-        )  # fmt: skip
+            "range",
+            reasons,
+            param=axis.name,
+            p=rounded(p),
+            family=self.family * len(self.found.regions),
+            heldout=True,
+            search_space=space,
+            warm_start=self._warm_start(region) if space else None,
+            estimates=estimates,
+            low_is_boundary=bool(space and region.low_censored),
+            high_is_boundary=bool(space and region.high_censored),
+        )
 
     @staticmethod
     def _warm_start(region: Region) -> Value:
@@ -146,7 +165,10 @@ class _Method:
         p = self.family_p(importance)
         if p <= self.limits.family_error:
             return []
-        text = f"not shown to matter (p = {plain(p)} over all hyperparameters and methods; pure noise gives as much)"
+        text = (
+            f"not shown to matter (p = {plain(p)} over all hyperparameters and methods; pure "
+            "noise gives as much)"
+        )
         return [Reason(kind="importance", text=text)]
 
     def _vague(self, region: Region) -> list[Reason]:
@@ -162,7 +184,8 @@ class _Method:
             highest = float(region.p_good.max())
             more = self._needed_for(highest)
             text = (
-                f"no value comes within {plain(self.score.tolerance)} of the best with probability {CORE} "
+                f"no value comes within {plain(self.score.tolerance)} of the best with "
+                f"probability {CORE} "
                 f"(highest: {highest:.2f}){_about(more)}"
             )
             return [Reason(kind="certainty", text=text, trials_needed=more)]
@@ -177,7 +200,10 @@ class _Method:
         for side, edge in (("low", region.low_edge), ("high", region.high_edge)):
             if edge is not None and (width := self._width(region, edge)) > 1:
                 more = math.ceil(self.found.evidence.n_trials * (width**2 - 1))
-                text = f"the {side} edge is only known to lie between {plain(edge[0])} and {plain(edge[1])}{_about(more)}"
+                text = (
+                    f"the {side} edge is only known to lie between {plain(edge[0])} and "
+                    f"{plain(edge[1])}{_about(more)}"
+                )
                 reasons.append(Reason(kind="certainty", text=text, trials_needed=more))
         return reasons
 
@@ -217,12 +243,19 @@ class _Method:
                 continue
             side = "low" if at_low else "high"
             guideline = self._make(
-                "avoid", [], param=axis.name, p=rounded(self.family_p(importance)), family=self.family * len(self.found.regions),
+                "avoid",
+                [],
+                param=axis.name,
+                p=rounded(self.family_p(importance)),
+                family=self.family * len(self.found.regions),
                 estimates={
-                    "low": None if at_low else rounded(low), "high": None if at_high else rounded(high),
-                    "groups": self.found.evidence.n_groups, "trials_there": len(there), "infeasible_there": int(there["infeasible"].sum()),
+                    "low": None if at_low else rounded(low),
+                    "high": None if at_high else rounded(high),
+                    "groups": self.found.evidence.n_groups,
+                    "trials_there": len(there),
+                    "infeasible_there": int(there["infeasible"].sum()),
                 },
-            )  # fmt: skip
+            )
             yield guideline.model_copy(update={"id": f"{guideline.id}/{side}"})
 
     def _rank(self) -> Guideline:
@@ -238,16 +271,22 @@ class _Method:
                 )
             ]
         return self._make(
-            "rank", reasons, p=rounded(min((self.family_p(line) for line in lines), default=1.0)),
+            "rank",
+            reasons,
+            p=rounded(min((self.family_p(line) for line in lines), default=1.0)),
             family=max(1, self.family * len(lines)),
             estimates={
                 "matters": [
-                    {"param": line.axis.name, "p": rounded(self.family_p(line)), "ped": rounded(line.ped)}
+                    {
+                        "param": line.axis.name,
+                        "p": rounded(self.family_p(line)),
+                        "ped": rounded(line.ped),
+                    }
                     for line in matters
                 ],
                 "not_shown": [line.axis.name for line in lines if line not in matters],
             },
-        )  # fmt: skip
+        )
 
     def _interaction(self) -> Guideline:
         found = self.found.trade_off
@@ -259,14 +298,23 @@ class _Method:
             text = (
                 "learning rate times steps predicts trials left out worse than the two apart"
                 if least <= low and high <= most
-                else f"kappa is {plain(found.kappa)} (90 % interval {plain(low)} to {plain(high)}), and only an interval inside "
+                else f"kappa is {plain(found.kappa)} (90 % interval {plain(low)} to "
+                f"{plain(high)}), and only an interval inside "
                 f"{least} to {most} says that learning rate times steps is what counts"
             )
             reasons.append(Reason(kind="trade_off", text=text))
-        return self._make("interaction", reasons, param="learning_rate", estimates={
-            "response": self.found.trade_off_response, "kappa": rounded(found.kappa), "kappa_90": rounded_interval(found.kappa_interval),
-            "rmse_one": rounded(found.rmse_one), "rmse_two": rounded(found.rmse_two),
-        })  # fmt: skip
+        return self._make(
+            "interaction",
+            reasons,
+            param="learning_rate",
+            estimates={
+                "response": self.found.trade_off_response,
+                "kappa": rounded(found.kappa),
+                "kappa_90": rounded_interval(found.kappa_interval),
+                "rmse_one": rounded(found.rmse_one),
+                "rmse_two": rounded(found.rmse_two),
+            },
+        )
 
     def _stop_rule(self) -> Guideline:
         found = self.found.stopping
@@ -274,18 +322,31 @@ class _Method:
         reasons = list(self.missing)
         low, high = found.regret_interval
         if not reasons and found.crossed.successes < self.limits.least_top_trials:
-            text = f"only {found.crossed.successes} of {found.n_trials} trials reach the target, {self.limits.least_top_trials} are needed"
+            text = (
+                f"only {found.crossed.successes} of {found.n_trials} trials reach the target, "
+                f"{self.limits.least_top_trials} are needed"
+            )
             reasons.append(Reason(kind="trials", text=text))
         if not reasons and high > self.score.tolerance:
             text = (
-                f"stopping at the target costs {plain(found.regret_mean)} against the best step (90 % interval {plain(low)} to "
+                f"stopping at the target costs {plain(found.regret_mean)} against the best step "
+                f"(90 % interval {plain(low)} to "
                 f"{plain(high)}), which may be more than {plain(self.score.tolerance)}"
             )
             reasons.append(Reason(kind="stop_price", text=text))
-        return self._make("stop_rule", reasons, rule="first evaluation with forget perplexity >= approximate-set perplexity", estimates={
-            "regret": rounded(found.regret_mean), "regret_90": rounded_interval(found.regret_interval), "regret_last": rounded(found.regret_last_mean),
-            "crossed": rounded(found.crossed.fraction), "updates_saved": rounded(found.updates_saved), "hindsight": found.hindsight,
-        })  # fmt: skip
+        return self._make(
+            "stop_rule",
+            reasons,
+            rule="first evaluation with forget perplexity >= approximate-set perplexity",
+            estimates={
+                "regret": rounded(found.regret_mean),
+                "regret_90": rounded_interval(found.regret_interval),
+                "regret_last": rounded(found.regret_last_mean),
+                "crossed": rounded(found.crossed.fraction),
+                "updates_saved": rounded(found.updates_saved),
+                "hindsight": found.hindsight,
+            },
+        )
 
     def _budget(self) -> Guideline:
         near = self.found.near_own_best
@@ -300,7 +361,8 @@ class _Method:
             reasons.append(Reason(kind="importance", text=text))
         if not reasons and near.successes < LEAST_GOOD:
             text = (
-                f"only {near.successes} of {near.n} trials come within {plain(self.score.tolerance)} of the best, too few to "
+                f"only {near.successes} of {near.n} trials come within "
+                f"{plain(self.score.tolerance)} of the best, too few to "
                 "say how many it takes"
             )
             reasons.append(Reason(kind="near_best", text=text))
@@ -309,9 +371,15 @@ class _Method:
             if near.low <= 0
             else max(1, math.ceil(math.log(0.1) / math.log1p(-min(near.low, 0.999))))
         )
-        return self._make("budget", reasons, estimates={
-            "share": rounded(near.fraction), "share_95": [rounded(near.low), rounded(near.high)], "trials": trials,
-        })  # fmt: skip
+        return self._make(
+            "budget",
+            reasons,
+            estimates={
+                "share": rounded(near.fraction),
+                "share_95": [rounded(near.low), rounded(near.high)],
+                "trials": trials,
+            },
+        )
 
 
 def _about(more: int | None) -> str:

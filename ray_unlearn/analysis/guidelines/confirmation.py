@@ -121,7 +121,8 @@ def confirmation(study: Path, confirm: Path) -> Confirmation:
     confirm_spec, confirm_record = open_study(confirm)
     if confirm_spec.search.sampler != "listed":
         raise UserError(
-            f"{confirm}: is no confirmation (its sampler is {confirm_spec.search.sampler}, not listed)"
+            f"{confirm}: is no confirmation (its sampler is {confirm_spec.search.sampler}, not "
+            "listed)"
         )
     found = [
         _confirmed(_claim(spec, record, method, wanted, confirm), confirm_spec, confirm_record)
@@ -167,7 +168,8 @@ def _claim(
     ]
     if not same:
         raise UserError(
-            f"{confirm}: a configuration of {method} is none of the study's: is it of another study?"
+            f"{confirm}: a configuration of {method} is none of the study's: is it of another "
+            "study?"
         )
     return min(same, key=lambda c: (c.row[OBJECTIVE], c.trial.number))
 
@@ -223,7 +225,8 @@ def _notes(found: list[Confirmed]) -> list[str]:
         if c.without_score:
             outcomes = ", ".join(f"{count} {outcome}" for outcome, count in c.without_score.items())
             notes.append(
-                f"{c.method}, trial {c.trial_id}: {outcomes} of {c.seeds} new seeds; the interval is for the other "
+                f"{c.method}, trial {c.trial_id}: {outcomes} of {c.seeds} new seeds; the interval "
+                "is for the other "
                 f"{len(c.scores)} alone"
             )
     return notes

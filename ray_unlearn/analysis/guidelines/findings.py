@@ -170,9 +170,13 @@ def _method(
         n_trials=len(trials),
         n_groups=trials[held_out_by(trials)].nunique(),
         n_seeds=trials["seed"].nunique(),
-        sampler="drawn from the space" if drawn == {"space"} else drawn.pop() if len(drawn) == 1 else
-        f"{len(trials)} of {len(everything)} drawn from the space, the others chosen by an adaptive sampler",
-    )  # fmt: skip
+        sampler="drawn from the space"
+        if drawn == {"space"}
+        else drawn.pop()
+        if len(drawn) == 1
+        else f"{len(trials)} of {len(everything)} drawn from the space, the others chosen by an "
+        "adaptive sampler",
+    )
     regions, heldout = _regions(trials, axes, table, seed, limits)
     points = _points(trials, axes)
     scored = trials["score"].to_numpy(dtype=float)

@@ -1,10 +1,9 @@
-"""What a claim must rest on before it is made, and the grade it then gets. The only place with
-thresholds.
+"""The evidence that a claim needs, and the grade it then gets. All thresholds stand here.
 
-A   9 or more domains (or models), better on every one held out.
-B   5 to 8, better on every one held out.
-C   3 or 4 domains, where no sign test can reach 0.05; or more, without a result on every one held out that is better.
-scoped   one or two domains: stated for these alone.
+A       9 or more domains (or models), better on every one held out.
+B       5 to 8, better on every one held out.
+C       3 or 4, where no sign test can reach 0.05; or more, but not better on every one held out.
+scoped  one or two domains: stated for these alone.
 """
 
 from dataclasses import asdict, dataclass
@@ -53,13 +52,15 @@ def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> lis
         text = (
             "all trials were chosen by an adaptive sampler"
             if evidence.sampler == "adaptive"
-            else "how the trials were chosen is not known (say `--sampler random` if it was at random, or map a column)"
+            else "how the trials were chosen is not known (say `--sampler random` if it was at "
+            "random, or map a column)"
         )
         reasons.append(Reason(kind="sampler", text=text))
     if evidence.n_trials < needed:
         top, more = int(evidence.n_trials * limits.top_fraction), needed - evidence.n_trials
         text = (
-            f"{evidence.n_trials} trials drawn from the space leave {top} in the best {100 * limits.top_fraction:.0f} %, "
+            f"{evidence.n_trials} trials drawn from the space leave {top} in the best "
+            f"{100 * limits.top_fraction:.0f} %, "
             f"{limits.least_top_trials} are needed: {more} more trials"
         )
         reasons.append(Reason(kind="trials", text=text, trials_needed=more))
@@ -92,7 +93,8 @@ def worse_than_default(evidence: Evidence) -> list[Reason]:
     for other, regret in others:
         if regret is not None and heldout.regret > regret:
             text = (
-                f"on held-out groups {heldout.trials_inside} trials inside do worse (regret {heldout.regret:.3g}) than {other} "
+                f"on held-out groups {heldout.trials_inside} trials inside do worse (regret "
+                f"{heldout.regret:.3g}) than {other} "
                 f"({regret:.3g})"
             )
             return [Reason(kind="heldout", text=text)]

@@ -36,29 +36,59 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
             for d in claim.differences
             for mean, (low, high) in [d.as_given(table.score.direction)]
         )
-        text = f"the difference is not settled by these trials, 90 % intervals of the paired differences: {told}"
+        text = (
+            "the difference is not settled by these trials, 90 % intervals of the paired "
+            f"differences: {told}"
+        )
         reasons.append(Reason(kind="difference", text=text))
-    grade = "scoped" if groups < limits.groups_for_c else "C" if claim.outcome_beyond != claim.outcome else (
-        "A" if groups >= limits.groups_for_a else "B" if groups >= limits.groups_for_b else "C"
-    )  # fmt: skip
+    grade = (
+        "scoped"
+        if groups < limits.groups_for_c
+        else "C"
+        if claim.outcome_beyond != claim.outcome
+        else (
+            "A" if groups >= limits.groups_for_a else "B" if groups >= limits.groups_for_b else "C"
+        )
+    )
     first = min(zip(claim.adjusted_p, claim.differences, strict=True), key=lambda pair: pair[0])[1]
     return [
-        Guideline.model_validate({
-            "id": f"method_choice/{claim.method_a}/{claim.method_b}", "kind": "method_choice",
-            "status": "withheld" if reasons else "claimed", "withheld_because": tuple(reasons),
-            "grade": None if reasons else grade, "evidence": evidence,
-            "scope": Scope(method=claim.method_a, models=tuple(sorted({*a.models, *b.models})), domains=tuple(sorted({*a.domains, *b.domains}))),
-            "estimates": {
-                "finding": claim.outcome, "against": claim.method_b, "statistic": STATISTICS[first.statistic],
-                **_numbers(table, first),
-                "same_sign": max(first.better, first.worse), "budget": claim.budget,
-                "all": [
-                    {"statistic": d.statistic, **_numbers(table, d), "outcome": outcome, "adjusted_p": rounded(p), "better_in": d.better, "worse_in": d.worse}
-                    for d, outcome, p in zip(claim.differences, claim.outcomes, claim.adjusted_p, strict=True)
-                ],
-            },
-        })
-    ]  # fmt: skip
+        Guideline.model_validate(
+            {
+                "id": f"method_choice/{claim.method_a}/{claim.method_b}",
+                "kind": "method_choice",
+                "status": "withheld" if reasons else "claimed",
+                "withheld_because": tuple(reasons),
+                "grade": None if reasons else grade,
+                "evidence": evidence,
+                "scope": Scope(
+                    method=claim.method_a,
+                    models=tuple(sorted({*a.models, *b.models})),
+                    domains=tuple(sorted({*a.domains, *b.domains})),
+                ),
+                "estimates": {
+                    "finding": claim.outcome,
+                    "against": claim.method_b,
+                    "statistic": STATISTICS[first.statistic],
+                    **_numbers(table, first),
+                    "same_sign": max(first.better, first.worse),
+                    "budget": claim.budget,
+                    "all": [
+                        {
+                            "statistic": d.statistic,
+                            **_numbers(table, d),
+                            "outcome": outcome,
+                            "adjusted_p": rounded(p),
+                            "better_in": d.better,
+                            "worse_in": d.worse,
+                        }
+                        for d, outcome, p in zip(
+                            claim.differences, claim.outcomes, claim.adjusted_p, strict=True
+                        )
+                    ],
+                },
+            }
+        )
+    ]
 
 
 def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
@@ -95,27 +125,42 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
     groups = _independent(everyone, pairs.differences[0])
     grade = "scoped" if groups < limits.groups_for_c else "C"
     return [
-        Guideline.model_validate({
-            "id": "method_choice/best", "kind": "method_choice", "status": "withheld" if reasons else "claimed",
-            "withheld_because": tuple(reasons), "grade": None if reasons else grade,
-            "scope": Scope(
-                method=None if reasons else best, models=tuple(sorted({m for found in everyone for m in found.models})),
-                domains=tuple(sorted({d for found in everyone for d in found.domains})),
-            ),
-            "estimates": {
-                "better_than": list(settled), "not_settled": [other for other, _, _ in against if other not in settled], "budget": pairs.budget,
-                "differences": [
-                    {"against": other, **_numbers(findings.table, d, turned=d.method_a != best), "adjusted_p": rounded(p)}
-                    for other, d, p in against
-                ],
-            },
-            "evidence": Evidence(
-                n_trials=sum(found.evidence.n_trials for found in everyone), n_groups=groups,
-                n_seeds=min(found.evidence.n_seeds for found in everyone), sampler="drawn from the space",
-                p_value=rounded(max(settled.values(), default=1.0)), family_size=len(pairs.differences),
-            ),
-        })
-    ]  # fmt: skip
+        Guideline.model_validate(
+            {
+                "id": "method_choice/best",
+                "kind": "method_choice",
+                "status": "withheld" if reasons else "claimed",
+                "withheld_because": tuple(reasons),
+                "grade": None if reasons else grade,
+                "scope": Scope(
+                    method=None if reasons else best,
+                    models=tuple(sorted({m for found in everyone for m in found.models})),
+                    domains=tuple(sorted({d for found in everyone for d in found.domains})),
+                ),
+                "estimates": {
+                    "better_than": list(settled),
+                    "not_settled": [other for other, _, _ in against if other not in settled],
+                    "budget": pairs.budget,
+                    "differences": [
+                        {
+                            "against": other,
+                            **_numbers(findings.table, d, turned=d.method_a != best),
+                            "adjusted_p": rounded(p),
+                        }
+                        for other, d, p in against
+                    ],
+                },
+                "evidence": Evidence(
+                    n_trials=sum(found.evidence.n_trials for found in everyone),
+                    n_groups=groups,
+                    n_seeds=min(found.evidence.n_seeds for found in everyone),
+                    sampler="drawn from the space",
+                    p_value=rounded(max(settled.values(), default=1.0)),
+                    family_size=len(pairs.differences),
+                ),
+            }
+        )
+    ]
 
 
 def _missing(methods: Sequence[MethodFindings], limits: Thresholds) -> list[Reason]:

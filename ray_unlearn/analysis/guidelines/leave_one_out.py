@@ -97,10 +97,16 @@ def _together(unit: str, judged: Sequence[HeldoutGroup]) -> HeldoutGroup:
     matches = [one.matches for one in judged]
     known = [count for count in matches if count is not None]
     return HeldoutGroup(
-        unit, judged[0].box, sum(one.n_inside for one in judged), sum(one.n_trials for one in judged),
-        min(one.inside_trials for one in judged), _mean(judged, "regret"), _mean(judged, "regret_full_space"),
-        _mean(judged, "regret_default"), max(known) if len(known) == len(matches) else None,
-    )  # fmt: skip
+        unit,
+        judged[0].box,
+        sum(one.n_inside for one in judged),
+        sum(one.n_trials for one in judged),
+        min(one.inside_trials for one in judged),
+        _mean(judged, "regret"),
+        _mean(judged, "regret_full_space"),
+        _mean(judged, "regret_default"),
+        max(known) if len(known) == len(matches) else None,
+    )
 
 
 def _judged(
@@ -128,9 +134,16 @@ def _judged(
     counts = range(1, len(scores) + 1)
     matches = bisect_left(counts, True, key=lambda count: full(count) <= within) + 1
     return HeldoutGroup(
-        group, box, int(inside.sum()), len(scores), k, within - best, full(k) - best, min(default, fallback) - best,
+        group,
+        box,
+        int(inside.sum()),
+        len(scores),
+        k,
+        within - best,
+        full(k) - best,
+        min(default, fallback) - best,
         matches if matches <= len(scores) else None,
-    )  # fmt: skip
+    )
 
 
 def inside_box(trials: pd.DataFrame, box: Box) -> NDArray[np.bool_]:

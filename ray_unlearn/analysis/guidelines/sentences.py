@@ -7,8 +7,11 @@ from ray_unlearn.analysis.numerals import counted, plain, share
 from ray_unlearn.spec.guideline_file import Evidence, Guideline, Heldout, ScoreInfo
 
 LABELS = {
-    "learning_rate": "learning rate", "w_r": "retain weight w_r", "w_f": "forget weight w_f", "steps": "updates",
-}  # fmt: skip
+    "learning_rate": "learning rate",
+    "w_r": "retain weight w_r",
+    "w_f": "forget weight w_f",
+    "steps": "updates",
+}
 
 
 STATISTICS = {
@@ -43,9 +46,14 @@ def sentence(guideline: Guideline, score: ScoreInfo) -> str:
 
 
 WITHHELD = {
-    "range": "range", "rank": "what matters", "interaction": "trade-off",
-    "stop_rule": "stopping rule", "method_choice": "comparison", "budget": "budget", "avoid": "what to avoid",
-}  # fmt: skip
+    "range": "range",
+    "rank": "what matters",
+    "interaction": "trade-off",
+    "stop_rule": "stopping rule",
+    "method_choice": "comparison",
+    "budget": "budget",
+    "avoid": "what to avoid",
+}
 
 
 def tolerance(score: ScoreInfo) -> str:
@@ -58,7 +66,10 @@ def _range(guideline: Guideline, score: ScoreInfo) -> str:
     assert space is not None
     if space.choices is not None:
         excluded = [str(choice) for choice in numbers.get("excluded", [])]
-        return f"use {' or '.join(map(str, space.choices))}, not {' or '.join(excluded)}. Within {tolerance(score)} of the best."
+        return (
+            f"use {' or '.join(map(str, space.choices))}, not {' or '.join(excluded)}. Within "
+            f"{tolerance(score)} of the best."
+        )
     if guideline.low_is_boundary and not guideline.high_is_boundary:
         use = f"use at most {plain(space.high)}"
     elif guideline.high_is_boundary and not guideline.low_is_boundary:
@@ -111,7 +122,8 @@ def _interaction(guideline: Guideline, score: ScoreInfo) -> str:
     low, high = guideline.estimates["kappa_90"]
     what = "forget perplexity" if guideline.estimates.get("response") == "forget_nll" else "score"
     return (
-        f"learning rate times steps is what counts: the {what} follows log(lr) + kappa log(steps) with kappa "
+        f"learning rate times steps is what counts: the {what} follows log(lr) + kappa log(steps) "
+        "with kappa "
         f"{plain(guideline.estimates['kappa'])} (90 % interval {plain(low)} to {plain(high)})."
     )
 
@@ -120,9 +132,12 @@ def _stop(guideline: Guideline, score: ScoreInfo) -> str:
     numbers = guideline.estimates
     low, high = numbers["regret_90"]
     return (
-        f"stop at the first evaluation whose forget perplexity reaches that of unseen text: it costs {plain(numbers['regret'])} "
-        f"{score.unit} (90 % interval {plain(low)} to {plain(high)}) against the best step known in hindsight, running to the "
-        f"last step {plain(numbers['regret_last'])}; {share(numbers['crossed'])} of trials get there, and save "
+        "stop at the first evaluation whose forget perplexity reaches that of unseen text: it "
+        f"costs {plain(numbers['regret'])} "
+        f"{score.unit} (90 % interval {plain(low)} to {plain(high)}) against the best step known "
+        "in hindsight, running to the "
+        f"last step {plain(numbers['regret_last'])}; {share(numbers['crossed'])} of trials get "
+        "there, and save "
         f"{share(numbers['updates_saved'])} of the updates."
     ).replace("  ", " ")
 
@@ -142,7 +157,8 @@ def _method(guideline: Guideline, score: ScoreInfo) -> str:
         ]
         return (
             (
-                f"with 1 to {numbers['budget']} random trials it reaches better scores than {', '.join(numbers['better_than'])} (mean paired "
+                f"with 1 to {numbers['budget']} random trials it reaches better scores than "
+                f"{', '.join(numbers['better_than'])} (mean paired "
                 f"differences {plain(min(won))} to {plain(max(won))} {score.unit}){rest}."
             )
             .replace("  ", " ")
@@ -150,8 +166,10 @@ def _method(guideline: Guideline, score: ScoreInfo) -> str:
         )
     low, high = numbers["difference_90"]
     text = (
-        f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, given 1 to {numbers.get('budget', 'K')} random trials, difference {plain(numbers['difference'])} "
-        f"(90 % interval {plain(low)} to {plain(high)}), the same sign in {numbers['same_sign']} of {guideline.evidence.n_groups}."
+        f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, given 1 to "
+        f"{numbers.get('budget', 'K')} random trials, difference {plain(numbers['difference'])} "
+        f"(90 % interval {plain(low)} to {plain(high)}), the same sign in {numbers['same_sign']} "
+        f"of {guideline.evidence.n_groups}."
     )
     open_ones = [
         STATISTICS[s["statistic"]] for s in numbers.get("all", ()) if s["outcome"] == "not settled"
@@ -163,16 +181,23 @@ def _budget(guideline: Guideline, score: ScoreInfo) -> str:
     numbers = guideline.estimates
     low, high = numbers["share_95"]
     return (
-        f"{numbers['trials']} random trials come within {tolerance(score)} of its best with probability 0.9: "
-        f"{share(numbers['share'])} of configurations do (95 % interval {share(low)} to {share(high)})."
+        f"{numbers['trials']} random trials come within {tolerance(score)} of its best with "
+        "probability 0.9: "
+        f"{share(numbers['share'])} of configurations do (95 % interval {share(low)} to "
+        f"{share(high)})."
     ).replace("  ", " ")
 
 
 Render = Callable[[Guideline, ScoreInfo], str]
 CLAIMS: dict[str, Render] = {
-    "range": _range, "avoid": _avoid, "rank": _rank, "interaction": _interaction, "stop_rule": _stop,
-    "method_choice": _method, "budget": _budget,
-}  # fmt: skip
+    "range": _range,
+    "avoid": _avoid,
+    "rank": _rank,
+    "interaction": _interaction,
+    "stop_rule": _stop,
+    "method_choice": _method,
+    "budget": _budget,
+}
 
 
 def evidence_sentence(guideline: Guideline) -> str:
@@ -194,9 +219,15 @@ def heldout_sentence(heldout: Heldout | None) -> str:
     if heldout is None:
         return ""
     if heldout.trials_outside is None:
-        match = f"{counted(heldout.trials_inside, 'trial')} inside are better than any number tried outside"
+        match = (
+            f"{counted(heldout.trials_inside, 'trial')} inside are better than any number "
+            "tried outside"
+        )
     else:
-        match = f"{counted(heldout.trials_inside, 'trial')} inside match {plain(heldout.trials_outside)} in the full space"
+        match = (
+            f"{counted(heldout.trials_inside, 'trial')} inside match "
+            f"{plain(heldout.trials_outside)} in the full space"
+        )
     return f"Held out: {match}; better in {heldout.better} of {len(heldout.groups)}."
 
 

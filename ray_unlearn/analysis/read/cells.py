@@ -46,8 +46,10 @@ class Cells:
             if strange.any():
                 line = int(np.argmax(strange))
                 raise UserError(
-                    f"{self._where}: column `{name}` is {found[line]} in line {line + self.first_line}; a hyperparameter "
-                    f"is finite, or left empty where it has no part; if it is none, `--map {name}={IGNORE}`"
+                    f"{self._where}: column `{name}` is {found[line]} in line "
+                    f"{line + self.first_line}; a hyperparameter "
+                    "is finite, or left empty where it has no part; if it is none, `--map "
+                    f"{name}={IGNORE}`"
                 )
             return found
         texts = values.dropna().astype(str).str.strip()

@@ -14,9 +14,16 @@ from ray_unlearn.store.schema import COLUMNS, STATUSES
 from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS
 
 REQUIRED = (
-    "number", "status", "candidate", "method", "learning_rate", "update", "forget_nll",
-    "score_selection", "score_reporting",
-)  # fmt: skip
+    "number",
+    "status",
+    "candidate",
+    "method",
+    "learning_rate",
+    "update",
+    "forget_nll",
+    "score_selection",
+    "score_reporting",
+)
 FLAGS = ("candidate", "scored")
 NOT_A_NUMBER = ("nan", "+nan", "-nan")
 """How programs write a value that is not finite; an empty cell is something else: nothing was
@@ -35,7 +42,8 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     missing = [name for name in REQUIRED if name not in frame]
     if missing:
         raise UserError(
-            f"{where}: {lacks(missing)}; a result table is what `ray-unlearn` wrote, with one line per evaluation row"
+            f"{where}: {lacks(missing)}; a result table is what `ray-unlearn` wrote, with one "
+            "line per evaluation row"
         )
     if frame.empty:
         raise UserError(f"{where}: holds no trial yet; report on it once the first trial has begun")
@@ -106,7 +114,8 @@ def in_order(rows: pd.DataFrame, where: str) -> pd.DataFrame:
         if different.any():
             line = repeated[~copies][different].iloc[0]
             raise UserError(
-                f"{where}: trial {line['number']} of study {line['study']!r} has two different rows at update "
+                f"{where}: trial {line['number']} of study {line['study']!r} has two different "
+                "rows at update "
                 f"{line['update']:g}; keep one of them"
             )
         rows = rows.drop(index=rows.index[again[copies]])
@@ -166,7 +175,8 @@ def _flags(values: pd.Series, where: str) -> pd.Series:
     flags = values.astype(str).str.lower().map(known)
     if flags.isna().any():
         raise UserError(
-            f"{where}: column `{values.name}` must hold true or false, got {values[flags.isna()].iloc[0]!r}"
+            f"{where}: column `{values.name}` must hold true or false, got "
+            f"{values[flags.isna()].iloc[0]!r}"
         )
     return flags.astype(bool)
 
@@ -174,7 +184,8 @@ def _flags(values: pd.Series, where: str) -> pd.Series:
 def tidy_baselines(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if "baseline" not in frame:
         raise UserError(
-            f"{where}: lacks the column `baseline` (vanilla, exact_retrain); remove or repair the file"
+            f"{where}: lacks the column `baseline` (vanilla, exact_retrain); remove or repair the "
+            "file"
         )
     if frame["baseline"].duplicated().any():
         twice = frame.loc[frame["baseline"].duplicated(), "baseline"].iloc[0]

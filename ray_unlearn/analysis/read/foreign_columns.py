@@ -7,19 +7,36 @@ from ray_unlearn.analysis.read.evaluation_rows import REQUIRED, lacks
 from ray_unlearn.spec.errors import UserError, nearest
 
 ROLES: dict[str, tuple[str, ...]] = {
-    "trial": ("trial",), "score": ("score",), "score_selection": ("score_selection",), "study": ("study",),
-    "domain": ("domain",), "model": ("model",), "method": ("method",), "seed": ("seed",),
-    "step": ("step", "update", "steps"), "status": ("status",), "sampler": ("sampler", "sampled_by"),
+    "trial": ("trial",),
+    "score": ("score",),
+    "score_selection": ("score_selection",),
+    "study": ("study",),
+    "domain": ("domain",),
+    "model": ("model",),
+    "method": ("method",),
+    "seed": ("seed",),
+    "step": ("step", "update", "steps"),
+    "status": ("status",),
+    "sampler": ("sampler", "sampled_by"),
     "score_rule": ("score_rule",),
-    "forget_nll": ("forget_nll",), "target_nll": ("target_nll",), "forget_gap": ("forget_gap",),
-    "utility_loss": ("utility_loss",), "learning_rate_sum": ("learning_rate_sum",),
-}  # fmt: skip
+    "forget_nll": ("forget_nll",),
+    "target_nll": ("target_nll",),
+    "forget_gap": ("forget_gap",),
+    "utility_loss": ("utility_loss",),
+    "learning_rate_sum": ("learning_rate_sum",),
+}
 """What a column can be, and the names by which it is recognised. In a trial's only line `steps` is
 a hyperparameter too."""
 KEYS = ("study", "domain", "model", "method")
 METRICS = (
-    "score", "score_selection", "forget_nll", "target_nll", "forget_gap", "utility_loss", "learning_rate_sum"
-)  # fmt: skip
+    "score",
+    "score_selection",
+    "forget_nll",
+    "target_nll",
+    "forget_gap",
+    "utility_loss",
+    "learning_rate_sum",
+)
 IGNORE = "ignore"
 TAKEN = frozenset(
     {
@@ -71,7 +88,8 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
             raise UserError(f"--map {pair}: write THEIRS=OURS, e.g. --map lr=learning_rate")
         if mapping.get(theirs.strip(), ours.strip()) != ours.strip():
             raise UserError(
-                f"--map {pair}: {theirs!r} is mapped to {mapping[theirs.strip()]!r} already; keep one"
+                f"--map {pair}: {theirs!r} is mapped to {mapping[theirs.strip()]!r} already; keep "
+                "one"
             )
         mapping[theirs.strip()] = ours.strip()
     return mapping
@@ -91,7 +109,8 @@ def roles_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]
     if reading.score is not None:
         if mapping.get(reading.score, "score") != "score":
             raise UserError(
-                f"--score {reading.score} contradicts --map {reading.score}={mapping[reading.score]}"
+                f"--score {reading.score} contradicts --map "
+                f"{reading.score}={mapping[reading.score]}"
             )
         mapping[reading.score] = "score"
     for theirs, ours in mapping.items():
@@ -122,7 +141,8 @@ def roles_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]
         found = (chosen + [name for name in recognised if name != "steps"]) or recognised
         if len(found) > 1:
             raise UserError(
-                f"{where}: columns `{found[0]}` and `{found[1]}` are both {role!r}; say `--map {found[1]}={IGNORE}`"
+                f"{where}: columns `{found[0]}` and `{found[1]}` are both {role!r}; say `--map "
+                f"{found[1]}={IGNORE}`"
             )
         if found:
             roles[role] = found[0]
@@ -132,7 +152,8 @@ def roles_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]
         own = f"{lacks(absent)} of our own tables, and as a foreign one it " if absent else ""
         free = [name for name in columns if name not in roles.values() and name not in mapping]
         raise UserError(
-            f"{where}: {own}{lacks(missing)}; say which it is with `--map COLUMN={missing[0]}`{nearest(missing[0], free)}"
+            f"{where}: {own}{lacks(missing)}; say which it is with `--map "
+            f"COLUMN={missing[0]}`{nearest(missing[0], free)}"
         )
     return roles
 
@@ -152,7 +173,8 @@ def left_over(
             continue
         if ours in searched:
             raise UserError(
-                f"{where}: columns `{searched[ours]}` and `{theirs}` are both {ours!r}; say `--map {ours}={IGNORE}`"
+                f"{where}: columns `{searched[ours]}` and `{theirs}` are both {ours!r}; say "
+                f"`--map {ours}={IGNORE}`"
             )
         searched[ours] = theirs
     return searched

@@ -38,9 +38,17 @@ from ray_unlearn.spec.study_spec import ScoreRuleName
 from ray_unlearn.store.schema import STATUSES
 
 SYNONYMS = {
-    "": "complete", "completed": "complete", "finished": "complete", "success": "complete", "ok": "complete",
-    "diverged": "infeasible", "nan": "infeasible", "oom": "out_of_memory", "error": "failed", "crashed": "failed",
-}  # fmt: skip
+    "": "complete",
+    "completed": "complete",
+    "finished": "complete",
+    "success": "complete",
+    "ok": "complete",
+    "diverged": "infeasible",
+    "nan": "infeasible",
+    "oom": "out_of_memory",
+    "error": "failed",
+    "crashed": "failed",
+}
 
 
 @dataclass(frozen=True)
@@ -112,12 +120,14 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
         column = cells.hyperparameter(theirs)
         if column is not None and ours in TAKEN:
             raise UserError(
-                f"{where}: column `{theirs}` cannot be a hyperparameter of this name, which has a meaning here; say "
+                f"{where}: column `{theirs}` cannot be a hyperparameter of this name, which has a "
+                "meaning here; say "
                 f"`--map {theirs}=ANOTHER_NAME` or `--map {theirs}={IGNORE}`"
             )
         if column is None:
             notes.append(
-                f"column `{theirs}` of {path.name} is left out: text with more than {MOST_CATEGORIES} values"
+                f"column `{theirs}` of {path.name} is left out: text with more than "
+                f"{MOST_CATEGORIES} values"
             )
         else:
             lines[ours] = column
@@ -166,9 +176,19 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
         else:
             rows[name] = values
     return ForeignResults(
-        path.stem, path.name, digest, roles["score"], reading.maximise, trials, rows, hyperparameters, duplicates,
-        _score_rule(frame, where), int(unexplained.sum()), tuple(notes),
-    )  # fmt: skip
+        path.stem,
+        path.name,
+        digest,
+        roles["score"],
+        reading.maximise,
+        trials,
+        rows,
+        hyperparameters,
+        duplicates,
+        _score_rule(frame, where),
+        int(unexplained.sum()),
+        tuple(notes),
+    )
 
 
 def _trial_codes(columns: list[pd.Categorical]) -> NDArray[np.int64]:
@@ -202,9 +222,11 @@ def _check_constant(
             at = int(np.argmax(differs))
             lines = [f"{_shown(column.iloc[i])} in line {frame.index[i]}" for i in (first[at], at)]
             raise UserError(
-                f"{where}: trial {frame['trial'].iloc[at]} has two values of `{theirs.get(name, name)}`, {lines[0]} and "
+                f"{where}: trial {frame['trial'].iloc[at]} has two values of "
+                f"`{theirs.get(name, name)}`, {lines[0]} and "
                 f"{lines[1]}, but one trial has one configuration; if it is no hyperparameter, "
-                f"`--map {theirs.get(name, name)}={IGNORE}`; if these are two runs, give each its own trial"
+                f"`--map {theirs.get(name, name)}={IGNORE}`; if these are two runs, give each its "
+                "own trial"
             )
 
 
@@ -240,7 +262,8 @@ def _without_copies(
             else "keep one, or name the column that counts steps: `--map COLUMN=step`"
         )
         raise UserError(
-            f"{where}: trial {one['trial']} has two different rows{at}: `{theirs.get(name, name)}` is {_shown(one[name])} "
+            f"{where}: trial {one['trial']} has two different rows{at}: "
+            f"`{theirs.get(name, name)}` is {_shown(one[name])} "
             f"in line {one.name} and {_shown(other[name])} in line {other.name}; {remedy}"
         )
     kept[involved[copies]] = False
@@ -288,7 +311,8 @@ def _trials(
     if strange.any():
         at = int(np.argmax(strange.to_numpy()))
         raise UserError(
-            f"{where}: column `status` is {given[at]!r} in line {first.index[at]}{nearest(given[at], STATUSES)}"
+            f"{where}: column `status` is {given[at]!r} in line "
+            f"{first.index[at]}{nearest(given[at], STATUSES)}"
         )
     trials["sampler"] = text("sampler", reading.sampler or "")
     for name in hyperparameters:

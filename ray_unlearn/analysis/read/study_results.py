@@ -175,7 +175,8 @@ def load(
             studies.append(found)
     if not foreign and reading.given:
         raise UserError(
-            f"{reading.given}: only for foreign tables, and {sources[0]} is a study of our own; remove it"
+            f"{reading.given}: only for foreign tables, and {sources[0]} is a study of our own; "
+            "remove it"
         )
     names = [study.name for study in studies]
     keys = [
@@ -207,11 +208,13 @@ def _read(source: Path, reading: Reading) -> Iterator[StudyResults | ForeignResu
             yield read_foreign(table, source, _file_digest(source), reading)
     elif not source.exists():
         raise UserError(
-            f"{source}: no such file or folder; name a study directory or a result table (.parquet, .csv)"
+            f"{source}: no such file or folder; name a study directory or a result table "
+            "(.parquet, .csv)"
         )
     else:
         raise UserError(
-            f"{source}: neither a study directory nor a result table; use a folder, .parquet or .csv"
+            f"{source}: neither a study directory nor a result table; use a folder, .parquet or "
+            ".csv"
         )
 
 
@@ -221,13 +224,15 @@ def _from_directory(folder: Path) -> StudyResults:
     )
     if ledger is None:
         raise UserError(
-            f"{folder}: no `ledger/events.jsonl` in it; name the directory that `ray-unlearn run` made"
+            f"{folder}: no `ledger/events.jsonl` in it; name the directory that `ray-unlearn run` "
+            "made"
         )
     record = read_ledger(ledger)
     missing = [key for key in ("spec", "domain") if not getattr(record.header, key)]
     if missing:
         raise UserError(
-            f"{events_file(ledger)}: the header lacks `{missing[0]}`; was it written by another program?"
+            f"{events_file(ledger)}: the header lacks `{missing[0]}`; was it written by another "
+            "program?"
         )
     spec = validated(StudySpec, record.header.spec, f"{events_file(ledger)}: header: spec")
     place = ledger.resolve()
@@ -266,7 +271,8 @@ def _from_table(path: Path, table: pa.Table) -> Iterator[StudyResults]:
         name = study or path.stem
         if group["score_rule"].nunique() > 1:
             raise UserError(
-                f"{path}: study {name!r} has rows scored by best_row and by stop_rule (`score_rule`); "
+                f"{path}: study {name!r} has rows scored by best_row and by stop_rule "
+                "(`score_rule`); "
                 "a study has one rule: name its directory instead, or write its table again"
             )
         baselines = _baselines_of(name, beside, len(groups))
@@ -330,7 +336,8 @@ def _baselines_of(
         frame = frame[frame["study"].astype(str) == study]
     elif studies > 1:
         raise UserError(
-            f"{path}: the table holds {studies} studies; add a `study` column that says whose baselines these are"
+            f"{path}: the table holds {studies} studies; add a `study` column that says whose "
+            "baselines these are"
         )
     return tidy_baselines(frame.reset_index(drop=True), str(path))
 
@@ -345,7 +352,8 @@ def _check_baselines(rows: pd.DataFrame, baselines: pd.DataFrame, table: Path, p
     difference = (expected - rows["forget_gap_selection"]).abs()
     if (difference > 1e-4).any():
         raise UserError(
-            f"{path}: does not belong to {table}: its target contradicts `forget_gap_selection`; remove or rename it"
+            f"{path}: does not belong to {table}: its target contradicts `forget_gap_selection`; "
+            "remove or rename it"
         )
 
 

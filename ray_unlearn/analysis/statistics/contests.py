@@ -162,9 +162,14 @@ def all_pairs(
     worst = trials[~trials["infeasible"]].groupby("group")["score"].max()
     groups = sizes.index.get_level_values("group").unique()
     statistic = Statistic(
-        "area_under_tuning_curve", False,
-        {str(g): _area_measure(budget, float(fallback.get(str(g), worst[g]))) for g in groups if g in worst},
-    )  # fmt: skip
+        "area_under_tuning_curve",
+        False,
+        {
+            str(g): _area_measure(budget, float(fallback.get(str(g), worst[g])))
+            for g in groups
+            if g in worst
+        },
+    )
     try:
         found = tuple(
             paired_difference(trials, a, b, statistic, seed + i, repeats=repeats)

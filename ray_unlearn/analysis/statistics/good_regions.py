@@ -286,13 +286,23 @@ def _region(
     ) -> Region:
         shown = [None if e is None else (float(e[0]), float(e[1])) for e in edges]
         return Region(
-            axis, natural, profile, low, high, p_good,
+            axis,
+            natural,
+            profile,
+            low,
+            high,
+            p_good,
             None if core is None else _core(axis, grid, p_good, core),
-            shown[0], shown[1],
-            core is not None and edges[0] is None, core is not None and edges[1] is None,
+            shown[0],
+            shown[1],
+            core is not None and edges[0] is None,
+            core is not None and edges[1] is None,
             tuple((float(natural[a]), float(natural[b])) for a, b in _runs(excluded, categorical)),
-            float(natural[best]), trials[0], reason, trials[1],
-        )  # fmt: skip
+            float(natural[best]),
+            trials[0],
+            reason,
+            trials[1],
+        )
 
     if categorical:
         return region(None, (None, None), "categorical: choices, not a range")

@@ -221,7 +221,8 @@ def pairs_of(
             pairs[group] = (a, b)
     if not pairs:
         raise UserError(
-            f"{method_a!r} and {method_b!r} share no group with {FEWEST_TRIALS} or more trials of each that were not "
+            f"{method_a!r} and {method_b!r} share no group with {FEWEST_TRIALS} or more trials of "
+            "each that were not "
             f"drawn adaptively; groups: {', '.join(skipped)}"
         )
     return pairs

@@ -1,12 +1,12 @@
-"""How robust is a method: what share of random configurations is good, and how fast do random
-trials get there?
+"""Robustness of a method: the proportion of random configurations that are good, and the expected
+best of k random trials.
 
-Both say something only of trials drawn at random (or quasi-randomly) from the search space. Scores:
-lower is better. An infeasible trial is a trial, and worse than all others.
+Both describe only trials drawn at random (or quasi-randomly) from the search space. Scores: lower
+is better. An infeasible trial is a trial, and worse than all others.
 
-Every estimate here is a function of trials *in order of choice* (`in_choice_order`): best on the selection
-half first, valued on the reporting half. So the best of k trials is valued on documents that did
-not choose it.
+Every estimate here is a function of trials *in order of choice* (`in_choice_order`): best on the
+selection half first, valued on the reporting half. So the best of k trials is valued on documents
+that did not choose it.
 
 Neither interval resamples with replacement. That repeats the best trial, so it centres on the
 plug-in estimate of a minimum and not on the unbiased one: at k = n/2 such a 90 % band covers 65 to
@@ -209,7 +209,7 @@ def own_best_proportion(rows: Floats, k: int, tolerance: float) -> Floats:
 
     Not the share within the tolerance of the best of all n: that best improves with n, so the
     method with more trials would look less robust. The mean over all subsets of size k is free of
-    n. Given that the best has rank i, the others are a random subset of the trials in_choice_order below it.
+    n. Given that the best has rank i, the others are a random subset of the trials after it.
     With n >> k that is a mean over very many i; where that would take long (many resamples at
     once), `ANCHORS` of equal probability stand for them.
     """
@@ -264,7 +264,7 @@ def _jackknife_error(values: Floats, k: int) -> float:
     """Standard error of the expected best of k over trials, from all n leave-one-out values at
     once.
 
-    Without trial i the ones in_choice_order above it keep their rank and the ones below move up by one.
+    Without trial i the ones before it keep their rank, and the ones after it move up by one.
     """
     n = len(values)
     weights = best_weights(n - 1, [k])[0]
