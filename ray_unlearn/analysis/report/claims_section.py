@@ -93,7 +93,7 @@ def _claimed(guidelines: Sequence[Guideline], methods: Sequence[str]) -> tuple[B
         blocks.append(Claims(found[:MOST_SHOWN]))
         if rest := found[MOST_SHOWN:]:
             blocks.append(Fold(f"{len(rest)} more of grade {grade}", (Claims(rest),)))
-    claims = Section("What is claimed", tuple(blocks))
+    claims = Section("What is claimed", tuple(blocks), style="inner")
     return (claims,) if table is None else (table, claims)
 
 
@@ -130,7 +130,8 @@ def _withheld(
     ]
     # Where nothing is claimed, the sentence leads the page.
     intro = (Paragraph(held_sentence(held)),) if claimed else ()
-    return (Section("What is withheld, and why", (*intro, *folds), "withheld"),)
+    blocks = (*intro, *folds)
+    return (Section("What is withheld, and why", blocks, "withheld", style="inner"),)
 
 
 def claim_parts(guideline: Guideline) -> GradedClaim:

@@ -120,7 +120,7 @@ class Section:
     mark: str = ""
     """Method whose colour the title has."""
     style: str = ""
-    """"" (plain), `question` (on a ground of its own) or `study` (a muted heading)."""
+    """"" (plain), `inner` (no rule above), `question` (a ground of its own) or `study` (muted)."""
 
     @property
     def listed(self) -> tuple["Section", ...]:

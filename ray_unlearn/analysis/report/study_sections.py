@@ -136,7 +136,7 @@ def _details(
         _baselines(study, anchor),
         Section("How the trials went", (Facts(_facts(study)), outcome_table(table))),
         Section("At the bounds of the search", _bounds(study)),
-        Section("What the trials show", _pictures(study, anchor, out)),
+        *_pictures(study, anchor, out),
         Fold(
             "Limits and origin of this study",
             (Bullets(tuple(study_limits(study, table))), Facts(_origin(study))),
