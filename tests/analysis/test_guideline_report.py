@@ -69,28 +69,55 @@ def region_of(axis: object, n: int, *, good: bool) -> Region:
     at = axis.from_unit  # type: ignore[attr-defined]
     return Region(
         axis=axis,  # type: ignore[arg-type]
-        grid=at(x), profile=profile, low=profile * 0.7, high=profile * 1.3 + 0.02, p_good=p_good,
-        core=tuple(at([0.45, 0.55])) if good else None, low_edge=tuple(at([0.4, 0.44])) if good else None,
-        high_edge=tuple(at([0.56, 0.6])) if good else None, low_censored=False, high_censored=False,
-        excluded=(tuple(at([0.0, 0.2])),), best=float(at([0.5])[0]), n_trials=n, n_used=n,
-    )  # fmt: skip
+        grid=at(x),
+        profile=profile,
+        low=profile * 0.7,
+        high=profile * 1.3 + 0.02,
+        p_good=p_good,
+        core=tuple(at([0.45, 0.55])) if good else None,
+        low_edge=tuple(at([0.4, 0.44])) if good else None,
+        high_edge=tuple(at([0.56, 0.6])) if good else None,
+        low_censored=False,
+        high_censored=False,
+        excluded=(tuple(at([0.0, 0.2])),),
+        best=float(at([0.5])[0]),
+        n_trials=n,
+        n_used=n,
+    )
 
 
 def robustness(outcome: Outcome, groups: tuple[str, ...]) -> RobustnessClaim:
     sign = {"more robust": 1.0, "less robust": -1.0, "not settled": 0.1}[outcome]
     margin = 0.05 if outcome != "not settled" else 0.2
     difference = PairedDifference(
-        statistic="share_within_own_best", larger_is_better=True, method_a=METHODS[0], method_b=METHODS[1],
-        groups=tuple(GroupDifference(g, 0.5 + 0.1 * sign, 0.5, 40, 40) for g in groups), mean=0.1 * sign,
-        over_trials=Interval(0.1 * sign - margin, 0.1 * sign + margin, 0.01), over_groups=None, better=3, worse=0,
-        n_seeds=3, scope="these domains only",
-    )  # fmt: skip
+        statistic="share_within_own_best",
+        larger_is_better=True,
+        method_a=METHODS[0],
+        method_b=METHODS[1],
+        groups=tuple(GroupDifference(g, 0.5 + 0.1 * sign, 0.5, 40, 40) for g in groups),
+        mean=0.1 * sign,
+        over_trials=Interval(0.1 * sign - margin, 0.1 * sign + margin, 0.01),
+        over_groups=None,
+        better=3,
+        worse=0,
+        n_seeds=3,
+        scope="these domains only",
+    )
     area = dataclasses.replace(
         difference, statistic="area_under_tuning_curve", larger_is_better=False
     )
     return RobustnessClaim(
-        METHODS[0], METHODS[1], 0.1, 20, (difference, difference, area), (outcome,) * 3, (0.01,) * 3, outcome, None, "these domains only"
-    )  # fmt: skip
+        METHODS[0],
+        METHODS[1],
+        0.1,
+        20,
+        (difference, difference, area),
+        (outcome,) * 3,
+        (0.01,) * 3,
+        outcome,
+        None,
+        "these domains only",
+    )
 
 
 def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
@@ -104,20 +131,36 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
         own = table.of(name)
         n = len(own)
         result = ImportanceResult(
-            tuple(Importance(a, 0.5, 0.001 if i == 0 else 0.6, 0.2) for i, a in enumerate(axes)), n, n // 4, 0.25, 999, len(axes)
-        )  # fmt: skip
+            tuple(Importance(a, 0.5, 0.001 if i == 0 else 0.6, 0.2) for i, a in enumerate(axes)),
+            n,
+            n // 4,
+            0.25,
+            999,
+            len(axes),
+        )
         held = tuple(
             HeldoutGroup(g, {"learning_rate": (2e-5, 4e-5)}, 20, 100, 4, 0.1, 0.3, 0.5, 20)
             for g in table.groups
         )
         methods[name] = MethodFindings(
-            method=name, trials=own, axes=axes, models=("m",), domains=table.groups,
-            evidence=Evidence(n_trials=n, n_groups=len(table.groups), n_seeds=3, sampler="drawn from the space"),
-            regions=tuple(region_of(a, n, good=i == 0) for i, a in enumerate(axes)), importance=result, trade_off=kappa,
+            method=name,
+            trials=own,
+            axes=axes,
+            models=("m",),
+            domains=table.groups,
+            evidence=Evidence(
+                n_trials=n, n_groups=len(table.groups), n_seeds=3, sampler="drawn from the space"
+            ),
+            regions=tuple(region_of(a, n, good=i == 0) for i, a in enumerate(axes)),
+            importance=result,
+            trade_off=kappa,
             trade_off_response="forget_nll",
-            weight_trade_off=kappa, stopping=None, near_own_best=Proportion(30, n, 30 / n, 0.2, 0.4),
-            curve=TuningCurve(ks, best, best, best, 3.0, n, 0), heldout=held,
-        )  # fmt: skip
+            weight_trade_off=kappa,
+            stopping=None,
+            near_own_best=Proportion(30, n, 30 / n, 0.2, 0.4),
+            curve=TuningCurve(ks, best, best, best, 3.0, n, 0),
+            heldout=held,
+        )
     headline = robustness(outcome, table.groups) if set(METHODS) <= set(methods) else None
     return Findings(table, methods, headline, None, 0)
 
@@ -252,7 +295,8 @@ def test_provenance_names_no_date_and_no_path(out: Path) -> None:
     text = (out / "guidelines.json").read_text(encoding="utf-8")
     provenance = json.loads(text)["provenance"]
     assert provenance["command"] == (
-        "ray-unlearn report table.csv --map lr=learning_rate --map drawn_by=sampler --score loss --tolerance 0.1 -o report"
+        "ray-unlearn report table.csv --map lr=learning_rate --map drawn_by=sampler --score loss "
+        "--tolerance 0.1 -o report"
     )
     assert provenance["sources"][0]["name"] == "table.csv"
     written = (out / "data" / "trials.csv").read_bytes()
@@ -289,7 +333,8 @@ def test_an_earlier_file_is_compared(out: Path, tmp_path: Path) -> None:
     old = json.loads((out / "guidelines.json").read_text(encoding="utf-8"))
     old["guidelines"] = [g for g in old["guidelines"] if g["kind"] != "range"]
     (tmp_path / "old.json").write_text(json.dumps(old), encoding="utf-8")
-    write_report([table], tmp_path / "since", since=tmp_path / "old.json", **READ)  # type: ignore[arg-type]
+    old_file, since = tmp_path / "old.json", tmp_path / "since"
+    write_report([table], since, since=old_file, **READ)  # type: ignore[arg-type]
     page = PageReader((tmp_path / "since" / "report.html").read_text(encoding="utf-8")).text
     assert "learning rate, range: new" in page
     assert "--since old.json" in page
@@ -322,9 +367,16 @@ def test_the_question_without_both_methods_is_not_answered() -> None:
 
 def held(kind: str, method: str, param: str | None, why: Reason) -> Guideline:
     return Guideline.model_validate(
-        {"id": f"{kind}/{method}/{param}", "kind": kind, "status": "withheld", "withheld_because": (why,), "scope": Scope(method=method),
-         "param": param, "evidence": Evidence(n_trials=36, n_groups=1, n_seeds=1)}
-    )  # fmt: skip
+        {
+            "id": f"{kind}/{method}/{param}",
+            "kind": kind,
+            "status": "withheld",
+            "withheld_because": (why,),
+            "scope": Scope(method=method),
+            "param": param,
+            "evidence": Evidence(n_trials=36, n_groups=1, n_seeds=1),
+        }
+    )
 
 
 def test_withheld_claims_are_gathered_by_what_they_lack() -> None:
@@ -339,8 +391,9 @@ def test_withheld_claims_are_gathered_by_what_they_lack() -> None:
     )
     groups = withheld_groups(claims)
     assert [(g.title, g.count) for g in groups] == [
-        ("because there are too few trials", 4), ("because nothing is shown to matter", 1)
-    ]  # fmt: skip
+        ("because there are too few trials", 4),
+        ("because nothing is shown to matter", 1),
+    ]
     assert groups[0].summary == "`m1`, `m2`: 64 more trials of each needed"
     assert groups[0].entries == ("`m1`, `m2` (all claims): 25 are needed.",)
     assert groups[1].entries[0].startswith("`m3`: lr (range): not shown")
@@ -355,10 +408,17 @@ def test_withheld_claims_are_gathered_by_what_they_lack() -> None:
 def test_advice_never_shows_a_finite_edge_where_it_is_censored() -> None:
     def claimed(low: bool, high: bool) -> Guideline:
         return Guideline(
-            id="r", kind="range", status="claimed", grade="B", scope=Scope(method="m"), param="learning_rate",
-            search_space=Narrowed(type="float", low=1e-6, high=1e-4, log=True), low_is_boundary=low, high_is_boundary=high,
+            id="r",
+            kind="range",
+            status="claimed",
+            grade="B",
+            scope=Scope(method="m"),
+            param="learning_rate",
+            search_space=Narrowed(type="float", low=1e-6, high=1e-4, log=True),
+            low_is_boundary=low,
+            high_is_boundary=high,
             evidence=Evidence(n_trials=1, n_groups=1, n_seeds=1),
-        )  # fmt: skip
+        )
 
     cells = []
     for low, high in ((False, False), (True, False), (False, True)):

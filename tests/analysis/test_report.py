@@ -373,6 +373,9 @@ def test_an_output_that_cannot_be_written(planted_study: Path, tmp_path: Path) -
 def test_reports_are_made_without_torch_and_ray() -> None:
     """A report is made on a laptop from a table file: importing it must not need the training
     stack."""
-    code = "import sys, ray_unlearn.analysis.report.write; print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    code = (
+        "import sys, ray_unlearn.analysis.report.write; "
+        "print([m for m in ('torch', 'ray', 'transformers') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

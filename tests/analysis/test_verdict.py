@@ -255,10 +255,17 @@ def test_outcomes_in_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (0.0412, "0.0412"), (76.53, "76.5"), (1240.0, "1,240"), (3.14e-4, "3.14e-4"), (1.2e7, "1.20e7"), (0.0, "0"),
-        (math.nan, "\u2013"), (math.inf, "\u221e"), (-0.5, "\u22120.500"),
+        (0.0412, "0.0412"),
+        (76.53, "76.5"),
+        (1240.0, "1,240"),
+        (3.14e-4, "3.14e-4"),
+        (1.2e7, "1.20e7"),
+        (0.0, "0"),
+        (math.nan, "\u2013"),
+        (math.inf, "\u221e"),
+        (-0.5, "\u22120.500"),
     ],
-)  # fmt: skip
+)
 def test_numbers_read_like_numbers(value: float, text: str) -> None:
     assert number(value) == text
 
