@@ -6,6 +6,7 @@ import typer
 
 from ray_unlearn.cli.options import Address, LanesOption, Location, Quiet, Workers
 from ray_unlearn.cli.show import Json, four_digits, print_json, print_table, say
+from ray_unlearn.spec.bounds import MOST_TRIALS
 
 if TYPE_CHECKING:
     from ray_unlearn.analysis.guidelines.confirmation import Confirmation, Confirmed
@@ -19,9 +20,14 @@ COLUMNS = (
 def confirm_command(
     location: Location,
     top: Annotated[
-        int, typer.Option(min=1, help="how many of the best configurations (selection half)")
+        int,
+        typer.Option(
+            min=1, max=MOST_TRIALS, help="how many of the best configurations (selection half)"
+        ),
     ] = 1,
-    seeds: Annotated[int, typer.Option(help="how many new seeds for each, at least 2")] = 5,
+    seeds: Annotated[
+        int, typer.Option(max=MOST_TRIALS, help="how many new seeds for each, at least 2")
+    ] = 5,
     per_method: Annotated[
         bool, typer.Option("--per-method", help="so many configurations of each method")
     ] = False,

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ray_unlearn.spec.bounds import MOST_WORKERS
+
 StudyFile = Annotated[Path, typer.Argument(help="study file", show_default=False)]
 Location = Annotated[
     str,
@@ -17,12 +19,15 @@ Location = Annotated[
 
 
 def number_of_lanes(text: str) -> int | str:
-    """`auto` or a number from 1 on."""
+    """`auto` or a number of lanes."""
     if text == "auto":
         return text
-    if not text.isdecimal() or int(text) < 1:
-        raise typer.BadParameter(f"must be a number from 1 on, or `auto`, got {text!r}")
-    return int(text)
+    number = int(text) if text.isdecimal() and len(text) < 10 else 0
+    if not 1 <= number <= MOST_WORKERS:
+        raise typer.BadParameter(
+            f"must be a number from 1 to {MOST_WORKERS:,}, or `auto`, got {text!r}"
+        )
+    return number
 
 
 LanesOption = Annotated[
@@ -36,7 +41,8 @@ LanesOption = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="workers per lane; default: the study file's")
+    int | None,
+    typer.Option(min=1, max=MOST_WORKERS, help="workers per lane; default: the study file's"),
 ]
 Address = Annotated[
     str | None,

@@ -23,12 +23,15 @@ def plan_command(
     teraflops: Annotated[
         float,
         typer.Option(
+            min=1e-6,
+            max=1e9,
             help="sustained TFLOP/s of one worker, for the hours; 0.03 is one CPU core, 300 an "
-            "H100 in bf16"
+            "H100 in bf16",
         ),
     ] = 0.03,
     gpu_memory: Annotated[
-        float | None, typer.Option(help="GiB of one GPU; default: that of this machine's")
+        float | None,
+        typer.Option(min=0, max=1e9, help="GiB of one GPU; default: that of this machine's"),
     ] = None,
     address: Annotated[
         str | None,

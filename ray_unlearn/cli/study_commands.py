@@ -15,6 +15,7 @@ from ray_unlearn.cli.options import (
     Workers,
 )
 from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.spec.bounds import MOST_TRIALS
 
 if TYPE_CHECKING:
     from ray_unlearn.api import Study
@@ -67,7 +68,11 @@ def resume_command(
     location: Location,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="add so many trials of each method to the study, finished or not"),
+        typer.Option(
+            min=1,
+            max=MOST_TRIALS,
+            help="add so many trials of each method to the study, finished or not",
+        ),
     ] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="run trials again that failed")
@@ -103,7 +108,7 @@ def status_command(
         ),
     ] = False,
     every: Annotated[
-        float, typer.Option(min=0.1, help="with --watch: seconds between two looks")
+        float, typer.Option(min=0.1, max=86_400, help="with --watch: seconds between two looks")
     ] = 2.0,
     json: Annotated[
         bool,

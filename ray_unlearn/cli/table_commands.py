@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.spec.bounds import LARGEST_SEED
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.guideline_file import Guidelines
 from ray_unlearn.spec.method_registry import METHODS
@@ -69,7 +70,9 @@ def report_command(
         Path | None,
         typer.Option("--since", metavar="OLD.json", help="guidelines.json to compare with"),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="of every random draw")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="of every random draw")
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Write the report: guidelines with their evidence, one HTML page, the same in Markdown.

@@ -19,7 +19,9 @@ from ray_unlearn.execution.recorder import Observer
 from ray_unlearn.execution.resume import SPEC_FILE
 from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.study import Say, StudyResult, resume_study, run_study, to_stderr
+from ray_unlearn.spec.bounds import LARGEST_SEED, MOST_TRIALS
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec, load_study
@@ -71,6 +73,8 @@ def confirm_study(
     """
     if seeds < 2:
         raise UserError(f"--seeds: an interval needs at least 2 new seeds, got {seeds}")
+    if seeds > MOST_TRIALS:
+        raise UserError(f"--seeds: at most {MOST_TRIALS:,} new seeds, got {seeds:,}")
     with fetched(location) as folder:
         return _confirmed(
             folder, location, top, seeds, per_method, operations, say, quiet, address, observers
@@ -103,9 +107,9 @@ def _confirmed(
         wanted, place = confirming_spec(spec, record, chosen, seeds, name), below(location, name)
         if not there(place):
             if operations:
-                wanted = wanted.model_copy(
-                    update={"operations": wanted.operations.model_copy(update=operations)}
-                )
+                content = wanted.operations.model_dump() | operations
+                changed = validated(Operations, content, "operations")
+                wanted = wanted.model_copy(update={"operations": changed})
             return run_study(
                 wanted, place, address=address, observers=observers, quiet=quiet, say=say
             )
@@ -146,7 +150,6 @@ def confirming_spec(
     used = {int(trial.config["seed"]) for trial in record.trials.values()} | set(
         spec.search.trial_seeds
     )
-    first = max(used) + 1
     content = spec.model_dump(mode="json") | {
         "name": f"{spec.name[:50]}-{name}",
         "description": f"the best configurations of {spec.name} with new seeds",
@@ -156,7 +159,7 @@ def confirming_spec(
         "search": {
             "sampler": "listed",
             "points": points,
-            "trial_seeds": list(range(first, first + seeds)),
+            "trial_seeds": _new_seeds(used, seeds),
             "seed": spec.search.seed,
         },
         "evaluation": {
@@ -169,6 +172,14 @@ def confirming_spec(
         "operations": spec.operations.model_dump(mode="json") | {"keep_best": False},
     }
     return validated(StudySpec, content, f"confirmation of {spec.name}")
+
+
+def _new_seeds(used: set[int], count: int) -> list[int]:
+    """The seeds after the greatest of `used`; where they end, the lowest that are free."""
+    first = max(used) + 1
+    if first + count - 1 <= LARGEST_SEED:
+        return list(range(first, first + count))
+    return list(itertools.islice((s for s in itertools.count() if s not in used), count))
 
 
 def _names() -> Iterator[str]:

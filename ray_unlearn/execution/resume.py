@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ray_unlearn.spec.bounds import MOST_TRIALS
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import differences, validated
 from ray_unlearn.spec.study_spec import StudySpec, load_study
@@ -46,7 +47,13 @@ def resumed_spec(
     if add_trials is not None:
         if spec.search.trials_per_method is None:
             raise UserError("--trials: a grid study runs its whole grid; there is nothing to add")
-        spec = with_trials(spec, spec.search.trials_per_method + add_trials)
+        wanted = spec.search.trials_per_method + add_trials
+        if add_trials < 1 or wanted > MOST_TRIALS:
+            raise UserError(
+                f"--trials: 1 to {MOST_TRIALS - spec.search.trials_per_method:,} trials of each "
+                f"method can be added, got {add_trials:,}"
+            )
+        spec = with_trials(spec, wanted)
     _refuse_fewer(path, record, spec)
     if spec.search.trials_per_method != began.search.trials_per_method:
         write_spec(

@@ -17,6 +17,9 @@ MOST_UPDATES = 10**9
 MOST_SEQUENCES = 2**20
 """Sequences of a batch, and tokens of a sequence: their indices are listed in memory."""
 
+MOST_DOCUMENTS = 10**9
+"""Documents of a split."""
+
 MOST_EVALUATIONS = 100_000
 """Evaluation rows of one trial: each is a line of the ledger, and its update is in the trial's id."""
 
@@ -32,4 +35,8 @@ LARGEST_FACTOR = 1e30
 LONGEST_S = 1e9
 """Seconds, some 30 years: a timer cannot wait 300 years."""
 
+MOST_RETRIES = 1000
+"""Times that a trial is run again."""
+
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
+Weight = Annotated[float, Field(ge=0, le=LARGEST_FACTOR)]

@@ -65,8 +65,7 @@ def _check_value(parameter: FloatRange | IntRange | Choice, value: Scalar, place
         if value not in parameter.choices:
             raise ValueError(f"{place}: must be one of {list(parameter.choices)}, got {value!r}")
         return
-    number = not isinstance(value, (bool, str))
-    if not number or not parameter.low <= float(value) <= parameter.high:
+    if isinstance(value, (bool, str)) or not parameter.low <= value <= parameter.high:
         raise ValueError(
             f"{place}: must lie in [{parameter.low:g}, {parameter.high:g}], got {value!r}"
         )

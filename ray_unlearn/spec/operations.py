@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ray_unlearn.spec.bounds import LONGEST_S, MOST_RETRIES, MOST_SEQUENCES, MOST_WORKERS
 from ray_unlearn.spec.strict import Strict
 
 
@@ -12,28 +13,28 @@ class Operations(Strict):
     """How the study is run. Nothing here changes a result (one worker or several: equal to
     rounding)."""
 
-    lanes: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+    lanes: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | Literal["auto"] = Field(
         1,
         description="warm worker groups, each running one trial at a time. auto: as many as the cluster holds, following it as "
         "nodes come and go; a number is reached when there is room",
     )
     max_lanes: int | None = Field(
-        None, ge=1, description="with `lanes: auto`: no more than so many"
+        None, ge=1, le=MOST_WORKERS, description="with `lanes: auto`: no more than so many"
     )
     autoscaling: bool = Field(
         False,
         description="the cluster has an autoscaler, which may add nodes for lanes that have no room (Ray seldom tells its limits)",
     )
-    workers_per_lane: int = Field(1, ge=1)
+    workers_per_lane: int = Field(1, ge=1, le=MOST_WORKERS)
     parallel: Literal["replicate", "shard"] = Field(
         "replicate",
         description="of a lane's workers. replicate: each holds all weights; shard: each holds a part of weights, gradients "
         "and optimizer states (FSDP2), for models that do not fit otherwise",
     )
-    cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float = Field(0, ge=0)
+    cpus_per_worker: float = Field(1, gt=0, le=MOST_WORKERS)
+    gpus_per_worker: float = Field(0, ge=0, le=MOST_WORKERS)
     micro_batch_size: int | None = Field(
-        None, ge=1, description="sequences per forward/backward pass and worker"
+        None, ge=1, le=MOST_SEQUENCES, description="sequences per forward/backward pass and worker"
     )
     activation_checkpointing: bool = Field(
         False,
@@ -45,7 +46,7 @@ class Operations(Strict):
         "liger: fused by the kernels of Liger Kernel, on CUDA devices (pip install 'ray-unlearn[liger]')",
     )
     max_retries: int = Field(
-        2, ge=0, description="times a trial is run again after its worker died"
+        2, ge=0, le=MOST_RETRIES, description="times a trial is run again after its worker died"
     )
     tensorboard: bool = True
     metrics_port: int | None = Field(
@@ -57,17 +58,20 @@ class Operations(Strict):
     checkpoint_every_s: float | None = Field(
         60.0,
         ge=0,
+        le=LONGEST_S,
         description="seconds between two checkpoints of a running trial; null: none, it starts again",
     )
     keep_best: bool = Field(True, description="keep the weights of the best row so far")
     stall_timeout_s: float | None = Field(
         1800.0,
         gt=0,
+        le=LONGEST_S,
         description="a lane without any sign of life for this long is restarted; null: never",
     )
     grace_s: float = Field(
         20.0,
         ge=0,
+        le=LONGEST_S,
         description="when told to stop: seconds that running trials have for a checkpoint",
     )
 

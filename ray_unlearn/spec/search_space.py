@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from ray_unlearn.spec.bounds import MOST_UPDATES
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
 from ray_unlearn.spec.method_registry import METHODS, method_named
@@ -48,8 +49,8 @@ class IntRange(_Parameter):
     """
 
     type: Literal["int"]
-    low: int
-    high: int
+    low: int = Field(ge=-MOST_UPDATES, le=MOST_UPDATES)
+    high: int = Field(ge=-MOST_UPDATES, le=MOST_UPDATES)
     scale: Literal["linear", "log"] = "linear"
     free: bool = False
     grid: tuple[int, ...] = ()
@@ -90,6 +91,9 @@ def _check_range(low: float, high: float, scale: str) -> None:
         raise ValueError(f"needs low < high, got low={low:g}, high={high:g}")
     if scale == "log" and low <= 0:
         raise ValueError(f"a log scale needs low > 0, got low={low:g}")
+    width = high / low if scale == "log" else high - low
+    if not math.isfinite(width):
+        raise ValueError(f"the range is too wide to draw from, got low={low:g}, high={high:g}")
 
 
 def _check_grid(grid: tuple[float, ...], low: float, high: float) -> None:

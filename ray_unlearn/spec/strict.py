@@ -72,6 +72,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML: nested too deeply") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        raise UserError(f"{path}: a value cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: must hold a mapping of keys to values, got {type(content).__name__}"

@@ -6,10 +6,20 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
 
+from ray_unlearn.spec.bounds import (
+    LARGEST_FACTOR,
+    MOST_DOCUMENTS,
+    MOST_EVALUATIONS,
+    MOST_SEQUENCES,
+    MOST_TRIALS,
+    MOST_UPDATES,
+    Seed,
+    Weight,
+)
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.hyperparameters import Hyperparameters
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
-from ray_unlearn.spec.method_registry import METHODS, method_named
+from ray_unlearn.spec.method_registry import BUILT_IN, method_named
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.search_space import Fixed, IntRange, Scalar, SearchSpace, load_search_space
 from ray_unlearn.spec.strict import Strict, digest, read_yaml, validated
@@ -32,8 +42,8 @@ class LoraSpec(Strict):
     rank * B A is trained in B and A. The model without its adapters is P_0: no second copy is
     needed."""
 
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
+    rank: int = Field(16, ge=1, le=MOST_SEQUENCES)
+    alpha: int = Field(32, ge=1, le=MOST_SEQUENCES)
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear",
         description="names of the adapted layers (`q_proj` ...); all-linear: all but the output embedding",
@@ -77,6 +87,7 @@ class ModelSpec(Strict):
     pretraining_tokens: float | None = Field(
         None,
         gt=0,
+        le=LARGEST_FACTOR,
         description="tokens P_0 was trained on: retraining then costs 6 x parameters x tokens FLOPs",
     )
 
@@ -105,7 +116,9 @@ class SplitSource(Strict):
     pattern: str = Field(
         "**/*.txt", description="which files of a folder; one file is one document"
     )
-    limit: int | None = Field(None, ge=1, description="keep the first N documents")
+    limit: int | None = Field(
+        None, ge=1, le=MOST_DOCUMENTS, description="keep the first N documents"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -128,13 +141,13 @@ class DataSpec(Strict):
     )
     domain: str = Field("", description="name shown in tables and reports; the demo brings its own")
     splits: dict[Split, SplitSource] = Field(default_factory=dict)
-    sequence_length: int = Field(128, ge=2, description="tokens per sequence")
+    sequence_length: int = Field(128, ge=2, le=MOST_SEQUENCES, description="tokens per sequence")
     layout: Literal["pad", "pack"] = Field(
         "pad",
         description="pad: a document fills whole sequences; pack: documents share sequences, attention stays apart",
     )
     max_sequences_per_document: int | None = Field(
-        None, ge=1, description="longer documents are cut"
+        None, ge=1, le=MOST_SEQUENCES, description="longer documents are cut"
     )
     heldout_share: float = Field(
         0.2,
@@ -164,11 +177,9 @@ class ObjectiveSpec(Strict):
     """score = w_forget * forget gap + mean over sets of w_set * utility loss (METRICS in
     `store.schema`)."""
 
-    forget_gap: float = Field(1.0, ge=0, description="weight of |log ppl(U) - log ppl_0(A)|")
-    retain: float = Field(
-        1.0, ge=0, description="weight of the utility loss on held-out retain text"
-    )
-    general: float = Field(1.0, ge=0, description="weight of the utility loss on general text")
+    forget_gap: Weight = Field(1.0, description="weight of |log ppl(U) - log ppl_0(A)|")
+    retain: Weight = Field(1.0, description="weight of the utility loss on held-out retain text")
+    general: Weight = Field(1.0, description="weight of the utility loss on general text")
     pareto: bool = Field(
         False, description="two objectives, forget gap and utility loss, instead of their sum"
     )
@@ -191,16 +202,22 @@ class EvaluationSpec(Strict):
     """When a trial is evaluated: every N updates, at given updates, or `count` points; always at
     its last update."""
 
-    every: int | None = Field(None, ge=1)
-    at: tuple[int, ...] | None = None
-    count: int | None = Field(None, ge=1, description="this many points, evenly on a log scale")
-    batch_size: int = Field(16, ge=1, description="sequences per forward pass and worker")
+    every: int | None = Field(None, ge=1, le=MOST_UPDATES)
+    at: tuple[int, ...] | None = Field(None, max_length=MOST_EVALUATIONS)
+    count: int | None = Field(
+        None, ge=1, le=MOST_EVALUATIONS, description="this many points, evenly on a log scale"
+    )
+    batch_size: int = Field(
+        16, ge=1, le=MOST_SEQUENCES, description="sequences per forward pass and worker"
+    )
 
     @field_validator("at")
     @classmethod
     def _rising(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if value is not None and (not value or value[0] < 1 or list(value) != sorted(set(value))):
             raise ValueError("must be rising updates from 1 on")
+        if value is not None and value[-1] > MOST_UPDATES:
+            raise ValueError(f"no update is beyond {MOST_UPDATES:,}, got {value[-1]:,}")
         return value
 
     @model_validator(mode="after")
@@ -236,16 +253,18 @@ class SchedulerSpec(Strict):
 
     type: Literal["none", "past_best", "asha", "median"] = "none"
     reduction_factor: int = Field(
-        3, ge=2, description="ASHA keeps the best 1/reduction_factor at each rung"
+        3, ge=2, le=MOST_TRIALS, description="ASHA keeps the best 1/reduction_factor at each rung"
     )
-    grace_updates: int = Field(1, ge=1, description="no trial is stopped before this update")
+    grace_updates: int = Field(
+        1, ge=1, le=MOST_UPDATES, description="no trial is stopped before this update"
+    )
 
 
 class SearchSpec(Strict):
     """How many trials and who chooses them."""
 
     trials_per_method: int | None = Field(
-        None, ge=1, description="required unless the sampler is grid or listed"
+        None, ge=1, le=MOST_TRIALS, description="required unless the sampler is grid or listed"
     )
     sampler: Literal["tpe", "qmc", "random", "grid", "nsga2", "gp", "listed"] = "tpe"
     quasi_random_share: float = Field(
@@ -255,9 +274,12 @@ class SearchSpec(Strict):
         description="share of each method's trials drawn quasi-randomly (QMC), the first ones",
     )
     scheduler: SchedulerSpec = SchedulerSpec()
-    seed: int = Field(0, ge=0, description="of the samplers")
-    trial_seeds: tuple[int, ...] = Field(
-        (0,), min_length=1, description="data order and labels; trials take them in turn"
+    seed: Seed = Field(0, description="of the samplers")
+    trial_seeds: tuple[Seed, ...] = Field(
+        (0,),
+        min_length=1,
+        max_length=MOST_TRIALS,
+        description="data order and labels; trials take them in turn",
     )
     full_space_share: float = Field(
         0.0,
@@ -311,7 +333,7 @@ class StudySpec(Strict):
     description: str = ""
     model: ModelSpec
     data: DataSpec
-    methods: tuple[str, ...] = Field(tuple(METHODS), min_length=1)
+    methods: tuple[str, ...] = Field(BUILT_IN, min_length=1)
     spaces: dict[str, SearchSpace]
     full_spaces: dict[str, SearchSpace] | None = Field(
         None, description="of methods whose space was narrowed (`--space-from`): what it was before"
@@ -367,6 +389,12 @@ class StudySpec(Strict):
             raise ValueError(
                 f"search.scheduler.grace_updates: must lie below the most steps of {method} ({most}), "
                 f"got {self.search.scheduler.grace_updates}"
+            )
+        if self.evaluation.every and most // self.evaluation.every > MOST_EVALUATIONS:
+            raise ValueError(
+                f"evaluation.every: {most:,} steps of {method} would be evaluated "
+                f"{most // self.evaluation.every:,} times, at most {MOST_EVALUATIONS:,} are "
+                "possible; raise it"
             )
         if space.free_steps and not [
             u for u in self.evaluation.updates(most) if u >= space.fewest_steps
@@ -472,7 +500,7 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
     """
     content = read_yaml(path)
     overrides = content.pop("space_overrides", None)
-    methods = content.get("methods", list(METHODS))
+    methods = content.get("methods", list(BUILT_IN))
     if not isinstance(methods, list) or not methods:
         raise UserError(f"{path}: methods: must be a list of method names, got {methods!r}")
     for name in methods:
@@ -491,6 +519,7 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
             for n, v in (overrides or {}).items()
         }
         folder = _spaces_folder(path, spaces)
+        _check_overrides(path, long_form, methods)
         loaded = {name: load_search_space(folder / f"{name}.yaml", long_form) for name in methods}
         content["spaces"] = {name: space.model_dump(mode="json") for name, space in loaded.items()}
     elif overrides:
@@ -501,6 +530,17 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
         content["operations"] = (content.get("operations") or {}) | operations
     spec = validated(StudySpec, content, str(path))
     return _with_absolute_paths(spec, path.parent)
+
+
+def _check_overrides(path: Path, overrides: dict[str, Any], methods: list[str]) -> None:
+    """Refuse an override that no method of the study uses: it would be ignored in silence."""
+    used = {name for method in methods for name in method_named(method).hyperparameters}
+    for name in overrides:
+        if name in HYPERPARAMETERS and name not in used:
+            raise UserError(
+                f"{path}: space_overrides.{name}: no method of this study uses it "
+                f"({', '.join(methods)}); remove it"
+            )
 
 
 def _spaces_folder(path: Path, given: str | None) -> Path:
