@@ -519,7 +519,6 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
             for n, v in (overrides or {}).items()
         }
         folder = _spaces_folder(path, spaces)
-        _check_overrides(path, long_form, methods)
         loaded = {name: load_search_space(folder / f"{name}.yaml", long_form) for name in methods}
         content["spaces"] = {name: space.model_dump(mode="json") for name, space in loaded.items()}
     elif overrides:
@@ -529,10 +528,11 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
     if operations:
         content["operations"] = (content.get("operations") or {}) | operations
     spec = validated(StudySpec, content, str(path))
+    _check_overrides(path, overrides or {}, spec.methods)
     return _with_absolute_paths(spec, path.parent)
 
 
-def _check_overrides(path: Path, overrides: dict[str, Any], methods: list[str]) -> None:
+def _check_overrides(path: Path, overrides: dict[str, Any], methods: tuple[str, ...]) -> None:
     """Refuse an override that no method of the study uses: it would be ignored in silence."""
     used = {name for method in methods for name in method_named(method).hyperparameters}
     for name in overrides:
