@@ -11,7 +11,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 
 
 class Environment:
@@ -20,6 +27,10 @@ class Environment:
     def time(self) -> float:
         """Seconds since the epoch, UTC."""
         return time.time()
+
+    def now(self) -> datetime:
+        """The time of day, UTC."""
+        return datetime.fromtimestamp(self.time(), UTC)
 
     def monotonic(self) -> float:
         """Seconds on a clock that never goes back."""
@@ -60,6 +71,17 @@ class Environment:
     def event(self) -> threading.Event:
         """An event that threads of this environment wait for."""
         return threading.Event()
+
+    def lock(self) -> AbstractContextManager[object]:
+        """A lock between the threads of this environment."""
+        return threading.Lock()
+
+    def map(
+        self, call: Callable[[Item], Answer], items: Sequence[Item], threads: int
+    ) -> list[Answer]:
+        """`call` of each item, so many at a time, in the order of the items."""
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(call, items))
 
     def start_thread(self, target: Callable[[], None], name: str) -> threading.Thread:
         """A daemon thread that runs `target`."""

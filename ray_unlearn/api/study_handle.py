@@ -9,7 +9,7 @@ from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.location import fetched, opened, send
-from ray_unlearn.store.repair import mend_remote, repair
+from ray_unlearn.store.repair import repair, repair_remote
 from ray_unlearn.store.snapshot import BestConfiguration, Snapshot, taken
 from ray_unlearn.store.status import Status
 from ray_unlearn.store.status import status as read_status
@@ -373,7 +373,7 @@ class Study:
         if not is_remote(self.location):
             return repair(Path(self.location))
         with opened(self.location) as place:
-            return mend_remote(place)
+            return repair_remote(place)
 
     @property
     def _snapshot(self) -> Snapshot:

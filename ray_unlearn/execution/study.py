@@ -329,7 +329,7 @@ class _Run:
             model,
             storage,
             header_digest_of(storage),
-            self.ledger.token,
+            self.ledger.fence,
         )
 
     @contextlib.contextmanager

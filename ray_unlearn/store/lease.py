@@ -1,27 +1,25 @@
-"""Who may write a study: one process at a time, told apart by a fencing token.
+"""Who may write a study: one process at a time, with a fencing token.
 
 `ledger/lease.json` names the holder. On one machine an advisory lock (`flock`) decides, which the
 kernel drops with the process. Between machines, where a shared file system may not carry locks, the
-file's age decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence it may
-be taken over. The new holder's token is one higher. The old one, should it wake up, reads the file
-before it appends, finds a token that is not its own, and stops; a line that it had half written by
-then carries its old token, and readers leave it out (Kleppmann 2016, "How to do distributed
-locking").
+file's age decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence another
+process may take the study over. Each holder's fencing token (the fence) is one higher than the last
+one's. A former holder that wakes up reads the file before it appends, finds a fence that is not its
+own, and stops. A line that it had half written by then carries its old fence, and readers leave it
+out (Kleppmann 2016, "How to do distributed locking").
 """
 
 import contextlib
 import fcntl
 import json
 import os
-import socket
-import threading
-import time
-import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.store.whole_file import write_whole
 
 HEARTBEAT_S = 5.0
 EXPIRY_S = 60.0
@@ -30,77 +28,111 @@ LEASE_FILE = "lease.json"
 
 @dataclass(frozen=True)
 class Holder:
-    """What `lease.json` says."""
+    """What a lease says of its holder."""
 
-    token: int
+    fence: int
+    """`token` on disk."""
     host: str
     pid: int
     started: float
     """Seconds since the epoch, by the holder's clock."""
     released: bool = False
 
+    def as_json(self, **more: object) -> bytes:
+        """The content of a lease."""
+        content = {
+            "token": self.fence,
+            "host": self.host,
+            "pid": self.pid,
+            "started": self.started,
+            "released": self.released,
+        }
+        return json.dumps(content | more).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Holder":
+        """The holder that a lease names.
+
+        Raises:
+            ValueError, KeyError, TypeError: it was written by another version.
+        """
+        found = json.loads(content)
+        names = ("token", "host", "pid", "started", "released")
+        return cls(*(found[name] for name in names if name != "released" or name in found))
+
 
 class Lease:
     """The right to write in `folder`, held from `take` to `release`."""
 
-    def __init__(self, folder: Path, holder: Holder) -> None:
-        self.token = holder.token
+    def __init__(self, folder: Path, holder: Holder, environment: Environment = REAL) -> None:
+        self.fence = holder.fence
         self._path = folder / LEASE_FILE
         self._holder = holder
-        self._stop = threading.Event()
-        self._beat = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self._beat.start()
+        self._environment = environment
+        self._stop = environment.event()
+        self._beat = environment.start_thread(self._renew, "lease")
 
     @classmethod
-    def take(cls, folder: Path, file: IO[bytes], what: str) -> "Lease":
+    def take(
+        cls, folder: Path, file: IO[bytes], what: str, environment: Environment = REAL
+    ) -> "Lease":
         """Lock `file` (in `folder`) and become the holder.
 
         Args:
             folder: where `lease.json` is or will be.
             file: locked for as long as it is open.
             what: named in errors.
+            environment: clock, host and threads.
 
         Raises:
-            StorageError: somebody else holds it; the message has host, process and age.
+            StorageError: another process holds the lease; the message has host, process and age.
         """
         before = read_holder(folder)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StorageError(
-                f"{what}: another process is writing this study: {described(folder, before)}"
+                f"{what}: another process is writing this study: "
+                f"{describe_holder(folder, before, environment)}"
             ) from None
-        if before is not None and not before.released and before.host != socket.gethostname():
-            silent = _silence_s(folder)
+        if before is not None and not before.released and before.host != environment.host:
+            silent = _silence_s(folder, environment)
             if silent < EXPIRY_S:
                 raise StorageError(
-                    f"{what}: another host is writing this study: {described(folder, before)}; if that host is dead, "
+                    f"{what}: another host is writing this study: "
+                    f"{describe_holder(folder, before, environment)}; if that host is dead, "
                     f"try again in {EXPIRY_S - silent:.0f} s"
                 )
-        token = 1 if before is None else before.token + 1
-        holder = Holder(token, socket.gethostname(), os.getpid(), time.time())
+        fence = 1 if before is None else before.fence + 1
+        holder = Holder(fence, environment.host, environment.pid, environment.time())
         try:
-            _write(folder, holder)
+            write_whole(folder / LEASE_FILE, holder.as_json(), environment)
         except OSError as error:
             raise StorageError(f"{folder / LEASE_FILE}: cannot be written: {error}") from None
-        return cls(folder, holder)
+        return cls(folder, holder, environment)
 
-    def outrank(self, token: int) -> None:
-        """Make the token higher than `token`, the highest in the ledger: `lease.json` may have been
-        lost with its count."""
-        if self.token <= token:
-            self._holder = Holder(**asdict(self._holder) | {"token": token + 1})
-            self.token = token + 1
-            _write(self._path.parent, self._holder)
+    def outrank(self, fence: int) -> None:
+        """Make the fence higher than `fence`, the highest in the ledger.
+
+        `lease.json`, with its count, may have been lost before this lease was taken. But when the
+        lease is another process's by now, that process wrote the higher fence.
+
+        Raises:
+            StorageError: this process has lost the study.
+        """
+        if self.fence <= fence:
+            self.check()
+            self._holder = replace(self._holder, fence=fence + 1)
+            self.fence = fence + 1
+            write_whole(self._path, self._holder.as_json(), self._environment)
 
     def check(self) -> None:
-        """Raises:
-        StorageError: the lease is somebody else's by now; nothing may be written any more.
-        """
+        """Raise a StorageError when the lease is another process's: nothing may be written."""
         now = read_holder(self._path.parent)
-        if now is None or now.token != self.token:
+        if now is None or now.fence != self.fence:
             raise StorageError(
-                f"{self._path}: this process has lost the study to {described(self._path.parent, now)}; it stops here, "
+                f"{self._path}: this process has lost the study to "
+                f"{describe_holder(self._path.parent, now, self._environment)}; it stops here, "
                 "and what the other one writes counts"
             )
 
@@ -109,14 +141,16 @@ class Lease:
         self._stop.set()
         self._beat.join()
         holder = read_holder(self._path.parent)
-        if holder is not None and holder.token == self.token:
-            with contextlib.suppress(OSError):  # a full disk: then the lock alone tells, or the age
-                _write(self._path.parent, Holder(**asdict(self._holder) | {"released": True}))
+        if holder is not None and holder.fence == self.fence:
+            # On a full disk the lock alone says that the study is free, or the lease's age.
+            with contextlib.suppress(OSError):
+                released = replace(self._holder, released=True)
+                write_whole(self._path, released.as_json(), self._environment)
 
-    def _keep(self) -> None:
+    def _renew(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             holder = read_holder(self._path.parent)
-            if holder is None or holder.token != self.token:
+            if holder is None or holder.fence != self.fence:
                 return
             with contextlib.suppress(OSError):
                 os.utime(self._path)
@@ -125,37 +159,26 @@ class Lease:
 def read_holder(folder: Path) -> Holder | None:
     """Who holds, or last held, the lease; None when nobody ever did or the file is unreadable."""
     try:
-        return Holder(**json.loads((folder / LEASE_FILE).read_bytes()))
-    except (OSError, ValueError, TypeError):
+        return Holder.from_json((folder / LEASE_FILE).read_bytes())
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
-def described(folder: Path, holder: Holder | None) -> str:
-    """`process 12 on host a, for 3 min, last heard 2 s ago`."""
+def describe_holder(folder: Path, holder: Holder | None, environment: Environment = REAL) -> str:
+    """The holder for people: `process 12 on host a, for 3 min, last heard 2 s ago`."""
     if holder is None:
         return "an unknown process"
-    held = max(0.0, time.time() - holder.started)
+    held = max(0.0, environment.time() - holder.started)
     return (
-        f"process {holder.pid} on host {holder.host}, for {_duration(held)}, "
-        f"last heard {_silence_s(folder):.0f} s ago; wait for it, or stop it first"
+        f"process {holder.pid} on host {holder.host}, for {_duration(held)}, last heard "
+        f"{_silence_s(folder, environment):.0f} s ago; wait for it, or stop it first"
     )
 
 
-def _write(folder: Path, holder: Holder) -> None:
-    draft = (
-        folder / f"{LEASE_FILE}.{uuid.uuid4().hex[:12]}.tmp"
-    )  # two hosts may have the same process numbers
-    with open(draft, "w") as file:
-        json.dump(asdict(holder), file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(folder / LEASE_FILE)
-
-
-def _silence_s(folder: Path) -> float:
+def _silence_s(folder: Path, environment: Environment) -> float:
     """Seconds since the lease was touched, both ends by the clock of the file system: hosts
     disagree on the time."""
-    probe = folder / f"clock.{uuid.uuid4().hex[:12]}.tmp"
+    probe = folder / f"clock.{environment.unique_name()}.tmp"
     try:
         probe.touch()
         now = probe.stat().st_mtime

@@ -24,11 +24,11 @@ the events: `pd.read_json("ledger/events.jsonl", lines=True)`.
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Protocol, Self
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.entry import decoded, encoded
 from ray_unlearn.store.event import Event, Header, Note
@@ -39,19 +39,20 @@ from ray_unlearn.store.scan import (
     acknowledged_file,
     events_file,
     header_file,
-    lines_of,
     read_acknowledged,
+    restore_header_copy,
     scanned,
 )
+from ray_unlearn.store.whole_file import sync, write_whole
 
 
 class Held(Protocol):
     """The right to write a study: a `Lease`, or what stands for it in an object store."""
 
-    token: int
+    fence: int
 
-    def outrank(self, token: int) -> None:
-        """Make the token higher than the highest in the ledger."""
+    def outrank(self, fence: int) -> None:
+        """Make sure that the fence is higher than the highest in the ledger."""
 
     def check(self) -> None:
         """Raises StorageError when the study is somebody else's."""
@@ -85,8 +86,10 @@ class Ledger:
         lease: Held,
         next_seq: int,
         writer: Writer | None = None,
+        environment: Environment = REAL,
     ) -> None:
         self.folder = folder
+        self._environment = environment
         self._writer = writer
         self.record = record
         self._file = file
@@ -97,7 +100,13 @@ class Ledger:
         self._acknowledged = os.open(acknowledged_file(folder), os.O_WRONLY | os.O_CREAT, 0o644)
 
     @classmethod
-    def create(cls, folder: Path, header: Header, writer: Writer | None = None) -> Self:
+    def create(
+        cls,
+        folder: Path,
+        header: Header,
+        writer: Writer | None = None,
+        environment: Environment = REAL,
+    ) -> Self:
         """Start a ledger in `folder` with its header line.
 
         Args:
@@ -118,11 +127,13 @@ class Ledger:
             ) from None
         except OSError as error:
             raise StorageError(f"{path}: cannot be written: {error}") from None
-        lease = _taken(folder, file) if writer is None else writer.lease
-        ledger = cls(folder, file, Record(header), lease, 0, writer)
+        lease = _taken(folder, file, environment) if writer is None else writer.lease
+        ledger = cls(folder, file, Record(header), lease, 0, writer, environment)
         try:
             line = ledger._write(header)
-            header_file(folder).write_bytes(line)
+            write_whole(header_file(folder), line, environment)  # the folder is synced with it
+            for parent in (folder.parent, folder.parent.parent):
+                sync(parent)
         except OSError as error:
             ledger.close()
             raise StorageError(f"{header_file(folder)}: cannot be written: {error}") from None
@@ -132,7 +143,9 @@ class Ledger:
         return ledger
 
     @classmethod
-    def open(cls, folder: Path, writer: Writer | None = None) -> Self:
+    def open(
+        cls, folder: Path, writer: Writer | None = None, environment: Environment = REAL
+    ) -> Self:
         """Open for appending. What a crash leaves behind is mended and noted: a torn last line (the
         process died inside a write) is cut; events that were acknowledged and are gone from the end
         are named, and will be computed again.
@@ -145,7 +158,7 @@ class Ledger:
         if not path.exists():
             raise StorageError(f"{path}: no ledger there; is this a study directory?")
         file = open(path, "ab", buffering=0)  # noqa: SIM115  (appends never overwrite, whatever others do)
-        lease = _taken(folder, file) if writer is None else writer.lease
+        lease = _taken(folder, file, environment) if writer is None else writer.lease
         try:
             acknowledged = read_acknowledged(folder)
             scan = scanned(folder)
@@ -154,9 +167,8 @@ class Ledger:
                 file.truncate(scan.good_bytes)
                 file.seek(0, os.SEEK_END)
             lease.outrank(scan.entries[-1].fence)
-            if not header_file(folder).exists():
-                header_file(folder).write_bytes(next(line for _, line in lines_of(path)))
-            ledger = cls(folder, file, record, lease, scan.next_seq, writer)
+            restore_header_copy(folder, environment)
+            ledger = cls(folder, file, record, lease, scan.next_seq, writer, environment)
         except BaseException:
             lease.release()
             file.close()
@@ -171,9 +183,9 @@ class Ledger:
         return ledger
 
     @property
-    def token(self) -> int:
+    def fence(self) -> int:
         """The fencing token of this writer."""
-        return self._lease.token
+        return self._lease.fence
 
     @property
     def held(self) -> bool:
@@ -191,7 +203,7 @@ class Ledger:
             StorageError: the disk is full, the file cannot be written, or another process has taken
                 the study over. Nothing that was there before is lost.
         """
-        line = self._write(event, datetime.now(UTC).isoformat(timespec="milliseconds"))
+        line = self._write(event, self._environment.now().isoformat(timespec="milliseconds"))
         path = events_file(self.folder)
         stored = decoded(line, path, self._file.tell() - len(line))
         assert stored is not None
@@ -199,7 +211,7 @@ class Ledger:
 
     def _write(self, event: Event, time: str = "") -> bytes:
         self._lease.check()
-        line = encoded(event, self._seq, self.token, time)
+        line = encoded(event, self._seq, self.fence, time)
         start = self._file.tell()
         try:
             _write_all(self._file, line)
@@ -305,9 +317,9 @@ def _write_all(file: IO[bytes], line: bytes) -> None:
         rest = rest[file.write(rest) :]
 
 
-def _taken(folder: Path, file: IO[bytes]) -> Lease:
+def _taken(folder: Path, file: IO[bytes], environment: Environment) -> Lease:
     try:
-        return Lease.take(folder, file, str(events_file(folder)))
+        return Lease.take(folder, file, str(events_file(folder)), environment)
     except StorageError:
         file.close()
         raise

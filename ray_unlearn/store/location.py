@@ -1,16 +1,13 @@
 """Where a study lives, for those who run it and those who read it: the same code for a folder and
 for an object store."""
 
-import json
-import os
-import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.lease import LEASE_FILE, Holder
@@ -18,7 +15,7 @@ from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.segments import SEGMENTS
 from ray_unlearn.store.storage import Storage, storage_at
-from ray_unlearn.store.working_copy import Publisher, RemoteWriter, WorkingCopy
+from ray_unlearn.store.working_copy import HEADER, Publisher, RemoteWriter, WorkingCopy
 
 SPEC = "study.yaml"
 HASTY_S = 20.0
@@ -36,6 +33,7 @@ class Place:
     """The study directory, or the working copy of it."""
     storage: Storage
     """For weights and checkpoints: what lanes on other machines read and write."""
+    environment: Environment = REAL
     _writer: RemoteWriter | None = None
     _publisher: Publisher | None = None
 
@@ -49,37 +47,35 @@ class Place:
             return events_file(self.folder / "ledger").exists() or (self.folder / SPEC).exists()
         try:
             return any(
-                file.name == SPEC or file.name.startswith(SEGMENTS) for file in self.storage.files()
+                file.name in (SPEC, HEADER) or file.name.startswith(SEGMENTS)
+                for file in self.storage.files()
             )
         except OSError as error:
             raise StorageError(str(error)) from None
 
     def create_ledger(self, header: Header) -> Ledger:
-        """As `Ledger.create`."""
-        if not self.storage.remote:
-            return Ledger.create(self.folder / "ledger", header)
-        self._take()
-        ledger = Ledger.create(self.folder / "ledger", header, self._writer)
-        self.publish("ledger/header.json")
-        return ledger
+        """Begin the study: of many processes that try, one succeeds. See `Ledger.create`."""
+        writer = self._take() if self.storage.remote else None
+        return Ledger.create(self.folder / "ledger", header, writer, self.environment)
 
     def open_ledger(self) -> Ledger:
-        """As `Ledger.open`."""
+        """Go on with the study. See `Ledger.open`."""
         if not self.storage.remote:
-            return Ledger.open(self.folder / "ledger")
+            return Ledger.open(self.folder / "ledger", environment=self.environment)
         if not self.occupied():
             raise StorageError(f"{self.location}: no study there; is the address right?")
         writer = self._take()  # first: what is read after it is all there will be
         try:
-            WorkingCopy(self.storage, self.folder).refresh()
+            writer.complete_creation()
+            WorkingCopy(self.storage, self.folder, self.environment).refresh()
         except BaseException:
             writer.lease.release()
             raise
-        return Ledger.open(self.folder / "ledger", writer)
+        return Ledger.open(self.folder / "ledger", writer, self.environment)
 
     def _take(self) -> RemoteWriter:
-        self._writer = RemoteWriter(self.storage, self.folder)
-        self._publisher = Publisher(self.storage, self.folder, self._writer)
+        self._writer = RemoteWriter(self.storage, self.folder, self.environment)
+        self._publisher = Publisher(self.storage, self.folder, self._writer, self.environment)
         return self._writer
 
     @contextmanager
@@ -91,17 +87,13 @@ class Place:
         """
         writer = self._take()
         try:
-            WorkingCopy(self.storage, self.folder).refresh()
-            # The folder's own lease, which a repair takes, is free, and its tokens go on from the
-            # store's.
-            held = Holder(
-                writer.lease.token - 1,
-                socket.gethostname(),
-                os.getpid(),
-                time.time(),
-                released=True,
-            )
-            (self.folder / "ledger" / LEASE_FILE).write_text(json.dumps(asdict(held)))
+            writer.complete_creation()
+            WorkingCopy(self.storage, self.folder, self.environment).refresh()
+            # The folder's own lease is free. A repair takes it twice, to write and to open what it
+            # wrote; its last fence is then the store's, which the next holder outranks.
+            here = self.environment
+            held = Holder(writer.lease.fence - 2, here.host, here.pid, here.time(), released=True)
+            (self.folder / "ledger" / LEASE_FILE).write_bytes(held.as_json())
             yield
         finally:
             writer.lease.release()
@@ -118,6 +110,13 @@ class Place:
                     self.storage.put(self.folder / name, name)
             except OSError as error:
                 raise StorageError(str(error)) from None
+
+    def remove(self, name: str) -> None:
+        """Delete a file where the study is. Raises as `publish`."""
+        try:
+            self.storage.remove(name)
+        except OSError as error:
+            raise StorageError(str(error)) from None
 
     def publish_all(self) -> None:
         """All that has changed. Raises as `publish`."""
@@ -139,20 +138,23 @@ class Place:
 
 
 @contextmanager
-def opened(location: str | Path) -> Iterator[Place]:
+def opened(location: str | Path, environment: Environment = REAL) -> Iterator[Place]:
     """The place of a study that is about to be run.
 
     Raises:
         UserError: not a location (see `storage_at`).
-        StorageError: the store cannot be written.
+        StorageError: the store cannot be written, or cannot decide who begins a study there.
     """
-    storage = storage_at(location)
+    storage = storage_at(location, environment)
     if not storage.remote:
-        yield Place(str(location), Path(location), storage)
+        yield Place(str(location), Path(location), storage, environment)
         return
-    _check(storage)
     with _scratch(location) as folder:
-        yield Place(str(location), folder, storage)
+        place = Place(str(location), folder, storage, environment)
+        _check(storage, environment)
+        if not place.occupied():
+            _check_creation(storage, environment)
+        yield place
 
 
 @contextmanager
@@ -226,18 +228,39 @@ def there(location: str | Path) -> bool:
     return Place(str(location), Path(location), storage).occupied()
 
 
-def _check(storage: Storage) -> None:
-    """Refuse a store that cannot be written, read, listed and cleared, before anything expensive
-    starts."""
-    patience, storage.patience_s = storage.patience_s, HASTY_S
-    name = "ledger/probe"
-    try:
+def _check(storage: Storage, environment: Environment) -> None:
+    """Refuse a store that cannot be written, read, listed and cleared, before expensive work."""
+    name = f"ledger/probe-{environment.unique_name(6)}"
+    with _hasty(storage):
         storage.write(name, b"?")
         if storage.read(name) != b"?" or all(file.name != name for file in storage.files("ledger")):
             raise StorageError(
-                f"{storage.url}: what was just written is not there; it must list and read its own writes"
+                f"{storage.url}: what was just written is not there; it must list and read its own "
+                "writes"
             )
         storage.remove(name)
+
+
+def _check_creation(storage: Storage, environment: Environment) -> None:
+    """Refuse a store that would let a second study replace the first one."""
+    name = f"ledger/probe-{environment.unique_name(6)}"
+    with _hasty(storage):
+        storage.create(name, b"first")
+        if storage.create(name, b"second"):
+            raise StorageError(
+                f"{storage.url}: this store replaces objects that should be created only if they "
+                "are absent (`If-None-Match: *`), so that two runs could destroy each other's "
+                "study; use a store, or a newer version of its server, that can"
+            )
+        storage.remove(name)
+
+
+@contextmanager
+def _hasty(storage: Storage) -> Iterator[None]:
+    """Failures are not waited out, and become a StorageError."""
+    patience, storage.patience_s = storage.patience_s, HASTY_S
+    try:
+        yield
     except OSError as error:
         raise StorageError(str(error)) from None
     finally:

@@ -2,15 +2,11 @@
 with growing pauses."""
 
 import logging
-import os
-import random
 import re
 import shutil
-import time
-import uuid
 from collections.abc import Callable
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -18,7 +14,10 @@ from urllib.parse import parse_qsl, urlsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from ray_unlearn.environment import REAL, Environment
+from ray_unlearn.store.object_creation import create_object, s3_server
 from ray_unlearn.store.storage import Stored, checked_name, is_inside
+from ray_unlearn.store.whole_file import whole_file
 
 PATIENCE_S = 120.0
 """A storage that answers with server errors, or not at all, is asked again for so long."""
@@ -27,14 +26,14 @@ LONGEST_PAUSE_S = 15.0
 ANSWER_S = 30.0
 """A connection that brings nothing for so long is given up, and the request made again."""
 
-PASSING = {408, 425, 429}
+PASSING = {408, 409, 425, 429}
 """HTTP statuses below 500 that are no verdict on the request."""
 FINAL = re.compile(
     r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|NoSuchBucket|"
-    r"no such host|Could ?n.t resolve host|PERMISSION_DENIED|UNAUTHENTICATED|InvalidAccessKeyId|AuthFailure",
+    r"no such host|InvalidAccessKeyId|not support|Could ?n.t resolve host|PERMISSION_DENIED|UNAUTHENTICATED|InvalidAccessKeyId|AuthFailure",
     re.IGNORECASE,
 )
-STATUS = re.compile(r"HTTP status (\d+)")
+STATUS = re.compile(r"(?:HTTP|with) status (\d+)")
 
 Answer = TypeVar("Answer")
 _log = logging.getLogger(__name__)
@@ -46,8 +45,9 @@ class ObjectStorage:
 
     remote = True
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, environment: Environment = REAL) -> None:
         self.url = url
+        self._environment = environment
         self.patience_s = PATIENCE_S
         self._answer_s = ANSWER_S
         parts = urlsplit(url)
@@ -115,6 +115,13 @@ class ObjectStorage:
 
         self._patiently(ask, f"writing {name}")
 
+    def create(self, name: str, content: bytes) -> bool:
+        """See `storage.Storage`. A request whose answer was lost is asked again: then the object is
+        there, with this content."""
+        checked_name(name)
+        ask = partial(create_object, self.url, name, content, self._answer_s)
+        return self._patiently(ask, f"creating {name}") or self.read(name) == content
+
     def put(self, path: Path, name: str) -> None:
         """See `storage.Storage`."""
         checked_name(name)
@@ -134,17 +141,12 @@ class ObjectStorage:
 
         def ask() -> None:
             filesystem, base = self._remote
-            path.parent.mkdir(parents=True, exist_ok=True)
-            draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-            try:
-                with (
-                    filesystem.open_input_stream(f"{base}/{name}", compression=None) as stream,
-                    open(draft, "wb") as file,
-                ):
-                    shutil.copyfileobj(stream, file, 8 * 2**20)
-                draft.replace(path)
-            finally:
-                draft.unlink(missing_ok=True)
+            with (
+                whole_file(path, self._environment) as draft,
+                filesystem.open_input_stream(f"{base}/{name}", compression=None) as stream,
+                open(draft, "wb") as file,
+            ):
+                shutil.copyfileobj(stream, file, 8 * 2**20)
 
         self._patiently(ask, f"reading {name}")
 
@@ -167,38 +169,32 @@ class ObjectStorage:
         Raises:
             OSError: it did not, or cannot.
         """
-        deadline = time.monotonic() + self.patience_s
+        deadline = self._environment.monotonic() + self.patience_s
         pause = FIRST_PAUSE_S
         while True:
             try:
                 return ask()
             except (OSError, pa.ArrowException) as error:
-                if _is_final(error) or time.monotonic() + pause > deadline:
+                if _is_final(error) or self._environment.monotonic() + pause > deadline:
                     if isinstance(error, OSError) and error.errno is not None:
                         raise
                     raise OSError(f"{self.url}: {what}: {remedy(error)}") from None
                 _log.info("%s: %s: %s; again in %.1f s", self.url, what, error, pause)
             # Full jitter (Brooker 2015): many lanes that were turned away together do not come back
             # together.
-            time.sleep(random.uniform(pause / 2, pause))
+            self._environment.sleep(self._environment.uniform(pause / 2, pause))
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def _s3(options: dict[str, str], answer_s: float) -> Any:
     """Server, region and credentials as the AWS tools find them; retries of single requests are the
     SDK's."""
-    environment = os.environ.get
-    endpoint = (
-        options.get("endpoint_override")
-        or environment("AWS_ENDPOINT_URL_S3")
-        or environment("AWS_ENDPOINT_URL")
-    )
-    scheme, separator, host = (endpoint or "").partition("://")
-    region = options.get("region") or environment("AWS_REGION") or environment("AWS_DEFAULT_REGION")
+    endpoint, region = s3_server(options)
+    scheme, _, host = (endpoint or "").partition("://")
     return fs.S3FileSystem(
-        endpoint_override=(host if separator else endpoint) or None,
-        scheme=options.get("scheme") or (scheme if separator else "https"),
-        region=region or ("us-east-1" if endpoint else None),
+        endpoint_override=host or None,
+        scheme=scheme or options.get("scheme") or "https",
+        region=region,
         connect_timeout=10,
         request_timeout=answer_s,
         allow_delayed_open=True,  # one request for a small object instead of three
@@ -229,7 +225,7 @@ def remedy(error: Exception) -> str:
     """What a storage said, and what to do about it."""
     text = " ".join(str(error).split())
     if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|does not exist", text):
-        return f"{text}; make the bucket first, or mend its name"
+        return f"{text}; make the bucket first, or correct its name"
     if re.search(
         r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|403|401|UNAUTHENTICATED|PERMISSION|credential",
         text,

@@ -100,7 +100,11 @@ class Record:
             case StudyExtended():
                 self.trials_per_method = event.trials_per_method
             case Header():
-                raise StorageError("ledger: a second header; restore the file from a copy")
+                raise StorageError(
+                    "ledger: two studies were begun at this location, the second over the first; "
+                    "`ray-unlearn verify --repair` keeps the one with more events as the study and "
+                    "sets the other aside"
+                )
             case UnknownEvent():
                 raise StorageError(
                     f"ledger: event of unknown kind {event.kind!r}; was it written by a newer "

@@ -1,4 +1,4 @@
-"""Mend a damaged ledger: what cannot be trusted is set aside, never deleted, and its trials run
+"""Repair a damaged ledger: what cannot be trusted is set aside, never deleted, and its trials run
 again.
 
 Good lines are numbered anew in a new file that replaces the old one whole or not at all, together
@@ -6,27 +6,28 @@ with the events that say what was lost: killed at any moment, a study is as dama
 repaired, and a second repair finishes the job.
 """
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.store.entry import Entry, decoded, encoded, renumbered
 from ray_unlearn.store.event import Event, Note, TrialReopened
 from ray_unlearn.store.lease import Lease
 from ray_unlearn.store.ledger import Ledger
-from ray_unlearn.store.location import Place
+from ray_unlearn.store.location import SPEC, Place
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.repair_plan import Plan, planned
-from ray_unlearn.store.scan import Scan, acknowledged_file, copied_header, events_file, scanned
+from ray_unlearn.store.scan import Scan, copied_header, events_file, scanned, write_acknowledged
+from ray_unlearn.store.separate import separate_studies, set_aside
 from ray_unlearn.store.table import result_table, write_table
 from ray_unlearn.store.verify import table_fault
+from ray_unlearn.store.whole_file import whole_file
 
 
-def repair(study_folder: Path) -> list[str]:
-    """Mend the ledger of a study. Returns what was done, one sentence each; empty when nothing was
+def repair(study_folder: Path, environment: Environment = REAL) -> list[str]:
+    """Repair the ledger of a study. Returns what was done, one sentence each; empty when nothing was
     wrong.
 
     Raises:
@@ -39,32 +40,41 @@ def repair(study_folder: Path) -> list[str]:
         raise UserError(
             f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"
         )
-    with _held(folder) as lease:
+    with _held(folder, environment) as lease:
+        separated = separate_studies(folder, environment)
         header, scan = _looked_at(folder)
         plan = planned(folder, scan)
         if plan.texts or plan.reopened:
-            _carry_out(plan, header, folder, lease)
+            _carry_out(plan, header, folder, lease, environment)
     known = sum(isinstance(entry.event, Note) for entry in plan.entries)
-    with Ledger.open(folder) as ledger:  # mends the end of the file, and proves that it opens
+    # Opening cuts a torn end, and proves that the ledger opens.
+    with Ledger.open(folder, environment=environment) as ledger:
+        if separated:
+            ledger.append(Note(f"repair: {separated}"))
         done = ledger.record.notes[known:]
-        return done + _table_mended(folder / "rows.parquet", ledger.record)
+        return done + _table_repaired(folder / "rows.parquet", ledger.record)
 
 
-def mend_remote(place: Place) -> list[str]:
-    """As `repair`, for a study in an object store: its working copy is mended, then stands for what
-    was there before, which is kept beside it.
+def repair_remote(place: Place) -> list[str]:
+    """`repair` for a study in an object store.
+
+    Its working copy is repaired, then stands for what was there before. The segments from before
+    stay in the store; they do not count any more.
 
     Raises:
         UserError, StorageError: as `repair`.
     """
     with place.borrowed():
-        done = repair(place.folder)
+        done = repair(place.folder, place.environment)
         if done:
             place.replace_ledger()
+            place.publish(*(f"ledger/{path.name}" for path in set_aside(place.folder / "ledger")))
+            if not (place.folder / SPEC).exists():
+                place.remove(SPEC)
         return done
 
 
-def _table_mended(path: Path, record: Record) -> list[str]:
+def _table_repaired(path: Path, record: Record) -> list[str]:
     """The result table is made from the ledger; while trials have to run again, the run that ends
     them writes it."""
     ended = all(trial.status is not None for trial in record.trials.values())
@@ -76,11 +86,11 @@ def _table_mended(path: Path, record: Record) -> list[str]:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[Lease]:
+def _held(folder: Path, environment: Environment) -> Iterator[Lease]:
     """The study's lease, as a writer holds it."""
     path = events_file(folder)
     with open(path, "ab") as file:
-        lease = Lease.take(folder, file, str(path))
+        lease = Lease.take(folder, file, str(path), environment)
         try:
             yield lease
         finally:
@@ -98,44 +108,43 @@ def _looked_at(folder: Path) -> tuple[bytes, Scan]:
         return file.readline(), scan
 
 
-def _carry_out(plan: Plan, header: bytes, folder: Path, lease: Lease) -> None:
+def _carry_out(
+    plan: Plan, header: bytes, folder: Path, lease: Lease, environment: Environment
+) -> None:
     """Set aside, write the new file, and let it replace the old one.
 
     Raises:
         StorageError: the disk is full, or the study was taken over; the old file is as it was.
     """
     path = events_file(folder)
-    now = datetime.now(UTC)
+    now = environment.now()
     time = now.isoformat(timespec="milliseconds")
-    place = folder / f"damaged-{now:%Y%m%dT%H%M%S%f}Z.jsonl"
+    aside = folder / f"damaged-{now:%Y%m%dT%H%M%S%f}Z.jsonl"
     texts = list(plan.texts)
     if plan.aside:
-        texts.append(f"what was set aside is kept in {place.name}")
+        texts.append(f"what was set aside is kept in {aside.name}")
     texts += [f"trial {number} runs again: {reason}" for number, reason in plan.reopened.items()]
     new: list[Event] = [
         *(TrialReopened(number, reason) for number, reason in plan.reopened.items()),
         *(Note(f"repair: {text}") for text in texts),
     ]
     first = len(plan.entries) + 1
-    draft = path.with_name(f"{path.name}.tmp")
     try:
         if plan.aside:
-            _write(place, (_bytes(path, offset, length) for offset, length in plan.aside))
-        _write(
-            draft,
-            [header],
-            (_line(path, entry, seq) for seq, entry in enumerate(plan.entries, start=1)),
-            (encoded(event, seq, lease.token, time) for seq, event in enumerate(new, start=first)),
-        )
-        lease.check()
-        draft.replace(path)
-        _sync_folder(folder)
+            with whole_file(aside, environment) as draft:
+                _write(draft, (_bytes(path, offset, length) for offset, length in plan.aside))
+        with whole_file(path, environment) as draft:
+            _write(
+                draft,
+                [header],
+                (_line(path, entry, seq) for seq, entry in enumerate(plan.entries, start=1)),
+                (encoded(e, seq, lease.fence, time) for seq, e in enumerate(new, start=first)),
+            )
+            lease.check()
         # After the file: a mark that is too high is a false alarm, one that is too low would hide a
         # loss.
-        acknowledged_file(folder).write_bytes(b"%020d\n" % (len(plan.entries) + len(new)))
+        write_acknowledged(folder, len(plan.entries) + len(new))
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink()
         raise StorageError(
             f"{path}: not repaired: {error}; free some space, then try again"
         ) from None
@@ -156,16 +165,6 @@ def _write(path: Path, *parts: Iterable[bytes]) -> None:
     with open(path, "wb") as file:
         for part in parts:
             file.writelines(part)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _bytes(path: Path, offset: int, length: int) -> bytes:

@@ -5,10 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.entry import Entry, decoded
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.schema import SCHEMA_VERSION
+from ray_unlearn.store.whole_file import write_whole
 
 CHECKED_SINCE = 2
 """Schema version from which on every line has a checksum."""
@@ -122,6 +124,18 @@ def copied_header(folder: Path) -> bytes:
     return line
 
 
+def restore_header_copy(folder: Path, environment: Environment = REAL) -> None:
+    """Make the copy of the header what the ledger's first line is.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _, line = next(lines_of(events_file(folder)))
+    copy = header_file(folder)
+    if not copy.is_file() or copy.read_bytes() != line:
+        write_whole(copy, line, environment)
+
+
 def events_file(folder: Path) -> Path:
     """The file of events in a ledger folder."""
     return folder / "events.jsonl"
@@ -144,6 +158,11 @@ def read_acknowledged(folder: Path) -> int:
         return int(acknowledged_file(folder).read_bytes())
     except (OSError, ValueError):
         return -1
+
+
+def write_acknowledged(folder: Path, number: int) -> None:
+    """Record the number of the last event that was acknowledged. Raises OSError."""
+    acknowledged_file(folder).write_bytes(b"%020d\n" % number)
 
 
 def _overrule(scan: Scan, seq: int) -> None:

@@ -13,11 +13,13 @@ do no harm (Kleppmann 2016, "How to do distributed locking").
 
 import re
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from pathlib import Path
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.store.entry import decoded
 from ray_unlearn.store.storage import Storage
 
 SEGMENTS = "ledger/segments"
@@ -35,7 +37,7 @@ meanwhile."""
 class Segment:
     """What an object's name says."""
 
-    token: int
+    fence: int
     first: int
     last: int
     base: bool = False
@@ -43,7 +45,7 @@ class Segment:
     @property
     def name(self) -> str:
         """Of the object, below the study."""
-        return f"{SEGMENTS}/{self.token:08d}-{self.first:010d}-{self.last:010d}{'.base' if self.base else ''}.jsonl"
+        return f"{SEGMENTS}/{self.fence:08d}-{self.first:010d}-{self.last:010d}{'.base' if self.base else ''}.jsonl"
 
     @property
     def events(self) -> int:
@@ -60,18 +62,18 @@ def parsed(name: str) -> Segment | None:
 def needed(segments: Iterable[Segment]) -> list[Segment]:
     """Those that make up the ledger, in order: without what lies in a larger one, or before a
     repair."""
-    there = sorted(segments, key=lambda s: (s.token, s.first, -s.last))
+    there = sorted(segments, key=lambda s: (s.fence, s.first, -s.last))
     bases = [index for index, segment in enumerate(there) if segment.base]
     there = there[bases[-1] :] if bases else there
     kept: list[Segment] = []
     for segment in there:
-        if kept and kept[-1].token == segment.token and segment.last <= kept[-1].last:
+        if kept and kept[-1].fence == segment.fence and segment.last <= kept[-1].last:
             continue
         kept.append(segment)
     return kept
 
 
-def listed(storage: Storage) -> list[Segment]:
+def stored_segments(storage: Storage) -> list[Segment]:
     """All segments of the study.
 
     Raises:
@@ -82,14 +84,15 @@ def listed(storage: Storage) -> list[Segment]:
     ]
 
 
-def read(
-    storage: Storage, known: dict[Segment, bytes] | None = None
+def read_segments(
+    storage: Storage, known: dict[Segment, bytes] | None = None, environment: Environment = REAL
 ) -> list[tuple[Segment, bytes]]:
     """The segments that make up the ledger, with their content.
 
     Args:
         storage: of the study.
         known: contents from an earlier call: they are not read again.
+        environment: runs the readers.
 
     Raises:
         OSError: the storage fails.
@@ -97,13 +100,16 @@ def read(
     """
     known = known or {}
     for _ in range(LOOKS):
-        segments = needed(listed(storage))
+        segments = needed(stored_segments(storage))
         missing = [segment for segment in segments if segment not in known]
         try:
-            with ThreadPoolExecutor(READERS) as pool:
-                contents = dict(
-                    zip(missing, pool.map(lambda s: storage.read(s.name), missing), strict=True)
+            contents = dict(
+                zip(
+                    missing,
+                    environment.map(lambda s: storage.read(s.name), missing, READERS),
+                    strict=True,
                 )
+            )
         except FileNotFoundError:  # put together with others meanwhile
             continue
         return [
@@ -118,7 +124,7 @@ def read(
 def worth_joining(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
     """Runs of a writer's neighbouring segments that should become one: at least `FEW` of the same
     level."""
-    for _, group in groupby(needed(segments), key=lambda s: (s.token, s.base, _level(s))):
+    for _, group in groupby(needed(segments), key=lambda s: (s.fence, s.base, _level(s))):
         run: list[Segment] = []
         for segment in group:
             if run and segment.first != run[-1].last + 1:
@@ -133,7 +139,23 @@ def worth_joining(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
 def joined(run: list[Segment]) -> Segment:
     """One segment for all of them."""
     assert all(one.last + 1 == other.first for one, other in pairwise(run))
-    return Segment(run[0].token, run[0].first, run[-1].last)
+    return Segment(run[0].fence, run[0].first, run[-1].last)
+
+
+def check_segment(segment: Segment, content: bytes, url: str) -> bytes:
+    """The content, if it is what the segment's name says.
+
+    Raises:
+        StorageError: a line is damaged, or not all events are there.
+    """
+    lines = content.splitlines(keepends=True)
+    damaged = any(decoded(line, Path(segment.name), 0) is None for line in lines)
+    if damaged or len(lines) != segment.events:
+        raise StorageError(
+            f"{url}: {segment.name}: damaged, and not put together with others; see "
+            f"`ray-unlearn verify {url}`"
+        )
+    return content
 
 
 def _level(segment: Segment) -> int:

@@ -10,11 +10,9 @@ and never from the address: it stands in messages, logs and process lists.
 """
 
 import hashlib
-import os
 import re
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +20,9 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.store.whole_file import create_whole, whole_file, write_whole
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")
 OPTIONS = ("endpoint_override", "region", "scheme")
@@ -63,6 +63,15 @@ class Storage(Protocol):
     def write(self, name: str, content: bytes) -> None:
         """Make or replace a file."""
 
+    def create(self, name: str, content: bytes) -> bool:
+        """Make a file unless there is one of that name: of many who try, one succeeds.
+
+        The storage decides, so that nothing can come between looking and writing.
+
+        Returns:
+            True when the file has this content now, False when it was there with another one.
+        """
+
     def put(self, path: Path, name: str) -> None:
         """Make or replace a file with the content of the one at `path`."""
 
@@ -78,7 +87,7 @@ def is_remote(location: str | Path) -> bool:
     return isinstance(location, str) and "://" in location
 
 
-def storage_at(location: str | Path) -> Storage:
+def storage_at(location: str | Path, environment: Environment = REAL) -> Storage:
     """The storage at a folder or an address. Nothing is asked over the network yet.
 
     Raises:
@@ -86,10 +95,10 @@ def storage_at(location: str | Path) -> Storage:
         names.
     """
     if not is_remote(location):
-        return FolderStorage(Path(location))
+        return FolderStorage(Path(location), environment)
     from ray_unlearn.store.object_storage import ObjectStorage
 
-    return ObjectStorage(checked_url(str(location)))
+    return ObjectStorage(checked_url(str(location)), environment)
 
 
 def checked_url(url: str) -> str:
@@ -187,10 +196,11 @@ class FolderStorage:
 
     remote = False
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Environment = REAL) -> None:
         self.url = str(folder)
         self.patience_s = 0.0
         self._folder = folder
+        self._environment = environment
 
     def path(self, name: str) -> Path:
         """Where the file lies or would lie.
@@ -233,28 +243,17 @@ class FolderStorage:
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
+        write_whole(self.path(name), content, self._environment)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See `Storage`."""
         path = self.path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-        try:
-            with open(draft, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        return create_whole(path, content, self._environment) or path.read_bytes() == content
 
     def put(self, path: Path, name: str) -> None:
         """See `Storage`."""
-        place = self.path(name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = place.with_name(f"{place.name}.{uuid.uuid4().hex[:12]}.tmp")
-        try:
+        with whole_file(self.path(name), self._environment) as draft:
             shutil.copyfile(path, draft)
-            draft.replace(place)
-        finally:
-            draft.unlink(missing_ok=True)
 
     def fetch(self, name: str, path: Path) -> None:
         """See `Storage`."""

@@ -7,26 +7,29 @@ changed follow every few seconds. Nothing is lost with the working copy.
 """
 
 import hashlib
-import json
 import os
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store import segments
+from ray_unlearn.store.entry import decoded
 from ray_unlearn.store.lease import LEASE_FILE
-from ray_unlearn.store.object_lease import RemoteLease, newest, read_claim
+from ray_unlearn.store.object_lease import RemoteLease, newest_claim, read_claim
 from ray_unlearn.store.scan import acknowledged_file, events_file, header_file
 from ray_unlearn.store.segments import Segment
 from ray_unlearn.store.storage import Storage
+from ray_unlearn.store.whole_file import write_whole
 
 PUBLISH_S = 10.0
-OWN = ("ledger/events.jsonl", "ledger/acknowledged", f"ledger/{LEASE_FILE}")
-"""Files of the working copy that have another form in the store."""
+HEADER = "ledger/header.json"
+"""The object that begins a study: whoever creates it has begun it."""
+OWN = ("ledger/events.jsonl", "ledger/acknowledged", f"ledger/{LEASE_FILE}", HEADER)
+"""Files of the working copy that have another form in the store, or are written once."""
 SMALL_FILES = ("study.yaml", "baselines.json", "live.json")
 """What a reader gets beside the ledger."""
 TENSORBOARD = "tensorboard/"
@@ -35,20 +38,25 @@ TENSORBOARD = "tensorboard/"
 class RemoteWriter:
     """What a ledger needs to write to a store too: the lease, and where its lines go."""
 
-    def __init__(self, storage: Storage, folder: Path) -> None:
-        """Raises:
-        StorageError: somebody else writes the study, or the storage fails.
+    def __init__(self, storage: Storage, folder: Path, environment: Environment = REAL) -> None:
+        """Take the lease.
+
+        Raises:
+            StorageError: another process writes the study, or the storage fails.
         """
         self._storage = storage
         self._folder = folder
         self._broken = False
         self._lines: dict[Segment, bytes] = {}
-        self._lock = threading.Lock()
+        self._lock = environment.lock()
         try:
-            tokens = [segment.token for segment in segments.listed(storage)]
+            stored = segments.stored_segments(storage) or [only_header(storage)[0]]
+        except FileNotFoundError:
+            stored = []
         except OSError as error:
             raise StorageError(str(error)) from None
-        self.lease = RemoteLease.take(storage, max(tokens, default=0))
+        highest = max((segment.fence for segment in stored), default=0)
+        self.lease = RemoteLease.take(storage, highest, environment)
 
     def append(self, seq: int, line: bytes) -> None:
         """The line of event `seq` is in the store when this returns.
@@ -60,8 +68,10 @@ class RemoteWriter:
             raise StorageError(
                 f"{self._storage.url}: an earlier event could not be written; `ray-unlearn resume` goes on"
             )
-        segment = Segment(self.lease.token, seq, seq)
+        segment = Segment(self.lease.fence, seq, seq)
         try:
+            if seq == 0:
+                self._begin(line)
             self._storage.write(segment.name, line)
         except OSError as error:
             self._broken = True
@@ -71,19 +81,55 @@ class RemoteWriter:
         with self._lock:
             self._lines[segment] = line
 
+    def complete_creation(self) -> None:
+        """Write the first segment of a study whose first process died before it did.
+
+        Raises:
+            StorageError: there is no study, or the storage fails.
+        """
+        try:
+            if not segments.stored_segments(self._storage):
+                segment, line = only_header(self._storage)
+                self._storage.write(segment.name, line)
+        except OSError as error:
+            raise StorageError(str(error)) from None
+
+    def _begin(self, header: bytes) -> None:
+        """Begin the study, unless somebody else has.
+
+        Minutes have passed since this process looked: the store decides. Segments are looked at as
+        well, for older versions wrote them before the header.
+
+        Raises:
+            OSError: the storage fails.
+            StorageError: there is a study already.
+        """
+        begun = bool(segments.stored_segments(self._storage))
+        if begun or not self._storage.create(HEADER, header):
+            self._broken = True
+            raise StorageError(
+                f"{self._storage.url}: another process has begun a study here meanwhile; nothing "
+                f"of it was touched. Go on with it: `ray-unlearn resume {self._storage.url}`, or "
+                "choose another location for this one"
+            )
+
     def join(self) -> None:
         """Put this writer's small objects together, so that a study of 10,000 trials stays quick to
         read.
 
         Raises:
             OSError: the storage fails; nothing is lost.
+            StorageError: an object is damaged, or the study is another process's by now.
         """
         with self._lock:
             mine = list(self._lines)
         for run in segments.worth_joining(mine):
             self.lease.check()
             whole = segments.joined(run)
-            content = b"".join(self._content(segment) for segment in run)
+            content = b"".join(
+                segments.check_segment(segment, self._content(segment), self._storage.url)
+                for segment in run
+            )
             self._storage.write(whole.name, content)
             with self._lock:
                 self._lines[whole] = content if whole.events < segments.LEVELS[1] else b""
@@ -106,10 +152,12 @@ class RemoteWriter:
         """
         content = events_file(self._folder / "ledger").read_bytes()
         last = content.count(b"\n") - 1
-        whole = Segment(self.lease.token, 0, last, base=True)
+        whole = Segment(self.lease.fence, 0, last, base=True)
         try:
             self.lease.check()
             self._storage.write(whole.name, content)
+            # The ledger counts; this is the copy of its first line.
+            self._storage.write(HEADER, content.partition(b"\n")[0] + b"\n")
         except OSError as error:
             raise StorageError(f"{error}; the study is as it was, try again") from None
         self.lease.acknowledged = last
@@ -118,9 +166,10 @@ class RemoteWriter:
 class WorkingCopy:
     """The local folder of a remote study; `refresh` brings it up to date."""
 
-    def __init__(self, storage: Storage, folder: Path) -> None:
+    def __init__(self, storage: Storage, folder: Path, environment: Environment = REAL) -> None:
         self.storage = storage
         self.folder = folder
+        self._environment = environment
         self._known: list[tuple[Segment, bytes]] = []
 
     def refresh(self) -> None:
@@ -139,40 +188,47 @@ class WorkingCopy:
             raise StorageError(str(error)) from None
 
     def _refresh_ledger(self) -> None:
-        claim = newest(self.storage)
+        claim = newest_claim(self.storage)
         holder, acknowledged = (None, -1) if claim is None else read_claim(self.storage, claim)
-        now = segments.read(self.storage, dict(self._known))
+        now = segments.read_segments(self.storage, dict(self._known), self._environment)
         ledger = self.folder / "ledger"
         if not now:
-            return
+            try:
+                now = [only_header(self.storage)]
+            except FileNotFoundError:
+                return
         ledger.mkdir(parents=True, exist_ok=True)
         before, content = b"".join(c for _, c in self._known), b"".join(c for _, c in now)
         if before and content.startswith(before):
             with open(events_file(ledger), "ab") as file:
                 file.write(content[len(before) :])
         else:
-            draft = events_file(ledger).with_suffix(".tmp")
-            draft.write_bytes(content)
-            draft.replace(events_file(ledger))
+            write_whole(events_file(ledger), content, self._environment)
         self._known = now
         try:
-            self.storage.fetch("ledger/header.json", header_file(ledger))
+            self.storage.fetch(HEADER, header_file(ledger))
         except FileNotFoundError:
             header_file(ledger).write_bytes(content.partition(b"\n")[0] + b"\n")
         acknowledged_file(ledger).write_bytes(b"%020d\n" % max(acknowledged, now[-1][0].last))
         if holder is not None and claim is not None:
             lease = ledger / LEASE_FILE
-            lease.write_text(json.dumps(asdict(holder)))
-            os.utime(
-                lease, (claim.modified, claim.modified)
-            )  # its age, for those who read: they may not write a probe there
+            lease.write_bytes(holder.as_json())
+            # Its age, for readers: they may not write a probe to the store.
+            os.utime(lease, (claim.modified, claim.modified))
 
 
 class Publisher:
     """Brings files of the working copy that have changed to the store."""
 
-    def __init__(self, storage: Storage, folder: Path, writer: RemoteWriter) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        folder: Path,
+        writer: RemoteWriter,
+        environment: Environment = REAL,
+    ) -> None:
         self._storage = storage
+        self._environment = environment
         self._folder = folder
         self._writer = writer
         self._seen: dict[str, tuple[int, int]] = {}
@@ -182,25 +238,22 @@ class Publisher:
     @contextmanager
     def running(self, say: Callable[[str], None]) -> Iterator[None]:
         """Inside, a thread does so every few seconds; `say` is told once when it cannot."""
-        stop = threading.Event()
-        thread = threading.Thread(target=self._run, args=(stop, say), name="publisher", daemon=True)
-        thread.start()
+        stop = self._environment.event()
+        thread = self._environment.start_thread(partial(self._run, stop.wait, say), "publisher")
         try:
             yield
         finally:
             stop.set()
             thread.join()
 
-    def _run(self, stop: threading.Event, say: Callable[[str], None]) -> None:
+    def _run(self, wait: Callable[[float], bool], say: Callable[[str], None]) -> None:
         failing = False
-        while not stop.wait(PUBLISH_S):
+        while not wait(PUBLISH_S):
             try:
                 self.publish()
                 failing = False
-            except (
-                OSError,
-                StorageError,
-            ) as error:  # the ledger is what counts; these files are made from it
+            # The ledger is what counts; these files are made from it.
+            except (OSError, StorageError) as error:
                 if not failing:
                     say(f"files beside the ledger lag behind: {error}")
                 failing = True
@@ -242,6 +295,26 @@ class Publisher:
 def header_digest_of(storage: Storage) -> str:
     """Tells studies apart; empty when there is none, or when it cannot be read from here."""
     try:
-        return hashlib.sha256(storage.read("ledger/header.json")).hexdigest()
+        return hashlib.sha256(storage.read(HEADER)).hexdigest()
     except OSError:
         return ""
+
+
+def only_header(storage: Storage) -> tuple[Segment, bytes]:
+    """The first segment of a study that has no segments yet, made from its header.
+
+    The header is created first. Every process that finds it alone makes the same segment from it.
+
+    Raises:
+        FileNotFoundError: there is no study.
+        OSError: the storage fails.
+        StorageError: the header is damaged.
+    """
+    line = storage.read(HEADER)
+    entry = decoded(line, Path(HEADER), 0)
+    if entry is None:
+        raise StorageError(
+            f"{storage.url}: {HEADER} is damaged, and nothing else was recorded; remove the objects "
+            "below this address, or choose another one"
+        )
+    return Segment(entry.fence, 0, 0), line

@@ -43,7 +43,7 @@ def test_a_killed_writer_on_this_machine_holds_nothing(tmp_path: Path) -> None:
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
     with Ledger.open(tmp_path) as ledger:
-        assert ledger.token == 2
+        assert ledger.fence == 2
         assert ledger.record.notes == []
 
 
@@ -98,7 +98,7 @@ def test_another_host_is_waited_for_until_it_is_silent_for_long(tmp_path: Path) 
     old = time.time() - lease.EXPIRY_S - 1
     os.utime(tmp_path / lease.LEASE_FILE, (old, old))
     with Ledger.open(tmp_path) as ledger:
-        assert ledger.token == 2
+        assert ledger.fence == 2
 
 
 def test_a_released_lease_of_another_host_is_free_at_once(tmp_path: Path) -> None:
@@ -110,12 +110,12 @@ def test_a_released_lease_of_another_host_is_free_at_once(tmp_path: Path) -> Non
 def test_a_lost_lease_file_does_not_let_an_old_token_come_back(tmp_path: Path) -> None:
     Ledger.create(tmp_path, Header()).close()
     with Ledger.open(tmp_path) as ledger:
-        assert ledger.token == 2
+        assert ledger.fence == 2
         ledger.append(NOTE)
     (tmp_path / lease.LEASE_FILE).unlink()
     (tmp_path / "header.json").unlink()
     with Ledger.open(tmp_path) as ledger:
-        assert ledger.token == 3
+        assert ledger.fence == 3
         ledger.append(NOTE)
     assert len(read_ledger(tmp_path).notes) == 2
     assert (tmp_path / "header.json").read_bytes() == events_file(tmp_path).read_bytes().splitlines(

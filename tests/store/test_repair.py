@@ -325,10 +325,10 @@ def test_killed_right_after_the_new_file_is_in_place_the_repair_is_done(
         study, tmp_path / "s", without(study, line_with(study, kind="row", number=0, update=2))
     )
 
-    def killed(folder: Path) -> None:
+    def killed(folder: Path, number: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ray_unlearn.store.repair._sync_folder", killed)
+    monkeypatch.setattr("ray_unlearn.store.repair.write_acknowledged", killed)
     with pytest.raises(KeyboardInterrupt):
         repair(bad)
     with Ledger.open(bad / "ledger") as ledger:

@@ -16,7 +16,7 @@ from ray_unlearn.store.event import Header, Note, SessionBegan
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.location import Place, copied, fetched, opened
 from ray_unlearn.store.object_lease import RemoteLease
-from ray_unlearn.store.repair import mend_remote
+from ray_unlearn.store.repair import repair_remote
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.segments import Segment
 from ray_unlearn.store.storage import FolderStorage, Storage, storage_at
@@ -100,7 +100,7 @@ def test_a_ledger_is_written_read_joined_and_opened_again(
     assert len(names) == 4, names
     with opened(url) as place, place.open_ledger() as ledger:
         assert ledger.mended == []
-        assert ledger.token == 2
+        assert ledger.fence == 2
         assert ledger.record.notes == [str(n) for n in range(13)]
         ledger.append(note("more"))
     assert texts(url)[-2:] == ["12", "more"]
@@ -185,7 +185,7 @@ def _silenced(monkeypatch: pytest.MonkeyPatch, url: str) -> tuple[Place, Ledger]
     assert place._writer is not None
     place._writer.lease._stop.set()
     monkeypatch.setattr(remote_lease, "EXPIRY_S", 0.0)
-    monkeypatch.setattr(remote_lease, "_died_here", lambda holder: True)
+    monkeypatch.setattr(remote_lease, "_died_here", lambda *_: True)
     return place, ledger
 
 
@@ -217,9 +217,9 @@ def test_what_a_writer_still_writes_after_it_was_replaced_does_not_count(
 def test_a_replaced_writer_stops(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote_lease, "BEAT_S", 0.05)
     first = RemoteLease.take(storage_at(url))
-    monkeypatch.setattr(remote_lease, "_died_here", lambda holder: True)
+    monkeypatch.setattr(remote_lease, "_died_here", lambda *_: True)
     second = RemoteLease.take(storage_at(url))
-    assert second.token == first.token + 1
+    assert second.fence == first.fence + 1
     first._beat.join(timeout=20)  # its next heartbeat sees the other claim
     with pytest.raises(StorageError, match="has lost the study"):
         first.check()
@@ -287,7 +287,7 @@ def test_a_lost_object_is_found_and_repaired(url: str, store: Store) -> None:
     with pytest.raises(StorageError, match="events 3 to 3 are missing"), opened(url) as place:
         place.open_ledger()
     with opened(url) as place:
-        done = mend_remote(place)
+        done = repair_remote(place)
     assert any("3" in sentence for sentence in done), done
     with fetched(url) as folder:
         assert verify(folder, storage).problems == []
@@ -328,4 +328,4 @@ def test_claims_that_are_lost_do_not_lower_the_token(url: str) -> None:
     for claim in storage.files(remote_lease.CLAIMS):
         storage.remove(claim.name)
     with opened(url) as place, place.open_ledger() as ledger:
-        assert ledger.token == 4
+        assert ledger.fence == 4

@@ -2,6 +2,7 @@
 refused; failures that pass."""
 
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from object_store import BUCKET, Store, object_store
 
+from ray_unlearn.environment import Environment
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store import object_storage as objects
 from ray_unlearn.store.object_storage import ObjectStorage
@@ -138,14 +140,63 @@ def test_errors_that_pass_are_waited_out(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_errors_that_do_not_pass_are_not(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
-    asked = []
-    monkeypatch.setattr(objects.time, "sleep", asked.append)
-    with pytest.raises(OSError, match="make the bucket first"):
-        ObjectStorage("s3://no-such-bucket/study").write("a", b"1")
-    assert asked == [], "asked again for what cannot come"
+    clock = Clock()
+    missing = ObjectStorage("s3://no-such-bucket/study", clock)
+    for ask in (missing.write, missing.create):
+        with pytest.raises(OSError, match="make the bucket first"):
+            ask("a", b"1")
+    assert clock.pauses == [], "asked again for what cannot come"
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    storage = ObjectStorage(f"s3://{BUCKET}/study")
-    storage.patience_s = 6.0
-    with pytest.raises(OSError, match="is the server reachable"):
-        storage.write("a", b"1")
-    assert len(asked) >= 2
+    unreachable = ObjectStorage(f"s3://{BUCKET}/study", clock)
+    unreachable.patience_s = 6.0
+    for ask in (unreachable.write, unreachable.create):
+        clock.pauses.clear()
+        with pytest.raises(OSError, match="is the server reachable"):
+            ask("a", b"1")
+        assert len(clock.pauses) >= 2
+
+
+class Clock(Environment):
+    """Time passes only in pauses, and at once."""
+
+    def __init__(self) -> None:
+        self.pauses: list[float] = []
+
+    def monotonic(self) -> float:
+        return sum(self.pauses)
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+
+
+def test_of_many_who_create_one_object_exactly_one_does(storage: Storage) -> None:
+    """A study is begun by the object that its process creates: two would destroy each other."""
+    made: list[int] = []
+
+    def create(number: int) -> None:
+        if storage.create("ledger/header.json", b"%d" % number):
+            made.append(number)
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [winner] = made
+    assert storage.read("ledger/header.json") == b"%d" % winner
+    assert storage.create("ledger/header.json", b"%d" % winner), "asked again for a lost answer"
+    assert not storage.create("ledger/header.json", b"other")
+    assert [file.name for file in storage.files()] == ["ledger/header.json"]
+
+
+def test_creation_survives_answers_that_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    with object_store("--errors", "0.3", "--seed", "5") as faulty:
+        for name, value in faulty.environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(objects, "FIRST_PAUSE_S", 0.01)
+        storage = storage_at(f"s3://{BUCKET}/study")
+        for number in range(20):
+            assert storage.create(f"n/{number:02d}", b"first %d" % number)
+            assert not storage.create(f"n/{number:02d}", b"second %d" % number)
+            assert storage.read(f"n/{number:02d}") == b"first %d" % number
+        assert min(faulty.faults()[kind] for kind in ("500", "500 after it was done")) > 0

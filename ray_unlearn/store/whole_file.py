@@ -1,0 +1,87 @@
+"""Write a file whole or not at all.
+
+Whatever happens, a power cut included, a reader finds the old content or the new one, and a file
+that was written stays written. The one way in which the package replaces files.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ray_unlearn.environment import REAL, Environment
+
+DRAFT_ENDING = ".tmp"
+
+
+@contextmanager
+def whole_file(path: Path, environment: Environment = REAL) -> Iterator[Path]:
+    """A draft beside `path`, which replaces it when the context ends without an error.
+
+    Args:
+        path: its folder is made if missing.
+        environment: names the draft, so that two writers never share one.
+
+    Raises:
+        OSError: it cannot be written; `path` is as it was.
+    """
+    with _draft(path, environment) as draft:
+        yield draft
+        sync(draft)
+        draft.replace(path)
+    sync(path.parent)
+
+
+def write_whole(path: Path, content: bytes, environment: Environment = REAL) -> None:
+    """Make or replace a file. Raises as `whole_file`."""
+    with whole_file(path, environment) as draft:
+        draft.write_bytes(content)
+
+
+def create_whole(path: Path, content: bytes, environment: Environment = REAL) -> bool:
+    """Make a file unless there is one of that name; of many who try, one succeeds.
+
+    Returns:
+        Whether it was made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with _draft(path, environment) as draft:
+        draft.write_bytes(content)
+        sync(draft)
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return False
+    sync(path.parent)
+    return True
+
+
+@contextmanager
+def _draft(path: Path, environment: Environment) -> Iterator[Path]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{environment.unique_name()}{DRAFT_ENDING}")
+    try:
+        yield draft
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """A file's content, or a folder's list of names, is on disk when this returns.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems cannot sync a folder; their servers do it by themselves.
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(handle)
