@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 from ray_unlearn.analysis import figures
 from ray_unlearn.analysis.figures.look import MOST_DOTS
 from ray_unlearn.analysis.figures.region_profiles import region_figure
-from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
+from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.leave_one_out import HeldoutGroup
+from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.report.claims_section import (
     REASONS,
     advice_table,

@@ -12,12 +12,9 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics import good_regions as regions_module
 from ray_unlearn.analysis.statistics import response_surface as surface_module
-from ray_unlearn.analysis.statistics.good_regions import (
-    GroupPoints,
-    Region,
-    fit_group,
-    good_regions,
-)
+from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
+from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints, fit_group
+from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior
 from ray_unlearn.analysis.statistics.response_surface import (
     MOST_POINTS,
     fit_response_surface,
@@ -108,9 +105,7 @@ def test_mean_and_spread_of_draws_are_those_of_another_implementation(
 
 def test_gradient_and_density_of_the_kernel_posterior() -> None:
     part = flat(20, 2, 3)
-    posterior = surface_module._Posterior(
-        part.points, part.scores, part.scores > 1, np.array([0, 1])
-    )
+    posterior = KernelPosterior(part.points, part.scores, part.scores > 1, np.array([0, 1]))
     theta = np.array([-0.5, 0.7, -0.3, -1.2, -0.6])
     loss, gradient = posterior.loss_and_gradient(theta)
     assert loss == pytest.approx(-posterior.log_density(theta))

@@ -32,7 +32,8 @@ from ray_unlearn.analysis.figures.panels import (
     log_ticks,
     marker_key,
 )
-from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
+from ray_unlearn.analysis.guidelines.findings import Findings
+from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
 from ray_unlearn.analysis.statistics.good_regions import Region
 from ray_unlearn.analysis.statistics.selection import best_by_selection

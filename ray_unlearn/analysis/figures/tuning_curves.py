@@ -14,7 +14,8 @@ from ray_unlearn.analysis.figures.panels import (
     name_methods,
     tick_label,
 )
-from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
+from ray_unlearn.analysis.guidelines.findings import Findings
+from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 
 CURVES = (
     "What one may expect of the best of k random trials, relative to the best that any method "

@@ -3,8 +3,9 @@ little tuning."""
 
 from collections.abc import Sequence
 
-from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
+from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.grades import Thresholds, missing_evidence
+from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.guidelines.sentences import STATISTICS
 from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
 from ray_unlearn.analysis.statistics.paired_difference import PairedDifference

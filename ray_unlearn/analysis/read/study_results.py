@@ -11,7 +11,6 @@ Any other table is a foreign one (`foreign`): its trials can be analysed, but it
 has no section of its own in a report.
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from ray_unlearn.analysis.read.evaluation_rows import (
     REQUIRED,
@@ -30,14 +28,21 @@ from ray_unlearn.analysis.read.evaluation_rows import (
 )
 from ray_unlearn.analysis.read.foreign_columns import Reading
 from ray_unlearn.analysis.read.foreign_table import ForeignResults, read_foreign
+from ray_unlearn.analysis.read.table_files import (
+    baselines_beside,
+    baselines_of,
+    check_baselines,
+    file_digest,
+    read_table,
+)
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec, public_name
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.scan import events_file
-from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION, STATUSES
-from ray_unlearn.store.table import TEXT_COLUMNS, baseline_table, result_table
+from ray_unlearn.store.schema import STATUSES
+from ray_unlearn.store.table import baseline_table, result_table
 
 
 @dataclass(frozen=True)
@@ -201,11 +206,11 @@ def _read(source: Path, reading: Reading) -> Iterator[StudyResults | ForeignResu
     if source.is_dir():
         yield _from_directory(source)
     elif source.suffix in (".parquet", ".csv") and source.is_file():
-        table = _table(source)
+        table = read_table(source)
         if _ours(table.column_names, reading):
             yield from _from_table(source, table)
         else:
-            yield read_foreign(table, source, _file_digest(source), reading)
+            yield read_foreign(table, source, file_digest(source), reading)
     elif not source.exists():
         raise UserError(
             f"{source}: no such file or folder; name a study directory or a result table "
@@ -244,7 +249,7 @@ def _from_directory(folder: Path) -> StudyResults:
         domain=record.header.domain,
         model=public_name(spec.model.source),
         source="/".join([*place.parts[-2:], events_file(place).name]),
-        source_digest=_file_digest(events_file(ledger)),
+        source_digest=file_digest(events_file(ledger)),
         rows=rows,
         baselines=tidy_baselines(baseline_table(record).to_pandas(), str(events_file(ledger))),
         spec=spec,
@@ -264,7 +269,7 @@ def _ours(columns: list[str], reading: Reading) -> bool:
 def _from_table(path: Path, table: pa.Table) -> Iterator[StudyResults]:
     rows = tidy_rows(table.to_pandas(), str(path))
     groups = list(rows.groupby(["study", "domain", "model"]))
-    beside = _baselines_beside(path)
+    beside = baselines_beside(path)
     for key, found in groups:
         study, domain, model = (str(part) for part in key)
         group = in_order(found, str(path))
@@ -275,85 +280,19 @@ def _from_table(path: Path, table: pa.Table) -> Iterator[StudyResults]:
                 "(`score_rule`); "
                 "a study has one rule: name its directory instead, or write its table again"
             )
-        baselines = _baselines_of(name, beside, len(groups))
+        baselines = baselines_of(name, beside, len(groups))
         if beside is not None:
-            _check_baselines(group, baselines, path, beside[0])
+            check_baselines(group, baselines, path, beside[0])
         yield StudyResults(
             key=name,
             name=name,
             domain=domain,
             model=public_name(model),
             source=path.name,
-            source_digest=_file_digest(path),
+            source_digest=file_digest(path),
             rows=group,
             baselines=baselines,
             duplicates=len(found) - len(group),
-        )
-
-
-def _table(path: Path) -> pa.Table:
-    """The file as it is. An empty cell is null, a written `nan` or `inf` a number: they mean
-    different things."""
-    try:
-        if path.suffix == ".csv":
-            options = pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(TEXT_COLUMNS, pa.string()),
-                null_values=["", "NA", "N/A", "null", "NULL", "None"],
-                strings_can_be_null=True,
-            )
-            quoted = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            return pyarrow.csv.read_csv(path, convert_options=options, parse_options=quoted)
-        table = pq.read_table(path)
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise UserError(
-            f"{path}: cannot be read as a table: {str(error).splitlines()[0]}"
-        ) from None
-    version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn"
-        )
-    return table
-
-
-def _baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:
-    stems = (f"{path.stem}.baselines", "baselines")
-    for candidate in (
-        path.parent / f"{stem}{ending}" for stem in stems for ending in (".parquet", ".csv")
-    ):
-        if candidate.is_file() and candidate != path:
-            return candidate, _table(candidate).to_pandas()
-    return None
-
-
-def _baselines_of(
-    study: str, beside: tuple[Path, pd.DataFrame] | None, studies: int
-) -> pd.DataFrame:
-    if beside is None:
-        return pd.DataFrame(columns=list(COLUMNS), dtype=float)
-    path, frame = beside
-    if "study" in frame:
-        frame = frame[frame["study"].astype(str) == study]
-    elif studies > 1:
-        raise UserError(
-            f"{path}: the table holds {studies} studies; add a `study` column that says whose "
-            "baselines these are"
-        )
-    return tidy_baselines(frame.reset_index(drop=True), str(path))
-
-
-def _check_baselines(rows: pd.DataFrame, baselines: pd.DataFrame, table: Path, path: Path) -> None:
-    """Baselines of another study would give wrong targets without a sign; the rows' forget gap
-    tells."""
-    if "vanilla" not in baselines.index:
-        return
-    target = float(baselines["approximate_nll_selection"]["vanilla"])
-    expected = (rows["forget_nll"] - target).abs()
-    difference = (expected - rows["forget_gap_selection"]).abs()
-    if (difference > 1e-4).any():
-        raise UserError(
-            f"{path}: does not belong to {table}: its target contradicts `forget_gap_selection`; "
-            "remove or rename it"
         )
 
 
@@ -369,8 +308,3 @@ def _facts(header: dict[str, Any], prefix: str = "") -> dict[str, str]:
         elif isinstance(value, (str, int, float, bool)):
             facts[f"{prefix}{key}"] = public_name(str(value))
     return facts
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from ray_unlearn.analysis.figures.importance_dots import importance_figure
 from ray_unlearn.analysis.figures.region_profiles import reading_regions, region_figure
-from ray_unlearn.analysis.guidelines.findings import Findings, MethodFindings
+from ray_unlearn.analysis.guidelines.findings import Findings
+from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.numerals import number, share
 from ray_unlearn.analysis.report.claims_section import claims_of
 from ray_unlearn.analysis.report.page import (

@@ -1,0 +1,285 @@
+"""All statistics of one method: what its claims are made from and its section draws."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.guidelines.grades import Thresholds
+from ray_unlearn.analysis.guidelines.leave_one_out import (
+    Box,
+    HeldoutGroup,
+    held_out_by,
+    leave_one_out,
+)
+from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
+from ray_unlearn.analysis.statistics.importance import ImportanceResult, importance
+from ray_unlearn.analysis.statistics.interaction import (
+    Interaction,
+    clipped_forget_nll,
+    learning_rate_by_steps,
+    weight_interaction,
+)
+from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, GroupPoints, fit_group
+from ray_unlearn.analysis.statistics.proportions import Proportion
+from ray_unlearn.analysis.statistics.robustness import (
+    TuningCurve,
+    curve_ks,
+    proportion_within,
+    tuning_curve,
+)
+from ray_unlearn.analysis.statistics.selection import best_by_selection
+from ray_unlearn.analysis.statistics.stopping import StoppingRule, stopping_rule
+from ray_unlearn.analysis.trials import TrialTable
+from ray_unlearn.spec.guideline_file import Evidence
+
+MOST_TRAJECTORIES = 400
+"""Trials of a method whose rows enter the learning rate x steps fit; more change its interval
+little and its time a lot."""
+
+
+@dataclass(frozen=True)
+class MethodFindings:
+    """What is known of one method."""
+
+    method: str
+    trials: pd.DataFrame
+    """Its trials drawn at random or quasi-randomly, as in `TrialTable.trials`: all statistics use
+    these alone."""
+    axes: tuple[Axis, ...]
+    models: tuple[str, ...]
+    domains: tuple[str, ...]
+    evidence: Evidence
+    regions: tuple[Region, ...]
+    importance: ImportanceResult | None
+    trade_off: Interaction | None
+    """Learning rate against steps."""
+    trade_off_response: str
+    """What that fit explains: `forget_nll` where a target is known, else `score`."""
+    weight_trade_off: Interaction | None
+    """Learning rate against the retain weight."""
+    stopping: StoppingRule | None
+    near_own_best: Proportion | None
+    """Configurations within the tolerance of the method's own best of their group."""
+    curve: TuningCurve | None
+    """Expected best regret against the best known of any method in the group, after k random
+    trials."""
+    heldout: tuple[HeldoutGroup, ...]
+
+
+def from_space(trials: pd.DataFrame, axes: tuple[Axis, ...] = ()) -> pd.DataFrame:
+    """Trials drawn from the space, those of a narrowed study's wider space apart: they are no
+    sample of this one."""
+    chosen = trials["drawn"] == "space"
+    for axis in (axis for axis in axes if axis.scale != "categorical"):
+        outside = (trials[axis.name] < axis.low * (1 - 1e-9)) | (
+            trials[axis.name] > axis.high * (1 + 1e-9)
+        )
+        chosen &= ~outside
+    return trials[chosen]
+
+
+def find_method(
+    table: TrialTable,
+    method: str,
+    seed: int,
+    best: Mapping[str, float],
+    budget: int,
+    limits: Thresholds,
+) -> MethodFindings:
+    everything = table.of(method)
+    axes = table.axes[method]
+    trials = from_space(everything, axes)
+    drawn = set(everything["drawn"])
+    evidence = Evidence(
+        n_trials=len(trials),
+        n_groups=trials[held_out_by(trials)].nunique(),
+        n_seeds=trials["seed"].nunique(),
+        sampler="drawn from the space"
+        if drawn == {"space"}
+        else drawn.pop()
+        if len(drawn) == 1
+        else f"{len(trials)} of {len(everything)} drawn from the space, the others chosen by an "
+        "adaptive sampler",
+    )
+    regions, heldout = _regions(trials, axes, table, seed, limits)
+    points = _points(trials, axes)
+    scored = trials["score"].to_numpy(dtype=float)
+    infeasible = trials["infeasible"].to_numpy(dtype=bool)
+    matters = (
+        importance(points, scored, infeasible, trials["group"].to_numpy(), axes, seed)
+        if len(trials) and axes
+        else None
+    )
+    return MethodFindings(
+        method=method,
+        trials=trials,
+        axes=axes,
+        models=tuple(sorted(set(everything["model"]) - {""})),
+        domains=tuple(sorted(set(everything["domain"]) - {""})),
+        evidence=evidence,
+        regions=regions,
+        importance=matters,
+        trade_off=_trade_off(table, trials, axes, seed),
+        trade_off_response="forget_nll" if _target_known(table.rows) else "score",
+        weight_trade_off=_weight_trade_off(trials, axes, seed),
+        stopping=_stopping(table, trials, seed),
+        near_own_best=_near_own_best(trials, table.score.tolerance),
+        curve=_curve(table, trials, best, budget),
+        heldout=heldout,
+    )
+
+
+def _points(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> np.ndarray:
+    return (
+        np.column_stack([axis.to_unit(trials[axis.name]) for axis in axes])
+        if axes
+        else np.empty((len(trials), 0))
+    )
+
+
+def _regions(
+    trials: pd.DataFrame, axes: tuple[Axis, ...], table: TrialTable, seed: int, limits: Thresholds
+) -> tuple[tuple[Region, ...], tuple[HeldoutGroup, ...]]:
+    """Good regions over all groups, and what those derived without a group buy on it. Each group is
+    fitted once."""
+    if trials.empty or not axes:
+        return (), ()
+    tolerance, nothing = table.score.tolerance, table.nothing
+    fits: dict[str, FittedGroup] = {}
+    for group, own in trials.groupby("group", sort=True):
+        part = GroupPoints(
+            str(group),
+            _points(own, axes),
+            own["score"].to_numpy(dtype=float),
+            own["infeasible"].to_numpy(dtype=bool),
+        )
+        fits[str(group)] = fit_group(part, axes, tolerance, seed)
+
+    def derive(groups: tuple[str, ...]) -> Box | None:
+        found = good_regions([fits[group] for group in groups], axes, tolerance)
+        box = {
+            region.axis.name: (
+                -np.inf if region.low_censored else region.core[0],
+                np.inf if region.high_censored else region.core[1],
+            )
+            for region in found
+            if region.core is not None and not (region.low_censored and region.high_censored)
+        }
+        return box or None
+
+    regions = good_regions(list(fits.values()), axes, tolerance)
+    return regions, leave_one_out(
+        trials, derive, lambda group: fits[group].default, limits.inside_trials, nothing
+    )
+
+
+def _trade_off(
+    table: TrialTable, trials: pd.DataFrame, axes: tuple[Axis, ...], seed: int
+) -> Interaction | None:
+    if "learning_rate" not in {axis.name for axis in axes}:
+        return None
+    chosen = trials["trial"].to_numpy()
+    if len(chosen) > MOST_TRAJECTORIES:
+        chosen = np.random.default_rng(seed).choice(
+            np.sort(chosen), MOST_TRAJECTORIES, replace=False
+        )
+    rows = table.rows[table.rows["trial"].isin(chosen)]
+    rows = rows.drop(columns=[name for name in ("learning_rate", "group") if name in rows]).merge(
+        trials[["trial", "group", "learning_rate"]], on="trial"
+    )
+    if rows.empty or rows["update"].nunique() < 3:
+        return None
+    if not _target_known(table.rows):
+        return learning_rate_by_steps(rows.assign(response=rows["score"].fillna(np.inf)), seed)
+    # A forget NLL rises throughout; where it is not finite the model is ruined, as one far above
+    # the target is.
+    rows = rows.assign(forget_nll=rows["forget_nll"].fillna(np.inf))
+    return learning_rate_by_steps(
+        rows.assign(response=clipped_forget_nll(rows)), seed, winsorise=False
+    )
+
+
+def _target_known(rows: pd.DataFrame) -> bool:
+    return (
+        {"forget_nll", "target_nll"} <= set(rows)
+        and len(rows) > 0
+        and bool(rows["target_nll"].notna().all())
+    )
+
+
+def _weight_trade_off(
+    trials: pd.DataFrame, axes: tuple[Axis, ...], seed: int
+) -> Interaction | None:
+    if not {"learning_rate", "w_r"} <= {axis.name for axis in axes}:
+        return None
+    response = trials["score"].where(~trials["infeasible"], np.inf)
+    trials = (
+        trials.sort_values("trial").sample(MOST_TRAJECTORIES, random_state=seed)
+        if len(trials) > MOST_TRAJECTORIES
+        else trials
+    )
+    return weight_interaction(trials.assign(response=response), seed)
+
+
+def _stopping(table: TrialTable, trials: pd.DataFrame, seed: int) -> StoppingRule | None:
+    rows = table.rows[table.rows["trial"].isin(trials["trial"])]
+    if rows.empty or "target_nll" not in rows:
+        return None
+    rows = rows.drop(columns="group", errors="ignore").merge(trials[["trial", "group"]], on="trial")
+    return stopping_rule(rows, seed)
+
+
+def _near_own_best(trials: pd.DataFrame, tolerance: float) -> Proportion | None:
+    """Each group against its own best, chosen by selection; the best trial itself is left out."""
+    best = best_by_selection(trials)
+    others = trials[trials["group"].isin(best.index) & ~trials["trial"].isin(best["trial"])]
+    if others.empty:
+        return None
+    regrets = others["score"].to_numpy(dtype=float) - others["group"].map(best["score"]).to_numpy(
+        dtype=float
+    )
+    return proportion_within(regrets, others["infeasible"].to_numpy(dtype=bool), 0.0, tolerance)
+
+
+def _curve(
+    table: TrialTable, trials: pd.DataFrame, best: Mapping[str, float], budget: int
+) -> TuningCurve | None:
+    """The mean over groups of each group's curve, in regret against the best known there."""
+    if budget < 2:
+        return None
+    curves = []
+    for group, own in trials.groupby("group", sort=True):
+        feasible = table.trials[(table.trials["group"] == group) & ~table.trials["infeasible"]]
+        if group not in best or own["infeasible"].all():
+            continue
+        level = best[str(group)]
+        fallback = table.nothing.get(str(group), float(feasible["score"].max())) - level
+        regret, selection = (
+            own[name].to_numpy(dtype=float) - level for name in ("score", "score_selection")
+        )
+        curves.append(
+            tuning_curve(
+                regret,
+                own["infeasible"].to_numpy(dtype=bool),
+                curve_ks(budget),
+                fallback,
+                selection=selection,
+            )
+        )
+    if not curves:
+        return None
+    means = np.mean([curve.expected_best for curve in curves], axis=0)
+    halves = [(np.array(curve.high) - np.array(curve.low)) / 2 for curve in curves]
+    margin = np.sqrt(np.sum(np.square(halves), axis=0)) / len(curves)
+    return TuningCurve(
+        ks=curves[0].ks,
+        expected_best=tuple(means.tolist()),
+        low=tuple((means - margin).tolist()),
+        high=tuple((means + margin).tolist()),
+        fallback=float(np.mean([curve.fallback for curve in curves])),
+        n=sum(curve.n for curve in curves),
+        n_infeasible=sum(curve.n_infeasible for curve in curves),
+    )

@@ -1,0 +1,169 @@
+"""Claims about one hyperparameter: the range to use, and the ends of the search to avoid."""
+
+import math
+from collections.abc import Iterator
+
+from scipy.stats import norm
+
+from ray_unlearn.analysis.guidelines.claim_maker import ClaimMaker
+from ray_unlearn.analysis.guidelines.grades import (
+    worse_than_default,
+)
+from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
+from ray_unlearn.analysis.statistics.good_regions import CORE, Region
+from ray_unlearn.analysis.statistics.importance import Importance
+from ray_unlearn.spec.guideline_file import Guideline, Narrowed, Reason, Value
+
+LEAST_AVOIDED = 5
+"""Trials in a part of an axis before it is called bad."""
+
+
+def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None) -> Guideline:
+    axis, p = region.axis, maker.family_p(importance)
+    reasons = [*maker.missing, *maker.unimportant(importance)]
+    if not reasons:
+        reasons += _vague(maker, region)
+    if not reasons:
+        reasons += worse_than_default(maker.evidence)
+    estimates: dict[str, object] = {
+        "p_good_highest": rounded(float(region.p_good.max())) if len(region.p_good) else None,
+        "searched_low": rounded(axis.low),
+        "searched_high": rounded(axis.high),
+        "best": rounded(region.best),
+        "low_edge_90": rounded_interval(region.low_edge),
+        "high_edge_90": rounded_interval(region.high_edge),
+    }
+    space = None
+    if not reasons and axis.scale == "categorical":
+        space = Narrowed(type="choice", choices=region.choices_good)
+        estimates = {
+            "good": list(region.choices_good),
+            "excluded": list(region.choices_excluded),
+        }
+    elif not reasons and region.core is not None:
+        # Where no end is shown, what was searched is the end of what is known.
+        low = axis.low if region.low_censored else region.core[0]
+        high = axis.high if region.high_censored else region.core[1]
+        if axis.whole:
+            low, high = float(math.ceil(low)), float(math.floor(high))
+        space = Narrowed(
+            type="int" if axis.whole else "float",
+            low=rounded(low),
+            high=rounded(high),
+            log=axis.scale == "log",
+        )
+    return maker.make(
+        "range",
+        reasons,
+        param=axis.name,
+        p=rounded(p),
+        family=maker.family * len(maker.found.regions),
+        heldout=True,
+        search_space=space,
+        warm_start=_warm_start(region) if space else None,
+        estimates=estimates,
+        low_is_boundary=bool(space and region.low_censored),
+        high_is_boundary=bool(space and region.high_censored),
+    )
+
+
+def avoid_claims(
+    maker: ClaimMaker, region: Region, importance: Importance | None
+) -> Iterator[Guideline]:
+    """An end of the axis that is excluded, where a core is known: the absence of a cliff is no
+    news, and where domains have no good value in common, none is to be avoided in all of them.
+    """
+    axis = region.axis
+    if (
+        axis.scale == "categorical"
+        or region.core is None
+        or maker.missing
+        or maker.unimportant(importance)
+    ):
+        return
+    for low, high in region.excluded:
+        values = maker.found.trials[axis.name]
+        there = maker.found.trials[(values >= low) & (values <= high)]
+        at_low, at_high = math.isclose(low, axis.low), math.isclose(high, axis.high)
+        # Between two good runs the surface is merely not smooth.
+        if at_low == at_high or len(there) < LEAST_AVOIDED:
+            continue
+        side = "low" if at_low else "high"
+        guideline = maker.make(
+            "avoid",
+            [],
+            param=axis.name,
+            p=rounded(maker.family_p(importance)),
+            family=maker.family * len(maker.found.regions),
+            estimates={
+                "low": None if at_low else rounded(low),
+                "high": None if at_high else rounded(high),
+                "groups": maker.found.evidence.n_groups,
+                "trials_there": len(there),
+                "infeasible_there": int(there["infeasible"].sum()),
+            },
+        )
+        yield guideline.model_copy(update={"id": f"{guideline.id}/{side}"})
+
+
+def _warm_start(region: Region) -> Value:
+    if region.axis.scale == "categorical":
+        return region.axis.choices[round(region.best)]
+    return round(region.best) if region.axis.whole else rounded(region.best)
+
+
+def _vague(maker: ClaimMaker, region: Region) -> list[Reason]:
+    if region.axis.scale == "categorical":
+        if region.choices_good and region.choices_excluded:
+            return []
+        return [Reason(kind="certainty", text="no choice is shown to be good while another is not")]
+    if region.core is None and not len(region.p_good):
+        return [Reason(kind="trials", text=region.reason or "no region")]
+    if region.core is None:
+        highest = float(region.p_good.max())
+        more = _needed_for(maker, highest)
+        text = (
+            f"no value comes within {plain(maker.score.tolerance)} of the best with "
+            f"probability {CORE} "
+            f"(highest: {highest:.2f}){_about(more)}"
+        )
+        return [Reason(kind="certainty", text=text, trials_needed=more)]
+    if region.low_censored and region.high_censored:
+        return [
+            Reason(
+                kind="nothing_to_narrow",
+                text="every value searched is good: there is nothing to narrow",
+            )
+        ]
+    reasons = []
+    for side, edge in (("low", region.low_edge), ("high", region.high_edge)):
+        if edge is not None and (width := _width(maker, region, edge)) > 1:
+            more = math.ceil(maker.found.evidence.n_trials * (width**2 - 1))
+            text = (
+                f"the {side} edge is only known to lie between {plain(edge[0])} and "
+                f"{plain(edge[1])}{_about(more)}"
+            )
+            reasons.append(Reason(kind="certainty", text=text, trials_needed=more))
+    return reasons
+
+
+def _width(maker: ClaimMaker, region: Region, edge: tuple[float, float]) -> float:
+    """Of an edge's interval, relative to the widest that is allowed."""
+    axis = region.axis
+    if axis.scale == "log":
+        return math.log10(edge[1] / edge[0]) / maker.limits.widest_edge_decades
+    return (edge[1] - edge[0]) / (axis.high - axis.low) / maker.limits.widest_edge_fraction
+
+
+def _needed_for(maker: ClaimMaker, highest: float) -> int | None:
+    """Trials still needed where uncertainty falls with the root of their number; None where
+    that says nothing."""
+    if not 0.55 < highest < CORE:
+        return None
+    more = maker.found.evidence.n_trials * ((norm.ppf(CORE) / norm.ppf(highest)) ** 2 - 1)
+    return max(1, math.ceil(more))
+
+
+def _about(more: int | None) -> str:
+    """`: about 139 more trials`."""
+    return f": about {more:,} more trials" if more is not None else ""

@@ -1,0 +1,87 @@
+"""Result tables as files: the table, the baselines beside it, and the digest of a file."""
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from ray_unlearn.analysis.read.evaluation_rows import (
+    tidy_baselines,
+)
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION
+from ray_unlearn.store.table import TEXT_COLUMNS
+
+
+def read_table(path: Path) -> pa.Table:
+    """The file as it is. An empty cell is null, a written `nan` or `inf` a number: they mean
+    different things."""
+    try:
+        if path.suffix == ".csv":
+            options = pyarrow.csv.ConvertOptions(
+                column_types=dict.fromkeys(TEXT_COLUMNS, pa.string()),
+                null_values=["", "NA", "N/A", "null", "NULL", "None"],
+                strings_can_be_null=True,
+            )
+            quoted = pyarrow.csv.ParseOptions(newlines_in_values=True)
+            return pyarrow.csv.read_csv(path, convert_options=options, parse_options=quoted)
+        table = pq.read_table(path)
+    except (OSError, ValueError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"{path}: cannot be read as a table: {str(error).splitlines()[0]}"
+        ) from None
+    version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn"
+        )
+    return table
+
+
+def baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:
+    stems = (f"{path.stem}.baselines", "baselines")
+    for candidate in (
+        path.parent / f"{stem}{ending}" for stem in stems for ending in (".parquet", ".csv")
+    ):
+        if candidate.is_file() and candidate != path:
+            return candidate, read_table(candidate).to_pandas()
+    return None
+
+
+def baselines_of(
+    study: str, beside: tuple[Path, pd.DataFrame] | None, studies: int
+) -> pd.DataFrame:
+    if beside is None:
+        return pd.DataFrame(columns=list(COLUMNS), dtype=float)
+    path, frame = beside
+    if "study" in frame:
+        frame = frame[frame["study"].astype(str) == study]
+    elif studies > 1:
+        raise UserError(
+            f"{path}: the table holds {studies} studies; add a `study` column that says whose "
+            "baselines these are"
+        )
+    return tidy_baselines(frame.reset_index(drop=True), str(path))
+
+
+def check_baselines(rows: pd.DataFrame, baselines: pd.DataFrame, table: Path, path: Path) -> None:
+    """Baselines of another study would give wrong targets without a sign; the rows' forget gap
+    tells."""
+    if "vanilla" not in baselines.index:
+        return
+    target = float(baselines["approximate_nll_selection"]["vanilla"])
+    expected = (rows["forget_nll"] - target).abs()
+    difference = (expected - rows["forget_gap_selection"]).abs()
+    if (difference > 1e-4).any():
+        raise UserError(
+            f"{path}: does not belong to {table}: its target contradicts `forget_gap_selection`; "
+            "remove or rename it"
+        )
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
