@@ -120,14 +120,14 @@ def _from_scores(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> tupl
     alike = finite.groupby([*places, *hyperparameters], dropna=False)["score"]
     squares = float(((finite["score"] - alike.transform("mean")) ** 2).sum())
     freedom = len(finite) - alike.ngroups
-    if hyperparameters and freedom >= LEAST_REPEATS and squares > 0:
+    if hyperparameters and freedom >= LEAST_REPEATS and 0 < squares < math.inf:
         return math.sqrt(squares / freedom), (
             f"one SD of the score between trials of equal hyperparameters ({freedom} degrees of "
             "freedom)"
         )
     scores = finite.groupby(places)["score"]
     spread = float((scores.quantile(0.75) - scores.quantile(0.25)).median()) if len(finite) else 0.0
-    if spread > 0:
+    if 0 < spread < math.inf:  # squares and differences of scores near 1e308 are not finite
         return spread / 10, (
             "the program's default, a tenth of the scores' interquartile range (median over "
             "groups and methods): no "

@@ -1,6 +1,7 @@
 """The page: self-contained, honest about gaps, safe against odd names, and the same on every
 run."""
 
+import math
 import random
 import re
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -21,6 +23,7 @@ from planted import (
     quick_ledger,
     write_trial,
 )
+from surfaces import planted, valley
 
 from ray_unlearn.analysis.figures.drawing import Drawing
 from ray_unlearn.analysis.report.failures import commonest_reasons
@@ -28,6 +31,7 @@ from ray_unlearn.analysis.report.page import Paragraph, Picture
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.guideline_file import load_guidelines
 from ray_unlearn.store.event import BaselineMeasured
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.table import result_table, write_table
@@ -283,6 +287,22 @@ def test_finite_scores_of_any_size_make_a_report(
     assert "cannot be drawn" not in page.text
     assert "cannot be made" not in page.text
     assert len(list((tmp_path / "out" / "figures").glob("*.png"))) >= 5
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # sums of such numbers are not finite
+@pytest.mark.parametrize("scores", [(1e304,), (1e304, -1e304, math.inf), (1e304, -1e304)])
+@pytest.mark.usefixtures("no_figures")
+def test_statistics_of_scores_of_any_size_make_a_report(
+    tmp_path: Path, scores: tuple[float, ...]
+) -> None:
+    table = planted(dict.fromkeys(("a", "b"), valley()), trials=12, groups=("x", "y")).trials
+    frame = table[["trial", "method", "domain", "seed", "learning_rate", "score"]]
+    huge = frame.index[:: 1 if len(scores) == 2 else 5]
+    frame.loc[huge, "score"] = np.resize(scores, len(huge))
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    write_report([tmp_path / "table.csv"], tmp_path / "out", score="score", sampler="random")
+    assert "Methods compared" in read(tmp_path / "out").text
+    assert load_guidelines(tmp_path / "out" / "guidelines.json").best_trials
 
 
 def test_a_figure_that_cannot_be_made_or_drawn_is_a_sentence(tmp_path: Path) -> None:
