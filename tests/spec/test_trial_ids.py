@@ -6,13 +6,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny import REPOSITORY
 
-from ray_unlearn.spec.errors import UserError
+from ray_unlearn.cli.main import main
+from ray_unlearn.spec.errors import EXIT_WRONG_INPUT, UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, MIXING, with_defaults
 from ray_unlearn.spec.method_registry import METHODS, Method, method_named, register
+from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.spec.trial_id import flat_id, trial_id
 
@@ -133,6 +137,47 @@ def test_a_trial_has_no_value_that_its_method_does_not_use(name: str) -> None:
     content = ASCENT.model_dump() | {name: 7.0}
     with pytest.raises(ValueError, match=rf"`{name}`: gradient_ascent does not use it.*remove it"):
         TrialConfig.model_validate(content)
+
+
+def with_unused(place: str) -> dict[str, Any]:
+    """A study of two methods with a value of `w_r` for the one that does not use it."""
+    ranged = {"type": "float", "low": 1e-4, "high": 1e-2, "scale": "log"}
+    parameters: dict[str, Any] = {"learning_rate": ranged, "steps": {"type": "fixed", "value": 4}}
+    names = ("gradient_ascent", "ascent_kl_general")
+    spaces = {n: {"method": n, "parameters": dict(parameters)} for n in names}
+    search: dict[str, Any] = {"trials_per_method": 2}
+    point = {"learning_rate": 1e-3, "w_r": 7.0}
+    if place == "spaces":
+        spaces["gradient_ascent"]["parameters"]["w_r"] = {"type": "fixed", "value": 7.0}
+    elif place == "points":
+        own = {"gradient_ascent": [point], "ascent_kl_general": [{"learning_rate": 1e-3}]}
+        search = {"sampler": "listed", "points": own}
+    else:
+        search["warm_start"] = {"gradient_ascent": [point]}
+    return {
+        "name": "unused", "model": {"source": "m"}, "data": {"source": "demo:shakespeare"}, "methods": names,
+        "spaces": spaces, "search": search, "evaluation": {"every": 4},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["spaces", "points", "warm_start"])
+def test_a_study_has_no_value_that_its_method_does_not_use(place: str) -> None:
+    with pytest.raises(UserError, match=rf"{place}.*`w_r`: gradient_ascent does not use it"):
+        validated(StudySpec, with_unused(place), "study.yaml")
+
+
+def test_one_trial_has_no_setting_that_its_method_does_not_use(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = str(REPOSITORY / "studies/demo.yaml")
+    for value in ("7", "1"):  # the default too: it was meant to do something
+        given = ["--set", "learning_rate=1e-3", "--set", f"w_r={value}"]
+        command = ["ray-unlearn", "unlearn", study, "--method", "gradient_ascent", *given]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == EXIT_WRONG_INPUT
+        assert "--set: `w_r`: gradient_ascent does not use it" in capsys.readouterr().err
 
 
 def test_every_hyperparameter_is_used_by_a_method() -> None:

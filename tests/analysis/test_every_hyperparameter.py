@@ -1,0 +1,91 @@
+"""Each hyperparameter that a space accepts is seen everywhere. If these fail, a study searches what
+no table, axis or note of its report shows."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ray_unlearn.analysis.read.study_results import load
+from ray_unlearn.analysis.report.wording import other_values
+from ray_unlearn.analysis.trials import trial_table
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, value_type
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.event import BaselineMeasured, Header, RowMeasured, TrialAsked, TrialEnded
+from ray_unlearn.store.ledger import Ledger, read_ledger
+from ray_unlearn.store.schema import COLUMNS
+from ray_unlearn.store.table import CONFIG_COLUMNS, result_table, write_table
+
+METHOD = "ascent_kl_general"
+RANGES: dict[type, dict[str, Any]] = {
+    float: {"type": "float", "low": 0.25, "high": 0.75},
+    int: {"type": "int", "low": 1, "high": 3},
+    str: {"type": "choice", "choices": ["constant", "linear", "cosine"]},
+}
+VALUES: dict[type, tuple[Any, ...]] = {
+    float: (0.25, 0.5, 0.75),
+    int: (1, 2, 3),
+    str: ("constant", "linear", "cosine"),
+}
+
+
+def searching(name: str) -> StudySpec:
+    """A study that searches one hyperparameter."""
+    parameters = {
+        "learning_rate": {"type": "fixed", "value": 0.5},
+        "steps": {"type": "fixed", "value": 4},
+    }
+    if name == "warmup_ratio":
+        parameters["schedule"] = {"type": "fixed", "value": "cosine"}
+    parameters[name] = RANGES[value_type(name)]
+    return StudySpec.model_validate(
+        {
+            "name": "test",
+            "model": {"source": "demo:shakespeare"},
+            "data": {"source": "demo:shakespeare"},
+            "methods": [METHOD],
+            "spaces": {METHOD: {"method": METHOD, "parameters": parameters}},
+            "search": {"trials_per_method": 3},
+            "evaluation": {"every": 9},
+        }
+    )
+
+
+def written(folder: Path, name: str) -> Path:
+    """Its directory, with a trial for each of three values."""
+    spec, metrics = searching(name), dict.fromkeys(COLUMNS, 1.0)
+    header = Header(spec=spec.model_dump(mode="json"), domain="d", context="c")
+    with Ledger.create(folder / "ledger", header) as ledger:
+        ledger.append(BaselineMeasured(name="vanilla", metrics=metrics))
+        for number, value in enumerate(VALUES[value_type(name)]):
+            hyperparameters = spec.spaces[METHOD].resolve({name: value})
+            config = spec.trial_config(hyperparameters, METHOD, 0, "c")
+            content = config.model_dump(mode="json")
+            ledger.append(
+                TrialAsked(number=number, trial_id=config.id, source="random", config=content)
+            )
+            row = metrics | {"update": config.steps, "score_selection": 1.0 + number}
+            ledger.append(RowMeasured(number=number, attempt=0, update=config.steps, metrics=row))
+            ledger.append(TrialEnded(number=number, attempt=0, status="complete", reason=""))
+    return folder
+
+
+@pytest.mark.parametrize("name", HYPERPARAMETERS)
+def test_what_is_searched_is_in_tables_axes_words_and_exports(name: str, tmp_path: Path) -> None:
+    study, values = written(tmp_path / "study", name), list(VALUES[value_type(name)])
+    table = result_table(read_ledger(study / "ledger"))
+    assert table[name].to_pylist() == values
+    write_table(table, tmp_path / "rows.csv")
+    for source in (study, tmp_path / "rows.csv"):
+        results = load([source])
+        trials = trial_table(results)
+        (axes,) = trials.axes.values()
+        assert [axis.name for axis in axes] == [name]
+        shown = [str(value) for value in trials.trials[name]]
+        assert shown == [str(type(trials.trials[name][0])(value)) for value in values]
+        if name not in ("learning_rate", "steps"):  # the sentence names these two always
+            assert list(other_values(results.studies[0], results.studies[0].rows.iloc[0])) == [name]
+
+
+def test_every_hyperparameter_has_a_column() -> None:
+    assert ("method", "seed", *HYPERPARAMETERS) == CONFIG_COLUMNS
