@@ -267,7 +267,7 @@ def test_a_method_without_any_result_is_named_first(tmp_path: Path) -> None:
     assert "of random_labels has" not in text
 
 
-def test_only_the_commonest_reasons_are_told() -> None:
+def test_only_the_commonest_reasons_are_named() -> None:
     reasons = [f"reason {name}" for name in "abcde" for _ in range(ord("f") - ord(name))]
     trials = pd.DataFrame({"status": "failed", "reason": reasons[::-1]})
     assert commonest_reasons(trials) == ["reason a (5)", "reason b (4)", "reason c (3)", "2 more"]

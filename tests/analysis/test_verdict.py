@@ -230,7 +230,7 @@ def test_the_first_can_lose_to_doing_nothing_while_another_does_not(tmp_path: Pa
     assert "No method beats" not in text
 
 
-def test_a_choice_at_the_edge_of_the_search_is_told(tmp_path: Path) -> None:
+def test_a_choice_at_the_edge_of_the_search_is_named(tmp_path: Path) -> None:
     spec = demo_spec(trials_per_method=2).model_copy(update={"methods": ("gradient_ascent",)})
     with quick_ledger(tmp_path / "s", spec) as ledger:
         ledger.append(BaselineMeasured(name="vanilla", metrics=row_of(logs(VANILLA), 0.9)))

@@ -37,8 +37,8 @@ from ray_unlearn.spec.search_space import FloatRange
 
 CAPTION = (
     "One panel per method. A horizontal band is one trial, drawn at its learning rate (its edges "
-    "lie half-way to the neighbouring trials); a column is an evaluated number of updates. Nothing "
-    "is interpolated, and trials that differ in other hyperparameters as well lie side by side. "
+    "are half-way to the neighbouring trials); a column is an evaluated number of updates. Nothing "
+    "is interpolated, and trials that differ in other hyperparameters as well are side by side. "
     "The colour is the score on the reporting half, on one scale for all methods: yellow is close "
     "to a model that never saw the forget set, dark is far (forgotten too little, too much, or at "
     "the price of utility). The framed cell was chosen on the selection half, so it need not be "

@@ -1,7 +1,7 @@
 """What all figures share: panels in a grid, rows with names, legends, and axes that read well.
 
 Axes that run over decades are logarithmic. A view ends where values stop telling anything apart;
-what lies beyond it is counted in the panel, never dropped.
+what is beyond it is counted in the panel, never dropped.
 """
 
 import math

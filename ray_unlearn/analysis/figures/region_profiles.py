@@ -36,7 +36,7 @@ from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
 from ray_unlearn.analysis.statistics.good_regions import Region
-from ray_unlearn.analysis.statistics.selection import best_by_selection
+from ray_unlearn.analysis.statistics.selection import trial_regrets
 
 MOST_COLUMNS = 3
 
@@ -149,12 +149,6 @@ def _spans(region: Region) -> list[tuple[str, tuple[float, float]]]:
         ("high_edge", region.high_edge),
     ]
     return [(kind, span) for kind, span in spans if span is not None]
-
-
-def trial_regrets(trials: pd.DataFrame) -> "pd.Series[float]":
-    """Score above that of the group's best trial by selection; NaN where infeasible."""
-    level = trials["group"].map(best_by_selection(trials)["score"])
-    return trials["score"].astype(float) - level.astype(float)
 
 
 def _draw(data: pd.DataFrame, axes: tuple[Axis, ...], tau: float, colour: str) -> Figure:

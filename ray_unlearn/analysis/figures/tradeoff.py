@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from ray_unlearn.analysis.best_trials import HALF, UTILITY_SETS
+from ray_unlearn.analysis.best_trials import HALF
 from ray_unlearn.analysis.figures.drawing import Drawing
 from ray_unlearn.analysis.figures.look import (
     INK,
@@ -40,6 +40,7 @@ from ray_unlearn.analysis.figures.study_data import (
     worth_drawing,
 )
 from ray_unlearn.analysis.read.study_results import StudyResults
+from ray_unlearn.store.row_score import Baselines, scored
 
 CAPTION = (
     "Each point is one evaluation; a thin line joins those of one trial in the order of updates, "
@@ -91,19 +92,12 @@ def _references(study: StudyResults) -> pd.DataFrame:
     ]
     exact = study.baseline("exact_retrain")
     if exact is not None:
-        loss = utility_loss_of(exact, vanilla)
+        row, reference = ({str(k): float(v) for k, v in m.items()} for m in (exact, vanilla))
+        loss = scored(row, Baselines(reference))[UTILITY_LOSS]
         lines.append(
             {"kind": "exact_retrain", "forget_ppl": exact["forget_ppl"], UTILITY_LOSS: loss}
         )
     return pd.DataFrame(lines).assign(candidate=False, chosen=False)
-
-
-def utility_loss_of(model: pd.Series, vanilla: pd.Series) -> float:
-    """Mean over retain and general of max(0, log ppl - log ppl_0), nats/token, reporting half."""
-    rises = [float(model[f"{s}_nll_{HALF}"] - vanilla[f"{s}_nll_{HALF}"]) for s in UTILITY_SETS]
-    if any(math.isnan(rise) for rise in rises):
-        return math.nan
-    return sum(max(0.0, rise) for rise in rises) / len(rises)
 
 
 def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:

@@ -26,8 +26,8 @@ TITLE = "Each method: what matters, which values are good, when to stop"
 STOPPING = (
     "The rule `stop_rule`: stop at the first evaluation whose forget perplexity reaches that of "
     "unseen text (selection half), else run to the end. Its price is the score at that evaluation "
-    "less the score at the best step of the same trial (`best_row`), which the selection half chose "
-    "and the reporting half scored."
+    "less the score at the best step of the same trial (`best_row`), which the selection half "
+    "chose and the reporting half scored."
 )
 NO_STOPPING = (
     "No stopping rule is judged: that takes forget perplexity, its target, and two evaluations of "

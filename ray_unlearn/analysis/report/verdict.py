@@ -65,7 +65,7 @@ def feasible(study: StudyResults) -> pd.Series:
     vanilla, rows = study.baseline("vanilla"), study.rows
     if vanilla is None:
         return pd.Series(False, index=rows.index)
-    # A float's last digit must not decide about a row that lies exactly on the limit.
+    # A float's last digit must not decide about a row that is exactly on the limit.
     slack = 1e-9
     gap = (rows["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]).abs()
     near: pd.Series = gap <= math.log(FORGET_TOLERANCE) + slack

@@ -13,3 +13,9 @@ def best_by_selection(trials: pd.DataFrame) -> pd.DataFrame:
     feasible = trials[~trials["infeasible"] & trials["score_selection"].notna()]
     ordered = feasible.sort_values(["score_selection", "score", "trial"], kind="stable")
     return ordered.drop_duplicates("group").set_index("group").sort_index()
+
+
+def trial_regrets(trials: pd.DataFrame) -> "pd.Series[float]":
+    """Score above that of the group's best trial by selection; NaN where infeasible."""
+    level = trials["group"].map(best_by_selection(trials)["score"])
+    return trials["score"].astype(float) - level.astype(float)
