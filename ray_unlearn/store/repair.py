@@ -17,12 +17,12 @@ from ray_unlearn.store.event import Event, Note, TrialReopened
 from ray_unlearn.store.lease import Lease
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import SPEC, Place
+from ray_unlearn.store.promises import table_fault
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.repair_plan import Plan, planned
 from ray_unlearn.store.scan import Scan, copied_header, events_file, scanned, write_acknowledged
 from ray_unlearn.store.separate import separate_studies, set_aside
 from ray_unlearn.store.table import result_table, write_table
-from ray_unlearn.store.verify import table_fault
 from ray_unlearn.store.whole_file import whole_file
 
 

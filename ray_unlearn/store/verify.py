@@ -5,7 +5,7 @@ alone.
     I2  no trial ended twice
     I3  nothing is left unfinished once the study is complete
     I4  the trials are those that were asked for
-    I5  the best weights are there and are the ones that were written
+    I5  the best weights are there, are the ones that were written, and are those of the best row
     I6  nothing is left over on disk
 
 Reads only, and is safe beside a running study: what a writer is about to do is no problem.
@@ -19,9 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.trial_config import TrialConfig
@@ -30,6 +27,7 @@ from ray_unlearn.store.entry import Entry
 from ray_unlearn.store.event import Event, Header, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.files import leftovers
 from ray_unlearn.store.lease import EXPIRY_S, LEASE_FILE, read_holder
+from ray_unlearn.store.promises import best_row_problems, copy_problems, table_fault
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.repair_plan import listed
 from ray_unlearn.store.scan import Scan, copied_header, events_file, read_acknowledged, scanned
@@ -87,6 +85,9 @@ def verify(study_folder: Path, storage: Storage | None = None) -> Verification:
         problems += _trial_problems(trial, record)
     problems += _count_problems(record)
     unfinished = sorted(number for number, trial in record.trials.items() if trial.status is None)
+    if not running:
+        problems += copy_problems(study_folder, record)
+        problems += best_row_problems(record, [entry.event for entry in scan.entries])
     if not running and not unfinished:
         problems += _table_problems(folder / "rows.parquet", record)
     problems += best_weights_problems(
@@ -253,32 +254,6 @@ def _table_problems(path: Path, record: Record) -> Iterator[str]:
         fault = table_fault(path, record)
         if fault:
             yield f"I1: {path.name}: {fault}; the ledger counts: `ray-unlearn verify --repair` writes the table anew"
-
-
-def table_fault(path: Path, record: Record) -> str:
-    """What is wrong with the result table of a study of which every trial has ended; empty when
-    nothing is."""
-    if not path.exists():
-        return ""
-    try:
-        lines = Counter(pq.read_table(path, columns=["number"])["number"].to_pylist())
-    except (OSError, pa.ArrowException, KeyError) as error:
-        return f"cannot be read: {str(error).splitlines()[0]}"
-    differ = [
-        number
-        for number in lines.keys() | record.trials.keys()
-        if lines[number] != _lines_of(record, number)
-    ]
-    return (
-        f"has another number of rows than the ledger for trials {listed(sorted(differ))}"
-        if differ
-        else ""
-    )
-
-
-def _lines_of(record: Record, number: int) -> int:
-    """Lines of a trial in the table: one per row, and one where there is no row."""
-    return max(1, len(record.trials[number].rows)) if number in record.trials else 0
 
 
 def _leftover_problems(storage: Storage, record: Record) -> Iterator[str]:

@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from ledgers import (
     finished,
     interleaved,
     outcome_event,
     row_event,
     safetensors,
+    spec,
     start,
     trial_event,
     whole_trial,
@@ -26,7 +28,15 @@ from ledgers import (
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store.best_weights import safetensors_fault
-from ray_unlearn.store.event import BestWeightsKept, Event, StudyExtended, TrialReopened
+from ray_unlearn.store.entry import encoded
+from ray_unlearn.store.event import (
+    BestWeightsGone,
+    BestWeightsKept,
+    Event,
+    Header,
+    StudyExtended,
+    TrialReopened,
+)
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.scan import events_file, header_file
 from ray_unlearn.store.table import result_table, write_table
@@ -129,6 +139,41 @@ def table_of_fewer_rows(study: Path) -> None:
     )
 
 
+def table_of_other_values(study: Path) -> None:
+    """As fault 6 left it: one number that the ledger does not have."""
+    table = result_table(read_ledger(study / "ledger"))
+    at = table.column_names.index("grad_norm")
+    values = [9.83, *table["grad_norm"].to_pylist()[1:]]
+    changed = table.set_column(at, table.schema.field(at), [values])
+    write_table(changed, study / "ledger" / "rows.parquet")
+
+
+def header_copy_of_another_study(study: Path) -> None:
+    header = header_file(study / "ledger")
+    header.write_bytes(encoded(Header(domain="other"), seq=0, fence=1))
+
+
+def study_file_of_another_study(study: Path) -> None:
+    content = spec().model_dump(mode="json") | {"methods": ["gradient_ascent"]}
+    content["search"]["seed"] = 7
+    (study / "study.yaml").write_text(yaml.safe_dump(content))
+
+
+def study_file_garbled(study: Path) -> None:
+    (study / "study.yaml").write_text("{")
+
+
+def late_word(study: Path) -> None:
+    """A former best row's weights were announced after the best row's, and replaced them."""
+    kept = read_ledger(study / "ledger").best_weights
+    assert kept is not None
+    content = (study / BEST).read_bytes()
+    late = "trials/best/0000-4.safetensors"
+    (study / late).write_bytes(content)
+    (study / BEST).unlink()
+    appended(replace(kept, number=0, file=late))(study)
+
+
 def table_unreadable(study: Path) -> None:
     (study / "ledger" / "rows.parquet").write_bytes(b"no table")
 
@@ -199,6 +244,14 @@ NO_ROW = BestWeightsKept(number=2, update=3, file=BEST, bytes=1, sha256="x")
         ),
         (table_of_fewer_rows, ["I1: rows.parquet: has another number of rows .* for trials 0;"]),
         (table_unreadable, ["I1: rows.parquet: cannot be read"]),
+        (table_of_other_values, ["I1: rows.parquet: has other values .* in grad_norm;"]),
+        (header_copy_of_another_study, ["I1: header.json: is no copy"]),
+        (study_file_of_another_study, ["I4: study.yaml: describes another study.*search.seed"]),
+        (study_file_garbled, ["I4: study.yaml: "]),
+        (
+            late_word,
+            [r"I5: .*0000-4.*weights of trial 0 \(\w+\), update 4.*best row is that of trial 2 \("],
+        ),
         (changed_weights, ["I5: .*its sha256 differs"]),
         (shorter_weights, ["I5: .*bytes instead of"]),
         (no_weights, ["I5: .*are gone"]),
@@ -221,6 +274,30 @@ def test_planted_damage_is_named(
     for pattern in named:
         assert any(re.search(pattern, problem) for problem in problems), problems
     assert all(re.match(r"I[1-6]: ", problem) for problem in problems)
+
+
+def test_weights_of_a_row_that_was_the_best_when_they_were_kept_are_sound(tmp_path: Path) -> None:
+    """The better trial ran out of memory later, or its weights did not fit on the disk."""
+    kept = BestWeightsKept(number=0, update=1, file="a", sha256="x", bytes=1)
+    better = replace(kept, number=2, update=4)
+    trials = [*whole_trial(0), *whole_trial(2)[:-1]]
+    for number, (events, end) in enumerate(
+        (
+            ([kept, better], outcome_event(2, "out_of_memory")),
+            ([kept], outcome_event(2)),
+            ([better, BestWeightsGone(2, 4), kept], outcome_event(2)),
+        )
+    ):
+        study = written(tmp_path / str(number), [*start(2), *trials, *events, end])
+        assert not any("best row" in problem for problem in verify(study).problems)
+
+
+def test_more_trials_in_the_study_file_are_no_damage(tmp_path: Path) -> None:
+    study = finished(tmp_path / "s")
+    content = spec().model_dump(mode="json")
+    content["search"]["trials_per_method"] = 9
+    (study / "study.yaml").write_text(yaml.safe_dump(content))
+    assert verify(study).problems == []
 
 
 def test_a_reopened_trial_may_end_again(tmp_path: Path) -> None:
