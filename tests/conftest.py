@@ -53,6 +53,19 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """One local Ray for all tests that need one: starting it costs more than most of them.
+
+    Ended by disconnecting, never by name.
+    """
+    from ray_unlearn.execution.ray_runtime import connected
+    from ray_unlearn.spec.operations import Operations
+
+    with connected(None, Operations(lanes=2)):
+        yield
+
+
+@pytest.fixture(scope="session")
 def text_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One JSONL file per split: passages of 300 characters of a module of the standard library,
     each used once."""

@@ -45,12 +45,15 @@ class Study:
         self._seen: Snapshot | None = None
 
     def __repr__(self) -> str:
-        if self._seen is None:
-            return f"<Study at {self.location}>"
-        bests = self._seen.bests
-        best = f", best {bests[0].method} {bests[0].score_selection:.4g}" if bests else ""
-        spec, trials = self._seen.spec, self._seen.trials.num_rows
-        return f"<Study {spec.name!r} at {self.location}: {trials} trials{best}>"
+        if self._seen is not None and self._seen.bests:
+            best = self._seen.bests[0]
+            said = f": best {best.method}, score {best.score_selection:.4g} (selection half)"
+        elif self.last_run is not None:
+            counts = self.last_run.counts.items()
+            said = f": {', '.join(f'{count} {outcome}' for outcome, count in counts)}"
+        else:
+            said = ""
+        return f"<Study at {self.location}{said}>"
 
     @property
     def spec(self) -> StudySpec:

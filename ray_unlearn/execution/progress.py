@@ -1,5 +1,4 @@
-"""What a study is doing, on stderr: a live table on a terminal, one plain line per finished trial
-elsewhere."""
+"""What a study is doing: a live table on a terminal or in a notebook, elsewhere a line per trial."""
 
 import statistics
 import time
@@ -13,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ray_unlearn.execution.notebook_display import NotebookDisplay
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.live import in_words
 from ray_unlearn.store.record import Record, Trial
@@ -79,11 +79,14 @@ class Progress:
         self._live = Live(
             console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True
         )
+        self._notebook = NotebookDisplay(self._render) if self._console.is_jupyter else None
         for trial in record.finished:
             self._tally.add(trial)
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._notebook is not None:
+            self._notebook.start()
+        elif self._console.is_terminal:
             self._live.start()
         return self
 
@@ -93,7 +96,9 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._console.is_terminal:
+        if self._notebook is not None:
+            self._notebook.stop()
+        elif self._console.is_terminal:
             self._live.stop()
 
     def on_trial(self, trial: Trial) -> None:
@@ -101,16 +106,19 @@ class Progress:
         self._running[trial.number] = trial
         self._at_once = len(self._running)
         self._pace.began(trial.number)
+        self._refresh()
 
     def on_row(self, trial: Trial, row: Row) -> None:
         """The live table shows the trial's last update."""
+        self._refresh()
 
     def on_outcome(self, trial: Trial) -> None:
         """A trial has ended."""
         self._running.pop(trial.number, None)
         self._pace.ended(trial.number)
         self._tally.add(trial)
-        if not self._console.is_terminal:
+        self._refresh()
+        if self._notebook is None and not self._console.is_terminal:
             self._console.print(self._line(trial), soft_wrap=True, highlight=False, markup=False)
 
     @property
@@ -121,6 +129,11 @@ class Progress:
     def seconds_left(self) -> float | None:
         """From this session's last trials; see `Pace`."""
         return self._pace.seconds_left(self._total - self.done, self._at_once)
+
+    def _refresh(self) -> None:
+        """A terminal's table refreshes itself, from a thread of rich."""
+        if self._notebook is not None:
+            self._notebook.update()
 
     def _line(self, trial: Trial) -> str:
         row = self._rule.row(trial)

@@ -23,6 +23,7 @@ _LOUD = {
     "ray.tune": logging.ERROR,
     "ray.train": logging.ERROR,
     "ray.data": logging.ERROR,
+    "ray.widgets.util": logging.ERROR,  # in a notebook: asks for ipywidgets three times
     "ray.tune.analysis.experiment_analysis": logging.CRITICAL,
 }
 

@@ -83,6 +83,8 @@ def _run_tune(
             name="tune",
             storage_path=fleet.scratch,
             verbose=0,
+            # Tune's own choice in a notebook clears the cell's output, ours with it.
+            progress_reporter=tune.CLIReporter(),
             stop=_Brake(recorder, fleet, interrupt, failure),
             failure_config=tune.FailureConfig(max_failures=ACTOR_RESTARTS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),

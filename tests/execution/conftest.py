@@ -1,7 +1,7 @@
-"""One Ray for all tests of this folder: starting it costs more than most tests."""
+"""Studies to run, and the command line. Ray is shared by all tests: see `ray_here`."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,12 @@ from running import STEPS, StudyFile
 from tiny import study_file
 
 from ray_unlearn.cli.main import main
-from ray_unlearn.execution.ray_runtime import connected
-from ray_unlearn.spec.operations import Operations
 
 REPOSITORY = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import chaos  # noqa: E402  (the same engine kills 50 processes when it is run by hand)
 
 cloudpickle.register_pickle_by_value(worlds)  # workers cannot import a test folder
-
-
-@pytest.fixture(scope="session")
-def ray_here() -> Iterator[None]:
-    """A local Ray of our own, ended by disconnecting, never by name."""
-    with connected(None, Operations(lanes=2)):
-        yield
 
 
 @pytest.fixture(scope="session")
