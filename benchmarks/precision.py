@@ -19,7 +19,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from ray_unlearn.spec.study_spec import ModelSpec, load_study
+from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.comm import Comm

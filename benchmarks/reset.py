@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
-from ray_unlearn.spec.study_spec import load_study
+from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare

@@ -33,7 +33,8 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # What measures memory imports the rest where it is used.
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.entry import HOT, StoredRow, encoded
 from ray_unlearn.store.event import (
     BaselineMeasured,

@@ -44,7 +44,8 @@ from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import FloatRange, spread
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.row_score import Baselines, scored

@@ -59,8 +59,11 @@ try:
     )
     from update_profile import profile
 
+    from ray_unlearn.spec.data_spec import SPLITS
+    from ray_unlearn.spec.model_spec import ModelSpec
     from ray_unlearn.spec.operations import Operations
-    from ray_unlearn.spec.study_spec import SPLITS, EvaluationSpec, ModelSpec, load_study
+    from ray_unlearn.spec.study_file import load_study
+    from ray_unlearn.spec.study_spec import EvaluationSpec
     from ray_unlearn.unlearn.comm import Comm
     from ray_unlearn.unlearn.data import StudyData, TokenSet, prepare
     from ray_unlearn.unlearn.model import make_ready

@@ -39,9 +39,10 @@ from torch import Tensor
 
 from ray_unlearn.demo import cache_folder
 from ray_unlearn.demo import documents as demo_documents
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import SPLITS, DataSpec, ModelSpec, SplitSource
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.unlearn.data import StudyData, TokenSet, prepare
 from ray_unlearn.unlearn.document_hash import in_selection_half
 from ray_unlearn.unlearn.head import logprob_sum

@@ -118,6 +118,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory, text_files: Path) -> Pa
 @pytest.fixture
 def tiny_study(tmp_path: Path, text_files: Path, tiny_model: Path) -> "StudySpec":
     """The study of `tiny.study_file`, loaded."""
-    from ray_unlearn.spec.study_spec import load_study
+    from ray_unlearn.spec.study_file import load_study
 
     return load_study(study_file(tmp_path, text_files, tiny_model))

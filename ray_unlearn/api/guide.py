@@ -13,7 +13,8 @@ from ray_unlearn.api.study_handle import Study
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.guideline_file import Guideline, Guidelines, load_guidelines
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.location import fetched, send_folder
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import below, checked_url, is_remote

@@ -8,7 +8,8 @@ import typer
 
 from ray_unlearn.cli.options import LanesOption, SpaceFrom, StudyFile, Workers
 from ray_unlearn.cli.show import Json, four_digits, print_json, print_table, say
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 
 if TYPE_CHECKING:
     from ray_unlearn.api.given import Lanes

@@ -12,7 +12,8 @@ from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import Row
 

@@ -6,9 +6,9 @@ import json
 from functools import cache
 from pathlib import Path
 
+from ray_unlearn.spec.data_spec import SPLITS
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.study_spec import SPLITS
 
 DOMAINS = {
     "shakespeare": "Shakespeare scenes",

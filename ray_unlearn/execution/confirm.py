@@ -24,7 +24,8 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.location import fetched, there
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.score import Configuration, ScoreRule

@@ -10,7 +10,8 @@ import yaml
 from ray_unlearn.spec.bounds import MOST_TRIALS
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import differences, validated
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import StudyExtended
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record

@@ -45,8 +45,9 @@ from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.tune import pending, run_trials
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import differences
-from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import (
     BaselineMeasured,
     BestWeightsGone,

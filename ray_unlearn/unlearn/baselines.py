@@ -1,7 +1,7 @@
 """Baselines: what every trial is judged against, measured before the first one."""
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import ModelSpec
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.model import exact_retrain_sources, load_model

@@ -22,10 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.demo import DOMAINS, cache_folder, demo_domain
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
-from ray_unlearn.spec.study_spec import SPLITS, DataSpec, ModelSpec
 from ray_unlearn.store.schema import HALVES
 from ray_unlearn.unlearn.document_hash import in_selection_half, text_hash
 from ray_unlearn.unlearn.former_digests import former_data_digest

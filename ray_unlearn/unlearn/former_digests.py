@@ -9,9 +9,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from ray_unlearn.spec.data_spec import DataSpec
 from ray_unlearn.spec.document import Document
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
-from ray_unlearn.spec.study_spec import DataSpec, ModelSpec
 from ray_unlearn.unlearn.document_hash import text_hash
 
 LAYOUT_VERSION = 1

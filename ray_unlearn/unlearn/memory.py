@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.logprobs import chunk_size
 from ray_unlearn.unlearn.reference import CACHE_BYTES
 
@@ -123,7 +124,7 @@ def _changes(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[s
             changed(modelled={"dtype": "bfloat16", "autocast": None}),
         )
     if model.lora is None:
-        from ray_unlearn.spec.study_spec import LoraSpec
+        from ray_unlearn.spec.model_spec import LoraSpec
 
         yield (
             "model.lora: {rank: 16} (another way to unlearn)",

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ray_unlearn.demo import World, build, build_retrained, demo_domain
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
-from ray_unlearn.spec.study_spec import ModelSpec
 from ray_unlearn.unlearn.former_digests import former_folder_digest
 
 WEIGHT_MAPS = ("model.safetensors.index.json", "adapter_config.json")

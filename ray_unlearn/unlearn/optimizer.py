@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw as functional_adamw
 
-from ray_unlearn.spec.study_spec import Rounding
+from ray_unlearn.spec.model_spec import Rounding
 from ray_unlearn.spec.trial_config import TrialConfig
 
 PIECE = 2**24

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import LoraSpec, ModelSpec
+from ray_unlearn.spec.model_spec import LoraSpec, ModelSpec
 from ray_unlearn.unlearn.model import DTYPES
 from ray_unlearn.unlearn.scored import Scored
 

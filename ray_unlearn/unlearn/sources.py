@@ -9,9 +9,9 @@ from pathlib import Path
 
 from ray_unlearn.demo import demo_domain
 from ray_unlearn.demo import documents as demo_documents
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.study_spec import SPLITS, DataSpec, SplitSource
 from ray_unlearn.unlearn.document_hash import text_hash
 
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import method_named
+from ray_unlearn.spec.model_spec import ModelSpec, Rounding
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.strict import digest
-from ray_unlearn.spec.study_spec import EvaluationSpec, ModelSpec, Rounding, StudySpec
+from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec
 from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.batch import Batch, document_runs
 from ray_unlearn.unlearn.comm import Comm

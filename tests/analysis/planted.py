@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ray_unlearn.spec.search_space import Choice, FloatRange
-from ray_unlearn.spec.study_spec import SchedulerSpec, StudySpec, load_study
+from ray_unlearn.spec.search_spec import SchedulerSpec
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BaselineMeasured, Header, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.row_score import Baselines, scored

@@ -37,7 +37,8 @@ from ray_unlearn.spec.errors import (
     EXIT_STORAGE,
     EXIT_WRONG_INPUT,
 )
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 
 CLUSTER, JOB = KUBERAY / "raycluster", KUBERAY / "rayjob"
 ALPHA = [KUBERAY / "overlays" / "kuberay-1.7" / name for name in ("raycluster", "rayjob")]

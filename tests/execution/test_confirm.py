@@ -23,7 +23,8 @@ from ray_unlearn.execution.confirm import confirm_study, confirming_spec
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.study import run_study
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.event import Header, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger

@@ -26,7 +26,8 @@ from ray_unlearn.execution.exports import optuna_journal as journal_module
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, LiveJournal, export_journal
 from ray_unlearn.execution.monitor import METRICS_FILE, Counts, Observation
 from ray_unlearn.execution.study import run_study
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.ledger import Ledger

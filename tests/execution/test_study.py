@@ -21,7 +21,8 @@ from processes import alive, descendants
 
 from ray_unlearn.execution.study import StudyResult, resume_study, run_study
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, StorageError, UserError
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.entry import decoded, encoded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record
@@ -234,7 +235,7 @@ INTERRUPTED_RUN = """
 import sys
 from pathlib import Path
 from ray_unlearn.execution.study import run_study
-from ray_unlearn.spec.study_spec import load_study
+from ray_unlearn.spec.study_file import load_study
 sys.exit(run_study(load_study(Path(sys.argv[1])), Path(sys.argv[2])).exit_code)
 """
 

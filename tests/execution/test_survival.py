@@ -144,7 +144,7 @@ from ray.cluster_utils import Cluster
 from ray_unlearn.execution.study import run_study
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.study_spec import load_study
+from ray_unlearn.spec.study_file import load_study
 
 study, folder = Path(sys.argv[1]), Path(sys.argv[2])
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

@@ -14,7 +14,8 @@ from ray_unlearn.spec.bounds import LARGEST_SEED
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, value_type
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 
 HUGE = (10**400, -(10**400), 1e308, float("inf"), float("nan"))

@@ -13,7 +13,8 @@ from ray_unlearn.cli.main import main
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import Guidelines
 from ray_unlearn.spec.narrowing import narrowed
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 
 REPOSITORY = Path(__file__).parent.parent.parent
 ASCENT, MIXED = "gradient_ascent", "ascent_descent_general"

@@ -31,7 +31,8 @@ from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.resume import write_spec
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import read_yaml
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store import location as place
 from ray_unlearn.store.event import (

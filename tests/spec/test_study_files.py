@@ -11,7 +11,8 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.search_space import load_search_space
 from ray_unlearn.spec.strict import differences
-from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec, load_study, packaged_spaces
+from ray_unlearn.spec.study_file import load_study, packaged_spaces
+from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 
 REPOSITORY = Path(__file__).parent.parent.parent

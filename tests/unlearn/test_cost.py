@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
+from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.cost import count_update

@@ -13,9 +13,10 @@ import pytest
 from tokenizers import AddedToken, normalizers
 from transformers import ByT5Tokenizer
 
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import SPLITS, DataSpec, ModelSpec, SplitSource
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.unlearn.data import TokenSet, prepare, tokenised, tokenizer_digest
 from ray_unlearn.unlearn.document_hash import in_selection_half
 from ray_unlearn.unlearn.former_digests import former_data_digest, former_folder_digest

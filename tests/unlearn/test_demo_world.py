@@ -10,8 +10,8 @@ import pytest
 
 from ray_unlearn.demo import DOMAINS, Recipe, build, build_retrained, documents
 from ray_unlearn.demo.text import text_file
+from ray_unlearn.spec.data_spec import SPLITS
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import SPLITS
 
 SHORT = Recipe(steps=4, layers=1)
 

@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
+from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.batch import ATTENTION
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.context_length import check_positions

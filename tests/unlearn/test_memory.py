@@ -72,7 +72,8 @@ import json, sys
 from pathlib import Path
 import torch
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
-from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
+from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare

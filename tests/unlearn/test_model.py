@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import ModelSpec
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.unlearn.model import (
     check_source,
     exact_retrain_sources,

@@ -9,7 +9,8 @@ import torch
 from test_loop import config, fresh, run, weights
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import LoraSpec, ModelSpec, StudySpec
+from ray_unlearn.spec.model_spec import LoraSpec, ModelSpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.batch import ATTENTION, Batch
 from ray_unlearn.unlearn.checkpoint import save_weights
 from ray_unlearn.unlearn.evaluate import evaluate

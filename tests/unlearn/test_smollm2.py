@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from ray_unlearn.demo import documents
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.study_spec import SPLITS, DataSpec, EvaluationSpec, ModelSpec, SplitSource
+from ray_unlearn.spec.study_spec import EvaluationSpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import finite
 from ray_unlearn.unlearn.comm import Comm

@@ -1,0 +1,122 @@
+"""Study files: YAML read, search spaces loaded, relative paths made absolute."""
+
+from pathlib import Path
+from typing import Any
+
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
+from ray_unlearn.spec.method_registry import BUILT_IN, method_named
+from ray_unlearn.spec.search_space import load_search_space
+from ray_unlearn.spec.strict import read_yaml, validated
+from ray_unlearn.spec.study_spec import StudySpec, is_local
+
+
+def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpec:
+    """Read a study file, load its search spaces, and make relative paths absolute.
+
+    In the file, `spaces` is a folder of search space files (default: `search_spaces` beside the
+    study file, in the folder above it, or the one installed with the package), and
+    `space_overrides` replaces parameters in all of them. A resolved study (as kept in a study
+    directory) holds the spaces themselves.
+
+    Args:
+        path: the YAML file.
+        operations: values that replace those of the `operations` section (from the command line).
+
+    Raises:
+        UserError: every problem found at the first level that has one, each with file, field, value
+        and remedy.
+    """
+    content = read_yaml(path)
+    overrides = content.pop("space_overrides", None)
+    methods = content.get("methods", list(BUILT_IN))
+    if not isinstance(methods, list) or not methods:
+        raise UserError(f"{path}: methods: must be a list of method names, got {methods!r}")
+    for name in methods:
+        try:
+            method_named(str(name))
+        except UserError as error:
+            raise UserError(f"{path}: methods: {error}") from None
+    spaces = content.get("spaces")
+    if isinstance(spaces, str) or spaces is None:
+        if overrides is not None and not isinstance(overrides, dict):
+            raise UserError(
+                f"{path}: space_overrides: must be a mapping of hyperparameter to range"
+            )
+        long_form = {
+            n: v if isinstance(v, dict) else {"type": "fixed", "value": v}
+            for n, v in (overrides or {}).items()
+        }
+        folder = _spaces_folder(path, spaces)
+        loaded = {name: load_search_space(folder / f"{name}.yaml", long_form) for name in methods}
+        content["spaces"] = {name: space.model_dump(mode="json") for name, space in loaded.items()}
+    elif overrides:
+        raise UserError(
+            f"{path}: space_overrides: only with `spaces` as a folder; edit the spaces themselves"
+        )
+    if operations:
+        content["operations"] = (content.get("operations") or {}) | operations
+    spec = validated(StudySpec, content, str(path))
+    _check_overrides(path, overrides or {}, spec.methods)
+    return _with_absolute_paths(spec, path.parent)
+
+
+def _check_overrides(path: Path, overrides: dict[str, Any], methods: tuple[str, ...]) -> None:
+    """Refuse an override that no method of the study uses: it would be ignored in silence."""
+    used = {name for method in methods for name in method_named(method).hyperparameters}
+    for name in overrides:
+        if name in HYPERPARAMETERS and name not in used:
+            raise UserError(
+                f"{path}: space_overrides.{name}: no method of this study uses it "
+                f"({', '.join(methods)}); remove it"
+            )
+
+
+def _spaces_folder(path: Path, given: str | None) -> Path:
+    if given is not None:
+        folder = path.parent / given
+        if not folder.is_dir():
+            raise UserError(f"{path}: spaces: no such folder: {folder}")
+        return folder
+    candidates = [
+        path.parent / "search_spaces",
+        path.parent.parent / "search_spaces",
+        packaged_spaces(),
+    ]
+    for folder in candidates:
+        if folder.is_dir():
+            return folder
+    raise UserError(
+        f"{path}: spaces: no `search_spaces` folder found; name one with `spaces: <folder>`"
+    )
+
+
+def packaged_spaces() -> Path:
+    """The search spaces that come with the package (in a checkout: those beside it)."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
+
+
+def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
+    splits = {
+        name: source
+        if source.path is None
+        else source.model_copy(update={"path": str((base / source.path).resolve())})
+        for name, source in spec.data.splits.items()
+    }
+    model_updates: dict[str, Any] = {
+        field: str((base / value).resolve())
+        for field in ("source", "exact_retrain")
+        if (value := getattr(spec.model, field)) and (is_local(value) or (base / value).is_dir())
+    }
+    model_updates["exact_retrain_seeds"] = tuple(
+        str((base / value).resolve()) if is_local(value) or (base / value).is_dir() else value
+        for value in spec.model.exact_retrain_seeds
+    )
+    return spec.model_copy(
+        update={
+            "data": spec.data.model_copy(update={"splits": splits}),
+            "model": spec.model.model_copy(update=model_updates),
+        }
+    )
