@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import differences, validated
-from ray_unlearn.spec.study_spec import StudySpec, load_study
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BestWeightsGone, BestWeightsKept, Event
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.repair_plan import listed
