@@ -1,5 +1,4 @@
-"""A hyperparameter as an axis of what was searched: its scale, its range, and whether the range is
-known or only seen."""
+"""Hyperparameters as axes of what was searched."""
 
 import math
 from dataclasses import dataclass
@@ -13,8 +12,10 @@ Scale = Literal["linear", "log", "categorical"]
 
 @dataclass(frozen=True)
 class Axis:
-    """One hyperparameter. Numeric axes map to [0, 1] evenly on their scale; a categorical one to 0
-    ... n-1."""
+    """One hyperparameter: its scale, its range, and whether the range is known or only seen.
+
+    Numeric axes map to [0, 1] evenly on their scale, categorical ones to 0 ... n-1.
+    """
 
     name: str
     scale: Scale

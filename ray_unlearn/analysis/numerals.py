@@ -13,8 +13,7 @@ DASH = "\u2013"
 
 
 def number(value: float, digits: int = 3) -> str:
-    """`value` to some significant digits: 0.0412, 3.1e-4, 76.5, 1,240, 1.2e7; a dash where there is
-    none."""
+    """`value` to some significant digits: 0.0412, 3.1e-4, 76.5, 1,240, 1.2e7; a dash if NaN."""
     if value is None or math.isnan(value):
         return DASH
     if math.isinf(value):

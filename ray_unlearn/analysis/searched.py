@@ -1,5 +1,4 @@
-"""What was searched: the axes of each method, from the study's search space or, without one, from
-the values seen."""
+"""What was searched: axes from the search space or, without one, from the values seen."""
 
 import re
 from collections.abc import Iterable
@@ -99,8 +98,9 @@ def seen_axis(name: str, values: pd.Series) -> Axis | None:
 
 
 def combined(axes: list[Axis]) -> Axis:
-    """One axis for studies that searched a hyperparameter in different ranges: what all of them
-    covered.
+    """One axis for studies that searched a hyperparameter in different ranges.
+
+    The range that all of them covered.
 
     A claim inside the intersection rests on every study; trials outside it stay in the table.
     Choices are united, since each trial needs one. Ranges without overlap are united too: there is
@@ -143,8 +143,9 @@ def how_drawn(samplers: Iterable[str]) -> dict[str, str]:
 
 
 def planned_samplers(spec: StudySpec, trials: pd.DataFrame) -> pd.Series:
-    """`sampled_by` of each trial as an older ledger would have it: the first `quasi_random_share`
-    of each method's trials.
+    """`sampled_by` of each trial as an older ledger would have it.
+
+    The first `quasi_random_share` of each method's trials are quasi-random.
 
     Args:
         trials: `number`, `method` and `sampled_by` of all trials of a study, failed ones among

@@ -1,5 +1,7 @@
-"""tau: how far from the best score still counts as good. A difference that retraining would make by
-itself is none."""
+"""The tolerance tau: how far from the best score still counts as good.
+
+A difference that retraining alone would make does not count.
+"""
 
 import math
 from collections.abc import Sequence
@@ -70,8 +72,10 @@ def tolerance_of(
 
 
 def retrained_scores(study: StudyResults) -> list[float]:
-    """Score (reporting half, the study's weights) that each exactly retrained model would have as a
-    trial's result."""
+    """Scores of the exactly retrained models, as if they were results of trials.
+
+    On the reporting half, with the study's weights, nats/token.
+    """
     vanilla = study.baseline("vanilla")
     if vanilla is None:
         return []

@@ -47,8 +47,10 @@ SEARCHED_STEPS = "the last step, where the number of steps was searched"
 
 @dataclass(frozen=True)
 class SourceTrials:
-    """Trials of one source, numbered from 0 in `trials`; columns as in `trials.TrialTable`, `group`
-    apart."""
+    """Trials of one source, numbered from 0 in `trials`.
+
+    Columns as in `trials.TrialTable`, without `group`.
+    """
 
     trials: pd.DataFrame
     rows: pd.DataFrame
@@ -221,8 +223,10 @@ def _crossed(at: pd.DataFrame) -> pd.Series:
 
 
 def _steps(study: StudyResults) -> tuple[frozenset[str], dict[str, float]]:
-    """Methods with free steps, and the fewest steps of each. A table tells by its candidate
-    rows."""
+    """Methods with free steps, and the fewest steps of each.
+
+    For a table they follow from its candidate rows.
+    """
     if study.spec is not None:
         spaces = {method: study.spec.spaces[method] for method in study.spec.methods}
         free = frozenset(method for method, space in spaces.items() if space.free_steps)
@@ -237,8 +241,10 @@ def _steps(study: StudyResults) -> tuple[frozenset[str], dict[str, float]]:
 
 
 def _as_in_the_space(trials: pd.DataFrame, method: str, study: StudyResults) -> None:
-    """Values of listed hyperparameters as the labels of their axis; none where a condition rules
-    the hyperparameter out."""
+    """Give listed hyperparameters the labels of their axis.
+
+    None where a condition rules the hyperparameter out.
+    """
     assert study.spec is not None
     own = trials["method"] == method
     for name in (name for name in categorical(study.spec, method) if name in trials):

@@ -37,7 +37,7 @@ class TrialTable:
         infeasible       bool: diverged, out of memory, or no finite score at its scoring row
         drawn            "space" (quasi-random, random, grid), "adaptive" or "unknown"
         update           of the row that scores the trial (NaN where steps are unknown)
-        crossed          whether the forget ppl reached the target there: True, False, None (unknown)
+        crossed          whether the forget ppl reached the target there; None: not known
         score            of that row, on the reporting half; lower is better; NaN if infeasible
         score_selection  of that row, on the selection half (`score` in a table without halves)
         and one column per hyperparameter.
@@ -88,9 +88,11 @@ class TrialTable:
         return self.trials[chosen]
 
     def as_given(self, score: Any) -> Any:
-        """A score (number, array or column), or a difference of scores, in the direction it was
-        given in: accuracies stay positive for people. What a score loses (a regret) is positive in
-        either direction, and is not turned."""
+        """A score, or a difference of scores, in the direction it was given in.
+
+        Numbers, arrays and columns. Accuracies stay positive for people. A regret is positive in
+        either direction, and is not turned.
+        """
         return score if self.score.direction == "minimize" else -score
 
 
@@ -144,8 +146,10 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
 
 
 def _by_group(trials: pd.DataFrame, of: dict[str, float]) -> dict[str, float]:
-    """A number of each study as one of each group: the mean over its trials; none where no study
-    has it."""
+    """A number of each study as one of each group: the mean over its trials.
+
+    Groups in which no study has it are left out.
+    """
     known = trials["study"].map(of).groupby(trials["group"]).mean().dropna()
     return {str(group): float(value) for group, value in known.items()}
 

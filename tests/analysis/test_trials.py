@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pytest
 from planted import VANILLA_PPL, baselines, demo_spec, plant, planted_row, quick_ledger
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.axes import Axis, Scale
 from ray_unlearn.analysis.best_trials import best_rows
 from ray_unlearn.analysis.read.evaluation_rows import best_candidates
 from ray_unlearn.analysis.read.study_results import Results, load
@@ -515,7 +515,7 @@ def test_scale_of_an_axis_that_is_only_seen(
 ) -> None:
     axis = seen_axis(name, pd.Series(values))
     low, high = values[:2]
-    expected = Axis(name, scale, low, high, bounds_known=False, whole=whole)  # type: ignore[arg-type]
+    expected = Axis(name, cast(Scale, scale), low, high, bounds_known=False, whole=whole)
     assert axis == expected
     assert seen_axis(name, pd.Series([2.0, 2.0, math.nan])) is None
 

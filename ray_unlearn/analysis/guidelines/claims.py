@@ -1,5 +1,7 @@
-"""From findings to guidelines: what is claimed, how it is graded, what is withheld and why. No
-arithmetic on scores here."""
+"""Guidelines from findings: what is claimed, how it is graded, what is withheld and why.
+
+No arithmetic on scores here.
+"""
 
 import math
 from collections.abc import Iterator
@@ -22,8 +24,7 @@ LEAST_GOOD = 5
 
 
 def guidelines_of(findings: Findings, limits: Thresholds = THRESHOLDS) -> tuple[Guideline, ...]:
-    """Every claim that the findings allow, and every one that was looked for and is withheld, with
-    its sentence."""
+    """All claims that the findings allow, and all that are withheld, each with its sentence."""
     found: list[Guideline] = []
     for method in findings.methods.values():
         found += _method_claims(ClaimMaker(method, findings, limits))

@@ -1,5 +1,4 @@
-"""What a confirmation says: scores of the best configurations over seeds that chose nothing, beside
-what was claimed.
+"""Confirmation: scores of the best configurations over new seeds, beside what was claimed.
 
 The score the study chose a configuration by is optimistic: the lowest of many noisy numbers is low
 partly by luck. The reporting half takes out the luck of the documents, new seeds that of data order
@@ -47,8 +46,10 @@ class SeedInterval:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """One configuration: what the study claimed, and what new seeds say. Scores in nats per token,
-    lower is better."""
+    """One configuration: what the study claimed, and what new seeds say.
+
+    Scores in nats per token, lower is better.
+    """
 
     method: str
     trial: int
@@ -71,8 +72,10 @@ class Confirmed:
 
     @property
     def optimism(self) -> float | None:
-        """Mean over the new seeds minus the score the study chose by: the winner's curse, and the
-        halves' difference."""
+        """Mean over the new seeds minus the score that the study chose by, nats/token.
+
+        It holds the winner's curse and the difference between the halves.
+        """
         return None if self.interval.mean is None else self.interval.mean - self.claimed_selection
 
 
@@ -110,8 +113,9 @@ def interval_of(values: list[float]) -> SeedInterval:
 
 
 def confirmation(study: Path, confirm: Path) -> Confirmation:
-    """Read what the study in `study` claimed and what the one in `confirm` measured; it may still
-    run.
+    """Compare what one study claimed with what another measured over new seeds.
+
+    The study in `confirm` may still run.
 
     Raises:
         UserError: no study there, or `confirm` is no confirmation of `study`.
@@ -134,8 +138,9 @@ def confirmation(study: Path, confirm: Path) -> Confirmation:
 
 
 def write_confirmation(found: Confirmation, folder: Path) -> list[Path]:
-    """Write `confirm.json` and `confirm.csv` (one line per configuration) into `folder`; both
-    paths.
+    """Write `confirm.json` and `confirm.csv` (one line per configuration) into `folder`.
+
+    Returns both paths.
 
     Raises:
         StorageError: they cannot be written.

@@ -1,5 +1,4 @@
-"""All statistics of a trial table, method by method: what `claims` makes guidelines from and the
-report draws."""
+"""All statistics of a trial table: what guidelines are made from and the report draws."""
 
 from dataclasses import dataclass
 
@@ -36,8 +35,11 @@ class Findings:
     seed: int
 
     def family_p(self, importance: Importance | None) -> float:
-        """The max-T p-value, which allows for the axes of its method, times the number of methods
-        (Bonferroni)."""
+        """The p-value of a hyperparameter over all hyperparameters and methods.
+
+        The max-T p-value allows for the axes of its method; times the number of methods it allows
+        for these too (Bonferroni).
+        """
         return min(1.0, importance.ped_p * len(self.methods)) if importance is not None else 1.0
 
 
@@ -70,8 +72,10 @@ def _headline(table: TrialTable, known: pd.DataFrame, seed: int) -> RobustnessCl
 
 
 def _common_budget(table: TrialTable) -> int:
-    """The largest number of trials that every tuning curve can have: half of the fewest of any
-    method in any group."""
+    """The largest number of trials that every tuning curve can have.
+
+    Half of the fewest trials of any method in any group.
+    """
     counts = from_space(table.trials).groupby(["method", "group"]).size()
     return (
         int(counts.min()) // 2

@@ -44,8 +44,7 @@ THRESHOLDS = Thresholds()
 
 
 def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> list[Reason]:
-    """Why any claim on this evidence must wait, with what is still needed; empty when nothing is
-    missing."""
+    """Why any claim on this evidence must wait, and what it still needs; empty if nothing."""
     reasons = []
     needed = round(limits.least_top_trials / limits.top_fraction)
     if not evidence.n_trials:

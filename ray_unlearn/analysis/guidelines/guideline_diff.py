@@ -1,5 +1,7 @@
-"""`diff`: how the claims of two guideline files differ. An edge has moved only where its intervals
-do not meet."""
+"""How the claims of two guideline files differ.
+
+An edge has moved only where its intervals do not meet.
+"""
 
 import math
 from collections.abc import Sequence
@@ -25,8 +27,7 @@ class ClaimChange:
 
 
 def compare(before: Guidelines, after: Guidelines) -> tuple[ClaimChange, ...]:
-    """Every claim made in either file, in the order of the newer file, then those only the older
-    one has.
+    """Every claim made in either file: in the order of the newer one, then the rest.
 
     A claimed range is `contradicted` when the newer one does not meet it, `moved` when an edge lies
     outside the interval it had, `tightened` or `widened` when it lies inside the older one or

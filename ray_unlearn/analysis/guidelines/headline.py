@@ -1,5 +1,4 @@
-"""Comparisons of methods as guidelines: the published claim, and which method reaches most with
-little tuning."""
+"""Comparisons of methods as guidelines: the published claim, and the best method."""
 
 from collections.abc import Sequence
 
@@ -14,8 +13,10 @@ from ray_unlearn.spec.guideline_file import Evidence, Guideline, Reason, Scope
 
 
 def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
-    """The published claim, whichever way it comes out: one comparison, three statistics, settled
-    together by Holm."""
+    """The published claim, whichever way it comes out.
+
+    One comparison by three statistics, settled together by Holm.
+    """
     claim, table = findings.headline, findings.table
     if claim is None:
         return []
@@ -32,14 +33,14 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
     )
     reasons = _missing((a, b), limits)
     if not reasons and claim.outcome == "not settled":
-        told = "; ".join(
+        shown = "; ".join(
             f"{STATISTICS[d.statistic]}: {plain(mean)} ({plain(low)} to {plain(high)})"
             for d in claim.differences
             for mean, (low, high) in [d.as_given(table.score.direction)]
         )
         text = (
             "the difference is not settled by these trials, 90 % intervals of the paired "
-            f"differences: {told}"
+            f"differences: {shown}"
         )
         reasons.append(Reason(kind="difference", text=text))
     grade = (
@@ -93,8 +94,7 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
 
 
 def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
-    """The method with the best scores for 1 to K random trials, and which others it is shown to be
-    better than.
+    """The method with the best scores for 1 to K random trials, and which others it beats.
 
     Which one is best was seen in the data, so the p-values allow for every two methods (Holm over
     all pairs).
@@ -179,8 +179,10 @@ def _independent(methods: Sequence[MethodFindings], difference: PairedDifference
 
 
 def _numbers(table: TrialTable, found: PairedDifference, turned: bool = False) -> dict[str, object]:
-    """Mean difference with its interval, in the direction the scores were given in; `turned`: b -
-    a."""
+    """Mean difference a - b with its interval, in the direction of the scores given.
+
+    With `turned`, b - a.
+    """
     mean, (low, high) = found.as_given(table.score.direction)
     if turned:
         mean, low, high = -mean, -high, -low

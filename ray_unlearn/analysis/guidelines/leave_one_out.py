@@ -1,5 +1,4 @@
-"""Does a guideline transfer? Leave one domain (or model) out, derive it on the rest, and see what
-it buys on the one left out.
+"""Transfer: what a region derived on all other domains (or models) buys on the one left out.
 
 Inside means: trials of the held-out group whose hyperparameters lie in the region derived without
 that group. What k of them reach is compared with k trials of the full space and with the default,
@@ -86,14 +85,16 @@ def leave_one_out(
 
 
 def held_out_by(trials: pd.DataFrame) -> Literal["domain", "model"]:
-    """What is left out: domains, or models where there are more of them. A domain is left out on
-    all models at once, for what was learnt of it on one would tell of it on the other."""
+    """What is left out: domains, or models where there are more of them.
+
+    A domain is left out on all models at once: what was learnt about it on one model says something
+    about it on another.
+    """
     return "domain" if trials["domain"].nunique() >= trials["model"].nunique() else "model"
 
 
 def _together(unit: str, judged: Sequence[HeldoutGroup]) -> HeldoutGroup:
-    """One domain on several models: means, and the most trials of the full space that any of them
-    takes to match."""
+    """One domain on several models: means, and the most trials needed to match."""
     matches = [one.matches for one in judged]
     known = [count for count in matches if count is not None]
     return HeldoutGroup(

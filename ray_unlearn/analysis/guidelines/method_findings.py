@@ -70,8 +70,10 @@ class MethodFindings:
 
 
 def from_space(trials: pd.DataFrame, axes: tuple[Axis, ...] = ()) -> pd.DataFrame:
-    """Trials drawn from the space, those of a narrowed study's wider space apart: they are no
-    sample of this one."""
+    """Trials drawn from the space of a method.
+
+    Those of a narrowed study's wider space are left out: they are no sample of this one.
+    """
     chosen = trials["drawn"] == "space"
     for axis in (axis for axis in axes if axis.scale != "categorical"):
         outside = (trials[axis.name] < axis.low * (1 - 1e-9)) | (
@@ -143,8 +145,10 @@ def _points(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> np.ndarray:
 def _regions(
     trials: pd.DataFrame, axes: tuple[Axis, ...], table: TrialTable, seed: int, limits: Thresholds
 ) -> tuple[tuple[Region, ...], tuple[HeldoutGroup, ...]]:
-    """Good regions over all groups, and what those derived without a group buy on it. Each group is
-    fitted once."""
+    """Good regions over all groups, and what regions derived without a group buy on it.
+
+    Each group is fitted once.
+    """
     if trials.empty or not axes:
         return (), ()
     tolerance, nothing = table.score.tolerance, table.nothing

@@ -19,6 +19,7 @@ LEAST_AVOIDED = 5
 
 
 def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None) -> Guideline:
+    """The range of a hyperparameter to use, or why none is claimed."""
     axis, p = region.axis, maker.family_p(importance)
     reasons = [*maker.missing, *maker.unimportant(importance)]
     if not reasons:
@@ -70,8 +71,10 @@ def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None
 def avoid_claims(
     maker: ClaimMaker, region: Region, importance: Importance | None
 ) -> Iterator[Guideline]:
-    """An end of the axis that is excluded, where a core is known: the absence of a cliff is no
-    news, and where domains have no good value in common, none is to be avoided in all of them.
+    """The ends of an axis that are excluded, where a core is known.
+
+    Without a core the absence of a cliff is no news, and where domains have no good value in
+    common, no value is to be avoided in all of them.
     """
     axis = region.axis
     if (
@@ -148,7 +151,7 @@ def _vague(maker: ClaimMaker, region: Region) -> list[Reason]:
 
 
 def _width(maker: ClaimMaker, region: Region, edge: tuple[float, float]) -> float:
-    """Of an edge's interval, relative to the widest that is allowed."""
+    """Width of an edge's interval relative to the widest that is allowed."""
     axis = region.axis
     if axis.scale == "log":
         return math.log10(edge[1] / edge[0]) / maker.limits.widest_edge_decades
@@ -156,8 +159,10 @@ def _width(maker: ClaimMaker, region: Region, edge: tuple[float, float]) -> floa
 
 
 def _needed_for(maker: ClaimMaker, highest: float) -> int | None:
-    """Trials still needed where uncertainty falls with the root of their number; None where
-    that says nothing."""
+    """Trials still needed if uncertainty falls with the root of their number.
+
+    None where that says nothing.
+    """
     if not 0.55 < highest < CORE:
         return None
     more = maker.found.evidence.n_trials * ((norm.ppf(CORE) / norm.ppf(highest)) ** 2 - 1)

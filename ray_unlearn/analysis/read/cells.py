@@ -11,8 +11,10 @@ from ray_unlearn.spec.errors import UserError
 
 
 class Cells:
-    """A table as it was read: null is an empty cell. `first_line`: number of its first line in the
-    file."""
+    """A table as it was read: null is an empty cell.
+
+    `first_line` is the number of its first line in the file.
+    """
 
     def __init__(self, table: pa.Table, where: str, first_line: int) -> None:
         self._table, self._where, self.first_line = table, where, first_line

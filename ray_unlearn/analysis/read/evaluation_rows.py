@@ -1,5 +1,4 @@
-"""Any table of evaluation rows, made ours: columns, types and order, with an error that names what
-does not fit."""
+"""Evaluation rows of our own tables: columns, types and order, checked."""
 
 import math
 from typing import Any, get_args
@@ -127,8 +126,10 @@ def in_order(rows: pd.DataFrame, where: str) -> pd.DataFrame:
 
 
 def fingerprints(rows: pd.DataFrame) -> NDArray[np.uint64]:
-    """A hash [n] of each line: comparing 120 columns of a million lines pairwise takes minutes and
-    gigabytes."""
+    """A hash [n] of each line.
+
+    Comparing 120 columns of a million lines pairwise would take minutes and gigabytes.
+    """
     positive_zero = {name: rows[name] + 0.0 for name in rows.columns[rows.dtypes == np.float64]}
     return np.asarray(
         pd.util.hash_pandas_object(rows.assign(**positive_zero), index=False), dtype=np.uint64
@@ -182,6 +183,11 @@ def _flags(values: pd.Series, where: str) -> pd.Series:
 
 
 def tidy_baselines(frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Baselines by name, with our columns as floats; absent ones are NaN.
+
+    Raises:
+        UserError: no column `baseline`, or a baseline given twice.
+    """
     if "baseline" not in frame:
         raise UserError(
             f"{where}: lacks the column `baseline` (vanilla, exact_retrain); remove or repair the "

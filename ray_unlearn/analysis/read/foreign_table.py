@@ -1,5 +1,6 @@
-"""Anyone's table of trials: one line per evaluation (or per trial), a trial name, a score,
-hyperparameters.
+"""Tables of trials of other programs.
+
+One line per evaluation (or per trial): a trial name, a score, hyperparameters.
 
 What a column is follows from its name (`columns.ROLES`) or from a mapping `theirs=ours`. Numeric
 columns left over are hyperparameters; so are columns of text with few values. A trial is one
@@ -207,8 +208,10 @@ def _check_constant(
     theirs: Mapping[str, str],
     where: str,
 ) -> None:
-    """`frame` in order of its trials `codes` [n]; each of the columns `names` has one value per
-    trial."""
+    """Refuse a trial with two values in a column that has one per trial.
+
+    `frame` is in order of its trials `codes` [n]; `names` are the columns.
+    """
     first = np.flatnonzero(np.diff(codes, prepend=-1))[codes]
     for name in names:
         column = frame[name]
@@ -237,8 +240,10 @@ def _without_copies(
     theirs: Mapping[str, str],
     where: str,
 ) -> NDArray[np.bool_]:
-    """True [n] for the lines to keep: exact copies are left out, contradicting lines are an
-    error."""
+    """True [n] for the lines to use: exact copies are left out.
+
+    Lines that contradict each other are an error.
+    """
     update = frame["update"].to_numpy()
     same = np.diff(codes) == 0
     same &= (np.diff(update) == 0) | (np.isnan(update[1:]) & np.isnan(update[:-1]))

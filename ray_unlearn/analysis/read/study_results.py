@@ -89,8 +89,10 @@ class StudyResults:
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """Planned methods in the study's order; from a table, those found, in the order of
-        `METHODS`."""
+        """Planned methods in the order of the study; from a table, those found.
+
+        Methods that are found come in the order of `METHODS`.
+        """
         if self.spec is not None:
             return self.spec.methods
         found = set(self.rows["method"])
@@ -98,7 +100,7 @@ class StudyResults:
 
     @property
     def planned(self) -> int | None:
-        """Trials the study file asks for; None where it cannot be told (a table, a grid)."""
+        """Trials the study file asks for; None where it is not known (a table, a grid)."""
         if self.spec is None or self.spec.search.trials_per_method is None:
             return None
         return self.spec.search.trials_per_method * len(self.spec.methods)
@@ -260,8 +262,10 @@ def _from_directory(folder: Path) -> StudyResults:
 
 
 def _ours(columns: list[str], reading: Reading) -> bool:
-    """A table with most of what ours must have is ours: what it lacks is then an error, not a sign
-    of another origin."""
+    """Whether a table is one of ours: it has most of the required columns.
+
+    What it lacks is then an error, not a sign of another origin.
+    """
     missing = sum(name not in columns for name in REQUIRED)
     return missing == 0 or (missing < len(REQUIRED) / 2 and not reading.given)
 
@@ -297,8 +301,10 @@ def _from_table(path: Path, table: pa.Table) -> Iterator[StudyResults]:
 
 
 def _facts(header: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """The header's versions and digests, flat (`versions.torch`), without the spec and without
-    local paths."""
+    """The header's versions and digests, flat (`versions.torch`).
+
+    Without the spec and without local paths.
+    """
     facts: dict[str, str] = {}
     for key, value in header.items():
         if prefix == "" and key in ("spec", "domain", "other"):

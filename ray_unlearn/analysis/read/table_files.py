@@ -17,8 +17,10 @@ from ray_unlearn.store.table import TEXT_COLUMNS
 
 
 def read_table(path: Path) -> pa.Table:
-    """The file as it is. An empty cell is null, a written `nan` or `inf` a number: they mean
-    different things."""
+    """The file as it is.
+
+    An empty cell is null, a written `nan` or `inf` is a number: they mean different things.
+    """
     try:
         if path.suffix == ".csv":
             options = pyarrow.csv.ConvertOptions(
@@ -42,6 +44,7 @@ def read_table(path: Path) -> pa.Table:
 
 
 def baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:
+    """The baselines file beside a table, and its lines; None where there is none."""
     stems = (f"{path.stem}.baselines", "baselines")
     for candidate in (
         path.parent / f"{stem}{ending}" for stem in stems for ending in (".parquet", ".csv")
@@ -54,6 +57,7 @@ def baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:
 def baselines_of(
     study: str, beside: tuple[Path, pd.DataFrame] | None, studies: int
 ) -> pd.DataFrame:
+    """Baselines of one study of a table, by name; empty where none are known."""
     if beside is None:
         return pd.DataFrame(columns=list(COLUMNS), dtype=float)
     path, frame = beside
@@ -68,8 +72,10 @@ def baselines_of(
 
 
 def check_baselines(rows: pd.DataFrame, baselines: pd.DataFrame, table: Path, path: Path) -> None:
-    """Baselines of another study would give wrong targets without a sign; the rows' forget gap
-    tells."""
+    """Refuse baselines of another study, which would give wrong targets without a sign.
+
+    The rows' forget gap gives them away.
+    """
     if "vanilla" not in baselines.index:
         return
     target = float(baselines["approximate_nll_selection"]["vanilla"])
@@ -83,5 +89,6 @@ def check_baselines(rows: pd.DataFrame, baselines: pd.DataFrame, table: Path, pa
 
 
 def file_digest(path: Path) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:12]

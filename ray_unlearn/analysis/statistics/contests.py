@@ -66,13 +66,16 @@ def robustness_claim(
     fallback: Mapping[str, float] | None = None,
     repeats: int = 2000,
 ) -> RobustnessClaim:
-    """Is `method_a` more robust to its hyperparameters than `method_b`, less robust, or is it not
-    settled?
+    """Whether `method_a` is more or less robust to its hyperparameters than `method_b`.
 
-    trials: `TrialTable.trials`, with all methods: they set the best known. tolerance: tau, in units
-        of the score.
-    fallback: by group, the score of doing nothing; where it is missing the worst finite one of the
-        group.
+    Args:
+        trials: `TrialTable.trials`, with all methods: they set the best known.
+        method_a, method_b: names of the methods.
+        tolerance: tau, in units of the score.
+        seed: of the random halves.
+        fallback: by group, the score of doing nothing; where it is missing, the worst finite one
+            of the group.
+        repeats: random halves.
 
     Raises:
         UserError: unknown method, no group to compare in, or no feasible trial in a group.
@@ -129,8 +132,9 @@ def robustness_claim(
 
 @dataclass(frozen=True)
 class AllPairs:
-    """Every two methods by the area under their tuning curves, with p-values adjusted for all pairs
-    (Holm).
+    """Every two methods compared by the area under their tuning curves.
+
+    P-values are adjusted for all pairs (Holm).
 
     budget: the last k of the curves, one for all groups and methods.
     """
@@ -148,8 +152,9 @@ def all_pairs(
     fallback: Mapping[str, float],
     repeats: int = 4000,
 ) -> AllPairs | None:
-    """Compare all methods with each other: which reaches good scores with little tuning? Arguments
-    as `robustness_claim`.
+    """Compare all methods: which reaches good scores with little tuning?
+
+    Arguments as `robustness_claim`.
 
     None where some two methods have no group in which both have enough trials.
     """

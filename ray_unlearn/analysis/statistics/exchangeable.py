@@ -1,5 +1,4 @@
-"""Which trials may be shuffled for a permutation null: order, top share, repeated configurations,
-strata."""
+"""Which trials may be shuffled for a permutation null."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ BLOCK = 2_000_000
 
 @dataclass(frozen=True)
 class Trials:
-    """Trials of a method: points [n, d] in unit coordinates (NaN: absent), scores [n], groups [n]
-    as 0, 1, ...
+    """Trials of a method.
+
+    Points [n, d] in unit coordinates (NaN: absent), scores [n], groups [n] as 0, 1, ...
 
     Lower scores are better; an infeasible trial has an infinite one.
     """
@@ -35,8 +35,10 @@ class Trials:
         return Trials(self.points[rows], self.scores[rows], self.groups[rows])
 
     def top(self, fraction: float) -> Bools:
-        """Trials at or below the quantile of their group, cut as Optuna cuts, ties included; never
-        an infeasible one."""
+        """Trials at or below the quantile `fraction` of their group, ties included.
+
+        Cut as Optuna cuts; an infeasible trial is never among them.
+        """
         top = np.zeros(len(self.scores), dtype=bool)
         for group in np.unique(self.groups):
             members = np.flatnonzero(self.groups == group)
@@ -46,8 +48,7 @@ class Trials:
         return top
 
     def region(self, top: Bools, cells: NDArray[np.float32]) -> Floats:
-        """All trials by cell [cells], each group with the share of all that it has of the top;
-        plain in one group.
+        """All trials by cell [cells], each group weighted by its part of the top trials.
 
         Else a hyperparameter whose range differs between groups would differ between top and all
         for that alone.
@@ -66,8 +67,7 @@ class Trials:
         )  # whole numbers first: exact in any order of the trials
 
     def informative(self, fraction: float) -> "Trials":
-        """Without groups in which all trials or none are top: they tell nothing apart. All, if
-        every group is so."""
+        """Without groups in which all trials or none are top; all trials, if every group is so."""
         n = np.maximum(np.bincount(self.groups), 1)
         fractions = np.bincount(self.groups, weights=self.top(fraction)) / n
         keep = ((fractions > 0) & (fractions < 1))[self.groups]
@@ -93,8 +93,9 @@ def configurations(points: Floats) -> Ints:
 
 
 def share_configurations(trials: Trials, rng: np.random.Generator) -> bool:
-    """Whether trials share configurations by design: more do than when each hyperparameter is drawn
-    per trial.
+    """Whether trials share configurations by design.
+
+    More do than when each hyperparameter is drawn per trial.
 
     Equal points among few choices, or in a full grid, are coincidences, and the trials remain the
     unit.
@@ -123,8 +124,10 @@ def _equal_pairs(marks: NDArray[np.uint64]) -> int:
 
 @dataclass(frozen=True)
 class Units:
-    """What is shuffled: points [units, d], top trials of each [units], stratum of each [units],
-    ascending."""
+    """What is shuffled.
+
+    Points [units, d], top trials of each [units], stratum of each [units], ascending.
+    """
 
     points: Floats
     tops: Ints
@@ -145,8 +148,10 @@ class Units:
 
 
 def units(trials: Trials, top: Bools, shared: bool) -> Units:
-    """What is alike unless hyperparameters matter: trials of a group or, if `shared`,
-    configurations of one set of groups."""
+    """Trials of a group or, if `shared`, configurations tried in the same set of groups.
+
+    They are exchangeable unless hyperparameters matter.
+    """
     if not shared:
         return Units(trials.points, top.astype(np.int64), trials.groups)
     of_trial = configurations(trials.points)

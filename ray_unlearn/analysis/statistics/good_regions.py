@@ -36,16 +36,21 @@ INTERVAL = (0.05, 0.95)
 class Region:
     """What is known of the good values of one hyperparameter, in its own units.
 
-    grid [g]; profile [g]: posterior median of the regret (0 is best), with its 90 % band low, high
-    [g]; p_good [g]: posterior probability that the regret is within the tolerance. All of them in
-    the group where they are worst. core: the run of values with p_good >= 0.9 that holds the best;
-    None if there is none (`reason` says why). low_edge, high_edge: 90 % intervals of where the good
-    region ends. None where no end is shown (`low_censored`, `high_censored`: say "<=" or ">="): the
-    core reaches the bound of what was searched, or ends before it for want of trials, with nothing
-    excluded beyond. So with a core each side has either an edge or is censored, and a core censored
-    on both sides (`bounded` is false) claims nothing. excluded: runs of values with p_good <= 0.1
-    over the number of groups. best: the value with the highest p_good, the least regret among
-    equals. A categorical axis has codes for values, no core and no edges; see `choices_good`.
+    grid: values [g] at which the rest is known.
+    profile: posterior median of the regret [g] (0 is best); low, high: its 90 % band [g].
+    p_good: posterior probability [g] that the regret is within the tolerance. Profile, band and
+        p_good are those of the group where they are worst.
+    core: the run of values with p_good >= 0.9 that holds the best; None if there is none (`reason`
+        says why).
+    low_edge, high_edge: 90 % intervals of where the good region ends; None where no end is shown.
+    low_censored, high_censored: no end is shown on that side (say "<=" or ">="). The core reaches
+        the bound of what was searched, or ends before it because trials are too few, with nothing
+        excluded beyond. With a core each side has an edge or is censored; a core censored on both
+        sides (`bounded` is false) claims nothing.
+    excluded: runs of values with p_good <= 0.1 over the number of groups.
+    best: the value with the highest p_good, the least regret among equals.
+
+    A categorical axis has codes for values, no core and no edges; see `choices_good`.
     """
 
     axis: Axis
@@ -96,10 +101,17 @@ def good_regions(
 ) -> tuple[Region, ...]:
     """The good region of each axis, from the trials of one method in all its groups.
 
-    tolerance: tau > 0, in units of the score. seed: of groups that are not fitted yet. The result
-    depends on neither the order of trials, groups and axes nor on their names. A group with too few
-    trials leaves the whole method without
-    regions: what is good in all groups cannot be told from some.
+    Neither the order nor the names of trials, groups and axes matter. A group with too few trials
+    leaves the whole method without regions: some groups cannot say what is good in all.
+
+    Args:
+        parts: one per group; groups that are fitted already are not fitted again.
+        axes: hyperparameters, in the order of the coordinates.
+        tolerance: tau > 0, in units of the score.
+        seed: of the groups that are not fitted yet.
+
+    Returns:
+        One region per axis, in their order.
     """
     assert parts
     fits = [
@@ -137,6 +149,7 @@ def _unknown(axis: Axis, trials: tuple[int, int], reason: str) -> Region:
 def _region(
     axis: Axis, regrets: Sequence[Array], tolerance: float, trials: tuple[int, int]
 ) -> Region:
+    """The good region of an axis from draws of its regret, one array per group."""
     grid = profile_grid(axis)
     p_good = np.min([(regret <= tolerance).mean(0) for regret in regrets], axis=0)
     excluded = p_good <= EXCLUDED / len(regrets)
@@ -191,8 +204,10 @@ def _region(
 
 
 def _core(axis: Axis, grid: Array, p_good: Array, run: tuple[int, int]) -> tuple[float, float]:
-    """The run's ends, where p_good falls to 0.9 between two grid values: a run of one value is no
-    single value."""
+    """The run's ends, where p_good falls to 0.9 between two grid values.
+
+    So a run of one grid value is an interval.
+    """
 
     def end(inside: int, outside: int) -> float:
         if not 0 <= outside < len(grid):
@@ -216,8 +231,9 @@ def _runs(yes: NDArray[np.bool_], single: bool = False) -> list[tuple[int, int]]
 
 
 def _ends(grid: Array, regret: Array, tolerance: float, start: int, side: int) -> Array:
-    """Where each draw's good run around `start` ends on one side: unit coordinates, interpolated
-    between grid values.
+    """Where each draw's good run around `start` ends on one side.
+
+    Unit coordinates, interpolated between grid values.
 
     Draws in which `start` is not good have no such run and are left out (at most a tenth of them).
     """

@@ -139,8 +139,9 @@ def _top_fraction(trials: Trials) -> float:
 
 
 def _canonical(trials: Trials, axes: Sequence[Axis]) -> tuple[list[int], Trials]:
-    """An order of the axes and the trials in an order that follow from content alone, not from
-    names or input order.
+    """The axes and the trials in an order that follows from content alone.
+
+    Neither names nor the order of the input matter.
 
     Axes go by importance, which counts of trials decide to the last bit, then by their coordinates.
     """

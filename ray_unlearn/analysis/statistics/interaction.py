@@ -1,5 +1,4 @@
-"""Do learning rate and steps trade off: is the response a function of log lr + kappa log steps
-alone?
+"""Whether learning rate and steps trade off: a response to log lr + kappa log steps alone.
 
 kappa = 1 is "lr x steps is what counts"; kappa = 0 says that steps do nothing. Per group a
 penalised cubic spline of that one variable (P-splines, Eilers and Marx 1996), one kappa for all
@@ -37,8 +36,10 @@ MIN_TRIALS, MIN_DISTINCT, MIN_TRIALS_OF_GROUP = 12, 3, 6
 
 @dataclass(frozen=True)
 class Interaction:
-    """How learning rate and a second quantity trade off. Errors in units of the (winsorised)
-    response."""
+    """How learning rate and a second quantity trade off.
+
+    Errors are in units of the (winsorised) response.
+    """
 
     kappa: float
     kappa_interval: tuple[float, float]
@@ -88,8 +89,9 @@ def learning_rate_by_steps(
 def weight_interaction(
     rows: pd.DataFrame, seed: int, weight: str = "w_r", bootstraps: int = 200
 ) -> Interaction | None:
-    """Learning rate against a mixing weight, one row per trial (its checkpoint); columns as above,
-    `weight` for `update`.
+    """Learning rate against a mixing weight, one row per trial (the row that scores it).
+
+    Columns as `learning_rate_by_steps`, `weight` in place of `update`.
 
     kappa = 0: no trade-off, the best learning rate is the same at every weight. kappa = -1: the
     best learning rate grows with the weight. Searched within [-2.5, 2.5].
@@ -99,14 +101,15 @@ def weight_interaction(
 
 
 def clipped_forget_nll(rows: pd.DataFrame, margin: float = 0.5) -> pd.Series:
-    """`forget_nll` cut `margin` nats above `target_nll`: a response in which all ruined models are
-    alike."""
+    """`forget_nll` cut `margin` nats above `target_nll`: all ruined models are alike."""
     return rows["forget_nll"].clip(upper=rows["target_nll"] + margin)
 
 
 def winsorised(response: FloatArray) -> FloatArray:
-    """The response [n] cut above at q40 + 2.5 (q40 - q05): the cut stands still while up to 60 % of
-    rows are ruined."""
+    """The response [n] cut above at q40 + 2.5 (q40 - q05).
+
+    The cut stands still while up to 60 % of the rows are ruined.
+    """
     low, middle = np.quantile(response, (0.05, 0.4), method="lower")
     return (
         np.minimum(response, middle + 2.5 * (middle - low))
@@ -175,8 +178,10 @@ def _interaction(
 
 
 def _groups(rows: pd.DataFrame, rate: FloatArray, other: str, winsorise: bool) -> list[GroupRows]:
-    """Usable rows by group and trial; groups of too few trials or with a constant response are left
-    out."""
+    """Usable rows by group and trial.
+
+    Groups of too few trials or with a constant response are left out.
+    """
     table = pd.DataFrame(
         {"group": rows["group"].to_numpy(), "trial": rows["trial"].to_numpy(), "rate": rate}
     )

@@ -29,8 +29,10 @@ PROMISING = 16
 
 @dataclass(frozen=True)
 class GroupPoints:
-    """Trials of one method in one group: points [n, d] in unit coordinates, scores [n] (lower is
-    better), infeasible [n]."""
+    """Trials of one method in one group.
+
+    Points [n, d] in unit coordinates, scores [n] (lower is better), infeasible [n].
+    """
 
     group: str
     points: Array
@@ -40,8 +42,7 @@ class GroupPoints:
 
 @dataclass(frozen=True)
 class FittedGroup:
-    """What one group says, ready to be combined with others: fitted once, used in every
-    leave-one-out set.
+    """What one group says: fitted once, used in every leave-one-out set.
 
     regrets: by axis, posterior draws [DRAWS, g] of the isolation profile less its minimum; () with
         a `reason`.
@@ -57,7 +58,14 @@ class FittedGroup:
 
 
 def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int) -> FittedGroup:
-    """Fit the surface of one group and draw its isolation profiles."""
+    """Fit the response surface of one group and draw its isolation profiles.
+
+    Args:
+        part: the trials of the group.
+        axes: hyperparameters, in the order of the coordinates.
+        tolerance: tau > 0, in units of the score.
+        seed: of fit and draws; each group gets draws of its own.
+    """
     assert tolerance > 0
     assert axes
     assert part.points.shape == (len(part.scores), len(axes))
@@ -98,7 +106,7 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
 
 
 def _too_little(part: GroupPoints) -> str | None:
-    """Why no region can be told, if so."""
+    """Why the group says nothing about regions; None if it does."""
     name = part.group or "the only group"
     finite = np.isfinite(part.scores) & ~part.infeasible
     if len(part.scores) < LEAST_TRIALS:
@@ -111,8 +119,10 @@ def _too_little(part: GroupPoints) -> str | None:
 
 
 def profile_grid(axis: Axis) -> Array:
-    """Unit coordinates at which the profile is taken: codes, whole values, or even steps from bound
-    to bound."""
+    """Unit coordinates [g] at which the profile is taken.
+
+    Codes of choices, whole values, or even steps from bound to bound.
+    """
     if axis.scale == "categorical":
         return np.arange(len(axis.choices), dtype=float)
     even = np.linspace(0, 1, GRID)

@@ -48,8 +48,10 @@ def matern(squares: Array, signal: float) -> Array:
 
 
 class KernelPosterior:
-    """Log posterior density of the logarithms of length scales, signal, noise, and share of noise
-    at the limit.
+    """Posterior density of the logarithms of length scales, signal and noise.
+
+    The last parameter is the noise of trials at the winsorising limit, as a fraction of that of the
+    others.
 
     Trials at the winsorising limit look alike however noisy the score is; counted with the others
     they would make it look quiet, and every interval too narrow. They get a noise of their own, by
@@ -112,8 +114,10 @@ class KernelPosterior:
         ), gradient + standardised / self.prior[:, 1]
 
     def mode(self, starts: Sequence[Sequence[float] | Array] | None = None) -> Array:
-        """The best of the climbs, unless told otherwise from mostly signal and from mostly
-        noise."""
+        """The highest density found by climbing from `starts`.
+
+        By default one start is mostly signal and one mostly noise.
+        """
         d = len(self.prior) - 3
         if starts is None:
             starts = [
@@ -155,7 +159,7 @@ def kernel_settings(
     rng: np.random.Generator,
     count: int,
 ) -> tuple[KernelSetting, ...]:
-    """Kernel settings drawn from their posterior; with count 1 its mode."""
+    """Kernel settings drawn from their posterior; with `count` 1, its mode."""
     posterior = KernelPosterior(inputs, targets, capped, lengths)
     few = rng.permutation(len(inputs))[:FEW]
     rough = (

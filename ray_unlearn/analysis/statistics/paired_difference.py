@@ -1,5 +1,6 @@
-"""Do two methods differ? Paired differences by group (domain, or model and domain), with two
-intervals that say different things: over trials, *for these groups*; over groups, *for groups like
+"""Paired differences between two methods by group (domain, or model and domain).
+
+Two intervals say different things: over trials, *for these groups*; over groups, *for groups like
 these*, from five groups on.
 
 The interval over groups is Student's t: with five to ten of them resampled groups give intervals
@@ -123,8 +124,12 @@ def paired_difference(
 ) -> PairedDifference:
     """Compare two methods on the groups in which both have at least `FEWEST_TRIALS` trials.
 
-    trials: `TrialTable.trials`. Seeds of a group are pooled as trials. The halves are drawn within
-        group and method.
+    Args:
+        trials: `TrialTable.trials`. Seeds of a group are pooled as trials.
+        method_a, method_b: names of the methods.
+        statistic: what is compared.
+        seed: of the random halves, which are drawn within group and method.
+        repeats: random halves.
 
     Raises:
         UserError: unknown method, or no group to compare in.
@@ -171,8 +176,10 @@ def paired_difference(
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """p-values [n] adjusted for a family of n (Holm, Scandinavian Journal of Statistics 6, 1979),
-    in their order."""
+    """P-values [n] adjusted for a family of n, in their order.
+
+    Holm, Scandinavian Journal of Statistics 6, 1979.
+    """
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -237,8 +244,10 @@ def _in_order(frame: pd.DataFrame) -> Floats:
 
 
 def _difference(a: Floats, b: Floats) -> Floats:
-    """a - b, where a float's last digits make no difference: all trials diverged, or all scored the
-    same."""
+    """a - b, where a float's last digits make no difference.
+
+    All trials may have diverged, or scored the same.
+    """
     return np.asarray(
         np.where(np.abs(a - b) <= 1e-12 * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b)
     )

@@ -24,8 +24,7 @@ BAND = 0.90
 
 @dataclass(frozen=True)
 class RarefiedHypervolume:
-    """Expected hypervolume of `trials` random trials of the `n` there are, with a 90 % interval
-    over trials."""
+    """Expected hypervolume of `trials` of `n` random trials, with a 90 % interval over trials."""
 
     expected: float
     standard_error: float
@@ -36,8 +35,9 @@ class RarefiedHypervolume:
 
 
 def front(points: ArrayLike) -> NDArray[np.int64]:
-    """Indices of the points that no other dominates, by the first objective; of equal points the
-    first one only.
+    """Indices of the points that no other dominates, rising in the first objective.
+
+    Of equal points only the first one.
 
     Points that are not finite are in no front.
     """
@@ -52,11 +52,15 @@ def front(points: ArrayLike) -> NDArray[np.int64]:
 def rarefied_hypervolume(
     trials: Sequence[ArrayLike], reference: Reference, size: int
 ) -> RarefiedHypervolume:
-    """Expected hypervolume of `size` random trials, so that methods with unequal numbers of trials
-    can be compared.
+    """Expected hypervolume of `size` random trials of each method.
 
-    trials: the points [rows, 2] of each; a trial brings all its checkpoints or none, an infeasible
-        one has no points.
+    It does not grow with the number of trials, so methods with unequal numbers can be compared.
+
+    Args:
+        trials: the points [rows, 2] of each; a trial brings all its checkpoints or none, an
+            infeasible one has no points.
+        reference: what bounds the area.
+        size: number of random trials.
 
     A point z of the plane that d of the n trials dominate is dominated by a random subset with
     probability 1 - C(n-d, size) / C(n, size). The expected hypervolume is the integral of that:
@@ -112,8 +116,10 @@ def _covered(n: int, size: int) -> Floats:
 
 
 def _steps(trials: Sequence[ArrayLike], reference: Reference) -> Floats:
-    """Corners of every trial's own front within the reference: [corners, (first, second, trial)],
-    by the first."""
+    """Corners of every trial's own front within the reference, rising in the first objective.
+
+    Columns [corners, 3]: first, second, trial.
+    """
     corners = [np.zeros((0, 3))]
     for number, points in enumerate(trials):
         rows = _points(points)

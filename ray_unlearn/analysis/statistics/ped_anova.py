@@ -1,5 +1,6 @@
-"""PED-ANOVA for many top sets at once: the statistic of Optuna 5, vectorised so that a permutation
-null is affordable.
+"""PED-ANOVA for many top sets at once, so that a permutation null is affordable.
+
+The statistic is that of Optuna 5, vectorised.
 
 Watanabe, Bansal, Hutter, "PED-ANOVA: Efficiently Quantifying Hyperparameter Importance in Arbitrary
 Subspaces" (IJCAI 2023, arXiv 2304.10255); what a hyperparameter absent from some trials means is
@@ -22,15 +23,17 @@ GRID = 50
 """Cells of a continuous axis."""
 
 LEAST_SIGMA = 0.5 / 1.64
-"""Of a kernel, in cells: 90 % of its mass within its own cell."""
+"""Least width of a kernel, in cells: 90 % of its mass is within its own cell."""
 
 FLOOR = 1e-12
 """Added to both densities, as Optuna does, so that empty cells divide."""
 
 
 def n_cells(axis: Axis) -> int:
-    """Grid cells of an axis: one per choice or whole number, `GRID` at most; 1 where nothing
-    varies."""
+    """Grid cells of an axis: one per choice or whole number, `GRID` at most.
+
+    1 where nothing varies.
+    """
     if axis.scale == "categorical":
         return len(axis.choices)
     if axis.low == axis.high:
@@ -42,8 +45,9 @@ def n_cells(axis: Axis) -> int:
 
 
 def memberships(axis: Axis, coordinates: Floats) -> NDArray[np.float32]:
-    """Which cell each trial lies in, one-hot [trials, cells]; all zero where the trial lacks the
-    hyperparameter (NaN).
+    """The cell that each trial is in, one-hot [trials, cells].
+
+    All zero where the trial lacks the hyperparameter (NaN).
 
     Coordinates outside [0, 1] count in the outermost cell.
     """
@@ -67,7 +71,7 @@ def ped(axis: Axis, top: Floats, region: Floats, n_top: int, n_region: int) -> F
         top: trials by cell of each top set [sets, cells].
         region: trials by cell of all trials [cells], fractional where trials carry weights.
         n_top: size of a top set, trials that lack the hyperparameter included.
-        n_region: trials in all, likewise.
+        n_region: all trials, those that lack it included.
     """
     if n_cells(axis) < 2 or region.sum() < 2:
         return np.zeros(len(top))
@@ -80,8 +84,10 @@ def ped(axis: Axis, top: Floats, region: Floats, n_top: int, n_region: int) -> F
 
 
 def _density(axis: Axis, counts: Floats) -> Floats:
-    """Parzen estimates [sets, cells] from trials by cell, with one pseudo-trial spread over the
-    whole axis."""
+    """Parzen estimates [sets, cells] from trials by cell.
+
+    One pseudo-trial is spread over the whole axis.
+    """
     return _categorical(counts) if axis.scale == "categorical" else _numeric(counts)
 
 
@@ -94,8 +100,10 @@ def _categorical(counts: Floats) -> Floats:
 
 
 def _numeric(counts: Floats) -> Floats:
-    """Gaussian kernels, cut at the ends of the axis and integrated over cells, with Scott's
-    bandwidth."""
+    """Gaussian kernels with Scott's bandwidth, integrated over cells.
+
+    They are cut at the ends of the axis.
+    """
     cells = counts.shape[1]
     grid = np.arange(cells, dtype=float)
     n = np.maximum(counts.sum(axis=1), 1.0)

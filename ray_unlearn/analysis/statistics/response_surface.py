@@ -55,8 +55,10 @@ class ResponseSurface:
         return np.asarray(self.centre + self.scale * np.mean(means, axis=0))
 
     def rough_mean(self, points: Array) -> Array:
-        """The posterior mean [m] under one setting of the kernel: for choosing points, at an eighth
-        of the price."""
+        """Posterior mean [m] under one setting of the kernel.
+
+        An eighth of the price of `mean`; good enough for choosing points.
+        """
         inputs = _embedded(points, self.categorical)
         setting = self.settings[0]
         return np.asarray(
@@ -95,10 +97,15 @@ def fit_response_surface(
 ) -> ResponseSurface:
     """Fit the surface to trials at points [n, d] in unit coordinates, lower scores better.
 
-    categorical: choices of each axis that holds codes 0 ... n-1, 0 for a numeric axis; () if all
-        are numeric.
-    tolerance: differences this small must stay visible, so that winsorising leaves six times as
-        much.
+    Args:
+        points: coordinates [n, d], finite.
+        scores: [n]; ignored where infeasible.
+        infeasible: [n]; such trials count as the worst score that is still distinguished.
+        seed: of thinning and of the kernel settings.
+        categorical: choices of each axis that holds codes 0 ... n-1, 0 for a numeric axis; () if
+            all are numeric.
+        tolerance: differences this small must stay visible, so winsorising leaves six times as
+            much.
     """
     n, d = points.shape
     assert scores.shape == infeasible.shape == (n,)
@@ -124,7 +131,7 @@ def fit_response_surface(
 
 
 def winsorising_limit(scores: Array, tolerance: float) -> float:
-    """The worst score that is still told from worse ones, of finite scores [n].
+    """The worst score that is still distinguished from worse ones.
 
     Where runs diverge, scores are large by orders of magnitude, and one of them would set the scale
     of everything. How bad a bad run was does not matter for where the good ones are; that it was
@@ -137,8 +144,10 @@ def winsorising_limit(scores: Array, tolerance: float) -> float:
 
 
 def _embedded(points: Array, categorical: tuple[int, ...]) -> Array:
-    """Numeric axes as they are, categorical ones one-hot over sqrt(2): distance 1 between any two
-    choices."""
+    """Numeric axes as they are, categorical ones one-hot over sqrt(2).
+
+    Any two choices have distance 1.
+    """
     columns = [
         column[:, None] if not k else (column[:, None] == np.arange(k)) / math.sqrt(2)
         for column, k in zip(points.T, categorical, strict=True)
@@ -161,8 +170,10 @@ def _paths(
     rng: np.random.Generator,
     count: int,
 ) -> Array:
-    """Draws [count, m]: a prior function from random Fourier features, corrected by what it misses
-    at the trials."""
+    """Draws [count, m]: a prior function, corrected by what it misses at the trials.
+
+    The prior function is a sum of random Fourier features.
+    """
     # The spectral density of Matern-5/2 is a multivariate t with 5 degrees of freedom (Rasmussen &
     # Williams 2006, 4.2.1).
     shape = (FREQUENCIES, inputs.shape[1])

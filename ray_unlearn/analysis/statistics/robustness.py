@@ -1,5 +1,4 @@
-"""Robustness of a method: the proportion of random configurations that are good, and the expected
-best of k random trials.
+"""Robustness of a method: how many random configurations are good, and the best of k.
 
 Both describe only trials drawn at random (or quasi-randomly) from the search space. Scores: lower
 is better. An infeasible trial is a trial, and worse than all others.
@@ -55,8 +54,9 @@ class TuningCurve:
 def proportion_within(
     scores: ArrayLike, infeasible: ArrayLike, best: float, tolerance: float
 ) -> Proportion:
-    """Proportion of trials [n] scoring at most `best` + `tolerance`, with the Clopper-Pearson 95 %
-    interval.
+    """Proportion of trials [n] that score at most `best` + `tolerance`.
+
+    With the Clopper-Pearson 95 % interval.
 
     `best` is taken as known. Where it is the score of one of these trials, leave that trial out: it
     is good by definition.
@@ -79,8 +79,9 @@ def expected_best(
     *,
     selection: ArrayLike | None = None,
 ) -> float:
-    """Expected score of the best of `k` random trials: the mean over all subsets of size k of the n
-    trials, unbiased.
+    """Expected score of the best of `k` random trials, unbiased.
+
+    The mean over all subsets of size k of the n trials.
 
     The plug-in estimate of Dodge et al. (2019, arXiv:1909.03004) lets a trial be drawn twice and is
     biased towards bad scores; Tang et al. (2020, arXiv:2004.03958) show it and propose this one.
@@ -145,8 +146,10 @@ def curve_ks(last: int) -> tuple[int, ...]:
 def in_choice_order(
     scores: ArrayLike, infeasible: ArrayLike, selection: ArrayLike | None = None
 ) -> Floats:
-    """Scores [n] in order of choice: by `selection` (default: the scores); infeasible trials last,
-    as +inf."""
+    """Scores [n] in order of choice; infeasible trials last, as +inf.
+
+    The order is that of `selection` (default: the scores).
+    """
     failed = np.asarray(infeasible, dtype=bool)
     values = np.where(failed, np.inf, np.asarray(scores, dtype=float))
     choice = (
@@ -204,8 +207,7 @@ def area_weights(ks: Sequence[int]) -> Floats:
 
 
 def own_best_proportion(rows: Floats, k: int, tolerance: float) -> Floats:
-    """Expected share, among k random trials, of the others within the tolerance of the best of
-    them: [repeats].
+    """Expected proportion, among k random trials, of the others near their best: [repeats].
 
     Not the share within the tolerance of the best of all n: that best improves with n, so the
     method with more trials would look less robust. The mean over all subsets of size k is free of
@@ -234,8 +236,10 @@ def own_best_proportion(rows: Floats, k: int, tolerance: float) -> Floats:
 
 
 def limit(best: ArrayLike, tolerance: float) -> Floats:
-    """The worst score that is good. The slack keeps a float's last digit from deciding about a
-    score on the limit."""
+    """The worst score that is good.
+
+    The slack keeps a float's last digit from deciding about a score on the limit.
+    """
     return np.asarray(best, dtype=float) + tolerance * (1 + 1e-9)
 
 
@@ -261,8 +265,9 @@ def resampled(values: Floats, measure: Measure, repeats: int, rng: np.random.Gen
 
 
 def _jackknife_error(values: Floats, k: int) -> float:
-    """Standard error of the expected best of k over trials, from all n leave-one-out values at
-    once.
+    """Standard error of the expected best of k over trials.
+
+    From all n leave-one-out values at once.
 
     Without trial i the ones before it keep their rank, and the ones after it move up by one.
     """

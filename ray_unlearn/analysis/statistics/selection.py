@@ -1,14 +1,17 @@
-"""The best trial of each group: chosen on one half, so that it is valued on the other without the
-luck of having been chosen."""
+"""The best trial of each group, chosen on one half and valued on the other.
+
+So its value is free of the luck of having been chosen.
+"""
 
 import pandas as pd
 
 
 def best_by_selection(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trial with the lowest `score_selection` of each group with a feasible one, indexed by
-    group, rising.
+    """The trial with the lowest `score_selection` of each group, indexed by group, rising.
 
-    trials: `TrialTable.trials`. Ties go to the lower score, then to the lower number.
+    Groups without a feasible trial are left out.
+
+    trials: columns of `TrialTable.trials`. Ties go to the lower score, then to the lower number.
     """
     feasible = trials[~trials["infeasible"] & trials["score_selection"].notna()]
     ordered = feasible.sort_values(["score_selection", "score", "trial"], kind="stable")

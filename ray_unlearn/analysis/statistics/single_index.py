@@ -18,8 +18,8 @@ GRID_STEP = 0.05
 FOLDS = 10
 
 SPLINE_BASES = 16
-"""Of the one-variable fit: the penalty decides how many act. Twelve blur a cliff so much that kappa
-shifts by half an SD."""
+"""Bases of the one-variable fit; the penalty decides how many act. Twelve blur a cliff so much that
+kappa shifts by half an SD."""
 
 _SECOND = np.diff(np.eye(SPLINE_BASES), n=2, axis=0)
 
@@ -28,7 +28,7 @@ ROUGHNESS: FloatArray = _SECOND.T @ _SECOND + 1e-8 * np.eye(SPLINE_BASES)
 rows."""
 
 PAIR_BASES = (7, 4)
-"""Of the two-variable fit: along the learning rate, along the other."""
+"""Bases of the two-variable fit: along the learning rate, along the other variable."""
 
 SMOOTHING = 10.0 ** np.arange(-5.0, 1.1, 1.0)
 """Penalties per row on squared second differences of the spline's coefficients, from wiggly to
@@ -41,8 +41,10 @@ tried as well."""
 
 @dataclass(frozen=True)
 class GroupRows:
-    """Rows of one group by trial: log learning rate, log of the other, response [n]; trial as 0 ...
-    n_trials-1 [n]."""
+    """Rows of one group by trial.
+
+    Log learning rate, log of the other variable, response [n]; trial as 0 ... n_trials-1 [n].
+    """
 
     rate: FloatArray
     other: FloatArray
@@ -55,8 +57,10 @@ class GroupRows:
 
 
 def _spline(x: FloatArray, n_bases: int) -> FloatArray:
-    """B-splines [n, n_bases] on evenly spaced knots over the range of x [n]; cubic where there are
-    four or more."""
+    """B-splines [n, n_bases] on evenly spaced knots over the range of x [n].
+
+    Cubic where there are four or more.
+    """
     degree = min(3, n_bases - 1)
     low, width = x.min(), max(np.ptp(x), 1e-12)
     intervals = n_bases - degree
@@ -97,8 +101,9 @@ def _weighted(weights: FloatArray, moments: FloatArray) -> FloatArray:
 def smoothing_penalties(
     groups: list[GroupRows], folds: list[NDArray[np.int64]], kappas: FloatArray
 ) -> list[float]:
-    """Penalty of each group: least error on held-out trials, at the kappa where that error is least
-    over all groups.
+    """Smoothing penalty of each group: the least error on held-out trials.
+
+    At the kappa where that error is least over all groups.
 
     By trial and not by generalised cross-validation over rows: rows of a trial share its other
     hyperparameters.
@@ -123,8 +128,7 @@ def smoothing_penalties(
 
 
 def log_error(group: GroupRows, kappa: float, weights: FloatArray, smoothing: float) -> FloatArray:
-    """n log(mean squared error) of the one-variable fit under each weighting of the trials [b, T]:
-    [b]."""
+    """n log(mean squared error) of the one-variable fit, by weighting of the trials: [b]."""
     gram, cross, total, n = (_weighted(weights, moment) for moment in _moments(group, kappa))
     penalty = smoothing * n[:, None, None] * ROUGHNESS
     coefficients = np.asarray(
@@ -138,8 +142,9 @@ def _log(mean_squares: FloatArray) -> FloatArray:
 
 
 def lowest_kappas(kappas: FloatArray, criterion: FloatArray) -> FloatArray:
-    """Where each column of the criterion [kappas, b] is least: the vertex of the parabola around
-    the least one [b].
+    """The kappa [b] at which each column of the criterion [kappas, b] is least.
+
+    The vertex of the parabola around the least value.
 
     A mean squared error is closer to a parabola than its logarithm, which has a cusp where the fit
     is good.
@@ -161,8 +166,9 @@ def lowest_kappas(kappas: FloatArray, criterion: FloatArray) -> FloatArray:
 def held_out_errors(
     group: GroupRows, fold: NDArray[np.int64], kappas: FloatArray, smoothing: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Squared errors [n] on held-out trials of the one-variable and the two-variable fit; `kappas`
-    by fold.
+    """Squared errors [n] of the one-variable and the two-variable fit on held-out trials.
+
+    `kappas` are by fold.
 
     The two-variable fit adds a tensor product of splines with a ridge; the ridge for a fold is
     chosen on other folds.
@@ -191,6 +197,8 @@ def held_out_errors(
 
 
 def loss_by_trial(group: GroupRows, one: FloatArray, two: FloatArray) -> FloatArray:
-    """By trial [T], what the one-variable fit loses in squared error, in units of the group's mean
-    squared error."""
+    """What the one-variable fit loses in squared error, by trial [T].
+
+    In units of the group's mean squared error.
+    """
     return np.bincount(group.trial, weights=one - two) / max(float(one.mean()), 1e-12)

@@ -1,5 +1,4 @@
-"""When to stop: at the first evaluation on which the forget set is as surprising as text the model
-never saw.
+"""The stopping rule: stop once the forget set is as surprising as text the model never saw.
 
 The rule needs no utility measurement and no second run: stop at the first evaluation with forget
 ppl >= ppl of the original model on the approximate set (Yao et al., arXiv 2402.15159, compare
@@ -20,8 +19,9 @@ BOOTSTRAPS = 1000
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """What the rule loses against the best step of each trial, and what it saves. Units of the
-    score; lower is better.
+    """What the rule loses against the best step of each trial, and what it saves.
+
+    Units of the score; lower is better.
 
     The best step is chosen by `score_selection` and both steps are scored by `score`. Choosing and
     scoring on the same numbers charges the rule with noise: 1.2 / 1.5 / 1.9 noise SDs for 5 / 10 /
@@ -31,12 +31,12 @@ class StoppingRule:
     """
 
     n_trials: int
-    """Trials with two evaluations or more for which it can be told whether the rule had fired."""
+    """Trials with two evaluations or more for which it is known whether the rule fired."""
     crossed: Proportion
     n_infeasible: int
-    """Of these, without a finite score at the rule's checkpoint: in no regret below."""
+    """Those of them without a finite score at the rule's checkpoint; they are in no regret below."""
     n_infeasible_last: int
-    """Of these, without a finite score at the last step: what the rule may have saved them from."""
+    """Those of them without a finite score at the last step, from which the rule may save them."""
     n_regrets: int
     """Trials behind `regret_mean`: finite at the rule's checkpoint and at their best step."""
     regret_mean: float
@@ -51,10 +51,10 @@ class StoppingRule:
 
 
 def checkpoints(rows: pd.DataFrame) -> pd.DataFrame:
-    """The deployable checkpoint of each trial.
+    """The evaluation at which the stopping rule stops each trial.
 
     `crossed` is about the checkpoint itself: True where its forget NLL reached the target, False
-    where it did not, None where it cannot be told (no target or no forget NLL there). Evaluations
+    where it did not, None where it is not known (no target or no forget NLL there). Evaluations
     that cannot be compared never stop a trial. A forget NLL of +inf has passed every target: the
     rule stops there, on an infeasible model.
 
@@ -174,8 +174,10 @@ def stopping_rule(
 def _best_rows(
     rows: pd.DataFrame, score: FloatArray, selection: FloatArray, trials: pd.Series
 ) -> NDArray[np.int64]:
-    """Row of the best step of each trial, the earliest among equals; -1 where no step is finite on
-    both halves."""
+    """Row of the best step of each trial, the earliest among equals.
+
+    -1 where no step is finite on both halves.
+    """
     finite = np.flatnonzero(np.isfinite(score) & np.isfinite(selection))
     ordered = finite[np.lexsort((_column(rows, "update")[finite], selection[finite]))]
     firsts = pd.Series(ordered, index=rows["trial"].to_numpy()[ordered])
