@@ -17,8 +17,7 @@ SPLITS: tuple[str, ...] = get_args(Split)
 
 
 class SplitSource(Strict):
-    """Where one split's documents come from: a hub data set, or a local JSONL, Parquet or text file
-    or folder."""
+    """Source of one split: a hub data set, or a local JSONL, Parquet or text file or folder."""
 
     hub: str | None = Field(None, description="data set id on the Hugging Face hub")
     config: str | None = None
@@ -42,7 +41,8 @@ class SplitSource(Strict):
             raise ValueError("give exactly one of `hub` and `path`")
         if self.hub is None and (self.config or self.split or self.revision):
             raise ValueError(
-                "`config`, `split` and `revision` belong to a `hub` source; remove them beside `path`"
+                "`config`, `split` and `revision` belong to a `hub` source; "
+                "remove them beside `path`"
             )
         if self.hub is not None and self.split is None:
             raise ValueError("a `hub` source needs `split`")
@@ -60,7 +60,8 @@ class DataSpec(Strict):
     sequence_length: int = Field(128, ge=2, le=MOST_SEQUENCES, description="tokens per sequence")
     layout: Literal["pad", "pack"] = Field(
         "pad",
-        description="pad: a document fills whole sequences; pack: documents share sequences, attention stays apart",
+        description="pad: a document fills whole sequences; pack: documents share sequences, "
+        "attention stays inside each",
     )
     max_sequences_per_document: int | None = Field(
         None, ge=1, le=MOST_SEQUENCES, description="longer documents are cut"
@@ -69,7 +70,8 @@ class DataSpec(Strict):
         0.2,
         gt=0,
         lt=1,
-        description="share of retain documents held out for utility where no `retain_heldout` is given",
+        description="fraction of retain documents held out for utility where no `retain_heldout` "
+        "is given",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""A document: the unit that is forgotten, kept, split into halves and scored by the attacks."""
+"""A document: the unit that is forgotten or retained, split into halves and attacked."""
 
 from typing import NamedTuple
 

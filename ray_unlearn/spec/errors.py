@@ -1,4 +1,4 @@
-"""Errors a user can mend. Each message names the value, the place and the remedy."""
+"""Errors a user can fix. Each message names the value, the place and the remedy."""
 
 import difflib
 from collections.abc import Iterable
@@ -22,8 +22,7 @@ class StorageError(UserError):
 
 
 def nearest(value: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest known name, or the list of them when nothing is
-    close."""
+    """`"; did you mean 'x'?"` for the closest known name, else the list of known names."""
     names = sorted(known)
     close = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"

@@ -51,7 +51,7 @@ class Scope(Strict):
     domains: tuple[str, ...] = ()
 
 
-class Narrowed(Strict):
+class ClaimedRegion(Strict):
     """Where to search next, in the form of a search space file."""
 
     type: Literal["float", "int", "choice"]
@@ -127,7 +127,7 @@ class Guideline(Strict):
     grade: Grade | None = None
     scope: Scope
     param: str | None = None
-    search_space: Narrowed | None = None
+    search_space: ClaimedRegion | None = None
     low_is_boundary: bool = Field(
         False, description="the region touches the low end of what was searched: censored"
     )

@@ -1,4 +1,4 @@
-"""Points written down by a person or a program: is each a configuration that its search space has?
+"""Checks of points that a person or a program wrote down.
 
 A point is `{hyperparameter: value}` for the parameters that a search chooses and whose conditions
 hold.

@@ -14,15 +14,18 @@ Rounding = Literal["exact", "stochastic", "nearest"]
 
 
 class LoraSpec(Strict):
-    """Low-rank adapters (Hu et al. 2022, arXiv 2106.09685) instead of the whole model: W + alpha /
-    rank * B A is trained in B and A. The model without its adapters is P_0: no second copy is
-    needed."""
+    """Low-rank adapters (Hu et al. 2022, arXiv 2106.09685) trained instead of the whole model.
+
+    In W + alpha / rank * B A only B and A are trained. The model without its adapters is P_0, so no
+    second copy is needed.
+    """
 
     rank: int = Field(16, ge=1, le=MOST_SEQUENCES)
     alpha: int = Field(32, ge=1, le=MOST_SEQUENCES)
     targets: Literal["all-linear"] | tuple[str, ...] = Field(
         "all-linear",
-        description="names of the adapted layers (`q_proj` ...); all-linear: all but the output embedding",
+        description="names of the adapted layers (`q_proj` ...); all-linear: all but the output "
+        "embedding",
     )
 
 
@@ -41,12 +44,14 @@ class ModelSpec(Strict):
     )
     autocast: Literal["bfloat16"] | None = Field(
         None,
-        description="compute in this dtype while the weights stay float32; policy and reference alike",
+        description="compute in this dtype while the weights stay float32; "
+        "policy and reference alike",
     )
     rounding: Rounding = Field(
         "stochastic",
-        description="of bfloat16 weights after an update. stochastic: right on average, so that even a few small steps show; "
-        "exact: what rounding drops is kept beside (2 bytes a weight) and shows once it adds up; nearest: small steps are lost",
+        description="how bfloat16 weights are rounded after an update. stochastic: right on "
+        "average, so even a few small steps show; exact: what rounding drops is stored beside the "
+        "weights (2 bytes each) and shows once it adds up; nearest: small steps are lost",
     )
     lora: LoraSpec | None = Field(
         None, description="train low-rank adapters (PEFT) instead of the whole model"
@@ -57,20 +62,22 @@ class ModelSpec(Strict):
     )
     exact_retrain_seeds: tuple[str, ...] = Field(
         (),
-        description="like `exact_retrain`, trained from other seeds (`demo:<domain>@<seed>` for the demo): three retrained "
-        "models in all say how much a score means, and set the tolerance of guidelines",
+        description="like `exact_retrain`, trained from other seeds (`demo:<domain>@<seed>` for "
+        "the demo): three retrained models in all say how much a score means, and set the "
+        "tolerance of guidelines",
     )
     pretraining_tokens: float | None = Field(
         None,
         gt=0,
         le=LARGEST_FACTOR,
-        description="tokens P_0 was trained on: retraining then costs 6 x parameters x tokens FLOPs",
+        description="tokens P_0 was trained on: retraining costs 6 x parameters x tokens FLOPs",
     )
 
     @model_validator(mode="after")
     def _one_precision(self) -> Self:
         if self.autocast is not None and self.dtype != "float32":
             raise ValueError(
-                f"`autocast: {self.autocast}` is for float32 weights, got `dtype: {self.dtype}`; remove one of the two"
+                f"`autocast: {self.autocast}` is for float32 weights, got `dtype: {self.dtype}`; "
+                "remove one of the two"
             )
         return self

@@ -13,18 +13,18 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange
 
 LEAST_FACTOR = 3.0
-"""By which a censored side of a log range goes on at least: a narrow region's half width would
-hardly leave the edge."""
+"""Least factor by which a censored side of a log range is extended.
 
-POINT_SHARE = 0.1
-"""A claimed single value becomes a range that reaches this share of the study's own range to either
-side."""
+Half the width of a narrow region would hardly leave the edge."""
+
+POINT_FRACTION = 0.1
+"""A claimed single value becomes a range: this fraction of the study's own range on either side."""
 
 Range = FloatRange | IntRange
 
 
-class Kept(Exception):
-    """Why a parameter keeps its range, in words."""
+class ClaimNotApplied(Exception):
+    """Why a claim leaves a parameter's range unchanged, in words."""
 
 
 def narrowed_parameter(
@@ -36,26 +36,28 @@ def narrowed_parameter(
     """The parameter as claimed, and what became of it.
 
     Raises:
-        Kept: the claim cannot be applied here.
+        ClaimNotApplied: the claim cannot be applied here.
     """
     region = claim.search_space
     if parameter is None:
-        raise Kept("the study does not search it")
+        raise ClaimNotApplied("the study does not search it")
     if isinstance(parameter, Fixed):
-        raise Kept(f"the study fixes it at {parameter.value}")
+        raise ClaimNotApplied(f"the study fixes it at {parameter.value}")
     if region is None:
-        raise Kept("the claim names no region")
+        raise ClaimNotApplied("the claim names no region")
     if isinstance(parameter, Choice):
         if region.type != "choice" or not region.choices:
-            raise Kept("a range was claimed, the study has choices")
+            raise ClaimNotApplied("a range was claimed, the study has choices")
         choices = tuple(choice for choice in parameter.choices if choice in region.choices)
         if not choices:
-            raise Kept(f"none of the claimed choices {list(region.choices)} is among the study's")
+            raise ClaimNotApplied(
+                f"none of the claimed choices {list(region.choices)} is among the study's"
+            )
         return parameter.model_copy(
             update={"choices": choices}
         ), f"{list(parameter.choices)} -> {list(choices)}"
     if region.type == "choice":
-        raise Kept("choices were claimed, the study has a range")
+        raise ClaimNotApplied("choices were claimed, the study has a range")
     low, high, said = _bounds(name, parameter, claim)
     if isinstance(parameter, IntRange):
         low, high = math.floor(low + 1e-9), math.ceil(high - 1e-9)
@@ -67,7 +69,7 @@ def narrowed_parameter(
         if name == "steps":
             high = max(high, grace + 1)
     if (low, high) == (parameter.low, parameter.high):
-        raise Kept(f"what was claimed is the study's own {_shown(low, high)}")
+        raise ClaimNotApplied(f"what was claimed is the study's own {_shown(low, high)}")
     grid = tuple(value for value in parameter.grid if low <= value <= high)
     new = type(parameter).model_validate(
         parameter.model_dump() | {"low": low, "high": high, "grid": grid}
@@ -84,9 +86,9 @@ def _bounds(name: str, parameter: Range, claim: Guideline) -> tuple[float, float
     low = parameter.low if region.low is None else region.low
     high = parameter.high if region.high is None else region.high
     if parameter.scale == "log" and low <= 0:
-        raise Kept(f"the claimed {_shown(low, high)} does not fit its log scale")
+        raise ClaimNotApplied(f"the claimed {_shown(low, high)} does not fit its log scale")
     if low > parameter.high or high < parameter.low:
-        raise Kept(
+        raise ClaimNotApplied(
             f"the claimed {_shown(low, high)} lies outside the study's own "
             f"{_shown(parameter.low, parameter.high)}"
         )
@@ -120,8 +122,7 @@ def _beyond(low: float, high: float, parameter: Range, up: bool) -> float:
 
 
 def _within(name: str, wanted: float, end: float) -> float:
-    """`wanted`, or what the hyperparameter can be: an inclusive limit itself, half the way to an
-    exclusive one."""
+    """`wanted` within the hyperparameter's bounds; half the way to a bound that is exclusive."""
     for limit in Hyperparameters.model_fields[name].metadata:
         for kind in ("ge", "le"):
             bound = getattr(limit, kind, None)
@@ -136,10 +137,10 @@ def _within(name: str, wanted: float, end: float) -> float:
 
 def _around(value: float, parameter: Range) -> tuple[float, float]:
     if parameter.scale == "log":
-        factor = (parameter.high / parameter.low) ** POINT_SHARE
+        factor = (parameter.high / parameter.low) ** POINT_FRACTION
         low, high = value / factor, value * factor
     else:
-        reach = POINT_SHARE * (parameter.high - parameter.low)
+        reach = POINT_FRACTION * (parameter.high - parameter.low)
         low, high = value - reach, value + reach
     return max(low, parameter.low), min(high, parameter.high)
 

@@ -1,9 +1,8 @@
-"""The next study's search space from claimed guidelines: where to search, and how the claims can
-still be refuted.
+"""The next study's search space from claimed guidelines.
 
 A claimed region replaces a parameter's range (see `spec.narrowed_range`), and the claimed best
-values are the first trial. `FULL_SPACE_SHARE` of each narrowed method's trials stay in the study's
-own space.
+values are the first trial. `FULL_SPACE_FRACTION` of each narrowed method's trials stay in
+the study's own space, so that the claims can still be refuted.
 """
 
 import math
@@ -13,20 +12,23 @@ from typing import Any
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import Guideline, Guidelines
 from ray_unlearn.spec.listed_points import sampled_parameters
-from ray_unlearn.spec.narrowed_range import Kept, narrowed_parameter
+from ray_unlearn.spec.narrowed_range import ClaimNotApplied, narrowed_parameter
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange, Scalar, SearchSpace
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec, public_name
 
-FULL_SPACE_SHARE = 0.2
+FULL_SPACE_FRACTION = 0.2
 """Enough to notice that a claim is wrong, little enough that narrowing pays."""
 
 
 def narrowed(
     spec: StudySpec, guidelines: Guidelines, where: str, domain: str = ""
 ) -> tuple[StudySpec, list[str]]:
-    """`spec` with its spaces narrowed, its former spaces as full ones, and a warm start; and in
-    words what was done.
+    """Narrow a study's spaces to what guidelines claim.
+
+    Returns:
+        `spec` with narrowed spaces, its former spaces as full ones, and a warm start; and notes in
+        words on what was done.
 
     Args:
         spec: the study as its file says. If it was narrowed before, its full spaces are what is
@@ -71,7 +73,7 @@ def narrowed(
         raise UserError(
             f"{where}: no claim narrows what this study searches; leave out --space-from:\n  {said}"
         )
-    share = FULL_SPACE_SHARE if changed else 0.0
+    share = FULL_SPACE_FRACTION if changed else 0.0
     search = spec.search.model_dump(mode="json") | {"full_space_share": share, "warm_start": warm}
     content = spec.model_dump(mode="json") | {
         "spaces": {method: space.model_dump(mode="json") for method, space in spaces.items()},
@@ -106,8 +108,7 @@ def _nothing_claimed(guidelines: Guidelines, where: str) -> str:
 
 
 def _transfers(spec: StudySpec, claims: list[Guideline], domain: str) -> Iterator[str]:
-    """What the claims are used for beyond their scope. Whether they transfer is the user's to
-    judge."""
+    """Notes on claims that are used beyond their scope."""
     mine = domain or spec.data.domain
     model = public_name(spec.model.source)
     for what, here, scopes in (
@@ -161,15 +162,15 @@ def _narrowed_space(
         try:
             parameters[name], said = narrowed_parameter(name, parameters.get(name), claim, grace)
             notes.append(f"{place}: {said} (claim {claim.id})")
-        except Kept as kept:
-            notes.append(f"{place}: kept: {kept}")
+        except ClaimNotApplied as reason:
+            notes.append(f"{place}: unchanged: {reason}")
     if not claims:
-        notes.append(f"{space.method}: kept: nothing was claimed for it")
+        notes.append(f"{space.method}: unchanged: nothing was claimed for it")
     return SearchSpace(method=space.method, parameters=_possible(parameters))
 
 
 def _possible(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Without parameters whose condition can hold no more: the value it names was narrowed away."""
+    """The parameters whose condition can still hold: the value it names may be narrowed away."""
     while True:
         kept = {
             name: parameter
@@ -187,8 +188,7 @@ def _possible(parameters: dict[str, Any]) -> dict[str, Any]:
 def _warm_point(
     space: SearchSpace, values: dict[str, bool | str | float], notes: list[str]
 ) -> dict[str, Scalar]:
-    """The claimed values, everything else at its middle; empty where no claimed value is one of the
-    space's."""
+    """The claimed values, and the middle of every other range; empty without a usable claim."""
     point: dict[str, Scalar] = {}
     used = []
     for name, parameter in sampled_parameters(space).items():

@@ -1,5 +1,4 @@
-"""How a study is operated: lanes, resources, checkpoints. All that may change between two runs of
-it."""
+"""Operations: lanes, resources and checkpoints, which may change between two sessions."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,26 +9,27 @@ from ray_unlearn.spec.strict import Strict
 
 
 class Operations(Strict):
-    """How the study is run. Nothing here changes a result (one worker or several: equal to
-    rounding)."""
+    """How a study is run. Nothing here changes a result beyond rounding."""
 
     lanes: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | Literal["auto"] = Field(
         1,
-        description="warm worker groups, each running one trial at a time. auto: as many as the cluster holds, following it as "
-        "nodes come and go; a number is reached when there is room",
+        description="warm worker groups, each running one trial at a time. auto: as many as the "
+        "cluster holds, following it as nodes come and go; a number is reached when there is room",
     )
     max_lanes: int | None = Field(
         None, ge=1, le=MOST_WORKERS, description="with `lanes: auto`: no more than so many"
     )
     autoscaling: bool = Field(
         False,
-        description="the cluster has an autoscaler, which may add nodes for lanes that have no room (Ray seldom tells its limits)",
+        description="the cluster has an autoscaler, which may add nodes for lanes that have no "
+        "room (Ray seldom reports its limits)",
     )
     workers_per_lane: int = Field(1, ge=1, le=MOST_WORKERS)
     parallel: Literal["replicate", "shard"] = Field(
         "replicate",
-        description="of a lane's workers. replicate: each holds all weights; shard: each holds a part of weights, gradients "
-        "and optimizer states (FSDP2), for models that do not fit otherwise",
+        description="how a lane's workers hold the model. replicate: each holds all weights; "
+        "shard: each holds a part of weights, gradients and optimizer states (FSDP2), for models "
+        "that do not fit otherwise",
     )
     cpus_per_worker: float = Field(1, gt=0, le=MOST_WORKERS)
     gpus_per_worker: float = Field(0, ge=0, le=MOST_WORKERS)
@@ -38,12 +38,14 @@ class Operations(Strict):
     )
     activation_checkpointing: bool = Field(
         False,
-        description="keep only each layer's input and compute the rest again: less memory, a third more time",
+        description="store only each layer's input and compute the rest again: less memory, a "
+        "third more time",
     )
     head: Literal["fused", "plain", "liger"] = Field(
         "fused",
-        description="of the loss. fused: value and gradient from one pass over the logits; plain: the reference path; "
-        "liger: fused by the kernels of Liger Kernel, on CUDA devices (pip install 'ray-unlearn[liger]')",
+        description="how the loss is computed. fused: value and gradient from one pass over the "
+        "logits; plain: the reference path; liger: fused by the kernels of Liger Kernel, on CUDA "
+        "devices (pip install 'ray-unlearn[liger]')",
     )
     max_retries: int = Field(
         2, ge=0, le=MOST_RETRIES, description="times a trial is run again after its worker died"
@@ -59,7 +61,8 @@ class Operations(Strict):
         60.0,
         ge=0,
         le=LONGEST_S,
-        description="seconds between two checkpoints of a running trial; null: none, it starts again",
+        description="seconds between two checkpoints of a running trial; null: no checkpoints, an "
+        "interrupted trial starts again",
     )
     keep_best: bool = Field(True, description="keep the weights of the best row so far")
     stall_timeout_s: float | None = Field(
@@ -72,22 +75,24 @@ class Operations(Strict):
         20.0,
         ge=0,
         le=LONGEST_S,
-        description="when told to stop: seconds that running trials have for a checkpoint",
+        description="seconds that running trials have for a checkpoint when the study is stopped",
     )
 
     @model_validator(mode="after")
     def _one_number_of_lanes(self) -> Self:
         if self.max_lanes is not None and self.lanes != "auto":
             raise ValueError(
-                f"`max_lanes` is for `lanes: auto`, got `lanes: {self.lanes}`; remove one of the two"
+                f"`max_lanes` is for `lanes: auto`, got `lanes: {self.lanes}`; remove one of the "
+                "two"
             )
         if self.autoscaling and self.lanes == "auto" and self.max_lanes is None:
             raise ValueError(
-                "`lanes: auto` with `autoscaling` needs `max_lanes`: nothing else says when to stop asking for nodes"
+                "`lanes: auto` with `autoscaling` needs `max_lanes`: nothing else says when to "
+                "stop asking for nodes"
             )
         return self
 
     def most_lanes(self, trials: int) -> int:
-        """How many lanes a study of so many trials can use, wherever it runs."""
+        """The most lanes that a study of `trials` trials can use, wherever it runs."""
         most = self.max_lanes if self.lanes == "auto" else self.lanes
         return max(1, trials if most is None else min(most, trials))

@@ -103,7 +103,7 @@ def _check_grid(grid: tuple[float, ...], low: float, high: float) -> None:
 
 
 class SearchSpace(Strict):
-    """All hyperparameters of one method; those not named keep the defaults of `Hyperparameters`."""
+    """The hyperparameters of one method; those not named have their defaults."""
 
     method: str
     parameters: dict[str, Parameter]
@@ -136,7 +136,8 @@ class SearchSpace(Strict):
             condition = self.parameters.get(other)
             if not isinstance(condition, Choice) or value not in condition.choices:
                 raise ValueError(
-                    f"`{name}`: `when: {{{other}: {value}}}` must name a choice parameter and one of its values"
+                    f"`{name}`: `when: {{{other}: {value}}}` must name a choice parameter and one "
+                    "of its values"
                 )
         for value in _edge_values(parameter):
             try:
@@ -155,8 +156,8 @@ class SearchSpace(Strict):
         )
         if set(values) != {"constant"}:
             raise ValueError(
-                "`steps`: free steps need a constant schedule (a row of a decaying schedule is not the shorter trial); "
-                "fix `schedule: constant` or sample steps with `free: false`"
+                "`steps`: free steps need a constant schedule (a row of a decaying schedule is not "
+                "the shorter trial); fix `schedule: constant` or sample steps with `free: false`"
             )
 
     def _check_conditions(self) -> None:
@@ -170,8 +171,7 @@ class SearchSpace(Strict):
             raise ValueError(f"`when` runs in a circle: {' -> '.join(error.args[1])}") from None
 
     def _check_combinations(self) -> None:
-        """Schedule and warm-up exclude each other in places: refuse a space that could sample what
-        is no trial."""
+        """Refuse a space that could sample a schedule and a warm-up that exclude each other."""
         schedule = self.parameters.get("schedule")
         for value in _edge_values(schedule) if schedule is not None else ["constant"]:
             chosen = {"learning_rate": 1e-3, "steps": 10**9, "schedule": value}

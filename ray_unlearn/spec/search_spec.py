@@ -47,7 +47,7 @@ class SearchSpec(Strict):
         0.25,
         ge=0,
         le=1,
-        description="share of each method's trials drawn quasi-randomly (QMC), the first ones",
+        description="fraction of each method's trials drawn quasi-randomly (QMC), the first ones",
     )
     scheduler: SchedulerSpec = SchedulerSpec()
     seed: Seed = Field(0, description="of the samplers")
@@ -61,7 +61,8 @@ class SearchSpec(Strict):
         0.0,
         ge=0,
         le=1,
-        description="share of the trials of a narrowed method, evenly spread, drawn from `full_spaces`",
+        description="fraction of the trials of a narrowed method, evenly spread, drawn from "
+        "`full_spaces`",
     )
     warm_start: Points = Field(
         default_factory=dict, description="by method, the points of its first trials"
@@ -82,18 +83,20 @@ class SearchSpec(Strict):
             )
         if whole and (self.full_space_share or self.warm_start):
             raise ValueError(
-                f"`sampler: {self.sampler}` runs all its points; remove `full_space_share` and `warm_start`"
+                f"`sampler: {self.sampler}` runs all its points; remove `full_space_share` and "
+                "`warm_start`"
             )
         if (self.sampler == "listed") != bool(self.points):
             raise ValueError("`points` and `sampler: listed` need each other; give both or neither")
         if self.sampler == "listed" and len(set(self.trial_seeds)) < len(self.trial_seeds):
             raise ValueError(
-                "trial_seeds: a seed is named twice; keep one, or `sampler: listed` runs a trial twice"
+                "trial_seeds: a seed is named twice; keep one, or `sampler: listed` runs a trial "
+                "twice"
             )
         return self
 
     def full_space_trials(self, method: str, trials: int) -> int:
-        """How many of a narrowed method's first `trials` trials are drawn from its full space.
+        """The number of a narrowed method's first `trials` trials drawn from its full space.
 
         After the warm start every 1/`full_space_share`-th trial is: a function of the index alone,
         so that a study that is resumed or extended keeps the places it had.

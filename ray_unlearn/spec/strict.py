@@ -23,16 +23,19 @@ Model = TypeVar("Model", bound=Strict)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that also refuses a key given twice (plain YAML keeps the last one silently), and
-    aliases: ten lines of them stand for more values than fit in memory, once somebody looks at them
-    all."""
+    """Safe YAML without duplicate keys and aliases.
+
+    Plain YAML silently takes the last of duplicate keys. Ten nested aliases can expand to more
+    values than fit in memory.
+    """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """As in yaml."""
+        """The next node of the document; an alias is refused."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise UserError(
-                f"line {event.start_mark.line + 1}: alias *{event.anchor}: write the value out instead"
+                f"line {event.start_mark.line + 1}: alias *{event.anchor}: write the value out "
+                "instead"
             )
         return super().compose_node(parent, index)
 
@@ -112,7 +115,7 @@ def _sentence(model: type[Strict], problem: dict[str, Any], where: str) -> str:
 
 
 def _owner(model: type[Strict], path: tuple[Any, ...]) -> type[Strict] | None:
-    """The nested model that a location in a validation error belongs to, where it can be told."""
+    """The nested model that a location in a validation error belongs to, where it is clear."""
     current: type[Strict] | None = model
     for part in path:
         field = current.model_fields.get(str(part)) if current else None
@@ -145,7 +148,11 @@ def differences(before: Any, after: Any, place: str = "") -> list[str]:
 
 
 def digest(content: Any, length: int = 12) -> str:
-    """Hex digest of the canonical JSON of `content`: equal content, equal digest, on any
-    machine."""
+    """Hex digest of the canonical JSON of `content`.
+
+    Args:
+        content: plain values; equal content has an equal digest on any machine.
+        length: of the digest, in hex digits.
+    """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:length]

@@ -39,15 +39,17 @@ class ObjectiveSpec(Strict):
     )
     score_rule: ScoreRuleName = Field(
         "best_row",
-        description="the evaluation that scores a trial. best_row: the best one on the selection half; "
-        "stop_rule: the first at which the forget set is as surprising as the approximate set, else the last",
+        description="the evaluation that scores a trial. best_row: the best one on the selection "
+        "half; stop_rule: the first at which the forget set is as surprising as the approximate "
+        "set, else the last",
     )
 
     @model_validator(mode="after")
     def _not_empty(self) -> Self:
         if self.forget_gap == 0 or self.retain + self.general == 0:
             raise ValueError(
-                "`forget_gap` and one of `retain`, `general` must be above 0: otherwise doing nothing wins"
+                "`forget_gap` and one of `retain`, `general` must be above 0: otherwise doing "
+                "nothing wins"
             )
         return self
 
@@ -106,7 +108,7 @@ class StudySpec(Strict):
     methods: tuple[str, ...] = Field(BUILT_IN, min_length=1)
     spaces: dict[str, SearchSpace]
     full_spaces: dict[str, SearchSpace] | None = Field(
-        None, description="of methods whose space was narrowed (`--space-from`): what it was before"
+        None, description="spaces before they were narrowed (`--space-from`), by method"
     )
     search: SearchSpec
     objective: ObjectiveSpec = ObjectiveSpec()
@@ -126,23 +128,28 @@ class StudySpec(Strict):
         self._check_points()
         if self.operations.parallel == "shard" and self.model.lora is not None:
             raise ValueError(
-                "operations.parallel: `shard` is for whole models; use `replicate` with `model.lora`"
+                "operations.parallel: `shard` is for whole models; use `replicate` with "
+                "`model.lora`"
             )
         if self.operations.head == "liger" and self.operations.gpus_per_worker == 0:
             raise ValueError(
-                "operations.head: the kernels of `liger` need GPUs; use `fused`, or set `gpus_per_worker`"
+                "operations.head: the kernels of `liger` need GPUs; use `fused`, or set "
+                "`gpus_per_worker`"
             )
         if self.objective.pareto and self.search.sampler in ("gp",):
             raise ValueError(
-                "search.sampler: `gp` has one objective here; use `nsga2`, `tpe`, `qmc` or `random` with `pareto`"
+                "search.sampler: `gp` has one objective here; use `nsga2`, `tpe`, `qmc` or "
+                "`random` with `pareto`"
             )
         if self.search.sampler == "nsga2" and not self.objective.pareto:
             raise ValueError(
-                "search.sampler: `nsga2` is for two objectives; set `objective.pareto: true` or use `tpe`"
+                "search.sampler: `nsga2` is for two objectives; set `objective.pareto: true` or "
+                "use `tpe`"
             )
         if self.objective.pareto and self.search.scheduler.type != "none":
             raise ValueError(
-                "search.scheduler: early stopping needs one objective; use `type: none` with `pareto`"
+                "search.scheduler: early stopping needs one objective; use `type: none` with "
+                "`pareto`"
             )
         return self
 
@@ -157,8 +164,8 @@ class StudySpec(Strict):
         most = steps.high if isinstance(steps, IntRange) else _whole(steps)
         if self.search.scheduler.type != "none" and self.search.scheduler.grace_updates >= most:
             raise ValueError(
-                f"search.scheduler.grace_updates: must lie below the most steps of {method} ({most}), "
-                f"got {self.search.scheduler.grace_updates}"
+                f"search.scheduler.grace_updates: must lie below the most steps of {method} "
+                f"({most}), got {self.search.scheduler.grace_updates}"
             )
         if self.evaluation.every and most // self.evaluation.every > MOST_EVALUATIONS:
             raise ValueError(
@@ -176,7 +183,8 @@ class StudySpec(Strict):
     def _check_full_spaces(self) -> None:
         if bool(self.full_spaces) != (self.search.full_space_share > 0):
             raise ValueError(
-                "`full_spaces` and `search.full_space_share` need each other; `ray-unlearn run STUDY --space-from` sets both"
+                "`full_spaces` and `search.full_space_share` need each other; `ray-unlearn run "
+                "STUDY --space-from` sets both"
             )
         for method, full in (self.full_spaces or {}).items():
             narrow = self.spaces.get(method)
@@ -185,7 +193,8 @@ class StudySpec(Strict):
             self._check_space(method, full)
             if (full.free_steps, full.fewest_steps) != (narrow.free_steps, narrow.fewest_steps):
                 raise ValueError(
-                    f"full_spaces.{method}.steps: `free`, and with it `low`, must be as in `spaces`: they say which rows count"
+                    f"full_spaces.{method}.steps: `free`, and with it `low`, must be as in "
+                    "`spaces`: they say which rows count"
                 )
 
     def _check_points(self) -> None:
@@ -203,9 +212,11 @@ class StudySpec(Strict):
             )
 
     def decisive(self) -> dict[str, Any]:
-        """All that decides results: the whole spec but `description`, `operations`, and *where*
-        model and data lie, whose contents have digests of their own: a study may move to another
-        machine."""
+        """Everything in the spec that decides results, as plain values.
+
+        Left out are `description`, `operations`, and local paths of model and data, whose contents
+        have digests of their own: a study may move to another machine.
+        """
         content = self.model_dump(mode="json", exclude={"description", "operations"})
         for field in ("source", "exact_retrain"):
             if is_local(content["model"][field]):
@@ -226,7 +237,7 @@ class StudySpec(Strict):
     def trial_config(
         self, hyperparameters: Hyperparameters, method: str, seed: int, context: str
     ) -> TrialConfig:
-        """The frozen trial for one suggestion."""
+        """The frozen trial for one suggestion of the search."""
         return TrialConfig(
             **hyperparameters.model_dump(),
             method=method,
@@ -237,8 +248,7 @@ class StudySpec(Strict):
 
 
 def public_name(source: str) -> str:
-    """A model as tables and reports name it: a hub id or `demo:` source as it is; of a local path
-    only the last name."""
+    """A model's name in tables and reports: of a local path only the last part."""
     return Path(source).name if source.startswith(("/", ".", "~")) else source
 
 

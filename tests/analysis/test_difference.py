@@ -5,10 +5,10 @@ import pytest
 
 from ray_unlearn.analysis.guidelines.guideline_diff import compare
 from ray_unlearn.spec.guideline_file import (
+    ClaimedRegion,
     Evidence,
     Guideline,
     Guidelines,
-    Narrowed,
     Scope,
     ScoreInfo,
 )
@@ -31,7 +31,7 @@ def range_of(low, high, low_90=None, high_90=None, *, low_censored=False, grade=
         grade=grade if claimed else None,
         scope=Scope(method="m"),
         param="learning_rate",
-        search_space=Narrowed(type="float", low=low, high=high, log=True) if claimed else None,
+        search_space=ClaimedRegion(type="float", low=low, high=high, log=True) if claimed else None,
         low_is_boundary=low_censored,
         estimates={"low_edge_90": low_90, "high_edge_90": high_90},
         evidence=Evidence(n_trials=100, n_groups=3, n_seeds=3),

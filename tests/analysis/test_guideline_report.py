@@ -49,10 +49,10 @@ from ray_unlearn.analysis.statistics.robustness import TuningCurve
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.main import app
 from ray_unlearn.spec.guideline_file import (
+    ClaimedRegion,
     Evidence,
     Guideline,
     Guidelines,
-    Narrowed,
     Reason,
     Scope,
     load_guidelines,
@@ -415,7 +415,7 @@ def test_advice_never_shows_a_finite_edge_where_it_is_censored() -> None:
             grade="B",
             scope=Scope(method="m"),
             param="learning_rate",
-            search_space=Narrowed(type="float", low=1e-6, high=1e-4, log=True),
+            search_space=ClaimedRegion(type="float", low=1e-6, high=1e-4, log=True),
             low_is_boundary=low,
             high_is_boundary=high,
             evidence=Evidence(n_trials=1, n_groups=1, n_seeds=1),

@@ -196,7 +196,7 @@ def test_one_method_exhausted_leaves_the_others_their_trials() -> None:
     }
 
 
-# Narrowed spaces, warm starts, listed points
+# ClaimedRegion spaces, warm starts, listed points
 
 
 NARROW = LR | {"low": 1e-4, "high": 1e-3, "grid": []}
@@ -480,7 +480,7 @@ def test_pending_trials_push_the_next_suggestion_elsewhere() -> None:
 
 
 def test_a_ledger_of_another_version_of_the_spec_is_replayed() -> None:
-    """Narrowed range, method dropped, choice dropped: remembered as tried, not fed to the sampler,
+    """ClaimedRegion range, method dropped, choice dropped: remembered as tried, not fed to the sampler,
     no crash."""
     wide = study(space(MIXED, w_r=W_R, batch_size=BATCHES), space(), trials_per_method=12)
     done = run(wide, valley)

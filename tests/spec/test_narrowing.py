@@ -111,7 +111,7 @@ def test_a_claimed_range_replaces_the_range_and_the_former_space_is_kept_as_the_
         "gradient_ascent, learning_rate: 1e-06 to 0.001 -> 1e-05 to 0.0001 (claim range/gradient_ascent/lea"
         in said
     )
-    assert "ascent_descent_general: kept: nothing was claimed for it" in said
+    assert "ascent_descent_general: unchanged: nothing was claimed for it" in said
     assert "gradient_ascent: 4 of 20 trials stay in the study's own space" in said
 
 
@@ -286,7 +286,7 @@ def test_a_claim_that_cannot_be_applied_is_said_and_alone_refused(
 ) -> None:
     other = claim("learning_rate", {"low": 1e-5, "high": 1e-4}, MIXED)
     _, said = after(given, other, spec=study(**parameters))
-    assert any("kept: " in line and reason in line for line in said.splitlines())
+    assert any("unchanged: " in line and reason in line for line in said.splitlines())
     with pytest.raises(UserError, match=r"g\.json: no claim narrows what this study searches"):
         after(given, spec=study(**parameters))
 

@@ -12,7 +12,7 @@ from ray_unlearn.analysis.guidelines.grades import (
 from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
 from ray_unlearn.analysis.statistics.good_regions import CORE, Region
 from ray_unlearn.analysis.statistics.importance import Importance
-from ray_unlearn.spec.guideline_file import Guideline, Narrowed, Reason, Value
+from ray_unlearn.spec.guideline_file import ClaimedRegion, Guideline, Reason, Value
 
 LEAST_AVOIDED = 5
 """Trials in a part of an axis before it is called bad."""
@@ -36,7 +36,7 @@ def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None
     }
     space = None
     if not reasons and axis.scale == "categorical":
-        space = Narrowed(type="choice", choices=region.choices_good)
+        space = ClaimedRegion(type="choice", choices=region.choices_good)
         estimates = {
             "good": list(region.choices_good),
             "excluded": list(region.choices_excluded),
@@ -47,7 +47,7 @@ def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None
         high = axis.high if region.high_censored else region.core[1]
         if axis.whole:
             low, high = float(math.ceil(low)), float(math.floor(high))
-        space = Narrowed(
+        space = ClaimedRegion(
             type="int" if axis.whole else "float",
             low=rounded(low),
             high=rounded(high),
