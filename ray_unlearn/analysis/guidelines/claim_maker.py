@@ -1,11 +1,7 @@
 """What all claims about one method share: evidence, scope, and how a claim is put together."""
 
 from ray_unlearn.analysis.guidelines.findings import Findings
-from ray_unlearn.analysis.guidelines.grades import (
-    Thresholds,
-    grade_of,
-    missing_evidence,
-)
+from ray_unlearn.analysis.guidelines.grades import Thresholds, grade_of, missing_evidence
 from ray_unlearn.analysis.guidelines.leave_one_out import heldout_summary
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.numerals import plain

@@ -8,10 +8,7 @@ from collections.abc import Iterator
 
 from ray_unlearn.analysis.guidelines.claim_maker import ClaimMaker
 from ray_unlearn.analysis.guidelines.findings import Findings
-from ray_unlearn.analysis.guidelines.grades import (
-    THRESHOLDS,
-    Thresholds,
-)
+from ray_unlearn.analysis.guidelines.grades import THRESHOLDS, Thresholds
 from ray_unlearn.analysis.guidelines.headline import best_method, headline_claim
 from ray_unlearn.analysis.guidelines.region_claims import avoid_claims, range_claim
 from ray_unlearn.analysis.guidelines.sentences import sentence

@@ -53,9 +53,8 @@ def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> F
     best = {str(group): float(score) for group, score in chosen["score"].items()}
     budget = _common_budget(table)
     methods = {name: find_method(table, name, seed, best, budget, limits) for name in table.methods}
-    known = table.trials[
-        table.trials["drawn"] != "unknown"
-    ]  # adaptive ones set the best known, and are not counted
+    # Adaptive trials set the best known, and are not counted.
+    known = table.trials[table.trials["drawn"] != "unknown"]
     pairs = all_pairs(known, table.methods, seed, fallback=table.nothing) if len(known) else None
     return Findings(table, methods, _headline(table, known, seed), pairs, seed)
 

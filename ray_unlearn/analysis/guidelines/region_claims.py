@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from scipy.stats import norm
 
 from ray_unlearn.analysis.guidelines.claim_maker import ClaimMaker
-from ray_unlearn.analysis.guidelines.grades import (
-    worse_than_default,
-)
+from ray_unlearn.analysis.guidelines.grades import worse_than_default
 from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
 from ray_unlearn.analysis.statistics.good_regions import CORE, Region
 from ray_unlearn.analysis.statistics.importance import Importance

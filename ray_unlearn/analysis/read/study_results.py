@@ -20,12 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 
-from ray_unlearn.analysis.read.evaluation_rows import (
-    REQUIRED,
-    in_order,
-    tidy_baselines,
-    tidy_rows,
-)
+from ray_unlearn.analysis.read.evaluation_rows import REQUIRED, in_order, tidy_baselines, tidy_rows
 from ray_unlearn.analysis.read.foreign_columns import Reading
 from ray_unlearn.analysis.read.foreign_table import ForeignResults, read_foreign
 from ray_unlearn.analysis.read.table_files import (

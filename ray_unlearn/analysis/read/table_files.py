@@ -8,9 +8,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from ray_unlearn.analysis.read.evaluation_rows import (
-    tidy_baselines,
-)
+from ray_unlearn.analysis.read.evaluation_rows import tidy_baselines
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION
 from ray_unlearn.store.table import TEXT_COLUMNS

@@ -62,9 +62,8 @@ class Trials:
             top.sum() / len(top)
         )
         members = (self.groups == np.arange(len(n))[:, None]).astype(np.float32)
-        return weights @ (members @ cells).astype(
-            float
-        )  # whole numbers first: exact in any order of the trials
+        # Whole numbers first: their sums are exact in any order of the trials.
+        return weights @ (members @ cells).astype(float)
 
     def informative(self, fraction: float) -> "Trials":
         """Without groups in which all trials or none are top; all trials, if every group is so."""
@@ -102,7 +101,8 @@ def share_configurations(trials: Trials, rng: np.random.Generator) -> bool:
     """
     marks = np.stack([_marks(column, rng) for column in trials.points.T])
     equal = _equal_pairs(marks)
-    starts = np.flatnonzero(np.diff(trials.groups, prepend=-1))  # trials lie by group
+    # Trials are ordered by group.
+    starts = np.flatnonzero(np.diff(trials.groups, prepend=-1))
     blocks = np.split(marks, starts[1:], axis=1)
     return equal > 0 and all(
         equal

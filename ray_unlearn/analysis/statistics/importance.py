@@ -203,7 +203,6 @@ def _max_t(observed: Floats, null: Floats) -> tuple[Floats, Floats]:
     scale = np.where(varies, scale, 1.0)
     greatest = np.where(varies, (null - centre) / scale, 0.0).max(axis=1)
     t = np.where(varies, (observed - centre) / scale, -np.inf)
-    p_values = (1 + (greatest[:, None] >= t - 1e-9).sum(axis=0)) / (
-        1 + len(null)
-    )  # rounding never breaks a tie
+    # The slack keeps rounding from breaking a tie.
+    p_values = (1 + (greatest[:, None] >= t - 1e-9).sum(axis=0)) / (1 + len(null))
     return p_values, centre + np.where(varies, scale, 0.0) * np.quantile(greatest, 0.95)

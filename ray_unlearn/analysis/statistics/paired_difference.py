@@ -25,12 +25,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import t
 
-from ray_unlearn.analysis.statistics.robustness import (
-    Floats,
-    Measure,
-    in_choice_order,
-    resampled,
-)
+from ray_unlearn.analysis.statistics.robustness import Floats, Measure, in_choice_order, resampled
 from ray_unlearn.spec.errors import UserError, nearest
 
 Outcome = Literal["more robust", "less robust", "not settled"]

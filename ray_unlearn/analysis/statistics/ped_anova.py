@@ -55,9 +55,8 @@ def memberships(axis: Axis, coordinates: Floats) -> NDArray[np.float32]:
     present = np.isfinite(coordinates)
     place = coordinates[present]
     if axis.scale != "categorical":
-        place = np.ceil(
-            place * (cells - 1) - 0.5 - 1e-9
-        )  # midpoints go to the lower cell, whatever the rounding
+        # Midpoints go to the lower cell, whatever the rounding.
+        place = np.ceil(place * (cells - 1) - 0.5 - 1e-9)
     one_hot = np.zeros((len(coordinates), cells), dtype=np.float32)
     one_hot[np.flatnonzero(present), np.clip(place, 0, cells - 1).astype(int)] = 1
     return one_hot
@@ -93,9 +92,8 @@ def _density(axis: Axis, counts: Floats) -> Floats:
 
 def _categorical(counts: Floats) -> Floats:
     n, choices = counts.sum(axis=1, keepdims=True), counts.shape[1]
-    smoothing = 1 / (
-        (counts > 0).sum(axis=1, keepdims=True) + 1
-    )  # kernels: one per choice seen, and the prior's
+    # One kernel per choice seen, and the prior's.
+    smoothing = 1 / ((counts > 0).sum(axis=1, keepdims=True) + 1)
     return ((counts + n * smoothing) / (1 + choices * smoothing) + 1 / choices) / (n + 1)
 
 
@@ -119,9 +117,8 @@ def _numeric(counts: Floats) -> Floats:
     cdf = ndtr((np.arange(-cells, cells) + 0.5) / sigma[:, None])
     inside = (cdf[:, cells:] - cdf[:, :cells])[:, ::-1]
     weights = counts / inside / (n + 1)[:, None]
-    by_distance = sliding_window_view(
-        np.diff(cdf, axis=1), cells, axis=1
-    )  # [sets, cells, cells], a view
+    # [sets, cells, cells], a view.
+    by_distance = sliding_window_view(np.diff(cdf, axis=1), cells, axis=1)
     kernels = np.einsum("sij,sj->si", by_distance, weights[:, ::-1])
 
     edges = ndtr((np.arange(cells + 1) - cells / 2) / cells)
