@@ -20,7 +20,7 @@ MOST_SEQUENCES = 2**20
 MOST_DOCUMENTS = 10**9
 """Documents of a split."""
 
-MOST_EVALUATIONS = 100_000
+MOST_ROWS = 100_000
 """Evaluation rows of one trial: each is a line of the ledger, its update part of the trial's id."""
 
 MOST_TRIALS = 1_000_000

@@ -17,7 +17,7 @@ from ray_unlearn.spec.study_spec import ScoreRuleName
 
 GUIDELINES_VERSION = 1
 
-Kind = Literal["range", "rank", "interaction", "stop_rule", "method_choice", "budget", "avoid"]
+ClaimKind = Literal["range", "rank", "interaction", "stop_rule", "method_choice", "budget", "avoid"]
 FORMER_RANGES = ("point", "leave_default")
 """Kinds of older files: a single value, and a start without a range. Both are read as ranges."""
 Grade = Literal["A", "B", "C", "scoped"]
@@ -121,7 +121,7 @@ class Guideline(Strict):
     """One claim, made or withheld."""
 
     id: str = Field(description="stable: kind, method and hyperparameter")
-    kind: Kind
+    kind: ClaimKind
     status: Literal["claimed", "withheld"]
     withheld_because: tuple[Reason, ...] = ()
     grade: Grade | None = None

@@ -82,10 +82,12 @@ class Hyperparameters(Strict):
 HYPERPARAMETERS = tuple(Hyperparameters.model_fields)
 """Names of all hyperparameters, in the order of their columns."""
 
-MIXING = ("retain_ratio", "w_f", "w_r")
+MIXING_HYPERPARAMETERS = ("retain_ratio", "w_f", "w_r")
 """Hyperparameters of methods that train on retain data beside the forget set."""
 
-TRAINING = tuple(name for name in HYPERPARAMETERS if name not in MIXING)
+TRAINING_HYPERPARAMETERS = tuple(
+    name for name in HYPERPARAMETERS if name not in MIXING_HYPERPARAMETERS
+)
 """Hyperparameters of batches, optimizer and schedule: every method uses them."""
 
 

@@ -13,7 +13,11 @@ from types import MappingProxyType
 from typing import Literal
 
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, MIXING, TRAINING
+from ray_unlearn.spec.hyperparameters import (
+    HYPERPARAMETERS,
+    MIXING_HYPERPARAMETERS,
+    TRAINING_HYPERPARAMETERS,
+)
 
 ForgetTerm = Literal["ascent", "random_labels", "adversarial_labels"]
 RetainTerm = Literal["descent", "kl"]
@@ -36,7 +40,7 @@ class Method:
     retain: RetainTerm | None = None
     """The term on `retain_set`; both are None for a method without retain data."""
     retain_set: RetainSet | None = None
-    hyperparameters: tuple[str, ...] = TRAINING
+    hyperparameters: tuple[str, ...] = TRAINING_HYPERPARAMETERS
     """What a search may choose for this method. Anything else is refused."""
 
     @property
@@ -123,7 +127,14 @@ def method_named(name: str) -> Method:
 
 def _mixed(name: str, loss: str, retain: RetainTerm, retain_set: RetainSet) -> Method:
     """Gradient ascent on the forget set with a retain term beside it."""
-    return Method(name, loss, "ascent", retain, retain_set, (*TRAINING, *MIXING))
+    return Method(
+        name,
+        loss,
+        "ascent",
+        retain,
+        retain_set,
+        (*TRAINING_HYPERPARAMETERS, *MIXING_HYPERPARAMETERS),
+    )
 
 
 BUILT_IN = tuple(

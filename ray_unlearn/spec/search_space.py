@@ -13,12 +13,12 @@ from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
 from ray_unlearn.spec.method_registry import METHODS, method_named
 from ray_unlearn.spec.strict import Strict, read_yaml, validated
 
-Role = Literal["scientific", "nuisance", "fixed"]
+ParameterRole = Literal["scientific", "nuisance", "fixed"]
 Scalar = bool | int | float | str
 
 
 class _Parameter(Strict):
-    role: Role = Field("nuisance", description="as in the Deep Learning Tuning Playbook")
+    role: ParameterRole = Field("nuisance", description="as in the Deep Learning Tuning Playbook")
     when: dict[str, Scalar] = Field(
         default_factory=dict,
         description="sampled only where these categorical parameters have these values",
@@ -80,7 +80,7 @@ class Fixed(_Parameter):
 
     type: Literal["fixed"]
     value: Scalar
-    role: Role = "fixed"
+    role: ParameterRole = "fixed"
 
 
 Parameter = Annotated[FloatRange | IntRange | Choice | Fixed, Field(discriminator="type")]

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.bounds import (
-    MOST_EVALUATIONS,
+    MOST_ROWS,
     MOST_SEQUENCES,
     MOST_UPDATES,
     Weight,
@@ -59,9 +59,9 @@ class EvaluationSpec(Strict):
     its last update."""
 
     every: int | None = Field(None, ge=1, le=MOST_UPDATES)
-    at: tuple[int, ...] | None = Field(None, max_length=MOST_EVALUATIONS)
+    at: tuple[int, ...] | None = Field(None, max_length=MOST_ROWS)
     count: int | None = Field(
-        None, ge=1, le=MOST_EVALUATIONS, description="this many points, evenly on a log scale"
+        None, ge=1, le=MOST_ROWS, description="this many points, evenly on a log scale"
     )
     batch_size: int = Field(
         16, ge=1, le=MOST_SEQUENCES, description="sequences per forward pass and worker"
@@ -167,10 +167,10 @@ class StudySpec(Strict):
                 f"search.scheduler.grace_updates: must lie below the most steps of {method} "
                 f"({most}), got {self.search.scheduler.grace_updates}"
             )
-        if self.evaluation.every and most // self.evaluation.every > MOST_EVALUATIONS:
+        if self.evaluation.every and most // self.evaluation.every > MOST_ROWS:
             raise ValueError(
                 f"evaluation.every: {most:,} steps of {method} would be evaluated "
-                f"{most // self.evaluation.every:,} times, at most {MOST_EVALUATIONS:,} are "
+                f"{most // self.evaluation.every:,} times, at most {MOST_ROWS:,} are "
                 "possible; raise it"
             )
         if space.free_steps and not [

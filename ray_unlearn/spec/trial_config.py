@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ray_unlearn.spec.bounds import MOST_EVALUATIONS, Seed
+from ray_unlearn.spec.bounds import MOST_ROWS, Seed
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import Method, method_named
@@ -22,7 +22,7 @@ class TrialConfig(Hyperparameters):
     seed: Seed = 0
     evaluate_at: tuple[int, ...] = Field(
         min_length=1,
-        max_length=MOST_EVALUATIONS,
+        max_length=MOST_ROWS,
         description="updates after which all metrics are taken",
     )
     context: str = ""

@@ -96,19 +96,20 @@ def ends(
     spec: StudySpec, param: str = "learning_rate", method: str = ASCENT
 ) -> tuple[float, float]:
     parameter = spec.spaces[method].parameters[param]
-    return parameter.low, parameter.high  # type: ignore[union-attr]
+    return parameter.low, parameter.high
 
 
 def test_a_claimed_range_replaces_the_range_and_the_former_space_is_kept_as_the_full_one() -> None:
     before = study()
     found, said = after(claim("learning_rate", {"low": 1e-5, "high": 1e-4}))
     assert ends(found) == (1e-5, 1e-4)
-    assert found.spaces[ASCENT].parameters["learning_rate"].grid == (1e-5, 1e-4)  # type: ignore[union-attr]
+    assert found.spaces[ASCENT].parameters["learning_rate"].grid == (1e-5, 1e-4)
     assert found.full_spaces == {ASCENT: before.spaces[ASCENT]}
     assert found.search.full_space_share == 0.2
     assert found.spaces[MIXED] == before.spaces[MIXED], "nothing was claimed for it"
     assert (
-        "gradient_ascent, learning_rate: 1e-06 to 0.001 -> 1e-05 to 0.0001 (claim range/gradient_ascent/lea"
+        "gradient_ascent, learning_rate: 1e-06 to 0.001 -> 1e-05 to 0.0001 "
+        "(claim range/gradient_ascent/lea"
         in said
     )
     assert "ascent_descent_general: unchanged: nothing was claimed for it" in said
@@ -131,11 +132,15 @@ def test_what_is_resolved_is_enough_to_resume(tmp_path: Path) -> None:
         ({"low": 1e-6, "high": 1e-4}, {"low_is_boundary": True}, (1e-7, 1e-4)),
         ({"low": 2.5e-4, "high": 1e-3}, {"high_is_boundary": True}, (2.5e-4, 3e-3)),
         # Both ends: the earlier search was within this study's range, so its ends go on.
-        ({"low": 1e-5, "high": 1e-4}, {"low_is_boundary": True, "high_is_boundary": True}, (1e-5 / 10**0.5, 1e-4 * 10**0.5)),
+        (
+            {"low": 1e-5, "high": 1e-4},
+            {"low_is_boundary": True, "high_is_boundary": True},
+            (1e-5 / 10**0.5, 1e-4 * 10**0.5),
+        ),
         # The user's bound is tighter than the earlier search's: it stands.
         ({"low": 1e-5, "high": 1e-2}, {"high_is_boundary": True}, (1e-5, 1e-3)),
     ],
-)  # fmt: skip
+)
 def test_a_censored_side_goes_on_beyond_the_earlier_bound(
     region: dict[str, float], sides: dict[str, bool], expected: tuple[float, float]
 ) -> None:
@@ -188,8 +193,8 @@ def test_choices_are_narrowed_and_conditions_that_can_hold_no_more_go() -> None:
     ]
     found, _ = after(*claims, spec=spec)
     parameters = found.spaces[ASCENT].parameters
-    assert parameters["schedule"].choices == ("linear",)  # type: ignore[union-attr]
-    assert parameters["batch_size"].choices == (8, 16)  # type: ignore[union-attr]
+    assert parameters["schedule"].choices == ("linear",)
+    assert parameters["batch_size"].choices == (8, 16)
     assert "warmup_ratio" not in parameters
     assert found.full_spaces is not None
     assert "warmup_ratio" in found.full_spaces[ASCENT].parameters
@@ -340,15 +345,27 @@ START = {"learning_rate": 1e-5}
         ({"full_space_share": 0.2}, None, "need each other"),
         ({}, ASCENT, "need each other"),
         ({"full_space_share": 0.2}, "random_labels", "'random_labels' is no method of this study"),
-        ({"warm_start": {ASCENT: [{"learning_rate": 1.0}]}}, None, r"warm_start.gradient_ascent\[0\].*must lie in"),
+        (
+            {"warm_start": {ASCENT: [{"learning_rate": 1.0}]}},
+            None,
+            r"warm_start.gradient_ascent\[0\].*must lie in",
+        ),
         ({"warm_start": {ASCENT: [{}]}}, None, r"`learning_rate` is missing"),
         ({"warm_start": {ASCENT: [{"learning_rat": 1e-5}]}}, None, "did you mean 'learning_rate'"),
         ({"warm_start": {"random_labels": [START]}}, None, "is no method of this study"),
         ({"points": {ASCENT: [START]}}, None, "`points` and `sampler: listed` need each other"),
-        ({"sampler": "listed"}, None, "`sampler: listed` runs all its points; remove `trials_per_method`"),
-        ({"sampler": "listed", "trials_per_method": None, "warm_start": {ASCENT: [START]}}, None, "remove `full_space_share`"),
+        (
+            {"sampler": "listed"},
+            None,
+            "`sampler: listed` runs all its points; remove `trials_per_method`",
+        ),
+        (
+            {"sampler": "listed", "trials_per_method": None, "warm_start": {ASCENT: [START]}},
+            None,
+            "remove `full_space_share`",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_study_that_contradicts_itself_is_refused(
     search: dict[str, Any], full: str | None, message: str
 ) -> None:

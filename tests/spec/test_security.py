@@ -261,7 +261,7 @@ def test_a_planted_checkpoint_is_of_no_use(
 ) -> None:
     path = tmp_path / "last.pt"
     _planted(payload, config, kind, path)
-    assert TrialState(None, config, None, None).read(path, {1, 2, 4}) is None  # type: ignore[arg-type]
+    assert TrialState(None, config, None, None).read(path, {1, 2, 4}) is None
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_nor_is_one_of_another_form(config: TrialConfig, content: Any, tmp_path:
     if isinstance(content, dict):
         content = {"version": VERSION, "trial_id": config.id, "meter": 3} | content
     torch.save(content, tmp_path / "last.pt")
-    assert TrialState(None, config, None, None).read(tmp_path / "last.pt", ()) is None  # type: ignore[arg-type]
+    assert TrialState(None, config, None, None).read(tmp_path / "last.pt", ()) is None
 
 
 def test_a_usable_checkpoint_is_read(config: TrialConfig, tmp_path: Path) -> None:
@@ -286,14 +286,14 @@ def test_a_usable_checkpoint_is_read(config: TrialConfig, tmp_path: Path) -> Non
     torch.save(
         {"version": VERSION, "trial_id": config.id, "meter": {"update": 1}}, tmp_path / "last.pt"
     )
-    assert TrialState(None, config, None, None).read(tmp_path / "last.pt", {1}) is not None  # type: ignore[arg-type]
+    assert TrialState(None, config, None, None).read(tmp_path / "last.pt", {1}) is not None
 
 
 def test_planted_weights_do_not_run(payload: Payload, tmp_path: Path) -> None:
     path = tmp_path / "0002-4.safetensors"
     torch.save({"weight": payload}, path)
     with pytest.raises(Exception, match=r"[Hh]eader"):  # of safetensors
-        load_kept(SimpleNamespace(kept=dict), path)  # type: ignore[arg-type]
+        load_kept(SimpleNamespace(kept=dict), path)
 
 
 @pytest.fixture
@@ -357,7 +357,7 @@ def test_a_ledger_that_names_a_file_outside(
     remove_leftovers(storage, record)
     with Ledger.open(study / "ledger") as ledger:
         nobody = SimpleNamespace(tell=print, verdict=print)
-        recorder = Recorder(small, ledger, nobody, nobody, storage=storage)  # type: ignore[arg-type]
+        recorder = Recorder(small, ledger, nobody, nobody, storage=storage)
         recorder.artefact(
             0, {"update": 2, "file": "trials/best/0000-2.safetensors", "sha256": "", "bytes": 0}
         )
@@ -372,7 +372,7 @@ def test_a_ledger_that_names_a_file_outside(
                     if write == storage.put
                     else (name, b"" if write == storage.write else victim)
                 )
-            )  # type: ignore[arg-type]
+            )
     with pytest.raises(PermissionError), local_file(storage, name):
         pass
     assert victim.read_text() == "years of work"
@@ -387,7 +387,7 @@ def test_a_good_name_is_kept_and_replaced(study: Path, small: StudySpec, victim:
     assert kept_weights(storage, _record(study), 0, 1) == name
     with Ledger.open(study / "ledger") as ledger:
         nobody = SimpleNamespace(tell=print, verdict=print)
-        recorder = Recorder(small, ledger, nobody, nobody, storage=storage)  # type: ignore[arg-type]
+        recorder = Recorder(small, ledger, nobody, nobody, storage=storage)
         recorder.artefact(
             0, {"update": 2, "file": "trials/best/0000-2.safetensors", "sha256": "", "bytes": 0}
         )

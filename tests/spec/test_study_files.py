@@ -42,28 +42,99 @@ def put(path: str, value: object):
 
 BAD = {
     "unknown key": (put("modle", {}), r"modle: unknown key; did you mean 'model'"),
-    "unknown nested key": (put("search.trials_per_metod", 3), r"search.trials_per_metod: unknown key; did you mean 'trials_per_method'"),
-    "unknown method": (put("methods", ["gradient_asent"]), r"unknown method 'gradient_asent'; did you mean 'gradient_ascent'"),
+    "unknown nested key": (
+        put("search.trials_per_metod", 3),
+        r"search.trials_per_metod: unknown key; did you mean 'trials_per_method'",
+    ),
+    "unknown method": (
+        put("methods", ["gradient_asent"]),
+        r"unknown method 'gradient_asent'; did you mean 'gradient_ascent'",
+    ),
     "method twice": (put("methods", ["gradient_ascent", "gradient_ascent"]), r"named twice"),
-    "low > high": (put("space_overrides.learning_rate", {"type": "float", "low": 1e-4, "high": 1e-5}), r"learning_rate.*needs low < high, got low=0.0001, high=1e-05"),
-    "log from zero": (put("space_overrides.learning_rate", {"type": "float", "low": 0, "high": 1, "scale": "log"}), r"log scale needs low > 0"),
-    "unknown hyperparameter": (put("space_overrides.learning_rat", 1e-4), r"unknown hyperparameter 'learning_rat'; did you mean 'learning_rate'"),
-    "value out of range": (put("space_overrides.weight_decay", -1.0), r"weight_decay.*greater than or equal to 0, got -1.0"),
-    "grid outside range": (put("space_overrides.learning_rate", {"type": "float", "low": 1e-4, "high": 1e-3, "grid": [1.0]}), r"grid values must lie in"),
-    "grid without points": (lambda c: (put("search", {"sampler": "grid"})(c), put("space_overrides.learning_rate", {"type": "float", "low": 1e-4, "high": 1e-3})(c)), r"needs `grid: \[values\]`"),
-    "free steps, decaying": (put("space_overrides.schedule", "cosine"), r"free steps need a constant schedule"),
+    "low > high": (
+        put("space_overrides.learning_rate", {"type": "float", "low": 1e-4, "high": 1e-5}),
+        r"learning_rate.*needs low < high, got low=0.0001, high=1e-05",
+    ),
+    "log from zero": (
+        put(
+            "space_overrides.learning_rate", {"type": "float", "low": 0, "high": 1, "scale": "log"}
+        ),
+        r"log scale needs low > 0",
+    ),
+    "unknown hyperparameter": (
+        put("space_overrides.learning_rat", 1e-4),
+        r"unknown hyperparameter 'learning_rat'; did you mean 'learning_rate'",
+    ),
+    "value out of range": (
+        put("space_overrides.weight_decay", -1.0),
+        r"weight_decay.*greater than or equal to 0, got -1.0",
+    ),
+    "grid outside range": (
+        put(
+            "space_overrides.learning_rate",
+            {"type": "float", "low": 1e-4, "high": 1e-3, "grid": [1.0]},
+        ),
+        r"grid values must lie in",
+    ),
+    "grid without points": (
+        lambda c: (
+            put("search", {"sampler": "grid"})(c),
+            put("space_overrides.learning_rate", {"type": "float", "low": 1e-4, "high": 1e-3})(c),
+        ),
+        r"needs `grid: \[values\]`",
+    ),
+    "free steps, decaying": (
+        put("space_overrides.schedule", "cosine"),
+        r"free steps need a constant schedule",
+    ),
     "name leaves the folder": (put("name", "../x"), r"name: .*got '../x'"),
     "no trials": (put("search.trials_per_method", 0), r"trials_per_method: .*got 0"),
-    "two evaluation rules": (put("evaluation.every", 5), r"exactly one of `every`, `at` and `count`"),
-    "two data sources": (put("data.splits", {"forget": {"path": "x"}}), r"exactly one of `source: demo:<domain>` and `splits`"),
-    "missing split": (put("data", {"domain": "x", "splits": {"forget": {"path": "x"}}}), r"`splits` lacks approximate"),
+    "two evaluation rules": (
+        put("evaluation.every", 5),
+        r"exactly one of `every`, `at` and `count`",
+    ),
+    "two data sources": (
+        put("data.splits", {"forget": {"path": "x"}}),
+        r"exactly one of `source: demo:<domain>` and `splits`",
+    ),
+    "missing split": (
+        put("data", {"domain": "x", "splits": {"forget": {"path": "x"}}}),
+        r"`splits` lacks approximate",
+    ),
     "empty objective": (put("objective", {"forget_gap": 0}), r"doing nothing wins"),
-    "pruning two objectives": (lambda c: (put("objective.pareto", True)(c), put("search.scheduler", {"type": "asha"})(c)), r"early stopping needs one objective"),
-    "grace beyond the end": (put("search.scheduler", {"type": "asha", "grace_updates": 80}), r"must lie below the most steps"),
-    "warm-up that a constant schedule cannot have": (lambda c: (put("space_overrides.schedule", {"type": "choice", "choices": ["constant", "cosine"]})(c), put("space_overrides.steps", 9)(c), put("space_overrides.warmup_ratio", 0.1)(c)), r"with `schedule: constant` the space can draw what is no trial"),
-    "conditions in a circle": (lambda c: (put("space_overrides.schedule", {"type": "choice", "choices": ["linear", "cosine"], "when": {"steps": 3}})(c), put("space_overrides.steps", {"type": "choice", "choices": [3, 5], "when": {"schedule": "linear"}})(c)), r"`when` runs in a circle"),
+    "pruning two objectives": (
+        lambda c: (put("objective.pareto", True)(c), put("search.scheduler", {"type": "asha"})(c)),
+        r"early stopping needs one objective",
+    ),
+    "grace beyond the end": (
+        put("search.scheduler", {"type": "asha", "grace_updates": 80}),
+        r"must lie below the most steps",
+    ),
+    "warm-up that a constant schedule cannot have": (
+        lambda c: (
+            put("space_overrides.schedule", {"type": "choice", "choices": ["constant", "cosine"]})(
+                c
+            ),
+            put("space_overrides.steps", 9)(c),
+            put("space_overrides.warmup_ratio", 0.1)(c),
+        ),
+        r"with `schedule: constant` the space can draw what is no trial",
+    ),
+    "conditions in a circle": (
+        lambda c: (
+            put(
+                "space_overrides.schedule",
+                {"type": "choice", "choices": ["linear", "cosine"], "when": {"steps": 3}},
+            )(c),
+            put(
+                "space_overrides.steps",
+                {"type": "choice", "choices": [3, 5], "when": {"schedule": "linear"}},
+            )(c),
+        ),
+        r"`when` runs in a circle",
+    ),
     "not a number": (put("search.seed", ".nan"), r"search.seed"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -108,7 +179,7 @@ def test_yaml_traps_are_read_as_meant(tmp_path: Path) -> None:
         ),
     )
     parameter = load_study(path).spaces["gradient_ascent"].parameters["learning_rate"]
-    assert parameter.low == 1e-6  # type: ignore[union-attr]
+    assert parameter.low == 1e-6
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

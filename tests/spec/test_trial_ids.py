@@ -1,4 +1,4 @@
-"""Trial ids last. If these fail, studies that are stored cannot be verified, resumed or confirmed."""
+"""Trial ids last. If these fail, stored studies cannot be verified, resumed or confirmed."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from tiny import REPOSITORY
 
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.errors import EXIT_WRONG_INPUT, UserError
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, MIXING, with_defaults
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, MIXING_HYPERPARAMETERS, with_defaults
 from ray_unlearn.spec.method_registry import METHODS, Method, method_named, register
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
@@ -40,9 +40,17 @@ def test_ids_are_what_they_were_when_they_were_first_written() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("learning_rate", 2e-3), ("seed", 1), ("context", "x"), ("method", "random_labels"),
-     ("weight_decay", 0.1), ("adam_beta1", 0.8), ("evaluate_at", (4,)), ("steps", 5)],
-)  # fmt: skip
+    [
+        ("learning_rate", 2e-3),
+        ("seed", 1),
+        ("context", "x"),
+        ("method", "random_labels"),
+        ("weight_decay", 0.1),
+        ("adam_beta1", 0.8),
+        ("evaluate_at", (4,)),
+        ("steps", 5),
+    ],
+)
 def test_whatever_changes_a_trial_changes_its_id(name: str, value: object) -> None:
     assert ASCENT.model_copy(update={name: value}).id != ASCENT.id
 
@@ -59,7 +67,7 @@ ADDED_FIELD = """
     @model_validator(mode="after")
 """
 ADDED_METHOD = """
-register(Method("later", "l", "ascent", hyperparameters=(*TRAINING, "sharpness")))
+register(Method("later", "l", "ascent", hyperparameters=(*TRAINING_HYPERPARAMETERS, "sharpness")))
 """
 LATER = """
 import json, sys
@@ -107,9 +115,13 @@ def test_a_later_hyperparameter_or_method_renames_no_trial(tmp_path: Path) -> No
     found = json.loads(
         subprocess.run(
             [sys.executable, "-c", LATER, str(study), *configs],
-            env=os.environ | {"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, check=True, capture_output=True, text=True,
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
-    )  # fmt: skip
+    )
     assert found["ids"] == [[c.id, flat_id(c)] for c in (ASCENT, MIXED)]
     assert len({*found["other"], ASCENT.id, MIXED.id}) == 4, "but its values tell trials apart"
     assert found["verified"] == []
@@ -132,7 +144,7 @@ def test_a_recorded_configuration_gets_the_defaults_it_lacks() -> None:
 # --- what a method does not use
 
 
-@pytest.mark.parametrize("name", MIXING)
+@pytest.mark.parametrize("name", MIXING_HYPERPARAMETERS)
 def test_a_trial_has_no_value_that_its_method_does_not_use(name: str) -> None:
     content = ASCENT.model_dump() | {name: 7.0}
     with pytest.raises(ValueError, match=rf"`{name}`: gradient_ascent does not use it.*remove it"):
@@ -155,9 +167,14 @@ def with_unused(place: str) -> dict[str, Any]:
     else:
         search["warm_start"] = {"gradient_ascent": [point]}
     return {
-        "name": "unused", "model": {"source": "m"}, "data": {"source": "demo:shakespeare"}, "methods": names,
-        "spaces": spaces, "search": search, "evaluation": {"every": 4},
-    }  # fmt: skip
+        "name": "unused",
+        "model": {"source": "m"},
+        "data": {"source": "demo:shakespeare"},
+        "methods": names,
+        "spaces": spaces,
+        "search": search,
+        "evaluation": {"every": 4},
+    }
 
 
 @pytest.mark.parametrize("place", ["spaces", "points", "warm_start"])

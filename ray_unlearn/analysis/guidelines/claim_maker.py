@@ -6,7 +6,7 @@ from ray_unlearn.analysis.guidelines.leave_one_out import heldout_summary
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.statistics.importance import Importance
-from ray_unlearn.spec.guideline_file import Guideline, Kind, Reason, Scope
+from ray_unlearn.spec.guideline_file import ClaimKind, Guideline, Reason, Scope
 
 
 class ClaimMaker:
@@ -30,7 +30,7 @@ class ClaimMaker:
 
     def make(
         self,
-        kind: Kind,
+        kind: ClaimKind,
         reasons: list[Reason],
         *,
         param: str | None = None,
