@@ -109,8 +109,7 @@ def test_a_claimed_range_replaces_the_range_and_the_former_space_is_kept_as_the_
     assert found.spaces[MIXED] == before.spaces[MIXED], "nothing was claimed for it"
     assert (
         "gradient_ascent, learning_rate: 1e-06 to 0.001 -> 1e-05 to 0.0001 "
-        "(claim range/gradient_ascent/lea"
-        in said
+        "(claim range/gradient_ascent/lea" in said
     )
     assert "ascent_descent_general: unchanged: nothing was claimed for it" in said
     assert "gradient_ascent: 4 of 20 trials stay in the study's own space" in said
