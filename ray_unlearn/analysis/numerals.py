@@ -49,8 +49,8 @@ def change(value: float) -> str:
     return f"{percent:+.1f} %".replace("-", MINUS)
 
 
-def share(value: float) -> str:
-    """A share as a percentage: 12 %."""
+def percentage(value: float) -> str:
+    """A fraction as a percentage: 12 %."""
     return DASH if value is None or math.isnan(value) else f"{100 * value:.0f} %"
 
 

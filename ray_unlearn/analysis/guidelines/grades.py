@@ -24,7 +24,7 @@ class Thresholds:
     widest_edge_decades: float = 1.0
     """An edge whose 90 % interval is wider says too little."""
     widest_edge_fraction: float = 1 / 3
-    """The same on a linear axis, as a share of the range searched."""
+    """The same on a linear axis, as a fraction of the range searched."""
     family_error: float = 0.05
     """Family-wise error of all claims of a kind; p-values are corrected before they are compared
     with it."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
-from ray_unlearn.analysis.numerals import counted, plain, share
+from ray_unlearn.analysis.numerals import counted, percentage, plain
 from ray_unlearn.spec.guideline_file import Evidence, Guideline, Heldout, ScoreInfo
 
 LABELS = {
@@ -136,9 +136,10 @@ def _stop(guideline: Guideline, score: ScoreInfo) -> str:
         f"costs {plain(numbers['regret'])} "
         f"{score.unit} (90 % interval {plain(low)} to {plain(high)}) against the best step known "
         "in hindsight, running to the "
-        f"last step {plain(numbers['regret_last'])}; {share(numbers['crossed'])} of trials get "
+        f"last step {plain(numbers['regret_last'])}; {percentage(numbers['crossed'])} of trials "
+        "get "
         "there, and save "
-        f"{share(numbers['updates_saved'])} of the updates."
+        f"{percentage(numbers['updates_saved'])} of the updates."
     ).replace("  ", " ")
 
 
@@ -183,8 +184,8 @@ def _budget(guideline: Guideline, score: ScoreInfo) -> str:
     return (
         f"{numbers['trials']} random trials come within {tolerance(score)} of its best with "
         "probability 0.9: "
-        f"{share(numbers['share'])} of configurations do (95 % interval {share(low)} to "
-        f"{share(high)})."
+        f"{percentage(numbers['share'])} of configurations do (95 % interval {percentage(low)} to "
+        f"{percentage(high)})."
     ).replace("  ", " ")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
-from ray_unlearn.analysis.numerals import counted, plain, share
+from ray_unlearn.analysis.numerals import counted, percentage, plain
 from ray_unlearn.analysis.report.health import Health
 from ray_unlearn.analysis.report.page import Block, Heading, Section, Table, bullets_of, paragraphs
 from ray_unlearn.analysis.trials import TrialTable
@@ -85,7 +85,7 @@ def _line(method: str, own: pd.DataFrame, found: Health) -> tuple[str, ...]:
         f"{len(per_group)}",
         f"{least:,}" if least == most else f"{least:,} \u2013 {most:,}",
         f"{own['seed'].nunique()}",
-        f"{infeasible:,} ({share(infeasible / len(own))})" if len(own) else "0",
+        f"{infeasible:,} ({percentage(infeasible / len(own))})" if len(own) else "0",
     )
 
 
@@ -106,7 +106,8 @@ def _left_out(found: Health) -> list[str]:
         facts.append(f"{counted(count, 'evaluation')} without a score that no status explains.")
     if found.pruned_share > 0:
         facts.append(
-            f"Early stopping by comparison ended {share(found.pruned_share)} of the trials: what "
+            f"Early stopping by comparison ended {percentage(found.pruned_share)} of the trials: "
+            "what "
             "is left is a selection."
         )
     return facts

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ray_unlearn.analysis.figures.look import thinned
 from ray_unlearn.analysis.figures.pareto_fronts import pareto_data
-from ray_unlearn.analysis.numerals import share
+from ray_unlearn.analysis.numerals import percentage
 from ray_unlearn.analysis.report.page import Heading, Table
 from ray_unlearn.analysis.statistics.pareto import rarefied_hypervolume
 from ray_unlearn.analysis.trials import TrialTable
@@ -68,7 +68,8 @@ def hypervolume_table(volumes: pd.DataFrame, methods: Sequence[str]) -> Table:
     groups = list(dict.fromkeys(volumes["group"]))
     cells = {
         (line["method"], line["group"]): (
-            f"{share(line['expected'])} ({share(line['low'])} \u2013 {share(line['high'])})"
+            f"{percentage(line['expected'])} ({percentage(line['low'])} \u2013 "
+            f"{percentage(line['high'])})"
         )
         for line in volumes.to_dict("records")
     }

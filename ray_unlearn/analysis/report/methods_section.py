@@ -6,7 +6,7 @@ from ray_unlearn.analysis.figures.importance_dots import importance_figure
 from ray_unlearn.analysis.figures.region_profiles import reading_regions, region_figure
 from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
-from ray_unlearn.analysis.numerals import number, share
+from ray_unlearn.analysis.numerals import number, percentage
 from ray_unlearn.analysis.report.claims_section import claims_of
 from ray_unlearn.analysis.report.page import (
     Block,
@@ -166,11 +166,12 @@ def _stopping_line(name: str, rule: StoppingRule) -> tuple[str, ...]:
     return (
         f"`{name}`",
         f"{rule.n_trials:,}",
-        f"{share(crossed.fraction)} ({share(crossed.low)} \u2013 {share(crossed.high)})",
+        f"{percentage(crossed.fraction)} ({percentage(crossed.low)} \u2013 "
+        f"{percentage(crossed.high)})",
         number(rule.regret_mean),
         f"{number(low)} \u2013 {number(high)}",
         number(last if last is not None else float("nan")),
-        share(saved if saved is not None else float("nan")),
+        percentage(saved if saved is not None else float("nan")),
         f"{rule.n_infeasible:,}",
         f"{rule.n_infeasible_last:,}",
     )

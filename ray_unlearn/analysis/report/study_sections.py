@@ -14,7 +14,7 @@ from ray_unlearn.analysis.figures.learning_rates import learning_rate_figure
 from ray_unlearn.analysis.figures.membership_inference import membership_figure
 from ray_unlearn.analysis.figures.search_history import search_history_figure
 from ray_unlearn.analysis.figures.tradeoff import tradeoff_figure
-from ray_unlearn.analysis.numerals import share
+from ray_unlearn.analysis.numerals import percentage
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.failures import failure_alerts
 from ray_unlearn.analysis.report.health import boundary_hits, unscored
@@ -201,7 +201,7 @@ def _search(study: StudyResults) -> str:
     search = study.spec.search
     random = ""
     if search.sampler not in ("qmc", "random", "grid"):
-        part = share(search.quasi_random_share)
+        part = percentage(search.quasi_random_share)
         random = f", the first {part} of each method's trials drawn quasi-randomly"
     scheduler = search.scheduler.type
     stop = "no early stopping" if scheduler == "none" else f"early stopping by {scheduler}"

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from ray_unlearn.analysis.best_trials import HALF, SCORE
-from ray_unlearn.analysis.numerals import change, fixed, number, share, whole_number
+from ray_unlearn.analysis.numerals import change, fixed, number, percentage, whole_number
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.page import Heading, Table
 from ray_unlearn.analysis.report.verdict import ranked_methods
@@ -85,7 +85,7 @@ def verdict_table(table: pd.DataFrame, rule: str) -> Table:
         _metric("extraction", "forget_extraction_strength", 2),
         (_distance_heading(table), lambda row: number(row["distance"], 2)),
         (heading("efficiency", "efficiency_ratio"), _efficiency),
-        (Heading("feasible", "of rows", feasible), lambda row: share(row["feasible_share"])),
+        (Heading("feasible", "of rows", feasible), lambda row: percentage(row["feasible_share"])),
     ]
     caption = (
         f"Best configuration of each method by the score rule `{rule}`, chosen on the selection "
@@ -140,7 +140,7 @@ def outcome_table(table: pd.DataFrame) -> Table:
     fields: list[_Field] = [
         _count("trials", "trials"),
         *(_count(STATUS_HEADINGS.get(status, status), status) for status in STATUSES),
-        (Heading("diverged", "share", diverged), lambda row: share(row["divergence_share"])),
+        (Heading("diverged", "share", diverged), lambda row: percentage(row["divergence_share"])),
         _ratio(
             "feasible trials", "of those decided",
             "complete, pruned or infeasible trials with a feasible row",

@@ -54,7 +54,7 @@ class Trials:
         for that alone.
 
         Args:
-            top: trials in the top share [n].
+            top: trials in the best ones [n].
             cells: cell of each trial, one-hot [n, cells].
         """
         n = np.bincount(self.groups)

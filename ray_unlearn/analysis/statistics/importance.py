@@ -55,7 +55,7 @@ class Importance:
 class ImportanceResult:
     """All hyperparameters of a method, in the order given.
 
-    n_trials: trials given. n_top: those in the top share; where trials share configurations, each
+    n_trials: trials given. n_top: those in the top fraction; where trials share configurations, each
         once per group.
     top_fraction: nominal; ties enlarge it, and infeasible trials, which are never in it, may leave
         less.
@@ -81,7 +81,7 @@ def importance(
 ) -> ImportanceResult | None:
     """Importance of each hyperparameter of a method, with the evidence that it is no accident.
 
-    The top share is taken within each group (domain, model), by rank, and these are pooled: scores
+    The top fraction is taken within each group (domain, model), by rank, and these are pooled: scores
     of different groups are never compared. Trials are shuffled within groups. The statistics of an
     axis are centred and scaled by its null before the greatest over the axes is taken, or an axis
     of 50 cells would set the bar for one of two choices (a difference of 0.8 SD between them, at
@@ -102,7 +102,7 @@ def importance(
         permutations: shuffles.
 
     Returns:
-        None with fewer than 8 trials in the top share, or without an axis.
+        None with fewer than 8 trials in the top fraction, or without an axis.
     """
     assert points.shape == (len(scores), len(axes))
     assert len(infeasible) == len(groups) == len(scores)

@@ -23,7 +23,7 @@ FEW = 100
 
 # Prior mean and SD of the logarithms, and bounds, of: length scales (unit coordinates), signal
 # variance, noise variance (standardised scores), and the noise of trials at the winsorising limit
-# as a share of that. Noise near 0 and wiggles between neighbouring trials need evidence; a flat
+# as a fraction of that. Noise near 0 and wiggles between neighbouring trials need evidence; a flat
 # function does not.
 LENGTH, SIGNAL, NOISE, CAPPED = (0.0, 1.3), (math.log(0.3), 2.0), (math.log(0.1), 2.0), (0.0, 1.5)
 
