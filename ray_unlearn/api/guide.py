@@ -18,6 +18,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.location import fetched, send_folder
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import below, checked_url, is_remote
+from ray_unlearn.store.whole_file import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +96,7 @@ class Guide:
         """
         output = Path(path)
         try:
-            output.write_text(self.file.as_json(), encoding="utf-8", newline="\n")
+            write_whole(output, self.file.as_json().encode())
         except OSError as error:
             raise StorageError(f"{output}: cannot be written: {error}") from None
         return output

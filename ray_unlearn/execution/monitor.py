@@ -27,12 +27,13 @@ from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, LiveJourn
 from ray_unlearn.execution.progress import Pace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.ledger import Ledger
-from ray_unlearn.store.live import LANE_FIELDS, LANE_STATES, LIVE_FILE, Live, replace_file
+from ray_unlearn.store.live import LANE_FIELDS, LANE_STATES, LIVE_FILE, Live
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.scan import read_acknowledged
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.status import Tally
+from ray_unlearn.store.whole_file import write_whole
 
 METRICS_FILE = "metrics.prom"
 
@@ -147,7 +148,7 @@ class Observation:
         if self._latest is not None and (not running or self._due(self._latest)):
             self._written = (self._latest, time.monotonic())
             with self._guarded(METRICS_FILE):
-                replace_file(self._study / METRICS_FILE, generate_latest(self._registry()))
+                write_whole(self._study / METRICS_FILE, generate_latest(self._registry()))
             with self._guarded(LIVE_FILE):
                 self._latest.write(self._study)
 

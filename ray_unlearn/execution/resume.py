@@ -15,6 +15,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import StudyExtended
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record
+from ray_unlearn.store.whole_file import write_whole
 
 SPEC_FILE = "study.yaml"
 
@@ -95,13 +96,9 @@ def write_spec(path: Path, spec: StudySpec) -> None:
     Raises:
         StorageError: it cannot be written.
     """
+    content = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".tmp")
-        draft.write_text(
-            yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        )
-        draft.replace(path)
+        write_whole(path, content.encode())
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from None
 

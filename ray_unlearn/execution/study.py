@@ -62,6 +62,7 @@ from ray_unlearn.store.location import Place, opened
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.table import baseline_table, result_table, write_table
+from ray_unlearn.store.whole_file import write_whole
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.memory import active_parameter_count
@@ -354,7 +355,7 @@ class _Run:
             self.ledger.append(BaselineMeasured(name, row))
         if rows:
             text = json.dumps(rows, indent=1, sort_keys=True)
-            (self.folder / BASELINES_FILE).write_text(text + "\n")
+            write_whole(self.folder / BASELINES_FILE, f"{text}\n".encode())
 
     def _tidy_up(self) -> None:
         """After the lanes have ended. Not when the study was lost to another process: the files are

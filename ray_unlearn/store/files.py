@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.storage import FolderStorage, Storage, Stored, file_sha256, local_file
+from ray_unlearn.store.storage import FolderStorage, Storage, file_sha256, local_file
+from ray_unlearn.store.stored import Stored
 
 TRIALS = "trials"
 BEST = "best"

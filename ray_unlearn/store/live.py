@@ -6,11 +6,12 @@ reads it to decide anything about the study: it may be lost, old or torn without
 """
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
+
+from ray_unlearn.store.whole_file import write_whole
 
 LIVE_FILE = "live.json"
 SCHEMA_VERSION = 1
@@ -75,7 +76,7 @@ class Live:
 
     def write(self, study: Path) -> None:
         """Replace the file in the study directory. Raises OSError."""
-        replace_file(study / LIVE_FILE, json.dumps(asdict(self), indent=1).encode() + b"\n")
+        write_whole(study / LIVE_FILE, json.dumps(asdict(self), indent=1).encode() + b"\n")
 
 
 def read_live(study: Path) -> Live | None:
@@ -89,11 +90,9 @@ def read_live(study: Path) -> Live | None:
         return None
 
 
-def age_s(live: Live, now: datetime | None = None) -> float:
+def age_s(live: Live, now: datetime) -> float:
     """Seconds since it was written, by this machine's clock; not below 0, for clocks differ."""
-    return max(
-        0.0, ((now or datetime.now(UTC)) - datetime.fromisoformat(live.time)).total_seconds()
-    )
+    return max(0.0, (now - datetime.fromisoformat(live.time)).total_seconds())
 
 
 def sign_of_life(live: Live | None, age: float | None) -> Sign:
@@ -103,14 +102,6 @@ def sign_of_life(live: Live | None, age: float | None) -> Sign:
     if not live.running:
         return "ended"
     return "running" if age < SILENT_S else "silent"
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a draft and rename it: a reader finds the old file or the new one, whole. Raises
-    OSError."""
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(content)
-    os.replace(draft, path)
 
 
 def in_words(seconds: float) -> str:

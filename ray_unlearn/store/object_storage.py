@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.store.object_creation import create_object, s3_server
-from ray_unlearn.store.storage import Stored, checked_name, is_inside
+from ray_unlearn.store.stored import Stored, checked_name, is_inside
 from ray_unlearn.store.whole_file import whole_file
 
 PATIENCE_S = 120.0

@@ -1,12 +1,12 @@
 """Where a study stands, derived from its files alone: safe beside a running study, and long after
 it."""
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
@@ -143,8 +143,8 @@ class Follower:
         refresh: called before each look; brings a copy up to date. What it raises is a problem of
             that look, not the end.
         name: what people call the place of a copy; default: the folder.
-        clock: seconds, for the age of the driver's sign of life; unlike the time of day it never
-            jumps.
+        environment: its monotonic clock tells the age of the driver's sign of life; unlike the time
+            of day it never jumps.
     """
 
     def __init__(
@@ -153,19 +153,19 @@ class Follower:
         refresh: Callable[[], object] = _nothing,
         *,
         name: str = "",
-        clock: Callable[[], float] = time.monotonic,
+        environment: Environment = REAL,
     ) -> None:
         self._folder = folder
         self._name = name or str(folder)
         self._refresh = refresh
-        self._clock = clock
+        self._environment = environment
         self._ledger = LedgerFollower(folder / "ledger")
         self._spec: StudySpec | None = None
         self._record: Record | None = None
         self._tally: Tally | None = None
         self._live: Live | None = None
         self._written = 0.0
-        """When `_live` was written, by `clock`."""
+        """When `_live` was written, by the monotonic clock."""
 
     def poll(self) -> Status:
         """The study as it is now.
@@ -210,7 +210,9 @@ class Follower:
         live = read_live(self._folder)
         if live is None or live == self._live:
             return
-        self._written = self._clock() - (age_s(live) if self._live is None else 0.0)
+        self._written = self._environment.monotonic() - (
+            age_s(live, self._environment.now()) if self._live is None else 0.0
+        )
         self._live = live
 
     def _status(self, problem: str) -> Status:
@@ -236,7 +238,7 @@ class Follower:
             best=bests,
             notes=list(record.notes),
             live=live,
-            age_s=None if live is None else self._clock() - self._written,
+            age_s=None if live is None else self._environment.monotonic() - self._written,
             problem=problem,
             score_rule=spec.objective.score_rule,
         )

@@ -15,30 +15,19 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.store.stored import Stored, checked_name
 from ray_unlearn.store.whole_file import create_whole, whole_file, write_whole
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")
 OPTIONS = ("endpoint_override", "region", "scheme")
 """What may follow a `?`: none of it is secret."""
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,254}")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A file in a storage."""
-
-    name: str
-    """Below the study, with `/` between its parts."""
-    bytes: int
-    modified: float
-    """Seconds since the epoch, by the storage's own clock."""
 
 
 class Storage(Protocol):
@@ -163,26 +152,6 @@ def local_file(storage: Storage, name: str) -> Iterator[Path]:
         path = Path(folder) / Path(name).name
         storage.fetch(name, path)
         yield path
-
-
-def is_inside(name: str) -> bool:
-    """Whether the name of a file or folder is one below the study."""
-    return "\0" not in name and not any(part in ("", ".", "..") for part in name.split("/"))
-
-
-def checked_name(name: str) -> str:
-    """The name of a file or folder, which may come from a ledger that somebody else has written:
-    never one outside the study.
-
-    Raises:
-        PermissionError: it is absolute, or climbs.
-    """
-    if not is_inside(name):
-        raise PermissionError(
-            f"{name!r} lies outside the study, and is neither read nor deleted; who wrote that into its ledger? See "
-            "`ray-unlearn verify`"
-        )
-    return name
 
 
 def file_sha256(path: Path) -> str:

@@ -1,7 +1,6 @@
 """The result table: one line per evaluation row, with its trial's configuration and outcome. Plain
 pyarrow."""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.schema import COLUMNS, RUNNING, SCHEMA_VERSION, Row
 from ray_unlearn.store.score import ScoreRule
+from ray_unlearn.store.whole_file import whole_file
 
 CONFIG_COLUMNS = ("method", "seed", *HYPERPARAMETERS)
 TABLE_COLUMNS = (
@@ -93,22 +93,17 @@ def write_table(table: pa.Table, path: Path) -> None:
     Raises:
         StorageError: an ending that is neither, or the file cannot be written.
     """
-    draft = path.with_name(f"{path.name}.tmp")
+    if path.suffix not in (".parquet", ".csv"):
+        raise StorageError(f"{path}: unknown table format {path.suffix!r}; use .parquet or .csv")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        match path.suffix:
-            case ".parquet":
+        with whole_file(path) as draft:
+            if path.suffix == ".parquet":
                 pq.write_table(table, draft)
-            case ".csv":
+            else:
                 import pyarrow.csv
 
                 pyarrow.csv.write_csv(table, draft)
-            case other:
-                raise StorageError(f"{path}: unknown table format {other!r}; use .parquet or .csv")
-        draft.replace(path)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written: {error}") from None
 
 

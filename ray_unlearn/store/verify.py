@@ -12,13 +12,12 @@ Reads only, and is safe beside a running study: what a writer is about to do is 
 """
 
 import fcntl
-import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.trial_config import TrialConfig
@@ -54,12 +53,15 @@ class Verification:
     """Who is writing the study now; empty when nobody is."""
 
 
-def verify(study_folder: Path, storage: Storage | None = None) -> Verification:
+def verify(
+    study_folder: Path, storage: Storage | None = None, environment: Environment = REAL
+) -> Verification:
     """Check the study in `study_folder`; damage becomes a problem, never an exception.
 
     Args:
         study_folder: the study, or a working copy of it.
-        storage: where a working copy's study lives.
+        storage: where a working copy's study is.
+        environment: host and clock, to tell whether a process is writing the study.
 
     Raises:
         UserError: no study there.
@@ -70,7 +72,7 @@ def verify(study_folder: Path, storage: Storage | None = None) -> Verification:
         raise UserError(
             f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"
         )
-    running = _running(folder, storage.remote)
+    running = _running(folder, storage.remote, environment)
     acknowledged = read_acknowledged(folder)  # before the events: a writer goes on
     problems: list[str] = []
     scan = _scanned(folder, problems)
@@ -103,7 +105,7 @@ def verify(study_folder: Path, storage: Storage | None = None) -> Verification:
     )
 
 
-def _running(folder: Path, remote: bool) -> str:
+def _running(folder: Path, remote: bool, environment: Environment) -> str:
     """Who holds the lease now. Here the lock tells, elsewhere the age of the lease; neither is
     touched."""
     holder = read_holder(folder)
@@ -111,10 +113,10 @@ def _running(folder: Path, remote: bool) -> str:
         return ""
     if remote and holder is None:
         return ""
-    if holder is None or (not remote and holder.host == socket.gethostname()):
+    if holder is None or (not remote and holder.host == environment.host):
         held = _locked(events_file(folder))
     else:
-        held = time.time() - (folder / LEASE_FILE).stat().st_mtime < EXPIRY_S
+        held = environment.time() - (folder / LEASE_FILE).stat().st_mtime < EXPIRY_S
     if not held:
         return ""
     return "an unknown process" if holder is None else f"process {holder.pid} on host {holder.host}"

@@ -16,16 +16,21 @@ DRAFT_ENDING = ".tmp"
 
 
 @contextmanager
-def whole_file(path: Path, environment: Environment = REAL) -> Iterator[Path]:
+def whole_file(
+    path: Path, environment: Environment = REAL, *, make_folder: bool = True
+) -> Iterator[Path]:
     """A draft beside `path`, which replaces it when the context ends without an error.
 
     Args:
-        path: its folder is made if missing.
+        path: the file.
         environment: names the draft, so that two writers never share one.
+        make_folder: make the file's folder if it is missing.
 
     Raises:
         OSError: it cannot be written; `path` is as it was.
     """
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     with _draft(path, environment) as draft:
         yield draft
         sync(draft)
@@ -48,6 +53,7 @@ def create_whole(path: Path, content: bytes, environment: Environment = REAL) ->
     Raises:
         OSError: it cannot be written.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     with _draft(path, environment) as draft:
         draft.write_bytes(content)
         sync(draft)
@@ -61,7 +67,6 @@ def create_whole(path: Path, content: bytes, environment: Environment = REAL) ->
 
 @contextmanager
 def _draft(path: Path, environment: Environment) -> Iterator[Path]:
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{environment.unique_name()}{DRAFT_ENDING}")
     try:
         yield draft

@@ -12,10 +12,8 @@ its own.
 """
 
 import hashlib
-import os
 import re
 import time
-import uuid
 import zipfile
 from collections.abc import Callable, Container
 from contextlib import suppress
@@ -26,6 +24,7 @@ import torch
 
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.spec.trial_id import flat_id
+from ray_unlearn.store.whole_file import whole_file
 from ray_unlearn.unlearn.optimizer import load_state, local, state_of
 
 if TYPE_CHECKING:
@@ -67,15 +66,9 @@ class TrialState:
             "random": torch.get_rng_state(),
             "meter": self.meter.state(),
         }
-        draft = draft_of(path)
-        try:
-            with open(draft, "wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
+        # A trial that has its outcome has no folder: a late attempt must not make one.
+        with whole_file(path, make_folder=False) as draft, open(draft, "wb") as file:
+            torch.save(content, file)
 
     def restore(self, path: Path, known: Container[int]) -> bool:
         """Take over the state in `path`; False, and nothing changed, when it cannot be used."""
@@ -332,12 +325,6 @@ def attempts(path: Path) -> list[Path]:
     ]
 
 
-def draft_of(path: Path) -> Path:
-    """A name that nobody else writes to. Process numbers will not do: containers on two hosts have
-    the same ones."""
-    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:12]}.tmp")
-
-
 def first_line(error: Exception) -> str:
     """Why something could not be written."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -352,15 +339,9 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]
     """
     from safetensors.torch import save_file
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = draft_of(path)
-    try:
+    with whole_file(path) as draft:
         save_file(tensors, draft)
         with open(draft, "rb") as file:
-            os.fsync(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = draft.stat().st_size
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return {"sha256": sha256, "bytes": size}

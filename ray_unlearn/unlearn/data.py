@@ -7,7 +7,6 @@ real. Padding is never a target, nor is a document's first token.
 """
 
 import hashlib
-import os
 import tempfile
 import zipfile
 import zlib
@@ -28,6 +27,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.store.schema import HALVES
+from ray_unlearn.store.whole_file import whole_file
 from ray_unlearn.unlearn.document_hash import in_selection_half, text_hash
 from ray_unlearn.unlearn.former_digests import former_data_digest
 from ray_unlearn.unlearn.model import load_tokenizer
@@ -302,10 +302,8 @@ def _save(path: Path, splits: dict[str, TokenSet]) -> None:
         for field in fields
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        with whole_file(path) as draft, open(draft, "wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(file.name, path)
     except OSError as error:
         raise UserError(
             f"{path}: the tokenised data cannot be cached: {error}; free space or set RAY_UNLEARN_CACHE"

@@ -26,6 +26,7 @@ from object_store import BUCKET, object_store
 from rich.console import Console
 
 from ray_unlearn.cli import watch as watching
+from ray_unlearn.environment import Environment
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.store import follow
 from ray_unlearn.store.event import Header, Note, TrialReopened
@@ -48,13 +49,13 @@ LIVE = Live(
 )  # fmt: skip
 
 
-class Clock:
-    """Seconds that pass when told to."""
+class Clock(Environment):
+    """Seconds that pass when the test says so."""
 
-    now = 1000.0
+    seconds = 1000.0
 
-    def __call__(self) -> float:
-        return self.now
+    def monotonic(self) -> float:
+        return self.seconds
 
 
 @pytest.fixture
@@ -258,14 +259,14 @@ def test_while_watching_a_driver_with_a_wrong_clock_is_alive_as_long_as_it_write
     tmp_path: Path,
 ) -> None:
     study, clock = written(tmp_path / "s", start(2)), Clock()
-    follower = Follower(study, clock=clock)
+    follower = Follower(study, environment=clock)
     replace(LIVE, time=at(3600)).write(study)
     assert follower.poll().driver == "silent"
-    clock.now += 5
+    clock.seconds += 5
     replace(LIVE, time=at(3595)).write(study)
     found = follower.poll()
     assert (found.driver, found.age_s) == ("running", 0)
-    clock.now += 61
+    clock.seconds += 61
     found = follower.poll()
     assert (found.driver, found.age_s) == ("silent", 61)
     replace(LIVE, running=False, time=at(3500)).write(study)

@@ -26,6 +26,7 @@ from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row
 from ray_unlearn.store.score import OBJECTIVE, Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
+from ray_unlearn.store.whole_file import write_whole
 
 CONFIDENCE = 1 - ALPHA
 REPORTED = f"score_{HALVES[1]}"
@@ -148,7 +149,7 @@ def write_confirmation(found: Confirmation, folder: Path) -> list[Path]:
     lines = [_line(c) for c in found.configurations]
     try:
         text = json.dumps(found.as_json(), indent=1, allow_nan=False)
-        (folder / "confirm.json").write_text(text + "\n", encoding="utf-8")
+        write_whole(folder / "confirm.json", f"{text}\n".encode())
         with open(folder / "confirm.csv", "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, fieldnames=list(lines[0]))
             table.writeheader()

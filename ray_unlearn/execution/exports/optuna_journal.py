@@ -18,10 +18,10 @@ from ray_unlearn.execution.drawn_points import active, contains
 from ray_unlearn.execution.optuna_trials import as_optuna_trial, directions, objectives
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.live import replace_file
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule
+from ray_unlearn.store.whole_file import write_whole
 
 JOURNAL_FILE = "optuna.journal"
 
@@ -204,7 +204,7 @@ def _lines(logs: list[dict[str, Any]]) -> bytes:
 def _replace(path: Path, logs: list[dict[str, Any]]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, _lines(logs))
+        write_whole(path, _lines(logs))
     except OSError as error:
         raise StorageError(f"{path}: cannot be written: {error}") from None
 

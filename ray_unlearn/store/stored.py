@@ -1,0 +1,34 @@
+"""A file in a storage, and the names that a file may have there."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file in a storage."""
+
+    name: str
+    """Below the study, with `/` between its parts."""
+    bytes: int
+    modified: float
+    """Seconds since the epoch, by the storage's own clock."""
+
+
+def is_inside(name: str) -> bool:
+    """Whether the name of a file or folder is one below the study."""
+    return "\0" not in name and not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def checked_name(name: str) -> str:
+    """The name of a file or folder, which may come from a ledger that somebody else has written:
+    never one outside the study.
+
+    Raises:
+        PermissionError: it is absolute, or climbs.
+    """
+    if not is_inside(name):
+        raise PermissionError(
+            f"{name!r} lies outside the study, and is neither read nor deleted; who wrote that into its ledger? See "
+            "`ray-unlearn verify`"
+        )
+    return name
