@@ -15,10 +15,10 @@ from fnmatch import fnmatch
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.storage import FolderStorage, Storage, file_sha256, local_file
 from ray_unlearn.store.stored import Stored
+from ray_unlearn.store.whole_file import DRAFT_ENDING
 
 TRIALS = "trials"
 BEST = "best"
-TEMPORARY = ".tmp"
 CHECKPOINT = "last*.pt"
 
 
@@ -55,7 +55,8 @@ def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
         OSError: the storage fails.
     """
     trials = storage.files(TRIALS)
-    drafts = [file for file in (*trials, *storage.files("ledger")) if file.name.endswith(TEMPORARY)]
+    others = (*storage.files("ledger"), *_files_at_the_top(storage))
+    drafts = [file for file in (*trials, *others) if file.name.endswith(DRAFT_ENDING)]
     yield from drafts
     unfinished = {f"{TRIALS}/{n:04d}" for n, trial in record.trials.items() if trial.status is None}
     best = None if record.best_weights is None else record.best_weights.file
@@ -64,6 +65,11 @@ def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
         wanted = file.name == best or (folder in unfinished and fnmatch(name, CHECKPOINT))
         if not wanted and file not in drafts:
             yield file
+
+
+def _files_at_the_top(storage: Storage) -> list[Stored]:
+    """Of a folder; an object store has no drafts there, and much to list."""
+    return storage.files_at_the_top() if isinstance(storage, FolderStorage) else []
 
 
 def remove_leftovers(storage: Storage, record: Record) -> tuple[int, int]:

@@ -13,7 +13,7 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -192,10 +192,17 @@ class FolderStorage:
 
     def files(self, under: str = "") -> list[Stored]:
         """See `Storage`."""
-        found = []
         top = self.path(under) if under else self._folder
         self._stay_inside(top)
-        for path in sorted(top.rglob("*")):
+        return self._stored(top.rglob("*"))
+
+    def files_at_the_top(self) -> list[Stored]:
+        """Files in the folder itself, by name."""
+        return self._stored(self._folder.glob("*"))
+
+    def _stored(self, paths: Iterable[Path]) -> list[Stored]:
+        found = []
+        for path in sorted(paths):
             with suppress(FileNotFoundError):  # a running study replaces files
                 if path.is_file():
                     about = path.stat()

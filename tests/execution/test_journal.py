@@ -83,7 +83,6 @@ def test_the_export_replaces_the_former_one_and_leaves_nothing_beside_it(tmp_pat
     spec = study(trials_per_method=4)
     trials = run(spec, lambda c: c.learning_rate)
     path = tmp_path / "optuna.journal"
-    (tmp_path / "optuna.journal.tmp").write_text("left by a killed export")
     for count in (2, 4):
         export_journal(record(spec, *trials[:count]), spec, path)
         assert len(load(path, "test/gradient_ascent").trials) == count

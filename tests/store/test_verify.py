@@ -261,6 +261,7 @@ NO_ROW = BestWeightsKept(number=2, update=3, file=BEST, bytes=1, sha256="x")
         (left("trials/0077/last.pt"), ["I6: trials/0077/last.pt"]),
         (left("trials/0001/last-6.rank0of2.pt"), ["I6: trials/0001/last-6.rank0of2.pt"]),
         (left("trials/0001/last.pt.tmp"), ["I6: trials/0001/last.pt.tmp"]),
+        (left("optuna.journal.12.tmp"), ["I6: optuna.journal.12.tmp: left over"]),
         (left("ledger/lease.json.12.tmp"), ["I6: ledger/lease.json.12.tmp"]),
         (left("trials/best/0001-2.safetensors"), ["I6: trials/best/0001-2.safetensors"]),
     ],
