@@ -209,8 +209,7 @@ def with_extremes(study: StudyResults, values: tuple[float, ...]) -> StudyResult
 @pytest.mark.parametrize(
     "values",
     [
-        (1e304, 1e-304),
-        (1.7e308, 5e-324, math.inf, math.nan, 0.0),
+        (1.7e308, 1e304, 1e-304, 5e-324, math.inf, math.nan, 0.0),
         (math.inf, math.nan),
     ],
     ids=str,

@@ -273,14 +273,12 @@ def test_only_the_commonest_reasons_are_named() -> None:
     assert commonest_reasons(trials) == ["reason a (5)", "reason b (4)", "reason c (3)", "2 more"]
 
 
-@pytest.mark.parametrize("score", [1e304, 1e-304])
-def test_finite_scores_of_any_size_make_a_report(
-    small_study: Path, tmp_path: Path, score: float
-) -> None:
+def test_finite_scores_of_any_size_make_a_report(small_study: Path, tmp_path: Path) -> None:
     """They came from a diverging model, and ended the report with a traceback."""
     frame = result_table(read_ledger(small_study / "ledger")).to_pandas()
     for name in ("score_selection", "score_reporting", "utility_loss_reporting"):
-        frame.loc[frame.index[::3], name] = score
+        frame.loc[frame.index[::3], name] = 1e304
+        frame.loc[frame.index[1::3], name] = 1e-304
     frame.to_csv(tmp_path / "rows.csv", index=False)
     write_report([tmp_path / "rows.csv"], tmp_path / "out")
     page = read(tmp_path / "out")
