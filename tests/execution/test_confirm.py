@@ -19,9 +19,10 @@ from ray_unlearn.analysis.guidelines.confirmation import (
     write_confirmation,
 )
 from ray_unlearn.execution import confirm as confirm_module
-from ray_unlearn.execution.confirm import confirm_study, confirming_spec
+from ray_unlearn.execution.confirm import _new_seeds, confirm_study, confirming_spec
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.study import run_study
+from ray_unlearn.spec.bounds import LARGEST_SEED
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
@@ -356,3 +357,9 @@ def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
     (folder / "study.yaml").write_text(edited)
     with pytest.raises(UserError, match="model or data have changed"):
         confirm_study(folder, 1, 3, quiet=True, say=said.append)
+
+
+def test_new_seeds_end_where_seeds_end() -> None:
+    assert _new_seeds({0, 5}, 3) == [6, 7, 8]
+    assert _new_seeds({1, LARGEST_SEED - 1}, 1) == [LARGEST_SEED]
+    assert _new_seeds({1, LARGEST_SEED - 1}, 2) == [0, 2], "after the largest come the free ones"
