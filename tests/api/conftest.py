@@ -1,30 +1,11 @@
-"""One real study on the tiny model, run by an example, for all tests of the front door."""
+"""One real study on the tiny model, run once by the first block of docs/api.md, for all tests."""
 
-import runpy
-import sys
-from collections.abc import Callable
+import shutil
 from pathlib import Path
 
 import pytest
-from tiny import REPOSITORY, study_file
-
-Example = Callable[..., None]
-
-
-def run_example(name: str, *arguments: object) -> None:
-    """Run a script of examples/ as a reader would."""
-    given = sys.argv
-    sys.argv = [name, *map(str, arguments)]
-    try:
-        runpy.run_path(str(REPOSITORY / "examples" / name), run_name="__main__")
-    finally:
-        sys.argv = given
-
-
-@pytest.fixture(scope="session")
-def example() -> Example:
-    """Runs a script of examples/: its name and arguments."""
-    return run_example
+from printed import blocks, run_blocks, run_example
+from tiny import study_file
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +17,20 @@ def my_study(text_files: Path, tiny_model: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="session")
-def finished(ray_here: None, my_study: Path, example: Example) -> str:
-    """Location of the study after `examples/run_a_study.py`."""
-    location = my_study.parent / "results" / "my-study"
-    example("run_a_study.py", my_study, location)
-    return str(location)
+def finished(ray_here: None, my_study: Path) -> str:
+    """Location of the study that the first block of docs/api.md has run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(my_study.parent)
+        run_blocks(blocks("docs/api.md", "Run a study"))
+    return str(my_study.parent / "results" / "my-study")
+
+
+@pytest.fixture(scope="session")
+def extended(finished: str, my_study: Path) -> Path:
+    """A folder with a copy of it that examples/extend_and_confirm.py went on with."""
+    folder = my_study.parent / "extended"
+    shutil.copytree(finished, folder / "results" / "my-study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_example("extend_and_confirm.py", "results/my-study", "exported/")
+    return folder
