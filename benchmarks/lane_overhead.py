@@ -37,9 +37,11 @@ from ray.train import RunConfig, ScalingConfig, report
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from ray_unlearn.execution.conductor import first_job
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.lane import Job
+from ray_unlearn.execution.lane import RunningTrial
 from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.messages import BestWeights, Prepared
 from ray_unlearn.execution.ray_runtime import connected
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.tune import run_trials
@@ -65,25 +67,25 @@ def body() -> Iterator[Row]:
         yield ROW | {"update": update}
 
 
-class TrivialWorld:
+class TrivialWorkspace:
     """What the lane keeps warm: nothing."""
 
-    def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
-        return {"vanilla": ROW | {"update": 0}}, None
+    def prepare(self, baselines: bool) -> Prepared:
+        return Prepared({"vanilla": ROW | {"update": 0}})
 
     def adopt(self, shared: Any) -> None:
         pass
 
-    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
+    def trial(self, config: TrialConfig, running: RunningTrial) -> Iterator[Row | Ended]:
         yield from body()
         yield Ended("complete")
 
-    def keep(self, number: int, update: int) -> dict[str, Any] | None:
+    def save_weights(self, number: int, update: int) -> BestWeights | None:
         return None
 
 
-def open_trivial(comm: Comm) -> TrivialWorld:
-    return TrivialWorld()
+def open_trivial(comm: Comm) -> TrivialWorkspace:
+    return TrivialWorkspace()
 
 
 class TrivialSearch:
@@ -139,13 +141,13 @@ def lane(spec: StudySpec, trials: int, workers: int) -> list[float]:
     operations = Operations(lanes=1, workers_per_lane=workers, cpus_per_worker=1 / workers)
     nobody = Interrupt(print)
     with tempfile.TemporaryDirectory() as folder, Fleet(operations, open_trivial) as fleet:
-        first = fleet.first_job(baselines=True, interrupt=nobody)
+        first = first_job(fleet.hub, True, nobody)
         assert first is not None
         with Ledger.create(Path(folder), Header(retraining_flops=1.0)) as ledger:
-            ledger.append(
-                BaselineMeasured(name="vanilla", metrics=first["result"]["rows"]["vanilla"])
+            ledger.append(BaselineMeasured(name="vanilla", metrics=first.rows["vanilla"]))
+            run_trials(
+                Recorder(spec, ledger, search, search, [clock]), search, fleet, operations, nobody
             )
-            run_trials(Recorder(spec, ledger, search, search, [clock]), search, fleet, 1, nobody)
             assert all(len(trial.rows) == len(EVALUATIONS) for trial in ledger.record.finished)
     return clock.per_trial_s()
 

@@ -36,9 +36,12 @@ import ray
 from lane_overhead import ROW, TrivialSearch, any_spec
 from ray.cluster_utils import Cluster
 
+from ray_unlearn.execution.conductor import first_job
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.lane import Job, LaneConfig, lane_loop
+from ray_unlearn.execution.lane import RunningTrial
+from ray_unlearn.execution.lane_trainer import LaneConfig, lane_loop
 from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.messages import BestWeights, Fault, Launch, Prepared
 from ray_unlearn.execution.ray_runtime import connected
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.tune import run_trials
@@ -59,28 +62,28 @@ LANES_PER_NODE = 4
 
 
 @dataclass(frozen=True)
-class SleepingWorld:
+class SleepingWorkspace:
     """What the lane keeps warm: nothing."""
 
     seconds: float
 
-    def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
-        return {"vanilla": ROW | {"update": 0}}, None
+    def prepare(self, baselines: bool) -> Prepared:
+        return Prepared({"vanilla": ROW | {"update": 0}})
 
     def adopt(self, shared: Any) -> None:
         pass
 
-    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
+    def trial(self, config: TrialConfig, running: RunningTrial) -> Iterator[Row | Ended]:
         update_s = self.seconds * (1 - EVALUATION_SHARE) / (EVALUATIONS * UPDATES_PER_EVALUATION)
         for update in range(1, EVALUATIONS * UPDATES_PER_EVALUATION + 1):
             time.sleep(update_s)
-            job.checkpoint_wanted(update)
+            running.checkpoint_wanted(update)
             if update % UPDATES_PER_EVALUATION == 0:
                 time.sleep(self.seconds * EVALUATION_SHARE / EVALUATIONS)
                 yield ROW | {"update": update}
         yield Ended("complete")
 
-    def keep(self, number: int, update: int) -> dict[str, Any] | None:
+    def save_weights(self, number: int, update: int) -> BestWeights | None:
         return None
 
 
@@ -90,8 +93,8 @@ class OpenSleeping:
 
     seconds: float
 
-    def __call__(self, comm: Comm) -> SleepingWorld:
-        return SleepingWorld(self.seconds)
+    def __call__(self, comm: Comm) -> SleepingWorkspace:
+        return SleepingWorkspace(self.seconds)
 
 
 @ray.remote(num_cpus=0, max_concurrency=16)
@@ -110,10 +113,10 @@ class PackedFleet(Fleet):
         super().__enter__()
         return self
 
-    def _fit(self, index: int, start: int) -> tuple[str, bool]:
-        host = self._hosts[index // 8]
-        ray.get(host.lane.remote(LaneConfig(index, self.name, 1, self._open_world)))
-        return "its training function returned", False
+    def _fit(self, launch: Launch) -> Fault:
+        host = self._hosts[launch.lane // 8]
+        ray.get(host.lane.remote(LaneConfig(launch, self.name, 1, self._open_workspace)))
+        return Fault("its training function returned")
 
 
 class Watch:
@@ -160,19 +163,17 @@ def measure(lanes: int, seconds: float, rounds: int, packed: bool) -> dict[str, 
         (PackedFleet if packed else Fleet)(operations, OpenSleeping(seconds), trials) as fleet,
     ):
         began = time.monotonic()
-        first = fleet.first_job(baselines=True, interrupt=nobody)
+        first = first_job(fleet.hub, True, nobody)
         assert first is not None
         while sum(lane["state"] == "idle" for lane in fleet.state()["lanes"]) < lanes:
             time.sleep(0.5)
         started_s, before = time.monotonic() - began, fleet.state()["lanes"]
         watch = Watch(fleet, lanes, trials)
         with Ledger.create(Path(folder), Header(retraining_flops=1.0)) as ledger:
-            ledger.append(
-                BaselineMeasured(name="vanilla", metrics=first["result"]["rows"]["vanilla"])
-            )
+            ledger.append(BaselineMeasured(name="vanilla", metrics=first.rows["vanilla"]))
             driver, called = time.process_time(), time.monotonic()
             recorder = Recorder(any_spec(), ledger, search, search, [watch])
-            run_trials(recorder, search, fleet, fleet.most, nobody)
+            run_trials(recorder, search, fleet, operations, nobody)
             driver = time.process_time() - driver
             assert all(len(trial.rows) == EVALUATIONS for trial in ledger.record.finished)
             assert len(list(ledger.record.finished)) == trials

@@ -233,12 +233,12 @@ def step_open(folder: Path) -> Callable[[], object]:
 
 def step_resume(folder: Path) -> Callable[[], object]:
     """All that `resume` does from the ledger before Ray starts, and the first suggestion."""
+    from ray_unlearn.execution.conductor import pending
     from ray_unlearn.execution.early_stopping import Pruner
     from ray_unlearn.execution.recorder import Recorder
     from ray_unlearn.execution.resume import resumed_spec
     from ray_unlearn.execution.search import Search
     from ray_unlearn.execution.study import LEDGER_FOLDER
-    from ray_unlearn.execution.tune import pending
 
     def resume() -> None:
         with Ledger.open(folder / LEDGER_FOLDER) as ledger:

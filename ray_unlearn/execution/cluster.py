@@ -14,7 +14,9 @@ from typing import Any
 
 import ray
 
+from ray_unlearn.execution.messages import NodeFate
 from ray_unlearn.execution.placement import Cluster, Node
+from ray_unlearn.execution.trial_errors import lost_peer
 
 SOME_NODES = Node("nodes that an autoscaler may add", {"CPU": 1e6, "GPU": 1e6, "memory": 1e18})
 """Where it is known that there is an autoscaler, and not what it may start."""
@@ -56,32 +58,20 @@ def draining() -> dict[str, float | None]:
     return {node: deadline_ms / 1000 if deadline_ms else None for node, deadline_ms in told.items()}
 
 
-def died_with_node(error: BaseException) -> str:
-    """Whether a worker died because its node did: `preempted` (it had been announced), `node`,
-    nothing, or `unknown`: it or its peer cannot be reached, and only Ray's missing heartbeats will
-    tell, in some 15 s."""
+def died_with_node(error: BaseException) -> NodeFate:
+    """Whether a worker died because its node did.
+
+    Returns:
+        `preempted` (the node's end had been announced), `node`, nothing, or `unknown`: the worker
+        or its peer cannot be reached, and only Ray's missing heartbeats will tell, in some 15 s.
+    """
     cause = getattr(error, "health_check_failure", error)  # Ray Train wraps it
     if getattr(cause, "preempted", False):
         return "preempted"
     if isinstance(cause, ray.exceptions.ActorUnavailableError) or lost_peer(error):
         return "unknown"
-    return (
-        "node"
-        if isinstance(cause, ray.exceptions.RayActorError) and "node has died" in str(cause)
-        else ""
-    )
-
-
-def lost_peer(error: BaseException) -> bool:
-    """Whether a worker failed because another one of its group is gone: its collective broke. It is
-    mostly the first to tell, for the connection breaks at once, and Ray needs a second to miss a
-    process and 15 to miss a node.
-    """
-    text = f"{type(error).__name__}: {error}"
-    return any(
-        sign in text
-        for sign in ("gloo/transport", "DistBackendError", "DistNetworkError", "ncclRemoteError")
-    )
+    died = isinstance(cause, ray.exceptions.RayActorError) and "node has died" in str(cause)
+    return "node" if died else ""
 
 
 def remove_groups_of(actor_id: str) -> None:

@@ -6,251 +6,272 @@ it has dealt with the one before. So early stopping never overruns, and a row is
 next update is computed.
 
 What the hub does about faults:
-- a worker that died gives its job back, to the front of the queue, as the next attempt; after
-  `max_retries` the job ends as failed, so that a trial which kills its worker every time costs
-  itself and not the study;
-- a worker that died with its node is not held against its trial: never if the node's end had been
-  announced, and `NODE_DEATHS` times if not, for a trial may bring down a node, too;
-- a lane on a node that is about to leave is `vacate`d: it is asked for a checkpoint, and its job
-  goes on elsewhere;
-- each start of a lane gets a token; calls with an old one are answered `QUIT`, so a half-dead
-  worker does no harm;
-- a trial's side that died and came back pulls from 0 and gets the item that waits;
-- a lane that gives no sign of life for too long is `stalled`: its job goes on elsewhere, and the
-  fleet kills its workers;
-- a lane that dies again and again before it is ready, or lanes that are all gone, end the study
-  with the reason;
-- before the study is interrupted it may be `drained`: every lane is asked for a checkpoint of its
-  trial first.
+- A worker that died gives its job back, to the front of the queue, as the next attempt. After
+  `max_retries` the job ends as failed: a trial that kills its worker every time costs itself and
+  not the study.
+- A worker that died with its node is not held against its trial: never if the node's end had been
+  announced, and `NODE_DEATHS` times if not, for a trial may bring down a node, too.
+- A lane on a node that is about to leave is asked for a checkpoint (`vacate`), and its job goes on
+  elsewhere.
+- A lane that gives no sign of life for too long is `stalled`: its job goes on elsewhere, and the
+  fleet kills its workers.
+- A trial's side that died and came back pulls from 0 and gets the item that waits.
+- A lane that dies again and again before it is ready ends the study with the reason.
+- Before the study is interrupted it may be `drain`ed: every lane is asked for a checkpoint first.
 
-The hub imports neither torch nor pydantic: it starts in a second, and moves plain dictionaries.
+Any call may come late, from somebody who is gone. So each that changes state says what it assumes
+(see `messages`), and one whose assumption does not hold any more changes nothing:
+
+    pull              the number was never released; `handled` only grows
+    release           nothing: an outcome is final, and so is a release
+    save_weights      the trial is still at this row of this attempt
+    take, beat, ready, enlist, stalled, vacate        `start` is the lane's last one
+    report, verdict, weights_saved, checkpointed      and the lane still has this job
+    weights_saved     and this row is the last one reported
+    checkpointed      and no newer request for a checkpoint has been made
+    introduce, up, down, left                         the driver has not launched the lane again
+    waits             the lane is still down
+    note, drain, interrupt, settle, resize            nothing: order does not matter, or one caller
 """
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ray_unlearn.execution.hub_records import Item, Job, Lane
+from ray_unlearn.environment import REAL, Environment
+from ray_unlearn.execution.hub_jobs import HubJob
+from ray_unlearn.execution.hub_lanes import HubLane, Stopwatch
+from ray_unlearn.execution.messages import (
+    Answer,
+    Assignment,
+    BestWeights,
+    Delivery,
+    Fatal,
+    Fault,
+    HubState,
+    Interrupted,
+    JobEnded,
+    LaneStart,
+    Launch,
+    Order,
+    Prepared,
+    Reported,
+    Worker,
+)
 
-GO, STOP, WAIT, QUIT = "go", "stop", "wait", "quit"
-KEEP = "keep"
-"""As `GO`, and keep the weights of the row: it is the best so far."""
 MAX_FAILED_STARTS = 3
 SETTLE_S = 30.0
 """A node that is alive so long after a worker could not be reached had nothing to do with it."""
-NODE_DEATHS = 5
-"""Nodes that may die under one trial without warning."""
 
 
 class Hub:
-    """See the module. All methods are coroutines of one event loop: no two run at once between
-    awaits."""
+    """See the module.
+
+    All methods are coroutines of one event loop: no two run at once between awaits. Time-outs are
+    by the loop's clock.
+
+    Args:
+        lanes: how many there are at first.
+        max_retries: faults of a trial's worker that are not its end.
+        put: stores what lanes share where all can read it, and where it outlives its maker.
+        environment: the clock.
+    """
 
     def __init__(
-        self, lanes: int, max_retries: int, put: Callable[[Any], Any] = lambda value: value
+        self,
+        lanes: int,
+        max_retries: int,
+        put: Callable[[Any], Any] = lambda value: value,
+        environment: Environment = REAL,
     ) -> None:
         self._max_retries = max_retries
         self._put = put
-        """Into the object store: what lanes share is read there by all of them, and outlives the
-        lane that made it."""
-        self._lanes = [Lane() for _ in range(lanes)]
-        self._jobs: dict[int, Job] = {}
+        self._environment = environment
+        self._lanes: list[HubLane] = []
+        self._add_lanes(lanes)
+        self._jobs: dict[int, HubJob] = {}
+        self._released: set[int] = set()
         self._queue: deque[int] = deque()
         self._shared: Any = None
-        self._end: Item | None = None
+        self._end: Fatal | Interrupted | None = None
         self._notes: list[str] = []
-        self._unsettled: list[tuple[Job, set[str], float]] = []
+        self._unsettled: list[tuple[HubJob, set[str], float]] = []
         """Jobs whose worker could not be reached any more, its nodes, and since when."""
         self._draining = False
         self._changed = asyncio.Condition()
 
     # -- the trial's side --------------------------------------------------------------------------
 
-    async def pull(self, number: int, handled: int, payload: dict[str, Any]) -> Item:
-        """The job's next item; `handled` says which one is dealt with (0: none), and lets the lane
-        go on.
+    async def pull(self, number: int, handled: int, order: Order) -> Delivery:
+        """The job's next item. The first call hands the job in.
 
-        The first call hands the job in. Calling again with the same `handled` gives the same item.
+        Args:
+            number: of the trial, or `FIRST_JOB`.
+            handled: sequence number of the last item that was dealt with, 0 for none. It lets the
+                lane go on. Asking again with the same number gives the same item.
+            order: what is to be done.
         """
         async with self._changed:
+            if number in self._released:
+                return Delivery(Interrupted("released"), handled, 0)
             if number not in self._jobs:
-                self._jobs[number] = Job(number, payload, known=list(payload.get("known", ())))
+                self._jobs[number] = HubJob(number, order)
                 self._queue.append(number)
             job = self._jobs[number]
-            if handled > job.handled:
-                job.handled = handled
-                if job.item is not None and job.item["kind"] == "row" and job.sequence == handled:
-                    job.known.append(job.item["update"])
+            job.deal_with(handled)
             self._changed.notify_all()
-
-            def arrived() -> bool:
-                return job.item is not None and job.sequence > handled
-
-            await self._changed.wait_for(lambda: self._end or arrived() or number not in self._jobs)
-            if job.item is not None and arrived():
-                kept, job.kept = job.kept, None
-                about = {
-                    "sequence": job.sequence,
-                    "attempt": job.attempt,
-                    "notes": self._drain_notes(),
-                }
-                return job.item | about | ({"kept": kept} if kept else {})
-            end = self._end or {"kind": "interrupted", "reason": "released"}
-            return end | {"sequence": handled, "attempt": job.attempt, "notes": self._drain_notes()}
+            await self._changed.wait_for(
+                lambda: self._end or job.arrived(handled) or number in self._released
+            )
+            if job.arrived(handled):
+                return job.deliver(self._notes)
+            return Delivery(self._end or Interrupted("released"), handled, job.attempt)
 
     async def release(self, number: int) -> None:
         """The trial is over for Tune, finished or stopped: a lane still at it drops it at its next
         evaluation."""
         async with self._changed:
+            self._released.add(number)
             self._jobs.pop(number, None)
             if number in self._queue:
                 self._queue.remove(number)
             self._changed.notify_all()
 
-    async def keep(self, number: int) -> None:
-        """The row that the trial's side has is the best so far: its lane is to keep the weights."""
+    async def save_weights(self, number: int, attempt: int, update: int) -> None:
+        """This row is the best so far: its lane is to save the weights before it goes on."""
         job = self._jobs.get(number)
-        if job is not None:
-            job.keep = job.sequence
+        if job is not None and job.attempt == attempt and job.is_at(update):
+            job.save_at = job.sequence
+
+    async def undelivered(self) -> list[BestWeights]:
+        """Files of weights of which nobody is known to have heard."""
+        return [job.weights for job in self._jobs.values() if job.weights is not None]
 
     async def drain(self) -> None:
         """No more trials; every lane is asked for a checkpoint of the one it runs."""
         async with self._changed:
             self._draining = True
+            for lane in self._lanes:
+                lane.request += 1
             self._changed.notify_all()
 
     async def drained(self) -> bool:
-        """Whether every lane with a trial has given its checkpoint since `drain`, or cannot."""
-        return all(state.job is None or state.saved for state in self._lanes)
+        """Whether every lane with a trial has answered `drain` with a checkpoint, or cannot."""
+        return all(lane.job is None or lane.saved for lane in self._lanes)
 
     async def interrupt(self) -> None:
         """No more trials: every pull returns, every lane quits at its next question."""
-        await self._finish({"kind": "interrupted", "reason": "interrupted"})
+        await self._finish(Interrupted())
 
     async def ping(self) -> None:
         """Returns once the actor runs."""
-
-    # -- the lane's side ---------------------------------------------------------------------------
-
-    async def up(self, lane: int, pids: list[int]) -> int | None:
-        """A worker group of this lane has started. Returns its token; None when the study is
-        over."""
-        async with self._changed:
-            if self._end is not None:
-                return None
-            state = self._lanes[lane]
-            self._give_back(lane, "its worker group was restarted")
-            state.token += 1
-            state.pids, state.ready, state.heard = pids, False, time.monotonic()
-            state.workers, state.stalled = [], ""
-            state.up, state.waiting_for, state.leaving = True, "", ""
-            state.starts += 1
-            state.clock.turn("starting")
-            self._changed.notify_all()
-            return state.token
-
-    async def enlist(self, lane: int, token: int, worker: tuple[int, str, Any, Any]) -> None:
-        """One of the lane's workers: process id, node id, the handle of its actor, its placement
-        group."""
-        if self._current(lane, token):
-            self._lanes[lane].workers.append(worker)
-
-    async def workers(self, lane: int) -> list[Any]:
-        """Those of the lane's last start, dead or alive."""
-        return self._lanes[lane].workers
-
-    async def beat(self, lane: int, token: int) -> bool:
-        """A sign of life from between two updates. True asks for a checkpoint."""
-        if not self._current(lane, token):
-            return False
-        state = self._lanes[lane]
-        state.heard = time.monotonic()
-        return bool(self._draining or state.leaving) and not state.saved
-
-    async def saved(self, lane: int, token: int) -> None:
-        """The lane's trial has a checkpoint, or cannot have one."""
-        state = self._lanes[lane]
-        if self._current(lane, token) and (self._draining or state.leaving):
-            state.saved = True
-
-    async def kept(self, lane: int, token: int, number: int, file: dict[str, Any]) -> None:
-        """The weights of the row that waits are in this file."""
-        job = self._held(lane, token, number)
-        if job is not None:
-            job.kept = file
-
-    async def undelivered(self) -> list[tuple[int, dict[str, Any]]]:
-        """Files of kept weights that were never pulled."""
-        return [(number, job.kept) for number, job in self._jobs.items() if job.kept is not None]
 
     async def note(self, text: str) -> None:
         """Something an operator should see; it travels with the next item."""
         self._notes.append(text)
 
-    async def ready(self, lane: int, token: int) -> None:
-        """The lane holds model and data, and takes jobs from now on."""
-        if self._current(lane, token):
-            self._lanes[lane].ready = True
-            self._lanes[lane].failed_starts = 0
-            self._lanes[lane].clock.turn("idle")
+    # -- the lane's side ---------------------------------------------------------------------------
 
-    async def take(self, lane: int, token: int, timeout_s: float) -> dict[str, Any] | str:
+    async def up(self, launch: Launch, pids: tuple[int, ...]) -> LaneStart | None:
+        """A worker group of this lane has started. None: it is not wanted any more."""
+        async with self._changed:
+            if self._end is not None or self._outdated(launch):
+                return None
+            self._give_back(launch.lane, Fault("its worker group was restarted"))
+            start = self._lanes[launch.lane].begin(self._environment.monotonic(), pids)
+            self._changed.notify_all()
+            return start
+
+    async def enlist(self, start: LaneStart, worker: Worker) -> None:
+        """One of the worker group's processes."""
+        if self._is_current(start):
+            self._lanes[start.lane].workers.append(worker)
+
+    async def workers(self, lane: int) -> list[Worker]:
+        """Those of the lane's last start, dead or alive."""
+        return self._lanes[lane].workers
+
+    async def ready(self, start: LaneStart) -> None:
+        """The lane holds model and data, and takes jobs from now on."""
+        if self._is_current(start):
+            lane = self._lanes[start.lane]
+            lane.ready, lane.failed_starts = True, 0
+            lane.watch.turn("idle")
+
+    async def beat(self, start: LaneStart) -> int:
+        """A sign of life from between two updates. Returns the number of a request for a
+        checkpoint that waits for an answer, 0 if there is none."""
+        if not self._is_current(start):
+            return 0
+        lane = self._lanes[start.lane]
+        lane.heard = self._environment.monotonic()
+        return lane.request if (self._draining or lane.leaving) and not lane.saved else 0
+
+    async def checkpointed(self, start: LaneStart, number: int, request: int) -> None:
+        """The lane's trial has a checkpoint that was made after this request, or cannot have one.
+
+        One that was made before is no answer: updates have been computed since.
+        """
+        if self._held(start, number) is not None:
+            lane = self._lanes[start.lane]
+            lane.answered = max(lane.answered, request)
+
+    async def take(self, start: LaneStart, timeout_s: float) -> Assignment | Answer:
         """The next job, `WAIT` after `timeout_s` without one, or `QUIT`."""
-        state = self._lanes[lane]
+        lane = self._lanes[start.lane]
 
         def free() -> bool:
-            return bool(self._queue) and not self._draining and not state.leaving
+            return bool(self._queue) and not self._draining and not lane.leaving
 
-        if not await self._until(free, lane, token, timeout_s):
-            return QUIT if self._over(lane, token) else WAIT
-        number = self._queue.popleft()
-        job = self._jobs[number]
-        job.lane, state.job = lane, number
-        state.saved, state.counted = False, 0
-        state.clock.turn("busy")
-        return {
-            "number": number,
-            "payload": job.payload | {"known": list(job.known), "attempt": job.attempt},
-        }
+        if not await self._until(free, start, timeout_s):
+            return Answer.QUIT if self._is_over(start) else Answer.WAIT
+        job = self._jobs[self._queue.popleft()]
+        job.lane = start.lane
+        lane.assign(job.number)
+        return Assignment(job.number, job.attempt, job.current_order)
 
-    async def report(self, lane: int, token: int, number: int, item: Item) -> None:
-        """A row, or the job's end. Nothing happens when the job was released meanwhile."""
+    async def report(self, start: LaneStart, number: int, item: Reported) -> None:
+        """A row, or the job's end."""
         async with self._changed:
-            job = self._held(lane, token, number)
+            job = self._held(start, number)
             if job is None:
                 return
-            job.item, job.sequence = item | {"lane": lane}, job.sequence + 1
-            self._lanes[lane].clock.turn("idle" if job.ended else "verdict")
-            if not job.ended:
-                self._count_tokens(lane, item.get("metrics") or {})
+            lane = self._lanes[start.lane]
+            if isinstance(item, JobEnded):
+                lane.job = None
+                lane.watch.turn("idle")
+                item = self._without_shared(item)
             else:
-                self._lanes[lane].job = None
-                if (result := item.get("result")) is not None and (
-                    shared := result.get("shared")
-                ) is not None:
-                    self._shared = [self._put(shared)]  # in a list a reference travels as one
-                    job.item["result"] = result | {"shared": None}  # nothing for the driver
+                lane.watch.turn("verdict")
+                lane.count(item)
+            job.put(item)
             self._changed.notify_all()
 
-    async def verdict(self, lane: int, token: int, number: int, timeout_s: float) -> str:
-        """After a row: `GO`, `STOP`, `WAIT` after `timeout_s` without an answer, or `QUIT`."""
+    async def verdict(self, start: LaneStart, number: int, timeout_s: float) -> Answer:
+        """After a row: go on, stop, `WAIT` after `timeout_s` without an answer, or `QUIT`."""
 
         def answered() -> bool:
-            job = self._held(lane, token, number)
+            job = self._held(start, number)
             return job is None or job.handled >= job.sequence
 
-        if not await self._until(answered, lane, token, timeout_s):
-            return QUIT if self._over(lane, token) else WAIT
-        job = self._held(lane, token, number)
-        if job is not None:
-            self._lanes[lane].clock.turn("busy")
-            keep, job.keep = job.keep == job.sequence, 0
-            return KEEP if keep else GO
-        self._lanes[lane].job = None
-        self._lanes[lane].clock.turn("idle")
-        return STOP
+        if not await self._until(answered, start, timeout_s):
+            return Answer.QUIT if self._is_over(start) else Answer.WAIT
+        job, lane = self._held(start, number), self._lanes[start.lane]
+        if job is None:
+            lane.job = None
+            lane.watch.turn("idle")
+            return Answer.STOP
+        lane.watch.turn("busy")
+        save, job.save_at = job.save_at == job.sequence, 0
+        return Answer.GO_AND_SAVE if save else Answer.GO
+
+    async def weights_saved(self, start: LaneStart, weights: BestWeights) -> None:
+        """The weights of the row that was reported last are in this file. A file that nobody
+        hears of is a leftover, and removed as such."""
+        job = self._held(start, weights.number)
+        if job is not None and job.is_at(weights.update):
+            job.weights = weights
 
     async def shared(self) -> Any:
         """What the first job computed for all lanes: a list with the reference to it; None if
@@ -259,71 +280,68 @@ class Hub:
 
     # -- faults ------------------------------------------------------------------------------------
 
-    async def stalled(self, lane: int, token: int, silent_s: float) -> list[Any]:
-        """No sign of life for that long: the lane's workers, to be killed; nothing when it has
-        spoken meanwhile."""
+    async def stalled(self, start: LaneStart, silent_s: float) -> list[Worker]:
+        """No sign of life for so long: the lane's workers, to be killed; nobody when it has given
+        one meanwhile."""
         async with self._changed:
-            state = self._lanes[lane]
-            if not self._current(lane, token) or time.monotonic() - state.heard < silent_s:
+            lane, now = self._lanes[start.lane], self._environment.monotonic()
+            if not self._is_current(start) or now - lane.heard < silent_s:
                 return []
-            state.stalled = f"no sign of life for {silent_s:g} s (operations.stall_timeout_s)"
-            self._give_back(lane, state.stalled)
-            state.token += 1
-            state.heard = time.monotonic()
+            lane.stalled = f"no sign of life for {silent_s:g} s (operations.stall_timeout_s)"
+            self._give_back(start.lane, Fault(lane.stalled))
+            lane.replace()
+            lane.heard = now
             self._changed.notify_all()
-            return state.workers
+            return lane.workers
 
-    async def down(self, lane: int, reason: str, no_memory: bool = False, node: str = "") -> bool:
+    async def down(self, launch: Launch, fault: Fault) -> bool:
         """A worker of this lane died or raised. Returns whether the group should be restarted where
-        it is.
-
-        Args:
-            lane: whose.
-            reason: what happened.
-            no_memory: Ray killed it for want of memory; a trial that this happens to again and
-                again ends as such.
-            node: whether its node died with it (see `elastic.died_with_node`): then there may be no
-                room for a restart, and the lane is placed anew.
-        """
+        it is: not where its node may be gone, for then there may be no room."""
         async with self._changed:
-            state = self._lanes[lane]
-            reason = state.stalled or reason
-            self._notes.append(f"lane {lane} restarts: {reason}")
-            self._take_down(lane, reason, no_memory, node)
-        return await self._starts_again(lane, reason) and not node
+            if self._outdated(launch):
+                return False
+            fault = self._explained(launch.lane, fault)
+            self._notes.append(f"lane {launch.lane} restarts: {fault.reason}")
+            self._take_down(launch.lane, fault)
+        return await self._starts_again(launch.lane, fault.reason) and not fault.node
 
-    async def left(self, lane: int, reason: str, no_memory: bool = False) -> None:
-        """The lane's controller has ended, whatever ended it; the fleet starts another one."""
+    async def left(self, launch: Launch, fault: Fault) -> None:
+        """This launch of the lane has ended, whatever ended it; the fleet starts another one."""
         async with self._changed:
-            state = self._lanes[lane]
-            state.controller = None
-            if state.up:
-                reason = state.stalled or reason
-                self._notes.append(f"lane {lane} starts anew: {reason}")
-                self._take_down(lane, reason, no_memory)
-            elif not state.leaving:
-                state.failed_starts += 1
-            state.leaving = ""
-        await self._starts_again(lane, reason)
+            if self._outdated(launch):
+                return
+            lane = self._lanes[launch.lane]
+            lane.launch, lane.controller = launch.number + 1, None
+            if lane.up:
+                fault = self._explained(launch.lane, fault)
+                self._notes.append(f"lane {launch.lane} starts anew: {fault.reason}")
+                self._take_down(launch.lane, fault)
+            elif not lane.leaving:
+                lane.failed_starts += 1
+            lane.leaving = ""
+        await self._starts_again(launch.lane, fault.reason)
 
-    async def vacate(self, lane: int, token: int, reason: str, at_once: bool) -> bool:
+    async def vacate(self, start: LaneStart, reason: str, at_once: bool) -> bool:
         """The lane's node is about to leave: the lane is asked for a checkpoint of its trial.
+
         Returns whether it may be ended: its trial has one, cannot have one, or there is no time
         left (`at_once`). Then the trial is in the queue again.
         """
         async with self._changed:
-            state = self._lanes[lane]
-            if not self._current(lane, token) or not state.up:
+            lane = self._lanes[start.lane]
+            if not self._is_current(start) or not lane.up:
                 return False
-            state.leaving = reason
+            if not lane.leaving:
+                lane.leaving = reason
+                lane.request += 1
             self._changed.notify_all()
-            if state.job is not None and not state.saved and not at_once:
+            if lane.job is not None and not lane.saved and not at_once:
                 return False
-            self._notes.append(f"lane {lane} moves: {reason}")
-            self._take_down(lane, reason, node="preempted")
+            self._notes.append(f"lane {start.lane} moves: {reason}")
+            self._take_down(start.lane, Fault(reason, node="preempted"))
             return True
 
-    async def settle(self, alive: set[str]) -> None:
+    async def settle(self, alive: Collection[str]) -> None:
         """Which nodes are alive now: a worker that could not be reached has died with its node, or
         is held against its trial.
 
@@ -331,180 +349,142 @@ class Hub:
         """
         still = []
         for job, nodes, since in self._unsettled:
-            if not nodes <= alive:
+            if not nodes <= set(alive):
                 job.node_deaths += 1
-            elif time.monotonic() - since >= SETTLE_S:
+            elif self._environment.monotonic() - since >= SETTLE_S:
                 job.faults += 1
             else:
                 still.append((job, nodes, since))
         self._unsettled = still
 
-    async def lost(self, lane: int, reason: str) -> None:
-        """This lane will not come back."""
-        await self.down(lane, reason)
-        self._lanes[lane].lost = True
-        if all(state.lost or state.retired for state in self._lanes):
-            await self._finish(
-                {"kind": "fatal", "reason": f"no lane is left; the last one ended with: {reason}"}
-            )
-
     # -- the fleet's side --------------------------------------------------------------------------
 
-    async def resize(self, retired: list[int], lanes: int) -> None:
-        """There are so many lanes from now on, and these of them rest for want of room."""
-        self._lanes += [Lane() for _ in range(lanes - len(self._lanes))]
-        for index, state in enumerate(self._lanes):
-            state.retired = index in retired
+    async def resize(self, retired: Collection[int], lanes: int) -> None:
+        """There are so many lanes from now on, and these of them rest because there is no room."""
+        self._add_lanes(lanes - len(self._lanes))
+        for index, lane in enumerate(self._lanes):
+            lane.retired = index in retired
 
-    async def introduce(self, lane: int, controller: Any) -> bool:
+    async def introduce(self, launch: Launch, controller: Any) -> bool:
         """Ray Train's controller of this lane has started: the handle to end it by. False: it is
         not wanted any more."""
-        self._lanes[lane].controller = controller
-        return self._end is None and not self._lanes[lane].retired
+        if self._outdated(launch):
+            return False
+        lane = self._lanes[launch.lane]
+        lane.controller = controller
+        return self._end is None and not lane.retired
 
     async def controllers(self) -> dict[int, Any]:
-        """Of the lanes that have one."""
+        """By lane, of the lanes that have one."""
         return {
-            lane: state.controller
-            for lane, state in enumerate(self._lanes)
-            if state.controller is not None
+            index: lane.controller
+            for index, lane in enumerate(self._lanes)
+            if lane.controller is not None
         }
 
-    async def waits(self, lanes: dict[int, str]) -> None:
+    async def waits(self, lanes: Mapping[int, str]) -> None:
         """What these lanes wait for; nothing: they have a place, and start."""
-        for lane, text in lanes.items():
-            state = self._lanes[lane]
-            if bool(text) != bool(state.waiting_for):
-                state.clock.turn("pending" if text else "starting")
-            state.waiting_for = text
+        for index, text in lanes.items():
+            lane = self._lanes[index]
+            if lane.up:
+                continue
+            if bool(text) != bool(lane.waiting_for):
+                lane.watch.turn("pending" if text else "starting")
+            lane.waiting_for = text
 
-    async def state(self) -> dict[str, Any]:
-        """Each lane: process ids, nodes, what it does and how long it has done what, seconds since
-        it was last heard."""
-        now = time.monotonic()
-        lanes = [
-            {
-                "index": index,
-                "state": s.shown,
-                "pids": s.pids,
-                "nodes": sorted({node for _, node, *_ in s.workers}) if s.up else [],
-                "up": s.up,
-                "ready": s.ready,
-                "job": s.job,
-                "lost": s.lost,
-                "leaving": s.leaving,
-                "retired": s.retired,
-                "waiting_for": s.waiting_for,
-                "silent_s": now - s.heard,
-                "token": s.token,
-                "restarts": max(0, s.starts - 1),
-                "tokens": s.tokens,
-                "busy_s": s.clock.seconds("busy"),
-                "verdict_s": s.clock.seconds("verdict"),
-                "idle_s": s.clock.seconds("idle"),
-                "up_s": s.clock.seconds("busy", "verdict", "idle"),
-            }
-            for index, s in enumerate(self._lanes)
-        ]
-        jobs = {number: job.attempt for number, job in self._jobs.items()}
-        return {
-            "lanes": lanes,
-            "queued": list(self._queue),
-            "jobs": jobs,
-            "over": self._end is not None,
-            "unsettled": len(self._unsettled),
-        }
+    async def state(self) -> HubState:
+        """As it is now."""
+        now = self._environment.monotonic()
+        return HubState(
+            tuple(lane.state(now) for lane in self._lanes),
+            tuple(self._queue),
+            {number: job.attempt for number, job in self._jobs.items()},
+            self._end is not None,
+            len(self._unsettled),
+        )
 
     # -- inside ------------------------------------------------------------------------------------
 
-    def _current(self, lane: int, token: int) -> bool:
-        return token == self._lanes[lane].token
+    def _add_lanes(self, more: int) -> None:
+        for index in range(len(self._lanes), len(self._lanes) + more):
+            self._lanes.append(HubLane(index, Stopwatch(self._environment)))
 
-    def _over(self, lane: int, token: int) -> bool:
-        return self._end is not None or not self._current(lane, token)
+    def _is_current(self, start: LaneStart) -> bool:
+        return self._lanes[start.lane].is_current(start)
 
-    def _held(self, lane: int, token: int, number: int) -> Job | None:
+    def _is_over(self, start: LaneStart) -> bool:
+        return self._end is not None or not self._is_current(start)
+
+    def _outdated(self, launch: Launch) -> bool:
+        """Whether the driver has launched the lane again, or the launch has ended."""
+        lane = self._lanes[launch.lane]
+        lane.launch = max(lane.launch, launch.number)
+        return launch.number < lane.launch
+
+    def _held(self, start: LaneStart, number: int) -> HubJob | None:
         """The job, if this start of the lane still has it."""
-        job = self._jobs.get(number)
-        return job if job is not None and self._current(lane, token) and job.lane == lane else None
+        has_it = self._is_current(start) and self._lanes[start.lane].job == number
+        job = self._jobs.get(number) if has_it else None
+        return job if job is not None and job.lane == start.lane else None
 
-    def _take_down(self, lane: int, reason: str, no_memory: bool = False, node: str = "") -> None:
+    def _without_shared(self, end: JobEnded) -> JobEnded:
+        """What lanes share stays here: it is nothing for the driver."""
+        if end.prepared is None or end.prepared.shared is None:
+            return end
+        self._shared = [self._put(end.prepared.shared)]  # in a list a reference travels as one
+        return JobEnded(end.status, end.reason, Prepared(end.prepared.rows))
+
+    def _explained(self, lane: int, fault: Fault) -> Fault:
+        """The reason that the hub knows of, where there is one."""
+        stalled = self._lanes[lane].stalled
+        return Fault(stalled, fault.no_memory, fault.node) if stalled else fault
+
+    def _take_down(self, index: int, fault: Fault) -> None:
         """Its worker group is no more."""
-        state = self._lanes[lane]
-        self._give_back(lane, reason, no_memory, node)
-        state.token += 1
-        state.pids = []
-        if not state.ready and node in ("", "unknown"):
-            state.failed_starts += 1
-        state.ready = state.up = False
-        if node and not state.leaving:
-            state.leaving = (
-                reason  # so that the end of its controller does not count as a failed start
-            )
-        state.clock.turn("starting")
+        lane = self._lanes[index]
+        self._give_back(index, fault)
+        lane.replace()
+        lane.pids = ()
+        if not lane.ready and fault.node in ("", "unknown"):
+            lane.failed_starts += 1
+        lane.ready = lane.up = False
+        if fault.node and not lane.leaving:
+            # so that the end of its controller does not count as a failed start
+            lane.leaving = fault.reason
+        lane.watch.turn("starting")
         self._changed.notify_all()
 
-    async def _starts_again(self, lane: int, reason: str) -> bool:
-        state = self._lanes[lane]
-        if state.failed_starts >= MAX_FAILED_STARTS:
-            starts = f"lane {lane} failed to start {state.failed_starts} times"
-            await self._finish({"kind": "fatal", "reason": f"{starts}: {reason}"})
+    async def _starts_again(self, index: int, reason: str) -> bool:
+        failed = self._lanes[index].failed_starts
+        if failed >= MAX_FAILED_STARTS:
+            await self._finish(Fatal(f"lane {index} failed to start {failed} times: {reason}"))
         return self._end is None
 
-    def _give_back(self, lane: int, reason: str, no_memory: bool = False, node: str = "") -> None:
-        number = self._lanes[lane].job
-        self._lanes[lane].job = None
-        job = self._jobs.get(number) if number is not None else None
-        if job is None or job.ended or job.lane != lane:
+    def _give_back(self, index: int, fault: Fault) -> None:
+        lane = self._lanes[index]
+        job = self._jobs.get(lane.job) if lane.job is not None else None
+        lane.job = None
+        if job is None or job.ended or job.lane != index:
             return
-        job.lane = None
-        job.attempt += 1
-        if node == "unknown":
-            nodes = {worker[1] for worker in self._lanes[lane].workers}
-            self._unsettled.append((job, nodes, time.monotonic()))
-        job.faults += not node
-        job.node_deaths += node == "node"
-        end = ""
-        if job.faults > self._max_retries:
-            end = f"its worker died or hung {job.faults} times; the last time: {reason}"
-        elif job.node_deaths > NODE_DEATHS:
-            end = f"its node died {job.node_deaths} times; the last time: {reason}"
-        if end:
-            status = "out_of_memory" if no_memory else "failed"
-            job.item, job.sequence = (
-                {"kind": "ended", "status": status, "reason": end},
-                job.sequence + 1,
-            )
-        else:
-            # A row that nobody has pulled yet is dropped: the next attempt computes it again.
-            job.item, job.handled = None, job.sequence
+        if fault.node == "unknown":
+            nodes = {worker.node for worker in lane.workers}
+            self._unsettled.append((job, nodes, self._environment.monotonic()))
+        if job.interrupt(fault, self._max_retries):
             self._queue.appendleft(job.number)
 
-    def _count_tokens(self, lane: int, metrics: dict[str, Any]) -> None:
-        """A row has its trial's tokens so far, those before a checkpoint among them."""
-        state = self._lanes[lane]
-        now = int(metrics.get("forget_tokens") or 0) + int(metrics.get("retain_tokens") or 0)
-        state.tokens += max(0, now - state.counted)
-        state.counted = max(now, state.counted)
-
-    async def _until(
-        self, true: Callable[[], bool], lane: int, token: int, timeout_s: float
-    ) -> bool:
+    async def _until(self, true: Callable[[], bool], start: LaneStart, timeout_s: float) -> bool:
         """Wait until `true()`; False on timeout, or when the lane has to quit."""
-        self._lanes[lane].heard = time.monotonic()
+        if not self._is_over(start):
+            self._lanes[start.lane].heard = self._environment.monotonic()
         async with self._changed:
             try:
                 async with asyncio.timeout(timeout_s):
-                    await self._changed.wait_for(lambda: self._over(lane, token) or true())
+                    await self._changed.wait_for(lambda: self._is_over(start) or true())
             except TimeoutError:
                 return False
-            return not self._over(lane, token)
+            return not self._is_over(start)
 
-    async def _finish(self, end: Item) -> None:
+    async def _finish(self, end: Fatal | Interrupted) -> None:
         async with self._changed:
             self._end = self._end or end
             self._changed.notify_all()
-
-    def _drain_notes(self) -> list[str]:
-        notes, self._notes = self._notes, []
-        return notes

@@ -1,27 +1,37 @@
-"""A lane: a warm Ray Train worker group that runs one trial after another.
+"""A lane: a warm worker group that runs one trial after another.
 
 The pattern Ray documents, a Tune trial that fits a TorchTrainer, pays for processes, imports,
 process group, data and model in every trial: 12 to 24 s on two cores before any work is done. A
 lane pays once, then about 45 ms per trial (`benchmarks/lane_overhead.py`). Worker restarts, rank
-assignment and the process group stay Ray Train's business.
+assignment and the process group stay Ray Train's business (`lane_trainer`); what a lane does is
+here, and knows no Ray.
 
-What a lane runs is a `World`: opened once per start of the worker group, then asked for one trial
-after another. Only rank 0 speaks to the hub; every rank hears the answer through a broadcast, so
-all ranks take the same path.
+A lane opens a `LaneWorkspace` once per start of the worker group, then asks it for one trial after
+another. Only rank 0 speaks to the hub; every rank hears the answer through a broadcast, so all
+ranks take the same path.
 """
 
-import gc
-import os
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import ray
-
-from ray_unlearn.execution.cluster import lost_peer
-from ray_unlearn.execution.hub import GO, KEEP, QUIT, STOP, WAIT
-from ray_unlearn.execution.hub_records import Item
+from ray_unlearn.environment import Environment
+from ray_unlearn.execution.hub import Hub
+from ray_unlearn.execution.hub_line import HubLine, Reply
+from ray_unlearn.execution.messages import (
+    Answer,
+    Assignment,
+    BestWeights,
+    JobEnded,
+    LaneStart,
+    Launch,
+    Prepare,
+    Prepared,
+    Reported,
+    RowReported,
+    RunTrial,
+    Worker,
+)
+from ray_unlearn.execution.trial_errors import classify, free_memory, lost_peer
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.comm import Comm
@@ -34,254 +44,219 @@ most."""
 HEARTBEAT_S = 10.0
 """An idle lane of several workers broadcasts this often, far below the time-out of collectives."""
 
-
-class Job(Protocol):
-    """What a trial may ask and tell while it runs."""
-
-    number: int
-    attempt: int
-    """0 for the first in this run of the study."""
-    known: list[int]
-    """Updates whose rows are recorded: an earlier attempt gave them."""
-
-    def checkpoint_wanted(self, update: int) -> bool:
-        """Called between updates; also a sign of life. True: the study is about to stop."""
-
-    def restored(self, update: int) -> None:
-        """The trial goes on from a checkpoint."""
-
-    def checkpoint_saved(self, update: int) -> None:
-        """There is one now."""
-
-    def checkpoint_failed(self, reason: str) -> None:
-        """There will be none."""
+Rows = Iterator[Row | Ended]
 
 
-class World(Protocol):
+class LaneWorkspace(Protocol):
     """What a lane keeps warm. Every call is made on all ranks, in the same order."""
 
-    def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
+    def prepare(self, baselines: bool) -> Prepared:
         """The study's first job: baseline rows (if asked for), and what other lanes need not
         compute again."""
 
-    def adopt(self, shared: Any) -> None:
+    def adopt(self, shared: object) -> None:
         """Take what another lane's `prepare` computed."""
 
-    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
+    def trial(self, config: TrialConfig, running: "RunningTrial") -> Rows:
         """Rows, then one `Ended`. Closed early when the trial is stopped; the next trial starts
         clean all the same."""
 
-    def keep(self, number: int, update: int) -> dict[str, Any] | None:
-        """Keep the weights as they are now: on rank 0 what to record about the file, None when it
-        cannot; None on others."""
+    def save_weights(self, number: int, update: int) -> BestWeights | None:
+        """Save the weights as they are now. On rank 0 returns the file, None when it cannot be
+        written; None on other ranks."""
 
 
-OpenWorld = Callable[[Comm], World]
+OpenWorkspace = Callable[[Comm], LaneWorkspace]
 
 
-@dataclass(frozen=True)
-class LaneConfig:
-    """What every worker of a lane gets."""
+class LaneLink:
+    """One rank's line to the hub, under one start of the worker group.
 
-    index: int
-    hub: str
-    threads: int
-    open_world: OpenWorld
+    Args:
+        hub: where to call.
+        launch: which launch of the lane this worker group belongs to.
+        comm: the worker group.
+        worker: this process.
+        environment: the clock.
+    """
 
-
-def lane_loop(settings: dict[str, Any]) -> None:
-    """Ray Train's training function: open the world, then trials until the hub says quit."""
-    import torch
-
-    config: LaneConfig = settings["lane"]
-    torch.set_num_threads(config.threads)
-    link = _Link(config, Comm.distributed())
-    if link.over:
-        return
-    world = config.open_world(link.comm)
-    link.tell("ready")
-    fresh = True
-    while (job := link.ask("take", timeout_s=HEARTBEAT_S)) != QUIT:
-        if job == WAIT:
-            continue
-        match job["payload"]:
-            case {"kind": "prepare", "baselines": baselines}:
-                _prepare(world, baselines, job["number"], link)
-            case {"kind": "trial", "config": content, "known": known, "attempt": attempt}:
-                if fresh and (shared := link.shared()) is not None:
-                    world.adopt(shared)
-                told = _Job(link, job["number"], attempt, known)
-                if _trial(world, TrialConfig.model_validate(content), told, link) == QUIT:
-                    return
-        fresh = False
-
-
-def _prepare(world: World, baselines: bool, number: int, link: "_Link") -> None:
-    try:
-        rows, shared = world.prepare(baselines)
-    except (
-        Exception
-    ) as error:  # any failure of a job is its outcome, sent as data: a lane must outlive it
-        link.fail(number, error)
-        return
-    result = {"rows": rows, "shared": shared}
-    link.report(number, {"kind": "ended", "status": "complete", "reason": "", "result": result})
-
-
-def _trial(world: World, config: TrialConfig, job: "_Job", link: "_Link") -> str:
-    """Run one trial; `GO` when it ended by itself, else the hub's `STOP` or `QUIT`."""
-    number = job.number
-    rows = world.trial(config, job)
-    while True:
-        try:
-            row = next(rows)
-        except Exception as error:  # as above: the trial's outcome, not the lane's
-            link.fail(number, error)
-            return GO
-        if isinstance(row, Ended):
-            link.report(number, {"kind": "ended", "status": row.status, "reason": row.reason})
-            return GO
-        link.report(number, {"kind": "row", "update": row["update"], "metrics": row})
-        answer = WAIT
-        while answer == WAIT:
-            answer = link.ask("verdict", number, timeout_s=HEARTBEAT_S)
-        if answer in (STOP, QUIT):
-            rows.close()  # type: ignore[attr-defined]
-            return str(answer)
-        if answer == KEEP and (file := world.keep(number, row["update"])) is not None:
-            link.tell("kept", number, file)
-
-
-class _Job:
-    """A trial's line to the hub. All ranks have one; only rank 0 speaks."""
-
-    def __init__(self, link: "_Link", number: int, attempt: int, known: list[int]) -> None:
-        self.number = number
-        self.attempt = attempt
-        self.known = known
-        self._link = link
-        self._asked: Any = None
-        self._last = 0.0
-
-    def checkpoint_wanted(self, update: int) -> bool:
-        """Does not wait: the answer to the question of a moment ago."""
-        if self._link.comm.rank != 0:
-            return False
-        if self._asked is not None and ray.wait([self._asked], timeout=0)[0]:
-            wanted, self._asked = bool(ray.get(self._asked)), None
-            if wanted:
-                return True
-        if self._asked is None and time.monotonic() - self._last >= BEAT_S:
-            self._asked, self._last = self._link.send("beat"), time.monotonic()
-        return False
-
-    def restored(self, update: int) -> None:
-        """For the operator."""
-        if self._link.comm.rank == 0:
-            self._link.note(f"trial {self.number} goes on from its checkpoint of update {update}")
-
-    def checkpoint_saved(self, update: int) -> None:
-        """The hub may wait for this before it lets the study stop."""
-        self._link.send("saved")
-
-    def checkpoint_failed(self, reason: str) -> None:
-        """Nothing to wait for."""
-        self._link.note(f"trial {self.number}: {reason}")
-        self._link.send("saved")
-
-
-class _Link:
-    """One rank's line to the hub, under the token of this start of the worker group."""
-
-    def __init__(self, config: LaneConfig, comm: Comm) -> None:
+    def __init__(
+        self, hub: HubLine, launch: Launch, comm: Comm, worker: Worker, environment: Environment
+    ) -> None:
+        self.hub = hub
         self.comm = comm
-        self._lane = config.index
-        self._hub = ray.get_actor(config.hub)
-        pids = comm.gather(os.getpid())
-        self._token: int | None = comm.broadcast(
-            ray.get(self._hub.up.remote(self._lane, pids)) if comm.rank == 0 else None
-        )
-        if self._token is not None:
-            here = ray.get_runtime_context()
-            group = ray.util.get_current_placement_group()
-            self._call("enlist", (os.getpid(), here.get_node_id(), here.current_actor, group))
+        self.environment = environment
+        pids = comm.gather(worker.pid)
+        up = None if pids is None else hub.ask(Hub.up, launch, tuple(pids))
+        start: LaneStart | None = comm.broadcast(up)
+        self.over = start is None
+        """The study ended while this worker group started, or the lane was launched again."""
+        self.start = start or LaneStart(launch.lane, -1)
+        if not self.over:
+            hub.ask(Hub.enlist, self.start, worker)
 
     @property
-    def over(self) -> bool:
-        """The study ended while this worker group started."""
-        return self._token is None
+    def speaks(self) -> bool:
+        """Whether this rank is the one that speaks to the hub."""
+        return self.comm.rank == 0
 
-    def ask(self, question: str, *content: Any, timeout_s: float) -> Any:
-        """Rank 0 asks, all ranks get the answer."""
-        answer = self._call(question, *content, timeout_s) if self.comm.rank == 0 else None
-        return self.comm.broadcast(answer)
+    def ready(self) -> None:
+        """Model and data are there."""
+        if self.speaks:
+            self.hub.ask(Hub.ready, self.start)
 
-    def tell(self, message: str, *content: Any) -> None:
-        """Rank 0 tells the hub."""
-        if self.comm.rank == 0:
-            self._call(message, *content)
+    def take(self) -> Assignment | Answer:
+        """The next job, or why there is none; the same on all ranks."""
+        taken = self.hub.ask(Hub.take, self.start, HEARTBEAT_S) if self.speaks else None
+        answer: Assignment | Answer = self.comm.broadcast(taken)
+        return answer
 
-    def send(self, message: str, *content: Any) -> Any:
-        """Tell the hub without waiting."""
-        return getattr(self._hub, message).remote(self._lane, self._token, *content)
+    def report(self, number: int, item: Reported) -> None:
+        """A row, or the end of a job."""
+        if self.speaks:
+            self.hub.ask(Hub.report, self.start, number, item)
 
-    def report(self, number: int, item: Item) -> None:
-        """A row or the end of a job."""
-        self.tell("report", number, item)
+    def verdict(self, number: int) -> Answer:
+        """Wait for the answer to a row; the same on all ranks."""
+        answer = Answer.WAIT
+        while answer is Answer.WAIT:
+            given = (
+                self.hub.ask(Hub.verdict, self.start, number, HEARTBEAT_S) if self.speaks else None
+            )
+            answer = self.comm.broadcast(given)
+        return answer
 
     def note(self, text: str) -> None:
         """Something an operator should see."""
-        ray.get(self._hub.note.remote(text))
-
-    def shared(self) -> Any:
-        """What another lane computed for all, None if nothing; each rank reads it in its node's
-        object store."""
-        kept = ray.get(self._hub.shared.remote())
-        return None if kept is None else ray.get(kept[0])
+        if self.speaks:
+            self.hub.ask(Hub.note, text)
 
     def fail(self, number: int, error: Exception) -> None:
         """A trial's exception is its outcome, not the lane's.
 
         With several workers the others may wait in a collective for this one: the outcome is sent
         first, then the exception goes on, so that Ray Train restarts the group. A worker whose peer
-        is gone has no outcome to tell: the peer has told it, or died, and then the trial runs
+        is gone has no outcome to report: the peer has reported it, or died, and then the trial runs
         again.
         """
         status, reason = classify(error)
-        if self.comm.world > 1 and status == "failed" and lost_peer(error):
+        several = self.comm.world > 1
+        if several and status == "failed" and lost_peer(error):
             raise error
-        self._call("report", number, {"kind": "ended", "status": status, "reason": reason})
-        if self.comm.world > 1:
+        self.hub.ask(Hub.report, self.start, number, JobEnded(status, reason))
+        if several:
             raise error
         error.__traceback__ = None  # it holds the tensors of the failed step
-        _free_memory()
-
-    def _call(self, method: str, *content: Any) -> Any:
-        return ray.get(getattr(self._hub, method).remote(self._lane, self._token, *content))
+        free_memory()
 
 
-OUT_OF_MEMORY_HINT = (
-    "lower operations.micro_batch_size or evaluation.batch_size, set operations.activation_checkpointing, use fewer lanes, "
-    "several workers with operations.parallel: shard, or, with other results, model.dtype: bfloat16 or model.lora; "
-    "`ray-unlearn plan` says what each would save"
-)
+class RunningTrial:
+    """A trial's line to the hub. All ranks have one; only rank 0 speaks."""
+
+    def __init__(self, link: LaneLink, number: int, attempt: int, known: tuple[int, ...]) -> None:
+        self.number = number
+        self.attempt = attempt
+        """0 for the first in this session of the study."""
+        self.known = known
+        """Updates whose rows are recorded: an earlier attempt gave them."""
+        self._link = link
+        self._asked: Reply[int] | None = None
+        self._last = -BEAT_S
+        self._request = 0
+        """The last request for a checkpoint that this trial has heard of."""
+
+    def checkpoint_wanted(self, update: int) -> bool:
+        """Whether the study is about to stop. Called between updates; also a sign of life.
+
+        It does not wait: the answer is that to the question of a moment ago.
+        """
+        if not self._link.speaks:
+            return False
+        if self._asked is not None and self._asked.done():
+            request, self._asked = self._asked.result(), None
+            self._request = max(self._request, request)
+            if request:
+                return True
+        now = self._link.environment.monotonic()
+        if self._asked is None and now - self._last >= BEAT_S:
+            self._asked, self._last = self._link.hub.send(Hub.beat, self._link.start), now
+        return False
+
+    def restored(self, update: int) -> None:
+        """The trial goes on from a checkpoint."""
+        self._link.note(f"trial {self.number} goes on from its checkpoint of update {update}")
+
+    def checkpoint_saved(self, update: int) -> None:
+        """There is a checkpoint now. The hub may wait for this before it lets the study stop."""
+        if self._link.speaks and self._request:
+            start = self._link.start
+            self._link.hub.send(Hub.checkpointed, start, self.number, self._request)
+
+    def checkpoint_failed(self, reason: str) -> None:
+        """There will be none: nothing to wait for."""
+        self._link.note(f"trial {self.number}: {reason}")
+        self.checkpoint_saved(-1)
 
 
-def classify(error: BaseException) -> tuple[str, str]:
-    """Outcome and reason of an exception inside a trial."""
-    import torch
+def run_lane(link: LaneLink, open_workspace: OpenWorkspace) -> None:
+    """Open the workspace, then run trials until the hub says quit."""
+    if link.over:
+        return
+    workspace = open_workspace(link.comm)
+    link.ready()
+    fresh = True
+    while (given := link.take()) is not Answer.QUIT:
+        if not isinstance(given, Assignment):
+            continue
+        if isinstance(given.order, Prepare):
+            _prepare(workspace, given.order, given.number, link)
+        else:
+            if fresh:
+                _adopt(workspace, link)
+            if _run_trial(workspace, given, given.order, link) is Answer.QUIT:
+                return
+        fresh = False
 
-    text = f"{type(error).__name__}: {error}".strip()
-    no_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError)
-        and any(sign in str(error).lower() for sign in ("out of memory", "can't allocate memory"))
-    )
-    return ("out_of_memory", f"{text}; {OUT_OF_MEMORY_HINT}") if no_memory else ("failed", text)
+
+def _prepare(workspace: LaneWorkspace, order: Prepare, number: int, link: LaneLink) -> None:
+    try:
+        prepared = workspace.prepare(order.baselines)
+    # any failure of a job is its outcome, sent as data: a lane must outlive it
+    except Exception as error:
+        link.fail(number, error)
+        return
+    link.report(number, JobEnded("complete", "", prepared))
 
 
-def _free_memory() -> None:
-    import torch
+def _adopt(workspace: LaneWorkspace, link: LaneLink) -> None:
+    """What another lane has computed for all; each rank reads it in its node's object store."""
+    reference = link.hub.ask(Hub.shared)
+    if reference is not None:
+        workspace.adopt(link.hub.fetch(reference[0]))
 
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+
+def _run_trial(
+    workspace: LaneWorkspace, given: Assignment, order: RunTrial, link: LaneLink
+) -> Answer:
+    """Run one trial; `GO` when it ended by itself, else the hub's `STOP` or `QUIT`."""
+    number = given.number
+    config = TrialConfig.model_validate(order.config)
+    rows = workspace.trial(config, RunningTrial(link, number, given.attempt, order.known))
+    while True:
+        try:
+            row = next(rows)
+        except Exception as error:  # as above: the trial's outcome, not the lane's
+            link.fail(number, error)
+            return Answer.GO
+        if isinstance(row, Ended):
+            link.report(number, JobEnded(row.status, row.reason))
+            return Answer.GO
+        link.report(number, RowReported(row["update"], row))
+        answer = link.verdict(number)
+        if answer in (Answer.STOP, Answer.QUIT):
+            rows.close()  # type: ignore[attr-defined]
+            return answer
+        if answer is Answer.GO_AND_SAVE:
+            weights = workspace.save_weights(number, row["update"])
+            if weights is not None and link.speaks:
+                link.hub.ask(Hub.weights_saved, link.start, weights)

@@ -1,38 +1,76 @@
-"""What Ray Train is given to run a lane: a trainer with fewer helpers, and callbacks that tell the
-hub."""
+"""How Ray Train runs a lane: its training function, a trainer with fewer helpers, and callbacks
+that report to the hub."""
 
+import os
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from ray_unlearn.execution.cluster import died_with_node, lost_peer
+from ray_unlearn.environment import REAL
+from ray_unlearn.execution.cluster import died_with_node
+from ray_unlearn.execution.hub import Hub
+from ray_unlearn.execution.hub_line import HubDied
+from ray_unlearn.execution.lane import LaneLink, OpenWorkspace, run_lane
+from ray_unlearn.execution.messages import Fault, Launch, NodeFate, Worker
+from ray_unlearn.execution.ray_hub import RayHub, summary
+from ray_unlearn.execution.trial_errors import lost_peer
+from ray_unlearn.unlearn.comm import Comm
+
+ANSWER_S = 30.0
+"""A controller waits so long for the hub; then it takes the study for over."""
 
 try:
     from ray.train.v2._internal.execution.callback import ControllerCallback
-except (
-    ImportError
-):  # private: without it a lane that waits inside Ray when the study ends cannot be ended
+# private: without it a lane that waits inside Ray when the study ends cannot be ended
+except ImportError:
     ControllerCallback = ray.train.UserCallback
+
+
+@dataclass(frozen=True)
+class LaneConfig:
+    """What every worker of a lane gets."""
+
+    launch: Launch
+    hub: str
+    threads: int
+    open_workspace: OpenWorkspace
+
+
+def lane_loop(settings: dict[str, Any]) -> None:
+    """Ray Train's training function: `run_lane` with a line to the hub actor."""
+    import torch
+
+    config: LaneConfig = settings["lane"]
+    torch.set_num_threads(config.threads)
+    context = ray.get_runtime_context()
+    worker = Worker(
+        os.getpid(),
+        context.get_node_id(),
+        context.current_actor,
+        ray.util.get_current_placement_group(),
+    )
+    hub = RayHub.named(config.hub)
+    link = LaneLink(hub, config.launch, Comm.distributed(), worker, REAL)
+    run_lane(link, config.open_workspace)
 
 
 class Introduce(ControllerCallback):  # type: ignore[misc]
     """Tells the hub of Ray Train's controller, so that it can be ended wherever it waits."""
 
-    def __init__(self, hub: str, lane: int) -> None:
+    def __init__(self, hub: str, launch: Launch) -> None:
         self._hub = hub
-        self._lane = lane
+        self._launch = launch
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Called in its process, before anything else."""
+        controller = ray.get_runtime_context().current_actor
         try:
-            hub = ray.get_actor(self._hub)
-            wanted = ray.get(
-                hub.introduce.remote(self._lane, ray.get_runtime_context().current_actor),
-                timeout=30,
-            )
-        except (ValueError, ray.exceptions.RayError):
+            hub = RayHub.named(self._hub, ANSWER_S)
+            wanted = hub.ask(Hub.introduce, self._launch, controller)
+        except HubDied:
             wanted = False
         if not wanted:
             raise RuntimeError("the study is over")
@@ -42,26 +80,31 @@ class TellHub(ray.train.UserCallback):  # type: ignore[misc]
     """Tells the hub of a dead worker at once, so that its trial goes to another lane without
     waiting for the restart."""
 
-    def __init__(self, hub: str, lane: int) -> None:
+    def __init__(self, hub: str, launch: Launch) -> None:
         self._hub = hub
-        self._lane = lane
+        self._launch = launch
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Called in Ray Train's controller process."""
-        rank, error = min(worker_exceptions.items(), key=lambda one: (lost_peer(one[1]), one[0]))
-        reason = f"rank {rank}: {summary(error)}"
-        causes = [one for one in worker_exceptions.values() if not lost_peer(one)] or [error]
-        # One rank dies with its node, the others for want of it.
-        node = next(filter(None, map(died_with_node, causes)), "")
+        fault = fault_of(worker_exceptions)
         try:
-            hub = ray.get_actor(self._hub)
-            restart = ray.get(
-                hub.down.remote(self._lane, reason, out_of_memory(error), node), timeout=30
-            )
-        except (ValueError, ray.exceptions.RayError):
-            restart = False  # the hub is gone, and the study with it
+            restart = RayHub.named(self._hub, ANSWER_S).ask(Hub.down, self._launch, fault)
+        except HubDied:  # and the study with it
+            restart = False
         if not restart:  # else Ray Train would wait for room for ever
-            raise RuntimeError(f"its node may be gone: {reason}" if node else "the study is over")
+            gone = f"its node may be gone: {fault.reason}" if fault.node else "the study is over"
+            raise RuntimeError(gone)
+
+
+def fault_of(worker_exceptions: dict[int, Exception]) -> Fault:
+    """Why a worker group failed, by the exceptions of its ranks.
+
+    One rank dies by itself or with its node, the others because they miss it.
+    """
+    rank, error = min(worker_exceptions.items(), key=lambda one: (lost_peer(one[1]), one[0]))
+    causes = [one for one in worker_exceptions.values() if not lost_peer(one)] or [error]
+    fates: list[NodeFate] = [fate for fate in map(died_with_node, causes) if fate]
+    return Fault(f"rank {rank}: {summary(error)}", out_of_memory(error), fates[0] if fates else "")
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
@@ -83,10 +126,3 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
 def out_of_memory(error: BaseException) -> bool:
     """Whether Ray's memory monitor killed the process (the kernel's own killer leaves no word)."""
     return isinstance(error, ray.exceptions.OutOfMemoryError) or "OutOfMemoryError" in str(error)
-
-
-def summary(error: BaseException) -> str:
-    """Type and last line of an exception from another process: the line that says what went
-    wrong."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}".strip(": ")[:300]

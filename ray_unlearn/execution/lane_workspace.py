@@ -1,7 +1,7 @@
-"""The world of a real study: a `Workspace` with model and data on the lane's device."""
+"""What a lane of a real study keeps warm: a `Workspace` with model and data on its device."""
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,17 +10,17 @@ from typing import Any
 import ray
 import ray.train.torch
 
-from ray_unlearn.execution.lane import Job, World
+from ray_unlearn.execution.lane import LaneWorkspace, Rows, RunningTrial
+from ray_unlearn.execution.messages import BestWeights, Prepared
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.files import best_file, checkpoint_file
-from ray_unlearn.store.schema import Row
 from ray_unlearn.store.storage import FolderStorage, Storage
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.baselines import measure_baselines
 from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weights
 from ray_unlearn.unlearn.comm import Comm
-from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.loop import unlearn
 from ray_unlearn.unlearn.model import load_model
 from ray_unlearn.unlearn.sharded_checkpoint import ShardedCheckpoints
 from ray_unlearn.unlearn.sharing import SharedModel
@@ -33,7 +33,7 @@ out to disk."""
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """Opens the world on a lane's worker. Data and weights lie in the object store: one copy per
+    """Opens the workspace on a lane's worker. Data and weights lie in the object store: one copy per
     node, read by all its lanes."""
 
     spec: StudySpec
@@ -49,7 +49,7 @@ class OpenStudy:
     """The ledger's fencing token: checkpoints of an earlier run's attempts cannot replace those of
     this one."""
 
-    def __call__(self, comm: Comm) -> World:
+    def __call__(self, comm: Comm) -> LaneWorkspace:
         """Load model and data; tens of milliseconds to minutes, once per start of a lane."""
         device = (
             str(ray.train.torch.get_device()) if self.spec.operations.gpus_per_worker else "cpu"
@@ -60,7 +60,7 @@ class OpenStudy:
         workspace = Workspace.open(
             spec.model, data, spec.evaluation, spec.operations, comm, device, model
         )
-        return _StudyWorld(self.spec, workspace, self._reachable(comm), self.session)
+        return StudyWorkspace(self.spec, workspace, self._reachable(comm), self.session)
 
     def _reachable(self, comm: Comm) -> Storage | None:
         """The study's storage, if every worker of the lane sees it (one machine, a shared file
@@ -87,7 +87,9 @@ def shared_model(spec: StudySpec) -> ray.ObjectRef | None:
     return ray.put(model) if model.nbytes < LARGEST_SHARE * min(stores, default=0.0) else None
 
 
-class _StudyWorld:
+class StudyWorkspace:
+    """See `LaneWorkspace`."""
+
     def __init__(
         self, spec: StudySpec, workspace: Workspace, storage: Storage | None, session: int
     ) -> None:
@@ -106,39 +108,43 @@ class _StudyWorld:
             return self._storage.path(name)
         return Path(self._scratch.name) / name
 
-    def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
+    def prepare(self, baselines: bool) -> Prepared:
+        """See `LaneWorkspace`."""
         rows = measure_baselines(self._workspace, self._spec.model) if baselines else {}
-        return rows, self._workspace.quantities(self._spec.methods)
+        return Prepared(rows, self._workspace.quantities(self._spec.methods))
 
     def adopt(self, shared: Any) -> None:
+        """See `LaneWorkspace`."""
         self._workspace.adopt(shared)
 
-    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
+    def trial(self, config: TrialConfig, running: RunningTrial) -> Rows:
+        """See `LaneWorkspace`."""
         every_s = self._spec.operations.checkpoint_every_s
         wanted = self._storage is not None and every_s is not None
-        path = self._path(checkpoint_file(job.number)) if wanted else None
-        path = None if path is None else attempt_file(path, self._session, job.attempt)
+        path = self._path(checkpoint_file(running.number)) if wanted else None
+        path = None if path is None else attempt_file(path, self._session, running.attempt)
         shelf = (
-            _Shelf(self._storage, job.number)
+            _Shelf(self._storage, running.number)
             if self._storage is not None and self._storage.remote
             else None
         )
         comm = self._workspace.comm
         kind = partial(ShardedCheckpoints, comm) if self._workspace.sharded else Checkpoints
-        keeper = kind(
+        checkpoints = kind(
             path,
             every_s,
-            frozenset(job.known),
-            wanted=job.checkpoint_wanted,
-            restored=job.restored,
-            saved=job.checkpoint_saved,
-            failed=job.checkpoint_failed,
+            frozenset(running.known),
+            wanted=running.checkpoint_wanted,
+            restored=running.restored,
+            saved=running.checkpoint_saved,
+            failed=running.checkpoint_failed,
             writes=comm.rank == 0,
             shelf=shelf,
         )
-        return unlearn(self._workspace, config, keeper)
+        return unlearn(self._workspace, config, checkpoints)
 
-    def keep(self, number: int, update: int) -> dict[str, Any] | None:
+    def save_weights(self, number: int, update: int) -> BestWeights | None:
+        """See `LaneWorkspace`."""
         if self._storage is None:
             return None
         name = best_file(number, update)
@@ -153,7 +159,7 @@ class _StudyWorld:
                 path.unlink()
         except OSError:  # a full disk: `export` makes the model by running the trial again
             return None
-        return {"update": update, "file": name} | about
+        return BestWeights(number, update, name, **about)
 
 
 class _Shelf:

@@ -2,18 +2,37 @@
 
 Ray Tune tells its scheduler of a row before its searcher and its callbacks
 (`TuneController._process_trial_result`), so the scheduler's side calls the recorder, and nobody
-hears of a row that a power cut could take back.
+is told of a row that a power cut could take back.
+
+What comes in may be late, or be said twice. So each entry says what it assumes:
+
+    asked, outcome   nothing: the first word counts, later ones change nothing
+    row              the trial has no outcome; of one update the first row counts
+    weights_saved    the row is the best still
+    settled          the trial was begun by an earlier session
+    note             nothing
 """
 
 import contextlib
 import logging
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import asdict
+from typing import Protocol
 
+from ray_unlearn.execution.early_stopping import Pruner
+from ray_unlearn.execution.messages import BestWeights
+from ray_unlearn.execution.resume import drop_outdated_weights
+from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.event import BestWeightsKept, Note, RowMeasured, TrialAsked, TrialEnded
+from ray_unlearn.store.event import (
+    BestWeightsKept,
+    Note,
+    RowMeasured,
+    TrialAsked,
+    TrialEnded,
+)
 from ray_unlearn.store.files import remove_checkpoints
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record, Trial
@@ -38,20 +57,6 @@ class Observer(Protocol):
         """A trial has ended."""
 
 
-class TellsSearch(Protocol):
-    """What the recorder needs of the search."""
-
-    def tell(self, trial: Trial) -> None:
-        """A finished trial."""
-
-
-class GivesVerdict(Protocol):
-    """What the recorder needs of early stopping."""
-
-    def verdict(self, record: Record, number: int, row: Row) -> str | None:
-        """A reason to stop the trial at this row, or None."""
-
-
 class Recorder:
     """The ledger's only writer while trials run. All calls come from the thread that runs Tune."""
 
@@ -59,8 +64,8 @@ class Recorder:
         self,
         spec: StudySpec,
         ledger: Ledger,
-        search: TellsSearch,
-        pruner: GivesVerdict,
+        search: Search,
+        pruner: Pruner,
         observers: Sequence[Observer] = (),
         storage: Storage | None = None,
     ) -> None:
@@ -77,9 +82,8 @@ class Recorder:
         self._pruner = pruner
         self._observers = list(observers)
         self._storage = storage or FolderStorage(ledger.folder.parent)
-        self._improved: tuple[int, int] | None = None
         self._rule = ScoreRule.of(record, spec)
-        self._best, self._best_number = self._lowest()
+        self._best = self._lowest()
         self.fatal = ""
         """Why the study cannot go on, once it cannot."""
 
@@ -124,12 +128,8 @@ class Recorder:
                 )
             )
             self._show("on_row", trial, known)
-            if self._rule.is_settled(known, trial) and known[OBJECTIVE] < self._best:
-                self._best, self._best_number, self._improved = (
-                    known[OBJECTIVE],
-                    number,
-                    (number, update),
-                )
+            if self._rule.is_settled(known, trial):
+                self._best = min(self._best, (known[OBJECTIVE], number, update))
         reason = self._pruner.verdict(self.record, number, known)
         if reason is not None:
             self.outcome(number, attempt, "pruned", reason)
@@ -163,27 +163,48 @@ class Recorder:
         self._search.tell(trial)
         self._show("on_outcome", trial)
         remove_checkpoints(self._storage, number)
-        if status not in ("complete", "pruned") and number == self._best_number:
-            self._best, self._best_number = self._lowest()  # its rows do not count any more
+        if status not in ("complete", "pruned") and number == self._best[1]:
+            self._best = self._lowest()  # its rows do not count any more
+            self.drop_outdated_weights()
 
     def is_best(self, number: int, update: int) -> bool:
-        """Whether the row that was recorded last is this one, and the best so far."""
-        return self._improved == (number, update)
+        """Whether this row is the best so far, rows of running trials included."""
+        return self._best[1:] == (number, update)
 
-    def artefact(self, number: int, file: dict[str, Any]) -> None:
-        """The weights of the best row so far are in `file`; those of the one before are deleted."""
-        before = self.record.best_weights
-        trial_id = self.record.trials[number].trial_id
-        kept = BestWeightsKept(number=number, trial_id=trial_id, **file)
+    def weights_saved(self, weights: BestWeights) -> None:
+        """A lane has saved the weights of a row that was the best when it was asked to.
+
+        They are recorded if that row is the best still, and those of the one before are deleted. A
+        word that comes late, when another row is the best, costs its own file and nothing else.
+        """
+        recorded = self.record.best_weights
+        if not self.is_best(weights.number, weights.update):
+            if recorded is None or recorded.file != weights.file:
+                self._remove(weights.file)
+            return
+        trial_id = self.record.trials[weights.number].trial_id
+        kept = BestWeightsKept(trial_id=trial_id, **asdict(weights))
+        if kept == recorded:
+            return  # said twice: nobody knew whether the first word had arrived
         self._ledger.append(kept)
-        if before is not None and before.file != kept.file:
-            with contextlib.suppress(OSError):
-                self._storage.remove(before.file)
+        if recorded is not None and recorded.file != kept.file:
+            self._remove(recorded.file)
 
-    def _lowest(self) -> tuple[float, int]:
-        """The best score so far and its trial."""
+    def drop_outdated_weights(self) -> None:
+        """See `resume.drop_outdated_weights`."""
+        drop_outdated_weights(self._ledger, self._rule, self._storage)
+
+    def _remove(self, file: str) -> None:
+        with contextlib.suppress(OSError):  # then it is a leftover
+            self._storage.remove(file)
+
+    def _lowest(self) -> tuple[float, int, int]:
+        """Score, trial and update of the best row so far, as `ScoreRule` orders them."""
         found = self._rule.row_to_keep(self.record)
-        return (math.inf, -1) if found is None else (found[1][OBJECTIVE], found[0].number)
+        if found is None:
+            return math.inf, -1, -1
+        trial, row = found
+        return row[OBJECTIVE], trial.number, row["update"]
 
     def note(self, text: str) -> None:
         """Record something an operator should see."""

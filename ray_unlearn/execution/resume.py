@@ -1,6 +1,7 @@
 """What a study is when it is resumed: the spec of its ledger, as far as `study.yaml` may change
 it."""
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import differences, validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.event import StudyExtended
+from ray_unlearn.store.event import BestWeightsGone, StudyExtended
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record
+from ray_unlearn.store.score import ScoreRule
+from ray_unlearn.store.storage import Storage
 from ray_unlearn.store.whole_file import write_whole
 
 SPEC_FILE = "study.yaml"
@@ -88,6 +91,24 @@ def trials_to_reach(expected: StudySpec, ledger: Ledger, where: str) -> int | No
             f"{where}`, or choose another place for the new one"
         )
     return wanted - have if wanted is not None and have is not None and wanted > have else None
+
+
+def drop_outdated_weights(ledger: Ledger, rule: ScoreRule, storage: Storage) -> None:
+    """Delete recorded weights that are not those of the best row.
+
+    That row does not count any more, the best row's weights could not be saved, or the driver died
+    before it was told of them.
+
+    Raises:
+        StorageError: the ledger cannot be written.
+    """
+    recorded, best = ledger.record.best_weights, rule.row_to_keep(ledger.record)
+    if recorded is None:
+        return
+    if best is None or (recorded.number, recorded.update) != (best[0].number, best[1]["update"]):
+        ledger.append(BestWeightsGone(recorded.number, recorded.update))
+        with contextlib.suppress(OSError):  # then it is a leftover
+            storage.remove(recorded.file)
 
 
 def write_spec(path: Path, spec: StudySpec) -> None:

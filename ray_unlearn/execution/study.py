@@ -18,32 +18,38 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
-import socket
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from ray_unlearn.environment import REAL
+from ray_unlearn.execution.conductor import LaneError, first_job, pending
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, export_journal
 from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane_workspace import OpenStudy, shared_model
-from ray_unlearn.execution.lanes import Fleet, LaneError
+from ray_unlearn.execution.lanes import Fleet
 from ray_unlearn.execution.monitor import Observation
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.ray_runtime import connected
 from ray_unlearn.execution.recorder import Observer, Recorder
-from ray_unlearn.execution.resume import SPEC_FILE, resumed_spec, trials_to_reach, write_spec
+from ray_unlearn.execution.resume import (
+    SPEC_FILE,
+    drop_outdated_weights,
+    resumed_spec,
+    trials_to_reach,
+    write_spec,
+)
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
-from ray_unlearn.execution.tune import pending, run_trials
+from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import differences
@@ -59,6 +65,7 @@ from ray_unlearn.store.event import (
 from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import Place, opened
+from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.table import baseline_table, result_table, write_table
@@ -244,12 +251,14 @@ class _Run:
         self.ledger.append(
             SessionBegan(
                 total=self.search.total,
-                host=socket.gethostname(),
-                pid=os.getpid(),
+                host=REAL.host,
+                pid=REAL.pid,
                 code_version=_code_version(),
                 libraries=_libraries(),
             )
         )
+        rule = ScoreRule.of(record, self.spec)
+        drop_outdated_weights(self.ledger, rule, self.place.storage)
         files, freed = self._removed_leftovers()
         if files:
             self._note(
@@ -287,15 +296,15 @@ class _Run:
             Observation(self.spec, self.ledger, self.search.total, self.say) as observation,
             connected(self.address, operations),
             Interrupt(self.say) as interrupt,
-            Fleet(operations, self._open_world(), trials, worker_gib, self.say) as fleet,
+            Fleet(operations, self._open_workspace(), trials, worker_gib, self.say) as fleet,
         ):
             observation.lanes(fleet.state)
             # Measured anew until a trial was judged by them: a crash may have left only the first
             # of them.
-            first = fleet.first_job(baselines=self._baselines_missing(), interrupt=interrupt)
+            first = first_job(fleet.hub, self._baselines_missing(), interrupt)
             if first is None:
                 return True
-            self._record_baselines(first["result"]["rows"])
+            self._record_baselines(first.rows)
             with self._observed(observation) as observers:
                 recorder = Recorder(
                     self.spec,
@@ -305,7 +314,7 @@ class _Run:
                     observers,
                     self.place.storage,
                 )
-                run_trials(recorder, self.search, fleet, fleet.most, interrupt)
+                run_trials(recorder, self.search, fleet, operations, interrupt)
             if recorder.fatal:
                 raise LaneError(
                     f"{recorder.fatal}; finished trials are kept: ray-unlearn resume {self.place.location}"
@@ -318,7 +327,7 @@ class _Run:
         record = self.ledger.record
         return not record.trials or not wanted <= record.baselines.keys()
 
-    def _open_world(self) -> OpenStudy:
+    def _open_workspace(self) -> OpenStudy:
         storage = (
             self.place.storage
             if self.place.storage.remote
@@ -350,7 +359,7 @@ class _Run:
                 observers.append(stack.enter_context(contextlib.closing(board)))
             yield observers
 
-    def _record_baselines(self, rows: dict[str, dict[str, Any]]) -> None:
+    def _record_baselines(self, rows: Mapping[str, Row]) -> None:
         for name, row in rows.items():
             self.ledger.append(BaselineMeasured(name, row))
         if rows:

@@ -6,12 +6,13 @@ Failures arrive as data: a trainable that raised would cost Tune its actor, and 
 
 from typing import Any
 
-import ray
 from ray import tune
 
-from ray_unlearn.execution.hub_records import Item
+from ray_unlearn.execution.hub import Hub
+from ray_unlearn.execution.messages import RowReported, RunTrial
+from ray_unlearn.execution.ray_hub import RayHub
 
-ITEM = "item"
+DELIVERY = "delivery"
 
 # Not a CPU: on a cluster whose CPUs are all taken by lanes the trials would wait for ever. Tune
 # wants some resource, every cluster's head node has this one, and a thin trial needs next to
@@ -29,9 +30,9 @@ class ThinTrial(tune.Trainable):  # type: ignore[misc]
 
     def setup(self, config: dict[str, Any]) -> None:
         """Called for the first trial of an actor."""
-        self._hub = ray.get_actor(config["hub"])
+        self._hub = RayHub.named(config["hub"])
         self._number: int = config["number"]
-        self._payload: dict[str, Any] = config["payload"][0]
+        self._order: RunTrial = config["order"][0]
         self._handled = 0
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -41,9 +42,7 @@ class ThinTrial(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> dict[str, Any]:
         """The next item. Asking for it says that the one before has been dealt with: see `hub`."""
-        item: Item = ray.get(self._hub.pull.remote(self._number, self._handled, self._payload))
-        self._handled = item.pop("sequence")
-        return {
-            ITEM: [item],
-            "done": item["kind"] != "row",
-        }  # in a list, so that Tune does not flatten it
+        delivery = self._hub.ask(Hub.pull, self._number, self._handled, self._order)
+        self._handled = delivery.sequence
+        done = not isinstance(delivery.item, RowReported)
+        return {DELIVERY: [delivery], "done": done}  # in a list, so that Tune does not flatten it

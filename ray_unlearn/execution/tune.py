@@ -1,49 +1,32 @@
-"""The study as Ray Tune sees it: a searcher that asks our search, a scheduler that asks our pruner.
+"""The study as Ray Tune sees it: a searcher, a scheduler and a stopper that ask the `Conductor`.
 
 Tune runs the trials and nothing else. Its snapshots, loggers and checkpoints are off: after a crash
 a new Tuner goes on from the ledger (Tune's own restore loses finished trials and empties ASHA's
 rungs).
 """
 
-import time
-from collections import Counter, deque
+import contextlib
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from ray_unlearn.execution.conductor import ACTOR_RESTARTS, Conductor
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.messages import Delivery
 from ray_unlearn.execution.recorder import Recorder
-from ray_unlearn.execution.thin_trial import ITEM, ThinTrial
-from ray_unlearn.spec.trial_config import TrialConfig
-
-ACTOR_RESTARTS = 3
-"""Times a trial's Tune actor may die before Tune gives the trial up, and times it is then asked
-again; its lane and its rows do not notice."""
-
-
-class Asks(Protocol):
-    """What Tune's side needs of the search."""
-
-    @property
-    def total(self) -> int:
-        """Number of trials of the whole study."""
-
-    def ask(self, number: int) -> TrialConfig | None:
-        """The configuration of trial `number`, or None when there is nothing left to try."""
-
-    def source(self, number: int) -> str:
-        """Who chose that configuration."""
+from ray_unlearn.execution.search import Search
+from ray_unlearn.execution.thin_trial import DELIVERY, ThinTrial
+from ray_unlearn.spec.operations import Operations
 
 
 def run_trials(
-    recorder: Recorder, search: Asks, fleet: Fleet, lanes: int, interrupt: Interrupt
+    recorder: Recorder, search: Search, fleet: Fleet, operations: Operations, interrupt: Interrupt
 ) -> None:
-    """Run every trial that the ledger has no outcome for, as many at a time as the fleet has lanes,
-    at most `lanes`.
+    """Run every trial that the ledger has no outcome for, as many at a time as the fleet has lanes.
 
     Returns when all are done, at an interrupt, or with `recorder.fatal` set when the lanes cannot
     go on.
@@ -51,30 +34,22 @@ def run_trials(
     Raises:
         StorageError: the ledger cannot be written.
     """
-    given_up: Counter[int] = Counter()
-    while _run_tune(recorder, search, fleet, lanes, interrupt, given_up):
-        pass  # Tune had finished its search when it gave up a trial
+    conductor = Conductor(recorder, search, fleet.hub, lambda: fleet.room, operations, interrupt)
+    _run_tune(conductor, fleet, interrupt)
+    while conductor.unfinished:  # Tune had finished its search when it gave up a trial
+        _run_tune(conductor, fleet, interrupt)
 
 
-def _run_tune(
-    recorder: Recorder,
-    search: Asks,
-    fleet: Fleet,
-    lanes: int,
-    interrupt: Interrupt,
-    given_up: Counter[int],
-) -> bool:
-    """One Tuner over what is to be run. Whether trials are left that Tune gave up and that may run
-    again."""
+def _run_tune(conductor: Conductor, fleet: Fleet, interrupt: Interrupt) -> None:
+    """One Tuner over what is to be run."""
     failure = _Failure()
-    asker = _Asker(recorder, search, fleet, failure, interrupt, given_up)
     tuner = tune.Tuner(
         ThinTrial,
         tune_config=tune.TuneConfig(
-            search_alg=asker,
-            scheduler=_Judge(recorder, fleet, failure),
+            search_alg=_Asker(conductor, fleet.name, failure),
+            scheduler=_Judge(conductor, failure),
             num_samples=-1,
-            max_concurrent_trials=lanes,
+            max_concurrent_trials=fleet.most,
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -85,7 +60,7 @@ def _run_tune(
             verbose=0,
             # Tune's own choice in a notebook clears the cell's output, ours with it.
             progress_reporter=tune.CLIReporter(),
-            stop=_Brake(recorder, fleet, interrupt, failure),
+            stop=_Brake(conductor, interrupt, failure),
             failure_config=tune.FailureConfig(max_failures=ACTOR_RESTARTS),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
@@ -97,16 +72,7 @@ def _run_tune(
             raise
     if failure.error is not None:
         raise failure.error
-    for number, file in fleet.undelivered():
-        recorder.artefact(number, file)
-    return bool(asker.again) and not recorder.fatal and not interrupt.requested
-
-
-def pending(recorder_trials: dict[int, Any], total: int) -> Iterator[int]:
-    """Numbers of the trials to run: first those that a stopped study had begun, then those never
-    asked for."""
-    yield from (number for number, trial in sorted(recorder_trials.items()) if trial.status is None)
-    yield from (number for number in range(total) if number not in recorder_trials)
+    conductor.take_in_the_rest()
 
 
 def _trial_name(trial: Any) -> str:
@@ -114,12 +80,19 @@ def _trial_name(trial: Any) -> str:
 
 
 class _Failure:
-    """Kept and raised again after Tune has stopped, hence each `except Exception ... raise` below.
-
-    What our code raised inside Tune, which passes on only a text of it, or nothing and calls the
-    trial failed."""
+    """What our code raised inside Tune, which passes on only a text of it, or nothing and calls the
+    trial failed. Raised again after Tune has stopped."""
 
     error: Exception | None = None
+
+    @contextlib.contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note what is raised inside."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+            raise
 
 
 class _Inert:
@@ -138,147 +111,57 @@ class _NotPickled:
 class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
     """Tune's searcher."""
 
-    def __init__(
-        self,
-        recorder: Recorder,
-        search: Asks,
-        fleet: Fleet,
-        failure: _Failure,
-        interrupt: Interrupt,
-        given_up: Counter[int],
-    ) -> None:
+    def __init__(self, conductor: Conductor, hub: str, failure: _Failure) -> None:
         super().__init__()
-        self.again: deque[int] = deque()
-        """Trials that Tune has given up for the sake of their actor; they come first."""
-        self._given_up = given_up
-        self._recorder = recorder
-        self._search = search
-        self._interrupt = interrupt
-        self._fleet = fleet
+        self._conductor = conductor
+        self._hub = hub
         self._failure = failure
-        self._pending = pending(dict(recorder.record.trials), search.total)
         self._numbers: dict[str, int] = {}
-        self._live: set[str] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial, None while all lanes have one, or `FINISHED`."""
-        if self._interrupt.requested:
-            return str(Searcher.FINISHED)
-        if len(self._live) >= self._fleet.room:
-            return None  # Tune asks again
-        try:
-            for number in self._next():
-                config = self._config(number)
-                if config is not None:
-                    self._numbers[trial_id] = number
-                    self._live.add(trial_id)
-                    known = [row["update"] for row in self._recorder.record.trials[number].rows]
-                    payload = {
-                        "kind": "trial",
-                        "config": config.model_dump(mode="json"),
-                        "known": known,
-                    }
-                    return {"number": number, "hub": self._fleet.name, "payload": [payload]}
-        except Exception as error:  # kept and raised again, see `_Failure`
-            self._failure.error = error
-            raise
-        return str(Searcher.FINISHED)
-
-    def _next(self) -> Iterator[int]:
-        while self.again:
-            yield self.again.popleft()
-        for number in self._pending:  # noqa: UP028  (`yield from` would close it together with this generator)
-            yield number
-
-    def _config(self, number: int) -> TrialConfig | None:
-        """A trial that a stopped study had begun keeps its configuration; others are asked for.
-        None: nothing to run."""
-        begun = self._recorder.record.trials.get(number)
-        if begun is not None and self._recorder.settled(number):
+        """The next trial, None while all lanes have one (Tune asks again), or `FINISHED`."""
+        if self._conductor.full:
             return None
-        config = TrialConfig.model_validate(begun.config) if begun else self._search.ask(number)
-        if config is not None:
-            self._recorder.asked(number, config, "" if begun else self._search.source(number))
-        return config
+        with self._failure.noted():
+            handed = self._conductor.next_trial()
+        if handed is None:
+            return str(Searcher.FINISHED)
+        self._numbers[trial_id] = handed.number
+        # in a list, so that Tune does not flatten it
+        return {"number": handed.number, "hub": self._hub, "order": [handed.order]}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """The recorder has told our search already. An error is Tune's own: it gave the trial up
-        with its actor, at once when a cached actor was dead before the trial had begun. The lane
-        knows nothing of it, and the trial is asked again.
-        """
-        self._live.discard(trial_id)
-        if not error or self._failure.error is not None:
-            return
+        """The recorder has told our search already. An error is Tune's own."""
         number = self._numbers[trial_id]
-        self._given_up[number] += 1
-        try:
-            if not self._fleet.hub_answers():
-                self._recorder.fatal = (
-                    "the hub actor died"  # no trial's fault: none is counted as failed
-                )
-            elif self._given_up[number] > ACTOR_RESTARTS:
-                died = f"its Ray Tune actor died again and again; Tune gave it up {self._given_up[number]} times"
-                self._recorder.outcome(number, 0, "failed", died)
-            else:
-                self.again.append(number)
-        except Exception as problem:  # the same
-            self._failure.error = problem
-            raise
+        self._conductor.closed(number)
+        if error and self._failure.error is None:
+            with self._failure.noted():
+                self._conductor.gave_up(number)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """The ledger is the record."""
 
 
 class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
-    """Tune's scheduler: the first to hear of a result, so it calls the recorder."""
+    """Tune's scheduler: the first to be told of a result, so it calls the recorder."""
 
-    def __init__(self, recorder: Recorder, fleet: Fleet, failure: _Failure) -> None:
+    def __init__(self, conductor: Conductor, failure: _Failure) -> None:
         super().__init__()
-        self._recorder = recorder
-        self._fleet = fleet
+        self._conductor = conductor
         self._failure = failure
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """A row: record it, then say whether the trial goes on."""
-        item, number = result[ITEM][0], trial.config["number"]
-        try:
-            self._notes(number, item)
-            reason = self._recorder.row(number, item["attempt"], item["metrics"])
-            if (
-                reason is None
-                and self._fleet.keeps_best
-                and self._recorder.is_best(number, item["update"])
-            ):
-                self._fleet.keep(number)
-        except Exception as error:  # kept and raised again, see `_Failure`
-            self._failure.error = error
-            raise
-        if reason is None:
-            return str(TrialScheduler.CONTINUE)
-        self._fleet.release(number)
-        return str(TrialScheduler.STOP)
+        with self._failure.noted():
+            goes_on = self._conductor.row(trial.config["number"], _delivery(result))
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """The end of a trial that was not stopped here: record its outcome."""
-        item, number = result[ITEM][0], trial.config["number"]
-        try:
-            if item["kind"] == "ended":
-                self._notes(number, item)
-                self._recorder.outcome(number, item["attempt"], item["status"], item["reason"])
-                self._fleet.release(number)
-            elif item["kind"] == "fatal":
-                self._recorder.fatal = item["reason"]
-        except Exception as error:  # kept and raised again, see `_Failure`
-            self._failure.error = error
-            raise
-
-    def _notes(self, number: int, item: dict[str, Any]) -> None:
-        for text in item["notes"]:
-            self._recorder.note(text)
-        if "kept" in item:
-            self._recorder.artefact(number, item["kept"])
+        """The end of a trial that was not stopped here."""
+        with self._failure.noted():
+            self._conductor.ended(trial.config["number"], _delivery(result))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """Nothing to do."""
@@ -300,21 +183,12 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
 
 
 class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
-    """Stops Tune at Ctrl-C and when the lanes cannot go on. Running trials keep their rows and get
-    no outcome.
+    """Stops Tune at Ctrl-C and when the lanes cannot go on."""
 
-    At Ctrl-C lanes have `operations.grace_s` for a checkpoint of their trials first.
-    """
-
-    def __init__(
-        self, recorder: Recorder, fleet: Fleet, interrupt: Interrupt, failure: _Failure
-    ) -> None:
-        self._recorder = recorder
-        self._fleet = fleet
+    def __init__(self, conductor: Conductor, interrupt: Interrupt, failure: _Failure) -> None:
+        self._conductor = conductor
         self._interrupt = interrupt
         self._failure = failure
-        self._stopped = False
-        self._deadline: float | None = None
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Single trials are the scheduler's business."""
@@ -322,17 +196,11 @@ class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Asked after every event."""
-        self._interrupt.keep()
-        if not self._stopped and (self._recorder.fatal or self._failure.error or self._drained()):
-            self._stopped = True
-            self._fleet.stop()
-        return self._stopped
+        self._interrupt.take_back_signals()
+        return self._conductor.stops(failed=self._failure.error is not None)
 
-    def _drained(self) -> bool:
-        """At an interrupt: whether the checkpoints are there, or time is up."""
-        if not self._interrupt.requested:
-            return False
-        if self._deadline is None:
-            self._deadline = time.monotonic() + self._fleet.grace_s
-            self._fleet.drain()
-        return time.monotonic() >= self._deadline or self._fleet.drained()
+
+def _delivery(result: dict[str, Any]) -> Delivery:
+    delivery = result[DELIVERY][0]
+    assert isinstance(delivery, Delivery)
+    return delivery

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import worlds
+import stand_in
 from ray import cloudpickle
 from running import STEPS, StudyFile
 from tiny import study_file
@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
 import chaos  # noqa: E402  (the same engine kills 50 processes when it is run by hand)
 
-cloudpickle.register_pickle_by_value(worlds)  # workers cannot import a test folder
+cloudpickle.register_pickle_by_value(stand_in)  # workers cannot import a test folder
 
 
 @pytest.fixture(scope="session")

@@ -17,20 +17,23 @@ import ray_unlearn.execution  # noqa: F401  (sets Ray's switches before ray is i
 
 # isort: split
 import ray
-import worlds
+import stand_in
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
 from ray_unlearn.execution import lanes as fleets
+from ray_unlearn.execution.conductor import first_job
+from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.messages import Delivery, RowReported, RunTrial
 from ray_unlearn.execution.placement import Cluster as Seen
 from ray_unlearn.execution.placement import Node
 from ray_unlearn.execution.ray_runtime import connected, placed_on
 from ray_unlearn.spec.operations import Operations
 
-cloudpickle.register_pickle_by_value(worlds)
+cloudpickle.register_pickle_by_value(stand_in)
 OPERATIONS = Operations(lanes="auto", max_retries=0)
 happened: dict[str, Any] = {}
 
@@ -52,19 +55,18 @@ class Trial(threading.Thread):
 
     def __init__(self, fleet: Fleet, number: int, steps: int, step_s: float) -> None:
         super().__init__()
-        config = worlds.config(f"wait:{step_s}", steps=steps, seed=number)
-        self.payload = {"kind": "trial", "config": config.model_dump(mode="json"), "known": []}
+        config = stand_in.config(f"wait:{step_s}", steps=steps, seed=number)
+        self.order = RunTrial(config.model_dump(mode="json"))
         self.fleet, self.number = fleet, number
-        self.items: list[dict[str, Any]] = []
+        self.items: list[Delivery] = []
         self.start()
 
     def run(self) -> None:
-        while not self.items or self.items[-1]["kind"] == "row":
-            handled = self.items[-1]["sequence"] if self.items else 0
-            self.items.append(
-                ray.get(self.fleet.hub.pull.remote(self.number, handled, self.payload))
-            )
-        self.fleet.release(self.number)
+        hub = self.fleet.hub
+        while not self.items or isinstance(self.items[-1].item, RowReported):
+            handled = self.items[-1].sequence if self.items else 0
+            self.items.append(hub.ask(Hub.pull, self.number, handled, self.order))
+        hub.ask(Hub.release, self.number)
 
     def began(self) -> "Trial":
         while not self.items:
@@ -74,21 +76,20 @@ class Trial(threading.Thread):
     def told(self) -> dict[str, Any]:
         self.join(timeout=120)
         end = self.items[-1]
-        notes = [note for item in self.items for note in item["notes"]]
         return {
-            "status": end.get("status"),
-            "reason": end["reason"],
-            "attempt": end["attempt"],
-            "notes": notes,
+            "status": getattr(end.item, "status", None),
+            "reason": end.item.reason,
+            "attempt": end.attempt,
+            "notes": [note for one in self.items for note in one.notes],
         }
 
 
 def on(fleet: Fleet, node: Any) -> int:
     """The trial that runs on this node."""
-    [lane] = [
-        lane for lane in ray.get(fleet.hub.state.remote())["lanes"] if node.node_id in lane["nodes"]
-    ]
-    return int(lane["job"])
+    lanes = fleet.hub.ask(Hub.state).lanes
+    [lane] = [lane for lane in lanes if node.node_id in lane.nodes]
+    assert lane.job is not None
+    return lane.job
 
 
 def elastic(cluster: Cluster, log: Path) -> None:
@@ -96,9 +97,9 @@ def elastic(cluster: Cluster, log: Path) -> None:
     happened["placed"] = placed_on(cluster.address, OPERATIONS, 10, 0.1).lanes
     with (
         connected(cluster.address, OPERATIONS),
-        Fleet(OPERATIONS, worlds.OpenStandIn(log)) as fleet,
+        Fleet(OPERATIONS, stand_in.OpenStandIn(log)) as fleet,
     ):
-        assert fleet.first_job(baselines=False, interrupt=Interrupt(print)) is not None
+        assert first_job(fleet.hub, False, Interrupt(print)) is not None
         happened["lanes at first"] = len(until(fleet, ready(1)))
         second = cluster.add_node(num_cpus=1)
         happened["lanes when a node has joined"] = len(until(fleet, ready(2)))
@@ -120,9 +121,9 @@ def elastic(cluster: Cluster, log: Path) -> None:
             int(line.split()[1]) for line in log.read_text().splitlines() if "checkpoint" in line
         ]
         happened["lanes when a node was drained"] = len(until(fleet, ready(1)))
-        happened["on the node that stays"] = ray.get(fleet.hub.state.remote())["lanes"][0][
-            "nodes"
-        ] == [first.node_id]
+        happened["on the node that stays"] = fleet.hub.ask(Hub.state).lanes[0].nodes == (
+            first.node_id,
+        )
 
         third = cluster.add_node(num_cpus=1)
         happened["lanes when another has joined"] = len(until(fleet, ready(2)))
@@ -135,7 +136,7 @@ def elastic(cluster: Cluster, log: Path) -> None:
         # One that has no room although we thought so waits inside Ray, as one does whose place
         # another user has taken.
         fleets.look = lambda autoscaling: Seen([Node("not there", {"CPU": 3.0})])
-        while len(ray.get(fleet.hub.controllers.remote())) < 3:
+        while len(fleet.hub.ask(Hub.controllers)) < 3:
             time.sleep(0.1)
         fleets.PATIENCE_S = fleets.END_S = 100.0
         began = time.monotonic()

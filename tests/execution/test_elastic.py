@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import ray
 from ray.train.v2._internal.execution.callback import ControllerCallback
-from worlds import OpenStandIn
+from stand_in import OpenStandIn
 
 from ray_unlearn.execution import cluster as elastic
+from ray_unlearn.execution import lane_pool
 from ray_unlearn.execution import lane_trainer as training
 from ray_unlearn.execution import lanes as fleet
+from ray_unlearn.execution.conductor import first_job
+from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lanes import Fleet
 from ray_unlearn.execution.placement import Cluster, Node
@@ -87,12 +90,12 @@ def test_the_end_leaves_no_thread_in_ray_and_waits_for_no_lane_that_waits(
 def test_a_lane_without_room_says_why_and_is_no_thread_and_no_process(
     ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleet, "EXPLAIN_S", 2.0)
+    monkeypatch.setattr(lane_pool, "EXPLAIN_S", 2.0)
     said: list[str] = []
     cpus = ray.cluster_resources()["CPU"]
     waiting = Operations(lanes=2, cpus_per_worker=cpus)
     with Fleet(waiting, OpenStandIn(tmp_path / "log"), say=said.append) as pair:
-        assert pair.first_job(baselines=False, interrupt=Interrupt(print)) is not None
+        assert first_job(pair.hub, False, Interrupt(print)) is not None
         deadline = time.monotonic() + 60
         while not said:
             assert time.monotonic() < deadline
@@ -102,7 +105,7 @@ def test_a_lane_without_room_says_why_and_is_no_thread_and_no_process(
         assert [lane["state"] for lane in lanes] == ["idle", "pending"]
         assert lanes[1]["waiting_for"] == said[0].removeprefix("lane 1 waits for ")
         assert [t.name for t in threading.enumerate() if t.name.startswith("lane-")] == ["lane-0"]
-        assert list(ray.get(pair.hub.controllers.remote())) == [0]
+        assert list(pair.hub.ask(Hub.controllers)) == [0]
     [once] = said
     assert once.startswith(
         f"lane 1 waits for 1 worker(s) of {cpus:g} CPU: the cluster has {cpus:g} CPU, 0 of them free"
@@ -119,7 +122,7 @@ def test_a_lane_that_waits_inside_ray_leaves_neither_thread_nor_placement_group(
     )
     monkeypatch.setattr(fleet, "PATIENCE_S", 600.0)
     with Fleet(Operations(lanes=2, cpus_per_worker=cpus), OpenStandIn(tmp_path / "log")) as pair:
-        assert pair.first_job(baselines=False, interrupt=Interrupt(print)) is not None
+        assert first_job(pair.hub, False, Interrupt(print)) is not None
         deadline = time.monotonic() + 60
         while not any(
             group["state"] == "PENDING" for group in ray.util.placement_group_table().values()

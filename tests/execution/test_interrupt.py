@@ -14,6 +14,6 @@ def test_sigterm_that_is_sent_twice_is_one_wish(monkeypatch: pytest.MonkeyPatch)
         signal.raise_signal(signal.SIGTERM)  # Slurm at a time limit; KubeRay's stop, then its pod's
         signal.raise_signal(signal.SIGTERM)
         assert wish.requested
-        monkeypatch.setattr(interrupt, "ONE_WISH_S", 0.0)
+        monkeypatch.setattr(interrupt, "ONE_REQUEST_S", 0.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)

@@ -1,414 +1,542 @@
-"""The hub's rules without Ray: it is an ordinary class, only its methods are coroutines."""
+"""The hub's rules without Ray: it is an ordinary class, only its methods are coroutines.
+
+Time is that of `VirtualLoop`: no test waits.
+"""
 
 import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
+from virtual_time import VirtualLoop
 
-from ray_unlearn.execution.hub import GO, KEEP, NODE_DEATHS, QUIT, STOP, WAIT, Hub
+from ray_unlearn.environment import Environment
+from ray_unlearn.execution.hub import SETTLE_S, Hub
+from ray_unlearn.execution.hub_jobs import NODE_DEATHS
+from ray_unlearn.execution.messages import (
+    Answer,
+    Assignment,
+    BestWeights,
+    Fatal,
+    Fault,
+    Interrupted,
+    JobEnded,
+    LaneStart,
+    Launch,
+    NodeFate,
+    RowReported,
+    RunTrial,
+    Worker,
+)
 
-PAYLOAD = {"kind": "trial"}
-SOON = 0.02
-
-
-def row(update: int) -> dict[str, Any]:
-    return {"kind": "row", "update": update, "metrics": {}}
-
-
-def asynchronously(test: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(test, timeout=10))
-
-
-async def started(lanes: int = 1, max_retries: int = 1) -> tuple[Hub, list[int]]:
-    hub = Hub(lanes, max_retries)
-    tokens = [await hub.up(lane, [100 + lane]) for lane in range(lanes)]
-    for lane, token in enumerate(tokens):
-        await hub.ready(lane, token or 0)
-    return hub, [token or 0 for token in tokens]
-
-
-def test_a_lane_hears_stop_when_its_trial_is_released_and_go_when_the_row_is_dealt_with() -> None:
-    async def test() -> None:
-        hub, [token] = await started()
-        side = asyncio.create_task(hub.pull(7, 0, PAYLOAD))
-        assert (await hub.take(0, token, 1))["number"] == 7
-        await hub.report(0, token, 7, row(1))
-        assert (await side)["update"] == 1
-        assert await hub.verdict(0, token, 7, SOON) == WAIT
-        asking = asyncio.create_task(hub.pull(7, 1, PAYLOAD))
-        assert await hub.verdict(0, token, 7, 1) == GO
-        await hub.report(0, token, 7, row(2))
-        assert (await asking)["update"] == 2
-        await hub.release(7)
-        assert await hub.verdict(0, token, 7, 1) == STOP
-
-    asynchronously(test())
+ORDER = RunTrial({})
+DONE = JobEnded("complete")
+S = 60.0
 
 
-def test_an_idle_lane_is_answered_in_time_for_its_heartbeat() -> None:
-    async def test() -> None:
-        hub, [token] = await started()
-        assert await hub.take(0, token, SOON) == WAIT
-
-    asynchronously(test())
+def row(update: int, **metrics: float) -> RowReported:
+    return RowReported(update, {"update": update} | metrics)
 
 
-def test_a_trial_whose_lane_died_goes_to_another_lane_before_all_waiting_ones() -> None:
-    async def test() -> None:
-        hub, [one, two] = await started(lanes=2)
-        sides = [asyncio.create_task(hub.pull(number, 0, PAYLOAD)) for number in (1, 2, 3)]
-        await asyncio.sleep(SOON)
-        assert (await hub.take(0, one, 1))["number"] == 1
-        assert await hub.down(0, "node lost")
-        taken = await hub.take(1, two, 1)
-        assert taken["number"] == 1
-        await hub.report(1, two, 1, row(1))
-        item = await sides[0]
-        assert (item["attempt"], item["lane"]) == (1, 1)
-        assert item["notes"] == ["lane 0 restarts: node lost"]
-        for side in sides[1:]:
-            side.cancel()
-
-    asynchronously(test())
+def weights(number: int, update: int) -> BestWeights:
+    return BestWeights(number, update, f"{number}-{update}", 1, "sha")
 
 
-def test_a_row_of_a_dead_attempt_that_nobody_saw_is_not_delivered_late() -> None:
-    async def test() -> None:
-        hub, [token] = await started()
-        first = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        await hub.take(0, token, 1)
-        await hub.report(0, token, 1, row(1))
-        assert (await first)["update"] == 1
-        asking = asyncio.create_task(hub.pull(1, 1, PAYLOAD))
-        assert await hub.verdict(0, token, 1, 1) == GO
-        await hub.down(0, "killed")
-        new = await hub.up(0, [200]) or 0
-        assert (await hub.take(0, new, 1))["number"] == 1
-        await hub.report(0, new, 1, row(1))
-        item = await asking
-        assert (item["update"], item["attempt"]) == (1, 1)
-        assert await hub.verdict(0, new, 1, SOON) == WAIT, (
-            "the replayed row waits for its verdict like any other"
-        )
+class Post:
+    """A hub with lanes that are up, and the trial's sides."""
 
-    asynchronously(test())
+    def __init__(self, loop: VirtualLoop, lanes: int = 1, max_retries: int = 1) -> None:
+        self.loop = loop
+        self.hub = Hub(lanes, max_retries, environment=VirtualClock(loop))
+        self.starts: list[LaneStart] = []
+        self.launches = [1] * lanes
+        for lane in range(lanes):
+            self.starts.append(self.up(lane))
 
+    def run(self, call: Coroutine[Any, Any, Any]) -> Any:
+        """What the call gives."""
+        return self.loop.run_until_complete(call)
 
-def test_what_a_replaced_worker_says_counts_for_nothing() -> None:
-    """Ray Train may think a worker dead that still computes: two writers of one trial would mix
-    their rows."""
+    def ask(self, call: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+        """A call that is not waited for; what can happen at once has happened."""
+        task = self.loop.create_task(call)
+        self.settle()
+        return task
 
-    async def test() -> None:
-        hub, [old] = await started()
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        await hub.take(0, old, 1)
-        new = await hub.up(0, [200]) or 0
-        assert (await hub.take(0, new, 1))["number"] == 1
-        await hub.report(0, old, 1, row(99))
-        assert await hub.verdict(0, old, 1, 1) == QUIT
-        assert await hub.take(0, old, 1) == QUIT
-        await hub.report(0, new, 1, row(1))
-        assert (await side)["update"] == 1
+    def settle(self) -> None:
+        """All that can happen without waiting has happened."""
+        self.run(_turns())
 
-    asynchronously(test())
+    def up(self, lane: int, ready: bool = True) -> LaneStart:
+        start = self.run(self.hub.up(Launch(lane, self.launches[lane]), (100 + lane,)))
+        assert isinstance(start, LaneStart)
+        if ready:
+            self.run(self.hub.ready(start))
+        return start
 
+    def pull(self, number: int, handled: int = 0, order: RunTrial = ORDER) -> "asyncio.Task[Any]":
+        return self.ask(self.hub.pull(number, handled, order))
 
-def test_retries_are_capped_by_trial() -> None:
-    async def test() -> None:
-        hub, [token] = await started(max_retries=2)
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        for life in range(3):
-            assert (await hub.take(0, token, 1))["number"] == 1
-            await hub.down(0, f"death {life + 1}")
-            token = await hub.up(0, [life]) or 0
-            await hub.ready(0, token)
-        end = await side
-        assert (end["status"], end["reason"]) == (
-            "failed",
-            "its worker died or hung 3 times; the last time: death 3",
-        )
-        assert await hub.take(0, token, SOON) == WAIT
+    def take(self, start: LaneStart) -> Assignment:
+        given = self.run(self.hub.take(start, S))
+        assert isinstance(given, Assignment)
+        return given
 
-    asynchronously(test())
+    def down(self, lane: int, reason: str = "gone", **about: Any) -> bool:
+        call = self.hub.down(Launch(lane, self.launches[lane]), Fault(reason, **about))
+        return bool(self.run(call))
+
+    def left(self, lane: int) -> None:
+        """Its controller ends, and the driver launches it again."""
+        self.run(self.hub.left(Launch(lane, self.launches[lane]), Fault("its controller ended")))
+        self.launches[lane] += 1
+
+    def report(self, start: LaneStart, number: int, item: RowReported | JobEnded) -> None:
+        self.run(self.hub.report(start, number, item))
+        self.settle()
 
 
-def test_a_lane_that_dies_at_every_start_ends_the_study_but_one_that_was_ready_does_not() -> None:
-    async def test() -> None:
-        hub, [token] = await started()
-        for _ in range(5):
-            assert await hub.down(0, "trouble")
-            token = await hub.up(0, []) or 0
-            await hub.ready(0, token)
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        assert await hub.down(0, "trouble")
-        assert await hub.down(0, "No module named 'x'")
-        assert await hub.down(0, "No module named 'x'")
-        assert not await hub.down(0, "No module named 'x'"), "Ray Train is told not to try again"
-        end = await side
-        assert (end["kind"], end["reason"]) == (
-            "fatal",
-            "lane 0 failed to start 3 times: No module named 'x'",
-        )
-        assert await hub.up(0, []) is None
+class VirtualClock(Environment):
+    def __init__(self, loop: VirtualLoop) -> None:
+        self._loop = loop
 
-    asynchronously(test())
+    def monotonic(self) -> float:
+        return self._loop.time()
 
 
-def test_the_study_goes_on_with_the_lanes_that_are_left_and_ends_without_any() -> None:
-    async def test() -> None:
-        hub, [_, two] = await started(lanes=2)
-        await hub.lost(0, "controller died")
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        assert (await hub.take(1, two, 1))["number"] == 1
-        await hub.lost(1, "controller died")
-        assert (await side)["kind"] == "fatal"
-
-    asynchronously(test())
+async def _turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
-def test_an_interrupt_frees_everybody() -> None:
-    async def test() -> None:
-        hub, [one, two] = await started(lanes=2)
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        await hub.take(0, one, 1)
-        idle = asyncio.create_task(hub.take(1, two, 60))
-        await asyncio.sleep(SOON)
-        await hub.interrupt()
-        assert (await side)["kind"] == "interrupted"
-        assert await idle == QUIT
-        assert await hub.verdict(0, one, 1, 60) == QUIT
-
-    asynchronously(test())
+@pytest.fixture
+def loop() -> Any:
+    loop = VirtualLoop()
+    yield loop
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(_turns())
+    loop.close()
 
 
-def test_draining_asks_every_lane_for_a_checkpoint_and_gives_no_more_trials() -> None:
-    async def test() -> None:
-        hub, [one, two] = await started(lanes=2)
-        sides = [asyncio.create_task(hub.pull(number, 0, PAYLOAD)) for number in (1, 2)]
-        await asyncio.sleep(SOON)
-        await hub.take(0, one, 1)
-        assert not await hub.beat(0, one)
-        assert await hub.drained() is False
-        await hub.drain()
-        assert await hub.take(1, two, SOON) == WAIT, "a trial that begins now would only be lost"
-        assert await hub.beat(0, one), "asked until there is one"
-        assert await hub.beat(0, one)
-        await hub.saved(0, one)
-        assert not await hub.beat(0, one)
-        assert await hub.drained()
-        await hub.interrupt()
-        assert [(await side)["kind"] for side in sides] == ["interrupted", "interrupted"]
-
-    asynchronously(test())
+@pytest.fixture
+def one(loop: VirtualLoop) -> Post:
+    return Post(loop)
 
 
-def test_the_weights_of_the_best_row_are_kept_once_and_the_file_is_told_with_the_next_item() -> (
-    None
-):
-    async def test() -> None:
-        hub, [token] = await started()
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        await hub.take(0, token, 1)
-        await hub.report(0, token, 1, row(1))
-        first = await side
-        await hub.keep(1)
-        side = asyncio.create_task(hub.pull(1, first["sequence"], PAYLOAD))
-        assert await hub.verdict(0, token, 1, 1) == KEEP
-        await hub.kept(0, token, 1, {"file": "f"})
-        await hub.report(0, token, 1, row(2))
-        second = await side
-        assert second["kept"] == {"file": "f"}
-        side = asyncio.create_task(hub.pull(1, second["sequence"], PAYLOAD))
-        assert await hub.verdict(0, token, 1, 1) == GO
-        await hub.report(0, token, 1, row(3))
-        assert "kept" not in await side
-
-    asynchronously(test())
+@pytest.fixture
+def two(loop: VirtualLoop) -> Post:
+    return Post(loop, lanes=2)
 
 
-def test_the_next_attempt_knows_the_rows_that_are_recorded_and_no_others() -> None:
-    async def test() -> None:
-        hub, [token] = await started()
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD | {"known": [1]}))
-        job = await hub.take(0, token, 1)
-        assert isinstance(job, dict)
-        assert job["payload"]["known"] == [1], "from the ledger of a resumed study"
-        for update in (2, 3):
-            await hub.report(0, token, 1, row(update))
-            item = await side
-            side = asyncio.create_task(hub.pull(1, item["sequence"], PAYLOAD))
-            assert await hub.verdict(0, token, 1, 1) == GO
-        await hub.report(
-            0, token, 1, row(4)
-        )  # arrives, and the lane dies before anybody has dealt with it
-        await side
-        await hub.down(0, "died")
-        token = await hub.up(0, []) or 0
-        job = await hub.take(0, token, 1)
-        assert isinstance(job, dict)
-        assert job["payload"]["known"] == [1, 2, 3]
-
-    asynchronously(test())
+def test_a_lane_is_told_to_stop_when_its_trial_is_released_and_to_go_on_when_its_row_was_dealt_with(
+    one: Post,
+) -> None:
+    [start] = one.starts
+    side = one.pull(7)
+    assert one.take(start).number == 7
+    one.report(start, 7, row(1))
+    assert side.result().item == row(1)
+    assert one.run(one.hub.verdict(start, 7, S)) is Answer.WAIT
+    side = one.pull(7, 1)
+    assert one.run(one.hub.verdict(start, 7, S)) is Answer.GO
+    one.report(start, 7, row(2))
+    assert side.result().item == row(2)
+    one.run(one.hub.release(7))
+    assert one.run(one.hub.verdict(start, 7, S)) is Answer.STOP
 
 
-def test_a_silent_lane_is_stalled_once_and_its_trial_goes_elsewhere() -> None:
-    async def test() -> None:
-        hub, [one, two] = await started(lanes=2)
-        await hub.enlist(0, one, (100, "node", "actor", None))
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        await hub.take(0, one, 1)
-        assert await hub.stalled(0, one, 60.0) == [], "it has just spoken"
-        await asyncio.sleep(SOON)
-        assert await hub.stalled(0, one, SOON) == [(100, "node", "actor", None)]
-        assert await hub.stalled(0, one, SOON) == [], "the token is another one now"
-        assert await hub.take(0, one, SOON) == QUIT, "if it wakes up"
-        assert (await hub.take(1, two, 1))["number"] == 1
-        assert await hub.down(0, "SIGKILL")
-        assert any("no sign of life" in note for note in hub._drain_notes())
-        await hub.report(1, two, 1, row(1))
-        assert (await side)["attempt"] == 1
-
-    asynchronously(test())
+def test_an_idle_lane_is_answered_in_time_for_its_heartbeat(one: Post) -> None:
+    began = one.loop.time()
+    assert one.run(one.hub.take(one.starts[0], 10.0)) is Answer.WAIT
+    assert one.loop.time() - began == pytest.approx(10.0)
 
 
-def test_a_trial_that_runs_out_of_memory_again_and_again_ends_as_such() -> None:
-    async def test() -> None:
-        hub, [token] = await started(max_retries=1)
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        for _ in range(2):
-            await hub.take(0, token, 1)
-            await hub.down(0, "killed by the memory monitor", no_memory=True)
-            token = await hub.up(0, []) or 0
-        assert (await side)["status"] == "out_of_memory"
-
-    asynchronously(test())
+def test_a_trial_whose_lane_died_goes_to_another_lane_before_all_waiting_ones(two: Post) -> None:
+    sides = [two.pull(number) for number in (1, 2, 3)]
+    assert two.take(two.starts[0]).number == 1
+    assert two.down(0, "killed")
+    assert two.take(two.starts[1]).number == 1
+    two.report(two.starts[1], 1, row(1))
+    found = sides[0].result()
+    assert (found.attempt, found.lane) == (1, 1)
+    assert found.notes == ("lane 0 restarts: killed",)
 
 
-async def dies(hub: Hub, node: str) -> int:
-    """The lane takes its trial, dies in this way, and is there again."""
-    token = await hub.up(0, []) or 0
-    await hub.enlist(0, token, (1, "its node", None, None))
-    await hub.ready(0, token)
-    assert (await hub.take(0, token, 1))["number"] == 1
-    await hub.down(0, "gone", node=node)
-    await hub.left(0, "its controller ended with it")
-    return token
+def test_a_trial_side_that_died_and_came_back_gets_the_same_item_with_all_that_came_with_it(
+    one: Post,
+) -> None:
+    """Whatever the first answer carried, a note or the word of saved weights, may be lost."""
+    [start] = one.starts
+    side = one.pull(1)
+    one.take(start)
+    one.report(start, 1, row(1))
+    one.run(one.hub.save_weights(1, 0, 1))
+    one.pull(1, side.result().sequence)
+    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO_AND_SAVE
+    one.run(one.hub.weights_saved(start, weights(1, 1)))
+    one.run(one.hub.note("look"))
+    one.report(start, 1, row(2))
+    first, again = (one.run(one.hub.pull(1, 1, ORDER)) for _ in range(2))
+    assert first == again
+    assert (first.notes, first.weights) == (("look",), weights(1, 1))
+    assert one.run(one.hub.undelivered()) == [weights(1, 1)], "nobody has said that it arrived"
+    one.pull(1, first.sequence)
+    assert one.run(one.hub.undelivered()) == []
 
 
-def test_a_node_that_goes_is_not_held_against_the_trial_but_not_for_ever() -> None:
+def test_a_row_of_a_dead_attempt_that_nobody_saw_is_not_delivered_late(one: Post) -> None:
+    [start] = one.starts
+    first = one.pull(1)
+    one.take(start)
+    one.report(start, 1, row(1))
+    side = one.pull(1, first.result().sequence)
+    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO
+    one.down(0)
+    new = one.up(0)
+    assert one.take(new).number == 1
+    one.report(new, 1, row(1))
+    assert (side.result().item, side.result().attempt) == (row(1), 1)
+    assert one.run(one.hub.verdict(new, 1, S)) is Answer.WAIT, (
+        "the replayed row waits for its verdict like any other"
+    )
+
+
+def test_retries_are_capped_by_trial(loop: VirtualLoop) -> None:
+    post = Post(loop, max_retries=2)
+    side = post.pull(1)
+    for life in range(3):
+        assert post.take(post.starts[0]).number == 1
+        post.down(0, f"death {life + 1}")
+        post.starts[0] = post.up(0)
+    end = side.result().item
+    assert end == JobEnded("failed", "its worker died or hung 3 times; the last time: death 3")
+    assert post.run(post.hub.take(post.starts[0], S)) is Answer.WAIT
+
+
+def test_a_lane_that_dies_at_every_start_ends_the_study_but_one_that_was_ready_does_not(
+    one: Post,
+) -> None:
+    for _ in range(5):
+        assert one.down(0, "trouble")
+        one.up(0)
+    side = one.pull(1)
+    assert one.down(0, "trouble")
+    assert one.down(0, "No module named 'x'")
+    assert one.down(0, "No module named 'x'")
+    assert not one.down(0, "No module named 'x'"), "Ray Train is told not to try again"
+    one.settle()
+    assert side.result().item == Fatal("lane 0 failed to start 3 times: No module named 'x'")
+    assert one.run(one.hub.up(Launch(0, 1), ())) is None
+
+
+def test_an_interrupt_frees_everybody(two: Post) -> None:
+    side = two.pull(1)
+    two.take(two.starts[0])
+    idle = two.ask(two.hub.take(two.starts[1], S))
+    two.run(two.hub.interrupt())
+    two.settle()
+    assert isinstance(side.result().item, Interrupted)
+    assert idle.result() is Answer.QUIT
+    assert two.run(two.hub.verdict(two.starts[0], 1, S)) is Answer.QUIT
+
+
+def test_draining_asks_every_lane_for_a_checkpoint_and_gives_no_more_trials(two: Post) -> None:
+    hub, (first, second) = two.hub, two.starts
+    sides = [two.pull(number) for number in (1, 2)]
+    two.take(first)
+    assert not two.run(hub.beat(first))
+    two.run(hub.drain())
+    assert not two.run(hub.drained())
+    assert two.run(hub.take(second, S)) is Answer.WAIT, "one that begins now would only be lost"
+    request = two.run(hub.beat(first))
+    assert request
+    assert two.run(hub.beat(first)) == request, "asked until there is one"
+    two.run(hub.checkpointed(first, 1, request))
+    assert not two.run(hub.beat(first))
+    assert two.run(hub.drained())
+    two.run(hub.interrupt())
+    two.settle()
+    assert [side.result().item for side in sides] == [Interrupted()] * 2
+
+
+def test_the_weights_of_the_best_row_are_saved_once_and_the_file_comes_with_the_next_item(
+    one: Post,
+) -> None:
+    [start] = one.starts
+    side = one.pull(1)
+    one.take(start)
+    one.report(start, 1, row(1))
+    one.run(one.hub.save_weights(1, 0, 1))
+    side = one.pull(1, side.result().sequence)
+    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO_AND_SAVE
+    one.run(one.hub.weights_saved(start, weights(1, 1)))
+    one.report(start, 1, row(2))
+    assert side.result().weights == weights(1, 1)
+    side = one.pull(1, side.result().sequence)
+    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO
+    one.report(start, 1, row(3))
+    assert side.result().weights is None
+
+
+def test_the_next_attempt_knows_the_rows_that_are_recorded_and_no_others(one: Post) -> None:
+    [start] = one.starts
+    side = one.pull(1, order=RunTrial({}, (1,)))
+    assert one.take(start).order == RunTrial({}, (1,)), "from the ledger of a resumed study"
+    for update in (2, 3):
+        one.report(start, 1, row(update))
+        side = one.pull(1, side.result().sequence)
+        assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO
+    one.report(start, 1, row(4))  # arrives, and the lane dies before anybody has dealt with it
+    one.down(0)
+    assert one.take(one.up(0)).order == RunTrial({}, (1, 2, 3))
+
+
+def test_a_silent_lane_is_stalled_once_and_its_trial_goes_elsewhere(two: Post) -> None:
+    hub, (first, second) = two.hub, two.starts
+    worker = Worker(100, "node", "actor")
+    two.run(hub.enlist(first, worker))
+    side = two.pull(1)
+    two.take(first)
+    assert two.run(hub.stalled(first, 60.0)) == [], "it has just given a sign of life"
+    two.run(asyncio.sleep(60.0))
+    assert two.run(hub.stalled(first, 60.0)) == [worker]
+    assert two.run(hub.stalled(first, 60.0)) == [], "the start is another one now"
+    assert two.run(hub.take(first, S)) is Answer.QUIT, "if it wakes up"
+    assert two.take(second).number == 1
+    assert two.down(0, "SIGKILL")
+    two.report(second, 1, row(1))
+    found = side.result()
+    assert found.attempt == 1
+    assert any("no sign of life for 60 s" in note for note in found.notes)
+
+
+def test_a_trial_that_runs_out_of_memory_again_and_again_ends_as_such(one: Post) -> None:
+    side = one.pull(1)
+    for _ in range(2):
+        one.take(one.starts[0])
+        one.down(0, "killed by the memory monitor", no_memory=True)
+        one.starts[0] = one.up(0)
+    assert side.result().item.status == "out_of_memory"
+
+
+def dies(post: Post, fate: NodeFate) -> None:
+    """The lane takes its trial, dies in this way, and is launched again."""
+    start = post.up(0)
+    post.run(post.hub.enlist(start, Worker(1, "its node")))
+    assert post.take(start).number == 1
+    post.down(0, "gone", node=fate)
+    post.left(0)
+
+
+def test_a_node_that_goes_is_not_held_against_the_trial_but_not_for_ever(loop: VirtualLoop) -> None:
     """A node that had been announced to leave never counts, others do after a while: a trial may be
     what brings them down."""
-
-    async def test() -> None:
-        hub, _ = await started(max_retries=0)
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        await asyncio.sleep(SOON)
-        for _ in range(2 * NODE_DEATHS):
-            await dies(hub, "preempted")
-        for _ in range(NODE_DEATHS):
-            await dies(hub, "node")
-        assert not side.done()
-        await dies(hub, "node")
-        end = await side
-        assert (end["status"], end["attempt"]) == ("failed", 3 * NODE_DEATHS + 1)
-        assert end["reason"] == f"its node died {NODE_DEATHS + 1} times; the last time: gone"
-
-    asynchronously(test())
+    post = Post(loop, max_retries=0)
+    side = post.pull(1)
+    for _ in range(2 * NODE_DEATHS):
+        dies(post, "preempted")
+    for _ in range(NODE_DEATHS):
+        dies(post, "node")
+    assert not side.done()
+    dies(post, "node")
+    post.settle()
+    reason = f"its node died {NODE_DEATHS + 1} times; the last time: gone"
+    assert side.result().item == JobEnded("failed", reason)
+    assert side.result().attempt == 3 * NODE_DEATHS + 1
 
 
 def test_a_worker_that_cannot_be_reached_counts_when_its_node_turns_out_to_live(
-    monkeypatch: pytest.MonkeyPatch,
+    loop: VirtualLoop,
 ) -> None:
-    async def test() -> None:
-        hub, _ = await started(max_retries=0)
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        await asyncio.sleep(SOON)
-        await dies(hub, "unknown")
-        await hub.settle({"another node"})
-        assert (await hub.state())["unsettled"] == 0
-        await dies(hub, "unknown")
-        await hub.settle({"its node"})
-        assert (await hub.state())["unsettled"] == 1, "Ray may not have noticed yet"
-        monkeypatch.setattr("ray_unlearn.execution.hub.SETTLE_S", 0.0)
-        await hub.settle({"its node"})
-        assert not side.done()
-        await dies(hub, "")
-        assert (await side)["reason"].startswith("its worker died or hung 2 times")
-
-    asynchronously(test())
+    post = Post(loop, max_retries=0)
+    side = post.pull(1)
+    dies(post, "unknown")
+    post.run(post.hub.settle({"another node"}))
+    assert post.run(post.hub.state()).unsettled == 0
+    dies(post, "unknown")
+    post.run(post.hub.settle({"its node"}))
+    assert post.run(post.hub.state()).unsettled == 1, "Ray may not have noticed yet"
+    post.run(asyncio.sleep(SETTLE_S))
+    post.run(post.hub.settle({"its node"}))
+    assert not side.done()
+    dies(post, "")
+    post.settle()
+    assert side.result().item.reason.startswith("its worker died or hung 2 times")
 
 
-def test_a_lane_leaves_its_node_with_a_checkpoint_or_when_time_is_up() -> None:
-    async def test() -> None:
-        hub, [one, two] = await started(lanes=2, max_retries=0)
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        await asyncio.sleep(SOON)
-        await hub.take(0, one, 1)
-        assert not await hub.beat(0, one)
-        assert not await hub.vacate(0, one, "its node goes", at_once=False)
-        assert (await hub.state())["lanes"][0]["state"] == "draining"
-        assert await hub.beat(0, one), "it is asked for a checkpoint"
-        assert not await hub.beat(1, two), "and the other lane is not"
-        await hub.saved(0, one)
-        assert await hub.vacate(0, one, "its node goes", at_once=False)
-        assert not await hub.vacate(0, one, "its node goes", at_once=True), "once"
-        assert await hub.take(0, one, SOON) == QUIT
-        assert (await hub.take(1, two, 1))["number"] == 1
-        assert not await hub.vacate(1, two, "its node goes", at_once=False)
-        assert await hub.vacate(1, two, "its node goes", at_once=True)
-        await hub.left(1, "ended")
-        await hub.up(1, [])
-        assert (await hub.state())["lanes"][1]["state"] == "starting"
-        assert not side.done(), "neither counts as a fault"
-        side.cancel()
-
-    asynchronously(test())
+def test_a_lane_leaves_its_node_with_a_checkpoint_or_when_time_is_up(loop: VirtualLoop) -> None:
+    post = Post(loop, lanes=2, max_retries=0)
+    hub, (first, second) = post.hub, post.starts
+    side = post.pull(1)
+    post.take(first)
+    assert not post.run(hub.beat(first))
+    assert not post.run(hub.vacate(first, "its node goes", at_once=False))
+    assert post.run(hub.state()).lanes[0].state == "draining"
+    request = post.run(hub.beat(first))
+    assert request, "it is asked for a checkpoint"
+    assert not post.run(hub.beat(second)), "and the other lane is not"
+    post.run(hub.checkpointed(first, 1, request))
+    assert post.run(hub.vacate(first, "its node goes", at_once=False))
+    assert not post.run(hub.vacate(first, "its node goes", at_once=True)), "once"
+    assert post.run(hub.take(first, S)) is Answer.QUIT
+    assert post.take(second).number == 1
+    assert not post.run(hub.vacate(second, "its node goes", at_once=False))
+    assert post.run(hub.vacate(second, "its node goes", at_once=True))
+    post.left(1)
+    post.up(1, ready=False)
+    assert post.run(hub.state()).lanes[1].state == "starting"
+    assert not side.done(), "neither counts as a fault"
 
 
-def test_an_idle_lane_leaves_its_node_at_once_and_takes_nothing_more() -> None:
-    async def test() -> None:
-        hub, [token] = await started()
-        asking = asyncio.create_task(hub.take(0, token, 60))
-        await asyncio.sleep(SOON)
-        assert await hub.vacate(0, token, "its node goes", at_once=False)
-        assert await asking == QUIT
-
-    asynchronously(test())
+def test_an_idle_lane_leaves_its_node_at_once_and_takes_nothing_more(one: Post) -> None:
+    [start] = one.starts
+    asking = one.ask(one.hub.take(start, S))
+    assert one.run(one.hub.vacate(start, "its node goes", at_once=False))
+    one.settle()
+    assert asking.result() is Answer.QUIT
 
 
-def test_where_a_lanes_time_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that is set by hand: 2 s of waiting for a trial, 3 + 5 s of computing, 4 s for a
-    verdict, 6 s idle."""
-    now = 100.0
-    monkeypatch.setattr("ray_unlearn.execution.hub.time.monotonic", lambda: now)
+def test_where_a_lanes_time_goes(one: Post) -> None:
+    """2 s of waiting for a trial, 3 + 5 s of computing, 4 s for a verdict, 6 s idle."""
+    [start] = one.starts
 
-    async def test() -> None:
-        nonlocal now
-        hub, [token] = await started()
-        now += 2
-        side = asyncio.create_task(hub.pull(1, 0, PAYLOAD))
-        await hub.take(0, token, 1)
-        now += 3
-        await hub.report(
-            0, token, 1, row(1) | {"metrics": {"forget_tokens": 70, "retain_tokens": 30}}
-        )
-        item = await side
-        now += 4
-        side = asyncio.create_task(hub.pull(1, item["sequence"], PAYLOAD))
-        await asyncio.sleep(0)
-        assert await hub.verdict(0, token, 1, 1) == GO
-        now += 5
-        await hub.report(0, token, 1, {"kind": "ended", "status": "complete", "reason": ""})
-        await side
-        now += 6
-        [lane] = (await hub.state())["lanes"]
-        assert [lane[f"{name}_s"] for name in ("busy", "verdict", "idle", "up")] == [
-            8.0,
-            4.0,
-            8.0,
-            20.0,
-        ]
-        assert (lane["tokens"], lane["state"], lane["restarts"]) == (100, "idle", 0)
+    def passes(seconds: float) -> None:
+        one.run(asyncio.sleep(seconds))
 
-    asyncio.run(test())
+    passes(2)
+    side = one.pull(1)
+    one.take(start)
+    passes(3)
+    one.report(start, 1, row(1, forget_tokens=70, retain_tokens=30))
+    passes(4)
+    one.pull(1, side.result().sequence)
+    assert one.run(one.hub.verdict(start, 1, 1)) is Answer.GO
+    passes(5)
+    one.report(start, 1, DONE)
+    passes(6)
+    [lane] = one.run(one.hub.state()).lanes
+    spent = (lane.busy_s, lane.verdict_s, lane.idle_s, lane.up_s)
+    assert spent == pytest.approx((8.0, 4.0, 8.0, 20.0))
+    assert (lane.tokens, lane.state, lane.restarts) == (100, "idle", 0)
+
+
+# -- late words: each of these changed something before it said what it assumes --------------------
+
+
+def test_what_a_replaced_worker_says_counts_for_nothing(one: Post) -> None:
+    """Ray Train may think a worker dead that still computes: two writers of one trial would mix
+    their rows."""
+    [old] = one.starts
+    side = one.pull(1)
+    one.take(old)
+    new = one.up(0)
+    assert one.take(new).number == 1
+    one.report(old, 1, row(99))
+    assert one.run(one.hub.verdict(old, 1, S)) is Answer.QUIT
+    assert one.run(one.hub.take(old, S)) is Answer.QUIT
+    one.report(new, 1, row(1))
+    assert side.result().item == row(1)
+
+
+def test_a_replaced_worker_is_no_sign_of_life_of_its_successor(one: Post) -> None:
+    [old] = one.starts
+    new = one.up(0)
+    one.run(asyncio.sleep(60.0))
+    one.run(one.hub.take(old, S))
+    one.run(one.hub.beat(old))
+    assert one.run(one.hub.state()).lanes[0].silent_s >= 60.0
+    assert new != old
+
+
+def test_a_released_trial_is_not_run_again_for_a_late_pull(one: Post) -> None:
+    """A lane would run it and wait for a verdict for ever."""
+    one.run(one.hub.release(1))
+    assert isinstance(one.run(one.hub.pull(1, 2, ORDER)).item, Interrupted)
+    assert one.run(one.hub.state()).queued == ()
+
+
+def test_weights_are_not_saved_at_another_row_than_the_one_that_was_meant(one: Post) -> None:
+    """The lane died meanwhile, and the next attempt has replayed an earlier row."""
+    [start] = one.starts
+    side = one.pull(1)
+    one.take(start)
+    one.report(start, 1, row(1))
+    side = one.pull(1, side.result().sequence)
+    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO
+    one.report(start, 1, row(2))
+    one.down(0)
+    new = one.up(0)
+    one.take(new)
+    one.report(new, 1, row(1))
+    one.run(one.hub.save_weights(1, 0, 2))
+    one.pull(1, side.result().sequence + 1)
+    assert one.run(one.hub.verdict(new, 1, S)) is Answer.GO
+
+
+def test_the_word_of_saved_weights_of_a_row_that_was_followed_by_another_counts_for_nothing(
+    one: Post,
+) -> None:
+    [start] = one.starts
+    one.pull(1)
+    one.take(start)
+    one.report(start, 1, row(2))
+    one.run(one.hub.weights_saved(start, weights(1, 1)))
+    assert one.run(one.hub.undelivered()) == []
+
+
+def test_a_checkpoint_that_is_older_than_the_request_does_not_answer_it(one: Post) -> None:
+    """Its word was on the way when the study was asked to stop: updates have been computed since,
+    and would be lost."""
+    [start] = one.starts
+    one.pull(1)
+    one.take(start)
+    one.run(one.hub.vacate(start, "its node goes", at_once=False))
+    before = one.run(one.hub.beat(start))
+    one.run(one.hub.drain())
+    one.run(one.hub.checkpointed(start, 1, before))
+    assert not one.run(one.hub.drained())
+    one.run(one.hub.checkpointed(start, 1, one.run(one.hub.beat(start))))
+    assert one.run(one.hub.drained())
+
+
+def test_a_checkpoint_of_the_trial_before_does_not_answer_for_this_one(one: Post) -> None:
+    [start] = one.starts
+    one.pull(1)
+    one.pull(2)
+    one.take(start)
+    one.report(start, 1, DONE)
+    assert one.take(start).number == 2
+    one.run(one.hub.drain())
+    request = one.run(one.hub.beat(start))
+    one.run(one.hub.checkpointed(start, 1, request))
+    assert not one.run(one.hub.drained())
+
+
+def test_a_controller_that_was_replaced_cannot_take_the_lane_down_nor_bring_it_up(
+    one: Post,
+) -> None:
+    """The driver ended it, and launched the lane anew; its last words were on the way."""
+    old = Launch(0, 1)
+    one.left(0)
+    assert one.run(one.hub.introduce(Launch(0, 2), "controller"))
+    start = one.up(0)
+    one.pull(1)
+    one.take(start)
+    assert one.run(one.hub.up(old, (9,))) is None
+    assert not one.run(one.hub.down(old, Fault("killed")))
+    assert not one.run(one.hub.introduce(old, "old"))
+    one.run(one.hub.left(old, Fault("ended")))
+    [lane] = one.run(one.hub.state()).lanes
+    assert (lane.start, lane.up, lane.job) == (start, True, 1)
+    assert one.run(one.hub.controllers()) == {0: "controller"}
+
+
+def test_a_lane_that_is_up_meanwhile_does_not_wait(one: Post) -> None:
+    """The clocks of what it does would run wrong."""
+    one.pull(1)
+    one.take(one.starts[0])
+    one.run(one.hub.waits({0: "1 CPU"}))
+    one.run(asyncio.sleep(5.0))
+    [lane] = one.run(one.hub.state()).lanes
+    assert (lane.waiting_for, lane.state, lane.busy_s) == ("", "busy", 5.0)

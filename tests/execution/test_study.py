@@ -19,6 +19,10 @@ import ray
 import yaml
 from processes import alive, descendants
 
+from ray_unlearn.execution.hub import Hub
+from ray_unlearn.execution.hub_line import HubDied
+from ray_unlearn.execution.messages import LaneState
+from ray_unlearn.execution.ray_hub import RayHub
 from ray_unlearn.execution.study import StudyResult, resume_study, run_study
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.study_file import load_study
@@ -156,14 +160,14 @@ def test_two_workers_give_the_trajectories_of_one(
             assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
 
 
-def lane_state() -> dict[str, Any] | None:
+def lane_state() -> LaneState | None:
     """What the hub of the running study says of its one lane; None before and after."""
     names = [name for name in ray.util.list_named_actors() if name.startswith("ray-unlearn-hub")]
     try:
-        lanes = ray.get(ray.get_actor(names[0]).state.remote(), timeout=5)["lanes"] if names else []
-    except (ValueError, ray.exceptions.RayError, ray.exceptions.GetTimeoutError):
+        lanes = RayHub.named(names[0], 5).ask(Hub.state).lanes if names else ()
+    except HubDied:
         return None
-    return dict(lanes[0]) if lanes else None
+    return lanes[0] if lanes else None
 
 
 @contextmanager
@@ -175,14 +179,9 @@ def assassin(number: int, times: int) -> Iterator[list[int]]:
     def hunt() -> None:
         while not stop.wait(0.01) and len(killed) < times:
             state = lane_state()
-            if (
-                state
-                and state["job"] == number
-                and state["pids"]
-                and state["pids"][0] not in killed
-            ):
-                os.kill(state["pids"][0], signal.SIGKILL)
-                killed.append(state["pids"][0])
+            if state and state.job == number and state.pids and state.pids[0] not in killed:
+                os.kill(state.pids[0], signal.SIGKILL)
+                killed.append(state.pids[0])
 
     thread = threading.Thread(target=hunt)
     thread.start()
@@ -234,6 +233,10 @@ def set_trials(folder: Path, trials: int) -> None:
 INTERRUPTED_RUN = """
 import sys
 from pathlib import Path
+from ray_unlearn.execution.hub import Hub
+from ray_unlearn.execution.hub_line import HubDied
+from ray_unlearn.execution.messages import LaneState
+from ray_unlearn.execution.ray_hub import RayHub
 from ray_unlearn.execution.study import run_study
 from ray_unlearn.spec.study_file import load_study
 sys.exit(run_study(load_study(Path(sys.argv[1])), Path(sys.argv[2])).exit_code)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from specs import finished, row, space, study
-from worlds import NLL, config
+from stand_in import NLL, config
 
+from ray_unlearn.execution.conductor import pending
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.recorder import Recorder
-from ray_unlearn.execution.tune import pending
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.store.event import BaselineMeasured, Header, RowMeasured

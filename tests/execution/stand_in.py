@@ -1,8 +1,8 @@
-"""A stand-in world for tests of the lanes themselves: no model, and trials that fail in every way
-on request.
+"""A stand-in workspace for tests of the lanes themselves: no model, and trials that fail in every
+way on request.
 
-Workers get it by value (see conftest). A trial's `context` says what happens to it; what the world
-did is in a log file, for lines in one process's memory die with it.
+Workers get it by value (see conftest). A trial's `context` says what happens to it; what the
+workspace did is in a log file, for lines in one process's memory die with it.
 """
 
 import os
@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from ray_unlearn.execution.lane import Job
+from ray_unlearn.execution.lane import RunningTrial
+from ray_unlearn.execution.messages import BestWeights, Prepared
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import HALVES, Row
 from ray_unlearn.unlearn.comm import Comm
@@ -41,7 +42,7 @@ def config(behaviour: str = "ok", steps: int = 3, seed: int = 0) -> TrialConfig:
 
 @dataclass(frozen=True)
 class OpenStandIn:
-    """Opens the stand-in world; `fails` makes every start of a lane fail."""
+    """Opens the stand-in; `fails` makes every start of a lane fail."""
 
     log: Path
     fails: bool = False
@@ -60,30 +61,25 @@ class StandIn:
         self._comm = comm
         self._adopted: Any = None
 
-    def prepare(self, baselines: bool) -> tuple[dict[str, Row], Any]:
-        return ({"vanilla": NLL | {"update": 0}} if baselines else {}), "labels"
+    def prepare(self, baselines: bool) -> Prepared:
+        return Prepared({"vanilla": NLL | {"update": 0}} if baselines else {}, "labels")
 
     def adopt(self, shared: Any) -> None:
         self._adopted = shared
 
-    def trial(self, config: TrialConfig, job: Job) -> Iterator[Row | Ended]:
+    def trial(self, config: TrialConfig, running: RunningTrial) -> Iterator[Row | Ended]:
         """`config.steps` rows, unless its behaviour is another."""
         for update in range(1, config.steps + 1):
             self._say(f"seed {config.seed} update {update}")
             self._misbehave(config, update)
-            if job.checkpoint_wanted(update):
+            if running.checkpoint_wanted(update):
                 self._say(f"seed {config.seed} checkpoint")
-                job.checkpoint_saved(update)
+                running.checkpoint_saved(update)
             yield NLL | {"update": update, "forget_loss": float(config.seed * 100 + update)}
         yield Ended("complete", f"adopted {self._adopted}")
 
-    def keep(self, number: int, update: int) -> dict[str, Any] | None:
-        return {
-            "update": update,
-            "file": f"trials/best/{number}-{update}",
-            "sha256": "",
-            "bytes": 0,
-        }
+    def save_weights(self, number: int, update: int) -> BestWeights | None:
+        return BestWeights(number, update, f"trials/best/{number}-{update}", 0, "")
 
     def _misbehave(self, config: TrialConfig, update: int) -> None:
         behaviour, _, argument = config.context.partition(":")

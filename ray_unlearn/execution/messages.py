@@ -1,0 +1,227 @@
+"""What hub, lanes, Tune's side and recorder say to each other: frozen and typed.
+
+Messages are late, and answers may find a sender that is gone. So whatever changes state says what
+it assumes, and the receiver compares that with what is:
+
+    Launch       the n-th time that the driver started this lane: words of an earlier one are void
+    LaneStart    the n-th worker group of a lane: what a replaced group still says is void
+    attempt      the n-th run of a trial: words about an earlier one's rows are void
+    update       the row that a word is about
+    request      the n-th request for a checkpoint: an older checkpoint does not answer it
+
+The hub lives in a process that starts in a second, so neither torch nor pydantic is imported here.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ray_unlearn.store.schema import Outcome, Row
+
+FIRST_JOB = -1
+"""Number of the job before trial 0: `Prepare`."""
+
+NodeFate = Literal["", "preempted", "node", "unknown"]
+"""Whether a worker died because its node did; see `cluster.died_with_node`."""
+
+
+class Answer(enum.Enum):
+    """What the hub answers a lane that asked for a job or for the verdict on a row."""
+
+    GO = "go"
+    GO_AND_SAVE = "go and save"
+    """The row is the best so far: save its weights, then go on."""
+    STOP = "stop"
+    WAIT = "wait"
+    """Nothing yet: ask again."""
+    QUIT = "quit"
+    """The study is over, or another worker group has taken this one's place."""
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """The study's first job: baselines (if asked for), and what all lanes share."""
+
+    baselines: bool
+
+
+@dataclass(frozen=True)
+class RunTrial:
+    """A trial to be run."""
+
+    config: Mapping[str, Any]
+    """Content of its `TrialConfig`."""
+    known: tuple[int, ...] = ()
+    """Updates whose rows are recorded: an earlier attempt gave them."""
+
+
+Order = Prepare | RunTrial
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A job as a lane gets it."""
+
+    number: int
+    attempt: int
+    """0 for the first in this session of the study."""
+    order: Order
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the first job computed."""
+
+    rows: Mapping[str, Row]
+    """Baseline rows by name."""
+    shared: Any = None
+    """For the other lanes; stays in the hub."""
+
+
+@dataclass(frozen=True)
+class RowReported:
+    """A trial was evaluated after this update."""
+
+    update: int
+    metrics: Row
+
+
+@dataclass(frozen=True)
+class JobEnded:
+    """A job is over."""
+
+    status: Outcome
+    reason: str = ""
+    prepared: Prepared | None = None
+
+
+@dataclass(frozen=True)
+class Fatal:
+    """The study cannot go on."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """The job has no end: the study stops, or the job was released meanwhile."""
+
+    reason: str = "interrupted"
+
+
+Reported = RowReported | JobEnded
+Item = Reported | Fatal | Interrupted
+
+
+@dataclass(frozen=True)
+class BestWeights:
+    """A file with the weights of one row."""
+
+    number: int
+    update: int
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """An item on its way to the recorder."""
+
+    item: Item
+    sequence: int
+    """1 for the job's first item. Asking for the next one says that this one is dealt with."""
+    attempt: int
+    lane: int | None = None
+    notes: tuple[str, ...] = ()
+    """For the operator, from anywhere in the study."""
+    weights: BestWeights | None = None
+    """The trial's weights that were saved last, until a delivery with them is dealt with."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The `number`-th time that the driver started a lane."""
+
+    lane: int
+    number: int
+
+
+@dataclass(frozen=True)
+class LaneStart:
+    """The `number`-th start of a lane's worker group, or of its replacement."""
+
+    lane: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of a lane, and what is needed to end it and to free what it held."""
+
+    pid: int
+    node: str = ""
+    actor: Any = None
+    group: Any = None
+    """Its placement group."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a worker group is no more."""
+
+    reason: str
+    no_memory: bool = False
+    """Ray ended it because memory ran out."""
+    node: NodeFate = ""
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """A lane as the hub sees it at one moment."""
+
+    index: int
+    state: str
+    """One word for people: see `live.LANE_STATES`."""
+    start: LaneStart
+    pids: tuple[int, ...]
+    """Processes of the last start; empty once it is known to be down."""
+    nodes: tuple[str, ...]
+    """Ids of the nodes that it runs on."""
+    up: bool
+    """A worker group runs."""
+    ready: bool
+    """It holds model and data."""
+    job: int | None
+    leaving: str
+    """Why it is about to leave its node."""
+    retired: bool
+    waiting_for: str
+    silent_s: float
+    """Since its last sign of life."""
+    restarts: int
+    tokens: int
+    """LM tokens in the rows this lane has reported."""
+    busy_s: float
+    verdict_s: float
+    idle_s: float
+
+    @property
+    def up_s(self) -> float:
+        """Seconds in which it could work."""
+        return self.busy_s + self.verdict_s + self.idle_s
+
+
+@dataclass(frozen=True)
+class HubState:
+    """The hub at one moment."""
+
+    lanes: tuple[LaneState, ...]
+    queued: tuple[int, ...]
+    """Jobs that wait for a lane."""
+    attempts: Mapping[int, int]
+    """Of each job."""
+    over: bool
+    unsettled: int
+    """Faults of which it is not yet known whether a node died."""
