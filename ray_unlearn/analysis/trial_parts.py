@@ -91,7 +91,9 @@ def study_part(study: StudyResults) -> SourceTrials:
     evaluated = rows["update"].notna()
     is_free = rows["method"].isin(free)
     candidate = np.where(
-        is_free, rows["update"] >= rows["method"].map(fewest), rows["update"] == rows["steps"]
+        is_free,
+        rows["update"] >= rows["method"].map(fewest),
+        (rows["update"] == rows["steps"]) & (rows["status"] != "pruned"),
     )
     vanilla = study.baseline("vanilla")
     target = math.nan if vanilla is None else float(vanilla["approximate_nll_selection"])

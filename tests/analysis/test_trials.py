@@ -182,6 +182,21 @@ def test_a_table_of_before_the_score_rule_is_scored_by_the_best_row(
         load([tmp_path / "unknown.csv"])
 
 
+@pytest.mark.parametrize("change", ["two scored rows", "no candidate"])
+def test_a_table_that_contradicts_itself_about_its_scores_is_refused(
+    planted_study: Path, tmp_path: Path, change: str
+) -> None:
+    frame = result_table(read_ledger(planted_study / "ledger")).to_pandas()
+    at = frame.index[frame["scored"]][0]
+    if change == "no candidate":
+        frame.loc[at, "candidate"] = False
+    else:
+        frame.loc[frame["number"] == frame["number"][at], "scored"] = True
+    frame.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match=r"rows.parquet: trial \d+ .* cannot be scored at update"):
+        load([tmp_path / "rows.parquet"])
+
+
 def test_whole_tables_and_single_trials_are_scored_alike() -> None:
     """`best_candidates` is `store.score.scoring_index` for a million lines: the same row."""
     rng = np.random.default_rng(0)
@@ -320,9 +335,12 @@ def test_searched_steps_are_an_axis_and_only_the_last_one_counts(tmp_path: Path)
             reason="asha: rung 3",
         )
         write(ledger, spec, {"learning_rate": 3e-4, **constant}, [3, 16])
+        ended = {"learning_rate": 4e-4, **constant}
+        write(ledger, spec, ended, [3, 16], status="pruned", reason="asha: rung 16")
     table = trial_table(load([tmp_path / "s"]))
     assert list(table.trials["update"]) == [25, 40, 16]  # the first would have crossed at 10
-    assert table.left_out["why"].tolist() == ["no evaluation that could be deployed"]
+    # A pruned trial has no score, whatever step it reached: as the study itself says.
+    assert table.left_out["why"].tolist() == ["no evaluation that could be deployed"] * 2
     assert table.score.checkpoint_rule == "the last step, where the number of steps was searched"
     assert list(table.rows["candidate"]) == [False, False, True, False, True, False, True]
     axes = {axis.name: axis for axis in table.axes[METHOD]}

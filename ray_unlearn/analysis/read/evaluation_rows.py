@@ -119,10 +119,24 @@ def in_order(rows: pd.DataFrame, where: str) -> pd.DataFrame:
             )
         rows = rows.drop(index=rows.index[again[copies]])
     rows = rows.sort_values(keys, kind="stable").reset_index(drop=True)
+    _check_scored(rows, where)
     if not rows["scored"].any() and (rows["score_rule"] == "best_row").all():
         # A table of before `scored` was a column; in a newer one no candidate is finite.
         rows["scored"] = rows.index.isin(best_candidates(rows, "number"))
     return rows
+
+
+def _check_scored(rows: pd.DataFrame, where: str) -> None:
+    """Refuse a trial with two scored rows, or with one that could not be deployed."""
+    scored = rows[rows["scored"]]
+    wrong = scored[scored["number"].duplicated() | ~scored["candidate"]]
+    if len(wrong):
+        line = wrong.iloc[0]
+        raise UserError(
+            f"{where}: trial {line['number']} of study {line['study']!r} cannot be scored at update "
+            f"{line['update']:g}: `scored` marks one `candidate` row of a trial; name the study's "
+            "directory instead, or write its table again"
+        )
 
 
 def fingerprints(rows: pd.DataFrame) -> NDArray[np.uint64]:
