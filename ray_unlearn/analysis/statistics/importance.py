@@ -55,8 +55,8 @@ class Importance:
 class ImportanceResult:
     """All hyperparameters of a method, in the order given.
 
-    n_trials: trials given. n_top: those in the top fraction; where trials share configurations, each
-        once per group.
+    n_trials: trials given.
+    n_top: those in the top fraction; where trials share configurations, each once per group.
     top_fraction: nominal; ties enlarge it, and infeasible trials, which are never in it, may leave
         less.
     permutations: shuffles behind `ped_p`. family_size: hyperparameters tested together.
@@ -81,8 +81,8 @@ def importance(
 ) -> ImportanceResult | None:
     """Importance of each hyperparameter of a method, with the evidence that it is no accident.
 
-    The top fraction is taken within each group (domain, model), by rank, and these are pooled: scores
-    of different groups are never compared. Trials are shuffled within groups. The statistics of an
+    The top fraction is taken within each group (domain, model), by rank, and these are pooled:
+    scores of different groups are never compared. Trials are shuffled within groups. The statistics of an
     axis are centred and scaled by its null before the greatest over the axes is taken, or an axis
     of 50 cells would set the bar for one of two choices (a difference of 0.8 SD between them, at
     200 trials, was found in 42 % of studies without and in 95 % with it).

@@ -34,7 +34,7 @@ class StoppingRule:
     """Trials with two evaluations or more for which it is known whether the rule fired."""
     crossed: Proportion
     n_infeasible: int
-    """Those of them without a finite score at the rule's checkpoint; they are in no regret below."""
+    """Those without a finite score at the rule's checkpoint; they are in no regret below."""
     n_infeasible_last: int
     """Those of them without a finite score at the last step, from which the rule may save them."""
     n_regrets: int
