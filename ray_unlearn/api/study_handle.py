@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.failure_reasons import FailureReasons, reasons_in_words
 from ray_unlearn.store.location import fetched, opened, send
 from ray_unlearn.store.repair import repair, repair_remote
 from ray_unlearn.store.snapshot import BestConfiguration, Snapshot, taken
@@ -393,14 +394,9 @@ class Study:
     def _no_score(self, method: str | None = None) -> str:
         """Why there is no best trial."""
         trials = self._snapshot.trials.to_pylist()
-        ended = [t for t in trials if method in (None, t["method"]) and t["status"] != "running"]
-        counts: dict[str, int] = {}
-        for trial in ended:
-            reason = f": {trial['reason']}" if trial["reason"] else ""
-            outcome = f"{trial['status']}{reason}"
-            counts[outcome] = counts.get(outcome, 0) + 1
+        own = [(t["status"], t["reason"]) for t in trials if method in (None, t["method"])]
         who = f"{self.location}: no trial{f' of {method}' if method else ''} has a score"
-        if not counts:
-            return f"{who} yet: none has ended; see `status()`"
-        said = sorted(counts.items(), key=lambda pair: -pair[1])[:3]
-        return f"{who}: {'; '.join(f'{count} x {reason}' for reason, count in said)}"
+        reasons = FailureReasons(own).counts
+        if reasons:
+            return f"{who}: {reasons_in_words(reasons)}"
+        return f"{who} yet; see `status()`"

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ray_unlearn.cli.show import json_ready
+from ray_unlearn.store.failure_reasons import reasons_in_words
 from ray_unlearn.store.live import in_words
 from ray_unlearn.store.status import Follower, Status
 
@@ -136,6 +137,9 @@ def view(found: Status) -> RenderableType:
     if said := driver(found, in_view=True):
         style = {"silent": "bold red", "running": "green"}.get(found.driver, "dim")
         parts.append(Text(said, style=style))
+    if found.reasons:
+        said = f"{found.without_result} without a result: {reasons_in_words(found.reasons)}"
+        parts.append(Text(said, style="bold red" if found.none_succeeded else "yellow"))
     parts += [Text(f"problem: {text}", style="yellow") for text in _problems(found)]
     if found.live and found.live.lanes and found.driver == "running":
         parts.append(Padding(_lanes(found.live.lanes), (1, 0, 0, 0)))

@@ -62,6 +62,7 @@ from ray_unlearn.store.event import (
     SessionBegan,
     TrialReopened,
 )
+from ray_unlearn.store.failure_reasons import WITHOUT_RESULT
 from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import Place, opened
@@ -97,10 +98,11 @@ class StudyResult:
 
     @property
     def exit_code(self) -> int:
-        """0 done, 3 finished with failed trials, 130 interrupted."""
+        """0 done, 3 finished with failed trials or without any result, 130 interrupted."""
         if self.interrupted:
             return EXIT_INTERRUPTED
-        return EXIT_FAILED_TRIALS if self.counts.get("failed") else 0
+        none_succeeded = self.counts.keys() <= set(WITHOUT_RESULT) and any(self.counts.values())
+        return EXIT_FAILED_TRIALS if none_succeeded or self.counts.get("failed") else 0
 
 
 Say = Callable[[str], None]

@@ -2,7 +2,7 @@
 it."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import TrialEnded, TrialReopened
+from ray_unlearn.store.failure_reasons import FailureReasons
 from ray_unlearn.store.follow import LedgerFollower
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
@@ -54,6 +55,18 @@ class Status:
     """Why this is what was known at the last look: the files cannot be read just now."""
     score_rule: str = "best_row"
     """Which row of a trial its score is taken at (see `store.score`)."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why trials have no result, by reason, the commonest first."""
+
+    @property
+    def without_result(self) -> int:
+        """Trials that failed, diverged or ran out of memory."""
+        return sum(self.reasons.values())
+
+    @property
+    def none_succeeded(self) -> bool:
+        """Whether trials have ended, and all of them without a result."""
+        return self.finished == self.without_result > 0
 
     @property
     def finished(self) -> int:
@@ -87,6 +100,7 @@ class Tally:
         self._counted: set[int] = set()
         self._best: dict[str, tuple[Trial, Row]] = {}
         self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+        self.failures = FailureReasons()
 
     def add(self, trial: Trial) -> None:
         """A trial that has ended; once."""
@@ -95,6 +109,7 @@ class Tally:
             return
         self._counted.add(trial.number)
         self.outcomes[trial.status] += 1
+        self.failures.add(trial.status, trial.reason)
         row = self._rule.row(trial)
         if row is None:
             return
@@ -241,6 +256,7 @@ class Follower:
             age_s=None if live is None else self._environment.monotonic() - self._written,
             problem=problem,
             score_rule=spec.objective.score_rule,
+            reasons=tally.failures.counts,
         )
 
 

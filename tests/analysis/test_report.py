@@ -26,7 +26,6 @@ from planted import (
 from surfaces import planted, valley
 
 from ray_unlearn.analysis.figures.drawing import Drawing
-from ray_unlearn.analysis.report.failures import commonest_reasons
 from ray_unlearn.analysis.report.page import Paragraph, Picture
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.report.write import write_report
@@ -265,12 +264,6 @@ def test_a_method_without_any_result_is_named_first(tmp_path: Path) -> None:
     assert lead in text
     assert text.index(lead) < text.index("has the lowest score")
     assert "of random_labels has" not in text
-
-
-def test_only_the_commonest_reasons_are_named() -> None:
-    reasons = [f"reason {name}" for name in "abcde" for _ in range(ord("f") - ord(name))]
-    trials = pd.DataFrame({"status": "failed", "reason": reasons[::-1]})
-    assert commonest_reasons(trials) == ["reason a (5)", "reason b (4)", "reason c (3)", "2 more"]
 
 
 def test_finite_scores_of_any_size_make_a_report(small_study: Path, tmp_path: Path) -> None:

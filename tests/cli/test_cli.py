@@ -4,7 +4,6 @@ results go to stdout."""
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,20 +12,7 @@ import ray
 import yaml
 from tiny import REPOSITORY, study_file
 
-from ray_unlearn.cli.main import main
 from ray_unlearn.spec.method_registry import METHODS
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ray-unlearn", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return call
 
 
 def refused(cli, message: str, *arguments: object) -> None:
