@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, SequentialSampler
 
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.unlearn.checkpoint import NoKeeper
+from ray_unlearn.unlearn.checkpoint import NoCheckpointer
 from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.loop import Ended, unlearn
@@ -104,7 +104,7 @@ class Clock:
         return Cost((wall_end - wall) * scale, (cpu_end - cpu) * scale, peak)
 
 
-class Ticking(NoKeeper):
+class Ticking(NoCheckpointer):
     """Keeps nothing, but hears of every update."""
 
     def __init__(self, clock: Clock) -> None:
@@ -201,7 +201,7 @@ def usual_loss(policy: Any, reference: Any, method: str, inputs: Batch) -> Tenso
 def frozen(task: Task) -> Any:
     """A second copy of the vanilla model, where the loss needs one."""
     return (
-        deepcopy(task.workspace.policy).requires_grad_(False).eval()
+        deepcopy(task.workspace.policy.model).requires_grad_(False).eval()
         if task.method == "kl"
         else None
     )
@@ -213,16 +213,16 @@ def plain(task: Task, clock: Clock, losses: list[float] | None = None) -> None:
     workspace.reset()
     reference, pairs, size = frozen(task), Pairs(task, clock.total), task.batch_size
     optimizer = torch.optim.AdamW(
-        workspace.policy.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0
+        workspace.policy.model.parameters(), lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0
     )
     for update in range(clock.total):
         inputs = collate([pairs[update * size + place] for place in range(size)])
         inputs = {
             t: {k: v.to(workspace.device) for k, v in part.items()} for t, part in inputs.items()
         }
-        loss = usual_loss(workspace.policy, reference, task.method, inputs)
+        loss = usual_loss(workspace.policy.model, reference, task.method, inputs)
         loss.backward()
-        nn.utils.clip_grad_norm_(workspace.policy.parameters(), CLIP)
+        nn.utils.clip_grad_norm_(workspace.policy.model.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad()
         if losses is not None:
@@ -267,12 +267,12 @@ def with_trainer(
             remove_unused_columns=False,
         )  # fmt: skip
         trainer = Unlearner(
-            model=workspace.policy, args=arguments, train_dataset=Pairs(task, clock.total), data_collator=collate,
+            model=workspace.policy.model, args=arguments, train_dataset=Pairs(task, clock.total), data_collator=collate,
             callbacks=[Ticks()], **more,
         )  # fmt: skip
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
-    workspace.policy.eval()
+    workspace.policy.model.eval()
 
 
 def load_peer(checkout: Path) -> ModuleType:
@@ -318,12 +318,12 @@ def floor(task: Task, clock: Clock) -> None:
         lengths = (tokens.document >= 0).sum(axis=1)
         longest = round(np.mean([lengths[r].max() for r in rows]))
         targets = round(np.mean([tokens.target_mask[r].sum() for r in rows]))
-        work += list(linear_layers(workspace.policy, task.batch_size * longest, targets))
+        work += list(linear_layers(workspace.policy.model, task.batch_size * longest, targets))
         work += [
-            attention(workspace.policy, task.batch_size, longest)
-        ] * workspace.policy.config.num_hidden_layers
+            attention(workspace.policy.model, task.batch_size, longest)
+        ] * workspace.policy.model.config.num_hidden_layers
         if task.method == "kl" and split != "forget":
-            work.append(multiply(head_of(workspace.policy), targets, backward=False))
+            work.append(multiply(head_of(workspace.policy.model), targets, backward=False))
     for _ in range(clock.total):
         for step in work:
             step()

@@ -56,7 +56,7 @@ class Usual:
     its own."""
 
     def __init__(self, workspace: Workspace, reference: Any) -> None:
-        self.policy = workspace.policy
+        self.policy = workspace.policy.model
         self.reference = reference
         self.data = workspace.data
         self.device = workspace.device
@@ -227,10 +227,10 @@ def opened(source: str, device: str) -> tuple[Workspace, Any]:
     """A workspace whose policy has moved a little, and a second copy of the vanilla model for the
     usual way."""
     workspace = demo(source, device)
-    reference = deepcopy(workspace.policy).requires_grad_(False)
+    reference = deepcopy(workspace.policy.model).requires_grad_(False)
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in workspace.policy.parameters():
+        for parameter in workspace.policy.model.parameters():
             parameter.add_(NOISE * torch.randn_like(parameter))
     return workspace, reference
 

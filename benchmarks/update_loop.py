@@ -103,7 +103,7 @@ def measure(
                 costs[name].append(clock.cost())
             except torch.OutOfMemoryError:
                 print(f"{task.method}, {name}: out of memory", flush=True)
-            task.workspace.policy.zero_grad(set_to_none=True)
+            task.workspace.policy.model.zero_grad(set_to_none=True)
     return costs
 
 
@@ -113,9 +113,9 @@ def check_losses(task: Task, recorders: dict[str, Callable[..., None]], toleranc
     Raises:
         AssertionError: the losses of the first updates differ.
     """
-    attention_before = task.workspace.policy.config._attn_implementation
+    attention_before = task.workspace.policy.model.config._attn_implementation
     expected = our_losses(task)
-    attention_now = task.workspace.policy.config._attn_implementation
+    attention_now = task.workspace.policy.model.config._attn_implementation
     assert attention_now == attention_before, (
         f"our loop changed the policy's attention to {attention_now}"
     )
@@ -154,7 +154,7 @@ def show(task: Task, costs: dict[str, list[Cost]]) -> None:
 
 def show_device(task: Task, costs: dict[str, list[Cost]]) -> None:
     """Real tokens per second, model-FLOPs utilisation of them and peak memory."""
-    policy = task.workspace.policy
+    policy = task.workspace.policy.model
     length = task.workspace.data.splits["forget"].input_ids.shape[1]
     real = float((task.workspace.data.splits["forget"].document >= 0).mean())
     tokens = len(task.splits) * task.batch_size * length * real

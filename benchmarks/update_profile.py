@@ -48,7 +48,7 @@ def profile(task: Task, updates: int) -> None:
     labels = set(MODULES.values())
     ours(task, Clock(WARM_UP, task.workspace.device, warm_up=0))
     handles = []
-    for module in task.workspace.policy.modules():
+    for module in task.workspace.policy.model.modules():
         label = next(
             (part for end, part in MODULES.items() if type(module).__name__.endswith(end)), None
         )

@@ -19,17 +19,10 @@ PACKAGE = REPOSITORY / "ray_unlearn"
 SAME_NAME: set[str] = {
     "age_s",
     "described",
-    "evaluate",
-    "kl_sum",
     "listed",
-    "logprob_sum",
-    "main",
     "shortened",
 }
-IN_A_CIRCLE: set[str] = {
-    "ray_unlearn.unlearn.checkpoint",
-    "ray_unlearn.unlearn.loop",
-}
+IN_A_CIRCLE: set[str] = set()
 NOT_THROUGH_THE_SEAM: set[str] = {
     "ray_unlearn.execution.monitor: datetime.now",
     "ray_unlearn.execution.monitor: os.getpid",

@@ -5,14 +5,14 @@ It shows how unlearning behaves and makes the exact target measurable. It is not
 paper: docs/demo_world.md.
 """
 
-from ray_unlearn.demo.build import World, build, build_retrained, cache_folder
+from ray_unlearn.demo.build import DemoModels, build, build_retrained, cache_folder
 from ray_unlearn.demo.recipe import Recipe
 from ray_unlearn.demo.text import DOMAINS, demo_domain, documents
 
 __all__ = [
     "DOMAINS",
     "Recipe",
-    "World",
+    "DemoModels",
     "build",
     "build_retrained",
     "cache_folder",

@@ -27,7 +27,7 @@ Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
-class World:
+class DemoModels:
     """A built world. `vanilla` and `retrained` are Hugging Face folders; `info` is world.json: cost
     and metrics."""
 
@@ -43,7 +43,7 @@ def build(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     recipe: Recipe | None = None,
-) -> World:
+) -> DemoModels:
     """The world of a domain, trained on the first call (two processes, about 90 s) and read from
     the cache afterwards.
 
@@ -59,7 +59,7 @@ def build(
     _made_once(folder, lambda place: _train_into(place, domain, recipe, progress))
     progress(f"demo world {domain} is ready", 1.0)
     info = json.loads((folder / "world.json").read_text())
-    return World(domain, folder, folder / "vanilla", folder / "retrained", info)
+    return DemoModels(domain, folder, folder / "vanilla", folder / "retrained", info)
 
 
 def build_retrained(
@@ -120,7 +120,7 @@ def _train_into(folder: Path, domain: str, recipe: Recipe, progress: Progress) -
     started = time.monotonic()
     _train(folder, domain, recipe, ROLES, progress)
     reports = {role: json.loads((folder / f"{role}.json").read_text()) for role in ROLES}
-    info = world_info(domain, recipe, reports, wall_s=time.monotonic() - started)
+    info = demo_info(domain, recipe, reports, wall_s=time.monotonic() - started)
     for leftover in folder.glob("*.*"):
         leftover.unlink()
     (folder / "world.json").write_text(json.dumps(info, indent=2) + "\n")
@@ -169,7 +169,7 @@ def _fraction(path: Path) -> float:
         return 0.0
 
 
-def world_info(
+def demo_info(
     domain: str, recipe: Recipe, reports: dict[str, Any], wall_s: float
 ) -> dict[str, Any]:
     """The content of world.json. FLOPs are counted, tokens include every epoch, perplexities are

@@ -193,7 +193,7 @@ def membership_auc(forget: list[float], approximate: list[float]) -> float:
     return float(np.mean(np.sign(difference) * 0.5 + 0.5))
 
 
-def evaluate(
+def split_metrics(
     model: LlamaForCausalLM, encoded: dict[str, list[list[int]]], context: int
 ) -> dict[str, float]:
     """`<split>_ppl` (exp of the token mean) for every split, and `mia_auc` from the documents'
@@ -237,7 +237,7 @@ def pretrain(splits: Splits, role: Role, recipe: Recipe, folder: Path) -> dict[s
     save_tokenizer(tokenizer, folder / role, recipe.context)
     report = {
         **cost,
-        "metrics": evaluate(model, encoded, recipe.context),
+        "metrics": split_metrics(model, encoded, recipe.context),
         "wall_s": time.monotonic() - started,
         "cpu_s": time.process_time(),
     }
@@ -258,10 +258,10 @@ class ProgressFile:
             self.next_s = time.monotonic() + 0.25
 
 
-def main(domain: str, role: str, recipe: str, folder: str) -> None:
+def pretrain_role(domain: str, role: str, recipe: str, folder: str) -> None:
     assert role in UNSEEN, role
     pretrain(documents(domain), role, Recipe(**json.loads(recipe)), Path(folder))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    pretrain_role(*sys.argv[1:])

@@ -140,7 +140,7 @@ class LaneLink:
         again.
         """
         status, reason = classify(error)
-        several = self.comm.world > 1
+        several = self.comm.world_size > 1
         if several and status == "failed" and lost_peer(error):
             raise error
         self.hub.ask(Hub.report, self.start, number, JobEnded(status, reason))

@@ -148,7 +148,7 @@ class StudyWorkspace:
         if self._storage is None:
             return None
         name = best_file(number, update)
-        tensors = self._workspace.trained.kept()  # sharded: every rank takes part
+        tensors = self._workspace.policy.weights()  # sharded: every rank takes part
         if self._workspace.comm.rank != 0:
             return None
         path = self._path(name)

@@ -18,18 +18,16 @@ import zipfile
 from collections.abc import Callable, Container
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.spec.trial_id import flat_id
 from ray_unlearn.store.whole_file import whole_file
+from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.optimizer import load_state, local, state_of
-
-if TYPE_CHECKING:
-    from ray_unlearn.unlearn.loop import Meter
-    from ray_unlearn.unlearn.workspace import Workspace
+from ray_unlearn.unlearn.workspace import Workspace
 
 VERSION = 2
 FENCE = re.compile(r"last(?:\.(\d+)-(\d+))?(?=[.-])")
@@ -40,10 +38,10 @@ class TrialState:
 
     def __init__(
         self,
-        workspace: "Workspace",
+        workspace: Workspace,
         config: TrialConfig,
         optimizer: torch.optim.Optimizer,
-        meter: "Meter",
+        meter: Meter,
     ) -> None:
         self.config = config
         self.meter = meter
@@ -61,7 +59,7 @@ class TrialState:
             "version": VERSION,
             "trial_id": self.config.id,
             "parameters": [local(p) for p in workspace.parameters],
-            "buffers": list(workspace.policy.buffers()),
+            "buffers": list(workspace.policy.model.buffers()),
             "optimizer": state_of(self._optimizer),
             "random": torch.get_rng_state(),
             "meter": self.meter.state(),
@@ -113,14 +111,14 @@ class TrialState:
         workspace = self._workspace
         for mine, theirs in zip(workspace.parameters, content["parameters"], strict=True):
             local(mine).copy_(theirs)
-        for mine, theirs in zip(workspace.policy.buffers(), content["buffers"], strict=True):
+        for mine, theirs in zip(workspace.policy.model.buffers(), content["buffers"], strict=True):
             mine.copy_(theirs)
         load_state(self._optimizer, content["optimizer"])
         torch.set_rng_state(content["random"])
         self.meter.restore(content["meter"])
 
 
-class Keeper(Protocol):
+class Checkpointer(Protocol):
     """What the loop needs of whoever keeps checkpoints."""
 
     known: Container[int]
@@ -133,7 +131,7 @@ class Keeper(Protocol):
         """Called after each update, and after its row was dealt with."""
 
 
-class NoKeeper:
+class NoCheckpointer:
     """A trial that starts at its beginning and leaves nothing behind."""
 
     known: Container[int] = ()
@@ -176,7 +174,7 @@ class Checkpoints:
             from here), but still asks `wanted`.
         every_s: least seconds between two checkpoints, more where they last long (see `SHARE`);
             None: only when wanted.
-        known: as in `Keeper`.
+        known: as in `Checkpointer`.
         wanted: told of each update; True asks for a checkpoint now.
         restored: told the update that the trial goes on from.
         saved: told of each checkpoint's update.
@@ -331,7 +329,7 @@ def first_line(error: Exception) -> str:
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    """Write what tells a policy from the vanilla model (`Trained.kept`) as safetensors, whole or
+    """Write what tells a policy from the vanilla model (`Policy.weights`) as safetensors, whole or
     not at all; `sha256` and `bytes` of the file.
 
     Raises:

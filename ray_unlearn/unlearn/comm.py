@@ -14,7 +14,7 @@ class Comm:
     """Rank and size of the worker group; every collective is the identity for one worker."""
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @classmethod
     def single(cls) -> "Comm":
@@ -28,14 +28,14 @@ class Comm:
             return cls()
         return cls(dist.get_rank(), dist.get_world_size())
 
-    def share(self, items: Any) -> Any:
-        """This rank's part of a global batch (array or list): every `world`-th item from `rank`
+    def shard(self, items: Any) -> Any:
+        """This rank's part of a global batch (array or list): every `world_size`-th item from `rank`
         on."""
-        return items[self.rank :: self.world]
+        return items[self.rank :: self.world_size]
 
     def all_reduce_sum(self, tensors: Iterable[torch.Tensor]) -> None:
         """Sum each tensor over all ranks, in place; one message per dtype."""
-        if self.world == 1:
+        if self.world_size == 1:
             return
         by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
         for tensor in tensors:
@@ -51,7 +51,7 @@ class Comm:
     def broadcast(self, value: Any) -> Any:
         """`value` of rank 0, on every rank. Small picklable objects between our own processes
         only."""
-        if self.world == 1:
+        if self.world_size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0)
@@ -61,18 +61,18 @@ class Comm:
         """Raises:
         RuntimeError: the ranks do not have the same `number`: going on would mix two trials.
         """
-        if self.world > 1:
+        if self.world_size > 1:
             total = torch.tensor([number, number * number], dtype=torch.int64)
             dist.all_reduce(total)
-            if total.tolist() != [self.world * number, self.world * number * number]:
+            if total.tolist() != [self.world_size * number, self.world_size * number * number]:
                 raise RuntimeError(
                     f"{what}: rank {self.rank} has {number}, another rank has something else"
                 )
 
     def gather(self, value: Any) -> list[Any] | None:
         """Every rank's value in rank order, on rank 0; None elsewhere."""
-        if self.world == 1:
+        if self.world_size == 1:
             return [value]
-        box: list[Any] | None = [None] * self.world if self.rank == 0 else None
+        box: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
         dist.gather_object(value, box, dst=0)
         return box

@@ -17,7 +17,7 @@ from ray_unlearn.unlearn.workspace import Workspace
 def evaluate(workspace: Workspace, other: Scored | None = None) -> Metrics:
     """All metrics of the policy as it is now, or of another model; the same row on every rank. A
     collective of all ranks."""
-    model = other or workspace.trained.scored
+    model = other or workspace.policy.scored
     gathered = {name: _gathered(workspace, model, name) for name in SETS}
     row = (
         row_metrics({name: scores for name, scores in gathered.items() if scores})
@@ -34,7 +34,7 @@ def _gathered(workspace: Workspace, model: Scored, name: str) -> SetScores | Non
     split = EVALUATED[name]
     tokens = workspace.data.splits[split]
     comm = workspace.comm
-    bounds = np.linspace(0, len(tokens), comm.world + 1).round().astype(int)
+    bounds = np.linspace(0, len(tokens), comm.world_size + 1).round().astype(int)
     own = np.arange(bounds[comm.rank], bounds[comm.rank + 1])
     batches = -(-np.diff(bounds) // workspace.evaluation_batch_size)
     _idle_calls(workspace, model, split, int(batches[comm.rank]), int(batches.max()))

@@ -49,7 +49,7 @@ def kernels(device: torch.device) -> Any:
     return functional
 
 
-def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+def liger_logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """sum of log P(target | prefix) over hidden [n, H] and targets [n]; a scalar with gradient."""
     liger = kernels(hidden.device)
     if not len(hidden):
@@ -67,7 +67,7 @@ def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     return -loss
 
 
-def kl_sum(
+def liger_kl_sum(
     hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
 ) -> Tensor:
     """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with

@@ -1,11 +1,9 @@
 """The unlearning loop: a generator of evaluation rows."""
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,24 +11,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.schema import Metrics, Outcome, Row, check_row
+from ray_unlearn.store.schema import Outcome, Row
 from ray_unlearn.store.schema import finite as finite_row
-from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.batch import Batch
-from ray_unlearn.unlearn.checkpoint import Keeper, NoKeeper, TrialState
+from ray_unlearn.unlearn.checkpoint import Checkpointer, NoCheckpointer, TrialState
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.head import kl_sum, logprob_sum
+from ray_unlearn.unlearn.liger import liger_kl_sum, liger_logprob_sum
 from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
+from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
 from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
 from ray_unlearn.unlearn.sharded import whole
 from ray_unlearn.unlearn.workspace import Workspace
 
-NO_KEEPER = NoKeeper()
-LOGPROB = {"fused": logprob_sum, "plain": target_logprobs, "liger": liger.logprob_sum}
-KL = {"fused": kl_sum, "plain": kl_from_reference, "liger": liger.kl_sum}
+NO_CHECKPOINTS = NoCheckpointer()
+LOGPROB = {"fused": logprob_sum, "plain": target_logprobs, "liger": liger_logprob_sum}
+KL = {"fused": kl_sum, "plain": kl_from_reference, "liger": liger_kl_sum}
 """By `operations.head`."""
 
 
@@ -43,15 +42,15 @@ class Ended:
 
 
 def unlearn(
-    workspace: Workspace, config: TrialConfig, keeper: Keeper = NO_KEEPER
+    workspace: Workspace, config: TrialConfig, checkpointer: Checkpointer = NO_CHECKPOINTS
 ) -> Iterator[Row | Ended]:
     """Run one trial from the vanilla weights; yield a row after each update in
     `config.evaluate_at`, then `Ended`.
 
     Collective over the lane's ranks: every rank yields the same rows. The generator may be dropped
     after any row; the next trial begins with a reset. With one worker on a CPU the trajectory is a
-    function of `config` alone, bit for bit, also when `keeper` lets it go on from a checkpoint;
-    rows that the keeper knows are then left out. A non-finite loss, gradient or metric ends the
+    function of `config` alone, bit for bit, also when `checkpointer` lets it go on from a checkpoint;
+    rows that the checkpointer knows are then left out. A non-finite loss, gradient or metric ends the
     trial as infeasible *before* a step is made with it.
 
     Raises:
@@ -64,17 +63,17 @@ def unlearn(
     workspace.last_optimizer = optimizer
     meter = Meter(workspace, config)
     state = TrialState(workspace, config, optimizer, meter)
-    keeper.restore(state)
+    checkpointer.restore(state)
     workspace.comm.check_same(meter.update, "update of the restored checkpoint")
     while True:
-        if meter.update in config.evaluate_at and meter.update not in keeper.known:
+        if meter.update in config.evaluate_at and meter.update not in checkpointer.known:
             row = meter.row(evaluate(workspace))
             if not finite_row(row):
                 first = next(name for name, value in row.items() if not math.isfinite(value))
                 yield Ended("infeasible", f"{first} is not finite at update {meter.update}")
                 return
             yield row
-        keeper.between_updates(state)
+        checkpointer.between_updates(state)
         if meter.update == config.steps:
             yield Ended("complete")
             return
@@ -111,7 +110,7 @@ def learning_rate_at(config: TrialConfig, update: int) -> float:
 
 
 def backward(
-    workspace: Workspace, config: TrialConfig, term: Term, update: int, meter: "Meter"
+    workspace: Workspace, config: TrialConfig, term: Term, update: int, meter: Meter
 ) -> Tensor:
     """Add the gradient of weight * loss of one term on this worker's part of the batch; return its
     unweighted loss.
@@ -123,7 +122,7 @@ def backward(
     indices, epochs = batch(config.seed, term.split, update, term.batch_size, len(tokens))
     targets = int(tokens.target_mask[indices].sum())
     meter.count(term, workspace.document_lengths(term.split, indices), targets)
-    own, own_epochs = workspace.comm.share(indices), workspace.comm.share(epochs)
+    own, own_epochs = workspace.comm.shard(indices), workspace.comm.shard(epochs)
     size = workspace.micro_batch_size or max(1, len(own))
     total = torch.zeros((), device=workspace.device)
     for start in range(0, len(own), size):
@@ -134,7 +133,7 @@ def backward(
         (term.weight * loss).backward()
         total += loss.detach()
     size = workspace.micro_batch_size or len(indices)
-    most = -(-len(indices) // workspace.comm.world)
+    most = -(-len(indices) // workspace.comm.world_size)
     for _ in workspace.idle_calls(-(-len(own) // size), -(-most // size)):
         quantity(workspace, config, term, indices[:1], epochs[:1], idle=True).sum().backward()
     return total
@@ -165,7 +164,7 @@ def quantity(
     else:
         labels = labels_of(workspace, config, term, indices, epochs, inputs)
         use = partial(LOGPROB[workspace.head], targets=labels)
-    found: Tensor = workspace.trained.scored(inputs, use)
+    found: Tensor = workspace.policy.scored(inputs, use)
     return found
 
 
@@ -220,102 +219,3 @@ def not_finite(update: int, losses: dict[str, Tensor], grad_norm: Tensor) -> str
         ),
         "",
     )
-
-
-class Meter:
-    """What a trial has consumed so far (tokens, FLOPs, seconds, memory) and what its last update
-    was like."""
-
-    def __init__(self, workspace: Workspace, config: TrialConfig) -> None:
-        self.update = 0
-        """Updates made."""
-        self._workspace = workspace
-        self._config = config
-        self._cost = workspace.update_cost
-        self._tokens = {"forget": 0, "retain": 0}
-        self._flops = 0.0
-        self._learning_rate_sum = 0.0
-        self._wall_s = 0.0
-        self._evaluation_wall_s = 0.0
-        self._last: dict[str, float] = {}
-        self._mark = time.perf_counter()
-        workspace.restart_peak_memory()
-
-    def start_update(self) -> int:
-        """The number of the update that begins, from 1."""
-        self._mark = time.perf_counter()
-        return self.update + 1
-
-    def count(self, term: Term, lengths: NDArray[np.int64], targets: int) -> None:
-        """A global batch of one term."""
-        self._tokens[term.name] += targets
-        self._flops += self._cost.of(term, lengths, targets)
-
-    def end_update(
-        self, learning_rate: float, losses: dict[str, Tensor], grad_norm: Tensor
-    ) -> None:
-        """The update is made."""
-        self.update += 1
-        self._learning_rate_sum += learning_rate
-        self._last = {f"{name}_loss": float(loss) for name, loss in losses.items()} | {
-            "grad_norm": float(grad_norm)
-        }
-        self._synchronise()
-        self._wall_s += time.perf_counter() - self._mark
-        self._mark = time.perf_counter()
-
-    def row(self, metrics: Metrics) -> Row:
-        """The evaluation row of the update just made."""
-        self._evaluation_wall_s += time.perf_counter() - self._mark
-        workspace, config = self._workspace, self._config
-        forget = workspace.data.splits["forget"]
-        accelerators = workspace.comm.world if workspace.device.type == "cuda" else 0
-        row = (
-            metrics
-            | self._last
-            | {
-                "update": self.update,
-                "epoch": self.update * config.batch_size / len(forget),
-                "forget_tokens": self._tokens["forget"],
-                "retain_tokens": self._tokens["retain"],
-                "learning_rate_sum": self._learning_rate_sum,
-                "flops": self._flops,
-                "wall_s": self._wall_s,
-                "evaluation_wall_s": self._evaluation_wall_s,
-                "accelerator_s": self._wall_s * accelerators,
-                "peak_memory_gib": workspace.peak_memory_gib(),
-            }
-        )
-        row = {
-            name: value.item() if isinstance(value, np.generic) else value
-            for name, value in row.items()
-        }
-        check_row(row)
-        return row
-
-    def state(self) -> dict[str, Any]:
-        """Plain numbers, for a checkpoint."""
-        return {
-            "update": self.update,
-            "tokens": dict(self._tokens),
-            "flops": float(self._flops),
-            "learning_rate_sum": self._learning_rate_sum,
-            "wall_s": self._wall_s,
-            "evaluation_wall_s": self._evaluation_wall_s,
-            "last": dict(self._last),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
-        self.update = state["update"]
-        self._tokens = dict(state["tokens"])
-        self._flops = state["flops"]
-        self._learning_rate_sum = state["learning_rate_sum"]
-        self._wall_s = state["wall_s"]
-        self._evaluation_wall_s = state["evaluation_wall_s"]
-        self._last = dict(state["last"])
-        self._mark = time.perf_counter()
-
-    def _synchronise(self) -> None:
-        if self._workspace.device.type == "cuda":
-            torch.cuda.synchronize(self._workspace.device)

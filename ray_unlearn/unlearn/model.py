@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_unlearn.demo import World, build, build_retrained, demo_domain
+from ray_unlearn.demo import DemoModels, build, build_retrained, demo_domain
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @cache
-def demo_world(source: str) -> World:
+def demo_models(source: str) -> DemoModels:
     """The built world of `demo:<domain>`; the first call on a machine trains its two models."""
     return build(demo_domain(source))
 
@@ -52,7 +52,7 @@ def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = 
 
 def local_source(source: str) -> str:
     """What transformers is given: the vanilla folder for `demo:<domain>`, else `source` itself."""
-    return str(demo_world(source).vanilla) if source.startswith("demo:") else source
+    return str(demo_models(source).vanilla) if source.startswith("demo:") else source
 
 
 def exact_retrain_sources(spec: ModelSpec) -> dict[str, str]:
@@ -60,7 +60,7 @@ def exact_retrain_sources(spec: ModelSpec) -> dict[str, str]:
     and those of other seeds as `exact_retrain_2`, `exact_retrain_3` ..."""
     first = spec.exact_retrain
     if first is None and spec.source.startswith("demo:"):
-        first = str(demo_world(spec.source).retrained)
+        first = str(demo_models(spec.source).retrained)
     again = [
         str(_retrained_again(source)) if source.startswith("demo:") else source
         for source in spec.exact_retrain_seeds

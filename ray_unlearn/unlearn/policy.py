@@ -18,10 +18,10 @@ from ray_unlearn.unlearn.model import DTYPES
 from ray_unlearn.unlearn.scored import Scored
 
 
-class Trained(Protocol):
+class Policy(Protocol):
     """The policy and the vanilla model behind it."""
 
-    policy: Any
+    model: Any
     """The causal LM with its current weights."""
     scored: Scored
     """The policy, as it is called."""
@@ -32,10 +32,10 @@ class Trained(Protocol):
         """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN
         included)."""
 
-    def original(self) -> Any:
+    def reference(self) -> Any:
         """Context manager: P_0 as a `Scored`. The policy must not be called meanwhile."""
 
-    def kept(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, torch.Tensor]:
         """The tensors that tell this policy from the vanilla model, by name; changing them changes
         the policy."""
 
@@ -45,33 +45,33 @@ class WholeModel:
     in place."""
 
     def __init__(self, vanilla: Any, autocast: torch.dtype | None) -> None:
-        self.policy = deepcopy(vanilla).requires_grad_(True)
+        self.model = deepcopy(vanilla).requires_grad_(True)
         self.vanilla = vanilla.requires_grad_(False)
-        self.scored = Scored(self.policy, autocast)
-        self._original = Scored(self.vanilla, autocast)
-        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        self.scored = Scored(self.model, autocast)
+        self._reference = Scored(self.vanilla, autocast)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
         """Copy weights and buffers; gradients are dropped."""
-        self.policy.zero_grad(set_to_none=True)
-        for mine, theirs in zip(self.policy.parameters(), self.vanilla.parameters(), strict=True):
+        self.model.zero_grad(set_to_none=True)
+        for mine, theirs in zip(self.model.parameters(), self.vanilla.parameters(), strict=True):
             mine.copy_(theirs)
-        for mine, theirs in zip(self.policy.buffers(), self.vanilla.buffers(), strict=True):
+        for mine, theirs in zip(self.model.buffers(), self.vanilla.buffers(), strict=True):
             mine.copy_(theirs)
 
     @contextmanager
-    def original(self) -> Iterator[Scored]:
+    def reference(self) -> Iterator[Scored]:
         """The frozen copy."""
-        yield self._original
+        yield self._reference
 
     def merged(self) -> Any:
         """It is plain already."""
-        return self.policy
+        return self.model
 
-    def kept(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, torch.Tensor]:
         """Every parameter."""
-        return {name: p.detach() for name, p in self.policy.named_parameters()}
+        return {name: p.detach() for name, p in self.model.named_parameters()}
 
 
 class Adapters:
@@ -102,22 +102,22 @@ class Adapters:
         except ValueError as error:
             raise UserError(f"model.lora.targets: {str(error).splitlines()[0]}") from None
         self._peft.eval()
-        self.policy = self._peft.get_base_model()
-        self.scored = Scored(self.policy, autocast)
-        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        self.model = self._peft.get_base_model()
+        self.scored = Scored(self.model, autocast)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
 
     def reset(self, seed: int) -> None:
         """Draw A anew from `seed`, set B to zero: the model is P_0 again."""
         from peft.tuners.lora import LoraLayer
 
-        self.policy.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         torch.manual_seed(seed)
-        for module in self.policy.modules():
+        for module in self.model.modules():
             if isinstance(module, LoraLayer):
                 module.reset_lora_parameters(self._peft.active_adapter, True)
 
     @contextmanager
-    def original(self) -> Iterator[Scored]:
+    def reference(self) -> Iterator[Scored]:
         """The same model, adapters off."""
         with self._peft.disable_adapter():
             yield self.scored
@@ -126,12 +126,12 @@ class Adapters:
         """A copy with the adapters added to the weights."""
         return deepcopy(self._peft).merge_and_unload()
 
-    def kept(self) -> dict[str, torch.Tensor]:
+    def weights(self) -> dict[str, torch.Tensor]:
         """The adapters."""
-        return {name: p.detach() for name, p in self.policy.named_parameters() if p.requires_grad}
+        return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
 
 
-def trained(vanilla: Any, spec: ModelSpec) -> WholeModel | Adapters:
+def make_policy(vanilla: Any, spec: ModelSpec) -> WholeModel | Adapters:
     """What the spec asks for, made of the vanilla model, which must not be used otherwise from then
     on."""
     autocast = None if spec.autocast is None else DTYPES[spec.autocast]
@@ -142,15 +142,15 @@ def trained(vanilla: Any, spec: ModelSpec) -> WholeModel | Adapters:
     )
 
 
-def load_kept(trained: Trained, path: Path) -> None:
-    """Make the policy the one whose `kept` tensors are in this safetensors file.
+def load_policy(policy: Policy, path: Path) -> None:
+    """Make the policy the one whose `weights` are in this safetensors file.
 
     Raises:
         UserError: the file is of another model, or of other adapters.
     """
     from safetensors.torch import load_file
 
-    found, own = load_file(path), trained.kept()
+    found, own = load_file(path), policy.weights()
     if own.keys() != found.keys() or any(own[name].shape != found[name].shape for name in own):
         raise UserError(
             f"{path}: its tensors are not those of this study's model; was `model.lora` changed?"

@@ -1,4 +1,4 @@
-"""P_0: the original model's final hidden states, and the adversarial labels it gives."""
+"""The frozen reference P_0: its final hidden states, and the adversarial labels it gives."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +12,7 @@ from ray_unlearn.unlearn.batch import Batch
 from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.logprobs import adversarial_targets
 from ray_unlearn.unlearn.model import head_of
-from ray_unlearn.unlearn.policy import Trained
+from ray_unlearn.unlearn.policy import Policy
 from ray_unlearn.unlearn.sharded import whole_head
 from ray_unlearn.unlearn.sharing import to_array, to_tensor
 
@@ -22,40 +22,40 @@ CACHE_BYTES = 2**30
 class Reference:
     """What is computed of the vanilla model once.
 
-    Final hidden states that predict the targets of a split are kept when they fit into
-    `CACHE_BYTES` together with those kept before; then KL costs one more head, not one more forward
+    Final hidden states that predict the targets of a split are cached when they fit into
+    `CACHE_BYTES` together with those cached before; then KL costs one more head, not one more forward
     pass. They are always computed in the same batches, so a lane's history cannot show in them.
     """
 
     def __init__(
         self,
-        trained: Trained,
+        policy: Policy,
         splits: dict[str, TokenSet],
         batch_size: int,
         batch: Callable[[str, NDArray[np.int64]], Batch],
     ) -> None:
-        self._trained = trained
+        self._policy = policy
         self._splits = splits
         self._batch_size = batch_size
         self._batch = batch
-        self._kept: dict[str, Tensor] = {}
+        self._cached: dict[str, Tensor] = {}
         self._starts = {
             name: np.cumsum([0, *tokens.target_mask.sum(axis=1)]) for name, tokens in splits.items()
         }
-        with trained.original() as original:
-            self.head: nn.Linear = whole_head(head_of(original.model))
+        with policy.reference() as reference:
+            self.head: nn.Linear = whole_head(head_of(reference.model))
             """P_0's output embedding. With adapters it is the policy's too: they leave it alone."""
 
     @torch.no_grad()
     def hidden(self, split: str, indices: NDArray[np.int64]) -> Tensor:
         """Final hidden states that predict the targets of these sequences, [n, H], in the order of
         `target_mask`."""
-        self._keep(split)
-        if split not in self._kept:
+        self._cache(split)
+        if split not in self._cached:
             return self._forward(split, indices)
         starts = self._starts[split]
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices])
-        return self._kept[split][torch.from_numpy(rows).to(self.head.weight.device)]
+        return self._cached[split][torch.from_numpy(rows).to(self.head.weight.device)]
 
     @torch.no_grad()
     def adversarial_labels(self) -> NDArray[np.int32]:
@@ -76,21 +76,23 @@ class Reference:
         """Hidden states of these splits as arrays (see `sharing`), as far as they fit: what `adopt`
         takes."""
         for split in splits:
-            self._keep(split)
+            self._cache(split)
         return {
-            split: (to_array(kept), str(kept.dtype).removeprefix("torch."))
-            for split, kept in self._kept.items()
+            split: (to_array(cached), str(cached.dtype).removeprefix("torch."))
+            for split, cached in self._cached.items()
         }
 
     def adopt(self, hidden: dict[str, tuple[NDArray[Any], str]]) -> None:
         """Use hidden states that another lane has computed; on a CPU without a copy, for they are
         only ever indexed."""
         for split, (array, dtype) in hidden.items():
-            self._kept[split] = to_tensor(array, getattr(torch, dtype)).to(self.head.weight.device)
+            self._cached[split] = to_tensor(array, getattr(torch, dtype)).to(
+                self.head.weight.device
+            )
 
-    def _keep(self, split: str) -> None:
-        if split not in self._kept and self._fits(split):
-            self._kept[split] = torch.cat(
+    def _cache(self, split: str) -> None:
+        if split not in self._cached and self._fits(split):
+            self._cached[split] = torch.cat(
                 [self._forward(split, indices) for indices in self._batches(split)]
             )
 
@@ -102,13 +104,14 @@ class Reference:
         ]
 
     def _forward(self, split: str, indices: NDArray[np.int64]) -> Tensor:
-        with self._trained.original() as original:
-            hidden: Tensor = original(self._batch(split, indices), lambda states, head: states)
+        with self._policy.reference() as reference:
+            hidden: Tensor = reference(self._batch(split, indices), lambda states, head: states)
         return hidden
 
     def _fits(self, split: str) -> bool:
-        kept = sum(tensor.nbytes for tensor in self._kept.values())
+        cached = sum(tensor.nbytes for tensor in self._cached.values())
         weight = self.head.weight
         return bool(
-            kept + self._starts[split][-1] * weight.shape[1] * weight.element_size() <= CACHE_BYTES
+            cached + self._starts[split][-1] * weight.shape[1] * weight.element_size()
+            <= CACHE_BYTES
         )

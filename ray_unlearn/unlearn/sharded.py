@@ -39,13 +39,13 @@ class ShardedModel:
     ) -> None:
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        self._mesh = init_device_mesh(device.type, (comm.world,))
+        self._mesh = init_device_mesh(device.type, (comm.world_size,))
         self._rank = comm.rank
-        self.policy = _hollow(vanilla)
-        self.scored = sharded(Scored(self.policy, autocast), self._mesh)
+        self.model = _hollow(vanilla)
+        self.scored = sharded(Scored(self.model, autocast), self._mesh)
         self.scored.to_empty(device=device)
-        self._original = self.shard(Scored(vanilla, autocast))
-        self.parameters = [p for p in self.policy.parameters() if p.requires_grad]
+        self._reference = self.shard(Scored(vanilla, autocast))
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.reset(0)
 
     def shard(self, other: Scored) -> Scored:
@@ -55,23 +55,23 @@ class ShardedModel:
     @torch.no_grad()
     def reset(self, seed: int) -> None:
         """Copy this rank's weights, and the buffers, which are whole; gradients are dropped."""
-        self.policy.zero_grad(set_to_none=True)
-        vanilla = self._original.model
-        for mine, theirs in zip(self.policy.parameters(), vanilla.parameters(), strict=True):
+        self.model.zero_grad(set_to_none=True)
+        vanilla = self._reference.model
+        for mine, theirs in zip(self.model.parameters(), vanilla.parameters(), strict=True):
             local(mine).copy_(local(theirs))
-        for mine, theirs in zip(self.policy.buffers(), vanilla.buffers(), strict=True):
+        for mine, theirs in zip(self.model.buffers(), vanilla.buffers(), strict=True):
             mine.copy_(theirs)
 
     @contextmanager
-    def original(self) -> Iterator[Scored]:
+    def reference(self) -> Iterator[Scored]:
         """The frozen copy."""
-        yield self._original
+        yield self._reference
 
-    def kept(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """Every parameter, whole, in the CPU memory of rank 0; nothing on the others. A collective,
         one parameter at a time."""
         found = {}
-        for name, p in self.policy.named_parameters():
+        for name, p in self.model.named_parameters():
             tensor = whole(p.detach())
             if self._rank == 0:
                 found[name] = tensor.cpu()

@@ -40,7 +40,7 @@ class ShardedCheckpoints(Checkpoints):
             return
         self._fetch()
         self._comm.gather(True)  # all have what they need before rank 0 lists it
-        world = self._comm.world
+        world = self._comm.world_size
         sets = [
             (path.name, update)
             for path in attempts(self._path)
@@ -73,7 +73,7 @@ class ShardedCheckpoints(Checkpoints):
                 self._saved(update)
             return
         self._last = time.monotonic()
-        part = part_file(self._path, update, self._comm.rank, self._comm.world)
+        part = part_file(self._path, update, self._comm.rank, self._comm.world_size)
         problem = ""
         try:
             self._save(state, part)
@@ -94,7 +94,7 @@ class ShardedCheckpoints(Checkpoints):
         """This rank's older parts; rank 0 also what other numbers of workers have left. Never those
         of a later attempt."""
         assert self._path is not None
-        own, world = self._comm.rank, self._comm.world
+        own, world = self._comm.rank, self._comm.world_size
         for path, (_, rank, ranks) in _parts(self._path):
             mine = (rank, ranks) == (own, world) or (own == 0 and ranks != world)
             if mine and path != part and fence(path) <= fence(part):

@@ -17,7 +17,7 @@ from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.memory import active_parameter_count
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
-from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_kept
+from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
 
 
@@ -44,7 +44,7 @@ class Single:
     def baselines(self) -> Baselines:
         """Measure vanilla and, where there is one, exactly retrained model."""
         rows = measure_baselines(self.workspace, self.spec.model)
-        parameters = active_parameter_count(self.workspace.policy.config)
+        parameters = active_parameter_count(self.workspace.policy.model.config)
         return Baselines(
             rows["vanilla"],
             rows.get("exact_retrain"),
@@ -66,7 +66,7 @@ class Single:
     def load_weights(self, path: Path) -> None:
         """Make the policy the model whose weights or adapters a study kept (safetensors)."""
         self.workspace.reset()
-        load_kept(self.workspace.trained, path)
+        load_policy(self.workspace.policy, path)
 
     def save(self, folder: Path) -> None:
         """Write the policy as it is now, adapters merged, with its tokenizer, as a Hugging Face
@@ -77,7 +77,7 @@ class Single:
         """
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            trained = self.workspace.trained
+            trained = self.workspace.policy
             assert isinstance(trained, WholeModel | Adapters), "one process holds the whole model"
             trained.merged().save_pretrained(folder)
             load_tokenizer(self.spec.model).save_pretrained(folder)

@@ -34,8 +34,8 @@ from ray_unlearn.unlearn.layout import (
     choose_layout,
     states_of,
 )
-from ray_unlearn.unlearn.model import DTYPES, demo_world, load_model, model_digest
-from ray_unlearn.unlearn.policy import Trained, WholeModel, checkpoint_layers, trained
+from ray_unlearn.unlearn.model import DTYPES, demo_models, load_model, model_digest
+from ray_unlearn.unlearn.policy import Policy, WholeModel, checkpoint_layers, make_policy
 from ray_unlearn.unlearn.reference import Reference
 from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.sharded import ShardedModel
@@ -72,7 +72,7 @@ class Workspace:
 
     def __init__(
         self,
-        trained: Trained,
+        policy: Policy,
         data: StudyData,
         *,
         vanilla_shapes: list[torch.Size],
@@ -85,8 +85,8 @@ class Workspace:
         rounding: Rounding = "stochastic",
         layout: Layout = "stored",
     ) -> None:
-        self.trained = trained
-        self.sharded = isinstance(trained, ShardedModel)
+        self.policy = policy
+        self.sharded = isinstance(policy, ShardedModel)
         """Each rank holds a part of the weights, and every call is a collective."""
         self.vanilla_shapes = vanilla_shapes
         self.data = data
@@ -100,7 +100,7 @@ class Workspace:
         """Of the trial before, for its memory."""
         self.layout: Layout = layout
         self._packed = data.packed
-        self.reference = Reference(trained, data.splits, evaluation_batch_size, self.batch)
+        self.reference = Reference(policy, data.splits, evaluation_batch_size, self.batch)
         self._autocast = autocast
         self._adversarial_labels: NDArray[np.int32] | None = None
 
@@ -134,23 +134,23 @@ class Workspace:
         check_positions(vanilla, data.splits["forget"].input_ids.shape[1])
         shapes = [p.shape for p in vanilla.parameters()]
         autocast = None if model.autocast is None else DTYPES[model.autocast]
-        shards = operations.parallel == "shard" and comm.world > 1
+        shards = operations.parallel == "shard" and comm.world_size > 1
         vanilla = vanilla if shards else vanilla.to(device)
         layout = choose_layout(vanilla, data.packed)
         if operations.activation_checkpointing:
             check_checkpointing(vanilla, checkpoint_layers)
-        found: Trained
+        policy: Policy
         if shards:
-            found = ShardedModel(vanilla, autocast, comm, torch.device(device))
+            policy = ShardedModel(vanilla, autocast, comm, torch.device(device))
         else:
-            found = trained(vanilla, model)
+            policy = make_policy(vanilla, model)
         if operations.activation_checkpointing:
-            checkpoint_layers(found.policy)
-        plain = isinstance(found, WholeModel) and autocast is None
+            checkpoint_layers(policy.model)
+        plain = isinstance(policy, WholeModel) and autocast is None
         if not plain or operations.activation_checkpointing:
-            _check_as_called(found, layout, data.packed, torch.device(device))
+            _check_as_called(policy, layout, data.packed, torch.device(device))
         return cls(
-            found,
+            policy,
             data,
             vanilla_shapes=shapes,
             comm=comm,
@@ -167,22 +167,17 @@ class Workspace:
     def update_cost(self) -> UpdateCost:
         """FLOPs of this model's updates, counted once; a note says where they are estimated."""
         length = self.data.splits["forget"].input_ids.shape[1]
-        return count_update(self.policy.config, length)
-
-    @property
-    def policy(self) -> Any:
-        """The causal LM with its current weights."""
-        return self.trained.policy
+        return count_update(self.policy.model.config, length)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
         """What a trial changes; tied ones once."""
-        return self.trained.parameters
+        return self.policy.parameters
 
     def reset(self, seed: int = 0) -> None:
         """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN
         included)."""
-        self.trained.reset(seed)
+        self.policy.reset(seed)
 
     def scored(self, model: Any) -> Scored:
         """Another model of the same kind, such as an exactly retrained one, in this workspace's
@@ -201,8 +196,8 @@ class Workspace:
             )
         probe = Probe(model)
         check_layout(states_of(scored), self.layout, self._packed, probe, "model.exact_retrain")
-        if isinstance(self.trained, ShardedModel):
-            return self.trained.shard(scored)
+        if isinstance(self.policy, ShardedModel):
+            return self.policy.shard(scored)
         return scored
 
     def batch(self, split: str, indices: NDArray[np.int64]) -> Batch:
@@ -224,9 +219,9 @@ class Workspace:
         """What whoever reads the study's results should know of how they came about."""
         found = []
         if self.data.packed and self.layout == "apart":
-            found.append(NOT_PACKED.format(type(self.policy).__name__))
+            found.append(NOT_PACKED.format(type(self.policy.model).__name__))
         length = self.data.splits["forget"].input_ids.shape[1]
-        if (beyond := check_positions(self.policy, length)) is not None:
+        if (beyond := check_positions(self.policy.model, length)) is not None:
             found.append(beyond)
         if self.update_cost.estimated:
             found.append(f"FLOPs of updates are estimated: {self.update_cost.estimated}")
@@ -298,11 +293,11 @@ class Workspace:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
-def _check_as_called(found: Trained, layout: Layout, packed: bool, device: torch.device) -> None:
+def _check_as_called(policy: Policy, layout: Layout, packed: bool, device: torch.device) -> None:
     """Policy and P_0 as they are called from now on: with adapters, autocast, cut into shards."""
-    probe = Probe(found.policy, device)
-    check_layout(states_of(found.scored), layout, packed, probe, "model")
-    with found.original() as reference:
+    probe = Probe(policy.model, device)
+    check_layout(states_of(policy.scored), layout, packed, probe, "model")
+    with policy.reference() as reference:
         check_layout(states_of(reference), layout, packed, probe, "model")
 
 
@@ -318,5 +313,5 @@ def retraining_flops(spec: ModelSpec, parameters: float) -> float:
         0 when `model.pretraining_tokens` is not given: then there is no efficiency ratio.
     """
     if spec.source.startswith("demo:"):
-        return float(demo_world(spec.source).info["retraining_flops"])
+        return float(demo_models(spec.source).info["retraining_flops"])
     return 6.0 * parameters * (spec.pretraining_tokens or 0)

@@ -49,7 +49,7 @@ from ray_unlearn.store.record import Record
 from ray_unlearn.store.storage import FolderStorage, file_sha256, local_file
 from ray_unlearn.store.verify import verify
 from ray_unlearn.unlearn.checkpoint import VERSION, TrialState
-from ray_unlearn.unlearn.policy import load_kept
+from ray_unlearn.unlearn.policy import load_policy
 
 SOURCES = sorted((REPOSITORY / "ray_unlearn").rglob("*.py"))
 READS_PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -293,7 +293,7 @@ def test_planted_weights_do_not_run(payload: Payload, tmp_path: Path) -> None:
     path = tmp_path / "0002-4.safetensors"
     torch.save({"weight": payload}, path)
     with pytest.raises(Exception, match=r"[Hh]eader"):  # of safetensors
-        load_kept(SimpleNamespace(kept=dict), path)
+        load_policy(SimpleNamespace(weights=dict), path)
 
 
 @pytest.fixture

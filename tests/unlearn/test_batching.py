@@ -112,10 +112,10 @@ def test_the_trajectory_is_that_of_padded_batches(
         update={"data": tiny_study.data.model_copy(update={"layout": layout})}
     )
     found = fresh(spec)
-    assert found.policy.config._attn_implementation == ATTENTION
+    assert found.policy.model.config._attn_implementation == ATTENTION
     monkeypatch.setattr(workspace_module, "choose_layout", lambda model, packed: "stored")
     plain = fresh(spec)
-    assert plain.policy.config._attn_implementation == "sdpa"
+    assert plain.policy.model.config._attn_implementation == "sdpa"
     mine, _ = run(found, config(method))
     theirs, _ = run(plain, config(method))
     for a, b in zip(mine, theirs, strict=True):

@@ -14,7 +14,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS, Row
 from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weights
 from ray_unlearn.unlearn.loop import Ended, unlearn
-from ray_unlearn.unlearn.policy import load_kept
+from ray_unlearn.unlearn.policy import load_policy
 from ray_unlearn.unlearn.workspace import Workspace
 
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
@@ -34,7 +34,7 @@ class Wish:
         self.saved: list[int] = []
         self.failed: list[str] = []
 
-    def keeper(self, path: Path, known: Iterator[int] | tuple[int, ...] = ()) -> Checkpoints:
+    def checkpointer(self, path: Path, known: Iterator[int] | tuple[int, ...] = ()) -> Checkpoints:
         return Checkpoints(
             path,
             None,
@@ -54,7 +54,7 @@ def cut_off(workspace: Workspace, trial: Any, path: Path, at: int) -> list[Row]:
     """Run until the first evaluation after update `at`, where a checkpoint was made, and drop the
     trial there."""
     wish, rows = Wish(at), []
-    for row in unlearn(workspace, trial, wish.keeper(path)):
+    for row in unlearn(workspace, trial, wish.checkpointer(path)):
         assert not isinstance(row, Ended)
         if row["update"] > at:
             break
@@ -78,7 +78,7 @@ def test_it_goes_on_bit_for_bit(
     before = cut_off(fresh(tiny_study), trial, path, at)
     second, wish = fresh(tiny_study), Wish()
     known = tuple(row["update"] for row in before)
-    *after, ended = unlearn(second, trial, wish.keeper(path, known))
+    *after, ended = unlearn(second, trial, wish.checkpointer(path, known))
     assert isinstance(ended, Ended)
     assert ended.status == "complete"
     assert wish.restored == [at]
@@ -94,7 +94,7 @@ def test_only_updates_after_the_checkpoint_are_made_again(
     steps = []
     step = torch.optim.AdamW.step
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: (steps.append(1), step(self))[1])
-    rows = list(unlearn(workspace, trial, Wish().keeper(tmp_path / "last.pt", (2,))))
+    rows = list(unlearn(workspace, trial, Wish().checkpointer(tmp_path / "last.pt", (2,))))
     assert len(steps) == 2
     assert len(before) == 1
     assert len(rows) == 2, "update 6 and the end: the row of update 2 is recorded already"
@@ -115,10 +115,10 @@ def test_an_attempt_that_was_given_up_cannot_set_the_trial_back(
     assert not stale.exists(), "the next attempt has its own"
     cut_off(workspace, trial, stale, 2)
     wish = Wish()
-    list(unlearn(workspace, trial, wish.keeper(third)))
+    list(unlearn(workspace, trial, wish.checkpointer(third)))
     assert wish.restored == [3]
     wish = Wish()
-    list(unlearn(workspace, trial, wish.keeper(attempt_file(path, 2, 0))))
+    list(unlearn(workspace, trial, wish.checkpointer(attempt_file(path, 2, 0))))
     assert wish.restored == [3], "a later run of the study knows it too"
 
 
@@ -127,7 +127,7 @@ def test_an_attempt_that_was_given_up_leaves_nothing_in_a_finished_trial(
 ) -> None:
     trial, path = config("gradient_ascent"), attempt_file(tmp_path / "0000" / "last.pt", 1, 0)
     wish = Wish(at=3)
-    for row in unlearn(workspace, trial, wish.keeper(path)):
+    for row in unlearn(workspace, trial, wish.checkpointer(path)):
         if not isinstance(row, Ended) and row["update"] == 2:
             path.parent.rmdir()  # the trial's outcome came from elsewhere
     assert (wish.saved, len(wish.failed)) == ([], 1)
@@ -145,7 +145,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_not_used(workspace: Workspace, tmp_p
     path.write_bytes(content)
     torch.load(path, weights_only=True)
     wish = Wish()
-    list(unlearn(workspace, trial, wish.keeper(path)))
+    list(unlearn(workspace, trial, wish.checkpointer(path)))
     assert wish.restored == []
 
 
@@ -158,7 +158,7 @@ def test_a_torn_checkpoint_costs_time_and_not_the_trial(
     path = tmp_path / "last.pt"
     cut_off(workspace, trial, path, 3)
     path.write_bytes(path.read_bytes()[:size])
-    *rows, _ = unlearn(workspace, trial, Wish().keeper(path))
+    *rows, _ = unlearn(workspace, trial, Wish().checkpointer(path))
     assert [columns(row) for row in rows] == expected  # type: ignore[arg-type]
 
 
@@ -167,13 +167,13 @@ def test_a_checkpoint_of_another_trial_or_ahead_of_a_lost_row_is_not_used(
 ) -> None:
     path, trial = tmp_path / "last.pt", config("gradient_ascent")
     cut_off(workspace, trial, path, 3)
-    rows = list(unlearn(workspace, trial, Wish().keeper(path)))
+    rows = list(unlearn(workspace, trial, Wish().checkpointer(path)))
     assert [getattr(row, "status", None) or row["update"] for row in rows] == [2, 4, "complete"], (
         "row 2 would be lost"
     )
     other = config("gradient_ascent", seed=6)
     expected, _ = run(workspace, other)
-    *found, _ = unlearn(workspace, other, Wish().keeper(path, (2,)))
+    *found, _ = unlearn(workspace, other, Wish().checkpointer(path, (2,)))
     assert [columns(row) for row in found] == expected[1:]  # type: ignore[arg-type]
 
 
@@ -183,7 +183,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(
     (tmp_path / "file").write_text("")
     wish = Wish(at=1)
     *rows, ended = unlearn(
-        workspace, config("gradient_ascent"), wish.keeper(tmp_path / "file" / "last.pt")
+        workspace, config("gradient_ascent"), wish.checkpointer(tmp_path / "file" / "last.pt")
     )
     assert isinstance(ended, Ended)
     assert ended.status == "complete"
@@ -194,11 +194,11 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(
 
 def test_kept_weights_load_as_the_model_they_are(workspace: Workspace, tmp_path: Path) -> None:
     run(workspace, config("gradient_ascent"))
-    about = save_weights(workspace.trained.kept(), tmp_path / "best" / "0000-4.safetensors")
+    about = save_weights(workspace.policy.weights(), tmp_path / "best" / "0000-4.safetensors")
     assert about["bytes"] == (tmp_path / "best" / "0000-4.safetensors").stat().st_size
     expected = weights(workspace)
     workspace.reset()
-    load_kept(workspace.trained, tmp_path / "best" / "0000-4.safetensors")
+    load_policy(workspace.policy, tmp_path / "best" / "0000-4.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(weights(workspace), expected, strict=True))
     assert [path.name for path in tmp_path.rglob("*.tmp")] == []
 
@@ -250,10 +250,12 @@ def test_it_goes_on_on_another_machine(tiny_study: StudySpec, tmp_path: Path) ->
             break
         before.append(row)
     wish = Wish()
-    keeper = _shelved(
+    checkpointer = _shelved(
         tmp_path / "two" / "last.pt", shelf, wish, tuple(row["update"] for row in before)
     )
-    rows = [row for row in unlearn(fresh(tiny_study), trial, keeper) if not isinstance(row, Ended)]
+    rows = [
+        row for row in unlearn(fresh(tiny_study), trial, checkpointer) if not isinstance(row, Ended)
+    ]
     assert wish.restored == [3]
     assert [columns(row) for row in [*before, *rows]] == [columns(row) for row in expected]
 
@@ -268,14 +270,14 @@ def test_checkpoints_take_no_more_than_a_tenth_of_the_time(
     monkeypatch.setattr("ray_unlearn.unlearn.checkpoint.time.monotonic", lambda: clock[0])
     trial = config("gradient_ascent", steps=100, evaluate_at=(100,))
     shelf, wish = _Shelf(tmp_path / "shelf", 3.0, clock, failing), Wish()
-    keeper = _shelved(tmp_path / "last.pt", shelf, wish)
-    between = keeper.between_updates
+    checkpointer = _shelved(tmp_path / "last.pt", shelf, wish)
+    between = checkpointer.between_updates
 
     def tick(state: Any) -> None:
         clock[0] += 1.0
         between(state)
 
-    keeper.between_updates = tick  # type: ignore[method-assign]
-    assert isinstance(list(unlearn(workspace, trial, keeper))[-1], Ended)
+    checkpointer.between_updates = tick  # type: ignore[method-assign]
+    assert isinstance(list(unlearn(workspace, trial, checkpointer))[-1], Ended)
     assert shelf.asked == 4, "at 1 s, then 30 s after each began"
     assert len(wish.failed) == failing, "said once"

@@ -14,8 +14,9 @@ from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.cost import count_update
 from ray_unlearn.unlearn.data import prepare
-from ray_unlearn.unlearn.loop import Ended, Meter, backward, unlearn
+from ray_unlearn.unlearn.loop import Ended, backward, unlearn
 from ray_unlearn.unlearn.memory import active_parameter_count, parameter_count
+from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.plan import plan
 from ray_unlearn.unlearn.workspace import Workspace

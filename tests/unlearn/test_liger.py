@@ -67,8 +67,8 @@ def no_rows(device: str, vocabulary: int) -> None:
     head = nn.Linear(H, vocabulary, bias=False, device=device)
     hidden = torch.zeros(0, H, device=device, requires_grad=True)
     for value in (
-        liger.logprob_sum(hidden, head, torch.zeros(0, dtype=torch.int64, device=device)),
-        liger.kl_sum(hidden, head, hidden.detach(), head),
+        liger.liger_logprob_sum(hidden, head, torch.zeros(0, dtype=torch.int64, device=device)),
+        liger.liger_kl_sum(hidden, head, hidden.detach(), head),
     ):
         value.backward()
         assert value.item() == 0
@@ -83,7 +83,7 @@ def only_the_head(device: str, vocabulary: int) -> None:
         torch.randn(N, H, device=device),
         torch.zeros(N, dtype=torch.int64, device=device),
     )
-    (mine,) = torch.autograd.grad(liger.logprob_sum(hidden, head, targets), [head.weight])
+    (mine,) = torch.autograd.grad(liger.liger_logprob_sum(hidden, head, targets), [head.weight])
     (theirs,) = torch.autograd.grad(plain_torch.logprob_sum(hidden, head, targets), [head.weight])
     assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
 
@@ -117,7 +117,9 @@ def test_compiled_kernels_equal_the_fused_sums(precision: str) -> None:
 def test_without_a_gpu_the_remedy_is_the_fused_head(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.raises(UserError, match="need a CUDA device, this one is cpu; use `head: fused`"):
-        liger.logprob_sum(torch.zeros(1, H), nn.Linear(H, 2), torch.zeros(1, dtype=torch.int64))
+        liger.liger_logprob_sum(
+            torch.zeros(1, H), nn.Linear(H, 2), torch.zeros(1, dtype=torch.int64)
+        )
 
 
 def test_without_liger_the_remedy_is_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def run(workspace: Workspace, config: TrialConfig) -> tuple[list[dict], Ended]:
 
 
 def weights(workspace: Workspace) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in workspace.policy.parameters()]
+    return [p.detach().clone() for p in workspace.policy.model.parameters()]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -69,7 +69,7 @@ def test_trajectory_equals_plain_pytorch(
     trial = config(method, weight_decay=0.1, **weights_of)
     rows, ended = run(workspace, trial)
     assert ended.status == "complete"
-    model, original = load_model(tiny_study.model), load_model(tiny_study.model)
+    model, reference = load_model(tiny_study.model), load_model(tiny_study.model)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     optimizer = torch.optim.AdamW(
         [
@@ -80,7 +80,7 @@ def test_trajectory_equals_plain_pytorch(
     )
     data = workspace.data
     for update in range(1, 5):
-        loss = _plain_loss(model, original, data, trial, update)
+        loss = _plain_loss(model, reference, data, trial, update)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -89,13 +89,13 @@ def test_trajectory_equals_plain_pytorch(
     # went as a whole.
     mine, theirs, start = (
         torch.cat([p.detach().flatten() for p in group])
-        for group in (weights(workspace), model.parameters(), original.parameters())
+        for group in (weights(workspace), model.parameters(), reference.parameters())
     )
     assert (mine - theirs).norm() < 5e-3 * (theirs - start).norm()
     assert rows[-1]["update"] == 4
 
 
-def _plain_loss(model, original, data, trial: TrialConfig, update: int) -> torch.Tensor:
+def _plain_loss(model, reference, data, trial: TrialConfig, update: int) -> torch.Tensor:
     method = METHODS[trial.method]
 
     def labelled(split: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -113,7 +113,7 @@ def _plain_loss(model, original, data, trial: TrialConfig, update: int) -> torch
     else:
         if method.forget == "adversarial_labels":
             other = (
-                original(ids).logits[:, :-1].scatter(-1, ids[:, 1:, None], -torch.inf).argmax(-1)
+                reference(ids).logits[:, :-1].scatter(-1, ids[:, 1:, None], -torch.inf).argmax(-1)
             )
         else:
             from ray_unlearn.unlearn.methods.labels import random_labels
@@ -146,7 +146,7 @@ def _plain_loss(model, original, data, trial: TrialConfig, update: int) -> torch
     else:
         real = labels != -100
         with torch.no_grad():
-            target = original(ids).logits[:, :-1][real].log_softmax(-1)
+            target = reference(ids).logits[:, :-1][real].log_softmax(-1)
         retain = F.kl_div(
             logits[real].log_softmax(-1), target, log_target=True, reduction="batchmean"
         )
@@ -179,7 +179,7 @@ def test_diverged_trial_is_infeasible_and_keeps_its_finite_rows(workspace: Works
     assert ended.status == "infeasible"
     assert "update" in ended.reason
     assert rows == []
-    for parameter in workspace.policy.parameters():
+    for parameter in workspace.policy.model.parameters():
         parameter.data.fill_(math.nan)
     rows, ended = run(workspace, config("gradient_ascent"))
     assert ended.status == "complete"
@@ -245,12 +245,12 @@ def test_adversarial_labels_are_the_best_wrong_token_of_the_same_position(
 
 
 def test_reference_weights_never_change(workspace: Workspace) -> None:
-    assert isinstance(workspace.trained, WholeModel)
-    before = copy.deepcopy([p.detach() for p in workspace.trained.vanilla.parameters()])
+    assert isinstance(workspace.policy, WholeModel)
+    before = copy.deepcopy([p.detach() for p in workspace.policy.vanilla.parameters()])
     run(workspace, config("ascent_kl_in_distribution", learning_rate=0.1))
     assert all(
         torch.equal(a, b)
-        for a, b in zip(before, workspace.trained.vanilla.parameters(), strict=True)
+        for a, b in zip(before, workspace.policy.vanilla.parameters(), strict=True)
     )
 
 

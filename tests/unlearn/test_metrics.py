@@ -72,13 +72,13 @@ def test_one_pass_equals_a_slow_implementation_document_by_document(
     )
     torch.manual_seed(3)
     with torch.no_grad():
-        for parameter in workspace.policy.parameters():
+        for parameter in workspace.policy.model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     row = evaluate(workspace)
     documents = read_documents(spec)
     tokenizer = load_tokenizer(tiny_study.model)
     reference = load_model(tiny_study.model)
-    slow = {name: [_slow(workspace.policy, reference, tokenizer, d.text, 48, 2) for d in documents[split]]
+    slow = {name: [_slow(workspace.policy.model, reference, tokenizer, d.text, 48, 2) for d in documents[split]]
             for name, split in EVALUATED.items()}  # fmt: skip
     half = {
         name: [int(text_hash(d.text)[-1], 16) % 2 == 0 for d in documents[split]]
@@ -129,9 +129,9 @@ def _slow(model, reference, tokenizer, text: str, length: int, most: int) -> dic
         piece = torch.tensor([ids[start : start + length]])
         if piece.shape[1] < 2:
             continue
-        logits, original = model(piece).logits[0].double(), reference(piece).logits[0].double()
+        logits, expected = model(piece).logits[0].double(), reference(piece).logits[0].double()
         for position in range(piece.shape[1] - 1):
-            p, p0 = logits[position].softmax(-1), original[position].softmax(-1)
+            p, p0 = logits[position].softmax(-1), expected[position].softmax(-1)
             token = int(piece[0, position + 1])
             mean = (p * p.log()).sum()
             sd = ((p * p.log() ** 2).sum() - mean**2).sqrt()

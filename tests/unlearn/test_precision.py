@@ -15,7 +15,7 @@ from ray_unlearn.unlearn.batch import ATTENTION, Batch
 from ray_unlearn.unlearn.checkpoint import save_weights
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.model import check_source
-from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_kept
+from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
 from ray_unlearn.unlearn.workspace import context_digest
 
 METHODS = [
@@ -66,14 +66,14 @@ def test_activation_checkpointing_changes_no_bit(
     spec = with_model(tiny_study, lora={"rank": 4}) if lora else tiny_study
     plain, checkpointed = fresh(spec), fresh(spec, activation_checkpointing=True)
     calls: list[int] = []
-    layer = checkpointed.policy.model.layers[0]
+    layer = checkpointed.policy.model.model.layers[0]
     layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     assert run(plain, config(method)) == run(checkpointed, config(method))
     assert all(
         torch.equal(a, b) for a, b in zip(weights(plain), weights(checkpointed), strict=True)
     )
     calls.clear()
-    checkpointed.trained.scored(
+    checkpointed.policy.scored(
         all_of(torch.arange(8)), lambda hidden, head: hidden.sum()
     ).backward()
     assert len(calls) == 2, "once forward, once again in the backward pass"
@@ -110,15 +110,17 @@ def test_counting_flops_leaves_the_attention_kernel_alone(tiny_study: StudySpec)
     every trial then ran on a slower kernel than P_0."""
     workspace = fresh(tiny_study)
     run(workspace, config("gradient_ascent"))
-    assert isinstance(workspace.trained, WholeModel)
-    kernels = {m.config._attn_implementation for m in (workspace.policy, workspace.trained.vanilla)}
+    assert isinstance(workspace.policy, WholeModel)
+    kernels = {
+        m.config._attn_implementation for m in (workspace.policy.model, workspace.policy.vanilla)
+    }
     assert kernels == {ATTENTION}
 
 
 def test_autocast_computes_in_bfloat16_on_float32_weights(tiny_study: StudySpec) -> None:
     plain, cast = fresh(tiny_study), fresh(with_model(tiny_study, autocast="bfloat16"))
     seen = set()
-    cast.policy.model.layers[0].mlp.down_proj.register_forward_hook(
+    cast.policy.model.model.layers[0].mlp.down_proj.register_forward_hook(
         lambda m, i, output: seen.add(output.dtype)
     )
     expected, _ = run(plain, config("ascent_kl_in_distribution"))
@@ -164,25 +166,27 @@ class TestLora:
     def test_the_base_is_its_own_reference(self, spec: StudySpec) -> None:
         """One copy of the weights, P_0 to the bit while the adapters are anywhere."""
         workspace = fresh(spec)
-        assert isinstance(workspace.trained, Adapters)
+        assert isinstance(workspace.policy, Adapters)
         assert len(workspace.parameters) == 2 * 2 * 7, (
             "A and B of seven layers in each of two blocks"
         )
         before = {
             name: p.clone()
-            for name, p in workspace.policy.named_parameters()
+            for name, p in workspace.policy.model.named_parameters()
             if not p.requires_grad
         }
         vanilla = fresh(with_model(spec, lora=None))
         ids = torch.arange(40)
         rows, _ = run(workspace, config("ascent_kl_in_distribution"))
         assert rows[-1]["forget_kl"] > 1e-3, "the policy has moved"
-        with torch.no_grad(), workspace.trained.original() as original:
-            mine = original(all_of(ids), lambda hidden, head: head(hidden))
-            with vanilla.trained.original() as plain:
+        with torch.no_grad(), workspace.policy.reference() as reference:
+            mine = reference(all_of(ids), lambda hidden, head: head(hidden))
+            with vanilla.policy.reference() as plain:
                 theirs = plain(all_of(ids), lambda hidden, head: head(hidden))
         assert torch.equal(mine, theirs), (mine - theirs).abs().max()
-        after = {name: p for name, p in workspace.policy.named_parameters() if not p.requires_grad}
+        after = {
+            name: p for name, p in workspace.policy.model.named_parameters() if not p.requires_grad
+        }
         assert all(torch.equal(before[name], after[name]) for name in before)
 
     @pytest.mark.parametrize("method", METHODS)
@@ -201,28 +205,28 @@ class TestLora:
 
         workspace = fresh(spec)
         run(workspace, config("gradient_ascent"))
-        assert isinstance(workspace.trained, Adapters)
-        workspace.trained.merged().save_pretrained(tmp_path / "merged")
+        assert isinstance(workspace.policy, Adapters)
+        workspace.policy.merged().save_pretrained(tmp_path / "merged")
         assert "peft" not in json.dumps(
             sorted(path.name for path in (tmp_path / "merged").iterdir())
         )
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
         ids = torch.arange(40)
-        expected = workspace.trained.scored(all_of(ids), lambda hidden, head: head(hidden))
+        expected = workspace.policy.scored(all_of(ids), lambda hidden, head: head(hidden))
         assert torch.allclose(merged(ids[None]).logits[0], expected, atol=1e-4)
         assert len(workspace.parameters) == 28, "merging works on a copy"
 
     def test_kept_adapters_load_and_are_small(self, spec: StudySpec, tmp_path: Path) -> None:
         workspace = fresh(spec)
         run(workspace, config("gradient_ascent"))
-        about = save_weights(workspace.trained.kept(), tmp_path / "best.safetensors")
+        about = save_weights(workspace.policy.weights(), tmp_path / "best.safetensors")
         expected = [p.detach().clone() for p in workspace.parameters]
         assert about["bytes"] < 4 * sum(p.numel() for p in expected) + 8192
         workspace.reset(0)
-        load_kept(workspace.trained, tmp_path / "best.safetensors")
+        load_policy(workspace.policy, tmp_path / "best.safetensors")
         assert all(torch.equal(a, b) for a, b in zip(workspace.parameters, expected, strict=True))
         with pytest.raises(UserError, match=r"model\.lora"):
-            load_kept(fresh(with_model(spec, lora=None)).trained, tmp_path / "best.safetensors")
+            load_policy(fresh(with_model(spec, lora=None)).policy, tmp_path / "best.safetensors")
 
     def test_bfloat16_weights_have_float32_adapters(self, spec: StudySpec) -> None:
         workspace = fresh(with_model(spec, dtype="bfloat16"))
@@ -250,7 +254,7 @@ def moved_outputs(workspace) -> float:
     """Largest difference of the policy's hidden states from P_0's."""
     ids = torch.arange(40)
     with torch.no_grad():
-        now = workspace.trained.scored(all_of(ids), lambda hidden, head: hidden)
-        with workspace.trained.original() as original:
-            then = original(all_of(ids), lambda hidden, head: hidden)
+        now = workspace.policy.scored(all_of(ids), lambda hidden, head: hidden)
+        with workspace.policy.reference() as reference:
+            then = reference(all_of(ids), lambda hidden, head: hidden)
     return float((now - then).abs().max())

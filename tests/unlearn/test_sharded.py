@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_checkpoint import Wish
 
+from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import COLUMNS, Row
@@ -72,9 +73,10 @@ def opened(spec: StudySpec, data: StudyData, comm: Comm, case: Case, **operated:
 
 
 def config(case: Case) -> TrialConfig:
+    mixed = {"retain_ratio": 0.8} if METHODS[case.method].mixed else {}
     return TrialConfig(
-        learning_rate=1e-3, steps=3, method=case.method, batch_size=case.batch_size, retain_ratio=0.8,
-        evaluate_at=(1, 3), seed=3,
+        learning_rate=1e-3, steps=3, method=case.method, batch_size=case.batch_size,
+        evaluate_at=(1, 3), seed=3, **mixed,
     )  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def worker(rank: int, world: int, folder: Path, spec: StudySpec, data: StudyData
         workspace = opened(spec, data, comm, case, parallel="shard")
         rows[name] = [columns(row) for row in run(workspace, case)]
         if name == "ascent":
-            kept = workspace.trained.kept()
+            kept = workspace.policy.weights()
             assert bool(kept) == (rank == 0)
             if rank == 0:
                 save_weights(kept, folder / "kept.safetensors")
@@ -142,8 +144,8 @@ def numbers_held(workspace: Workspace) -> dict[str, int]:
     states = [
         t for state in state_of(optimizer)["state"].values() for t in state.values() if t.ndim
     ]
-    with workspace.trained.original() as original:
-        vanilla = sum(local(p).numel() for p in original.parameters())
+    with workspace.policy.reference() as reference:
+        vanilla = sum(local(p).numel() for p in reference.parameters())
     weights = sum(local(p).numel() for p in workspace.parameters)
     return {"weights": weights, "vanilla": vanilla, "states": sum(t.numel() for t in states)}
 
@@ -164,7 +166,7 @@ def it_goes_on(
     def fresh() -> Workspace:
         return opened(spec, data, comm, case, parallel="shard")
 
-    def keeper(wish: Wish, known: tuple[int, ...] = (1,)) -> ShardedCheckpoints:
+    def checkpointer(wish: Wish, known: tuple[int, ...] = (1,)) -> ShardedCheckpoints:
         return ShardedCheckpoints(
             comm, path, None, frozenset(known), lambda update: update == wish.at, wish.restored.append,
             wish.saved.append, wish.failed.append, writes=comm.rank == 0,
@@ -177,7 +179,7 @@ def it_goes_on(
     expected = [columns(row) for row in run(first, case)]
     for at in (1, 2):  # only rank 0 is asked; the older set goes
         wish = Wish(at if comm.rank == 0 else None)
-        trial = unlearn(fresh(), config(case), keeper(wish, ()))
+        trial = unlearn(fresh(), config(case), checkpointer(wish, ()))
         next(trial)
         next(trial)
         trial.close()  # type: ignore[attr-defined]
@@ -192,7 +194,7 @@ def it_goes_on(
         "half of all states"
     )
     second, wish = fresh(), Wish()
-    *rows, _ = unlearn(second, config(case), keeper(wish))
+    *rows, _ = unlearn(second, config(case), checkpointer(wish))
     assert wish.restored == [2]
     assert [columns(row) for row in rows] == expected[1:]
     assert all(torch.equal(a, b) for a, b in zip(weights(first), weights(second), strict=True))
@@ -209,7 +211,7 @@ def it_goes_on(
         )
         wish = Wish()
         known = () if damage == "ahead of a lost row" else (1,)
-        row = columns(next(unlearn(second, trial, keeper(wish, known))))
+        row = columns(next(unlearn(second, trial, checkpointer(wish, known))))
         assert wish.restored == [], damage
         assert row["update"] == (3 if known else 1)
         assert row in expected or damage == "other trial"
@@ -262,9 +264,9 @@ def test_shards_do_not_change_the_trajectory(
             assert not workspace.sharded, "one worker holds all there is"
             expected[name] = [columns(row) for row in run(workspace, case)]
             if name == "ascent":
-                expected["kept"] = {n: t.clone() for n, t in workspace.trained.kept().items()}
+                expected["kept"] = {n: t.clone() for n, t in workspace.policy.weights().items()}
                 workspace.reset()
-                expected["start"] = {n: t.clone() for n, t in workspace.trained.kept().items()}
+                expected["start"] = {n: t.clone() for n, t in workspace.policy.weights().items()}
     mp.spawn(worker, args=(world, tmp_path, tiny_study, data), nprocs=world)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(world)]
     for name in ranks[0]["rows"]:

@@ -45,10 +45,10 @@ def test_shared_weights_are_read_in_place_and_never_changed(
     before = [bytes(part) for part in memory]
     mine, theirs = opened(spec, shared), opened(spec)
     owners = {array.__array_interface__["data"][0] for array in shared.arrays.values()}
-    frozen = mine.trained.vanilla if isinstance(mine.trained, WholeModel) else mine.policy
+    frozen = mine.policy.vanilla if isinstance(mine.policy, WholeModel) else mine.policy.model
     found = {p.data_ptr() for name, p in frozen.named_parameters() if "lora" not in name}
     assert found <= owners, "no copy was made of what is only read"
-    if isinstance(mine.trained, WholeModel):
+    if isinstance(mine.policy, WholeModel):
         assert not {p.data_ptr() for p in mine.parameters} & owners, "what is trained is a copy"
     for method in METHODS:
         assert run(mine, config(method)) == run(theirs, config(method)), method
@@ -76,9 +76,9 @@ def test_another_lanes_quantities_give_the_same_trial(tiny_study: StudySpec, dty
         array.flags.writeable = False
     second.adopt(found)
     calls: list[int] = []
-    assert isinstance(second.trained, WholeModel)
-    second.trained.vanilla.register_forward_hook(lambda *_: calls.append(1))
-    second.trained.vanilla.model.register_forward_hook(lambda *_: calls.append(1))
+    assert isinstance(second.policy, WholeModel)
+    second.policy.vanilla.register_forward_hook(lambda *_: calls.append(1))
+    second.policy.vanilla.model.register_forward_hook(lambda *_: calls.append(1))
     for method in ("adversarial_samples", "ascent_kl_general"):
         assert run(second, config(method)) == run(first, config(method))
         assert all(torch.equal(a, b) for a, b in zip(weights(second), weights(first), strict=True))

@@ -96,10 +96,11 @@ def test_a_trial_on_the_real_model_forgets_and_its_model_can_be_exported(
     nll = [row["forget_nll"] for row in rows]
     assert 0 < nll[0] < nll[1] < math.log(49_152)
 
-    smollm2_world.save(workspace.policy, spec, tmp_path / "exported")
+    smollm2_world.save(workspace.policy.model, spec, tmp_path / "exported")
     again = load_model(ModelSpec(source=str(tmp_path / "exported"))).state_dict()
     assert all(
-        torch.equal(tensor, again[name]) for name, tensor in workspace.policy.state_dict().items()
+        torch.equal(tensor, again[name])
+        for name, tensor in workspace.policy.model.state_dict().items()
     )
     text = "def main() -> None:\n    print('Grüße')\n"
     exported = load_tokenizer(ModelSpec(source=str(tmp_path / "exported")))

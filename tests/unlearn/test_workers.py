@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import COLUMNS
@@ -35,9 +36,9 @@ def trajectories(spec: StudySpec, comm: Comm, cache: Path) -> dict[str, list[dic
             steps=4,
             method=method,
             batch_size=5,
-            retain_ratio=0.8,
             evaluate_at=(1, 4),
             seed=3,
+            **({"retain_ratio": 0.8} if method_named(method).mixed else {}),
         )
         found[method] = [row for row in unlearn(workspace, config) if not isinstance(row, Ended)]
     return found

@@ -1,0 +1,113 @@
+"""What a trial consumes, for its rows: tokens, FLOPs, seconds, memory."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.schema import Metrics, Row, check_row
+from ray_unlearn.unlearn.methods import Term
+from ray_unlearn.unlearn.workspace import Workspace
+
+
+class Meter:
+    """What a trial has consumed so far (tokens, FLOPs, seconds, memory) and what its last update
+    was like."""
+
+    def __init__(self, workspace: Workspace, config: TrialConfig) -> None:
+        self.update = 0
+        """Updates made."""
+        self._workspace = workspace
+        self._config = config
+        self._cost = workspace.update_cost
+        self._tokens = {"forget": 0, "retain": 0}
+        self._flops = 0.0
+        self._learning_rate_sum = 0.0
+        self._wall_s = 0.0
+        self._evaluation_wall_s = 0.0
+        self._last: dict[str, float] = {}
+        self._mark = time.perf_counter()
+        workspace.restart_peak_memory()
+
+    def start_update(self) -> int:
+        """The number of the update that begins, from 1."""
+        self._mark = time.perf_counter()
+        return self.update + 1
+
+    def count(self, term: Term, lengths: NDArray[np.int64], targets: int) -> None:
+        """A global batch of one term."""
+        self._tokens[term.name] += targets
+        self._flops += self._cost.of(term, lengths, targets)
+
+    def end_update(
+        self, learning_rate: float, losses: dict[str, Tensor], grad_norm: Tensor
+    ) -> None:
+        """The update is made."""
+        self.update += 1
+        self._learning_rate_sum += learning_rate
+        self._last = {f"{name}_loss": float(loss) for name, loss in losses.items()} | {
+            "grad_norm": float(grad_norm)
+        }
+        self._synchronise()
+        self._wall_s += time.perf_counter() - self._mark
+        self._mark = time.perf_counter()
+
+    def row(self, metrics: Metrics) -> Row:
+        """The evaluation row of the update just made."""
+        self._evaluation_wall_s += time.perf_counter() - self._mark
+        workspace, config = self._workspace, self._config
+        forget = workspace.data.splits["forget"]
+        accelerators = workspace.comm.world_size if workspace.device.type == "cuda" else 0
+        row = (
+            metrics
+            | self._last
+            | {
+                "update": self.update,
+                "epoch": self.update * config.batch_size / len(forget),
+                "forget_tokens": self._tokens["forget"],
+                "retain_tokens": self._tokens["retain"],
+                "learning_rate_sum": self._learning_rate_sum,
+                "flops": self._flops,
+                "wall_s": self._wall_s,
+                "evaluation_wall_s": self._evaluation_wall_s,
+                "accelerator_s": self._wall_s * accelerators,
+                "peak_memory_gib": workspace.peak_memory_gib(),
+            }
+        )
+        row = {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in row.items()
+        }
+        check_row(row)
+        return row
+
+    def state(self) -> dict[str, Any]:
+        """Plain numbers, for a checkpoint."""
+        return {
+            "update": self.update,
+            "tokens": dict(self._tokens),
+            "flops": float(self._flops),
+            "learning_rate_sum": self._learning_rate_sum,
+            "wall_s": self._wall_s,
+            "evaluation_wall_s": self._evaluation_wall_s,
+            "last": dict(self._last),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.update = state["update"]
+        self._tokens = dict(state["tokens"])
+        self._flops = state["flops"]
+        self._learning_rate_sum = state["learning_rate_sum"]
+        self._wall_s = state["wall_s"]
+        self._evaluation_wall_s = state["evaluation_wall_s"]
+        self._last = dict(state["last"])
+        self._mark = time.perf_counter()
+
+    def _synchronise(self) -> None:
+        if self._workspace.device.type == "cuda":
+            torch.cuda.synchronize(self._workspace.device)
