@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run_ranks
 from test_checkpoint import Wish
 
 from ray_unlearn.spec.method_registry import METHODS
@@ -267,7 +267,7 @@ def test_shards_do_not_change_the_trajectory(
                 expected["kept"] = {n: t.clone() for n, t in workspace.policy.weights().items()}
                 workspace.reset()
                 expected["start"] = {n: t.clone() for n, t in workspace.policy.weights().items()}
-    mp.spawn(worker, args=(world, tmp_path, tiny_study, data), nprocs=world)
+    run_ranks(worker, (world, tmp_path, tiny_study, data), world)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(world)]
     for name in ranks[0]["rows"]:
         case = CASES[name]

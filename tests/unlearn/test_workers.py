@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from processes import run_ranks
 
 from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.study_spec import StudySpec
@@ -60,7 +60,7 @@ def test_workers_do_not_change_the_trajectory(
 ) -> None:
     """Batches of 5 and 4 do not divide evenly: means of means would show."""
     expected = trajectories(tiny_study, Comm.single(), tmp_path)
-    mp.spawn(worker, args=(world, str(tmp_path), tiny_study), nprocs=world)
+    run_ranks(worker, (world, str(tmp_path), tiny_study), world)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(world)]
     for method in METHODS:
         for number, row in enumerate(expected[method]):
