@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 import torch.distributed as dist
-from processes import run_ranks
+from ranks import run_ranks
 from test_checkpoint import Wish
 
 from ray_unlearn.spec.method_registry import METHODS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from processes import run_ranks
+from ranks import run_ranks
 
 from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.study_spec import StudySpec
