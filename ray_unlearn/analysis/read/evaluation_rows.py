@@ -134,8 +134,8 @@ def _check_scored(rows: pd.DataFrame, where: str) -> None:
         line = wrong.iloc[0]
         raise UserError(
             f"{where}: trial {line['number']} of study {line['study']!r} cannot be scored at "
-            f"update {line['update']:g}: `scored` marks one `candidate` row of a trial; name the study's "
-            "directory instead, or write its table again"
+            f"update {line['update']:g}: `scored` marks one `candidate` row of a trial; "
+            "name the study's directory instead, or write its table again"
         )
 
 
