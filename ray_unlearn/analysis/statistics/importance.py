@@ -83,9 +83,9 @@ def importance(
 
     The top fraction is taken within each group (domain, model), by rank, and these are pooled:
     scores of different groups are never compared. Trials are shuffled within groups. The statistics
-    of an axis are centred and scaled by its null before the greatest over the axes is taken, or an axis
-    of 50 cells would set the bar for one of two choices (a difference of 0.8 SD between them, at
-    200 trials, was found in 42 % of studies without and in 95 % with it).
+    of an axis are centred and scaled by its null before the greatest over the axes is taken, or an
+    axis of 50 cells would set the bar for one of two choices (a difference of 0.8 SD between them,
+    at 200 trials, was found in 42 % of studies without and in 95 % with it).
 
     Configurations tried more than once (with several seeds, or in each group) are no independent
     evidence: they are shuffled as wholes among those tried in the same groups, and count once per
