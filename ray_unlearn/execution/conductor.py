@@ -7,7 +7,7 @@ ask it in one process. All calls come from one thread.
 import contextlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.execution.hub import Hub
@@ -28,6 +28,8 @@ from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.event import BaselineMeasured, Note
+from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Trial
 
 ACTOR_RESTARTS = 3
@@ -64,14 +66,25 @@ def first_job(hub: HubLine, baselines: bool, interrupt: Interrupt) -> Prepared |
         while not answer.done(LOOK_S):
             if interrupt.requested:
                 return None
-        item = answer.result().item
+        delivery = answer.result()
+        item = delivery.item
         hub.send(Hub.release, FIRST_JOB)
     except HubDied as error:
         raise LaneError(f"the hub actor died: {error}; go on with `ray-unlearn resume`") from None
     if isinstance(item, JobEnded) and item.prepared is not None:
-        return item.prepared
+        return replace(item.prepared, notes=(*delivery.notes, *item.prepared.notes))
     assert not isinstance(item, RowReported)
     raise LaneError(f"the lanes could not prepare the study: {item.reason}")
+
+
+def record_first_job(ledger: Ledger, prepared: Prepared, say: Callable[[str], None]) -> None:
+    """Baselines, and what the lane says of its model; a resumed study has recorded that before."""
+    for name, row in prepared.rows.items():
+        ledger.append(BaselineMeasured(name, row))
+    for text in prepared.notes:
+        if text not in ledger.record.notes:
+            say(text)
+            ledger.append(Note(text))
 
 
 def pending(recorded: Mapping[int, Trial], total: int) -> Iterator[int]:

@@ -37,6 +37,7 @@ Any call may come late, from somebody who is gone. So each that changes state sa
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray_unlearn.environment import REAL, Environment
@@ -55,7 +56,6 @@ from ray_unlearn.execution.messages import (
     LaneStart,
     Launch,
     Order,
-    Prepared,
     Reported,
     Worker,
 )
@@ -432,7 +432,7 @@ class Hub:
         if end.prepared is None or end.prepared.shared is None:
             return end
         self._shared = [self._put(end.prepared.shared)]  # in a list a reference travels as one
-        return JobEnded(end.status, end.reason, Prepared(end.prepared.rows))
+        return JobEnded(end.status, end.reason, replace(end.prepared, shared=None))
 
     def _explained(self, lane: int, fault: Fault) -> Fault:
         """The reason that the hub knows of, where there is one."""

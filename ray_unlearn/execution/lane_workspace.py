@@ -111,7 +111,8 @@ class StudyWorkspace:
     def prepare(self, baselines: bool) -> Prepared:
         """See `LaneWorkspace`."""
         rows = measure_baselines(self._workspace, self._spec.model) if baselines else {}
-        return Prepared(rows, self._workspace.quantities(self._spec.methods))
+        quantities = self._workspace.quantities(self._spec.methods)
+        return Prepared(rows, quantities, tuple(self._workspace.notes))
 
     def adopt(self, shared: Any) -> None:
         """See `LaneWorkspace`."""

@@ -77,6 +77,8 @@ class Prepared:
     """Baseline rows by name."""
     shared: Any = None
     """For the other lanes; stays in the hub."""
+    notes: tuple[str, ...] = ()
+    """For the record: what readers of the results should know of how they came about."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from typing import Any
 import ray
 
 from ray_unlearn.environment import REAL
-from ray_unlearn.execution.conductor import LaneError, first_job, pending
+from ray_unlearn.execution.conductor import LaneError, first_job, pending, record_first_job
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, export_journal
 from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
@@ -55,7 +55,6 @@ from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import differences
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import (
-    BaselineMeasured,
     BestWeightsGone,
     Header,
     Note,
@@ -306,7 +305,8 @@ class _Run:
             first = first_job(fleet.hub, self._baselines_missing(), interrupt)
             if first is None:
                 return True
-            self._record_baselines(first.rows)
+            record_first_job(self.ledger, first, self.say)
+            self._write_baselines(first.rows)
             with self._observed(observation) as observers:
                 recorder = Recorder(
                     self.spec,
@@ -361,9 +361,7 @@ class _Run:
                 observers.append(stack.enter_context(contextlib.closing(board)))
             yield observers
 
-    def _record_baselines(self, rows: Mapping[str, Row]) -> None:
-        for name, row in rows.items():
-            self.ledger.append(BaselineMeasured(name, row))
+    def _write_baselines(self, rows: Mapping[str, Row]) -> None:
         if rows:
             text = json.dumps(rows, indent=1, sort_keys=True)
             write_whole(self.folder / BASELINES_FILE, f"{text}\n".encode())

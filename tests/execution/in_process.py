@@ -15,7 +15,7 @@ from scheduler import Process, Scheduler, SimulatedEnvironment, SimulatedLine
 from specs import space, study
 from stand_in import NLL
 
-from ray_unlearn.execution.conductor import Conductor, first_job
+from ray_unlearn.execution.conductor import Conductor, first_job, record_first_job
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.interrupt import Interrupt
@@ -38,7 +38,7 @@ from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.event import BaselineMeasured, Header, SessionBegan
+from ray_unlearn.store.event import Header, SessionBegan
 from ray_unlearn.store.files import best_file, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record
@@ -98,7 +98,8 @@ class SurfaceWorkspace:
 
     def prepare(self, baselines: bool) -> Prepared:
         self._environment.sleep(1.0)
-        return Prepared({"vanilla": VANILLA} if baselines else {}, "shared")
+        notes = ("FLOPs of updates are estimated",)
+        return Prepared({"vanilla": VANILLA} if baselines else {}, "shared", notes)
 
     def adopt(self, shared: object) -> None:
         assert shared == "shared"
@@ -301,8 +302,7 @@ class Session:
             watcher = self.scheduler.start("watcher", self._watch)
             first = first_job(self.line, not ledger.record.trials, self.interrupt)
             if first is not None:
-                for name, row in first.rows.items():
-                    ledger.append(BaselineMeasured(name, row))
+                record_first_job(ledger, first, lambda text: None)
                 self._run_trials(ledger, search)
             self.interrupted = self.interrupt.requested
             self.stopped_at = self.environment.monotonic()

@@ -169,6 +169,11 @@ def test_out_of_memory_has_its_own_outcome_and_a_hint(tmp_path: Path) -> None:
     assert "micro_batch_size" in trial.reason
 
 
+def test_what_a_lane_says_of_its_model_stands_in_the_record(undisturbed: Record) -> None:
+    """An estimated cost, or a layout that the model does not allow, is marked as such."""
+    assert undisturbed.notes == ["FLOPs of updates are estimated"]
+
+
 @pytest.mark.parametrize("update", [1, 2, 3, 9])
 def test_a_killed_worker_costs_its_trial_a_retry_and_changes_no_row(
     update: int, undisturbed: Record, tmp_path: Path

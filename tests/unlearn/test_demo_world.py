@@ -1,6 +1,5 @@
 """The bundled text and the world trained on it."""
 
-import hashlib
 import json
 import math
 from itertools import combinations
@@ -8,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_unlearn.demo import DOMAINS, Recipe, build, build_retrained, documents
+from ray_unlearn.demo import DOMAINS, DemoModels, Recipe, build, build_retrained, documents
+from ray_unlearn.demo.build import cache_key
 from ray_unlearn.demo.text import text_file
 from ray_unlearn.spec.data_spec import SPLITS
 from ray_unlearn.spec.errors import UserError
@@ -57,43 +57,48 @@ def test_unknown_domain_gives_the_nearest(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_build_is_repeatable_bit_for_bit_and_cached(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoModels, list[float]]:
+    """Both models after four steps, and the progress that was told."""
     seen: list[float] = []
-    first = build("latex", tmp_path / "a", lambda stage, fraction: seen.append(fraction), SHORT)
-    second = build("latex", tmp_path / "b", recipe=SHORT)
-    for role in ("vanilla", "retrained"):
-        hashes = {
-            hashlib.sha256((getattr(world, role) / name).read_bytes()).hexdigest()
-            for world in (first, second)
-            for name in ("model.safetensors",)
-        }
-        assert len(hashes) == 1, role
+    folder = tmp_path_factory.mktemp("demo")
+    return build("latex", folder, lambda stage, fraction: seen.append(fraction), SHORT), seen
+
+
+def test_a_build_is_cached_by_all_that_decides_it(short: tuple[DemoModels, list[float]]) -> None:
+    first, seen = short
     assert seen[-1] == 1.0
     before = (first.vanilla / "model.safetensors").stat().st_mtime_ns
-    again = build("latex", tmp_path / "a", recipe=SHORT)
+    again = build("latex", first.folder.parent.parent, recipe=SHORT)
     assert again == first
     assert (again.vanilla / "model.safetensors").stat().st_mtime_ns == before
-    assert build("latex", tmp_path / "a", recipe=Recipe(steps=5, layers=1)).folder != first.folder
+    assert cache_key("latex", Recipe(steps=5, layers=1)) != cache_key("latex", SHORT)
+    assert cache_key("stdlib", SHORT) != cache_key("latex", SHORT)
 
 
-def test_a_retrained_model_of_another_seed_differs_in_its_weights_alone(tmp_path: Path) -> None:
-    world = build("latex", tmp_path, recipe=SHORT)
-    again = build_retrained("latex", 1, tmp_path, recipe=SHORT)
-    assert build_retrained("latex", 1, tmp_path, recipe=SHORT) == again
-    assert (again / "tokenizer.json").read_bytes() == (
-        world.retrained / "tokenizer.json"
+def test_a_seed_decides_the_weights_bit_for_bit_and_nothing_else(
+    short: tuple[DemoModels, list[float]], tmp_path: Path
+) -> None:
+    """The same seed gives the same retrained model; another seed other weights, same tokens."""
+    retrained = short[0].retrained
+    for seed in (0, 1):
+        again = build_retrained("latex", seed, tmp_path, recipe=SHORT)
+        assert build_retrained("latex", seed, tmp_path, recipe=SHORT) == again
+        same = {
+            name: (again / name).read_bytes() == (retrained / name).read_bytes()
+            for name in ("tokenizer.json", "model.safetensors")
+        }
+        assert same == {"tokenizer.json": True, "model.safetensors": seed == SHORT.seed}
+
+
+def test_both_models_speak_the_same_tokens_and_cost_is_counted(
+    short: tuple[DemoModels, list[float]],
+) -> None:
+    first, _ = short
+    assert (first.vanilla / "tokenizer.json").read_bytes() == (
+        first.retrained / "tokenizer.json"
     ).read_bytes()
-    assert (again / "model.safetensors").read_bytes() != (
-        world.retrained / "model.safetensors"
-    ).read_bytes()
-
-
-def test_both_models_speak_the_same_tokens_and_cost_is_counted(tmp_path: Path) -> None:
-    world = build("latex", tmp_path, recipe=SHORT)
-    assert (world.vanilla / "tokenizer.json").read_bytes() == (
-        world.retrained / "tokenizer.json"
-    ).read_bytes()
-    info = json.loads((world.folder / "world.json").read_text())
+    info = json.loads((first.folder / "world.json").read_text())
     # 6 x parameters x tokens counts no attention and no embedding: the same order of magnitude
     rough = 6 * info["parameters"] * info["retraining_tokens"]
     assert 0.5 < info["retraining_flops"] / rough < 2

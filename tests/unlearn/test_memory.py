@@ -1,109 +1,67 @@
-"""A lane's memory: at most twice weights, gradients and optimizer states, and a batch of
-activations; and what `plan` says."""
+"""A lane's memory: what `plan` says is what a trial takes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import AutoConfig, LlamaConfig
+import torch
+from ranks import run_ranks
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
-from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.study_spec import ModelSpec, StudySpec
+from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.data import prepare
+from ray_unlearn.unlearn.loop import unlearn
 from ray_unlearn.unlearn.memory import Memory, memory, remedies
 from ray_unlearn.unlearn.plan import plan, problems
-
-PROGRAM = """
-import json, sys
-from pathlib import Path
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.unlearn.comm import Comm
-from ray_unlearn.unlearn.data import prepare
-from ray_unlearn.unlearn.loop import unlearn
 from ray_unlearn.unlearn.workspace import Workspace
 
-torch.set_num_threads(1)
-spec = StudySpec.model_validate_json(Path(sys.argv[1]).read_text())
-data = prepare(spec.data, spec.model, Path(sys.argv[2]))
-config = TrialConfig(learning_rate=1e-4, steps=2, method="ascent_kl_in_distribution", batch_size=2, evaluate_at=(2,))
-small = Workspace.open(spec.model, data, spec.evaluation, spec.operations, Comm.single())
-list(unlearn(small, config))  # libraries and their buffers are loaded now
-small.restart_peak_memory()
-before = small.peak_memory_gib()
-large = LlamaConfig(vocab_size=300, hidden_size=768, intermediate_size=2048, num_hidden_layers=6, num_attention_heads=12,
-                    max_position_embeddings=64, tie_word_embeddings=True)
-LlamaForCausalLM(large).save_pretrained(sys.argv[2])
-del small
-workspace = Workspace.open(spec.model.model_copy(update={"source": sys.argv[2]}), data, spec.evaluation, spec.operations, Comm.single())
-row, _ = unlearn(workspace, config)
-weights = sum(p.nbytes for p in workspace.parameters) / 2**30
-print(json.dumps({"grown": row["peak_memory_gib"] - before, "weights": weights}))
-"""
+FEW = 6
+"""Documents of each split: what is measured is an update, not an evaluation."""
 
 
-def test_peak_of_a_lane(tiny_study: StudySpec, tmp_path: Path) -> None:
-    (tmp_path / "spec.json").write_text(tiny_study.model_dump_json())
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "spec.json"), str(tmp_path / "large")]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+def measure(rank: int, folder: str, study: str, given: dict[str, dict[str, Any]]) -> None:
+    """In a process of its own: how far its peak grows in a trial of a model of 34 M parameters, and
+    what the plan estimates."""
+    torch.set_num_threads(1)
+    base = StudySpec.model_validate_json(study)
+
+    def with_model(**values: object) -> StudySpec:
+        model = ModelSpec.model_validate(base.model.model_dump() | given["model"] | values)
+        operations = base.operations.model_copy(update=given["operations"])
+        return base.model_copy(update={"model": model, "operations": operations})
+
+    spec = with_model()
+    data = prepare(spec.data, spec.model, Path(folder))
+    trial = TrialConfig(
+        learning_rate=1e-4,
+        steps=2,
+        method="ascent_kl_in_distribution",
+        batch_size=16,
+        evaluate_at=(2,),
     )
-    found = json.loads(done.stdout.splitlines()[-1])
-    weights = found["weights"]
-    assert weights > 0.15
-    # 2 sequences of 48 tokens through 6 layers of 768: 34 values of 4 bytes per token, unit and
-    # layer
-    activations = 2 * 48 * 768 * 34 * 4 * 6 / 2**30
-    assert found["grown"] <= 2 * (weights + weights + 2 * weights) + activations
-    assert (
-        found["grown"] >= 4 * weights
-    )  # the measurement sees policy, gradients and optimizer at least
 
+    def opened(spec: StudySpec) -> Workspace:
+        return Workspace.open(spec.model, data, spec.evaluation, spec.operations, Comm.single())
 
-ESTIMATE = """
-import json, sys
-from pathlib import Path
-import torch
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
-from ray_unlearn.spec.model_spec import ModelSpec
-from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.unlearn.comm import Comm
-from ray_unlearn.unlearn.data import prepare
-from ray_unlearn.unlearn.loop import unlearn
-from ray_unlearn.unlearn.memory import memory
-from ray_unlearn.unlearn.workspace import Workspace
-
-torch.set_num_threads(1)
-given = json.loads(sys.argv[3])
-def with_model(**values):
-    model = ModelSpec.model_validate(spec.model.model_dump() | given["model"] | values)
-    return spec.model_copy(update={"model": model, "operations": spec.operations.model_copy(update=given["operations"])})
-spec = StudySpec.model_validate_json(Path(sys.argv[1]).read_text())
-data = prepare(spec.data, spec.model, Path(sys.argv[2]))
-config = TrialConfig(learning_rate=1e-4, steps=2, method="ascent_kl_in_distribution", batch_size=16, evaluate_at=(2,))
-def opened(spec):
-    return Workspace.open(spec.model, data, spec.evaluation, spec.operations, Comm.single())
-small = opened(with_model())
-list(unlearn(small, config))  # libraries and their buffers are loaded now
-large = LlamaConfig(vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
-                    max_position_embeddings=64, tie_word_embeddings=True)
-LlamaForCausalLM(large).save_pretrained(sys.argv[2])
-small.restart_peak_memory()
-before = small.peak_memory_gib()
-del small
-spec = with_model(source=sys.argv[2])
-row = next(iter(unlearn(opened(spec), config)))
-found = memory(spec, AutoConfig.from_pretrained(sys.argv[2]), 16)
-print(json.dumps({"grown": row["peak_memory_gib"] - before, "estimate": found.total}))
-"""
+    small = opened(spec)
+    list(unlearn(small, trial))  # libraries and their buffers are loaded now
+    large = LlamaConfig(
+        vocab_size=8192, hidden_size=512, intermediate_size=1408, num_hidden_layers=8,
+        num_attention_heads=8, max_position_embeddings=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(large).save_pretrained(f"{folder}/large")
+    small.restart_peak_memory()
+    before = small.peak_memory_gib()
+    del small
+    spec = with_model(source=f"{folder}/large")
+    row = next(iter(unlearn(opened(spec), trial)))
+    assert isinstance(row, dict)
+    estimate = memory(spec, AutoConfig.from_pretrained(f"{folder}/large"), 16).total
+    found = {"grown": row["peak_memory_gib"] - before, "estimate": estimate}
+    Path(folder, "found.json").write_text(json.dumps(found))
 
 
 @pytest.mark.parametrize(
@@ -120,25 +78,15 @@ print(json.dumps({"grown": row["peak_memory_gib"] - before, "estimate": found.to
 def test_the_plan_estimates_the_measured_peak(
     tiny_study: StudySpec, tmp_path: Path, model: dict, operations: dict
 ) -> None:
-    """34 M parameters: within a third, either way."""
-    (tmp_path / "spec.json").write_text(tiny_study.model_dump_json())
-    given = json.dumps({"model": model, "operations": operations})
-    command = [
-        sys.executable,
-        "-c",
-        ESTIMATE,
-        str(tmp_path / "spec.json"),
-        str(tmp_path / "large"),
-        given,
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    found = json.loads(done.stdout.splitlines()[-1])
+    """Within a third, either way. A lane that held a third copy of its weights would show."""
+    splits = {
+        name: source.model_copy(update={"limit": FEW})
+        for name, source in tiny_study.data.splits.items()
+    }
+    data = tiny_study.data.model_copy(update={"splits": splits})
+    study = tiny_study.model_copy(update={"data": data}).model_dump_json()
+    run_ranks(measure, (str(tmp_path), study, {"model": model, "operations": operations}))
+    found = json.loads((tmp_path / "found.json").read_text())
     assert 0.75 < found["estimate"] / found["grown"] < 1.33, found
 
 
