@@ -6,7 +6,7 @@ from ray_unlearn.api.study_handle import Study
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import METHODS, Method
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.location import there
+from ray_unlearn.store.location import study_exists
 
 
 def run(
@@ -57,7 +57,7 @@ def run(
     if space_from is not None:
         spec = narrow(spec, space_from, say=said)
     handle = Study(f"results/{spec.name}" if location is None else location)
-    if resume and there(handle.location):
+    if resume and study_exists(handle.location):
         result = resume_study(
             handle.location,
             expected=spec,
@@ -89,7 +89,7 @@ def open(location: PathLike) -> Study:
         0.124
     """
     study = Study(location)
-    if not there(study.location):
+    if not study_exists(study.location):
         raise UserError(
             f"{study.location}: no study there (no ledger/events.jsonl); give the location of "
             "`ru.run`, or the folder of `ray-unlearn run --storage`"

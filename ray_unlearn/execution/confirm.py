@@ -26,7 +26,7 @@ from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.location import fetched, there
+from ray_unlearn.store.location import fetched, study_exists
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
@@ -106,7 +106,7 @@ def _confirmed(
     _check_context(spec, record, folder, quiet, say)
     for name in _names():
         wanted, place = confirming_spec(spec, record, chosen, seeds, name), below(location, name)
-        if not there(place):
+        if not study_exists(place):
             if operations:
                 content = wanted.operations.model_dump() | operations
                 changed = validated(Operations, content, "operations")

@@ -64,7 +64,7 @@ from ray_unlearn.store.event import (
 from ray_unlearn.store.failure_reasons import WITHOUT_RESULT
 from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
-from ray_unlearn.store.location import Place, opened
+from ray_unlearn.store.location import StudyFiles, opened
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage
@@ -185,7 +185,7 @@ def resume_study(
         StorageError: no study there, another process is running it, or its ledger is damaged.
     """
     with opened(location) as place, place.open_ledger() as ledger:
-        for note in ledger.mended:
+        for note in ledger.found_at_opening:
             say(note)
         if expected is not None:
             add_trials = trials_to_reach(expected, ledger, str(location))
@@ -208,7 +208,7 @@ class _Run:
     trials."""
 
     spec: StudySpec
-    place: Place
+    place: StudyFiles
     ledger: Ledger
     data: StudyData
     address: str | None
@@ -396,7 +396,7 @@ def _reopen_failed(ledger: Ledger) -> None:
             ledger.append(TrialReopened(trial.number, reason))
 
 
-def _check_disk(place: Place, spec: StudySpec) -> None:
+def _check_disk(place: StudyFiles, spec: StudySpec) -> None:
     """Refuse a disk that the study would fill; a torn study is worse than none."""
     folder = place.folder
     there = (

@@ -28,7 +28,7 @@ def best_weights_problems(
     if number not in trials or update not in {row["update"] for row in trials[number].rows}:
         yield f"I5: {name}: weights of trial {number}, update {update}, of which there is no row"
     if name.startswith("/") or ".." in name.split("/"):
-        yield f"I5: {name}: lies outside the study directory"
+        yield f"I5: {name}: is outside the study directory"
         return
     try:
         with local_file(storage, name) as path:
@@ -71,7 +71,7 @@ def safetensors_fault(path: Path) -> str:
         return "its header cannot be read"
     data = size - 8 - length
     if any(not 0 <= begin <= end <= data for begin, end in spans):
-        return "a tensor lies outside the file"
+        return "a tensor is outside the file"
     if max((end for _, end in spans), default=0) != data:
         return "the data do not end with the file"
     return ""

@@ -1,11 +1,9 @@
-"""Where a study keeps weights, and what may lie there: the last checkpoint of each unfinished
-trial, the best row's weights.
+"""A study's weights: the last checkpoint of each unfinished trial, and the best row's weights.
 
-    trials/0003/last.2-1.pt             trial 3 has no outcome yet; it goes on from here (second run of the study, attempt 1)
-    trials/0003/last.2-1-6.rank0of2.pt  the same of a sharded trial: update 6, the first of two workers
-    trials/best/0007-48.safetensors     trial 7 after update 48: the lowest score so far
-
-Written as `*.tmp` and renamed, so that a file with its right name is whole.
+trials/0003/last.2-1.pt             trial 3 has no outcome yet and goes on from here
+                                    (second run of the study, attempt 1)
+trials/0003/last.2-1-6.rank0of2.pt  the same for a sharded trial: update 6, first of two workers
+trials/best/0007-48.safetensors     trial 7 after update 48: the lowest score so far
 """
 
 import shutil
@@ -23,19 +21,18 @@ CHECKPOINT = "last*.pt"
 
 
 def checkpoint_file(number: int) -> str:
-    """The last checkpoint of an unfinished trial, below the study, but for its attempt
-    (`checkpoint.attempt_file`)."""
+    """Name of an unfinished trial's last checkpoint, to which `checkpoint.attempt_file` adds the
+    attempt."""
     return f"{TRIALS}/{number:04d}/last.pt"
 
 
 def best_file(number: int, update: int) -> str:
-    """The kept weights of a row, relative to the study directory."""
+    """Name of the file with the weights of a row."""
     return f"{TRIALS}/{BEST}/{number:04d}-{update}.safetensors"
 
 
 def kept_weights(storage: Storage, record: Record, number: int, update: int) -> str | None:
-    """The name of the file with the weights of this row, where they were kept and are still what
-    was written."""
+    """Name of the file with the weights of a row; None unless it is whole and the one written."""
     kept = record.best_weights
     if kept is None or (kept.number, kept.update) != (number, update):
         return None
@@ -47,9 +44,10 @@ def kept_weights(storage: Storage, record: Record, number: int, update: int) -> 
 
 
 def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
-    """Files that a killed process left behind: half-written ones, checkpoints of finished or
-    unknown trials, weights that are not, or no more, the best. A study that is not running may lose
-    them all.
+    """Files that a killed process left behind; a study that is not running needs none of them.
+
+    They are drafts, checkpoints of finished or unknown trials, and weights of other rows than the
+    best.
 
     Raises:
         OSError: the storage fails.
@@ -68,12 +66,12 @@ def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
 
 
 def _files_at_the_top(storage: Storage) -> list[Stored]:
-    """Of a folder; an object store has no drafts there, and much to list."""
+    """Files in the study folder itself; an object store has no drafts, and much to list."""
     return storage.files_at_the_top() if isinstance(storage, FolderStorage) else []
 
 
 def remove_leftovers(storage: Storage, record: Record) -> tuple[int, int]:
-    """Delete them and the folders they leave empty; number of files and of bytes.
+    """Delete leftovers and the folders that become empty; returns the numbers of files and bytes.
 
     Raises:
         OSError: the storage fails.
@@ -91,7 +89,7 @@ def remove_leftovers(storage: Storage, record: Record) -> tuple[int, int]:
 
 
 def remove_checkpoints(storage: Storage, number: int) -> None:
-    """Those of a trial that has ended. What cannot be deleted now is a leftover."""
+    """Delete the checkpoints of a trial that has ended; what cannot be deleted is a leftover."""
     try:
         for file in storage.files(f"{TRIALS}/{number:04d}"):
             storage.remove(file.name)

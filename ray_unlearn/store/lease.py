@@ -157,7 +157,7 @@ class Lease:
 
 
 def read_holder(folder: Path) -> Holder | None:
-    """Who holds, or last held, the lease; None when nobody ever did or the file is unreadable."""
+    """Who holds, or last held, the lease; None when there was none or the file is unreadable."""
     try:
         return Holder.from_json((folder / LEASE_FILE).read_bytes())
     except (OSError, ValueError, TypeError, KeyError):

@@ -44,9 +44,10 @@ from ray_unlearn.store.scan import (
     scanned,
 )
 from ray_unlearn.store.whole_file import sync, write_whole
+from ray_unlearn.store.working_copy import RemoteWriter
 
 
-class Held(Protocol):
+class WriteLease(Protocol):
     """The right to write a study: a `Lease`, or what stands for it in an object store."""
 
     fence: int
@@ -55,21 +56,10 @@ class Held(Protocol):
         """Make sure that the fence is higher than the highest in the ledger."""
 
     def check(self) -> None:
-        """Raises StorageError when the study is somebody else's."""
+        """Raise a StorageError when the study is another process's."""
 
     def release(self) -> None:
         """Give it back."""
-
-
-class Writer(Protocol):
-    """Where events go beside the file, and who says that they may (see `remote`)."""
-
-    @property
-    def lease(self) -> Held:
-        """Stands in for the folder's own lease."""
-
-    def append(self, seq: int, line: bytes) -> None:
-        """The line is there when this returns; raises StorageError."""
 
 
 class Ledger:
@@ -83,9 +73,9 @@ class Ledger:
         folder: Path,
         file: IO[bytes],
         record: Record,
-        lease: Held,
+        lease: WriteLease,
         next_seq: int,
-        writer: Writer | None = None,
+        writer: RemoteWriter | None = None,
         environment: Environment = REAL,
     ) -> None:
         self.folder = folder
@@ -95,8 +85,8 @@ class Ledger:
         self._file = file
         self._lease = lease
         self._seq = next_seq
-        self.mended: list[str] = []
-        """What opening found and mended, in words."""
+        self.found_at_opening: list[str] = []
+        """What opening found and repaired, in words; also in the ledger, as notes."""
         self._acknowledged = os.open(acknowledged_file(folder), os.O_WRONLY | os.O_CREAT, 0o644)
 
     @classmethod
@@ -104,7 +94,7 @@ class Ledger:
         cls,
         folder: Path,
         header: Header,
-        writer: Writer | None = None,
+        writer: RemoteWriter | None = None,
         environment: Environment = REAL,
     ) -> Self:
         """Start a ledger in `folder` with its header line.
@@ -120,7 +110,8 @@ class Ledger:
         path = events_file(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file = open(path, "xb", buffering=0)  # noqa: SIM115  (the ledger holds it while it is open)
+            # The ledger holds it while it is open.
+            file = open(path, "xb", buffering=0)  # noqa: SIM115
         except FileExistsError:
             raise StorageError(
                 f"{path} exists; continue that study with `ray-unlearn resume`"
@@ -144,11 +135,13 @@ class Ledger:
 
     @classmethod
     def open(
-        cls, folder: Path, writer: Writer | None = None, environment: Environment = REAL
+        cls, folder: Path, writer: RemoteWriter | None = None, environment: Environment = REAL
     ) -> Self:
-        """Open for appending. What a crash leaves behind is mended and noted: a torn last line (the
-        process died inside a write) is cut; events that were acknowledged and are gone from the end
-        are named, and will be computed again.
+        """Open for appending.
+
+        What a crash leaves behind is repaired and noted: a torn last line (the process died inside
+        a write) is cut; events that were acknowledged and are gone from the end are named, and will
+        be computed again.
 
         Raises:
             StorageError: no ledger there, another process holds it, a line before the last is
@@ -157,7 +150,8 @@ class Ledger:
         path = events_file(folder)
         if not path.exists():
             raise StorageError(f"{path}: no ledger there; is this a study directory?")
-        file = open(path, "ab", buffering=0)  # noqa: SIM115  (appends never overwrite, whatever others do)
+        # Appends never overwrite, whatever others do.
+        file = open(path, "ab", buffering=0)  # noqa: SIM115
         lease = _taken(folder, file, environment) if writer is None else writer.lease
         try:
             acknowledged = read_acknowledged(folder)
@@ -173,9 +167,9 @@ class Ledger:
             lease.release()
             file.close()
             raise
-        ledger.mended = list(_mended(scan, acknowledged))
+        ledger.found_at_opening = list(_end_of_file(scan, acknowledged))
         try:
-            for text in ledger.mended:
+            for text in ledger.found_at_opening:
                 ledger.append(Note(text))
         except StorageError:
             ledger.close()
@@ -275,8 +269,9 @@ def concluded(scan: Scan, path: Path) -> Record:
         first = scan.damaged[0]
         what = "" if len(scan.damaged) == 1 else f" (and {len(scan.damaged) - 1} more)"
         raise StorageError(
-            f"{path}: line {first.line}{what} is damaged: {first.text!r}; restore the file from a copy, or "
-            f"`ray-unlearn verify {path.parent.parent} --repair` sets it aside and lets its trials run again"
+            f"{path}: line {first.line}{what} is damaged: {first.text!r}; restore the file from a "
+            f"copy, or `ray-unlearn verify {path.parent.parent} --repair` sets it aside and lets "
+            "its trials run again"
         )
     if scan.missing:
         gaps = ", ".join(f"{first} to {last}" for first, last in scan.missing)
@@ -290,16 +285,19 @@ def concluded(scan: Scan, path: Path) -> Record:
     return record
 
 
-def _mended(scan: Scan, acknowledged: int) -> Iterator[str]:
-    """What opening found at the end of the file, in words."""
+def _end_of_file(scan: Scan, acknowledged: int) -> Iterator[str]:
+    """What there is to say about the end of the file."""
     lost = acknowledged - scan.next_seq + 1
     if scan.torn_bytes and lost <= 0:
-        yield f"cut a torn last line of {scan.torn_bytes} bytes; nothing that was acknowledged is lost"
+        yield (
+            f"cut a torn last line of {scan.torn_bytes} bytes; nothing that was acknowledged is "
+            "lost"
+        )
     elif lost > 0:
         torn = f", and a torn line of {scan.torn_bytes} bytes was cut" if scan.torn_bytes else ""
         yield (
-            f"events {scan.next_seq} to {acknowledged} had been acknowledged and are gone from the end of the "
-            f"file{torn}: what they recorded is computed again"
+            f"events {scan.next_seq} to {acknowledged} had been acknowledged and are gone from the "
+            f"end of the file{torn}: what they recorded is computed again"
         )
     if scan.stale:
         yield f"{len(scan.stale)} event(s) of a process that had lost the study do not count"

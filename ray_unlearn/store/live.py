@@ -22,7 +22,8 @@ fast."""
 
 LANE_STATES = ("starting", "pending", "idle", "busy", "draining", "lost")
 LANE_FIELDS = (
-    "index", "state", "trial", "node", "pids", "busy_s", "verdict_s", "idle_s", "up_s", "restarts", "waiting_for",
+    "index", "state", "trial", "node", "pids", "busy_s", "verdict_s", "idle_s", "up_s", "restarts",
+    "waiting_for",
 )  # fmt: skip
 """`busy_s`: computing; `verdict_s`: a row waits for the driver; `idle_s`: no trial; `up_s`: their
 sum."""
@@ -51,11 +52,11 @@ class Live:
     trials_running: int
     rows: int
     updates: int
-    """Of the whole study, up to each trial's last row; `tokens` likewise, by set."""
+    """Up to each trial's last row, over the whole study, as are `tokens`, by set."""
     tokens: dict[str, int]
     updates_per_s: float | None
     """Over the last ten minutes in which trials ran; None before this run's first row.
-    `tokens_per_s` likewise."""
+    The same holds for `tokens_per_s`."""
     tokens_per_s: float | None
     best: dict[str, float]
     """Lowest score of each method, on the selection half."""
@@ -66,8 +67,8 @@ class Live:
     utilisation: float | None
     """Busy seconds of all lanes over the seconds that they were up, in this run."""
     eta_s: float | None
-    """Until the last trial is done; None until two trials of this run have told how long one
-    takes."""
+    """Until the last trial is done; None until two trials of this run have ended, which say how
+    long one takes."""
     events: int
     """Acknowledged events of the ledger."""
     problems: list[str] = field(default_factory=list)

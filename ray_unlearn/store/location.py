@@ -1,5 +1,8 @@
-"""Where a study lives, for those who run it and those who read it: the same code for a folder and
-for an object store."""
+"""Where a study is kept: the same code for a folder and for an object store.
+
+A location is what users write. `opened` gives the process that runs a study its files, `fetched`
+gives a reader a folder to read.
+"""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,11 +27,11 @@ answer."""
 
 
 @dataclass
-class Place:
-    """A study's place, opened for work by `opened`."""
+class StudyFiles:
+    """A study's folder and storage, for the process that works on it (see `opened`)."""
 
     location: str
-    """As people write it."""
+    """The folder or address as the user wrote it."""
     folder: Path
     """The study directory, or the working copy of it."""
     storage: Storage
@@ -83,7 +86,7 @@ class Place:
         """The study's lease, without opening its ledger, over an up-to-date working copy.
 
         Raises:
-            StorageError: somebody else holds it, or the storage fails.
+            StorageError: another process holds it, or the storage fails.
         """
         writer = self._take()
         try:
@@ -99,7 +102,7 @@ class Place:
             writer.lease.release()
 
     def publish(self, *names: str) -> None:
-        """Files of the folder are where the study lives when this returns.
+        """Copy files of the folder to the storage, if it is another place.
 
         Raises:
             StorageError: the storage fails.
@@ -119,7 +122,7 @@ class Place:
             raise StorageError(str(error)) from None
 
     def publish_all(self) -> None:
-        """All that has changed. Raises as `publish`."""
+        """Publish all files that have changed. Raises as `publish`."""
         if self._publisher is not None:
             try:
                 self._publisher.publish()
@@ -127,19 +130,18 @@ class Place:
                 raise StorageError(str(error)) from None
 
     def replace_ledger(self) -> None:
-        """After a repair of the working copy. Raises as `publish`."""
+        """Make the repaired working copy the study's ledger. Raises as `publish`."""
         if self._writer is not None:
             self._writer.replace()
 
     def publishing(self, say: Callable[[str], None]) -> AbstractContextManager[object]:
-        """A context manager inside which changed files follow every few seconds; `say` is told when
-        they cannot."""
+        """A context in which changed files are published every few seconds; `say` gets failures."""
         return nullcontext() if self._publisher is None else self._publisher.running(say)
 
 
 @contextmanager
-def opened(location: str | Path, environment: Environment = REAL) -> Iterator[Place]:
-    """The place of a study that is about to be run.
+def opened(location: str | Path, environment: Environment = REAL) -> Iterator[StudyFiles]:
+    """The files of a study that is about to be run.
 
     Raises:
         UserError: not a location (see `storage_at`).
@@ -147,10 +149,10 @@ def opened(location: str | Path, environment: Environment = REAL) -> Iterator[Pl
     """
     storage = storage_at(location, environment)
     if not storage.remote:
-        yield Place(str(location), Path(location), storage, environment)
+        yield StudyFiles(str(location), Path(location), storage, environment)
         return
     with _scratch(location) as folder:
-        place = Place(str(location), folder, storage, environment)
+        place = StudyFiles(str(location), folder, storage, environment)
         _check(storage, environment)
         if not place.occupied():
             _check_creation(storage, environment)
@@ -172,7 +174,7 @@ def fetched(location: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def copied(location: str | Path) -> Iterator[Path | WorkingCopy]:
-    """As `fetched`, for those who look again: a folder, or a copy that can be refreshed."""
+    """`fetched` for repeated looks: a folder, or a copy that can be refreshed."""
     storage = storage_at(location)
     if not storage.remote:
         yield Path(location)
@@ -185,8 +187,7 @@ def copied(location: str | Path) -> Iterator[Path | WorkingCopy]:
 
 
 def send(location: str | Path, paths: Iterable[Path]) -> None:
-    """Files that were made in a copy (see `fetched`) go to where the study lives, if that is
-    somewhere else.
+    """Copy files that were made in a copy (see `fetched`) to where the study is kept.
 
     Raises:
         StorageError: the storage fails.
@@ -195,7 +196,7 @@ def send(location: str | Path, paths: Iterable[Path]) -> None:
 
 
 def send_folder(location: str | Path, folder: Path) -> None:
-    """As `send`: all files of a folder, under their names in it."""
+    """`send` for all files of a folder, under their names in it."""
     _send(
         location,
         {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()},
@@ -221,11 +222,11 @@ def _scratch(location: str | Path) -> Iterator[Path]:
         yield Path(folder) / name
 
 
-def there(location: str | Path) -> bool:
-    """Whether there is a study. Raises as `fetched`."""
+def study_exists(location: str | Path) -> bool:
+    """Whether there is a study at a location. Raises as `fetched`."""
     storage = storage_at(location)
     storage.patience_s = min(storage.patience_s, HASTY_S)
-    return Place(str(location), Path(location), storage).occupied()
+    return StudyFiles(str(location), Path(location), storage).occupied()
 
 
 def _check(storage: Storage, environment: Environment) -> None:

@@ -29,8 +29,9 @@ ANSWER_S = 30.0
 PASSING = {408, 409, 425, 429}
 """HTTP statuses below 500 that are no verdict on the request."""
 FINAL = re.compile(
-    r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|SIGNATURE_DOES_NOT_MATCH|NoSuchBucket|"
-    r"no such host|InvalidAccessKeyId|not support|Could ?n.t resolve host|PERMISSION_DENIED|UNAUTHENTICATED|InvalidAccessKeyId|AuthFailure",
+    r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|"
+    r"SIGNATURE_DOES_NOT_MATCH|NoSuchBucket|no such host|Could ?n.t resolve host|PERMISSION_DENIED|"
+    r"UNAUTHENTICATED|InvalidAccessKeyId|AuthFailure|not support",
     re.IGNORECASE,
 )
 STATUS = re.compile(r"(?:HTTP|with) status (\d+)")
@@ -232,7 +233,7 @@ def remedy(error: Exception) -> str:
         re.IGNORECASE,
     ):
         return (
-            f"{text}; are there credentials for it here (environment, profile, or the machine's identity), and may they "
-            "read, write, list and delete there?"
+            f"{text}; are there credentials for it here (environment, profile, or the machine's "
+            "identity), and may they read, write, list and delete there?"
         )
     return f"{text}; is the server reachable from here (AWS_ENDPOINT_URL, region, network)?"

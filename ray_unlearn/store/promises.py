@@ -18,7 +18,7 @@ from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BestWeightsGone, BestWeightsKept, Event
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.repair_plan import listed
+from ray_unlearn.store.repair_plan import first_few
 from ray_unlearn.store.scan import events_file, header_file, lines_of
 from ray_unlearn.store.schema import COLUMNS, Row
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
@@ -55,7 +55,7 @@ def copy_problems(study: Path, record: Record) -> Iterator[str]:
     changes = differences(began.decisive(), now.decisive())
     if changes:
         yield (
-            f"I4: {SPEC_FILE}: describes another study than the ledger: {listed(changes, 3)}; "
+            f"I4: {SPEC_FILE}: describes another study than the ledger: {first_few(changes, 3)}; "
             "remove it, `ray-unlearn resume` writes it anew"
         )
 
@@ -110,7 +110,7 @@ def table_fault(path: Path, record: Record) -> str:
         if lines[number] != _lines_in_table(record, number)
     ]
     if differ:
-        return f"has another number of rows than the ledger for trials {listed(sorted(differ))}"
+        return f"has another number of rows than the ledger for trials {first_few(sorted(differ))}"
     if _spec(record) is None:
         return ""
     try:
@@ -134,7 +134,7 @@ def _other_values(table: pa.Table, expected: pa.Table) -> str:
         same = pc.or_(same, pc.and_(pc.is_null(now, nan_is_null=True), _nothing(wanted)))
         if not pc.all(same).as_py():
             wrong.append(name)
-    return f"has other values than the ledger in {listed(wrong)}" if wrong else ""
+    return f"has other values than the ledger in {first_few(wrong)}" if wrong else ""
 
 
 def _nothing(values: pa.ChunkedArray) -> pa.ChunkedArray:

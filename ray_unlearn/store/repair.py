@@ -16,10 +16,10 @@ from ray_unlearn.store.entry import Entry, decoded, encoded, renumbered
 from ray_unlearn.store.event import Event, Note, TrialReopened
 from ray_unlearn.store.lease import Lease
 from ray_unlearn.store.ledger import Ledger
-from ray_unlearn.store.location import SPEC, Place
+from ray_unlearn.store.location import SPEC, StudyFiles
 from ray_unlearn.store.promises import table_fault
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.repair_plan import Plan, planned
+from ray_unlearn.store.repair_plan import RepairPlan, plan_repair
 from ray_unlearn.store.scan import Scan, copied_header, events_file, scanned, write_acknowledged
 from ray_unlearn.store.separate import separate_studies, set_aside
 from ray_unlearn.store.table import result_table, write_table
@@ -27,8 +27,10 @@ from ray_unlearn.store.whole_file import whole_file
 
 
 def repair(study_folder: Path, environment: Environment = REAL) -> list[str]:
-    """Repair the ledger of a study. Returns what was done, one sentence each; empty when nothing was
-    wrong.
+    """Repair the ledger of a study.
+
+    Returns:
+        What was done, one sentence each; empty when nothing was wrong.
 
     Raises:
         UserError: no study there.
@@ -38,12 +40,13 @@ def repair(study_folder: Path, environment: Environment = REAL) -> list[str]:
     folder = study_folder / "ledger"
     if not events_file(folder).is_file():
         raise UserError(
-            f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"
+            f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of "
+            "`run --storage`"
         )
     with _held(folder, environment) as lease:
         separated = separate_studies(folder, environment)
         header, scan = _looked_at(folder)
-        plan = planned(folder, scan)
+        plan = plan_repair(folder, scan)
         if plan.texts or plan.reopened:
             _carry_out(plan, header, folder, lease, environment)
     known = sum(isinstance(entry.event, Note) for entry in plan.entries)
@@ -55,7 +58,7 @@ def repair(study_folder: Path, environment: Environment = REAL) -> list[str]:
         return done + _table_repaired(folder / "rows.parquet", ledger.record)
 
 
-def repair_remote(place: Place) -> list[str]:
+def repair_remote(place: StudyFiles) -> list[str]:
     """`repair` for a study in an object store.
 
     Its working copy is repaired, then stands for what was there before. The segments from before
@@ -109,7 +112,7 @@ def _looked_at(folder: Path) -> tuple[bytes, Scan]:
 
 
 def _carry_out(
-    plan: Plan, header: bytes, folder: Path, lease: Lease, environment: Environment
+    plan: RepairPlan, header: bytes, folder: Path, lease: Lease, environment: Environment
 ) -> None:
     """Set aside, write the new file, and let it replace the old one.
 

@@ -40,7 +40,9 @@ class _Trial:
         lost = sorted(set(self.config["evaluate_at"]) - self.updates)
         if self.status == "complete":
             return (
-                f"it was complete, and its rows of updates {listed(lost)} are lost" if lost else ""
+                f"it was complete, and its rows of updates {first_few(lost)} are lost"
+                if lost
+                else ""
             )
         doubtful = any(self.begun < gap <= self.ended for gap in gaps)
         return (
@@ -49,7 +51,7 @@ class _Trial:
 
 
 @dataclass
-class Plan:
+class RepairPlan:
     """What a repair will do."""
 
     entries: list[Entry]
@@ -62,8 +64,8 @@ class Plan:
     """Number and reason."""
 
 
-def planned(folder: Path, scan: Scan) -> Plan:
-    """What has to be done.
+def plan_repair(folder: Path, scan: Scan) -> RepairPlan:
+    """RepairPlan the repair of a ledger.
 
     Raises:
         StorageError: an event of a kind that this code does not know.
@@ -84,7 +86,7 @@ def planned(folder: Path, scan: Scan) -> Plan:
     if texts or reopened:  # otherwise opening cuts and notes it
         aside += [(size - scan.torn_bytes, scan.torn_bytes)] if scan.torn_bytes else []
         texts += _end_texts(scan, read_acknowledged(folder))
-    return Plan(kept, sorted(aside), texts, reopened)
+    return RepairPlan(kept, sorted(aside), texts, reopened)
 
 
 def _judged(scan: Scan) -> tuple[dict[int, _Trial], dict[int, str]]:
@@ -142,16 +144,17 @@ def _texts(scan: Scan, left_out: dict[int, str]) -> Iterator[str]:
     if scan.entries[0].offset < 0:
         yield "the header line was damaged or gone; it was taken from its copy"
     if scan.damaged:
-        yield f"damaged lines were set aside: {listed(line.line for line in scan.damaged)}"
+        yield f"damaged lines were set aside: {first_few(line.line for line in scan.damaged)}"
     if scan.missing:
         spans = [
             str(first) if first == last else f"{first} to {last}" for first, last in scan.missing
         ]
-        yield f"these events are lost: {listed(spans)}"
+        yield f"these events are lost: {first_few(spans)}"
     if scan.stale:
         yield f"{len(scan.stale)} event(s) of a process that had lost the study were set aside"
     for reason in dict.fromkeys(left_out.values()):
-        yield f"{sum(other == reason for other in left_out.values())} event(s) were set aside: {reason}"
+        count = sum(other == reason for other in left_out.values())
+        yield f"{count} event(s) were set aside: {reason}"
 
 
 def _end_texts(scan: Scan, acknowledged: int) -> Iterator[str]:
@@ -159,12 +162,12 @@ def _end_texts(scan: Scan, acknowledged: int) -> Iterator[str]:
         yield f"a torn last line of {scan.torn_bytes} bytes was set aside"
     if acknowledged >= scan.next_seq:
         yield (
-            f"events {scan.next_seq} to {acknowledged} had been acknowledged and are gone from the end of the file: "
-            "what they recorded is computed again"
+            f"events {scan.next_seq} to {acknowledged} had been acknowledged and are gone from the "
+            "end of the file: what they recorded is computed again"
         )
 
 
-def listed(items: Iterable[object], most: int = 10) -> str:
+def first_few(items: Iterable[object], most: int = 10) -> str:
     """`1, 2, 3 and 4 more`."""
     shown = [str(item) for item in items]
     rest = f" and {len(shown) - most} more" if len(shown) > most else ""

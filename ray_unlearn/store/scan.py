@@ -41,7 +41,7 @@ class Scan:
     """Gaps in the numbering: first and last event that are not there, damaged lines among them."""
     good_bytes: int = 0
     torn_bytes: int = 0
-    """Of a last line without its end."""
+    """Bytes of a last line without its end."""
 
     @property
     def next_seq(self) -> int:
@@ -119,7 +119,8 @@ def copied_header(folder: Path) -> bytes:
     entry = decoded(line, path, -1)
     if entry is None or not isinstance(entry.event, Header):
         raise StorageError(
-            f"{path}: the copy of the header is missing or damaged too; restore the ledger from a copy"
+            f"{path}: the copy of the header is missing or damaged too; restore the ledger from a "
+            "copy"
         )
     return line
 
@@ -190,8 +191,8 @@ def _lost_or_never_there(path: Path) -> str:
     acknowledged = read_acknowledged(path.parent)
     if acknowledged > 0:
         return (
-            f"events 0 to {acknowledged} had been acknowledged and are gone; restore the file from a copy, or "
-            f"`ray-unlearn verify {path.parent.parent} --repair` begins it anew"
+            f"events 0 to {acknowledged} had been acknowledged and are gone; restore the file from "
+            f"a copy, or `ray-unlearn verify {path.parent.parent} --repair` begins it anew"
         )
     return "nothing was recorded, remove the directory"
 

@@ -51,9 +51,11 @@ def _set_columns(name: str, suffix: str) -> list[Column]:
     direction: Direction = "minimize" if name in ("retain", "general") else "none"
     accuracy: Direction = "maximize" if name in ("retain", "general") else "none"
     return [
-        Column(f"{name}_nll{suffix}", "nats/token", direction, f"token-mean negative log-likelihood, {where}"),
+        Column(f"{name}_nll{suffix}", "nats/token", direction,
+               f"token-mean negative log-likelihood, {where}"),
         Column(f"{name}_ppl{suffix}", "1", direction, f"perplexity exp(nll), {where}"),
-        Column(f"{name}_accuracy{suffix}", "1", accuracy, f"share of next tokens that are the argmax, {where}"),
+        Column(f"{name}_accuracy{suffix}", "1", accuracy,
+               f"share of next tokens that are the argmax, {where}"),
         Column(f"{name}_kl{suffix}", "nats/token", "minimize" if accuracy == "maximize" else "none",
                f"token-mean KL(P_0 || P_theta), {where}"),
     ]  # fmt: skip
@@ -88,22 +90,27 @@ def _columns() -> list[Column]:
     columns += _set_columns("forget", "")
     columns += [
         Column("forget_extraction_strength", "1", "none",
-               "mean over documents of 1 - k/L: shortest prefix k after which greedy decoding gives the rest"),
-        Column("forget_exact_memorisation", "1", "none", "mean over documents of the share of argmax-correct tokens"),
+               "mean over documents of 1 - k/L: shortest prefix k after which greedy decoding "
+               "gives the rest"),
+        Column("forget_exact_memorisation", "1", "none",
+               "mean over documents of the share of argmax-correct tokens"),
     ]  # fmt: skip
     for half in HALVES:
         for name in HALVED_SETS:
             columns += _set_columns(name, f"_{half}")
         columns += [
             Column(f"mia_{attack}_auc_{half}", "1", "target",
-                   f"P(forget document looks more like a member than an approximate one), {attack} attack; target 0.5")
+                   "P(forget document looks more like a member than an approximate one), "
+                   f"{attack} attack; target 0.5")
             for attack in ATTACKS
         ]  # fmt: skip
         columns += [
-            Column(f"forget_gap_{half}", "nats/token", "minimize", "|log ppl(U) - log ppl_0(A)|, distance to retraining"),
+            Column(f"forget_gap_{half}", "nats/token", "minimize",
+                   "|log ppl(U) - log ppl_0(A)|, distance to retraining"),
             Column(f"utility_loss_{half}", "nats/token", "minimize",
                    "mean over retain and general of max(0, log ppl - log ppl_0)"),
-            Column(f"score_{half}", "nats/token", "minimize", "weighted forget gap + weighted mean utility loss"),
+            Column(f"score_{half}", "nats/token", "minimize",
+                   "weighted forget gap + weighted mean utility loss"),
             Column(f"exact_distance_{half}", "nats/token", "minimize",
                    "mean over the four sets of |log ppl - log ppl of the exactly retrained model|"),
         ]  # fmt: skip

@@ -1,9 +1,11 @@
 """The ledger in an object store: immutable objects, each with one or more whole lines of
 `events.jsonl`.
 
-    ledger/segments/00000003-0000000120-0000000120.jsonl    event 120, written under fencing token 3
-    ledger/segments/00000003-0000000000-0000000063.jsonl    events 0 to 63 of that writer, put together later
-    ledger/segments/00000004-0000000000-0000000119.base.jsonl    all events, written anew by a repair: older ones do not count
+    ledger/segments/
+        00000003-0000000120-0000000120.jsonl       event 120, written under fence 3
+        00000003-0000000000-0000000063.jsonl       events 0 to 63 of that writer, put together later
+        00000004-0000000000-0000000119.base.jsonl  all events, written again by a repair:
+                                                   older segments do not count
 
 Objects are never changed, so nothing can be torn. In the order of their names they are the file a
 local study would have: what a writer that has lost its lease still writes stands under its old
@@ -44,8 +46,9 @@ class Segment:
 
     @property
     def name(self) -> str:
-        """Of the object, below the study."""
-        return f"{SEGMENTS}/{self.fence:08d}-{self.first:010d}-{self.last:010d}{'.base' if self.base else ''}.jsonl"
+        """Name of the object, below the study."""
+        ending = ".base.jsonl" if self.base else ".jsonl"
+        return f"{SEGMENTS}/{self.fence:08d}-{self.first:010d}-{self.last:010d}{ending}"
 
     @property
     def events(self) -> int:
@@ -60,8 +63,10 @@ def parsed(name: str) -> Segment | None:
 
 
 def needed(segments: Iterable[Segment]) -> list[Segment]:
-    """Those that make up the ledger, in order: without what lies in a larger one, or before a
-    repair."""
+    """Segments that make up the ledger, in order.
+
+    Left out are those that a larger one holds, and those from before a repair.
+    """
     there = sorted(segments, key=lambda s: (s.fence, s.first, -s.last))
     bases = [index for index, segment in enumerate(there) if segment.base]
     there = there[bases[-1] :] if bases else there
@@ -117,7 +122,8 @@ def read_segments(
             for segment in segments
         ]
     raise StorageError(
-        f"{storage.url}: objects of its ledger vanish while they are read; is something deleting them?"
+        f"{storage.url}: objects of its ledger vanish while they are read; is something deleting "
+        "them?"
     )
 
 

@@ -34,9 +34,9 @@ class _Study:
 def separate_studies(folder: Path, environment: Environment = REAL) -> str:
     """Keep one study in a ledger that has the events of several.
 
-    The study with the most events, among those whose header is whole, stays; of equals, the first. Each other one is set aside whole,
-    as a ledger of its own, and `study.yaml` is removed, for it is the last one's: the next
-    `resume` writes it from the header.
+    The study with the most events, among those whose header is whole, stays; of equals, the first.
+    Each other one is set aside whole, as a ledger of its own, and `study.yaml` is removed, for it
+    is the last one's: the next `resume` writes it from the header.
 
     Args:
         folder: of the ledger, which the caller holds.

@@ -50,7 +50,7 @@ class Status:
     notes: list[str]
     live: Live | None = None
     age_s: float | None = None
-    """Of the driver's last sign of life."""
+    """Seconds since the driver's last sign of life."""
     problem: str = ""
     """Why this is what was known at the last look: the files cannot be read just now."""
     score_rule: str = "best_row"
@@ -92,8 +92,10 @@ class Status:
 
 
 class Tally:
-    """Outcomes and the best of each method, counted as trials end: at 10,000 trials nobody goes
-    through all at every look."""
+    """Outcomes and the best of each method, counted as trials end.
+
+    At 10,000 trials it would take too long to go through all of them at every look.
+    """
 
     def __init__(self, rule: ScoreRule) -> None:
         self._rule = rule
@@ -238,7 +240,8 @@ class Follower:
         target = record.baselines.get("vanilla", {}).get("approximate_ppl_selection", float("nan"))
         bests = [
             Best(
-                trial.method, trial.number, trial.trial_id, row["update"], trial.config["learning_rate"], row[OBJECTIVE],
+                trial.method, trial.number, trial.trial_id, row["update"],
+                trial.config["learning_rate"], row[OBJECTIVE],
                 row.get("forget_ppl", float("nan")), target,
             )
             for trial, row in tally.ranked

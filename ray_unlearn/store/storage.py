@@ -1,7 +1,8 @@
-"""Where a study's files lie: a folder, or the same names below a prefix of an object store.
+"""A study's files: in a folder, or under the same names below a prefix of an object store.
 
     results/my-study                            a folder, on a disk or a shared file system (NFS)
-    s3://bucket/studies/my-study                Amazon S3 and what speaks its protocol (AWS_ENDPOINT_URL names the server)
+    s3://bucket/studies/my-study                Amazon S3, and what speaks its protocol
+                                                (AWS_ENDPOINT_URL names the server)
     gs://bucket/studies/my-study                Google Cloud Storage
     abfss://container@account.dfs.core.windows.net/studies/my-study     Azure
 
@@ -31,7 +32,7 @@ PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,254}")
 
 
 class Storage(Protocol):
-    """Files by name. A file with its right name is whole: nobody sees half of one.
+    """Files by name. A file is whole or absent: no reader sees half of one.
 
     All methods raise OSError where the storage fails (FileNotFoundError where there is no such
     file), an object store only after it has been asked again for some time.
@@ -97,7 +98,8 @@ def checked_url(url: str) -> str:
         UserError: as `storage_at`.
     """
     parts = urlsplit(url)
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"  # no secret goes into a message
+    # No secret goes into a message.
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if parts.scheme == "file":
         raise UserError(f"{shown}: give a local folder as a plain path: {parts.path}")
     if parts.scheme not in SCHEMES:
@@ -107,8 +109,9 @@ def checked_url(url: str) -> str:
     account = parts.scheme.startswith("abfs") or parts.username == "anonymous"
     if parts.password or (parts.username and not account):
         raise UserError(
-            f"{shown}: credentials do not belong in an address, which is shown and logged; take them out and set them in the "
-            "environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), or give the machine an identity"
+            f"{shown}: credentials do not belong in an address, which is shown and logged; take "
+            "them out and set them in the environment (AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY), or give the machine an identity"
         )
     for name, _ in parse_qsl(parts.query, keep_blank_values=True):
         if name not in OPTIONS:
@@ -172,7 +175,7 @@ class FolderStorage:
         self._environment = environment
 
     def path(self, name: str) -> Path:
-        """Where the file lies or would lie.
+        """Path of the file, whether there is one or not.
 
         Raises:
             PermissionError: outside the folder, by its name or by a symbolic link on the way.
@@ -186,8 +189,8 @@ class FolderStorage:
     def _stay_inside(self, path: Path) -> None:
         if not path.resolve().is_relative_to(self._folder.resolve()):
             raise PermissionError(
-                f"{path} leads out of {self._folder} through a symbolic link, where files would be deleted; to keep a "
-                "study on another disk, link the whole folder"
+                f"{path} leads out of {self._folder} through a symbolic link, where files would be "
+                "deleted; to keep a study on another disk, link the whole folder"
             )
 
     def files(self, under: str = "") -> list[Stored]:

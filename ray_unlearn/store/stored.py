@@ -20,15 +20,16 @@ def is_inside(name: str) -> bool:
 
 
 def checked_name(name: str) -> str:
-    """The name of a file or folder, which may come from a ledger that somebody else has written:
-    never one outside the study.
+    """The name, if it is that of a file or folder inside the study.
+
+    Names may come from a ledger that another person has written.
 
     Raises:
         PermissionError: it is absolute, or climbs.
     """
     if not is_inside(name):
         raise PermissionError(
-            f"{name!r} lies outside the study, and is neither read nor deleted; who wrote that into its ledger? See "
-            "`ray-unlearn verify`"
+            f"{name!r} is outside the study, and is neither read nor deleted; who wrote that into "
+            "its ledger? See `ray-unlearn verify`"
         )
     return name

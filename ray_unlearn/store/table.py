@@ -22,7 +22,8 @@ TABLE_COLUMNS = (
     "score_rule", "candidate", "scored", *CONFIG_COLUMNS, *COLUMNS,
 )  # fmt: skip
 TEXT_COLUMNS = frozenset((
-    "study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "score_rule", "method",
+    "study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "score_rule",
+    "method",
     *(name for name in HYPERPARAMETERS if value_type(name) is str),
 ))  # fmt: skip
 LINES_AT_A_TIME = 5_000

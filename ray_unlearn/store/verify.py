@@ -1,5 +1,4 @@
-"""Is a study what it claims to be? The invariants of a study directory, each checked from the files
-alone.
+"""Check that a study is what it claims to be: its invariants, from the files alone.
 
     I1  every row that was acknowledged is there exactly once
     I2  no trial ended twice
@@ -28,7 +27,7 @@ from ray_unlearn.store.files import leftovers
 from ray_unlearn.store.lease import EXPIRY_S, LEASE_FILE, read_holder
 from ray_unlearn.store.promises import best_row_problems, copy_problems, table_fault
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.repair_plan import listed
+from ray_unlearn.store.repair_plan import first_few
 from ray_unlearn.store.scan import Scan, copied_header, events_file, read_acknowledged, scanned
 from ray_unlearn.store.storage import FolderStorage, Storage
 
@@ -50,7 +49,7 @@ class Verification:
     unfinished: list[int]
     """Numbers of the trials without an outcome."""
     running: str
-    """Who is writing the study now; empty when nobody is."""
+    """The process that is writing the study now; empty when there is none."""
 
 
 def verify(
@@ -70,7 +69,8 @@ def verify(
     folder = study_folder / "ledger"
     if not events_file(folder).is_file():
         raise UserError(
-            f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"
+            f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of "
+            "`run --storage`"
         )
     running = _running(folder, storage.remote, environment)
     acknowledged = read_acknowledged(folder)  # before the events: a writer goes on
@@ -106,8 +106,7 @@ def verify(
 
 
 def _running(folder: Path, remote: bool, environment: Environment) -> str:
-    """Who holds the lease now. Here the lock tells, elsewhere the age of the lease; neither is
-    touched."""
+    """Who holds the lease now: the lock says it on this machine, elsewhere the lease's age."""
     holder = read_holder(folder)
     if holder is not None and holder.released:
         return ""
@@ -152,21 +151,24 @@ def _damage(scan: Scan, acknowledged: int) -> Iterator[str]:
     damaged = [line for line in scan.damaged if line.line > 1]
     if damaged:
         yield (
-            f"I1: events.jsonl: damaged lines {listed(line.line for line in damaged)}; "
+            f"I1: events.jsonl: damaged lines {first_few(line.line for line in damaged)}; "
             f"the first begins {damaged[0].text[:40]!r}; {REPAIR}"
         )
     if scan.missing:
         spans = [
             str(first) if first == last else f"{first} to {last}" for first, last in scan.missing
         ]
-        yield f"I1: events.jsonl: events {listed(spans)} are missing; {REPAIR}"
+        yield f"I1: events.jsonl: events {first_few(spans)} are missing; {REPAIR}"
     if acknowledged >= scan.next_seq:
         yield (
-            f"I1: events.jsonl: events {scan.next_seq} to {acknowledged} had been acknowledged and are gone from its "
-            "end; `ray-unlearn resume` computes again what they recorded"
+            f"I1: events.jsonl: events {scan.next_seq} to {acknowledged} had been acknowledged and "
+            "are gone from its end; `ray-unlearn resume` computes again what they recorded"
         )
     if scan.stale:
-        yield f"I1: events.jsonl: {len(scan.stale)} event(s) of a process that had lost the study; {REPAIR}"
+        yield (
+            f"I1: events.jsonl: {len(scan.stale)} event(s) of a process that had lost the study; "
+            f"{REPAIR}"
+        )
 
 
 def _taken_in(record: Record, entry: Entry) -> Iterator[str]:
@@ -217,10 +219,12 @@ def _trial_problems(trial: Trial, record: Record) -> Iterator[str]:
         )
     wanted, there = set(config.evaluate_at), {row["update"] for row in trial.rows}
     if there - wanted:
-        yield f"I1: trial {trial.number} has rows of updates {listed(sorted(there - wanted))}, never asked for"
+        extra = first_few(sorted(there - wanted))
+        yield f"I1: trial {trial.number} has rows of updates {extra}, never asked for"
     if trial.status == "complete" and wanted - there:
         yield (
-            f"I1: trial {trial.number} is complete without its rows of updates {listed(sorted(wanted - there))}; {REPAIR}"
+            f"I1: trial {trial.number} is complete without its rows of updates "
+            f"{first_few(sorted(wanted - there))}; {REPAIR}"
         )
 
 
@@ -235,11 +239,14 @@ def _asked_per_method(header: Header) -> int | None:
 def _count_problems(record: Record) -> Iterator[str]:
     absent = sorted(set(range(max(record.trials, default=-1) + 1)) - set(record.trials))
     if absent:
-        yield f"I4: trials {listed(absent)} are missing between others; `ray-unlearn resume` asks for them again"
+        yield (
+            f"I4: trials {first_few(absent)} are missing between others; `ray-unlearn resume` asks "
+            "for them again"
+        )
     ids = Counter(trial.trial_id for trial in record.trials.values())
     for trial_id in [name for name, count in ids.items() if count > 1]:
         numbers = [number for number, trial in record.trials.items() if trial.trial_id == trial_id]
-        yield f"I4: trials {listed(numbers)} are one and the same configuration {trial_id!r}"
+        yield f"I4: trials {first_few(numbers)} are one and the same configuration {trial_id!r}"
     wanted = record.trials_per_method or _asked_per_method(record.header)
     for method, count in Counter(
         str(trial.config.get("method")) for trial in record.trials.values()
@@ -255,7 +262,10 @@ def _table_problems(path: Path, record: Record) -> Iterator[str]:
     if holder is not None and holder.released:
         fault = table_fault(path, record)
         if fault:
-            yield f"I1: {path.name}: {fault}; the ledger counts: `ray-unlearn verify --repair` writes the table anew"
+            yield (
+                f"I1: {path.name}: {fault}; the ledger counts: `ray-unlearn verify --repair` "
+                "writes the table anew"
+            )
 
 
 def _leftover_problems(storage: Storage, record: Record) -> Iterator[str]:

@@ -1,5 +1,4 @@
-"""A study in an object store, as seen from the machine that works on it: a working copy in a local
-folder.
+"""A study in an object store, worked on in a local folder: the working copy.
 
 All that reads or writes a study works on the folder, as with a local study. The ledger's events go
 to the store one by one, each before `Ledger.append` returns (see `segments`); other files that have
@@ -66,7 +65,8 @@ class RemoteWriter:
         """
         if self._broken:
             raise StorageError(
-                f"{self._storage.url}: an earlier event could not be written; `ray-unlearn resume` goes on"
+                f"{self._storage.url}: an earlier event could not be written; `ray-unlearn resume` "
+                "goes on"
             )
         segment = Segment(self.lease.fence, seq, seq)
         try:
@@ -95,7 +95,7 @@ class RemoteWriter:
             raise StorageError(str(error)) from None
 
     def _begin(self, header: bytes) -> None:
-        """Begin the study, unless somebody else has.
+        """Begin the study, unless another process has.
 
         Minutes have passed since this process looked: the store decides. Segments are looked at as
         well, for older versions wrote them before the header.
@@ -237,7 +237,7 @@ class Publisher:
 
     @contextmanager
     def running(self, say: Callable[[str], None]) -> Iterator[None]:
-        """Inside, a thread does so every few seconds; `say` is told once when it cannot."""
+        """A context in which a thread publishes every few seconds; `say` gets the first failure."""
         stop = self._environment.event()
         thread = self._environment.start_thread(partial(self._run, stop.wait, say), "publisher")
         try:
@@ -263,7 +263,7 @@ class Publisher:
 
         Raises:
             OSError: the storage fails.
-            StorageError: the study is somebody else's by now.
+            StorageError: the study is another process's by now.
         """
         self._writer.lease.check()
         for path in sorted(self._folder.rglob("*")):
@@ -314,7 +314,7 @@ def only_header(storage: Storage) -> tuple[Segment, bytes]:
     entry = decoded(line, Path(HEADER), 0)
     if entry is None:
         raise StorageError(
-            f"{storage.url}: {HEADER} is damaged, and nothing else was recorded; remove the objects "
-            "below this address, or choose another one"
+            f"{storage.url}: {HEADER} is damaged, and nothing else was recorded; remove the "
+            "objects below this address, or choose another one"
         )
     return Segment(entry.fence, 0, 0), line

@@ -30,7 +30,7 @@ LEARNING_RATE = {"type": "float", "low": 1e-5, "high": 1.0, "scale": "log"}
 
 
 def spec() -> StudySpec:
-    """Of five trials of gradient ascent."""
+    """A study of five trials of gradient ascent."""
     parameters = {
         "learning_rate": LEARNING_RATE,
         "steps": {"type": "int", "low": 1, "high": 4, "free": True},

@@ -1,4 +1,4 @@
-"""Who begins a study, and who may go on with it. If these fail, one run destroys another's study."""
+"""Who begins a study and who may go on with it: if these fail, one run destroys another's."""
 
 import json
 from collections.abc import Iterator

@@ -85,7 +85,9 @@ def test_a_line_that_was_on_its_way_when_the_lease_was_lost_does_not_count(tmp_p
         "new holder again",
     ]
     with Ledger.open(tmp_path) as ledger:
-        assert any("had lost the study" in text for text in ledger.mended), ledger.mended
+        assert any("had lost the study" in text for text in ledger.found_at_opening), (
+            ledger.found_at_opening
+        )
 
 
 def test_another_host_is_waited_for_until_it_is_silent_for_long(tmp_path: Path) -> None:

@@ -191,7 +191,8 @@ def test_the_bytes_of_each_event_are_those_of_older_versions() -> None:
         (
             Header(2, {"name": "x"}, "d", "1", {"forget": "9"}, "2", "3", 4.0, "0.1", {"ray": "2"}),
             '"header", "schema_version": 2, "spec": {"name": "x"}, "domain": "d", '
-            '"data_digest": "1", "split_digests": {"forget": "9"}, "model_digest": "2", "context": "3", "retraining_flops": 4.0, '
+            '"data_digest": "1", "split_digests": {"forget": "9"}, "model_digest": "2", '
+            '"context": "3", "retraining_flops": 4.0, '
             '"code_version": "0.1", "libraries": {"ray": "2"}',
         ),
         (

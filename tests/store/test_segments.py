@@ -14,7 +14,7 @@ from ray_unlearn.store import object_lease as remote_lease
 from ray_unlearn.store import segments
 from ray_unlearn.store.event import Header, Note, SessionBegan
 from ray_unlearn.store.ledger import Ledger, read_ledger
-from ray_unlearn.store.location import Place, copied, fetched, opened
+from ray_unlearn.store.location import StudyFiles, copied, fetched, opened
 from ray_unlearn.store.object_lease import RemoteLease
 from ray_unlearn.store.repair import repair_remote
 from ray_unlearn.store.scan import events_file
@@ -99,7 +99,7 @@ def test_a_ledger_is_written_read_joined_and_opened_again(
     assert names[0] == "00000001-0000000000-0000000010.jsonl"
     assert len(names) == 4, names
     with opened(url) as place, place.open_ledger() as ledger:
-        assert ledger.mended == []
+        assert ledger.found_at_opening == []
         assert ledger.fence == 2
         assert ledger.record.notes == [str(n) for n in range(13)]
         ledger.append(note("more"))
@@ -178,7 +178,7 @@ def test_of_many_who_claim_at_once_at_most_one_gets_it(url: str, again: int) -> 
     last.release()
 
 
-def _silenced(monkeypatch: pytest.MonkeyPatch, url: str) -> tuple[Place, Ledger]:
+def _silenced(monkeypatch: pytest.MonkeyPatch, url: str) -> tuple[StudyFiles, Ledger]:
     """A writer whose claim has become old without its knowledge: cut off, and taken for dead."""
     place = opened(url).__enter__()
     ledger = place.create_ledger(HEADER)
@@ -211,7 +211,10 @@ def test_what_a_writer_still_writes_after_it_was_replaced_does_not_count(
             "mine",
             "mine again",
         ]
-        assert "2 event(s) of a process that had lost the study do not count" in ledger.mended[0]
+        assert (
+            "2 event(s) of a process that had lost the study do not count"
+            in ledger.found_at_opening[0]
+        )
 
 
 def test_a_replaced_writer_stops(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -312,7 +315,7 @@ def test_the_end_of_a_ledger_that_is_lost_is_noticed(url: str) -> None:
     last = storage.files(segments.SEGMENTS)[-1].name
     storage.remove(last)
     with opened(url) as place, place.open_ledger() as ledger:
-        assert "events 3 to 3 had been acknowledged and are gone" in ledger.mended[0]
+        assert "events 3 to 3 had been acknowledged and are gone" in ledger.found_at_opening[0]
 
 
 def test_claims_that_are_lost_do_not_lower_the_token(url: str) -> None:

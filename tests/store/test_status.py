@@ -37,15 +37,17 @@ from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.status import Follower, Status, status
 
 LANE: dict[str, Any] = {
-    "index": 0, "state": "busy", "trial": 3, "node": "10.0.0.1", "pids": [7], "busy_s": 30.0, "up_s": 40.0, "restarts": 1,
-    "waiting_for": None,
+    "index": 0, "state": "busy", "trial": 3, "node": "10.0.0.1", "pids": [7], "busy_s": 30.0,
+    "up_s": 40.0, "restarts": 1, "waiting_for": None,
 }  # fmt: skip
 LIVE = Live(
-    study="test", running=True, time="2026-01-01T00:00:00.000+00:00", started="2026-01-01T00:00:00.000+00:00",
-    host="node-7", pid=42, asked_for=4, outcomes={"complete": 2}, trials_running=1, rows=8, updates=9,
-    tokens={"forget": 90, "retain": 10}, updates_per_s=0.25, tokens_per_s=1234.0, best={"gradient_ascent": 0.1},
-    lanes=[LANE, LANE | {"index": 1, "state": "pending", "trial": None, "waiting_for": "1 GPU"}], queued=2,
-    utilisation=0.75, eta_s=90.0, events=20,
+    study="test", running=True, time="2026-01-01T00:00:00.000+00:00",
+    started="2026-01-01T00:00:00.000+00:00", host="node-7", pid=42, asked_for=4,
+    outcomes={"complete": 2}, trials_running=1, rows=8, updates=9,
+    tokens={"forget": 90, "retain": 10}, updates_per_s=0.25, tokens_per_s=1234.0,
+    best={"gradient_ascent": 0.1},
+    lanes=[LANE, LANE | {"index": 1, "state": "pending", "trial": None, "waiting_for": "1 GPU"}],
+    queued=2, utilisation=0.75, eta_s=90.0, events=20,
 )  # fmt: skip
 
 
@@ -353,8 +355,10 @@ def test_the_view_says_all_there_is(running: Status) -> None:
     text = shown(running)
     for part in (
         "test: 3/4 trials", "about 1 min", "2 complete, 1 pruned; 1 under way; 8 evaluation rows",
-        "running on node-7 (process 42), heard", "lanes busy 75% of the time; 0.25 updates/s, 1,234 tokens/s",
-        "0 busy 3 75% 40 s 1 10.0.0.1", "1 pending", "a lane waits for 1 GPU", "gradient_ascent 2 3.00e-02 4 0.1429",
+        "running on node-7 (process 42), heard",
+        "lanes busy 75% of the time; 0.25 updates/s, 1,234 tokens/s",
+        "0 busy 3 75% 40 s 1 10.0.0.1", "1 pending", "a lane waits for 1 GPU",
+        "gradient_ascent 2 3.00e-02 4 0.1429",
         "note: lane 1 restarts: killed",
     ):  # fmt: skip
         assert part in text
@@ -400,7 +404,8 @@ def test_watching_needs_neither_ray_nor_torch(running: Status) -> None:
         "import sys\n"
         "from ray_unlearn.cli.main import main\n"
         "try:\n    main()\nfinally:\n"
-        "    print([m for m in ('ray', 'torch', 'pandas', 'optuna') if m in sys.modules], file=sys.stderr)"
+        "    heavy = ('ray', 'torch', 'pandas', 'optuna')\n"
+        "    print([m for m in heavy if m in sys.modules], file=sys.stderr)"
     )
     command = [sys.executable, "-c", code, "status", running.folder, "--watch", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

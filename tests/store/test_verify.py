@@ -140,7 +140,7 @@ def table_of_fewer_rows(study: Path) -> None:
 
 
 def table_of_other_values(study: Path) -> None:
-    """As fault 6 left it: one number that the ledger does not have."""
+    """One number that the ledger does not have, as a byte that changed on disk once made it."""
     table = result_table(read_ledger(study / "ledger"))
     at = table.column_names.index("grad_norm")
     values = [9.83, *table["grad_norm"].to_pylist()[1:]]
@@ -256,7 +256,7 @@ NO_ROW = BestWeightsKept(number=2, update=3, file=BEST, bytes=1, sha256="x")
         (shorter_weights, ["I5: .*bytes instead of"]),
         (no_weights, ["I5: .*are gone"]),
         (appended(NO_ROW), ["I5: .*weights of trial 2, update 3, of which there is no row"]),
-        (appended(replace(NO_ROW, file="../x")), ["I5: ../x: lies outside"]),
+        (appended(replace(NO_ROW, file="../x")), ["I5: ../x: is outside"]),
         (left("trials/0001/last.pt"), ["I6: trials/0001/last.pt"]),
         (left("trials/0077/last.pt"), ["I6: trials/0077/last.pt"]),
         (left("trials/0001/last-6.rank0of2.pt"), ["I6: trials/0001/last-6.rank0of2.pt"]),
