@@ -112,7 +112,7 @@ def driver(found: Status, in_view: bool = False) -> str:
             f"no sign of life of {where} for {in_words(found.age_s)}: killed, or cut off; "
             f"if it is gone: ray-unlearn resume {found.folder}"
         )
-    said = [f"running on {where}, heard {in_words(found.age_s)} ago"]
+    said = [f"running on {where}, last sign of life {in_words(found.age_s)} ago"]
     if live.lanes and not in_view:
         said.append(f"{len(live.lanes)} lane(s): {_states(live.lanes)}")
     if live.utilisation is not None:

@@ -1,4 +1,4 @@
-"""A finished study through `ru.open`: the same best everywhere, whole data frames, no side effects."""
+"""A finished study through `ru.open`: one best trial, whole data frames, no side effects."""
 
 import math
 import shutil

@@ -230,14 +230,26 @@ def test_tables(cli) -> None:
 def test_diff_says_what_became_of_each_claim_and_that_scores_differ(cli, tmp_path: Path) -> None:
     def file(name: str, low: float, tolerance: float) -> Path:
         guideline = {
-            "id": "range/m/learning_rate", "kind": "range", "status": "claimed", "grade": "C", "param": "learning_rate",
-            "scope": {"method": "m"}, "search_space": {"type": "float", "low": low, "high": 1e-3, "log": True},
-            "estimates": {"low_edge_90": [low / 1.1, low * 1.1], "high_edge_90": [9e-4, 1.1e-3]},
+            "id": "range/m/learning_rate",
+            "kind": "range",
+            "status": "claimed",
+            "grade": "C",
+            "param": "learning_rate",
+            "scope": {"method": "m"},
+            "search_space": {"type": "float", "low": low, "high": 1e-3, "log": True},
+            "estimates": {
+                "low_edge_90": [low / 1.1, low * 1.1],
+                "high_edge_90": [9e-4, 1.1e-3],
+            },
             "evidence": {"n_trials": 100, "n_groups": 3, "n_seeds": 3},
-        }  # fmt: skip
+        }
         score = {
-            "name": "score", "direction": "minimize", "tolerance": tolerance, "tolerance_source": "given", "checkpoint_rule": "last"
-        }  # fmt: skip
+            "name": "score",
+            "direction": "minimize",
+            "tolerance": tolerance,
+            "tolerance_source": "given",
+            "checkpoint_rule": "last",
+        }
         path = tmp_path / name
         path.write_text(
             json.dumps(

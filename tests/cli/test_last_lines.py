@@ -12,9 +12,10 @@ from ray_unlearn.execution.study import _header
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import SessionBegan, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.schema import Outcome
 from ray_unlearn.unlearn.data import prepare
 
-Ends = list[tuple[str, str]]
+Ends = list[tuple[Outcome, str]]
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def ended(tiny_study: StudySpec, tmp_path: Path):
                         number=number, trial_id=config.id, config=config.model_dump(mode="json")
                     )
                 )
-                ledger.append(TrialEnded(number=number, status=status, reason=reason))  # type: ignore[arg-type]
+                ledger.append(TrialEnded(number=number, status=status, reason=reason))
         write_spec(folder / "study.yaml", tiny_study)
         return folder
 
@@ -87,7 +88,7 @@ def test_status_gives_the_reasons_to_people_and_scripts(cli, ended) -> None:
     assert json.loads(cli("status", folder, "--json")[1])["reasons"] == {"no luck": 4}
 
 
-def test_python_is_told_why_there_is_no_best_trial(ended) -> None:
+def test_the_best_trial_that_is_not_there_is_an_error_with_the_reasons(ended) -> None:
     import ray_unlearn as ru
 
     folder = ended([("failed", "no luck")] * 4)

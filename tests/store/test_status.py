@@ -355,7 +355,7 @@ def test_the_view_says_all_there_is(running: Status) -> None:
     text = shown(running)
     for part in (
         "test: 3/4 trials", "about 1 min", "2 complete, 1 pruned; 1 under way; 8 evaluation rows",
-        "running on node-7 (process 42), heard",
+        "running on node-7 (process 42), last sign of life",
         "lanes busy 75% of the time; 0.25 updates/s, 1,234 tokens/s",
         "0 busy 3 75% 40 s 1 10.0.0.1", "1 pending", "a lane waits for 1 GPU",
         "gradient_ascent 2 3.00e-02 4 0.1429",
