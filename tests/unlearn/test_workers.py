@@ -54,7 +54,7 @@ def worker(rank: int, world: int, folder: str, spec: StudySpec) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_workers_do_not_change_the_trajectory(
     tiny_study: StudySpec, tmp_path: Path, world: int
 ) -> None:
