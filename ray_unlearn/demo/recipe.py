@@ -17,7 +17,8 @@ class Recipe:
     intermediate: int = 320
     layers: int = 4
     heads: int = 4
-    steps: int = 1080  # the same for both models: without the forget set an epoch is shorter, so there are more
+    # The same for both models: without the forget set an epoch is shorter, so there are more.
+    steps: int = 1080
     batch: int = 4  # chunks per step
     learning_rate: float = 3e-3  # peak, after warm-up; cosine to zero
     warmup: float = 0.05  # share of the steps

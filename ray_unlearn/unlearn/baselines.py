@@ -24,7 +24,8 @@ def measure_baselines(workspace: Workspace, model: ModelSpec) -> dict[str, Row]:
         if [p.shape for p in retrained.parameters()] != workspace.vanilla_shapes:
             field = "exact_retrain" if name == "exact_retrain" else "exact_retrain_seeds"
             raise UserError(
-                f"model.{field}: {source} has other weight shapes than {model.source}; use the same config"
+                f"model.{field}: {source} has other weight shapes than {model.source}; use the "
+                "same config"
             )
         found[name] = evaluate(workspace, workspace.scored(retrained)) | {"update": 0}
     return found

@@ -30,7 +30,7 @@ class Batch:
     position_ids: Tensor | None
     """[1, N] or [B, T], from 0 on in each document; None: from 0 on in each row."""
     document_lengths: tuple[int, ...] | None
-    """Of the row's documents, N in all; None for a batch of several rows."""
+    """Tokens of each document of the row, N in all; None for a batch of several rows."""
     rows: Tensor
     """[n]: places in the flattened row or rows."""
     targets: Tensor

@@ -1,14 +1,14 @@
-"""A trial's state between two updates: kept, so that a trial which is cut off goes on where it was.
+"""A trial's state between two updates, saved so that a trial can continue where it was cut off.
 
 A checkpoint holds weights, optimizer, random state and the meter. The data position needs no place
 of its own: which sequences an update uses follows from (seed, update). With one worker on a CPU a
-trial that goes on from a checkpoint gives the rows of an undisturbed one, bit for bit.
+trial that continues from a checkpoint gives the rows of an undisturbed one, bit for bit.
 
 Each attempt at a trial writes a file of its own, named by its fence: the ledger's token and the
 attempt's number. One that was given up, on a host that was cut off or a process that was stopped,
 may still be writing when the next one is at work; it cannot replace what that one has written. An
-attempt goes on from the file with the highest fence, and deletes those with a lower one once it has
-its own.
+attempt continues from the file with the highest fence, and deletes those with a lower one once it
+has its own.
 """
 
 import hashlib
@@ -86,9 +86,8 @@ class TrialState:
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                if (
-                    archive.testzip() is not None
-                ):  # torch does not look at the checksums that it writes
+                # Torch does not look at the checksums that it writes.
+                if archive.testzip() is not None:
                     return None
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             ids = (self.config.id, flat_id(self.config))  # a study of schema 2 is resumed
@@ -99,15 +98,14 @@ class TrialState:
                 for update in self.config.evaluate_at
             ):
                 return None
-        except (
-            Exception
-        ):  # a damaged or planted file fails in any way: torch alone raises eight kinds
+        # A damaged or planted file fails in any way: torch alone raises eight kinds.
+        except Exception:
             return None
         return content
 
     @torch.no_grad()
     def take(self, content: dict[str, Any]) -> None:
-        """Go on from what `read` gave."""
+        """Continue from what `read` gave."""
         workspace = self._workspace
         for mine, theirs in zip(workspace.parameters, content["parameters"], strict=True):
             local(mine).copy_(theirs)
@@ -175,10 +173,10 @@ class Checkpoints:
         every_s: least seconds between two checkpoints, more where they last long (see `SHARE`);
             None: only when wanted.
         known: as in `Checkpointer`.
-        wanted: told of each update; True asks for a checkpoint now.
-        restored: told the update that the trial goes on from.
-        saved: told of each checkpoint's update.
-        failed: told why one could not be written; the trial goes on.
+        wanted: called with each update; True asks for a checkpoint now.
+        restored: called with the update that the trial continues from.
+        saved: called with each checkpoint's update.
+        failed: called with the reason why one could not be written; the trial continues.
         writes: False on all ranks but 0.
         shelf: of a study in an object store.
     """
@@ -241,9 +239,8 @@ class Checkpoints:
     def _is_due(self) -> bool:
         if self._every_s is None:
             return False
-        pause = (
-            max(self._every_s, self._lasted / SHARE) if self._every_s else 0.0
-        )  # 0: after every update, come what may
+        # 0: after every update, come what may.
+        pause = max(self._every_s, self._lasted / SHARE) if self._every_s else 0.0
         return time.monotonic() - self._last >= pause
 
     def _save(self, state: TrialState, path: Path) -> None:
@@ -272,7 +269,7 @@ class Checkpoints:
                     self._failed(f"its checkpoint cannot be read: {first_line(error)}")
 
     def _reads(self, name: str) -> bool:
-        """Whether this rank may go on from the file of that name."""
+        """Whether this rank may continue from the file of that name."""
         return True
 
     def _drop(self, path: Path) -> None:

@@ -29,8 +29,7 @@ class Comm:
         return cls(dist.get_rank(), dist.get_world_size())
 
     def shard(self, items: Any) -> Any:
-        """This rank's part of a global batch (array or list): every `world_size`-th item from `rank`
-        on."""
+        """This rank's part of a global batch: every `world_size`-th item from `rank` on."""
         return items[self.rank :: self.world_size]
 
     def all_reduce_sum(self, tensors: Iterable[torch.Tensor]) -> None:

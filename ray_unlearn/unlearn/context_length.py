@@ -38,7 +38,8 @@ def check_positions(model: Any, length: int) -> str | None:
         there = min(table.num_embeddings, context or table.num_embeddings)
         if length > there:
             raise UserError(
-                f"data.sequence_length: {length}, but {type(model).__name__} has {there} positions; "
+                f"data.sequence_length: {length}, but {type(model).__name__} has {there} "
+                "positions; "
                 f"use at most {there}"
             )
     elif isinstance(context, int) and length > context:

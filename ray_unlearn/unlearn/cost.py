@@ -161,7 +161,7 @@ def _active_matrices(model: Any) -> float:
 
 
 def _attention_square(config: Any) -> float:
-    """Scores and their product with the values: 2 products of T^2 H forward, twice that backward."""
+    """FLOPs of scores and weighted values: 2 products of T^2 H forward, twice that backward."""
     return 12.0 * config.num_hidden_layers * config.hidden_size
 
 

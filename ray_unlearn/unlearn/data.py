@@ -121,7 +121,7 @@ def prepare(
         spec: sources, sequence length and layout.
         model: whose tokenizer is used.
         cache: folder for tokenised data; default `token_cache()`.
-        say: told what is going on.
+        say: called with what is going on, a line at a time.
 
     Raises:
         UserError: whatever `read_documents` finds; a document of fewer than two tokens; documents
@@ -187,7 +187,8 @@ def tokenised(documents: list[Document], tokenizer: Any, spec: DataSpec, name: s
     for index, (document, ids) in enumerate(zip(documents, encoded, strict=True)):
         if len(ids) < 2:
             raise UserError(
-                f"data.splits.{name}: document {document.id!r} has {len(ids)} token(s), and nothing to predict; "
+                f"data.splits.{name}: document {document.id!r} has {len(ids)} token(s), and "
+                "nothing to predict; "
                 "remove it or join it to another"
             )
         kept = ids[: most * length] if most else ids
@@ -276,7 +277,8 @@ def _refuse_overlap(documents: dict[str, list[Document]]) -> None:
             other, other_id = seen.setdefault(text_hash(document.text), (name, document.id))
             if other != name:
                 raise UserError(
-                    f"data: document {document.id!r} of `{name}` is also in `{other}` (as {other_id!r}); "
+                    f"data: document {document.id!r} of `{name}` is also in `{other}` (as "
+                    f"{other_id!r}); "
                     "splits must not share documents: remove it from one of them"
                 )
 
@@ -290,7 +292,8 @@ def _check_halves(splits: dict[str, TokenSet]) -> None:
         ):
             if not chosen.any():
                 raise UserError(
-                    f"data.splits.{name}: its {half} half has no documents ({len(chosen)} in all); give more documents"
+                    f"data.splits.{name}: its {half} half has no documents ({len(chosen)} in "
+                    "all); give more documents"
                 )
 
 
@@ -306,7 +309,8 @@ def _save(path: Path, splits: dict[str, TokenSet]) -> None:
             np.savez_compressed(file, **arrays)
     except OSError as error:
         raise UserError(
-            f"{path}: the tokenised data cannot be cached: {error}; free space or set RAY_UNLEARN_CACHE"
+            f"{path}: the tokenised data cannot be cached: {error}; free space or set "
+            "RAY_UNLEARN_CACHE"
         ) from None
 
 

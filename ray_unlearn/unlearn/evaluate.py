@@ -43,7 +43,8 @@ def _gathered(workspace: Workspace, model: Scored, name: str) -> SetScores | Non
         return None
     logprob, correct, mean, sd, kl = (np.concatenate(column) for column in zip(*parts, strict=True))
     return SetScores(
-        logprob.astype(np.float64), correct, mean.astype(np.float64), sd.astype(np.float64), kl.astype(np.float64),
+        logprob.astype(np.float64), correct, mean.astype(np.float64), sd.astype(np.float64),
+        kl.astype(np.float64),
         tokens.target_document, tokens.compressed_bytes, tokens.selection,
     )  # fmt: skip
 

@@ -74,9 +74,8 @@ class _HeadSum(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: Chunk
     ) -> Tensor:
-        device = (
-            "cuda" if hidden.is_cuda else "cpu"
-        )  # autocast knows no meta device, where FLOPs are counted
+        # Autocast knows no meta device, where FLOPs are counted.
+        device = "cuda" if hidden.is_cuda else "cpu"
         dtype = (
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         )

@@ -32,14 +32,15 @@ MAKERS: dict[Layout, Callable[[TokenSet, NDArray[np.int64], torch.device], Batch
     "apart": apart,
 }
 NOT_PACKED = (
-    "data.layout: {} does not keep packed documents apart; each gets a padded row of its own, which "
+    "data.layout: {} does not keep packed documents apart; each gets a padded row of its own, "
+    "which "
     "gives the same results and takes longer"
 )
 PROBE_ROWS = ((7, 3), (3, 7))
 """Lengths of the probe's documents by packed sequence. Two sequences, for there is attention that
 keeps documents apart in one row only."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Of hidden states, relative to the norm of a document's."""
+"""Largest difference of hidden states, relative to the norm of a document's."""
 LARGEST_TRIED = 3e8
 """Parameters of a model that is built with random weights for a plan: some seconds."""
 KINDS_OF_LAYERS = (
@@ -165,7 +166,7 @@ class Probe:
         return max(_distance(one, alone) for one in twice.split(self._targets[0]))
 
     def gradient(self, model: Any) -> Tensor:
-        """Of the squared final hidden states in the embedded tokens of the padded documents."""
+        """Gradient of the squared final hidden states in the padded documents' embedded tokens."""
         batch = padded(self._padded, np.arange(len(self._padded)), self._device)
         embedded: list[Tensor] = []
 

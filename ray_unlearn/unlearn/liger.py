@@ -34,7 +34,8 @@ def kernels(device: torch.device) -> Any:
     """
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError(
-            f"operations.head: the kernels of `liger` need a CUDA device, this one is {device.type}; use `head: fused`"
+            "operations.head: the kernels of `liger` need a CUDA device, this one is "
+            f"{device.type}; use `head: fused`"
         )
     try:
         from liger_kernel.transformers import functional

@@ -13,7 +13,7 @@ Shapes: n real targets, H hidden size, V vocabulary. All quantities are float32 
 dtype.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -88,18 +88,16 @@ def token_scores(
 
 
 def _scores(logits: Tensor, targets: Tensor, reference_logits: Tensor) -> TokenScores:
-    with torch.autocast(
-        logits.device.type, enabled=False
-    ):  # it would take the dot products in a lower precision
+    # It would take the dot products in a lower precision.
+    with torch.autocast(logits.device.type, enabled=False):
         logp, reference = logits.log_softmax(-1), reference_logits.log_softmax(-1)
         p = logp.exp()
         mean = vecdot(p, logp)
         variance = vecdot(p, (logp - mean[:, None]).square_())
         kl = vecdot(reference.exp(), reference - logp)
         logprob = logp.gather(-1, targets[:, None])[:, 0]
-        correct = logprob >= logp.amax(
-            -1
-        )  # twenty times faster than argmax; a tie with the target counts as correct
+        # Twenty times faster than argmax; a tie with the target counts as correct.
+        correct = logprob >= logp.amax(-1)
         return TokenScores(logprob, correct, mean, variance.sqrt(), kl)
 
 
@@ -113,7 +111,7 @@ def adversarial_targets(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Ten
     return torch.cat(parts)
 
 
-def _in_chunks(function, head: nn.Linear, *columns: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+def _in_chunks(function: Callable[..., Tensor], head: nn.Linear, *columns: Tensor) -> Tensor:
     parts = [
         checkpoint(function, *chunk, use_reentrant=False, preserve_rng_state=False)
         for chunk in _chunks(chunk_size(head.out_features, columns[0].device), *columns)

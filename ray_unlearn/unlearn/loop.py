@@ -49,9 +49,9 @@ def unlearn(
 
     Collective over the lane's ranks: every rank yields the same rows. The generator may be dropped
     after any row; the next trial begins with a reset. With one worker on a CPU the trajectory is a
-    function of `config` alone, bit for bit, also when `checkpointer` lets it go on from a checkpoint;
-    rows that the checkpointer knows are then left out. A non-finite loss, gradient or metric ends the
-    trial as infeasible *before* a step is made with it.
+    function of `config` alone, bit for bit, also when `checkpointer` lets it continue from a
+    checkpoint; rows that the checkpointer knows are then left out. A non-finite loss, gradient or
+    metric ends the trial as infeasible *before* a step is made with it.
 
     Raises:
         torch.OutOfMemoryError: as it comes from the device; the lane turns it into an outcome.

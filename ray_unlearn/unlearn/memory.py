@@ -19,7 +19,7 @@ BYTES = {"float32": 4, "bfloat16": 2}
 MOMENTS = 8
 """Two moments of AdamW, float32 whatever the weights are."""
 BUFFERS_GIB = 0.12
-"""Of allocator and libraries; measured on a CPU, the same for all settings."""
+"""Held by allocator and libraries; measured on a CPU, the same for all settings."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
 """Names that architectures give the numbers of a mixture's experts, and of those a token uses."""
@@ -62,7 +62,9 @@ def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
     sharded = operations.workers_per_lane if operations.parallel == "shard" else 1
     adapters = model.lora is not None
     trained_size = 4 if adapters else size
-    kept_bits = 2 if not adapters and model.dtype == "bfloat16" and model.rounding == "exact" else 0
+    residual_bits = (
+        2 if not adapters and model.dtype == "bfloat16" and model.rounding == "exact" else 0
+    )
     vocabulary, hidden = config.vocab_size, config.hidden_size
     head_gradient = 0 if adapters else vocabulary * hidden * (4 + (2 if model.autocast else 0))
     chunk = chunk_size(vocabulary, torch.device("cuda" if operations.gpus_per_worker else "cpu"))
@@ -70,7 +72,7 @@ def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
     return Memory(
         weights=_gib((count * size + (trained * 4 if adapters else 0)) / sharded),
         gradients=_gib(trained * trained_size / sharded),
-        optimizer=_gib(trained * (MOMENTS + kept_bits) / sharded),
+        optimizer=_gib(trained * (MOMENTS + residual_bits) / sharded),
         reference=_gib(0 if adapters else count * size / sharded + heads),
         hidden_states=_gib(min(CACHE_BYTES, _hidden_states(spec, hidden, size))),
         activations=_gib(
@@ -133,7 +135,7 @@ def _changes(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[s
 
 
 def gpu_memory_gib() -> float | None:
-    """Of this machine's smallest GPU; None without one."""
+    """GiB of this machine's smallest GPU; None without one."""
     sizes = [
         torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())
     ]
@@ -209,9 +211,8 @@ def _activations(config: Any, model: ModelSpec, operations: Operations) -> float
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     size = BYTES[model.dtype]
-    copies = (
-        1.5 if model.autocast else 1.0
-    )  # float32 results and the bfloat16 copies that products are made of
+    # Float32 results and the bfloat16 copies that products are made of.
+    copies = 1.5 if model.autocast else 1.0
     copies *= 2.0 if model.lora else 1.0  # measured: base and adapter have outputs of their own
     layer = copies * ((7 * hidden + 4 * inner) * size + 2 * hidden * 4)
     if operations.activation_checkpointing:

@@ -127,7 +127,8 @@ def check_source(spec: ModelSpec) -> None:
             )
         elif not any(folder.glob("*.safetensors")):
             raise UserError(
-                f"model.{field}: {folder} has no weights (*.safetensors); save the model with `save_pretrained`, "
+                f"model.{field}: {folder} has no weights (*.safetensors); save the model with "
+                "`save_pretrained`, "
                 "or name a `gguf_file`"
             )
 
@@ -251,7 +252,8 @@ def _check_head(model: Any, source: str) -> None:
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         raise UserError(
-            f"model.source: {source!r} has no linear output embedding; not a causal LM that can be used here"
+            f"model.source: {source!r} has no linear output embedding; not a causal LM that can "
+            "be used here"
         )
     probe = torch.arange(4, device=head.weight.device)[None] % head.out_features
     with torch.no_grad():
@@ -259,7 +261,8 @@ def _check_head(model: Any, source: str) -> None:
         found = head(hidden_states(model, probe))
     if not torch.allclose(expected, found, rtol=1e-2, atol=1e-2):
         raise UserError(
-            f"model.source: {source!r} changes its logits after the output embedding (scaling or soft-capping); "
+            f"model.source: {source!r} changes its logits after the output embedding (scaling or "
+            "soft-capping); "
             "this architecture is not supported"
         )
 

@@ -4,12 +4,14 @@ bfloat16 keeps 8 bits: a step below 1/512 of a weight vanishes when it is added 
 unlearning's steps (learning rates around 1e-6) nearly all are. So the step is made in float32 and
 only then rounded:
 
-    stochastic  rounded up or down at random, right on average (Gupta et al. 2015, arXiv 1502.02551): even a few small steps
-                show in the loss, and no memory is needed; two shardings draw different noise
-    exact       the bits that bfloat16 drops are kept beside it (16 per weight): together they are a float32 weight, and the
-                trajectory is that of float32 weights which the forward pass reads rounded (split
-                weights: Kalamkar et al. 2019, arXiv 1905.12322). Nothing is lost, but nothing shows
-                before it adds up to a bfloat16 spacing
+    stochastic  rounded up or down at random, right on average (Gupta et al. 2015, arXiv
+                1502.02551): even a few small steps show in the loss, and no memory is needed; two
+                shardings draw different noise
+    exact       the bits that bfloat16 drops are stored beside it (16 residual bits a weight):
+                together they are a float32 weight, and the trajectory is that of float32 weights
+                which the forward pass reads rounded (split weights: Kalamkar et al. 2019, arXiv
+                1905.12322). Nothing is lost, but nothing shows before it adds up to a bfloat16
+                spacing
     nearest     what plain AdamW on bfloat16 weights does; here to show what is lost
 
 docs/performance.md has the three measured side by side.
@@ -104,10 +106,10 @@ class RoundedAdamW(torch.optim.Optimizer):
                 local(p.grad),
                 *(state[name] for name in ("exp_avg", "exp_avg_sq", "low") if name in state),
             ]
-            for weights, gradient, *kept in zip(
+            for weights, gradient, *states in zip(
                 *(column.view(-1).split(PIECE) for column in columns), strict=True
             ):
-                self._step_piece(group, weights, gradient, kept, state["step"].clone(), generator)
+                self._step_piece(group, weights, gradient, states, state["step"].clone(), generator)
             state["step"] += 1
 
     def _step_piece(
@@ -115,16 +117,16 @@ class RoundedAdamW(torch.optim.Optimizer):
         group: dict[str, Any],
         weights: Tensor,
         gradient: Tensor,
-        kept: list[Tensor],
+        states: list[Tensor],
         step: Tensor,
         generator: Any,
     ) -> None:
-        exp_avg, exp_avg_sq, *low = kept
+        exp_avg, exp_avg_sq, *low = states
         exact = join(weights, low[0]) if low else weights.float()
         functional_adamw(
-            [exact], [gradient.float()], [exp_avg], [exp_avg_sq], [], [step], fused=True, amsgrad=False,
-            beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"], weight_decay=group["weight_decay"],
-            eps=group["eps"], maximize=False,
+            [exact], [gradient.float()], [exp_avg], [exp_avg_sq], [], [step], fused=True,
+            amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
+            weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
         )  # fmt: skip
         if low:
             split(exact, weights, low[0])
@@ -137,10 +139,10 @@ class RoundedAdamW(torch.optim.Optimizer):
         """As `torch.optim.Optimizer`, which would cast every state to the weights' dtype."""
         super().load_state_dict(state_dict)
         for index, p in enumerate(self._parameters()):
-            kept = state_dict["state"].get(index)
-            if kept is not None:
+            states = state_dict["state"].get(index)
+            if states is not None:
                 self.state[p] = {
-                    name: value.detach().clone().to(p.device) for name, value in kept.items()
+                    name: value.detach().clone().to(p.device) for name, value in states.items()
                 }
 
     def _parameters(self) -> list[nn.Parameter]:
@@ -158,8 +160,8 @@ class RoundedAdamW(torch.optim.Optimizer):
         return state
 
     def _generator(self, number: int, step: int, p: nn.Parameter) -> torch.Generator:
-        """A function of (seed, weight, update, part): a trial that goes on from a checkpoint draws
-        what it would have drawn."""
+        """A function of (seed, weight, update, part): a trial that continues from a checkpoint
+        draws what it would have drawn."""
         key = (self._seed * 1_000_003 + step) * 1_000_003 + number
         part = p.device_mesh.get_local_rank() if isinstance(p, DTensor) else 0
         generator = torch.Generator(p.device)
@@ -179,7 +181,7 @@ def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_state(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> None:
-    """Go on from what `state_of` gave."""
+    """Continue from what `state_of` gave."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if isinstance(optimizer, torch.optim.AdamW):  # its states are cut as its parameters are
         whole = {

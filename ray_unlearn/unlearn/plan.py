@@ -48,7 +48,7 @@ class StudyPlan:
     parameters: int
     disk_gib: float
     memory: Memory
-    """Of one worker."""
+    """What one worker holds."""
     lanes: int
     workers: int
     notes: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class StudyPlan:
 
     @property
     def lane_memory_gib(self) -> float:
-        """Of the workers of a lane; what Ray's processes take on the host is `LANE_PROCESSES_GIB`
+        """GiB of a lane's workers; what Ray's processes take on the host is `LANE_PROCESSES_GIB`
         more."""
         return self.workers * self.memory.total
 
@@ -157,7 +157,7 @@ def cpus_here() -> int:
 
 
 def memory_here_gib() -> float:
-    """Of this machine, used or not."""
+    """GiB of this machine, used or not."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 
@@ -175,9 +175,8 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None
         number * len(spec.evaluation.updates(most.steps)) for _, number, most in _upper_bounds(spec)
     )
     operations, weights = spec.operations, parameters * BYTES[spec.model.dtype]
-    checkpoint = (
-        weights + 8 * parameters if operations.checkpoint_every_s is not None else 0
-    )  # and two float32 moments
+    # And two float32 moments.
+    checkpoint = weights + 8 * parameters if operations.checkpoint_every_s is not None else 0
     best = weights if operations.keep_best else 0
     return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (
         (lanes or lanes_here(spec)) * checkpoint + best
@@ -227,8 +226,9 @@ def model_config(spec: StudySpec) -> Any:
     if spec.model.source.startswith("demo:"):
         recipe = Recipe()
         return LlamaConfig(
-            vocab_size=recipe.vocabulary, hidden_size=recipe.hidden, intermediate_size=recipe.intermediate,
-            num_hidden_layers=recipe.layers, num_attention_heads=recipe.heads, tie_word_embeddings=True,
+            vocab_size=recipe.vocabulary, hidden_size=recipe.hidden,
+            intermediate_size=recipe.intermediate, num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads, tie_word_embeddings=True,
         )  # fmt: skip
     arguments = {"gguf_file": spec.model.gguf_file} if spec.model.gguf_file else {}
     try:
@@ -256,23 +256,31 @@ def problems(
     None: not known."""
     wanted = found.lanes * found.workers * spec.operations.cpus_per_worker
     if wanted > cpus:
-        yield f"{found.lanes} lane(s) want {wanted:g} CPUs, {cpus:g} are there: use fewer lanes (`--lanes`)"
+        yield (
+            f"{found.lanes} lane(s) want {wanted:g} CPUs, {cpus:g} are there: use fewer lanes "
+            "(`--lanes`)"
+        )
     gpus = spec.operations.gpus_per_worker
     on_host = found.lanes * (LANE_PROCESSES_GIB + (0.0 if gpus else found.lane_memory_gib))
     if on_host > memory_gib:
         advice = "" if gpus else _advice(found, spec, memory_gib / (found.lanes * found.workers))
         yield (
-            f"{found.lanes} lane(s) want about {on_host:.1f} GiB of memory, {memory_gib:.1f} are there: "
+            f"{found.lanes} lane(s) want about {on_host:.1f} GiB of memory, {memory_gib:.1f} are "
+            "there: "
             f"use fewer lanes{advice}"
         )
     there = None if gpu_gib is None or not gpus else gpu_gib * min(gpus, 1)
     if there is not None and found.memory.total > there:
         yield (
-            f"a worker wants about {found.memory.total:.1f} GiB of GPU memory (most of it {found.memory.largest}), its share "
-            f"is {there:.1f}: use more `operations.gpus_per_worker` (up to 1){_advice(found, spec, there)}"
+            f"a worker wants about {found.memory.total:.1f} GiB of GPU memory (most of it "
+            f"{found.memory.largest}), its share "
+            f"is {there:.1f}: use more `operations.gpus_per_worker` (up to "
+            f"1){_advice(found, spec, there)}"
         )
     if found.disk_gib > free_disk_gib:
-        yield f"the study wants about {found.disk_gib:.1f} GiB of disk, {free_disk_gib:.1f} are free"
+        yield (
+            f"the study wants about {found.disk_gib:.1f} GiB of disk, {free_disk_gib:.1f} are free"
+        )
 
 
 def _advice(found: StudyPlan, spec: StudySpec, room: float) -> str:

@@ -178,7 +178,8 @@ def checkpoint_layers(policy: Any) -> Callable[[], None]:
     ]
     if not layers:
         raise UserError(
-            f"operations.activation_checkpointing: {type(policy).__name__} marks no layers for it; set it to false"
+            f"operations.activation_checkpointing: {type(policy).__name__} marks no layers for "
+            "it; set it to false"
         )
     for layer in layers:
         layer.forward = _checkpointed(layer.forward)

@@ -20,11 +20,12 @@ CACHE_BYTES = 2**30
 
 
 class Reference:
-    """What is computed of the vanilla model once.
+    """What is computed from the vanilla model once.
 
     Final hidden states that predict the targets of a split are cached when they fit into
-    `CACHE_BYTES` together with those cached before; then KL costs one more head, not one more forward
-    pass. They are always computed in the same batches, so a lane's history cannot show in them.
+    `CACHE_BYTES` together with those cached before; then KL costs one more head, not one more
+    forward pass. They are always computed in the same batches, so a lane's history cannot show in
+    them.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ from ray_unlearn.unlearn.scored import Scored
 
 
 class ShardedModel:
-    """As `WholeModel`, each rank with its part. Made of a vanilla model that may lie anywhere:
+    """`WholeModel`, each rank with its shard. Made of a vanilla model on any device:
     layers move to `device` one by one, and the policy's whole weights exist nowhere.
 
     Raises:
@@ -95,7 +95,8 @@ def sharded(scored: Scored, mesh: DeviceMesh) -> Scored:
     ]
     if not layers:
         raise UserError(
-            f"operations.parallel: {type(scored.model).__name__} marks no layers to shard; use `replicate`"
+            f"operations.parallel: {type(scored.model).__name__} marks no layers to shard; use "
+            "`replicate`"
         )
     precision = MixedPrecisionPolicy(reduce_dtype=torch.float32, cast_forward_inputs=False)
     for module in (*layers, scored):

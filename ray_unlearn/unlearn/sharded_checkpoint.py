@@ -1,6 +1,7 @@
 """Checkpoints of a sharded trial: each rank writes its part of the state.
 
-    last.3-1-6.rank0of2.pt, last.3-1-6.rank1of2.pt      update 6, two workers; `3-1` is the attempt's fence
+    last.3-1-6.rank0of2.pt, last.3-1-6.rank1of2.pt    update 6, two workers; the attempt's fence
+                                                      is `3-1`
 
 The parts before are deleted when all of the new ones are there: whenever a process dies, one whole
 set is on disk. A set counts if each rank can read its part of it; other numbers of workers have no
@@ -27,7 +28,7 @@ PART = re.compile(r"-(\d+)\.rank(\d+)of(\d+)$")
 
 
 class ShardedCheckpoints(Checkpoints):
-    """As `Checkpoints`, with one file per rank beside `path`. Saving and restoring are collectives;
+    """`Checkpoints` with one file per rank beside `path`. Saving and restoring are collectives;
     rank 0 decides."""
 
     def __init__(self, comm: Comm, *arguments: Any, **named: Any) -> None:
@@ -35,7 +36,7 @@ class ShardedCheckpoints(Checkpoints):
         self._comm = comm
 
     def restore(self, state: TrialState) -> None:
-        """From the last attempt's newest set of which every rank can read its part."""
+        """Restore the newest set of the last attempt that every rank can read its part of."""
         if self._path is None:
             return
         self._fetch()
@@ -63,7 +64,7 @@ class ShardedCheckpoints(Checkpoints):
         return part is None or int(part[2]) == self._comm.rank
 
     def between_updates(self, state: TrialState) -> None:
-        """As rank 0 finds."""
+        """Save when rank 0 says so."""
         update = state.meter.update
         wanted, due = self._comm.broadcast((self._wanted(update), self._is_due()))
         if not (wanted or due) or update == state.config.steps:
@@ -111,7 +112,7 @@ def part_file(path: Path, update: int, rank: int, world: int) -> Path:
 
 
 def complete_sets(path: Path, world: int) -> list[int]:
-    """Updates of which all `world` parts of this attempt are there, the newest first."""
+    """Updates whose `world` parts of this attempt are all there, the newest first."""
     ranks: dict[int, set[int]] = defaultdict(set)
     for file, (update, rank, of) in _parts(path):
         if of == world and attempt_of(file) == path:

@@ -41,7 +41,7 @@ class SharedModel:
 
     @classmethod
     def of(cls, model: Any) -> "SharedModel":
-        """Of a model as `load_model` gives it; tied weights once."""
+        """Share a model as `load_model` gives it; tied weights once."""
         seen: set[int] = set()
         arrays, dtypes = {}, {}
         for name, tensor in model.state_dict().items():
@@ -52,7 +52,7 @@ class SharedModel:
 
     @property
     def nbytes(self) -> int:
-        """Of all weights."""
+        """Bytes of all weights."""
         return sum(array.nbytes for array in self.arrays.values())
 
     def model(self) -> Any:

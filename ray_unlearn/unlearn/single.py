@@ -96,6 +96,7 @@ def shortened(config: TrialConfig, update: int) -> TrialConfig:
         return config
     if config.schedule != "constant":
         raise UserError(
-            f"update {update}: a trial with a {config.schedule} schedule can only be exported at its last update"
+            f"update {update}: a trial with a {config.schedule} schedule can only be exported at "
+            "its last update"
         )
     return config.model_copy(update={"steps": update, "evaluate_at": (update,)})

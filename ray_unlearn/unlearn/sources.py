@@ -74,7 +74,8 @@ def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
     elif not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(
-            f"{where}.path: no such file or folder: {path}{nearest(path.name, siblings) if siblings else ''}"
+            f"{where}.path: no such file or folder: "
+            f"{path}{nearest(path.name, siblings) if siblings else ''}"
         )
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _from_jsonl(path, source, where)
@@ -84,7 +85,8 @@ def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
         yield Document(path.name, _text_of(path, where))
     else:
         raise UserError(
-            f"{where}.path: unknown file type {path.name!r}; use .jsonl, .jsonl.gz, .parquet, .txt or a folder"
+            f"{where}.path: unknown file type {path.name!r}; use .jsonl, .jsonl.gz, .parquet, "
+            ".txt or a folder"
         )
 
 
@@ -102,7 +104,8 @@ def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[Documen
                 ) from None
             if not isinstance(entry, dict):
                 raise UserError(
-                    f"{where}.path: {path}, line {number}: must be an object, got {type(entry).__name__}"
+                    f"{where}.path: {path}, line {number}: must be an object, got "
+                    f"{type(entry).__name__}"
                 )
             yield _document(entry, source, str(number), f"{where}.path: {path}, line {number}")
 
@@ -115,7 +118,8 @@ def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[Docum
     missing = [name for name in wanted if name not in file.schema_arrow.names]
     if missing:
         raise UserError(
-            f"{where}: {path} has no column {missing[0]!r}{nearest(missing[0], file.schema_arrow.names)}"
+            f"{where}: {path} has no column "
+            f"{missing[0]!r}{nearest(missing[0], file.schema_arrow.names)}"
         )
     number = 0
     for batch in file.iter_batches(columns=wanted):
@@ -148,11 +152,11 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
         data = datasets.load_dataset(
             source.hub, source.config, split=source.split, revision=source.revision
         )
-    except (
-        Exception
-    ) as error:  # the hub client raises many kinds; each means: this data set is not to be had so
+    # The hub client raises many kinds; each means: this data set is not to be had so.
+    except Exception as error:
         raise UserError(
-            f"{where}.hub: cannot load {name}, split {source.split!r}: {type(error).__name__}: {error}; "
+            f"{where}.hub: cannot load {name}, split {source.split!r}: {type(error).__name__}: "
+            f"{error}; "
             "check the name and the network, or download it and use `path`"
         ) from None
     missing = [

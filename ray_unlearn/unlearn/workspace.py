@@ -97,7 +97,7 @@ class Workspace:
         self.head = head
         self.rounding: Rounding = rounding
         self.last_optimizer: torch.optim.Optimizer | None = None
-        """Of the trial before, for its memory."""
+        """The previous trial's, for its memory."""
         self.layout: Layout = layout
         self._packed = data.packed
         self.reference = Reference(policy, data.splits, evaluation_batch_size, self.batch)
@@ -129,7 +129,8 @@ class Workspace:
         largest = int(data.allowed_labels.max())
         if largest >= vocabulary:
             raise UserError(
-                f"model.source: tokenizer has token id {largest}, but the model's vocabulary is {vocabulary}"
+                f"model.source: tokenizer has token id {largest}, but the model's vocabulary is "
+                f"{vocabulary}"
             )
         check_positions(vanilla, data.splits["forget"].input_ids.shape[1])
         shapes = [p.shape for p in vanilla.parameters()]
@@ -269,12 +270,10 @@ class Workspace:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
-            with suppress(
-                OSError
-            ):  # where it fails the peak is that of the process, an upper bound
-                Path("/proc/self/clear_refs").write_text(
-                    "5"
-                )  # Linux: peak resident set := resident set
+            # Where it fails the peak is that of the process, an upper bound.
+            with suppress(OSError):
+                # Linux: peak resident set := resident set.
+                Path("/proc/self/clear_refs").write_text("5")
 
     def peak_memory_gib(self) -> float:
         """Peak since `restart_peak_memory`: device memory on CUDA, resident memory of this process

@@ -60,8 +60,8 @@ def test_hidden_states_and_gradients_are_those_of_documents_alone(
 ) -> None:
     torch.manual_seed(0)
     shape = LlamaConfig(
-        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=heads[0],
-        num_key_value_heads=heads[1], attn_implementation="sdpa",
+        vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=heads[0], num_key_value_heads=heads[1], attn_implementation="sdpa",
     )  # fmt: skip
     plain = LlamaForCausalLM(shape).to(dtype).eval()
     torch.manual_seed(0)

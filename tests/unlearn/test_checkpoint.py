@@ -230,8 +230,8 @@ class _Shelf:
 
 def _shelved(path: Path, shelf: _Shelf, wish: Wish, known: tuple[int, ...] = ()) -> Checkpoints:
     return Checkpoints(
-        path, 1.0, frozenset(known), lambda update: update == wish.at, wish.restored.append, wish.saved.append,
-        wish.failed.append, shelf=shelf,
+        path, 1.0, frozenset(known), lambda update: update == wish.at, wish.restored.append,
+        wish.saved.append, wish.failed.append, shelf=shelf,
     )  # fmt: skip
 
 

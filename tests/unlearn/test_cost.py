@@ -154,9 +154,8 @@ def test_counted_cost_is_what_a_real_update_executes(tiny_study: StudySpec, meth
     config = TrialConfig(learning_rate=1e-3, steps=1, method=method, batch_size=4, evaluate_at=(1,))
     workspace.reset()
     for term in terms(config):
-        workspace.reference.hidden(
-            term.split, torch.arange(1).numpy()
-        )  # the one-off cache of P_0 is not in the cost
+        # The one-off cache of P_0 is not in the cost.
+        workspace.reference.hidden(term.split, torch.arange(1).numpy())
     meter = Meter(workspace, config)
     with FlopCounterMode(display=False) as counter:
         for term in terms(config):

@@ -218,7 +218,8 @@ def test_hub_sources_go_through_the_datasets_library(text_files: Path, tmp_path:
     folder.mkdir()
     (folder / "forget.jsonl").write_bytes((text_files / "forget.jsonl").read_bytes())
     (folder / "README.md").write_text(
-        "---\nconfigs:\n- config_name: arxiv\n  data_files:\n  - split: forget\n    path: forget.jsonl\n---\n"
+        "---\nconfigs:\n- config_name: arxiv\n  data_files:\n  - split: forget\n    path: "
+        "forget.jsonl\n---\n"
     )
     source = SplitSource(hub=str(folder), config="arxiv", split="forget", id="id")
     expected = read_documents(spec(text_files))["forget"]
@@ -290,9 +291,8 @@ def test_documents_shared_between_splits_are_refused(
 ) -> None:
     lines = (text_files / f"{other}.jsonl").read_text().splitlines()
     shared = json.loads((text_files / "forget.jsonl").read_text().splitlines()[3])
-    shared["text"] = "  " + shared["text"].replace(
-        "\n", "\n\n"
-    )  # re-wrapped: still the same document
+    # Re-wrapped: still the same document.
+    shared["text"] = "  " + shared["text"].replace("\n", "\n\n")
     (tmp_path / "x.jsonl").write_text(
         "\n".join([*lines, json.dumps({"id": "copy", "text": shared["text"]})])
     )

@@ -52,7 +52,7 @@ LAYOUTS: dict[str, tuple[Layout, Layout]] = {
     "lfm2": ("stored", "apart"),
     "bamba": ("stored", "apart"),
 }
-"""Of padded and of packed data, with SDPA where there is such."""
+"""Layouts of padded and of packed data, with SDPA where the architecture has it."""
 
 
 def config_of(kind: str) -> Any:

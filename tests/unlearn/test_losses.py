@@ -14,7 +14,8 @@ LOGPROBS = torch.tensor([math.log(0.5), math.log(0.25), math.log(0.125)])
 
 
 def config(method: str, **values: object) -> TrialConfig:
-    return TrialConfig(learning_rate=1e-3, steps=2, method=method, evaluate_at=(2,), **values)  # type: ignore[arg-type]
+    given: dict = {"learning_rate": 1e-3, "steps": 2, "evaluate_at": (2,)}
+    return TrialConfig(method=method, **(given | values))
 
 
 def test_ascent_is_the_mean_log_probability() -> None:

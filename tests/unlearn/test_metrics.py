@@ -78,8 +78,11 @@ def test_one_pass_equals_a_slow_implementation_document_by_document(
     documents = read_documents(spec)
     tokenizer = load_tokenizer(tiny_study.model)
     reference = load_model(tiny_study.model)
-    slow = {name: [_slow(workspace.policy.model, reference, tokenizer, d.text, 48, 2) for d in documents[split]]
-            for name, split in EVALUATED.items()}  # fmt: skip
+    policy = workspace.policy.model
+    slow = {
+        name: [_slow(policy, reference, tokenizer, d.text, 48, 2) for d in documents[split]]
+        for name, split in EVALUATED.items()
+    }
     half = {
         name: [int(text_hash(d.text)[-1], 16) % 2 == 0 for d in documents[split]]
         for name, split in EVALUATED.items()

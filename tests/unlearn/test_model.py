@@ -74,8 +74,9 @@ def test_an_architecture_with_soft_capped_logits_is_refused(
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     config = Gemma2Config(
-        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, final_logit_softcapping=1.0, initializer_range=1.0,
+        vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16,
+        final_logit_softcapping=1.0, initializer_range=1.0,
     )  # fmt: skip
     Gemma2ForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="soft-capping"):

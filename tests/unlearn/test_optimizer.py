@@ -65,9 +65,8 @@ def test_small_steps_vanish_in_plain_bfloat16_and_nowhere_else() -> None:
     assert expected.mean().item() == pytest.approx(-4e-4, rel=0.01)
     assert moved["nearest"].abs().max() == 0
     assert moved["stochastic"].mean().item() == pytest.approx(-4e-4, rel=0.02)
-    assert moved["exact"].mean().item() == pytest.approx(
-        -4.88e-4, rel=0.01
-    )  # two spacings: -4e-4 rounded to nearest
+    # Two spacings: -4e-4 rounded to nearest.
+    assert moved["exact"].mean().item() == pytest.approx(-4.88e-4, rel=0.01)
 
 
 @pytest.mark.parametrize("pieces", [2**24, 7])
@@ -111,9 +110,8 @@ def test_fused_adamw_equals_the_plain_loop() -> None:
 
 
 def test_stochastic_rounding_is_right_on_average_and_repeatable() -> None:
-    value = torch.full(
-        (100_000,), 1.0 + 1 / 512
-    )  # a quarter of the way from 1 to its neighbour 1 + 1/128
+    # A quarter of the way from 1 to its neighbour 1 + 1/128.
+    value = torch.full((100_000,), 1.0 + 1 / 512)
     drawn = [stochastically_rounded(value, torch.Generator().manual_seed(7)) for _ in range(2)]
     assert torch.equal(drawn[0], drawn[1])
     assert set(drawn[0].float().unique().tolist()) == {1.0, 1.0 + 1 / 128}
@@ -148,7 +146,7 @@ def test_state_goes_on(rounding: str) -> None:
     gradients = torch.randn(6, 30).bfloat16()
     config = _config(learning_rate=1e-3)
     whole, parts = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    undisturbed, first = adamw([whole], config, rounding), adamw([parts], config, rounding)  # type: ignore[arg-type]
+    undisturbed, first = (adamw([p], config, rounding) for p in (whole, parts))  # type: ignore
     for number, gradient in enumerate(gradients):
         whole.grad, parts.grad = gradient.clone(), gradient.clone()
         undisturbed.step()

@@ -40,19 +40,20 @@ class Case(NamedTuple):
     change."""
 
 
+KL, DESCENT = "ascent_kl_in_distribution", "ascent_descent_general"
 CASES = {
     "ascent": Case("gradient_ascent"),
     "random labels": Case("random_labels"),
     "adversarial labels": Case("adversarial_samples", operations={"micro_batch_size": 1}),
-    "descent": Case("ascent_descent_general"),
-    "kl": Case("ascent_kl_in_distribution"),
-    "micro-batches": Case("ascent_kl_in_distribution", operations={"micro_batch_size": 2}),
-    "P_0 not kept": Case("ascent_kl_in_distribution", operations={"micro_batch_size": 1}, cache_bytes=0),
-    "checkpointed": Case("ascent_kl_in_distribution", operations={"activation_checkpointing": True}),
-    "plain head": Case("ascent_kl_in_distribution", operations={"head": "plain", "micro_batch_size": 2}),
-    "fewer sequences than workers": Case("ascent_descent_general", batch_size=1),
-    "autocast": Case("ascent_descent_general", model={"autocast": "bfloat16"}, lower=True),
-    "bfloat16": Case("ascent_descent_general", model={"dtype": "bfloat16", "rounding": "exact"}, lower=True),
+    "descent": Case(DESCENT),
+    "kl": Case(KL),
+    "micro-batches": Case(KL, operations={"micro_batch_size": 2}),
+    "P_0 not cached": Case(KL, operations={"micro_batch_size": 1}, cache_bytes=0),
+    "checkpointed": Case(KL, operations={"activation_checkpointing": True}),
+    "plain head": Case(KL, operations={"head": "plain", "micro_batch_size": 2}),
+    "fewer sequences than workers": Case(DESCENT, batch_size=1),
+    "autocast": Case(DESCENT, model={"autocast": "bfloat16"}, lower=True),
+    "bfloat16": Case(DESCENT, model={"dtype": "bfloat16", "rounding": "exact"}, lower=True),
 }  # fmt: skip
 """Batches of 5 and 4 do not divide evenly: a rank with less to do must make idle calls, and means
 of means would show."""
@@ -61,7 +62,7 @@ FOR_FOUR = (
     "random labels",
     "descent",
     "kl",
-    "P_0 not kept",
+    "P_0 not cached",
     "fewer sequences than workers",
 )
 
@@ -160,7 +161,7 @@ def it_goes_on(
 ) -> None:
     """From a checkpoint bit for bit; from none when a part of it is torn, gone, or of another
     number of workers."""
-    case = Case("ascent_kl_in_distribution", model)
+    case = Case(KL, model)
     path = folder / "trials" / "0000" / "last.pt"
 
     def fresh() -> Workspace:
@@ -168,8 +169,8 @@ def it_goes_on(
 
     def checkpointer(wish: Wish, known: tuple[int, ...] = (1,)) -> ShardedCheckpoints:
         return ShardedCheckpoints(
-            comm, path, None, frozenset(known), lambda update: update == wish.at, wish.restored.append,
-            wish.saved.append, wish.failed.append, writes=comm.rank == 0,
+            comm, path, None, frozenset(known), lambda update: update == wish.at,
+            wish.restored.append, wish.saved.append, wish.failed.append, writes=comm.rank == 0,
         )  # fmt: skip
 
     def weights(workspace: Workspace) -> list[torch.Tensor]:
