@@ -45,12 +45,25 @@ def planted(trials: int, seed: int = 0) -> pd.DataFrame:
     gap = np.abs(forget - TARGET)
     loss = 0.05 + 0.3 * np.exp(effort) / (1 + 0.3 * weight[trial]) + rng.normal(0, 0.01, len(trial))
     score = gap + np.maximum(loss, 0)
-    return pd.DataFrame({
-        "number": trial, "update": update, "method": np.array(methods)[which[trial]], "domain": np.array(DOMAINS)[domain[trial]],
-        "seed": trial % 3, "learning_rate": rate[trial], "w_r": weight[trial], "steps": 64, "forget_nll": forget,
-        "forget_gap_selection": gap, "forget_gap_reporting": gap, "utility_loss_selection": loss, "utility_loss_reporting": loss,
-        "score_selection": score + rng.normal(0, 0.01, len(trial)), "score_reporting": score + rng.normal(0, 0.01, len(trial)),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "number": trial,
+            "update": update,
+            "method": np.array(methods)[which[trial]],
+            "domain": np.array(DOMAINS)[domain[trial]],
+            "seed": trial % 3,
+            "learning_rate": rate[trial],
+            "w_r": weight[trial],
+            "steps": 64,
+            "forget_nll": forget,
+            "forget_gap_selection": gap,
+            "forget_gap_reporting": gap,
+            "utility_loss_selection": loss,
+            "utility_loss_reporting": loss,
+            "score_selection": score + rng.normal(0, 0.01, len(trial)),
+            "score_reporting": score + rng.normal(0, 0.01, len(trial)),
+        }
+    )
 
 
 def ours(trials: int, folder: Path) -> list[str]:
@@ -58,9 +71,15 @@ def ours(trials: int, folder: Path) -> list[str]:
     rows = planted(trials)
     rng = np.random.default_rng(1)
     known = {
-        "study": "planted", "model": "m", "status": "complete", "reason": "", "sampled_by": "quasi_random", "candidate": True,
-        "schedule": "constant", "trial_id": rows["number"].map("{:012x}".format),
-    }  # fmt: skip
+        "study": "planted",
+        "model": "m",
+        "status": "complete",
+        "reason": "",
+        "sampled_by": "quasi_random",
+        "candidate": True,
+        "schedule": "constant",
+        "trial_id": rows["number"].map("{:012x}".format),
+    }
     columns = {}
     for name in TABLE_COLUMNS:
         if name in rows:
@@ -122,8 +141,10 @@ def measured(name: str, arguments: list[str], folder: Path, limit_s: float) -> N
     size = sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file()) / 2**20
     page = (folder / name / "report.html").stat().st_size / 2**20
     print(
-        f"{name}: {wall:.1f} s (limit {limit_s:.0f} s), CPU {usage.ru_utime + usage.ru_stime:.1f} s, peak "
-        f"{usage.ru_maxrss / 2**20:.2f} GiB, page {page:.1f} MiB, all files {size:.1f} MiB, exit {os.waitstatus_to_exitcode(status)}",
+        f"{name}: {wall:.1f} s (limit {limit_s:.0f} s), CPU {usage.ru_utime + usage.ru_stime:.1f} "
+        "s, peak "
+        f"{usage.ru_maxrss / 2**20:.2f} GiB, page {page:.1f} MiB, all files {size:.1f} MiB, exit "
+        f"{os.waitstatus_to_exitcode(status)}",
         flush=True,
     )
 

@@ -225,17 +225,21 @@ def main() -> None:
         differences = compare(calm, wild)
         killed = ", ".join(f"{count} {name}" for name, count in chaos.kills.most_common())
         print(
-            f"killed: {chaos.kills.total()} ({killed}); {chaos.starts} starts of the driver; exits {chaos.exits}"
+            f"killed: {chaos.kills.total()} ({killed}); {chaos.starts} starts of the driver; "
+            f"exits {chaos.exits}"
         )
         print(f"undisturbed {calm_s:.0f} s, disturbed {chaos.seconds:.0f} s")
         print(
-            f"verify: {'clean' if not found.problems else found.problems}; complete: {found.complete}"
+            f"verify: {'clean' if not found.problems else found.problems}; complete: "
+            f"{found.complete}"
         )
         print(
-            f"{found.trials} trials of {found.asked_for}, {found.rows} rows, {found.rows} rows compared"
+            f"{found.trials} trials of {found.asked_for}, {found.rows} rows, {found.rows} rows "
+            "compared"
         )
         print(
-            f"result table: {'identical' if not differences else differences[:10]}; orphans: {chaos.orphans or 'none'}"
+            f"result table: {'identical' if not differences else differences[:10]}; orphans: "
+            f"{chaos.orphans or 'none'}"
         )
         good = not found.problems and found.complete and not differences and not chaos.orphans
     sys.exit(0 if good else 1)

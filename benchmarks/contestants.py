@@ -119,9 +119,16 @@ class Ticking(NoCheckpointer):
 def trial(task: Task, steps: int, evaluate_at: tuple[int, ...]) -> TrialConfig:
     """The configuration that all contestants follow."""
     return TrialConfig(
-        method=NAMES[task.method], learning_rate=LEARNING_RATE, steps=steps, batch_size=task.batch_size,
-        max_grad_norm=CLIP, adam_beta1=BETAS[0], adam_beta2=BETAS[1], evaluate_at=evaluate_at, seed=SEED,
-    )  # fmt: skip
+        method=NAMES[task.method],
+        learning_rate=LEARNING_RATE,
+        steps=steps,
+        batch_size=task.batch_size,
+        max_grad_norm=CLIP,
+        adam_beta1=BETAS[0],
+        adam_beta2=BETAS[1],
+        evaluate_at=evaluate_at,
+        seed=SEED,
+    )
 
 
 def ours(task: Task, clock: Clock) -> None:
@@ -134,8 +141,8 @@ def ours(task: Task, clock: Clock) -> None:
 def our_losses(task: Task) -> list[float]:
     """Total losses of the first updates, from the rows."""
     rows = list(unlearn(task.workspace, trial(task, CHECKED, tuple(range(1, CHECKED + 1)))))[:-1]
-    assert all(not isinstance(row, Ended) for row in rows), rows
-    return [row["forget_loss"] + row.get("retain_loss", 0.0) for row in rows]  # type: ignore[union-attr]
+    assert all(isinstance(row, dict) for row in rows), rows
+    return [row["forget_loss"] + row.get("retain_loss", 0.0) for row in rows]
 
 
 class Pairs(Dataset):  # type: ignore[type-arg]
@@ -260,16 +267,31 @@ def with_trainer(
     more = {} if peer is None else {"retain_loss_type": "KL" if task.method == "kl" else "NLL"}
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
-            output_dir=folder, max_steps=clock.total, per_device_train_batch_size=task.batch_size,
-            learning_rate=LEARNING_RATE, lr_scheduler_type="constant", adam_beta1=BETAS[0], adam_beta2=BETAS[1],
-            weight_decay=0.0, max_grad_norm=CLIP, use_cpu=workspace.device.type == "cpu", report_to="none",
-            save_strategy="no", logging_strategy="no", logging_nan_inf_filter=False, disable_tqdm=True,
+            output_dir=folder,
+            max_steps=clock.total,
+            per_device_train_batch_size=task.batch_size,
+            learning_rate=LEARNING_RATE,
+            lr_scheduler_type="constant",
+            adam_beta1=BETAS[0],
+            adam_beta2=BETAS[1],
+            weight_decay=0.0,
+            max_grad_norm=CLIP,
+            use_cpu=workspace.device.type == "cpu",
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            logging_nan_inf_filter=False,
+            disable_tqdm=True,
             remove_unused_columns=False,
-        )  # fmt: skip
+        )
         trainer = Unlearner(
-            model=workspace.policy.model, args=arguments, train_dataset=Pairs(task, clock.total), data_collator=collate,
-            callbacks=[Ticks()], **more,
-        )  # fmt: skip
+            model=workspace.policy.model,
+            args=arguments,
+            train_dataset=Pairs(task, clock.total),
+            data_collator=collate,
+            callbacks=[Ticks()],
+            **more,
+        )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
     workspace.policy.model.eval()

@@ -1,11 +1,12 @@
 """What one evaluation costs: all metrics from one pass per set, beside one pass per metric, as
 public code does it.
 
-    ours   `ray_unlearn.unlearn.evaluate.evaluate`, as a lane runs it: P_0's hidden states are computed before
-    usual  each metric goes through its own data loader in batches of the same size, padded to the full sequence length, with
-           whole logits: nll, accuracy and KL (two models) on four sets; every attack (loss, zlib,
-           Min-K% and Min-K%++ of each k) on forget and approximate; extraction strength and exact
-           memorisation on forget
+    ours   `ray_unlearn.unlearn.evaluate.evaluate`, as a lane runs it: P_0's hidden states are
+           computed before
+    usual  each metric goes through its own data loader in batches of the same size, padded to the
+           full sequence length, with whole logits: nll, accuracy and KL (two models) on four sets;
+           every attack (loss, zlib, Min-K% and Min-K%++ of each k) on forget and approximate;
+           extraction strength and exact memorisation on forget
     shared the same, but where all k of an attack share a pass: worked out from the times of `usual`
 
 Both are given the same model, vanilla weights with a little noise, and must find the same metrics
@@ -241,7 +242,8 @@ def check(ours: Row, theirs: Row) -> None:
     worst = {name: abs(ours[name] - value) for name, value in theirs.items()}
     names = sorted(worst, key=lambda name: -worst[name])
     print(
-        f"{len(theirs)} metrics agree: the largest difference is {worst[names[0]]:.1e} ({names[0]})",
+        f"{len(theirs)} metrics agree: the largest difference is {worst[names[0]]:.1e} "
+        f"({names[0]})",
         flush=True,
     )
     for name in names:
@@ -318,7 +320,8 @@ def main() -> None:
         print(memory_of(given.memory_of, given.model, given.device))
         return
     print(
-        f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f}; torch {torch.__version__}, "
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load "
+        f"{os.getloadavg()[0]:.1f}; torch {torch.__version__}, "
         f"transformers {transformers.__version__}, python {platform.python_version()}"
     )
     workspace, reference = opened(given.model, given.device)
@@ -346,7 +349,8 @@ def main() -> None:
     }
     ratio = peaks["usual"] / peaks["ours"] if peaks["ours"] > 0 else math.inf
     print(
-        f"peak memory above the models: ours {peaks['ours']:.3f} GiB, usual {peaks['usual']:.3f} GiB, ratio {ratio:.1f}"
+        f"peak memory above the models: ours {peaks['ours']:.3f} GiB, usual {peaks['usual']:.3f} "
+        f"GiB, ratio {ratio:.1f}"
     )
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 

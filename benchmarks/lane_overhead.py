@@ -4,8 +4,10 @@ shows.
 Both run the same trivial body, three evaluations and no arithmetic, one trial at a time, on one
 local Ray:
 
-    lane        this package: Tune -> thin trial -> hub -> warm worker group, each row on disk before the next is computed
-    documented  a Tuner over a function that builds a TorchTrainer and fits it, rows through `ray.train.report`
+    lane        this package: Tune -> thin trial -> hub -> warm worker group, each row on disk
+                before the next is computed
+    documented  a Tuner over a function that builds a TorchTrainer and fits it, rows through
+                `ray.train.report`
 
 The cost of a trial is the time between its end and the end of the trial before. The first trial of
 each is left out: it pays for starting the lane, or for starting Tune. Ray's start-up switches
@@ -225,12 +227,14 @@ def main() -> None:
         warm = lane(any_spec(), arguments.lane_trials, arguments.workers)
         cold = documented(arguments.documented_trials, arguments.workers)
     print(
-        f"workers {arguments.workers}, evaluations per trial {len(EVALUATIONS)}, cores {os.cpu_count()}"
+        f"workers {arguments.workers}, evaluations per trial {len(EVALUATIONS)}, cores "
+        f"{os.cpu_count()}"
     )
     for name, seconds in (("warm lane", warm), ("documented pattern", cold)):
         spread = f"{min(seconds) * 1000:.0f} to {max(seconds) * 1000:.0f}"
         print(
-            f"{name:19} median {statistics.median(seconds) * 1000:9.1f} ms per trial ({spread}, n={len(seconds)})"
+            f"{name:19} median {statistics.median(seconds) * 1000:9.1f} ms per trial ({spread}, "
+            f"n={len(seconds)})"
         )
     print(f"ratio of medians {statistics.median(cold) / statistics.median(warm):.0f}")
     print(f"ray {ray.__version__}, torch {torch.__version__}, python {platform.python_version()}")

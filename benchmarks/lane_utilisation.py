@@ -274,10 +274,14 @@ def main() -> None:
         told = json.loads(output.splitlines()[-1].removeprefix("measured:"))
         steady, whole = told["steady"], told["whole"]
         print(
-            f"{lanes:3} lanes on {told['nodes']} nodes, {told['trials']} trials of {arguments.seconds:g} s: updates and evaluation "
-            f"{steady['busy']:.1%} of lane time after two trials per lane to the last hand-out (waiting for verdicts {steady['verdict']:.1%}, "
-            f"for trials {steady['idle']:.1%}), {whole['busy']:.1%} with Tune's start ({told['tune_s']:.0f} s) and the last "
-            f"trials; lanes up after {told['started_s']:.0f} s, then {told['wall_s']:.0f} s, driver {told['driver_cpu_s']:.1f} s of CPU, load {told['load']:.1f}"
+            f"{lanes:3} lanes on {told['nodes']} nodes, {told['trials']} trials of "
+            f"{arguments.seconds:g} s: updates and evaluation "
+            f"{steady['busy']:.1%} of lane time after two trials per lane to the last hand-out "
+            f"(waiting for verdicts {steady['verdict']:.1%}, "
+            f"for trials {steady['idle']:.1%}), {whole['busy']:.1%} with Tune's start "
+            f"({told['tune_s']:.0f} s) and the last "
+            f"trials; lanes up after {told['started_s']:.0f} s, then {told['wall_s']:.0f} s, "
+            f"driver {told['driver_cpu_s']:.1f} s of CPU, load {told['load']:.1f}"
         )
         for kind, (count, mib) in told["memory"].items():
             print(

@@ -4,10 +4,13 @@ to claims, on planted truth.
     python benchmarks/planted_truth.py [--repeats 100] [--only null|valley|sharp|cliff|outside]
 
 null     pure noise: studies with any claim (at most 7.5 % wanted)
-valley   an optimum in the learning rate, the mixing weight null: claimed, null claimed, edges whose 90 % interval holds the truth
-sharp    the same with a sharp bottom, as a score has that is an absolute difference: the surface model rounds it off
+valley   an optimum in the learning rate, the mixing weight null: claimed, null claimed, edges whose
+         90 % interval holds the truth
+sharp    the same with a sharp bottom, as a score has that is an absolute difference: the surface
+         model rounds it off
 cliff    a slow rise below the optimum, divergence above it: the same
-outside  the optimum beyond the bound of the search: claimed as censored, and with a finite edge there (never wanted)
+outside  the optimum beyond the bound of the search: claimed as censored, and with a finite edge
+         there (never wanted)
 """
 
 import argparse
@@ -16,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "analysis"))
@@ -59,12 +63,13 @@ def null(repeats: int) -> None:
         ]
         ranges = sum("range" in kinds for kinds in claimed)
         print(
-            f"null, {name}: any claim {percent(sum(map(bool, claimed)), repeats)}, a range {percent(ranges, repeats)}",
+            f"null, {name}: any claim {percent(sum(map(bool, claimed)), repeats)}, a range "
+            f"{percent(ranges, repeats)}",
             flush=True,
         )
 
 
-def edges(name: str, score: Callable, low: float, high: float, repeats: int) -> None:  # type: ignore[type-arg]
+def edges(name: str, score: Callable[..., Any], low: float, high: float, repeats: int) -> None:
     """One real and one null hyperparameter."""
     for design, trials, groups in DESIGNS:
         claimed = nulls = covered = shown = 0
@@ -76,7 +81,8 @@ def edges(name: str, score: Callable, low: float, high: float, repeats: int) -> 
                 shown += interval is not None
                 covered += interval is not None and interval[0] <= truth <= interval[1]
         print(
-            f"{name}, {design}: claimed {percent(claimed, repeats)}, null claimed {percent(nulls, repeats)}, edges covered "
+            f"{name}, {design}: claimed {percent(claimed, repeats)}, null claimed "
+            f"{percent(nulls, repeats)}, edges covered "
             f"{percent(covered, shown)}",
             flush=True,
         )
@@ -91,7 +97,8 @@ def outside(repeats: int) -> None:
             censored += guideline.status == "claimed" and guideline.high_is_boundary
             finite += guideline.status == "claimed" and not guideline.high_is_boundary
         print(
-            f"outside, {design}: censored {percent(censored, repeats)}, a finite high edge {percent(finite, repeats)}",
+            f"outside, {design}: censored {percent(censored, repeats)}, a finite high edge "
+            f"{percent(finite, repeats)}",
             flush=True,
         )
 

@@ -53,8 +53,13 @@ def opened(values: dict[str, object]) -> Workspace:
 def trial(workspace: Workspace, method: str, rate: float, updates: int) -> tuple[Row, float]:
     """The last row, and seconds per update."""
     config = TrialConfig(
-        method=method, learning_rate=rate, steps=updates, batch_size=8, evaluate_at=(updates,), seed=1
-    )  # fmt: skip
+        method=method,
+        learning_rate=rate,
+        steps=updates,
+        batch_size=8,
+        evaluate_at=(updates,),
+        seed=1,
+    )
     rows = [row for row in unlearn(workspace, config) if not isinstance(row, Ended)]
     return rows[-1], float(rows[-1]["wall_s"]) / updates
 
@@ -80,7 +85,8 @@ def main() -> None:
             seconds[name].append(per_update)
             print(f"{name}, {rate:g}: {time.perf_counter() - started:.0f} s", flush=True)
     print(
-        f"\n{arguments.method}, {arguments.updates} updates: change of the forget NLL, and as a share of float32's"
+        f"\n{arguments.method}, {arguments.updates} updates: change of the forget NLL, and as a "
+        "share of float32's"
     )
     print(
         f"{'':22}"

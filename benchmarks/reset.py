@@ -56,7 +56,10 @@ def measure(study: Path, repeats: int) -> str:
         first_step(workspace, config, reuse=False),
         first_step(workspace, config, reuse=True),
     )
-    numbers = f"{1000 * copy:10.2f} {1000 * reset:10.2f} {reset / copy:8.2f} {1000 * reused:12.1f} {1000 * new:12.1f}"
+    numbers = (
+        f"{1000 * copy:10.2f} {1000 * reset:10.2f} {reset / copy:8.2f} {1000 * reused:12.1f} "
+        f"{1000 * new:12.1f}"
+    )
     return f"{spec.name:20} {size / 2**20:8.1f} {numbers}"
 
 
@@ -87,12 +90,14 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(
-        f"{'study':20} {'MiB':>8} {'copy, ms':>10} {'reset, ms':>10} {'ratio':>8} {'states, ms':>12} {'new, ms':>12}"
+        f"{'study':20} {'MiB':>8} {'copy, ms':>10} {'reset, ms':>10} {'ratio':>8} "
+        f"{'states, ms':>12} {'new, ms':>12}"
     )
     for study in arguments.studies:
         print(measure(study, arguments.repeats), flush=True)
     print(
-        "states: a new optimizer over the memory of the one before, and what its first step takes longer than the next"
+        "states: a new optimizer over the memory of the one before, and what its first step takes "
+        "longer than the next"
     )
     print(
         f"new: the same with new memory; torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"

@@ -1,10 +1,13 @@
 """What a study of 10,000 trials with 10 rows each costs: per trial while it runs, and at start,
 status and end.
 
-    overhead  a warm lane with the trivial trial of `lane_overhead.py`: does the time per trial grow with the trials before?
-    driver    the same question for the driver's own work, without Ray: real search, early stopping, ledger and observers,
-              10 full rows a trial, in a study that has few or many trials already
-    ledger    a study directory of full width, written by the real encoding; each step in a process of its own
+    overhead  a warm lane with the trivial trial of `lane_overhead.py`: does the time per trial grow
+              with the trials before?
+    driver    the same question for the driver's own work, without Ray: real search, early stopping,
+              ledger and observers, 10 full rows a trial, in a study that has few or many trials
+              already
+    ledger    a study directory of full width, written by the real encoding; each step in a process
+              of its own
     suggest   one suggestion, and one verdict of early stopping, after so many trials of one method
 
 Times of `overhead` and `ledger` are the wall clock's; those of `driver` and `suggest` are CPU time,
@@ -215,7 +218,8 @@ def windows(name: str, seconds: list[float]) -> None:
             )
     if medians:
         print(
-            f"{name:20} last over first {medians[-1] / medians[0]:.2f}, peak memory {peak_mib():,.0f} MiB"
+            f"{name:20} last over first {medians[-1] / medians[0]:.2f}, peak memory "
+            f"{peak_mib():,.0f} MiB"
         )
 
 
@@ -302,7 +306,8 @@ def ledger(trials: int) -> None:
         write_study(folder, spec_of(trials), trials)
         size = events_file(folder / "ledger").stat().st_size / 2**20
         print(
-            f"ledger of {trials:,} trials x {ROWS} rows: {size:.0f} MiB, made in {time.perf_counter() - began:.0f} s"
+            f"ledger of {trials:,} trials x {ROWS} rows: {size:.0f} MiB, made in "
+            f"{time.perf_counter() - began:.0f} s"
         )
         print(f"{'':16} {'seconds':>8} {'process':>8} {'peak MiB':>9} {'limit s':>8}")
         status = [str(Path(sys.executable).parent / "ray-unlearn"), "status", str(folder)]
@@ -415,7 +420,8 @@ def timed(call: Callable[..., object], times: int, *first: Any) -> list[float]:
 
 def show(what: str, milliseconds: list[float]) -> None:
     print(
-        f"{what:40} median {statistics.median(milliseconds):8.2f} ms, most {max(milliseconds):8.2f} ms"
+        f"{what:40} median {statistics.median(milliseconds):8.2f} ms, most "
+        f"{max(milliseconds):8.2f} ms"
     )
 
 

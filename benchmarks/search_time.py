@@ -1,11 +1,12 @@
 """What free steps and an adaptive search save, in seconds of one worker.
 
-    steps   a learning rate x steps table of the demo's model: one trajectory per learning rate (with free steps the row at
-            update t is the trial with t steps) against one run per cell. Both are run; the cells
-            must be equal bit by bit
-    table   real trajectories of the demo on a grid of learning rate x w_r, kept in a file; goes on where it was stopped
-    search  the search's own classes replayed over that table with many sampler seeds: seconds until a configuration is
-            within 5, 10 and 25 % of the best known score
+    steps   a learning rate x steps table of the demo's model: one trajectory per learning rate
+            (with free steps the row at update t is the trial with t steps) against one run per
+            cell. Both are run; the cells must be equal bit by bit
+    table   real trajectories of the demo on a grid of learning rate x w_r, kept in a file; goes on
+            where it was stopped
+    search  the search's own classes replayed over that table with many sampler seeds: seconds until
+            a configuration is within 5, 10 and 25 % of the best known score
 
 `search` is a tabular benchmark, so what it scores is a surrogate: between the grid's nodes the rows
 are interpolated, linearly in log learning rate, log w_r and the logarithm of what is interpolated.
@@ -104,7 +105,8 @@ class Cost:
 
     def show(self, name: str) -> None:
         print(
-            f"{name:16} {self.updates:5} updates {self.update_s:7.1f} s, {self.evaluations:3} evaluations "
+            f"{name:16} {self.updates:5} updates {self.update_s:7.1f} s, {self.evaluations:3} "
+            "evaluations "
             f"{self.evaluation_s:6.1f} s, in all {self.seconds:6.1f} s",
             flush=True,
         )
@@ -124,13 +126,15 @@ def steps(spec: StudySpec, single: Any, baselines: Baselines, method: str, rates
             ]
             assert not differ, f"learning rate {rate:g}, {cell['update']} steps: {differ}"
     print(
-        f"{method}, {rates} learning rates x {len(columns)} steps {columns}: all cells are equal bit by bit"
+        f"{method}, {rates} learning rates x {len(columns)} steps {columns}: all cells are equal "
+        "bit by bit"
     )
     free.show("free steps")
     apart.show("one run per cell")
     print(
         f"one run per cell costs {apart.updates / free.updates:.2f} x the updates, "
-        f"{apart.update_s / free.update_s:.2f} x their seconds, {apart.seconds / free.seconds:.2f} x the seconds in all"
+        f"{apart.update_s / free.update_s:.2f} x their seconds, "
+        f"{apart.seconds / free.seconds:.2f} x the seconds in all"
     )
 
 
@@ -210,7 +214,8 @@ def collect(
             ran += 1
             scores = " ".join(f"{row[OBJECTIVE]:.3f}" for row in rows)
             print(
-                f"{time.perf_counter() - began:6.0f} s {method} {shown(point)}: {ended.status}, {scores}",
+                f"{time.perf_counter() - began:6.0f} s {method} {shown(point)}: {ended.status}, "
+                f"{scores}",
                 flush=True,
             )
     print(f"table: {ran} trajectories run, {len(known)} were there")
@@ -457,7 +462,8 @@ def read_table(
     vanilla = [line["vanilla"] for line in lines if "vanilla" in line]
     if len(vanilla) != 1:
         raise SystemExit(
-            f"{file}: holds tables of {len(vanilla)} contexts, and one is needed; run `--only table` anew"
+            f"{file}: holds tables of {len(vanilla)} contexts, and one is needed; run `--only "
+            "table` anew"
         )
     found = [
         Trajectory(x["point"], x["status"], x["rows"]) for x in lines if x.get("method") == method
@@ -466,7 +472,8 @@ def read_table(
     chosen = [trajectory for trajectory in found if trajectory.point in wanted]
     if len(chosen) < len(wanted):
         raise SystemExit(
-            f"{file}: has {len(chosen)} of {len(wanted)} trajectories of {method}; run `--only table`"
+            f"{file}: has {len(chosen)} of {len(wanted)} trajectories of {method}; run `--only "
+            "table`"
         )
     return chosen, vanilla[0]
 
@@ -488,10 +495,12 @@ def compare(
     size = " x ".join(f"{len(axis)} {name}" for name, axis in surface.axes.items())
     print(f"\n{method}: {size}, updates {surface.updates}; SURROGATE that interpolates {rule}")
     print(
-        f"  best known score {best:.4f} at {shown(point)}, {update} steps; {share_within(surface, best)}"
+        f"  best known score {best:.4f} at {shown(point)}, {update} steps; "
+        f"{share_within(surface, best)}"
     )
     print(
-        f"  an update {surface.update_s * 1000:.0f} ms, an evaluation {surface.evaluation_s:.2f} s, a full trajectory "
+        f"  an update {surface.update_s * 1000:.0f} ms, an evaluation {surface.evaluation_s:.2f} "
+        "s, a full trajectory "
         f"{surface.trajectory_s:.1f} s; budget {budget_s:,.0f} s, {seeds} seeds"
     )
     print(f"  {ranks(trajectories)}")
@@ -499,7 +508,8 @@ def compare(
     if len(errors):
         median, most = np.quantile(errors, [0.5, 0.9])
         print(
-            f"  error of {len(errors)} left-out scores within twice the best: median {median:.0%}, 90 % {most:.0%}"
+            f"  error of {len(errors)} left-out scores within twice the best: median "
+            f"{median:.0%}, 90 % {most:.0%}"
         )
     print(
         f"  {'seconds to within':34}"

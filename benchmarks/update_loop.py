@@ -1,15 +1,15 @@
-"""What one update costs: this package's loop beside the ways it is usually written, and beside its
+r"""What one update costs: this package's loop beside the ways it is usually written, and beside its
 matrix multiplications.
 
     ours     `ray_unlearn.unlearn.loop.unlearn`, as a lane runs it (no evaluation, no checkpoint)
-    Trainer  a `transformers.Trainer` whose `compute_loss` makes a forward pass of the forget and one of the retain
-             sequences, with whole logits; KL makes a forward pass of a frozen copy of the model in
-             every update
+    Trainer  a `transformers.Trainer` whose `compute_loss` makes a forward pass of the forget and
+             one of the retain sequences, with whole logits; KL makes a forward pass of a frozen
+             copy of the model in every update
     plain    the same loss in a loop written by hand: AdamW, clipping, nothing else
     peer     OpenUnlearning's `GradDiff` in the same Trainer, where `--peer` names a checkout of it
-    floor    the matrix multiplications and the attention of the same shapes alone: linear layers and head once forward and
-             twice backward, on the real lengths; with KL also P_0's head. Nothing is faster without
-             smaller shapes
+    floor    the matrix multiplications and the attention of the same shapes alone: linear layers
+             and head once forward and twice backward, on the real lengths; with KL also P_0's head.
+             Nothing is faster without smaller shapes
 
 All work on one copy of the model, on the same sequences in the same order, padded to the longest of
 the batch where a collator does the padding. Before anything is timed the total losses of the first
@@ -17,9 +17,10 @@ updates are compared. Rounds are interleaved; a round's first updates are left o
 states, which a lane computes once, are not in ours. `cpu` is the process's CPU time, in which a
 busy neighbour shows least.
 
-    python benchmarks/update_loop.py [--updates 30] [--rounds 5] [--methods ascent descent kl]
-    [--profile] python benchmarks/update_loop.py --device cuda --config 7b --sequence-length 2048
-    --batch-size 2
+    python benchmarks/update_loop.py [--updates 30] [--rounds 5] [--methods ascent descent kl] \
+        [--profile]
+    python benchmarks/update_loop.py --device cuda --config 7b --sequence-length 2048 \
+        --batch-size 2
 
 `--config` builds a model of random weights instead of loading one; with `--device cuda` the table
 has tokens/s, model-FLOPs utilisation and peak memory too. Where `accelerate` is not installed,
@@ -70,17 +71,39 @@ try:
     from ray_unlearn.unlearn.workspace import Workspace
 except ImportError as error:
     sys.exit(
-        f"{error}\nneeded: torch transformers numpy scipy pydantic pyyaml safetensors filelock (no ray)"
+        f"{error}\nneeded: torch transformers numpy scipy pydantic pyyaml safetensors filelock "
+        "(no ray)"
     )
 
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"vocab_size": 512, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-             "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True},
-    "1b": {"vocab_size": 128_256, "hidden_size": 2_048, "intermediate_size": 8_192, "num_hidden_layers": 16,
-           "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": True},
-    "7b": {"vocab_size": 32_000, "hidden_size": 4_096, "intermediate_size": 11_008, "num_hidden_layers": 32,
-           "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": False},
-}  # fmt: skip
+    "tiny": {
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    },
+    "1b": {
+        "vocab_size": 128_256,
+        "hidden_size": 2_048,
+        "intermediate_size": 8_192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": True,
+    },
+    "7b": {
+        "vocab_size": 32_000,
+        "hidden_size": 4_096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "tie_word_embeddings": False,
+    },
+}
 """The shapes of Llama 3.2 1B (1.24 B parameters) and Llama 2 7B (6.74 B)."""
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bf16."""
@@ -124,7 +147,8 @@ def check_losses(task: Task, recorders: dict[str, Callable[..., None]], toleranc
         run(task, Clock(CHECKED, task.workspace.device, warm_up=0), losses=found)
         worst = max(abs(a - b) for a, b in zip(expected, found, strict=True))
         print(
-            f"{task.method}: losses of updates 1 to {CHECKED} of ours and {name} differ by at most {worst:.1e}"
+            f"{task.method}: losses of updates 1 to {CHECKED} of ours and {name} differ by at "
+            f"most {worst:.1e}"
         )
         assert worst < tolerance, (name, expected, found)
 
@@ -170,7 +194,8 @@ def show_device(task: Task, costs: dict[str, list[Cost]]) -> None:
         if found and contestant != "floor":
             seconds = statistics.median(cost.wall_ms for cost in found) / 1000
             print(
-                f"{task.method:8} {contestant:8} {tokens / seconds:10,.0f} tokens/s, MFU {flops / seconds / peak:.1%}, "
+                f"{task.method:8} {contestant:8} {tokens / seconds:10,.0f} tokens/s, MFU "
+                f"{flops / seconds / peak:.1%}, "
                 f"peak {max(cost.peak_gib for cost in found):.1f} GiB",
                 flush=True,
             )
@@ -236,9 +261,15 @@ def machine(device: str) -> str:
             (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
             platform.machine(),
         )
-    versions = f"torch {torch.__version__}, transformers {transformers.__version__}, python {platform.python_version()}"
+    versions = (
+        f"torch {torch.__version__}, transformers {transformers.__version__}, python "
+        f"{platform.python_version()}"
+    )
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load {load}; {versions}"
+    return (
+        f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), load {load}; "
+        f"{versions}"
+    )
 
 
 def arguments() -> argparse.Namespace:

@@ -14,16 +14,68 @@ from torch import nn
 
 PARTS = (
     ("optimizer", ("Optimizer.step", "Optimizer.zero_grad")),
-    ("clipping", ("aten::_foreach_norm", "aten::linalg_vector_norm", "aten::_foreach_mul_", "aten::stack")),
+    (
+        "clipping",
+        ("aten::_foreach_norm", "aten::linalg_vector_norm", "aten::_foreach_mul_", "aten::stack"),
+    ),
     ("attention", ("aten::scaled_dot_product", "aten::_scaled_dot_product", "ScaledDotProduct")),
     ("matmul", ("aten::mm", "aten::addmm", "aten::bmm", "aten::matmul", "aten::linear")),
-    ("softmax", ("aten::logsumexp", "aten::_log_softmax", "aten::log_softmax", "aten::softmax", "LogsumexpBackward", "LogSoftmaxBackward")),
-    ("gather", ("aten::gather", "GatherBackward", "aten::index", "IndexBackward", "aten::embedding", "EmbeddingBackward")),
-    ("elementwise", ("aten::mul", "aten::add", "aten::silu", "aten::pow", "aten::mean", "aten::rsqrt", "aten::neg",
-                     "aten::sub", "aten::exp", "aten::sum", "aten::div", "aten::cat", "aten::cos", "aten::sin")),
-    ("copy, fill", ("aten::copy_", "aten::to", "aten::_to_copy", "aten::zero", "aten::fill_", "aten::clone",
-                    "aten::contiguous", "aten::empty", "aten::resize_")),
-)  # fmt: skip
+    (
+        "softmax",
+        (
+            "aten::logsumexp",
+            "aten::_log_softmax",
+            "aten::log_softmax",
+            "aten::softmax",
+            "LogsumexpBackward",
+            "LogSoftmaxBackward",
+        ),
+    ),
+    (
+        "gather",
+        (
+            "aten::gather",
+            "GatherBackward",
+            "aten::index",
+            "IndexBackward",
+            "aten::embedding",
+            "EmbeddingBackward",
+        ),
+    ),
+    (
+        "elementwise",
+        (
+            "aten::mul",
+            "aten::add",
+            "aten::silu",
+            "aten::pow",
+            "aten::mean",
+            "aten::rsqrt",
+            "aten::neg",
+            "aten::sub",
+            "aten::exp",
+            "aten::sum",
+            "aten::div",
+            "aten::cat",
+            "aten::cos",
+            "aten::sin",
+        ),
+    ),
+    (
+        "copy, fill",
+        (
+            "aten::copy_",
+            "aten::to",
+            "aten::_to_copy",
+            "aten::zero",
+            "aten::fill_",
+            "aten::clone",
+            "aten::contiguous",
+            "aten::empty",
+            "aten::resize_",
+        ),
+    ),
+)
 """Part -> how its operators' names begin. An operator belongs to the part of its outermost named
 ancestor."""
 MODULES = {
@@ -77,7 +129,8 @@ def profile(task: Task, updates: int) -> None:
         spent[whose(event, labels, by_sequence)] += event.self_cpu_time_total
     spent["outside operators (Python)"] = max(0.0, total_us - sum(spent.values()))
     print(
-        f"{task.method}: share of {total_us / 1000 / updates:.0f} ms per update while profiled (CPU side)"
+        f"{task.method}: share of {total_us / 1000 / updates:.0f} ms per update while profiled "
+        "(CPU side)"
     )
     for part, spent_us in sorted(spent.items(), key=lambda item: -item[1]):
         print(f"  {part:28} {spent_us / total_us:6.1%} {spent_us / 1000 / updates:8.1f} ms")

@@ -5,6 +5,7 @@
 A release needs a line with its own commit in that table.
 """
 
+import argparse
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ here, also when it fails. Skipped tests need what that machine lacks: a GPU, Slu
 
 def main() -> int:
     """Run the tests, add the line; returns pytest's exit code."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     command = [sys.executable, "-m", "pytest", "-m", "slow", "tests"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
