@@ -6,8 +6,10 @@ itself by way of others. What is not deterministic enters through `ray_unlearn.e
 """
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -62,6 +64,9 @@ OUTSIDE = {
     "os": {"getpid", "urandom"},
 }
 """By module or class: what depends on when, where and by whom it is called; None: everything."""
+
+DEFINES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+IMPORT = re.compile(r"from (ray_unlearn[\w.]*) import (\([^)]*\)|[\w, ]+)")
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +135,36 @@ def circles(modules: Mapping[str, ast.Module]) -> set[str]:
     return {name for name in direct if name in reachable(name)}
 
 
+@cache
+def names_in(tree: ast.Module) -> set[str]:
+    """What can be imported from a module; too many rather than too few."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, DEFINES):
+            found.add(node.name)
+        elif isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.add(node.value)  # names that are loaded when they are asked for
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def missing(text: str, modules: Mapping[str, ast.Module]) -> Iterator[str]:
+    """Imports from the package that it does not have, also in programs kept as strings."""
+    for module, names in IMPORT.findall(text):
+        if module not in modules:
+            yield module
+            continue
+        has = names_in(modules[module])
+        for name in re.findall(
+            r"(\w+)(?: as \w+)?(?:,|\s*$)", re.sub(r"#.*", "", names.strip("()"))
+        ):
+            if name not in has and f"{module}.{name}" not in modules:
+                yield f"{module}.{name}"
+
+
 def outside(tree: ast.Module) -> Iterator[str]:
     """Uses of the clock, chance, the host or threads: `time.sleep`."""
     for node in ast.walk(tree):
@@ -171,6 +206,29 @@ def test_store_and_state_machines_can_be_replayed(modules: dict[str, ast.Module]
         for use in outside(tree)
     }
     assert found - NOT_THROUGH_THE_SEAM == set()
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "scripts", "docs", "examples"])
+def test_what_is_imported_is_there(folder: str, modules: dict[str, ast.Module]) -> None:
+    """Slow tests and benchmarks seldom run: a name that has moved would break them unseen."""
+    files = [
+        path for path in (REPOSITORY / folder).rglob("*") if path.suffix in (".py", ".md", ".ipynb")
+    ]
+    found = {
+        str(path.relative_to(REPOSITORY)): [*missing(path.read_text(), modules)] for path in files
+    }
+    found.pop("tests/test_house.py", None)
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_an_import_of_what_is_not_there_is_seen() -> None:
+    modules = parsed(
+        p="", ray_unlearn="", ray_unlearn__a="def f(): ...\nX = 1\nfrom q import g as h"
+    )
+    good = "from ray_unlearn.a import f, X\nfrom ray_unlearn import a\nfrom ray_unlearn.a import (\n    h as i,\n)"
+    assert list(missing(good, modules)) == []
+    bad = "P = 'from ray_unlearn.b import f'\nfrom ray_unlearn.a import f, g"
+    assert list(missing(bad, modules)) == ["ray_unlearn.b", "ray_unlearn.a.g"]
 
 
 def test_every_state_machine_is_there(modules: dict[str, ast.Module]) -> None:

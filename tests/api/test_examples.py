@@ -14,7 +14,7 @@ from tiny import REPOSITORY
 
 import ray_unlearn as ru
 from ray_unlearn.spec.guideline_file import load_guidelines
-from ray_unlearn.spec.study_spec import load_study
+from ray_unlearn.spec.study_file import load_study
 
 
 @pytest.fixture
