@@ -1,47 +1,53 @@
-"""A study of the version before goes on. If this fails, upgrading costs people their studies."""
+"""A study of an earlier version goes on. If this fails, upgrading costs people their studies."""
 
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 from tiny import REPOSITORY
 
-from ray_unlearn.execution.confirm import confirm_study
-from ray_unlearn.execution.study import resume_study
+import ray_unlearn as ru
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.spec.trial_id import flat_id
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.schema import SCHEMA_VERSION
-from ray_unlearn.store.verify import verify
 
-FIXTURE = REPOSITORY / "tests/fixtures/study_schema_2"
+FIXTURES = REPOSITORY / "tests/fixtures"
 
 
-def moved_here(folder: Path) -> Path:
+def moved_here(version: int, folder: Path) -> Path:
     """The stored study, with model and texts where they are now."""
-    study = shutil.copytree(FIXTURE / "study", folder / "study")
+    study = shutil.copytree(FIXTURES / f"study_schema_{version}/study", folder / "study")
     spec = yaml.safe_load((study / "study.yaml").read_text())
-    spec["model"]["source"] = str(FIXTURE / "model")
+    spec["model"]["source"] = str(FIXTURES / "study_schema_2/model")
     for name, split in spec["data"]["splits"].items():
-        split["path"] = str(FIXTURE / f"text/{name}.jsonl")
+        split["path"] = str(FIXTURES / f"study_schema_2/text/{name}.jsonl")
     (study / "study.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     return study
 
 
-def test_a_stored_study_is_extended_under_its_own_ids_and_confirmed(
-    ray_here: None, tmp_path: Path
+@pytest.mark.parametrize("version", [3, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_stored_study_is_resumed_under_its_own_ids_confirmed_and_exported(
+    ray_here: None, tmp_path: Path, version: int
 ) -> None:
-    study = moved_here(tmp_path)
-    assert resume_study(study, add_trials=1, quiet=True).counts == {"complete": 14}
-    trials = read_ledger(study / "ledger").finished
+    study = ru.open(moved_here(version, tmp_path))
+    study.resume(trials=1, quiet=True)
+    assert study.status().outcomes["complete"] == 14
+    trials = read_ledger(tmp_path / "study/ledger").finished
     assert len({trial.trial_id for trial in trials}) == 14
     for trial in trials:
-        assert trial.trial_id == flat_id(TrialConfig.model_validate(trial.config))
-    assert verify(study).problems == []
+        config = TrialConfig.model_validate(trial.config)
+        assert trial.trial_id == (flat_id(config) if version == 2 else config.id)
+    assert study.verify().problems == []
 
-    assert confirm_study(study, 1, 2, quiet=True).counts == {"complete": 2}
-    confirmed = read_ledger(study / "confirm/ledger")
+    study.confirm(top=1, seeds=2, quiet=True)
+    confirmed = read_ledger(tmp_path / "study/confirm/ledger")
+    assert [trial.status for trial in confirmed.finished] == ["complete"] * 2
     assert confirmed.header.schema_version == SCHEMA_VERSION
     for trial in confirmed.finished:
         assert trial.trial_id == TrialConfig.model_validate(trial.config).id
-    assert verify(study / "confirm").problems == []
+    assert ru.open(tmp_path / "study/confirm").verify().problems == []
+
+    study.export(tmp_path / "model", trial="best")
+    assert (tmp_path / "model/model.safetensors").is_file()

@@ -1,7 +1,9 @@
-"""A study that an earlier version stored. If these fail, people lose studies they paid for.
+"""Studies that earlier versions stored. If these fail, people lose studies they paid for.
 
-`tests/fixtures/study_schema_2` was written by version 0.1.0 with ledger schema 2: twelve trials of
-two methods that search Adam's first beta, and what that version would have tried next.
+`tests/fixtures/study_schema_2` was written by version 0.1.0 with ledger schema 2, `study_schema_3`
+by the first version of schema 3; neither is ever written again. Each has twelve trials of two
+methods that search Adam's first beta, and what its version would have tried next. Model and texts
+are those of `study_schema_2`.
 """
 
 import json
@@ -12,20 +14,25 @@ import pyarrow.parquet as pq
 import pytest
 from tiny import REPOSITORY
 
+import ray_unlearn as ru
 from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.trials import trial_table
 from ray_unlearn.execution.search import Search
-from ray_unlearn.store.schema import SCHEMA_VERSION
 from ray_unlearn.store.status import open_study, status
 from ray_unlearn.store.table import CONFIG_COLUMNS, result_table
 from ray_unlearn.store.verify import verify
 
-FIXTURE = REPOSITORY / "tests/fixtures/study_schema_2"
+FIXTURES = REPOSITORY / "tests/fixtures"
+
+
+@pytest.fixture(params=[2, 3], ids=lambda version: f"schema_{version}")
+def version(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
 
 
 @pytest.fixture
-def study(tmp_path: Path) -> Path:
-    return shutil.copytree(FIXTURE / "study", tmp_path / "study")
+def study(tmp_path: Path, version: int) -> Path:
+    return shutil.copytree(FIXTURES / f"study_schema_{version}/study", tmp_path / "study")
 
 
 def test_it_opens_and_verifies(study: Path) -> None:
@@ -34,9 +41,11 @@ def test_it_opens_and_verifies(study: Path) -> None:
     assert (status(study).outcomes["complete"], status(study).finished) == (12, 12)
 
 
-def test_it_gives_the_table_it_gave_and_the_searched_beta_beside_it(study: Path) -> None:
+def test_it_gives_the_table_it_gave_and_the_searched_beta_beside_it(
+    study: Path, version: int
+) -> None:
     _, record = open_study(study)
-    assert record.header.schema_version == 2 < SCHEMA_VERSION
+    assert record.header.schema_version == version
     stored, table = pq.read_table(study / "ledger/rows.parquet"), result_table(record)
     for name in stored.column_names:
         assert table[name].equals(stored[name]), name
@@ -45,12 +54,13 @@ def test_it_gives_the_table_it_gave_and_the_searched_beta_beside_it(study: Path)
     assert set(table["adam_beta1"].to_pylist()) == searched
 
 
-def test_it_tries_next_what_it_would_have_tried(study: Path) -> None:
+def test_it_tries_next_what_it_would_have_tried(study: Path, version: int) -> None:
     spec, record = open_study(study)
     more = spec.search.model_copy(update={"trials_per_method": 9})
     search = Search(spec.model_copy(update={"search": more}), record.header.context)
     search.replay(record)
-    for wanted in json.loads((FIXTURE / "next_trials.json").read_text()):
+    planned = (FIXTURES / f"study_schema_{version}/next_trials.json").read_text()
+    for wanted in json.loads(planned):
         config = search.ask(wanted["number"])
         assert config is not None
         assert config.model_dump(mode="json", include=set(wanted["config"])) == wanted["config"]
@@ -58,8 +68,17 @@ def test_it_tries_next_what_it_would_have_tried(study: Path) -> None:
         assert search.source(wanted["number"]) == wanted["source"]
 
 
-def test_its_table_of_then_is_read_without_the_columns_of_now(study: Path) -> None:
-    old = study / "ledger/rows.parquet"
+def test_its_best_trial_and_table_are_exported(study: Path, tmp_path: Path) -> None:
+    opened = ru.open(study)
+    assert opened.best.score_rule == "best_row"
+    opened.export(tmp_path / "rows.csv")
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    assert len(lines) == 1 + 36
+    assert opened.best.trial_id in "".join(lines)
+
+
+def test_a_table_of_schema_2_is_read_without_the_columns_of_now() -> None:
+    old = FIXTURES / "study_schema_2/study/ledger/rows.parquet"
     assert set(CONFIG_COLUMNS) - set(pq.read_schema(old).names) == {"adam_beta1", "adam_beta2"}
     table = trial_table(load([old]))
     assert len(table.trials) == 12
