@@ -8,18 +8,21 @@ of 6 trials prints 325 lines.
 import os
 
 _QUIET_AND_QUICK = {
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # a lane's thread that outlives the main thread would start a new Ray
+    # a lane's thread that outlives the main thread would start a new Ray
+    "RAY_ENABLE_AUTO_CONNECT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 by default: that long a dead worker, or the end, goes unnoticed
+    # 2 by default: that long a dead worker, or the end, goes unnoticed
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: see study.py
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Tune's snapshots are of no use here: the ledger is the record
+    # Tune's snapshots are of no use here: the ledger is the record
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",  # the searcher may take seconds, and a row waits for the disk
 }

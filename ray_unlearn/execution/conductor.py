@@ -163,7 +163,8 @@ class Conductor:
     def _numbers(self) -> Iterator[int]:
         while self._again:
             yield self._again.popleft()
-        for number in self._pending:  # noqa: UP028  (`yield from` would close it with this generator)
+        # not `yield from`: that would close it together with this generator
+        for number in self._pending:  # noqa: UP028
             yield number
 
     def _config(self, number: int) -> TrialConfig | None:

@@ -98,7 +98,8 @@ def _confirmed(
     chosen = ScoreRule.of(record, spec).top(record, top, per_method)
     if not chosen:
         raise UserError(
-            f"{location}: no finished trial has a score, so there is nothing to confirm; `ray-unlearn status`"
+            f"{location}: no finished trial has a score, so there is nothing to confirm; "
+            "`ray-unlearn status`"
         )
     for note in _notes(chosen, spec, record, top, per_method):
         say(note)
@@ -202,12 +203,14 @@ def _notes(
         if count < top:
             of = f"{method}: " if method else ""
             notes.append(
-                f"{of}{count} configuration(s) have a score, {top} were asked for; all of them are confirmed"
+                f"{of}{count} configuration(s) have a score, {top} were asked for; all of them "
+                "are confirmed"
             )
     unfinished = len(record.trials) - len(record.finished)
     if unfinished:
         notes.append(
-            f"{unfinished} trial(s) of the study are unfinished; the best of the finished ones are confirmed"
+            f"{unfinished} trial(s) of the study are unfinished; the best of the finished ones "
+            "are confirmed"
         )
     return notes
 
@@ -232,7 +235,8 @@ def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, s
     found, former = context_digest(spec, data), context_digest(spec, data, former=True)
     if record.header.context not in (found, former):
         raise UserError(
-            f"{folder}: model or data have changed since the study began (digest {record.header.context}, now {found}): "
+            f"{folder}: model or data have changed since the study began (digest "
+            f"{record.header.context}, now {found}): "
             "its scores could not be compared; put them back"
         )
 

@@ -1,12 +1,13 @@
 """Early stopping as a pure function of the ledger: a resumed study keeps its rungs, and a verdict
 can be re-derived.
 
-asha    Li et al. 2020 (arXiv 1810.05934), stopping variant: at the rungs `grace_updates * reduction_factor^k` a trial
-        goes on only if it is among the best 1/reduction_factor of the trials that have reached that
-        rung so far. Trials differ in their evaluated updates: a trial is at a rung with its first
-        evaluation from there on.
-median  Golovin et al. 2017 (Vizier), section 3.2: a trial stops at an update when its best score by then is worse
-        than the median, over finished trials, of the mean of their scores up to that update.
+asha    Li et al. 2020 (arXiv 1810.05934), stopping variant: at the rungs
+        `grace_updates * reduction_factor^k` a trial goes on only if it is among the best
+        1/reduction_factor of the trials that have reached that rung so far. Trials differ in their
+        evaluated updates: a trial is at a rung with its first evaluation from there on.
+median  Golovin et al. 2017 (Vizier), section 3.2: a trial stops at an update when its best score
+        by then is worse than the median, over finished trials, of the mean of their scores up to
+        that update.
 
 past_best  only what is said below of free steps.
 
@@ -191,7 +192,10 @@ def _median(trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
     best = min(_score(row) for row in rows)
     if len(means) < FINISHED_FOR_MEDIAN or best <= (median := statistics.median(means)):
         return None
-    return f"median: best score {best:.4g} by update {update} is above {median:.4g}, the median of {len(means)} trials"
+    return (
+        f"median: best score {best:.4g} by update {update} is above {median:.4g}, the median of "
+        f"{len(means)} trials"
+    )
 
 
 def _past_its_best(rows: list[Row], space: SearchSpace, rule: ScoreRule) -> str | None:
@@ -214,7 +218,10 @@ def _past_its_best(rows: list[Row], space: SearchSpace, rule: ScoreRule) -> str 
     ):
         return None
     best = min(rows, key=_score)
-    return f"past its best: score {_score(best):.4g} at update {best['update']}, {_score(rows[-1]):.4g} and rising now"
+    return (
+        f"past its best: score {_score(best):.4g} at update {best['update']}, "
+        f"{_score(rows[-1]):.4g} and rising now"
+    )
 
 
 def _first_update_from(rows: list[Row], rung: int) -> int | None:

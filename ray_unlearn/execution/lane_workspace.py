@@ -33,8 +33,10 @@ out to disk."""
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """Opens the workspace on a lane's worker. Data and weights lie in the object store: one copy per
-    node, read by all its lanes."""
+    """Opens the workspace on a lane's worker.
+
+    Data and weights are in the object store: one copy per node, read by all its lanes.
+    """
 
     spec: StudySpec
     data: ray.ObjectRef

@@ -8,14 +8,10 @@ else.
 
 import contextlib
 import logging
-import os
-import socket
-import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest, start_http_ser
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, LiveJournal
 from ray_unlearn.execution.progress import Pace
 from ray_unlearn.spec.study_spec import StudySpec
@@ -63,16 +60,23 @@ class Observation:
         ledger: its record so far, where it lies, and whether the study is still ours.
         total: trials of the whole study.
         say: told of what cannot be observed.
+        environment: its clocks and threads.
     """
 
     def __init__(
-        self, spec: StudySpec, ledger: Ledger, total: int, say: Callable[[str], None]
+        self,
+        spec: StudySpec,
+        ledger: Ledger,
+        total: int,
+        say: Callable[[str], None],
+        environment: Environment = REAL,
     ) -> None:
+        self._environment = environment
         self._spec = spec
         self._ledger = ledger
         self._study = ledger.folder.parent
         self._say = say
-        self._counts = Counts(spec, ledger.record, total)
+        self._counts = Counts(spec, ledger.record, total, environment)
         self._states: LaneStates = dict
         self._state: dict[str, Any] = {}
         self._journal: LiveJournal | None = None
@@ -80,8 +84,7 @@ class Observation:
         self._written: tuple[Live, float] | None = None
         self._problems: dict[str, str] = {}
         self._said: set[str] = set()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="observation", daemon=True)
+        self._over = environment.event()
         self._server: Any = None
 
     def lanes(self, states: LaneStates) -> None:
@@ -98,7 +101,7 @@ class Observation:
                     port, addr="127.0.0.1", registry=self._registry()
                 )
         self._tick(running=True)
-        self._thread.start()
+        self._thread = self._environment.start_thread(self._run, "observation")
         return self
 
     def __exit__(
@@ -146,7 +149,7 @@ class Observation:
                     self._journal.show(trial, ended)
                 self._journal.flush()
         if self._latest is not None and (not running or self._due(self._latest)):
-            self._written = (self._latest, time.monotonic())
+            self._written = (self._latest, self._environment.monotonic())
             with self._guarded(METRICS_FILE):
                 write_whole(self._study / METRICS_FILE, generate_latest(self._registry()))
             with self._guarded(LIVE_FILE):
@@ -156,7 +159,10 @@ class Observation:
         if self._written is None:
             return True
         before, when = self._written
-        return _lasting(live) != _lasting(before) or time.monotonic() - when >= HEARTBEAT_S
+        return (
+            _lasting(live) != _lasting(before)
+            or self._environment.monotonic() - when >= HEARTBEAT_S
+        )
 
     def _registry(self) -> CollectorRegistry:
         registry = CollectorRegistry(auto_describe=False)
@@ -186,7 +192,7 @@ class Counts:
         spec: for the rule that ranks trials.
         record: trials that were there before.
         total: trials of the whole study.
-        clock: seconds, for rates and durations.
+        environment: its clocks, this host and process.
     """
 
     def __init__(
@@ -194,14 +200,14 @@ class Counts:
         spec: StudySpec,
         record: Record,
         total: int,
-        clock: Callable[[], float] = time.monotonic,
+        environment: Environment = REAL,
     ) -> None:
         self._study = spec.name
         self._total = total
-        self._clock = clock
-        self._lock = threading.Lock()
+        self._environment = environment
+        self._lock = environment.lock()
         self._tally = Tally(ScoreRule.of(record, spec))
-        self._pace = Pace(clock)
+        self._pace = Pace(environment)
         self._running: set[int] = set()
         self._changed: dict[int, tuple[Trial, bool]] = {}
         self._last: dict[int, tuple[int, int, int]] = {}
@@ -210,7 +216,7 @@ class Counts:
         self._new_rows = False
         self._history: deque[tuple[float, int, int]] = deque()
         """Time, updates and tokens at each look."""
-        self._started = datetime.now(UTC)
+        self._started = environment.now()
         for trial in record.trials.values():
             self._rows += len(trial.rows)
             if trial.rows:
@@ -260,10 +266,10 @@ class Counts:
             return Live(
                 study=self._study,
                 running=running,
-                time=_iso(datetime.now(UTC)),
+                time=_iso(self._environment.now()),
                 started=_iso(self._started),
-                host=socket.gethostname(),
-                pid=os.getpid(),
+                host=self._environment.host,
+                pid=self._environment.pid,
                 asked_for=self._total,
                 outcomes=dict(self._tally.outcomes),
                 trials_running=len(self._running) if running else 0,
@@ -291,7 +297,7 @@ class Counts:
             self._last[trial.number] = now
 
     def _rates(self) -> tuple[float | None, float | None]:
-        now = self._clock()
+        now = self._environment.monotonic()
         if not self._running and not self._history:
             return None, None  # the lanes are starting
         self._history.append((now, self._updates, self._forget + self._retain))

@@ -155,20 +155,25 @@ def why_never(cluster: Cluster, shape: Shape) -> str | None:
         if amount > most.total.get(name, 0.0) + _ROUNDING:
             return (
                 f"operations: a worker needs {_amount(name, amount)}, but the largest node has "
-                f"{_amount(name, most.total.get(name, 0.0))} ({most.name}); {_REMEDIES[name]} or add a node"
+                f"{_amount(name, most.total.get(name, 0.0))} ({most.name}); {_REMEDIES[name]} or "
+                "add a node"
             )
     if not any(node.workers(shape, total=True) for node in nodes):
         held = "; ".join(
             f"{node.name} has {_amounts({n: node.total.get(n, 0.0) for n in shape.worker})}"
             for node in nodes
         )
-        return f"operations: no node has {_amounts(shape.worker)} together, as a worker needs: {held}; use less of one of them"
+        return (
+            f"operations: no node has {_amounts(shape.worker)} together, as a worker needs: "
+            f"{held}; use less of one of them"
+        )
     holds = max(
         sum(node.workers(shape, total=True) for node in group if node.usable)
         for group in (cluster.nodes, cluster.groups)
     )
     return (
-        f"operations: a lane of {shape.workers} workers needs {_amounts(_times_all(shape))}, but the cluster holds "
+        f"operations: a lane of {shape.workers} workers needs {_amounts(_times_all(shape))}, but "
+        "the cluster holds "
         f"{holds} of its workers; lower `workers_per_lane` or add nodes"
     )
 
@@ -196,11 +201,13 @@ def placed(cluster: Cluster, shape: Shape, operations: Operations, trials: int) 
     problems, notes = [], []
     if operations.lanes != "auto" and wanted > most:
         problems.append(
-            f"{most} lane(s) of {shape} fit, {wanted} are asked for; use `--lanes {most}` or `auto`, or add nodes"
+            f"{most} lane(s) of {shape} fit, {wanted} are asked for; use `--lanes {most}` or "
+            "`auto`, or add nodes"
         )
     if now < lanes:
         notes.append(
-            f"{now} lane(s) fit on the nodes that are there; the autoscaler may add nodes for {lanes - now} more"
+            f"{now} lane(s) fit on the nodes that are there; the autoscaler may add nodes for "
+            f"{lanes - now} more"
         )
     if free < min(lanes, now):
         notes.append(f"{free} lane(s) could start now; others use the rest")

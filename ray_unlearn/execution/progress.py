@@ -1,9 +1,7 @@
-"""What a study is doing: a live table on a terminal or in a notebook, elsewhere a line per trial."""
+"""What a study is doing: a live table on a terminal or in a notebook, else a line per trial."""
 
 import statistics
-import time
 from collections import deque
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.execution.notebook_display import NotebookDisplay
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.live import in_words
@@ -28,20 +27,20 @@ of a study."""
 class Pace:
     """How long a trial takes, from those this run has finished, and so how long the rest will."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, environment: Environment = REAL) -> None:
+        self._monotonic = environment.monotonic
         self._began: dict[int, float] = {}
         self._seconds: deque[float] = deque(maxlen=RECENT)
 
     def began(self, number: int) -> None:
         """A trial was handed out."""
-        self._began[number] = self._clock()
+        self._began[number] = self._monotonic()
 
     def ended(self, number: int) -> None:
         """A trial has ended."""
         began = self._began.pop(number, None)
         if began is not None:
-            self._seconds.append(self._clock() - began)
+            self._seconds.append(self._monotonic() - began)
 
     def seconds_left(self, unfinished: int, lanes: int) -> float | None:
         """Until so many trials, those that run among them, are done. The mean of the last ones:
@@ -49,7 +48,7 @@ class Pace:
         before the second: the first one also starts Ray Tune."""
         if len(self._seconds) < 2:
             return None
-        mean, now = statistics.fmean(self._seconds), self._clock()
+        mean, now = statistics.fmean(self._seconds), self._monotonic()
         done = sum(min(mean, now - began) for began in self._began.values())
         return max(0.0, mean * unfinished - done) / max(1, min(lanes, unfinished))
 
@@ -143,7 +142,8 @@ class Progress:
             else trial.reason or "no score"
         )
         return (
-            f"[{self.done}/{self._total}] trial {trial.number} {trial.method} lr {trial.config['learning_rate']:.2e} "
+            f"[{self.done}/{self._total}] trial {trial.number} {trial.method} lr "
+            f"{trial.config['learning_rate']:.2e} "
             f"{trial.status}: {score}{self._time_left()}"
         )
 

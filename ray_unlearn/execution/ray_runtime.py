@@ -81,7 +81,8 @@ def _init(address: str | None, cpus: int) -> None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"cannot connect to Ray at {address}: {error}; is it running (`ray status`), and if it uses tokens: is "
+                f"cannot connect to Ray at {address}: {error}; is it running (`ray status`), and "
+                "if it uses tokens: is "
                 "RAY_AUTH_MODE=token set here, and the token file the same?"
             ) from None
         return
@@ -98,7 +99,8 @@ def _init(address: str | None, cpus: int) -> None:
         )
     except OSError as error:
         raise UserError(
-            f"Ray cannot start: {error}; set RAY_TMPDIR to a folder with a short path that only you can enter"
+            f"Ray cannot start: {error}; set RAY_TMPDIR to a folder with a short path that only "
+            "you can enter"
         ) from None
     except Exception as error:  # Ray raises bare ones where its processes do not start in time
         raise UserError(

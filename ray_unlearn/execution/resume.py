@@ -87,7 +87,8 @@ def trials_to_reach(expected: StudySpec, ledger: Ledger, where: str) -> int | No
     if changes:
         shown = "\n  ".join(changes)
         raise UserError(
-            f"{where}: holds another study than the file describes:\n  {shown}\ngo on with it as it is: `ray-unlearn resume "
+            f"{where}: holds another study than the file describes:\n  {shown}\ngo on with it as "
+            "it is: `ray-unlearn resume "
             f"{where}`, or choose another place for the new one"
         )
     return wanted - have if wanted is not None and have is not None and wanted > have else None
@@ -137,8 +138,10 @@ def _refuse_changes(path: Path, began: StudySpec, now: StudySpec) -> None:
     if changes:
         shown = "\n  ".join(changes)
         raise UserError(
-            f"{path}: was changed since the study began:\n  {shown}\nonly `operations`, `description`, "
-            "`search.trials_per_method` and where model and data lie may change: put it back, or start a new study with "
+            f"{path}: was changed since the study began:\n  {shown}\nonly `operations`, "
+            "`description`, "
+            "`search.trials_per_method` and where model and data lie may change: put it back, or "
+            "start a new study with "
             "`ray-unlearn run`"
         )
 
@@ -148,5 +151,6 @@ def _refuse_fewer(path: Path, record: Record, spec: StudySpec) -> None:
     wanted = spec.search.trials_per_method
     if wanted is not None and wanted < most:
         raise UserError(
-            f"{path}: search.trials_per_method: {wanted} trials are asked for, but a method has {most} already"
+            f"{path}: search.trials_per_method: {wanted} trials are asked for, but a method has "
+            f"{most} already"
         )

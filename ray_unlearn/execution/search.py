@@ -156,7 +156,8 @@ class Search:
         if points is None:
             if grid:
                 raise UserError(
-                    f"spaces.{method}: the grid has more than {MOST_POINTS} points; shorten a `grid`"
+                    f"spaces.{method}: the grid has more than {MOST_POINTS} points; shorten a "
+                    "`grid`"
                 )
             return None
         order = np.random.default_rng(self._seed(method, "order")).permutation(len(points))

@@ -41,7 +41,8 @@ def private_token() -> None:
             path.chmod(OWNER_ONLY)
     except OSError as error:
         raise UserError(
-            f"{path}: Ray's token cannot be kept private there: {error}; keep it in another file (`chmod 600`) that "
+            f"{path}: Ray's token cannot be kept private there: {error}; keep it in another file "
+            "(`chmod 600`) that "
             "RAY_AUTH_TOKEN_PATH names, and set RAY_AUTH_MODE=token"
         ) from None
 
@@ -74,7 +75,8 @@ def private_folder() -> str | None:
         return f"{outer}/r"  # Ray makes the folder that it is given writable by everybody
     except OSError as error:
         raise UserError(
-            f"{folder}: cannot be made: {error}; set RAY_TMPDIR to a folder with a short path that only you can enter"
+            f"{folder}: cannot be made: {error}; set RAY_TMPDIR to a folder with a short path "
+            "that only you can enter"
         ) from None
 
 

@@ -2,10 +2,13 @@
 
 A study directory:
 
-    study.yaml              the resolved spec; `operations` and `search.trials_per_method` may be edited between runs
-    trials/                 the last checkpoint of each unfinished trial, the weights of the best row (see `store.files`)
+    study.yaml              the resolved spec; `operations` and `search.trials_per_method` may be
+                            edited between runs
+    trials/                 the last checkpoint of each unfinished trial, the weights of the best
+                            row (see `store.files`)
     ledger/events.jsonl     the record (see `store.ledger`); all else is made from it
-    ledger/rows.parquet     the result table, ledger/baselines.parquet the baselines; written when a run ends
+    ledger/rows.parquet     the result table, ledger/baselines.parquet the baselines; written when a
+                            run ends
     baselines.json          for people
     optuna.journal          for optuna-dashboard; follows the study, exact when a run has ended
     live.json, metrics.prom what the driver of a running study sees (see `observation`)
@@ -139,7 +142,8 @@ def run_study(
     with opened(location) as place:
         if place.occupied():
             raise UserError(
-                f"{location} holds a study already; go on with it: `ray-unlearn resume {location}`, or choose another place"
+                f"{location} holds a study already; go on with it: `ray-unlearn resume "
+                f"{location}`, or choose another place"
             )
         Search(spec, "")  # refuses a grid that is too large
         with stages(quiet) as report:
@@ -263,7 +267,8 @@ class _Run:
         files, freed = self._removed_leftovers()
         if files:
             self._note(
-                f"removed {files} file(s) of {freed / 2**20:.1f} MiB that a stopped process had left behind"
+                f"removed {files} file(s) of {freed / 2**20:.1f} MiB that a stopped process had "
+                "left behind"
             )
         best = record.best_weights
         if (
@@ -319,7 +324,8 @@ class _Run:
                 run_trials(recorder, self.search, fleet, operations, interrupt)
             if recorder.fatal:
                 raise LaneError(
-                    f"{recorder.fatal}; finished trials are kept: ray-unlearn resume {self.place.location}"
+                    f"{recorder.fatal}; finished trials are kept: ray-unlearn resume "
+                    f"{self.place.location}"
                 )
             return interrupt.requested and self._unfinished()
 
@@ -408,7 +414,8 @@ def _check_disk(place: StudyFiles, spec: StudySpec) -> None:
     free = free_disk_gib(folder.absolute()) * 2**30
     if free < needed:
         raise StorageError(
-            f"{folder}: {free / 2**20:.0f} MiB free, the study may need {needed / 2**20:.0f} MiB; free some space"
+            f"{folder}: {free / 2**20:.0f} MiB free, the study may need {needed / 2**20:.0f} "
+            "MiB; free some space"
         )
 
 

@@ -18,7 +18,7 @@ from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.hub_line import HubDied, HubLine, Reply
 
 EPOCH = 1.8e9
-STEPS = 2_000_000
+STEPS = 100_000
 """More resumptions than any test needs: something goes round in circles."""
 
 

@@ -100,7 +100,8 @@ class StandIn:
                 self._comm.all_reduce_sum([torch.zeros(1)])
             case "memory":
                 raise RuntimeError(
-                    "[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate memory"
+                    "[enforce fail at alloc_cpu.cpp:114] . DefaultCPUAllocator: can't allocate "
+                    "memory"
                 )
             case "die":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -61,11 +61,15 @@ def test_the_top_is_by_the_selection_half_and_names_each_configuration_once() ->
     spec = study(space(), space("random_labels"))
     trials = [
         trial(0, spec, 1e-4, {1: 0.9, 3: 0.2, 9: 0.4}),
-        finished(1, TrialConfig(method=ASCENT, learning_rate=3e-4, steps=30, evaluate_at=(3,)), [row(3, 0.3, score_reporting=0.0)]),
+        finished(
+            1,
+            TrialConfig(method=ASCENT, learning_rate=3e-4, steps=30, evaluate_at=(3,)),
+            [row(3, 0.3, score_reporting=0.0)],
+        ),
         trial(2, spec, 1e-4, {3: 0.5, 9: 0.1}, seed=1),
         trial(3, spec, 1e-3, {1: 0.01}, status="infeasible"),
         trial(4, spec, 1e-4, {9: 0.6}, method="random_labels"),
-    ]  # fmt: skip
+    ]
     ledger = record(spec, *trials)
     assert [
         (c.trial.number, c.row["update"]) for c in ScoreRule.of(ledger, spec).top(ledger, 9)
@@ -103,8 +107,13 @@ def test_a_free_steps_configuration_is_run_to_its_best_update_and_evaluated_ther
     )
     asked = configs(again)
     assert [(c.learning_rate, c.steps, c.seed) for c in asked] == [
-        (1e-4, 3, 5), (1e-4, 3, 6), (1e-4, 3, 7), (1e-3, 9, 5), (1e-3, 9, 6), (1e-3, 9, 7),
-    ]  # fmt: skip
+        (1e-4, 3, 5),
+        (1e-4, 3, 6),
+        (1e-4, 3, 7),
+        (1e-3, 9, 5),
+        (1e-3, 9, 6),
+        (1e-3, 9, 7),
+    ]
     assert [c.evaluate_at for c in asked] == [(3,)] * 3 + [(9,)] * 3
     varied = {"seed", "steps", "evaluate_at"}
     assert asked[0].model_dump(exclude=varied) == TrialConfig.model_validate(

@@ -87,6 +87,7 @@ def test_the_end_leaves_no_thread_in_ray_and_waits_for_no_lane_that_waits(
     assert happened["queued afterwards"] == 0, "who watches may still ask"
 
 
+@pytest.mark.slow
 def test_a_lane_without_room_says_why_and_is_no_thread_and_no_process(
     ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,10 +109,12 @@ def test_a_lane_without_room_says_why_and_is_no_thread_and_no_process(
         assert list(pair.hub.ask(Hub.controllers)) == [0]
     [once] = said
     assert once.startswith(
-        f"lane 1 waits for 1 worker(s) of {cpus:g} CPU: the cluster has {cpus:g} CPU, 0 of them free"
+        f"lane 1 waits for 1 worker(s) of {cpus:g} CPU: the cluster has {cpus:g} CPU, 0 of them "
+        "free"
     )
 
 
+@pytest.mark.slow
 def test_a_lane_that_waits_inside_ray_leaves_neither_thread_nor_placement_group(
     ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,7 +219,10 @@ def test_only_a_lack_of_memory_is_called_out_of_memory(error: Exception, status:
 
 def test_a_broken_collective_does_not_say_whether_a_process_or_a_node_died() -> None:
     """The words are gloo's. Ray Train passes on a text of it."""
-    broken = "[/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:544] Connection closed by peer [192.0.2.2]:57"
+    broken = (
+        "[/__w/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:544] "
+        "Connection closed by peer [192.0.2.2]:57"
+    )
     assert died_with_node(RuntimeError(broken)) == "unknown"
     assert died_with_node(RuntimeError("shape '[2, 3]' is invalid for input of size 5")) == ""
 

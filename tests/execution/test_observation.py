@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from prometheus_client.parser import text_string_to_metric_families
 from specs import finished, record, row, space, study
 
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.execution import monitor as observation_module
 from ray_unlearn.execution.exports import optuna_journal as journal_module
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, LiveJournal, export_journal
@@ -38,20 +39,57 @@ from ray_unlearn.store.schema import Row
 REPOSITORY = Path(__file__).parent.parent.parent
 SPEC = study(space(), space("random_labels"))
 LANES = [
-    {"index": 0, "state": "busy", "trial": 3, "node": "a", "pids": [7], "busy_s": 30.0, "verdict_s": 2.0, "idle_s": 8.0, "up_s": 40.0, "restarts": 1, "waiting_for": None},
-    {"index": 1, "state": "idle", "trial": None, "node": "a", "pids": [8], "busy_s": 15.0, "verdict_s": 0.0, "idle_s": 5.0, "up_s": 20.0, "restarts": 0, "waiting_for": None},
-    {"index": 2, "state": "pending", "trial": None, "node": None, "pids": [], "busy_s": 0.0, "verdict_s": 0.0, "idle_s": 0.0, "up_s": 0.0, "restarts": 0, "waiting_for": "1 GPU"},
-]  # fmt: skip
+    {
+        "index": 0,
+        "state": "busy",
+        "trial": 3,
+        "node": "a",
+        "pids": [7],
+        "busy_s": 30.0,
+        "verdict_s": 2.0,
+        "idle_s": 8.0,
+        "up_s": 40.0,
+        "restarts": 1,
+        "waiting_for": None,
+    },
+    {
+        "index": 1,
+        "state": "idle",
+        "trial": None,
+        "node": "a",
+        "pids": [8],
+        "busy_s": 15.0,
+        "verdict_s": 0.0,
+        "idle_s": 5.0,
+        "up_s": 20.0,
+        "restarts": 0,
+        "waiting_for": None,
+    },
+    {
+        "index": 2,
+        "state": "pending",
+        "trial": None,
+        "node": None,
+        "pids": [],
+        "busy_s": 0.0,
+        "verdict_s": 0.0,
+        "idle_s": 0.0,
+        "up_s": 0.0,
+        "restarts": 0,
+        "waiting_for": "1 GPU",
+    },
+]
 STATE = {"lanes": LANES, "queued": 1}
 
 
-class Clock:
-    """Seconds that pass when told to."""
+class Clock(Environment):
+    """Seconds that pass when a test says so."""
 
-    now = 1000.0
+    def __init__(self) -> None:
+        self.seconds = 1000.0
 
-    def __call__(self) -> float:
-        return self.now
+    def monotonic(self) -> float:
+        return self.seconds
 
 
 def a_trial(number: int, *rows: Row, status: Any = None, method: str = "gradient_ascent") -> Trial:
@@ -86,18 +124,18 @@ def watched(clock: Clock) -> Counts:
     counts.began(one)
     counts.began(two)
     assert counts.live(True, STATE, 0, []).tokens_per_s is None, "no row yet"
-    clock.now += 10
+    clock.seconds += 10
     counts.row(one, tokens(9, 0.125))
     one.rows.append(tokens(9, 0.125))
-    clock.now += 10
+    clock.seconds += 10
     one.status = "complete"
     counts.ended(one)
     counts.began(three)
     assert counts.live(True, STATE, 0, []).eta_s is None, "one finished trial tells too little"
-    clock.now += 4
+    clock.seconds += 4
     two.status = "infeasible"
     counts.ended(two)
-    clock.now += 6
+    clock.seconds += 6
     counts.row(three, tokens(1))
     return counts
 
@@ -130,11 +168,11 @@ def test_the_last_trial_is_not_shared_between_lanes() -> None:
     counts = Counts(SPEC, record(SPEC), 3, clock)
     for number in range(3):
         counts.began(a_trial(number))
-        clock.now += 8
+        clock.seconds += 8
         if number < 2:
             counts.ended(a_trial(number, status="failed"))
     assert counts.live(True, {"lanes": [LANES[0]] * 4}, 0, []).eta_s == 0
-    clock.now -= 6
+    clock.seconds -= 6
     assert counts.live(True, {"lanes": [LANES[0]] * 4}, 0, []).eta_s == 6
 
 
@@ -143,10 +181,10 @@ def test_rates_forget_what_is_long_ago() -> None:
     counts, trial = Counts(SPEC, record(SPEC), 6, clock), a_trial(0)
     counts.began(trial)
     counts.live(True, {}, 0, [])
-    clock.now += 10
+    clock.seconds += 10
     counts.row(trial, tokens(9))
     assert counts.live(True, {}, 0, []).updates_per_s == pytest.approx(0.9)
-    clock.now += observation_module.RATE_S
+    clock.seconds += observation_module.RATE_S
     assert counts.live(True, {}, 0, []).updates_per_s == 0
 
 
@@ -172,17 +210,37 @@ def test_metrics_by_hand() -> None:
     found = samples(as_text(replace(live, time="2026-01-01T00:00:10.000+00:00")))
     name = "ray_unlearn_"
     expected = {
-        ("up",): 1, ("last_write_timestamp_seconds",): 1767225610,
-        ("trials", "complete"): 2, ("trials", "pruned"): 0, ("trials", "infeasible"): 1, ("trials", "out_of_memory"): 0,
-        ("trials", "failed"): 0, ("trials", "running"): 1, ("trials_wanted",): 6, ("trials_queued",): 1,
-        ("rows_total",): 5, ("updates_total",): 13, ("tokens_total", "forget"): 130, ("tokens_total", "retain"): 52,
-        ("best_score", "gradient_ascent"): 0.125, ("time_left_seconds",): 28, ("ledger_events_total",): 17,
-        ("lanes", "starting"): 0, ("lanes", "pending"): 1, ("lanes", "idle"): 1, ("lanes", "busy"): 1,
-        ("lanes", "draining"): 0, ("lanes", "lost"): 0,
-        ("lane_busy_seconds_total", "0"): 30, ("lane_busy_seconds_total", "1"): 15, ("lane_busy_seconds_total", "2"): 0,
-        ("lane_restarts_total", "0"): 1, ("lane_restarts_total", "1"): 0, ("lane_restarts_total", "2"): 0,
+        ("up",): 1,
+        ("last_write_timestamp_seconds",): 1767225610,
+        ("trials", "complete"): 2,
+        ("trials", "pruned"): 0,
+        ("trials", "infeasible"): 1,
+        ("trials", "out_of_memory"): 0,
+        ("trials", "failed"): 0,
+        ("trials", "running"): 1,
+        ("trials_wanted",): 6,
+        ("trials_queued",): 1,
+        ("rows_total",): 5,
+        ("updates_total",): 13,
+        ("tokens_total", "forget"): 130,
+        ("tokens_total", "retain"): 52,
+        ("best_score", "gradient_ascent"): 0.125,
+        ("time_left_seconds",): 28,
+        ("ledger_events_total",): 17,
+        ("lanes", "starting"): 0,
+        ("lanes", "pending"): 1,
+        ("lanes", "idle"): 1,
+        ("lanes", "busy"): 1,
+        ("lanes", "draining"): 0,
+        ("lanes", "lost"): 0,
+        ("lane_busy_seconds_total", "0"): 30,
+        ("lane_busy_seconds_total", "1"): 15,
+        ("lane_busy_seconds_total", "2"): 0,
+        ("lane_restarts_total", "0"): 1,
+        ("lane_restarts_total", "1"): 0,
+        ("lane_restarts_total", "2"): 0,
         ("lane_utilisation_ratio",): 0.75,
-    }  # fmt: skip
+    }
     assert found == {(name + key[0], *key[1:]): value for key, value in expected.items()}
 
 
@@ -340,8 +398,10 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         yield opened
 
 
-def observation(ledger: Ledger, said: list[str], spec: StudySpec = SPEC) -> Observation:
-    made = Observation(spec, ledger, 6, said.append)
+def observation(
+    ledger: Ledger, said: list[str], spec: StudySpec = SPEC, environment: Environment = REAL
+) -> Observation:
+    made = Observation(spec, ledger, 6, said.append, environment)
     made.lanes(lambda: STATE)
     return made
 
@@ -385,9 +445,8 @@ def test_what_has_not_changed_is_not_written_again_but_for_the_sign_of_life(
 ) -> None:
     """Each change is an upload where the study is remote."""
     clock, written = Clock(), list[float]()
-    monkeypatch.setattr(observation_module.time, "monotonic", clock)
-    monkeypatch.setattr(Live, "write", lambda *_: written.append(clock.now))
-    observed = observation(ledger, [])
+    monkeypatch.setattr(Live, "write", lambda *_: written.append(clock.seconds))
+    observed = observation(ledger, [], environment=clock)
     for seconds, happens in (
         (0, None),
         (5, None),
@@ -397,7 +456,7 @@ def test_what_has_not_changed_is_not_written_again_but_for_the_sign_of_life(
         (5, None),
         (5, None),
     ):
-        clock.now += seconds
+        clock.seconds += seconds
         if happens:
             happens(a_trial(0))
         observed._tick(running=True)
@@ -490,7 +549,8 @@ metrics = {}
 for family in text_string_to_metric_families((folder / "metrics.prom").read_text()):
     for sample in family.samples:
         metrics[" ".join([sample.name, *list(sample.labels.values())])] = sample.value
-print(json.dumps({"trials": trials, "rows": rows, "metrics": metrics, "status": status(folder).as_json()}))
+found = {"trials": trials, "rows": rows, "metrics": metrics}
+print(json.dumps(found | {"status": status(folder).as_json()}))
 """
 
 
@@ -531,6 +591,7 @@ def tiny_spec(
     return load_study(make(tmp_path, text_files, tiny_model, operations={"lanes": 1}))
 
 
+@pytest.mark.slow
 def test_a_running_study_is_seen_from_another_process(
     ray_here: None, tiny_spec: StudySpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -543,8 +604,10 @@ def test_a_running_study_is_seen_from_another_process(
 
     ascent, descent = "tiny/gradient_ascent", "tiny/ascent_kl_in_distribution"
     assert seen["trials"] == {
-        "0": [ascent, "COMPLETE", [1, 2, 4]], "1": [descent, "COMPLETE", [1, 2, 4]], "2": [ascent, "RUNNING", [1]],
-    }  # fmt: skip
+        "0": [ascent, "COMPLETE", [1, 2, 4]],
+        "1": [descent, "COMPLETE", [1, 2, 4]],
+        "2": [ascent, "RUNNING", [1]],
+    }
     assert seen["rows"]["0000-gradient_ascent"] == [1, 2, 4]
     metrics, found = seen["metrics"], seen["status"]
     assert metrics["ray_unlearn_up tiny"] == 1

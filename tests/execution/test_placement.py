@@ -28,7 +28,7 @@ def node(
     **more: object,
 ) -> Node:
     total = {"CPU": cpus, "GPU": gpus, "memory": gib * GIB}
-    return Node(name, total, None if free is None else total | free, **more)  # type: ignore[arg-type]
+    return Node(name, total, None if free is None else total | free, **more)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +95,34 @@ def test_a_lane_lies_on_one_node_where_it_can_and_spans_nodes_where_it_must() ->
 @pytest.mark.parametrize(
     ("shape", "nodes", "said"),
     [
-        (Shape(1, 1, 1), [node("a", 8)], r"a worker needs 1 GPU, but the largest node has 0 GPU \(a\); lower `gpus_per_worker`"),
-        (Shape(1, 9), [node("a", 8), node("b", 4)], r"needs 9 CPU, but the largest node has 8 CPU \(a\); lower `cpus_per_worker`"),
-        (Shape(1, 1, memory_gib=80), [node("a", 8)], r"needs 80.0 GiB of memory, but the largest node has 64.0 GiB"),
-        (Shape(1, 8, 1), [node("a", 4, 4), node("b", 8)], r"no node has 8 CPU, 1 GPU together.*a has 4 CPU, 4 GPU; b has 8 CPU"),
-        (Shape(5, 1), [node("a", 2), node("b", 2)], r"lane of 5 workers needs 5 CPU, but the cluster holds 4 of its workers"),
+        (
+            Shape(1, 1, 1),
+            [node("a", 8)],
+            r"a worker needs 1 GPU, but the largest node has 0 GPU \(a\); lower `gpus_per_worker`",
+        ),
+        (
+            Shape(1, 9),
+            [node("a", 8), node("b", 4)],
+            r"needs 9 CPU, but the largest node has 8 CPU \(a\); lower `cpus_per_worker`",
+        ),
+        (
+            Shape(1, 1, memory_gib=80),
+            [node("a", 8)],
+            r"needs 80.0 GiB of memory, but the largest node has 64.0 GiB",
+        ),
+        (
+            Shape(1, 8, 1),
+            [node("a", 4, 4), node("b", 8)],
+            r"no node has 8 CPU, 1 GPU together.*a has 4 CPU, 4 GPU; b has 8 CPU",
+        ),
+        (
+            Shape(5, 1),
+            [node("a", 2), node("b", 2)],
+            r"lane of 5 workers needs 5 CPU, but the cluster holds 4 of its workers",
+        ),
         (Shape(1, 1), [node("a", 8, draining=True)], r"no node that is alive and stays"),
     ],
-)  # fmt: skip
+)
 def test_what_can_never_fit_says_value_place_and_remedy(
     shape: Shape, nodes: list[Node], said: str
 ) -> None:
@@ -127,7 +147,8 @@ def test_why_a_lane_waits() -> None:
     why = why_waiting(Cluster(busy), Shape(2, 1, 1))
     assert why.kind == "in use"
     assert why.text == (
-        "2 worker(s) of 1 CPU, 1 GPU each: the cluster has 12 CPU, 12 of them free, 2 GPU, 0 of them free; "
+        "2 worker(s) of 1 CPU, 1 GPU each: the cluster has 12 CPU, 12 of them free, 2 GPU, 0 of "
+        "them free; "
         "nodes that could hold a worker: a, in use"
     )
     leaving = Cluster([node("a", cpus=4, draining=True)], [node("up to 2 x cpu", cpus=4, count=2)])
@@ -160,7 +181,8 @@ def test_a_study_on_a_cluster() -> None:
     found = placed(cluster, shape_of(fixed), fixed, trials=100)
     assert found.lanes == 8
     assert found.problems == [
-        "8 lane(s) of 1 worker(s) of 1 CPU fit, 20 are asked for; use `--lanes 8` or `auto`, or add nodes"
+        "8 lane(s) of 1 worker(s) of 1 CPU fit, 20 are asked for; use `--lanes 8` or `auto`, or "
+        "add nodes"
     ]
     big = Operations(gpus_per_worker=1)
     assert "GPU" in placed(cluster, shape_of(big), big, trials=7).problems[0]

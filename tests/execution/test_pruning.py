@@ -164,7 +164,7 @@ def test_with_free_steps_a_trial_stands_by_its_best_configuration_so_far() -> No
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "past_best"])
-def test_with_free_steps_a_trial_past_its_best_is_stopped_and_one_that_still_forgets_too_little_is_not(
+def test_with_free_steps_a_trial_past_its_best_is_stopped_and_one_that_forgets_too_little_is_not(
     scheduler: str,
 ) -> None:
     """U-shape: the gap closes, crosses, and opens again while the score rises at two evaluations

@@ -59,6 +59,7 @@ def same_rows(undisturbed: Path, url: str) -> None:
         assert chaos.compare(undisturbed, folder) == []
 
 
+@pytest.mark.slow
 def test_a_study_in_an_object_store(
     study_of: StudyFile,
     undisturbed: Path,
@@ -82,9 +83,15 @@ def test_a_study_in_an_object_store(
         for name in store.names(f"campaign/{tmp_path.name}/")
     }
     assert {
-        "study.yaml", "baselines.json", "ledger/rows.parquet", "ledger/baselines.parquet", "ledger/header.json",
-        "optuna.journal", "live.json", "metrics.prom",
-    } <= names  # fmt: skip
+        "study.yaml",
+        "baselines.json",
+        "ledger/rows.parquet",
+        "ledger/baselines.parquet",
+        "ledger/header.json",
+        "optuna.journal",
+        "live.json",
+        "metrics.prom",
+    } <= names
     assert any(name.startswith("tensorboard/0000-gradient_ascent/events") for name in names)
     assert not any(name.startswith("trials/0") for name in names), (
         "checkpoints of finished trials are of no use"
@@ -239,7 +246,8 @@ def test_the_whole_demo_through_errors_and_slow_answers(
         assert process.returncode == 0, text[-3000:]
         found, faults = checked(url), bad.faults()
         print(
-            f"{found.trials} trials, {found.rows} rows in {time.monotonic() - began:.0f} s; {faults}"
+            f"{found.trials} trials, {found.rows} rows in {time.monotonic() - began:.0f} s; "
+            f"{faults}"
         )
         assert (found.problems, found.complete, found.trials) == ([], True, 21)
         assert (

@@ -416,7 +416,7 @@ def test_an_interrupted_study_asks_what_an_uninterrupted_one_asks(data: st.DataO
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
-def test_with_parallel_lanes_the_order_of_outcomes_does_not_matter_and_pending_trials_are_not_asked_again(
+def test_with_parallel_lanes_the_order_of_outcomes_does_not_matter_and_none_is_asked_twice(
     sampler: str,
 ) -> None:
     """Twelve trials told in any order, two still pending: the next suggestion is the same, live or
@@ -480,7 +480,7 @@ def test_pending_trials_push_the_next_suggestion_elsewhere() -> None:
 
 
 def test_a_ledger_of_another_version_of_the_spec_is_replayed() -> None:
-    """ClaimedRegion range, method dropped, choice dropped: remembered as tried, not fed to the sampler,
+    """Range, method or choice dropped: remembered as tried, not fed to the sampler,
     no crash."""
     wide = study(space(MIXED, w_r=W_R, batch_size=BATCHES), space(), trials_per_method=12)
     done = run(wide, valley)
@@ -707,7 +707,8 @@ def test_the_search_asks_the_same_whatever_the_hash_seed() -> None:
     process."""
     code = (
         "from test_search import *\n"
-        "print([t.trial_id for t in run(study(space(**CONDITIONAL), trials_per_method=20), valley)])"
+        "print([t.trial_id for t in run(study(space(**CONDITIONAL), trials_per_method=20), "
+        "valley)])"
     )
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = {**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": "1"}

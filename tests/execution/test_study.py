@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +17,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 import yaml
 from processes import alive, descendants
+from safetensors.torch import load_file
 
+from ray_unlearn.api.study_handle import Study
 from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.hub_line import HubDied
 from ray_unlearn.execution.messages import LaneState
@@ -114,6 +118,7 @@ def test_running_into_a_study_or_resuming_a_finished_one_starts_nothing(
     assert (folder / "ledger" / "events.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_one_lane_gives_the_same_study_twice(
     finished: tuple[StudyResult, Path], spec_of: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
@@ -125,7 +130,7 @@ def test_one_lane_gives_the_same_study_twice(
     assert rows_of(first) == rows_of(second)
 
 
-@pytest.mark.parametrize("parallel", ["replicate", "shard"])
+@pytest.mark.parametrize("parallel", [pytest.param("replicate", marks=pytest.mark.slow), "shard"])
 def test_two_workers_give_the_trajectories_of_one(
     finished: tuple[StudyResult, Path],
     spec_of: Callable[..., StudySpec],
@@ -192,6 +197,7 @@ def assassin(number: int, times: int) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_killed_workers_cost_retries_and_change_nothing_else(
     finished: tuple[StudyResult, Path], spec_of: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
@@ -243,27 +249,47 @@ sys.exit(run_study(load_study(Path(sys.argv[1])), Path(sys.argv[2])).exit_code)
 """
 
 
+def started(spec: StudySpec, folder: Path, stderr: Path) -> "subprocess.Popen[bytes]":
+    """The study in a process and a Ray of its own, as soon as three trials have ended."""
+    file = folder.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(spec.model_dump(mode="json")))
+    with open(stderr, "w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED_RUN, str(file), str(folder)],
+            stderr=said,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        )
+    ledger, deadline = folder / "ledger" / "events.jsonl", time.monotonic() + 120
+    while not (ledger.exists() and ledger.read_text().count('"outcome"') >= 3):
+        assert process.poll() is None, stderr.read_text()
+        assert time.monotonic() < deadline, stderr.read_text()
+        time.sleep(0.05)
+    return process
+
+
+def test_a_killed_driver_leaves_a_study_that_is_resumed_to_the_same_rows(
+    finished: tuple[StudyResult, Path], spec_of: Callable[..., StudySpec], tmp_path: Path
+) -> None:
+    """SIGKILL: nothing is tidied up; then on another Ray."""
+    folder = tmp_path / "killed"
+    process = started(spec_of(), folder, tmp_path / "stderr")
+    process.kill()
+    process.wait()
+    assert resume_study(folder, quiet=True).counts == {"complete": 6}
+    assert verify(folder).problems == []
+    assert rows_of(read_ledger(folder / "ledger")) == rows_of(read_ledger(finished[1] / "ledger"))
+
+
 def test_ctrl_c_stops_cleanly_and_resume_completes_the_study(
     ray_here: None, spec_of: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
     """In a process of its own with a Ray of its own, interrupted the way a terminal does it: its
     whole group."""
     search = {"sampler": "random", "trials_per_method": 30, "quasi_random_share": 0.5}
-    file = tmp_path / "study.yaml"
-    file.write_text(yaml.safe_dump(spec_of(search=search).model_dump(mode="json")))
     folder = tmp_path / "stopped"
-    with open(tmp_path / "stderr", "w") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-c", INTERRUPTED_RUN, str(file), str(folder)],
-            stderr=stderr,
-            start_new_session=True,
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        )
-    ledger, deadline = folder / "ledger" / "events.jsonl", time.monotonic() + 120
-    while not (ledger.exists() and ledger.read_text().count('"outcome"') >= 3):
-        assert process.poll() is None, (tmp_path / "stderr").read_text()
-        assert time.monotonic() < deadline, (tmp_path / "stderr").read_text()
-        time.sleep(0.1)
+    ledger = folder / "ledger" / "events.jsonl"
+    process = started(spec_of(search=search), folder, tmp_path / "stderr")
     children = descendants(process.pid)
     assert len(children) > 3
     os.killpg(process.pid, signal.SIGINT)
@@ -349,3 +375,23 @@ def test_a_full_disk_is_refused_before_anything_starts(
     with pytest.raises(StorageError, match="10 MiB free"):
         run_study(spec_of(), tmp_path / "study")
     assert not (tmp_path / "study").exists()
+
+
+def test_the_saved_weights_are_those_that_the_trial_gives_when_it_runs_again(
+    finished: tuple[StudyResult, Path], tmp_path: Path
+) -> None:
+    """`export` takes them where they are; where they are lost or changed it runs the trial, and the
+    model is the same."""
+    folder = tmp_path / "study"
+    shutil.copytree(finished[1], folder)
+    [saved] = (folder / "trials" / "best").iterdir()
+    for name in ("saved", "again"):
+        said: list[str] = []
+        Study(folder).export(tmp_path / name, "best", say=said.append)
+        taken = any("the weights that the study kept" in text for text in said)
+        assert taken == (name == "saved"), said
+        saved.write_bytes(saved.read_bytes()[:-1] + b"x")
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("saved", "again"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(problem.startswith("I5") for problem in verify(folder).problems)

@@ -11,6 +11,7 @@ from stand_in import NLL, config
 
 from ray_unlearn.execution.conductor import pending
 from ray_unlearn.execution.interrupt import Interrupt
+from ray_unlearn.execution.messages import BestWeights
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.spec.errors import UserError
@@ -96,6 +97,31 @@ def test_a_best_row_whose_trial_diverges_is_not_the_one_to_beat(tmp_path: Path) 
             recorder.asked(number, config(seed=number))
             recorder.row(number, 0, metrics(1, score))
             assert recorder.is_best(number, 1) == best
+
+
+def test_a_late_word_of_former_best_weights_costs_its_own_file_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    with Ledger.create(tmp_path / "study" / "ledger", Header(retraining_flops=100.0)) as ledger:
+        ledger.append(BaselineMeasured(name="vanilla", metrics=metrics(0, 1.0)))
+        recorder = Recorder(study(space()), ledger, Deaf(), Deaf())
+        files = []
+        for number, known in ((0, 1.4), (1, 1.2)):
+            recorder.asked(number, config(seed=number))
+            recorder.row(number, 0, metrics(1, known))
+            files.append(BestWeights(number, 1, f"trials/best/{number}", 1, str(number)))
+            path = tmp_path / "study" / files[number].file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("weights")
+        for weights in (files[1], files[0], files[1]):
+            recorder.weights_saved(weights)
+        kept = ledger.record.best_weights
+        assert kept is not None
+        assert (kept.number, kept.file) == (1, files[1].file)
+        assert [p.name for p in (tmp_path / "study" / "trials" / "best").iterdir()] == ["1"]
+        recorder.outcome(1, 0, "infeasible", "diverged")
+        assert ledger.record.best_weights is None, "its row does not count any more"
+        assert list((tmp_path / "study" / "trials" / "best").iterdir()) == []
 
 
 def test_a_resumed_study_runs_begun_trials_first_and_then_the_numbers_never_asked_for() -> None:

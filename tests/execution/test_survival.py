@@ -2,7 +2,6 @@
 killed at random."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +10,8 @@ from pathlib import Path
 
 import chaos
 import pytest
-import torch
 import yaml
 from running import StudyFile, cli, under_way, until
-from safetensors.torch import load_file
 
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, EXIT_STORAGE
 from ray_unlearn.store.files import checkpoint_file
@@ -23,6 +20,7 @@ from ray_unlearn.store.table import result_table
 from ray_unlearn.store.verify import verify
 
 
+@pytest.mark.slow
 def test_signals_leave_a_checkpoint_and_resume_goes_on_from_it(
     study_of: StudyFile, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -168,6 +166,7 @@ sys.exit(result.exit_code)
 """
 
 
+@pytest.mark.slow
 def test_a_node_lost_in_mid_trial_costs_at_most_one_checkpoint_interval(
     study_of: StudyFile, tmp_path: Path
 ) -> None:
@@ -217,23 +216,3 @@ def test_a_finished_study_is_extended(study_of: StudyFile, tmp_path: Path) -> No
     trials = read_ledger(folder / "ledger").trials
     methods = ["gradient_ascent", "ascent_kl_in_distribution"]
     assert [trial.method for _, trial in sorted(trials.items())] == methods * 3
-
-
-def test_the_kept_weights_are_those_that_the_trial_gives_when_it_runs_again(
-    undisturbed: Path, tmp_path: Path
-) -> None:
-    """`export` takes them where they are; where they are lost or changed it runs the trial, and the
-    model is the same."""
-    folder = tmp_path / "study"
-    shutil.copytree(undisturbed, folder)
-    [kept] = (folder / "trials" / "best").iterdir()
-    for name in ("kept", "again"):
-        process = cli("export", str(folder), "--trial", "best", "-o", str(tmp_path / name))
-        said = process.communicate(timeout=180)[0]
-        assert process.returncode == 0, said
-        assert ("the weights that the study kept" in said) == (name == "kept")
-        kept.write_bytes(kept.read_bytes()[:-1] + b"x")
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("kept", "again"))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[name], two[name]) for name in one)
-    assert any(problem.startswith("I5") for problem in verify(folder).problems)

@@ -103,7 +103,7 @@ def test_the_hparams_tab_knows_experiment_configuration_and_end(tmp_path: Path) 
 @pytest.mark.parametrize("status", ["infeasible", "out_of_memory", "failed"])
 def test_a_trial_without_rows_has_its_outcome_and_reason(tmp_path: Path, status: str) -> None:
     trial = a_trial(study())
-    trial.status, trial.reason = status, "loss is not finite at update 3"  # type: ignore[assignment]
+    trial.status, trial.reason = status, "loss is not finite at update 3"
     TensorBoardObserver(tmp_path, ScoreRule(study(), {})).on_outcome(trial)
     run_data = read(tmp_path / "0007-gradient_ascent")
     said = run_data.Tensors("outcome")[0].tensor_proto.string_val

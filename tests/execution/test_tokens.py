@@ -64,7 +64,13 @@ def _asked(gcs: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "late", [{}, {"RAY_AUTH_MODE": "token"}], ids=["by default", "set after Ray was imported"]
+    "late",
+    [
+        pytest.param({}, id="by default"),
+        pytest.param(
+            {"RAY_AUTH_MODE": "token"}, id="set after Ray was imported", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_our_own_ray_is_closed_to_others(home: Path, late: dict[str, str]) -> None:
     command = [sys.executable, "-c", STUDY, json.dumps(late)]

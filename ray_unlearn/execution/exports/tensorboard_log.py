@@ -138,7 +138,8 @@ class _Run:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = RecordWriter(open(folder / f"events.out.tfevents.{time.time_ns()}", "wb"))  # noqa: SIM115
+        name = f"events.out.tfevents.{time.time_ns()}"
+        self._writer = RecordWriter(open(folder / name, "wb"))  # noqa: SIM115
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
 
     def add(self, summary: Summary, update: int = 0) -> None:
