@@ -42,11 +42,11 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray_unlearn.execution.conductor import first_job
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import RunningTrial
-from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.messages import BestWeights, Prepared
 from ray_unlearn.execution.ray_runtime import connected
+from ray_unlearn.execution.ray_tune import run_trials
 from ray_unlearn.execution.recorder import Recorder
-from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig

@@ -39,12 +39,12 @@ from ray.cluster_utils import Cluster
 from ray_unlearn.execution.conductor import first_job
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import RunningTrial
+from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.lane_trainer import LaneConfig, lane_loop
-from ray_unlearn.execution.lanes import Fleet
 from ray_unlearn.execution.messages import BestWeights, Fault, Launch, Prepared
 from ray_unlearn.execution.ray_runtime import connected
+from ray_unlearn.execution.ray_tune import run_trials
 from ray_unlearn.execution.recorder import Recorder
-from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.event import BaselineMeasured, Header

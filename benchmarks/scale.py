@@ -38,7 +38,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What measures memory imports the rest where it is used.
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.entry import HOT, StoredRow, encoded
 from ray_unlearn.store.event import (
     BaselineMeasured,
     Event,
@@ -48,6 +47,7 @@ from ray_unlearn.store.event import (
     TrialAsked,
     TrialEnded,
 )
+from ray_unlearn.store.event_line import HOT, StoredRow, encoded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.scan import acknowledged_file, events_file, header_file

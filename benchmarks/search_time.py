@@ -597,7 +597,7 @@ def main() -> None:
     print(f"cores {os.cpu_count()}, load {os.getloadavg()[0]:.1f}", flush=True)
     base = demo()
     if given.only != "search":
-        from ray_unlearn.unlearn.single import (
+        from ray_unlearn.unlearn.single_trial import (
             Single,  # needs torch and a model, which a replay does not
         )
 

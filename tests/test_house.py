@@ -43,7 +43,7 @@ STATE_MACHINES = (
     "search",
     "stages",
     "study",
-    "tune",
+    "ray_tune",
 )
 """Modules of `execution` that a test must be able to replay, like all of `store`."""
 

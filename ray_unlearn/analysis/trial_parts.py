@@ -24,7 +24,7 @@ from ray_unlearn.analysis.searched import (
     planned_samplers,
     space_axes,
 )
-from ray_unlearn.analysis.statistics.stopping import checkpoints
+from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 
 IDENTITY = ("study", "domain", "model", "method", "status")

@@ -15,10 +15,10 @@ from ray_unlearn.spec.guideline_file import Guideline, Guidelines, load_guidelin
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.location import fetched, send_folder
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import below, checked_url, is_remote
-from ray_unlearn.store.whole_file import write_whole
 
 if TYPE_CHECKING:
     import pandas as pd

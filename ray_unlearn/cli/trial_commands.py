@@ -39,7 +39,7 @@ def unlearn_command(
     json: Json = False,
 ) -> None:
     """Run one trial, without a search and without Ray, and show its evaluation rows."""
-    from ray_unlearn.unlearn.single import Single
+    from ray_unlearn.unlearn.single_trial import Single
 
     spec = load_study(study)
     values: dict[str, Any] = dict(_setting(text) for text in settings or [])

@@ -23,7 +23,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import unlearn
 from ray_unlearn.unlearn.model import load_model
 from ray_unlearn.unlearn.sharded_checkpoint import ShardedCheckpoints
-from ray_unlearn.unlearn.sharing import SharedModel
+from ray_unlearn.unlearn.weight_sharing import SharedModel
 from ray_unlearn.unlearn.workspace import Workspace
 
 LARGEST_SHARE = 0.3

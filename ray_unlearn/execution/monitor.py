@@ -23,6 +23,7 @@ from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, LiveJournal
 from ray_unlearn.execution.progress import Pace
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.live import LANE_FIELDS, LANE_STATES, LIVE_FILE, Live
 from ray_unlearn.store.record import Record, Trial
@@ -30,7 +31,6 @@ from ray_unlearn.store.scan import read_acknowledged
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.status import Tally
-from ray_unlearn.store.whole_file import write_whole
 
 METRICS_FILE = "metrics.prom"
 

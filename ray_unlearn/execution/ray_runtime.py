@@ -11,7 +11,7 @@ import ray
 
 from ray_unlearn.execution.cluster import look
 from ray_unlearn.execution.placement import Placed, placed, shape_of, why_never
-from ray_unlearn.execution.secret import private_folder, private_token
+from ray_unlearn.execution.ray_secret import private_folder, private_token
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
 

@@ -13,12 +13,12 @@ from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import differences, validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import BestWeightsGone, StudyExtended
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import Storage
-from ray_unlearn.store.whole_file import write_whole
 
 SPEC_FILE = "study.yaml"
 

@@ -37,11 +37,12 @@ from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, export_journal
 from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
 from ray_unlearn.execution.interrupt import Interrupt
+from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.lane_workspace import OpenStudy, shared_model
-from ray_unlearn.execution.lanes import Fleet
 from ray_unlearn.execution.monitor import Observation
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.ray_runtime import connected
+from ray_unlearn.execution.ray_tune import run_trials
 from ray_unlearn.execution.recorder import Observer, Recorder
 from ray_unlearn.execution.resume import (
     SPEC_FILE,
@@ -52,11 +53,11 @@ from ray_unlearn.execution.resume import (
 )
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
-from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import differences
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import (
     BestWeightsGone,
     Header,
@@ -72,7 +73,6 @@ from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.table import baseline_table, result_table, write_table
-from ray_unlearn.store.whole_file import write_whole
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.memory import active_parameter_count

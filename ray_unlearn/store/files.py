@@ -10,10 +10,10 @@ import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
 
+from ray_unlearn.store.atomic_write import DRAFT_ENDING
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.storage import FolderStorage, Storage, file_sha256, local_file
-from ray_unlearn.store.stored import Stored
-from ray_unlearn.store.whole_file import DRAFT_ENDING
+from ray_unlearn.store.stored_file import Stored
 
 TRIALS = "trials"
 BEST = "best"

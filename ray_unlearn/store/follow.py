@@ -6,8 +6,8 @@ that was repaired) is left to `read_ledger`'s rules: everything is read again.
 
 from pathlib import Path
 
-from ray_unlearn.store.entry import decoded
 from ray_unlearn.store.event import Event
+from ray_unlearn.store.event_line import decoded
 from ray_unlearn.store.ledger import concluded
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import events_file, scanned

@@ -19,7 +19,7 @@ from typing import IO
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.whole_file import write_whole
+from ray_unlearn.store.atomic_write import write_whole
 
 HEARTBEAT_S = 5.0
 EXPIRY_S = 60.0

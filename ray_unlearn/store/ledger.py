@@ -30,8 +30,9 @@ from typing import IO, Protocol, Self
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.entry import decoded, encoded
+from ray_unlearn.store.atomic_write import sync, write_whole
 from ray_unlearn.store.event import Event, Header, Note
+from ray_unlearn.store.event_line import decoded, encoded
 from ray_unlearn.store.lease import Lease
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import (
@@ -43,7 +44,6 @@ from ray_unlearn.store.scan import (
     restore_header_copy,
     scanned,
 )
-from ray_unlearn.store.whole_file import sync, write_whole
 from ray_unlearn.store.working_copy import RemoteWriter
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from ray_unlearn.store.whole_file import write_whole
+from ray_unlearn.store.atomic_write import write_whole
 
 LIVE_FILE = "live.json"
 SCHEMA_VERSION = 1

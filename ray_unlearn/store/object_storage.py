@@ -15,9 +15,9 @@ import pyarrow as pa
 from pyarrow import fs
 
 from ray_unlearn.environment import REAL, Environment
+from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.object_creation import create_object, s3_server
-from ray_unlearn.store.stored import Stored, checked_name, is_inside
-from ray_unlearn.store.whole_file import whole_file
+from ray_unlearn.store.stored_file import Stored, checked_name, is_inside
 
 PATIENCE_S = 120.0
 """A storage that answers with server errors, or not at all, is asked again for so long."""

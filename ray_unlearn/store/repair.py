@@ -12,8 +12,9 @@ from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.store.entry import Entry, decoded, encoded, renumbered
+from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.event import Event, Note, TrialReopened
+from ray_unlearn.store.event_line import Entry, decoded, encoded, renumbered
 from ray_unlearn.store.lease import Lease
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import SPEC, StudyFiles
@@ -21,9 +22,8 @@ from ray_unlearn.store.promises import table_fault
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.repair_plan import RepairPlan, plan_repair
 from ray_unlearn.store.scan import Scan, copied_header, events_file, scanned, write_acknowledged
-from ray_unlearn.store.separate import separate_studies, set_aside
+from ray_unlearn.store.separate_studies import separate_studies, set_aside
 from ray_unlearn.store.table import result_table, write_table
-from ray_unlearn.store.whole_file import whole_file
 
 
 def repair(study_folder: Path, environment: Environment = REAL) -> list[str]:

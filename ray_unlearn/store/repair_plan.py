@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.store.entry import Entry
 from ray_unlearn.store.event import (
     RowMeasured,
     TrialAsked,
@@ -19,6 +18,7 @@ from ray_unlearn.store.event import (
     TrialEvent,
     TrialReopened,
 )
+from ray_unlearn.store.event_line import Entry
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import Scan, events_file, read_acknowledged
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.entry import Entry, decoded
+from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import Header
+from ray_unlearn.store.event_line import Entry, decoded
 from ray_unlearn.store.schema import SCHEMA_VERSION
-from ray_unlearn.store.whole_file import write_whole
 
 CHECKED_SINCE = 2
 """Schema version from which on every line has a checksum."""

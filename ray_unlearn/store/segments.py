@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.entry import decoded
+from ray_unlearn.store.event_line import decoded
 from ray_unlearn.store.storage import Storage
 
 SEGMENTS = "ledger/segments"

@@ -22,8 +22,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.store.stored import Stored, checked_name
-from ray_unlearn.store.whole_file import create_whole, whole_file, write_whole
+from ray_unlearn.store.atomic_write import create_whole, whole_file, write_whole
+from ray_unlearn.store.stored_file import Stored, checked_name
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")
 OPTIONS = ("endpoint_override", "region", "scheme")

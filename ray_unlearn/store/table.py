@@ -11,10 +11,10 @@ from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, value_type
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.schema import COLUMNS, RUNNING, SCHEMA_VERSION, Row
 from ray_unlearn.store.score import ScoreRule
-from ray_unlearn.store.whole_file import whole_file
 
 CONFIG_COLUMNS = ("method", "seed", *HYPERPARAMETERS)
 TABLE_COLUMNS = (

@@ -21,8 +21,8 @@ from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.best_weights import best_weights_problems
-from ray_unlearn.store.entry import Entry
 from ray_unlearn.store.event import Event, Header, RowMeasured, TrialAsked, TrialEnded
+from ray_unlearn.store.event_line import Entry
 from ray_unlearn.store.files import leftovers
 from ray_unlearn.store.lease import EXPIRY_S, LEASE_FILE, read_holder
 from ray_unlearn.store.promises import best_row_problems, copy_problems, table_fault

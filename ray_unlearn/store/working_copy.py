@@ -16,13 +16,13 @@ from pathlib import Path
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store import segments
-from ray_unlearn.store.entry import decoded
+from ray_unlearn.store.atomic_write import write_whole
+from ray_unlearn.store.event_line import decoded
 from ray_unlearn.store.lease import LEASE_FILE
 from ray_unlearn.store.object_lease import RemoteLease, newest_claim, read_claim
 from ray_unlearn.store.scan import acknowledged_file, events_file, header_file
 from ray_unlearn.store.segments import Segment
 from ray_unlearn.store.storage import Storage
-from ray_unlearn.store.whole_file import write_whole
 
 PUBLISH_S = 10.0
 HEADER = "ledger/header.json"

@@ -24,7 +24,7 @@ import torch
 
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.spec.trial_id import flat_id
-from ray_unlearn.store.whole_file import whole_file
+from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.optimizer import load_state, local, state_of
 from ray_unlearn.unlearn.workspace import Workspace

@@ -26,8 +26,8 @@ from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
+from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.schema import HALVES
-from ray_unlearn.store.whole_file import whole_file
 from ray_unlearn.unlearn.document_hash import in_selection_half, text_hash
 from ray_unlearn.unlearn.former_digests import former_data_digest
 from ray_unlearn.unlearn.model import load_tokenizer

@@ -24,7 +24,7 @@ from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
 from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
-from ray_unlearn.unlearn.sharded import whole
+from ray_unlearn.unlearn.sharded_model import whole
 from ray_unlearn.unlearn.workspace import Workspace
 
 NO_CHECKPOINTS = NoCheckpointer()

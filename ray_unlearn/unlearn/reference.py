@@ -13,8 +13,8 @@ from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.logprobs import adversarial_targets
 from ray_unlearn.unlearn.model import head_of
 from ray_unlearn.unlearn.policy import Policy
-from ray_unlearn.unlearn.sharded import whole_head
-from ray_unlearn.unlearn.sharing import to_array, to_tensor
+from ray_unlearn.unlearn.sharded_model import whole_head
+from ray_unlearn.unlearn.weight_sharing import to_array, to_tensor
 
 CACHE_BYTES = 2**30
 

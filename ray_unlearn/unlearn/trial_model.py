@@ -12,7 +12,7 @@ from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import Storage, local_file
-from ray_unlearn.unlearn.single import Single, shortened
+from ray_unlearn.unlearn.single_trial import Single, shortened
 
 Say = Callable[[str], None]
 

@@ -38,8 +38,8 @@ from ray_unlearn.unlearn.model import DTYPES, demo_models, load_model, model_dig
 from ray_unlearn.unlearn.policy import Policy, WholeModel, checkpoint_layers, make_policy
 from ray_unlearn.unlearn.reference import Reference
 from ray_unlearn.unlearn.scored import Scored
-from ray_unlearn.unlearn.sharded import ShardedModel
-from ray_unlearn.unlearn.sharing import SharedModel
+from ray_unlearn.unlearn.sharded_model import ShardedModel
+from ray_unlearn.unlearn.weight_sharing import SharedModel
 
 Quantities = dict[str, Any]
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from ray_unlearn.analysis.statistics.stopping import StoppingRule, checkpoints, stopping_rule
+from ray_unlearn.analysis.statistics.stopping_regret import StoppingRule, checkpoints, stopping_rule
 
 TARGET = 2.0
 # trial, group, update, forget_nll, score, score_selection; 16 updates planned.

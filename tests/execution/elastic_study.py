@@ -22,11 +22,11 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
 
-from ray_unlearn.execution import lanes as fleets
+from ray_unlearn.execution import lane_fleet as fleets
 from ray_unlearn.execution.conductor import first_job
 from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.messages import Delivery, RowReported, RunTrial
 from ray_unlearn.execution.placement import Cluster as Seen
 from ray_unlearn.execution.placement import Node

@@ -16,13 +16,13 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from stand_in import OpenStandIn
 
 from ray_unlearn.execution import cluster as elastic
+from ray_unlearn.execution import lane_fleet as fleet
 from ray_unlearn.execution import lane_pool
 from ray_unlearn.execution import lane_trainer as training
-from ray_unlearn.execution import lanes as fleet
 from ray_unlearn.execution.conductor import first_job
 from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.placement import Cluster, Node
 from ray_unlearn.spec.operations import Operations
 

@@ -22,12 +22,12 @@ from ray_unlearn.execution.cluster import died_with_node
 from ray_unlearn.execution.conductor import LaneError, first_job
 from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.messages import Delivery, JobEnded, RowReported, RunTrial
 from ray_unlearn.execution.ray_hub import RayHub, summary
+from ray_unlearn.execution.ray_tune import run_trials
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.trial_errors import classify
-from ray_unlearn.execution.tune import run_trials
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig

@@ -31,7 +31,7 @@ from ray_unlearn.execution.study import StudyResult, resume_study, run_study
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.entry import decoded, encoded
+from ray_unlearn.store.event_line import decoded, encoded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.schema import COLUMNS

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ray_unlearn.execution.secret import private_folder, private_token
+from ray_unlearn.execution.ray_secret import private_folder, private_token
 from ray_unlearn.spec.errors import UserError
 
 STUDY = """

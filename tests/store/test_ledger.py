@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.entry import decoded, encoded, renumbered
 from ray_unlearn.store.event import (
     BaselineMeasured,
     BestWeightsGone,
@@ -24,6 +23,7 @@ from ray_unlearn.store.event import (
     TrialEnded,
     TrialReopened,
 )
+from ray_unlearn.store.event_line import decoded, encoded, renumbered
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.scan import events_file
 

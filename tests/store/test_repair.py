@@ -26,8 +26,8 @@ from ledgers import (
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.spec.trial_id import flat_id
-from ray_unlearn.store.entry import encoded
 from ray_unlearn.store.event import Note
+from ray_unlearn.store.event_line import encoded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.repair import repair
 from ray_unlearn.store.scan import acknowledged_file, events_file, header_file

@@ -7,7 +7,7 @@ import pytest
 from ledgers import finished
 
 from ray_unlearn.store import table
-from ray_unlearn.store.entry import StoredRow
+from ray_unlearn.store.event_line import StoredRow
 from ray_unlearn.store.ledger import read_ledger
 
 

@@ -28,7 +28,6 @@ from ledgers import (
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store.best_weights import safetensors_fault
-from ray_unlearn.store.entry import encoded
 from ray_unlearn.store.event import (
     BestWeightsGone,
     BestWeightsKept,
@@ -37,6 +36,7 @@ from ray_unlearn.store.event import (
     StudyExtended,
     TrialReopened,
 )
+from ray_unlearn.store.event_line import encoded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.scan import events_file, header_file
 from ray_unlearn.store.table import result_table, write_table

@@ -13,7 +13,7 @@ import torch.multiprocessing as torch_processes
 multiprocessing.set_forkserver_preload(
     [
         "ray_unlearn.unlearn.baselines",
-        "ray_unlearn.unlearn.single",
+        "ray_unlearn.unlearn.single_trial",
         "transformers.models.llama.modeling_llama",
         "peft",
     ]

@@ -15,7 +15,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import EVALUATED, prepare
 from ray_unlearn.unlearn.model import load_model
 from ray_unlearn.unlearn.policy import WholeModel
-from ray_unlearn.unlearn.sharing import SharedModel
+from ray_unlearn.unlearn.weight_sharing import SharedModel
 from ray_unlearn.unlearn.workspace import Workspace
 
 

@@ -22,11 +22,11 @@ from ray_unlearn.analysis.statistics.paired_difference import ALPHA, t_interval
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row
 from ray_unlearn.store.score import OBJECTIVE, Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
-from ray_unlearn.store.whole_file import write_whole
 
 CONFIDENCE = 1 - ALPHA
 REPORTED = f"score_{HALVES[1]}"

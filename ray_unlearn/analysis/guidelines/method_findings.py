@@ -31,7 +31,7 @@ from ray_unlearn.analysis.statistics.robustness import (
     tuning_curve,
 )
 from ray_unlearn.analysis.statistics.selection import best_by_selection
-from ray_unlearn.analysis.statistics.stopping import StoppingRule, stopping_rule
+from ray_unlearn.analysis.statistics.stopping_regret import StoppingRule, stopping_rule
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import Evidence
 

@@ -19,7 +19,7 @@ from ray_unlearn.analysis.report.page import (
     paragraphs,
 )
 from ray_unlearn.analysis.report.report_files import ReportFolder
-from ray_unlearn.analysis.statistics.stopping import StoppingRule
+from ray_unlearn.analysis.statistics.stopping_regret import StoppingRule
 from ray_unlearn.spec.guideline_file import Guideline, Reason
 
 TITLE = "Each method: what matters, which values are good, when to stop"

@@ -18,10 +18,10 @@ from ray_unlearn.execution.drawn_points import active, contains
 from ray_unlearn.execution.optuna_trials import as_optuna_trial, directions, objectives
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule
-from ray_unlearn.store.whole_file import write_whole
 
 JOURNAL_FILE = "optuna.journal"
 

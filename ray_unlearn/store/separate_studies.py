@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.entry import decoded
+from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import Header
+from ray_unlearn.store.event_line import decoded
 from ray_unlearn.store.scan import events_file, lines_of, write_acknowledged
-from ray_unlearn.store.whole_file import write_whole
 
 SPEC_COPY = "study.yaml"
 

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from ray_unlearn.execution.conductor import ACTOR_RESTARTS, Conductor
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.lanes import Fleet
+from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.messages import Delivery
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.execution.search import Search
