@@ -220,7 +220,10 @@ def test_an_import_of_what_is_not_there_is_seen() -> None:
     modules = parsed(
         p="", ray_unlearn="", ray_unlearn__a="def f(): ...\nX = 1\nfrom q import g as h"
     )
-    good = "from ray_unlearn.a import f, X\nfrom ray_unlearn import a\nfrom ray_unlearn.a import (\n    h as i,\n)"
+    good = (
+        "from ray_unlearn.a import f, X\nfrom ray_unlearn import a\n"
+        "from ray_unlearn.a import (\n    h as i,\n)"
+    )
     assert list(missing(good, modules)) == []
     bad = "P = 'from ray_unlearn.b import f'\nfrom ray_unlearn.a import f, g"
     assert list(missing(bad, modules)) == ["ray_unlearn.b", "ray_unlearn.a.g"]

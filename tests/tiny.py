@@ -6,8 +6,13 @@ import yaml
 
 REPOSITORY = Path(__file__).parent.parent
 SIZES = {
-    "forget": 24, "approximate": 24, "retain": 24, "retain_heldout": 16, "general_retain": 16, "general_evaluation": 16,
-}  # fmt: skip
+    "forget": 24,
+    "approximate": 24,
+    "retain": 24,
+    "retain_heldout": 16,
+    "general_retain": 16,
+    "general_evaluation": 16,
+}
 
 
 def study_file(folder: Path, text_files: Path, model: Path, /, **changes: object) -> Path:

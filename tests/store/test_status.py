@@ -331,8 +331,8 @@ def test_without_a_terminal_each_change_is_a_line(
             assert first["best"][0]["forget_ppl"] is None, "NaN is not JSON"
         else:
             assert (
-                "3/4 trials: 2 complete, 1 pruned; 1 under way; 8 rows; best 0.1429 (gradient_ascent)"
-                in lines[0]
+                "3/4 trials: 2 complete, 1 pruned; 1 under way; 8 rows; "
+                "best 0.1429 (gradient_ascent)" in lines[0]
             )
             assert "driver running, 1 busy, 1 pending; about 1 min" in lines[0]
 
