@@ -17,8 +17,9 @@ from tiny import SIZES, study_file
 if TYPE_CHECKING:
     from ray_unlearn.spec.study_spec import StudySpec
 
-LONGEST_FIRST = ("execution", "unlearn", "analysis", "cluster", "store")
-"""Folders in the order of what they cost, so that two processes finish at about the same time."""
+ORDER = ("cli", "execution", "unlearn", "analysis", "cluster", "store")
+"""Folders in the order of what they cost, so that two processes finish at about the same time;
+first the one that asserts that it does not start Ray, in the process that has none."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -34,7 +35,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _place(item: pytest.Item) -> tuple[bool, int, str]:
     folder = item.path.parent.name
-    cost = LONGEST_FIRST.index(folder) if folder in LONGEST_FIRST else len(LONGEST_FIRST)
+    cost = ORDER.index(folder) if folder in ORDER else len(ORDER)
     return ("ray_here" not in getattr(item, "fixturenames", ()), cost, str(item.path))
 
 
