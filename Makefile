@@ -37,11 +37,11 @@ campaign: setup
 smollm2: setup
 	@$(BIN)/python scripts/smollm2_world.py
 
-# Two processes: the tests that share a Ray cluster are one's, all other files go to whichever is free
-# (tests/conftest.py). Temporary files lie in memory where there is room: most are written to be synced.
+# Two processes, each with one Ray cluster for all its tests that need one; a file goes to whichever is free, the longest
+# first (tests/conftest.py). Temporary files lie in memory where there is room: most are written to be synced.
 MEMORY := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 4000000 ] 2>/dev/null && echo /dev/shm)
 test: setup lint
-	@PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not slow" tests
+	@PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" tests
 
 # The slow tests that have caught something (docs/findings.md): a driver killed, a node lost or cut off, a study in an
 # object store stopped and killed, processes killed at random; a cluster without the token; models over four workers.

@@ -17,26 +17,21 @@ from tiny import SIZES, study_file
 if TYPE_CHECKING:
     from ray_unlearn.spec.study_spec import StudySpec
 
-ORDER = ("cli", "execution", "unlearn", "analysis", "cluster", "store")
+ORDER = ("cli", "execution", "api", "unlearn", "analysis", "cluster", "store")
 """Folders in the order of what they cost, so that two processes finish at about the same time;
-first the one that asserts that it does not start Ray, in the process that has none."""
+first the one that asserts that it does not start Ray, while no process has one."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Split the tests over processes (`-n 2 --dist loadgroup`): those that share a Ray cluster go
-    to one of them, and begin at once; every other file goes to the next process that is free."""
-    if config.getoption("dist", "no") != "loadgroup":
-        return
-    for item in items:
-        shared = "ray_here" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if shared else item.path.name))
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest: with `-n 2 --dist loadfile --no-loadscope-reorder` each file
+    goes to the next process that is free."""
     items.sort(key=_place)
 
 
-def _place(item: pytest.Item) -> tuple[bool, int, str]:
+def _place(item: pytest.Item) -> tuple[int, str]:
     folder = item.path.parent.name
-    cost = ORDER.index(folder) if folder in ORDER else len(ORDER)
-    return ("ray_here" not in getattr(item, "fixturenames", ()), cost, str(item.path))
+    return ORDER.index(folder) if folder in ORDER else len(ORDER), str(item.path)
 
 
 @pytest.fixture(scope="session", autouse=True)
