@@ -43,9 +43,14 @@ MEMORY := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -g
 test: setup lint
 	@PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" tests
 
-# The slow tests that have caught something (docs/findings.md): a driver killed, a node lost or cut off, a study in an
+# The slow tests that have caught something (docs/findings.md): a driver killed, a node lost, drained or cut off, a study in an
 # object store stopped and killed, processes killed at random; a cluster without the token; models over four workers.
 CI_SLOW := \
+  tests/execution/test_elastic.py::test_lanes_follow_nodes_that_join_and_leave \
+  tests/execution/test_elastic.py::test_a_drained_nodes_trial_goes_on_elsewhere_from_a_checkpoint_and_no_retry_is_used \
+  tests/execution/test_elastic.py::test_a_lost_nodes_trial_goes_on_elsewhere_and_no_retry_is_used \
+  tests/execution/test_elastic.py::test_the_end_leaves_no_thread_in_ray_and_waits_for_no_lane_that_waits \
+  "tests/execution/test_study.py::test_two_workers_give_the_trajectories_of_one[shard]" \
   tests/execution/test_survival.py::test_random_kills_lose_nothing_and_count_nothing_twice \
   tests/execution/test_survival.py::test_the_ledger_alone_is_enough_to_resume \
   tests/execution/test_remote_study.py::test_stopped_and_killed_it_goes_on_elsewhere \

@@ -6,8 +6,9 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,17 @@ def reached(host: Host, other: Host) -> str:
     return host.run("python", "-c", HELLO, other.address).stdout.strip()
 
 
-def test_hosts_meet_part_and_die(tmp_path: Path) -> None:
+@pytest.fixture
+def below_tmp() -> Iterator[Path]:
+    """A folder that hosts can share: pytest's own may lie in /dev/shm, which each host has anew."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_hosts_meet_part_and_die(below_tmp: Path) -> None:
     """If this fails, the tests below prove nothing."""
     before = network()
-    with Hosts(3, shared=[tmp_path]) as hosts:
+    with Hosts(3, shared=[below_tmp]) as hosts:
         assert network() == before, "nothing is seen in the machine's own network"
         one, two, three = hosts
         greeter = two.start("python", "-c", GREETER)
@@ -113,9 +121,9 @@ def test_hosts_meet_part_and_die(tmp_path: Path) -> None:
         one.write("/tmp/own", "one")
         one.write("~/own", "one")
         one.write("/dev/shm/own", "one")
-        one.write(f"{tmp_path}/common", "all")
+        one.write(f"{below_tmp}/common", "all")
         assert two.run("sh", "-c", "cat /tmp/own ~/own /dev/shm/own", check=False).returncode == 1
-        assert two.run("cat", f"{tmp_path}/common").stdout == "all"
+        assert two.run("cat", f"{below_tmp}/common").stdout == "all"
         assert one.run("stat", "-c", "%a", "/tmp/home/own").stdout == "600\n"
         with pytest.raises(RuntimeError, match="host1: false ended with 1"):
             one.run("false")

@@ -50,6 +50,7 @@ def happened(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.slow
 def test_lanes_follow_nodes_that_join_and_leave(happened: dict[str, Any]) -> None:
     lanes = [happened[name] for name in happened if name.startswith("lanes")]
     assert lanes == [1, 2, 1, 2]
@@ -57,6 +58,7 @@ def test_lanes_follow_nodes_that_join_and_leave(happened: dict[str, Any]) -> Non
     assert happened["placed"] == 1, "as `plan --address` counts"
 
 
+@pytest.mark.slow
 def test_a_drained_nodes_trial_goes_on_elsewhere_from_a_checkpoint_and_no_retry_is_used(
     happened: dict[str, Any],
 ) -> None:
@@ -70,6 +72,7 @@ def test_a_drained_nodes_trial_goes_on_elsewhere_from_a_checkpoint_and_no_retry_
     )
 
 
+@pytest.mark.slow
 def test_a_lost_nodes_trial_goes_on_elsewhere_and_no_retry_is_used(
     happened: dict[str, Any],
 ) -> None:
@@ -78,6 +81,7 @@ def test_a_lost_nodes_trial_goes_on_elsewhere_and_no_retry_is_used(
     assert happened["lost"]["stayed"]["attempt"] == 0
 
 
+@pytest.mark.slow
 def test_the_end_leaves_no_thread_in_ray_and_waits_for_no_lane_that_waits(
     happened: dict[str, Any],
 ) -> None:

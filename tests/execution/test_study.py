@@ -130,7 +130,8 @@ def test_one_lane_gives_the_same_study_twice(
     assert rows_of(first) == rows_of(second)
 
 
-@pytest.mark.parametrize("parallel", [pytest.param("replicate", marks=pytest.mark.slow), "shard"])
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["replicate", "shard"])
 def test_two_workers_give_the_trajectories_of_one(
     finished: tuple[StudyResult, Path],
     spec_of: Callable[..., StudySpec],
