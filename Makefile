@@ -43,8 +43,8 @@ MEMORY := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -g
 test: setup lint
 	@PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" tests
 
-# The slow tests that have caught something (docs/findings.md): a driver killed, a node lost, drained or cut off, a study in an
-# object store stopped and killed, processes killed at random; a cluster without the token; models over four workers.
+# The slow tests that have caught something (docs/findings.md): a driver killed, a node lost, drained or cut off, processes
+# killed at random; a cluster without the token; lanes of two workers, models over four.
 CI_SLOW := \
   tests/execution/test_elastic.py::test_lanes_follow_nodes_that_join_and_leave \
   tests/execution/test_elastic.py::test_a_drained_nodes_trial_goes_on_elsewhere_from_a_checkpoint_and_no_retry_is_used \
@@ -53,7 +53,6 @@ CI_SLOW := \
   "tests/execution/test_study.py::test_two_workers_give_the_trajectories_of_one[shard]" \
   tests/execution/test_survival.py::test_random_kills_lose_nothing_and_count_nothing_twice \
   tests/execution/test_survival.py::test_the_ledger_alone_is_enough_to_resume \
-  tests/execution/test_remote_study.py::test_stopped_and_killed_it_goes_on_elsewhere \
   tests/cluster/test_hosts.py::test_a_dead_host_and_a_parted_one_cost_a_study_nothing \
   tests/cluster/test_hosts.py::test_without_the_token_nobody_gets_in \
   tests/unlearn/test_sharded.py tests/unlearn/test_workers.py
