@@ -16,7 +16,6 @@ from typing import Any
 
 from ray_unlearn.execution.drawn_points import active
 from ray_unlearn.execution.recorder import Observer
-from ray_unlearn.execution.resume import SPEC_FILE
 from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.study import Say, StudyResult, resume_study, run_study, to_stderr
 from ray_unlearn.spec.bounds import LARGEST_SEED, MOST_TRIALS
@@ -24,7 +23,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_file import where_it_is_now
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.location import fetched, study_exists
 from ray_unlearn.store.record import Record
@@ -103,7 +102,7 @@ def _confirmed(
         )
     for note in _notes(chosen, spec, record, top, per_method):
         say(note)
-    spec = _where_it_lies_now(spec, folder)
+    spec = where_it_is_now(spec, folder)
     _check_context(spec, record, folder, quiet, say)
     for name in _names():
         wanted, place = confirming_spec(spec, record, chosen, seeds, name), below(location, name)
@@ -213,18 +212,6 @@ def _notes(
             "are confirmed"
         )
     return notes
-
-
-def _where_it_lies_now(spec: StudySpec, folder: Path) -> StudySpec:
-    """The ledger's spec, with operations and the places of model and data from `study.yaml`: a
-    study may have moved."""
-    path = folder / SPEC_FILE
-    if not path.exists():
-        return spec
-    now = load_study(path)
-    return spec.model_copy(
-        update={"model": now.model, "data": now.data, "operations": now.operations}
-    )
 
 
 def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, say: Say) -> None:

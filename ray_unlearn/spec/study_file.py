@@ -120,3 +120,21 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
             "model": spec.model.model_copy(update=model_updates),
         }
     )
+
+
+def where_it_is_now(spec: StudySpec, folder: Path) -> StudySpec:
+    """The ledger's spec with model, data and operations of `study.yaml`: a study may have moved.
+
+    Args:
+        spec: of the ledger's header.
+        folder: of the study; without a `study.yaml` the spec is as it is.
+
+    Raises:
+        UserError: `study.yaml` cannot be read.
+    """
+    path = folder / "study.yaml"
+    if not path.exists():
+        return spec
+    now = load_study(path)
+    places = {"model": now.model, "data": now.data, "operations": now.operations}
+    return spec.model_copy(update=places)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.spec.study_file import where_it_is_now
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.files import kept_weights
@@ -55,7 +55,7 @@ def write_trial_model(
     spec, record = open_study(study)
     chosen, wanted = chosen_for_export(spec, record, trial, update)
     config = validated(TrialConfig, chosen.config, "ledger: config")
-    single = Single(_as_it_is_now(spec, study), say)
+    single = Single(where_it_is_now(spec, study), say)
     if not single.can_repeat(config):
         raise UserError(
             "model, data or evaluation have changed since the study was run; its trial cannot be "
@@ -71,16 +71,6 @@ def write_trial_model(
         how = f"trial {chosen.number} run again to update {wanted}"
     single.save(output)
     say(f"model: {output} ({how})")
-
-
-def _as_it_is_now(spec: StudySpec, study: Path) -> StudySpec:
-    """The ledger's spec with model, data and operations of `study.yaml`: a study may have moved."""
-    path = study / "study.yaml"
-    if not path.exists():
-        return spec
-    now = load_study(path)
-    places = {"model": now.model, "data": now.data, "operations": now.operations}
-    return spec.model_copy(update=places)
 
 
 def chosen_for_export(
