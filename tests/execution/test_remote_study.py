@@ -24,6 +24,9 @@ from ray_unlearn.store.verify import Verification, verify
 REPOSITORY = Path(__file__).parent.parent.parent
 
 FULL: dict[str, Any] = {"tensorboard": True, "checkpoint_every_s": 0.2}
+LASTS_S = 5.0
+"""A trial that is to be stopped: the store's answers, to it and to whoever watches, take seconds."""
+
 SHORT = {"RAY_TMPDIR": "/tmp"}  # paths of sockets end at 107 bytes, wherever TMPDIR is
 
 
@@ -34,6 +37,25 @@ def store() -> Iterator[Store]:
         "--errors", "0.05", "--slow", "0.02", "--slow-s", "2", "--seed", str(time.time_ns() % 1000)
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def steps(undisturbed: Path) -> int:
+    """Of a trial that takes `LASTS_S` on this machine, whatever it is busy with."""
+    trials = read_ledger(undisturbed / "ledger").trials.values()
+    last = [trial.rows[-1] for trial in trials]
+    pace = sum(row["update"] for row in last) / sum(row["wall_s"] for row in last)
+    return int(LASTS_S * pace)
+
+
+@pytest.fixture(scope="module")
+def long_undisturbed(
+    study_of: StudyFile, steps: int, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A study of such trials, run without any fault."""
+    folder = tmp_path_factory.mktemp("long") / "study"
+    chaos.undisturbed(study_of(steps=steps), folder)
+    return folder
 
 
 @pytest.fixture(autouse=True)
@@ -126,14 +148,14 @@ def test_a_study_in_an_object_store(
 
 @pytest.mark.slow
 def test_stopped_and_killed_it_goes_on_elsewhere(
-    study_of: StudyFile, undisturbed: Path, store: Store, tmp_path: Path
+    study_of: StudyFile, steps: int, long_undisturbed: Path, store: Store, tmp_path: Path
 ) -> None:
     """SIGTERM leaves a checkpoint in the store; SIGKILL leaves what was there. Both times another
     scratch folder (as on another machine) goes on from it."""
     url = f"s3://{BUCKET}/{tmp_path.name}"
     process = cli(
         "run",
-        str(study_of(**FULL)),
+        str(study_of(steps=steps, **FULL)),
         "--storage",
         url,
         "--quiet",
@@ -160,7 +182,7 @@ def test_stopped_and_killed_it_goes_on_elsewhere(
     said("resume", url, "--quiet", TMPDIR=str(_made(tmp_path / "three")))
     found = checked(url)
     assert (found.problems, found.complete) == ([], True)
-    same_rows(undisturbed, url)
+    same_rows(long_undisturbed, url)
     with fetched(url) as folder:
         notes = [event for event in read_ledger(folder / "ledger").notes]
     assert any(
@@ -170,7 +192,11 @@ def test_stopped_and_killed_it_goes_on_elsewhere(
 
 @pytest.mark.slow
 def test_a_store_that_goes_away_stops_the_study_and_comes_back(
-    study_of: StudyFile, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study_of: StudyFile,
+    steps: int,
+    long_undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The server is stopped (SIGSTOP: it accepts and never answers) in the middle of the study, for
     longer than its patience."""
@@ -179,7 +205,9 @@ def test_a_store_that_goes_away_stops_the_study_and_comes_back(
             monkeypatch.setenv(name, value)
         url = f"s3://{BUCKET}/{tmp_path.name}"
         hasty = "from ray_unlearn.store import object_storage as o; o.PATIENCE_S = o.ANSWER_S = 3.0"
-        process = cli("run", str(study_of(**FULL)), "--storage", url, "--quiet", setup=hasty)
+        process = cli(
+            "run", str(study_of(steps=steps, **FULL)), "--storage", url, "--quiet", setup=hasty
+        )
         until(at_work, url, process)
         os.kill(own.process.pid, signal.SIGSTOP)
         try:
@@ -192,7 +220,7 @@ def test_a_store_that_goes_away_stops_the_study_and_comes_back(
         said("resume", url, "--quiet")
         found = checked(url)
         assert (found.problems, found.complete) == ([], True)
-        same_rows(undisturbed, url)
+        same_rows(long_undisturbed, url)
 
 
 @pytest.mark.slow
