@@ -213,13 +213,13 @@ def test_a_remote_study_is_followed_through_a_copy_that_is_refreshed(
             monkeypatch.setenv(name, value)
         url = f"s3://{BUCKET}/{tmp_path.name}"
         with opened(url) as place, place.create_ledger(header) as ledger:
-            replace(LIVE, time=at(0)).write(place.folder)
-            place.publish(LIVE_FILE)
             with copied(url) as copy:
                 assert not isinstance(copy, Path)
                 follower, seen = Follower(copy.folder, copy.refresh, name=url), []
                 for event in interleaved():
                     ledger.append(event)
+                    replace(LIVE, time=at(0)).write(place.folder)
+                    place.publish(LIVE_FILE)
                     seen.append(follower.poll())
                 assert len(scans) == 1
                 assert (seen[-1].finished, seen[-1].rows, seen[-1].driver, seen[-1].folder) == (
