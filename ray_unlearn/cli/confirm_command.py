@@ -1,10 +1,10 @@
 """Does the best hold up? Command: confirm."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_unlearn.cli.options import Address, LanesOption, Location, Quiet, Workers
+from ray_unlearn.cli.options import Location, with_run_options
 from ray_unlearn.cli.show import Json, four_digits, print_json, print_table, say
 from ray_unlearn.spec.bounds import MOST_TRIALS
 
@@ -17,6 +17,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@with_run_options
 def confirm_command(
     location: Location,
     top: Annotated[
@@ -31,10 +32,8 @@ def confirm_command(
     per_method: Annotated[
         bool, typer.Option("--per-method", help="so many configurations of each method")
     ] = False,
-    lanes: LanesOption = None,
-    workers: Workers = None,
-    address: Address = None,
-    quiet: Quiet = False,
+    *,
+    options: dict[str, Any],
     json: Json = False,
 ) -> None:
     """Run the best configurations of a study again with new seeds.
@@ -44,16 +43,7 @@ def confirm_command(
     from ray_unlearn.api import Study
 
     study = Study(location)
-    found = study.confirm(
-        top,
-        seeds,
-        per_method=per_method,
-        lanes=lanes,
-        workers=workers,
-        address=address,
-        quiet=quiet,
-        say=say,
-    )
+    found = study.confirm(top, seeds, per_method=per_method, **options)
     result = study.last_run
     assert result is not None
     if json:

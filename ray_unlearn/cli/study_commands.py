@@ -1,19 +1,11 @@
 """Commands on studies: run, resume, status."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_unlearn.cli.options import (
-    Address,
-    LanesOption,
-    Location,
-    Quiet,
-    SpaceFrom,
-    StudyFile,
-    Workers,
-)
+from ray_unlearn.cli.options import Location, SpaceFrom, StudyFile, with_run_options
 from ray_unlearn.cli.show import Json, print_json, print_table, say
 from ray_unlearn.spec.bounds import MOST_TRIALS
 from ray_unlearn.store.failure_reasons import reasons_in_words
@@ -25,6 +17,7 @@ if TYPE_CHECKING:
 SHOWN_NOTES = 8
 
 
+@with_run_options
 def run_command(
     study: StudyFile,
     storage: Annotated[
@@ -42,29 +35,18 @@ def run_command(
         ),
     ] = False,
     space_from: SpaceFrom = None,
-    lanes: LanesOption = None,
-    workers: Workers = None,
-    address: Address = None,
-    quiet: Quiet = False,
+    *,
+    options: dict[str, Any],
     json: Json = False,
 ) -> None:
     """Run a study from its file to its result table. Ctrl-C stops it cleanly; `resume` goes on."""
     from ray_unlearn.api import run
 
-    done = run(
-        study,
-        storage,
-        resume=go_on,
-        space_from=space_from,
-        lanes=lanes,
-        workers=workers,
-        address=address,
-        quiet=quiet,
-        say=say,
-    )
+    done = run(study, storage, resume=go_on, space_from=space_from, **options)
     _finish(done, json)
 
 
+@with_run_options
 def resume_command(
     location: Location,
     trials: Annotated[
@@ -78,25 +60,15 @@ def resume_command(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="run trials again that failed")
     ] = False,
-    lanes: LanesOption = None,
-    workers: Workers = None,
-    address: Address = None,
-    quiet: Quiet = False,
+    *,
+    options: dict[str, Any],
     json: Json = False,
 ) -> None:
     """Go on with a stopped study, or extend a finished one; finished trials are never run again."""
     from ray_unlearn.api import Study
 
     study = Study(location)
-    study.resume(
-        trials,
-        retry_failed=retry_failed,
-        lanes=lanes,
-        workers=workers,
-        address=address,
-        quiet=quiet,
-        say=say,
-    )
+    study.resume(trials, retry_failed=retry_failed, **options)
     _finish(study, json)
 
 
