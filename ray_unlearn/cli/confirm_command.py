@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ray_unlearn.cli.options import Location, with_run_options
-from ray_unlearn.cli.show import Json, four_digits, print_json, print_table, say
+from ray_unlearn.cli.show import (
+    Json,
+    failure_line,
+    four_digits,
+    print_json,
+    print_table,
+    print_without_result,
+    say,
+)
 from ray_unlearn.spec.bounds import MOST_TRIALS
 
 if TYPE_CHECKING:
@@ -50,8 +58,11 @@ def confirm_command(
         print_json(found.as_json())
     else:
         _show(found)
+        print_without_result(result.counts, result.reasons)
     if result.interrupted:
         say(f"stopped; the same command goes on, or: ray-unlearn resume {result.location}")
+    elif result.exit_code:
+        say(failure_line(result))
     raise typer.Exit(result.exit_code)
 
 

@@ -6,12 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ray_unlearn.cli.options import Location, SpaceFrom, StudyFile, with_run_options
-from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.cli.show import (
+    Json,
+    failure_line,
+    print_json,
+    print_table,
+    print_without_result,
+    say,
+)
 from ray_unlearn.spec.bounds import MOST_TRIALS
-from ray_unlearn.store.failure_reasons import reasons_in_words
 
 if TYPE_CHECKING:
     from ray_unlearn.api import Study
+    from ray_unlearn.execution.study import StudyResult
     from ray_unlearn.store.status import Status
 
 SHOWN_NOTES = 8
@@ -116,25 +123,18 @@ def _finish(study: "Study", json: bool) -> None:
     """Show a run's results; its last line says how it ended and what comes next."""
     result = study.last_run
     assert result is not None
-    found = study.status()
-    _show(found, json, ended=True)
+    _show(study.status(), json, ended=True)
     if not json:
-        say(_last_line(found, study.location, result.interrupted, bool(result.exit_code)))
+        say(_last_line(result))
     raise typer.Exit(result.exit_code)
 
 
-def _last_line(found: "Status", location: str, interrupted: bool, failed: bool) -> str:
-    if interrupted:
-        return f"stopped; go on with: ray-unlearn resume {location}"
-    if not failed:
-        return f"done; report with: ray-unlearn report {location}"
-    if found.none_succeeded:
-        what = f"none of the {found.finished} trials has a result"
-    else:
-        what = f"{found.without_result} of {found.finished} trials have no result"
-    again = f"ray-unlearn resume {location} --retry-failed"
-    remedy = f"; once the cause is gone: {again}" if found.outcomes["failed"] else ""
-    return f"{what}: {reasons_in_words(found.reasons)}{remedy}"
+def _last_line(result: "StudyResult") -> str:
+    if result.interrupted:
+        return f"stopped; go on with: ray-unlearn resume {result.location}"
+    if result.exit_code:
+        return failure_line(result)
+    return f"done; report with: ray-unlearn report {result.location}"
 
 
 def _show(found: "Status", json: bool, ended: bool = False) -> None:
@@ -160,9 +160,7 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
         f"{found.finished} trials finished: {outcomes}; {found.unfinished} unfinished; "
         f"{found.rows} evaluation rows"
     )
-    if found.reasons:
-        count = f"{found.without_result} of {found.finished}"
-        print(f"without a result: {count} trials: {reasons_in_words(found.reasons)}")
+    print_without_result(found.outcomes, found.reasons)
     if (said := driver(found)) and not ended:
         print(said)
     for problem in found.live.problems if found.live else []:
