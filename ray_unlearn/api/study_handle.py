@@ -37,7 +37,8 @@ class Study:
     Attributes:
         location: the study's folder, or its address in an object store.
         last_run: how the last run that this object started ended (`interrupted`, `counts` of
-            trials by outcome, `exit_code`); None when it has started none.
+            trials by outcome, `reasons` why trials have no result with their counts, `exit_code`);
+            None when it has started none.
     """
 
     def __init__(self, location: PathLike) -> None:
@@ -52,6 +53,8 @@ class Study:
         elif self.last_run is not None:
             counts = self.last_run.counts.items()
             said = f": {', '.join(f'{count} {outcome}' for outcome, count in counts)}"
+            if self.last_run.reasons:
+                said += f"; {reasons_in_words(self.last_run.reasons)}"
         else:
             said = ""
         return f"<Study at {self.location}{said}>"

@@ -3,12 +3,17 @@
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from ray_unlearn.store.failure_reasons import none_succeeded, reasons_in_words
+
+if TYPE_CHECKING:
+    from ray_unlearn.execution.study import StudyResult
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 
@@ -36,6 +41,25 @@ def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: s
         )
     wide = 120 if not sys.stdout.isatty() else None
     Console(highlight=False, width=wide).print(table)
+
+
+def print_without_result(outcomes: Mapping[str, int], reasons: dict[str, int]) -> None:
+    """How many trials have no result, and why; nothing where all have one."""
+    if reasons:
+        count = f"{sum(reasons.values())} of {sum(outcomes.values())}"
+        print(f"without a result: {count} trials: {reasons_in_words(reasons)}")
+
+
+def failure_line(result: "StudyResult") -> str:
+    """The last word on a run with failed trials: how many, why, and what to do about it."""
+    finished = sum(result.counts.values())
+    if none_succeeded(result.counts):
+        what = f"none of the {finished} trials has a result"
+    else:
+        what = f"{sum(result.reasons.values())} of {finished} trials have no result"
+    again = f"ray-unlearn resume {result.location} --retry-failed"
+    remedy = f"; once the cause is gone: {again}" if result.counts.get("failed") else ""
+    return f"{what}: {reasons_in_words(result.reasons)}{remedy}"
 
 
 def four_digits(value: float) -> str:

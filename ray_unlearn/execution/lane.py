@@ -245,7 +245,7 @@ def _run_trial(
     while True:
         try:
             row = next(rows)
-        except Exception as error:  # as above: the trial's outcome, not the lane's
+        except Exception as error:  # the trial's outcome: the lane must outlive it
             link.fail(number, error)
             return Answer.GO
         if isinstance(row, Ended):

@@ -4,11 +4,12 @@ rich's own live display needs ipywidgets, and where they are missing it warns at
 """
 
 import io
-import time
 from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console, RenderableType
+
+from ray_unlearn.environment import REAL
 
 WIDTH = 100
 EVERY_S = 0.5
@@ -25,7 +26,7 @@ class NotebookDisplay:
     """
 
     def __init__(
-        self, render: Callable[[], RenderableType], clock: Callable[[], float] = time.monotonic
+        self, render: Callable[[], RenderableType], clock: Callable[[], float] = REAL.monotonic
     ) -> None:
         self._render = render
         self._clock = clock

@@ -12,6 +12,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
+from ray_unlearn.environment import REAL
 from ray_unlearn.execution.drawn_points import Point, Sampled
 from ray_unlearn.execution.early_stopping import standing
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
@@ -61,7 +62,7 @@ def as_optuna_trial(trial: Trial, rule: ScoreRule, point: Point) -> FrozenTrial:
     spec = rule.spec
     state, row = _state(trial, rule)
     took = timedelta(seconds=_seconds(trial))
-    now = datetime.now()
+    now = datetime.fromtimestamp(REAL.time())  # of this machine's zone, as Optuna's own
     return FrozenTrial(
         number=trial.number,
         trial_id=trial.number,

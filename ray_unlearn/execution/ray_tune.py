@@ -90,7 +90,7 @@ class _Failure:
         """Note what is raised inside."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # any error of ours: Tune would pass on only its text
             self.error = error
             raise
 

@@ -23,7 +23,6 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +64,7 @@ from ray_unlearn.store.event import (
     SessionBegan,
     TrialReopened,
 )
-from ray_unlearn.store.failure_reasons import WITHOUT_RESULT
+from ray_unlearn.store.failure_reasons import OutcomeCounts, none_succeeded
 from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles, opened
@@ -96,15 +95,17 @@ class StudyResult:
     interrupted: bool
     total: int
     counts: dict[str, int] = field(default_factory=dict)
-    """Trials by outcome, over the whole study."""
+    """Trials by outcome, over the whole study; outcomes that occurred."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why trials have no result, by reason, the commonest first; over the whole study."""
 
     @property
     def exit_code(self) -> int:
         """0 done, 3 finished with failed trials or without any result, 130 interrupted."""
         if self.interrupted:
             return EXIT_INTERRUPTED
-        none_succeeded = self.counts.keys() <= set(WITHOUT_RESULT) and any(self.counts.values())
-        return EXIT_FAILED_TRIALS if none_succeeded or self.counts.get("failed") else 0
+        failed = none_succeeded(self.counts) or self.counts.get("failed")
+        return EXIT_FAILED_TRIALS if failed else 0
 
 
 Say = Callable[[str], None]
@@ -227,7 +228,6 @@ class _Run:
         self.folder = self.place.folder
 
     def to_the_end(self) -> StudyResult:
-        record = self.ledger.record
         interrupted = False
         if self._unfinished():
             self._begin_session()
@@ -242,8 +242,17 @@ class _Run:
                     self._tidy_up()
                 raise
             self._tidy_up()
-        counts = Counter(str(trial.status) for trial in record.finished)
-        return StudyResult(self.place.location, interrupted, self.search.total, dict(counts))
+        return self._result(interrupted)
+
+    def _result(self, interrupted: bool) -> StudyResult:
+        ended = OutcomeCounts(self.ledger.record.finished)
+        return StudyResult(
+            self.place.location,
+            interrupted,
+            self.search.total,
+            {outcome: count for outcome, count in ended.by_outcome.items() if count},
+            ended.failures.counts,
+        )
 
     def _begin_session(self) -> None:
         """Record who goes on and with what; remove what a killed process left behind."""

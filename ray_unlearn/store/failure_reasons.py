@@ -1,7 +1,11 @@
-"""Why trials have no result, counted: a study whose trials all failed is not done."""
+"""Outcomes of trials, and why some have no result, counted: a study whose trials all failed is not
+done."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from ray_unlearn.store.record import Trial
+from ray_unlearn.store.schema import OUTCOMES
 
 WITHOUT_RESULT = ("failed", "out_of_memory", "infeasible")
 """Outcomes that give a trial no score, whatever its rows say."""
@@ -35,6 +39,32 @@ class FailureReasons:
         """By reason as it was first given, the commonest first."""
         ranked = sorted(self._counts.values(), key=lambda found: -found[1])
         return dict(ranked)
+
+
+class OutcomeCounts:
+    """Trials by outcome, and why those without a result have none; counted as the trials end.
+
+    Args:
+        trials: all have an outcome.
+    """
+
+    def __init__(self, trials: Iterable[Trial] = ()) -> None:
+        self.by_outcome: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+        self.failures = FailureReasons()
+        for trial in trials:
+            self.add(trial)
+
+    def add(self, trial: Trial) -> None:
+        """Count a trial that has ended; once."""
+        assert trial.status is not None
+        self.by_outcome[trial.status] += 1
+        self.failures.add(trial.status, trial.reason)
+
+
+def none_succeeded(by_outcome: Mapping[str, int]) -> bool:
+    """Whether trials have ended, and all of them without a result."""
+    ended = sum(by_outcome.values())
+    return ended == sum(by_outcome.get(outcome, 0) for outcome in WITHOUT_RESULT) > 0
 
 
 def reasons_in_words(counts: dict[str, int]) -> str:

@@ -11,12 +11,12 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import TrialEnded, TrialReopened
-from ray_unlearn.store.failure_reasons import FailureReasons
+from ray_unlearn.store.failure_reasons import OutcomeCounts, none_succeeded
 from ray_unlearn.store.follow import LedgerFollower
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import OUTCOMES, Row
+from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 
 
@@ -66,7 +66,7 @@ class Status:
     @property
     def none_succeeded(self) -> bool:
         """Whether trials have ended, and all of them without a result."""
-        return self.finished == self.without_result > 0
+        return none_succeeded(self.outcomes)
 
     @property
     def finished(self) -> int:
@@ -101,23 +101,30 @@ class Tally:
         self._rule = rule
         self._counted: set[int] = set()
         self._best: dict[str, tuple[Trial, Row]] = {}
-        self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
-        self.failures = FailureReasons()
+        self._counts = OutcomeCounts()
 
     def add(self, trial: Trial) -> None:
         """A trial that has ended; once."""
-        assert trial.status is not None
         if trial.number in self._counted:
             return
         self._counted.add(trial.number)
-        self.outcomes[trial.status] += 1
-        self.failures.add(trial.status, trial.reason)
+        self._counts.add(trial)
         row = self._rule.row(trial)
         if row is None:
             return
         known = self._best.get(trial.method)
         if known is None or (row[OBJECTIVE], trial.number) < (known[1][OBJECTIVE], known[0].number):
             self._best[trial.method] = (trial, row)
+
+    @property
+    def outcomes(self) -> dict[str, int]:
+        """Trials by outcome; all outcomes are named."""
+        return self._counts.by_outcome
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why trials have no result, the commonest first."""
+        return self._counts.failures.counts
 
     @property
     def finished(self) -> int:
@@ -259,7 +266,7 @@ class Follower:
             age_s=None if live is None else self._environment.monotonic() - self._written,
             problem=problem,
             score_rule=spec.objective.score_rule,
-            reasons=tally.failures.counts,
+            reasons=tally.reasons,
         )
 
 

@@ -116,7 +116,7 @@ def _counted_body(config: Any, sequence_length: int) -> tuple[float, float]:
     for model, mask in _ways(config):
         try:
             counts = [_flops(partial(_body, model, length, mask)) for length in (whole, half)]
-        except Exception as error:
+        except Exception as error:  # of any kind, see `count_update`; the next way may work
             failed = failed or error
             continue
         per_token = [count / length for count, length in zip(counts, (whole, half), strict=True)]

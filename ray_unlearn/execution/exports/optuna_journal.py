@@ -167,7 +167,9 @@ def _loaded(path: Path) -> JournalStorage | None:
         return None
     try:
         return JournalStorage(JournalFileBackend(str(path)))
-    except Exception:  # torn, damaged, of another version: it is replaced
+    # Optuna applies lines unchecked: one that is torn, damaged or of another version fails in any
+    # way. The file is made anew.
+    except Exception:
         return None
 
 
