@@ -175,9 +175,9 @@ def resume_study(
         location: of the study, as in `run_study`.
         expected: what the caller takes it for; only its number of trials may differ, and then
             counts.
-        operations: values that replace those in its `operations`, for this run.
+        operations: values that replace those of its `operations`, for this run.
         add_trials: so many more of each method, kept in `study.yaml`.
-        retry_failed: give trials that failed for want of working hardware another chance.
+        retry_failed: run trials that failed again: most had no working hardware.
         address: as in `run_study`, like all below.
         observers: told of what is new.
         quiet: show nothing on stderr but what `say` is told.
