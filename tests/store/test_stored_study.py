@@ -52,6 +52,7 @@ def test_its_spec_has_the_number_of_trials_that_it_was_extended_to(study: Path) 
     assert (began.search.trials_per_method, now.search.trials_per_method) == (6, 9)
     wanted = began.search.model_copy(update={"trials_per_method": 9})
     assert now == began.model_copy(update={"search": wanted})
+    assert load([study]).studies[0].planned == 18
 
 
 def test_it_gives_the_table_it_gave_and_the_searched_beta_beside_it(
