@@ -92,7 +92,7 @@ class StudyResult:
     """How a run of a study ended."""
 
     location: str
-    """Of the study: a folder or an address."""
+    """Where the study is: a folder or an address."""
     interrupted: bool
     total: int
     counts: dict[str, int] = field(default_factory=dict)
@@ -177,7 +177,7 @@ def resume_study(
             counts.
         operations: values that replace those of its `operations`, for this run.
         add_trials: so many more of each method, kept in `study.yaml`.
-        retry_failed: run trials that failed again: most had no working hardware.
+        retry_failed: run the trials again that failed.
         address: as in `run_study`, like all below.
         observers: told of what is new.
         quiet: show nothing on stderr but what `say` is told.

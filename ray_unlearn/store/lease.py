@@ -1,9 +1,9 @@
 """Who may write a study: one process at a time, with a fencing token.
 
 `ledger/lease.json` names the holder. On one machine an advisory lock (`flock`) decides, which the
-kernel drops with the process. Between machines, where a shared file system may not carry locks, the
-file's age decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence another
-process may take the study over. Each holder's fencing token (the fence) is one higher than the last
+kernel drops with the process. Between machines, and on a file system without locks, the file's age
+decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence another process
+may take the study over. Each holder's fencing token (the fence) is one higher than the last
 one's. A former holder that wakes up reads the file before it appends, finds a fence that is not its
 own, and stops. A line that it had half written by then carries its old fence, and readers leave it
 out (Kleppmann 2016, "How to do distributed locking").
