@@ -320,8 +320,8 @@ class Study:
             `path`.
 
         Raises:
-            UserError: no such trial, no score, a path that is in use or has another ending, or
-                model or data have changed since.
+            UserError: no such trial, no score, an update without a trial, a path that is in use or
+                has another ending, or model or data have changed since.
             StorageError: the study cannot be read or the path cannot be written.
 
         Example:
@@ -330,6 +330,11 @@ class Study:
         """
         output, say = Path(path), voice(say)
         if trial is None:
+            if update is not None:
+                raise UserError(
+                    f"{output}: the table has all updates; name a trial (`best`, an id or a "
+                    f"number) for its model after update {update}"
+                )
             if output.suffix not in (".csv", ".parquet"):
                 raise UserError(
                     f"{output}: give a .csv or .parquet file for the table, or name a trial "

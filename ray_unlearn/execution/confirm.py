@@ -49,14 +49,13 @@ def confirm_study(
     quiet: bool = False,
     say: Say = to_stderr,
 ) -> StudyResult:
-    """Run the best configurations of the study in `folder` with seeds it has not used, or go on
-    doing so.
+    """Run a study's best configurations with seeds it has not used, or go on doing so.
 
     A confirmation of the same configurations with the same seeds is resumed (when it is finished,
     nothing is run); any other goes into a folder of its own, so that none is lost.
 
     Args:
-        folder: the study's directory; it may have been stopped before its end.
+        location: of the study, as in `run_study`; it may have been stopped before its end.
         top: how many configurations, by the score on the selection half.
         seeds: how many new seeds for each, at least 2.
         per_method: `top` configurations of each method.
@@ -67,10 +66,12 @@ def confirm_study(
         say: told what happens.
 
     Raises:
-        UserError: no trial has a score, fewer than two seeds, or model or data are not what they
-        were.
+        UserError: no trial has a score, `top` or `seeds` is out of its bounds, or model or data
+            are not what they were.
         StorageError: as `run_study`.
     """
+    if not 1 <= top <= MOST_TRIALS:
+        raise UserError(f"--top: 1 to {MOST_TRIALS:,} configurations can be confirmed, got {top:,}")
     if seeds < 2:
         raise UserError(f"--seeds: an interval needs at least 2 new seeds, got {seeds}")
     if seeds > MOST_TRIALS:

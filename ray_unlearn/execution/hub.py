@@ -234,13 +234,14 @@ class Hub:
     async def report(self, start: LaneStart, number: int, item: Reported) -> None:
         """A row, or the job's end."""
         async with self._changed:
-            job = self._held(start, number)
+            job, lane = self._held(start, number), self._lanes[start.lane]
+            ended = isinstance(item, JobEnded)
+            if ended and self._is_current(start) and lane.job == number:
+                lane.job = None  # whether or not anybody still waits for the job
+                lane.watch.turn("idle")
             if job is None:
                 return
-            lane = self._lanes[start.lane]
             if isinstance(item, JobEnded):
-                lane.job = None
-                lane.watch.turn("idle")
                 item = self._without_shared(item)
             else:
                 lane.watch.turn("verdict")

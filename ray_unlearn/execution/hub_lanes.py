@@ -47,7 +47,7 @@ class HubLane:
     """When it last gave a sign of life."""
     pids: tuple[int, ...] = ()
     workers: list[Worker] = field(default_factory=list)
-    """Of the last start, dead or alive; each adds itself."""
+    """Workers of the last start, dead or alive; each adds itself."""
     request: int = 0
     """Number of the last request for a checkpoint."""
     answered: int = 0

@@ -43,7 +43,7 @@ class OpenStudy:
     model: ray.ObjectRef | None = None
     """The vanilla model's weights, a `SharedModel`; None: each worker loads them."""
     storage: Storage | None = None
-    """Of the study, for checkpoints and kept weights; None keeps none."""
+    """Where checkpoints and kept weights go; None keeps none."""
     header: str = ""
     """Digest of the ledger's header: a node that has another folder of that name does not write
     into it."""

@@ -91,7 +91,7 @@ class StudyResult:
     """How a run of a study ended."""
 
     location: str
-    """Of the study: a folder or an address."""
+    """Where the study is: a folder or an address."""
     interrupted: bool
     total: int
     counts: dict[str, int] = field(default_factory=dict)
@@ -176,9 +176,9 @@ def resume_study(
         location: of the study, as in `run_study`.
         expected: what the caller takes it for; only its number of trials may differ, and then
             counts.
-        operations: values that replace those in its `operations`, for this run.
+        operations: values that replace those of its `operations`, for this run.
         add_trials: so many more of each method, kept in `study.yaml`.
-        retry_failed: give trials that failed for want of working hardware another chance.
+        retry_failed: run the trials again that failed.
         address: as in `run_study`, like all below.
         observers: told of what is new.
         quiet: show nothing on stderr but what `say` is told.

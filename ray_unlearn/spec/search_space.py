@@ -5,12 +5,12 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ray_unlearn.spec.bounds import MOST_UPDATES
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
-from ray_unlearn.spec.method_registry import METHODS, method_named
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters, value_type
+from ray_unlearn.spec.method_registry import METHODS, WITHOUT_DEFAULT, method_named
 from ray_unlearn.spec.strict import Strict, read_yaml, validated
 
 ParameterRole = Literal["scientific", "nuisance", "fixed"]
@@ -108,6 +108,12 @@ class SearchSpace(Strict):
     method: str
     parameters: dict[str, Parameter]
 
+    @field_validator("parameters")
+    @classmethod
+    def _of_its_type(cls, parameters: dict[str, Parameter]) -> dict[str, Parameter]:
+        """Choices and fixed values as trials hold them: YAML reads `1e-3` as text."""
+        return {name: _typed(name, parameter) for name, parameter in parameters.items()}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.method not in METHODS:
@@ -132,6 +138,8 @@ class SearchSpace(Strict):
         method_named(self.method).check_uses([name])
         if isinstance(parameter, IntRange) and parameter.free and name != "steps":
             raise ValueError(f"`{name}`: only `steps` can be free")
+        if isinstance(parameter, FloatRange) and value_type(name) is int:
+            raise ValueError(f"`{name}`: takes whole numbers only; use `type: int`")
         for other, value in parameter.when.items():
             condition = self.parameters.get(other)
             if not isinstance(condition, Choice) or value not in condition.choices:
@@ -141,9 +149,7 @@ class SearchSpace(Strict):
                 )
         for value in _edge_values(parameter):
             try:
-                Hyperparameters.model_validate(
-                    {"learning_rate": 1e-3, "steps": 10**9, "schedule": "cosine", name: value}
-                )
+                _with(name, value)
             except ValidationError as error:
                 raise ValueError(f"`{name}`: {error.errors()[0]['msg']}, got {value!r}") from None
 
@@ -169,6 +175,12 @@ class SearchSpace(Strict):
             )
         except CycleError as error:
             raise ValueError(f"`when` runs in a circle: {' -> '.join(error.args[1])}") from None
+        for name in WITHOUT_DEFAULT:
+            if self.parameters[name].when:
+                raise ValueError(
+                    f"`{name}`: has no default, so a trial to which `when` does not apply would "
+                    "have no value; remove `when`"
+                )
 
     def _check_combinations(self) -> None:
         """Refuse a space that could sample a schedule and a warm-up that exclude each other."""
@@ -220,6 +232,39 @@ class SearchSpace(Strict):
             elif isinstance(parameter, IntRange) and parameter.free:
                 values[name] = parameter.high
         return validated(Hyperparameters, values, f"search space of {self.method}")
+
+
+def _typed(name: str, parameter: Parameter) -> Parameter:
+    """Choices and fixed values in the hyperparameter's own type.
+
+    Raises:
+        ValueError: true or false where a number is wanted, or two choices that are the same value.
+    """
+    if name not in HYPERPARAMETERS or not isinstance(parameter, Choice | Fixed):
+        return parameter
+    if any(isinstance(value, bool) for value in _edge_values(parameter)):
+        raise ValueError(f"`{name}`: true and false are no values of it")
+    values = tuple(_as_trials_hold_it(name, value) for value in _edge_values(parameter))
+    if isinstance(parameter, Fixed):
+        return parameter.model_copy(update={"value": values[0]})
+    if len(set(values)) != len(values):
+        raise ValueError(f"`{name}`: choices must differ, got {list(parameter.choices)}")
+    return parameter.model_copy(update={"choices": values})
+
+
+def _as_trials_hold_it(name: str, value: Scalar) -> Any:
+    """What is no value of the hyperparameter is left as it is: it is refused later, by name."""
+    try:
+        return getattr(_with(name, value), name)
+    except ValidationError:
+        return value
+
+
+def _with(name: str, value: Scalar) -> Hyperparameters:
+    """A configuration with this value, which is valid if the value is."""
+    return Hyperparameters.model_validate(
+        {"learning_rate": 1e-3, "steps": 10**9, "schedule": "cosine", name: value}
+    )
 
 
 def _edge_values(parameter: FloatRange | IntRange | Choice | Fixed) -> list[Any]:

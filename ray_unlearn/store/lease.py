@@ -1,9 +1,9 @@
 """Who may write a study: one process at a time, with a fencing token.
 
 `ledger/lease.json` names the holder. On one machine an advisory lock (`flock`) decides, which the
-kernel drops with the process. Between machines, where a shared file system may not carry locks, the
-file's age decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence another
-process may take the study over. Each holder's fencing token (the fence) is one higher than the last
+kernel drops with the process. Between machines, and on a file system without locks, the file's age
+decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence another process
+may take the study over. Each holder's fencing token (the fence) is one higher than the last
 one's. A former holder that wakes up reads the file before it appends, finds a fence that is not its
 own, and stops. A line that it had half written by then carries its old fence, and readers leave it
 out (Kleppmann 2016, "How to do distributed locking").
@@ -90,17 +90,22 @@ class Lease:
         before = read_holder(folder)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise StorageError(
                 f"{what}: another process is writing this study: "
                 f"{describe_holder(folder, before, environment)}"
             ) from None
-        if before is not None and not before.released and before.host != environment.host:
-            silent = _silence_s(folder, environment)
+        except OSError:  # a file system without locks: there the age decides on one machine too
+            locks = False
+        else:
+            locks = True
+        here = before is not None and before.host == environment.host
+        if before is not None and not before.released and not (here and locks):
+            silent, other = _silence_s(folder, environment), "process" if here else "host"
             if silent < EXPIRY_S:
                 raise StorageError(
-                    f"{what}: another host is writing this study: "
-                    f"{describe_holder(folder, before, environment)}; if that host is dead, "
+                    f"{what}: another {other} is writing this study: "
+                    f"{describe_holder(folder, before, environment)}; if that {other} is dead, "
                     f"try again in {EXPIRY_S - silent:.0f} s"
                 )
         fence = 1 if before is None else before.fence + 1

@@ -85,6 +85,8 @@ class Ledger:
         self._file = file
         self._lease = lease
         self._seq = next_seq
+        self._torn = False
+        """Part of an event that could not be written is at the end of the file, and stays there."""
         self.found_at_opening: list[str] = []
         """What opening found and repaired, in words; also in the ledger, as notes."""
         self._acknowledged = os.open(acknowledged_file(folder), os.O_WRONLY | os.O_CREAT, 0o644)
@@ -205,14 +207,18 @@ class Ledger:
 
     def _write(self, event: Event, time: str = "") -> bytes:
         self._lease.check()
+        if self._torn:
+            raise StorageError(
+                f"{events_file(self.folder)}: an earlier event could not be written; "
+                "`ray-unlearn resume` goes on"
+            )
         line = encoded(event, self._seq, self.fence, time)
         start = self._file.tell()
         try:
             _write_all(self._file, line)
             os.fsync(self._file.fileno())
         except OSError as error:
-            with suppress(OSError):  # a torn tail that stays is cut on the next open
-                self._file.truncate(start)
+            self._take_back(start)
             raise StorageError(
                 f"{events_file(self.folder)}: {error}; free some space, then `ray-unlearn resume`"
             ) from None
@@ -220,13 +226,23 @@ class Ledger:
             try:
                 self._writer.append(self._seq, line)
             except StorageError:
-                self._file.truncate(start)
-                self._file.seek(start)
+                self._take_back(start)
                 raise
         with suppress(OSError):  # the mark is a witness, not the record
             os.pwrite(self._acknowledged, b"%020d\n" % self._seq, 0)
         self._seq += 1
         return line
+
+    def _take_back(self, start: int) -> None:
+        """Cut what was written from `start` on, so that the next event begins there.
+
+        Truncating leaves the position where it is: the next write would fill the gap with zeros.
+        """
+        try:
+            self._file.truncate(start)
+            self._file.seek(start)
+        except OSError:  # the torn end is cut when the ledger is opened again
+            self._torn = True
 
     def __enter__(self) -> Self:
         return self

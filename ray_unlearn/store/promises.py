@@ -101,9 +101,11 @@ def table_fault(path: Path, record: Record) -> str:
         return ""
     try:
         table = pq.read_table(path)
-        lines = Counter(table["number"].to_pylist())
+        lines = Counter(table["number"].cast(pa.int64()).to_pylist())
     except (OSError, pa.ArrowException, KeyError) as error:
         return f"cannot be read: {str(error).splitlines()[0]}"
+    if None in lines:
+        return "has rows without the number of a trial"
     differ = [
         number
         for number in lines.keys() | record.trials.keys()
@@ -127,7 +129,7 @@ def _other_values(table: pa.Table, expected: pa.Table) -> str:
         now, wanted = table[name], expected[name]
         try:
             now = now.cast(wanted.type)
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             wrong.append(name)
             continue
         same = pc.fill_null(pc.equal(now, wanted), False)

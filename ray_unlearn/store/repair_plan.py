@@ -65,7 +65,7 @@ class RepairPlan:
 
 
 def plan_repair(folder: Path, scan: Scan) -> RepairPlan:
-    """RepairPlan the repair of a ledger.
+    """Plan the repair of a ledger.
 
     Raises:
         StorageError: an event of a kind that this code does not know.

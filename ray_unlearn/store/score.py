@@ -3,7 +3,7 @@
 Search, status, tables, verdict, guidelines, export and confirmation all ask `ScoreRule`; nobody
 else decides. Only *candidate* rows can score a trial: those that could be deployed without
 hindsight. With free steps every row from the fewest steps on *is* a configuration (its own number
-of steps); otherwise only the row after the last step is. Of the candidates
+of steps); otherwise only the row after the last step is. Among the candidates,
 
     best_row   takes the one with the lowest score on the selection half (ties: fewest updates),
     stop_rule  takes the first one whose forget NLL reaches that of the vanilla model on the

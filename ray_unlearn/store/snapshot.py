@@ -31,12 +31,12 @@ class BestConfiguration:
 
     method: str
     number: int
-    """Of the trial, counted from 0."""
+    """The trial's number, counted from 0."""
     trial_id: str
     update: int
     """The row that the scores are taken at."""
     hyperparameters: dict[str, Any]
-    """Of the configuration: `steps` is `update`."""
+    """All of the configuration's; `steps` is `update`."""
     score_selection: float
     score_reporting: float
     score_rule: str

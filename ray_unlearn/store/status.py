@@ -278,4 +278,9 @@ def _check_there(folder: Path) -> None:
 
 
 def _spec(folder: Path, record: Record) -> StudySpec:
-    return validated(StudySpec, record.header.spec, f"{folder}: ledger header")
+    """The spec that the study began with, with the number of trials that it has by now."""
+    spec = validated(StudySpec, record.header.spec, f"{folder}: ledger header")
+    if record.trials_per_method is None:
+        return spec
+    search = spec.search.model_copy(update={"trials_per_method": record.trials_per_method})
+    return spec.model_copy(update={"search": search})

@@ -112,8 +112,11 @@ def _running(folder: Path, remote: bool, environment: Environment) -> str:
         return ""
     if remote and holder is None:
         return ""
+    locked = None
     if holder is None or (not remote and holder.host == environment.host):
-        held = _locked(events_file(folder))
+        locked = _locked(events_file(folder))
+    if locked is not None or holder is None:
+        held = bool(locked)
     else:
         held = environment.time() - (folder / LEASE_FILE).stat().st_mtime < EXPIRY_S
     if not held:
@@ -121,14 +124,15 @@ def _running(folder: Path, remote: bool, environment: Environment) -> str:
     return "an unknown process" if holder is None else f"process {holder.pid} on host {holder.host}"
 
 
-def _locked(path: Path) -> bool:
+def _locked(path: Path) -> bool | None:
+    """Whether a process of this machine writes the file; None on a file system without locks."""
     with open(path, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:  # a file system without locks
-            return False
+        except OSError:
+            return None
     return False
 
 

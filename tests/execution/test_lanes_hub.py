@@ -455,6 +455,19 @@ def test_a_released_trial_is_not_run_again_for_a_late_pull(one: Post) -> None:
     assert one.run(one.hub.state()).queued == ()
 
 
+def test_a_lane_at_the_end_of_a_released_trial_is_free(one: Post) -> None:
+    """Otherwise an interrupt would wait for a checkpoint of a trial that is over."""
+    [start] = one.starts
+    one.pull(1)
+    one.take(start)
+    one.run(one.hub.release(1))
+    one.report(start, 1, JobEnded("infeasible"))
+    [lane] = one.run(one.hub.state()).lanes
+    assert (lane.job, lane.state) == (None, "idle")
+    one.run(one.hub.drain())
+    assert one.run(one.hub.drained())
+
+
 def test_weights_are_not_saved_at_another_row_than_the_one_that_was_meant(one: Post) -> None:
     """The lane died meanwhile, and the next attempt has replayed an earlier row."""
     start, side = one.running()

@@ -76,7 +76,7 @@ class LiveJournal:
         self._shown = {
             trial.number: _exported(trial, self._rule) for trial in trials if trial.status is None
         }
-        """Of the trials that run, what the journal says."""
+        """What the journal says of the trials that run."""
         _replace(path, self._buffer.logs)
         self._buffer.forget()
 
