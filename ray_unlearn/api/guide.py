@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from ray_unlearn.api.given import PathLike, Say, voice
 from ray_unlearn.api.study_handle import Study
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.spec.guideline_file import Guideline, Guidelines, load_guidelines
+from ray_unlearn.spec.guideline_file import (
+    Guideline,
+    Guidelines,
+    Recommendation,
+    load_guidelines,
+)
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
@@ -45,6 +50,18 @@ class Guide:
 
     def __repr__(self) -> str:
         return f"<Guide: {len(self.claimed)} claimed, {len(self.withheld)} withheld>"
+
+    @property
+    def recommendations(self) -> tuple[Recommendation, ...]:
+        """The setting of each method to use, and what it may cost; the best method first.
+
+        Always there, however few the trials: without a response surface it is the best trial.
+
+        Example:
+            >>> guide.recommendations[0].setting
+            {'learning_rate': 0.000508, 'w_r': 8.14}
+        """
+        return self.file.recommendations
 
     @property
     def claimed(self) -> tuple[Guideline, ...]:

@@ -174,6 +174,46 @@ class BestTrial(Strict):
     score: float = Field(description="of that evaluation, on the half that reports")
 
 
+class RegretAtMost(Strict):
+    """What a setting costs at most against the best that the method could reach."""
+
+    expected: float = Field(
+        ge=0, description="upper bound of the expected regret, mean over groups"
+    )
+    high: float = Field(ge=0, description="the regret is below it with probability 0.95 or more")
+    p_good: float = Field(
+        ge=0, le=1, description="within the tolerance with at least this probability, in each group"
+    )
+
+
+class Updates(Strict):
+    """Free steps: updates after which trials near the setting are scored."""
+
+    typical: float = Field(description="median")
+    low: float
+    high: float
+
+
+class Recommendation(Strict):
+    """The setting of a method to use, at whatever number of trials there is."""
+
+    method: str | None = Field(None, description="null: the table names none")
+    setting: dict[str, Value] = Field(description="hyperparameters that were searched")
+    updates: Updates | None = Field(None, description="null: not free, or not known")
+    source: Literal["surface", "best_trial"] = Field(
+        description="`surface`: lowest expected score; `best_trial`: too few trials for a surface"
+    )
+    score: float = Field(
+        description="expected there (`surface`), or measured (`best_trial`); mean over groups"
+    )
+    regret: RegretAtMost | None = Field(None, description="null: not known (`best_trial`)")
+    best_trial_regret: RegretAtMost | None = Field(
+        None, description="the same of the best trial so far: what there is still to gain"
+    )
+    n_trials: int = Field(ge=1, description="that it rests on, adaptive ones among them")
+    n_groups: int = Field(ge=1)
+
+
 class Guidelines(Strict):
     """The file."""
 
@@ -184,6 +224,9 @@ class Guidelines(Strict):
     score: ScoreInfo
     best_trials: tuple[BestTrial, ...] = Field(
         (), description="by study and method; older files have none"
+    )
+    recommendations: tuple[Recommendation, ...] = Field(
+        (), description="one per method, the best first; older files have none"
     )
     guidelines: tuple[Guideline, ...]
 
