@@ -1,4 +1,4 @@
-"""Does the best hold up? Command: confirm."""
+"""The command `confirm`, which runs the best configurations again with new seeds."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 

@@ -1,4 +1,4 @@
-"""Results on stdout, as tables for people or JSON for scripts; everything else on stderr."""
+"""Output: results on stdout, as tables or JSON, and everything else on stderr."""
 
 import json
 import math
@@ -19,17 +19,17 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 
 
 def say(text: str) -> None:
-    """One line for the operator, on stderr."""
+    """Print one line for the operator on stderr."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def print_json(content: Any) -> None:
-    """JSON on stdout; NaN becomes null."""
+    """Print JSON on stdout; NaN becomes null."""
     print(json.dumps(json_ready(content), indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: str = "") -> None:
-    """A table on stdout, numbers right-aligned."""
+    """Print a table on stdout, with numbers right-aligned."""
     rows = [list(line) for line in lines]
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
@@ -68,7 +68,7 @@ def four_digits(value: float) -> str:
 
 
 def json_ready(content: Any) -> Any:
-    """The content with what JSON cannot hold replaced: NaN by null, tuples by lists."""
+    """The content as JSON can hold it: NaN becomes null, tuples become lists."""
     if isinstance(content, dict):
         return {str(key): json_ready(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

@@ -120,7 +120,7 @@ def _watch(location: str, every_s: float, json: bool) -> None:
 
 
 def _finish(study: "Study", json: bool) -> None:
-    """Show a run's results; its last line says how it ended and what comes next."""
+    """Show a run's results and, in the last line, how it ended and what to do next."""
     result = study.last_run
     assert result is not None
     _show(study.status(), json, ended=True)
@@ -138,7 +138,7 @@ def _last_line(result: "StudyResult") -> str:
 
 
 def _show(found: "Status", json: bool, ended: bool = False) -> None:
-    """One look; when a run has just ended, nobody needs to read whether it is running."""
+    """Show a study's state; after a run that has just `ended`, without the line on its driver."""
     from ray_unlearn.cli.watch import driver
 
     if json:

@@ -133,7 +133,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _defaults(spec: StudySpec, method: str) -> dict[str, Any]:
-    """The study's fixed values for the method; what it searches must be given."""
+    """The study's fixed values for the method; the user gives the values that it searches."""
     definition = method_named(method)
     space = spec.spaces.get(definition.name)
     if space is None:

@@ -51,19 +51,26 @@ class LaneWorkspace(Protocol):
     """What a lane keeps warm. Every call is made on all ranks, in the same order."""
 
     def prepare(self, baselines: bool) -> Prepared:
-        """The study's first job: baseline rows (if asked for), and what other lanes need not
-        compute again."""
+        """Run the study's first job, for all lanes.
+
+        It computes baseline rows (if asked for), and what other lanes need not compute again.
+        """
 
     def adopt(self, shared: object) -> None:
         """Take what another lane's `prepare` computed."""
 
     def trial(self, config: TrialConfig, running: "RunningTrial") -> Rows:
-        """Rows, then one `Ended`. Closed early when the trial is stopped; the next trial starts
-        clean all the same."""
+        """Run a trial, yielding its rows and then one `Ended`.
+
+        It is closed early if the trial is stopped; the next trial starts clean all the same.
+        """
 
     def save_weights(self, number: int, update: int) -> BestWeights | None:
-        """Save the weights as they are now. On rank 0 returns the file, None when it cannot be
-        written; None on other ranks."""
+        """Save the weights as they are now.
+
+        Returns:
+            The file on rank 0, or None if it cannot be written; None on other ranks.
+        """
 
 
 OpenWorkspace = Callable[[Comm], LaneWorkspace]

@@ -1,5 +1,4 @@
-"""A trial of the ledger as Optuna knows trials. One translation, for the samplers and for the
-exported journal."""
+"""A trial of the ledger as an Optuna trial, for the samplers and for the exported journal."""
 
 import math
 from datetime import datetime, timedelta
@@ -23,17 +22,17 @@ from ray_unlearn.store.score import OBJECTIVE, PARETO_OBJECTIVES, ScoreRule
 
 
 def objectives(spec: StudySpec) -> tuple[str, ...]:
-    """The columns a search optimises: one, or two for a Pareto front."""
+    """The columns that a search optimises: one, or two for a Pareto front."""
     return PARETO_OBJECTIVES if spec.objective.pareto else (OBJECTIVE,)
 
 
 def directions(spec: StudySpec) -> list[str]:
-    """`minimize` or `maximize` for each objective, as the schema says."""
+    """`minimize` or `maximize` for each objective, as in the schema."""
     return [COLUMNS[name].direction for name in objectives(spec)]
 
 
 def distribution(parameter: Sampled) -> BaseDistribution:
-    """The parameter's range as Optuna writes it."""
+    """The parameter's range as an Optuna distribution."""
     match parameter:
         case FloatRange():
             return FloatDistribution(parameter.low, parameter.high, log=parameter.scale == "log")
@@ -86,7 +85,7 @@ def as_optuna_trial(trial: Trial, rule: ScoreRule, point: Point) -> FrozenTrial:
 
 
 def _state(trial: Trial, rule: ScoreRule) -> tuple[TrialState, Row | None]:
-    """Optuna's state of the trial, and for COMPLETE the row that holds its values."""
+    """Optuna's state of the trial and, for COMPLETE, the row with its values."""
     if trial.status is None:
         return TrialState.RUNNING, None
     if trial.status == "failed":
@@ -100,8 +99,10 @@ def _state(trial: Trial, rule: ScoreRule) -> tuple[TrialState, Row | None]:
 
 
 def _compared(trial: Trial, rule: ScoreRule) -> dict[int, float]:
-    """What early stopping compares, by update. Nothing with two objectives: Optuna cannot prune
-    there."""
+    """The scores that early stopping compares, by update.
+
+    Empty with two objectives, where Optuna cannot prune.
+    """
     if rule.spec.objective.pareto:
         return {}
     values = {row["update"]: standing(trial, trial.rows, row["update"], rule) for row in trial.rows}
@@ -109,7 +110,7 @@ def _compared(trial: Trial, rule: ScoreRule) -> dict[int, float]:
 
 
 def _seconds(trial: Trial) -> float:
-    """Time the trial took, for Optuna's timeline: the ledger's rows hold durations, not dates."""
+    """Seconds that the trial took, for Optuna's timeline; the rows have durations, not dates."""
     last = max(trial.rows, key=lambda row: row["update"], default={})
     seconds = last.get("wall_s", 0.0) + last.get("evaluation_wall_s", 0.0)
     return float(seconds) if math.isfinite(seconds) else 0.0

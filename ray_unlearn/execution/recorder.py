@@ -93,10 +93,10 @@ class Recorder:
         return self._ledger.record
 
     def asked(self, number: int, config: TrialConfig, source: str = "") -> None:
-        """Trial `number` is handed out; a trial that a resumed study asks again is in the ledger
-        already.
+        """Record that trial `number` is handed out.
 
-        `source` says who chose it (a sampler's name), evidence for the analysis.
+        A trial that a resumed study asks again is in the ledger already. `source` is the name of
+        the sampler that chose it, evidence for the analysis.
         """
         if number not in self.record.trials:
             content, named = config.model_dump(mode="json"), self.record.trial_id(config)
@@ -106,10 +106,12 @@ class Recorder:
         self._show("on_trial", self.record.trials[number])
 
     def row(self, number: int, attempt: int, metrics: Row) -> str | None:
-        """Record an evaluation row, once per update whatever is replayed. Returns a reason to stop
-        the trial, or None.
+        """Record an evaluation row, once per update whatever is replayed.
 
         A stopped trial's outcome is recorded here too.
+
+        Returns:
+            A reason to stop the trial, or None.
         """
         trial = self.record.trials[number]
         if trial.status is not None:
@@ -136,8 +138,11 @@ class Recorder:
         return reason
 
     def settled(self, number: int) -> bool:
-        """Whether a trial that a stopped study had begun is over: it died between a row and the
-        verdict on it, and the verdict, asked again, stops it."""
+        """Whether a trial that a stopped study had begun is over.
+
+        The study may have died between a row and the verdict on it; the verdict, asked again, then
+        stops the trial.
+        """
         trial = self.record.trials[number]
         if trial.status is None and trial.rows:
             last = max(trial.rows, key=lambda row: row["update"])

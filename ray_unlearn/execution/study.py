@@ -169,24 +169,25 @@ def resume_study(
     quiet: bool = False,
     say: Say = to_stderr,
 ) -> StudyResult:
-    """Go on with a study until it has all its trials. Trials that were running go on from their
-    last checkpoint, or start again where there is none.
+    """Go on with a study until it has all its trials.
+
+    Trials that were running go on from their last checkpoint, or start again if there is none.
 
     Args:
-        location: of the study, as in `run_study`.
-        expected: what the caller takes it for; only its number of trials may differ, and then
+        location: the study's location, as in `run_study`.
+        expected: the study that the caller expects; only its number of trials may differ, and then
             counts.
-        operations: values that replace those of its `operations`, for this run.
-        add_trials: so many more of each method, kept in `study.yaml`.
-        retry_failed: run the trials again that failed.
+        operations: values that replace those in its `operations`, for this run.
+        add_trials: number of trials of each method to add, which `study.yaml` records.
+        retry_failed: run trials again that failed, for example because of hardware.
         address: as in `run_study`, like all below.
-        observers: told of what is new.
-        quiet: show nothing on stderr but what `say` is told.
-        say: told what happens.
+        observers: called with each new trial, row and outcome.
+        quiet: print nothing on stderr but the lines of `say`.
+        say: called with each line of progress.
 
     Raises:
-        UserError: as `run_study`; or the spec, the model or the data are not those the study began
-        with.
+        UserError: as in `run_study`; or the spec, the model or the data are not those that the
+            study began with.
         StorageError: no study there, another process is running it, or its ledger is damaged.
     """
     with opened(location) as place, place.open_ledger() as ledger:
@@ -209,8 +210,7 @@ def resume_study(
 
 @dataclass
 class _Run:
-    """One run of a study, new or resumed: from the ledger as it is to the asked-for number of
-    trials."""
+    """One run of a study, new or resumed, until it has all trials that were asked for."""
 
     spec: StudySpec
     place: StudyFiles
@@ -382,8 +382,10 @@ class _Run:
             write_whole(self.folder / BASELINES_FILE, f"{text}\n".encode())
 
     def _tidy_up(self) -> None:
-        """After the lanes have ended. Not when the study was lost to another process: the files are
-        that one's by now."""
+        """Remove leftovers and write exports, after the lanes have ended.
+
+        If the study was lost to another process, that process owns the files, and nothing is done.
+        """
         if self.ledger.held:
             self._removed_leftovers()  # of lanes that were ended in the middle of a write
             self._write_exports()
@@ -449,8 +451,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _retraining_flops(model: ModelSpec) -> float:
-    """See `workspace.retraining_flops`; the parameters are counted on the meta device, nothing is
-    loaded."""
+    """`workspace.retraining_flops` with parameters counted on the meta device, without loading."""
     if model.source.startswith("demo:") or not model.pretraining_tokens:
         return retraining_flops(model, 0)
     from transformers import AutoConfig
@@ -463,8 +464,7 @@ def _retraining_flops(model: ModelSpec) -> float:
 
 
 def _code_version() -> str:
-    """The installed version and a digest of the sources: two checkouts of one version are told
-    apart."""
+    """The installed version and a digest of the sources, which tells two checkouts apart."""
     try:
         version = importlib.metadata.version("ray-unlearn")
     except importlib.metadata.PackageNotFoundError:

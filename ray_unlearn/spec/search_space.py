@@ -45,7 +45,7 @@ class IntRange(_Parameter):
     """A whole number in [low, high].
 
     With `free: true` (for `steps` on a constant learning rate) it is not sampled: a trial runs to
-    `high` and each evaluation row from `low` on is the trial with that many steps.
+    `high`, and each evaluation row from `low` on is the trial with that many steps.
     """
 
     type: Literal["int"]
@@ -103,7 +103,7 @@ def _check_grid(grid: tuple[float, ...], low: float, high: float) -> None:
 
 
 class SearchSpace(Strict):
-    """The hyperparameters of one method; those not named have their defaults."""
+    """The hyperparameters of one method; any that are not named have their defaults."""
 
     method: str
     parameters: dict[str, Parameter]
@@ -208,7 +208,7 @@ class SearchSpace(Strict):
 
     @property
     def fewest_steps(self) -> int:
-        """With free steps: rows before this update are not candidates."""
+        """With free steps, the first update whose row is a candidate; otherwise 1."""
         steps = self.parameters["steps"]
         return steps.low if isinstance(steps, IntRange) and steps.free else 1
 
@@ -278,16 +278,19 @@ def _edge_values(parameter: FloatRange | IntRange | Choice | Fixed) -> list[Any]
 
 
 def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> SearchSpace:
-    """Read `path`, pull in the fragments it names under `include`, then apply a study's
-    `overrides`.
+    """Read a search space file, with the fragments it includes and a study's overrides.
 
-    A later definition of a parameter replaces an earlier one whole: fragments in order, the file
-    itself, overrides. An override of a parameter that the method cannot use is skipped (a study
-    sets `w_r` once for all methods).
+    A later definition of a parameter replaces an earlier one whole: first the fragments under
+    `include` in order, then the file itself, then the overrides. An override of a parameter that
+    the method cannot use is skipped (a study sets `w_r` once for all methods).
+
+    Args:
+        path: the YAML file.
+        overrides: by hyperparameter, the mapping of its range or value.
 
     Raises:
         UserError: missing file, unknown key, method or hyperparameter, low >= high, a grid value
-        outside its range.
+            outside its range.
     """
     content = read_yaml(path)
     merged: dict[str, Any] = {}
@@ -322,12 +325,12 @@ def _parameters_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _long_form(value: Any) -> Any:
-    """`batch_size: 8` is short for `{type: fixed, value: 8}`."""
+    """A parameter as a mapping: `batch_size: 8` is short for `{type: fixed, value: 8}`."""
     return value if isinstance(value, dict) else {"type": "fixed", "value": value}
 
 
 def spread(low: float, high: float, scale: str, points: int) -> list[float]:
-    """`points` values from low to high, evenly on the scale (a grid for the grid sampler)."""
+    """`points` values from low to high, evenly on the scale: a grid for the grid sampler."""
     if points == 1:
         return [low]
     shares = [i / (points - 1) for i in range(points)]

@@ -1,5 +1,6 @@
-"""The study's append-only record. Everything else (status, resume, tables, best trial) is derived
-from it.
+"""The study's append-only record.
+
+Everything else (status, resume, tables, best trial) is derived from it.
 
 `ledger/events.jsonl` holds one JSON object per line (see `entry`); each is on disk (fsync) before
 `append` returns. The kinds, with the class of each in `event`:
@@ -320,8 +321,9 @@ def _end_of_file(scan: Scan, acknowledged: int) -> Iterator[str]:
 
 
 def _write_all(file: IO[bytes], line: bytes) -> None:
-    """Unbuffered: a line that did not fit must not wait in a buffer and follow the next one to
-    disk.
+    """Write a line without a buffer.
+
+    A line that did not fit must not wait in a buffer and follow the next one to disk.
 
     Raises:
         OSError: the disk is full; a part may have been written.

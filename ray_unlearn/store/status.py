@@ -1,5 +1,7 @@
-"""Where a study stands, derived from its files alone: safe beside a running study, and long after
-it."""
+"""The status of a study, derived from its files alone.
+
+Reading it is safe while the study is running, and long after.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -36,13 +38,13 @@ class Best:
 
 @dataclass(frozen=True)
 class Status:
-    """Counts and bests of one study, and what its driver said last."""
+    """Counts and bests of one study, and its driver's last report."""
 
     name: str
     folder: str
-    """Or the address of a remote study."""
+    """The study's folder, or the address of a remote study."""
     asked_for: int | None
-    """Trials of the whole study, as its last run began; None for ledgers that do not say."""
+    """Trials of the whole study when its last run began; None for ledgers that do not record it."""
     outcomes: dict[str, int]
     unfinished: int
     rows: int
@@ -52,15 +54,15 @@ class Status:
     age_s: float | None = None
     """Seconds since the driver's last sign of life."""
     problem: str = ""
-    """Why this is what was known at the last look: the files cannot be read just now."""
+    """Why the files cannot be read now, so that the rest is from an earlier look; else empty."""
     score_rule: str = "best_row"
-    """Which row of a trial its score is taken at (see `store.score`)."""
+    """The rule that chooses the row which scores a trial (see `store.score`)."""
     reasons: dict[str, int] = field(default_factory=dict)
-    """Why trials have no result, by reason, the commonest first."""
+    """Number of trials without a result by reason, the commonest first."""
 
     @property
     def without_result(self) -> int:
-        """Trials that failed, diverged or ran out of memory."""
+        """Number of trials that failed, were infeasible or ran out of memory."""
         return sum(self.reasons.values())
 
     @property
@@ -70,24 +72,26 @@ class Status:
 
     @property
     def finished(self) -> int:
-        """Trials with an outcome."""
+        """Number of trials with an outcome."""
         return sum(self.outcomes.values())
 
     @property
     def driver(self) -> Sign:
-        """Whether the study is running."""
+        """Whether the study is running, by its driver's sign of life."""
         return sign_of_life(self.live, self.age_s)
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing to wait for: the run has ended, or all trials of one that left
-        no word."""
+        """Whether there is nothing to wait for.
+
+        The run has ended or, if its driver left no report, all its trials have.
+        """
         return self.driver == "ended" or (
             self.driver == "unknown" and self.finished == self.asked_for
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """The status as plain values, for scripts."""
         return asdict(self) | {"finished": self.finished, "driver": self.driver}
 
 
@@ -104,7 +108,7 @@ class Tally:
         self._counts = OutcomeCounts()
 
     def add(self, trial: Trial) -> None:
-        """A trial that has ended; once."""
+        """Count a trial that has ended; a second time has no effect."""
         if trial.number in self._counted:
             return
         self._counted.add(trial.number)
@@ -133,8 +137,10 @@ class Tally:
 
     @property
     def ranked(self) -> list[tuple[Trial, Row]]:
-        """The best trial of each method and its row, lowest score first; of equals the trial with
-        the lower number."""
+        """The best trial of each method and its row, lowest score first.
+
+        Among equals the trial with the lower number comes first.
+        """
         return sorted(self._best.values(), key=lambda pair: (pair[1][OBJECTIVE], pair[0].number))
 
 
@@ -151,24 +157,29 @@ def open_study(folder: Path) -> tuple[StudySpec, Record]:
 
 
 def status(folder: Path) -> Status:
-    """The study in `folder`. Raises as `open_study`."""
+    """The status of the study in `folder`.
+
+    Raises:
+        UserError: no study there.
+        StorageError: its ledger is damaged.
+    """
     return Follower(folder).poll()
 
 
 def _nothing() -> None:
-    """Local files need no refreshing."""
+    """The refresh of local files, which need none."""
 
 
 class Follower:
-    """Where a study stands, again and again.
+    """The status of a study for repeated looks.
 
     Args:
         folder: a study directory, or a copy of one.
-        refresh: called before each look; brings a copy up to date. What it raises is a problem of
-            that look, not the end.
-        name: what people call the place of a copy; default: the folder.
-        environment: its monotonic clock tells the age of the driver's sign of life; unlike the time
-            of day it never jumps.
+        refresh: called before each look to bring a copy up to date. An error is a problem of that
+            look and does not end the following.
+        name: the location of a copy's study, for people; default: the folder.
+        environment: its monotonic clock measures the age of the driver's sign of life; unlike the
+            time of day it never jumps.
     """
 
     def __init__(
@@ -195,8 +206,8 @@ class Follower:
         """The study as it is now.
 
         Raises:
-            UserError: at the first call, as `open_study`; later ones give what was known, and the
-            problem.
+            UserError: at the first call, as in `open_study`; later calls return what was known and
+                the problem.
         """
         problem = ""
         try:
@@ -230,7 +241,7 @@ class Follower:
         self._record = record
 
     def _read_live(self) -> None:
-        """Only the first one's age depends on whether two machines' clocks agree."""
+        """Read the driver's report; only the first one's age relies on two machines' clocks."""
         live = read_live(self._folder)
         if live is None or live == self._live:
             return

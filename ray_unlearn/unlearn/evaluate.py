@@ -15,8 +15,10 @@ from ray_unlearn.unlearn.workspace import Workspace
 
 
 def evaluate(workspace: Workspace, other: Scored | None = None) -> Metrics:
-    """All metrics of the policy as it is now, or of another model; the same row on every rank. A
-    collective of all ranks."""
+    """All metrics of the policy as it is now, or of another model.
+
+    A collective of all ranks, with the same row on every rank.
+    """
     model = other or workspace.policy.scored
     gathered = {name: _gathered(workspace, model, name) for name in SETS}
     row = (
@@ -29,8 +31,10 @@ def evaluate(workspace: Workspace, other: Scored | None = None) -> Metrics:
 
 @torch.no_grad()
 def _gathered(workspace: Workspace, model: Scored, name: str) -> SetScores | None:
-    """Scores of the whole set on rank 0. Each rank takes a run of consecutive sequences, so order
-    is kept."""
+    """Scores of the whole set on rank 0.
+
+    Each rank scores a run of consecutive sequences, so the order stays the same.
+    """
     split = EVALUATED[name]
     tokens = workspace.data.splits[split]
     comm = workspace.comm

@@ -1,4 +1,4 @@
-"""The unlearned model of a study's trial: its kept weights, or the trial run again."""
+"""The unlearned model of a study's trial, from its best weights or by running the trial again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -34,20 +34,20 @@ def write_trial_model(
 ) -> None:
     """Write the model of a trial as a Hugging Face folder with its tokenizer.
 
-    The best trial's weights were kept. Others are made by running the trial again, which gives the
-    same weights bit for bit on one CPU worker.
+    The study has the best trial's weights. For another trial this process runs it again, which
+    gives the same weights bit for bit on one CPU worker.
 
     Args:
         study: study directory, or a copy of it.
         storage: where the study's weights are.
         output: folder for the model; must be new or empty.
         trial: id or number of the trial, or `best`.
-        update: stop there; None: at the row that scores the trial.
-        say: receives news, a line at a time.
+        update: the update to stop at; None: that of the row that scores the trial.
+        say: called with each line of progress.
 
     Raises:
         UserError: no such trial or update, no score, `output` is in use, model or data have
-            changed since, or the trial diverges.
+            changed since, or the trial becomes infeasible.
         StorageError: the study cannot be read or the model cannot be written.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -76,13 +76,13 @@ def write_trial_model(
 def chosen_for_export(
     spec: StudySpec, record: Record, trial: str, update: int | None = None
 ) -> tuple[Trial, int]:
-    """Which trial is exported, and after which update.
+    """The trial to export, and the update of its model.
 
     Args:
-        spec: of the study.
-        record: its ledger.
+        spec: the study's spec.
+        record: what its ledger says.
         trial: id or number of a trial, or `best`.
-        update: None: that of the row that scores the trial.
+        update: the update; None: that of the row that scores the trial.
 
     Raises:
         UserError: no such trial or update, or no score.
