@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_unlearn.spec.study_file import where_it_is_now
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row
@@ -66,7 +67,7 @@ def taken(folder: Path) -> Snapshot:
     """Read the study in `folder`.
 
     Raises:
-        UserError: no study there.
+        UserError: no study there, or its `study.yaml` cannot be read.
         StorageError: its ledger is damaged.
     """
     spec, record = open_study(folder)
@@ -77,6 +78,7 @@ def taken(folder: Path) -> Snapshot:
         (best for best in bests if best is not None),
         key=lambda best: (best.score_selection, best.number),
     )
+    spec = where_it_is_now(spec, folder)
     return Snapshot(spec, rows, _trial_table(record, rule, rows.schema), tuple(ranked))
 
 

@@ -37,6 +37,14 @@ def study(tmp_path: Path, version: int) -> Path:
     return shutil.copytree(FIXTURES / f"study_schema_{version}/study", tmp_path / "study")
 
 
+def test_a_study_that_moved_says_where_its_model_and_texts_are_now(study: Path) -> None:
+    """What is narrowed from it, or begun from its spec, must find them."""
+    text = (study / "study.yaml").read_text()
+    before = ru.open(study).spec.model.source
+    (study / "study.yaml").write_text(text.replace(before, "/new/model"))
+    assert ru.open(study).spec.model.source == "/new/model"
+
+
 def test_it_opens_and_verifies(study: Path) -> None:
     found = verify(study)
     assert (found.problems, found.complete, found.trials, found.rows) == ([], True, 12, 36)
