@@ -69,7 +69,7 @@ def verdict_section(
     studies: Sequence[StudyBlocks],
     answer: PublishedAnswer | None,
 ) -> Section:
-    """The first screen. Where nothing is claimed, the studies' own verdicts lead.
+    """The first screen, led by the studies' own verdicts where nothing is claimed.
 
     Args:
         findings: None without a trial that has a finite score.
