@@ -1,4 +1,4 @@
-"""Interactions: the exponent kappa by which learning rate trades off with steps or weight."""
+"""Interactions by method: exponent kappa of learning rate's trade-off with steps or weight."""
 
 import pandas as pd
 from matplotlib.axes import Axes
