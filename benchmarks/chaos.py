@@ -64,8 +64,7 @@ class Chaos:
     seconds: float = 0.0
     exits: list[int] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
-    """Processes that are left when Ray's own agents, which wait 60 s for a dead head, should be
-    gone."""
+    """Processes left when Ray's agents, which wait 60 s for a dead head, should be gone."""
 
 
 def undisturbed(study: Path, folder: Path) -> float:

@@ -58,7 +58,7 @@ from ray_unlearn.unlearn.loop import Ended
 EVALUATIONS = 5
 UPDATES_PER_EVALUATION = 8
 EVALUATION_SHARE = 0.25
-"""Of a trial's time."""
+"""Fraction of a trial's time that is evaluation."""
 LANES_PER_NODE = 4
 
 

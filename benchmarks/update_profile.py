@@ -76,16 +76,20 @@ PARTS = (
         ),
     ),
 )
-"""Part -> how its operators' names begin. An operator belongs to the part of its outermost named
-ancestor."""
+"""How the names of a part's operators begin, by part.
+
+An operator belongs to the part of its outermost named ancestor.
+"""
 MODULES = {
     "RMSNorm": "RMSNorm",
     "Attention": "RoPE",
     "RotaryEmbedding": "RoPE",
     "MLP": "MLP activation",
 }
-"""How a module's class name ends -> the part of all in it, forward and backward, but matrix
-products and attention."""
+"""The part of a module, by the ending of its class name.
+
+All operators in it, forward and backward, belong to the part, except matrix products and attention.
+"""
 
 
 def part_of(name: str) -> str | None:

@@ -23,7 +23,7 @@ from ray_unlearn.demo.text import text_file
 
 ROLES = ("vanilla", "retrained")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-PERIOD_S = 0.5  # between two looks at the processes
+PERIOD_S = 0.5  # seconds between two looks at the processes
 
 Progress = Callable[[str, float], None]
 
@@ -158,7 +158,7 @@ def _train(
             fraction = sum(_fraction(folder / f"{role}.progress") for role in roles) / len(roles)
             progress(f"training the {' and the '.join(roles)} model of {domain}", 0.99 * fraction)
             time.sleep(PERIOD_S)
-        culprit = failed()  # asked before the other process is ended
+        culprit = failed()  # before the other process is killed, which would look failed too
     finally:
         for process in processes.values():
             process.kill()

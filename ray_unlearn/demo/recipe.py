@@ -29,7 +29,7 @@ class Recipe:
     weight_decay: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.95
-    initial_scale: float = 0.1  # of the weights; with 0.02 the first 1,000 steps learn little
+    initial_scale: float = 0.1  # SD of initial weights; with 0.02, 1,000 steps learn little
     clip: float = 1.0  # gradient norm
     seed: int = 0
 

@@ -234,7 +234,7 @@ class Conductor:
             times = f"Tune gave it up {self._given_up[number]} times"
             died = f"its Ray Tune actor died again and again; {times}"
             self._recorder.outcome(number, 0, "failed", died)
-            self._release(number)  # or its lane would wait for a verdict for ever
+            self._release(number)  # otherwise its lane would wait for a verdict for ever
         else:
             self._again.append(number)
 

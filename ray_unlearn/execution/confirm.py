@@ -166,7 +166,7 @@ def confirming_spec(
         "evaluation": {
             "every": max(
                 c.row["update"] for c in chosen
-            ),  # no trial has more updates: the last one alone
+            ),  # no trial has more updates, so each is evaluated at its last one alone
             "batch_size": spec.evaluation.batch_size,
         },
         # Which seed came out best means nothing, so its weights are not worth the disk space.

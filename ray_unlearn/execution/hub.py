@@ -141,7 +141,7 @@ class Hub:
             self._changed.notify_all()
 
     async def save_weights(self, number: int, attempt: int, update: int) -> None:
-        """Have the trial's lane save the weights of this row, the best so far."""
+        """Have the lane save the weights of this row, the best so far, before it goes on."""
         job = self._jobs.get(number)
         if job is not None and job.attempt == attempt and job.is_at(update):
             job.save_at = job.sequence
@@ -448,7 +448,8 @@ class Hub:
         """The job's end without what lanes share, which is stored here and not for the driver."""
         if end.prepared is None or end.prepared.shared is None:
             return end
-        self._shared = [self._put(end.prepared.shared)]  # in a list a reference travels as one
+        # In a list, so that a reference travels as a reference and not as its value.
+        self._shared = [self._put(end.prepared.shared)]
         return JobEnded(end.status, end.reason, replace(end.prepared, shared=None))
 
     def _explained(self, lane: int, fault: Fault) -> Fault:

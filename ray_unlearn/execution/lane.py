@@ -48,7 +48,7 @@ Rows = Iterator[Row | Ended]
 
 
 class LaneWorkspace(Protocol):
-    """What a lane keeps warm. Every call is made on all ranks, in the same order."""
+    """What a lane keeps warm, where every call is made on all ranks, in the same order."""
 
     def prepare(self, baselines: bool) -> Prepared:
         """Run the study's first job, for all lanes.
@@ -158,7 +158,7 @@ class LaneLink:
 
 
 class RunningTrial:
-    """A trial's line to the hub. All ranks have one; only rank 0 speaks."""
+    """A trial's line to the hub, which all ranks have and only rank 0 uses."""
 
     def __init__(self, link: LaneLink, number: int, attempt: int, known: tuple[int, ...]) -> None:
         self.number = number
@@ -173,9 +173,10 @@ class RunningTrial:
         """The last request for a checkpoint that this trial has heard of."""
 
     def checkpoint_wanted(self, update: int) -> bool:
-        """Whether the study is about to stop. Called between updates; also a sign of life.
+        """Whether the study is about to stop.
 
-        It does not wait: the answer is that to the question of a moment ago.
+        It is called between updates and is also a sign of life. It does not wait: it returns the
+        answer to the previous question.
         """
         if not self._link.speaks:
             return False
@@ -194,7 +195,7 @@ class RunningTrial:
         self._link.note(f"trial {self.number} goes on from its checkpoint of update {update}")
 
     def checkpoint_saved(self, update: int) -> None:
-        """There is a checkpoint now. The hub may wait for this before it lets the study stop."""
+        """Report a checkpoint, for which the hub may wait before it lets the study stop."""
         if self._link.speaks and self._request:
             start = self._link.start
             self._link.hub.send(Hub.checkpointed, start, self.number, self._request)

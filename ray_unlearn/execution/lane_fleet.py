@@ -234,7 +234,7 @@ class Fleet:
     def _run_lane(self, launch: Launch) -> None:
         """Run the lane until it ends; then the watcher may give it another place."""
         fault = self._fit(launch)
-        with contextlib.suppress(HubDied, ray.exceptions.RayError):  # and the study with it
+        with contextlib.suppress(HubDied, ray.exceptions.RayError):  # then the study is over too
             self._free(launch.lane)
             self.hub.ask(Hub.left, launch, fault)
         self._pool.left(launch.lane)

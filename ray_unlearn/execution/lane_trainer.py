@@ -23,7 +23,7 @@ ANSWER_S = 30.0
 
 try:
     from ray.train.v2._internal.execution.callback import ControllerCallback
-# private: without it a lane that waits inside Ray when the study ends cannot be ended
+# Private: without it, a lane that waits inside Ray when the study ends cannot be ended.
 except ImportError:
     ControllerCallback = ray.train.UserCallback
 
@@ -90,9 +90,9 @@ class TellHub(ray.train.UserCallback):  # type: ignore[misc]
         fault = fault_of(worker_exceptions)
         try:
             restart = RayHub.named(self._hub, ANSWER_S).ask(Hub.down, self._launch, fault)
-        except HubDied:  # and the study with it
+        except HubDied:  # then the study is over too
             restart = False
-        if not restart:  # else Ray Train would wait for room for ever
+        if not restart:  # otherwise Ray Train would wait for room for ever
             gone = f"its node may be gone: {fault.reason}" if fault.node else "the study is over"
             raise RuntimeError(gone)
 

@@ -177,7 +177,7 @@ class _Shelf:
         self._under = checkpoint_file(number).rpartition("/")[0]
 
     def fetch(self, folder: Path, wanted: Callable[[str], bool]) -> None:
-        for path in folder.iterdir():  # of an earlier attempt here
+        for path in folder.iterdir():  # files of an earlier attempt on this machine
             path.unlink()
         for file in self._storage.files(self._under):
             path = folder / file.name.rpartition("/")[2]

@@ -45,7 +45,10 @@ _log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Watches a study. Told after the ledger; its errors never reach the study."""
+    """An observer of a study, called after the ledger is written.
+
+    Its errors never reach the study.
+    """
 
     def on_trial(self, trial: Trial) -> None:
         """A trial was handed out."""
@@ -58,7 +61,10 @@ class Observer(Protocol):
 
 
 class Recorder:
-    """The ledger's only writer while trials run. All calls come from the thread that runs Tune."""
+    """The ledger's only writer while trials run.
+
+    All calls come from the thread that runs Tune.
+    """
 
     def __init__(
         self,

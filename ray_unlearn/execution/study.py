@@ -298,7 +298,7 @@ class _Run:
         return next(pending(self.ledger.record.trials, self.search.total), None) is not None
 
     def _run(self) -> bool:
-        """Lanes, baselines, trials. True when interrupted."""
+        """Start the lanes, measure baselines and run the trials; True if interrupted."""
         operations = self.spec.operations
         number = (
             "as many lanes as fit," if operations.lanes == "auto" else f"{operations.lanes} lane(s)"

@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     """A line of the ledger."""
 
     seq: int | None
-    """None in ledgers of schema version 1, which had no numbers."""
+    """Number of the event; None in ledgers of schema version 1, which had none."""
     fence: int
     """The writer's fence; 0 in ledgers of schema version 1."""
     event: Event

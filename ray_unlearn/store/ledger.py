@@ -64,7 +64,7 @@ class WriteLease(Protocol):
 
 
 class Ledger:
-    """The one writer of a study's events. A context manager: it holds the study's lease while open.
+    """The one writer of a study's events, a context manager that holds its lease while open.
 
     `record` is always what a reader of the file would see.
     """

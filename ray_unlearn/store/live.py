@@ -46,7 +46,7 @@ class Live:
     time: str
     """When the report was written, ISO 8601, UTC, by the driver's clock."""
     started: str
-    """When the run began, as `time`."""
+    """When the run began, in the form of `time`."""
     host: str
     pid: int
     asked_for: int
@@ -61,7 +61,7 @@ class Live:
     updates_per_s: float | None
     """Rate over the last ten minutes in which trials ran; None before this run's first row."""
     tokens_per_s: float | None
-    """As `updates_per_s`."""
+    """Rate of tokens, over the same time as `updates_per_s`."""
     best: dict[str, float]
     """Lowest score of each method, on the selection half."""
     lanes: list[dict[str, Any]]
@@ -102,7 +102,7 @@ def read_live(study: Path) -> Live | None:
 
 
 def age_s(live: Live, now: datetime) -> float:
-    """Seconds since the report was written, by this machine's clock; 0 if the clocks disagree."""
+    """Seconds since the report was written, by this machine's clock; never negative."""
     return max(0.0, (now - datetime.fromisoformat(live.time)).total_seconds())
 
 

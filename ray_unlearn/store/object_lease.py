@@ -4,8 +4,8 @@
 
 A claim is an object that its holder writes again every few seconds; by the store's clock, the age
 of the newest claim shows whether its holder is alive. To claim, a process checks that the holders
-of all claims are dead, writes its own, and lists the claims again. Of two processes that claim at
-once at least one sees the other, because object stores list what was written (S3 since 2020, Google
+of all claims are dead, writes its own, and lists the claims again. If two processes claim at once,
+at least one sees the other, because object stores list what was written (S3 since 2020, Google
 Cloud Storage, Azure); a process that sees a new claim beside its own gives way. Even a holder that
 was wrongly taken for dead does no harm: see `segments`.
 """

@@ -146,8 +146,8 @@ def _carry_out(
                 (encoded(e, seq, lease.fence, time) for seq, e in enumerate(new, start=first)),
             )
             lease.check()
-        # After the file: a mark that is too high is a false alarm, one that is too low would hide a
-        # loss.
+        # After the file: a number that is too high is a false alarm, one that is too low would hide
+        # a loss.
         write_acknowledged(folder, len(plan.entries) + len(new))
     except OSError as error:
         raise StorageError(

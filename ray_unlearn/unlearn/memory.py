@@ -238,7 +238,7 @@ def _activations(config: Any, model: ModelSpec, operations: Operations) -> float
 def _hidden_states(spec: StudySpec, hidden: int, size: int) -> float:
     """Estimated bytes of cached hidden states; a plan does not read the data.
 
-    A token of local text takes at least two bytes; hub data count as the largest cache.
+    Local text counts as a token for every two bytes; hub data count as the largest cache.
     """
     sources = [source.path for source in spec.data.splits.values()]
     if any(path is None for path in sources):

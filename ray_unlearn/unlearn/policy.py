@@ -34,7 +34,7 @@ class Policy(Protocol):
         """Make the policy the vanilla model again, in place, whatever state it is in (NaN too)."""
 
     def reference(self) -> Any:
-        """Context manager: P_0 as a `Scored`. The policy must not be called meanwhile."""
+        """A context manager with P_0 as a `Scored`, in which the policy must not be called."""
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The tensors in which this policy differs from the vanilla model, by name.

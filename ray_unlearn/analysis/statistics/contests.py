@@ -37,7 +37,7 @@ from ray_unlearn.spec.errors import UserError
 
 @dataclass(frozen=True)
 class RobustnessClaim:
-    """Is a more robust to its hyperparameters than b? Three statistics, and what they say together.
+    """Three statistics on whether a is more robust to its hyperparameters than b, taken together.
 
     differences: share near the own best, share near the best known, area under the tuning curve.
     outcomes: each by its own interval. outcome: all three together at 10 % by Holm; where two
