@@ -171,11 +171,12 @@ class StudySpec(Strict):
                 f"search.scheduler.grace_updates: must lie below the most steps of {method} "
                 f"({most}), got {self.search.scheduler.grace_updates}"
             )
-        if self.evaluation.every and most // self.evaluation.every > MOST_ROWS:
+        # The last step is always evaluated.
+        rows = math.ceil(most / self.evaluation.every) if self.evaluation.every else 0
+        if rows > MOST_ROWS:
             raise ValueError(
-                f"evaluation.every: {most:,} steps of {method} would be evaluated "
-                f"{most // self.evaluation.every:,} times, at most {MOST_ROWS:,} are "
-                "possible; raise it"
+                f"evaluation.every: {most:,} steps of {method} would be evaluated {rows:,} times, "
+                f"at most {MOST_ROWS:,} are possible; raise it"
             )
         if space.free_steps and not [
             u for u in self.evaluation.updates(most) if u >= space.fewest_steps

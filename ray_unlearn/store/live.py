@@ -96,6 +96,8 @@ def read_live(study: Path) -> Live | None:
         content = json.loads((study / LIVE_FILE).read_bytes())
         if content["schema_version"] != SCHEMA_VERSION:
             return None
+        if datetime.fromisoformat(content["time"]).tzinfo is None:
+            return None
         return Live(**{f.name: content[f.name] for f in fields(Live)})
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -240,6 +240,8 @@ def test_live_json_is_read_back_and_anything_else_is_none(tmp_path: Path) -> Non
         content[:50],
         "[]",
         content.replace('"schema_version": 1', '"schema_version": 2'),
+        content.replace(LIVE.time, "yesterday"),
+        content.replace(LIVE.time, "2026-11-29T10:00:00"),
         "{}",
     ):
         (tmp_path / LIVE_FILE).write_text(other)
