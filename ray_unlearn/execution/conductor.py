@@ -28,7 +28,7 @@ from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.event import BaselineMeasured, Note
+from ray_unlearn.store.event import BaselineMeasured, HalvesDealt, Note
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Trial
 
@@ -79,6 +79,8 @@ def first_job(hub: HubLine, baselines: bool, interrupt: Interrupt) -> Prepared |
 
 def record_first_job(ledger: Ledger, prepared: Prepared, say: Callable[[str], None]) -> None:
     """Baselines, and what the lane says of its model; a resumed study has recorded that before."""
+    if prepared.halves:
+        ledger.append(HalvesDealt(dict(prepared.halves)))
     for name, row in prepared.rows.items():
         ledger.append(BaselineMeasured(name, row))
     for text in prepared.notes:

@@ -14,7 +14,7 @@ The hub lives in a process that starts in a second, so neither torch nor pydanti
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_unlearn.store.schema import Outcome, Row
@@ -79,6 +79,8 @@ class Prepared:
     """For the other lanes; stays in the hub."""
     notes: tuple[str, ...] = ()
     """For the record: what readers of the results should know of how they came about."""
+    halves: Mapping[str, str] = field(default_factory=dict)
+    """As in `HalvesDealt`, where this job dealt them."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ray_unlearn.store.event import (
     BestWeightsGone,
     BestWeightsKept,
     Event,
+    HalvesDealt,
     Header,
     Note,
     RowMeasured,
@@ -54,6 +55,8 @@ class Record:
 
     header: Header
     baselines: dict[str, Row] = field(default_factory=dict)
+    halves: dict[str, str] = field(default_factory=dict)
+    """As in `HalvesDealt`; empty where the header's `dealing` says it all."""
     trials: dict[int, Trial] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     sessions: list[SessionBegan] = field(default_factory=list)
@@ -71,6 +74,8 @@ class Record:
         match event:
             case BaselineMeasured():
                 self.baselines[event.name] = event.metrics
+            case HalvesDealt():
+                self.halves = event.splits
             case TrialAsked():
                 self.trials[event.number] = Trial(
                     event.number,

@@ -55,7 +55,7 @@ def write_trial_model(
     spec, record = open_study(study)
     chosen, wanted = chosen_for_export(spec, record, trial, update)
     config = validated(TrialConfig, chosen.config, "ledger: config")
-    single = Single(where_it_is_now(spec, study), say)
+    single = Single(where_it_is_now(spec, study), say, record)
     if not single.can_repeat(config):
         raise UserError(
             "model, data or evaluation have changed since the study was run; its trial cannot be "

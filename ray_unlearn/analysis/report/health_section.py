@@ -1,13 +1,15 @@
 """Data health as the page shows it: how many trials of what kind, and what is odd about them."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
 from ray_unlearn.analysis.numerals import counted, percentage, plain
+from ray_unlearn.analysis.read.study_results import StudyResults
+from ray_unlearn.analysis.report.halves_table import halves_table, halves_warnings
 from ray_unlearn.analysis.report.health import Health
 from ray_unlearn.analysis.report.page import Block, Heading, Section, Table, bullets_of, paragraphs
 from ray_unlearn.analysis.trials import TrialTable
@@ -19,8 +21,11 @@ LEAST = 3
 """Trials below which no share is remarked upon."""
 
 
-def health_section(table: TrialTable, found: Health) -> Section:
-    """Counts by method, and in words whatever limits what they can say."""
+def health_section(
+    table: TrialTable, found: Health, studies: Sequence[StudyResults] = ()
+) -> Section:
+    """Counts by method, the halves of each study, and in words whatever limits what they can
+    say."""
     groups = ", ".join(name or "unnamed" for name in table.groups)
     texts = [
         f"{counted(found.analysed, 'trial')} of {found.trials:,} are analysed, in "
@@ -28,12 +33,15 @@ def health_section(table: TrialTable, found: Health) -> Section:
         score_sentence(table.score),
     ]
     odd = [
+        *(warning for study in studies for warning in halves_warnings(study, len(studies) > 1)),
         *_left_out(found),
         *_bounds(found.at_bounds),
         *_cliffs(found.infeasible),
         *(f"{note}." for note in found.notes),
     ]
     blocks: list[Block] = [*paragraphs(texts), *bullets_of(odd), _table(table, found)]
+    halves = halves_table(studies)
+    blocks += [halves] if halves is not None else []
     return Section("Data health", tuple(blocks), "health")
 
 
