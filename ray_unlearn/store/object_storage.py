@@ -35,6 +35,13 @@ FINAL = re.compile(
     re.IGNORECASE,
 )
 STATUS = re.compile(r"(?:HTTP|with) status (\d+)")
+REFUSED = re.compile(
+    r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|UNAUTHENTICATED|PERMISSION|credential|"
+    r"(?<![\w/.:-])40[13](?![\w/.-])",
+    re.IGNORECASE,
+)
+"""An error about credentials. A number counts as a status where it stands alone: 403.8 ms, a port
+and a name are none."""
 
 Answer = TypeVar("Answer")
 _log = logging.getLogger(__name__)
@@ -227,11 +234,7 @@ def remedy(error: Exception) -> str:
     text = " ".join(str(error).split())
     if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|does not exist", text):
         return f"{text}; make the bucket first, or correct its name"
-    if re.search(
-        r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|403|401|UNAUTHENTICATED|PERMISSION|credential",
-        text,
-        re.IGNORECASE,
-    ):
+    if REFUSED.search(text):
         return (
             f"{text}; are there credentials for it here (environment, profile, or the machine's "
             "identity), and may they read, write, list and delete there?"

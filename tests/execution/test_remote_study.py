@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 
 FULL: dict[str, Any] = {"tensorboard": True, "checkpoint_every_s": 0.2}
 LASTS_S = 5.0
-"""A trial that is to be stopped: the store's answers, to it and to whoever watches, take seconds."""
+"""Of a trial that is to be stopped: answers of the store take seconds, also to who watches."""
 
 SHORT = {"RAY_TMPDIR": "/tmp"}  # paths of sockets end at 107 bytes, wherever TMPDIR is
 

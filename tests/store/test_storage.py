@@ -13,7 +13,7 @@ from object_store import BUCKET, Store, object_store
 from ray_unlearn.environment import Environment
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store import object_storage as objects
-from ray_unlearn.store.object_storage import ObjectStorage
+from ray_unlearn.store.object_storage import ObjectStorage, remedy
 from ray_unlearn.store.storage import (
     FolderStorage,
     Storage,
@@ -154,6 +154,24 @@ def test_errors_that_do_not_pass_are_not(store: Store, monkeypatch: pytest.Monke
         with pytest.raises(OSError, match="is the server reachable"):
             ask("a", b"1")
         assert len(clock.pauses) >= 2
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("error performing PUT http://127.0.0.1:403/b/401/a in 403.77ms: refused", "reachable"),
+        ("error performing PUT http://h/b-403/a in 401ms, after 3 retries", "reachable"),
+        ("Server returned non-2xx status code: 403 Forbidden: ", "credentials"),
+        ("AWS Error UNKNOWN (HTTP status 401) during PutObject operation", "credentials"),
+        ("google::cloud::Status(x error_info={http_status_code=403})", "credentials"),
+        ("AWS Error ACCESS_DENIED during ListObjectsV2", "credentials"),
+        ("AWS Error NO_SUCH_BUCKET during PutObject", "make the bucket first"),
+    ],
+)
+def test_advice_follows_what_the_server_said_and_not_how_long_it_took(
+    said: str, advice: str
+) -> None:
+    assert advice in remedy(OSError(said))
 
 
 class Clock(Environment):
