@@ -76,8 +76,8 @@ def in_view(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[Froz
 def with_values_for_gp(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
     """`past` with every finished trial complete, for the Gaussian process sees no others.
 
-    A pruned trial gets its last intermediate value, an infeasible one the worst value of all. Left
-    out, as Optuna would, an infeasible region stays unexplored in the model's eyes, and it is
+    A pruned trial gets its last intermediate value, a diverged one the worst value of all. Left
+    out, as Optuna would, a region that diverges stays unexplored in the model's eyes, and it is
     suggested again and again.
     """
     worst = max if directions[0] == "minimize" else min

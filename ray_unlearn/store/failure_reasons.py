@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-WITHOUT_RESULT = ("failed", "out_of_memory", "infeasible")
+WITHOUT_RESULT = ("failed", "out_of_memory", "diverged")
 """Outcomes that give a trial no score, whatever its rows say."""
 MOST_REASONS = 3
 MOST_CHARACTERS = 160

@@ -30,7 +30,9 @@ ATTACKS = (
 )
 
 Direction = Literal["minimize", "maximize", "target", "none"]
-Outcome = Literal["complete", "pruned", "infeasible", "out_of_memory", "failed"]
+Outcome = Literal["complete", "pruned", "diverged", "out_of_memory", "failed"]
+FORMER_OUTCOMES = {"infeasible": "diverged"}
+"""Outcomes as ledgers and tables of before decision 17 call them, and what they are."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 RUNNING = "running"
 """Status of a trial without an outcome, in tables and reports."""

@@ -89,7 +89,10 @@ def half_sentences(targets: tuple[HalfTarget, HalfTarget]) -> Iterator[str]:
         if not math.isnan(one.se):
             low, high = one.interval
             known = f" (90 % interval {low:.3g} to {high:.3g})"
-        yield f"{one.half} half: {counts}target perplexity {one.ppl:.3g}{known}"
+        aim = "target measured before the first trial"
+        if not math.isnan(one.nll):
+            aim = f"target perplexity {one.ppl:.3g}{known}"
+        yield f"{one.half} half: {counts}{aim}"
 
 
 def target_warnings(targets: tuple[HalfTarget, HalfTarget]) -> Iterator[str]:

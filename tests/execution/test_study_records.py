@@ -92,7 +92,7 @@ def test_a_best_row_whose_trial_diverges_is_not_the_one_to_beat(tmp_path: Path) 
             recorder.row(number, 0, metrics(1, known))
             assert recorder.is_best(number, 1)
         recorder.outcome(0, 0, "complete", "")
-        recorder.outcome(1, 0, "infeasible", "diverged")
+        recorder.outcome(1, 0, "diverged", "diverged")
         for number, score, best in ((2, 2.5, False), (3, 1.5, True), (4, 1.7, False)):
             recorder.asked(number, config(seed=number))
             recorder.row(number, 0, metrics(1, score))
@@ -119,7 +119,7 @@ def test_a_late_word_of_former_best_weights_costs_its_own_file_and_nothing_else(
         assert kept is not None
         assert (kept.number, kept.file) == (1, files[1].file)
         assert [p.name for p in (tmp_path / "study" / "trials" / "best").iterdir()] == ["1"]
-        recorder.outcome(1, 0, "infeasible", "diverged")
+        recorder.outcome(1, 0, "diverged", "diverged")
         assert ledger.record.best_weights is None, "its row does not count any more"
         assert list((tmp_path / "study" / "trials" / "best").iterdir()) == []
 

@@ -16,7 +16,8 @@ from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import ScoreInfo
 
 OFTEN = 0.3
-"""Share of the best trials at a bound, or of infeasible ones in a third, that is worth a remark."""
+"""Share of the best trials at a bound, or of those without a score in a third, that is worth a
+remark."""
 LEAST = 3
 """Trials below which no share is remarked upon."""
 
@@ -69,7 +70,7 @@ def _table(table: TrialTable, found: Health) -> Table:
         Heading("groups"),
         Heading("trials", "per group"),
         Heading("seeds"),
-        Heading("infeasible", "of analysed", "diverged, out of memory or no finite score"),
+        Heading("without a score", "of analysed", "diverged or out of memory"),
     )
     return Table(
         "Trials by method. Diverged trials are counted, never dropped.",
@@ -143,7 +144,7 @@ def _cliffs(infeasible: pd.DataFrame) -> list[str]:
             facts.append(
                 f"{_method(line)}{line['infeasible']} of {line['trials']} trials with "
                 f"{label(line['parameter'])} from {plain(line['low'])} to {plain(line['high'])} "
-                f"(the {line['third']} third) are infeasible."
+                f"(the {line['third']} third) diverged or ran out of memory."
             )
     return facts
 

@@ -2,7 +2,7 @@
 
 The best configuration of a method is chosen on the *selection* half of the documents, by the rule
 of `store.score`; every metric beside it is measured on the *reporting* half, so the choice does not
-flatter itself. Infeasible trials are counted, never dropped.
+flatter itself. Diverged trials are counted, never dropped.
 
 A row is *feasible* when, on the reporting half,
     |ln(ppl(U) / ppl_0(A))| <= tolerance  and  ppl(S) <= 1.25 ppl_0(S) for S = retain and general,
@@ -22,7 +22,7 @@ from ray_unlearn.store.schema import STATUSES
 from ray_unlearn.store.target import FORGET_TOLERANCE, UTILITY_TOLERANCE, half_targets
 
 TARGET_PPL = f"approximate_ppl_{HALF}"
-DECIDED = ("complete", "pruned", "infeasible")
+DECIDED = ("complete", "pruned", "diverged")
 """Outcomes that say something about the configuration, not about the machines."""
 
 
@@ -100,7 +100,7 @@ def _counts(rows: pd.DataFrame, method: str) -> dict[str, object]:
         "trials": len(trials),
         **statuses,
         "decided": decided,
-        "divergence_share": statuses["infeasible"] / decided if decided else math.nan,
+        "divergence_share": statuses["diverged"] / decided if decided else math.nan,
         "candidates": len(offered),
         "feasible_rows": len(fitting),
         "feasible_share": len(fitting) / len(offered) if len(offered) else math.nan,

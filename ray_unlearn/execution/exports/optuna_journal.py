@@ -58,7 +58,7 @@ class LiveJournal:
 
     One writer, without Optuna's lock (an optuna-dashboard that stores a note takes it, and both
     append). What was said of a trial cannot be unsaid: intermediate values of one that turned out
-    infeasible go with the export at the end.
+    diverged go with the export at the end.
 
     Raises:
         StorageError: the file cannot be written.
