@@ -55,8 +55,6 @@ class Record:
 
     header: Header
     baselines: dict[str, Row] = field(default_factory=dict)
-    halves: dict[str, str] = field(default_factory=dict)
-    """As in `HalvesDealt`; empty where the header's `dealing` says it all."""
     trials: dict[int, Trial] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     sessions: list[SessionBegan] = field(default_factory=list)
@@ -64,6 +62,8 @@ class Record:
     """Where the weights of the best row are; None when they are not kept."""
     trials_per_method: int | None = None
     """As of the last extension; None when the study was never extended."""
+    halves: dict[str, str] = field(default_factory=dict)
+    """As in `HalvesDealt`; empty where the header's `dealing` says it all."""
 
     def apply(self, event: Event) -> None:
         """Take one event in. A row that is already there (a retry replays it) changes nothing.

@@ -192,7 +192,7 @@ def test_no_finished_trial_is_a_valid_page_that_says_so(tmp_path: Path) -> None:
     write_report([tmp_path / "s"], tmp_path / "out")
     text = read(tmp_path / "out").text
     assert "There is no verdict: no trial has a score yet." in text
-    assert "1 infeasible (diverged), 1 without an outcome" in text
+    assert "1 diverged, 1 without an outcome" in text
     assert "There is nothing to draw" in text
 
 

@@ -249,7 +249,7 @@ def test_outcomes_in_words(tmp_path: Path) -> None:
         tmp_path / "s",
         [("gradient_ascent", {6: row()}, "complete"), (METHODS[1], {}, "diverged")],
     )
-    assert outcome_sentence(study) == "2 of 4 planned trials: 1 complete, 1 infeasible (diverged)."
+    assert outcome_sentence(study) == "2 of 4 planned trials: 1 complete, 1 diverged."
 
 
 @pytest.mark.parametrize(

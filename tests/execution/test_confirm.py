@@ -287,6 +287,13 @@ def seen(ledger: Record) -> tuple[Trial, dict[str, Any]]:
     return min(pairs, key=lambda pair: pair[1]["score_selection"])
 
 
+def assert_same_halves(study: Path, other: Path) -> None:
+    """Scores on other halves confirm nothing."""
+    began, found = (read_ledger(place / "ledger") for place in (study, other))
+    assert (began.header.dealing, found.header.dealing) == ("balanced", "balanced")
+    assert found.halves == began.halves != {}
+
+
 def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
     ray_here: None,
     command: Callable[..., str],
@@ -313,6 +320,7 @@ def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
     assert (result.location, result.counts) == (str(folder / "confirm"), {"complete": 2})
     checked = verify(folder / "confirm")
     assert (checked.problems, checked.complete, checked.rows) == ([], True, 2)
+    assert_same_halves(folder, folder / "confirm")
     trials = read_ledger(folder / "confirm" / "ledger").finished
     assert [t.config["seed"] for t in trials] == [1, 2]
     differing = {"seed": None, "steps": None, "evaluate_at": None}

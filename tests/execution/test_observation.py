@@ -113,7 +113,7 @@ def watched(clock: Clock) -> Counts:
     """A resumed study of six trials after half a minute: one was finished, one begun; then
 
     t = 0: trials 1 (begun before) and 2 are handed out; 10: trial 1 has a row at update 9; 20:
-    trial 1 is complete, trial 3 begins; 24: trial 2 is infeasible; 30: trial 3 has a row.
+    trial 1 is complete, trial 3 begins; 24: trial 2 has diverged; 30: trial 3 has a row.
     """
     before = record(
         SPEC, a_trial(0, tokens(1), tokens(3, 0.25), status="complete"), a_trial(1, tokens(3))
