@@ -67,6 +67,6 @@ def test_halves_with_different_targets_are_in_data_health(study: StudyResults) -
     table = halves_table([study, apart])
     assert table is not None
     assert [line[1] for line in table.lines] == ["selection", "reporting"] * 2
-    assert table.lines[3][2] == "12 (1,234)"
+    assert table.lines[3][2] == "12 / 1,234"
     assert table.lines[0][2] == "not recorded"
     assert table.lines[3][5] == "80.0"

@@ -31,7 +31,7 @@ def halves_table(studies: Sequence[StudyResults]) -> Table | None:
     headings = (
         Heading("study", numeric=False),
         Heading("half", numeric=False),
-        *(Heading(word, "documents (tokens)") for _, word in SETS),
+        *(Heading(word, "documents / tokens") for _, word in SETS),
         Heading("target", "forget ppl", "with its 90 % interval over documents"),
         Heading("target", "nats/token", "log of the target"),
         Heading("standard error", "nats/token", "of the target, over documents"),
@@ -74,4 +74,4 @@ def _size(vanilla: pd.Series, name: str, half: str) -> str:
     if math.isnan(documents):
         return "not recorded"
     tokens = vanilla[f"{name}_tokens_{half}"]
-    return f"{whole_number(documents)} ({whole_number(tokens)})"
+    return f"{whole_number(documents)} / {whole_number(tokens)}"
