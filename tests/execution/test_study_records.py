@@ -9,9 +9,9 @@ from rich.console import Console
 from specs import finished, row, space, study
 from stand_in import NLL, config
 
-from ray_unlearn.execution.conductor import pending
+from ray_unlearn.execution.conductor import LaneError, pending, record_first_job
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.messages import BestWeights
+from ray_unlearn.execution.messages import BestWeights, Prepared
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.spec.errors import UserError
@@ -66,6 +66,25 @@ def test_a_replayed_row_is_written_once_and_still_gets_its_verdict(tmp_path: Pat
         "the first outcome stays"
     )
     assert search.told == [(0, "pruned")]
+
+
+def test_halves_that_were_lost_are_dealt_again_only_as_they_were(tmp_path: Path) -> None:
+    """Rows measured on other halves would stand beside those of before as if they were alike."""
+
+    def dealt(target: float) -> Prepared:
+        rows = {"vanilla": metrics(0) | {"approximate_nll_selection": target}}
+        return Prepared(rows, halves={"approximate": "srrs"})
+
+    with Ledger.create(tmp_path, Header(dealing="balanced")) as ledger:
+        target = NLL["approximate_nll_selection"]
+        ledger.append(BaselineMeasured(name="vanilla", metrics=metrics(0)))
+        recorder = Recorder(study(space()), ledger, Deaf(), Deaf())
+        recorder.asked(0, config(), "planted")
+        with pytest.raises(LaneError, match="the selection half has another target"):
+            record_first_job(ledger, dealt(target + 0.01), print)
+        assert ledger.record.halves == {}
+        record_first_job(ledger, dealt(target), print)
+        assert ledger.record.halves == {"approximate": "srrs"}
 
 
 def test_rows_are_scored_by_the_studys_baselines(tmp_path: Path) -> None:
