@@ -237,7 +237,7 @@ def test_a_seed_without_a_score_is_shown_and_never_dropped(tmp_path: Path) -> No
         None,
     )
     assert (
-        "1 infeasible, 1 no_finite_score of 4 new seeds; the interval is for the other 2 alone"
+        "1 diverged, 1 no_finite_score of 4 new seeds; the interval is for the other 2 alone"
         in found.notes[0]
     )
     write_confirmation(found, folder / "confirm")
