@@ -28,7 +28,7 @@ from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 
 IDENTITY = ("study", "domain", "model", "method", "status")
-DIVERGED = ("infeasible", "out_of_memory")
+DIVERGED = ("diverged", "out_of_memory")
 ENDED = ("complete", "pruned")
 PAST_BEST = "past its best"
 """Reason of a pruned trial whose remaining rows could not have been its best: nothing is lost with
@@ -187,7 +187,7 @@ def _scored(
     trials["crossed"] = _crossed(at).reindex(trials.index).where(~diverged, None)
     trials.loc[trials["infeasible"], ["score", "score_selection"]] = math.nan
     # A trial that ended well by its program, but whose checkpoint is not finite, has diverged.
-    trials.loc[trials["infeasible"] & ~diverged, "status"] = "infeasible"
+    trials.loc[trials["infeasible"] & ~diverged, "status"] = "diverged"
 
     why = pd.Series("", index=trials.index, dtype=object)
     why[~offered & ~diverged] = "no evaluation that could be deployed"

@@ -14,7 +14,7 @@ The hub's process has to start in a second, so neither torch nor pydantic is imp
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_unlearn.store.schema import Outcome, Row
@@ -79,6 +79,8 @@ class Prepared:
     """Quantities for the other lanes, which stay in the hub."""
     notes: tuple[str, ...] = ()
     """Notes for the record on how the results were made."""
+    halves: Mapping[str, str] = field(default_factory=dict)
+    """As in `HalvesDealt`, where this job dealt them."""
 
 
 @dataclass(frozen=True)

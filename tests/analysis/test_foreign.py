@@ -76,7 +76,7 @@ def test_trials_scores_and_what_an_empty_cell_means(table, tmp_path: Path) -> No
     stopped = table(with_column(SMALL, "score_rule", "stop_rule")).trials
     assert list(stopped["update"]) == [20.0, 20.0, 10.0, 10.0]
     assert list(stopped["infeasible"]) == [False, True, False, False]
-    assert list(stopped["status"]) == ["complete", "infeasible", "complete", "complete"]
+    assert list(stopped["status"]) == ["complete", "diverged", "complete", "complete"]
     assert list(trials["group"]) == ["arxiv", "arxiv", "arxiv", "github"]
     facts = health(found, load([tmp_path / "theirs.csv"]))
     assert (facts.missing_evaluations, facts.duplicates, facts.trials, facts.seeds) == (
@@ -101,7 +101,7 @@ def test_a_trial_without_any_score_is_missing_unless_its_status_says_why(table) 
         "5,0.5,,OOM\n6,0.6,-inf,\n"
     )
     assert list(found.trials["lr"]) == [0.1, 0.2, 0.5, 0.6]
-    assert list(found.trials["status"]) == ["complete", "infeasible", "out_of_memory", "infeasible"]
+    assert list(found.trials["status"]) == ["complete", "diverged", "out_of_memory", "diverged"]
     assert list(found.trials["infeasible"]) == [False, True, True, True]
     assert list(found.left_out["why"]) == ["no evaluation that could be deployed", "failed"]
 

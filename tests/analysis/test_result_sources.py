@@ -41,7 +41,7 @@ def test_facts_of_a_study_directory(planted_study: Path) -> None:
     assert study.source == "demo-study/ledger/events.jsonl"
     assert study.planned == 42
     assert sum(study.outcomes.values()) == 42
-    assert study.outcomes["infeasible"] > 0
+    assert study.outcomes["diverged"] > 0
     assert study.outcomes["out_of_memory"] == 1
     assert study.header["versions.torch"] == "2.9.0"
     assert list(study.baselines.index) == ["vanilla", "exact_retrain"]

@@ -44,6 +44,7 @@ TAKEN = frozenset(
         "update",
         "group",
         "infeasible",
+        "without_score",
         "drawn",
         "crossed",
         "label",

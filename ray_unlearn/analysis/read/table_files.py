@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from ray_unlearn.analysis.read.evaluation_rows import tidy_baselines
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION
+from ray_unlearn.store.schema import BASELINE_COLUMNS, SCHEMA_VERSION
 from ray_unlearn.store.table import TEXT_COLUMNS
 
 
@@ -57,7 +57,7 @@ def baselines_of(
 ) -> pd.DataFrame:
     """Baselines of one study of a table, by name; empty where none are known."""
     if beside is None:
-        return pd.DataFrame(columns=list(COLUMNS), dtype=float)
+        return pd.DataFrame(columns=list(BASELINE_COLUMNS), dtype=float)
     path, frame = beside
     if "study" in frame:
         frame = frame[frame["study"].astype(str) == study]

@@ -92,9 +92,14 @@ def table_of(results: Results, tolerance: float | None) -> TrialTable | None:
 
 
 def trials_as_given(table: TrialTable) -> pd.DataFrame:
-    """The trials for people: scores in the direction they were given in."""
+    """The trials for people.
+
+    Scores have the direction they were given in; `without_score` marks a trial that diverged or ran
+    out of memory.
+    """
     names = ("score", "score_selection")
-    return table.trials.assign(**{name: table.as_given(table.trials[name]) for name in names})
+    given = {name: table.as_given(table.trials[name]) for name in names}
+    return table.trials.assign(**given).rename(columns={"infeasible": "without_score"})
 
 
 def _best_trials(table: TrialTable) -> tuple[BestTrial, ...]:

@@ -55,8 +55,9 @@ REPRODUCE = (
     "run --space-from guidelines.json` searches on from there."
 )
 HALVES = (
-    "Documents of the unseen (approximate), retain and general sets are split into two halves by a "
-    "fixed hash: selection chooses, reporting is what this page shows. The forget set is whole in "
+    "Documents of the unseen (approximate), retain and general sets are dealt to two halves: "
+    "selection chooses, reporting is what this page shows. They are balanced by length and by the "
+    "vanilla model's loss, where data health does not say otherwise. The forget set is whole in "
     "both."
 )
 LIMITS = (
@@ -139,7 +140,7 @@ def _sections(
     if derived.table is None:
         nothing = Paragraph("No trial has an outcome yet, so there is nothing to analyse.")
         return [Section("Data health", (nothing,), "health"), difference]
-    found = health_section(derived.table, health(derived.table, results))
+    found = health_section(derived.table, health(derived.table, results), results.studies)
     if derived.findings is None:
         withheld = Paragraph("Everything is withheld: no trial has a finite score.")
         return [found, Section("Each method", (withheld,), "methods"), difference]
