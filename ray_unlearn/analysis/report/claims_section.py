@@ -68,6 +68,7 @@ def verdict_section(
     guidelines: Sequence[Guideline],
     studies: Sequence[StudyBlocks],
     answer: PublishedAnswer | None,
+    best: Sequence[Block] = (),
 ) -> Section:
     """The first screen. Where nothing is claimed, the studies' own verdicts lead.
 
@@ -76,6 +77,7 @@ def verdict_section(
         guidelines: all claims, made or withheld.
         studies: studies of our own; empty for foreign tables.
         answer: to the published question; None where it is not asked.
+        best: the best trials of foreign tables, which are named whatever is claimed.
     """
     alerts = tuple(alert for study in studies for alert in study.alerts)
     methods = findings.table.methods if findings is not None else ()
@@ -83,7 +85,9 @@ def verdict_section(
     claimed = graded_claims(guidelines)
     lead = _claimed(guidelines, methods) if claimed else _nothing_claimed(held, studies)
     question = (_question(answer),) if answer is not None else ()
-    return Section("Verdict", (*alerts, *lead, *question, *_withheld(held, claimed)), "verdict")
+    return Section(
+        "Verdict", (*alerts, *best, *lead, *question, *_withheld(held, claimed)), "verdict"
+    )
 
 
 def _claimed(guidelines: Sequence[Guideline], methods: Sequence[str]) -> tuple[Block, ...]:
