@@ -41,18 +41,23 @@ FACTORS = frozenset((
     "function", "kind", "mode", "lr", "scale", "threshold",
 ))  # fmt: skip
 """Last words of names of hyperparameters, although a loss may come before: `retain_loss_weight`."""
+SWITCHES = frozenset(("use", "with", "enable", "apply", "no", "num", "n"))
+"""First words of names of hyperparameters, although a loss may follow: `use_kl`."""
 METRIC_WORDS = frozenset((
     "loss", "nll", "ppl", "perplexity", "acc", "accuracy", "rouge", "bleu", "meteor",
     "bertscore", "auc", "auroc", "auprc", "f1", "recall", "error", "err", "rmse", "mse", "mae",
     "r2", "score", "metric", "metrics", "objective", "reward", "regret", "utility", "quality",
     "gap", "kl", "kld", "divergence", "privleak", "leakage", "leak", "mia", "extraction",
     "memorization", "memorisation", "truth", "es", "cer", "wer", "map", "ndcg", "mrr", "iou",
-    "bpb", "cost", "fitness", "return", "winrate",
+    "bpb", "cost", "em", "fq", "verbmem", "knowmem", "mmlu", "wmdp", "asr",
+    "fluency", "stderr", "fitness", "return", "winrate",
 ))  # fmt: skip
 EVALUATION_WORDS = frozenset((
     "eval", "evaluation", "val", "valid", "validation", "test", "dev",
 ))  # fmt: skip
 """What was evaluated, rarely the score itself."""
+SUMMARIES = (["best"], ["final"], ["mean"], ["avg"], ["std"])
+"""First words of names of results: `best_epoch`."""
 EMBEDDED = re.compile(r"(loss|ppl|perplexity|accuracy|auc|auroc|nll)$|^(rouge|bleu|auc|eval|acc\d)")
 HIGHER = re.compile(
     r"acc|auc|auroc|auprc|f1|rouge|bleu|meteor|bertscore|recall|reward|utility|quality|r2|map|ndcg|"
@@ -119,7 +124,7 @@ def is_metric(name: str) -> bool:
     found = words(name)
     if found == ["value"]:
         return True
-    if not found or (found[-1] in FACTORS and len(found) > 1):
+    if not found or (found[-1] in FACTORS and len(found) > 1) or found[0] in SWITCHES:
         return False
     return any(word in METRIC_WORDS or EMBEDDED.search(word) for word in found)
 
@@ -131,7 +136,7 @@ def why_outcome(name: str) -> str | None:
     found = words(name)
     if found and found[-1] in FACTORS and len(found) > 1:
         return None
-    if any(word in EVALUATION_WORDS for word in found):
+    if any(word in EVALUATION_WORDS for word in found) or found[:1] in SUMMARIES:
         return "its name is that of an evaluation"
     return None
 

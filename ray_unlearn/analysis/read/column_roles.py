@@ -39,11 +39,14 @@ USUAL: dict[str, tuple[str, ...]] = {
     "method": ("algorithm", "algo", "unlearning_method", "unlearn_method"),
     "domain": ("dataset", "forget_set"),
     "model": ("model_name", "base_model"),
-    "step": ("global_step", "_step", "training_iteration", "iteration", "epoch"),
+    "score": (),
+    "study": (),
+    "sampler": (),
+    "step": ("update", "global_step", "_step", "training_iteration", "iteration", "epoch"),
 }  # fmt: skip
 """Names that are usual elsewhere, in any case; the first that is there counts. A name of the trial
 must differ in every line, unless a column counts steps; steps need several lines of a trial."""
-OF_RUNS = ("trial_id", "trial_number", "run_id")
+OF_RUNS = ("trial", "trial_id", "trial_number", "run_id")
 SEARCHED_ROLES = ("seed", "method", "model", "domain")
 """Roles that a column marked as a hyperparameter (`config/seed`) has all the same."""
 KEYS = ("study", "domain", "model", "method")
@@ -249,7 +252,7 @@ def roles_of(
 def usual_columns(role: str, columns: Sequence[str]) -> list[str]:
     """Columns with a usual name of a role, the likeliest first."""
     lower = {name.lower().replace(" ", "_"): name for name in columns}
-    return [lower[name] for name in USUAL[role] if name in lower]
+    return [lower[name] for name in (role, *USUAL[role]) if name in lower]
 
 
 def score_candidates(columns: Sequence[str], form: TableFormat) -> list[str]:

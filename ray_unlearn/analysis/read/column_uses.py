@@ -33,6 +33,9 @@ from ray_unlearn.analysis.read.foreign_trials import Lines, codes_without_names,
 from ray_unlearn.analysis.read.table_formats import TableFormat
 from ray_unlearn.spec.errors import UserError
 
+LEAST_CONFIGURATIONS = 3
+LEAST_VARYING = 0.9
+"""Share of configurations whose seeds differ in a column that is a result."""
 PER_TRIAL = ("seed", "status", "sampler", "score_rule")
 TEXTS = ("status", "sampler", "score_rule")
 
@@ -106,12 +109,18 @@ def read_columns(
     lines["trial"] = (
         cells.text(roles["trial"].column, needed=True) if named else _line_names(codes, cells)
     )
+    repeats = _repeats(lines, searched)
     for theirs in [name for name, use in uses.items() if use is None]:
         found = cells.hyperparameter(theirs, known=False)
         why_not = found if isinstance(found, str) else None
 
-        def varies(found: Lines | str = found) -> bool:
-            return not isinstance(found, str) and _varies(found, codes)
+        def varies(found: Lines | str = found) -> str:
+            if isinstance(found, str):
+                return ""
+            if _varies(found, codes):
+                return "within a trial"
+            seeds = repeats is not None and _varies(found, repeats, LEAST_VARYING)
+            return "from seed to seed of a configuration" if seeds else ""
 
         uses[theirs] = use = by_values(theirs, why_not, varies, form)
         if use.use == HYPERPARAMETER and not isinstance(found, str):
@@ -254,10 +263,26 @@ def _line_names(codes: NDArray[np.int64], cells: Cells) -> pd.Categorical:
     return pd.Categorical.from_codes(inverse, labels, validate=False)
 
 
-def _varies(values: Lines, codes: NDArray[np.int64]) -> bool:
-    """Whether a column has two values in a trial."""
+def _repeats(lines: Mapping[str, Lines], searched: Mapping[str, Lines]) -> NDArray[np.int64] | None:
+    """Number [n] of each line's configuration where every one has the same seeds, once each.
+
+    None where the design is another one: then a column may have been searched beside these.
+    """
+    if "seed" not in lines or not searched:
+        return None
+    keys = [lines[key] for key in KEYS if key in lines]
+    codes = trial_codes([pd.Categorical(column) for column in (*keys, *searched.values())])
+    seeds = pd.Series(np.asarray(lines["seed"], dtype=float)).groupby(codes)
+    alike = seeds.nunique().nunique() == 1 and (seeds.nunique() == seeds.size()).all()
+    several = len(seeds) >= LEAST_CONFIGURATIONS and seeds.size().min() > 1
+    return codes if alike and several else None
+
+
+def _varies(values: Lines, codes: NDArray[np.int64], share: float = 0.0) -> bool:
+    """Whether a column has two values in more than this share of the trials with several lines."""
     numbers = (
         values.codes.astype(float) if isinstance(values, pd.Categorical) else np.asarray(values)
     )
     grouped = pd.Series(numbers).groupby(codes)
-    return bool((grouped.max() != grouped.min())[grouped.count() > 1].any())
+    differs = (grouped.max() != grouped.min())[grouped.count() > 1]
+    return bool(len(differs)) and bool(differs.mean() > share)

@@ -71,20 +71,20 @@ def by_name(
 
 
 def by_values(
-    theirs: str, why_not: str | None, varies: Callable[[], bool], form: TableFormat
+    theirs: str, why_not: str | None, varies: Callable[[], str], form: TableFormat
 ) -> ColumnUse:
     """What a column is whose name does not tell.
 
     Args:
         theirs: its name.
         why_not: why its values are none of a hyperparameter; None where they may be.
-        varies: whether it changes within a trial.
+        varies: where it changes although a hyperparameter would not; empty: nowhere.
         form: of the table.
     """
     if why_not is not None:
         return ColumnUse(theirs, LEFT_OUT, "", why_not)
-    if varies():
-        return ColumnUse(theirs, OUTCOME, "", "it changes within a trial")
+    if where := varies():
+        return ColumnUse(theirs, OUTCOME, "", f"it changes {where}")
     name = _free(theirs)
     source = "" if form.name == PLAIN else f"{form.name} marks none: "
     return ColumnUse(theirs, HYPERPARAMETER, name, f"{source}{ASSUMED}")

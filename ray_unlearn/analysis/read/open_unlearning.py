@@ -21,6 +21,14 @@ METHODS = (
 IN_NAME = re.compile(
     r"(?:^|_)(lr|wd|alpha|beta|gamma|delta|epochs?|scoeff|layer|bs)(\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?=_|$)"
 )
+WHOLE = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "epoch": "num_train_epochs",
+    "epochs": "num_train_epochs",
+    "bs": "per_device_train_batch_size",
+}
+"""Abbreviations in names of folders, as the configuration has them."""
 SPLIT = re.compile(r"(?:^|_)(forget\d+)(?=_|$)")
 CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 INNER = ("evals", "eval")
@@ -87,7 +95,9 @@ def _configured(folder: Path, place: Path) -> dict[str, Any]:
 
 def _from_name(task: str) -> dict[str, Any]:
     """What the folder's name tells."""
-    found: dict[str, Any] = {f"config/{key}": float(v) for key, v in IN_NAME.findall(task)}
+    found: dict[str, Any] = {
+        f"config/{WHOLE.get(key, key)}": float(v) for key, v in IN_NAME.findall(task)
+    }
     methods = [name for name in METHODS if re.search(rf"(?:^|_|/){name}(?=_|/|$)", task)]
     if methods:
         found["method"] = methods[0]

@@ -14,6 +14,7 @@ MLFLOW = "MLflow's runs"
 WANDB = "a W&B run table"
 WANDB_CHART = "a W&B chart export"
 DEEPCAVE = "DeepCAVE's trials"
+SKLEARN = "scikit-learn's cv_results_"
 OPEN_UNLEARNING = "OpenUnlearning's evaluations"
 CHART_COLUMN = re.compile(r"(?P<run>.+) - (?P<metric>.+?)(?P<bound>__MIN|__MAX)?")
 DEEPCAVE_METRIC = re.compile(r"metric:(?P<name>.+?)(?: \[.*\])?(?: \((?P<way>\w+)\))?")
@@ -63,6 +64,9 @@ def format_of(table: pa.Table) -> tuple[pa.Table, TableFormat]:
         return _deepcave(table)
     if any(name.endswith("__MIN") and CHART_COLUMN.fullmatch(name) for name in names):
         return _chart(table), TableFormat(WANDB_CHART, {"run": "trial", "step": "step"})
+    if {"mean_test_score", "params"} <= names:
+        roles = {"mean_test_score": "score"}
+        return table, TableFormat(SKLEARN, roles, {"mean_test_score": True})
     if "State" in names and names & {"Name", "ID"}:
         trial = next(key for key in ("ID", "Name") if key in names)
         return table, TableFormat(WANDB, {trial: "trial", "State": "status"}, own=WANDB_OWN)

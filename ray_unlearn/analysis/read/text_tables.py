@@ -17,7 +17,7 @@ from ray_unlearn.store.table import TEXT_COLUMNS
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 SEPARATORS = (",", ";", "\t", "|")
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-NULLS = ["", "NA", "N/A", "null", "NULL", "None"]
+NULLS = ["", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "None", "-", "--", "\u2013", "\u2014"]
 LOOKED_AT = 2**16
 """Bytes of a file that are looked at to see what separates its cells."""
 QUOTED = re.compile(r'"[^"]*"')
