@@ -58,14 +58,22 @@ def test_results_are_never_hyperparameters(tmp_path: Path) -> None:
     names = re.split(
         r"\s",
         "retain_ppl runtime_s forget_rougeL valLoss test_acc auc_mia duration pid hostname date "
-        "timestamp ckpt_path best_epoch eval/general peak_memory_gib train_loss mia_auc wandb_id",
+        "timestamp ckpt_path best_epoch eval/general peak_memory_gib train_loss mia_auc wandb_id "
+        "total_flos train_samples_per_second grad_norm KnowMem_r job_num gpu_id",
     )
     frame = pd.DataFrame({name: DRAW.normal(size=24) for name in names})
     frame = frame.assign(lr=RATES, w_r=WEIGHTS, retain_loss_weight=WEIGHTS, loss_type="nll")
-    frame = frame.assign(score=LOSSES)
+    frame = frame.assign(layer_id=WEIGHTS.round(), use_kl=WEIGHTS > 1, score=LOSSES)
     frame.to_csv(tmp_path / "t.csv")
     found = read(tmp_path / "t.csv")
-    assert found.hyperparameters == ("learning_rate", "loss_type", "retain_loss_weight", "w_r")
+    assert found.hyperparameters == (
+        "layer_id",
+        "learning_rate",
+        "loss_type",
+        "retain_loss_weight",
+        "use_kl",
+        "w_r",
+    )
     assert all(use.why for use in found.columns)
     assert uses(found)["retain_ppl"] == "outcome"
     assert uses(found)["hostname"] == "left out"

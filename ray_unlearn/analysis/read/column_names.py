@@ -33,7 +33,7 @@ OTHERS = frozenset((
     "rank", "layer", "layers", "num_layers", "n_layers", "depth", "width", "hidden_size",
     "activation", "gradient_accumulation_steps", "grad_accum", "max_length", "seq_len",
     "precision", "dtype", "batch_norm", "normalization", "loss_fn", "criterion", "init",
-    "coeff", "coef", "steering_coeff",
+    "coeff", "coef", "steering_coeff", "layer_id", "layer_ids", "per_device_train_batch_size",
 ))  # fmt: skip
 """Hyperparameters that many programs have and we do not."""
 FACTORS = frozenset((
@@ -61,7 +61,7 @@ SUMMARIES = (["best"], ["final"], ["mean"], ["avg"], ["std"])
 EMBEDDED = re.compile(r"(loss|ppl|perplexity|accuracy|auc|auroc|nll)$|^(rouge|bleu|auc|eval|acc\d)")
 HIGHER = re.compile(
     r"acc|auc|auroc|auprc|f1|rouge|bleu|meteor|bertscore|recall|reward|utility|quality|r2|map|ndcg|"
-    r"mrr|iou|fitness|return|winrate"
+    r"mrr|iou|fitness|return|winrate|mmlu"
 )
 LOWER = re.compile(
     r"loss|nll|ppl|perplexity|err|error|rmse|mse|mae|gap|kl|kld|divergence|regret|cost|leak.*|"
@@ -69,12 +69,12 @@ LOWER = re.compile(
 )
 TIMES = frozenset((
     "time", "times", "duration", "runtime", "elapsed", "wall", "walltime", "wallclock",
-    "seconds", "secs", "timestamp", "date", "datetime", "created", "updated", "started",
+    "second", "seconds", "secs", "timestamp", "date", "datetime", "created", "updated", "started",
     "finished", "start", "end", "sec", "hours", "minutes", "day",
 ))  # fmt: skip
 MACHINES = frozenset((
     "pid", "host", "hostname", "node", "ip", "user", "username", "gpu", "device", "cuda",
-    "machine", "worker", "memory", "mem", "flops", "throughput",
+    "machine", "worker", "memory", "mem", "flops", "flos", "throughput",
 ))  # fmt: skip
 PLACES = frozenset((
     "path", "dir", "directory", "logdir", "folder", "file", "filename", "url", "uri",
@@ -92,9 +92,15 @@ ATTRIBUTES = ("user_attrs", "system_attrs", "datetime_", "tags.", "metrics.", "m
 
 
 def words(name: str) -> list[str]:
-    """The words of a name, lower case: `valLoss`, `val_loss` and `val/loss` have two."""
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
-    return [word for word in re.split(r"[^A-Za-z0-9]+", spaced.lower()) if word]
+    """The words of a name, lower case: `valLoss`, `val_loss` and `val/loss` have two.
+
+    Capitals do not part what is one metric: `KnowMem`.
+    """
+    found: list[str] = []
+    for part in filter(None, re.split(r"[^A-Za-z0-9]+", name)):
+        spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", part).lower().split()
+        found += [part.lower()] if part.lower() in METRIC_WORDS else spaced
+    return found
 
 
 def without_prefix(name: str) -> str | None:
@@ -115,8 +121,8 @@ def our_name(name: str) -> str:
 
 def is_hyperparameter(name: str) -> bool:
     """Whether the name is that of a hyperparameter, ours or a usual one."""
-    plain = name.lower().replace("-", "_")
-    return our_name(name) in HYPERPARAMETERS or plain in OTHERS or words(name)[-1:] == ["lr"]
+    last = re.split(r"[./]", name.lower().replace("-", "_"))[-1]
+    return our_name(last) in HYPERPARAMETERS or last in OTHERS or words(name)[-1:] == ["lr"]
 
 
 def is_metric(name: str) -> bool:
@@ -124,6 +130,8 @@ def is_metric(name: str) -> bool:
     found = words(name)
     if found == ["value"]:
         return True
+    if "per" in found and found[-1] in TIMES:
+        return False
     if not found or (found[-1] in FACTORS and len(found) > 1) or found[0] in SWITCHES:
         return False
     return any(word in METRIC_WORDS or EMBEDDED.search(word) for word in found)
@@ -136,6 +144,8 @@ def why_outcome(name: str) -> str | None:
     found = words(name)
     if found and found[-1] in FACTORS and len(found) > 1:
         return None
+    if name.lower().endswith("grad_norm"):
+        return "it is measured while training"
     if any(word in EVALUATION_WORDS for word in found) or found[:1] in SUMMARIES:
         return "its name is that of an evaluation"
     return None
@@ -156,7 +166,7 @@ def why_bookkeeping(name: str) -> str | None:
     ):
         if found & known:
             return f"its name is that of {what}"
-    counts = plain in COUNTERS or found & {"iteration", "iterations"}
+    counts = plain in COUNTERS or plain.startswith("job_") or found & {"iteration", "iterations"}
     return "its name is that of a counter" if counts else None
 
 
