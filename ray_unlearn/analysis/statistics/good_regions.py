@@ -2,8 +2,8 @@
 
 The isolation profile of a hyperparameter is the best score over all others at each of its values
 (Tuning Playbook, "isolation plot"); its good region is {x: profile(x) <= min + tolerance}. Both are
-taken per joint posterior draw of the surface, so that the minimum and the profile belong to the
-same possible truth.
+taken per joint posterior draw of the surface, so that the best and the profile belong to the same
+possible truth. The best is the value that the surface holds for it (see `isolation_profile`).
 
 Groups (domains, models) are fitted apart, and a value is good when it is good in all of them. That
 is claimed where each group says so by itself (intersection-union test, Berger 1982: no correction
@@ -188,14 +188,11 @@ def _region(
     core = next((run for run in _runs(p_good >= CORE) if run[0] <= best <= run[1]), None)
     if core is None:
         return region(None, (None, None), f"no value is good with probability {CORE}")
-    # A draw is rougher than the truth where trials are few, and its minimum lower: measured from
-    # there, ends lie too far in. They are measured from the value that each group holds for best.
-    above_best = [regret - regret[:, [np.argmin(regret.mean(0))]] for regret in regrets]
     edges: list[Array | None] = []
     for side in (-1, 1):
         beyond = excluded[: core[0]] if side < 0 else excluded[core[1] + 1 :]
         ends = (
-            [_ends(grid, regret, tolerance, best, side) for regret in above_best]
+            [_ends(grid, regret, tolerance, best, side) for regret in regrets]
             if beyond.any()
             else []
         )
