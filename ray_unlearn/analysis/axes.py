@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
+
 Scale = Literal["linear", "log", "categorical"]
 
 
@@ -56,9 +58,6 @@ class Axis:
     def shown(self, value: Any) -> str:
         """A value for people: three significant digits."""
         return str(value) if self.scale == "categorical" else f"{float(value):.3g}"
-
-
-RATE_BY_STEPS = "learning_rate_x_steps"
 
 
 def product_axis(axes: Sequence[Axis]) -> Axis | None:

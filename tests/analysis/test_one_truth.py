@@ -24,7 +24,7 @@ from surfaces import (
     valley,
 )
 
-from ray_unlearn.analysis.axes import RATE_BY_STEPS, Axis
+from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import Findings, find
 from ray_unlearn.analysis.read.study_results import load
@@ -34,6 +34,7 @@ from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
 from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints
 from ray_unlearn.analysis.trials import trial_table
 from ray_unlearn.spec.guideline_file import Guideline
+from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
 
 TWO, THREE = (RATE, WEIGHT), (RATE, STEPS, WEIGHT)
 

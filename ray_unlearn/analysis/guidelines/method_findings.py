@@ -183,8 +183,8 @@ def _regions(
         found = good_regions([fits[group] for group in groups], axes, tolerance)
         box = {
             region.axis.name: (
-                -np.inf if region.low_censored else region.core[0],
-                np.inf if region.high_censored else region.core[1],
+                -np.inf if region.low_at_bound else region.core[0],
+                np.inf if region.high_at_bound else region.core[1],
             )
             for region in found
             if region.core is not None and not (region.low_censored and region.high_censored)

@@ -194,9 +194,9 @@ def _vague(maker: ClaimMaker, region: Region) -> list[Reason]:
 
 def _unbounded(region: Region) -> Reason:
     """Why a core without a shown end is no range: all is good, or what is beyond is not known."""
-    axis, core = region.axis, region.core
+    core = region.core
     assert core is not None
-    if math.isclose(core[0], axis.low) and math.isclose(core[1], axis.high):
+    if region.low_at_bound and region.high_at_bound:
         text = "every value searched is good: there is nothing to narrow"
         return Reason(kind="nothing_to_narrow", text=text)
     text = (

@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal
 
-from ray_unlearn.analysis.axes import RATE_BY_STEPS
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
 from ray_unlearn.analysis.numerals import counted, percentage, plain
 from ray_unlearn.spec.guideline_file import Evidence, Guideline, Heldout, ScoreInfo
+from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
 
 LABELS = {
     "learning_rate": "learning rate",

@@ -13,6 +13,7 @@ for a difference between groups: with three groups of 36 trials and the same tru
 intervals held the edges in 2 and 16 % of repeats.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,16 @@ class Region:
     def bounded(self) -> bool:
         """Whether an end of the good region is shown: only then is there a range to claim."""
         return self.low_edge is not None or self.high_edge is not None
+
+    @property
+    def low_at_bound(self) -> bool:
+        """Whether the core reaches the low bound of what was searched."""
+        return self.core is not None and math.isclose(self.core[0], self.axis.low)
+
+    @property
+    def high_at_bound(self) -> bool:
+        """Whether the core reaches the high bound of what was searched."""
+        return self.core is not None and math.isclose(self.core[1], self.axis.high)
 
     @property
     def choices_good(self) -> tuple[str, ...]:
