@@ -207,8 +207,9 @@ class Recommendation(Strict):
     source: Literal["surface", "best_trial"] = Field(
         description="`surface`: lowest expected score; `best_trial`: too few trials for a surface"
     )
-    score: float = Field(
-        description="expected there (`surface`), or measured (`best_trial`); mean over groups"
+    score: float | None = Field(
+        description="expected there (`surface`), or measured (`best_trial`); mean over groups; "
+        "null: too large for a number"
     )
     regret: RegretAtMost | None = Field(None, description="null: not known (`best_trial`)")
     best_trial_regret: RegretAtMost | None = Field(

@@ -320,7 +320,7 @@ def test_groups_that_cannot_be_paired_are_left_out(table: pd.DataFrame) -> None:
     with pytest.raises(UserError, match="share no group with 8 or more"):
         claim(table.assign(drawn="adaptive"))
     hopeless = table.assign(infeasible=True, score=math.nan, score_selection=math.nan)
-    with pytest.raises(UserError, match="no feasible trial of any method"):
+    with pytest.raises(UserError, match="no trial of any method has a score"):
         claim(hopeless)
 
 

@@ -90,7 +90,7 @@ def find_method(
     limits: Thresholds,
 ) -> MethodFindings:
     everything = table.of(method)
-    trials, axes = _with_product(from_space(everything, table.axes[method]), table.axes[method])
+    trials, axes = with_product(from_space(everything, table.axes[method]), table.axes[method])
     drawn = set(everything["drawn"])
     evidence = Evidence(
         n_trials=len(trials),
@@ -140,7 +140,7 @@ def _points(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> np.ndarray:
     )
 
 
-def _with_product(
+def with_product(
     trials: pd.DataFrame, axes: tuple[Axis, ...]
 ) -> tuple[pd.DataFrame, tuple[Axis, ...]]:
     """The trials and axes with learning rate times updates beside its factors, where both vary."""

@@ -1,9 +1,12 @@
 """The setting of each method to use: always there, whatever is claimed or withheld."""
 
+import math
+
 import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.guidelines.method_findings import with_product
 from ray_unlearn.analysis.numerals import rounded
 from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints
 from ray_unlearn.analysis.statistics.recommended_point import (
@@ -35,12 +38,12 @@ def recommendations(table: TrialTable, seed: int) -> tuple[Recommendation, ...]:
     # Methods were not all run in the same groups: a mean over fewer groups is no rank.
     alike = len({one.n_groups for one in found}) <= 1
     sign = 1 if table.score.direction == "minimize" else -1
-    return tuple(sorted(found, key=lambda one: sign * one.score) if alike else found)
+    order = {one.method: math.inf if one.score is None else sign * one.score for one in found}
+    return tuple(sorted(found, key=lambda one: order[one.method]) if alike else found)
 
 
 def _recommendation(table: TrialTable, method: str, seed: int) -> Recommendation:
-    axes = table.axes[method]
-    trials = table.of(method)
+    trials, axes = with_product(table.of(method), table.axes[method])
     best = best_by_selection(trials)
     trials = trials[trials["group"].isin(best.index)]
     parts, places = [], []
@@ -55,7 +58,7 @@ def _recommendation(table: TrialTable, method: str, seed: int) -> Recommendation
         setting=setting,
         updates=_updates(trials, axes, setting),
         source="best_trial" if point is None else "surface",
-        score=float(table.as_given(rounded(score))),
+        score=rounded(table.as_given(score)),
         regret=None if point is None else _at_most(point.regret),
         best_trial_regret=None if point is None else _at_most(point.best_regret),
         n_trials=len(trials),
@@ -74,7 +77,11 @@ def _part(group: str, trials: pd.DataFrame, axes: tuple[Axis, ...]) -> GroupPoin
 
 
 def _setting_at(found: RecommendedPoint, axes: tuple[Axis, ...]) -> dict[str, Value]:
-    return {axis.name: _value(axis, at) for axis, at in zip(axes, found.point, strict=True)}
+    return {
+        axis.name: _value(axis, at)
+        for axis, at in zip(axes, found.point, strict=True)
+        if not axis.factors
+    }
 
 
 def _setting_of_best(best: pd.DataFrame, axes: tuple[Axis, ...]) -> dict[str, Value]:
@@ -85,6 +92,7 @@ def _setting_of_best(best: pd.DataFrame, axes: tuple[Axis, ...]) -> dict[str, Va
         if axis.scale == "categorical"
         else rounded(float(first[axis.name]))
         for axis in axes
+        if not axis.factors
     }
 
 
@@ -110,7 +118,7 @@ def _updates(
     if known.empty:
         return None
     away = np.zeros(len(known))
-    for axis in axes:
+    for axis in (axis for axis in axes if not axis.factors):
         there = axis.to_unit(np.array([setting[axis.name]], dtype=object))
         apart = axis.to_unit(known[axis.name]) - there
         away += np.minimum(apart**2, 1.0)

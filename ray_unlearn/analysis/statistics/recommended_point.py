@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.isolation_profile import LEAST_TRIALS, GroupPoints
 from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, fit_response_surface
+from ray_unlearn.analysis.statistics.searched_points import completed, spread_points
 
 Array = NDArray[np.float64]
 
@@ -143,10 +143,7 @@ def _candidates(
     The trials, a quasi-random spread, and neighbours of the best found so far, closer each round.
     """
     rng = np.random.default_rng([seed, 3])
-    spread = qmc.Sobol(len(axes), seed=rng).random(SPREAD)
-    for j, axis in enumerate(axes):
-        if axis.scale == "categorical":
-            spread[:, j] = np.floor(spread[:, j] * len(axis.choices))
+    spread = spread_points(axes, SPREAD, seed)
     points = _within(np.concatenate([trials, spread]), axes)
     means = _mean(surfaces, points)
     numeric = np.array([axis.scale != "categorical" for axis in axes])
@@ -173,7 +170,7 @@ def _within(points: Array, axes: Sequence[Axis]) -> Array:
             whole = np.round(axis.from_unit(inside))
             inside = axis.to_unit(np.clip(whole, np.ceil(axis.low), np.floor(axis.high)))
         columns.append(inside)
-    return np.column_stack(columns)
+    return completed(np.column_stack(columns), axes)
 
 
 def _mean(surfaces: Sequence[ResponseSurface], points: Array) -> Array:
