@@ -299,6 +299,7 @@ class Study:
         trial: str | int | None = None,
         *,
         update: int | None = None,
+        strength: float | None = None,
         say: Say | None = None,
     ) -> Path:
         """Write the model of a trial, or without `trial` the result table.
@@ -311,6 +312,8 @@ class Study:
                 `.parquet` file for the table.
             trial: `best`, or id or number of a trial.
             update: stop the trial there; None: at the row that scores it.
+            strength: a in W_0 + a (W_t - W_0), above 0 and at most 2; None: that of the row that
+                scores the trial, or 1, which is as trained, where `update` is given.
             say: receives news; None: they go to stderr.
 
         Returns:
@@ -339,7 +342,7 @@ class Study:
 
         with fetched(self.location) as folder:
             storage = storage_at(self.location)
-            write_trial_model(folder, storage, output, str(trial), update, say)
+            write_trial_model(folder, storage, output, str(trial), update, say, strength)
         return output
 
     def verify(self) -> Verification:

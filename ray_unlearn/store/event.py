@@ -7,7 +7,14 @@ class's fields is the order of its keys on disk.
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_unlearn.store.schema import SCHEMA_VERSION, Outcome, Row
+from ray_unlearn.store.schema import (
+    AS_TRAINED,
+    SCHEMA_VERSION,
+    Outcome,
+    Row,
+    RowKey,
+    strength_of,
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,11 @@ class RowMeasured:
     update: int
     metrics: Row
 
+    @property
+    def key(self) -> RowKey:
+        """Update and strength: what tells a trial's rows apart."""
+        return self.update, strength_of(self.metrics)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BestWeightsKept:
@@ -89,6 +101,7 @@ class BestWeightsKept:
     number: int
     trial_id: str = ""
     update: int
+    strength: float = AS_TRAINED
     file: str
     """Its name below the study."""
     sha256: str
@@ -102,6 +115,7 @@ class BestWeightsGone:
     number: int
     update: int
     file: str = field(default="", init=False)
+    strength: float = AS_TRAINED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import HALVES, Row
+from ray_unlearn.store.schema import HALVES, Row, strength_of
 from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.table import CONFIG_COLUMNS, result_table
@@ -41,6 +41,8 @@ class BestConfiguration:
     score_reporting: float
     score_rule: str
     """How a trial's row is chosen (see `store.score`)."""
+    strength: float
+    """1: as trained; else the model is W_0 + strength (W_t - W_0)."""
     metrics: dict[str, Any]
     """All columns of the row; `docs/metrics.md` explains them."""
 
@@ -53,8 +55,8 @@ class Snapshot:
     rows: pa.Table
     """One line per evaluation row, as `store.table.result_table` gives them."""
     trials: pa.Table
-    """One line per trial, by number: identity, outcome, hyperparameters, number of rows, and update
-    and scores of the row that scores it (null where it has no score)."""
+    """One line per trial, by number: identity, outcome, hyperparameters, number of rows, and
+    update, strength and scores of the row that scores it (null where it has no score)."""
     bests: tuple[BestConfiguration, ...]
     """Of each method that has one, lowest score first."""
 
@@ -92,6 +94,7 @@ def _best(record: Record, rule: ScoreRule, method: str) -> BestConfiguration | N
         score_selection=float(metrics[SCORES[0]]),
         score_reporting=float(metrics[SCORES[1]]),
         score_rule=rule.name,
+        strength=strength_of(metrics),
         metrics=metrics,
     )
 
@@ -100,6 +103,7 @@ def _trial_table(record: Record, rule: ScoreRule, known: pa.Schema) -> pa.Table:
     settings = tuple(name for name in CONFIG_COLUMNS if name not in IDENTITY)
     fields = [known.field(name) for name in (*IDENTITY, *settings)]
     fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
+    fields += [pa.field("strength", pa.float64())]
     fields += [pa.field(name, pa.float64()) for name in SCORES]
     lines = [_trial_line(trial, rule.row(trial)) for _, trial in sorted(record.trials.items())]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
@@ -116,4 +120,5 @@ def _trial_line(trial: Trial, scored: Row | None) -> dict[str, Any]:
     }
     if scored is not None:
         line |= {name: scored[name] for name in ("update", *SCORES)}
+        line["strength"] = strength_of(scored)
     return line

@@ -16,7 +16,7 @@ from ray_unlearn.store.follow import LedgerFollower
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import OUTCOMES, Row
+from ray_unlearn.store.schema import AS_TRAINED, OUTCOMES, Row, strength_of
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 
 
@@ -32,6 +32,7 @@ class Best:
     score: float
     forget_ppl: float
     target_ppl: float
+    strength: float = AS_TRAINED
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ class Follower:
             Best(
                 trial.method, trial.number, trial.trial_id, row["update"],
                 trial.config["learning_rate"], row[OBJECTIVE],
-                row.get("forget_ppl", float("nan")), target,
+                row.get("forget_ppl", float("nan")), target, strength_of(row),
             )
             for trial, row in tally.ranked
         ]  # fmt: skip

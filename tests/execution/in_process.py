@@ -42,7 +42,7 @@ from ray_unlearn.store.event import Header, SessionBegan
 from ray_unlearn.store.files import best_file, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.schema import Row, RowKey
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage, file_sha256
 from ray_unlearn.unlearn.comm import Comm
@@ -124,13 +124,15 @@ class SurfaceWorkspace:
                 running.checkpoint_saved(update)
         yield Ended("complete", "")
 
-    def save_weights(self, number: int, update: int) -> BestWeights | None:
+    def save_weights(self, number: int, key: RowKey) -> BestWeights | None:
         self._environment.sleep(0.5)
-        name = best_file(number, update)
+        update, strength = key
+        name = best_file(number, update, strength)
         path = self._simulated.storage.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{number} {update}")
-        return BestWeights(number, update, name, path.stat().st_size, file_sha256(path))
+        path.write_text(f"{number} {update} {strength}")
+        size, sha256 = path.stat().st_size, file_sha256(path)
+        return BestWeights(number, update, name, size, sha256, strength)
 
 
 @dataclass
