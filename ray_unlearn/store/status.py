@@ -34,6 +34,11 @@ class Best:
     target_ppl: float
     strength: float = AS_TRAINED
 
+    @property
+    def where(self) -> str:
+        """Its update, and its strength where that is not 1."""
+        return f"{self.update}" + ("" if self.strength == 1 else f" at {self.strength:.3g}")
+
 
 @dataclass(frozen=True)
 class Status:

@@ -80,6 +80,15 @@ def surface(config: TrialConfig, update: int) -> Row:
     }
 
 
+def calibrated(config: TrialConfig, update: int) -> Row:
+    """The same at half the strength, or at 1.5 times it (before and after the row as trained in
+    the order of strengths), and without harm."""
+    strength = 0.5 if config.seed % 2 else 1.5
+    weaker = config.model_copy(update={"learning_rate": strength * config.learning_rate})
+    harmless = dict.fromkeys(("retain_nll_selection", "retain_nll_reporting"), 1.0)
+    return surface(weaker, update) | harmless | {"strength": strength}
+
+
 Trouble = Callable[[TrialConfig, int, RunningTrial], None]
 """Called at each update of each trial; may raise, hang or kill its process."""
 
@@ -118,6 +127,8 @@ class SurfaceWorkspace:
                 return
             if update in config.evaluate_at:
                 yield surface(config, update)
+                if running.order.target is not None and update > 1:
+                    yield calibrated(config, update)
             if running.checkpoint_wanted(update):
                 checkpoint.parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.write_text(str(update))

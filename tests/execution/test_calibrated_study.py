@@ -148,7 +148,7 @@ def test_everything_that_reads_the_study_takes_two_rows_of_an_update(
         row["update"],
         row["strength"],
     )
-    ru.report(both, out=tmp_path / "report", say=lambda text: None)
+    ru.report(both, out=tmp_path / "report")
     assert (tmp_path / "report" / "guidelines.json").is_file()
 
 

@@ -1,6 +1,7 @@
 """Strength: a model between vanilla and trained weights, and a trial that does not notice that it
 was looked at."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+from ranks import run_ranks
 from test_checkpoint import Wish, columns
 from test_loop import config, fresh, run, weights
 
@@ -18,8 +21,11 @@ from ray_unlearn.store.row_score import TARGET_TOLERANCE, ForgetTarget
 from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.calibration import Calibration, calibration_of, most_calibrated
 from ray_unlearn.unlearn.checkpoint import save_weights
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.evaluate import evaluate, forget_nll
 from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.optimizer import local
 from ray_unlearn.unlearn.policy import load_policy
 from ray_unlearn.unlearn.strength import put_back, trained_weights
 from ray_unlearn.unlearn.target_strength import Calibrated, OutOfReach, strength_for
@@ -332,3 +338,47 @@ def test_a_state_on_the_target_needs_no_pass_and_no_second_row(tiny_study: Study
         workspace, trial(steps=2, evaluate_at=(2,)), calibration=Calibration(goal, 1, 2)
     )
     assert places(rows) == [(2, True)]  # type: ignore[arg-type]
+
+
+def worker(rank: int, world: int, folder: Path, spec: StudySpec, data: StudyData) -> None:
+    """One of several that each hold a part of the model."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+    )
+    operations = spec.operations.model_copy(update={"parallel": "shard"})
+    found = {}
+    for name in ("float32", "bfloat16"):
+        model = spec.model.model_copy(update=MODELS[name])
+        workspace = Workspace.open(model, data, spec.evaluation, operations, Comm.distributed())
+        plain, _ = run(workspace, trial())
+        reached = [local(p).clone() for p in workspace.parameters]
+        rows = calibrated_run(workspace, trial())
+        assert all(
+            torch.equal(local(p), kept)
+            for p, kept in zip(workspace.parameters, reached, strict=True)
+        )
+        assert [columns(row) for row in rows if row["strength"] == 1] == plain
+        found[name] = [columns(row) for row in rows]
+    (folder / f"rank{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_each_worker_mixes_its_own_part(tiny_study: StudySpec, tmp_path: Path) -> None:
+    """All give the same rows, which are those of one worker."""
+    data = prepare(tiny_study.data, tiny_study.model)
+    run_ranks(worker, (2, tmp_path, tiny_study, data), 2)
+    one, two = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert one == two
+    expected = calibrated_run(opened(tiny_study), trial())
+    assert places(one["float32"]) == places(expected)
+    for found, row in zip(one["float32"], expected, strict=True):
+        assert found["strength"] == pytest.approx(row["strength"], rel=0.01)
+        assert found["forget_nll"] == pytest.approx(row["forget_nll"], rel=0.01)
+    wanted = target(opened(tiny_study, "bfloat16")).nll
+    mixed = [row for row in one["bfloat16"] if row["strength"] != 1]
+    assert mixed
+    assert all(
+        row["forget_nll"] == pytest.approx(wanted, abs=2 * TARGET_TOLERANCE) for row in mixed
+    )

@@ -35,6 +35,7 @@ BEST = (
 """Columns of a trial's best row shown in the HParams tab, under `best/`."""
 
 TRAINING = (
+    "strength",
     "epoch",
     "forget_loss",
     "retain_loss",
@@ -97,11 +98,12 @@ class TensorBoardObserver:
             self.on_trial(trial)
             if any(row_key(known) == row_key(row) for known in trial.rows):
                 return
-        prefix = "" if is_as_trained(row) else CALIBRATED
+        trained = is_as_trained(row)
+        prefix = "" if trained else CALIBRATED
         scalars = [
             Summary.Value(tag=prefix + tag(n), simple_value=value)
             for n, value in row.items()
-            if n != "update"
+            if n != "update" and not (trained and n == "strength")
         ]
         self._runs[trial.number].add(Summary(value=scalars), row["update"])
 
