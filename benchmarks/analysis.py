@@ -125,7 +125,7 @@ def foreign(trials: int, folder: Path) -> list[str]:
 
 
 def measured(name: str, arguments: list[str], folder: Path, limit_s: float) -> None:
-    """One report in a process of its own."""
+    """Make one report in a process of its own."""
     command = [
         sys.executable,
         "-c",
@@ -153,7 +153,7 @@ def measured(name: str, arguments: list[str], folder: Path, limit_s: float) -> N
 
 
 def main() -> None:
-    """Both tables, one after the other."""
+    """Measure both tables, one after the other."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,11 @@
-"""Kill a study's processes at random moments, resume it until it is done, and compare it with the
-undisturbed study.
+"""Kill a study's processes at random, resume it to its end, and compare it with an undisturbed one.
 
     python benchmarks/chaos.py [--kills 50] [--seed 0] [--study FILE]
 
-Driver, workers, Ray Train controllers, Ray Tune actors and the hub get SIGKILL. In the end
+Driver, workers, Ray Train controllers, Ray Tune actors and the hub receive SIGKILL. In the end
 `ray-unlearn verify` must be clean, the number of trials exact, no process left, and, with one lane
 and a sampler without memory (`random`, `qmc`), the result table identical to the undisturbed run's,
-row for row, in every column but the clock's and the memory's.
+row for row, in every column but those of the clock and the memory.
 """
 
 import argparse
@@ -58,19 +57,18 @@ OPERATIONS = {
 
 @dataclass
 class Chaos:
-    """What was done to a study, and what became of it."""
+    """The kills in a study, and its result."""
 
     kills: Counter[str] = field(default_factory=Counter)
     starts: int = 0
     seconds: float = 0.0
     exits: list[int] = field(default_factory=list)
     orphans: list[str] = field(default_factory=list)
-    """Processes that are left when Ray's own agents, which wait 60 s for a dead head, should be
-    gone."""
+    """Processes left when Ray's agents, which wait 60 s for a dead head, should be gone."""
 
 
 def undisturbed(study: Path, folder: Path) -> float:
-    """Run the study without any fault; seconds."""
+    """Run the study without any fault, and return the seconds it took."""
     start = time.monotonic()
     process = _start(study, folder, folder.with_suffix(".log"))
     if process.wait() != 0:
@@ -81,11 +79,10 @@ def undisturbed(study: Path, folder: Path) -> float:
 def disturbed(
     study: Path, folder: Path, kills: int, seed: int, mean_s: float = 8.0, limit_s: float = 3600.0
 ) -> Chaos:
-    """Run the study, killing one of its processes every `mean_s` seconds on average, until `kills`
-    are done and the study is.
+    """Run the study to its end, with `kills` of its processes killed on the way.
 
-    Kills come at exponentially distributed moments, whatever the study is just doing: starting,
-    training, writing, ending.
+    A process is killed every `mean_s` seconds on average, at exponentially distributed moments,
+    whatever the study is doing then: starting, training, writing, ending.
     """
     rng, chaos, start = random.Random(seed), Chaos(), time.monotonic()
     log = folder.with_suffix(".log")
@@ -115,7 +112,7 @@ def disturbed(
 
 
 def compare(one: Path, two: Path) -> list[str]:
-    """In which cells two studies' result tables differ; clock and memory apart."""
+    """Cells in which two studies' result tables differ, apart from clock and memory."""
     tables = [
         result_table(read_ledger(folder / "ledger")).drop_columns(list(UNREPEATABLE))
         for folder in (one, two)
@@ -132,7 +129,7 @@ def compare(one: Path, two: Path) -> list[str]:
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Process ids below `pid` with their start times: Linux gives numbers out again."""
+    """Process ids below `pid` with their start times, because Linux reuses ids."""
     parents: dict[int, list[int]] = {}
     began: dict[int, str] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
@@ -188,7 +185,7 @@ def _command(pid: int) -> bytes:
 
 
 def _outlive(seen: dict[int, str]) -> list[str]:
-    """Which of the processes are still alive after a minute and a half."""
+    """The processes that are still alive after a minute and a half."""
 
     def alive() -> list[int]:
         found = []
@@ -206,7 +203,7 @@ def _outlive(seen: dict[int, str]) -> list[str]:
 
 
 def main() -> None:
-    """Run both, print what was killed and how they compare; exit 1 when anything differs."""
+    """Run both, print what was killed and how they compare; exit 1 if anything differs."""
     parser = argparse.ArgumentParser(description="random SIGKILLs over one study")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,5 +1,4 @@
-"""The ways of making an update that `update_loop.py` compares, each told of as a function of (task,
-clock)."""
+"""The ways of making an update that `update_loop.py` compares, as functions of (task, clock)."""
 
 import gc
 import importlib.util
@@ -44,7 +43,7 @@ Batch = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Task:
-    """One method on one workspace: all that a contestant is given."""
+    """One method on one workspace: all that a contestant receives."""
 
     workspace: Workspace
     method: str
@@ -52,7 +51,7 @@ class Task:
 
     @property
     def splits(self) -> dict[str, str]:
-        """Term -> split its sequences come from."""
+        """The split that each term's sequences come from."""
         return (
             {"forget": "forget"}
             if self.method == "ascent"
@@ -62,7 +61,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one update, a round's mean."""
+    """The cost of one update, a mean over a round."""
 
     wall_ms: float
     cpu_ms: float
@@ -70,8 +69,10 @@ class Cost:
 
 
 class Clock:
-    """Told of each finished update; measures from the end of the warm-up on. The device is waited
-    for only at both ends."""
+    """A clock that is called after each update, and measures from the end of the warm-up on.
+
+    It waits for the device only at both ends.
+    """
 
     def __init__(self, updates: int, device: torch.device, warm_up: int = WARM_UP) -> None:
         self.total = warm_up + updates
@@ -85,7 +86,7 @@ class Clock:
             torch.cuda.reset_peak_memory_stats(device)
 
     def tick(self) -> None:
-        """An update has ended."""
+        """Count an update that has ended."""
         self._done += 1
         if self._done in self._ends:
             if self._device.type == "cuda":
@@ -93,7 +94,7 @@ class Clock:
             self._stamps.append((time.perf_counter(), time.process_time()))
 
     def cost(self) -> Cost:
-        """What an update has cost."""
+        """The mean cost of an update."""
         (wall, cpu), (wall_end, cpu_end) = self._stamps
         scale = 1000 / (self._ends[1] - self._ends[0])
         peak = (
@@ -105,13 +106,13 @@ class Clock:
 
 
 class Ticking(NoCheckpointer):
-    """Keeps nothing, but hears of every update."""
+    """A checkpointer that stores nothing and calls the clock after every update."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     def between_updates(self, state: Any) -> None:
-        """Called before the first update too."""
+        """Call the clock, except before the first update."""
         if state.meter.update:
             self._clock.tick()
 
@@ -132,7 +133,7 @@ def trial(task: Task, steps: int, evaluate_at: tuple[int, ...]) -> TrialConfig:
 
 
 def ours(task: Task, clock: Clock) -> None:
-    """A trial whose evaluation never comes."""
+    """Run our loop on a trial that is never evaluated."""
     (end,) = unlearn(task.workspace, trial(task, clock.total, (clock.total + 1,)), Ticking(clock))
     assert isinstance(end, Ended)
     assert end.status == "complete", end
@@ -146,8 +147,7 @@ def our_losses(task: Task) -> list[float]:
 
 
 class Pairs(Dataset):  # type: ignore[type-arg]
-    """The sequences of update 1, 2, 3 ... one after the other, unpadded, in the order that our loop
-    takes them."""
+    """The sequences of update 1, 2, 3 ... in the order of our loop, without padding."""
 
     def __init__(self, task: Task, updates: int) -> None:
         self._items: list[Batch] = []
@@ -190,8 +190,10 @@ def collate(items: list[Batch]) -> Batch:
 
 
 def usual_loss(policy: Any, reference: Any, method: str, inputs: Batch) -> Tensor:
-    """-NLL(forget) + NLL(retain) or KL(P_0 || P) on retain: whole logits, one forward pass per part
-    and model."""
+    """-NLL(forget) + NLL(retain) or KL(P_0 || P) on retain, as it is usually computed.
+
+    It uses whole logits, and one forward pass per part and model.
+    """
     loss = -policy(**inputs["forget"]).loss
     if method == "descent":
         loss = loss + policy(**inputs["retain"]).loss
@@ -298,8 +300,10 @@ def with_trainer(
 
 
 def load_peer(checkout: Path) -> ModuleType:
-    """OpenUnlearning's `GradDiff` over a bare Trainer: its own base classes need hydra and
-    deepspeed, for nothing timed."""
+    """OpenUnlearning's `GradDiff` over a bare Trainer.
+
+    Its own base classes need hydra and deepspeed, for nothing that is timed.
+    """
 
     def load(name: str, file: Path) -> ModuleType:
         spec = importlib.util.spec_from_file_location(name, file)

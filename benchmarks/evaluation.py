@@ -1,5 +1,4 @@
-"""What one evaluation costs: all metrics from one pass per set, beside one pass per metric, as
-public code does it.
+"""The cost of one evaluation: one pass per set, beside one pass per metric as in public code.
 
     ours   `ray_unlearn.unlearn.evaluate.evaluate`, as a lane runs it: P_0's hidden states are
            computed before
@@ -53,8 +52,10 @@ Row = dict[str, float]
 
 
 class Usual:
-    """Evaluation as it is usually written: a metric is a function of the model and a data loader of
-    its own."""
+    """Evaluation as it is usually written.
+
+    Each metric is a function of the model and has a data loader of its own.
+    """
 
     def __init__(self, workspace: Workspace, reference: Any) -> None:
         self.policy = workspace.policy.model
@@ -63,7 +64,7 @@ class Usual:
         self.device = workspace.device
         self.batch_size = workspace.evaluation_batch_size
         self.timed: dict[str, list[float]] = {}
-        """Kind of metric -> CPU and wall seconds of its passes in the last row."""
+        """CPU and wall seconds of the passes in the last row, by kind of metric."""
 
     def batches(self, tokens: TokenSet) -> Iterator[dict[str, Tensor]]:
         """Padded batches in the order of the set."""
@@ -83,7 +84,7 @@ class Usual:
 
     @torch.no_grad()
     def run(self, kind: str, name: str, per_token: PerToken) -> Documents:
-        """One pass over a set for one metric: `per_token` gives [B, T - 1] of a batch."""
+        """Run one pass over a set for one metric; `per_token` returns [B, T - 1] of a batch."""
         began = time.process_time(), time.perf_counter()
         tokens = self.data.splits[EVALUATED[name]]
         assert tokens.position_ids is None, "packed sequences: public code has no such thing"
@@ -125,7 +126,7 @@ class Usual:
         return row
 
     def means(self, name: str, metric: str, per_token: PerToken) -> Row:
-        """Token means over the halves of a set; of the forget set over all of it."""
+        """Token means over the halves of a set, or over the whole forget set."""
         documents = self.run(metric, name, per_token)
         if name == "forget":
             return {f"forget_{metric}": float(np.concatenate(documents).mean())}
@@ -204,20 +205,20 @@ def normalised(usual: Usual, batch: dict[str, Tensor]) -> Tensor:
 
 
 def kl(usual: Usual, batch: dict[str, Tensor]) -> Tensor:
-    """KL(P_0 || P) of each place, from a pass of each model."""
+    """KL(P_0 || P) at each position, from a pass of each model."""
     theirs = F.log_softmax(logits_of(usual.reference, batch), dim=-1)
     mine = F.log_softmax(logits_of(usual.policy, batch), dim=-1)
     return F.kl_div(mine, theirs, reduction="none", log_target=True).sum(-1)
 
 
 def strength(hits: NDArray[Any]) -> float:
-    """Extraction strength of a document: the shortest prefix after which all is the argmax."""
+    """Extraction strength of a document, by its shortest prefix after which all is the argmax."""
     start = next((k for k in range(len(hits)) if hits[k:].all()), len(hits))
     return 1 - start / len(hits)
 
 
 def lowest(values: NDArray[Any], percent: int) -> float:
-    """Mean of the lowest so many percent."""
+    """Mean of the lowest values, a given percentage of all."""
     return float(np.mean(sorted(values)[: max(1, len(values) * percent // 100)]))
 
 
@@ -225,8 +226,7 @@ def lowest(values: NDArray[Any], percent: int) -> float:
 
 
 def opened(source: str, device: str) -> tuple[Workspace, Any]:
-    """A workspace whose policy has moved a little, and a second copy of the vanilla model for the
-    usual way."""
+    """A workspace with a slightly changed policy, and the vanilla model for the usual way."""
     workspace = demo(source, device)
     reference = deepcopy(workspace.policy.model).requires_grad_(False)
     torch.manual_seed(0)
@@ -237,8 +237,10 @@ def opened(source: str, device: str) -> tuple[Workspace, Any]:
 
 
 def check(ours: Row, theirs: Row) -> None:
-    """Assert that all metrics of the usual way are ours. An AUC may differ by a pair whose scores
-    tie but for rounding."""
+    """Assert that all metrics of the usual way equal ours.
+
+    An AUC may differ by a pair whose scores tie but for rounding.
+    """
     worst = {name: abs(ours[name] - value) for name, value in theirs.items()}
     names = sorted(worst, key=lambda name: -worst[name])
     print(
@@ -262,7 +264,7 @@ def seconds(run: Callable[[], Any], device: torch.device) -> tuple[float, float]
 
 
 def with_shared_k(usual: Usual, total: tuple[float, float]) -> tuple[float, float]:
-    """CPU and wall seconds, had all k of Min-K% and of Min-K%++ shared a pass."""
+    """CPU and wall seconds if all k of Min-K% and of Min-K%++ shared a pass."""
     saved = [0.0, 0.0]
     for attack in ("min_k", "min_k_pp"):
         for index in (0, 1):
@@ -299,7 +301,7 @@ def memory_of(which: str, source: str, device: str) -> float:
 
 
 def spread(values: list[float], unit: str = "") -> str:
-    """`2.50 (2.45-2.61)`: median and range."""
+    """Median and range in words: `2.50 (2.45-2.61)`."""
     return f"{statistics.median(values):.2f}{unit} ({min(values):.2f}-{max(values):.2f})"
 
 

@@ -1,5 +1,4 @@
-"""What a trial costs beyond its own work: a warm lane against the pattern that Ray's documentation
-shows.
+"""The overhead of a trial: a warm lane against the pattern in Ray's documentation.
 
 Both run the same trivial body, three evaluations and no arithmetic, one trial at a time, on one
 local Ray:
@@ -70,7 +69,7 @@ def body() -> Iterator[Row]:
 
 
 class TrivialWorkspace:
-    """What the lane keeps warm: nothing."""
+    """The workspace of the lane, which is empty."""
 
     def prepare(self, baselines: bool) -> Prepared:
         return Prepared({"vanilla": ROW | {"update": 0}})
@@ -116,7 +115,7 @@ class TrivialSearch:
 
 
 class Clock(tune.Callback):  # type: ignore[misc]
-    """Notes when each trial ends: an observer of ours, and a callback of Tune's."""
+    """The times at which trials end, as an observer of ours and a callback of Tune's."""
 
     def __init__(self) -> None:
         self.ends: list[float] = []
@@ -193,7 +192,7 @@ def documented(trials: int, workers: int) -> list[float]:
 
 
 def any_spec() -> StudySpec:
-    """A spec for the recorder, which takes only the score's weights from it."""
+    """A spec for the recorder, which reads only the score's weights from it."""
     parameters = {
         "learning_rate": {"type": "fixed", "value": 1e-3},
         "steps": {"type": "fixed", "value": 3},

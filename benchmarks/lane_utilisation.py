@@ -1,16 +1,17 @@
-"""How much of their time lanes compute, by the number of lanes: a simulated cluster of small nodes,
-trials that sleep.
+"""How much of their time lanes compute, by the number of lanes.
 
-A trial sleeps as one computes: so many seconds in updates, with a sign of life after each, and in
-evaluations, each of whose rows is on disk and judged before the next update. What is left of a
-lane's time goes to Tune, hub, ledger and hand-over. One driver, one hub and one Tune serve all
-lanes, so the share falls when they are too slow for so many.
+The cluster of small nodes is simulated, and trials sleep. A trial sleeps as a real one computes:
+for some seconds in updates, with a sign of life after each, and in evaluations, whose rows are each
+on disk and judged before the next update. The rest of a lane's time goes to Tune, hub, ledger and
+hand-over. One driver, one hub and one Tune serve all lanes, so the fraction falls if they are too
+slow for so many.
 
     python benchmarks/lane_utilisation.py [--lanes 2 8 32] [--seconds 20] [--rounds 6] [--packed]
 
-32 lanes lie on 8 nodes of 4: a node's own processes (raylet, agents, idle workers) cost more than a
-lane's. They still want some 20 GiB. `--packed` runs the lanes as threads, eight in an actor: the
-same lane loop, hub, Tune, recorder and ledger, all that lanes share, without Ray Train's processes.
+32 lanes are on 8 nodes of 4, because a node's own processes (raylet, agents, idle workers) cost
+more than a lane's. They still need about 20 GiB. `--packed` runs the lanes as threads, eight in an
+actor: the same lane loop, hub, Tune, recorder and ledger, all that lanes share, without Ray Train's
+processes.
 """
 
 import argparse
@@ -57,13 +58,13 @@ from ray_unlearn.unlearn.loop import Ended
 EVALUATIONS = 5
 UPDATES_PER_EVALUATION = 8
 EVALUATION_SHARE = 0.25
-"""Of a trial's time."""
+"""Fraction of a trial's time that is evaluation."""
 LANES_PER_NODE = 4
 
 
 @dataclass(frozen=True)
 class SleepingWorkspace:
-    """What the lane keeps warm: nothing."""
+    """The workspace of the lane, which is empty."""
 
     seconds: float
 
@@ -89,7 +90,7 @@ class SleepingWorkspace:
 
 @dataclass(frozen=True)
 class OpenSleeping:
-    """Opens it on a lane."""
+    """A call that opens the workspace on a lane."""
 
     seconds: float
 
@@ -99,7 +100,7 @@ class OpenSleeping:
 
 @ray.remote(num_cpus=0, max_concurrency=16)
 class Host:
-    """Some lanes, a thread each."""
+    """An actor with some lanes, a thread each."""
 
     def lane(self, config: LaneConfig) -> None:
         lane_loop({"lane": config})
@@ -120,9 +121,11 @@ class PackedFleet(Fleet):
 
 
 class Watch:
-    """An observer: how the lanes stood when twice as many trials as lanes had been handed out and
-    when the last one was, and what all processes held in between. Before that Tune starts an actor
-    per lane, on the driver's node."""
+    """An observer of the lanes' states, first and last, and of all processes' memory in between.
+
+    The first look is when twice as many trials as lanes have been handed out: before that Tune
+    starts an actor per lane, on the driver's node. The last one is at the last trial.
+    """
 
     def __init__(self, fleet: Fleet, lanes: int, trials: int) -> None:
         self.fleet, self.lanes, self.trials = fleet, lanes, trials
@@ -147,7 +150,7 @@ class Watch:
 
 
 def measure(lanes: int, seconds: float, rounds: int, packed: bool) -> dict[str, Any]:
-    """One study on a cluster of its own."""
+    """Run one study on a cluster of its own."""
     per_node = min(LANES_PER_NODE, max(1, lanes // 2))
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
@@ -196,7 +199,7 @@ def measure(lanes: int, seconds: float, rounds: int, packed: bool) -> dict[str, 
 
 
 def shares(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[str, float]:
-    """Of the lanes' time between two looks."""
+    """Fractions of the lanes' time between two looks."""
 
     def spent(name: str) -> float:
         return sum(late[name] - early[name] for early, late in zip(before, after, strict=True))
@@ -205,8 +208,10 @@ def shares(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> dict[st
 
 
 def pss_by_kind() -> dict[str, tuple[int, float]]:
-    """Processes below this one: number and MiB (proportional set size: shared pages count by their
-    share)."""
+    """Number and MiB of the processes below this one, by kind.
+
+    The size is the proportional set size, in which shared pages count in part.
+    """
     count: Counter[str] = Counter()
     size: dict[str, float] = defaultdict(float)
     for pid in below(os.getpid()):
@@ -248,7 +253,7 @@ def below(pid: int) -> Iterator[int]:
 
 
 def main() -> None:
-    """Each number of lanes in a process of its own; a line for each, then where the memory is."""
+    """Measure each number of lanes in a process of its own, and print a line for each."""
     parser = argparse.ArgumentParser(
         description="share of lane time spent in updates and evaluation"
     )

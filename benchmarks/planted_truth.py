@@ -1,5 +1,4 @@
-"""How often guidelines are wrong, and how often they are missed: the whole way from a trial table
-to claims, on planted truth.
+"""How often guidelines are wrong or missed, from a trial table to claims, on planted truth.
 
     python benchmarks/planted_truth.py [--repeats 100] [--only null|valley|sharp|cliff|outside]
 
@@ -50,12 +49,12 @@ def studies(
 
 
 def percent(count: int, of: int) -> str:
-    """`3 of 60 (5 %)`."""
+    """A count in words: `3 of 60 (5 %)`."""
     return f"{count} of {of} ({100 * count / of:.0f} %)" if of else "none"
 
 
 def null(repeats: int) -> None:
-    """Pure noise."""
+    """Measure studies of pure noise."""
     for name, trials, groups in DESIGNS:
         claimed = [
             [g.kind for g in found.values() if g.status == "claimed"]
@@ -70,7 +69,7 @@ def null(repeats: int) -> None:
 
 
 def edges(name: str, score: Callable[..., Any], low: float, high: float, repeats: int) -> None:
-    """One real and one null hyperparameter."""
+    """Measure studies with one real and one null hyperparameter."""
     for design, trials, groups in DESIGNS:
         claimed = nulls = covered = shown = 0
         for found in studies(score, trials, groups, repeats):
@@ -89,7 +88,7 @@ def edges(name: str, score: Callable[..., Any], low: float, high: float, repeats
 
 
 def outside(repeats: int) -> None:
-    """The optimum lies half a decade above what was searched."""
+    """Measure studies with the optimum half a decade above what was searched."""
     for design, trials, groups in DESIGNS:
         censored = finite = 0
         for found in studies(valley(best=-2.6, width=1.2), trials, groups, repeats):
@@ -104,7 +103,7 @@ def outside(repeats: int) -> None:
 
 
 def main() -> None:
-    """All of it, or one part."""
+    """Measure all parts, or one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

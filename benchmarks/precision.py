@@ -1,10 +1,9 @@
-"""What each precision loses, and what it costs: the demo's vanilla model, unlearned at small
-learning rates.
+"""The loss and the cost of each precision, for the demo's vanilla model at small learning rates.
 
-At a learning rate of 1e-6 a step is far smaller than what bfloat16 weights can show. For each
+At a learning rate of 1e-6 a step is far smaller than what bfloat16 weights can represent. For each
 learning rate the same trial is run in float32, under autocast, and on bfloat16 weights with each
-rounding; the change of the forget set's NLL is compared with float32's. Bytes per parameter:
-weights, gradient, moments and what rounding keeps, without P_0.
+rounding; the change of the forget set's NLL is compared with that of float32. Bytes per parameter
+are weights, gradient, moments and the residual bits of rounding, without P_0.
 
     python benchmarks/precision.py [--updates 40] [--method ascent_descent_in_distribution]
 """

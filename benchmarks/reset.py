@@ -1,8 +1,7 @@
-"""What a trial costs a lane before its first update: weights restored in place, optimizer made
-anew.
+"""The time of a lane before a trial's first update: weights restored in place, a new optimizer.
 
-Measured against the time that copying so many bytes takes here, since a reset can be no faster.
-Beside it comes what Tune, hub and ledger take per trial, which does not depend on the model:
+It is compared with the time that copying as many bytes takes here, since a reset can be no faster.
+The time of Tune, hub and ledger per trial comes on top; it does not depend on the model:
 `benchmarks/lane_overhead.py`.
 
     python benchmarks/reset.py [STUDY.yaml ...] [--repeats 10]
@@ -40,7 +39,7 @@ def seconds(run: object, repeats: int) -> float:
 
 
 def measure(study: Path, repeats: int) -> str:
-    """One line of the table."""
+    """Measure one line of the table."""
     spec = load_study(study)
     make_ready(spec.model)
     data = prepare(spec.data, spec.model)

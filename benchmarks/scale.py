@@ -1,5 +1,6 @@
-"""What a study of 10,000 trials with 10 rows each costs: per trial while it runs, and at start,
-status and end.
+"""The overhead of a study of 10,000 trials with 10 rows each.
+
+It is measured per trial while the study runs, and at start, status and end.
 
     overhead  a warm lane with the trivial trial of `lane_overhead.py`: does the time per trial grow
               with the trials before?
@@ -68,8 +69,10 @@ STATUS = ("complete",) * 18 + ("pruned", "infeasible")
 def spec_of(
     trials: int, methods: int = METHODS, sampler: str = "tpe", scheduler: str = "median"
 ) -> StudySpec:
-    """The demo study with 10 evaluations a trial and so many trials in all, and one more of each
-    method to ask for."""
+    """The demo study with 10 evaluations a trial and `trials` trials in all.
+
+    There is one more trial of each method to ask for.
+    """
     demo = load_study(Path(__file__).parent.parent / "studies" / "demo.yaml")
     content = demo.model_dump(mode="json")
     content["methods"] = content["methods"][:methods]
@@ -85,13 +88,15 @@ def spec_of(
 
 
 def metrics_of(update: int, draw: random.Random) -> dict[str, Any]:
-    """A row of full width."""
+    """The metrics of a row of full width."""
     return {name: draw.random() for name in COLUMNS} | {"update": update}
 
 
 def events(spec: StudySpec, trials: int) -> Iterator[Event]:
-    """Those of a study whose trials have all ended but those of its last round. Configurations are
-    the search's."""
+    """Events of a study whose trials have all ended, but for those of its last round.
+
+    The search chooses the configurations.
+    """
     from ray_unlearn.execution.search import Search
 
     draw = random.Random(0)
@@ -122,7 +127,7 @@ def events(spec: StudySpec, trials: int) -> Iterator[Event]:
 
 
 def write_study(folder: Path, spec: StudySpec, trials: int) -> None:
-    """A study directory as a killed driver leaves it, without its 100,000 fsyncs."""
+    """Write a study directory as a killed driver leaves it, without its 100,000 fsyncs."""
     ledger = folder / "ledger"
     ledger.mkdir(parents=True)
     with open(events_file(ledger), "wb") as file:
@@ -153,8 +158,10 @@ def overhead(trials: int) -> None:
 
 
 def driver(trials: int) -> None:
-    """Time per trial of all that the driver does but Ray, early and late: each window after a
-    replay of what was before."""
+    """Time per trial of all that the driver does, without Ray, early and late in a study.
+
+    Each window follows a replay of what was before.
+    """
     suggestion: list[float] = []
     rest: list[float] = []
     for start, end in WINDOWS:
@@ -167,8 +174,10 @@ def driver(trials: int) -> None:
 
 
 def driver_seconds(before: int, trials: int) -> list[tuple[float, float]]:
-    """CPU seconds of the suggestion and of all else, for each of `trials` trials in a study that
-    has had `before`."""
+    """CPU seconds of the suggestion and of all else, for each of `trials` trials.
+
+    The study has had `before` trials before.
+    """
     from rich.console import Console
 
     from ray_unlearn.execution.early_stopping import Pruner
@@ -236,7 +245,7 @@ def step_open(folder: Path) -> Callable[[], object]:
 
 
 def step_resume(folder: Path) -> Callable[[], object]:
-    """All that `resume` does from the ledger before Ray starts, and the first suggestion."""
+    """Do what `resume` does from the ledger before Ray starts, and make the first suggestion."""
     from ray_unlearn.execution.conductor import pending
     from ray_unlearn.execution.early_stopping import Pruner
     from ray_unlearn.execution.recorder import Recorder
@@ -291,7 +300,7 @@ STEPS = {
 
 
 def measured(step: str, folder: Path) -> None:
-    """Do one step, and say what it took. The child's side of `ledger`."""
+    """Do one step and print its time, in a child process of `ledger`."""
     work = STEPS[step](folder)
     began = time.perf_counter()
     work()
@@ -319,8 +328,10 @@ def ledger(trials: int) -> None:
 
 
 def child(command: list[str]) -> tuple[float, float, float]:
-    """Run a command: seconds of its step (of all when it tells of none), of the process, and its
-    peak memory in MiB."""
+    """Run a command, and return seconds of its step and of the process, and peak memory in MiB.
+
+    If the command reports no step, the seconds of its step are those of the process.
+    """
     began, peak = time.perf_counter(), 0.0
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     while process.poll() is None:
@@ -342,8 +353,10 @@ def report(step: str, seconds: float, process: float, peak: float) -> None:
 
 
 def peak_mib(pid: int | str = "self") -> float:
-    """Peak resident memory of a process. `ru_maxrss` would count the parent's, from which it was
-    forked."""
+    """Peak resident memory of a process in MiB.
+
+    `ru_maxrss` would include the parent's, from which it was forked.
+    """
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
@@ -353,7 +366,7 @@ def peak_mib(pid: int | str = "self") -> float:
 
 
 def suggest(trials: int) -> None:
-    """`Search.ask` and `Pruner.verdict` after many trials of one method."""
+    """Measure `Search.ask` and `Pruner.verdict` after many trials of one method."""
     from ray_unlearn.execution.early_stopping import Pruner
     from ray_unlearn.execution.search import Search
 
@@ -385,7 +398,7 @@ def verdicts(pruner: Any, record: Record) -> list[float]:
 
 
 def trials_in_memory(spec: StudySpec, trials: int) -> Iterator[Trial]:
-    """Finished trials with rows as a ledger has them, which know the hot columns only."""
+    """Finished trials with rows as from a ledger, of which only the hot columns are parsed."""
     for event in events(spec, trials):
         match event:
             case TrialAsked():
@@ -408,7 +421,7 @@ def stored_rows(
 
 
 def timed(call: Callable[..., object], times: int, *first: Any) -> list[float]:
-    """CPU milliseconds of each of so many calls; a number counts up from call to call."""
+    """CPU milliseconds of each of several calls, which are numbered."""
     taken = []
     for i in range(times):
         arguments = [argument + i if isinstance(argument, int) else argument for argument in first]

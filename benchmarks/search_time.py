@@ -73,7 +73,7 @@ def demo() -> StudySpec:
 
 
 def searched(spec: StudySpec, method: str) -> dict[str, FloatRange]:
-    """What is searched beside steps: the learning rate, and w_r where the method has it."""
+    """The parameters searched beside steps: the learning rate, and w_r if the method has it."""
     ranges = spec.spaces[method].sampled()
     assert all(
         isinstance(parameter, FloatRange) and parameter.scale == "log"
@@ -94,7 +94,7 @@ def updates_of(spec: StudySpec, method: str) -> tuple[int, ...]:
 
 @dataclass
 class Cost:
-    """What trials took."""
+    """The time and the work of trials."""
 
     updates: int = 0
     evaluations: int = 0
@@ -147,8 +147,10 @@ def rows_of(
     columns: tuple[int, ...],
     cost: Cost,
 ) -> list[Row]:
-    """The rows of one trial that runs to the last of `columns` and is evaluated at each; its cost
-    is added."""
+    """The rows of one trial that runs to the last of `columns` and is evaluated at each.
+
+    Its cost is added to `cost`.
+    """
     hyperparameters = Hyperparameters(learning_rate=rate, steps=columns[-1])
     config = spec.trial_config(hyperparameters, method, 0, single.context).model_copy(
         update={"evaluate_at": columns}
@@ -179,8 +181,10 @@ class Trajectory:
 
 
 def nodes(spec: StudySpec, method: str, rates: int, weights: int) -> Iterator[Point]:
-    """The grid's points, evenly on the log scale between the bounds of the demo's space. A method
-    without w_r costs little: its learning rates lie twice as close."""
+    """The grid's points, evenly on the log scale between the bounds of the demo's space.
+
+    A method without w_r costs little, so its learning rates are twice as close.
+    """
     ranges = searched(spec, method)
     sizes = {"learning_rate": rates if len(ranges) > 1 else 2 * rates - 1, "w_r": weights}
     values = [spread(p.low, p.high, p.scale, sizes[name]) for name, p in ranges.items()]
@@ -227,7 +231,7 @@ def append(file: Path, line: dict[str, Any]) -> None:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """Whole lines only: a kill may have torn the last one, which is cut off."""
+    """The whole lines of a file; a last one that a kill has torn is cut off."""
     text = file.read_text() if file.exists() else ""
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
@@ -244,8 +248,10 @@ def shown(point: Point) -> str:
 
 
 class Surface:
-    """A method's rows at any learning rate and w_r, from the table; what they cost, from the
-    table's medians."""
+    """A method's rows at any learning rate and w_r, from the table.
+
+    Their cost is from the table's medians.
+    """
 
     def __init__(self, trajectories: list[Trajectory], vanilla: Row, rule: Rule) -> None:
         self.baselines = Baselines(vanilla)
@@ -275,11 +281,11 @@ class Surface:
 
     @property
     def trajectory_s(self) -> float:
-        """A trial of full length, with all evaluations."""
+        """Seconds of a trial of full length, with all evaluations."""
         return self.updates[-1] * self.update_s + len(self.updates) * self.evaluation_s
 
     def rows(self, point: Point) -> dict[int, Row]:
-        """By update; ends before the first that is not finite."""
+        """Rows by update; they end before the first that is not finite."""
         found: dict[int, Row] = {}
         values = np.exp(self._logs([[math.log(point[name]) for name in self.axes]])[0])
         for update, of_update in zip(self.updates, values.tolist(), strict=True):
@@ -290,8 +296,7 @@ class Surface:
         return found
 
     def best(self) -> tuple[float, Point, int]:
-        """The least score, where it is and at which update: at the nodes, or with losses also
-        between them."""
+        """The least score, its point and its update, at the nodes or, with losses, also between."""
         axes = self.axes
         if self.rule == "losses":
             axes = {
@@ -310,8 +315,10 @@ class Surface:
 
 
 def left_out(trajectories: list[Trajectory], vanilla: Row, rule: Rule) -> list[float]:
-    """Relative errors of scores within twice the best, each predicted without its node's whole row
-    or column of nodes."""
+    """Relative errors of predicted scores within twice the best.
+
+    Each score is predicted without the whole row or column of nodes that its node is in.
+    """
     whole = Surface(trajectories, vanilla, rule)
     most = 2 * min(row[OBJECTIVE] for t in trajectories for row in t.rows)
     errors = []
@@ -338,22 +345,25 @@ def left_out(trajectories: list[Trajectory], vanilla: Row, rule: Rule) -> list[f
 
 @dataclass(frozen=True)
 class Searcher:
-    """One way to search. Without free steps the numbers of steps are the table's updates: sampled,
-    or the grid's."""
+    """One way to search.
+
+    Without free steps, the numbers of steps are the table's updates: sampled, or the grid's.
+    """
 
     name: str
     sampler: str
     free: bool = True
     scheduler: str = "none"
     grace_updates: int = 12
-    """The demo's: no trial is stopped before."""
+    """No trial is stopped before this update; the demo's value."""
     quasi_random_share: float = 0.0
-    """Of as many trials as the budget has trajectories; such a search ends with the last of them.
-    0.25 is the default of studies, made for unbiased claims; the others here start with five random
-    trials."""
+    """Fraction of quasi-random trials among as many as the budget has trajectories.
+
+    Such a search ends with the last of them. 0.25 is the default of studies, made for unbiased
+    claims; the others here start with five random trials.
+    """
     dense: bool = False
-    """The grid's values are the table's nodes, so that the best known configuration is on the
-    grid."""
+    """Whether the grid's values are the table's nodes, so that the best known one is on it."""
 
 
 SEARCHERS = (
@@ -413,7 +423,7 @@ class Replay:
     """Seconds and score."""
 
     def reached(self, score: float) -> float:
-        """Seconds until a score at least as good; infinity when it never came."""
+        """Seconds until a score at least as good; infinity if it never came."""
         return next((seconds for seconds, found in self.improvements if found <= score), math.inf)
 
 
@@ -487,8 +497,7 @@ def compare(
     seeds: int,
     budget: int,
 ) -> None:
-    """One table: median and quartiles of the seconds over sampler seeds, and the share of seeds
-    that never arrived."""
+    """Print a table: median and quartiles of the seconds over seeds, and how many never arrived."""
     surface = Surface(trajectories, vanilla, rule)
     best, point, update = surface.best()
     budget_s, goal = budget * surface.trajectory_s, best * (1 + TOLERANCES[0])
@@ -534,8 +543,10 @@ def compare(
 
 
 def ranks(trajectories: list[Trajectory]) -> str:
-    """What early stopping sees of the real trajectories: the place of the finally best among all,
-    by best score so far."""
+    """What early stopping sees of the real trajectories, in words.
+
+    It is the place of the finally best one among all, by best score so far.
+    """
     long = [t for t in trajectories if t.status == "complete"]
     standings = [list(itertools.accumulate((row[OBJECTIVE] for row in t.rows), min)) for t in long]
     best = min(standings, key=lambda standing: standing[-1])
@@ -547,8 +558,10 @@ def ranks(trajectories: list[Trajectory]) -> str:
 
 
 def share_within(surface: Surface, best: float) -> str:
-    """How large a part of the space is good, on a fine grid: what a random point with free steps
-    hits."""
+    """The fraction of the space that is good, on a fine grid, in words.
+
+    A random point with free steps is good with that probability.
+    """
     axes = [spread(axis[0], axis[-1], "log", FINE) for axis in surface.axes.values()]
     points = [dict(zip(surface.axes, corner, strict=True)) for corner in itertools.product(*axes)]
     least = [
@@ -559,7 +572,7 @@ def share_within(surface: Surface, best: float) -> str:
 
 
 def cell(seconds: list[float]) -> str:
-    """`120 (80-200), 5% never`. A seed that never arrived counts as later than all others."""
+    """A cell in words, `120 (80-200), 5% never`; a seed that never arrived counts as the latest."""
     if all(map(math.isinf, seconds)):
         return "never"
     low, median, high = (
@@ -573,7 +586,7 @@ def number(seconds: float) -> str:
 
 
 def main() -> None:
-    """All parts, or one."""
+    """Run all parts, or one."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,5 +1,4 @@
-"""What calibration costs: one trial of each method on the demo, with rows at the strength that
-meets the target.
+"""Cost of calibration: one trial of each method on the demo, with calibrated rows.
 
     python benchmarks/strength.py [--study studies/demo.yaml] [--rates 2e-4 1e-3]
 

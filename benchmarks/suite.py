@@ -28,7 +28,7 @@ REPEATS = 5
 
 
 def work(seed: int) -> bytes:
-    """Hash in a chain: neither memory nor disk nor a second thread decides how long it takes."""
+    """Hash in a chain, so that neither memory nor disk nor a second thread decides the time."""
     return hashlib.pbkdf2_hmac("sha256", b"suite", str(seed).encode(), ROUNDS)
 
 

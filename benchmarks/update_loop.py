@@ -1,5 +1,4 @@
-r"""What one update costs: this package's loop beside the ways it is usually written, and beside its
-matrix multiplications.
+r"""The cost of one update: this package's loop, usual loops, and its matrix multiplications.
 
     ours     `ray_unlearn.unlearn.loop.unlearn`, as a lane runs it (no evaluation, no checkpoint)
     Trainer  a `transformers.Trainer` whose `compute_loss` makes a forward pass of the forget and
@@ -115,8 +114,10 @@ Contestant = Callable[[Task, Clock], None]
 def measure(
     task: Task, contestants: dict[str, Contestant], updates: int, rounds: int
 ) -> dict[str, list[Cost]]:
-    """Costs per contestant and round; the rounds are interleaved. One that runs out of memory has
-    none."""
+    """Costs per contestant and round, in interleaved rounds.
+
+    A contestant that runs out of memory has none.
+    """
     costs: dict[str, list[Cost]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, run in contestants.items():
@@ -154,8 +155,10 @@ def check_losses(task: Task, recorders: dict[str, Callable[..., None]], toleranc
 
 
 def show(task: Task, costs: dict[str, list[Cost]]) -> None:
-    """Medians over the rounds, and time over ours: the median of the rounds' ratios with their
-    range."""
+    """Print medians over the rounds, and times over ours.
+
+    The latter are the median of the rounds' ratios with their range.
+    """
     mine = costs["ours"]
     print(f"{task.method:8} {'cpu ms':>8} {'over ours':>18} {'wall ms':>9} {'over ours':>18}")
     for name, found in costs.items():
@@ -177,7 +180,7 @@ def show(task: Task, costs: dict[str, list[Cost]]) -> None:
 
 
 def show_device(task: Task, costs: dict[str, list[Cost]]) -> None:
-    """Real tokens per second, model-FLOPs utilisation of them and peak memory."""
+    """Print real tokens per second, their model-FLOPs utilisation and peak memory."""
     policy = task.workspace.policy.model
     length = task.workspace.data.splits["forget"].input_ids.shape[1]
     real = float((task.workspace.data.splits["forget"].document >= 0).mean())
@@ -213,7 +216,7 @@ def demo(source: str, device: str) -> Workspace:
 
 
 def random_weights(given: argparse.Namespace) -> Workspace:
-    """A Llama of random weights and random token sequences of full length, but every eighth."""
+    """A Llama of random weights and random token sequences, of full length but for every eighth."""
     torch.manual_seed(SEED)
     length = given.sequence_length
     config = transformers.LlamaConfig(
@@ -251,7 +254,7 @@ def random_tokens(size: int, length: int, vocabulary: int, seed: int) -> TokenSe
 
 
 def machine(device: str) -> str:
-    """What the numbers were measured on."""
+    """The machine that the numbers were measured on."""
     if device.startswith("cuda"):
         name = torch.cuda.get_device_name(device)
     else:

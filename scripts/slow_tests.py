@@ -25,7 +25,7 @@ here, also when it fails. Skipped tests need what that machine lacks: a GPU, Slu
 
 
 def main() -> int:
-    """Run the tests, add the line; returns pytest's exit code."""
+    """Run the tests and add the line; returns pytest's exit code."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     command = [sys.executable, "-m", "pytest", "-m", "slow", "tests"]
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
@@ -54,7 +54,7 @@ def outcome(last: str) -> tuple[str, str]:
 
 
 def commit() -> str:
-    """The commit that was tested; `-dirty` when files were changed since."""
+    """The commit that was tested, with `-dirty` if files were changed since."""
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"

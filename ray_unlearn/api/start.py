@@ -1,4 +1,4 @@
-"""How a study comes into Python: `run` it, or `open` one that is there."""
+"""Ways to a `Study`: `run` one, or `open` one that exists."""
 
 from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.api.guide import Guide, as_spec, narrow
@@ -21,28 +21,28 @@ def run(
     quiet: bool = False,
     say: Say | None = None,
 ) -> Study:
-    """Run a study from its file to its result table. Ctrl-C stops it cleanly.
+    """Run a study from its file to its result table; Ctrl-C stops it cleanly.
 
     Args:
-        study: a study file, or what `narrow` gives.
-        location: where the study is to live: a folder, made if missing, or an address (`s3://`,
+        study: a study file, or what `narrow` returns.
+        location: where to keep the study: a folder, made if missing, or an address (`s3://`,
             `gs://`, `abfss://`); None: `results/<name of the study>`.
-        resume: if the study is there already, go on with it.
-        space_from: guidelines of earlier studies (what `guidelines` gives, or a guidelines.json):
+        resume: go on with the study if it exists already.
+        space_from: guidelines of earlier studies (what `guidelines` returns, or a guidelines.json):
             search where they claim good regions, with a fifth of the trials in the full space.
         lanes: warm worker groups, or `auto` for as many as fit; None: the study file's.
         workers: workers per lane; None: the study file's.
-        address: of a Ray cluster; None: Ray on this machine, or the one that this process is
-            connected to.
-        quiet: show neither progress nor news.
-        say: receives news a line at a time; None: they go to stderr.
+        address: address of a Ray cluster; None: Ray on this machine, or the one that this process
+            is connected to.
+        quiet: show no progress and print no messages.
+        say: called with each line of progress; None: the lines go to stderr.
 
     Returns:
         The study; `last_run` says how the run ended.
 
     Raises:
-        UserError: wrong input, a study that is there already, lanes that cannot run. Everything
-            that can be refused is refused before Ray starts.
+        UserError: wrong input, a study that exists already, lanes that cannot run. All checks that
+            need no Ray are made before Ray starts.
         StorageError: the storage cannot be written, or its disk is nearly full.
 
     Example:
@@ -72,13 +72,13 @@ def run(
 
 
 def open(location: PathLike) -> Study:
-    """A study that is there: finished, stopped, or running elsewhere.
+    """Open a study that exists: finished, stopped, or running elsewhere.
 
     Args:
         location: its folder, or its address (`s3://`, `gs://`, `abfss://`).
 
     Returns:
-        The study; nothing of it is changed until it is asked to go on.
+        The study. Nothing is written before `resume`, `confirm` or `repair` is called.
 
     Raises:
         UserError: no study there.

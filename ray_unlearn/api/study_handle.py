@@ -1,4 +1,4 @@
-"""`Study`: a study as Python sees it."""
+"""`Study`: the handle of a study in Python."""
 
 import os
 from dataclasses import replace
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 
 class Study:
-    """A study that was run or is running: read it, go on with it, take its model.
+    """A study that was run or is running: read it, go on with it, export its model.
 
-    Made by `run` and `open`. The study is read when something is first asked for, and from then on
-    `best`, `trials` and `rows` speak of that moment; `refresh` reads it again. Nothing is written
-    before `resume`, `confirm` or `repair` is called, so a study that is running elsewhere can be
-    opened at any time.
+    `run` and `open` make it. The first access reads the study, and from then on `best`, `trials`
+    and `rows` show that moment; `refresh` reads it again. Nothing is written before `resume`,
+    `confirm` or `repair` is called, so a study that is running elsewhere can be opened at any time.
 
     Attributes:
         location: the study's folder, or its address in an object store.
         last_run: how the last run that this object started ended (`interrupted`, `counts` of
-            trials by outcome, `exit_code`); None when it has started none.
+            trials by outcome, `reasons` why trials have no result with their counts, `exit_code`);
+            None when it has started none.
     """
 
     def __init__(self, location: PathLike) -> None:
@@ -52,6 +52,8 @@ class Study:
         elif self.last_run is not None:
             counts = self.last_run.counts.items()
             said = f": {', '.join(f'{count} {outcome}' for outcome, count in counts)}"
+            if self.last_run.reasons:
+                said += f"; {reasons_in_words(self.last_run.reasons)}"
         else:
             said = ""
         return f"<Study at {self.location}{said}>"
@@ -72,7 +74,7 @@ class Study:
 
     @property
     def best(self) -> BestConfiguration:
-        """The best configuration of the study, the one that `export(trial="best")` exports.
+        """The best configuration of the study, which `export(trial="best")` exports.
 
         Returns:
             A record: method, trial number and id, update, hyperparameters, the scores of both
@@ -99,10 +101,10 @@ class Study:
             method: one of the study's methods.
 
         Returns:
-            A record as `best`.
+            A record like `best`.
 
         Raises:
-            UserError: no method of this study, or none of its trials has a score.
+            UserError: `method` is not in this study, or none of its trials has a score.
             StorageError: the study cannot be read.
 
         Example:
@@ -155,11 +157,11 @@ class Study:
         return self._snapshot.rows.to_pandas()
 
     def status(self) -> Status:
-        """Where the study stands now.
+        """The state of the study now.
 
         Returns:
-            Trials by outcome, the best of each method, notes, and what a running study's driver
-            said last (lanes, rate, time left).
+            Trials by outcome, the best of each method, notes, and the last report of a running
+            study's driver (lanes, rate, time left).
 
         Raises:
             UserError: no study there.
@@ -173,7 +175,7 @@ class Study:
             return replace(read_status(folder), folder=self.location)
 
     def refresh(self) -> "Study":
-        """Read the study again, so that `best`, `trials` and `rows` speak of now.
+        """Read the study again, so that `best`, `trials` and `rows` are up to date.
 
         Returns:
             The same object.
@@ -200,16 +202,16 @@ class Study:
         quiet: bool = False,
         say: Say | None = None,
     ) -> "Study":
-        """Go on with a stopped study, or extend a finished one. Finished trials are not run again.
+        """Go on with a stopped study, or extend a finished one; finished trials stay as they are.
 
         Args:
-            trials: so many more trials of each method; None: those that were asked for.
-            retry_failed: run trials again that failed.
+            trials: number of trials of each method to add; None: the study as it was asked for.
+            retry_failed: run failed trials again.
             lanes: warm worker groups, or `auto` for as many as fit; None: the study file's.
             workers: workers per lane; None: the study file's.
-            address: of a Ray cluster; None: Ray on this machine.
-            quiet: show neither progress nor news.
-            say: receives news a line at a time; None: they go to stderr.
+            address: address of a Ray cluster; None: Ray on this machine.
+            quiet: show no progress and print no messages.
+            say: called with each line of progress; None: the lines go to stderr.
 
         Returns:
             The same object; `last_run` says how the run ended.
@@ -247,24 +249,24 @@ class Study:
         quiet: bool = False,
         say: Say | None = None,
     ) -> "Confirmation":
-        """Run the best configurations again with new seeds, which chose nothing.
+        """Run the best configurations again with new seeds, which had no part in choosing them.
 
-        The confirmation is a study of its own in `confirm/` below this one; the same call goes on
-        with one that was stopped.
+        The confirmation is a study of its own in `confirm/` below this one. If it was stopped, the
+        same call goes on with it.
 
         Args:
-            top: how many configurations, by the score that chose them.
-            seeds: how many new seeds for each, at least 2.
-            per_method: `top` configurations of each method.
-            lanes: as in `resume`, like all below.
-            workers: per lane.
-            address: of a Ray cluster.
-            quiet: show neither progress nor news.
-            say: receives news.
+            top: number of configurations, ranked by the score that chose them.
+            seeds: number of new seeds for each, at least 2.
+            per_method: take `top` configurations of each method.
+            lanes: as in `resume`, like all arguments below.
+            workers: workers per lane.
+            address: address of a Ray cluster.
+            quiet: show no progress and print no messages.
+            say: called with each line of progress.
 
         Returns:
-            For each configuration what the study claimed, and mean and 90 % t-interval of the score
-            on the reporting half over the new seeds.
+            For each configuration, what the study claimed, and the mean and 90 % t-interval of the
+            score on the reporting half over the new seeds.
 
         Raises:
             UserError: no trial has a score, or model or data were changed.
@@ -302,26 +304,26 @@ class Study:
         strength: float | None = None,
         say: Say | None = None,
     ) -> Path:
-        """Write the model of a trial, or without `trial` the result table.
+        """Write the model of a trial or, without `trial`, the result table.
 
-        The best trial's weights were kept. Others are made by running the trial again, in this
-        process, which gives the same weights bit for bit on one CPU worker.
+        The study has the best trial's weights. For another trial this process runs it again, which
+        gives the same weights bit for bit on one CPU worker.
 
         Args:
             path: a new folder for a model (Hugging Face format, with its tokenizer), or a `.csv` or
                 `.parquet` file for the table.
-            trial: `best`, or id or number of a trial.
-            update: stop the trial there; None: at the row that scores it.
+            trial: `best`, or the id or number of a trial.
+            update: the update to stop the trial at; None: that of the row that scores it.
             strength: a in W_0 + a (W_t - W_0), above 0 and at most 2; None: that of the row that
-                scores the trial, or 1, which is as trained, where `update` is given.
-            say: receives news; None: they go to stderr.
+                scores the trial, or 1, which is as trained, if `update` is given.
+            say: called with each line of progress; None: the lines go to stderr.
 
         Returns:
             `path`.
 
         Raises:
-            UserError: no such trial, no score, a path that is in use or has another ending, or
-                model or data have changed since.
+            UserError: no such trial, no score, an update without a trial, a path that is in use or
+                has another ending, or model or data have changed since.
             StorageError: the study cannot be read or the path cannot be written.
 
         Example:
@@ -330,6 +332,11 @@ class Study:
         """
         output, say = Path(path), voice(say)
         if trial is None:
+            if update is not None:
+                raise UserError(
+                    f"{output}: the table has all updates; name a trial (`best`, an id or a "
+                    f"number) for its model after update {update}"
+                )
             if output.suffix not in (".csv", ".parquet"):
                 raise UserError(
                     f"{output}: give a .csv or .parquet file for the table, or name a trial "
@@ -349,7 +356,7 @@ class Study:
         """Check that the study is whole: rows, outcomes, trials, best weights, leftovers.
 
         Returns:
-            `problems`, a sentence each, empty for a sound study; counts; and who is writing it now.
+            `problems`, one sentence each, empty for a sound study; counts; and who writes it now.
 
         Raises:
             UserError: no study there.
@@ -366,7 +373,7 @@ class Study:
         """Set damaged parts of the ledger aside; their trials run again with `resume`.
 
         Returns:
-            What was done, a sentence each; empty when nothing was wrong.
+            What was done, one sentence each; empty if nothing was wrong.
 
         Raises:
             UserError: no study there.
@@ -390,12 +397,12 @@ class Study:
         return self._seen
 
     def after(self, result: "StudyResult") -> "Study":
-        """Take in how a run ended; what was read before it is old."""
+        """Store how a run ended, and drop what was read before it."""
         self.last_run, self._seen = result, None
         return self
 
     def _no_score(self, method: str | None = None) -> str:
-        """Why there is no best trial."""
+        """The message that says why there is no best trial."""
         trials = self._snapshot.trials.to_pylist()
         own = [(t["status"], t["reason"]) for t in trials if method in (None, t["method"])]
         who = f"{self.location}: no trial{f' of {method}' if method else ''} has a score"

@@ -1,11 +1,19 @@
-"""Does the best hold up? Command: confirm."""
+"""The command `confirm`, which runs the best configurations again with new seeds."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_unlearn.cli.options import Address, LanesOption, Location, Quiet, Workers
-from ray_unlearn.cli.show import Json, four_digits, print_json, print_table, say
+from ray_unlearn.cli.options import Location, with_run_options
+from ray_unlearn.cli.show import (
+    Json,
+    failure_line,
+    four_digits,
+    print_json,
+    print_table,
+    print_without_result,
+    say,
+)
 from ray_unlearn.spec.bounds import MOST_TRIALS
 
 if TYPE_CHECKING:
@@ -17,6 +25,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
+@with_run_options
 def confirm_command(
     location: Location,
     top: Annotated[
@@ -31,10 +40,8 @@ def confirm_command(
     per_method: Annotated[
         bool, typer.Option("--per-method", help="so many configurations of each method")
     ] = False,
-    lanes: LanesOption = None,
-    workers: Workers = None,
-    address: Address = None,
-    quiet: Quiet = False,
+    *,
+    options: dict[str, Any],
     json: Json = False,
 ) -> None:
     """Run the best configurations of a study again with new seeds.
@@ -44,24 +51,18 @@ def confirm_command(
     from ray_unlearn.api import Study
 
     study = Study(location)
-    found = study.confirm(
-        top,
-        seeds,
-        per_method=per_method,
-        lanes=lanes,
-        workers=workers,
-        address=address,
-        quiet=quiet,
-        say=say,
-    )
+    found = study.confirm(top, seeds, per_method=per_method, **options)
     result = study.last_run
     assert result is not None
     if json:
         print_json(found.as_json())
     else:
         _show(found)
+        print_without_result(result.counts, result.reasons)
     if result.interrupted:
         say(f"stopped; the same command goes on, or: ray-unlearn resume {result.location}")
+    elif result.exit_code:
+        say(failure_line(result))
     raise typer.Exit(result.exit_code)
 
 

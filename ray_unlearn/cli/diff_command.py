@@ -1,4 +1,4 @@
-"""Commands on guideline files: diff."""
+"""The command `diff`: how the claims of two guideline files differ."""
 
 from pathlib import Path
 from typing import Annotated

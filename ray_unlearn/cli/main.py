@@ -1,4 +1,7 @@
-"""`ray-unlearn`: parse, call, show. Logs and progress go to stderr, results to stdout."""
+"""`ray-unlearn`: parse, call, show.
+
+Logs and progress go to stderr, results to stdout.
+"""
 
 import os
 import sys
@@ -37,7 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "schema": schema_command,
     "doctor": doctor_command,
 }
-"""In the order of `--help`. What a command needs it imports itself: `--help` loads none of it."""
+"""The commands in the order of `--help`, which stays fast as each imports what it needs itself."""
 
 app = typer.Typer(
     name="ray-unlearn",
@@ -54,7 +57,8 @@ for _name, _command in COMMANDS.items():
 def main() -> None:
     """Run the command line.
 
-    A user's error ends in one plain message and its exit code, never in a traceback."""
+    A user's error ends in one plain message and its exit code, never in a traceback.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")

@@ -1,10 +1,14 @@
 """Arguments and options that several commands share."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ray_unlearn.cli.show import say
 from ray_unlearn.spec.bounds import MOST_WORKERS
 
 StudyFile = Annotated[Path, typer.Argument(help="study file", show_default=False)]
@@ -60,3 +64,37 @@ SpaceFrom = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
+
+
+def with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `--lanes`, `--workers`, `--address` and `--quiet`.
+
+    Args:
+        command: has a parameter `options`, whose place the options take. It receives their values
+            by name, and `say`: what all calls of the API that run a study take.
+    """
+    own, shared = inspect.signature(command), inspect.signature(_run_options).parameters
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        options = _run_options(**{name: given.pop(name) for name in shared})
+        command(**given, options=options)
+
+    parameters = [
+        parameter
+        for name, one in own.parameters.items()
+        for parameter in (shared.values() if name == "options" else [one])
+    ]
+    # Typer reads both.
+    wrapped.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    wrapped.__annotations__ = {one.name: one.annotation for one in parameters}
+    return wrapped
+
+
+def _run_options(
+    lanes: LanesOption = None,
+    workers: Workers = None,
+    address: Address = None,
+    quiet: Quiet = False,
+) -> dict[str, Any]:
+    return {"lanes": lanes, "workers": workers, "address": address, "quiet": quiet, "say": say}

@@ -1,4 +1,4 @@
-"""What will a study take? Command: plan."""
+"""The command `plan`, which shows what a study will take."""
 
 import math
 from pathlib import Path
@@ -93,7 +93,7 @@ def plan_command(
 
 
 def _loaded(study: Path, space_from: Path | None, lanes: "Lanes", workers: int | None) -> StudySpec:
-    """The study of a file; with guidelines, narrowed to what they claim, and stderr says how."""
+    """The study of a file, narrowed to what guidelines claim where some are given."""
     from ray_unlearn.api import narrow
     from ray_unlearn.api.given import operations_given
 

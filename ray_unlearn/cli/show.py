@@ -1,30 +1,35 @@
-"""Results on stdout, as tables for people or JSON for scripts; everything else on stderr."""
+"""Output: results on stdout, as tables or JSON, and everything else on stderr."""
 
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from ray_unlearn.store.failure_reasons import none_succeeded, reasons_in_words
+
+if TYPE_CHECKING:
+    from ray_unlearn.execution.study import StudyResult
+
 Json = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 
 
 def say(text: str) -> None:
-    """One line for the operator, on stderr."""
+    """Print one line for the operator on stderr."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def print_json(content: Any) -> None:
-    """JSON on stdout; NaN becomes null."""
+    """Print JSON on stdout; NaN becomes null."""
     print(json.dumps(json_ready(content), indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: str = "") -> None:
-    """A table on stdout, numbers right-aligned."""
+    """Print a table on stdout, with numbers right-aligned."""
     rows = [list(line) for line in lines]
     table = Table(title=title or None, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
@@ -38,13 +43,32 @@ def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: s
     Console(highlight=False, width=wide).print(table)
 
 
+def print_without_result(outcomes: Mapping[str, int], reasons: dict[str, int]) -> None:
+    """How many trials have no result, and why; nothing where all have one."""
+    if reasons:
+        count = f"{sum(reasons.values())} of {sum(outcomes.values())}"
+        print(f"without a result: {count} trials: {reasons_in_words(reasons)}")
+
+
+def failure_line(result: "StudyResult") -> str:
+    """The last word on a run with failed trials: how many, why, and what to do about it."""
+    finished = sum(result.counts.values())
+    if none_succeeded(result.counts):
+        what = f"none of the {finished} trials has a result"
+    else:
+        what = f"{sum(result.reasons.values())} of {finished} trials have no result"
+    again = f"ray-unlearn resume {result.location} --retry-failed"
+    remedy = f"; once the cause is gone: {again}" if result.counts.get("failed") else ""
+    return f"{what}: {reasons_in_words(result.reasons)}{remedy}"
+
+
 def four_digits(value: float) -> str:
     """The number with four significant digits; an integer in full."""
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
 
 def json_ready(content: Any) -> Any:
-    """The content with what JSON cannot hold replaced: NaN by null, tuples by lists."""
+    """The content as JSON can hold it: NaN becomes null, tuples become lists."""
     if isinstance(content, dict):
         return {str(key): json_ready(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

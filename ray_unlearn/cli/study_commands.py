@@ -1,30 +1,30 @@
 """Commands on studies: run, resume, status."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_unlearn.cli.options import (
-    Address,
-    LanesOption,
-    Location,
-    Quiet,
-    SpaceFrom,
-    StudyFile,
-    Workers,
+from ray_unlearn.cli.options import Location, SpaceFrom, StudyFile, with_run_options
+from ray_unlearn.cli.show import (
+    Json,
+    failure_line,
+    print_json,
+    print_table,
+    print_without_result,
+    say,
 )
-from ray_unlearn.cli.show import Json, print_json, print_table, say
 from ray_unlearn.spec.bounds import MOST_TRIALS
-from ray_unlearn.store.failure_reasons import reasons_in_words
 
 if TYPE_CHECKING:
     from ray_unlearn.api import Study
+    from ray_unlearn.execution.study import StudyResult
     from ray_unlearn.store.status import Status
 
 SHOWN_NOTES = 8
 
 
+@with_run_options
 def run_command(
     study: StudyFile,
     storage: Annotated[
@@ -42,29 +42,18 @@ def run_command(
         ),
     ] = False,
     space_from: SpaceFrom = None,
-    lanes: LanesOption = None,
-    workers: Workers = None,
-    address: Address = None,
-    quiet: Quiet = False,
+    *,
+    options: dict[str, Any],
     json: Json = False,
 ) -> None:
     """Run a study from its file to its result table. Ctrl-C stops it cleanly; `resume` goes on."""
     from ray_unlearn.api import run
 
-    done = run(
-        study,
-        storage,
-        resume=go_on,
-        space_from=space_from,
-        lanes=lanes,
-        workers=workers,
-        address=address,
-        quiet=quiet,
-        say=say,
-    )
+    done = run(study, storage, resume=go_on, space_from=space_from, **options)
     _finish(done, json)
 
 
+@with_run_options
 def resume_command(
     location: Location,
     trials: Annotated[
@@ -78,25 +67,15 @@ def resume_command(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="run trials again that failed")
     ] = False,
-    lanes: LanesOption = None,
-    workers: Workers = None,
-    address: Address = None,
-    quiet: Quiet = False,
+    *,
+    options: dict[str, Any],
     json: Json = False,
 ) -> None:
     """Go on with a stopped study, or extend a finished one; finished trials are never run again."""
     from ray_unlearn.api import Study
 
     study = Study(location)
-    study.resume(
-        trials,
-        retry_failed=retry_failed,
-        lanes=lanes,
-        workers=workers,
-        address=address,
-        quiet=quiet,
-        say=say,
-    )
+    study.resume(trials, retry_failed=retry_failed, **options)
     _finish(study, json)
 
 
@@ -141,32 +120,25 @@ def _watch(location: str, every_s: float, json: bool) -> None:
 
 
 def _finish(study: "Study", json: bool) -> None:
-    """Show a run's results; its last line says how it ended and what comes next."""
+    """Show a run's results and, in the last line, how it ended and what to do next."""
     result = study.last_run
     assert result is not None
-    found = study.status()
-    _show(found, json, ended=True)
+    _show(study.status(), json, ended=True)
     if not json:
-        say(_last_line(found, study.location, result.interrupted, bool(result.exit_code)))
+        say(_last_line(result))
     raise typer.Exit(result.exit_code)
 
 
-def _last_line(found: "Status", location: str, interrupted: bool, failed: bool) -> str:
-    if interrupted:
-        return f"stopped; go on with: ray-unlearn resume {location}"
-    if not failed:
-        return f"done; report with: ray-unlearn report {location}"
-    if found.none_succeeded:
-        what = f"none of the {found.finished} trials has a result"
-    else:
-        what = f"{found.without_result} of {found.finished} trials have no result"
-    again = f"ray-unlearn resume {location} --retry-failed"
-    remedy = f"; once the cause is gone: {again}" if found.outcomes["failed"] else ""
-    return f"{what}: {reasons_in_words(found.reasons)}{remedy}"
+def _last_line(result: "StudyResult") -> str:
+    if result.interrupted:
+        return f"stopped; go on with: ray-unlearn resume {result.location}"
+    if result.exit_code:
+        return failure_line(result)
+    return f"done; report with: ray-unlearn report {result.location}"
 
 
 def _show(found: "Status", json: bool, ended: bool = False) -> None:
-    """One look; when a run has just ended, nobody needs to read whether it is running."""
+    """Show a study's state; after a run that has just `ended`, without the line on its driver."""
     from ray_unlearn.cli.watch import driver
 
     if json:
@@ -188,9 +160,7 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
         f"{found.finished} trials finished: {outcomes}; {found.unfinished} unfinished; "
         f"{found.rows} evaluation rows"
     )
-    if found.reasons:
-        count = f"{found.without_result} of {found.finished}"
-        print(f"without a result: {count} trials: {reasons_in_words(found.reasons)}")
+    print_without_result(found.outcomes, found.reasons)
     if (said := driver(found)) and not ended:
         print(said)
     for problem in found.live.problems if found.live else []:

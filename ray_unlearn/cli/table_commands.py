@@ -80,6 +80,7 @@ def report_command(
 
     Figures, and every number as CSV, are beside it."""
     from ray_unlearn.analysis.read.foreign_columns import parse_mapping
+    from ray_unlearn.analysis.report.recommended_section import recommendation_text
     from ray_unlearn.api import report
 
     written = report(
@@ -94,6 +95,8 @@ def report_command(
         seed=seed,
     )
     claimed, withheld = written.guide.claimed, len(written.guide.withheld)
+    for recommended in written.guide.recommendations[:1]:
+        say(recommendation_text(recommended, written.guide.file.score))
     for guideline in claimed:
         say(guideline.text)
     say(f"{len(claimed)} claimed, {withheld} withheld; the reasons are in the report:")

@@ -45,7 +45,7 @@ def unlearn_command(
     values: dict[str, Any] = dict(_setting(text) for text in settings or [])
     method_named(method).check_uses(values, "--set")
     hyperparameters = validated(Hyperparameters, _defaults(spec, method) | values, "--set")
-    if output is not None and output.exists() and any(output.iterdir()):
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
     single = Single(spec, say)
     config = spec.trial_config(hyperparameters, method, seed, single.context)
@@ -61,7 +61,7 @@ def export_command(
         str | None, typer.Option(help="trial id, number, or `best`; makes the model of that trial")
     ] = None,
     update: Annotated[
-        int | None, typer.Option(min=1, help="default: the trial's best update (selection half)")
+        int | None, typer.Option(min=1, help="default: that of the row that scores the trial")
     ] = None,
     strength: Annotated[
         float | None,
@@ -70,8 +70,9 @@ def export_command(
         ),
     ] = None,
 ) -> None:
-    """Write the result table, or the model of a trial: the mixed one where its best row is at
-    another strength than 1.
+    """Write the result table, or the model of a trial.
+
+    If the trial's best row is at another strength than 1, the model is the mixed one.
 
     The best trial's weights were kept; other models are made by running the trial again (the same,
     bit for bit, on one CPU worker)."""
@@ -137,11 +138,15 @@ def _setting(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise UserError(f"--set {text!r}: must be hyperparameter=value, such as learning_rate=3e-4")
-    return name.strip(), yaml.safe_load(value)
+    try:
+        return name.strip(), yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise UserError(f"--set {text!r}: the value cannot be read: {what}") from None
 
 
 def _defaults(spec: StudySpec, method: str) -> dict[str, Any]:
-    """The study's fixed values for the method; what it searches must be given."""
+    """The study's fixed values for the method; the user gives the values that it searches."""
     definition = method_named(method)
     space = spec.spaces.get(definition.name)
     if space is None:

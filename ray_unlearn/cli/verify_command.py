@@ -1,4 +1,4 @@
-"""Is a study sound? Command: verify."""
+"""The command `verify`, which checks that a study is sound."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""A running study: a view that keeps itself up to date, or one line per change."""
+"""`status --watch`: a view of a running study that updates itself, or one line per change."""
 
 import json
 import time
@@ -27,16 +27,16 @@ SHOWN_NOTES = 4
 def watch(
     follower: Follower, every_s: float, as_json: bool, console: Console | None = None
 ) -> None:
-    """Look every `every_s` seconds until the run has ended; Ctrl-C leaves the study alone.
+    """Show a study until its run has ended; Ctrl-C ends the view, not the study.
 
     Args:
-        follower: of the study.
+        follower: reads the study.
         every_s: seconds between two looks.
         as_json: print a line of JSON for each change.
         console: where the view goes; default: stdout.
 
     Raises:
-        UserError: no study there, at the first look.
+        UserError: no study there at the first look.
     """
     console = console or Console(highlight=False)
     found = follower.poll()
@@ -67,7 +67,7 @@ def watch(
 
 
 def lasting(found: Status) -> Any:
-    """What counts as a change: everything but passing time."""
+    """The parts of a status that count as a change: everything but passing time."""
     lanes = (
         [(lane["index"], lane["state"], lane["trial"]) for lane in found.live.lanes]
         if found.live
@@ -94,11 +94,11 @@ def line(found: Status) -> str:
 
 
 def driver(found: Status, in_view: bool = False) -> str:
-    """Whether the study is running, where and how well, in words; empty when that is unknown.
+    """Whether, where and how well the study is running, in words; empty if that is unknown.
 
     Args:
-        found: the study.
-        in_view: leave out what the view shows elsewhere: lanes and time left.
+        found: the state of the study.
+        in_view: leave out lanes and time left, which the view shows elsewhere.
     """
     live = found.live
     if live is None or found.age_s is None:
@@ -156,7 +156,7 @@ def view(found: Status) -> RenderableType:
 
 
 def waits(found: Status) -> list[str]:
-    """What lanes wait for, without repetition."""
+    """What the lanes wait for, without repetition."""
     return (
         [text for text in dict.fromkeys(lane["waiting_for"] for lane in found.live.lanes) if text]
         if found.live
@@ -168,7 +168,7 @@ def _lanes(lanes: list[dict[str, Any]]) -> Table:
     table = _table(
         "lane", "state", "trial", "busy", "up", "restarts", "where", words=("state", "where")
     )
-    if len(lanes) > SHOWN_LANES:  # healthy lanes go last and are left out first
+    if len(lanes) > SHOWN_LANES:  # healthy lanes come last and are left out first
         lanes = sorted(lanes, key=lambda lane: lane["state"] in ("busy", "idle"))
     for lane in lanes[:SHOWN_LANES]:
         up, busy = lane["up_s"], lane["busy_s"]
@@ -251,7 +251,7 @@ def _left(found: Status) -> str:
     ):
         return ""
     seconds = found.live.eta_s - found.age_s
-    # Below a second nothing is said: the last trial takes longer than most.
+    # No estimate below a second: the last trial takes longer than most.
     return f"about {in_words(seconds)} left" if seconds >= 1 else ""
 
 

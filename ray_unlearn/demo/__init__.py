@@ -1,5 +1,4 @@
-"""A small world that works offline: real text, a model trained on it, and the same model trained
-without the forget set.
+"""The demo, which works offline: real text, and models trained with and without the forget set.
 
 It shows how unlearning behaves and makes the exact target measurable. It is not the data of any
 paper: docs/demo_world.md.

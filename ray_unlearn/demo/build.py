@@ -1,5 +1,7 @@
-"""Build a domain's world once and keep it: the vanilla model and the exactly retrained one, trained
-side by side."""
+"""The demo models of a domain, trained once and cached.
+
+The vanilla model and the exactly retrained one are trained side by side.
+"""
 
 import hashlib
 import json
@@ -21,15 +23,17 @@ from ray_unlearn.demo.text import text_file
 
 ROLES = ("vanilla", "retrained")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-PERIOD_S = 0.5  # between two looks at the processes
+PERIOD_S = 0.5  # seconds between two looks at the processes
 
 Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
 class DemoModels:
-    """A built world. `vanilla` and `retrained` are Hugging Face folders; `info` is world.json: cost
-    and metrics."""
+    """The trained models of a domain.
+
+    `vanilla` and `retrained` are Hugging Face folders; `info` is world.json: cost and metrics.
+    """
 
     domain: str
     folder: Path
@@ -44,13 +48,19 @@ def build(
     progress: Progress | None = None,
     recipe: Recipe | None = None,
 ) -> DemoModels:
-    """The world of a domain, trained on the first call (two processes, about 90 s) and read from
-    the cache afterwards.
+    """The demo models of a domain, trained on the first call and then read from the cache.
 
-    `cache_dir` is by default $RAY_UNLEARN_CACHE or ~/.cache/ray_unlearn. `progress(stage,
-    fraction)` is called about twice a second while the models train. `recipe` is for tests: a short
-    one is another world. Raises UserError, a ValueError, for an unknown domain and RuntimeError
-    when a training process fails.
+    Training takes two processes about 90 s.
+
+    Args:
+        domain: one of `DOMAINS`.
+        cache_dir: the cache; default: $RAY_UNLEARN_CACHE or ~/.cache/ray_unlearn.
+        progress: called as `progress(stage, fraction)` about twice a second during training.
+        recipe: for tests, a shorter one; it makes other models.
+
+    Raises:
+        UserError: unknown domain.
+        RuntimeError: a training process failed.
     """
     text_file(domain)  # refuses an unknown domain
     recipe = recipe or RECIPES[domain]
@@ -69,10 +79,10 @@ def build_retrained(
     progress: Progress | None = None,
     recipe: Recipe | None = None,
 ) -> Path:
-    """The retrained model of a domain trained from another seed (initial weights and batch order;
-    about 65 s), cached.
+    """The retrained model of a domain, trained from another seed and cached.
 
-    The text, the tokenizer and all else are those of `build`. Raises as `build`.
+    The seed sets initial weights and batch order; training takes about 65 s. The text, the
+    tokenizer and all else are those of `build`, and so are the other arguments and the errors.
     """
     text_file(domain)
     recipe = replace(recipe or RECIPES[domain], seed=seed)
@@ -87,7 +97,7 @@ def build_retrained(
 
 
 def _made_once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder of the cache, whole or not at all, unless it is there; other processes wait."""
+    """Make a folder of the cache, whole or not at all, unless it exists; other processes wait."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
@@ -106,8 +116,7 @@ def cache_folder() -> Path:
 
 
 def cache_key(domain: str, recipe: Recipe) -> str:
-    """A hash of all that makes the models: the text, the recipe and the version of the training
-    code."""
+    """A hash of what makes the models: text, recipe and version of the training code."""
     content = (
         text_file(domain).read_bytes()
         + json.dumps([asdict(recipe), VERSION], sort_keys=True).encode()
@@ -149,7 +158,7 @@ def _train(
             fraction = sum(_fraction(folder / f"{role}.progress") for role in roles) / len(roles)
             progress(f"training the {' and the '.join(roles)} model of {domain}", 0.99 * fraction)
             time.sleep(PERIOD_S)
-        culprit = failed()  # asked before the other process is ended
+        culprit = failed()  # before the other process is killed, which would look failed too
     finally:
         for process in processes.values():
             process.kill()
@@ -172,8 +181,10 @@ def _fraction(path: Path) -> float:
 def demo_info(
     domain: str, recipe: Recipe, reports: dict[str, Any], wall_s: float
 ) -> dict[str, Any]:
-    """The content of world.json. FLOPs are counted, tokens include every epoch, perplexities are
-    per token."""
+    """The content of world.json.
+
+    FLOPs are counted, tokens include every epoch, and perplexities are per token.
+    """
     return {
         "domain": domain,
         "parameters": reports["vanilla"]["parameters"],

@@ -1,14 +1,15 @@
-"""Train one of the two demo models. `build` runs this file as a process of its own, with one
-thread.
+"""Train one of the two demo models.
+
+`build` runs this file as a process of its own, with one thread.
 
     python -m ray_unlearn.demo.pretrain DOMAIN {vanilla,retrained} RECIPE_JSON FOLDER
 
-Writes FOLDER/<role>/ (a Hugging Face folder), FOLDER/<role>.json (metrics and cost) and, while it
-runs, FOLDER/<role>.progress (a fraction).
+It writes FOLDER/<role>/ (a Hugging Face folder), FOLDER/<role>.json (metrics and cost) and, while
+it runs, FOLDER/<role>.progress (a fraction).
 
 A document is tokenised without special tokens and cut into chunks of `context` tokens; a chunk
-predicts its tokens from the second on. Padding stands on the right and never counts. Batches hold
-chunks of like length, so little is padded.
+predicts its tokens from the second on. Padding is on the right and never counts. Batches hold
+chunks of similar length, so there is little padding.
 """
 
 import itertools
@@ -55,15 +56,20 @@ def training_texts(splits: Splits, role: str) -> list[str]:
 
 
 def chunks(ids: list[int], context: int) -> list[list[int]]:
-    """Pieces of at most `context` tokens; a last piece of one token has nothing to predict and is
-    dropped."""
+    """Pieces of at most `context` tokens.
+
+    A last piece of one token has nothing to predict and is dropped.
+    """
     pieces = [ids[start : start + context] for start in range(0, len(ids), context)]
     return [piece for piece in pieces if len(piece) > 1]
 
 
 def batch_tensors(batch: list[list[int]], context: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Input ids and next-token labels, both (chunks, longest rounded up to ROUND_TO); padding is
-    PAD_ID, label IGNORED."""
+    """Input ids and next-token labels of a batch.
+
+    Both have shape (chunks, longest rounded up to ROUND_TO). Padding has id PAD_ID and label
+    IGNORED.
+    """
     length = min(context, math.ceil(max(map(len, batch)) / ROUND_TO) * ROUND_TO)
     ids = torch.full((len(batch), length), PAD_ID)
     labels = torch.full((len(batch), length), IGNORED)
@@ -74,8 +80,10 @@ def batch_tensors(batch: list[list[int]], context: int) -> tuple[torch.Tensor, t
 
 
 def epoch_batches(pieces: list[list[int]], recipe: Recipe, epoch: int) -> list[list[list[int]]]:
-    """All chunks once, shuffled, gathered by rounded length, and the batches shuffled again. Fixed
-    by (seed, epoch)."""
+    """The batches of an epoch, each chunk once, fixed by (seed, epoch).
+
+    Chunks are shuffled and grouped by rounded length, and then the batches are shuffled.
+    """
     rng = np.random.default_rng((recipe.seed, epoch))
     order = sorted(
         rng.permutation(len(pieces)).tolist(), key=lambda i: math.ceil(len(pieces[i]) / ROUND_TO)
@@ -88,7 +96,7 @@ def epoch_batches(pieces: list[list[int]], recipe: Recipe, epoch: int) -> list[l
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up, then cosine to zero. `step` counts from 0."""
+    """Learning rate of a step, counted from 0: linear warm-up, then cosine to zero."""
     warmup = max(1, round(recipe.warmup * recipe.steps))
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
@@ -100,8 +108,10 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def token_losses(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """-log P of each label, (chunks, length) in nats; 0 where there is no target. Causal, so
-    padding needs no mask."""
+    """-log P of each label, (chunks, length) in nats; 0 where there is no target.
+
+    Attention is causal and padding is on the right, so padding needs no mask.
+    """
     logits_btv = model(input_ids=ids).logits
     return F.cross_entropy(
         logits_btv.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none"
@@ -109,11 +119,10 @@ def token_losses(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tenso
 
 
 def step_flops(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> int:
-    """Matrix-multiplication FLOPs of one forward and backward pass, counted (not of the optimizer:
-    well under 1 %).
+    """Matrix-multiplication FLOPs of one forward and backward pass, counted by torch.
 
-    The plain attention kernel is asked for, because torch counts nothing for the fused one on a
-    CPU.
+    The optimizer is left out: it is well under 1 %. The plain attention kernel is used, because
+    torch counts nothing for the fused one on a CPU.
     """
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         token_losses(model, ids, labels).sum().backward()
@@ -124,8 +133,10 @@ def step_flops(model: LlamaForCausalLM, ids: torch.Tensor, labels: torch.Tensor)
 def train(
     pieces: list[list[int]], recipe: Recipe, progress: Callable[[float], None]
 ) -> tuple[LlamaForCausalLM, dict[str, float]]:
-    """A model trained from scratch, and its cost. Bit-identical for the same input on one machine
-    with one thread."""
+    """A model trained from scratch, and its cost.
+
+    The weights are bit-identical for the same input on one machine with one thread.
+    """
     torch.manual_seed(recipe.seed)
     model = LlamaForCausalLM(
         LlamaConfig(
@@ -177,7 +188,7 @@ def train(
 def document_losses(
     model: LlamaForCausalLM, encoded: list[list[int]], context: int
 ) -> Iterator[tuple[float, int]]:
-    """Per document: the summed -log P of its targets in nats, and their number."""
+    """For each document, the summed -log P of its targets in nats, and their number."""
     for ids in encoded:
         inputs, labels = batch_tensors(chunks(ids, context), context)
         yield (
@@ -187,8 +198,10 @@ def document_losses(
 
 
 def membership_auc(forget: list[float], approximate: list[float]) -> float:
-    """P(a forget document has the lower loss), ties half; 0.5 means that losses do not tell
-    members."""
+    """P(a forget document has the lower loss than an approximate one), with ties counted half.
+
+    0.5 means that losses do not reveal membership.
+    """
     difference = np.subtract.outer(np.asarray(approximate), np.asarray(forget))
     return float(np.mean(np.sign(difference) * 0.5 + 0.5))
 
@@ -196,8 +209,11 @@ def membership_auc(forget: list[float], approximate: list[float]) -> float:
 def split_metrics(
     model: LlamaForCausalLM, encoded: dict[str, list[list[int]]], context: int
 ) -> dict[str, float]:
-    """`<split>_ppl` (exp of the token mean) for every split, and `mia_auc` from the documents'
-    token-mean losses."""
+    """Perplexity of every split, and the membership AUC.
+
+    `<split>_ppl` is exp of the mean loss over tokens; `mia_auc` compares the documents' mean losses
+    over tokens.
+    """
     losses = {
         split: list(document_losses(model, group, context)) for split, group in encoded.items()
     }
@@ -210,7 +226,7 @@ def split_metrics(
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, context: int) -> None:
-    """The files that AutoTokenizer reads."""
+    """Write the files that AutoTokenizer reads."""
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END,
@@ -246,7 +262,7 @@ def pretrain(splits: Splits, role: Role, recipe: Recipe, folder: Path) -> dict[s
 
 
 class ProgressFile:
-    """Writes a fraction to a file, at most four times a second."""
+    """A file with the fraction done, written at most four times a second."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,5 +1,7 @@
-"""The bundled text. scripts/build_demo_text.py makes the files; data/NOTICE.md says whose text it
-is."""
+"""The bundled text.
+
+scripts/build_demo_text.py makes the files; data/NOTICE.md names the authors.
+"""
 
 import gzip
 import json
@@ -30,7 +32,11 @@ def demo_domain(source: str) -> str:
 
 
 def text_file(domain: str) -> Path:
-    """The file of a domain. Raises UserError, a ValueError, for an unknown one."""
+    """The file of a domain.
+
+    Raises:
+        UserError: unknown domain.
+    """
     if domain not in DOMAINS:
         raise UserError(
             f"unknown demo domain {domain!r}: choose {', '.join(DOMAINS)}{nearest(domain, DOMAINS)}"
@@ -46,11 +52,14 @@ def _lines(domain: str) -> tuple[tuple[str, Document], ...]:
 
 
 def documents(domain: str) -> dict[str, list[Document]]:
-    """Split name (SPLITS, in that order) -> documents of 170 to 310 characters, that is one or two
-    chunks of 128 tokens.
+    """Documents of a domain by split, in the order of SPLITS.
 
-    The vanilla model is trained on all but `approximate`; the retrained one on all but `forget` and
-    `approximate`. Raises UserError, a ValueError, for an unknown domain.
+    A document has 170 to 310 characters, which are one or two chunks of 128 tokens. The vanilla
+    model is trained on all splits but `approximate`; the retrained one on all but `forget` and
+    `approximate`.
+
+    Raises:
+        UserError: unknown domain.
     """
     splits: dict[str, list[Document]] = {split: [] for split in SPLITS}
     for split, document in _lines(domain):

@@ -1,5 +1,7 @@
-"""The demo tokenizer: byte-level BPE, so any text can be encoded, with an end-of-text and a
-separate padding token."""
+"""The demo tokenizer: byte-level BPE, so any text can be encoded.
+
+It has an end-of-text and a separate padding token.
+"""
 
 from collections.abc import Iterable
 
@@ -10,9 +12,11 @@ END_ID, PAD_ID = 0, 1
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Tokenizer:
-    """`vocabulary` tokens, special ones included. Give it the text that *both* models are trained
-    on: then forget and approximate documents are alike to it, and it gives no membership away. It
-    adds no special token to a text."""
+    """Train a tokenizer of `vocabulary` tokens, special ones included.
+
+    Train it on the text that *both* models are trained on: then it treats forget and approximate
+    documents alike and reveals no membership. It adds no special token to a text.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,9 +1,8 @@
-"""What a cluster has now, what an autoscaler may add, which nodes are about to leave: all that is
-asked of Ray about nodes.
+"""Ray's nodes: what a cluster has now, what an autoscaler may add, which nodes are about to leave.
 
-What is free on each node, which nodes drain, and the autoscaler's limits stand in Ray's private
-state only. Where a version of Ray does not have it, lanes are placed by what the nodes have in all,
-none is drained, and no node is expected.
+Free resources of each node, draining nodes and the autoscaler's limits are in Ray's private state
+only. If a version of Ray does not have it, lanes are placed by the nodes' total resources, no node
+drains, and no node is expected.
 """
 
 import contextlib
@@ -19,14 +18,18 @@ from ray_unlearn.execution.placement import Cluster, Node
 from ray_unlearn.execution.trial_errors import lost_peer
 
 SOME_NODES = Node("nodes that an autoscaler may add", {"CPU": 1e6, "GPU": 1e6, "memory": 1e18})
-"""Where it is known that there is an autoscaler, and not what it may start."""
+"""Nodes of an autoscaler that is known to exist but does not publish what it may start."""
 
 _NOT_THERE = (ImportError, AttributeError, RuntimeError, KeyError, TypeError, ValueError)
 _log = logging.getLogger(__name__)
 
 
 def look(autoscaling: bool = False) -> Cluster:
-    """The connected cluster; `autoscaling`: nodes may be added even if Ray does not say which."""
+    """The connected cluster.
+
+    Args:
+        autoscaling: nodes may be added even if Ray does not report which.
+    """
     told = [node for node in ray.nodes() if node["Alive"]]
     names = Counter(_host(node) for node in told)
     free: dict[str, dict[str, float]] = (
@@ -39,7 +42,7 @@ def look(autoscaling: bool = False) -> Cluster:
             if names[_host(node)] == 1
             else f"{_host(node)} ({node['NodeID'][:6]})",
             total=node["Resources"],
-            # a node that has just joined stands in one of the two lists first
+            # a node that has just joined may be in only one of the two lists
             free=free.get(node["NodeID"], {}) if free else None,
             draining=node["NodeID"] in leaving,
             labels=node.get("Labels") or {},
@@ -52,8 +55,10 @@ def look(autoscaling: bool = False) -> Cluster:
 
 
 def draining() -> dict[str, float | None]:
-    """Nodes that will be taken away (`ray drain-node`, a spot notice, an autoscaler), with the time
-    of it (Unix) if it is known."""
+    """Nodes that will be taken away, with the time (Unix) if it is known.
+
+    The cause may be `ray drain-node`, a spot notice or an autoscaler.
+    """
     told: dict[str, int] = _private(lambda state: state.get_draining_nodes()) or {}
     return {node: deadline_ms / 1000 if deadline_ms else None for node, deadline_ms in told.items()}
 
@@ -63,7 +68,7 @@ def died_with_node(error: BaseException) -> NodeFate:
 
     Returns:
         `preempted` (the node's end had been announced), `node`, nothing, or `unknown`: the worker
-        or its peer cannot be reached, and only Ray's missing heartbeats will tell, in some 15 s.
+        or its peer cannot be reached, and Ray's missing heartbeats will show why in about 15 s.
     """
     cause = getattr(error, "health_check_failure", error)  # Ray Train wraps it
     if getattr(cause, "preempted", False):
@@ -75,8 +80,7 @@ def died_with_node(error: BaseException) -> NodeFate:
 
 
 def remove_groups_of(actor_id: str) -> None:
-    """Placement groups that an actor has made and not removed: Ray does it only when the job
-    ends."""
+    """Remove the placement groups that an actor has left; Ray does so only when the job ends."""
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
     for group in _private(lambda state: list(_groups_of(state, actor_id))) or []:
@@ -97,8 +101,10 @@ def _groups_of(state: Any, actor_id: str) -> Iterator[bytes]:
 
 
 def _addable() -> Iterator[Node]:
-    """The autoscaler's kinds of nodes, each with the most it may start. Ray 2.60's own autoscalers
-    do not publish them."""
+    """The autoscaler's kinds of nodes, each with the most that it may start.
+
+    Ray 2.60's own autoscalers do not publish them.
+    """
     config = _private(lambda state: state.get_cluster_config())
     for group in config.node_group_configs if config is not None else ():
         if group.max_count:
@@ -109,7 +115,7 @@ def _addable() -> Iterator[Node]:
 
 
 def _private(ask: Callable[[Any], Any]) -> Any:
-    """Ask Ray's private state; None where this Ray has none, or another."""
+    """Ask Ray's private state; None if this version of Ray has none, or another."""
     try:
         from ray._private.state import state
 

@@ -1,7 +1,7 @@
-"""Decides what Ray Tune does: which trial comes next, whether it goes on, when all of it stops.
+"""The conductor decides what Ray Tune does: the next trial, whether it goes on, when all stops.
 
-It knows no Tune. `tune` lets Tune's searcher, scheduler and stopper ask it; the tests of the core
-ask it in one process. All calls come from one thread.
+It does not import Tune. Tune's searcher, scheduler and stopper in `ray_tune` ask it; the tests of
+the core ask it in one process. All calls come from one thread.
 """
 
 import contextlib
@@ -34,20 +34,22 @@ from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Trial
 
 ACTOR_RESTARTS = 3
-"""Times a trial's Tune actor may die before Tune gives the trial up, and times it is then asked
-again; its lane and its rows do not notice."""
+"""Times that a trial's Tune actor may die before Tune gives the trial up.
+
+The trial is then asked again as many times; its lane and its rows are not affected.
+"""
 
 LOOK_S = 0.2
-"""An interrupt is noticed within this."""
+"""Seconds within which an interrupt is noticed."""
 
 
 class LaneError(UserError):
-    """The lanes cannot run this study at all; the message holds what a worker said."""
+    """The lanes cannot run this study at all; the message has a worker's error."""
 
 
 @dataclass(frozen=True)
 class HandedOut:
-    """A trial for a lane."""
+    """A trial to be run by a lane."""
 
     number: int
     order: RunTrial
@@ -57,10 +59,10 @@ def first_job(hub: HubLine, baselines: bool, interrupt: Interrupt) -> Prepared |
     """Wait for the lanes' first job: baselines (if asked for), and what all lanes share.
 
     Returns:
-        None when interrupted.
+        None if interrupted.
 
     Raises:
-        LaneError: it failed, no lane can start, or the hub died.
+        LaneError: the job failed, no lane can start, or the hub died.
     """
     try:
         answer = hub.send(Hub.pull, FIRST_JOB, 0, Prepare(baselines))
@@ -79,7 +81,7 @@ def first_job(hub: HubLine, baselines: bool, interrupt: Interrupt) -> Prepared |
 
 
 def record_first_job(ledger: Ledger, prepared: Prepared, say: Callable[[str], None]) -> None:
-    """Baselines, and what the lane says of its model; a resumed study has recorded that before."""
+    """Record baselines and the lane's notes; a resumed study has recorded the notes before."""
     for name, row in prepared.rows.items():
         ledger.append(BaselineMeasured(name, row))
     for text in prepared.notes:
@@ -89,21 +91,23 @@ def record_first_job(ledger: Ledger, prepared: Prepared, say: Callable[[str], No
 
 
 def pending(recorded: Mapping[int, Trial], total: int) -> Iterator[int]:
-    """Numbers of the trials to run: first those that a stopped study had begun, then those never
-    asked for."""
+    """Numbers of the trials to run.
+
+    Trials that a stopped study had begun come first, then those never asked for.
+    """
     yield from (number for number, trial in sorted(recorded.items()) if trial.status is None)
     yield from (number for number in range(total) if number not in recorded)
 
 
 class Conductor:
-    """See the module.
+    """Chooses, records and ends trials for Ray Tune; see the module.
 
     Args:
         recorder: the entrance to the ledger.
         search: chooses configurations.
-        hub: where trials are handed in.
-        room: how many trials are worth asking for now.
-        operations: of the study.
+        hub: runs trials on lanes.
+        room: returns how many trials are worth asking for now.
+        operations: the study's operations.
         interrupt: whether the study is to stop.
         environment: the clock.
     """
@@ -127,7 +131,7 @@ class Conductor:
         self._environment = environment
         self._pending = pending(dict(recorder.record.trials), search.total)
         self._again: deque[int] = deque()
-        """Trials that Tune has given up for the sake of their actor; they come first."""
+        """Trials that Tune has given up because of their actor; they come first."""
         self._given_up: Counter[int] = Counter()
         self._live: set[int] = set()
         self._deadline: float | None = None
@@ -144,8 +148,7 @@ class Conductor:
         return bool(self._again) and not self._recorder.fatal and not self._interrupt.requested
 
     def next_trial(self) -> HandedOut | None:
-        """The next trial, recorded as asked for; None: there are no more, or not now that the study
-        is to stop.
+        """The next trial, recorded as asked for; None if there is none or the study is to stop.
 
         Raises:
             StorageError: the ledger cannot be written.
@@ -169,8 +172,7 @@ class Conductor:
             yield number
 
     def _config(self, number: int) -> TrialConfig | None:
-        """A trial that a stopped study had begun keeps its configuration; others are asked for.
-        None: nothing to run."""
+        """The recorded configuration of a begun trial, or a new one; None: nothing to run."""
         begun = self._recorder.record.trials.get(number)
         if begun is not None and self._recorder.settled(number):
             return None
@@ -180,7 +182,7 @@ class Conductor:
         return config
 
     def row(self, number: int, delivery: Delivery) -> bool:
-        """Record a row. Returns whether the trial goes on.
+        """Record a row, and return whether the trial goes on.
 
         Raises:
             StorageError: the ledger cannot be written.
@@ -192,13 +194,13 @@ class Conductor:
         if reason is not None:
             self._release(number)
         elif self._operations.keep_best and self._recorder.is_best(number, item.key):
-            # before the lane goes on; a dead hub will be noticed
+            # before the lane goes on; a later call will notice a dead hub
             with contextlib.suppress(HubDied):
                 self._hub.ask(Hub.save_weights, number, delivery.attempt, item.key)
         return reason is None
 
     def ended(self, number: int, delivery: Delivery) -> None:
-        """A trial that was not stopped here has come to an end: record its outcome.
+        """Record the outcome of a trial that has ended by itself.
 
         Raises:
             StorageError: the ledger cannot be written.
@@ -213,12 +215,14 @@ class Conductor:
             self._recorder.fatal = item.reason
 
     def closed(self, number: int) -> None:
-        """Tune is through with the trial."""
+        """Note that Tune has closed the trial."""
         self._live.discard(number)
 
     def gave_up(self, number: int) -> None:
-        """Tune gave the trial up with its actor, at once when a cached actor was dead before the
-        trial had begun. The lane does not notice, and the trial is asked again.
+        """Ask a trial again that Tune gave up with its actor.
+
+        Tune gives a trial up at once if a cached actor was dead before the trial had begun. The
+        trial's lane is not affected.
 
         Raises:
             StorageError: the ledger cannot be written.
@@ -226,22 +230,22 @@ class Conductor:
         self._live.discard(number)
         self._given_up[number] += 1
         if not self._hub.answers():
-            self._recorder.fatal = "the hub actor died"  # no trial is counted as failed for it
+            self._recorder.fatal = "the hub actor died"  # no trial counts as failed because of it
         elif self._given_up[number] > ACTOR_RESTARTS:
             times = f"Tune gave it up {self._given_up[number]} times"
             died = f"its Ray Tune actor died again and again; {times}"
             self._recorder.outcome(number, 0, "failed", died)
-            self._release(number)  # or its lane would wait for a verdict for ever
+            self._release(number)  # otherwise its lane would wait for a verdict for ever
         else:
             self._again.append(number)
 
     def stops(self, failed: bool = False) -> bool:
-        """Whether all of it stops now. Running trials keep their rows and get no outcome.
+        """Whether the study stops now; running trials keep their rows and get no outcome.
 
-        At an interrupt lanes have `operations.grace_s` for a checkpoint of their trials first.
+        At an interrupt, lanes first have `operations.grace_s` for a checkpoint of their trials.
 
         Args:
-            failed: something has gone wrong that ends the study.
+            failed: an error has ended the study.
         """
         if not self._stopped and (failed or self._recorder.fatal or self._drained()):
             self._stopped = True
@@ -250,7 +254,7 @@ class Conductor:
         return self._stopped
 
     def _drained(self) -> bool:
-        """At an interrupt: whether the checkpoints are there, or time is up."""
+        """Whether, after an interrupt, all checkpoints are made or time is up."""
         if not self._interrupt.requested:
             return False
         now = self._environment.monotonic()
@@ -264,7 +268,7 @@ class Conductor:
             return True
 
     def take_in_the_rest(self) -> None:
-        """When all has stopped: weights that no item has brought.
+        """Record, after the study has stopped, weights that no delivery has brought.
 
         Raises:
             StorageError: the ledger cannot be written.

@@ -1,9 +1,8 @@
-"""Confirming a study: its best configurations again with new seeds, as an ordinary study inside its
-directory.
+"""Confirmation of a study: its best configurations with new seeds, as a study in its directory.
 
 The best of many trials is best partly by luck (the winner's curse), on the half that chose it and,
-through the luck of its seed, on the other half too. Trials with seeds that chose nothing have no
-such luck.
+through its seed, on the other half too. Trials with new seeds, which had no part in the choice,
+have no such luck.
 
     <study>/confirm/        a study directory of its own; `resume`, `status` and `verify` work on it
     <study>/confirm-2/      another confirmation: other configurations or other seeds
@@ -49,28 +48,29 @@ def confirm_study(
     quiet: bool = False,
     say: Say = to_stderr,
 ) -> StudyResult:
-    """Run the best configurations of the study in `folder` with seeds it has not used, or go on
-    doing so.
+    """Run the best configurations of a study with seeds it has not used, or go on doing so.
 
-    A confirmation of the same configurations with the same seeds is resumed (when it is finished,
+    A confirmation of the same configurations with the same seeds is resumed (if it is finished,
     nothing is run); any other goes into a folder of its own, so that none is lost.
 
     Args:
-        folder: the study's directory; it may have been stopped before its end.
-        top: how many configurations, by the score on the selection half.
-        seeds: how many new seeds for each, at least 2.
-        per_method: `top` configurations of each method.
+        location: the study's location; it may have been stopped before its end.
+        top: number of configurations, ranked by the score on the selection half.
+        seeds: number of new seeds for each, at least 2.
+        per_method: take `top` configurations of each method.
         operations: values that replace those in the study's `operations`.
         address: as in `run_study`, like all below.
-        observers: told of what is new.
-        quiet: show nothing on stderr but what `say` is told.
-        say: told what happens.
+        observers: called with each new trial, row and outcome.
+        quiet: print nothing on stderr but the lines of `say`.
+        say: called with each line of progress.
 
     Raises:
-        UserError: no trial has a score, fewer than two seeds, or model or data are not what they
-        were.
-        StorageError: as `run_study`.
+        UserError: no trial has a score, `top` or `seeds` is out of its bounds, or model or data
+            have changed.
+        StorageError: as in `run_study`.
     """
+    if not 1 <= top <= MOST_TRIALS:
+        raise UserError(f"--top: 1 to {MOST_TRIALS:,} configurations can be confirmed, got {top:,}")
     if seeds < 2:
         raise UserError(f"--seeds: an interval needs at least 2 new seeds, got {seeds}")
     if seeds > MOST_TRIALS:
@@ -132,11 +132,11 @@ def _confirmed(
 def confirming_spec(
     spec: StudySpec, record: Record, chosen: Sequence[Configuration], seeds: int, name: str
 ) -> StudySpec:
-    """The study that runs `chosen`, each to exactly its number of steps, once with each of `seeds`
-    new seeds.
+    """The study that runs `chosen` once with each of `seeds` new seeds.
 
-    With free steps the configuration is a row in the middle of a trial. On a constant schedule the
-    shorter trial has the same trajectory, so it is run to that update and evaluated there alone.
+    Each configuration is run to exactly its number of steps. With free steps it is a row in the
+    middle of a trial; on a constant schedule the shorter trial has the same trajectory, so it is
+    run to that update and evaluated only there.
     """
     methods = tuple(
         method for method in spec.methods if any(c.trial.method == method for c in chosen)
@@ -166,26 +166,29 @@ def confirming_spec(
         "evaluation": {
             "every": max(
                 c.row["update"] for c in chosen
-            ),  # no trial has more updates: the last one alone
+            ),  # no trial has more updates, so each is evaluated at its last one alone
             "batch_size": spec.evaluation.batch_size,
             "strength": _strength(spec, chosen),
         },
-        # Which seed came out best says nothing, so its weights are not worth their disk.
+        # Which seed came out best means nothing, so its weights are not worth the disk space.
         "operations": spec.operations.model_dump(mode="json") | {"keep_best": False},
     }
     return validated(StudySpec, content, f"confirmation of {spec.name}")
 
 
 def _strength(spec: StudySpec, chosen: Sequence[Configuration]) -> StrengthMode:
-    """A configuration that was found at the strength that meets the target is confirmed at the one
-    that meets it with the new seed."""
+    """The confirming study's `evaluation.strength`.
+
+    A configuration that was found at the strength that meets the target is confirmed at the one
+    that meets it with the new seed.
+    """
     if spec.evaluation.strength == "target":
         return "target"
     return "both" if any(c.calibrated for c in chosen) else "trained"
 
 
 def _new_seeds(used: set[int], count: int) -> list[int]:
-    """The seeds after the greatest of `used`; where they end, the lowest that are free."""
+    """The seeds after the greatest of `used`, or the lowest free ones if those do not suffice."""
     first = max(used) + 1
     if first + count - 1 <= LARGEST_SEED:
         return list(range(first, first + count))
@@ -224,7 +227,7 @@ def _notes(
 
 
 def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, say: Say) -> None:
-    """Scores of another model or other data are no confirmation."""
+    """Refuse another model or other data, whose scores would be no confirmation."""
     with stages(quiet) as report:
         make_ready(spec.model, report)
     data = prepare(spec.data, spec.model, say=say)
@@ -238,8 +241,7 @@ def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, s
 
 
 def _whole_space(spec: StudySpec, method: str) -> SearchSpace:
-    """The space that holds all of the method's trials: searched space and, where it was narrowed,
-    the full one."""
+    """The space of all of the method's trials: the searched one joined with a full one, if any."""
     space = spec.spaces[method]
     full = (spec.full_spaces or {}).get(method)
     if full is None:
@@ -262,7 +264,7 @@ def _whole_space(spec: StudySpec, method: str) -> SearchSpace:
 
 
 def _sampling_steps(space: SearchSpace) -> SearchSpace:
-    """With free steps a point does not say how many; here it does."""
+    """The space with sampled instead of free steps, so that a point includes them."""
     if not space.free_steps:
         return space
     steps = space.parameters["steps"].model_copy(update={"free": False})

@@ -1,13 +1,11 @@
-"""Points of a search space, drawn without a sampler's memory: quasi-random, random, and all of a
-finite space.
+"""Points of a search space, drawn without memory: quasi-random, random, and all of a finite space.
 
-A point is `{hyperparameter: value}` for the parameters that a search chooses. Every draw is a pure
-function of its arguments: a study that is resumed, or rebuilt from its ledger, draws the same
-points again.
+A point is `{hyperparameter: value}` for the sampled parameters. Every draw is a pure function of
+its arguments: a study that is resumed, or rebuilt from its ledger, draws the same points again.
 
 Conditional parameters (`when`) are drawn in the full cube, one coordinate each, and dropped where
-their condition does not hold: the points are then as even in the parameters that always apply as
-they would be without conditions.
+their condition does not hold. So the points are as even in the unconditional parameters as they
+would be without conditions.
 """
 
 import itertools
@@ -24,17 +22,16 @@ Point = dict[str, Any]
 Sampled = FloatRange | IntRange | Choice
 
 MOST_POINTS = 10_000
-"""A finite space of more points than this is not listed: no study exhausts it."""
+"""Largest finite space that is listed; no study exhausts a larger one."""
 
 
 def applies(parameter: Sampled, chosen: Mapping[str, Any]) -> bool:
-    """True when the condition of `parameter` holds among the values chosen so far."""
+    """Whether the condition of `parameter` holds among the values chosen so far."""
     return all(name in chosen and chosen[name] == value for name, value in parameter.when.items())
 
 
 def active(space: SearchSpace, values: Mapping[str, Any]) -> Point:
-    """`values` of the sampled parameters whose conditions hold, in canonical form (a choice is the
-    one in the spec)."""
+    """Values of the sampled parameters whose conditions hold, with choices as in the spec."""
     point: Point = {}
     for name, parameter in sampled_parameters(space).items():
         if applies(parameter, point):
@@ -45,8 +42,10 @@ def active(space: SearchSpace, values: Mapping[str, Any]) -> Point:
 
 
 def contains(space: SearchSpace, point: Point) -> bool:
-    """False when a value lies outside its range or choices: the point comes from another version of
-    the space."""
+    """Whether all values are inside their ranges and choices.
+
+    If not, the point is from another version of the space.
+    """
     return all(
         _inside(parameter, point[name])
         for name, parameter in space.sampled().items()
@@ -61,10 +60,10 @@ def _inside(parameter: Sampled, value: Any) -> bool:
 
 
 def quasi_random_point(space: SearchSpace, seed: int, index: int) -> Point:
-    """Point `index` of a scrambled Sobol sequence (Owen 1998) over the space, stateless.
+    """Point `index` of a scrambled Sobol sequence (Owen 1998) over the space, without state.
 
-    Optuna's `QMCSampler` keeps its counter in the study and takes its dimensions from the first
-    trial, so it can neither be asked for point `index` nor handle conditions.
+    Optuna's `QMCSampler` has its counter in the study and takes its dimensions from the first
+    trial, so it can neither return point `index` nor handle conditions.
     """
     from scipy.stats import qmc  # scipy.stats takes seconds to import
 
@@ -83,8 +82,7 @@ def random_point(space: SearchSpace, seed: int) -> Point:
 
 
 def all_points(space: SearchSpace, grid: bool = False) -> list[Point] | None:
-    """Every point of the space, or with `grid` every point of its grid; None when there are too
-    many to list."""
+    """Every point of the space or, with `grid`, of its grid; None if there are too many to list."""
     parameters = sampled_parameters(space)
     values = {name: _values(parameter, grid) for name, parameter in parameters.items()}
     if (
@@ -98,7 +96,7 @@ def all_points(space: SearchSpace, grid: bool = False) -> list[Point] | None:
 
 
 def _values(parameter: Sampled, grid: bool) -> Sequence[Any] | None:
-    """The values of a parameter one by one; None when it is continuous."""
+    """All values of a parameter; None if it is continuous."""
     match parameter:
         case Choice():
             return parameter.choices
@@ -117,8 +115,10 @@ def _from_unit_cube(space: SearchSpace, coordinates: Sequence[float]) -> Point:
 
 
 def _value(parameter: Sampled, u: float) -> Any:
-    """The value at share `u` in [0, 1) of the parameter's scale; whole numbers and choices get
-    equal shares."""
+    """The value at fraction `u` in [0, 1) of the parameter's scale.
+
+    Whole numbers and choices have equal fractions.
+    """
     match parameter:
         case Choice():
             return parameter.choices[int(u * len(parameter.choices))]

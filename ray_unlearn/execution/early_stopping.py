@@ -1,27 +1,28 @@
-"""Early stopping as a pure function of the ledger: a resumed study keeps its rungs, and a verdict
-can be re-derived.
+"""Early stopping as a pure function of the ledger.
+
+So a resumed study has the same rungs, and every verdict can be derived again.
 
 asha    Li et al. 2020 (arXiv 1810.05934), stopping variant: at the rungs
         `grace_updates * reduction_factor^k` a trial goes on only if it is among the best
         1/reduction_factor of the trials that have reached that rung so far. Trials differ in their
         evaluated updates: a trial is at a rung with its first evaluation from there on.
-median  Golovin et al. 2017 (Vizier), section 3.2: a trial stops at an update when its best score
+median  Golovin et al. 2017 (Vizier), section 3.2: a trial stops at an update if its best score
         by then is worse than the median, over finished trials, of the mean of their scores up to
         that update.
 
-past_best  only what is said below of free steps.
+past_best  only the rule for free steps below.
 
 ASHA and the median rule compare trials of one method only, since methods get equal numbers of
 trials.
 
 The score is U-shaped in updates: first too little is forgotten, then too much. With free steps,
-where each row is a configuration, two things follow. A trial stands by its best score so far (what
-follows cannot take it away). And a trial that has forgotten more than retraining would, with its
-score rising at two evaluations running, has passed its best row: it is stopped as `past its best`,
-for otherwise the rungs would keep just those trials that have nothing left to find. With sampled
-steps the score at the update itself counts, and there is no such rule: a decaying learning rate may
-still bring the trial back. Nor is there one where calibrated rows count, for at another strength a
-later state may be better; trials are then compared by their rows as trained alone.
+where each row is a configuration, two things follow. A trial is compared by its best score so far,
+which later rows cannot take away. And a trial that has forgotten more than retraining would, with
+its score rising at two evaluations in a row, has passed its best row. It is stopped as `past its
+best`, because otherwise the rungs would keep the very trials that have nothing left to find. With
+sampled steps the score at the update itself counts, and there is no such rule: a decaying learning
+rate may still bring the trial back. Nor is there one where calibrated rows count, since at another
+strength a later state may be better; trials are then compared by their rows as trained alone.
 """
 
 import math
@@ -40,15 +41,14 @@ from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 assert COLUMNS[OBJECTIVE].direction == "minimize", "worse means higher throughout this module"
 
 FINISHED_FOR_MEDIAN = 3
-"""The median of fewer finished trials is one trial's luck."""
+"""Fewest finished trials of which the median is not one trial's luck."""
 
 
 def standing(trial: Trial, rows: list[Row], update: int, rule: ScoreRule) -> float:
-    """The score a trial is compared by at `update`, one of its evaluated updates; infinity when it
-    is not finite.
+    """The score that a trial is compared by at `update`, one of its evaluated updates.
 
-    With free steps the score of the row that would score the trial if it ended there (by the
-    study's score rule), otherwise the score at that update.
+    With free steps it is the score of the row that would score the trial if it ended there (by the
+    study's score rule), otherwise the score at that update. Infinity if it is not finite.
     """
     row = rule.row_so_far(rows, trial, update)
     return math.inf if row is None else _score(row)
@@ -57,9 +57,8 @@ def standing(trial: Trial, rows: list[Row], update: int, rule: ScoreRule) -> flo
 class _Peers:
     """The trials of a record that others of their method are compared with.
 
-    What a finished trial is compared by does not change any more (only a repair reopens one, and no
-    study runs then): it is worked out once, so that a verdict costs the same after 10 trials and
-    after 10,000.
+    The values of a finished trial no longer change (only a repair reopens one, and no study runs
+    then), so they are computed once: a verdict costs the same after 10 trials and after 10,000.
     """
 
     def __init__(self, record: Record) -> None:
@@ -71,7 +70,7 @@ class _Peers:
         self._valued: defaultdict[tuple[str, int], int] = defaultdict(int)
 
     def look(self) -> None:
-        """Take in what the record has that is new."""
+        """Read what is new in the record."""
         trials = self.record.trials
         if len(trials) > self._seen:
             self._running += islice(trials.values(), self._seen, None)
@@ -82,14 +81,16 @@ class _Peers:
         self._running = [trial for trial in self._running if trial.status is None]
 
     def running(self, method: str, but: int) -> list[Trial]:
-        """Those of a method without an outcome, but for one."""
+        """Trials of a method without an outcome, except number `but`."""
         return [trial for trial in self._running if trial.method == method and trial.number != but]
 
     def finished_values(
         self, method: str, at: int, value: Callable[[Trial], float | None]
     ) -> list[float]:
-        """`value` of each finished trial of a method that has one, rising. It is always the same
-        function for one `at`."""
+        """`value` of each finished trial of a method that has one, rising.
+
+        It must always be the same function for one `at`.
+        """
         key = (method, at)
         for trial in self._finished[method][self._valued[key] :]:
             known = value(trial)
@@ -110,10 +111,10 @@ class Pruner:
     def verdict(self, record: Record, number: int, row: Row) -> str | None:
         """Why trial `number` should stop at `row`, or None to go on.
 
-        `row` may be in the record already or not yet. A trial is never stopped at its last
-        evaluation (nothing is left to save), nor before `grace_updates`, nor at a row it has passed
-        already (a retry after a worker died replays them, and by now more trials may have reached
-        that rung), nor at a calibrated row. The trial has no outcome yet.
+        `row` may be in the record already or not yet. The trial has no outcome yet. It is never
+        stopped at its last evaluation (nothing is left to save), nor before `grace_updates`, nor at
+        a row that it has passed already: a retry after a worker died replays such rows, and by now
+        more trials may have reached that rung. Nor is it stopped at a calibrated row.
         """
         trial = record.trials[number]
         assert trial.status is None, f"trial {number} has ended: {trial.status}"
@@ -174,8 +175,7 @@ class Pruner:
         return f"asha: score {own:.4g} at update {update} is not among the best {kept} of {reached}"
 
     def _rung_reached(self, rows: list[Row]) -> int | None:
-        """The highest rung that the last of `rows` is the first evaluation of; None when it is at
-        no rung."""
+        """The highest rung of which the last of `rows` is the first evaluation, if any."""
         update = rows[-1]["update"]
         before = max((row["update"] for row in rows[:-1]), default=0)
         rungs = (self._rule.grace_updates * self._rule.reduction_factor**k for k in count())
@@ -204,11 +204,13 @@ def _median(trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
 
 
 def _past_its_best(rows: list[Row], space: SearchSpace, rule: ScoreRule) -> str | None:
-    """The reason, when the last two rows are over-unlearned and each scores worse than the row
-    before it; with the rule `stop_rule`, when a row has reached the target: it scores the trial.
+    """The reason why a trial has passed its best row, or None.
 
-    Over-unlearned: forget nll at or above log ppl_0(A), the vanilla model's on the approximate set.
-    Only rows that are configurations count, so that a trial stopped here always has a score.
+    It has if the last two rows are over-unlearned and each scores worse than the row before it;
+    with the rule `stop_rule`, if a row has reached the target, as that row scores the trial.
+    Over-unlearned means a forget nll at or above log ppl_0(A), the vanilla model's on the
+    approximate set. Only rows that are configurations count, so that a trial stopped here always
+    has a score.
     """
     rows = [row for row in rows if row["update"] >= space.fewest_steps]
     target = rule.target_nll
@@ -239,5 +241,5 @@ def _first_update_from(rows: list[Row], rung: int) -> int | None:
 
 
 def _score(row: Row) -> float:
-    """The row's score; infinity, the worst, when it is not a finite number."""
+    """The row's score; infinity, the worst, if it is not finite."""
     return float(row[OBJECTIVE]) if math.isfinite(row[OBJECTIVE]) else math.inf

@@ -1,26 +1,26 @@
 """The hub: one async actor per study, the post office between Tune's trials and the lanes.
 
-A trial's side `pull`s, a lane's side `take`s, `report`s and waits for the verdict. Every evaluation
-row waits for Tune: the lane goes on only when the trial's side pulls the next item, which says that
-it has dealt with the one before. So early stopping never overruns, and a row is on disk before the
-next update is computed.
+A trial's side `pull`s; a lane's side `take`s, `report`s and waits for the verdict. Every evaluation
+row waits for Tune: the lane goes on only when the trial's side pulls the next item, which means
+that it has dealt with the previous one. So early stopping never overruns, and a row is on disk
+before the next update is computed.
 
 What the hub does about faults:
-- A worker that died gives its job back, to the front of the queue, as the next attempt. After
-  `max_retries` the job ends as failed: a trial that kills its worker every time costs itself and
+- The job of a worker that died goes to the front of the queue as the next attempt. After
+  `max_retries` the job ends as failed: a trial that kills its worker every time ends only itself,
   not the study.
-- A worker that died with its node is not held against its trial: never if the node's end had been
-  announced, and `NODE_DEATHS` times if not, for a trial may bring down a node, too.
+- A worker that died with its node does not count against its trial: never if the node's end had
+  been announced, and up to `NODE_DEATHS` times if not, because a trial may also bring down a node.
 - A lane on a node that is about to leave is asked for a checkpoint (`vacate`), and its job goes on
   elsewhere.
-- A lane that gives no sign of life for too long is `stalled`: its job goes on elsewhere, and the
-  fleet kills its workers.
-- A trial's side that died and came back pulls from 0 and gets the item that waits.
+- A lane without a sign of life for too long is `stalled`: its job goes on elsewhere, and the fleet
+  kills its workers.
+- A trial's side that died and came back pulls from 0 and gets the waiting item.
 - A lane that dies again and again before it is ready ends the study with the reason.
 - Before the study is interrupted it may be `drain`ed: every lane is asked for a checkpoint first.
 
-Any call may come late, from somebody who is gone. So each that changes state says what it assumes
-(see `messages`), and one whose assumption does not hold any more changes nothing:
+Any call may come late, from a sender that is gone. So each call that changes state names what it
+assumes (see `messages`), and has no effect if that no longer holds:
 
     pull              the number was never released; `handled` only grows
     release           nothing: an outcome is final, and so is a release
@@ -63,19 +63,19 @@ from ray_unlearn.store.schema import RowKey
 
 MAX_FAILED_STARTS = 3
 SETTLE_S = 30.0
-"""A node that is alive so long after a worker could not be reached had nothing to do with it."""
+"""A node that is alive these seconds after a worker could not be reached was not the cause."""
 
 
 class Hub:
-    """See the module.
+    """The jobs and lanes of a study; see the module.
 
     All methods are coroutines of one event loop: no two run at once between awaits. Time-outs are
     by the loop's clock.
 
     Args:
-        lanes: how many there are at first.
-        max_retries: faults of a trial's worker that are not its end.
-        put: stores what lanes share where all can read it, and where it outlives its maker.
+        lanes: number of lanes at first.
+        max_retries: faults of its worker that a trial survives.
+        put: stores what lanes share where all can read it and where it outlives its maker.
         environment: the clock.
     """
 
@@ -98,20 +98,20 @@ class Hub:
         self._end: Fatal | Interrupted | None = None
         self._notes: list[str] = []
         self._unsettled: list[tuple[HubJob, set[str], float]] = []
-        """Jobs whose worker could not be reached any more, its nodes, and since when."""
+        """Jobs whose worker can no longer be reached, the worker's nodes, and since when."""
         self._draining = False
         self._changed = asyncio.Condition()
 
     # -- the trial's side --------------------------------------------------------------------------
 
     async def pull(self, number: int, handled: int, order: Order) -> Delivery:
-        """The job's next item. The first call hands the job in.
+        """The job's next item; the first call hands the job in.
 
         Args:
-            number: of the trial, or `FIRST_JOB`.
+            number: number of the trial, or `FIRST_JOB`.
             handled: sequence number of the last item that was dealt with, 0 for none. It lets the
-                lane go on. Asking again with the same number gives the same item.
-            order: what is to be done.
+                lane go on. Asking again with the same number returns the same item.
+            order: what the lane is to do.
         """
         async with self._changed:
             if number in self._released:
@@ -130,8 +130,10 @@ class Hub:
             return Delivery(self._end or Interrupted("released"), handled, job.attempt)
 
     async def release(self, number: int) -> None:
-        """The trial is over for Tune, finished or stopped: a lane still at it drops it at its next
-        evaluation."""
+        """Forget a trial that is over for Tune, finished or stopped.
+
+        A lane that still runs it drops it at its next evaluation.
+        """
         async with self._changed:
             self._released.add(number)
             self._jobs.pop(number, None)
@@ -140,17 +142,17 @@ class Hub:
             self._changed.notify_all()
 
     async def save_weights(self, number: int, attempt: int, key: RowKey) -> None:
-        """This row is the best so far: its lane is to save the weights before it goes on."""
+        """Have the lane save the weights of this row, the best so far, before it goes on."""
         job = self._jobs.get(number)
         if job is not None and job.attempt == attempt and job.is_at(key):
             job.save_at = job.sequence
 
     async def undelivered(self) -> list[BestWeights]:
-        """Files of weights of which nobody is known to have heard."""
+        """Files of weights that no delivery is known to have reported."""
         return [job.weights for job in self._jobs.values() if job.weights is not None]
 
     async def drain(self) -> None:
-        """No more trials; every lane is asked for a checkpoint of the one it runs."""
+        """Hand out no more trials, and ask every lane for a checkpoint of the one it runs."""
         async with self._changed:
             self._draining = True
             for lane in self._lanes:
@@ -162,20 +164,20 @@ class Hub:
         return all(lane.job is None or lane.saved for lane in self._lanes)
 
     async def interrupt(self) -> None:
-        """No more trials: every pull returns, every lane quits at its next question."""
+        """End all jobs: every pull returns, and every lane quits at its next question."""
         await self._finish(Interrupted())
 
     async def ping(self) -> None:
-        """Returns once the actor runs."""
+        """Return once the actor runs."""
 
     async def note(self, text: str) -> None:
-        """Something an operator should see; it travels with the next item."""
+        """Add a note for the operator, which is delivered with the next item."""
         self._notes.append(text)
 
     # -- the lane's side ---------------------------------------------------------------------------
 
     async def up(self, launch: Launch, pids: tuple[int, ...]) -> LaneStart | None:
-        """A worker group of this lane has started. None: it is not wanted any more."""
+        """Register a worker group of this lane that has started; None: it is no longer wanted."""
         async with self._changed:
             if self._end is not None or self._outdated(launch):
                 return None
@@ -185,24 +187,27 @@ class Hub:
             return start
 
     async def enlist(self, start: LaneStart, worker: Worker) -> None:
-        """One of the worker group's processes."""
+        """Register one of the worker group's processes."""
         if self._is_current(start):
             self._lanes[start.lane].workers.append(worker)
 
     async def workers(self, lane: int) -> list[Worker]:
-        """Those of the lane's last start, dead or alive."""
+        """Workers of the lane's last start, dead or alive."""
         return self._lanes[lane].workers
 
     async def ready(self, start: LaneStart) -> None:
-        """The lane holds model and data, and takes jobs from now on."""
+        """Note that the lane holds model and data, and takes jobs from now on."""
         if self._is_current(start):
             lane = self._lanes[start.lane]
             lane.ready, lane.failed_starts = True, 0
             lane.watch.turn("idle")
 
     async def beat(self, start: LaneStart) -> int:
-        """A sign of life from between two updates. Returns the number of a request for a
-        checkpoint that waits for an answer, 0 if there is none."""
+        """Register a sign of life between two updates.
+
+        Returns:
+            The number of a request for a checkpoint that waits for an answer, 0 if there is none.
+        """
         if not self._is_current(start):
             return 0
         lane = self._lanes[start.lane]
@@ -210,9 +215,9 @@ class Hub:
         return lane.request if (self._draining or lane.leaving) and not lane.saved else 0
 
     async def checkpointed(self, start: LaneStart, number: int, request: int) -> None:
-        """The lane's trial has a checkpoint that was made after this request, or cannot have one.
+        """Note that the lane's trial was checkpointed after this request, or cannot be.
 
-        One that was made before is no answer: updates have been computed since.
+        A checkpoint from before is no answer, because updates have been computed since.
         """
         if self._held(start, number) is not None:
             lane = self._lanes[start.lane]
@@ -233,15 +238,16 @@ class Hub:
         return Assignment(job.number, job.attempt, job.current_order)
 
     async def report(self, start: LaneStart, number: int, item: Reported) -> None:
-        """A row, or the job's end."""
+        """Accept a row, or the job's end."""
         async with self._changed:
-            job = self._held(start, number)
+            job, lane = self._held(start, number), self._lanes[start.lane]
+            ended = isinstance(item, JobEnded)
+            if ended and self._is_current(start) and lane.job == number:
+                lane.job = None  # whether or not anybody still waits for the job
+                lane.watch.turn("idle")
             if job is None:
                 return
-            lane = self._lanes[start.lane]
             if isinstance(item, JobEnded):
-                lane.job = None
-                lane.watch.turn("idle")
                 item = self._without_shared(item)
             else:
                 lane.watch.turn("verdict")
@@ -250,7 +256,7 @@ class Hub:
             self._changed.notify_all()
 
     async def verdict(self, start: LaneStart, number: int, timeout_s: float) -> Answer:
-        """After a row: go on, stop, `WAIT` after `timeout_s` without an answer, or `QUIT`."""
+        """The answer to a row: go on, stop, `WAIT` after `timeout_s` without one, or `QUIT`."""
 
         def answered() -> bool:
             job = self._held(start, number)
@@ -268,22 +274,25 @@ class Hub:
         return Answer.GO_AND_SAVE if save else Answer.GO
 
     async def weights_saved(self, start: LaneStart, weights: BestWeights) -> None:
-        """The weights of the row that was reported last are in this file. A file that nobody
-        hears of is a leftover, and removed as such."""
+        """Note that the weights of the last reported row are in this file.
+
+        A file that is never reported is a leftover, and removed as such.
+        """
         job = self._held(start, weights.number)
         if job is not None and job.is_at(weights.key):
             job.weights = weights
 
     async def shared(self) -> Any:
-        """What the first job computed for all lanes: a list with the reference to it; None if
-        nothing."""
+        """What the first job computed for all lanes, as a list with a reference; None: nothing."""
         return self._shared
 
     # -- faults ------------------------------------------------------------------------------------
 
     async def stalled(self, start: LaneStart, silent_s: float) -> list[Worker]:
-        """No sign of life for so long: the lane's workers, to be killed; nobody when it has given
-        one meanwhile."""
+        """The workers to kill of a lane without a sign of life for `silent_s`.
+
+        The list is empty if the lane has given one meanwhile.
+        """
         async with self._changed:
             lane, now = self._lanes[start.lane], self._environment.monotonic()
             if not self._is_current(start) or now - lane.heard < silent_s:
@@ -296,8 +305,12 @@ class Hub:
             return lane.workers
 
     async def down(self, launch: Launch, fault: Fault) -> bool:
-        """A worker of this lane died or raised. Returns whether the group should be restarted where
-        it is: not where its node may be gone, for then there may be no room."""
+        """Take down a lane of which a worker died or raised.
+
+        Returns:
+            Whether the group should be restarted where it is. It should not if its node may be
+            gone, because then there may be no room.
+        """
         async with self._changed:
             if self._outdated(launch):
                 return False
@@ -307,7 +320,7 @@ class Hub:
         return await self._starts_again(launch.lane, fault.reason) and not fault.node
 
     async def left(self, launch: Launch, fault: Fault) -> None:
-        """This launch of the lane has ended, whatever ended it; the fleet starts another one."""
+        """Note that this launch of the lane has ended for any reason; the fleet starts another."""
         async with self._changed:
             if self._outdated(launch):
                 return
@@ -323,10 +336,11 @@ class Hub:
         await self._starts_again(launch.lane, fault.reason)
 
     async def vacate(self, start: LaneStart, reason: str, at_once: bool) -> bool:
-        """The lane's node is about to leave: the lane is asked for a checkpoint of its trial.
+        """Ask a lane whose node is about to leave for a checkpoint of its trial.
 
-        Returns whether it may be ended: its trial has one, cannot have one, or there is no time
-        left (`at_once`). Then the trial is in the queue again.
+        Returns:
+            Whether the lane may be ended: its trial has a checkpoint, cannot have one, or there is
+            no time left (`at_once`). Then the trial is in the queue again.
         """
         async with self._changed:
             lane = self._lanes[start.lane]
@@ -343,10 +357,10 @@ class Hub:
             return True
 
     async def settle(self, alive: Collection[str]) -> None:
-        """Which nodes are alive now: a worker that could not be reached has died with its node, or
-        is held against its trial.
+        """Decide by the nodes that are alive why workers could not be reached.
 
-        Its trial runs again meanwhile. What is found counts at its next fault.
+        Such a worker has died with its node, or counts against its trial. The trial runs again
+        meanwhile; the finding counts at its next fault.
         """
         still = []
         for job, nodes, since in self._unsettled:
@@ -361,14 +375,17 @@ class Hub:
     # -- the fleet's side --------------------------------------------------------------------------
 
     async def resize(self, retired: Collection[int], lanes: int) -> None:
-        """There are so many lanes from now on, and these of them rest because there is no room."""
+        """Set the number of lanes, and which of them are retired because there is no room."""
         self._add_lanes(lanes - len(self._lanes))
         for index, lane in enumerate(self._lanes):
             lane.retired = index in retired
 
     async def introduce(self, launch: Launch, controller: Any) -> bool:
-        """Ray Train's controller of this lane has started: the handle to end it by. False: it is
-        not wanted any more."""
+        """Register the handle of a lane's Ray Train controller, by which the lane can be ended.
+
+        Returns:
+            False if the lane is no longer wanted.
+        """
         if self._outdated(launch):
             return False
         lane = self._lanes[launch.lane]
@@ -376,7 +393,7 @@ class Hub:
         return self._end is None and not lane.retired
 
     async def controllers(self) -> dict[int, Any]:
-        """By lane, of the lanes that have one."""
+        """Controllers by lane, for the lanes that have one."""
         return {
             index: lane.controller
             for index, lane in enumerate(self._lanes)
@@ -384,7 +401,7 @@ class Hub:
         }
 
     async def waits(self, lanes: Mapping[int, str]) -> None:
-        """What these lanes wait for; nothing: they have a place, and start."""
+        """Set what these lanes wait for; an empty text: the lane has a place, and starts."""
         for index, text in lanes.items():
             lane = self._lanes[index]
             if lane.up:
@@ -394,7 +411,7 @@ class Hub:
             lane.waiting_for = text
 
     async def state(self) -> HubState:
-        """As it is now."""
+        """The hub's state now."""
         now = self._environment.monotonic()
         return HubState(
             tuple(lane.state(now) for lane in self._lanes),
@@ -429,19 +446,20 @@ class Hub:
         return job if job is not None and job.lane == start.lane else None
 
     def _without_shared(self, end: JobEnded) -> JobEnded:
-        """What lanes share stays here: it is nothing for the driver."""
+        """The job's end without what lanes share, which is stored here and not for the driver."""
         if end.prepared is None or end.prepared.shared is None:
             return end
-        self._shared = [self._put(end.prepared.shared)]  # in a list a reference travels as one
+        # In a list, so that a reference travels as a reference and not as its value.
+        self._shared = [self._put(end.prepared.shared)]
         return JobEnded(end.status, end.reason, replace(end.prepared, shared=None))
 
     def _explained(self, lane: int, fault: Fault) -> Fault:
-        """The reason that the hub knows of, where there is one."""
+        """The fault with the hub's own reason, if it has one."""
         stalled = self._lanes[lane].stalled
         return Fault(stalled, fault.no_memory, fault.node) if stalled else fault
 
     def _take_down(self, index: int, fault: Fault) -> None:
-        """Its worker group is no more."""
+        """Take down a lane whose worker group is gone."""
         lane = self._lanes[index]
         self._give_back(index, fault)
         lane.replace()
@@ -474,7 +492,7 @@ class Hub:
             self._queue.appendleft(job.number)
 
     async def _until(self, true: Callable[[], bool], start: LaneStart, timeout_s: float) -> bool:
-        """Wait until `true()`; False on timeout, or when the lane has to quit."""
+        """Wait until `true()`; False at the time-out, or if the lane has to quit."""
         if not self._is_over(start):
             self._lanes[start.lane].heard = self._environment.monotonic()
         async with self._changed:

@@ -1,4 +1,4 @@
-"""A job between Tune and a lane, as the hub keeps it; and what a fault costs it."""
+"""A job between Tune and a lane, as the hub holds it, and what a fault does to it."""
 
 from dataclasses import dataclass, field, replace
 
@@ -22,17 +22,17 @@ NODE_DEATHS = 5
 
 @dataclass
 class HubJob:
-    """See the module."""
+    """A job with its attempts, its faults and its last item."""
 
     number: int
     order: Order
     attempt: int = 0
     faults: int = 0
-    """Deaths of its worker that may be its own doing."""
+    """Deaths of its worker that it may have caused."""
     node_deaths: int = 0
     lane: int | None = None
     item: Reported | None = None
-    """What waits to be pulled or dealt with."""
+    """The item that waits to be pulled or dealt with."""
     sequence: int = 0
     """Number of `item`, 1 for the job's first."""
     handled: int = 0
@@ -44,16 +44,16 @@ class HubJob:
     known: list[KnownRow] = field(default_factory=list)
     """Rows that were dealt with: the next attempt need not evaluate them again."""
     delivery: Delivery | None = None
-    """What was last given out: asking again gives the same."""
+    """The last delivery; asking again returns the same."""
 
     @property
     def ended(self) -> bool:
-        """Its last item is there."""
+        """Whether its last item has arrived."""
         return isinstance(self.item, JobEnded)
 
     @property
     def current_order(self) -> Order:
-        """The order as the next attempt gets it."""
+        """The order for the next attempt."""
         match self.order:
             case RunTrial():
                 return replace(self.order, known=(*self.order.known, *self.known))
@@ -65,11 +65,11 @@ class HubJob:
         return self.item is not None and self.sequence > handled
 
     def put(self, item: Reported) -> None:
-        """The next item."""
+        """Store the next item."""
         self.item, self.sequence = item, self.sequence + 1
 
     def deal_with(self, handled: int) -> None:
-        """Tune's side has dealt with all items up to this one, and with what came along."""
+        """Note that Tune's side has dealt with all items up to this one, and with their weights."""
         if handled <= self.handled:
             return
         self.handled = handled
@@ -81,7 +81,7 @@ class HubJob:
             self.delivery = None
 
     def deliver(self, notes: list[str]) -> Delivery:
-        """The item that waits; the same again to who asks again."""
+        """The waiting item; asking again returns the same delivery."""
         assert self.item is not None
         if self.delivery is None or self.delivery.sequence != self.sequence:
             self.delivery = Delivery(
@@ -91,13 +91,13 @@ class HubJob:
         return self.delivery
 
     def is_at(self, key: RowKey) -> bool:
-        """Whether this row is the last thing that its lane has reported."""
+        """Whether its lane's last report is this row."""
         return isinstance(self.item, RowReported) and self.item.key == key
 
     def interrupt(self, fault: Fault, max_retries: int) -> bool:
-        """Its worker is gone. Returns whether it may run again; if not, it has ended.
+        """Count the loss of its worker, and return whether it may run again; if not, it has ended.
 
-        A row that nobody has pulled yet is dropped: the next attempt computes it again.
+        A row that was not pulled yet is dropped: the next attempt computes it again.
         """
         self.lane = None
         self.attempt += 1

@@ -1,4 +1,4 @@
-"""A lane as the hub keeps it."""
+"""A lane as the hub holds it."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from ray_unlearn.execution.messages import LaneStart, LaneState, RowReported, Wo
 
 
 class Stopwatch:
-    """What a lane does, and how long it has done what."""
+    """The present activity of a lane, and the time spent in each."""
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -18,13 +18,13 @@ class Stopwatch:
         self._spent: dict[str, float] = defaultdict(float)
 
     def turn(self, doing: str) -> None:
-        """From now on it does this."""
+        """Start an activity and end the present one."""
         now = self._environment.monotonic()
         self._spent[self._doing] += now - self._since
         self._doing, self._since = doing, now
 
     def seconds(self, doing: str) -> float:
-        """Time spent in this up to now."""
+        """Seconds spent in an activity up to now."""
         now = self._environment.monotonic()
         return self._spent[doing] + (now - self._since if self._doing == doing else 0.0)
 
@@ -36,47 +36,47 @@ class HubLane:
     index: int
     watch: Stopwatch
     launch: int = 0
-    """The driver's last launch of it that the hub knows; see `messages.Launch`."""
+    """The last launch by the driver that the hub knows; see `messages.Launch`."""
     start: int = 0
-    """See `messages.LaneStart`."""
+    """Number of the last start; see `messages.LaneStart`."""
     ready: bool = False
     failed_starts: int = 0
-    """In a row."""
+    """Starts in a row that failed."""
     job: int | None = None
     heard: float = 0.0
-    """When it last gave a sign of life."""
+    """Time of its last sign of life."""
     pids: tuple[int, ...] = ()
     workers: list[Worker] = field(default_factory=list)
-    """Of the last start, dead or alive; each adds itself."""
+    """Workers of the last start, dead or alive; each adds itself."""
     request: int = 0
     """Number of the last request for a checkpoint."""
     answered: int = 0
-    """The last request that its trial has answered with a checkpoint, or by having none."""
+    """The last request that its trial has answered, with a checkpoint or without."""
     stalled: str = ""
-    """Why it is being killed."""
+    """Why its workers are being killed."""
     up: bool = False
     controller: Any = None
-    """The actor that runs it for Ray Train."""
+    """The Ray Train actor that runs it."""
     waiting_for: str = ""
     """What it needs to start, while there is no room."""
     leaving: str = ""
     """Why it is to leave its node."""
     retired: bool = False
-    """There is no room for so many lanes any more; it may come back."""
+    """Whether there is no room for it any more; it may come back."""
     starts: int = 0
     tokens: int = 0
     """LM tokens in the rows this lane has reported."""
     counted: int = 0
-    """Part of `tokens` that belongs to its trial's last row."""
+    """Part of `tokens` up to its trial's last row."""
 
     @property
     def saved(self) -> bool:
-        """Its trial has been checkpointed since the last request, or cannot be."""
+        """Whether its trial has been checkpointed since the last request, or cannot be."""
         return self.answered == self.request
 
     @property
     def shown(self) -> str:
-        """One word for people."""
+        """Its state in one word, for people."""
         if self.leaving:
             return "draining"
         if self.job is not None:
@@ -86,16 +86,16 @@ class HubLane:
         return "pending" if self.waiting_for else "starting"
 
     def is_current(self, start: LaneStart) -> bool:
-        """Whether no other worker group has taken the place of this one."""
+        """Whether no other worker group has replaced this one."""
         return start.number == self.start
 
     def replace(self) -> LaneStart:
-        """From now on nothing counts that the worker group says which was there."""
+        """Void the present start: messages of its worker group no longer count."""
         self.start += 1
         return LaneStart(self.index, self.start)
 
     def begin(self, now: float, pids: tuple[int, ...]) -> LaneStart:
-        """A worker group has started."""
+        """Begin with a worker group that has started."""
         self.pids, self.workers, self.ready, self.heard, self.stalled = pids, [], False, now, ""
         self.up, self.waiting_for, self.leaving = True, "", ""
         self.starts += 1
@@ -103,18 +103,18 @@ class HubLane:
         return self.replace()
 
     def assign(self, number: int) -> None:
-        """It has a job."""
+        """Assign a job."""
         self.job, self.counted, self.answered = number, 0, 0
         self.watch.turn("busy")
 
     def count(self, row: RowReported) -> None:
-        """A row says how many tokens its trial took so far, those before a checkpoint included."""
+        """Count the tokens of a row, which includes those before a checkpoint."""
         now = sum(int(row.metrics.get(f"{name}_tokens") or 0) for name in ("forget", "retain"))
         self.tokens += max(0, now - self.counted)
         self.counted = max(now, self.counted)
 
     def state(self, now: float) -> LaneState:
-        """As it is now."""
+        """The lane's state at time `now`."""
         return LaneState(
             index=self.index,
             state=self.shown,

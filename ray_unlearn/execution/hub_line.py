@@ -1,4 +1,4 @@
-"""How the hub is called from outside its process."""
+"""Calls to the hub from outside its process."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
@@ -14,7 +14,7 @@ HubMethod = Callable[Concatenate[Hub, P], Coroutine[Any, Any, T]]
 
 
 class HubDied(Exception):
-    """The hub does not answer: nothing that goes wrong now says anything about a trial."""
+    """The hub does not answer, so errors from now on are no fault of a trial."""
 
 
 class Reply(ABC, Generic[T_co]):
@@ -22,11 +22,11 @@ class Reply(ABC, Generic[T_co]):
 
     @abstractmethod
     def done(self, timeout_s: float = 0.0) -> bool:
-        """Whether it is there, at the latest after `timeout_s`."""
+        """Whether the answer is there, after at most `timeout_s`."""
 
     @abstractmethod
     def result(self) -> T_co:
-        """Wait for it.
+        """Wait for the answer.
 
         Raises:
             HubDied: there will be none.
@@ -34,9 +34,9 @@ class Reply(ABC, Generic[T_co]):
 
 
 class HubLine(ABC):
-    """Calls the methods of a hub: `line.ask(Hub.take, start, 10.0)`, checked like `hub.take(...)`.
+    """A line to a hub: `line.ask(Hub.take, start, 10.0)` is checked like `hub.take(...)`.
 
-    Ray carries the calls (`ray_hub`). Tests of the core carry them inside one process.
+    Ray carries the calls (`ray_hub`); tests of the core make them in one process.
     """
 
     @abstractmethod
@@ -53,10 +53,10 @@ class HubLine(ABC):
 
     @abstractmethod
     def fetch(self, reference: Any) -> Any:
-        """What the hub was given to store for all lanes; see `Hub.shared`."""
+        """What the hub stores for all lanes; see `Hub.shared`."""
 
     def answers(self) -> bool:
-        """False when the hub is dead."""
+        """Whether the hub is alive."""
         try:
             self.ask(Hub.ping)
         except HubDied:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM or SIGUSR1 (Slurm's warning): once, the study stops cleanly; twice, at once."""
+"""Stops by signal: one Ctrl-C, SIGTERM or SIGUSR1 (Slurm's warning) stops cleanly, two at once."""
 
 import contextlib
 import signal
@@ -11,18 +11,15 @@ from ray_unlearn.environment import REAL, Environment
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 ONE_REQUEST_S = 5.0
-"""SIGTERM within so many seconds of another signal says nothing new: Slurm and KubeRay both send it
-twice."""
+"""Seconds after a signal in which SIGTERM is not a second request; Slurm and KubeRay repeat it."""
 
 
 class Interrupt:
-    """A context manager that catches SIGINT, SIGTERM and SIGUSR1, where it may (in the main
-    thread).
+    """A context manager that catches SIGINT, SIGTERM and SIGUSR1 in the main thread.
 
-    Enter it after `ray.init`, which sets its own handler for SIGTERM.
-
-    The first only sets `requested` and calls `say`; the second raises KeyboardInterrupt (SIGTERM
-    not within `ONE_REQUEST_S`).
+    Enter it after `ray.init`, which sets its own handler for SIGTERM. The first signal only sets
+    `requested` and calls `say`; the second raises KeyboardInterrupt (SIGTERM only after
+    `ONE_REQUEST_S`).
     """
 
     def __init__(self, say: Callable[[str], None], environment: Environment = REAL) -> None:
@@ -39,7 +36,7 @@ class Interrupt:
         return self
 
     def take_back_signals(self) -> None:
-        """Those that somebody else has taken meanwhile: Ray Tune takes SIGUSR1 when it starts."""
+        """Catch signals again that others have taken: Ray Tune takes SIGUSR1 when it starts."""
         for number in self._before:
             if signal.getsignal(number) != self._caught:
                 signal.signal(number, self._caught)

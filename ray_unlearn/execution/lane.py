@@ -48,22 +48,29 @@ Rows = Iterator[Row | Ended]
 
 
 class LaneWorkspace(Protocol):
-    """What a lane keeps warm. Every call is made on all ranks, in the same order."""
+    """What a lane keeps warm, where every call is made on all ranks, in the same order."""
 
     def prepare(self, baselines: bool) -> Prepared:
-        """The study's first job: baseline rows (if asked for), and what other lanes need not
-        compute again."""
+        """Run the study's first job, for all lanes.
+
+        It computes baseline rows (if asked for), and what other lanes need not compute again.
+        """
 
     def adopt(self, shared: object) -> None:
         """Take what another lane's `prepare` computed."""
 
     def trial(self, config: TrialConfig, running: "RunningTrial") -> Rows:
-        """Rows, then one `Ended`. Closed early when the trial is stopped; the next trial starts
-        clean all the same."""
+        """Run a trial, yielding its rows and then one `Ended`.
+
+        It is closed early if the trial is stopped; the next trial starts clean all the same.
+        """
 
     def save_weights(self, number: int, key: RowKey) -> BestWeights | None:
-        """Save the weights as they are now, those of the row that came last. On rank 0 returns the
-        file, None when it cannot be written; None on other ranks."""
+        """Save the weights as they are now: those of the last row.
+
+        Returns:
+            The file on rank 0, or None if it cannot be written; None on other ranks.
+        """
 
 
 OpenWorkspace = Callable[[Comm], LaneWorkspace]
@@ -151,7 +158,7 @@ class LaneLink:
 
 
 class RunningTrial:
-    """A trial's line to the hub. All ranks have one; only rank 0 speaks."""
+    """A trial's line to the hub, which all ranks have and only rank 0 uses."""
 
     def __init__(self, link: LaneLink, number: int, attempt: int, order: RunTrial) -> None:
         self.number = number
@@ -165,9 +172,10 @@ class RunningTrial:
         """The last request for a checkpoint that this trial has heard of."""
 
     def checkpoint_wanted(self, update: int) -> bool:
-        """Whether the study is about to stop. Called between updates; also a sign of life.
+        """Whether the study is about to stop.
 
-        It does not wait: the answer is that to the question of a moment ago.
+        It is called between updates and is also a sign of life. It does not wait: it returns the
+        answer to the previous question.
         """
         if not self._link.speaks:
             return False
@@ -186,7 +194,7 @@ class RunningTrial:
         self._link.note(f"trial {self.number} goes on from its checkpoint of update {update}")
 
     def checkpoint_saved(self, update: int) -> None:
-        """There is a checkpoint now. The hub may wait for this before it lets the study stop."""
+        """Report a checkpoint, for which the hub may wait before it lets the study stop."""
         if self._link.speaks and self._request:
             start = self._link.start
             self._link.hub.send(Hub.checkpointed, start, self.number, self._request)
@@ -244,7 +252,7 @@ def _run_trial(
     while True:
         try:
             row = next(rows)
-        except Exception as error:  # as above: the trial's outcome, not the lane's
+        except Exception as error:  # the trial's outcome: the lane must outlive it
             link.fail(number, error)
             return Answer.GO
         if isinstance(row, Ended):

@@ -1,12 +1,11 @@
-"""The driver's side of the lanes: it owns them, each in a long-lived `TorchTrainer.fit()` in a
-thread of its own.
+"""The driver's side of the lanes, each in a long-lived `TorchTrainer.fit()` in its own thread.
 
-Owned by the driver and not by Tune's actors, a lane outlives whatever happens to those, and Tune's
-trials stay thin.
+The driver and not Tune's actors own the lanes, so a lane outlives whatever happens to those, and
+Tune's trials stay thin.
 
 One more thread, the watcher, looks at the cluster every `LOOK_S`. It starts lanes where there is
-room: a lane without room is no process and no thread. It takes lanes off nodes that are about to
-leave, and ends those that hang. What is to be done is decided in `lane_watcher`; here it is done.
+room (a lane without room is neither process nor thread), moves lanes off nodes that are about to
+leave, and ends those that hang. `lane_watcher` decides; this module acts.
 """
 
 import contextlib
@@ -46,26 +45,26 @@ from ray_unlearn.spec.operations import Operations
 from ray_unlearn.store.live import LANE_FIELDS
 
 PATIENCE_S = 10.0
-"""How long the end of a study waits for running lanes to leave by themselves."""
+"""Seconds that the end of a study waits for running lanes to leave by themselves."""
 
 END_S = 60.0
-"""How long it waits for the others, which are being ended."""
+"""Seconds that it waits for the others, which are being ended."""
 
 STATE_S = 10.0
-"""Who watches waits so long for the hub."""
+"""Seconds that `Fleet.state` waits for the hub."""
 
 Say = Callable[[str], None]
 
 
 class Fleet:
-    """A context manager: inside it the study's lanes run.
+    """A context manager in which the study's lanes run.
 
     Args:
         operations: number of lanes, workers, resources, retries.
-        open_workspace: what a lane runs; pickled to the workers.
-        trials: how many there are to run: there are never more lanes.
+        open_workspace: opens a lane's workspace; pickled to the workers.
+        trials: number of trials to run; there are never more lanes.
         worker_gib: memory that a worker takes on its host, for `lanes: auto`; None: not known.
-        say: told why a lane waits.
+        say: called with the reason why a lane waits.
 
     Raises:
         LaneError: Ray's workers cannot import this package.
@@ -88,7 +87,7 @@ class Fleet:
         )
         self.name = f"ray-unlearn-hub-{REAL.unique_name()}"
         self._threads: dict[int, threading.Thread] = {}
-        """They run the lanes that are launched."""
+        """Threads of the launched lanes, by lane."""
         self._controllers: dict[int, Any] = {}
         self._watcher = threading.Thread(target=self._watch, name="lanes", daemon=True)
         self._over = threading.Event()
@@ -98,17 +97,17 @@ class Fleet:
 
     @property
     def scratch(self) -> str:
-        """Folder for what Tune and Train insist on writing; gone afterwards."""
+        """Folder for what Tune and Train insist on writing; removed afterwards."""
         return self._scratch.name
 
     @property
     def most(self) -> int:
-        """Lanes that there may ever be."""
+        """Most lanes that there may ever be."""
         return self._pool.most
 
     @property
     def room(self) -> int:
-        """Lanes that run or start: so many trials are worth asking for, at least one."""
+        """Number of lanes that run or start, at least 1: as many trials are worth asking for."""
         return self._pool.room
 
     def __enter__(self) -> Self:
@@ -132,11 +131,10 @@ class Fleet:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End the lanes, and leave no thread behind: one that is inside Ray when Ray is shut down
-        takes the process with it.
+        """End the lanes and their threads.
 
-        A running lane may leave by itself, for a moment. One that waits, starts, or is in the
-        middle of a long step is ended.
+        A thread that is inside Ray when Ray is shut down would end the process. A running lane has
+        a moment to leave by itself; one that waits, starts, or is in a long step is ended.
         """
         try:
             self._over.set()
@@ -151,9 +149,9 @@ class Fleet:
             self._scratch.cleanup()
 
     def state(self) -> dict[str, Any]:
-        """For those who watch: `lanes`, each with `live.LANE_FIELDS` and `tokens`, and `queued`.
+        """`lanes`, each with `live.LANE_FIELDS` and `tokens`, and `queued`, for observers.
 
-        What it was at last once the lanes have ended. May be called from any thread.
+        Once the lanes have ended it is the last state. Any thread may call it.
 
         Raises:
             HubDied: the hub does not answer.
@@ -200,7 +198,7 @@ class Fleet:
         thread.start()
 
     def end(self, lane: int) -> None:
-        """See `LaneHands`: workers die with their controller."""
+        """See `LaneHands`; workers die with their controller."""
         controller = self._controllers.get(lane)
         if controller is not None:
             ray.kill(controller)
@@ -208,13 +206,13 @@ class Fleet:
     def kill(self, worker: Worker) -> None:
         """See `LaneHands`."""
         ray.kill(worker.actor)
-        # a process that is stopped does not hear Ray
+        # a stopped process does not react to Ray
         if worker.node == ray.get_runtime_context().get_node_id():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)
 
     def _end_lanes(self, patience_s: float) -> None:
-        """All threads have ended when this returns."""
+        """End all lanes and wait for their threads, at most `END_S` longer than `patience_s`."""
         up = set()
         with contextlib.suppress(HubDied):
             up = {lane.index for lane in self.hub.ask(Hub.state).lanes if lane.up}
@@ -234,17 +232,18 @@ class Fleet:
     # -- one lane ----------------------------------------------------------------------------------
 
     def _run_lane(self, launch: Launch) -> None:
-        """Run the lane where there is room for it until it ends; then the watcher may give it
-        another place."""
+        """Run the lane until it ends; then the watcher may give it another place."""
         fault = self._fit(launch)
-        with contextlib.suppress(HubDied, ray.exceptions.RayError):  # and the study with it
+        with contextlib.suppress(HubDied, ray.exceptions.RayError):  # then the study is over too
             self._free(launch.lane)
             self.hub.ask(Hub.left, launch, fault)
         self._pool.left(launch.lane)
 
     def _free(self, lane: int) -> None:
-        """What a controller holds is freed by itself only if it ends in peace, else by Ray with
-        the job."""
+        """Free what a lane's controller holds.
+
+        A controller frees it only if it ends normally; otherwise Ray would do so with the job.
+        """
         for worker in self.hub.ask(Hub.workers, lane):
             if worker.group is not None:
                 ray.util.remove_placement_group(worker.group)
@@ -253,10 +252,10 @@ class Fleet:
             remove_groups_of(controller._actor_id.hex())
 
     def _fit(self, launch: Launch) -> Fault:
-        """Run the lane until it ends: why it did."""
+        """Run the lane until it ends, and return why it did."""
         try:
             self._trainer(launch).fit()
-        except Exception as error:  # whatever ends a lane is for the hub to judge
+        except Exception as error:  # the hub judges whatever ends a lane
             return Fault(str(error).strip() or type(error).__name__, out_of_memory(error))
         return Fault("its training function returned")
 
@@ -271,7 +270,7 @@ class Fleet:
         return Trainer(
             lane_loop,
             train_loop_config={"lane": config},
-            # gloo beside NCCL: what ranks tell each other about trials must not wait for a device
+            # gloo beside NCCL: messages between ranks about trials must not wait for a device
             torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
             scaling_config=ray.train.ScalingConfig(
                 num_workers=operations.workers_per_lane, use_gpu=gpu, resources_per_worker=resources

@@ -1,4 +1,7 @@
-"""Which lanes there are, start, wait, move and are hung: decided from numbers, done in `lanes`."""
+"""Decisions about lanes, from numbers: which exist, start, wait, move or are hung.
+
+`lane_watcher` and `lane_fleet` carry them out.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,42 +12,43 @@ from ray_unlearn.execution.placement import Cluster, Shape, why_waiting
 from ray_unlearn.spec.operations import Operations
 
 EXPLAIN_S = 60.0
-"""A lane that has waited for so long says why."""
+"""Seconds of waiting after which a lane reports why it waits."""
 
 STARTS_S = 60.0
-"""A lane that has been given a place is up within so long; if not, and there is no room, somebody
-else has its place."""
+"""Seconds in which a lane that has a place is up.
+
+If it is not, and there is no room, something else has its place.
+"""
 
 AHEAD = 8
-"""Lanes that ask an autoscaler for room at a time: each is a process on this node while it
-waits."""
+"""Lanes that ask an autoscaler for room at a time; each is a process here while it waits."""
 
 MARGIN_S = 3.0
-"""A lane is off its node so long before the node goes, come what may."""
+"""Seconds before its node leaves at which a lane is off it in any case."""
 
 
 @dataclass
 class PoolLane:
-    """What the driver knows of a lane; the hub knows the rest."""
+    """The driver's knowledge of a lane; the hub has the rest."""
 
     waits_since: float
-    """Since when it is not up."""
+    """Time since which it is not up."""
     launched: bool = False
-    """It runs or starts; if not, it waits for room and is neither thread nor process."""
+    """Whether it runs or starts; if not, it waits for room and is neither thread nor process."""
     launches: int = 0
     said: set[str] = field(default_factory=set)
-    """Kinds of reasons it has given for waiting."""
+    """Kinds of reasons for waiting that it has reported."""
     retired: bool = False
     leaves_by: float | None = None
-    """When it will be taken off its node."""
+    """Time at which it will be taken off its node."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """What lanes without a place wait for."""
+    """The reasons why lanes without a place wait."""
 
     changed: dict[int, str]
-    """Texts by lane, of those whose text is new; empty: it has a place."""
+    """New texts by lane; an empty text: the lane has a place."""
     said: list[str]
     """Lines for the operator."""
 
@@ -59,12 +63,12 @@ class Move:
 
 
 class LanePool:
-    """See the module.
+    """The driver's lanes; see the module.
 
     Args:
         operations: number of lanes, time-outs.
-        trials: how many there are to run: there are never more lanes.
-        shape: what one lane takes.
+        trials: number of trials to run; there are never more lanes.
+        shape: resources of one lane.
         environment: the clock.
     """
 
@@ -76,21 +80,24 @@ class LanePool:
         self._environment = environment
         self.lanes: list[PoolLane] = []
         self.most = operations.most_lanes(trials)
-        """Lanes that there may ever be."""
+        """Most lanes that there may ever be."""
 
     @property
     def room(self) -> int:
-        """Lanes that run or start: so many trials are worth asking for, at least one."""
+        """Number of lanes that run or start, at least 1: as many trials are worth asking for."""
         return max(1, sum(lane.launched for lane in self.lanes))
 
     @property
     def retired(self) -> list[int]:
-        """Lanes that rest."""
+        """Lanes that are retired because there is no room."""
         return [index for index, lane in enumerate(self.lanes) if lane.retired]
 
     def resize(self, cluster: Cluster) -> bool:
-        """With `lanes: auto` there are as many as the cluster can hold; those that wait beyond that
-        number rest. Returns whether anything has changed."""
+        """Adjust the number of lanes to the cluster, and return whether anything has changed.
+
+        With `lanes: auto` there are as many as the cluster can hold; lanes that wait beyond that
+        number are retired.
+        """
         wanted = self.most
         if self._operations.lanes == "auto":
             wanted = max(1, min(wanted, cluster.lanes_at_most(self._shape)))
@@ -98,23 +105,24 @@ class LanePool:
         now = self._environment.monotonic()
         self.lanes += [PoolLane(now) for _ in range(wanted - len(self.lanes))]
         spare = len(self.lanes) - wanted
-        for lane in reversed(self.lanes):  # one that is launched has a place, and keeps it
+        for lane in reversed(self.lanes):  # a launched lane has a place and keeps it
             lane.retired = not lane.launched and spare > 0
             spare -= lane.retired
         return before != (len(self.lanes), self.retired)
 
     def seen(self, state: HubState) -> None:
-        """Lanes that are up do not wait."""
+        """Note which lanes are up, so that they do not wait."""
         for lane, told in zip(self.lanes, state.lanes, strict=True):
             if told.up:
                 lane.waits_since = self._environment.monotonic()
                 lane.said.clear()
 
     def launch(self, cluster: Cluster, state: HubState) -> list[Launch]:
-        """Lanes to be started now: as many as have room, and as many as an autoscaler may make
-        room for (it starts nodes only for what asks for them).
+        """Lanes to start now.
 
-        A lane that is starting may not hold its place yet; its place is not given twice.
+        They are as many as have room, and as many as an autoscaler may make room for (it starts
+        nodes only on request). A starting lane may not hold its place yet, but its place is not
+        given twice.
         """
         starting = sum(
             lane.launched and not told.up
@@ -134,13 +142,15 @@ class LanePool:
         return Launch(index, lane.launches)
 
     def left(self, index: int) -> None:
-        """A launch has ended: the lane may be given another place."""
+        """Note that a launch has ended, so that the lane may get another place."""
         lane = self.lanes[index]
         lane.waits_since, lane.launched = self._environment.monotonic(), False
 
     def waiting(self, cluster: Cluster, state: HubState) -> Waiting:
-        """What lanes without a place wait for; those that have waited long say it, each kind of
-        reason once."""
+        """The reasons why lanes without a place wait.
+
+        Lanes that have waited for long report it, each kind of reason once.
+        """
         no_room = cluster.lanes_free(self._shape) == 0
         changed, said = {}, []
         for told, lane in zip(state.lanes, self.lanes, strict=True):
@@ -156,7 +166,7 @@ class LanePool:
         return Waiting(changed, said)
 
     def _is_starting(self, lane: PoolLane) -> bool:
-        """It has been given a place, and may need some seconds to take it."""
+        """Whether the lane has a place but may need some seconds to take it."""
         return lane.launched and self._waited_s(lane) < STARTS_S
 
     def _waited_s(self, lane: PoolLane) -> float:
@@ -168,9 +178,9 @@ class LanePool:
         """Lanes on nodes that are about to leave.
 
         Args:
-            state: of the hub.
+            state: the hub's state.
             leaving: ids of those nodes, with the time (Unix) if it is known.
-            names: of nodes, by id.
+            names: names of nodes, by id.
         """
         moves = []
         for told, lane in zip(state.lanes, self.lanes, strict=True):
@@ -191,8 +201,7 @@ class LanePool:
         return min(self._operations.grace_s if end is None else end - now for end in ends)
 
     def silent(self, state: HubState, limit_s: float | None) -> list[LaneState]:
-        """Lanes that have given no sign of life for so long: Ray Train does not notice a hung
-        training thread."""
+        """Lanes without a sign of life for `limit_s`; Ray Train does not notice a hung thread."""
         if limit_s is None:
             return []
         return [lane for lane in state.lanes if lane.pids and lane.silent_s >= limit_s]

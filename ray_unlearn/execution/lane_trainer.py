@@ -1,5 +1,4 @@
-"""How Ray Train runs a lane: its training function, a trainer with fewer helpers, and callbacks
-that report to the hub."""
+"""A lane as a Ray Train run: its training function, its trainer, and callbacks to the hub."""
 
 import os
 from dataclasses import dataclass
@@ -20,18 +19,18 @@ from ray_unlearn.execution.trial_errors import lost_peer
 from ray_unlearn.unlearn.comm import Comm
 
 ANSWER_S = 30.0
-"""A controller waits so long for the hub; then it takes the study for over."""
+"""Seconds that a controller waits for the hub before it takes the study for over."""
 
 try:
     from ray.train.v2._internal.execution.callback import ControllerCallback
-# private: without it a lane that waits inside Ray when the study ends cannot be ended
+# Private: without it, a lane that waits inside Ray when the study ends cannot be ended.
 except ImportError:
     ControllerCallback = ray.train.UserCallback
 
 
 @dataclass(frozen=True)
 class LaneConfig:
-    """What every worker of a lane gets."""
+    """The settings of every worker of a lane."""
 
     launch: Launch
     hub: str
@@ -58,14 +57,14 @@ def lane_loop(settings: dict[str, Any]) -> None:
 
 
 class Introduce(ControllerCallback):  # type: ignore[misc]
-    """Tells the hub of Ray Train's controller, so that it can be ended wherever it waits."""
+    """A callback that registers Ray Train's controller, so that it can be ended while it waits."""
 
     def __init__(self, hub: str, launch: Launch) -> None:
         self._hub = hub
         self._launch = launch
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        """Called in its process, before anything else."""
+        """Register the controller; called in its process, before anything else."""
         controller = ray.get_runtime_context().current_actor
         try:
             hub = RayHub.named(self._hub, ANSWER_S)
@@ -77,21 +76,23 @@ class Introduce(ControllerCallback):  # type: ignore[misc]
 
 
 class TellHub(ray.train.UserCallback):  # type: ignore[misc]
-    """Tells the hub of a dead worker at once, so that its trial goes to another lane without
-    waiting for the restart."""
+    """A callback that reports a dead worker to the hub at once.
+
+    The worker's trial then goes to another lane without waiting for the restart.
+    """
 
     def __init__(self, hub: str, launch: Launch) -> None:
         self._hub = hub
         self._launch = launch
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called in Ray Train's controller process."""
+        """Report the fault; called in Ray Train's controller process."""
         fault = fault_of(worker_exceptions)
         try:
             restart = RayHub.named(self._hub, ANSWER_S).ask(Hub.down, self._launch, fault)
-        except HubDied:  # and the study with it
+        except HubDied:  # then the study is over too
             restart = False
-        if not restart:  # else Ray Train would wait for room for ever
+        if not restart:  # otherwise Ray Train would wait for room for ever
             gone = f"its node may be gone: {fault.reason}" if fault.node else "the study is over"
             raise RuntimeError(gone)
 
@@ -99,7 +100,7 @@ class TellHub(ray.train.UserCallback):  # type: ignore[misc]
 def fault_of(worker_exceptions: dict[int, Exception]) -> Fault:
     """Why a worker group failed, by the exceptions of its ranks.
 
-    One rank dies by itself or with its node, the others because they miss it.
+    One rank dies by itself or with its node; the others fail because they miss it.
     """
     rank, error = min(worker_exceptions.items(), key=lambda one: (lost_peer(one[1]), one[0]))
     causes = [one for one in worker_exceptions.values() if not lost_peer(one)] or [error]
@@ -108,10 +109,10 @@ def fault_of(worker_exceptions: dict[int, Exception]) -> Fault:
 
 
 class Trainer(TorchTrainer):  # type: ignore[misc]
-    """Without two of Ray Train's helpers, an actor each: they cost 240 MB and seconds per lane.
+    """A trainer without two of Ray Train's helper actors, which cost 240 MB and seconds per lane.
 
     The placement-group cleaner would outlive a killed driver, and the data-set manager has no data
-    sets to manage. The hook is private: where it is missing, lanes only cost more.
+    sets to manage. The hook is private: without it, lanes only cost more.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -124,5 +125,5 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether Ray's memory monitor killed the process (the kernel's own killer leaves no word)."""
+    """Whether Ray's memory monitor killed the process; the kernel's own killer is not seen."""
     return isinstance(error, ray.exceptions.OutOfMemoryError) or "OutOfMemoryError" in str(error)

@@ -1,4 +1,4 @@
-"""Looks at cluster and lanes, and does what follows: starts lanes, moves them, ends hung ones."""
+"""The watcher of cluster and lanes, which starts lanes, moves them, and ends hung ones."""
 
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -10,11 +10,11 @@ from ray_unlearn.execution.messages import HubState, Launch, Worker
 from ray_unlearn.execution.placement import Cluster
 
 LOOK_S = 1.0
-"""Time between two looks."""
+"""Seconds between two looks."""
 
 
 class LaneHands(Protocol):
-    """What is done to lanes, by Ray or by a test's cluster."""
+    """Actions on lanes, by Ray or by a test's cluster."""
 
     def start(self, launch: Launch) -> None:
         """Start a lane; returns at once."""
@@ -27,14 +27,14 @@ class LaneHands(Protocol):
 
 
 class LaneWatcher:
-    """See the module. `lane_pool` decides; this carries it out.
+    """Carries out what `lane_pool` decides; see the module.
 
     Args:
         pool: the lanes.
-        hub: what they are doing.
-        hands: what can be done to them.
-        stall_timeout_s: how long a lane may give no sign of life; None: for ever.
-        say: told why a lane waits.
+        hub: the state of the lanes.
+        hands: actions on the lanes.
+        stall_timeout_s: seconds that a lane may give no sign of life; None: for ever.
+        say: called with the reason why a lane waits.
     """
 
     def __init__(
@@ -51,18 +51,18 @@ class LaneWatcher:
         self._stall_timeout_s = stall_timeout_s
         self._say = say
         self.node_names: dict[str, str] = {}
-        """By id, of all nodes ever seen."""
+        """Names of all nodes ever seen, by id."""
 
     def look(self, cluster: Cluster, leaving: Mapping[str, float | None], over: bool) -> None:
         """Look once.
 
         Args:
-            cluster: as it is now.
+            cluster: the cluster now.
             leaving: ids of nodes that will be taken away, with the time (Unix) if it is known.
             over: no more lanes are to be started.
 
         Raises:
-            HubDied: and the study with it.
+            HubDied: the hub does not answer, so the study is over.
         """
         pool, hub = self._pool, self._hub
         self.node_names |= {node.id: node.name for node in cluster.nodes}

@@ -1,4 +1,4 @@
-"""What a lane of a real study keeps warm: a `Workspace` with model and data on its device."""
+"""The workspace of a real study's lane: a `Workspace` with model and data on its device."""
 
 import tempfile
 from collections.abc import Callable
@@ -29,15 +29,17 @@ from ray_unlearn.unlearn.weight_sharing import SharedModel
 from ray_unlearn.unlearn.workspace import Workspace
 
 LARGEST_SHARE = 0.3
-"""Of a node's object store that weights may take; beyond, data and hidden states would be pushed
-out to disk."""
+"""Largest fraction of a node's object store for weights.
+
+With more, data and hidden states would be pushed out to disk.
+"""
 
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """Opens the workspace on a lane's worker.
+    """A call that opens the workspace on a lane's worker.
 
-    Data and weights are in the object store: one copy per node, read by all its lanes.
+    Data and weights are in the object store: one copy per node, which all its lanes read.
     """
 
     spec: StudySpec
@@ -45,16 +47,14 @@ class OpenStudy:
     model: ray.ObjectRef | None = None
     """The vanilla model's weights, a `SharedModel`; None: each worker loads them."""
     storage: Storage | None = None
-    """Of the study, for checkpoints and kept weights; None keeps none."""
+    """The study's storage, for checkpoints and best weights; None: neither is written."""
     header: str = ""
-    """Digest of the ledger's header: a node that has another folder of that name does not write
-    into it."""
+    """Digest of the ledger's header; a node with another study's folder does not write into it."""
     session: int = 0
-    """The ledger's fencing token: checkpoints of an earlier run's attempts cannot replace those of
-    this one."""
+    """The ledger's fence, so that an earlier run's checkpoints cannot replace those of this one."""
 
     def __call__(self, comm: Comm) -> LaneWorkspace:
-        """Load model and data; tens of milliseconds to minutes, once per start of a lane."""
+        """Load model and data, once per start of a lane; takes tens of milliseconds to minutes."""
         device = (
             str(ray.train.torch.get_device()) if self.spec.operations.gpus_per_worker else "cpu"
         )
@@ -67,8 +67,10 @@ class OpenStudy:
         return StudyWorkspace(self.spec, workspace, self._reachable(comm), self.session)
 
     def _reachable(self, comm: Comm) -> Storage | None:
-        """The study's storage, if every worker of the lane sees it (one machine, a shared file
-        system, an object store)."""
+        """The study's storage, if every worker of the lane can reach it.
+
+        They can on one machine, a shared file system or an object store.
+        """
         seen = (
             self.storage is not None
             and bool(self.header)
@@ -79,8 +81,11 @@ class OpenStudy:
 
 
 def shared_model(spec: StudySpec) -> ray.ObjectRef | None:
-    """The vanilla weights in the object store, for lanes that read them there; None where that
-    saves nothing (one process, or weights that go to a device), or where they would fill it."""
+    """The vanilla weights in the object store, for lanes that read them there.
+
+    None if that saves nothing (one process, or weights that go to a device), or if they would fill
+    the store.
+    """
     operations = spec.operations
     if operations.gpus_per_worker or (operations.lanes, operations.workers_per_lane) == (1, 1):
         return None
@@ -92,7 +97,7 @@ def shared_model(spec: StudySpec) -> ray.ObjectRef | None:
 
 
 class StudyWorkspace:
-    """See `LaneWorkspace`."""
+    """The `LaneWorkspace` of a real study."""
 
     def __init__(
         self, spec: StudySpec, workspace: Workspace, storage: Storage | None, session: int
@@ -106,8 +111,7 @@ class StudyWorkspace:
         )
 
     def _path(self, name: str) -> Path:
-        """Where this machine writes a file of the study before it is in the study's storage, or at
-        once."""
+        """Where this machine writes a file of the study, in its storage or to be copied there."""
         if isinstance(self._storage, FolderStorage):
             return self._storage.path(name)
         return Path(self._scratch.name) / name
@@ -176,14 +180,14 @@ class StudyWorkspace:
 
 
 class _Shelf:
-    """A trial's checkpoints in the study's storage. Each file is kept there as it is named here."""
+    """A trial's checkpoints in the study's storage, each under its local name."""
 
     def __init__(self, storage: Storage, number: int) -> None:
         self._storage = storage
         self._under = checkpoint_file(number).rpartition("/")[0]
 
     def fetch(self, folder: Path, wanted: Callable[[str], bool]) -> None:
-        for path in folder.iterdir():  # of an earlier attempt here
+        for path in folder.iterdir():  # files of an earlier attempt on this machine
             path.unlink()
         for file in self._storage.files(self._under):
             path = folder / file.name.rpartition("/")[2]

@@ -1,15 +1,15 @@
-"""What hub, lanes, Tune's side and recorder say to each other: frozen and typed.
+"""Messages between hub, lanes, Tune's side and recorder, frozen and typed.
 
-Messages are late, and answers may find a sender that is gone. So whatever changes state says what
-it assumes, and the receiver compares that with what is:
+Messages arrive late, and the sender of a question may be gone when its answer comes. So each
+message that changes state names what it assumes, and the receiver compares that with its own state:
 
-    Launch       the n-th time that the driver started this lane: words of an earlier one are void
-    LaneStart    the n-th worker group of a lane: what a replaced group still says is void
-    attempt      the n-th run of a trial: words about an earlier one's rows are void
-    key          the row that a word is about: its update and strength
+    Launch       the n-th time that the driver started this lane: earlier messages are void
+    LaneStart    the n-th worker group of a lane: messages of a replaced group are void
+    attempt      the n-th run of a trial: messages about an earlier one's rows are void
+    key          the row that a message is about: its update and strength
     request      the n-th request for a checkpoint: an older checkpoint does not answer it
 
-The hub lives in a process that starts in a second, so neither torch nor pydantic is imported here.
+The hub's process has to start in a second, so neither torch nor pydantic is imported here.
 """
 
 import enum
@@ -29,16 +29,16 @@ NodeFate = Literal["", "preempted", "node", "unknown"]
 
 
 class Answer(enum.Enum):
-    """What the hub answers a lane that asked for a job or for the verdict on a row."""
+    """The hub's answer to a lane that asked for a job or for the verdict on a row."""
 
     GO = "go"
     GO_AND_SAVE = "go and save"
-    """The row is the best so far: save its weights, then go on."""
+    """The row is the best so far: save its weights and go on."""
     STOP = "stop"
     WAIT = "wait"
-    """Nothing yet: ask again."""
+    """There is no answer yet: ask again."""
     QUIT = "quit"
-    """The study is over, or another worker group has taken this one's place."""
+    """The study is over, or another worker group has replaced this one."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class RunTrial:
     config: Mapping[str, Any]
     """Content of its `TrialConfig`."""
     known: tuple[KnownRow, ...] = ()
-    """Rows that are recorded: an earlier attempt gave them."""
+    """Rows that an earlier attempt has recorded."""
     target: ForgetTarget | None = None
-    """What some trained states are calibrated to; None: none is."""
+    """The target that some trained states are calibrated to; None: no state is."""
 
 
 Order = Prepare | RunTrial
@@ -79,7 +79,7 @@ Order = Prepare | RunTrial
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job as a lane gets it."""
+    """A job as a lane receives it."""
 
     number: int
     attempt: int
@@ -89,14 +89,14 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the first job computed."""
+    """The result of the first job."""
 
     rows: Mapping[str, Row]
     """Baseline rows by name."""
     shared: Any = None
-    """For the other lanes; stays in the hub."""
+    """Quantities for the other lanes, which stay in the hub."""
     notes: tuple[str, ...] = ()
-    """For the record: what readers of the results should know of how they came about."""
+    """Notes for the record on how the results were made."""
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,13 @@ class Delivery:
 
     item: Item
     sequence: int
-    """1 for the job's first item. Asking for the next one says that this one is dealt with."""
+    """1 for the job's first item; asking for the next one means that this one is dealt with."""
     attempt: int
     lane: int | None = None
     notes: tuple[str, ...] = ()
-    """For the operator, from anywhere in the study."""
+    """Notes for the operator, from anywhere in the study."""
     weights: BestWeights | None = None
-    """The trial's weights that were saved last, until a delivery with them is dealt with."""
+    """The trial's last saved weights, until a delivery with them is dealt with."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class LaneStart:
 
 @dataclass(frozen=True)
 class Worker:
-    """One process of a lane, and what is needed to end it and to free what it held."""
+    """One process of a lane, with the handles to end it and to free its resources."""
 
     pid: int
     node: str = ""
@@ -200,11 +200,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a worker group is no more."""
+    """The reason why a worker group is gone."""
 
     reason: str
     no_memory: bool = False
-    """Ray ended it because memory ran out."""
+    """Whether Ray ended it because memory ran out."""
     node: NodeFate = ""
 
 
@@ -214,23 +214,23 @@ class LaneState:
 
     index: int
     state: str
-    """One word for people: see `live.LANE_STATES`."""
+    """State in one word, for people: see `live.LANE_STATES`."""
     start: LaneStart
     pids: tuple[int, ...]
-    """Processes of the last start; empty once it is known to be down."""
+    """Processes of the last start; empty once the lane is known to be down."""
     nodes: tuple[str, ...]
     """Ids of the nodes that it runs on."""
     up: bool
-    """A worker group runs."""
+    """Whether a worker group runs."""
     ready: bool
-    """It holds model and data."""
+    """Whether it holds model and data."""
     job: int | None
     leaving: str
     """Why it is about to leave its node."""
     retired: bool
     waiting_for: str
     silent_s: float
-    """Since its last sign of life."""
+    """Seconds since its last sign of life."""
     restarts: int
     tokens: int
     """LM tokens in the rows this lane has reported."""
@@ -240,7 +240,7 @@ class LaneState:
 
     @property
     def up_s(self) -> float:
-        """Seconds in which it could work."""
+        """Seconds in which it could run trials."""
         return self.busy_s + self.verdict_s + self.idle_s
 
 
@@ -252,7 +252,7 @@ class HubState:
     queued: tuple[int, ...]
     """Jobs that wait for a lane."""
     attempts: Mapping[int, int]
-    """Of each job."""
+    """Present attempt of each job."""
     over: bool
     unsettled: int
-    """Faults of which it is not yet known whether a node died."""
+    """Number of faults for which it is not yet known whether a node died."""

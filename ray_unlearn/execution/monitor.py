@@ -1,9 +1,8 @@
-"""What outsiders see of a running study: `live.json`, `metrics.prom`, a journal that follows. One
-thread of the driver writes them.
+"""Observation of a running study from outside: `live.json`, `metrics.prom` and an Optuna journal.
 
-The study tells the observation what happens (it is an `Observer`), and never waits for it. Whatever
-goes wrong here, a full disk or a taken port, is said once, stands in `live.json`, and costs nothing
-else.
+One thread of the driver writes them. The study reports events to the observation (an `Observer`)
+and never waits for it. Whatever goes wrong here, such as a full disk or a taken port, is reported
+once and in `live.json`, and has no other effect.
 """
 
 import contextlib
@@ -35,14 +34,16 @@ from ray_unlearn.store.status import Tally
 METRICS_FILE = "metrics.prom"
 
 TICK_S = 5.0
-"""How often what has changed is written."""
+"""Seconds between two looks, after which changes are written."""
 HEARTBEAT_S = 15.0
-"""How often `live.json` is written at least. Well below `live.SILENT_S`; a remote study uploads it
-each time."""
+"""Longest time in seconds between two writes of `live.json`.
+
+It is well below `live.SILENT_S`; a remote study uploads the file each time.
+"""
 RATE_S = 600.0
-"""Rates are over so long: rows come in bursts."""
+"""Seconds over which rates are taken, because rows come in bursts."""
 LEAVE_S = 10.0
-"""How long the end of a study waits for the thread, which a file system that hangs may hold."""
+"""Seconds that the end of a study waits for the thread, which a hung file system may hold."""
 
 SECONDS = ("busy_s", "verdict_s", "idle_s", "up_s")
 
@@ -53,14 +54,14 @@ LaneStates = Callable[[], dict[str, Any]]
 
 
 class Observation:
-    """An observer and a context manager.
+    """An observer and context manager that writes the files of the module.
 
     Args:
-        spec: of the study.
-        ledger: its record so far, where it lies, and whether the study is still ours.
+        spec: the study's spec.
+        ledger: its record so far, its folder, and whether this process still holds the study.
         total: trials of the whole study.
-        say: told of what cannot be observed.
-        environment: its clocks and threads.
+        say: called with what cannot be observed.
+        environment: clocks and threads.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Observation:
         self._server: Any = None
 
     def lanes(self, states: LaneStates) -> None:
-        """From now on there are lanes to look at; it is called from another thread."""
+        """Set the function that reports the lanes, which is called from another thread."""
         self._states = states
 
     def __enter__(self) -> Self:
@@ -117,21 +118,21 @@ class Observation:
             self._server.server_close()
 
     def on_trial(self, trial: Trial) -> None:
-        """A trial was handed out."""
+        """Count a trial that was handed out."""
         self._counts.began(trial)
 
     def on_row(self, trial: Trial, row: Row) -> None:
-        """A trial has a new evaluation row."""
+        """Count a trial's new evaluation row."""
         self._counts.row(trial, row)
 
     def on_outcome(self, trial: Trial) -> None:
-        """A trial has ended."""
+        """Count a trial that has ended."""
         self._counts.ended(trial)
 
     def _run(self) -> None:
         while not self._over.wait(TICK_S):
             self._tick(running=True)
-        self._states = lambda: self._state  # the lanes are gone: what they were last is kept
+        self._states = lambda: self._state  # the lanes are gone: their last state stays
         self._tick(running=False)
 
     def _tick(self, running: bool) -> None:
@@ -139,7 +140,7 @@ class Observation:
             self._state = self._states()
         with self._guarded(LIVE_FILE):
             if not self._ledger.held:
-                return  # another process runs the study by now, and the files are that one's
+                return  # another process runs the study by now and writes the files
             events = read_acknowledged(self._ledger.folder) + 1
             problems = [text for what, text in self._problems.items() if what != LIVE_FILE]
             self._latest = self._counts.live(running, self._state, events, problems)
@@ -171,7 +172,7 @@ class Observation:
 
     @contextlib.contextmanager
     def _guarded(self, what: str) -> Iterator[None]:
-        """What cannot be observed is said once, and tried again at the next tick."""
+        """A context in which an error is reported once; the next tick tries again."""
         try:
             yield
         except Exception as error:  # watching a study must not end it
@@ -185,14 +186,15 @@ class Observation:
 
 
 class Counts:
-    """All that is counted, from the record as a run finds it and from what it is told. Told in one
-    thread, asked in another.
+    """All counts of a study, from the record at the start of a run and from its events.
+
+    One thread reports events, another one reads the counts.
 
     Args:
         spec: for the rule that ranks trials.
-        record: trials that were there before.
+        record: the trials before this run.
         total: trials of the whole study.
-        environment: its clocks, this host and process.
+        environment: clocks, host and process.
     """
 
     def __init__(
@@ -211,7 +213,7 @@ class Counts:
         self._running: set[int] = set()
         self._changed: dict[int, tuple[Trial, bool]] = {}
         self._last: dict[int, tuple[int, int, int]] = {}
-        """Of each unfinished trial's last row: updates, forget tokens, retain tokens."""
+        """Updates, forget tokens and retain tokens of each unfinished trial's last row."""
         self._rows = self._updates = self._forget = self._retain = 0
         self._new_rows = False
         self._history: deque[tuple[float, int, int]] = deque()
@@ -250,14 +252,16 @@ class Counts:
             self._tally.add(trial)
 
     def changed(self) -> list[tuple[Trial, bool]]:
-        """Trials of which something is new since the last call, and whether they have ended; in the
-        order they were begun."""
+        """Trials that have changed since the last call, and whether they have ended.
+
+        They are in the order in which they changed first.
+        """
         with self._lock:
             changed, self._changed = list(self._changed.values()), {}
         return changed
 
     def live(self, running: bool, state: dict[str, Any], events: int, problems: list[str]) -> Live:
-        """How the study stands now."""
+        """The report on the study now."""
         lanes = [{name: lane.get(name) for name in LANE_FIELDS} for lane in state.get("lanes", ())]
         with self._lock:
             updates_per_s, tokens_per_s = self._rates()
@@ -312,13 +316,13 @@ class Counts:
 
 
 class _Metrics(Collector):
-    """The last look as Prometheus knows metrics."""
+    """The last report as Prometheus metrics."""
 
     def __init__(self, latest: Callable[[], Live | None]) -> None:
         self._latest = latest
 
     def collect(self) -> Iterator[Metric]:
-        """Called at each scrape."""
+        """The metrics of the last report; called at each scrape."""
         live = self._latest()
         if live is not None:
             yield from metrics(live)
@@ -328,8 +332,10 @@ Kind = type[GaugeMetricFamily] | type[CounterMetricFamily]
 
 
 def metrics(live: Live) -> Iterator[Metric]:
-    """The metric families of a study; totals are of the whole study, over all its runs, those of
-    lanes of this run."""
+    """The metric families of a study.
+
+    Totals are of the whole study, over all its runs; those of lanes are of this run.
+    """
 
     def family(kind: Kind, name: str, text: str, *labels: str) -> Any:
         return kind(f"ray_unlearn_{name}", text, labels=["study", *labels])
@@ -414,7 +420,7 @@ def _utilisation(lanes: list[dict[str, Any]]) -> float | None:
 
 
 def _lasting(live: Live) -> Live:
-    """Without what changes by waiting."""
+    """The report without what changes by mere waiting."""
     lanes = [lane | dict.fromkeys(SECONDS) for lane in live.lanes]
     return replace(
         live,

@@ -1,31 +1,32 @@
 """A study's progress in a notebook: one output below the cell, replaced as the study goes on.
 
-rich's own live display needs ipywidgets, and where they are missing it warns at each refresh.
+rich's own live display needs ipywidgets, and warns at each refresh if they are missing.
 """
 
 import io
-import time
 from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console, RenderableType
 
+from ray_unlearn.environment import REAL
+
 WIDTH = 100
 EVERY_S = 0.5
-"""Rows may arrive a hundred times a second; each update is a message to the browser."""
+"""Seconds between two updates: rows may come 100 times a second, and each is a message."""
 PAGE = '<pre style="line-height:normal;font-family:monospace">{code}</pre>'
 
 
 class NotebookDisplay:
-    """Shows what `render` gives; see the module.
+    """A display of what `render` returns; see the module.
 
     Args:
-        render: the present state, for rich.
-        clock: seconds.
+        render: returns the present state, for rich.
+        clock: returns seconds.
     """
 
     def __init__(
-        self, render: Callable[[], RenderableType], clock: Callable[[], float] = time.monotonic
+        self, render: Callable[[], RenderableType], clock: Callable[[], float] = REAL.monotonic
     ) -> None:
         self._render = render
         self._clock = clock
@@ -53,7 +54,7 @@ class NotebookDisplay:
         self._shown = self._clock()
 
     def _bundle(self) -> dict[str, str]:
-        """For browsers, and for programs that read notebooks."""
+        """The output as HTML for browsers and as text for programs that read notebooks."""
         console = Console(
             file=io.StringIO(), record=True, width=WIDTH, force_jupyter=False, force_terminal=True
         )

@@ -1,5 +1,4 @@
-"""A trial of the ledger as Optuna knows trials. One translation, for the samplers and for the
-exported journal."""
+"""A trial of the ledger as an Optuna trial, for the samplers and for the exported journal."""
 
 import math
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from optuna.distributions import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
+from ray_unlearn.environment import REAL
 from ray_unlearn.execution.drawn_points import Point, Sampled
 from ray_unlearn.execution.early_stopping import standing
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
@@ -22,17 +22,17 @@ from ray_unlearn.store.score import OBJECTIVE, PARETO_OBJECTIVES, ScoreRule
 
 
 def objectives(spec: StudySpec) -> tuple[str, ...]:
-    """The columns a search optimises: one, or two for a Pareto front."""
+    """The columns that a search optimises: one, or two for a Pareto front."""
     return PARETO_OBJECTIVES if spec.objective.pareto else (OBJECTIVE,)
 
 
 def directions(spec: StudySpec) -> list[str]:
-    """`minimize` or `maximize` for each objective, as the schema says."""
+    """`minimize` or `maximize` for each objective, as in the schema."""
     return [COLUMNS[name].direction for name in objectives(spec)]
 
 
 def distribution(parameter: Sampled) -> BaseDistribution:
-    """The parameter's range as Optuna writes it."""
+    """The parameter's range as an Optuna distribution."""
     match parameter:
         case FloatRange():
             return FloatDistribution(parameter.low, parameter.high, log=parameter.scale == "log")
@@ -61,7 +61,7 @@ def as_optuna_trial(trial: Trial, rule: ScoreRule, point: Point) -> FrozenTrial:
     spec = rule.spec
     state, row = _state(trial, rule)
     took = timedelta(seconds=_seconds(trial))
-    now = datetime.now()
+    now = datetime.fromtimestamp(REAL.time())  # of this machine's zone, as Optuna's own
     return FrozenTrial(
         number=trial.number,
         trial_id=trial.number,
@@ -85,7 +85,7 @@ def as_optuna_trial(trial: Trial, rule: ScoreRule, point: Point) -> FrozenTrial:
 
 
 def _state(trial: Trial, rule: ScoreRule) -> tuple[TrialState, Row | None]:
-    """Optuna's state of the trial, and for COMPLETE the row that holds its values."""
+    """Optuna's state of the trial and, for COMPLETE, the row with its values."""
     if trial.status is None:
         return TrialState.RUNNING, None
     if trial.status == "failed":
@@ -99,8 +99,10 @@ def _state(trial: Trial, rule: ScoreRule) -> tuple[TrialState, Row | None]:
 
 
 def _compared(trial: Trial, rule: ScoreRule) -> dict[int, float]:
-    """What early stopping compares, by update. Nothing with two objectives: Optuna cannot prune
-    there."""
+    """The scores that early stopping compares, by update.
+
+    Empty with two objectives, where Optuna cannot prune.
+    """
     if rule.spec.objective.pareto:
         return {}
     values = {row["update"]: standing(trial, trial.rows, row["update"], rule) for row in trial.rows}
@@ -108,7 +110,7 @@ def _compared(trial: Trial, rule: ScoreRule) -> dict[int, float]:
 
 
 def _seconds(trial: Trial) -> float:
-    """Time the trial took, for Optuna's timeline: the ledger's rows hold durations, not dates."""
+    """Seconds that the trial took, for Optuna's timeline; the rows have durations, not dates."""
     last = max(trial.rows, key=lambda row: row["update"], default={})
     seconds = last.get("wall_s", 0.0) + last.get("evaluation_wall_s", 0.0)
     return float(seconds) if math.isfinite(seconds) else 0.0

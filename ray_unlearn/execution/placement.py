@@ -1,9 +1,9 @@
-"""How many lanes fit on which nodes, and why none does: numbers in, numbers and sentences out. Ray
-is asked in `elastic`.
+"""How many lanes fit on which nodes, and why none does.
 
-The lanes of a study are all alike, the nodes need not be. Ray packs a lane's workers on one node
-where it can and spreads them where it must, so what counts is how many workers each node holds;
-what is left over on several nodes makes a lane too.
+Numbers go in, numbers and sentences come out; `cluster` asks Ray. The lanes of a study are all
+alike, the nodes need not be. Ray packs a lane's workers on one node where it can and spreads them
+where it must, so what counts is how many workers each node holds; what is left over on several
+nodes makes a lane too.
 """
 
 import math
@@ -13,25 +13,24 @@ from dataclasses import dataclass, field
 from ray_unlearn.spec.operations import Operations
 
 UNLIMITED = 10_000
-"""Lanes that an autoscaler without a limit may be asked for; the number of trials is the limit that
-counts."""
+"""Lanes to ask an autoscaler without a limit for; the number of trials is the real limit."""
 
 _ROUNDING = 1e-6
-"""Of amounts: Ray keeps four decimals."""
+"""Tolerance of amounts, which Ray rounds to four decimals."""
 
 _GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What one lane takes."""
+    """The resources of one lane."""
 
     workers: int
     cpus: float
-    """Per worker, like all below."""
+    """CPUs per worker, as all below."""
     gpus: float = 0.0
     memory_gib: float | None = None
-    """On the host, estimated; None: not known, and not counted."""
+    """Estimated memory on the host; None: not known, and not counted."""
 
     def __str__(self) -> str:
         each = _amounts({"CPU": self.cpus, "GPU": self.gpus})
@@ -45,7 +44,7 @@ class Shape:
 
 
 def shape_of(operations: Operations, worker_gib: float | None = None) -> Shape:
-    """A lane of a study, whose worker takes so much memory on its host (None: not known)."""
+    """The shape of a study's lane, with `worker_gib` of host memory per worker (None: unknown)."""
     return Shape(
         operations.workers_per_lane,
         operations.cpus_per_worker,
@@ -60,12 +59,12 @@ class Node:
 
     name: str
     total: Mapping[str, float]
-    """By Ray's names; `memory` in bytes."""
+    """Resources by Ray's names; `memory` in bytes."""
     free: Mapping[str, float] | None = None
-    """None: as `total`."""
+    """Free resources; None: as `total`."""
     alive: bool = True
     draining: bool = False
-    """It will be taken away: nothing new is put there."""
+    """Whether it will be taken away, so that nothing new is put there."""
     labels: Mapping[str, str] = field(default_factory=dict)
     id: str = ""
     count: int = 1
@@ -76,11 +75,11 @@ class Node:
 
     @property
     def accelerator(self) -> str:
-        """Kind of its GPUs, where Ray knows."""
+        """Kind of its GPUs, if Ray reports it."""
         return self.labels.get("ray.io/accelerator-type", "")
 
     def workers(self, shape: Shape, total: bool = False) -> int:
-        """How many workers of this shape it has room for; `total`: if nothing else ran there."""
+        """Number of workers of this shape that fit; with `total`, if nothing else ran there."""
         if not self.usable:
             return 0
         there = self.total if total or self.free is None else self.free
@@ -91,8 +90,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes as they are, and those that an autoscaler may have in all, whether it has started them
-    or not."""
+    """The present nodes, and all those that an autoscaler may have, started or not."""
 
     nodes: Sequence[Node]
     groups: Sequence[Node] = ()
@@ -103,11 +101,11 @@ class Cluster:
         return bool(self.groups)
 
     def lanes_free(self, shape: Shape) -> int:
-        """Lanes that could start now."""
+        """Number of lanes that could start now."""
         return fits(self.nodes, shape)
 
     def lanes_at_most(self, shape: Shape) -> int:
-        """Lanes it holds when nothing else runs, with all nodes that may be added."""
+        """Number of lanes that fit if nothing else runs, with all nodes that may be added."""
         return max(
             fits(self.nodes, shape, total=True),
             min(UNLIMITED, fits(self.groups, shape, total=True)),
@@ -115,15 +113,17 @@ class Cluster:
 
 
 def fits(nodes: Iterable[Node], shape: Shape, total: bool = False) -> int:
-    """How many lanes have room; `total`: if nothing else ran there."""
+    """Number of lanes that fit; with `total`, if nothing else ran there."""
     return sum(node.workers(shape, total) for node in nodes) // shape.workers
 
 
 def place(
     nodes: Iterable[Node], shape: Shape, lanes: int, total: bool = False
 ) -> list[dict[str, int]]:
-    """Up to so many lanes: for each the workers on each node, by name. First those that one node
-    holds whole."""
+    """Place up to `lanes` lanes; for each, its number of workers by node.
+
+    Lanes that fit on one node come first.
+    """
     room = {node.name: node.workers(shape, total) for node in nodes}
     placed: list[dict[str, int]] = []
     for name, workers in list(room.items()):
@@ -143,8 +143,10 @@ def place(
 
 
 def why_never(cluster: Cluster, shape: Shape) -> str | None:
-    """Why not even one lane fits if nothing else ran there: value, place, remedy. None: one
-    does."""
+    """Why not even one lane fits if nothing else ran, with value, place and remedy.
+
+    None if one does.
+    """
     if cluster.lanes_at_most(shape) >= 1:
         return None
     nodes = [node for node in (*cluster.nodes, *cluster.groups) if node.usable]
@@ -180,18 +182,20 @@ def why_never(cluster: Cluster, shape: Shape) -> str | None:
 
 @dataclass(frozen=True)
 class Placed:
-    """How a study lies on a cluster."""
+    """The placement of a study on a cluster."""
 
     lanes: int
     nodes: dict[str, str]
-    """What each node gets, in words."""
+    """What each node will hold, in words."""
     problems: list[str]
     notes: list[str]
 
 
 def placed(cluster: Cluster, shape: Shape, operations: Operations, trials: int) -> Placed:
-    """The lanes of a study of so many trials on a cluster, if nothing else ran there; other users
-    are in the notes."""
+    """The placement of a study of `trials` trials on a cluster, if nothing else ran there.
+
+    The notes mention what others use now.
+    """
     never = why_never(cluster, shape)
     if never is not None:
         return Placed(1, {}, [never], [])
@@ -217,10 +221,10 @@ def placed(cluster: Cluster, shape: Shape, operations: Operations, trials: int) 
 
 @dataclass(frozen=True)
 class Wait:
-    """Why a lane waits."""
+    """The reason why a lane waits."""
 
     kind: str
-    """Says what kind of reason it is: a lane tells each kind once."""
+    """The kind of reason, each of which a lane reports once."""
     text: str
 
 
@@ -255,7 +259,7 @@ _REMEDIES = {
 
 
 def _times(name: str, there: float, amount: float) -> int:
-    """How often `amount` goes into what is there. A share of a GPU is a share of one device."""
+    """How often `amount` fits into `there`; a fraction of a GPU must be on one device."""
     if name == "GPU" and amount < 1:
         whole, rest = divmod(there + _ROUNDING, 1)
         return int(whole) * math.floor(1 / amount + _ROUNDING) + math.floor(
@@ -295,7 +299,7 @@ def _listed(names: Sequence[str], most: int = 5) -> str:
 def placed_lines(
     nodes: Sequence[Node], placed: Sequence[Mapping[str, int]], shape: Shape
 ) -> Iterator[tuple[str, str]]:
-    """For people: each node that gets workers, and what they take there."""
+    """Each node that will hold workers, and what they take there, for people."""
     for node in nodes:
         whole = sum(lane.get(node.name) == shape.workers for lane in placed)
         parts = sum(lane.get(node.name, 0) for lane in placed) - whole * shape.workers

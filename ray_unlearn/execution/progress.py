@@ -1,4 +1,4 @@
-"""What a study is doing: a live table on a terminal or in a notebook, else a line per trial."""
+"""Progress of a study: a live table on a terminal or in a notebook, otherwise a line per trial."""
 
 import statistics
 from collections import deque
@@ -20,12 +20,11 @@ from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.status import Tally
 
 RECENT = 100
-"""Finished trials by which the time left is estimated: what a searcher tries changes in the course
-of a study."""
+"""Number of last trials for the estimate of the time left, as a search changes what it tries."""
 
 
 class Pace:
-    """How long a trial takes, from those this run has finished, and so how long the rest will."""
+    """The time that trials take, from those that this run has finished, and the time left."""
 
     def __init__(self, environment: Environment = REAL) -> None:
         self._monotonic = environment.monotonic
@@ -33,19 +32,22 @@ class Pace:
         self._seconds: deque[float] = deque(maxlen=RECENT)
 
     def began(self, number: int) -> None:
-        """A trial was handed out."""
+        """Note that a trial was handed out."""
         self._began[number] = self._monotonic()
 
     def ended(self, number: int) -> None:
-        """A trial has ended."""
+        """Note that a trial has ended."""
         began = self._began.pop(number, None)
         if began is not None:
             self._seconds.append(self._monotonic() - began)
 
     def seconds_left(self, unfinished: int, lanes: int) -> float | None:
-        """Until so many trials, those that run among them, are done. The mean of the last ones:
-        pruned trials are short and the others long, and it is their sum that takes time. None
-        before the second: the first one also starts Ray Tune."""
+        """Estimated seconds until `unfinished` trials, running ones included, are done.
+
+        It rests on the mean of the last trials: pruned ones are short and others long, and their
+        sum takes the time. None before the second trial, because the first one also starts Ray
+        Tune.
+        """
         if len(self._seconds) < 2:
             return None
         mean, now = statistics.fmean(self._seconds), self._monotonic()
@@ -54,13 +56,13 @@ class Pace:
 
 
 class Progress:
-    """An observer and a context manager. Knows a study only through the trials it is told of.
+    """An observer and context manager that shows a study by the trials reported to it.
 
     Args:
         spec: for the rule that ranks trials.
-        record: trials that were there before (a resumed study).
+        record: the trials before this run (of a resumed study).
         total: trials of the whole study.
-        console: where to write; default stderr.
+        console: where to write; default: stderr.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class Progress:
         self._console = console or Console(stderr=True)
         self._running: dict[int, Trial] = {}
         self._at_once = 1
-        """Trials that ran when the last one was handed out: lanes come and go."""
+        """Number of trials that ran when the last one was handed out, as lanes come and go."""
         self._pace = Pace()
         self._rule = ScoreRule.of(record, spec)
         self._tally = Tally(self._rule)
@@ -101,18 +103,18 @@ class Progress:
             self._live.stop()
 
     def on_trial(self, trial: Trial) -> None:
-        """A trial was handed out."""
+        """Show a trial that was handed out."""
         self._running[trial.number] = trial
         self._at_once = len(self._running)
         self._pace.began(trial.number)
         self._refresh()
 
     def on_row(self, trial: Trial, row: Row) -> None:
-        """The live table shows the trial's last update."""
+        """Show the trial's last update."""
         self._refresh()
 
     def on_outcome(self, trial: Trial) -> None:
-        """A trial has ended."""
+        """Show a trial that has ended."""
         self._running.pop(trial.number, None)
         self._pace.ended(trial.number)
         self._tally.add(trial)
@@ -122,15 +124,15 @@ class Progress:
 
     @property
     def done(self) -> int:
-        """Trials with an outcome."""
+        """Number of trials with an outcome."""
         return self._tally.finished
 
     def seconds_left(self) -> float | None:
-        """From this session's last trials; see `Pace`."""
+        """Estimated seconds left, from this session's last trials; see `Pace`."""
         return self._pace.seconds_left(self._total - self.done, self._at_once)
 
     def _refresh(self) -> None:
-        """A terminal's table refreshes itself, from a thread of rich."""
+        """Refresh a notebook's table; a terminal's refreshes itself, from a thread of rich."""
         if self._notebook is not None:
             self._notebook.update()
 

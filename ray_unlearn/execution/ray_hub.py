@@ -10,11 +10,11 @@ from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.hub_line import HubDied, HubLine, HubMethod, P, Reply, T, T_co
 
 PING_S = 30.0
-"""A hub that does not answer within this is dead."""
+"""Seconds without an answer after which a hub counts as dead."""
 
 
 class RayReply(Reply[T_co]):
-    """The answer is an object of Ray's."""
+    """A reply that is a Ray object."""
 
     def __init__(self, reference: Any, timeout_s: float | None) -> None:
         self._reference = reference
@@ -33,8 +33,8 @@ class RayHub(HubLine):
     """A line to the hub actor.
 
     Args:
-        actor: its handle.
-        timeout_s: an answer that takes longer never comes; None: as long as it takes.
+        actor: the actor's handle.
+        timeout_s: longest time to wait for an answer; None: as long as it takes.
     """
 
     def __init__(self, actor: Any, timeout_s: float | None = None) -> None:
@@ -95,8 +95,7 @@ class RayHub(HubLine):
 
 
 def summary(error: BaseException) -> str:
-    """Type and last line of an exception from another process: the line that says what went
-    wrong."""
+    """Type and last line, which has the cause, of an exception from another process."""
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1] if lines else ''}".strip(": ")[:300]
 

@@ -1,4 +1,4 @@
-"""Connecting to Ray, quietly, and leaving nothing behind."""
+"""Connection to Ray, without its log lines and with nothing left behind."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
 
 ANSWER_S = 10.0
-"""A cluster's head answers a knock within this."""
+"""Seconds within which a cluster's head accepts a connection."""
 
 _LOUD = {
     "ray": logging.ERROR,
@@ -32,9 +32,9 @@ _LOUD = {
 def connected(address: str | None, operations: Operations) -> Iterator[None]:
     """Ray for the duration of a study.
 
-    Without an address a Ray of our own is started on this machine, and ended with the study: never
-    the one that Ray's current-cluster file happens to name, which may be stale. If this process is
-    connected already, that is used as it is, and left as it was found.
+    Without an address a Ray is started on this machine and ended with the study; the one that Ray's
+    current-cluster file names is never used, because it may be stale. If this process is connected
+    already, that connection is used and left unchanged.
 
     Raises:
         UserError: no connection, or the cluster can never hold one lane.
@@ -48,7 +48,7 @@ def connected(address: str | None, operations: Operations) -> Iterator[None]:
     wanted = lanes * operations.workers_per_lane * operations.cpus_per_worker
     cpus = max(
         os.cpu_count() or 1, math.ceil(wanted)
-    )  # logical: too many lanes are slow here, not impossible
+    )  # logical CPUs: too many lanes are slow here, not impossible
     _init(address, cpus)
     try:
         _silence()
@@ -59,7 +59,7 @@ def connected(address: str | None, operations: Operations) -> Iterator[None]:
 
 
 def placed_on(address: str, operations: Operations, trials: int, worker_gib: float) -> Placed:
-    """Where the lanes of a study would lie on a cluster. Starts nothing there.
+    """The placement that a study would have on a cluster, without starting anything there.
 
     Raises:
         UserError: no connection.
@@ -102,17 +102,17 @@ def _init(address: str | None, cpus: int) -> None:
             f"Ray cannot start: {error}; set RAY_TMPDIR to a folder with a short path that only "
             "you can enter"
         ) from None
-    except Exception as error:  # Ray raises bare ones where its processes do not start in time
+    except Exception as error:  # Ray raises bare ones if its processes do not start in time
         raise UserError(
             f"Ray cannot start on this machine: {error}; is it overloaded? try again"
         ) from None
 
 
 def _knock(address: str) -> None:
-    """Where nobody answers, Ray would try for minutes.
+    """Check that the address accepts connections; without an answer Ray would try for minutes.
 
     Raises:
-        OSError: nobody does.
+        OSError: it does not.
         ValueError: not HOST:PORT.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
@@ -126,8 +126,10 @@ def _silence() -> None:
 
 
 def _check_room(operations: Operations, address: str | None = None) -> None:
-    """Refuse a lane that the cluster can never hold; fewer free resources than lanes only means
-    waiting."""
+    """Refuse a lane that the cluster can never hold.
+
+    Too few free resources only mean that lanes wait.
+    """
     if (reason := why_never(look(operations.autoscaling), shape_of(operations))) is not None:
         raise UserError(
             reason

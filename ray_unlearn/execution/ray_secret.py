@@ -1,5 +1,4 @@
-"""What other users of the machine must not reach of a Ray that we start: its token, its sockets,
-its code."""
+"""Protection of a Ray that we start from other users of the machine: secret, sockets and code."""
 
 import os
 import secrets
@@ -17,17 +16,16 @@ OTHERS = 0o077
 
 
 def private_token() -> None:
-    """Before `ray.init` starts a Ray: its token file is there, and its owner's alone.
+    """Make Ray's token file, readable by its owner alone, before `ray.init` starts a Ray.
 
-    Ray turns tokens on for a Ray that it starts, unless RAY_AUTH_MODE says otherwise, but makes
-    `~/.ray/auth_token` readable by everybody (2.60). A token that the user keeps elsewhere is left
-    as it is.
+    Ray uses tokens for a Ray that it starts, unless RAY_AUTH_MODE is set otherwise, but makes
+    `~/.ray/auth_token` readable by everybody (2.60). A token in another place is left unchanged.
 
     Raises:
-        UserError: the file cannot be made, or not be made private.
+        UserError: the file cannot be made, or cannot be made private.
     """
-    # Ray reads the mode when it is imported and takes `token` as done: set later than that, it
-    # would turn nothing on.
+    # Ray reads the mode when it is imported and takes `token` as done: if it was set after that,
+    # it would turn nothing on.
     if os.environ.get(MODE, "").lower() == "token":
         del os.environ[MODE]
     if MODE in os.environ or any(map(os.environ.get, ELSEWHERE)):
@@ -48,18 +46,22 @@ def private_token() -> None:
 
 
 def private_folder() -> str | None:
-    """Where it keeps sockets, logs and packages: a folder that only its owner can enter. Ray's own,
-    /tmp/ray, is writable by everybody (2.60), so that others could put their code in place of ours
-    there, token or not. None: RAY_TMPDIR is set.
+    """Folder for Ray's sockets, logs and packages that only its owner can enter.
+
+    Ray's own folder, /tmp/ray, is writable by everybody (2.60), so that others could replace our
+    code there, with or without a token.
+
+    Returns:
+        None if RAY_TMPDIR is set.
 
     Raises:
-        UserError: it cannot be made.
+        UserError: the folder cannot be made.
     """
     if os.environ.get("RAY_TMPDIR"):
         return None
     folder = (
         Path(tempfile.gettempdir()) / f"ray-{os.geteuid()}"
-    )  # short: paths of sockets end at 107 bytes
+    )  # short, as a socket's path has at most 107 bytes
     try:
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
@@ -71,8 +73,8 @@ def private_folder() -> str | None:
         )
         outer = (
             str(folder) if mine else tempfile.mkdtemp(prefix="ray-")
-        )  # somebody else was there first
-        return f"{outer}/r"  # Ray makes the folder that it is given writable by everybody
+        )  # another user made the folder first
+        return f"{outer}/r"  # Ray makes the folder that it uses writable by everybody
     except OSError as error:
         raise UserError(
             f"{folder}: cannot be made: {error}; set RAY_TMPDIR to a folder with a short path "
@@ -81,7 +83,7 @@ def private_folder() -> str | None:
 
 
 def _make(path: Path) -> None:
-    """A new token; the one of another process that is faster counts. Nobody sees half of one."""
+    """Write a new token, whole; if another process is faster, its token counts."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     draft.unlink(missing_ok=True)

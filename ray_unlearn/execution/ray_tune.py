@@ -26,9 +26,9 @@ from ray_unlearn.spec.operations import Operations
 def run_trials(
     recorder: Recorder, search: Search, fleet: Fleet, operations: Operations, interrupt: Interrupt
 ) -> None:
-    """Run every trial that the ledger has no outcome for, as many at a time as the fleet has lanes.
+    """Run every trial without an outcome in the ledger, as many at a time as the fleet has lanes.
 
-    Returns when all are done, at an interrupt, or with `recorder.fatal` set when the lanes cannot
+    It returns when all are done, at an interrupt, or with `recorder.fatal` set if the lanes cannot
     go on.
 
     Raises:
@@ -41,7 +41,7 @@ def run_trials(
 
 
 def _run_tune(conductor: Conductor, fleet: Fleet, interrupt: Interrupt) -> None:
-    """One Tuner over what is to be run."""
+    """Run one Tuner over the trials to run."""
     failure = _Failure()
     tuner = tune.Tuner(
         ThinTrial,
@@ -80,24 +80,28 @@ def _trial_name(trial: Any) -> str:
 
 
 class _Failure:
-    """What our code raised inside Tune, which passes on only a text of it, or nothing and calls the
-    trial failed. Raised again after Tune has stopped."""
+    """An error that our code raised inside Tune, to be raised again after Tune has stopped.
+
+    Tune itself passes on only a text of it, or nothing and calls the trial failed.
+    """
 
     error: Exception | None = None
 
     @contextlib.contextmanager
     def noted(self) -> Iterator[None]:
-        """Note what is raised inside."""
+        """A context in which an error is noted and raised."""
         try:
             yield
-        except Exception as error:
+        except Exception as error:  # any error of ours: Tune would pass on only its text
             self.error = error
             raise
 
 
 class _Inert:
-    """What Tune's snapshots hold in place of our objects: ledger, terminal and threads cannot be
-    pickled."""
+    """The placeholder for our objects in Tune's snapshots.
+
+    Ledger, terminal and threads cannot be pickled.
+    """
 
 
 class _NotPickled:
@@ -133,7 +137,7 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """The recorder has told our search already. An error is Tune's own."""
+        """Close a trial, which the recorder has reported to our search; an error is Tune's own."""
         number = self._numbers[trial_id]
         self._conductor.closed(number)
         if error and self._failure.error is None:
@@ -141,11 +145,11 @@ class _Asker(_NotPickled, Searcher):  # type: ignore[misc]
                 self._conductor.gave_up(number)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """The ledger is the record."""
+        """Save nothing: the ledger is the record."""
 
 
 class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
-    """Tune's scheduler: the first to be told of a result, so it calls the recorder."""
+    """Tune's scheduler, which receives a result first and so has it recorded."""
 
     def __init__(self, conductor: Conductor, failure: _Failure) -> None:
         super().__init__()
@@ -153,37 +157,36 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
         self._failure = failure
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """A row: record it, then say whether the trial goes on."""
+        """Record a row, and decide whether the trial goes on."""
         with self._failure.noted():
             goes_on = self._conductor.row(trial.config["number"], _delivery(result))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """The end of a trial that was not stopped here."""
+        """Record the end of a trial that was not stopped here."""
         with self._failure.noted():
             self._conductor.ended(trial.config["number"], _delivery(result))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing to do: see `_Asker.on_trial_complete`."""
+        """Do nothing; see `_Asker.on_trial_complete`."""
 
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Tune keeps its own first-come queue; choosing here would walk over all trials at every
-        step."""
+        """Choose none: Tune has its own queue, and a choice here would visit all trials."""
         return None
 
     def debug_string(self) -> str:
-        """Not shown."""
+        """An empty text, as it is not shown."""
         return ""
 
 
 class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
-    """Stops Tune at Ctrl-C and when the lanes cannot go on."""
+    """Tune's stopper, which stops it at Ctrl-C and if the lanes cannot go on."""
 
     def __init__(self, conductor: Conductor, interrupt: Interrupt, failure: _Failure) -> None:
         self._conductor = conductor
@@ -191,11 +194,11 @@ class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
         self._failure = failure
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Single trials are the scheduler's business."""
+        """Stop no single trial, as the scheduler does that."""
         return False
 
     def stop_all(self) -> bool:
-        """Asked after every event."""
+        """Whether all trials stop; asked after every event."""
         self._interrupt.take_back_signals()
         return self._conductor.stops(failed=self._failure.error is not None)
 

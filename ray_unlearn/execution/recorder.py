@@ -46,7 +46,10 @@ _log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Watches a study. Told after the ledger; its errors never reach the study."""
+    """An observer of a study, called after the ledger is written.
+
+    Its errors never reach the study.
+    """
 
     def on_trial(self, trial: Trial) -> None:
         """A trial was handed out."""
@@ -59,7 +62,10 @@ class Observer(Protocol):
 
 
 class Recorder:
-    """The ledger's only writer while trials run. All calls come from the thread that runs Tune."""
+    """The ledger's only writer while trials run.
+
+    All calls come from the thread that runs Tune.
+    """
 
     def __init__(
         self,
@@ -100,10 +106,10 @@ class Recorder:
         return self._ledger.record
 
     def asked(self, number: int, config: TrialConfig, source: str = "") -> None:
-        """Trial `number` is handed out; a trial that a resumed study asks again is in the ledger
-        already.
+        """Record that trial `number` is handed out.
 
-        `source` says who chose it (a sampler's name), evidence for the analysis.
+        A trial that a resumed study asks again is in the ledger already. `source` is the name of
+        the sampler that chose it, evidence for the analysis.
         """
         if number not in self.record.trials:
             content, named = config.model_dump(mode="json"), self.record.trial_id(config)
@@ -115,7 +121,10 @@ class Recorder:
     def row(self, number: int, attempt: int, metrics: Row) -> str | None:
         """Record an evaluation row, once per update and strength whatever is replayed.
 
-        Returns a reason to stop the trial, or None. A stopped trial's outcome is recorded here too.
+        A stopped trial's outcome is recorded here too.
+
+        Returns:
+            A reason to stop the trial, or None.
         """
         trial = self.record.trials[number]
         if trial.status is not None:
@@ -141,8 +150,11 @@ class Recorder:
         return reason
 
     def settled(self, number: int) -> bool:
-        """Whether a trial that a stopped study had begun is over: it died between a row and the
-        verdict on it, and the verdict, asked again, stops it."""
+        """Whether a trial that a stopped study had begun is over.
+
+        The study may have died between a row and the verdict on it; the verdict, asked again, then
+        stops the trial.
+        """
         trial = self.record.trials[number]
         if trial.status is None and trial.rows:
             last = max(trial.rows, key=row_key)

@@ -1,5 +1,4 @@
-"""What a study is when it is resumed: the spec of its ledger, as far as `study.yaml` may change
-it."""
+"""The spec of a resumed study: that of its ledger, with the changes that `study.yaml` may make."""
 
 import contextlib
 from collections import Counter
@@ -30,7 +29,7 @@ def resumed_spec(
     operations: dict[str, Any] | None = None,
     add_trials: int | None = None,
 ) -> StudySpec:
-    """The spec to go on with. `study.yaml` is written anew from the ledger where it is missing.
+    """The spec to go on with; a missing `study.yaml` is written again from the ledger.
 
     Args:
         folder: the study directory.
@@ -64,17 +63,16 @@ def resumed_spec(
     if spec.search.trials_per_method != began.search.trials_per_method:
         write_spec(
             path, spec
-        )  # first: killed in between, the next resume still finds the new number
+        )  # first, so that after a kill in between the next resume still finds the new number
         ledger.append(StudyExtended(spec.search.trials_per_method))
     return load_study(path, operations) if operations else spec
 
 
 def trials_to_reach(expected: StudySpec, ledger: Ledger, where: str) -> int | None:
-    """How many trials of each method must be added for the study to have those of `expected`; None:
-    none.
+    """Number of trials to add to each method to reach those of `expected`; None: none.
 
     Raises:
-        UserError: it is another study.
+        UserError: `expected` is another study.
     """
     record = ledger.record
     began = validated(StudySpec, record.header.spec, "ledger header: spec")
@@ -98,8 +96,8 @@ def trials_to_reach(expected: StudySpec, ledger: Ledger, where: str) -> int | No
 def drop_outdated_weights(ledger: Ledger, rule: ScoreRule, storage: Storage) -> None:
     """Delete recorded weights that are not those of the best row.
 
-    That row does not count any more, the best row's weights could not be saved, or the driver died
-    before it was told of them.
+    Their row no longer counts, the best row's weights could not be saved, or the driver died before
+    it received them.
 
     Raises:
         StorageError: the ledger cannot be written.

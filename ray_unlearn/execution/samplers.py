@@ -1,10 +1,9 @@
-"""Optuna's samplers as functions of the past: a suggestion depends on the past trials and a seed,
-and on nothing else.
+"""Optuna's samplers as functions of past trials and a seed.
 
-Optuna's samplers keep state in the study (counters, generations, cached parents) and in themselves
+Optuna's samplers have state in the study (counters, generations, cached parents) and in themselves
 (search spaces, random generators); a study that is killed and resumed loses some of it and repeats
 some. Here every suggestion builds a study over a list of past trials and a sampler with its own
-seed, and forgets both.
+seed, and drops both.
 """
 
 import copy
@@ -27,13 +26,17 @@ from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 
 LAST, BEST = 2_000, 100
-"""Trials a sampler sees once there are more: the last ones and the best. It keeps a TPE suggestion
-near 20 ms; TPE's good trials (at most 25) are among the best, and it weights the others down by age
-anyway."""
+"""Number of last and of best older trials that a sampler sees.
+
+The limit keeps a TPE suggestion near 20 ms. TPE's good trials (at most 25) are among the best, and
+it weights the others down by age anyway.
+"""
 
 POPULATION = (8, 50)
-"""Bounds of NSGA-II's population, a fifth of the method's trials: Optuna's 50 would leave 100
-trials one generation."""
+"""Bounds of NSGA-II's population, a fifth of the method's trials.
+
+Optuna's default of 50 would leave 100 trials one generation.
+"""
 
 
 def suggest(spec: StudySpec, method: str, past: Sequence[FrozenTrial], seed: int) -> Point:
@@ -43,13 +46,13 @@ def suggest(spec: StudySpec, method: str, past: Sequence[FrozenTrial], seed: int
         spec: the study; its sampler is an adaptive one.
         method: the method searched.
         past: its trials in order, pending ones among them; at least one has a score.
-        seed: of the sampler's random draws.
+        seed: seed of the sampler's random draws.
     """
     ways = directions(spec)
     seen = in_view(past, ways)
     if spec.search.sampler == "gp":
         seen = with_values_for_gp(seen, ways)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study made otherwise
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # otherwise it logs every new study
     study = optuna.create_study(storage=_Past(seen), sampler=_sampler(spec, seed), directions=ways)
     trial = study.ask()
     point: Point = {}
@@ -60,8 +63,7 @@ def suggest(spec: StudySpec, method: str, past: Sequence[FrozenTrial], seed: int
 
 
 def in_view(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """The last `LAST` trials and, with one objective, the `BEST` best of the older ones, in
-    order."""
+    """The last `LAST` trials and, with one objective, the `BEST` best older ones, in order."""
     if len(past) <= LAST:
         return list(past)
     older, last = past[:-LAST], list(past[-LAST:])
@@ -74,11 +76,11 @@ def in_view(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[Froz
 
 
 def with_values_for_gp(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """`past` with every finished trial complete, for the Gaussian process sees no others.
+    """`past` with every finished trial complete, because the Gaussian process sees no others.
 
-    A pruned trial gets its last intermediate value, an infeasible one the worst value of all. Left
-    out, as Optuna would, an infeasible region stays unexplored in the model's eyes, and it is
-    suggested again and again.
+    A pruned trial gets its last intermediate value, an infeasible one the worst value of all. If
+    infeasible trials were left out, as Optuna does, their region would look unexplored to the model
+    and be suggested again and again.
     """
     worst = max if directions[0] == "minimize" else min
     measured = {
@@ -92,7 +94,7 @@ def with_values_for_gp(past: Sequence[FrozenTrial], directions: Sequence[str]) -
 
 
 def _measured(trial: FrozenTrial) -> float | None:
-    """The trial's score, or the last one measured."""
+    """The trial's score, or its last intermediate value; None if it has neither."""
     if trial.state == TrialState.COMPLETE:
         return float(trial.values[0])
     return (
@@ -110,7 +112,7 @@ def _completed(trial: FrozenTrial, measured: float | None, bottom: float) -> Fro
 
 
 def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
-    """A fresh sampler. Start-up trials are drawn by the caller: none here."""
+    """A new sampler without start-up trials, which the caller draws."""
     match spec.search.sampler:
         case "tpe":
             with warnings.catch_warnings():
@@ -131,10 +133,10 @@ def _sampler(spec: StudySpec, seed: int) -> BaseSampler:
 
 
 class _Nsga2(NSGAIISampler):  # type: ignore[misc]
-    """NSGA-II (Deb et al. 2002) whose generations follow from the order of the complete trials.
+    """NSGA-II (Deb et al. 2002) with generations by the order of the complete trials.
 
-    Optuna writes a trial's generation into the trial when it is asked for; a trial rebuilt from a
-    ledger has none, and would belong to no generation.
+    Optuna writes a trial's generation into the trial when the trial is asked for. A trial rebuilt
+    from a ledger has none, and would belong to no generation.
     """
 
     def get_trial_generation(self, study: Study, trial: FrozenTrial) -> int:
@@ -152,11 +154,10 @@ def _complete(study: Study) -> list[FrozenTrial]:
 
 
 class _Past(InMemoryStorage):  # type: ignore[misc]
-    """A storage in which a fixed list of trials is all there is; the one being asked for is kept
-    apart.
+    """A storage with a fixed list of trials, and apart from it the one being asked for.
 
-    Optuna's own way in, `add_trials`, copies and checks each trial: 0.2 ms, or 0.4 s for 2,000 of
-    them.
+    Optuna's own `add_trials` copies and checks each trial, which takes 0.2 ms, or 0.4 s for 2,000
+    of them.
     """
 
     def __init__(self, past: Sequence[FrozenTrial]) -> None:
@@ -170,7 +171,7 @@ class _Past(InMemoryStorage):  # type: ignore[misc]
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """The past, and not the trial being asked for (samplers leave that one out anyway)."""
+        """The past trials without the one being asked for, which samplers leave out anyway."""
         trials = [trial for trial in self._past if states is None or trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 

@@ -1,5 +1,4 @@
-"""What the search tries next: a function of the study's spec, a trial number and the trials
-finished so far.
+"""The search: a function of the study's spec, a trial number and the trials finished so far.
 
 Each method is searched apart, with as many trials as every other: that keeps the comparison of
 methods fair. Trial numbers go round the methods in turn, `spec.methods[number % n]`; a method whose
@@ -59,8 +58,10 @@ RANDOM_ATTEMPTS = 100
 
 
 class Search:
-    """Asks for configurations, hears of results. One per study and process; not for use by several
-    threads at once."""
+    """The search of a study, which chooses configurations and learns from results.
+
+    There is one per study and process; several threads must not use it at once.
+    """
 
     def __init__(
         self, spec: StudySpec, context: str, baselines: Mapping[str, Row] | None = None
@@ -123,8 +124,7 @@ class Search:
         return None
 
     def source(self, number: int) -> Source:
-        """How the configuration of a trial asked for by this object was chosen (evidence for the
-        analysis)."""
+        """How this object chose the configuration of a trial, as evidence for the analysis."""
         return self._sources[number]
 
     def tell(self, trial: Trial) -> None:
@@ -147,8 +147,11 @@ class Search:
             self.tell(trial)
 
     def _points(self, method: str) -> list[Point] | None:
-        """All points of a finite space or grid, in a random order, so that a part of them is spread
-        out; listed ones in the order of the list."""
+        """All points of a finite space or grid; None if there are too many.
+
+        They are in a random order, so that a part of them is spread out; listed ones are in the
+        order of the list.
+        """
         if self._spec.search.sampler == "listed":
             return [dict(point) for point in self._spec.search.points[method]]
         grid = self._spec.search.sampler == "grid"
@@ -182,11 +185,10 @@ class Search:
         )
 
     def _candidates(self, method: str, index: int) -> Iterator[tuple[SearchSpace, Point, Source]]:
-        """Points for trial `index` of the method, in order of preference; the first one not tried
-        yet is taken.
+        """Points for trial `index` of the method, in order of preference.
 
-        Where one of a method's two spaces has no untried point left, its trials come from the
-        other.
+        The first one that was not tried yet is taken. If one of a method's two spaces has no
+        untried point left, its trials come from the other.
         """
         search, space = self._spec.search, self._spec.spaces[method]
         if search.sampler in ("grid", "listed"):
@@ -210,8 +212,10 @@ class Search:
     def _searched(
         self, method: str, index: int, place: int, warm: int
     ) -> Iterator[tuple[SearchSpace, Point, Source]]:
-        """Points of the method's space; `place` is the trial's number among those drawn from it,
-        below 0 in the warm start."""
+        """Points of the method's space.
+
+        `place` is the trial's number among those drawn from it, below 0 in the warm start.
+        """
         search, space, points = self._spec.search, self._spec.spaces[method], self._finite[method]
         assert search.trials_per_method is not None
         outside = (
@@ -248,8 +252,10 @@ class Search:
     def _from_full_space(
         self, method: str, full: SearchSpace, index: int, place: int
     ) -> Iterator[tuple[SearchSpace, Point, Source]]:
-        """Points of the space before it was narrowed; `place` is the trial's number among those
-        drawn from it."""
+        """Points of the space before it was narrowed.
+
+        `place` is the trial's number among those drawn from it.
+        """
         yield (
             full,
             quasi_random_point(full, self._seed(method, "sobol", "full"), place),

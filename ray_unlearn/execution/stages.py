@@ -1,5 +1,7 @@
-"""Progress of long preparations (a demo world trains for minutes): a bar on a terminal, a line now
-and then elsewhere."""
+"""Progress of long preparations, such as training the demo models.
+
+It is a bar on a terminal, and a line now and then elsewhere.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -14,8 +16,10 @@ LINE_EVERY = 0.2
 
 @contextmanager
 def stages(quiet: bool = False) -> Iterator[Report]:
-    """A function to be told (what is going on, fraction 0 to 1). Shows nothing for work that is
-    done at once."""
+    """A function to call with (stage, fraction from 0 to 1).
+
+    It shows nothing for work that is done at once.
+    """
     if quiet:
         yield lambda stage, fraction: None
     elif sys.stderr.isatty():

@@ -23,7 +23,6 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +64,7 @@ from ray_unlearn.store.event import (
     SessionBegan,
     TrialReopened,
 )
-from ray_unlearn.store.failure_reasons import WITHOUT_RESULT
+from ray_unlearn.store.failure_reasons import OutcomeCounts, none_succeeded
 from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles, opened
@@ -92,19 +91,21 @@ class StudyResult:
     """How a run of a study ended."""
 
     location: str
-    """Of the study: a folder or an address."""
+    """Where the study is: a folder or an address."""
     interrupted: bool
     total: int
     counts: dict[str, int] = field(default_factory=dict)
-    """Trials by outcome, over the whole study."""
+    """Trials by outcome, over the whole study; outcomes that occurred."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why trials have no result, by reason, the commonest first; over the whole study."""
 
     @property
     def exit_code(self) -> int:
         """0 done, 3 finished with failed trials or without any result, 130 interrupted."""
         if self.interrupted:
             return EXIT_INTERRUPTED
-        none_succeeded = self.counts.keys() <= set(WITHOUT_RESULT) and any(self.counts.values())
-        return EXIT_FAILED_TRIALS if none_succeeded or self.counts.get("failed") else 0
+        failed = none_succeeded(self.counts) or self.counts.get("failed")
+        return EXIT_FAILED_TRIALS if failed else 0
 
 
 Say = Callable[[str], None]
@@ -168,24 +169,25 @@ def resume_study(
     quiet: bool = False,
     say: Say = to_stderr,
 ) -> StudyResult:
-    """Go on with a study until it has all its trials. Trials that were running go on from their
-    last checkpoint, or start again where there is none.
+    """Go on with a study until it has all its trials.
+
+    Trials that were running go on from their last checkpoint, or start again if there is none.
 
     Args:
-        location: of the study, as in `run_study`.
-        expected: what the caller takes it for; only its number of trials may differ, and then
+        location: the study's location, as in `run_study`.
+        expected: the study that the caller expects; only its number of trials may differ, and then
             counts.
         operations: values that replace those in its `operations`, for this run.
-        add_trials: so many more of each method, kept in `study.yaml`.
-        retry_failed: give trials that failed for want of working hardware another chance.
+        add_trials: number of trials of each method to add, which `study.yaml` records.
+        retry_failed: run trials again that failed, for example because of hardware.
         address: as in `run_study`, like all below.
-        observers: told of what is new.
-        quiet: show nothing on stderr but what `say` is told.
-        say: told what happens.
+        observers: called with each new trial, row and outcome.
+        quiet: print nothing on stderr but the lines of `say`.
+        say: called with each line of progress.
 
     Raises:
-        UserError: as `run_study`; or the spec, the model or the data are not those the study began
-        with.
+        UserError: as in `run_study`; or the spec, the model or the data are not those that the
+            study began with.
         StorageError: no study there, another process is running it, or its ledger is damaged.
     """
     with opened(location) as place, place.open_ledger() as ledger:
@@ -208,8 +210,7 @@ def resume_study(
 
 @dataclass
 class _Run:
-    """One run of a study, new or resumed: from the ledger as it is to the asked-for number of
-    trials."""
+    """One run of a study, new or resumed, until it has all trials that were asked for."""
 
     spec: StudySpec
     place: StudyFiles
@@ -227,7 +228,6 @@ class _Run:
         self.folder = self.place.folder
 
     def to_the_end(self) -> StudyResult:
-        record = self.ledger.record
         interrupted = False
         if self._unfinished():
             self._begin_session()
@@ -242,8 +242,17 @@ class _Run:
                     self._tidy_up()
                 raise
             self._tidy_up()
-        counts = Counter(str(trial.status) for trial in record.finished)
-        return StudyResult(self.place.location, interrupted, self.search.total, dict(counts))
+        return self._result(interrupted)
+
+    def _result(self, interrupted: bool) -> StudyResult:
+        ended = OutcomeCounts(self.ledger.record.finished)
+        return StudyResult(
+            self.place.location,
+            interrupted,
+            self.search.total,
+            {outcome: count for outcome, count in ended.by_outcome.items() if count},
+            ended.failures.counts,
+        )
 
     def _begin_session(self) -> None:
         """Record who goes on and with what; remove what a killed process left behind."""
@@ -289,7 +298,7 @@ class _Run:
         return next(pending(self.ledger.record.trials, self.search.total), None) is not None
 
     def _run(self) -> bool:
-        """Lanes, baselines, trials. True when interrupted."""
+        """Start the lanes, measure baselines and run the trials; True if interrupted."""
         operations = self.spec.operations
         number = (
             "as many lanes as fit," if operations.lanes == "auto" else f"{operations.lanes} lane(s)"
@@ -373,8 +382,10 @@ class _Run:
             write_whole(self.folder / BASELINES_FILE, f"{text}\n".encode())
 
     def _tidy_up(self) -> None:
-        """After the lanes have ended. Not when the study was lost to another process: the files are
-        that one's by now."""
+        """Remove leftovers and write exports, after the lanes have ended.
+
+        If the study was lost to another process, that process owns the files, and nothing is done.
+        """
         if self.ledger.held:
             self._removed_leftovers()  # of lanes that were ended in the middle of a write
             self._write_exports()
@@ -440,8 +451,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _retraining_flops(model: ModelSpec) -> float:
-    """See `workspace.retraining_flops`; the parameters are counted on the meta device, nothing is
-    loaded."""
+    """`workspace.retraining_flops` with parameters counted on the meta device, without loading."""
     if model.source.startswith("demo:") or not model.pretraining_tokens:
         return retraining_flops(model, 0)
     from transformers import AutoConfig
@@ -454,8 +464,7 @@ def _retraining_flops(model: ModelSpec) -> float:
 
 
 def _code_version() -> str:
-    """The installed version and a digest of the sources: two checkouts of one version are told
-    apart."""
+    """The installed version and a digest of the sources, which tells two checkouts apart."""
     try:
         version = importlib.metadata.version("ray-unlearn")
     except importlib.metadata.PackageNotFoundError:

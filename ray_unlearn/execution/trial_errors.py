@@ -1,4 +1,4 @@
-"""What an exception inside a trial means."""
+"""The meaning of exceptions inside a trial."""
 
 import gc
 
@@ -28,17 +28,17 @@ def classify(error: BaseException) -> tuple[Outcome, str]:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Whether a worker failed because another one of its group is gone: its collective broke.
+    """Whether a worker failed because its collective broke with another one of its group.
 
-    It is usually the first to report, for the connection breaks at once, and Ray needs a second to
-    miss a process and 15 to miss a node.
+    Such a worker is usually the first to report: the connection breaks at once, while Ray needs a
+    second to notice a lost process and 15 to notice a lost node.
     """
     text = f"{type(error).__name__}: {error}"
     return any(sign in text for sign in _PEER_SIGNS)
 
 
 def free_memory() -> None:
-    """Give back what a failed step has left."""
+    """Free the memory that a failed step has left in use."""
     import torch
 
     gc.collect()

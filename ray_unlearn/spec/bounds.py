@@ -1,7 +1,7 @@
-"""Bounds of numbers that people write: beyond them something breaks long after the study began.
+"""Bounds on the numbers in study files.
 
-Each is far above any sensible value and below what breaks: a column of the result table, a
-tensor, a timer, the memory for a list.
+Each is far above any sensible value. Beyond it something breaks long after the study began: a
+column of the result table, a tensor, a timer, the memory for a list.
 """
 
 from typing import Annotated
@@ -9,19 +9,19 @@ from typing import Annotated
 from pydantic import Field
 
 LARGEST_SEED = 2**63 - 1
-"""Seeds stand in an int64 column of the result table."""
+"""Largest seed: seeds are an int64 column of the result table."""
 
 MOST_UPDATES = 10**9
 """Optimizer updates of a trial."""
 
 MOST_SEQUENCES = 2**20
-"""Sequences of a batch, and tokens of a sequence: their indices are listed in memory."""
+"""Sequences of a batch and tokens of a sequence; their indices are held in memory."""
 
 MOST_DOCUMENTS = 10**9
 """Documents of a split."""
 
 MOST_ROWS = 100_000
-"""Evaluation rows of one trial: each is a line of the ledger, its update part of the trial's id."""
+"""Evaluation rows of one trial; each is a ledger line and its update is part of the trial's id."""
 
 MOST_TRIALS = 1_000_000
 """Trials of one method."""
@@ -30,10 +30,10 @@ MOST_WORKERS = 10_000
 """Lanes, workers of a lane, CPUs or GPUs of a worker."""
 
 LARGEST_FACTOR = 1e30
-"""Rates and weights: they are multiplied with float32 numbers, which end at 3.4e38."""
+"""Rates and weights; they are multiplied with float32 numbers, which end at 3.4e38."""
 
 LONGEST_S = 1e9
-"""Seconds, some 30 years: a timer cannot wait 300 years."""
+"""Seconds, about 30 years; a timer cannot wait 300 years."""
 
 MOST_RETRIES = 1000
 """Times that a trial is run again."""

@@ -1,4 +1,4 @@
-"""Errors a user can fix. Each message names the value, the place and the remedy."""
+"""Errors that a user can fix; each message names the value, the place and the remedy."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ EXIT_INTERRUPTED = 130
 
 
 class UserError(ValueError):
-    """Wrong usage or input: shown without a traceback, the process ends with `exit_code`."""
+    """Wrong usage or input, shown without a traceback; the process ends with `exit_code`."""
 
     exit_code = EXIT_WRONG_INPUT
 

@@ -1,7 +1,7 @@
 """`guidelines.json`: claims about hyperparameters with their evidence, as data.
 
-Made by `ray-unlearn report`, read by people, by `diff`, and by `run --space-from` for the next
-study. Sentences are rendered from it; nothing in it is written by hand. Every number is finite or
+`ray-unlearn report` writes it; people, `diff` and `run --space-from` (for the next study) read it.
+Sentences are rendered from it, and nothing in it is written by hand. Every number is finite or
 null.
 """
 
@@ -19,7 +19,7 @@ GUIDELINES_VERSION = 1
 
 ClaimKind = Literal["range", "rank", "interaction", "stop_rule", "method_choice", "budget", "avoid"]
 FORMER_RANGES = ("point", "leave_default")
-"""Kinds of older files: a single value, and a start without a range. Both are read as ranges."""
+"""Kinds in older files, a single value and a start without a range; both are read as ranges."""
 Grade = Literal["A", "B", "C", "scoped"]
 Value = float | int | str | bool | None
 
@@ -44,7 +44,7 @@ class ScoreInfo(Strict):
 
 
 class Scope(Strict):
-    """What a claim holds for, and nothing beyond."""
+    """The methods, models and domains that a claim holds for."""
 
     method: str | None = Field(None, description="null: all methods of the table, or none known")
     models: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class ClaimedRegion(Strict):
 
 
 class Heldout(Strict):
-    """What the claim bought on domains (or models) that it was not derived from."""
+    """The claim's benefit on domains (or models) that it was not derived from."""
 
     groups: tuple[str, ...]
     better: int = Field(
@@ -80,7 +80,7 @@ class Heldout(Strict):
 
 
 class Evidence(Strict):
-    """What a claim rests on."""
+    """The data and the statistics behind a claim."""
 
     n_trials: int = Field(
         ge=0, description="trials drawn from the search space: statistics use no others"
@@ -144,7 +144,7 @@ class Guideline(Strict):
 
     @property
     def why(self) -> str:
-        """The reasons in words; empty for a claim that is made."""
+        """The reasons in words; empty for a claim that was made."""
         return "; ".join(reason.text for reason in self.withheld_because)
 
     @field_validator("kind", mode="before")
@@ -174,8 +174,48 @@ class BestTrial(Strict):
     score: float = Field(description="of that evaluation, on the half that reports")
 
 
+class RegretAtMost(Strict):
+    """What a setting costs at most against the best that the method could reach."""
+
+    expected: float = Field(
+        ge=0, description="upper bound of the expected regret, mean over groups"
+    )
+    high: float = Field(ge=0, description="the regret is below it with probability 0.95 or more")
+    p_good: float = Field(
+        ge=0, le=1, description="within the tolerance with at least this probability, in each group"
+    )
+
+
+class Updates(Strict):
+    """Free steps: updates after which trials near the setting are scored."""
+
+    typical: float = Field(description="median")
+    low: float
+    high: float
+
+
+class Recommendation(Strict):
+    """The setting of a method to use, at whatever number of trials there is."""
+
+    method: str | None = Field(None, description="null: the table names none")
+    setting: dict[str, Value] = Field(description="hyperparameters that were searched")
+    updates: Updates | None = Field(None, description="null: not free, or not known")
+    source: Literal["surface", "best_trial"] = Field(
+        description="`surface`: lowest expected score; `best_trial`: too few trials for a surface"
+    )
+    score: float = Field(
+        description="expected there (`surface`), or measured (`best_trial`); mean over groups"
+    )
+    regret: RegretAtMost | None = Field(None, description="null: not known (`best_trial`)")
+    best_trial_regret: RegretAtMost | None = Field(
+        None, description="the same of the best trial so far: what there is still to gain"
+    )
+    n_trials: int = Field(ge=1, description="that it rests on, adaptive ones among them")
+    n_groups: int = Field(ge=1)
+
+
 class Guidelines(Strict):
-    """The file."""
+    """The content of a guidelines.json."""
 
     schema_version: int = GUIDELINES_VERSION
     provenance: dict[str, Any] = Field(
@@ -184,6 +224,9 @@ class Guidelines(Strict):
     score: ScoreInfo
     best_trials: tuple[BestTrial, ...] = Field(
         (), description="by study and method; older files have none"
+    )
+    recommendations: tuple[Recommendation, ...] = Field(
+        (), description="one per method, the best first; older files have none"
     )
     guidelines: tuple[Guideline, ...]
 
@@ -204,7 +247,7 @@ def load_guidelines(path: Path) -> Guidelines:
     """Read a `guidelines.json`.
 
     Raises:
-        UserError: missing, not JSON, another program's file, or of a newer version.
+        UserError: the file is missing, not JSON, another program's, or of a newer version.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """Hyperparameters: what a search may choose.
 
-The class is the one definition. Columns of tables, axes, notes and exports derive their lists from
-it, so a field that is added here appears in all of them.
+The class is the only definition. Tables, axes, notes and exports derive their lists from it, so a
+field that is added here appears in all of them.
 """
 
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ class Hyperparameters(Strict):
 
     @property
     def warmup_updates(self) -> int:
-        """Updates of linear warm-up, whichever way they were given."""
+        """Updates of linear warm-up, given as a number or as a fraction of `steps`."""
         return self.warmup_steps or round(self.warmup_ratio * self.steps)
 
     @property
@@ -108,7 +108,7 @@ def value_type(name: str) -> type[int] | type[float] | type[str]:
 
 
 def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with the hyperparameters that were added after it was written."""
+    """A recorded configuration, with hyperparameters that were added to the package later."""
     fields = Hyperparameters.model_fields
     missing = {
         name: field.default

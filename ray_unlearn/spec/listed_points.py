@@ -1,7 +1,6 @@
-"""Checks of points that a person or a program wrote down.
+"""Checks of points that a person or a program lists.
 
-A point is `{hyperparameter: value}` for the parameters that a search chooses and whose conditions
-hold.
+A point is `{hyperparameter: value}` for the sampled parameters whose conditions hold.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ Listed = Mapping[str, Scalar]
 
 
 def sampled_parameters(space: SearchSpace) -> dict[str, FloatRange | IntRange | Choice]:
-    """The parameters that a search chooses, each after the ones its `when` names."""
+    """The sampled parameters, each after the ones that its `when` names."""
     sampled = space.sampled()
     order = TopologicalSorter(
         {name: sorted(parameter.when) for name, parameter in sampled.items()}
@@ -24,10 +23,15 @@ def sampled_parameters(space: SearchSpace) -> dict[str, FloatRange | IntRange | 
 
 
 def check_points(space: SearchSpace, points: Iterable[Listed], where: str) -> None:
-    """Refuse a point that is no configuration of `space`, or one given twice.
+    """Refuse a point that is not a configuration of `space`, or that is given twice.
+
+    Args:
+        space: the search space of the points' method.
+        points: each gives every sampled parameter whose conditions hold.
+        where: the place of the list in the study file, for messages.
 
     Raises:
-        ValueError: naming the point, the value and the remedy.
+        ValueError: the message names the point, the value and the remedy.
     """
     seen: list[Listed] = []
     for number, point in enumerate(points):

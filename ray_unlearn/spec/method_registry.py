@@ -1,9 +1,9 @@
-"""The unlearning methods as data, without torch: a study is validated on a laptop.
+"""The unlearning methods as data, without torch, so that a laptop can validate a study.
 
 A method minimises  w_f * forget term + w_r * retain term  (Yao et al., ACL 2024, arXiv 2402.15159).
 The terms are pure functions in `ray_unlearn.unlearn.methods`. The registry says which terms and
-hyperparameters a method uses, so that specs, command line and report can speak of methods without
-loading a model.
+hyperparameters a method uses, so that specs, command line and report can name and check methods
+without loading a model.
 """
 
 import re
@@ -41,7 +41,7 @@ class Method:
     """The term on `retain_set`; both are None for a method without retain data."""
     retain_set: RetainSet | None = None
     hyperparameters: tuple[str, ...] = TRAINING_HYPERPARAMETERS
-    """What a search may choose for this method. Anything else is refused."""
+    """What a search may choose for this method; anything else is refused."""
 
     @property
     def mixed(self) -> bool:
@@ -52,7 +52,7 @@ class Method:
         """Refuse hyperparameters that have no effect on this method.
 
         Args:
-            names: of hyperparameters.
+            names: names of hyperparameters.
             place: where they were given, for the message.
 
         Raises:
@@ -82,7 +82,7 @@ def register(method: Method) -> Method:
         The method.
 
     Raises:
-        UserError: the name is taken or no identifier, a hyperparameter is unknown, named twice or
+        UserError: the name is taken or malformed, a hyperparameter is unknown, named twice or
             missing, or only one of `retain` and `retain_set` is given.
     """
     place = f"method {method.name!r}"

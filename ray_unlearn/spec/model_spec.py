@@ -30,7 +30,7 @@ class LoraSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """The vanilla model P_0. `source` is a hub id, a local folder, or `demo:<domain>`."""
+    """The vanilla model P_0; `source` is a hub id, a local folder, or `demo:<domain>`."""
 
     source: str = Field(min_length=1)
     revision: str | None = Field(

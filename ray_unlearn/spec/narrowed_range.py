@@ -1,9 +1,9 @@
 """One claimed region applied to one parameter of the next study.
 
-The region replaces the range. Where it had reached the end of what was searched (a censored side),
-the optimum may lie beyond: the range goes on there by half the region's width on the parameter's
-scale, on a log scale at least by a factor `LEAST_FACTOR`, but never past what the hyperparameter
-can be, nor past a bound of the study that is tighter than the earlier one.
+The region replaces the range. Where the region reaches the end of what was searched (a censored
+side), the optimum may be beyond: the range is extended there by half the region's width on the
+parameter's scale, on a log scale at least by a factor `LEAST_FACTOR`, but never past what the
+hyperparameter can be, nor past a bound of the study that is tighter than the earlier one.
 """
 
 import math
@@ -15,16 +15,17 @@ from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange
 LEAST_FACTOR = 3.0
 """Least factor by which a censored side of a log range is extended.
 
-Half the width of a narrow region would hardly leave the edge."""
+Half the width of a narrow region would hardly move the edge.
+"""
 
 POINT_FRACTION = 0.1
-"""A claimed single value becomes a range: this fraction of the study's own range on either side."""
+"""Fraction of the study's own range on either side of a claimed single value."""
 
 Range = FloatRange | IntRange
 
 
 class ClaimNotApplied(Exception):
-    """Why a claim leaves a parameter's range unchanged, in words."""
+    """A claim leaves a parameter's range unchanged; the message says why."""
 
 
 def narrowed_parameter(
@@ -33,7 +34,13 @@ def narrowed_parameter(
     claim: Guideline,
     grace: int,
 ) -> tuple[FloatRange | IntRange | Choice, str]:
-    """The parameter as claimed, and what became of it.
+    """The parameter narrowed to the claim, and what changed in words.
+
+    Args:
+        name: the hyperparameter.
+        parameter: its range, choices or value in the study; None: the study does not search it.
+        claim: a claim about it.
+        grace: updates before which no trial is stopped; a range of `steps` reaches beyond it.
 
     Raises:
         ClaimNotApplied: the claim cannot be applied here.
@@ -62,7 +69,7 @@ def narrowed_parameter(
     if isinstance(parameter, IntRange):
         low, high = math.floor(low + 1e-9), math.ceil(high - 1e-9)
         if parameter.free:
-            # Each row from `low` on is a configuration and costs nothing: only the top saves
+            # Each row from `low` on is a configuration at no cost, so only a lower top saves
             # updates.
             low, high = parameter.low, max(high, parameter.low + 1)
             said.append("free steps keep their low end, rows cost nothing")
@@ -113,7 +120,7 @@ def _widened(side: str, end: float, now: float) -> str:
 
 
 def _beyond(low: float, high: float, parameter: Range, up: bool) -> float:
-    """The end of a censored side: half the region's width further on the parameter's scale."""
+    """The extended end of a censored side: half the region's width further on its scale."""
     if parameter.scale == "log":
         factor = max(LEAST_FACTOR, math.sqrt(high / low))
         return high * factor if up else low / factor
@@ -122,7 +129,7 @@ def _beyond(low: float, high: float, parameter: Range, up: bool) -> float:
 
 
 def _within(name: str, wanted: float, end: float) -> float:
-    """`wanted` within the hyperparameter's bounds; half the way to a bound that is exclusive."""
+    """`wanted` within the hyperparameter's bounds; halfway to a bound that is exclusive."""
     for limit in Hyperparameters.model_fields[name].metadata:
         for kind in ("ge", "le"):
             bound = getattr(limit, kind, None)

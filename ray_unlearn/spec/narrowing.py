@@ -1,8 +1,8 @@
 """The next study's search space from claimed guidelines.
 
 A claimed region replaces a parameter's range (see `spec.narrowed_range`), and the claimed best
-values are the first trial. `FULL_SPACE_FRACTION` of each narrowed method's trials stay in
-the study's own space, so that the claims can still be refuted.
+values are the first trial. `FULL_SPACE_FRACTION` of each narrowed method's trials stay in the
+study's own space, so that the study can refute the claims.
 """
 
 import math
@@ -18,7 +18,7 @@ from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec, public_name
 
 FULL_SPACE_FRACTION = 0.2
-"""Enough to notice that a claim is wrong, little enough that narrowing pays."""
+"""Fraction of trials in the full space: enough to refute a claim, few enough to profit from it."""
 
 
 def narrowed(
@@ -26,20 +26,19 @@ def narrowed(
 ) -> tuple[StudySpec, list[str]]:
     """Narrow a study's spaces to what guidelines claim.
 
-    Returns:
-        `spec` with narrowed spaces, its former spaces as full ones, and a warm start; and notes in
-        words on what was done.
-
     Args:
-        spec: the study as its file says. If it was narrowed before, its full spaces are what is
-            narrowed.
+        spec: the study as its file says. If it was narrowed before, its full spaces are narrowed.
         guidelines: claims, withheld ones among them.
         where: the guidelines' file, for messages.
-        domain: the name the study's domain has in tables, where `spec.data` does not say.
+        domain: name of the study's domain in tables, where `spec.data` gives none.
+
+    Returns:
+        `spec` with narrowed spaces, its former spaces as full ones, and a warm start; and notes on
+        what was done.
 
     Raises:
         UserError: the claims rest on another score rule than the study's, nothing was claimed about
-            what this study searches, or its sampler does not draw.
+            what this study searches, or its sampler runs given points.
     """
     if spec.search.sampler in ("grid", "listed"):
         raise UserError(
@@ -85,7 +84,7 @@ def narrowed(
 
 
 def _check_score_rule(spec: StudySpec, guidelines: Guidelines, where: str) -> None:
-    """A good region by one rule is none by another: the best rows lie at other learning rates."""
+    """Refuse claims by another score rule: its best rows are at other learning rates."""
     ours, theirs = spec.objective.score_rule, guidelines.score.score_rule
     if ours != theirs:
         raise UserError(
@@ -128,8 +127,10 @@ def _transfers(spec: StudySpec, claims: list[Guideline], domain: str) -> Iterato
 def _best_claims(
     claims: list[Guideline], method: str, model: str, domain: str
 ) -> dict[str, Guideline]:
-    """For each hyperparameter the claim that speaks most for this method, domain and model, by
-    grade; those with a region first."""
+    """For each hyperparameter, the claim that is most specific to this method, domain and model.
+
+    Among equally specific claims the better grade wins, then a claim with a region.
+    """
     grades = ("A", "B", "C", "scoped")
 
     def rank(claim: Guideline) -> tuple[Any, ...]:
@@ -170,7 +171,7 @@ def _narrowed_space(
 
 
 def _possible(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters whose condition can still hold: the value it names may be narrowed away."""
+    """The parameters whose conditions can still hold after choices were narrowed away."""
     while True:
         kept = {
             name: parameter
@@ -211,7 +212,7 @@ def _warm_point(
 
 
 def _inside(parameter: FloatRange | IntRange | Choice, value: Scalar) -> Scalar | None:
-    """The value as the parameter has it, or None where it is not one of its values."""
+    """The value in the parameter's own type, or None if it is not one of its values."""
     if isinstance(parameter, Choice):
         return next((choice for choice in parameter.choices if choice == value), None)
     if isinstance(value, (str, bool)) or not parameter.low <= value <= parameter.high:

@@ -9,7 +9,7 @@ from ray_unlearn.spec.strict import Strict
 
 
 class Operations(Strict):
-    """How a study is run. Nothing here changes a result beyond rounding."""
+    """How a study is run; nothing here changes a result beyond rounding."""
 
     lanes: Annotated[int, Field(ge=1, le=MOST_WORKERS)] | Literal["auto"] = Field(
         1,
@@ -93,6 +93,6 @@ class Operations(Strict):
         return self
 
     def most_lanes(self, trials: int) -> int:
-        """The most lanes that a study of `trials` trials can use, wherever it runs."""
+        """The most lanes that a study of `trials` trials can use on any cluster."""
         most = self.max_lanes if self.lanes == "auto" else self.lanes
         return max(1, trials if most is None else min(most, trials))

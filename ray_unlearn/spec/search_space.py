@@ -5,12 +5,12 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ray_unlearn.spec.bounds import MOST_UPDATES
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
-from ray_unlearn.spec.method_registry import METHODS, method_named
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters, value_type
+from ray_unlearn.spec.method_registry import METHODS, WITHOUT_DEFAULT, method_named
 from ray_unlearn.spec.strict import Strict, read_yaml, validated
 
 ParameterRole = Literal["scientific", "nuisance", "fixed"]
@@ -45,7 +45,7 @@ class IntRange(_Parameter):
     """A whole number in [low, high].
 
     With `free: true` (for `steps` on a constant learning rate) it is not sampled: a trial runs to
-    `high` and each evaluation row from `low` on is the trial with that many steps.
+    `high`, and each evaluation row from `low` on is the trial with that many steps.
     """
 
     type: Literal["int"]
@@ -103,10 +103,16 @@ def _check_grid(grid: tuple[float, ...], low: float, high: float) -> None:
 
 
 class SearchSpace(Strict):
-    """The hyperparameters of one method; those not named have their defaults."""
+    """The hyperparameters of one method; any that are not named have their defaults."""
 
     method: str
     parameters: dict[str, Parameter]
+
+    @field_validator("parameters")
+    @classmethod
+    def _of_its_type(cls, parameters: dict[str, Parameter]) -> dict[str, Parameter]:
+        """Choices and fixed values as trials hold them: YAML reads `1e-3` as text."""
+        return {name: _typed(name, parameter) for name, parameter in parameters.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -132,6 +138,8 @@ class SearchSpace(Strict):
         method_named(self.method).check_uses([name])
         if isinstance(parameter, IntRange) and parameter.free and name != "steps":
             raise ValueError(f"`{name}`: only `steps` can be free")
+        if isinstance(parameter, FloatRange) and value_type(name) is int:
+            raise ValueError(f"`{name}`: takes whole numbers only; use `type: int`")
         for other, value in parameter.when.items():
             condition = self.parameters.get(other)
             if not isinstance(condition, Choice) or value not in condition.choices:
@@ -141,9 +149,7 @@ class SearchSpace(Strict):
                 )
         for value in _edge_values(parameter):
             try:
-                Hyperparameters.model_validate(
-                    {"learning_rate": 1e-3, "steps": 10**9, "schedule": "cosine", name: value}
-                )
+                _with(name, value)
             except ValidationError as error:
                 raise ValueError(f"`{name}`: {error.errors()[0]['msg']}, got {value!r}") from None
 
@@ -169,6 +175,12 @@ class SearchSpace(Strict):
             )
         except CycleError as error:
             raise ValueError(f"`when` runs in a circle: {' -> '.join(error.args[1])}") from None
+        for name in WITHOUT_DEFAULT:
+            if self.parameters[name].when:
+                raise ValueError(
+                    f"`{name}`: has no default, so a trial to which `when` does not apply would "
+                    "have no value; remove `when`"
+                )
 
     def _check_combinations(self) -> None:
         """Refuse a space that could sample a schedule and a warm-up that exclude each other."""
@@ -196,7 +208,7 @@ class SearchSpace(Strict):
 
     @property
     def fewest_steps(self) -> int:
-        """With free steps: rows before this update are not candidates."""
+        """With free steps, the first update whose row is a candidate; otherwise 1."""
         steps = self.parameters["steps"]
         return steps.low if isinstance(steps, IntRange) and steps.free else 1
 
@@ -226,6 +238,39 @@ class SearchSpace(Strict):
         return validated(Hyperparameters, values, f"search space of {self.method}")
 
 
+def _typed(name: str, parameter: Parameter) -> Parameter:
+    """Choices and fixed values in the hyperparameter's own type.
+
+    Raises:
+        ValueError: true or false where a number is wanted, or two choices that are the same value.
+    """
+    if name not in HYPERPARAMETERS or not isinstance(parameter, Choice | Fixed):
+        return parameter
+    if any(isinstance(value, bool) for value in _edge_values(parameter)):
+        raise ValueError(f"`{name}`: true and false are no values of it")
+    values = tuple(_as_trials_hold_it(name, value) for value in _edge_values(parameter))
+    if isinstance(parameter, Fixed):
+        return parameter.model_copy(update={"value": values[0]})
+    if len(set(values)) != len(values):
+        raise ValueError(f"`{name}`: choices must differ, got {list(parameter.choices)}")
+    return parameter.model_copy(update={"choices": values})
+
+
+def _as_trials_hold_it(name: str, value: Scalar) -> Any:
+    """What is no value of the hyperparameter is left as it is: it is refused later, by name."""
+    try:
+        return getattr(_with(name, value), name)
+    except ValidationError:
+        return value
+
+
+def _with(name: str, value: Scalar) -> Hyperparameters:
+    """A configuration with this value, which is valid if the value is."""
+    return Hyperparameters.model_validate(
+        {"learning_rate": 1e-3, "steps": 10**9, "schedule": "cosine", name: value}
+    )
+
+
 def _edge_values(parameter: FloatRange | IntRange | Choice | Fixed) -> list[Any]:
     match parameter:
         case FloatRange() | IntRange():
@@ -237,16 +282,19 @@ def _edge_values(parameter: FloatRange | IntRange | Choice | Fixed) -> list[Any]
 
 
 def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> SearchSpace:
-    """Read `path`, pull in the fragments it names under `include`, then apply a study's
-    `overrides`.
+    """Read a search space file, with the fragments it includes and a study's overrides.
 
-    A later definition of a parameter replaces an earlier one whole: fragments in order, the file
-    itself, overrides. An override of a parameter that the method cannot use is skipped (a study
-    sets `w_r` once for all methods).
+    A later definition of a parameter replaces an earlier one whole: first the fragments under
+    `include` in order, then the file itself, then the overrides. An override of a parameter that
+    the method cannot use is skipped (a study sets `w_r` once for all methods).
+
+    Args:
+        path: the YAML file.
+        overrides: by hyperparameter, the mapping of its range or value.
 
     Raises:
         UserError: missing file, unknown key, method or hyperparameter, low >= high, a grid value
-        outside its range.
+            outside its range.
     """
     content = read_yaml(path)
     merged: dict[str, Any] = {}
@@ -281,12 +329,12 @@ def _parameters_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _long_form(value: Any) -> Any:
-    """`batch_size: 8` is short for `{type: fixed, value: 8}`."""
+    """A parameter as a mapping: `batch_size: 8` is short for `{type: fixed, value: 8}`."""
     return value if isinstance(value, dict) else {"type": "fixed", "value": value}
 
 
 def spread(low: float, high: float, scale: str, points: int) -> list[float]:
-    """`points` values from low to high, evenly on the scale (a grid for the grid sampler)."""
+    """`points` values from low to high, evenly on the scale: a grid for the grid sampler."""
     if points == 1:
         return [low]
     shares = [i / (points - 1) for i in range(points)]

@@ -14,17 +14,16 @@ from ray_unlearn.spec.search_space import Scalar
 from ray_unlearn.spec.strict import Strict
 
 Points = dict[str, tuple[dict[str, Scalar], ...]]
-"""By method, configurations given one by one: values of the sampled parameters whose conditions
-hold."""
+"""By method, listed configurations: values of the sampled parameters whose conditions hold."""
 
 
 class SchedulerSpec(Strict):
-    """Early stopping: none, ASHA (Li et al. 2020) or the median rule (Golovin et al. 2017), per
-    method.
+    """Early stopping of a method's trials.
 
-    `past_best` stops a trial only where, with free steps, it has passed its best row: no trial is
-    judged by another, so the trials stay a random sample of the space. ASHA and the median rule
-    include it.
+    The types are none, `past_best`, ASHA (Li et al. 2020) and the median rule (Golovin et al.
+    2017), each within one method. `past_best` stops a trial only where, with free steps, it has
+    passed its best row: no trial is compared with another, so the trials stay a random sample of
+    the space. ASHA and the median rule include it.
     """
 
     type: Literal["none", "past_best", "asha", "median"] = "none"
@@ -98,8 +97,8 @@ class SearchSpec(Strict):
     def full_space_trials(self, method: str, trials: int) -> int:
         """The number of a narrowed method's first `trials` trials drawn from its full space.
 
-        After the warm start every 1/`full_space_share`-th trial is: a function of the index alone,
-        so that a study that is resumed or extended keeps the places it had.
+        After the warm start it is every 1/`full_space_share`-th trial: a function of the index
+        alone, so that the places stay the same when a study is resumed or extended.
         """
         after = max(0, trials - len(self.warm_start.get(method, ())))
         return math.floor(after * self.full_space_share + 1e-9)

@@ -1,4 +1,4 @@
-"""Strict, frozen models and the one way a YAML file becomes one of them."""
+"""Strict, frozen models, and how a YAML file becomes one of them."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from ray_unlearn.spec.errors import UserError, nearest
 
 
 class Strict(BaseModel):
-    """Frozen, forbids unknown keys, refuses NaN and infinity."""
+    """A frozen model that refuses unknown keys, NaN and infinity."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node of the document; an alias is refused."""
+        """The next node of the document; refuses an alias."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise UserError(
@@ -75,7 +75,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: not valid YAML: nested too deeply") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    except ValueError as error:  # a date that is none, a number of thousands of digits
+    except ValueError as error:  # an impossible date, a number of thousands of digits
         raise UserError(f"{path}: a value cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UserError(
@@ -85,7 +85,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
-    """`content` as `model`.
+    """Validate `content` as a `model`.
+
+    Args:
+        model: the class.
+        content: plain values, as read from YAML or JSON.
+        where: the file or option that `content` is from, for messages.
 
     Raises:
         UserError: one line per problem: place, value, remedy, nearest valid key.
@@ -115,7 +120,7 @@ def _sentence(model: type[Strict], problem: dict[str, Any], where: str) -> str:
 
 
 def _owner(model: type[Strict], path: tuple[Any, ...]) -> type[Strict] | None:
-    """The nested model that a location in a validation error belongs to, where it is clear."""
+    """The nested model of a location in a validation error; None where it is ambiguous."""
     current: type[Strict] | None = model
     for part in path:
         field = current.model_fields.get(str(part)) if current else None
@@ -134,7 +139,7 @@ def _types_in(annotation: Any) -> list[Any]:
 
 
 def differences(before: Any, after: Any, place: str = "") -> list[str]:
-    """Where two nested structures of plain values differ: `search.seed: 0 -> 1`, one line each."""
+    """Differences of two nested structures of plain values, a line each: `search.seed: 0 -> 1`."""
     if isinstance(before, dict) and isinstance(after, dict):
         names = [*before, *(name for name in after if name not in before)]
         nested = (

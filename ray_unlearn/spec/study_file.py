@@ -25,7 +25,7 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
 
     Raises:
         UserError: every problem found at the first level that has one, each with file, field, value
-        and remedy.
+            and remedy.
     """
     content = read_yaml(path)
     overrides = content.pop("space_overrides", None)
@@ -62,7 +62,7 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
 
 
 def _check_overrides(path: Path, overrides: dict[str, Any], methods: tuple[str, ...]) -> None:
-    """Refuse an override that no method of the study uses: it would be ignored in silence."""
+    """Refuse an override that no method of the study uses; it would be ignored silently."""
     used = {name for method in methods for name in method_named(method).hyperparameters}
     for name in overrides:
         if name in HYPERPARAMETERS and name not in used:
@@ -123,11 +123,11 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
 
 
 def where_it_is_now(spec: StudySpec, folder: Path) -> StudySpec:
-    """The ledger's spec with model, data and operations of `study.yaml`: a study may have moved.
+    """The ledger's spec with model, data and operations of `study.yaml`, as a study may have moved.
 
     Args:
-        spec: of the ledger's header.
-        folder: of the study; without a `study.yaml` the spec is as it is.
+        spec: the spec in the ledger's header.
+        folder: the study's folder; without a `study.yaml` in it the spec is returned unchanged.
 
     Raises:
         UserError: `study.yaml` cannot be read.

@@ -1,4 +1,4 @@
-"""StudySpec: everything that decides a study's results, and, apart, how it is operated."""
+"""StudySpec: everything that decides a study's results and, separately, how it is operated."""
 
 import math
 from pathlib import Path
@@ -29,8 +29,11 @@ StrengthMode = Literal["trained", "target", "both"]
 
 
 class ObjectiveSpec(Strict):
-    """score = w_forget * forget gap + mean over sets of w_set * utility loss (METRICS in
-    `store.schema`)."""
+    """Weights of the score, and the rule that picks the row to score.
+
+    score = w_forget * forget gap + mean over sets of w_set * utility loss; see METRICS in
+    `store.schema`.
+    """
 
     forget_gap: Weight = Field(1.0, description="weight of |log ppl(U) - log ppl_0(A)|")
     retain: Weight = Field(1.0, description="weight of the utility loss on held-out retain text")
@@ -56,8 +59,10 @@ class ObjectiveSpec(Strict):
 
 
 class EvaluationSpec(Strict):
-    """When a trial is evaluated: every N updates, at given updates, or `count` points; always at
-    its last update."""
+    """When a trial is evaluated.
+
+    Every N updates, at given updates, or at `count` points, and always at its last update.
+    """
 
     every: int | None = Field(None, ge=1, le=MOST_UPDATES)
     at: tuple[int, ...] | None = Field(None, max_length=MOST_ROWS)
@@ -91,8 +96,7 @@ class EvaluationSpec(Strict):
         return self
 
     def updates(self, steps: int) -> tuple[int, ...]:
-        """The evaluated updates of a trial of `steps` updates, rising, the last one always among
-        them."""
+        """The evaluated updates of a trial of `steps` updates, rising, with the last one."""
         if self.every is not None:
             points = set(range(self.every, steps + 1, self.every))
         elif self.at is not None:
@@ -191,11 +195,12 @@ class StudySpec(Strict):
                 f"search.scheduler.grace_updates: must lie below the most steps of {method} "
                 f"({most}), got {self.search.scheduler.grace_updates}"
             )
-        if self.evaluation.every and most // self.evaluation.every > MOST_ROWS:
+        # The last step is always evaluated.
+        rows = math.ceil(most / self.evaluation.every) if self.evaluation.every else 0
+        if rows > MOST_ROWS:
             raise ValueError(
-                f"evaluation.every: {most:,} steps of {method} would be evaluated "
-                f"{most // self.evaluation.every:,} times, at most {MOST_ROWS:,} are "
-                "possible; raise it"
+                f"evaluation.every: {most:,} steps of {method} would be evaluated {rows:,} times, "
+                f"at most {MOST_ROWS:,} are possible; raise it"
             )
         if space.free_steps and not [
             u for u in self.evaluation.updates(most) if u >= space.fewest_steps
@@ -238,8 +243,8 @@ class StudySpec(Strict):
     def decisive(self) -> dict[str, Any]:
         """Everything in the spec that decides results, as plain values.
 
-        Left out are `description`, `operations`, and local paths of model and data, whose contents
-        have digests of their own: a study may move to another machine.
+        It leaves out `description`, `operations`, and local paths of model and data, because a
+        study may move to another machine. The contents of those paths have digests of their own.
         """
         content = self.model_dump(mode="json", exclude={"description", "operations"})
         for field in ("source", "exact_retrain"):
@@ -257,7 +262,7 @@ class StudySpec(Strict):
         return content
 
     def results_digest(self) -> str:
-        """Digest of `decisive`."""
+        """Digest of `decisive()`."""
         return digest(self.decisive())
 
     def trial_config(
@@ -274,7 +279,7 @@ class StudySpec(Strict):
 
 
 def public_name(source: str) -> str:
-    """A model's name in tables and reports: of a local path only the last part."""
+    """A model's name in tables and reports; for a local path, its last part."""
     return Path(source).name if source.startswith(("/", ".", "~")) else source
 
 

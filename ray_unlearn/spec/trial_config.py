@@ -12,10 +12,10 @@ from ray_unlearn.spec.strict import digest
 
 
 class TrialConfig(Hyperparameters):
-    """A trial: hyperparameters, method, seed, where to evaluate, and the context they hold in.
+    """A trial: hyperparameters, method, seed, updates to evaluate, and the study's context.
 
-    `context` is the digest of all that changes a result and is the same for a whole study: model,
-    data and evaluation. Two trials with one `id` give the same trajectory.
+    `context` is the digest of everything that changes a result and is the same for a whole study:
+    model, data and evaluation. Two trials with one `id` give the same trajectory.
     """
 
     method: str
@@ -51,9 +51,9 @@ class TrialConfig(Hyperparameters):
     def id(self) -> str:
         """12 hex digits that name the trial.
 
-        The digest of method, seed, evaluated updates, context and the hyperparameters that differ
-        from their defaults. A hyperparameter or method that is added to the package later changes
-        no id. Ledgers of schema 1 and 2 have other ids, see `spec.trial_id`.
+        They are a digest of method, seed, evaluated updates, context and the hyperparameters that
+        differ from their defaults, so a hyperparameter or method that is added to the package later
+        changes no id. Ledgers of schema 1 and 2 have other ids, see `spec.trial_id`.
         """
         content = self.model_dump(mode="json", include={"method", "seed", "evaluate_at", "context"})
         return digest(content | {"hyperparameters": self.changed()})

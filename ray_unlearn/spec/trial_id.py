@@ -1,7 +1,7 @@
 """Trial ids by the schema version of the ledger that holds them.
 
-Ledgers of schema 1 and 2 name a trial by a digest over one fixed list of fields. They keep doing so
-when they are resumed: the version in a ledger's header decides for all of its trials.
+Ledgers of schema 1 and 2 name a trial by a digest of one fixed list of fields, also after they are
+resumed: the version in a ledger's header decides for all of its trials.
 """
 
 from ray_unlearn.spec.strict import digest
@@ -15,7 +15,7 @@ FLAT_FIELDS = frozenset({
     "warmup_steps", "warmup_ratio", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2",
     "method", "seed", "evaluate_at", "context",
 })  # fmt: skip
-"""All fields of a trial as they were in schema 2. Frozen: never add to it."""
+"""All fields of a trial as they were in schema 2; never add to it."""
 
 
 def trial_id(config: TrialConfig, schema_version: int) -> str:
@@ -23,7 +23,7 @@ def trial_id(config: TrialConfig, schema_version: int) -> str:
 
     Args:
         config: the trial.
-        schema_version: of the ledger's header.
+        schema_version: the version in the ledger's header.
 
     Returns:
         12 hex digits.
@@ -32,5 +32,5 @@ def trial_id(config: TrialConfig, schema_version: int) -> str:
 
 
 def flat_id(config: TrialConfig) -> str:
-    """The id of a trial in ledgers of schema 1 and 2: a digest of all its fields, defaults too."""
+    """The id of a trial in ledgers of schema 1 and 2: a digest of all its fields, with defaults."""
     return digest(config.model_dump(mode="json", include=set(FLAT_FIELDS)))

@@ -1,7 +1,7 @@
 """Write a file whole or not at all.
 
 Whatever happens, a power cut included, a reader finds the old content or the new one, and a file
-that was written stays written. The one way in which the package replaces files.
+that was written stays written. The package replaces files in no other way.
 """
 
 import errno
@@ -23,11 +23,11 @@ def whole_file(
 
     Args:
         path: the file.
-        environment: names the draft, so that two writers never share one.
+        environment: makes the draft's name, so that two writers never share a draft.
         make_folder: make the file's folder if it is missing.
 
     Raises:
-        OSError: it cannot be written; `path` is as it was.
+        OSError: the file cannot be written; `path` is unchanged.
     """
     if make_folder:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,19 +39,23 @@ def whole_file(
 
 
 def write_whole(path: Path, content: bytes, environment: Environment = REAL) -> None:
-    """Make or replace a file. Raises as `whole_file`."""
+    """Make or replace a file.
+
+    Raises:
+        OSError: as in `whole_file`.
+    """
     with whole_file(path, environment) as draft:
         draft.write_bytes(content)
 
 
 def create_whole(path: Path, content: bytes, environment: Environment = REAL) -> bool:
-    """Make a file unless there is one of that name; of many who try, one succeeds.
+    """Make a file unless there is one of that name; of many processes that try, one succeeds.
 
     Returns:
         Whether it was made.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _draft(path, environment) as draft:
@@ -76,7 +80,7 @@ def _draft(path: Path, environment: Environment) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """A file's content, or a folder's list of names, is on disk when this returns.
+    """Put a file's content, or a folder's list of names, on disk.
 
     Raises:
         OSError: the disk is full or fails.

@@ -1,4 +1,4 @@
-"""The best weights beside the ledger: are they the ones that were written (I5 of `verify`)?"""
+"""A check that the best weights are the ones that were written (I5 of `verify`)."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -14,13 +14,13 @@ from ray_unlearn.store.storage import Storage, file_sha256, local_file
 def best_weights_problems(
     storage: Storage, kept: BestWeightsKept | None, trials: Mapping[int, Trial], *, running: bool
 ) -> Iterator[str]:
-    """I5: the weights that the newest `BestWeightsKept` names.
+    """Problems of the weights that the newest `BestWeightsKept` names (I5).
 
     Args:
-        storage: of the study; names in the event are below it.
-        kept: None when no weights were kept.
-        trials: of the ledger.
-        running: a writer may have put better weights there since the ledger was read.
+        storage: the study's storage; names in the event are below it.
+        kept: the event; None if no weights were kept.
+        trials: the ledger's trials.
+        running: whether a writer may have stored better weights since the ledger was read.
     """
     if kept is None:
         return
@@ -56,10 +56,10 @@ def best_weights_problems(
 
 
 def safetensors_fault(path: Path) -> str:
-    """What is wrong with the layout of a safetensors file; empty when nothing is.
+    """The fault in the layout of a safetensors file; empty if there is none.
 
-    Eight bytes little-endian: length of the JSON header; the header: tensors with their
-    `data_offsets`; the data.
+    The layout is: the length of the JSON header in eight bytes, little-endian; the header, tensors
+    with their `data_offsets`; the data.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:

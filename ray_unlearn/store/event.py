@@ -19,7 +19,7 @@ from ray_unlearn.store.schema import (
 
 @dataclass(frozen=True)
 class Header:
-    """The first event: what the study is. Everything that decides its results is here."""
+    """The first event, with everything that decides the study's results."""
 
     schema_version: int = SCHEMA_VERSION
     spec: dict[str, Any] = field(default_factory=dict)
@@ -30,9 +30,9 @@ class Header:
     """Digest of each split's documents and tokens; empty in older ledgers."""
     model_digest: str = ""
     context: str = ""
-    """Digest of all that is the same for every trial; part of each trial's id."""
+    """Digest of everything that is the same for every trial; part of each trial's id."""
     retraining_flops: float = 0.0
-    """Estimated cost of retraining without the forget set; 0 when unknown."""
+    """Estimated cost of retraining without the forget set; 0 if unknown."""
     code_version: str = ""
     libraries: dict[str, str] = field(default_factory=dict)
     """Versions, by name."""
@@ -45,7 +45,7 @@ class SessionBegan:
     """A process began to work on the study."""
 
     total: int | None = None
-    """Trials of the whole study; None in ledgers that do not say."""
+    """Trials of the whole study; None in ledgers that do not record it."""
     host: str = ""
     pid: int = 0
     code_version: str | None = None
@@ -69,12 +69,12 @@ class BaselineMeasured:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialAsked:
-    """A trial was handed out."""
+    """A trial was asked for."""
 
     number: int
     trial_id: str
     source: str = ""
-    """Who chose the configuration: a sampler's name."""
+    """Name of the sampler that chose the configuration."""
     config: dict[str, Any]
 
 
@@ -103,7 +103,7 @@ class BestWeightsKept:
     update: int
     strength: float = AS_TRAINED
     file: str
-    """Its name below the study."""
+    """The file's name below the study."""
     sha256: str
     bytes: int
 
@@ -131,7 +131,7 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class TrialReopened:
-    """A trial's outcome does not count any more: the trial runs again."""
+    """A trial's outcome no longer counts, and the trial runs again."""
 
     number: int
     reason: str

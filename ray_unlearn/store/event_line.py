@@ -1,12 +1,12 @@
-"""One event, one line: JSON that ends with a checksum of itself.
+"""One event as one line of JSON that ends with a checksum of itself.
 
     {"seq": 7, "token": 2, "kind": "row", ..., "metrics": {...}, "more": {...}, "crc": "1a2b3c4d"}
 
-`seq` counts the events from 0 (the header), so a missing line is noticed. `token` is the fencing
-token of the writer (see `lease`); the code calls it fence. `crc` is the CRC-32 (zlib) of the line
-before `, "crc"`: no flipped bit passes for data, neither when the ledger is opened nor when a row
-is read again. The few columns of a row that search and status need are in `metrics`, all others in
-`more`, which stays in the file until it is needed: a study of 10,000 trials opens in seconds.
+`seq` counts the events from 0 (the header), so a missing line is noticed. `token` is the writer's
+fence (see `lease`). `crc` is the CRC-32 (zlib) of the line before `, "crc"`, so a flipped bit is
+detected when the ledger is opened and again when a row is read. The few columns of a row that
+search and status need are in `metrics`, all others in `more`, which stays in the file until it is
+needed: a study of 10,000 trials opens in seconds.
 """
 
 import json
@@ -33,7 +33,7 @@ HOT = (
     "score_selection", "forget_gap_selection", "utility_loss_selection", "forget_nll",
     "forget_ppl", "wall_s", "evaluation_wall_s", "strength",
 )  # fmt: skip
-"""Columns of a row that are parsed at once."""
+"""Columns of a row that are parsed when the ledger is opened."""
 
 _CRC = b', "crc": "'
 _SUFFIX = len(_CRC) + len('01234567"}\n')
@@ -50,12 +50,12 @@ class Entry(NamedTuple):
     """A line of the ledger."""
 
     seq: int | None
-    """None in ledgers of schema version 1, which had no numbers."""
+    """Number of the event; None in ledgers of schema version 1, which had none."""
     fence: int
-    """The writer's fencing token; 0 in ledgers of schema version 1."""
+    """The writer's fence; 0 in ledgers of schema version 1."""
     event: Event
     offset: int
-    """Where the line begins in its file; -1 for a header that was taken from its copy."""
+    """Byte at which the line begins in its file; -1 for a header from its copy."""
     length: int
     """Bytes of the line, line end included."""
 
@@ -63,10 +63,10 @@ class Entry(NamedTuple):
 class StoredRow(Mapping[str, Any]):
     """A row whose columns, except for `HOT` and `update`, stay in the file until one is needed.
 
-    Each read checks the line's checksum against the one that was seen when the ledger was opened.
+    Each read checks the line's checksum against the one seen when the ledger was opened.
 
     Raises:
-        StorageError: from any access to a column: the line is not what it was.
+        StorageError: at any access to a column, if the line has changed.
     """
 
     __slots__ = ("_crc", "_hot", "_length", "_more", "_offset", "_path")
@@ -120,13 +120,13 @@ class StoredRow(Mapping[str, Any]):
 
 
 def encoded(event: Event, seq: int, fence: int, time: str = "") -> bytes:
-    """The event's line.
+    """The line of an event.
 
     Args:
-        event: non-finite metrics become null, for JSON has no NaN.
+        event: the event; non-finite metrics become null, as JSON has no NaN.
         seq: number of the event.
-        fence: the writer's fencing token.
-        time: ISO 8601; left out where empty.
+        fence: the writer's fence.
+        time: ISO 8601; left out if empty.
     """
     assert not isinstance(event, UnknownEvent)
     content: dict[str, Any] = {"seq": seq, "token": fence, "kind": KINDS[type(event)]}
@@ -148,12 +148,12 @@ def encoded(event: Event, seq: int, fence: int, time: str = "") -> bytes:
 
 
 def decoded(line: bytes, path: Path, offset: int, *, checked: bool = True) -> Entry | None:
-    """The entry of a line; None when the line is torn or damaged.
+    """The entry of a line; None if the line is torn or damaged.
 
     Args:
         line: the bytes, line end included.
         path: the file, from which a row's remaining columns are read later.
-        offset: of the line in the file.
+        offset: byte at which the line begins in the file.
         checked: False accepts a line without a checksum (ledgers of schema version 1).
     """
     body = line[:-_SUFFIX]
@@ -178,7 +178,7 @@ def decoded(line: bytes, path: Path, offset: int, *, checked: bool = True) -> En
 
 
 def renumbered(line: bytes, seq: int) -> bytes:
-    """A line that can be trusted, under another number; its other content stays."""
+    """A trusted line with another number and its other content unchanged."""
     body = line[:-_SUFFIX] + b"}" if line[-_SUFFIX:].startswith(_CRC) else line
     first: dict[str, Any] = {"seq": seq}
     return _sealed(first | json.loads(body) | first)
@@ -192,7 +192,7 @@ def _entry(content: dict[str, Any], offset: int, length: int) -> Entry | None:
 
 
 def _event(content: dict[str, Any]) -> Event | None:
-    """None where a key is missing."""
+    """The event of a line's content; None if a key is missing."""
     found: type[Any] | None = _CLASSES.get(content["kind"])
     if found is None:
         return UnknownEvent(str(content["kind"]))
@@ -227,7 +227,7 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 
 def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
-    """null, which stood for a number that was not finite, is NaN again."""
+    """Metrics with NaN in place of null, which stood for a non-finite number."""
     return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 

@@ -1,6 +1,6 @@
 """A study's weights: the last checkpoint of each unfinished trial, and the best row's weights.
 
-trials/0003/last.2-1.pt             trial 3 has no outcome yet and goes on from here
+trials/0003/last.2-1.pt             trial 3 has no outcome yet and continues from here
                                     (second run of the study, attempt 1)
 trials/0003/last.2-1-6.rank0of2.pt  the same for a sharded trial: update 6, first of two workers
 trials/best/0007-48.safetensors     trial 7 after update 48: the lowest score so far
@@ -24,8 +24,10 @@ CHECKPOINT = "last*.pt"
 
 
 def checkpoint_file(number: int) -> str:
-    """Name of an unfinished trial's last checkpoint, to which `checkpoint.attempt_file` adds the
-    attempt."""
+    """Name of an unfinished trial's last checkpoint.
+
+    `checkpoint.attempt_file` adds the attempt to it.
+    """
     return f"{TRIALS}/{number:04d}/last.pt"
 
 
@@ -38,7 +40,7 @@ def best_file(number: int, update: int, strength: float = AS_TRAINED) -> str:
 def kept_weights(
     storage: Storage, record: Record, number: int, update: int, strength: float = AS_TRAINED
 ) -> str | None:
-    """Name of the file with the weights of a row; None unless it is whole and the one written."""
+    """Name of the file with the weights of a row; None unless it is the file that was written."""
     kept = record.best_weights
     if kept is None or (kept.number, kept.update, kept.strength) != (number, update, strength):
         return None
@@ -50,9 +52,9 @@ def kept_weights(
 
 
 def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
-    """Files that a killed process left behind; a study that is not running needs none of them.
+    """Files that a killed process left behind and that a stopped study does not need.
 
-    They are drafts, checkpoints of finished or unknown trials, and weights of other rows than the
+    They are drafts, checkpoints of finished or unknown trials, and weights of rows other than the
     best.
 
     Raises:
@@ -72,12 +74,15 @@ def leftovers(storage: Storage, record: Record) -> Iterator[Stored]:
 
 
 def _files_at_the_top(storage: Storage) -> list[Stored]:
-    """Files in the study folder itself; an object store has no drafts, and much to list."""
+    """Files in the study folder itself; none for an object store, which has no drafts."""
     return storage.files_at_the_top() if isinstance(storage, FolderStorage) else []
 
 
 def remove_leftovers(storage: Storage, record: Record) -> tuple[int, int]:
-    """Delete leftovers and the folders that become empty; returns the numbers of files and bytes.
+    """Delete leftovers and the folders that become empty.
+
+    Returns:
+        The number of files and of bytes.
 
     Raises:
         OSError: the storage fails.
@@ -95,7 +100,7 @@ def remove_leftovers(storage: Storage, record: Record) -> tuple[int, int]:
 
 
 def remove_checkpoints(storage: Storage, number: int) -> None:
-    """Delete the checkpoints of a trial that has ended; what cannot be deleted is a leftover."""
+    """Delete the checkpoints of an ended trial; one that cannot be deleted is a leftover."""
     try:
         for file in storage.files(f"{TRIALS}/{number:04d}"):
             storage.remove(file.name)

@@ -1,7 +1,7 @@
-"""A ledger's record that keeps up with its file: each look reads only what is new.
+"""A ledger's record that follows its file, of which each look reads only what is new.
 
-What is not plainly the next event (another writer's token, a gap in the numbers, damage, a file
-that was repaired) is left to `read_ledger`'s rules: everything is read again.
+Anything but the next event (another writer's fence, a gap in the numbers, damage, a file that was
+repaired) is left to the rules of `read_ledger`: everything is read again.
 """
 
 from pathlib import Path
@@ -13,8 +13,10 @@ from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import events_file, scanned
 
 MARK_BYTES = 64
-"""Bytes before the place where reading stopped. With the checksum of the last line among them, they
-identify the file, even when it was downloaded again."""
+"""Number of bytes before the place where reading stopped that identify the file.
+
+The checksum of the last line is among them, so they do so even after a new download.
+"""
 
 
 class LedgerFollower:
@@ -29,17 +31,20 @@ class LedgerFollower:
         self._seq = 0
 
     def poll(self) -> tuple[Record, list[Event] | None]:
-        """The record as it is now, and the events that are new; None: all was read from the start.
+        """The record as it is now, and the new events.
+
+        Returns:
+            None in place of the events if everything was read from the start.
 
         Raises:
-            StorageError: as `read_ledger`. A later call may succeed.
+            StorageError: as in `read_ledger`; a later call may succeed.
         """
         if self._record is None:
             return self._from_the_start(), None
         events = self._news()
         if events is None:
             return self._from_the_start(), None
-        # When an event cannot be applied, the next call reads everything again.
+        # If an event cannot be applied, the next call reads everything again.
         record, self._record = self._record, None
         for event in events:
             record.apply(event)
@@ -57,7 +62,7 @@ class LedgerFollower:
         return record
 
     def _news(self) -> list[Event] | None:
-        """The events after the last one known; None when the file does not simply go on."""
+        """The events after the last known one; None if the file has changed in another way."""
         data = self._from(max(0, self._offset - MARK_BYTES))
         if not self._mark or not data.startswith(self._mark):
             return None
@@ -82,5 +87,5 @@ class LedgerFollower:
             with open(self._path, "rb") as file:
                 file.seek(offset)
                 return file.read()
-        except FileNotFoundError:  # `scanned` says it better
+        except FileNotFoundError:  # `scanned` has the better message
             return b""

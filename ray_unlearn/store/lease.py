@@ -1,12 +1,12 @@
-"""Who may write a study: one process at a time, with a fencing token.
+"""The lease: the right of one process at a time to write a study.
 
 `ledger/lease.json` names the holder. On one machine an advisory lock (`flock`) decides, which the
-kernel drops with the process. Between machines, where a shared file system may not carry locks, the
-file's age decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence another
-process may take the study over. Each holder's fencing token (the fence) is one higher than the last
-one's. A former holder that wakes up reads the file before it appends, finds a fence that is not its
-own, and stops. A line that it had half written by then carries its old fence, and readers leave it
-out (Kleppmann 2016, "How to do distributed locking").
+kernel drops with the process. Between machines, and on a file system without locks, the file's age
+decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence another process
+may take the study over. Each holder's fence is one higher than the last one's. A former holder that
+wakes up reads the file before it appends, finds a fence that is not its own, and stops. A line that
+it had half written by then carries its old fence, and readers leave it out (Kleppmann 2016, "How to
+do distributed locking", where the fence is called fencing token).
 """
 
 import contextlib
@@ -28,7 +28,7 @@ LEASE_FILE = "lease.json"
 
 @dataclass(frozen=True)
 class Holder:
-    """What a lease says of its holder."""
+    """The holder of a lease, as its file describes it."""
 
     fence: int
     """`token` on disk."""
@@ -54,7 +54,7 @@ class Holder:
         """The holder that a lease names.
 
         Raises:
-            ValueError, KeyError, TypeError: it was written by another version.
+            ValueError, KeyError, TypeError: another version wrote it.
         """
         found = json.loads(content)
         names = ("token", "host", "pid", "started", "released")
@@ -79,9 +79,9 @@ class Lease:
         """Lock `file` (in `folder`) and become the holder.
 
         Args:
-            folder: where `lease.json` is or will be.
+            folder: the folder of `lease.json`.
             file: locked for as long as it is open.
-            what: named in errors.
+            what: name of what is locked, for errors.
             environment: clock, host and threads.
 
         Raises:
@@ -90,17 +90,22 @@ class Lease:
         before = read_holder(folder)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise StorageError(
                 f"{what}: another process is writing this study: "
                 f"{describe_holder(folder, before, environment)}"
             ) from None
-        if before is not None and not before.released and before.host != environment.host:
-            silent = _silence_s(folder, environment)
+        except OSError:  # a file system without locks: there the age decides on one machine too
+            locks = False
+        else:
+            locks = True
+        here = before is not None and before.host == environment.host
+        if before is not None and not before.released and not (here and locks):
+            silent, other = _silence_s(folder, environment), "process" if here else "host"
             if silent < EXPIRY_S:
                 raise StorageError(
-                    f"{what}: another host is writing this study: "
-                    f"{describe_holder(folder, before, environment)}; if that host is dead, "
+                    f"{what}: another {other} is writing this study: "
+                    f"{describe_holder(folder, before, environment)}; if that {other} is dead, "
                     f"try again in {EXPIRY_S - silent:.0f} s"
                 )
         fence = 1 if before is None else before.fence + 1
@@ -114,8 +119,8 @@ class Lease:
     def outrank(self, fence: int) -> None:
         """Make the fence higher than `fence`, the highest in the ledger.
 
-        `lease.json`, with its count, may have been lost before this lease was taken. But when the
-        lease is another process's by now, that process wrote the higher fence.
+        `lease.json`, with its count, may have been lost before this lease was taken. But if another
+        process holds the lease by now, that process wrote the higher fence.
 
         Raises:
             StorageError: this process has lost the study.
@@ -127,7 +132,11 @@ class Lease:
             write_whole(self._path, self._holder.as_json(), self._environment)
 
     def check(self) -> None:
-        """Raise a StorageError when the lease is another process's: nothing may be written."""
+        """Check that this process still holds the lease and may write.
+
+        Raises:
+            StorageError: another process holds it.
+        """
         now = read_holder(self._path.parent)
         if now is None or now.fence != self.fence:
             raise StorageError(
@@ -142,7 +151,7 @@ class Lease:
         self._beat.join()
         holder = read_holder(self._path.parent)
         if holder is not None and holder.fence == self.fence:
-            # On a full disk the lock alone says that the study is free, or the lease's age.
+            # On a full disk only the lock, or the lease's age, shows that the study is free.
             with contextlib.suppress(OSError):
                 released = replace(self._holder, released=True)
                 write_whole(self._path, released.as_json(), self._environment)
@@ -157,7 +166,7 @@ class Lease:
 
 
 def read_holder(folder: Path) -> Holder | None:
-    """Who holds, or last held, the lease; None when there was none or the file is unreadable."""
+    """The present or last holder of the lease; None if there was none or the file is unreadable."""
     try:
         return Holder.from_json((folder / LEASE_FILE).read_bytes())
     except (OSError, ValueError, TypeError, KeyError):
@@ -176,8 +185,10 @@ def describe_holder(folder: Path, holder: Holder | None, environment: Environmen
 
 
 def _silence_s(folder: Path, environment: Environment) -> float:
-    """Seconds since the lease was touched, both ends by the clock of the file system: hosts
-    disagree on the time."""
+    """Seconds since the lease was touched.
+
+    Both times are by the clock of the file system, because hosts disagree on the time.
+    """
     probe = folder / f"clock.{environment.unique_name()}.tmp"
     try:
         probe.touch()

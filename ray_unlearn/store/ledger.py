@@ -1,5 +1,6 @@
-"""The study's append-only record. Everything else (status, resume, tables, best trial) is derived
-from it.
+"""The study's append-only record.
+
+Everything else (status, resume, tables, best trial) is derived from it.
 
 `ledger/events.jsonl` holds one JSON object per line (see `entry`); each is on disk (fsync) before
 `append` returns. The kinds, with the class of each in `event`:
@@ -63,7 +64,7 @@ class WriteLease(Protocol):
 
 
 class Ledger:
-    """The one writer of a study's events. A context manager: it holds the study's lease while open.
+    """The one writer of a study's events, a context manager that holds its lease while open.
 
     `record` is always what a reader of the file would see.
     """
@@ -85,6 +86,8 @@ class Ledger:
         self._file = file
         self._lease = lease
         self._seq = next_seq
+        self._torn = False
+        """Part of an event that could not be written is at the end of the file, and stays there."""
         self.found_at_opening: list[str] = []
         """What opening found and repaired, in words; also in the ledger, as notes."""
         self._acknowledged = os.open(acknowledged_file(folder), os.O_WRONLY | os.O_CREAT, 0o644)
@@ -205,14 +208,18 @@ class Ledger:
 
     def _write(self, event: Event, time: str = "") -> bytes:
         self._lease.check()
+        if self._torn:
+            raise StorageError(
+                f"{events_file(self.folder)}: an earlier event could not be written; "
+                "`ray-unlearn resume` goes on"
+            )
         line = encoded(event, self._seq, self.fence, time)
         start = self._file.tell()
         try:
             _write_all(self._file, line)
             os.fsync(self._file.fileno())
         except OSError as error:
-            with suppress(OSError):  # a torn tail that stays is cut on the next open
-                self._file.truncate(start)
+            self._take_back(start)
             raise StorageError(
                 f"{events_file(self.folder)}: {error}; free some space, then `ray-unlearn resume`"
             ) from None
@@ -220,13 +227,23 @@ class Ledger:
             try:
                 self._writer.append(self._seq, line)
             except StorageError:
-                self._file.truncate(start)
-                self._file.seek(start)
+                self._take_back(start)
                 raise
         with suppress(OSError):  # the mark is a witness, not the record
             os.pwrite(self._acknowledged, b"%020d\n" % self._seq, 0)
         self._seq += 1
         return line
+
+    def _take_back(self, start: int) -> None:
+        """Cut what was written from `start` on, so that the next event begins there.
+
+        Truncating leaves the position where it is: the next write would fill the gap with zeros.
+        """
+        try:
+            self._file.truncate(start)
+            self._file.seek(start)
+        except OSError:  # the torn end is cut when the ledger is opened again
+            self._torn = True
 
     def __enter__(self) -> Self:
         return self
@@ -304,8 +321,9 @@ def _end_of_file(scan: Scan, acknowledged: int) -> Iterator[str]:
 
 
 def _write_all(file: IO[bytes], line: bytes) -> None:
-    """Unbuffered: a line that did not fit must not wait in a buffer and follow the next one to
-    disk.
+    """Write a line without a buffer.
+
+    A line that did not fit must not wait in a buffer and follow the next one to disk.
 
     Raises:
         OSError: the disk is full; a part may have been written.

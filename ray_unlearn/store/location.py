@@ -1,6 +1,6 @@
-"""Where a study is kept: the same code for a folder and for an object store.
+"""Locations of studies, with the same functions for a folder and for an object store.
 
-A location is what users write. `opened` gives the process that runs a study its files, `fetched`
+A location is what users write. `opened` gives the process that runs a study its files; `fetched`
 gives a reader a folder to read.
 """
 
@@ -22,8 +22,7 @@ from ray_unlearn.store.working_copy import HEADER, Publisher, RemoteWriter, Work
 
 SPEC = "study.yaml"
 HASTY_S = 20.0
-"""A command that only reads, or has not begun, waits no longer for a storage that does not
-answer."""
+"""Longest wait of a command that only reads, or has not begun, for a storage without an answer."""
 
 
 @dataclass
@@ -33,15 +32,15 @@ class StudyFiles:
     location: str
     """The folder or address as the user wrote it."""
     folder: Path
-    """The study directory, or the working copy of it."""
+    """The study directory, or its working copy."""
     storage: Storage
-    """For weights and checkpoints: what lanes on other machines read and write."""
+    """Storage of weights and checkpoints, which lanes on other machines read and write."""
     environment: Environment = REAL
     _writer: RemoteWriter | None = None
     _publisher: Publisher | None = None
 
     def occupied(self) -> bool:
-        """Whether there is a study already.
+        """Whether there is a study at the location already.
 
         Raises:
             StorageError: the storage fails.
@@ -57,17 +56,17 @@ class StudyFiles:
             raise StorageError(str(error)) from None
 
     def create_ledger(self, header: Header) -> Ledger:
-        """Begin the study: of many processes that try, one succeeds. See `Ledger.create`."""
+        """Begin the study (see `Ledger.create`); of many processes that try, one succeeds."""
         writer = self._take() if self.storage.remote else None
         return Ledger.create(self.folder / "ledger", header, writer, self.environment)
 
     def open_ledger(self) -> Ledger:
-        """Go on with the study. See `Ledger.open`."""
+        """Go on with the study (see `Ledger.open`)."""
         if not self.storage.remote:
             return Ledger.open(self.folder / "ledger", environment=self.environment)
         if not self.occupied():
             raise StorageError(f"{self.location}: no study there; is the address right?")
-        writer = self._take()  # first: what is read after it is all there will be
+        writer = self._take()  # first, so that nothing is added after it was read
         try:
             writer.complete_creation()
             WorkingCopy(self.storage, self.folder, self.environment).refresh()
@@ -93,7 +92,8 @@ class StudyFiles:
             writer.complete_creation()
             WorkingCopy(self.storage, self.folder, self.environment).refresh()
             # The folder's own lease is free. A repair takes it twice, to write and to open what it
-            # wrote; its last fence is then the store's, which the next holder outranks.
+            # wrote. Its last fence is then that of the store's lease, which the next holder
+            # outranks.
             here = self.environment
             held = Holder(writer.lease.fence - 2, here.host, here.pid, here.time(), released=True)
             (self.folder / "ledger" / LEASE_FILE).write_bytes(held.as_json())
@@ -115,14 +115,22 @@ class StudyFiles:
                 raise StorageError(str(error)) from None
 
     def remove(self, name: str) -> None:
-        """Delete a file where the study is. Raises as `publish`."""
+        """Delete a file of the study.
+
+        Raises:
+            StorageError: the storage fails.
+        """
         try:
             self.storage.remove(name)
         except OSError as error:
             raise StorageError(str(error)) from None
 
     def publish_all(self) -> None:
-        """Publish all files that have changed. Raises as `publish`."""
+        """Publish all files that have changed.
+
+        Raises:
+            StorageError: the storage fails.
+        """
         if self._publisher is not None:
             try:
                 self._publisher.publish()
@@ -130,12 +138,16 @@ class StudyFiles:
                 raise StorageError(str(error)) from None
 
     def replace_ledger(self) -> None:
-        """Make the repaired working copy the study's ledger. Raises as `publish`."""
+        """Make the repaired working copy the study's ledger.
+
+        Raises:
+            StorageError: the storage fails.
+        """
         if self._writer is not None:
             self._writer.replace()
 
     def publishing(self, say: Callable[[str], None]) -> AbstractContextManager[object]:
-        """A context in which changed files are published every few seconds; `say` gets failures."""
+        """A context that publishes changed files every few seconds; `say` receives failures."""
         return nullcontext() if self._publisher is None else self._publisher.running(say)
 
 
@@ -145,7 +157,7 @@ def opened(location: str | Path, environment: Environment = REAL) -> Iterator[St
 
     Raises:
         UserError: not a location (see `storage_at`).
-        StorageError: the store cannot be written, or cannot decide who begins a study there.
+        StorageError: the store cannot be written, or cannot decide which process begins a study.
     """
     storage = storage_at(location, environment)
     if not storage.remote:
@@ -161,8 +173,7 @@ def opened(location: str | Path, environment: Environment = REAL) -> Iterator[St
 
 @contextmanager
 def fetched(location: str | Path) -> Iterator[Path]:
-    """A study to read: its folder, or a copy of what there is to read of it (ledger and small
-    files).
+    """A study to read, as its folder or as a copy of its ledger and small files.
 
     Raises:
         UserError: not a location.
@@ -187,7 +198,7 @@ def copied(location: str | Path) -> Iterator[Path | WorkingCopy]:
 
 
 def send(location: str | Path, paths: Iterable[Path]) -> None:
-    """Copy files that were made in a copy (see `fetched`) to where the study is kept.
+    """Copy files that were made in a copy (see `fetched`) to the study's storage.
 
     Raises:
         StorageError: the storage fails.
@@ -223,14 +234,19 @@ def _scratch(location: str | Path) -> Iterator[Path]:
 
 
 def study_exists(location: str | Path) -> bool:
-    """Whether there is a study at a location. Raises as `fetched`."""
+    """Whether there is a study at a location.
+
+    Raises:
+        UserError: not a location.
+        StorageError: the store cannot be read.
+    """
     storage = storage_at(location)
     storage.patience_s = min(storage.patience_s, HASTY_S)
     return StudyFiles(str(location), Path(location), storage).occupied()
 
 
 def _check(storage: Storage, environment: Environment) -> None:
-    """Refuse a store that cannot be written, read, listed and cleared, before expensive work."""
+    """Refuse a store that cannot write, read, list and delete, before expensive work."""
     name = f"ledger/probe-{environment.unique_name(6)}"
     with _hasty(storage):
         storage.write(name, b"?")
@@ -258,7 +274,7 @@ def _check_creation(storage: Storage, environment: Environment) -> None:
 
 @contextmanager
 def _hasty(storage: Storage) -> Iterator[None]:
-    """Failures are not waited out, and become a StorageError."""
+    """A context in which failures are waited for briefly and become a StorageError."""
     patience, storage.patience_s = storage.patience_s, HASTY_S
     try:
         yield

@@ -1,8 +1,8 @@
-"""Create an object only if it is absent: the one write that the store itself has to decide.
+"""Creation of an object only if it is absent, the one write that the store itself has to decide.
 
-pyarrow's filesystems cannot say "only if absent", so this one request goes through obstore (PUT
-with `If-None-Match: *` on S3, the same by other names on Google Cloud Storage and Azure), to the
-same server and with the same credentials.
+pyarrow's filesystems cannot write "only if absent", so this request goes through obstore (PUT with
+`If-None-Match: *` on S3, the same by other names on Google Cloud Storage and Azure), to the same
+server and with the same credentials.
 """
 
 import configparser
@@ -21,10 +21,10 @@ def create_object(url: str, name: str, content: bytes, answer_s: float) -> bool:
     """Make an object unless there is one of that name.
 
     Args:
-        url: of the study (see `storage.checked_url`).
-        name: of the object, below the study.
-        content: of the object.
-        answer_s: a request that brings nothing for so long is given up.
+        url: address of the study (see `storage.checked_url`).
+        name: name of the object, below the study.
+        content: content of the object.
+        answer_s: seconds without an answer after which a request is given up.
 
     Returns:
         Whether it was made.
@@ -45,10 +45,10 @@ def create_object(url: str, name: str, content: bytes, answer_s: float) -> bool:
 
 
 def s3_server(options: dict[str, str]) -> tuple[str | None, str | None]:
-    """Address and region of the S3 server, from an address's options or the environment.
+    """Address and region of the S3 server, from a study address's options or the environment.
 
     Returns:
-        None for Amazon's own, and for a region that the environment does not name.
+        None as the address of Amazon's own server, and as a region that is not named.
     """
     environment = os.environ.get
     endpoint = (
@@ -97,8 +97,8 @@ def _s3_settings(options: dict[str, str]) -> dict[str, Any]:
 def _profile_credentials() -> dict[str, Any]:
     """Keys of the AWS profile, which obstore does not read by itself.
 
-    boto3, where it is installed, knows every kind of profile; without it, plain keys are read.
-    Empty when there are none: obstore goes on to the machine's identity.
+    Plain keys are read from the credentials file; boto3, if it is installed, reads every other kind
+    of profile. If the result is empty, obstore uses the machine's identity.
     """
     path = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
     parser = configparser.RawConfigParser()

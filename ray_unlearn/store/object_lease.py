@@ -1,13 +1,13 @@
-"""Who may write a study in an object store: the lease of `lease`, without locks.
+"""The lease of a study in an object store, like `lease` but without locks.
 
     ledger/lease/00000004-3f2a9c.json       the claim to fence 4
 
 A claim is an object that its holder writes again every few seconds; by the store's clock, the age
-of the newest claim says whether its holder lives. To claim, check that the holders of all claims
-are dead, write, and list again: of two that claim at once at least one sees the other, for object
-stores list what was written (S3 since 2020, Google Cloud Storage, Azure); whoever sees a claim that
-was not there before gives way. Even a holder that was wrongly taken for dead does no harm: see
-`segments`.
+of the newest claim shows whether its holder is alive. To claim, a process checks that the holders
+of all claims are dead, writes its own, and lists the claims again. If two processes claim at once,
+at least one sees the other, because object stores list what was written (S3 since 2020, Google
+Cloud Storage, Azure); a process that sees a new claim beside its own gives way. Even a holder that
+was wrongly taken for dead does no harm: see `segments`.
 """
 
 import json
@@ -38,8 +38,8 @@ class LeaseClaim:
 class RemoteLease:
     """The right to write a study in a storage, from `take` to `release`.
 
-    Unlike `lease.Lease` it knows how far the ledger was acknowledged: its claim says so, for a
-    ledger in an object store has no other witness.
+    Unlike `lease.Lease` it records in its claim how far the ledger was acknowledged, because
+    nothing else in an object store does.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class RemoteLease:
         """Become the holder.
 
         Args:
-            storage: of the study.
-            outrank: the fence will be higher: the highest in the ledger, for claims may have been
+            storage: the study's storage.
+            outrank: the highest fence in the ledger; the new one is higher, even if claims were
                 lost with their count.
             environment: clock, host and threads.
 
@@ -103,8 +103,8 @@ class RemoteLease:
     def outrank(self, fence: int) -> None:
         """Check that the fence is higher than `fence`, the highest in the ledger.
 
-        It was when the lease was taken. A process that is suspended between that and its first
-        read may find that another one has taken the study over and written to it.
+        It was higher when the lease was taken. But if this process was suspended between that and
+        its first read, another one may have taken the study over and written to it.
 
         Raises:
             StorageError: this process has lost the study.
@@ -120,8 +120,8 @@ class RemoteLease:
         """Make sure that the study is still this process's.
 
         Raises:
-            StorageError: it is another process's by now, or the storage has not been reached for
-                so long that it may be.
+            StorageError: another process has it by now, or may have it because the storage has not
+                been reached for too long.
         """
         if not self._lost and self._environment.monotonic() - self._heard > EXPIRY_S:
             self._lost = (
@@ -135,7 +135,7 @@ class RemoteLease:
             )
 
     def heard(self) -> None:
-        """Note that the storage has just taken a write under this lease."""
+        """Note that the storage has just accepted a write under this lease."""
         self._heard = max(self._heard, self._environment.monotonic() - BEAT_S)
 
     def release(self) -> None:
@@ -143,7 +143,7 @@ class RemoteLease:
         self._stop.set()
         self._beat.join()
         if not self._lost:
-            with suppress(OSError):  # then its age will tell
+            with suppress(OSError):  # then the lease expires by its age
                 released = replace(self._holder, released=True)
                 self._storage.write(self._name, released.as_json(acknowledged=self.acknowledged))
 
@@ -156,7 +156,7 @@ class RemoteLease:
                 above = [claim for claim in claims(self._storage) if claim.fence > self.fence]
                 self._lost = describe_claimant(self._storage, above[-1]) if above else ""
             except OSError:
-                continue  # `check` counts how long
+                continue  # `check` measures for how long
             if self._lost:
                 return
             self._heard = began
@@ -177,7 +177,7 @@ def claims(storage: Storage) -> list[LeaseClaim]:
 
 
 def newest_claim(storage: Storage) -> LeaseClaim | None:
-    """The claim with the highest fence; None when nobody ever held the study."""
+    """The claim with the highest fence; None if no process ever held the study."""
     return next(reversed(claims(storage)), None)
 
 
@@ -185,7 +185,7 @@ def read_claim(storage: Storage, claim: LeaseClaim) -> tuple[Holder | None, int]
     """The holder that a claim names, and the number of the last event it had acknowledged.
 
     Returns:
-        None as the holder when the claim has been withdrawn; -1 as the number when it is unknown.
+        None as the holder if the claim has been withdrawn; -1 as the number if it is unknown.
 
     Raises:
         OSError: the storage fails.
@@ -195,7 +195,7 @@ def read_claim(storage: Storage, claim: LeaseClaim) -> tuple[Holder | None, int]
         return Holder.from_json(content), int(json.loads(content).get("acknowledged", -1))
     except FileNotFoundError:
         return None, -1
-    except (ValueError, TypeError, KeyError):  # of another version: its age tells
+    except (ValueError, TypeError, KeyError):  # written by another version: its age decides
         return Holder(claim.fence, "of unknown name", 0, 0.0), -1
 
 
@@ -217,13 +217,13 @@ def describe_claimant(storage: Storage, claim: LeaseClaim) -> str:
 
 
 def _free(storage: Storage, claim: LeaseClaim, environment: Environment) -> int:
-    """Number of the last event that the holder of a claim acknowledged, if it holds no more.
+    """Number of the last event that the holder of a claim acknowledged, if the claim is free.
 
     Raises:
-        StorageError: it may be alive.
+        StorageError: the holder may be alive.
     """
     holder, acknowledged = read_claim(storage, claim)
-    # None: it has given way.
+    # None: the holder has given way.
     if holder is None or holder.released or _died_here(holder, environment):
         return acknowledged
     silent = claim_age_s(storage, claim, environment)

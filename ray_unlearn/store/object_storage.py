@@ -1,5 +1,7 @@
-"""A prefix of an object store, through pyarrow's filesystems. Failures that pass are waited out,
-with growing pauses."""
+"""A prefix of an object store as a storage, through pyarrow's filesystems.
+
+Requests that fail for a reason that may pass are made again, with growing pauses.
+"""
 
 import logging
 import re
@@ -20,14 +22,14 @@ from ray_unlearn.store.object_creation import create_object, s3_server
 from ray_unlearn.store.stored_file import Stored, checked_name, is_inside
 
 PATIENCE_S = 120.0
-"""A storage that answers with server errors, or not at all, is asked again for so long."""
+"""Seconds for which a storage that answers with server errors, or not at all, is asked again."""
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 15.0
 ANSWER_S = 30.0
-"""A connection that brings nothing for so long is given up, and the request made again."""
+"""Seconds without an answer after which a connection is dropped and the request made again."""
 
 PASSING = {408, 409, 425, 429}
-"""HTTP statuses below 500 that are no verdict on the request."""
+"""HTTP statuses below 500 that do not depend on the request, so that it is made again."""
 FINAL = re.compile(
     r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|"
     r"SIGNATURE_DOES_NOT_MATCH|NoSuchBucket|no such host|Could ?n.t resolve host|PERMISSION_DENIED|"
@@ -40,16 +42,20 @@ REFUSED = re.compile(
     r"(?<![\w/.:-])40[13](?![\w/.-])",
     re.IGNORECASE,
 )
-"""An error about credentials. A number counts as a status where it stands alone: 403.8 ms, a port
-and a name are none."""
+"""Matches an error about credentials.
+
+A number counts as a status only on its own: 403.8 ms, a port and a name are not.
+"""
 
 Answer = TypeVar("Answer")
 _log = logging.getLogger(__name__)
 
 
 class ObjectStorage:
-    """See `storage.Storage`. Holds nothing but its address until it is used, so it can be sent to
-    other machines."""
+    """A `storage.Storage` below an address in an object store.
+
+    It has nothing but its address until it is used, so it can be sent to other machines.
+    """
 
     remote = True
 
@@ -64,7 +70,7 @@ class ObjectStorage:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Connections stay here."""
+        """The state to pickle, without connections."""
         return {name: value for name, value in vars(self).items() if name != "_remote"}
 
     @cached_property
@@ -79,7 +85,7 @@ class ObjectStorage:
         return filesystem, path
 
     def files(self, under: str = "") -> list[Stored]:
-        """See `storage.Storage`. Names that nothing here can have written are left out."""
+        """See `storage.Storage`; leaves out names that this package cannot have written."""
         if under:
             checked_name(under)
 
@@ -119,13 +125,15 @@ class ObjectStorage:
             filesystem, base = self._remote
             stream = filesystem.open_output_stream(f"{base}/{name}", compression=None)
             stream.write(content)
-            stream.close()  # not in a `finally`: closing is what makes the object, whole
+            stream.close()  # not in a `finally`: closing makes the object, whole
 
         self._patiently(ask, f"writing {name}")
 
     def create(self, name: str, content: bytes) -> bool:
-        """See `storage.Storage`. A request whose answer was lost is asked again: then the object is
-        there, with this content."""
+        """See `storage.Storage`.
+
+        A request whose answer was lost is made again, and then finds the object with this content.
+        """
         checked_name(name)
         ask = partial(create_object, self.url, name, content, self._answer_s)
         return self._patiently(ask, f"creating {name}") or self.read(name) == content
@@ -139,7 +147,7 @@ class ObjectStorage:
             with open(path, "rb") as file:
                 stream = filesystem.open_output_stream(f"{base}/{name}", compression=None)
                 shutil.copyfileobj(file, stream, 8 * 2**20)
-                stream.close()  # as above
+                stream.close()  # not in a `finally`, as in `write`
 
         self._patiently(ask, f"writing {name}")
 
@@ -172,10 +180,10 @@ class ObjectStorage:
         self._patiently(ask, f"deleting {name}")
 
     def _patiently(self, ask: Callable[[], Answer], what: str) -> Answer:
-        """The answer, asked for again while the failure may pass.
+        """The answer of `ask`, which is called again while its failure may pass.
 
         Raises:
-            OSError: it did not, or cannot.
+            OSError: the failure lasted, or cannot pass.
         """
         deadline = self._environment.monotonic() + self.patience_s
         pause = FIRST_PAUSE_S
@@ -188,15 +196,16 @@ class ObjectStorage:
                         raise
                     raise OSError(f"{self.url}: {what}: {remedy(error)}") from None
                 _log.info("%s: %s: %s; again in %.1f s", self.url, what, error, pause)
-            # Full jitter (Brooker 2015): many lanes that were turned away together do not come back
-            # together.
+            # Jitter (Brooker 2015): many lanes that failed together do not retry together.
             self._environment.sleep(self._environment.uniform(pause / 2, pause))
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 def _s3(options: dict[str, str], answer_s: float) -> Any:
-    """Server, region and credentials as the AWS tools find them; retries of single requests are the
-    SDK's."""
+    """pyarrow's filesystem for S3, with server, region and credentials as the AWS tools find them.
+
+    The SDK retries single requests.
+    """
     endpoint, region = s3_server(options)
     scheme, _, host = (endpoint or "").partition("://")
     return fs.S3FileSystem(
@@ -230,7 +239,7 @@ def _from_server(error: OSError) -> bool:
 
 
 def remedy(error: Exception) -> str:
-    """What a storage said, and what to do about it."""
+    """A storage's error message, and what to do about it."""
     text = " ".join(str(error).split())
     if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|does not exist", text):
         return f"{text}; make the bucket first, or correct its name"

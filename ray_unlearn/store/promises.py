@@ -1,7 +1,7 @@
-"""What a study promises beside its ledger, checked against the ledger (part of `verify`).
+"""Checks of a study's other files against its ledger (part of `verify`).
 
-Files that are derived from the ledger, or copied from it, say what it says; the weights that are
-kept are those of the best row.
+Files that are derived or copied from the ledger must agree with it, and the stored weights must be
+those of the best row.
 """
 
 from collections import Counter
@@ -26,15 +26,15 @@ from ray_unlearn.store.table import result_table
 
 SPEC_FILE = "study.yaml"
 COMPARED = ("number", "trial_id", "status", *COLUMNS)
-"""Columns of the result table that say what the ledger says, in the tables of all versions."""
+"""Columns of the result table that must agree with the ledger, in the tables of all versions."""
 
 
 def copy_problems(study: Path, record: Record) -> Iterator[str]:
-    """I1 and I4: the header's copy and `study.yaml` say what the header says.
+    """Differences of the header's copy and `study.yaml` from the header (I1 and I4).
 
     Args:
-        study: the study directory; a file that is missing is written again by `resume`.
-        record: of its ledger.
+        study: the study directory; `resume` writes a missing file again.
+        record: what its ledger says.
     """
     copy, events = header_file(study / "ledger"), events_file(study / "ledger")
     first = next((line for _, line in lines_of(events)), b"")
@@ -61,21 +61,21 @@ def copy_problems(study: Path, record: Record) -> Iterator[str]:
 
 
 def best_row_problems(record: Record, events: Sequence[Event]) -> Iterator[str]:
-    """I5: of all rows whose weights were ever kept, those of the best one are kept now.
+    """A problem if the best row whose weights were ever kept is not the one kept now (I5).
 
     A row whose weights could not be written (the disk was full) has no event, and is no problem:
     `export` runs its trial again.
 
     Args:
-        record: of the ledger.
-        events: of the ledger, in their order.
+        record: what the ledger says.
+        events: the ledger's events, in their order.
     """
     kept, spec = record.best_weights, _spec(record)
     if kept is None or spec is None:
         return
     rule = ScoreRule.of(record, spec)
     now = _counting(record, rule, kept)
-    if now is None:  # its trial failed later: the row before it had been replaced by then
+    if now is None:  # its trial failed later, when the weights before it had been replaced already
         return
     since = max((i for i, e in enumerate(events) if isinstance(e, BestWeightsGone)), default=-1)
     ever = [event for event in events[since + 1 :] if isinstance(event, BestWeightsKept)]
@@ -92,18 +92,20 @@ def best_row_problems(record: Record, events: Sequence[Event]) -> Iterator[str]:
 
 
 def table_fault(path: Path, record: Record) -> str:
-    """What is wrong with the result table of a study in which every trial has ended.
+    """The fault in the result table of a study in which every trial has ended.
 
     Returns:
-        Empty when nothing is, or there is no table.
+        Empty if there is no fault or no table.
     """
     if not path.exists():
         return ""
     try:
         table = pq.read_table(path)
-        lines = Counter(table["number"].to_pylist())
+        lines = Counter(table["number"].cast(pa.int64()).to_pylist())
     except (OSError, pa.ArrowException, KeyError) as error:
         return f"cannot be read: {str(error).splitlines()[0]}"
+    if None in lines:
+        return "has rows without the number of a trial"
     differ = [
         number
         for number in lines.keys() | record.trials.keys()
@@ -115,7 +117,7 @@ def table_fault(path: Path, record: Record) -> str:
         return ""
     try:
         return _other_values(table, result_table(record))
-    except StorageError as error:  # a row changed under us
+    except StorageError as error:  # a row changed meanwhile
         return f"cannot be compared: {error}"
 
 
@@ -127,7 +129,7 @@ def _other_values(table: pa.Table, expected: pa.Table) -> str:
         now, wanted = table[name], expected[name]
         try:
             now = now.cast(wanted.type)
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             wrong.append(name)
             continue
         same = pc.fill_null(pc.equal(now, wanted), False)
@@ -142,7 +144,7 @@ def _nothing(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _counting(record: Record, rule: ScoreRule, kept: BestWeightsKept) -> tuple[Trial, Row] | None:
-    """Trial and row of weights, if the row can still be the best one."""
+    """Trial and row of stored weights, if the row can still be the best one."""
     trial = record.trials.get(kept.number)
     if trial is None or trial.status not in (None, "complete", "pruned"):
         return None
@@ -151,12 +153,12 @@ def _counting(record: Record, rule: ScoreRule, kept: BestWeightsKept) -> tuple[T
 
 
 def _lines_in_table(record: Record, number: int) -> int:
-    """Lines of a trial in the table: one per row, and one where there is no row."""
+    """Number of a trial's lines in the table: one per row, and one if there is no row."""
     return max(1, len(record.trials[number].rows)) if number in record.trials else 0
 
 
 def _spec(record: Record) -> StudySpec | None:
-    """None where the header's spec is not one of this version."""
+    """The header's spec; None if it is not one of this version."""
     try:
         return validated(StudySpec, record.header.spec, "ledger header: spec")
     except UserError:

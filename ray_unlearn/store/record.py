@@ -63,7 +63,7 @@ class Record:
     """As of the last extension; None when the study was never extended."""
 
     def apply(self, event: Event) -> None:
-        """Take one event in. A row that is already there (a retry replays it) changes nothing.
+        """Apply one event; a row that is already there (a retry replays it) changes nothing.
 
         Raises:
             StorageError: an event of an unknown kind, or of a trial that was never begun.

@@ -1,9 +1,9 @@
-"""Repair a damaged ledger: what cannot be trusted is set aside, never deleted, and its trials run
-again.
+"""Repair of a damaged ledger.
 
-Good lines are numbered anew in a new file that replaces the old one whole or not at all, together
-with the events that say what was lost: killed at any moment, a study is as damaged as before or
-repaired, and a second repair finishes the job.
+What cannot be trusted is set aside, never deleted, and its trials run again. Good lines are
+renumbered in a new file, together with events on what was lost. The file replaces the old one whole
+or not at all: if the repair is killed at any moment, the study is as damaged as before or repaired,
+and a second repair finishes the job.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,12 +30,12 @@ def repair(study_folder: Path, environment: Environment = REAL) -> list[str]:
     """Repair the ledger of a study.
 
     Returns:
-        What was done, one sentence each; empty when nothing was wrong.
+        What was done, one sentence each; empty if nothing was wrong.
 
     Raises:
         UserError: no study there.
         StorageError: a process is running the study, the header and its copy are both damaged, the
-        disk is full.
+            disk is full.
     """
     folder = study_folder / "ledger"
     if not events_file(folder).is_file():
@@ -61,11 +61,11 @@ def repair(study_folder: Path, environment: Environment = REAL) -> list[str]:
 def repair_remote(place: StudyFiles) -> list[str]:
     """`repair` for a study in an object store.
 
-    Its working copy is repaired, then stands for what was there before. The segments from before
-    stay in the store; they do not count any more.
+    The working copy is repaired and then replaces the study's ledger. The former segments stay in
+    the store but no longer count.
 
     Raises:
-        UserError, StorageError: as `repair`.
+        UserError, StorageError: as in `repair`.
     """
     with place.borrowed():
         done = repair(place.folder, place.environment)
@@ -78,8 +78,10 @@ def repair_remote(place: StudyFiles) -> list[str]:
 
 
 def _table_repaired(path: Path, record: Record) -> list[str]:
-    """The result table is made from the ledger; while trials have to run again, the run that ends
-    them writes it."""
+    """Write the result table again if it has a fault; says what was done.
+
+    While trials have to run again, the run that ends them writes the table.
+    """
     ended = all(trial.status is not None for trial in record.trials.values())
     fault = table_fault(path, record) if ended else ""
     if not fault:
@@ -101,7 +103,7 @@ def _held(folder: Path, environment: Environment) -> Iterator[Lease]:
 
 
 def _looked_at(folder: Path) -> tuple[bytes, Scan]:
-    """The header line, from its copy where need be, and all lines."""
+    """The header line, from its copy if need be, and the scan of all lines."""
     try:
         scan = scanned(folder)
     except StorageError:
@@ -114,10 +116,10 @@ def _looked_at(folder: Path) -> tuple[bytes, Scan]:
 def _carry_out(
     plan: RepairPlan, header: bytes, folder: Path, lease: Lease, environment: Environment
 ) -> None:
-    """Set aside, write the new file, and let it replace the old one.
+    """Set lines aside, write the new file, and replace the old one with it.
 
     Raises:
-        StorageError: the disk is full, or the study was taken over; the old file is as it was.
+        StorageError: the disk is full, or the study was taken over; the old file is unchanged.
     """
     path = events_file(folder)
     now = environment.now()
@@ -144,8 +146,8 @@ def _carry_out(
                 (encoded(e, seq, lease.fence, time) for seq, e in enumerate(new, start=first)),
             )
             lease.check()
-        # After the file: a mark that is too high is a false alarm, one that is too low would hide a
-        # loss.
+        # After the file: a number that is too high is a false alarm, one that is too low would hide
+        # a loss.
         write_acknowledged(folder, len(plan.entries) + len(new))
     except OSError as error:
         raise StorageError(

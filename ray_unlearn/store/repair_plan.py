@@ -1,8 +1,7 @@
-"""What a damaged ledger still says: which events can be kept, what is set aside, and which trials
-have to run again.
+"""Plan of a repair: which events stay, what is set aside, and which trials have to run again.
 
-A line that is lost may have been any trial's. So a trial whose outcome stands, but which may have
-lost rows, runs again, unless all the rows it should have are there.
+A lost line may have belonged to any trial. So a trial with an outcome that may have lost rows runs
+again, unless all the rows that it should have are there.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +25,7 @@ from ray_unlearn.store.schema import AS_TRAINED, RowKey
 
 @dataclass
 class _Trial:
-    """What the kept events say of a trial, by their index in the scan."""
+    """A trial in the events that stay, which are given by their index in the scan."""
 
     config: dict[str, Any]
     begun: int
@@ -37,7 +36,7 @@ class _Trial:
     status: str = ""
 
     def doubt(self, gaps: Iterable[int]) -> str:
-        """Why its outcome cannot count any more; empty when it can."""
+        """Why the outcome cannot count any more; empty if it can."""
         if self.ended is None:
             return ""
         trained = {update for update, strength in self.keys if strength == AS_TRAINED}
@@ -54,20 +53,20 @@ class _Trial:
 
 @dataclass
 class RepairPlan:
-    """What a repair will do."""
+    """The changes that a repair will make."""
 
     entries: list[Entry]
-    """Lines that are kept, without the header."""
+    """Lines that stay, without the header."""
     aside: list[tuple[int, int]]
     """Offset and length of what is moved out of the file."""
     texts: list[str]
     """What is set aside or lost, one sentence each."""
     reopened: dict[int, str]
-    """Number and reason."""
+    """Trials that run again: number and reason."""
 
 
 def plan_repair(folder: Path, scan: Scan) -> RepairPlan:
-    """RepairPlan the repair of a ledger.
+    """Plan the repair of a ledger.
 
     Raises:
         StorageError: an event of a kind that this code does not know.
@@ -85,14 +84,14 @@ def plan_repair(folder: Path, scan: Scan) -> RepairPlan:
     unused = [*scan.stale, *(scan.entries[index] for index in left_out)]
     aside += [(entry.offset, entry.length) for entry in unused]
     texts = list(_texts(scan, left_out))
-    if texts or reopened:  # otherwise opening cuts and notes it
+    if texts or reopened:  # otherwise opening cuts and notes the torn end
         aside += [(size - scan.torn_bytes, scan.torn_bytes)] if scan.torn_bytes else []
         texts += _end_texts(scan, read_acknowledged(folder))
     return RepairPlan(kept, sorted(aside), texts, reopened)
 
 
 def _judged(scan: Scan) -> tuple[dict[int, _Trial], dict[int, str]]:
-    """Trials, and the events (by index) that contradict the others, with the reason."""
+    """The trials, and the events (by index) that contradict others, with the reason."""
     trials: dict[int, _Trial] = {}
     left_out: dict[int, str] = {}
     evaluation = scan.header.spec.get("evaluation") or {}
@@ -130,8 +129,11 @@ def _take_in(trial: _Trial, event: TrialEvent, index: int, left_out: dict[int, s
 
 
 def _gaps(scan: Scan) -> list[int]:
-    """Indices of entries before which something is lost: by number, or by damaged lines in a ledger
-    of schema version 1, which had no numbers."""
+    """Indices of entries before which something is lost.
+
+    Losses show in the numbers or, in a ledger of schema version 1, which had none, in damaged
+    lines.
+    """
     found = []
     for index, (before, after) in enumerate(pairwise(scan.entries), start=1):
         if before.seq is not None and after.seq is not None:
@@ -172,7 +174,7 @@ def _end_texts(scan: Scan, acknowledged: int) -> Iterator[str]:
 
 
 def first_few(items: Iterable[object], most: int = 10) -> str:
-    """`1, 2, 3 and 4 more`."""
+    """The first items in words: `1, 2, 3 and 4 more`."""
     shown = [str(item) for item in items]
     rest = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + rest

@@ -1,5 +1,7 @@
-"""Gap, utility loss and score of a row, from its metrics and the study's baselines. Lower is better
-everywhere."""
+"""Gap, utility loss and score of a row, from its metrics and the study's baselines.
+
+Lower is better everywhere.
+"""
 
 import math
 from dataclasses import dataclass

@@ -1,5 +1,7 @@
-"""What is in a ledger's files, line by line, before anything is concluded from it: good, damaged,
-stale, torn, missing."""
+"""The lines of a ledger's files: good, damaged, stale, torn or missing.
+
+Nothing is concluded from them here.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from ray_unlearn.store.event_line import Entry, decoded
 from ray_unlearn.store.schema import SCHEMA_VERSION
 
 CHECKED_SINCE = 2
-"""Schema version from which on every line has a checksum."""
+"""First schema version in which every line has a checksum."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Damaged:
     """A line that cannot be trusted."""
 
     line: int
-    """From 1."""
+    """Number of the line, from 1."""
     offset: int
     length: int
     text: str
@@ -30,7 +32,7 @@ class Damaged:
 
 @dataclass
 class Scan:
-    """What is in the file, before anything is concluded from it."""
+    """The lines of a ledger's file, before anything is concluded from them."""
 
     entries: list[Entry] = field(default_factory=list)
     """The good lines; the first is the header."""
@@ -38,7 +40,7 @@ class Scan:
     stale: list[Entry] = field(default_factory=list)
     """Lines of a process that had lost its lease; they do not count."""
     missing: list[tuple[int, int]] = field(default_factory=list)
-    """Gaps in the numbering: first and last event that are not there, damaged lines among them."""
+    """First and last event of each gap in the numbering, which damaged lines cause as well."""
     good_bytes: int = 0
     torn_bytes: int = 0
     """Bytes of a last line without its end."""
@@ -63,12 +65,12 @@ def scanned(folder: Path, header: bytes | None = None) -> Scan:
     """Every line of the events file, good, damaged, stale or torn.
 
     Args:
-        folder: of the ledger.
-        header: stands in for a first line that is damaged, torn or gone (see `copied_header`).
+        folder: the ledger's folder.
+        header: replaces a first line that is damaged, torn or gone (see `copied_header`).
 
     Raises:
         StorageError: the first line is damaged or no header (its copy is in `header.json`), or of a
-        newer schema.
+            newer schema.
     """
     path = events_file(folder)
     scan, fence, expected, checked = Scan(), 0, 1, True
@@ -109,7 +111,7 @@ def copied_header(folder: Path) -> bytes:
     """The header line from its copy.
 
     Raises:
-        StorageError: there is none, or it is damaged too.
+        StorageError: there is no copy, or it is damaged too.
     """
     path = header_file(folder)
     try:
@@ -126,10 +128,10 @@ def copied_header(folder: Path) -> bytes:
 
 
 def restore_header_copy(folder: Path, environment: Environment = REAL) -> None:
-    """Make the copy of the header what the ledger's first line is.
+    """Make the copy of the header equal to the ledger's first line.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the copy cannot be written.
     """
     _, line = next(lines_of(events_file(folder)))
     copy = header_file(folder)
@@ -153,8 +155,10 @@ def acknowledged_file(folder: Path) -> Path:
 
 
 def read_acknowledged(folder: Path) -> int:
-    """Number of the last event that was acknowledged; -1 when unknown. Read it before the events: a
-    writer goes on."""
+    """Number of the last event that was acknowledged; -1 if unknown.
+
+    Read it before the events, because a writer goes on.
+    """
     try:
         return int(acknowledged_file(folder).read_bytes())
     except (OSError, ValueError):
@@ -162,13 +166,19 @@ def read_acknowledged(folder: Path) -> int:
 
 
 def write_acknowledged(folder: Path, number: int) -> None:
-    """Record the number of the last event that was acknowledged. Raises OSError."""
+    """Record the number of the last event that was acknowledged.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     acknowledged_file(folder).write_bytes(b"%020d\n" % number)
 
 
 def _overrule(scan: Scan, seq: int) -> None:
-    """Drop what an old writer wrote under the number of the new writer's first event, or later:
-    the new one never read it."""
+    """Drop an old writer's lines from the number of the new writer's first event on.
+
+    The new writer never read them.
+    """
     while len(scan.entries) > 1:
         last = scan.entries[-1].seq
         if last is None or last < seq:

@@ -1,5 +1,6 @@
-"""The evaluation row: every column with unit, direction and meaning. The one place that names
-metrics.
+"""The evaluation row: every column with unit, direction and meaning.
+
+No other module names metrics.
 
 Sets: forget U, approximate A (same domain, never seen), retain (in-distribution, held out from
 descent), general.
@@ -179,8 +180,10 @@ def row_key(row: Row) -> RowKey:
 
 
 def check_row(row: Row) -> None:
-    """Assert the contract between the loop and the ledger: known columns only, numbers only, an
-    update."""
+    """Assert the contract between the loop and the ledger.
+
+    A row has known columns only, numbers only, and an update.
+    """
     unknown = [name for name in row if name not in COLUMNS]
     assert not unknown, f"columns not in the schema: {unknown}"
     assert isinstance(row.get("update"), int), "a row needs its update"

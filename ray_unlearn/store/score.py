@@ -3,7 +3,7 @@
 Search, status, tables, verdict, guidelines, export and confirmation all ask `ScoreRule`; nobody
 else decides. Only *candidate* rows can score a trial: those that could be deployed without
 hindsight. With free steps every row from the fewest steps on *is* a configuration (its own number
-of steps); otherwise only the row after the last step is. Of the candidates
+of steps); otherwise only the row after the last step is. Among the candidates,
 
     best_row   takes the one with the lowest score on the selection half (ties: fewest updates),
     stop_rule  takes the first one whose forget NLL reaches that of the vanilla model on the
@@ -126,8 +126,10 @@ class ScoreRule:
         return self._chosen(self.candidates(trial))
 
     def row_so_far(self, rows: Iterable[Row], trial: Trial, update: int) -> Row | None:
-        """The row as trained that would score a running trial if it ended well at `update`: what
-        early stopping compares. Calibrated rows come after the verdict, and not at every update.
+        """The row as trained that would score a running trial if it ended well at `update`.
+
+        Early stopping compares these; calibrated rows come after the verdict, and not at every
+        update.
 
         Args:
             rows: the trial's rows, in any order.

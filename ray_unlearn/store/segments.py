@@ -1,16 +1,15 @@
-"""The ledger in an object store: immutable objects, each with one or more whole lines of
-`events.jsonl`.
+"""The ledger in an object store: immutable objects of whole lines of `events.jsonl`.
 
     ledger/segments/
         00000003-0000000120-0000000120.jsonl       event 120, written under fence 3
-        00000003-0000000000-0000000063.jsonl       events 0 to 63 of that writer, put together later
+        00000003-0000000000-0000000063.jsonl       events 0 to 63 of that writer, joined later
         00000004-0000000000-0000000119.base.jsonl  all events, written again by a repair:
                                                    older segments do not count
 
-Objects are never changed, so nothing can be torn. In the order of their names they are the file a
-local study would have: what a writer that has lost its lease still writes stands under its old
-token, and `scan` leaves it out. A reader therefore needs no lock, and a writer that was cut off can
-do no harm (Kleppmann 2016, "How to do distributed locking").
+Objects are never changed, so nothing can be torn. In the order of their names they are the file
+that a local study would have. What a writer still writes after it has lost its lease carries its
+old fence, and `scan` leaves it out. So a reader needs no lock, and a writer that was cut off can do
+no harm (Kleppmann 2016, "How to do distributed locking").
 """
 
 import re
@@ -27,17 +26,16 @@ from ray_unlearn.store.storage import Storage
 SEGMENTS = "ledger/segments"
 NAME = re.compile(SEGMENTS + r"/(\d{8,})-(\d{10,})-(\d{10,})(\.base)?\.jsonl")
 LEVELS = (64, 4096, 262_144)
-"""Objects of fewer events than this are put together as soon as there are `FEW` of them."""
+"""Sizes in events; objects below one of them are joined as soon as there are `FEW` of them."""
 FEW = 64
 READERS = 16
 LOOKS = 5
-"""A reader looks again when an object that was listed has been put together with others
-meanwhile."""
+"""Number of times that a reader lists the objects, as listed ones may be joined meanwhile."""
 
 
 @dataclass(frozen=True, order=True)
 class Segment:
-    """What an object's name says."""
+    """A run of events in one object, as its name describes it."""
 
     fence: int
     first: int
@@ -52,7 +50,7 @@ class Segment:
 
     @property
     def events(self) -> int:
-        """How many."""
+        """Number of events."""
         return self.last - self.first + 1
 
 
@@ -65,7 +63,7 @@ def parsed(name: str) -> Segment | None:
 def needed(segments: Iterable[Segment]) -> list[Segment]:
     """Segments that make up the ledger, in order.
 
-    Left out are those that a larger one holds, and those from before a repair.
+    Those that a larger one contains, and those from before a repair, are left out.
     """
     there = sorted(segments, key=lambda s: (s.fence, s.first, -s.last))
     bases = [index for index, segment in enumerate(there) if segment.base]
@@ -95,8 +93,8 @@ def read_segments(
     """The segments that make up the ledger, with their content.
 
     Args:
-        storage: of the study.
-        known: contents from an earlier call: they are not read again.
+        storage: the study's storage.
+        known: contents from an earlier call, which are not read again.
         environment: runs the readers.
 
     Raises:
@@ -115,7 +113,7 @@ def read_segments(
                     strict=True,
                 )
             )
-        except FileNotFoundError:  # put together with others meanwhile
+        except FileNotFoundError:  # joined with others meanwhile
             continue
         return [
             (segment, known[segment] if segment in known else contents[segment])
@@ -128,8 +126,10 @@ def read_segments(
 
 
 def worth_joining(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
-    """Runs of a writer's neighbouring segments that should become one: at least `FEW` of the same
-    level."""
+    """Runs of a writer's neighbouring segments that should become one.
+
+    A run has at least `FEW` segments of the same level.
+    """
     for _, group in groupby(needed(segments), key=lambda s: (s.fence, s.base, _level(s))):
         run: list[Segment] = []
         for segment in group:
@@ -143,13 +143,13 @@ def worth_joining(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
 
 
 def joined(run: list[Segment]) -> Segment:
-    """One segment for all of them."""
+    """One segment for all segments of a run."""
     assert all(one.last + 1 == other.first for one, other in pairwise(run))
     return Segment(run[0].fence, run[0].first, run[-1].last)
 
 
 def check_segment(segment: Segment, content: bytes, url: str) -> bytes:
-    """The content, if it is what the segment's name says.
+    """The content of a segment, if it agrees with the segment's name.
 
     Raises:
         StorageError: a line is damaged, or not all events are there.

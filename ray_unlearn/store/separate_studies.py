@@ -1,7 +1,7 @@
-"""Two studies in one ledger: tell them apart.
+"""Separation of two studies in one ledger.
 
 Older versions began a study in an object store without asking the store whether there was one
-already. Of two runs at one address the second could so write its header, and its events, over the
+already. So the second of two runs at one address could write its header and its events over the
 first study. Nothing is lost by that: each event is an object of its own, under its writer's fence.
 """
 
@@ -32,21 +32,21 @@ class _Study:
 
 
 def separate_studies(folder: Path, environment: Environment = REAL) -> str:
-    """Keep one study in a ledger that has the events of several.
+    """Reduce a ledger that has the events of several studies to one study.
 
-    The study with the most events, among those whose header is whole, stays; of equals, the first.
-    Each other one is set aside whole, as a ledger of its own, and `study.yaml` is removed, for it
-    is the last one's: the next `resume` writes it from the header.
+    The study with the most events, among those whose header is whole, stays; among equals, the
+    first. Each other one is set aside whole, as a ledger of its own. `study.yaml` belongs to the
+    last one, so it is removed; the next `resume` writes it from the header.
 
     Args:
-        folder: of the ledger, which the caller holds.
-        environment: names files.
+        folder: the ledger's folder, whose lease the caller holds.
+        environment: clock for the names of files.
 
     Returns:
-        What was done, in words; empty where there is one study.
+        What was done, in words; empty if there is one study.
 
     Raises:
-        StorageError: the disk is full; the ledger is as it was.
+        StorageError: the disk is full; the ledger is unchanged.
     """
     path = events_file(folder)
     studies = _studies(path)
@@ -77,7 +77,7 @@ def separate_studies(folder: Path, environment: Environment = REAL) -> str:
 
 
 def set_aside(folder: Path) -> list[Path]:
-    """Files with what repairs have taken out of a ledger."""
+    """Files with what repairs have removed from a ledger."""
     return sorted([*folder.glob("damaged-*.jsonl"), *folder.glob("other-study-*.jsonl")])
 
 

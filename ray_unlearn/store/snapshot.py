@@ -1,7 +1,7 @@
-"""A study as it stood at one look, whole in memory.
+"""A study at one moment, whole in memory.
 
 Rows of a `Record` are read from the ledger's file when a column is asked for, and the file of a
-remote study is a temporary copy. What is handed to users must outlive it.
+remote study is a temporary copy. What users receive must outlive it.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ray_unlearn.spec.study_file import where_it_is_now
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row, strength_of
@@ -25,22 +26,22 @@ IDENTITY = ("number", "trial_id", "method", "status", "reason", "sampled_by")
 class BestConfiguration:
     """The configuration that a study, or one method of it, found best.
 
-    Scores are in nats per token, lower is better. It was chosen by `score_selection`; quote
-    `score_reporting`, which chose nothing.
+    Scores are in nats per token; lower is better. `score_selection` chose the configuration; quote
+    `score_reporting`, which had no part in the choice.
     """
 
     method: str
     number: int
-    """Of the trial, counted from 0."""
+    """Number of the trial, counted from 0."""
     trial_id: str
     update: int
-    """The row that the scores are taken at."""
+    """Update of the row that the scores are taken at."""
     hyperparameters: dict[str, Any]
-    """Of the configuration: `steps` is `update`."""
+    """Hyperparameters of the configuration, in which `steps` is `update`."""
     score_selection: float
     score_reporting: float
     score_rule: str
-    """How a trial's row is chosen (see `store.score`)."""
+    """The rule that chooses a trial's row (see `store.score`)."""
     strength: float
     """1: as trained; else the model is W_0 + strength (W_t - W_0)."""
     metrics: dict[str, Any]
@@ -49,23 +50,26 @@ class BestConfiguration:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What there is to read of a study."""
+    """Everything that users can read of a study."""
 
     spec: StudySpec
     rows: pa.Table
     """One line per evaluation row, as `store.table.result_table` gives them."""
     trials: pa.Table
-    """One line per trial, by number: identity, outcome, hyperparameters, number of rows, and
-    update, strength and scores of the row that scores it (null where it has no score)."""
+    """One line per trial, by number.
+
+    It has identity, outcome, hyperparameters, number of rows, and update, strength and scores of
+    the row that scores the trial (null if it has no score).
+    """
     bests: tuple[BestConfiguration, ...]
-    """Of each method that has one, lowest score first."""
+    """The best configuration of each method that has a score, lowest score first."""
 
 
 def taken(folder: Path) -> Snapshot:
     """Read the study in `folder`.
 
     Raises:
-        UserError: no study there.
+        UserError: no study there, or its `study.yaml` cannot be read.
         StorageError: its ledger is damaged.
     """
     spec, record = open_study(folder)
@@ -76,6 +80,7 @@ def taken(folder: Path) -> Snapshot:
         (best for best in bests if best is not None),
         key=lambda best: (best.score_selection, best.number),
     )
+    spec = where_it_is_now(spec, folder)
     return Snapshot(spec, rows, _trial_table(record, rule, rows.schema), tuple(ranked))
 
 

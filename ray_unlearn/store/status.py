@@ -1,5 +1,7 @@
-"""Where a study stands, derived from its files alone: safe beside a running study, and long after
-it."""
+"""The status of a study, derived from its files alone.
+
+Reading it is safe while the study is running, and long after.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -11,12 +13,12 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import TrialEnded, TrialReopened
-from ray_unlearn.store.failure_reasons import FailureReasons
+from ray_unlearn.store.failure_reasons import OutcomeCounts, none_succeeded
 from ray_unlearn.store.follow import LedgerFollower
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import AS_TRAINED, OUTCOMES, Row, strength_of
+from ray_unlearn.store.schema import AS_TRAINED, Row, strength_of
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 
 
@@ -42,13 +44,13 @@ class Best:
 
 @dataclass(frozen=True)
 class Status:
-    """Counts and bests of one study, and what its driver said last."""
+    """Counts and bests of one study, and its driver's last report."""
 
     name: str
     folder: str
-    """Or the address of a remote study."""
+    """The study's folder, or the address of a remote study."""
     asked_for: int | None
-    """Trials of the whole study, as its last run began; None for ledgers that do not say."""
+    """Trials of the whole study when its last run began; None for ledgers that do not record it."""
     outcomes: dict[str, int]
     unfinished: int
     rows: int
@@ -58,42 +60,44 @@ class Status:
     age_s: float | None = None
     """Seconds since the driver's last sign of life."""
     problem: str = ""
-    """Why this is what was known at the last look: the files cannot be read just now."""
+    """Why the files cannot be read now, so that the rest is from an earlier look; else empty."""
     score_rule: str = "best_row"
-    """Which row of a trial its score is taken at (see `store.score`)."""
+    """The rule that chooses the row which scores a trial (see `store.score`)."""
     reasons: dict[str, int] = field(default_factory=dict)
-    """Why trials have no result, by reason, the commonest first."""
+    """Number of trials without a result by reason, the commonest first."""
 
     @property
     def without_result(self) -> int:
-        """Trials that failed, diverged or ran out of memory."""
+        """Number of trials that failed, were infeasible or ran out of memory."""
         return sum(self.reasons.values())
 
     @property
     def none_succeeded(self) -> bool:
         """Whether trials have ended, and all of them without a result."""
-        return self.finished == self.without_result > 0
+        return none_succeeded(self.outcomes)
 
     @property
     def finished(self) -> int:
-        """Trials with an outcome."""
+        """Number of trials with an outcome."""
         return sum(self.outcomes.values())
 
     @property
     def driver(self) -> Sign:
-        """Whether the study is running."""
+        """Whether the study is running, by its driver's sign of life."""
         return sign_of_life(self.live, self.age_s)
 
     @property
     def over(self) -> bool:
-        """Whether there is nothing to wait for: the run has ended, or all trials of one that left
-        no word."""
+        """Whether there is nothing to wait for.
+
+        The run has ended or, if its driver left no report, all its trials have.
+        """
         return self.driver == "ended" or (
             self.driver == "unknown" and self.finished == self.asked_for
         )
 
     def as_json(self) -> dict[str, Any]:
-        """For scripts."""
+        """The status as plain values, for scripts."""
         return asdict(self) | {"finished": self.finished, "driver": self.driver}
 
 
@@ -107,17 +111,14 @@ class Tally:
         self._rule = rule
         self._counted: set[int] = set()
         self._best: dict[str, tuple[Trial, Row]] = {}
-        self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
-        self.failures = FailureReasons()
+        self._counts = OutcomeCounts()
 
     def add(self, trial: Trial) -> None:
-        """A trial that has ended; once."""
-        assert trial.status is not None
+        """Count a trial that has ended; a second time has no effect."""
         if trial.number in self._counted:
             return
         self._counted.add(trial.number)
-        self.outcomes[trial.status] += 1
-        self.failures.add(trial.status, trial.reason)
+        self._counts.add(trial)
         row = self._rule.row(trial)
         if row is None:
             return
@@ -126,14 +127,26 @@ class Tally:
             self._best[trial.method] = (trial, row)
 
     @property
+    def outcomes(self) -> dict[str, int]:
+        """Trials by outcome; all outcomes are named."""
+        return self._counts.by_outcome
+
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Why trials have no result, the commonest first."""
+        return self._counts.failures.counts
+
+    @property
     def finished(self) -> int:
         """Trials with an outcome."""
         return len(self._counted)
 
     @property
     def ranked(self) -> list[tuple[Trial, Row]]:
-        """The best trial of each method and its row, lowest score first; of equals the trial with
-        the lower number."""
+        """The best trial of each method and its row, lowest score first.
+
+        Among equals the trial with the lower number comes first.
+        """
         return sorted(self._best.values(), key=lambda pair: (pair[1][OBJECTIVE], pair[0].number))
 
 
@@ -150,24 +163,29 @@ def open_study(folder: Path) -> tuple[StudySpec, Record]:
 
 
 def status(folder: Path) -> Status:
-    """The study in `folder`. Raises as `open_study`."""
+    """The status of the study in `folder`.
+
+    Raises:
+        UserError: no study there.
+        StorageError: its ledger is damaged.
+    """
     return Follower(folder).poll()
 
 
 def _nothing() -> None:
-    """Local files need no refreshing."""
+    """The refresh of local files, which need none."""
 
 
 class Follower:
-    """Where a study stands, again and again.
+    """The status of a study for repeated looks.
 
     Args:
         folder: a study directory, or a copy of one.
-        refresh: called before each look; brings a copy up to date. What it raises is a problem of
-            that look, not the end.
-        name: what people call the place of a copy; default: the folder.
-        environment: its monotonic clock tells the age of the driver's sign of life; unlike the time
-            of day it never jumps.
+        refresh: called before each look to bring a copy up to date. An error is a problem of that
+            look and does not end the following.
+        name: the location of a copy's study, for people; default: the folder.
+        environment: its monotonic clock measures the age of the driver's sign of life; unlike the
+            time of day it never jumps.
     """
 
     def __init__(
@@ -194,8 +212,8 @@ class Follower:
         """The study as it is now.
 
         Raises:
-            UserError: at the first call, as `open_study`; later ones give what was known, and the
-            problem.
+            UserError: at the first call, as in `open_study`; later calls return what was known and
+                the problem.
         """
         problem = ""
         try:
@@ -229,7 +247,7 @@ class Follower:
         self._record = record
 
     def _read_live(self) -> None:
-        """Only the first one's age depends on whether two machines' clocks agree."""
+        """Read the driver's report; only the first one's age relies on two machines' clocks."""
         live = read_live(self._folder)
         if live is None or live == self._live:
             return
@@ -265,7 +283,7 @@ class Follower:
             age_s=None if live is None else self._environment.monotonic() - self._written,
             problem=problem,
             score_rule=spec.objective.score_rule,
-            reasons=tally.failures.counts,
+            reasons=tally.reasons,
         )
 
 
@@ -277,4 +295,9 @@ def _check_there(folder: Path) -> None:
 
 
 def _spec(folder: Path, record: Record) -> StudySpec:
-    return validated(StudySpec, record.header.spec, f"{folder}: ledger header")
+    """The spec that the study began with, with the number of trials that it has by now."""
+    spec = validated(StudySpec, record.header.spec, f"{folder}: ledger header")
+    if record.trials_per_method is None:
+        return spec
+    search = spec.search.model_copy(update={"trials_per_method": record.trials_per_method})
+    return spec.model_copy(update={"search": search})

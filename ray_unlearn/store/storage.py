@@ -1,13 +1,13 @@
 """A study's files: in a folder, or under the same names below a prefix of an object store.
 
     results/my-study                            a folder, on a disk or a shared file system (NFS)
-    s3://bucket/studies/my-study                Amazon S3, and what speaks its protocol
+    s3://bucket/studies/my-study                Amazon S3, and servers with its protocol
                                                 (AWS_ENDPOINT_URL names the server)
     gs://bucket/studies/my-study                Google Cloud Storage
     abfss://container@account.dfs.core.windows.net/studies/my-study     Azure
 
 Credentials come from the environment or the identity of the machine, through pyarrow's filesystems,
-and never from the address: it stands in messages, logs and process lists.
+and never from the address, which appears in messages, logs and process lists.
 """
 
 import hashlib
@@ -27,25 +27,25 @@ from ray_unlearn.store.stored_file import Stored, checked_name
 
 SCHEMES = ("s3", "gs", "abfs", "abfss")
 OPTIONS = ("endpoint_override", "region", "scheme")
-"""What may follow a `?`: none of it is secret."""
+"""Options that may follow a `?` in an address; none of them is secret."""
 PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+@-]{0,254}")
 
 
 class Storage(Protocol):
-    """Files by name. A file is whole or absent: no reader sees half of one.
+    """Files by name, each whole or absent: no reader sees half of one.
 
-    All methods raise OSError where the storage fails (FileNotFoundError where there is no such
-    file), an object store only after it has been asked again for some time.
+    All methods raise OSError if the storage fails (FileNotFoundError if there is no such file); an
+    object store is asked again for some time before.
     """
 
     url: str
-    """For people."""
+    """Folder or address, for messages."""
     remote: bool
     patience_s: float
-    """How long a storage that fails is asked again."""
+    """Seconds for which a failing storage is asked again."""
 
     def files(self, under: str = "") -> list[Stored]:
-        """All files below a folder, by name; empty where there is no such folder."""
+        """All files below a folder, by name; empty if there is no such folder."""
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
@@ -54,12 +54,12 @@ class Storage(Protocol):
         """Make or replace a file."""
 
     def create(self, name: str, content: bytes) -> bool:
-        """Make a file unless there is one of that name: of many who try, one succeeds.
+        """Make a file unless there is one of that name; of many processes that try, one succeeds.
 
-        The storage decides, so that nothing can come between looking and writing.
+        The storage decides, so that nothing can happen between looking and writing.
 
         Returns:
-            True when the file has this content now, False when it was there with another one.
+            True if the file has this content now, False if it existed with another content.
         """
 
     def put(self, path: Path, name: str) -> None:
@@ -69,7 +69,7 @@ class Storage(Protocol):
         """Copy a file to `path`."""
 
     def remove(self, name: str) -> None:
-        """Delete a file; nothing happens where there is none."""
+        """Delete a file; nothing happens if there is none."""
 
 
 def is_remote(location: str | Path) -> bool:
@@ -78,11 +78,11 @@ def is_remote(location: str | Path) -> bool:
 
 
 def storage_at(location: str | Path, environment: Environment = REAL) -> Storage:
-    """The storage at a folder or an address. Nothing is asked over the network yet.
+    """The storage at a folder or an address, without any request over the network.
 
     Raises:
         UserError: an unknown scheme, no bucket, credentials in the address, or parts that are no
-        names.
+            names.
     """
     if not is_remote(location):
         return FolderStorage(Path(location), environment)
@@ -95,7 +95,7 @@ def checked_url(url: str) -> str:
     """The address without a slash at its end.
 
     Raises:
-        UserError: as `storage_at`.
+        UserError: as in `storage_at`.
     """
     parts = urlsplit(url)
     # No secret goes into a message.
@@ -132,7 +132,7 @@ def checked_url(url: str) -> str:
 
 
 def below(location: str | Path, *names: str) -> str | Path:
-    """The location of something inside: `below("s3://b/study?region=x", "confirm")`."""
+    """The location of something inside another: `below("s3://b/study?region=x", "confirm")`."""
     if not is_remote(location):
         return Path(location).joinpath(*names)
     base, mark, query = str(location).partition("?")
@@ -144,7 +144,7 @@ def local_file(storage: Storage, name: str) -> Iterator[Path]:
     """A file of the storage as a local path, for as long as the context lasts.
 
     Raises:
-        OSError: as `Storage.fetch`.
+        OSError: as in `Storage.fetch`.
     """
     if isinstance(storage, FolderStorage):
         path = storage.path(name)
@@ -158,13 +158,13 @@ def local_file(storage: Storage, name: str) -> Iterator[Path]:
 
 
 def file_sha256(path: Path) -> str:
-    """Hex digest of a file."""
+    """Hex SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class FolderStorage:
-    """A folder."""
+    """A folder as a `Storage`."""
 
     remote = False
 
@@ -175,15 +175,15 @@ class FolderStorage:
         self._environment = environment
 
     def path(self, name: str) -> Path:
-        """Path of the file, whether there is one or not.
+        """Path of a file, whether it exists or not.
 
         Raises:
-            PermissionError: outside the folder, by its name or by a symbolic link on the way.
+            PermissionError: it is outside the folder, by its name or through a symbolic link.
         """
         path = self._folder / checked_name(name)
         self._stay_inside(
             path.parent
-        )  # a file that is a link itself is replaced or deleted, not what it points to
+        )  # if the file itself is a link, the link is replaced or deleted, not its target
         return path
 
     def _stay_inside(self, path: Path) -> None:

@@ -8,24 +8,24 @@ class Stored:
     """A file in a storage."""
 
     name: str
-    """Below the study, with `/` between its parts."""
+    """Name below the study, with `/` between its parts."""
     bytes: int
     modified: float
     """Seconds since the epoch, by the storage's own clock."""
 
 
 def is_inside(name: str) -> bool:
-    """Whether the name of a file or folder is one below the study."""
+    """Whether the name of a file or folder is below the study."""
     return "\0" not in name and not any(part in ("", ".", "..") for part in name.split("/"))
 
 
 def checked_name(name: str) -> str:
-    """The name, if it is that of a file or folder inside the study.
+    """The name of a file or folder, if it is inside the study.
 
     Names may come from a ledger that another person has written.
 
     Raises:
-        PermissionError: it is absolute, or climbs.
+        PermissionError: the name is absolute, or leads out of the study.
     """
     if not is_inside(name):
         raise PermissionError(

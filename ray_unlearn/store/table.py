@@ -1,5 +1,7 @@
-"""The result table: one line per evaluation row, with its trial's configuration and outcome. Plain
-pyarrow."""
+"""The result table: one line per evaluation row, with its trial's configuration and outcome.
+
+It is plain pyarrow.
+"""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Check that a study is what it claims to be: its invariants, from the files alone.
+"""A check of a study's invariants, from its files alone.
 
     I1  every row that was acknowledged is there exactly once
     I2  no trial ended twice
@@ -7,7 +7,7 @@
     I5  the best weights are there, are the ones that were written, and are those of the best row
     I6  nothing is left over on disk
 
-Reads only, and is safe beside a running study: what a writer is about to do is no problem.
+It only reads, and is safe beside a running study: what a writer is about to do is no problem.
 """
 
 import fcntl
@@ -37,20 +37,20 @@ REPAIR = "`ray-unlearn verify --repair` lets what is lost run again"
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found."""
+    """The result of checking a study."""
 
     problems: list[str]
     """Each begins with its invariant."""
     complete: bool
-    """Every trial that was asked for has its outcome."""
+    """Whether every trial that was asked for has its outcome."""
     trials: int
     asked_for: int | None
-    """None when no session has said so yet."""
+    """Trials of the whole study; None if no session has recorded it yet."""
     rows: int
     unfinished: list[int]
     """Numbers of the trials without an outcome."""
     running: str
-    """The process that is writing the study now; empty when there is none."""
+    """The process that is writing the study now; empty if there is none."""
 
 
 def verify(
@@ -61,7 +61,7 @@ def verify(
     Args:
         study_folder: the study, or a working copy of it.
         storage: where a working copy's study is.
-        environment: host and clock, to tell whether a process is writing the study.
+        environment: host and clock, to find out whether a process is writing the study.
 
     Raises:
         UserError: no study there.
@@ -96,7 +96,7 @@ def verify(
     problems += best_weights_problems(
         storage, record.best_weights, record.trials, running=bool(running)
     )
-    if whole and not running:  # what a lost line may have spoken of is no leftover
+    if whole and not running:  # a file that a lost line may have named is no leftover
         problems += _leftover_problems(storage, record)
     asked_for = record.sessions[-1].total if record.sessions else None
     complete = asked_for is not None and len(record.trials) == asked_for and not unfinished
@@ -107,14 +107,17 @@ def verify(
 
 
 def _running(folder: Path, remote: bool, environment: Environment) -> str:
-    """Who holds the lease now: the lock says it on this machine, elsewhere the lease's age."""
+    """The present holder of the lease, by the lock on this machine or else by the lease's age."""
     holder = read_holder(folder)
     if holder is not None and holder.released:
         return ""
     if remote and holder is None:
         return ""
+    locked = None
     if holder is None or (not remote and holder.host == environment.host):
-        held = _locked(events_file(folder))
+        locked = _locked(events_file(folder))
+    if locked is not None or holder is None:
+        held = bool(locked)
     else:
         held = environment.time() - (folder / LEASE_FILE).stat().st_mtime < EXPIRY_S
     if not held:
@@ -122,20 +125,23 @@ def _running(folder: Path, remote: bool, environment: Environment) -> str:
     return "an unknown process" if holder is None else f"process {holder.pid} on host {holder.host}"
 
 
-def _locked(path: Path) -> bool:
+def _locked(path: Path) -> bool | None:
+    """Whether a process of this machine writes the file; None on a file system without locks."""
     with open(path, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError:  # a file system without locks
-            return False
+        except OSError:
+            return None
     return False
 
 
 def _scanned(folder: Path, problems: list[str]) -> Scan | None:
-    """All lines; with the header's copy when the header is damaged, so that the rest is checked
-    too."""
+    """The scan of all lines.
+
+    If the header is damaged, its copy is used, so that the rest is checked too.
+    """
     try:
         return scanned(folder)
     except StorageError as error:
@@ -173,7 +179,7 @@ def _damage(scan: Scan, acknowledged: int) -> Iterator[str]:
 
 
 def _taken_in(record: Record, entry: Entry) -> Iterator[str]:
-    """Take in one event; problems it makes with those before it."""
+    """Apply one event to the record; yields how it contradicts those before it."""
     event = entry.event
     try:
         problem = _contradiction(record, event)
@@ -261,8 +267,10 @@ def _count_problems(record: Record) -> Iterator[str]:
 
 
 def _table_problems(path: Path, record: Record) -> Iterator[str]:
-    """The table of a study that ended in order; after a crash an older one may still be there,
-    until `resume`."""
+    """The fault in the table of a study that ended in order.
+
+    After a crash an older table may still be there, until `resume`.
+    """
     holder = read_holder(path.parent)
     if holder is not None and holder.released:
         fault = table_fault(path, record)

@@ -1,8 +1,8 @@
-"""A study in an object store, worked on in a local folder: the working copy.
+"""The working copy: a local folder for a study in an object store.
 
-All that reads or writes a study works on the folder, as with a local study. The ledger's events go
-to the store one by one, each before `Ledger.append` returns (see `segments`); other files that have
-changed follow every few seconds. Nothing is lost with the working copy.
+Whatever reads or writes the study works on the folder, as with a local study. The ledger's events
+go to the store one by one, each before `Ledger.append` returns (see `segments`); other files that
+have changed follow every few seconds. Losing the working copy loses nothing.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ from ray_unlearn.store.storage import Storage
 
 PUBLISH_S = 10.0
 HEADER = "ledger/header.json"
-"""The object that begins a study: whoever creates it has begun it."""
+"""The object that begins a study: the process that creates it has begun the study."""
 OWN = ("ledger/events.jsonl", "ledger/acknowledged", f"ledger/{LEASE_FILE}", HEADER)
 """Files of the working copy that have another form in the store, or are written once."""
 SMALL_FILES = ("study.yaml", "baselines.json", "live.json")
-"""What a reader gets beside the ledger."""
+"""Files that a reader receives beside the ledger."""
 TENSORBOARD = "tensorboard/"
 
 
 class RemoteWriter:
-    """What a ledger needs to write to a store too: the lease, and where its lines go."""
+    """The lease and the segments of a ledger that writes to a store as well."""
 
     def __init__(self, storage: Storage, folder: Path, environment: Environment = REAL) -> None:
         """Take the lease.
@@ -58,10 +58,10 @@ class RemoteWriter:
         self.lease = RemoteLease.take(storage, highest, environment)
 
     def append(self, seq: int, line: bytes) -> None:
-        """The line of event `seq` is in the store when this returns.
+        """Put the line of event `seq` into the store.
 
         Raises:
-            StorageError: it may be there or not; nothing more is written.
+            StorageError: the line may be in the store or not; nothing more is written.
         """
         if self._broken:
             raise StorageError(
@@ -97,8 +97,8 @@ class RemoteWriter:
     def _begin(self, header: bytes) -> None:
         """Begin the study, unless another process has.
 
-        Minutes have passed since this process looked: the store decides. Segments are looked at as
-        well, for older versions wrote them before the header.
+        Minutes have passed since this process looked, so the store decides. Segments are checked as
+        well, because older versions wrote them before the header.
 
         Raises:
             OSError: the storage fails.
@@ -114,12 +114,11 @@ class RemoteWriter:
             )
 
     def join(self) -> None:
-        """Put this writer's small objects together, so that a study of 10,000 trials stays quick to
-        read.
+        """Join this writer's small objects, so that a study of 10,000 trials stays quick to read.
 
         Raises:
             OSError: the storage fails; nothing is lost.
-            StorageError: an object is damaged, or the study is another process's by now.
+            StorageError: an object is damaged, or another process has the study by now.
         """
         with self._lock:
             mine = list(self._lines)
@@ -144,11 +143,10 @@ class RemoteWriter:
         return kept or self._storage.read(segment.name)
 
     def replace(self) -> None:
-        """All events anew, from the working copy: what is in the store from before does not count
-        any more.
+        """Write all events again, from the working copy; earlier segments no longer count.
 
         Raises:
-            StorageError: the storage fails; the study is as it was.
+            StorageError: the storage fails; the study is unchanged.
         """
         content = events_file(self._folder / "ledger").read_bytes()
         last = content.count(b"\n") - 1
@@ -173,8 +171,9 @@ class WorkingCopy:
         self._known: list[tuple[Segment, bytes]] = []
 
     def refresh(self) -> None:
-        """Fetch the ledger and the small files. New events are added at the end of the file where
-        they simply go on.
+        """Fetch the ledger and the small files.
+
+        New events are appended to the file if nothing else has changed.
 
         Raises:
             StorageError: the storage fails.
@@ -213,12 +212,12 @@ class WorkingCopy:
         if holder is not None and claim is not None:
             lease = ledger / LEASE_FILE
             lease.write_bytes(holder.as_json())
-            # Its age, for readers: they may not write a probe to the store.
+            # The claim's age, for readers, which may not write a probe to the store.
             os.utime(lease, (claim.modified, claim.modified))
 
 
 class Publisher:
-    """Brings files of the working copy that have changed to the store."""
+    """Uploader of the working copy's changed files to the store."""
 
     def __init__(
         self,
@@ -237,7 +236,10 @@ class Publisher:
 
     @contextmanager
     def running(self, say: Callable[[str], None]) -> Iterator[None]:
-        """A context in which a thread publishes every few seconds; `say` gets the first failure."""
+        """A context in which a thread publishes every few seconds.
+
+        `say` is called with the first failure.
+        """
         stop = self._environment.event()
         thread = self._environment.start_thread(partial(self._run, stop.wait, say), "publisher")
         try:
@@ -252,7 +254,7 @@ class Publisher:
             try:
                 self.publish()
                 failing = False
-            # The ledger is what counts; these files are made from it.
+            # Only the ledger counts; these files are made from it.
             except (OSError, StorageError) as error:
                 if not failing:
                     say(f"files beside the ledger lag behind: {error}")
@@ -263,7 +265,7 @@ class Publisher:
 
         Raises:
             OSError: the storage fails.
-            StorageError: the study is another process's by now.
+            StorageError: another process has the study by now.
         """
         self._writer.lease.check()
         for path in sorted(self._folder.rglob("*")):
@@ -280,7 +282,7 @@ class Publisher:
         self._writer.join()
 
     def _tidy(self, name: str) -> None:
-        """A trial that is run again has a TensorBoard file of another name: the old one goes."""
+        """Remove a trial's old TensorBoard file, as running it again makes one of another name."""
         if not name.startswith(TENSORBOARD):
             return
         if self._runs is None:
@@ -293,7 +295,7 @@ class Publisher:
 
 
 def header_digest_of(storage: Storage) -> str:
-    """Tells studies apart; empty when there is none, or when it cannot be read from here."""
+    """Digest that tells studies apart; empty if there is no study or it cannot be read."""
     try:
         return hashlib.sha256(storage.read(HEADER)).hexdigest()
     except OSError:
@@ -303,7 +305,7 @@ def header_digest_of(storage: Storage) -> str:
 def only_header(storage: Storage) -> tuple[Segment, bytes]:
     """The first segment of a study that has no segments yet, made from its header.
 
-    The header is created first. Every process that finds it alone makes the same segment from it.
+    The header is created first. Every process that finds it alone makes the same segment.
 
     Raises:
         FileNotFoundError: there is no study.

@@ -1,4 +1,4 @@
-"""Baselines: what every trial is judged against, measured before the first one."""
+"""Baselines, which every trial is compared with, measured before the first one."""
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
@@ -9,10 +9,11 @@ from ray_unlearn.unlearn.workspace import Workspace
 
 
 def measure_baselines(workspace: Workspace, model: ModelSpec) -> dict[str, Row]:
-    """`vanilla` (P_0 on every set; on A it is approximate retraining) and, where there are any,
-    `exact_retrain`, `exact_retrain_2` ... (other seeds).
+    """Rows of the models that no trial changed, by name.
 
-    Leaves the workspace with vanilla weights. A collective of all ranks.
+    `vanilla` is P_0 on every set; on A it is approximate retraining. Where the study has exactly
+    retrained models, `exact_retrain` and, for other seeds, `exact_retrain_2` ... follow. The
+    workspace has vanilla weights afterwards. A collective of all ranks.
 
     Raises:
         UserError: the exactly retrained model cannot be loaded or has another shape.

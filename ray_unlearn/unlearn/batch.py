@@ -1,9 +1,8 @@
 """Batches: the real tokens of some sequences in one row without padding, or in rows with it.
 
-Documents are of different lengths, and padding costs as much as text: with a fifth of padding, an
-update takes a fifth longer for nothing. So a batch is one row of real tokens, and attention, the
-only place where tokens meet, is run document by document. Packed sequences need no block mask that
-way.
+Documents differ in length, and padding costs as much as text: with a fifth of padding, an update
+takes a fifth longer for nothing. So a batch is one row of real tokens, and attention, the only
+operation that mixes tokens, runs document by document. Packed sequences then need no block mask.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ ATTENTION = "ray_unlearn_documents"
 
 @dataclass(frozen=True)
 class Batch:
-    """What a forward pass reads, and which of its final hidden states predict a real target."""
+    """The input of a forward pass, and which of its final hidden states predict a real target."""
 
     input_ids: Tensor
     """[1, N], or padded [B, T]."""
@@ -32,9 +31,9 @@ class Batch:
     document_lengths: tuple[int, ...] | None
     """Tokens of each document of the row, N in all; None for a batch of several rows."""
     rows: Tensor
-    """[n]: places in the flattened row or rows."""
+    """[n]: positions in the flattened row or rows."""
     targets: Tensor
-    """[n]: the tokens that are predicted there."""
+    """[n]: the tokens that are predicted at `rows`."""
 
     def without_targets(self) -> "Batch":
         """The same pass with no target to predict."""
@@ -42,8 +41,10 @@ class Batch:
 
 
 def ragged(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
-    """These sequences' real tokens in one row, long documents first, so that those of equal length
-    are neighbours; targets in the order of `target_mask`."""
+    """The real tokens of these sequences in one row, long documents first.
+
+    Documents of equal length are then neighbours. Targets are in the order of `target_mask`.
+    """
     starts, lengths = document_runs(tokens, indices)
     order = np.argsort(-lengths, kind="stable")
     row = np.concatenate([np.arange(starts[i], starts[i] + lengths[i]) for i in order])
@@ -61,8 +62,10 @@ def ragged(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -
 
 
 def apart(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
-    """A row for each document of these sequences, padded to the longest: for packed data and a
-    model that cannot keep the documents of a row apart."""
+    """A row for each document of these sequences, padded to the longest.
+
+    It is for packed data and a model that cannot separate the documents of a row.
+    """
     _, lengths = document_runs(tokens, indices)
     is_real = np.arange(lengths.max()) < lengths[:, None]
     ids = np.zeros(is_real.shape, dtype=np.int64)
@@ -74,7 +77,7 @@ def apart(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) ->
 def _predicted(
     tokens: TokenSet, indices: NDArray[np.int64], place: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Where each target is predicted, and the targets, when the real tokens stand at `place`."""
+    """Positions that predict a target, and the targets, for real tokens at `place`."""
     real, predicts = tokens.document[indices] >= 0, tokens.target_mask[indices]
     number = (np.cumsum(real) - 1).reshape(real.shape)
     return place[number[:, :-1][predicts]], tokens.input_ids[indices][:, 1:][predicts]
@@ -83,8 +86,10 @@ def _predicted(
 def document_runs(
     tokens: TokenSet, indices: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Start and length of each document among the real tokens of these sequences; one that fills
-    two sequences is two here."""
+    """Start and length of each document among the real tokens of these sequences.
+
+    A document that fills two sequences counts as two here.
+    """
     document = tokens.document[indices]
     real = document >= 0
     pairs = np.stack([np.nonzero(real)[0], document[real]])
@@ -118,10 +123,10 @@ def attend_by_document(
     document_lengths: tuple[int, ...] | None = None,
     **named: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA attention for each document of a row; query [1, heads, N, D]. Without
-    lengths: for the batch as it is.
+    """SDPA attention of transformers for each document of a row; query [1, heads, N, D].
 
-    Neighbours of equal length go through the kernel together.
+    Without `document_lengths` it attends over the batch as it is. Neighbours of equal length go
+    through the kernel together.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

@@ -70,8 +70,10 @@ class Calibration:
         return self._forget_nlls[update]
 
     def wants(self, update: int) -> bool:
-        """Whether the state after this update, whose row as trained is known, is still to be
-        calibrated."""
+        """Whether the state after this update is still to be calibrated.
+
+        Its row as trained is known.
+        """
         if update in self._known or update < self._first:
             return False
         if update == self._last:
@@ -130,11 +132,11 @@ def calibration_of(
 
 
 def most_calibrated(workspace: Workspace, config: TrialConfig) -> int:
-    """How many states of a trial may be calibrated, 1 to 3: as many as take `COST_SHARE` of its
-    time.
+    """How many states of a trial may be calibrated, 1 to 3.
 
-    By the tokens that pass through the model, where a backward pass counts as two forward ones. A
-    function of data and configuration alone, so that it is the same on every machine.
+    As many as take `COST_SHARE` of its time, by the tokens that pass through the model; a backward
+    pass counts as two forward ones. This is a function of data and configuration alone, so that it
+    is the same on every machine.
     """
 
     def tokens(split: str) -> int:
@@ -151,9 +153,9 @@ def most_calibrated(workspace: Workspace, config: TrialConfig) -> int:
 
 
 def calibrated_row(workspace: Workspace, meter: Meter, calibration: Calibration) -> Iterator[Row]:
-    """The row of the state just made at the strength that meets the target, if there is one and it
-    is not 1; the row as trained stands for itself.
+    """Yield the row of the state just made at the strength that meets the target.
 
+    There is none if no strength meets it, or if it is 1: then the row as trained stands for itself.
     While the row is out the policy has the mixed weights, so that they can be saved; afterwards it
     has the trained ones again, bit for bit. A generator that is dropped leaves them mixed: the next
     trial begins with a reset. A collective over the lane's ranks.

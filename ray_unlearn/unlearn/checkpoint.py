@@ -151,12 +151,17 @@ class NoCheckpointer:
 
 
 class Shelf(Protocol):
-    """Where checkpoints lie for all machines to see, when the folder that they are written to is
-    this machine's alone."""
+    """Storage of checkpoints that all machines can reach.
+
+    It is used if the folder that checkpoints are written to belongs to this machine alone.
+    """
 
     def fetch(self, folder: Path, wanted: Callable[[str], bool]) -> None:
-        """Bring the trial's files into `folder`, those that are not wanted as empty ones; raises
-        OSError."""
+        """Bring the trial's files into `folder`, those that are not wanted as empty files.
+
+        Raises:
+            OSError: a file cannot be fetched.
+        """
 
     def store(self, path: Path) -> None:
         """Put a file there; raises OSError."""
@@ -288,8 +293,10 @@ class Checkpoints:
                 self._shelf.drop(path)
 
     def _tell(self, update: int, wanted: bool, problem: str) -> None:
-        """That there is a checkpoint; or once that there is none, and later only to whoever
-        waits."""
+        """Report that there is a checkpoint, or that there is none.
+
+        A failure is reported once, and later only if a checkpoint was asked for.
+        """
         if problem and not self._warned:
             self._failed(f"no checkpoint of update {update}: {problem}")
             self._warned = True
@@ -335,8 +342,14 @@ def first_line(error: Exception) -> str:
 
 
 def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    """Write what tells a policy from the vanilla model (`Policy.weights`) as safetensors, whole or
-    not at all; `sha256` and `bytes` of the file.
+    """Write a policy's tensors as safetensors, whole or not at all.
+
+    Args:
+        tensors: those in which it differs from the vanilla model (`Policy.weights`).
+        path: the file.
+
+    Returns:
+        `sha256` and `bytes` of the file.
 
     Raises:
         OSError: no room, or no permission.

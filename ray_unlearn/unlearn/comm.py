@@ -1,5 +1,7 @@
-"""The workers of one lane: a trial is defined by global quantities, this is how they are summed and
-shared."""
+"""Collectives of the workers of one lane.
+
+A trial is defined by global quantities, which are summed and shared here.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,8 +50,10 @@ class Comm:
                 tensor.copy_(part.view_as(tensor))
 
     def broadcast(self, value: Any) -> Any:
-        """`value` of rank 0, on every rank. Small picklable objects between our own processes
-        only."""
+        """`value` of rank 0, on every rank.
+
+        It is for small picklable objects between our own processes only.
+        """
         if self.world_size == 1:
             return value
         box = [value]
@@ -57,8 +61,10 @@ class Comm:
         return box[0]
 
     def check_same(self, number: int, what: str) -> None:
-        """Raises:
-        RuntimeError: the ranks do not have the same `number`: going on would mix two trials.
+        """Check that all ranks have the same `number`; going on would mix two trials.
+
+        Raises:
+            RuntimeError: they do not.
         """
         if self.world_size > 1:
             total = torch.tensor([number, number * number], dtype=torch.int64)

@@ -1,5 +1,7 @@
-"""Positions: a model with a table of them has none beyond its end, and others were never trained
-there."""
+"""A check of the data's sequence length against the positions of a model.
+
+A model with a table of positions has none beyond its end; other models were never trained there.
+"""
 
 from typing import Any
 
@@ -19,7 +21,8 @@ def check_positions(model: Any, length: int) -> str | None:
         length: tokens of a sequence.
 
     Returns:
-        What to tell people where positions are computed and go on beyond the model's context.
+        A note for people if sequences are longer than the model's context but positions are
+        computed, so that it can still read them; otherwise None.
 
     Raises:
         UserError: sequences are longer than the model's table of positions.
@@ -34,7 +37,7 @@ def check_positions(model: Any, length: int) -> str | None:
     )
     context = getattr(model.config, "max_position_embeddings", None)
     if table is not None:
-        # OPT's table begins with two rows that stand for no position.
+        # OPT's table begins with two rows that are no position.
         there = min(table.num_embeddings, context or table.num_embeddings)
         if length > there:
             raise UserError(

@@ -1,13 +1,13 @@
 """FLOPs of an update, counted on the meta device, where nothing is computed.
 
 Every matrix multiplication of the real code is counted; a multiply-add is 2 FLOPs
-(torch.utils.flop_counter). The count covers forward and backward. What activation checkpointing
-computes again is not counted: it is work, not use. It is exact in the lengths of the documents, a
-linear part and attention's square, and in the number of real targets. Attention is counted whole,
-also where a causal kernel leaves out half of it.
+(torch.utils.flop_counter). The count covers forward and backward. It leaves out what activation
+checkpointing computes again: that is work, not use. It is exact in the lengths of the documents (a
+linear part and attention's square) and in the number of real targets. Attention is counted whole,
+even where a causal kernel skips half of it.
 
-Where a model cannot be counted (a kernel that knows no meta device, or one that the counter does
-not know and takes for nothing) its body is estimated and `UpdateCost.estimated` says so. A cost is
+If a model cannot be counted (a kernel does not support the meta device, or the counter does not
+know it and counts nothing), its body is estimated and `UpdateCost.estimated` says so. A cost is
 never a reason to refuse a model.
 """
 
@@ -29,8 +29,10 @@ from ray_unlearn.unlearn.model import head_of
 
 NAMED_EXPERTS = "experts_implementation"
 CREDIBLE = 0.9
-"""Least part of 6 FLOPs per active weight and token that a count must reach: below, a kernel was
-not seen."""
+"""Least fraction of 6 FLOPs per active weight and token that a count must reach.
+
+Below it, the counter has missed a kernel.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,21 +41,19 @@ class UpdateCost:
 
     body_per_token: float
     body_per_square: float
-    """Per squared length of a document: attention."""
+    """Per squared length of a document, for attention."""
     logprob_per_target: float
     kl_per_target: float
     estimated: str = ""
-    """How the body was estimated and why; empty when it was counted."""
+    """How the body was estimated and why; empty if it was counted."""
 
     def of(self, term: Term, lengths: NDArray[np.int64], targets: int) -> float:
-        """FLOPs of one term.
+        """FLOPs of one term, without the cached hidden states of P_0, a one-off cost of the study.
 
         Args:
-            term: of the method.
+            term: a term of the method.
             lengths: tokens of each document, [documents].
             targets: real targets among them.
-
-        The cached hidden states of P_0 are a one-off of the study and not in it.
         """
         per_target = self.kl_per_target if term.quantity == "kl" else self.logprob_per_target
         return self.body(lengths) + targets * per_target
@@ -66,7 +66,7 @@ class UpdateCost:
 
 
 def count_update(config: Any, sequence_length: int) -> UpdateCost:
-    """Count a sequence, half a sequence and one target of a model, or estimate them.
+    """Cost of an update, from counting a sequence, half a sequence and one target, or estimated.
 
     Args:
         config: the model's transformers config; no weights are needed.
@@ -89,7 +89,7 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
     per_token = 6.0 * _active_matrices(model)
     try:
         linear, square = _counted_body(config, sequence_length)
-    # Kernels and masking code fail on the meta device in any way they like.
+    # Kernels and masking code raise any kind of error on the meta device.
     except Exception as error:
         reason = f"counting failed with {type(error).__name__}: {str(error).splitlines()[0][:100]}"
     else:
@@ -109,14 +109,14 @@ def _counted_body(config: Any, sequence_length: int) -> tuple[float, float]:
     """FLOPs of the body per token, and per squared length.
 
     Raises:
-        Exception: what the model raises when none of the ways of calling it works.
+        Exception: the model's first error, if no way of calling it works.
     """
     whole, half = sequence_length, max(1, sequence_length // 2)
     failed: Exception | None = None
     for model, mask in _ways(config):
         try:
             counts = [_flops(partial(_body, model, length, mask)) for length in (whole, half)]
-        except Exception as error:
+        except Exception as error:  # of any kind, see `count_update`; the next way may work
             failed = failed or error
             continue
         per_token = [count / length for count, length in zip(counts, (whole, half), strict=True)]
@@ -127,8 +127,11 @@ def _counted_body(config: Any, sequence_length: int) -> tuple[float, float]:
 
 
 def _ways(config: Any) -> Iterator[tuple[Any, str]]:
-    """Models and kinds of mask to try. Experts one by one as batched products: other kernels sort
-    tokens by their values, which the meta device does not have, or are unknown to the counter."""
+    """Models and kinds of mask to try.
+
+    Experts are computed as batched products first: other kernels sort tokens by their values, which
+    the meta device does not have, or are unknown to the counter.
+    """
     for experts in ("batched_mm", None):
         try:
             model = on_meta(config, **({} if experts is None else {NAMED_EXPERTS: experts}))
@@ -138,8 +141,11 @@ def _ways(config: Any) -> Iterator[tuple[Any, str]]:
 
 
 def _body(model: Any, length: int, mask: str) -> None:
-    """Forward and backward of one sequence. Its mask is given whole, so that none is made with
-    `.item()`; OPT and BLOOM make theirs from a row of ones."""
+    """Run forward and backward of one sequence.
+
+    The mask is passed whole, so that the model does not make one with `.item()`; OPT and BLOOM make
+    theirs from a row of ones.
+    """
     shape = (1, 1, length, length) if mask == "square" else (1, length)
     dtype = model.dtype if mask == "square" else torch.long
     model.base_model(
@@ -150,8 +156,10 @@ def _body(model: Any, length: int, mask: str) -> None:
 
 
 def _active_matrices(model: Any) -> float:
-    """Weights of the body that a token is multiplied with: no embedding, no head, chosen experts
-    only."""
+    """Number of the body's weights that a token is multiplied with.
+
+    It leaves out embedding and head, and counts chosen experts only.
+    """
     tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     tables.add(id(head_of(model).weight))
     matrices = (

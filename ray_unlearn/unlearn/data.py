@@ -1,5 +1,4 @@
-"""Documents as token sequences: cut, padded or packed, masked, split into halves, cached by
-content.
+"""Documents as token sequences: cut, padded or packed, masked, halved and cached by content.
 
 Shapes: N sequences of T tokens, D documents. A target is a token with a predecessor in its own
 document's sequence; there are N x (T - 1) places for targets, and `target_mask` says which are
@@ -68,8 +67,10 @@ class TokenSet:
 
     @cached_property
     def position_ids(self) -> NDArray[np.int64] | None:
-        """[N, T], restarting at each document of a packed sequence; None where no sequence holds
-        two documents."""
+        """Positions [N, T] that restart at each document of a packed sequence.
+
+        None if no sequence holds two documents.
+        """
         start = np.zeros(self.document.shape, dtype=bool)
         start[:, 1:] = (self.document[:, 1:] != self.document[:, :-1]) & (self.document[:, 1:] >= 0)
         if not start.any():
@@ -103,8 +104,7 @@ class StudyData:
         return any(tokens.position_ids is not None for tokens in self.splits.values())
 
     def evaluated(self, name: str) -> TokenSet:
-        """The token set that metrics named `name` (forget, approximate, retain, general) are
-        measured on."""
+        """The token set of the metrics named `name`: forget, approximate, retain or general."""
         return self.splits[EVALUATED[name]]
 
 
@@ -114,14 +114,15 @@ def prepare(
     cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> StudyData:
-    """Read, check, tokenise and cut all splits; the arrays are cached by the hash of all that
-    decides them.
+    """Read, check, tokenise and cut all splits.
+
+    The arrays are cached by the hash of everything that decides them.
 
     Args:
         spec: sources, sequence length and layout.
         model: whose tokenizer is used.
         cache: folder for tokenised data; default `token_cache()`.
-        say: called with what is going on, a line at a time.
+        say: called with each line of progress.
 
     Raises:
         UserError: whatever `read_documents` finds; a document of fewer than two tokens; documents
@@ -154,8 +155,10 @@ def prepare(
 
 
 def _cache_key(spec: DataSpec, documents: dict[str, list[Document]], tokenizer: Any) -> str:
-    """Hash of all that decides a `TokenSet`: every byte of text, the layout, the tokenizer, and the
-    libraries that run it."""
+    """Hash of everything that decides a `TokenSet`.
+
+    That is every byte of text, the layout, the tokenizer, and the libraries that run it.
+    """
     layout = spec.model_dump(include={"sequence_length", "layout", "max_sequences_per_document"})
     texts = {name: [_bytes_hash(d.text) for d in split] for name, split in documents.items()}
     libraries = [version("tokenizers"), version("transformers"), zlib.ZLIB_RUNTIME_VERSION]
@@ -217,8 +220,10 @@ def tokenised(documents: list[Document], tokenizer: Any, spec: DataSpec, name: s
 def _first_fit(
     chunks: list[tuple[int, list[int]]], length: int
 ) -> list[list[tuple[int, list[int]]]]:
-    """First fit, but never two chunks of one document side by side: they would be one document to
-    the mask."""
+    """Pack chunks by first fit, but never two chunks of one document side by side.
+
+    The mask would take them for one document.
+    """
     rows: list[list[tuple[int, list[int]]]] = []
     room: list[int] = []
     open_from = 0
@@ -315,8 +320,7 @@ def _save(path: Path, splits: dict[str, TokenSet]) -> None:
 
 
 def _load(path: Path) -> dict[str, TokenSet] | None:
-    """The cached arrays; None where there are none, or the file is damaged: then they are made
-    anew."""
+    """The cached arrays; None if they are missing or damaged, so that they are made again."""
     fields = ("input_ids", "document", "compressed_bytes", "selection")
     try:
         with np.load(path, allow_pickle=False) as arrays:

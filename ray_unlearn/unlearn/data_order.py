@@ -1,5 +1,7 @@
-"""Which sequences update t uses: a pure function of (seed, split, update), the same for any number
-of workers."""
+"""The sequences of each update: a pure function of (seed, split, update).
+
+It is the same for any number of workers.
+"""
 
 from functools import lru_cache
 from zlib import crc32

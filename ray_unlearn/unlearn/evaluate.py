@@ -17,8 +17,10 @@ from ray_unlearn.unlearn.workspace import Workspace
 
 
 def evaluate(workspace: Workspace, other: Scored | None = None) -> Metrics:
-    """All metrics of the policy as it is now, or of another model; the same row on every rank. A
-    collective of all ranks."""
+    """All metrics of the policy as it is now, or of another model.
+
+    A collective of all ranks, with the same row on every rank.
+    """
     model = other or workspace.policy.scored
     gathered = {name: _gathered(workspace, model, name) for name in SETS}
     row = (
@@ -31,8 +33,11 @@ def evaluate(workspace: Workspace, other: Scored | None = None) -> Metrics:
 
 @torch.no_grad()
 def forget_nll(workspace: Workspace) -> float:
-    """Token-mean NLL of the policy as it is now on the forget set, nats/token: to rounding what
-    `evaluate` says, from a pass over that set alone. The same on every rank; a collective."""
+    """Token-mean NLL of the policy as it is now on the forget set, nats/token.
+
+    It is what `evaluate` says, to rounding, from a pass over that set alone. A collective of all
+    ranks, and the same on each.
+    """
     model, split, comm = workspace.policy.scored, EVALUATED["forget"], workspace.comm
     own, idle = _own_part(workspace, split)
     for _ in workspace.idle_calls(0, idle):
@@ -67,8 +72,10 @@ def _gathered(workspace: Workspace, model: Scored, name: str) -> SetScores | Non
 
 
 def _own_part(workspace: Workspace, split: str) -> tuple[NDArray[np.int64], int]:
-    """This rank's run of consecutive sequences, so that order is kept; and how many batches fewer
-    than the rank with the most it has."""
+    """This rank's sequences, and how many batches fewer it has than the rank with the most.
+
+    Each rank has a run of consecutive sequences, so the order stays the same.
+    """
     comm = workspace.comm
     bounds = np.linspace(0, len(workspace.data.splits[split]), comm.world_size + 1)
     bounds = bounds.round().astype(int)

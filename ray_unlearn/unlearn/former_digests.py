@@ -1,8 +1,8 @@
-"""Digests as ledgers hold them that were begun before data digests covered white space. Frozen.
+"""Frozen digests of ledgers that were begun before data digests covered white space.
 
-A study that was begun with them can be resumed, confirmed and exported: its header is compared
-with these. They left out white space, all of a slow tokenizer but its vocabulary, and, for a model
-in several files, the index that says which file a tensor is read from. New studies never use them.
+Such a study can be resumed, confirmed and exported: its header is compared with these digests. They
+leave out white space, all of a slow tokenizer but its vocabulary, and, for a model in several
+files, the index that says which file a tensor is read from. New studies never use them.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ LAYOUT_VERSION = 1
 
 
 def former_data_digest(spec: DataSpec, documents: dict[str, list[Document]], tokenizer: Any) -> str:
-    """Folded texts, layout and tokenizer; 32 hex digits."""
+    """Digest of folded texts, layout and tokenizer; 32 hex digits."""
     layout = spec.model_dump(include={"sequence_length", "layout", "max_sequences_per_document"})
     content = {name: [text_hash(d.text) for d in split] for name, split in documents.items()}
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -30,7 +30,7 @@ def former_data_digest(spec: DataSpec, documents: dict[str, list[Document]], tok
 
 
 def former_folder_digest(folder: Path, spec: ModelSpec) -> str:
-    """Config and weights of a model folder, or its GGUF file; 12 hex digits."""
+    """Digest of config and weights of a model folder, or of its GGUF file; 12 hex digits."""
     names = ["config.json", *(path.name for path in folder.glob("*.safetensors"))]
     total = hashlib.sha256()
     for name in sorted([spec.gguf_file] if spec.gguf_file else names):

@@ -1,10 +1,9 @@
-"""Sums of per-token quantities straight from final hidden states, their gradient made in the same
-pass.
+"""Sums of per-token quantities from final hidden states, with the gradient from the same pass.
 
-All seven losses are a constant times a sum over tokens, so the gradient of the sum can be made
-while a chunk's logits are there: logits are computed once, where the plain path (`logprobs`,
-activation checkpointing) computes them twice, and a softmax serves value and gradient. The idea is
-that of fused linear cross-entropy (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989), here for
+All seven losses are a constant times a sum over tokens, so the gradient of the sum can be computed
+while a chunk's logits are in memory. Logits are computed once, where the plain path (`logprobs`,
+activation checkpointing) computes them twice, and one softmax serves value and gradient. The idea
+is that of fused linear cross-entropy (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989), here for
 log-probabilities and KL, in plain PyTorch on any device.
 
 Shapes: n real targets, H hidden size, V vocabulary. Values are float32 whatever the model's dtype;
@@ -21,12 +20,15 @@ from ray_unlearn.unlearn.logprobs import chunk_size
 
 Rows = slice
 Chunk = Callable[[Tensor, Rows, torch.dtype], tuple[Tensor, Tensor]]
-"""From a chunk's logits [c, V] (float32, may be overwritten), which rows they are, and the dtype of
-matrix products: the sum of the quantity, and its gradient in the logits."""
+"""A quantity's sum over a chunk, and its gradient in the logits.
+
+Called with the chunk's logits [c, V] (float32, may be overwritten), its rows, and the dtype of
+matrix products.
+"""
 
 
 def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    """sum of log P(target | prefix) over hidden [n, H] and targets [n]; a scalar with gradient."""
+    """Sum of log P(target | prefix) over hidden [n, H] and targets [n]; a scalar with gradient."""
 
     def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         chosen = targets[rows, None]
@@ -43,8 +45,10 @@ def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 def kl_sum(
     hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
 ) -> Tensor:
-    """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with
-    gradient in P_theta."""
+    """Sum of KL(P_0 || P_theta) over positions; a scalar with gradient in P_theta.
+
+    `hidden` and `reference_hidden` are [n, H].
+    """
 
     def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         logp = logits.log_softmax(-1)
@@ -67,14 +71,16 @@ def _linear(hidden: Tensor, head: nn.Linear, dtype: torch.dtype) -> Tensor:
 
 
 class _HeadSum(torch.autograd.Function):
-    """sum over rows of a quantity of logits = hidden W^T + b. One backward pass only: the gradients
-    are given away."""
+    """Sum over rows of a quantity of logits = hidden W^T + b.
+
+    It allows one backward pass only, which consumes the gradients.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk: Chunk
     ) -> Tensor:
-        # Autocast knows no meta device, where FLOPs are counted.
+        # Autocast does not support the meta device, where FLOPs are counted.
         device = "cuda" if hidden.is_cuda else "cpu"
         dtype = (
             torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -105,8 +111,10 @@ def _value_and_gradients(
     dtype: torch.dtype,
     needed: tuple[bool, ...],
 ) -> tuple[list[tuple[Tensor | None, torch.dtype]], Tensor]:
-    """Gradients of hidden, weight and bias with the dtype each is to be returned in, and the sum.
-    The weight's gradient is summed over the chunks in float32."""
+    """Gradients of hidden, weight and bias, each with the dtype to return it in, and the sum.
+
+    The weight's gradient is summed over the chunks in float32.
+    """
     products = weight.to(dtype)
     offset = None if bias is None else bias.to(dtype)
     grad_hidden = torch.empty_like(hidden) if needed[0] else None

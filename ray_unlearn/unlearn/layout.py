@@ -215,8 +215,7 @@ def _looks_back_only_so_far(config: Any) -> bool:
 
 
 def layout_of_architecture(config: Any, attention: str, packed: bool) -> Layout | None:
-    """What `choose_layout` finds for random weights of this architecture, before anything is
-    loaded.
+    """The result of `choose_layout` for random weights of an architecture, without loading any.
 
     Args:
         config: a transformers config; a few layers and tokens of it are built, in float32.

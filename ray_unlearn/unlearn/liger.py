@@ -1,15 +1,16 @@
-"""The sums of `head` by the Triton kernels of Liger Kernel (Hsu et al. 2024, arXiv 2410.10989), for
-CUDA devices; optional.
+"""The sums of `head` by the Triton kernels of Liger Kernel, optional, for CUDA devices.
 
-log P is minus Liger's fused linear cross-entropy with `reduction="sum"`. KL(P_0 || P_theta) is its
-fused linear Jensen-Shannon divergence with `jsd_beta=0`, which is that KL exactly and no mixture (1
-would be the reverse KL); Liger averages it over positions, so it is multiplied by their number.
-Both accumulate the head's gradient in float32 (`accum_dtype`) and run their matrix products in the
-dtype of the hidden states, or in that of autocast where it is on.
+Liger Kernel: Hsu et al. 2024, arXiv 2410.10989. log P is minus its fused linear cross-entropy with
+`reduction="sum"`. KL(P_0 || P_theta) is its fused linear Jensen-Shannon divergence with
+`jsd_beta=0`, which is exactly that KL and no mixture (1 would be the reverse KL); Liger averages it
+over positions, so it is multiplied by their number. Both accumulate the head's gradient in float32
+(`accum_dtype`) and run their matrix products in the dtype of the hidden states, or in that of
+autocast where it is on.
 
-Left to `head`: no rows at all, for which Liger divides by zero; and KL where a head has a bias,
-which Liger's KL does not know. As in `head` the gradients are made in the forward pass and given
-away: one backward pass only (not checked here; a second one with `retain_graph` would be wrong).
+`head` still computes two cases: no rows at all, where Liger divides by zero, and KL with a head
+that has a bias, which Liger's KL does not support. As in `head`, the forward pass computes the
+gradients and the backward pass consumes them, so only one backward pass is allowed (not checked
+here; a second one with `retain_graph` would be wrong).
 """
 
 import inspect
@@ -26,11 +27,11 @@ REMEDY = "pip install 'ray-unlearn[liger]'"
 
 
 def kernels(device: torch.device) -> Any:
-    """Liger's functional module, when it can be used on `device`; call it early to fail early.
+    """Liger's functional module, if it can be used on `device`; call it early to fail early.
 
     Raises:
         UserError: not a CUDA device (unless Triton's interpreter is on, for tests), or no recent
-        Liger Kernel installed.
+            Liger Kernel installed.
     """
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         raise UserError(
@@ -51,7 +52,7 @@ def kernels(device: torch.device) -> Any:
 
 
 def liger_logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    """sum of log P(target | prefix) over hidden [n, H] and targets [n]; a scalar with gradient."""
+    """Sum of log P(target | prefix) over hidden [n, H] and targets [n]; a scalar with gradient."""
     liger = kernels(hidden.device)
     if not len(hidden):
         return plain_torch.logprob_sum(hidden, head, targets)
@@ -71,8 +72,10 @@ def liger_logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tenso
 def liger_kl_sum(
     hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
 ) -> Tensor:
-    """sum of KL(P_0 || P_theta) over positions, hidden and reference_hidden [n, H]; a scalar with
-    gradient in P_theta."""
+    """Sum of KL(P_0 || P_theta) over positions; a scalar with gradient in P_theta.
+
+    `hidden` and `reference_hidden` are [n, H].
+    """
     liger = kernels(hidden.device)
     if not len(hidden) or any(_bias(h) is not None for h in (head, reference_head)):
         return plain_torch.kl_sum(hidden, head, reference_hidden, reference_head)
@@ -92,13 +95,15 @@ def _bias(head: nn.Linear) -> Tensor | None:
 
 
 def _differentiable(hidden: Tensor, head: nn.Linear) -> Tensor:
-    """Liger makes no gradient of the head when the hidden states need none."""
+    """Hidden states that need a gradient where the head does; otherwise Liger makes none for it."""
     if head.weight.requires_grad and not hidden.requires_grad:
         return hidden.detach().requires_grad_()
     return hidden
 
 
 def _castable(tensor: Tensor, hidden: Tensor) -> Tensor:
-    """In the dtype of the matrix products; autocast, where it is on, sees to that itself and keeps
-    float32 gradients."""
+    """The tensor in the dtype of the matrix products.
+
+    Autocast, where it is on, casts by itself and leaves gradients in float32.
+    """
     return tensor if torch.is_autocast_enabled(hidden.device.type) else tensor.to(hidden.dtype)

@@ -1,9 +1,8 @@
-"""Per-token quantities from final hidden states, a chunk of positions at a time: logits are never
-whole.
+"""Per-token quantities from final hidden states, a chunk of positions at a time.
 
-The logits of 8 x 4,096 positions over a vocabulary of 64,000 take 8 GB in fp32; here
-`CHUNK_ELEMENTS` bound what is alive. Only real targets come in (hidden states are selected by mask
-before), so padding costs the head nothing.
+The logits of 8 x 4,096 positions over a vocabulary of 64,000 take 8 GB in fp32, so they are never
+held whole: `CHUNK_ELEMENTS` bounds what is in memory. The caller selects real targets by mask
+before, so padding costs the head nothing.
 
 The functions with gradient are the plain path: a chunk's logits are computed again in the backward
 pass (activation checkpointing). Training uses the faster sums of `head`, which are tested against
@@ -22,14 +21,17 @@ from torch.linalg import vecdot
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = 2**19
-"""2 MiB in fp32: a chunk stays in a core's cache."""
+"""Logits of a chunk on a CPU: 2 MiB in fp32, which stay in a core's cache."""
 CUDA_CHUNK_ELEMENTS = 2**26
-"""256 MiB in fp32: a GPU wants large products, and the head's gradient is summed once per chunk."""
+"""Logits of a chunk on a GPU: 256 MiB in fp32.
+
+A GPU needs large products, and the head's gradient is summed once per chunk.
+"""
 SMALLEST_CHUNK = 128
 
 
 def chunk_size(vocabulary: int, device: torch.device) -> int:
-    """Positions whose logits are alive at once, at least 128 however large the vocabulary."""
+    """Positions whose logits are in memory at once, at least 128 however large the vocabulary."""
     elements = CUDA_CHUNK_ELEMENTS if device.type == "cuda" else CHUNK_ELEMENTS
     return max(SMALLEST_CHUNK, elements // vocabulary)
 
@@ -47,8 +49,10 @@ def target_logprobs(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
 def kl_from_reference(
     hidden: Tensor, head: nn.Linear, reference_hidden: Tensor, reference_head: nn.Linear
 ) -> Tensor:
-    """KL(P_0 || P_theta) = sum_a P_0(a) (log P_0(a) - log P_theta(a)) per position, [n], with
-    gradient in P_theta."""
+    """KL(P_0 || P_theta) per position, [n], with gradient in P_theta.
+
+    It is sum_a P_0(a) (log P_0(a) - log P_theta(a)).
+    """
 
     def chunk(h: Tensor, r: Tensor) -> Tensor:
         reference = reference_head(r).float().log_softmax(-1)
@@ -58,13 +62,15 @@ def kl_from_reference(
 
 
 class TokenScores(NamedTuple):
-    """What one evaluation pass keeps of each real target; all [n], float32 (`correct`: bool)."""
+    """Result of one evaluation pass for each real target; all [n], float32 (`correct`: bool)."""
 
     logprob: Tensor
     correct: Tensor
     mean: Tensor
-    """E[log P(a)] over a ~ P_theta: minus the entropy (Min-K%++, Zhang et al. 2025, arXiv
-    2404.02936)."""
+    """E[log P(a)] over a ~ P_theta, which is minus the entropy.
+
+    Used by Min-K%++ (Zhang et al. 2025, arXiv 2404.02936).
+    """
     sd: Tensor
     """Standard deviation of log P(a) over a ~ P_theta."""
     kl: Tensor
@@ -88,7 +94,7 @@ def token_scores(
 
 
 def _scores(logits: Tensor, targets: Tensor, reference_logits: Tensor) -> TokenScores:
-    # It would take the dot products in a lower precision.
+    # Autocast would compute the dot products in a lower precision.
     with torch.autocast(logits.device.type, enabled=False):
         logp, reference = logits.log_softmax(-1), reference_logits.log_softmax(-1)
         p = logp.exp()
@@ -103,8 +109,10 @@ def _scores(logits: Tensor, targets: Tensor, reference_logits: Tensor) -> TokenS
 
 @torch.no_grad()
 def adversarial_targets(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
-    """argmax over a != x_t of P_0(a | x_<t), [n], from the hidden state that predicts x_t (never
-    one position late)."""
+    """The most likely wrong token, argmax over a != x_t of P_0(a | x_<t), [n].
+
+    It is taken from the hidden state that predicts x_t, never one position late.
+    """
     parts = []
     for h, t in _chunks(chunk_size(head.out_features, hidden.device), hidden, targets):
         parts.append(head(h).float().scatter(-1, t[:, None], -torch.inf).argmax(-1))

@@ -48,12 +48,13 @@ def unlearn(
     checkpointer: Checkpointer = NO_CHECKPOINTS,
     calibration: Calibration | None = None,
 ) -> Iterator[Row | Ended]:
-    """Run one trial from the vanilla weights; yield a row after each update in
-    `config.evaluate_at`, then `Ended`. With `calibration` some of these updates have a second row,
-    at another strength; the trajectory is the same bit for bit.
+    """Run one trial from the vanilla weights, yielding its evaluation rows and then `Ended`.
 
-    Collective over the lane's ranks: every rank yields the same rows. The generator may be dropped
-    after any row; the next trial begins with a reset. With one worker on a CPU the trajectory is a
+    There is a row after each update in `config.evaluate_at`; with `calibration` some of them are
+    followed by a second row, at another strength, and the trajectory is the same bit for bit.
+    Collective over the lane's ranks:
+    every rank yields the same rows. The generator may be dropped after any row; the next trial
+    begins with a reset. With one worker on a CPU the trajectory is a
     function of `config` alone, bit for bit, also when `checkpointer` lets it continue from a
     checkpoint; rows that the checkpointer knows are then left out. A non-finite loss, gradient or
     metric ends the trial as infeasible *before* a step is made with it.
@@ -104,10 +105,10 @@ def unlearn(
 
 
 def learning_rate_at(config: TrialConfig, update: int) -> float:
-    """Learning rate of `update` (from 1): linear warm-up to the peak, then constant, linear or
-    cosine to zero.
+    """Learning rate of `update`, which counts from 1.
 
-    As in the usual trainers the schedule counts finished updates: the last one is not yet at zero.
+    It is a linear warm-up to the peak, then constant, linear to zero or cosine to zero. As in the
+    usual trainers the schedule counts finished updates, so the last one is not yet at zero.
     """
     warmup, done = config.warmup_updates, update - 1
     if update <= warmup:
@@ -122,9 +123,9 @@ def learning_rate_at(config: TrialConfig, update: int) -> float:
 def backward(
     workspace: Workspace, config: TrialConfig, term: Term, update: int, meter: Meter
 ) -> Tensor:
-    """Add the gradient of weight * loss of one term on this worker's part of the batch; return its
-    unweighted loss.
+    """Add the gradient of weight * loss of one term, and return the unweighted loss.
 
+    Both are over this worker's part of the batch.
     The loss is a sum over micro-batches divided by the *global* number of targets, so it is the
     token mean over the global batch whatever the micro-batch size and the number of workers.
     """
@@ -158,10 +159,10 @@ def quantity(
     *,
     idle: bool = False,
 ) -> Tensor:
-    """The term's quantity on real targets of these sequences, with gradient: its sum [], or per
-    token [n] on the plain path.
+    """The term's quantity on real targets of these sequences, with gradient.
 
-    An idle call is made of no targets at all; its gradients are zero.
+    It is a sum [], or per token [n] on the plain path. An idle call has no targets at all; its
+    gradients are zero.
     """
     inputs = workspace.batch(term.split, indices)
     if idle:
@@ -204,8 +205,13 @@ def labels_of(
 
 
 def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str, Tensor]) -> Tensor:
-    """Sum gradients (sharded ones are already) and losses over the workers, clip the gradient's
-    global L2 norm; the norm before clipping."""
+    """Sum gradients and losses over the workers, and clip the gradient's global L2 norm.
+
+    Sharded gradients are summed already.
+
+    Returns:
+        The norm before clipping.
+    """
     for parameter in workspace.parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)

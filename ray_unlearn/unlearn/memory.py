@@ -1,4 +1,4 @@
-"""Memory of a worker, worked out from its study's settings before anything is loaded."""
+"""Memory of a worker, computed from its study's settings before anything is loaded."""
 
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
@@ -17,20 +17,22 @@ from ray_unlearn.unlearn.reference import CACHE_BYTES
 
 BYTES = {"float32": 4, "bfloat16": 2}
 MOMENTS = 8
-"""Two moments of AdamW, float32 whatever the weights are."""
+"""Bytes per weight of AdamW's two moments, float32 whatever the weights are."""
 BUFFERS_GIB = 0.12
-"""Held by allocator and libraries; measured on a CPU, the same for all settings."""
+"""GiB held by allocator and libraries; measured on a CPU, the same for all settings."""
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk")
-"""Names that architectures give the numbers of a mixture's experts, and of those a token uses."""
+"""Config names for the number of a mixture's experts, and of those that a token uses."""
 LOGIT_COPIES = 4
-"""A chunk's logits, their gradient, and P_0's with its probabilities, float32."""
+"""Float32 copies of a chunk's logits: logits, gradient, and P_0's with its probabilities."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB of one worker at its peak, by what holds them. On a CPU all workers of a node read one
-    `reference`."""
+    """GiB of one worker at its peak, by use.
+
+    On a CPU all workers of a node read one `reference`.
+    """
 
     weights: float
     gradients: float
@@ -43,19 +45,24 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """GiB."""
+        """GiB in all."""
         return sum(asdict(self).values())
 
     @property
     def largest(self) -> str:
-        """What takes most."""
+        """Name of the part that takes most."""
         parts = asdict(self)
         return max(parts, key=lambda name: float(parts[name]))
 
 
 def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
-    """Of one worker of a study whose model has this transformers config, with `micro_batch`
-    sequences in a pass."""
+    """Memory of one worker of a study.
+
+    Args:
+        spec: the study.
+        config: the transformers config of its model.
+        micro_batch: sequences in a forward and backward pass.
+    """
     model, operations = spec.model, spec.operations
     size = BYTES[model.dtype]
     count, trained = _counts(config, model)
@@ -86,8 +93,13 @@ def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
 
 
 def remedies(spec: StudySpec, config: Any, micro_batch: int) -> Iterator[tuple[str, Memory]]:
-    """Settings that lower the memory, mildest first, each alone: how to write it, and what it
-    gives. What changes results comes last, and says so."""
+    """Settings that lower the memory, each alone and mildest first.
+
+    Settings that change results come last, and say so.
+
+    Yields:
+        How to write the setting, and the memory with it.
+    """
     now = memory(spec, config, micro_batch).total
     return ((name, then) for name, then in _changes(spec, config, micro_batch) if then.total < now)
 
@@ -152,14 +164,15 @@ def parameter_count(config: Any) -> int:
 
 
 def active_parameter_count(config: Any) -> float:
-    """Parameters that a token uses: of a mixture's experts only the chosen ones."""
+    """Parameters that a token uses, with only the chosen ones of a mixture's experts."""
     return active_parameters(on_meta(config).named_parameters(), config)
 
 
 def active_parameters(named: Iterable[tuple[str, Tensor]], config: Any) -> float:
-    """Numbers in these parameters, those of experts counted at the share that a token is sent to.
+    """Numbers in these parameters that a token uses.
 
-    All of them where the config does not say how many experts there are and how many are chosen.
+    Those of experts count by the fraction of experts that a token is sent to; all count where the
+    config does not say how many experts there are and how many are chosen.
     """
     total, chosen = (_first_of(config, names) for names in (EXPERTS, CHOSEN_EXPERTS))
     share = min(1.0, chosen / total) if total and chosen else 1.0
@@ -172,13 +185,13 @@ def _first_of(config: Any, names: tuple[str, ...]) -> float:
 
 
 def on_meta(config: Any, **named: Any) -> Any:
-    """The model of a transformers config without memory for its weights.
+    """The model of a transformers config, without memory for its weights.
 
-    `named` goes to `from_config`.
+    `named` is passed to `from_config`.
     """
     from transformers import AutoModelForCausalLM
 
-    # A copy: the attention is written into the config, and a living model obeys its own.
+    # A copy, because transformers writes the attention into the config, which a loaded model uses.
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
             deepcopy(config), attn_implementation="eager", **named
@@ -204,14 +217,16 @@ def _counts(config: Any, model: ModelSpec) -> tuple[int, int]:
 
 
 def _activations(config: Any, model: ModelSpec, operations: Operations) -> float:
-    """Bytes per token that the backward pass needs, for a Llama-like layer without materialised
-    attention matrices: two norms (input in float32, output), queries, keys, values, output and
-    residuals, and four tensors of the MLP's width. With activation checkpointing each layer's
-    input, and one layer whole."""
+    """Bytes per token that the backward pass needs.
+
+    They are those of a Llama-like layer without materialised attention matrices: two norms (input
+    in float32, output), queries, keys, values, output and residuals, and four tensors of the MLP's
+    width. With activation checkpointing they are each layer's input, and one layer whole.
+    """
     hidden, layers = config.hidden_size, config.num_hidden_layers
     inner = getattr(config, "intermediate_size", None) or 4 * hidden
     size = BYTES[model.dtype]
-    # Float32 results and the bfloat16 copies that products are made of.
+    # Float32 results, and the bfloat16 copies that go into products.
     copies = 1.5 if model.autocast else 1.0
     copies *= 2.0 if model.lora else 1.0  # measured: base and adapter have outputs of their own
     layer = copies * ((7 * hidden + 4 * inner) * size + 2 * hidden * 4)
@@ -221,8 +236,10 @@ def _activations(config: Any, model: ModelSpec, operations: Operations) -> float
 
 
 def _hidden_states(spec: StudySpec, hidden: int, size: int) -> float:
-    """The data are not read for a plan: at most two bytes of local text to a token; hub data as
-    much as is ever kept."""
+    """Estimated bytes of cached hidden states; a plan does not read the data.
+
+    Local text counts as a token for every two bytes; hub data count as the largest cache.
+    """
     sources = [source.path for source in spec.data.splits.values()]
     if any(path is None for path in sources):
         return float(CACHE_BYTES)

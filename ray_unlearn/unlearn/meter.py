@@ -1,4 +1,4 @@
-"""What a trial consumes, for its rows: tokens, FLOPs, seconds, memory."""
+"""The resources of a trial, for its rows: tokens, FLOPs, seconds, memory."""
 
 import time
 from typing import Any
@@ -15,8 +15,7 @@ from ray_unlearn.unlearn.workspace import Workspace
 
 
 class Meter:
-    """What a trial has consumed so far (tokens, FLOPs, seconds, memory) and what its last update
-    was like."""
+    """The resources that a trial has used so far, and the losses of its last update."""
 
     def __init__(self, workspace: Workspace, config: TrialConfig) -> None:
         self.update = 0
@@ -34,19 +33,19 @@ class Meter:
         workspace.restart_peak_memory()
 
     def start_update(self) -> int:
-        """The number of the update that begins, from 1."""
+        """Start the clock of an update; returns its number, from 1."""
         self._mark = time.perf_counter()
         return self.update + 1
 
     def count(self, term: Term, lengths: NDArray[np.int64], targets: int) -> None:
-        """A global batch of one term."""
+        """Count a global batch of one term: `lengths` [documents] and its number of targets."""
         self._tokens[term.name] += targets
         self._flops += self._cost.of(term, lengths, targets)
 
     def end_update(
         self, learning_rate: float, losses: dict[str, Tensor], grad_norm: Tensor
     ) -> None:
-        """The update is made."""
+        """Count the finished update."""
         self.update += 1
         self._learning_rate_sum += learning_rate
         self._last = {f"{name}_loss": float(loss) for name, loss in losses.items()} | {
@@ -91,7 +90,7 @@ class Meter:
         return row
 
     def state(self) -> dict[str, Any]:
-        """Plain numbers, for a checkpoint."""
+        """The state as plain numbers, for a checkpoint."""
         return {
             "update": self.update,
             "tokens": dict(self._tokens),
@@ -103,7 +102,7 @@ class Meter:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from a result of `state`."""
         self.update = state["update"]
         self._tokens = dict(state["tokens"])
         self._flops = state["flops"]

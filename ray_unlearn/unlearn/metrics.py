@@ -1,5 +1,6 @@
-"""Metrics of one set from its per-token scores: plain numpy, no model. Definitions and sources
-stand at each function.
+"""Metrics of one set from its per-token scores, in plain numpy and without a model.
+
+Each function gives its definition and source.
 
 Shapes: n real targets of a set in sequence order, D documents, `document` [n] the document of each
 target.
@@ -19,7 +20,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SetScores:
-    """Per-token scores of one evaluated set, with what the attacks need of its documents."""
+    """Per-token scores of one evaluated set, with what the attacks need about its documents."""
 
     logprob: Floats
     correct: NDArray[np.bool_]
@@ -32,7 +33,7 @@ class SetScores:
 
 
 def row_metrics(sets: dict[str, SetScores]) -> Metrics:
-    """All metrics of one evaluation, by the names of `results.schema.COLUMNS`."""
+    """All metrics of one evaluation, by the names of `store.schema.COLUMNS`."""
     row: Metrics = {}
     forget = sets["forget"]
     row |= token_means(forget, "forget", "", np.ones(len(forget.selection), dtype=bool))
@@ -52,8 +53,10 @@ def row_metrics(sets: dict[str, SetScores]) -> Metrics:
 
 
 def token_means(scores: SetScores, name: str, suffix: str, documents: NDArray[np.bool_]) -> Metrics:
-    """nll, ppl, accuracy and KL over the targets of the chosen documents [D]: token means, not
-    means of means."""
+    """Token means of nll, accuracy and KL, and the ppl, over the chosen documents [D].
+
+    They are means over all targets, not means of documents' means.
+    """
     chosen = documents[scores.document]
     nll = float(-scores.logprob[chosen].mean())
     return {
@@ -65,13 +68,13 @@ def token_means(scores: SetScores, name: str, suffix: str, documents: NDArray[np
 
 
 def attack_scores(scores: SetScores) -> dict[str, Floats]:
-    """Membership scores [D] per attack, higher = looks more like a member.
+    """Membership scores [D] per attack; a higher score looks more like a member.
 
-    loss: minus the mean nll (Yeom et al. 2018). zlib: minus mean nll / compressed bytes (Carlini et
-        al. 2021).
+    loss: minus the mean nll (Yeom et al. 2018).
+    zlib: minus mean nll / compressed bytes (Carlini et al. 2021).
     min_k_K: mean log-probability of the K % least likely tokens (Min-K% Prob, Shi et al. 2024).
     min_k_pp_K: the same of (log p - mean) / sd under the model's own distribution (Min-K%++, Zhang
-    et al. 2025).
+        et al. 2025).
     """
     documents = len(scores.compressed_bytes)
     loss = -mean_by_document(scores.logprob, scores.document, documents)
@@ -106,10 +109,9 @@ def min_k_means(values: Floats, document: NDArray[np.int32], documents: int) -> 
 
 
 def signed_auc(members: Floats, others: Floats) -> float:
-    """P(member score > other score) + P(tie) / 2: the ROC AUC, never flipped (below 0.5 means
-    over-unlearned).
+    """The ROC AUC, P(member score > other score) + P(tie) / 2.
 
-    NaN where a score is not finite.
+    It is never flipped: below 0.5 means over-unlearned. NaN if a score is not finite.
     """
     if not (np.isfinite(members).all() and np.isfinite(others).all()):
         return math.nan
@@ -120,11 +122,10 @@ def signed_auc(members: Floats, others: Floats) -> float:
 
 
 def extraction_strength(correct: NDArray[np.bool_]) -> float:
-    """1 - k/L: k is the shortest prefix after which every token is the argmax (Carlini et al. 2023,
-    OpenUnlearning).
+    """Extraction strength 1 - k/L of one document (Carlini et al. 2023, OpenUnlearning).
 
-    `correct` [L]: whether each target of one document is the argmax given the true prefix. 1: all
-    of it is extracted.
+    k is the shortest prefix after which every token is the argmax. `correct` [L] says whether each
+    target is the argmax given the true prefix. 1 means that all of the document is extracted.
     """
     wrong = np.flatnonzero(~correct)
     shortest = int(wrong[-1]) + 1 if len(wrong) else 0

@@ -1,5 +1,7 @@
-"""Causal language models from the hub, a local folder or the demo world, and the two calls the rest
-needs of them."""
+"""Causal language models from the hub, a local folder or the demo.
+
+The rest of the package calls them through `hidden_states` and `head_of`.
+"""
 
 import hashlib
 import os
@@ -20,23 +22,27 @@ from ray_unlearn.spec.strict import digest
 from ray_unlearn.unlearn.former_digests import former_folder_digest
 
 WEIGHT_MAPS = ("model.safetensors.index.json", "adapter_config.json")
-"""Files that decide how weight files become a model, beside its config: which file a tensor is read
-from, and how adapters are applied. Not `generation_config.json`: nothing is generated."""
+"""Files beside a model's config that decide how its weight files become a model.
+
+They say which file a tensor is read from, and how adapters are applied. `generation_config.json` is
+not one of them: nothing is generated.
+"""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @cache
 def demo_models(source: str) -> DemoModels:
-    """The built world of `demo:<domain>`; the first call on a machine trains its two models."""
+    """The models of `demo:<domain>`; the first call on a machine trains them."""
     return build(demo_domain(source))
 
 
 def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = None) -> None:
-    """Check the model, and build the demo world where it is asked for and not yet there (about 90
-    s).
+    """Check the model, and train the demo models that the spec names and the cache lacks.
+
+    Training takes about 90 s.
 
     Raises:
-        UserError: as `check_source`.
+        UserError: as in `check_source`.
     """
     check_source(spec)
     for source in (spec.source, spec.exact_retrain):
@@ -51,13 +57,15 @@ def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = 
 
 
 def local_source(source: str) -> str:
-    """What transformers is given: the vanilla folder for `demo:<domain>`, else `source` itself."""
+    """The source for transformers: the vanilla folder for `demo:<domain>`, else `source` itself."""
     return str(demo_models(source).vanilla) if source.startswith("demo:") else source
 
 
 def exact_retrain_sources(spec: ModelSpec) -> dict[str, str]:
-    """The models retrained without the forget set by the name of their baseline: `exact_retrain`,
-    and those of other seeds as `exact_retrain_2`, `exact_retrain_3` ..."""
+    """Sources of the models retrained without the forget set, by the name of their baseline.
+
+    The names are `exact_retrain` and, for other seeds, `exact_retrain_2`, `exact_retrain_3` ...
+    """
     first = spec.exact_retrain
     if first is None and spec.source.startswith("demo:"):
         first = str(demo_models(spec.source).retrained)
@@ -97,8 +105,8 @@ def check_source(spec: ModelSpec) -> None:
     """Refuse a model that cannot be loaded, before anything expensive starts.
 
     Raises:
-        UserError: a local folder without config or weights, a GGUF file that is not there, an
-            unknown demo domain, adapters without PEFT.
+        UserError: a local folder without config or weights, a missing GGUF file, an unknown demo
+            domain, adapters without PEFT.
     """
     if spec.lora is not None and find_spec("peft") is None:
         raise UserError("model.lora: needs PEFT: pip install 'ray-unlearn[lora]'")
@@ -154,16 +162,16 @@ def load_tokenizer(spec: ModelSpec) -> Any:
 
 
 def load_model(spec: ModelSpec, source: str | None = None) -> Any:
-    """The causal LM on the CPU in the spec's dtype and attention, in eval mode (no dropout, ever).
+    """The causal LM on the CPU in the spec's dtype and attention, in eval mode (without dropout).
 
     Args:
-        spec: dtype and attention are used for policy, reference and exactly retrained model alike.
+        spec: its dtype and attention apply to policy, reference and exactly retrained model alike.
         source: another model than `spec.source`, loaded the same way.
 
     Raises:
-        UserError: not there, no weights, or logits that are not head(hidden states): the chunked
-            log-probabilities would be wrong for such an architecture (soft-capped or scaled
-            logits).
+        UserError: the model is missing, has no weights, or has logits that are not
+            head(hidden states): the chunked log-probabilities would be wrong for such an
+            architecture (soft-capped or scaled logits).
     """
 
     from transformers import AutoModelForCausalLM
@@ -203,15 +211,15 @@ def hidden_states(
     position_ids: Tensor | None = None,
     document_lengths: tuple[int, ...] | None = None,
 ) -> Tensor:
-    """Final hidden states [B, T, H] after the last norm: what the head turns into logits.
+    """Final hidden states [B, T, H] after the last norm, which the head turns into logits.
 
-    No attention mask: attention is causal and padding is on the right, so no real token ever sees
-    it. Packed sequences give `position_ids` that restart at each document, which keeps documents
-    apart; or one row of documents with their lengths, for a model that attends by document
-    (`batching`).
+    There is no attention mask: attention is causal and padding is on the right, so no real token
+    ever attends to it. Packed sequences have `position_ids` that restart at each document, which
+    separates the documents; or they are one row of documents with their lengths, for a model that
+    attends by document (`batch`).
     """
     also = {"position_ids": position_ids, "document_lengths": document_lengths}
-    # Left out where there are none: not every architecture knows them.
+    # Left out where there are none: not every architecture accepts them.
     named = {name: value for name, value in also.items() if value is not None}
     hidden: Tensor = model.base_model(
         input_ids=input_ids, use_cache=False, **named
@@ -231,7 +239,7 @@ def model_digest(spec: ModelSpec, *, former: bool = False) -> str:
 
     Args:
         spec: names the model.
-        former: as ledgers hold it that were begun before the index of a sharded model counted.
+        former: the digest in ledgers that were begun before it covered a sharded model's index.
     """
     source = local_source(spec.source)
     folder = Path(source)
@@ -268,8 +276,10 @@ def _check_head(model: Any, source: str) -> None:
 
 
 def _as_plain_weights(model: Any) -> Any:
-    """A dequantised GGUF model still says it is quantised, and could not be saved: the same weights
-    in a plain model."""
+    """The weights of a dequantised GGUF model in a plain model.
+
+    Its own config still says that it is quantised, so it could not be saved.
+    """
     del model.config.quantization_config
     plain = type(model)(model.config).to(model.dtype)
     plain.load_state_dict(model.state_dict())

@@ -1,8 +1,8 @@
-"""AdamW whose small steps arrive, whatever the dtype of the weights.
+"""AdamW whose small steps are not lost, whatever the dtype of the weights.
 
-bfloat16 keeps 8 bits: a step below 1/512 of a weight vanishes when it is added to it, and
-unlearning's steps (learning rates around 1e-6) nearly all are. So the step is made in float32 and
-only then rounded:
+bfloat16 has 8 significant bits: adding a step below 1/512 of a weight does not change the weight,
+and nearly all of unlearning's steps (learning rates around 1e-6) are that small. So the step is
+made in float32 and only then rounded:
 
     stochastic  rounded up or down at random, right on average (Gupta et al. 2015, arXiv
                 1502.02551): even a few small steps show in the loss, and no memory is needed; two
@@ -14,8 +14,8 @@ only then rounded:
                 spacing
     nearest     what plain AdamW on bfloat16 weights does; here to show what is lost
 
-docs/performance.md has the three measured side by side.
-Moments are always float32: in bfloat16 the second one would never decay at beta_2 = 0.999.
+docs/performance.md compares measurements of the three. Moments are always float32: in bfloat16 the
+second one would never decay at beta_2 = 0.999.
 """
 
 from collections.abc import Iterable
@@ -36,7 +36,7 @@ PIECE = 2**24
 def adamw(
     parameters: Iterable[nn.Parameter], config: TrialConfig, rounding: Rounding
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019); weight decay on matrices only, as in the usual trainers."""
+    """AdamW (Loshchilov & Hutter 2019), with weight decay on matrices only, as is usual."""
     parameters = list(parameters)
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
@@ -53,9 +53,11 @@ def adamw(
 
 @torch.no_grad()
 def reuse_memory(optimizer: torch.optim.Optimizer, previous: torch.optim.Optimizer | None) -> None:
-    """Give a new optimizer the states of the trial before, set to zero: for a large model, asking
-    for new memory takes longer than all else between two trials. Both must be over the same
-    parameters."""
+    """Give a new optimizer the states of the previous trial, set to zero.
+
+    For a large model, allocating new memory takes longer than everything else between two trials.
+    Both optimizers must be over the same parameters.
+    """
     for p, state in ({} if previous is None else previous.state).items():
         for tensor in state.values():
             tensor.zero_()
@@ -63,7 +65,7 @@ def reuse_memory(optimizer: torch.optim.Optimizer, previous: torch.optim.Optimiz
 
 
 class RoundedAdamW(torch.optim.Optimizer):
-    """AdamW for bfloat16 weights: steps and moments in float32, the result rounded as asked.
+    """AdamW for bfloat16 weights, with steps and moments in float32 and a choice of rounding.
 
     Raises:
         ValueError: weights of another dtype.
@@ -93,8 +95,7 @@ class RoundedAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of all weights that have a gradient; float32 copies exist a piece at a
-        time."""
+        """Update all weights that have a gradient; float32 copies exist for one piece at a time."""
         pairs = [(group, p) for group in self.param_groups for p in group["params"]]
         for number, (group, p) in enumerate(pairs):
             if p.grad is None:
@@ -136,7 +137,7 @@ class RoundedAdamW(torch.optim.Optimizer):
             weights.copy_(exact)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `torch.optim.Optimizer`, which would cast every state to the weights' dtype."""
+        """Load the states in their own dtype; torch would cast them to the weights' dtype."""
         super().load_state_dict(state_dict)
         for index, p in enumerate(self._parameters()):
             states = state_dict["state"].get(index)
@@ -160,18 +161,20 @@ class RoundedAdamW(torch.optim.Optimizer):
         return state
 
     def _generator(self, number: int, step: int, p: nn.Parameter) -> torch.Generator:
-        """A function of (seed, weight, update, part): a trial that continues from a checkpoint
-        draws what it would have drawn."""
+        """Random generator of (seed, weight, update, part).
+
+        A trial that continues from a checkpoint draws what it would have drawn without it.
+        """
         key = (self._seed * 1_000_003 + step) * 1_000_003 + number
         part = p.device_mesh.get_local_rank() if isinstance(p, DTensor) else 0
         generator = torch.Generator(p.device)
-        # torch takes 64 bits; a seed such as a date needs more here.
+        # torch accepts 64 bits; the key of a seed such as a date has more.
         generator.manual_seed((key * 1_000_003 + part) % 2**63 if part else key % 2**64)
         return generator
 
 
 def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """`state_dict`, of sharded tensors this rank's part."""
+    """`state_dict` with this rank's part of sharded tensors."""
     content = optimizer.state_dict()
     parts = {
         index: {name: local(t) for name, t in state.items()}
@@ -181,9 +184,9 @@ def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_state(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> None:
-    """Continue from what `state_of` gave."""
+    """Continue from a result of `state_of`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if isinstance(optimizer, torch.optim.AdamW):  # its states are cut as its parameters are
+    if isinstance(optimizer, torch.optim.AdamW):  # its states are sharded like its parameters
         whole = {
             i: {n: _cut_as(parameters[i], t) for n, t in s.items()}
             for i, s in content["state"].items()
@@ -193,8 +196,7 @@ def load_state(optimizer: torch.optim.Optimizer, content: dict[str, Any]) -> Non
 
 
 def _cut_as(p: nn.Parameter, part: Tensor) -> Tensor:
-    """The sharded tensor of which this is the rank's part; plain where `p` is, and scalars
-    always."""
+    """The sharded tensor that `part` is this rank's part of; plain for a plain `p` or a scalar."""
     if not isinstance(p, DTensor) or not part.ndim:
         return part
     part = part.to(p.device)
@@ -204,21 +206,22 @@ def _cut_as(p: nn.Parameter, part: Tensor) -> Tensor:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a sharded tensor; a plain tensor as it is."""
+    """This rank's part of a sharded tensor; a plain tensor unchanged."""
     part = getattr(tensor, "to_local", None)
     return tensor.detach() if part is None else part()
 
 
 def join(high: Tensor, low: Tensor) -> Tensor:
-    """The float32 weight whose rounded upper half is `high` (bfloat16) and whose rest is `low`
-    (int16)."""
+    """The float32 weight of a rounded upper half `high` (bfloat16) and a rest `low` (int16)."""
     bits = (high.view(torch.int16).to(torch.int32) << 16) + low.to(torch.int32)
     return bits.view(torch.float32)
 
 
 def split(exact: Tensor, high: Tensor, low: Tensor) -> None:
-    """Write float32 weights as bfloat16, rounded to nearest, and the signed 16 bits that are
-    missing; inverse of `join`."""
+    """Write float32 weights as bfloat16 and the signed 16 bits that it lacks.
+
+    The bfloat16 part is rounded to nearest. This is the inverse of `join`.
+    """
     bits = exact.view(torch.int32)
     upper = (bits + 0x8000) >> 16
     high.copy_(upper.to(torch.int16).view(torch.bfloat16))
@@ -226,8 +229,10 @@ def split(exact: Tensor, high: Tensor, low: Tensor) -> None:
 
 
 def stochastically_rounded(exact: Tensor, generator: torch.Generator) -> Tensor:
-    """bfloat16 neighbour of each float32 value, the nearer one with the higher probability; right
-    on average."""
+    """A bfloat16 neighbour of each float32 value, drawn so that it is right on average.
+
+    The nearer neighbour has the higher probability.
+    """
     noise = torch.randint(
         0, 1 << 16, exact.shape, dtype=torch.int32, device=exact.device, generator=generator
     )

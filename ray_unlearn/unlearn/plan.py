@@ -1,5 +1,7 @@
-"""What a study will take, worked out from its file and the model's config: nothing is loaded,
-nothing started."""
+"""What a study will take, computed from its file and the model's config.
+
+Nothing is loaded and nothing is started.
+"""
 
 import math
 import os
@@ -31,14 +33,14 @@ from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.model import check_source, local_source
 
 ROW_BYTES = 50 * len(COLUMNS)
-"""A row in the ledger; measured: 4.9 kB."""
+"""Bytes of a row in the ledger; measured: 4.9 kB."""
 LANE_PROCESSES_GIB = 0.9
-"""Measured: controller, worker and helpers of an idle Ray Train run on a CPU."""
+"""GiB of controller, worker and helpers of an idle Ray Train run, measured on a CPU."""
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """Upper bounds: every trial runs to its most steps, every sequence is full."""
+    """Upper bounds of a study's cost, with most steps in every trial and every sequence full."""
 
     trials: int
     updates: int
@@ -48,21 +50,19 @@ class StudyPlan:
     parameters: int
     disk_gib: float
     memory: Memory
-    """What one worker holds."""
+    """Memory of one worker."""
     lanes: int
     workers: int
     notes: tuple[str, ...] = ()
-    """What people should know: a layout that the model does not allow, a cost that is estimated."""
+    """Notes for people: a layout that the model does not allow, a cost that is estimated."""
 
     @property
     def lane_memory_gib(self) -> float:
-        """GiB of a lane's workers; what Ray's processes take on the host is `LANE_PROCESSES_GIB`
-        more."""
+        """GiB of a lane's workers; Ray's processes take `LANE_PROCESSES_GIB` more on the host."""
         return self.workers * self.memory.total
 
     def hours(self, teraflops: float) -> float:
-        """Worker hours in updates at a sustained rate of `teraflops` per worker; evaluation is not
-        in it."""
+        """Worker hours in updates, without evaluation, at a sustained rate of `teraflops`."""
         return self.update_flops / (teraflops * 1e12) / 3600
 
 
@@ -71,7 +71,7 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
 
     Args:
         spec: the study.
-        lanes: how many it gets; default: what it asks for, with `auto` what this machine holds.
+        lanes: how many it has; default: those in the spec, with `auto` as many as fit here.
 
     Raises:
         UserError: the model's config cannot be read, or its architecture cannot be trained on such
@@ -109,7 +109,11 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
 
 
 def _notes(spec: StudySpec, config: Any, cost: UpdateCost) -> Iterator[str]:
-    """Raises UserError where the architecture cannot be trained on such data at all."""
+    """Notes on how the model fits the data.
+
+    Raises:
+        UserError: the architecture cannot be trained on such data at all.
+    """
     packed = spec.data.layout == "pack"
     model = on_meta(config)
     if (beyond := check_positions(model, spec.data.sequence_length)) is not None:
@@ -122,7 +126,7 @@ def _notes(spec: StudySpec, config: Any, cost: UpdateCost) -> Iterator[str]:
 
 
 def host_gib(spec: StudySpec, worker: Memory | None = None) -> float:
-    """Memory that a worker takes on its host, with its share of the lane's other processes.
+    """GiB that a worker takes on its host, with its part of the lane's other processes.
 
     Raises:
         UserError: the model's config cannot be read.
@@ -135,8 +139,10 @@ def host_gib(spec: StudySpec, worker: Memory | None = None) -> float:
 
 
 def lanes_here(spec: StudySpec, worker_gib: float = 0.0) -> int:
-    """Lanes that a study asks for; with `auto`, what this machine holds. What a cluster holds is
-    known when it is asked."""
+    """Lanes that a study asks for; with `auto`, as many as fit on this machine.
+
+    How many fit on a cluster is known once it is asked.
+    """
     operations, trials = spec.operations, sum(trials_of(spec, method) for method in spec.methods)
     if operations.lanes != "auto":
         return operations.lanes
@@ -152,7 +158,7 @@ def lanes_here(spec: StudySpec, worker_gib: float = 0.0) -> int:
 
 
 def cpus_here() -> int:
-    """That this process may use."""
+    """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -162,9 +168,15 @@ def memory_here_gib() -> float:
 
 
 def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None = None) -> float:
-    """Upper bound of what a study writes: rows (ledger, tables, TensorBoard), one checkpoint per
-    lane and the best weights, each of these two for a moment beside its successor. Of more lanes
-    than `lanes_here` only where they are given.
+    """Upper bound of the bytes that a study writes.
+
+    They are rows (ledger, tables, TensorBoard), one checkpoint per lane and the best weights. Each
+    checkpoint and the best weights exist for a moment beside their successors.
+
+    Args:
+        spec: the study.
+        parameters: of the model; None: counted from its config.
+        lanes: number of lanes; None: `lanes_here`.
 
     Raises:
         UserError: the model's config cannot be read.
@@ -175,7 +187,7 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None
         number * len(spec.evaluation.updates(most.steps)) for _, number, most in _upper_bounds(spec)
     )
     operations, weights = spec.operations, parameters * BYTES[spec.model.dtype]
-    # And two float32 moments.
+    # The weights and two float32 moments.
     checkpoint = weights + 8 * parameters if operations.checkpoint_every_s is not None else 0
     best = weights if operations.keep_best else 0
     return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (
@@ -184,8 +196,7 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None
 
 
 def trials_of(spec: StudySpec, method: str) -> int:
-    """Trials of one method; for the grid and the listed sampler every point with every trial
-    seed."""
+    """Trials of one method; for the samplers grid and listed, every point with every trial seed."""
     if spec.search.trials_per_method is not None:
         return spec.search.trials_per_method
     total = len(spec.search.trial_seeds)
@@ -206,8 +217,10 @@ def _costliest(space: SearchSpace) -> Hyperparameters:
 
 
 def _upper_bounds(spec: StudySpec) -> Iterator[tuple[str, int, Hyperparameters]]:
-    """Method, number of trials, and what none of them exceeds; trials from a full space may be
-    longer than the others."""
+    """Method, number of trials, and a configuration that none of them exceeds.
+
+    Trials from a full space may be longer than the others, so they are listed apart.
+    """
     for method in spec.methods:
         number = trials_of(spec, method)
         full = (spec.full_spaces or {}).get(method)
@@ -218,7 +231,7 @@ def _upper_bounds(spec: StudySpec) -> Iterator[tuple[str, int, Hyperparameters]]
 
 
 def model_config(spec: StudySpec) -> Any:
-    """The transformers config of the model; for an unbuilt demo world that of its recipe."""
+    """The transformers config of the model; for the demo, that of its recipe."""
     from transformers import AutoConfig, LlamaConfig
 
     from ray_unlearn.demo import Recipe
@@ -252,8 +265,16 @@ def problems(
     spec: StudySpec,
     gpu_gib: float | None = None,
 ) -> Iterator[str]:
-    """Why the plan does not fit what is there, each with a remedy. `gpu_gib`: memory of one GPU;
-    None: not known."""
+    """Reasons why the plan does not fit this machine, each with a remedy.
+
+    Args:
+        found: the plan.
+        cpus: CPUs of the machine.
+        memory_gib: its memory.
+        free_disk_gib: its free disk space.
+        spec: the study.
+        gpu_gib: memory of one GPU; None: not known.
+    """
     wanted = found.lanes * found.workers * spec.operations.cpus_per_worker
     if wanted > cpus:
         yield (
@@ -284,7 +305,7 @@ def problems(
 
 
 def _advice(found: StudyPlan, spec: StudySpec, room: float) -> str:
-    """The mildest single change that fits, or the one that saves most."""
+    """Advice in words: the mildest single change that fits, or the one that saves most."""
     changes = list(remedies(spec, model_config(spec), _largest_pass(spec)))
     fitting = [change for change in changes if change[1].total <= room]
     if not changes:
@@ -294,7 +315,7 @@ def _advice(found: StudyPlan, spec: StudySpec, room: float) -> str:
 
 
 def free_disk_gib(folder: Path) -> float:
-    """Free space where `folder` is or would be."""
+    """GiB of free space where `folder` is or would be."""
     import shutil
 
     while not folder.exists():

@@ -1,5 +1,7 @@
-"""What a trial trains: the whole model, or low-rank adapters on it; and P_0, which both can give at
-any time."""
+"""The policy that a trial trains: the whole model, or low-rank adapters on it.
+
+Both can also run P_0 at any time.
+"""
 
 import re
 import warnings
@@ -34,15 +36,16 @@ class Policy(Protocol):
     """What the optimizer changes; tied ones once."""
 
     def reset(self, seed: int) -> None:
-        """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN
-        included)."""
+        """Make the policy the vanilla model again, in place, whatever state it is in (NaN too)."""
 
     def reference(self) -> Any:
-        """Context manager: P_0 as a `Scored`. The policy must not be called meanwhile."""
+        """A context manager with P_0 as a `Scored`, in which the policy must not be called."""
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The tensors that tell this policy from the vanilla model, by name; changing them changes
-        the policy."""
+        """The tensors in which this policy differs from the vanilla model, by name.
+
+        Changing them changes the policy.
+        """
 
     def mix(self, trained: Sequence[torch.Tensor], strength: float) -> None:
         """Set the policy to W_0 + strength (W_t - W_0), in place.
@@ -54,8 +57,10 @@ class Policy(Protocol):
 
 
 class WholeModel:
-    """All weights are trained. The frozen vanilla model is the only other copy; `reset` copies it
-    in place."""
+    """A policy of which all weights are trained.
+
+    The frozen vanilla model is the only other copy; `reset` copies it in place.
+    """
 
     def __init__(self, vanilla: Any, autocast: torch.dtype | None) -> None:
         self.model = deepcopy(vanilla).requires_grad_(True)
@@ -92,8 +97,10 @@ class WholeModel:
 
 
 class Adapters:
-    """LoRA through PEFT: only the adapters are trained (in float32 also on bfloat16 weights), and
-    P_0 is the model with its adapters off, so there is one copy of the weights.
+    """A policy of which only LoRA adapters are trained, through PEFT.
+
+    They are float32 even on bfloat16 weights. P_0 is the model with its adapters off, so there is
+    one copy of the weights.
 
     Raises:
         UserError: no layer has one of the names in `targets`.
@@ -156,8 +163,10 @@ class Adapters:
 
 
 def make_policy(vanilla: Any, spec: ModelSpec) -> WholeModel | Adapters:
-    """What the spec asks for, made of the vanilla model, which must not be used otherwise from then
-    on."""
+    """The policy that the spec asks for.
+
+    It takes over the vanilla model, which must not be used otherwise from then on.
+    """
     autocast = None if spec.autocast is None else DTYPES[spec.autocast]
     return (
         WholeModel(vanilla, autocast)
@@ -185,12 +194,13 @@ def load_policy(policy: Policy, path: Path) -> None:
 
 
 def checkpoint_layers(policy: Any) -> Callable[[], None]:
-    """Activation checkpointing (Chen et al. 2016, arXiv 1604.06174): each decoder layer keeps its
-    input and is computed again in the backward pass. transformers' own switch acts in training mode
-    only, and a policy is always in eval mode.
+    """Switch on activation checkpointing (Chen et al. 2016, arXiv 1604.06174).
+
+    Each decoder layer stores its input and is computed again in the backward pass. The switch of
+    transformers works in training mode only, and a policy is always in eval mode.
 
     Returns:
-        What switches it off again.
+        A function that switches it off again.
 
     Raises:
         UserError: the architecture marks no layers.

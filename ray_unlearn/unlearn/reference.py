@@ -1,4 +1,4 @@
-"""The frozen reference P_0: its final hidden states, and the adversarial labels it gives."""
+"""The frozen reference P_0: its final hidden states and its adversarial labels."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,12 +20,12 @@ CACHE_BYTES = 2**30
 
 
 class Reference:
-    """What is computed from the vanilla model once.
+    """Quantities of the vanilla model, which are computed once.
 
-    Final hidden states that predict the targets of a split are cached when they fit into
+    Final hidden states that predict the targets of a split are cached if they fit into
     `CACHE_BYTES` together with those cached before; then KL costs one more head, not one more
-    forward pass. They are always computed in the same batches, so a lane's history cannot show in
-    them.
+    forward pass. They are always computed in the same batches, so they do not depend on what the
+    lane did before.
     """
 
     def __init__(
@@ -45,12 +45,14 @@ class Reference:
         }
         with policy.reference() as reference:
             self.head: nn.Linear = whole_head(head_of(reference.model))
-            """P_0's output embedding. With adapters it is the policy's too: they leave it alone."""
+            """P_0's output embedding; with adapters, which do not change it, also the policy's."""
 
     @torch.no_grad()
     def hidden(self, split: str, indices: NDArray[np.int64]) -> Tensor:
-        """Final hidden states that predict the targets of these sequences, [n, H], in the order of
-        `target_mask`."""
+        """Final hidden states that predict the targets of these sequences, [n, H].
+
+        They are in the order of `target_mask`.
+        """
         self._cache(split)
         if split not in self._cached:
             return self._forward(split, indices)
@@ -60,8 +62,10 @@ class Reference:
 
     @torch.no_grad()
     def adversarial_labels(self) -> NDArray[np.int32]:
-        """For the forget set, [N, T - 1]: argmax over a != x_t of P_0(a | x_<t); 0 where there is
-        no target."""
+        """The most likely wrong token at each target of the forget set, [N, T - 1].
+
+        It is argmax over a != x_t of P_0(a | x_<t), and 0 where there is no target.
+        """
         forget = self._splits["forget"]
         labels = np.zeros(forget.target_mask.shape, dtype=np.int32)
         for indices in self._batches("forget"):
@@ -74,8 +78,10 @@ class Reference:
 
     @torch.no_grad()
     def fill(self, splits: Iterable[str]) -> dict[str, tuple[NDArray[Any], str]]:
-        """Hidden states of these splits as arrays (see `sharing`), as far as they fit: what `adopt`
-        takes."""
+        """Hidden states of these splits, as far as they fit, as arrays for `adopt`.
+
+        See `weight_sharing` on the arrays.
+        """
         for split in splits:
             self._cache(split)
         return {
@@ -84,8 +90,10 @@ class Reference:
         }
 
     def adopt(self, hidden: dict[str, tuple[NDArray[Any], str]]) -> None:
-        """Use hidden states that another lane has computed; on a CPU without a copy, for they are
-        only ever indexed."""
+        """Use hidden states that another lane has computed.
+
+        On a CPU they are not copied, as they are only ever indexed.
+        """
         for split, (array, dtype) in hidden.items():
             self._cached[split] = to_tensor(array, getattr(torch, dtype)).to(
                 self.head.weight.device

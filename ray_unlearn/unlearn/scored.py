@@ -1,5 +1,4 @@
-"""One module call per forward pass: hidden states, and at once what is made of them with the
-head."""
+"""One module call per forward pass, for hidden states and what the head makes of them."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,12 +14,11 @@ T = TypeVar("T")
 
 
 class Scored(nn.Module):
-    """A causal LM whose call hands the final hidden states that predict a batch's targets, [n, H],
-    and the head to a function, inside the call.
+    """A causal LM whose call applies a function to final hidden states and head.
 
-    The head is used inside so that whoever wraps this module (FSDP gathers the parameters for the
-    length of a call) has the head's weights there, tied or not; and so that body and head run under
-    one autocast.
+    The hidden states are those that predict a batch's targets, [n, H]. The function runs inside the
+    call because FSDP gathers the parameters for the length of a call, so that the head's weights
+    are there, tied or not; and because body and head then run under one autocast.
     """
 
     def __init__(self, model: Any, autocast: torch.dtype | None = None) -> None:
@@ -31,7 +29,7 @@ class Scored(nn.Module):
     def forward(self, batch: Batch, use: Callable[[Tensor, nn.Linear], T]) -> T:
         """`use(hidden states, head)`."""
         device = batch.input_ids.device.type
-        # Without a cache of casts, which would hold a lower copy of all weights.
+        # Without a cache of casts, which would hold a low-precision copy of all weights.
         lower = (
             nullcontext()
             if self._autocast is None

@@ -3,9 +3,9 @@
     last.3-1-6.rank0of2.pt, last.3-1-6.rank1of2.pt    update 6, two workers; the attempt's fence
                                                       is `3-1`
 
-The parts before are deleted when all of the new ones are there: whenever a process dies, one whole
-set is on disk. A set counts if each rank can read its part of it; other numbers of workers have no
-use for it, and the trial starts again.
+The previous parts are deleted once all of the new ones exist, so one whole set is on disk whenever
+a process dies. A set counts if each rank can read its part of it. With another number of workers it
+cannot be used, and the trial starts again.
 """
 
 import re
@@ -28,8 +28,10 @@ PART = re.compile(r"-(\d+)\.rank(\d+)of(\d+)$")
 
 
 class ShardedCheckpoints(Checkpoints):
-    """`Checkpoints` with one file per rank beside `path`. Saving and restoring are collectives;
-    rank 0 decides."""
+    """`Checkpoints` with one file per rank beside `path`.
+
+    Saving and restoring are collectives; rank 0 decides.
+    """
 
     def __init__(self, comm: Comm, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -59,12 +61,12 @@ class ShardedCheckpoints(Checkpoints):
                 return
 
     def _reads(self, name: str) -> bool:
-        """Its own parts; of those of other ranks it must know only that they are there."""
+        """Whether this rank reads a file: its own parts; for others their existence is enough."""
         part = PART.search(Path(name).stem)
         return part is None or int(part[2]) == self._comm.rank
 
     def between_updates(self, state: TrialState) -> None:
-        """Save when rank 0 says so."""
+        """Save if rank 0 decides so."""
         update = state.meter.update
         wanted, due = self._comm.broadcast((self._wanted(update), self._is_due()))
         if not (wanted or due) or update == state.config.steps:
@@ -92,8 +94,10 @@ class ShardedCheckpoints(Checkpoints):
             self._tell(update, wanted, problem)
 
     def _remove_others(self, part: Path) -> None:
-        """This rank's older parts; rank 0 also what other numbers of workers have left. Never those
-        of a later attempt."""
+        """Remove this rank's older parts, but never those of a later attempt.
+
+        Rank 0 also removes what other numbers of workers have left.
+        """
         assert self._path is not None
         own, world = self._comm.rank, self._comm.world_size
         for path, (_, rank, ranks) in _parts(self._path):
@@ -107,12 +111,12 @@ class ShardedCheckpoints(Checkpoints):
 
 
 def part_file(path: Path, update: int, rank: int, world: int) -> Path:
-    """Where a rank keeps its part of the state after `update`."""
+    """The file of a rank's part of the state after `update`."""
     return path.with_name(f"{path.stem}-{update}.rank{rank}of{world}{path.suffix}")
 
 
 def complete_sets(path: Path, world: int) -> list[int]:
-    """Updates whose `world` parts of this attempt are all there, the newest first."""
+    """Updates with all `world` parts of this attempt, the newest first."""
     ranks: dict[int, set[int]] = defaultdict(set)
     for file, (update, rank, of) in _parts(path):
         if of == world and attempt_of(file) == path:
@@ -121,7 +125,7 @@ def complete_sets(path: Path, world: int) -> list[int]:
 
 
 def _parts(path: Path) -> list[tuple[Path, tuple[int, int, int]]]:
-    """All attempts' files of parts with their update, rank and number of ranks."""
+    """Files of parts of all attempts, with their update, rank and number of ranks."""
     found = []
     for file in path.parent.glob(f"last*{path.suffix}"):
         match = PART.search(file.stem)

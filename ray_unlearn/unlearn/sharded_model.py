@@ -1,12 +1,12 @@
-"""The whole model trained by several workers that each hold a part of it: FSDP2 (Zhao et al. 2023,
-arXiv 2304.11277).
+"""A model trained whole by several workers that each hold a part of it, with FSDP2.
 
-Weights of policy and vanilla model, gradients and optimizer states are cut along their first
-dimension. A decoder layer is gathered when it is called and dropped after, so a worker holds one
-whole layer at a time, and the embeddings while a call lasts.
+FSDP: Zhao et al. 2023, arXiv 2304.11277. Weights of policy and vanilla model, gradients and
+optimizer states are sharded along their first dimension. A decoder layer is gathered when it is
+called and dropped after, so a worker holds one whole layer at a time, and the embeddings while a
+call lasts.
 
-Every call is a collective, forward and backward: all ranks must make as many, in the same order.
-Who has fewer sequences makes idle ones (`Workspace.idle_calls`).
+Every call is a collective, forward and backward: all ranks must make the same number, in the same
+order. A rank with fewer sequences makes idle calls (`Workspace.idle_calls`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,8 +28,10 @@ from ray_unlearn.unlearn.strength import interpolate
 
 
 class ShardedModel:
-    """`WholeModel`, each rank with its shard. Made of a vanilla model on any device:
-    layers move to `device` one by one, and the policy's whole weights exist nowhere.
+    """`WholeModel` with a shard on each rank.
+
+    It is made from a vanilla model on any device: layers move to `device` one by one, and the
+    policy's whole weights exist nowhere.
 
     Raises:
         UserError: the architecture marks no decoder layers.
@@ -50,12 +52,12 @@ class ShardedModel:
         self.reset(0)
 
     def shard(self, other: Scored) -> Scored:
-        """Another model of the same kind, frozen, cut the same way."""
+        """Another model of the same kind, frozen and sharded the same way."""
         return sharded(other.requires_grad_(False), self._mesh)
 
     @torch.no_grad()
     def reset(self, seed: int) -> None:
-        """Copy this rank's weights, and the buffers, which are whole; gradients are dropped."""
+        """Copy the vanilla model's shard and whole buffers into the policy; drop gradients."""
         self.model.zero_grad(set_to_none=True)
         vanilla = self._reference.model
         for mine, theirs in zip(self.model.parameters(), vanilla.parameters(), strict=True):
@@ -69,8 +71,10 @@ class ShardedModel:
         yield self._reference
 
     def weights(self) -> dict[str, Tensor]:
-        """Every parameter, whole, in the CPU memory of rank 0; nothing on the others. A collective,
-        one parameter at a time."""
+        """Every parameter, whole, in the CPU memory of rank 0; nothing on the others.
+
+        A collective, one parameter at a time.
+        """
         found = {}
         for name, p in self.model.named_parameters():
             tensor = whole(p.detach())
@@ -85,11 +89,11 @@ class ShardedModel:
 
 
 def sharded(scored: Scored, mesh: DeviceMesh) -> Scored:
-    """Cut each decoder layer, and what is left (embeddings, last norm, head) as one group, which is
-    gathered while a call lasts: tied weights are one tensor there.
+    """Shard each decoder layer, and the rest (embeddings, last norm, head) as one group.
 
-    Gradients are summed over the ranks, in float32: a loss is already divided by the targets of the
-    global batch.
+    That group is gathered while a call lasts, so tied weights are one tensor in it. Gradients are
+    summed over the ranks in float32, because a loss is already divided by the targets of the global
+    batch.
 
     Raises:
         UserError: the architecture marks no decoder layers.
@@ -114,8 +118,10 @@ def sharded(scored: Scored, mesh: DeviceMesh) -> Scored:
 
 
 def whole_head(head: nn.Linear) -> nn.Linear:
-    """The head as it is, or gathered when it is cut: for use inside another model's call. Then a
-    collective."""
+    """The head unsharded, for use inside another model's call.
+
+    A collective if the head is sharded.
+    """
     if not isinstance(head.weight, DTensor):
         return head
     found = nn.Linear(
@@ -127,7 +133,7 @@ def whole_head(head: nn.Linear) -> nn.Linear:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor gathered, which is a collective; a plain one as it is."""
+    """A sharded tensor gathered, which is a collective; a plain one unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

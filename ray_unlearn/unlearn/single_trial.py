@@ -1,5 +1,4 @@
-"""One trial without a search: for trying a configuration, and for exporting the model of a study's
-trial."""
+"""One trial without a search, to try a configuration or to export the model of a study's trial."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -93,8 +92,9 @@ class Single:
         policy.mix(trained_weights(policy.parameters), strength)
 
     def save(self, folder: Path) -> None:
-        """Write the policy as it is now, adapters merged, with its tokenizer, as a Hugging Face
-        folder.
+        """Write the policy as it is now, with its tokenizer, as a Hugging Face folder.
+
+        Adapters are merged into the weights.
 
         Raises:
             StorageError: the folder cannot be written.
@@ -110,8 +110,9 @@ class Single:
 
 
 def shortened(config: TrialConfig, update: int) -> TrialConfig:
-    """The trial that stops after `update`: its last row is the longer trial's row there (constant
-    learning rate).
+    """The trial that stops after `update`.
+
+    With a constant learning rate its last row is the longer trial's row there.
 
     Raises:
         UserError: the schedule decays, so the shorter trial would be another one.

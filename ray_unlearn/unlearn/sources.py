@@ -1,5 +1,4 @@
-"""Where documents come from: the bundled demo text, the hub, JSONL, Parquet, text files and
-folders."""
+"""Readers of documents: demo text, the hub, JSONL, Parquet, text files and folders."""
 
 import gzip
 import json
@@ -49,7 +48,7 @@ def _hold_out(documents: list[Document], share: float) -> dict[str, list[Documen
 
 
 def _read(source: SplitSource, where: str) -> Iterator[Document]:
-    """The first `limit` documents. Every reader's errors pass here, whatever its library raises."""
+    """The first `limit` documents, with every library's errors as a UserError."""
     from pyarrow import ArrowException
 
     try:
@@ -152,7 +151,7 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
         data = datasets.load_dataset(
             source.hub, source.config, split=source.split, revision=source.revision
         )
-    # The hub client raises many kinds; each means: this data set is not to be had so.
+    # The hub client raises many kinds of error; each means that the data set cannot be loaded.
     except Exception as error:
         raise UserError(
             f"{where}.hub: cannot load {name}, split {source.split!r}: {type(error).__name__}: "
@@ -178,6 +177,6 @@ def _document(entry: dict[str, object], source: SplitSource, number: str, place:
         raise UserError(f"{place}: field {source.text!r} must be text, got {type(text).__name__}")
     try:
         text.encode()
-    except UnicodeEncodeError as error:  # half a surrogate pair: no tokenizer takes it
+    except UnicodeEncodeError as error:  # half a surrogate pair: no tokenizer accepts it
         raise UserError(f"{place}: field {source.text!r} is not valid Unicode: {error}") from None
     return Document(str(entry[source.id]) if source.id and source.id in entry else number, text)

@@ -1,4 +1,4 @@
-"""Strength: how far a model goes from the vanilla weights W_0 to the trained ones W_t and beyond,
+"""Strength: how far a model goes from the vanilla weights W_0 to the trained ones W_t, or beyond.
 
     W(a) = W_0 + a (W_t - W_0)        a = 0: vanilla, a = 1: as trained, a > 1: extrapolated
 

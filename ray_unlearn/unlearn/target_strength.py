@@ -1,9 +1,8 @@
-"""The strength at which a trained state meets a forget NLL, found with few passes over the forget
-set.
+"""The strength at which a trained state meets a forget NLL, found with few passes.
 
-The NLL rises above vanilla's about as a power of the strength, from linear (a small change) to
-steep (a ruined model), over orders of magnitude. So the root is looked for in logarithms of both,
-where such a curve is a straight line:
+A pass is over the forget set alone. The NLL rises above vanilla's about as a power of the strength,
+from linear (a small change) to steep (a ruined model), over orders of magnitude. So the root is
+looked for in logarithms of both, where such a curve is a straight line:
 
     x = log a        y = log((NLL(a) - NLL(0)) / (target - NLL(0)))        y = 0 is wanted
 """
@@ -98,8 +97,7 @@ class _Bracket:
             self._points.append((math.log(strength), y))
 
     def next(self) -> float:
-        """Where to look next: as the curve says if that is inside the bracket, else in its
-        middle."""
+        """Where to look next: as the curve says, or in the middle if that is outside."""
         guess = _root(sorted(self._points, key=lambda point: abs(point[1]))[:3])
         if self._high == math.inf:
             return min(guess, MOST_STRENGTH) if guess > self.low else MOST_STRENGTH
@@ -108,8 +106,10 @@ class _Bracket:
 
 
 def _root(points: list[Point]) -> float:
-    """Strength at y = 0 of the curve through up to three points, nearest the root first; NaN where
-    they say nothing."""
+    """Strength at y = 0 of the curve through up to three points; NaN if they say nothing.
+
+    The point nearest the root comes first.
+    """
     if not points:
         return math.nan
     (x, y), *others = points

@@ -1,4 +1,4 @@
-"""The unlearned model of a study's trial: its kept weights, or the trial run again."""
+"""The unlearned model of a study's trial, from its best weights or by running the trial again."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -37,22 +37,22 @@ def write_trial_model(
 ) -> None:
     """Write the model of a trial as a Hugging Face folder with its tokenizer.
 
-    The best trial's weights were kept. Others are made by running the trial again, which gives the
-    same weights bit for bit on one CPU worker.
+    The study has the best trial's weights. For another trial this process runs it again, which
+    gives the same weights bit for bit on one CPU worker.
 
     Args:
         study: study directory, or a copy of it.
         storage: where the study's weights are.
         output: folder for the model; must be new or empty.
         trial: id or number of the trial, or `best`.
-        update: stop there; None: at the row that scores the trial.
-        say: receives news, a line at a time.
-        strength: a in W_0 + a (W_t - W_0); None: that of the row that scores the trial, or 1 where
+        update: the update to stop at; None: that of the row that scores the trial.
+        say: called with each line of progress.
+        strength: a in W_0 + a (W_t - W_0); None: that of the row that scores the trial, or 1 if
             `update` is given.
 
     Raises:
         UserError: no such trial or update, no score, `output` is in use, model or data have
-            changed since, or the trial diverges.
+            changed since, or the trial becomes infeasible.
         StorageError: the study cannot be read or the model cannot be written.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -90,14 +90,14 @@ def chosen_for_export(
     update: int | None = None,
     strength: float | None = None,
 ) -> tuple[Trial, RowKey]:
-    """Which trial is exported, after which update and at which strength.
+    """The trial to export, and the update and strength of its model.
 
     Args:
-        spec: of the study.
-        record: its ledger.
+        spec: the study's spec.
+        record: what its ledger says.
         trial: id or number of a trial, or `best`.
-        update: None: that of the row that scores the trial.
-        strength: None: that of the same row, or 1 where `update` is given.
+        update: the update; None: that of the row that scores the trial.
+        strength: the strength; None: that of the same row, or 1 if `update` is given.
 
     Raises:
         UserError: no such trial or update, no score, or a strength that is not in (0, 2].

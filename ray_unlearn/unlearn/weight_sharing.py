@@ -1,9 +1,9 @@
 """Weights as plain arrays, so that the lanes of a node read one copy of them.
 
-Arrays in Ray's object store are mapped into each process that asks for them, without a copy. torch
-does not know that they are read-only: whoever writes into such a tensor writes into all lanes. So
-only the frozen vanilla model is made of them; the policy is always a copy, and `test_sharing`
-checks that no method changes a bit.
+Arrays in Ray's object store are mapped without a copy into each process that asks for them. torch
+does not know that they are read-only: writing into such a tensor would write into all lanes. So
+only the frozen vanilla model is made of them; the policy is always a copy, and tests check that no
+method changes a bit.
 """
 
 import warnings
@@ -22,7 +22,7 @@ def to_array(tensor: Tensor) -> NDArray[Any]:
 
 
 def to_tensor(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
-    """Inverse of `to_array`: no copy, and never to be written to."""
+    """Inverse of `to_array`, without a copy; never write into the tensor."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensor = torch.from_numpy(array)
@@ -31,8 +31,10 @@ def to_tensor(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A causal LM as its class, its config and its weights. Pickles without copying the arrays
-    (protocol 5)."""
+    """A causal LM as its class, its config and its weights.
+
+    It pickles without copying the arrays (protocol 5).
+    """
 
     architecture: type
     config: Any
@@ -41,7 +43,7 @@ class SharedModel:
 
     @classmethod
     def of(cls, model: Any) -> "SharedModel":
-        """Share a model as `load_model` gives it; tied weights once."""
+        """A model from `load_model` as shared arrays, with tied weights once."""
         seen: set[int] = set()
         arrays, dtypes = {}, {}
         for name, tensor in model.state_dict().items():
@@ -56,7 +58,7 @@ class SharedModel:
         return sum(array.nbytes for array in self.arrays.values())
 
     def model(self) -> Any:
-        """The frozen causal LM over these arrays, as `load_model` would give it."""
+        """The frozen causal LM over these arrays, as `load_model` would return it."""
         tensors = {name: to_tensor(array, self.dtypes[name]) for name, array in self.arrays.items()}
         found = self.architecture.from_pretrained(  # type: ignore[attr-defined]
             None, config=self.config, state_dict=tensors, dtype=self.config.dtype,

@@ -45,10 +45,14 @@ Quantities = dict[str, Any]
 
 
 def context_digest(spec: StudySpec, data: StudyData, *, former: bool = False) -> str:
-    """Digest of all that changes a trial's result beside its own configuration: model, data,
-    evaluation batches.
+    """Digest of everything beside its own configuration that changes a trial's result.
 
-    `former`: as ledgers hold it that were begun with the digests in `former_digests`.
+    That is the model, the data and the evaluation batches.
+
+    Args:
+        spec: the study.
+        data: its documents as token sequences.
+        former: the digest in ledgers that were begun with those in `former_digests`.
     """
     model = spec.model
     content = [
@@ -176,13 +180,11 @@ class Workspace:
         return self.policy.parameters
 
     def reset(self, seed: int = 0) -> None:
-        """Make the policy the vanilla model again, in place, whatever a trial before has left (NaN
-        included)."""
+        """Make the policy the vanilla model again, in place, whatever state it is in (NaN too)."""
         self.policy.reset(seed)
 
     def scored(self, model: Any) -> Scored:
-        """Another model of the same kind, such as an exactly retrained one, in this workspace's
-        precision.
+        """Another model of the same kind in this workspace's precision, such as a retrained one.
 
         Raises:
             UserError: it cannot read the batches that the policy reads.
@@ -229,9 +231,11 @@ class Workspace:
         return found
 
     def quantities(self, methods: Collection[str]) -> Quantities:
-        """What every lane of a study needs of P_0, as arrays: final hidden states of the sets that
-        are evaluated and of those that KL is taken on, as far as they fit, and adversarial labels.
-        A collective of all ranks."""
+        """The quantities of P_0 that every lane of a study needs, as arrays.
+
+        They are the final hidden states of the sets that are evaluated and of those that KL is
+        taken on, as far as they fit, and adversarial labels. A collective of all ranks.
+        """
         definitions = [method_named(name) for name in methods]
         splits = [
             *EVALUATED.values(),
@@ -248,14 +252,15 @@ class Workspace:
             self.adversarial_labels = quantities["adversarial_labels"]
 
     def idle_calls(self, mine: int, most: int) -> range:
-        """The calls of a sharded model that this rank has to make for nothing, so that it makes as
-        many as the others."""
+        """The idle calls of a sharded model, so that this rank makes as many as the others."""
         return range(most - mine if self.sharded else 0)
 
     @property
     def adversarial_labels(self) -> NDArray[np.int32]:
-        """[N, T - 1] for the forget set; computed on first use, or given by the lane that has
-        computed them."""
+        """Adversarial labels of the forget set, [N, T - 1].
+
+        They are computed at first use, or come from the lane that has computed them.
+        """
         if self._adversarial_labels is None:
             self._adversarial_labels = self.reference.adversarial_labels()
         return self._adversarial_labels
@@ -276,8 +281,10 @@ class Workspace:
                 Path("/proc/self/clear_refs").write_text("5")
 
     def peak_memory_gib(self) -> float:
-        """Peak since `restart_peak_memory`: device memory on CUDA, resident memory of this process
-        on a CPU."""
+        """GiB at the peak since `restart_peak_memory`.
+
+        They are device memory on CUDA and resident memory of this process on a CPU.
+        """
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) / 2**30
         try:
@@ -301,15 +308,16 @@ def _check_as_called(policy: Policy, layout: Layout, packed: bool, device: torch
 
 
 def retraining_flops(spec: ModelSpec, parameters: float) -> float:
-    """FLOPs of retraining without the forget set: counted for the demo, else 6 x parameters x
-    tokens.
+    """FLOPs of retraining without the forget set.
+
+    They are counted for the demo; otherwise they are 6 x parameters x tokens.
 
     Args:
-        spec: its `pretraining_tokens` are used.
-        parameters: that a token uses (`active_parameter_count`).
+        spec: the model, with its `pretraining_tokens`.
+        parameters: number of parameters that a token uses (`active_parameter_count`).
 
     Returns:
-        0 when `model.pretraining_tokens` is not given: then there is no efficiency ratio.
+        0 if `model.pretraining_tokens` is not given: then there is no efficiency ratio.
     """
     if spec.source.startswith("demo:"):
         return float(demo_models(spec.source).info["retraining_flops"])

@@ -114,3 +114,13 @@ def cliff(best: float = -4.5, edge: float = -3.8) -> Score:
         )
 
     return score
+
+
+def ridge(best: float = -3.3, width: float = 0.5) -> Score:
+    """Only learning rate times steps counts: a valley along log10 lr + log10 steps = `best`."""
+
+    def score(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+        away = np.abs(logs["learning_rate"].to_numpy() + logs["steps"].to_numpy() - best) / width
+        return 0.2 + 0.3 * np.minimum(away, 3) ** 2
+
+    return score

@@ -33,6 +33,7 @@ from ray_unlearn.analysis.report.comparison_sections import difference_section
 from ray_unlearn.analysis.report.hypervolumes import hypervolume_data
 from ray_unlearn.analysis.report.page import Paragraph
 from ray_unlearn.analysis.report.published_question import published_answer
+from ray_unlearn.analysis.report.recommended_section import recommendation_text
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.analysis.statistics.contests import RobustnessClaim
 from ray_unlearn.analysis.statistics.good_regions import Region
@@ -504,5 +505,6 @@ def test_command_line_prints_the_page_and_says_what_is_claimed(tmp_path: Path) -
     assert shown["page"] == str((tmp_path / "out" / "report.html").resolve())
     assert shown["claimed"] == [g.id for g in found.claimed]
     lines = done.stderr.splitlines()
-    assert lines[:-1] == [g.text for g in found.claimed]
+    assert lines[0] == recommendation_text(found.recommendations[0], found.score)
+    assert lines[1:-1] == [g.text for g in found.claimed]
     assert lines[-1].startswith(f"{len(found.claimed)} claimed, {shown['withheld']} withheld")

@@ -107,6 +107,11 @@ def test_wrong_requests_say_what_there_is(study: Study, tmp_path: Path) -> None:
         study.export(tmp_path / "rows.xlsx")
     with pytest.raises(ru.UserError, match="updates 1 to 4"):
         study.export(tmp_path / "m", trial="best", update=5)
+    with pytest.raises(ru.UserError, match="the table has all updates; name a trial"):
+        study.export(tmp_path / "rows.csv", update=2)
+    for top in (0, -1):
+        with pytest.raises(ru.UserError, match=f"can be confirmed, got {top}"):
+            study.confirm(top=top, seeds=2)
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     with pytest.raises(ru.UserError, match="exists and is not empty"):

@@ -176,6 +176,9 @@ def test_unlearn_refuses_bad_settings(cli, study) -> None:
         "x",
     )
     refused(cli, "did you mean 'gradient_ascent'", "unlearn", path, "--method", "gradient_asscent")
+    settings = ("unlearn", path, "--method", "gradient_ascent", "--set")
+    refused(cli, "the value cannot be read", *settings, "learning_rate=[1")
+    refused(cli, "is not empty", *settings, "learning_rate=0.1", "-o", path)
     refused(
         cli, "learning_rate: this key is required", "unlearn", path, "--method", "gradient_ascent"
     )

@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -683,12 +682,10 @@ def test_a_driver_is_told_to_stop_and_waited_for(tmp_path: Path) -> None:
     program.write_text(DRIVER_THAT_TAKES_ITS_TIME)
     # As in the pod: the job's shell, the driver below it, and the hook beside them.
     inside = f"bash -c '{sys.executable} {program} {note} || test $? -eq 3' & sleep 0.5; {shlex.join(hook('driver'))}; cat {note}"
-    started = time.monotonic()
     done = subprocess.run(
-        [*alone(), "bash", "-c", inside], capture_output=True, text=True, check=False, timeout=50
+        [*alone(), "bash", "-c", inside], capture_output=True, text=True, check=False, timeout=40
     )
     assert done.stdout.split() == ["ready", "checkpoint"], done.stderr
-    assert time.monotonic() - started < 40
 
 
 # --- kustomize

@@ -83,6 +83,21 @@ class Post:
         assert isinstance(given, Assignment)
         return given
 
+    def running(self) -> tuple[LaneStart, "asyncio.Task[Any]"]:
+        """The first lane has taken trial 1: its start, and the trial's side, which waits."""
+        side = self.pull(1)
+        assert self.take(self.starts[0]).number == 1
+        return self.starts[0], side
+
+    def verdict(self, start: LaneStart, number: int = 1) -> Any:
+        return self.run(self.hub.verdict(start, number, S))
+
+    def dealt_with(self, start: LaneStart, side: "asyncio.Task[Any]") -> "asyncio.Task[Any]":
+        """Trial 1's row was dealt with: its side asks for the next one, and the lane goes on."""
+        after = self.pull(1, side.result().sequence)
+        assert self.verdict(start) is Answer.GO
+        return after
+
     def down(self, lane: int, reason: str = "gone", **about: Any) -> bool:
         call = self.hub.down(Launch(lane, self.launches[lane]), Fault(reason, **about))
         return bool(self.run(call))
@@ -138,13 +153,13 @@ def test_a_lane_is_told_to_stop_when_its_trial_is_released_and_to_go_on_when_its
     assert one.take(start).number == 7
     one.report(start, 7, row(1))
     assert side.result().item == row(1)
-    assert one.run(one.hub.verdict(start, 7, S)) is Answer.WAIT
+    assert one.verdict(start, 7) is Answer.WAIT
     side = one.pull(7, 1)
-    assert one.run(one.hub.verdict(start, 7, S)) is Answer.GO
+    assert one.verdict(start, 7) is Answer.GO
     one.report(start, 7, row(2))
     assert side.result().item == row(2)
     one.run(one.hub.release(7))
-    assert one.run(one.hub.verdict(start, 7, S)) is Answer.STOP
+    assert one.verdict(start, 7) is Answer.STOP
 
 
 def test_an_idle_lane_is_answered_in_time_for_its_heartbeat(one: Post) -> None:
@@ -168,13 +183,11 @@ def test_a_trial_side_that_died_and_came_back_gets_the_same_item_with_all_that_c
     one: Post,
 ) -> None:
     """Whatever the first answer carried, a note or the word of saved weights, may be lost."""
-    [start] = one.starts
-    side = one.pull(1)
-    one.take(start)
+    start, side = one.running()
     one.report(start, 1, row(1))
     one.run(one.hub.save_weights(1, 0, (1, 1.0)))
     one.pull(1, side.result().sequence)
-    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO_AND_SAVE
+    assert one.verdict(start) is Answer.GO_AND_SAVE
     one.run(one.hub.weights_saved(start, weights(1, 1)))
     one.run(one.hub.note("look"))
     one.report(start, 1, row(2))
@@ -187,20 +200,15 @@ def test_a_trial_side_that_died_and_came_back_gets_the_same_item_with_all_that_c
 
 
 def test_a_row_of_a_dead_attempt_that_nobody_saw_is_not_delivered_late(one: Post) -> None:
-    [start] = one.starts
-    first = one.pull(1)
-    one.take(start)
+    start, side = one.running()
     one.report(start, 1, row(1))
-    side = one.pull(1, first.result().sequence)
-    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO
+    side = one.dealt_with(start, side)
     one.down(0)
     new = one.up(0)
     assert one.take(new).number == 1
     one.report(new, 1, row(1))
     assert (side.result().item, side.result().attempt) == (row(1), 1)
-    assert one.run(one.hub.verdict(new, 1, S)) is Answer.WAIT, (
-        "the replayed row waits for its verdict like any other"
-    )
+    assert one.verdict(new) is Answer.WAIT, "the replayed row waits for its verdict like any other"
 
 
 def test_retries_are_capped_by_trial(loop: VirtualLoop) -> None:
@@ -232,14 +240,13 @@ def test_a_lane_that_dies_at_every_start_ends_the_study_but_one_that_was_ready_d
 
 
 def test_an_interrupt_frees_everybody(two: Post) -> None:
-    side = two.pull(1)
-    two.take(two.starts[0])
+    start, side = two.running()
     idle = two.ask(two.hub.take(two.starts[1], S))
     two.run(two.hub.interrupt())
     two.settle()
     assert isinstance(side.result().item, Interrupted)
     assert idle.result() is Answer.QUIT
-    assert two.run(two.hub.verdict(two.starts[0], 1, S)) is Answer.QUIT
+    assert two.verdict(start) is Answer.QUIT
 
 
 def test_draining_asks_every_lane_for_a_checkpoint_and_gives_no_more_trials(two: Post) -> None:
@@ -264,18 +271,15 @@ def test_draining_asks_every_lane_for_a_checkpoint_and_gives_no_more_trials(two:
 def test_the_weights_of_the_best_row_are_saved_once_and_the_file_comes_with_the_next_item(
     one: Post,
 ) -> None:
-    [start] = one.starts
-    side = one.pull(1)
-    one.take(start)
+    start, side = one.running()
     one.report(start, 1, row(1))
     one.run(one.hub.save_weights(1, 0, (1, 1.0)))
     side = one.pull(1, side.result().sequence)
-    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO_AND_SAVE
+    assert one.verdict(start) is Answer.GO_AND_SAVE
     one.run(one.hub.weights_saved(start, weights(1, 1)))
     one.report(start, 1, row(2))
     assert side.result().weights == weights(1, 1)
-    side = one.pull(1, side.result().sequence)
-    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO
+    side = one.dealt_with(start, side)
     one.report(start, 1, row(3))
     assert side.result().weights is None
 
@@ -287,8 +291,7 @@ def test_the_next_attempt_knows_the_rows_that_are_recorded_and_no_others(one: Po
     assert one.take(start).order == RunTrial({}, (known[0],)), "from the ledger of a resumed study"
     for update in (2, 3):
         one.report(start, 1, row(update, forget_nll=2.5))
-        side = one.pull(1, side.result().sequence)
-        assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO
+        side = one.dealt_with(start, side)
     one.report(start, 1, row(4))  # arrives, and the lane dies before anybody has dealt with it
     one.down(0)
     assert one.take(one.up(0)).order == RunTrial({}, tuple(known))
@@ -298,8 +301,7 @@ def test_a_silent_lane_is_stalled_once_and_its_trial_goes_elsewhere(two: Post) -
     hub, (first, second) = two.hub, two.starts
     worker = Worker(100, "node", "actor")
     two.run(hub.enlist(first, worker))
-    side = two.pull(1)
-    two.take(first)
+    _, side = two.running()
     assert two.run(hub.stalled(first, 60.0)) == [], "it has just given a sign of life"
     two.run(asyncio.sleep(60.0))
     assert two.run(hub.stalled(first, 60.0)) == [worker]
@@ -370,8 +372,7 @@ def test_a_worker_that_cannot_be_reached_counts_when_its_node_turns_out_to_live(
 def test_a_lane_leaves_its_node_with_a_checkpoint_or_when_time_is_up(loop: VirtualLoop) -> None:
     post = Post(loop, lanes=2, max_retries=0)
     hub, (first, second) = post.hub, post.starts
-    side = post.pull(1)
-    post.take(first)
+    _, side = post.running()
     assert not post.run(hub.beat(first))
     assert not post.run(hub.vacate(first, "its node goes", at_once=False))
     assert post.run(hub.state()).lanes[0].state == "draining"
@@ -429,13 +430,11 @@ def test_where_a_lanes_time_goes(one: Post) -> None:
 def test_what_a_replaced_worker_says_counts_for_nothing(one: Post) -> None:
     """Ray Train may think a worker dead that still computes: two writers of one trial would mix
     their rows."""
-    [old] = one.starts
-    side = one.pull(1)
-    one.take(old)
+    old, side = one.running()
     new = one.up(0)
     assert one.take(new).number == 1
     one.report(old, 1, row(99))
-    assert one.run(one.hub.verdict(old, 1, S)) is Answer.QUIT
+    assert one.verdict(old) is Answer.QUIT
     assert one.run(one.hub.take(old, S)) is Answer.QUIT
     one.report(new, 1, row(1))
     assert side.result().item == row(1)
@@ -458,14 +457,24 @@ def test_a_released_trial_is_not_run_again_for_a_late_pull(one: Post) -> None:
     assert one.run(one.hub.state()).queued == ()
 
 
+def test_a_lane_at_the_end_of_a_released_trial_is_free(one: Post) -> None:
+    """Otherwise an interrupt would wait for a checkpoint of a trial that is over."""
+    [start] = one.starts
+    one.pull(1)
+    one.take(start)
+    one.run(one.hub.release(1))
+    one.report(start, 1, JobEnded("infeasible"))
+    [lane] = one.run(one.hub.state()).lanes
+    assert (lane.job, lane.state) == (None, "idle")
+    one.run(one.hub.drain())
+    assert one.run(one.hub.drained())
+
+
 def test_weights_are_not_saved_at_another_row_than_the_one_that_was_meant(one: Post) -> None:
     """The lane died meanwhile, and the next attempt has replayed an earlier row."""
-    [start] = one.starts
-    side = one.pull(1)
-    one.take(start)
+    start, side = one.running()
     one.report(start, 1, row(1))
-    side = one.pull(1, side.result().sequence)
-    assert one.run(one.hub.verdict(start, 1, S)) is Answer.GO
+    side = one.dealt_with(start, side)
     one.report(start, 1, row(2))
     one.down(0)
     new = one.up(0)
@@ -473,15 +482,13 @@ def test_weights_are_not_saved_at_another_row_than_the_one_that_was_meant(one: P
     one.report(new, 1, row(1))
     one.run(one.hub.save_weights(1, 0, (2, 1.0)))
     one.pull(1, side.result().sequence + 1)
-    assert one.run(one.hub.verdict(new, 1, S)) is Answer.GO
+    assert one.verdict(new) is Answer.GO
 
 
 def test_the_word_of_saved_weights_of_a_row_that_was_followed_by_another_counts_for_nothing(
     one: Post,
 ) -> None:
-    [start] = one.starts
-    one.pull(1)
-    one.take(start)
+    start, _ = one.running()
     one.report(start, 1, row(2))
     one.run(one.hub.weights_saved(start, weights(1, 1)))
     assert one.run(one.hub.undelivered()) == []
@@ -490,9 +497,7 @@ def test_the_word_of_saved_weights_of_a_row_that_was_followed_by_another_counts_
 def test_a_checkpoint_that_is_older_than_the_request_does_not_answer_it(one: Post) -> None:
     """Its word was on the way when the study was asked to stop: updates have been computed since,
     and would be lost."""
-    [start] = one.starts
-    one.pull(1)
-    one.take(start)
+    start, _ = one.running()
     one.run(one.hub.vacate(start, "its node goes", at_once=False))
     before = one.run(one.hub.beat(start))
     one.run(one.hub.drain())
@@ -536,8 +541,7 @@ def test_a_controller_that_was_replaced_cannot_take_the_lane_down_nor_bring_it_u
 
 def test_a_lane_that_is_up_meanwhile_does_not_wait(one: Post) -> None:
     """The clocks of what it does would run wrong."""
-    one.pull(1)
-    one.take(one.starts[0])
+    one.running()
     one.run(one.hub.waits({0: "1 CPU"}))
     one.run(asyncio.sleep(5.0))
     [lane] = one.run(one.hub.state()).lanes

@@ -93,12 +93,21 @@ def test_a_range_too_wide_to_draw_from_is_refused(tmp_path: Path) -> None:
         load_study(demo(tmp_path, put("space_overrides.learning_rate", wide)))
 
 
-def test_evaluations_that_would_fill_memory_are_refused(tmp_path: Path) -> None:
-    content = yaml.safe_load(demo(tmp_path, put("evaluation", {"every": 1})).read_text())
-    content["space_overrides"]["steps"] = {"type": "int", "low": 1, "high": 10**9, "free": True}
+@pytest.mark.parametrize(
+    ("every", "steps", "times"),
+    [
+        (1, 10**9, "1,000,000,000"),
+        pytest.param(2, 200_001, "100,001", id="the last step is one more"),
+    ],
+)
+def test_evaluations_that_would_fill_memory_are_refused(
+    tmp_path: Path, every: int, steps: int, times: str
+) -> None:
+    content = yaml.safe_load(demo(tmp_path, put("evaluation", {"every": every})).read_text())
+    content["space_overrides"]["steps"] = {"type": "int", "low": 1, "high": steps, "free": True}
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match=r"1,000,000,000 times, at most 100,000.*raise it"):
+    with pytest.raises(UserError, match=rf"{times} times, at most 100,000.*raise it"):
         load_study(path)
 
 

@@ -11,7 +11,6 @@ import re
 import stat
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -391,8 +390,12 @@ def test_a_good_name_is_kept_and_replaced(study: Path, small: StudySpec, victim:
 
 
 @pytest.mark.parametrize("name", ["../other/x", "/x", "a/../../x", "a//x", ".", ""])
-def test_names_in_an_object_store(name: str, tmp_path: Path) -> None:
+def test_names_in_an_object_store(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Refused before anything is asked over the network."""
+    asked: list[str] = []
+    monkeypatch.setattr(ObjectStorage, "_patiently", lambda _, ask, what: asked.append(what))
     storage = ObjectStorage("s3://bucket/studies/mine")
     asks: list[Callable[[], object]] = [
         lambda: storage.read(name),
@@ -401,11 +404,12 @@ def test_names_in_an_object_store(name: str, tmp_path: Path) -> None:
         lambda: storage.fetch(name, tmp_path / "x"),
         lambda: storage.remove(name),
     ]
-    began = time.monotonic()
     for ask in asks if name in ("", ".") else [*asks, lambda: storage.files(name)]:
         with pytest.raises(PermissionError, match="outside the study"):
             ask()
-    assert time.monotonic() - began < 2
+    assert asked == []
+    storage.read("study.yaml")
+    assert len(asked) == 1, "what is asked is seen"
 
 
 @pytest.mark.parametrize("place", ["trials", "trials/0000"])
@@ -460,10 +464,8 @@ def _bomb(levels: int = 10) -> str:
 def test_yaml_that_is_more_than_it_seems(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
     path.write_text(text)
-    began = time.monotonic()
     with pytest.raises(UserError, match=re.escape(said)):
         load_study(path)
-    assert time.monotonic() - began < 10
 
 
 def test_our_own_files_have_no_aliases(study: Path) -> None:

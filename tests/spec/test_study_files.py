@@ -134,6 +134,28 @@ BAD = {
         r"`when` runs in a circle",
     ),
     "not a number": (put("search.seed", ".nan"), r"search.seed"),
+    "whole numbers from a real range": (
+        put("space_overrides.batch_size", {"type": "float", "low": 8, "high": 64}),
+        r"`batch_size`: takes whole numbers only; use `type: int`",
+    ),
+    "true as a number": (
+        put("space_overrides.batch_size", {"type": "choice", "choices": [True, 8]}),
+        r"`batch_size`: true and false are no values of it",
+    ),
+    "one choice in two spellings": (
+        put("space_overrides.learning_rate", {"type": "choice", "choices": ["1e-3", 0.001]}),
+        r"`learning_rate`: choices must differ",
+    ),
+    "a condition for what has no default": (
+        lambda c: (
+            put("space_overrides.batch_size", {"type": "choice", "choices": [4, 8]})(c),
+            put(
+                "space_overrides.learning_rate",
+                {"type": "float", "low": 1e-4, "high": 1e-3, "when": {"batch_size": 4}},
+            )(c),
+        ),
+        r"`learning_rate`: has no default",
+    ),
 }
 
 
@@ -180,6 +202,11 @@ def test_yaml_traps_are_read_as_meant(tmp_path: Path) -> None:
     )
     parameter = load_study(path).spaces["gradient_ascent"].parameters["learning_rate"]
     assert parameter.low == 1e-6
+    choice = {"type": "choice", "choices": ["1e-6", "1e-5"]}
+    path = demo(tmp_path, put("space_overrides.learning_rate", choice))
+    space = load_study(path).spaces["gradient_ascent"]
+    # A choice that stays text is none of the values in the ledger: the sampler forgets its trials.
+    assert space.parameters["learning_rate"].choices == (1e-6, 1e-5)
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

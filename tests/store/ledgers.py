@@ -20,10 +20,12 @@ from ray_unlearn.store.event import (
     TrialAsked,
     TrialEnded,
 )
-from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.ledger import Ledger, read_ledger
+from ray_unlearn.store.location import fetched, opened
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.schema import Outcome
+from ray_unlearn.store.storage import storage_at
 
 EVALUATE_AT = (1, 2, 4)
 LEARNING_RATE = {"type": "float", "low": 1e-5, "high": 1.0, "scale": "log"}
@@ -119,6 +121,22 @@ def finished(study: Path) -> Path:
     (study / name).parent.mkdir(parents=True)
     (study / name).write_bytes(content)
     return study
+
+
+def begin(location: str, header: Header) -> None:
+    """A study without events, as a process leaves it that ended at once."""
+    with opened(location) as place:
+        place.create_ledger(header).close()
+
+
+def notes_at(location: str) -> list[str]:
+    with fetched(location) as folder:
+        return read_ledger(folder / "ledger").notes
+
+
+def names_at(location: str, beginning: str) -> list[str]:
+    """Of its files, those whose names begin so."""
+    return [file.name for file in storage_at(location).files() if file.name.startswith(beginning)]
 
 
 def safetensors(data: bytes, end: int | None = None) -> bytes:

@@ -1,12 +1,11 @@
 """Who begins a study and who may go on with it: if these fail, one run destroys another's."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ledgers import outcome_event, row_event, spec, start, trial_event
-from object_store import BUCKET, Store, object_store
+from ledgers import begin, names_at, notes_at, outcome_event, row_event, spec, start, trial_event
+from object_store import Store
 
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store import location as locations
@@ -25,19 +24,6 @@ FIRST = Header(spec=spec().model_dump(mode="json"), domain="first", context="c")
 SECOND = Header(spec=spec().model_dump(mode="json"), domain="second", context="c")
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    with object_store() as running:
-        yield running
-
-
-@pytest.fixture
-def url(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in store.environment.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}/{tmp_path.name}"
-
-
 def test_a_run_that_prepared_while_another_ran_destroys_nothing(url: str, store: Store) -> None:
     """Both looked, found nothing, and prepared for minutes; the first has even ended by then."""
     with opened(url) as first, opened(url) as second:
@@ -45,7 +31,7 @@ def test_a_run_that_prepared_while_another_ran_destroys_nothing(url: str, store:
         assert not second.occupied()
         with first.create_ledger(FIRST) as ledger:
             ledger.append(Note("result"))
-        before = {name: storage_at(url).read(name) for name in names(url, "ledger/segments")}
+        before = {name: storage_at(url).read(name) for name in names_at(url, "ledger/segments")}
         with pytest.raises(StorageError, match=r"another process has begun a study here.*resume"):
             second.create_ledger(SECOND)
     assert {name: storage_at(url).read(name) for name in before} == before
@@ -65,9 +51,8 @@ def test_a_study_of_an_older_version_whose_header_was_not_copied_yet_counts(url:
 
 
 def test_a_study_whose_process_died_right_after_it_was_begun_is_resumed(url: str) -> None:
-    with opened(url) as place:
-        place.create_ledger(FIRST).close()
-    for name in [*names(url, "ledger/segments"), *names(url, "ledger/lease")]:
+    begin(url, FIRST)
+    for name in [*names_at(url, "ledger/segments"), *names_at(url, "ledger/lease")]:
         storage_at(url).remove(name)
     with opened(url) as place:
         assert place.occupied()
@@ -76,8 +61,8 @@ def test_a_study_whose_process_died_right_after_it_was_begun_is_resumed(url: str
     with opened(url) as place, place.open_ledger() as ledger:
         assert ledger.record.header.domain == "first"
         ledger.append(Note("on"))
+    assert notes_at(url) == ["on"]
     with fetched(url) as folder:
-        assert read_ledger(folder / "ledger").notes == ["on"]
         assert verify(folder, storage_at(url)).problems == []
 
 
@@ -98,8 +83,7 @@ def test_a_store_that_cannot_decide_is_refused_before_anything_is_prepared(tmp_p
 def test_a_process_that_stood_still_between_lease_and_reading_says_that_it_has_lost(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with opened(url) as place:
-        place.create_ledger(FIRST).close()
+    begin(url, FIRST)
     with opened(url) as sleeper, opened(url) as other:
         writer = sleeper._take()
         writer.lease._stop.set()
@@ -109,8 +93,7 @@ def test_a_process_that_stood_still_between_lease_and_reading_says_that_it_has_l
         monkeypatch.setattr(sleeper, "_take", lambda: writer)
         with pytest.raises(StorageError, match=r"has lost the study: another process took it over"):
             sleeper.open_ledger()
-    with fetched(url) as folder:
-        assert read_ledger(folder / "ledger").notes == ["of the other one"]
+    assert notes_at(url) == ["of the other one"]
 
 
 def test_on_a_shared_file_system_it_does_not_take_the_study_back(tmp_path: Path) -> None:
@@ -167,15 +150,11 @@ def test_a_study_that_was_overwritten_comes_back(
         assert len(record.trials) == (1 if extra else 0)
         assert [p for p in verify(folder, storage_at(url)).problems if "I4" not in p] == []
         assert not (folder / "study.yaml").exists(), "the next `resume` writes it"
-    [aside] = names(url, "ledger/other-study-")
+    [aside] = names_at(url, "ledger/other-study-")
     assert storage_at(url).read(aside).startswith(b'{"seq": 0')
     assert f'"domain": "{other}"'.encode() in storage_at(url).read(aside)
     with opened(url) as place, place.open_ledger() as ledger:
         ledger.append(Note("goes on"))
-
-
-def names(url: str, start_with: str) -> list[str]:
-    return [f.name for f in storage_at(url).files() if f.name.startswith(start_with)]
 
 
 def names_in(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
 """Two processes that write one study would ruin both. If these fail, a second `resume` does not
 hear of the first."""
 
+import errno
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from ray_unlearn.store import lease
 from ray_unlearn.store.event import Header, Note
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.scan import events_file
+from ray_unlearn.store.verify import verify
 
 NOTE = Note(text="mine")
 
@@ -33,6 +35,26 @@ def test_a_second_writer_hears_who_holds_it_and_since_when(tmp_path: Path) -> No
         ):
             Ledger.open(tmp_path)
     Ledger.open(tmp_path).close()
+
+
+def test_without_locks_the_age_of_the_lease_decides_on_one_machine_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*what: object) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    folder = tmp_path / "ledger"
+    with Ledger.create(folder, Header()):
+        with pytest.raises(StorageError, match=r"another process is writing .* is dead, try again"):
+            Ledger.open(folder)
+        assert verify(tmp_path).running
+    assert not verify(tmp_path).running
+    Ledger.open(folder).close()
+    rewrite(folder, released=False)
+    old = time.time() - lease.EXPIRY_S - 5
+    os.utime(folder / lease.LEASE_FILE, (old, old))
+    Ledger.open(folder).close()
 
 
 def test_a_killed_writer_on_this_machine_holds_nothing(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The ledger: durable, one writer, repaired when torn, readable with pandas alone."""
 
+import errno
 import json
 import math
 import zlib
 from pathlib import Path
+from typing import IO, Any
 
 import pandas as pd
 import pytest
@@ -151,6 +153,62 @@ def cold(folder: Path) -> Path:
         metrics = {"forget_nll": 3.0, "grad_norm": 3.83, "retain_loss": 1.0}
         ledger.append(RowMeasured(number=0, update=2, metrics=metrics))
     return events_file(folder)
+
+
+@pytest.mark.parametrize("session", ["first", "later"])
+def test_what_follows_a_write_that_failed_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: str
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    ledger = Ledger.create(tmp_path, Header())
+    if session == "later":
+        ledger.close()
+        ledger = Ledger.open(tmp_path)
+    with ledger:
+        for text in ("one", "two"):
+            with monkeypatch.context() as patch:
+                patch.setattr("os.fsync", full)
+                with pytest.raises(StorageError, match="No space"):
+                    ledger.append(Note("lost"))
+            ledger.append(Note(text))
+    assert b"\0" not in events_file(tmp_path).read_bytes()
+    assert read_ledger(tmp_path).notes == ["one", "two"]
+
+
+def test_nothing_is_written_behind_a_torn_event_that_cannot_be_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def torn(file: IO[bytes], line: bytes) -> None:
+        file.write(line[:10])
+        raise OSError(errno.EIO, "Input/output error")
+
+    with Ledger.create(tmp_path, Header()) as ledger:
+        ledger.append(Note("one"))
+        with monkeypatch.context() as patch:
+            patch.setattr("ray_unlearn.store.ledger._write_all", torn)
+            patch.setattr(ledger, "_file", _Stubborn(ledger._file))
+            with pytest.raises(StorageError, match="Input/output"):
+                ledger.append(Note("lost"))
+        with pytest.raises(StorageError, match="an earlier event"):
+            ledger.append(Note("two"))
+    with Ledger.open(tmp_path) as ledger:
+        ledger.append(Note("three"))
+    assert read_ledger(tmp_path).notes[::2] == ["one", "three"]  # between them: what was cut
+
+
+class _Stubborn:
+    """A file that cannot be cut."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def truncate(self, size: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def test_a_byte_that_changes_after_opening_never_reaches_a_table(tmp_path: Path) -> None:

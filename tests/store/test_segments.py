@@ -3,11 +3,11 @@ loser can still do."""
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from object_store import BUCKET, Store, object_store
+from ledgers import begin, notes_at
+from object_store import Store
 
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store import object_lease as remote_lease
@@ -26,26 +26,14 @@ from ray_unlearn.store.working_copy import RemoteWriter, WorkingCopy
 HEADER = Header(spec={"name": "tiny"}, domain="x")
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    with object_store() as running:
-        yield running
-
-
-@pytest.fixture
-def url(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    for name, value in store.environment.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}/{tmp_path.name}"
-
-
 def note(text: object) -> Note:
     return Note(text=str(text))
 
 
-def texts(location: str) -> list[str]:
-    with fetched(location) as folder:
-        return read_ledger(folder / "ledger").notes
+def writes(store: Store) -> dict[str, int]:
+    """Requests that change something, by kind."""
+    asked = store.faults()
+    return {name: asked[name] for name in ("PUT", "POST", "DELETE") if name in asked}
 
 
 def test_what_makes_up_the_ledger() -> None:
@@ -92,7 +80,7 @@ def test_a_ledger_is_written_read_joined_and_opened_again(
                 )
             assert place._writer is not None
             place._writer.join()
-            assert texts(url) == [str(n) for n in range(10)]
+            assert notes_at(url) == [str(n) for n in range(10)]
             for number in range(10, 13):
                 ledger.append(note(number))
     names = [name.rpartition("/")[2] for name in store.names() if "/segments/" in name]
@@ -103,7 +91,7 @@ def test_a_ledger_is_written_read_joined_and_opened_again(
         assert ledger.fence == 2
         assert ledger.record.notes == [str(n) for n in range(13)]
         ledger.append(note("more"))
-    assert texts(url)[-2:] == ["12", "more"]
+    assert notes_at(url)[-2:] == ["12", "more"]
     with pytest.raises(StorageError, match="no study there"), opened(url + "x") as place:
         place.open_ledger()
 
@@ -126,18 +114,13 @@ def test_who_only_reads_writes_nothing(url: str, store: Store) -> None:
     """Credentials that may read are enough to watch a study."""
     with opened(url) as place, place.create_ledger(HEADER) as ledger:
         ledger.append(note("x"))
-    before = {
-        name: count for name, count in store.faults().items() if name in ("PUT", "POST", "DELETE")
-    }
+    before = writes(store)
     with copied(url) as copy:
         assert isinstance(copy, WorkingCopy)
         copy.refresh()
         assert verify(copy.folder, copy.storage).running == ""
         assert read_ledger(copy.folder / "ledger").notes
-    after = {
-        name: count for name, count in store.faults().items() if name in ("PUT", "POST", "DELETE")
-    }
-    assert after == before
+    assert writes(store) == before
     assert before["PUT"] > 0
 
 
@@ -203,7 +186,7 @@ def test_what_a_writer_still_writes_after_it_was_replaced_does_not_count(
         stale.append(note("stale, under the number of mine"))
         stale.append(note("stale, and beyond"))
         ledger.append(note("mine again"))
-        assert texts(url) == ["before", "mine", "mine again"]
+        assert notes_at(url) == ["before", "mine", "mine again"]
         ledger.close()
     with opened(url) as place, place.open_ledger() as ledger:
         assert ledger.record.notes[:3] == [
@@ -302,7 +285,7 @@ def test_a_lost_object_is_found_and_repaired(url: str, store: Store) -> None:
         ]
     with opened(url) as place, place.open_ledger() as ledger:
         ledger.append(note("goes on"))
-    assert texts(url)[-1] == "goes on"
+    assert notes_at(url)[-1] == "goes on"
 
 
 def test_the_end_of_a_ledger_that_is_lost_is_noticed(url: str) -> None:
@@ -320,8 +303,7 @@ def test_the_end_of_a_ledger_that_is_lost_is_noticed(url: str) -> None:
 
 def test_claims_that_are_lost_do_not_lower_the_token(url: str) -> None:
     storage = storage_at(url)
-    with opened(url) as place:
-        place.create_ledger(HEADER).close()
+    begin(url, HEADER)
     for _ in range(2):
         with opened(url) as place:
             place.open_ledger().append(note("x"))

@@ -212,22 +212,22 @@ def test_a_remote_study_is_followed_through_a_copy_that_is_refreshed(
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
         url = f"s3://{BUCKET}/{tmp_path.name}"
-        with opened(url) as place, place.create_ledger(header) as ledger:
-            with copied(url) as copy:
-                assert not isinstance(copy, Path)
-                follower, seen = Follower(copy.folder, copy.refresh, name=url), []
-                for event in interleaved():
-                    ledger.append(event)
-                    replace(LIVE, time=at(0)).write(place.folder)
-                    place.publish(LIVE_FILE)
-                    seen.append(follower.poll())
-                assert len(scans) == 1
-                assert (seen[-1].finished, seen[-1].rows, seen[-1].driver, seen[-1].folder) == (
-                    3,
-                    8,
-                    "running",
-                    url,
-                )
+        with (
+            opened(url) as place,
+            place.create_ledger(header) as ledger,
+            copied(url) as copy,
+        ):
+            assert not isinstance(copy, Path)
+            follower, seen = Follower(copy.folder, copy.refresh, name=url), []
+            for event in interleaved():
+                ledger.append(event)
+                replace(LIVE, time=at(0)).write(place.folder)
+                place.publish(LIVE_FILE)
+                seen.append(follower.poll())
+            assert len(scans) == 1
+            last = seen[-1]
+            assert (last.finished, last.rows, last.driver) == (3, 8, "running")
+            assert last.folder == url
 
 
 def test_live_json_is_read_back_and_anything_else_is_none(tmp_path: Path) -> None:
@@ -240,6 +240,8 @@ def test_live_json_is_read_back_and_anything_else_is_none(tmp_path: Path) -> Non
         content[:50],
         "[]",
         content.replace('"schema_version": 1', '"schema_version": 2'),
+        content.replace(LIVE.time, "yesterday"),
+        content.replace(LIVE.time, "2026-11-29T10:00:00"),
         "{}",
     ):
         (tmp_path / LIVE_FILE).write_text(other)

@@ -4,7 +4,6 @@ refused; failures that pass."""
 import pickle
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,21 +23,9 @@ from ray_unlearn.store.storage import (
 )
 
 
-@pytest.fixture(scope="module")
-def store() -> Iterator[Store]:
-    with object_store() as running:
-        yield running
-
-
 @pytest.fixture(params=["folder", "s3"])
-def storage(
-    request: pytest.FixtureRequest, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Storage:
-    for name, value in store.environment.items():
-        monkeypatch.setenv(name, value)
-    return storage_at(
-        tmp_path / "study" if request.param == "folder" else f"s3://{BUCKET}/{tmp_path.name}"
-    )
+def storage(request: pytest.FixtureRequest, url: str, tmp_path: Path) -> Storage:
+    return storage_at(tmp_path / "study" if request.param == "folder" else url)
 
 
 def test_files_by_name(storage: Storage, tmp_path: Path) -> None:

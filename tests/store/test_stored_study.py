@@ -18,6 +18,8 @@ import ray_unlearn as ru
 from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.trials import trial_table
 from ray_unlearn.execution.search import Search
+from ray_unlearn.store.event import StudyExtended
+from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.status import open_study, status
 from ray_unlearn.store.table import CONFIG_COLUMNS, result_table
 from ray_unlearn.store.verify import verify
@@ -35,10 +37,30 @@ def study(tmp_path: Path, version: int) -> Path:
     return shutil.copytree(FIXTURES / f"study_schema_{version}/study", tmp_path / "study")
 
 
+def test_a_study_that_moved_says_where_its_model_and_texts_are_now(study: Path) -> None:
+    """What is narrowed from it, or begun from its spec, must find them."""
+    text = (study / "study.yaml").read_text()
+    before = ru.open(study).spec.model.source
+    (study / "study.yaml").write_text(text.replace(before, "/new/model"))
+    assert ru.open(study).spec.model.source == "/new/model"
+
+
 def test_it_opens_and_verifies(study: Path) -> None:
     found = verify(study)
     assert (found.problems, found.complete, found.trials, found.rows) == ([], True, 12, 36)
     assert (status(study).outcomes["complete"], status(study).finished) == (12, 12)
+
+
+def test_its_spec_has_the_number_of_trials_that_it_was_extended_to(study: Path) -> None:
+    """Otherwise the next study, narrowed from it, would have fewer."""
+    began = ru.open(study).spec
+    with Ledger.open(study / "ledger") as ledger:
+        ledger.append(StudyExtended(9))
+    now = ru.open(study).spec
+    assert (began.search.trials_per_method, now.search.trials_per_method) == (6, 9)
+    wanted = began.search.model_copy(update={"trials_per_method": 9})
+    assert now == began.model_copy(update={"search": wanted})
+    assert load([study]).studies[0].planned == 18
 
 
 def test_it_gives_the_table_it_gave_and_the_searched_beta_beside_it(

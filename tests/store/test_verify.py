@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -139,6 +140,22 @@ def table_of_fewer_rows(study: Path) -> None:
     )
 
 
+def table_with(study: Path, name: str, values: list[Any]) -> None:
+    table = result_table(read_ledger(study / "ledger"))
+    column = [*values, *table[name].to_pylist()[len(values) :]]
+    changed = table.set_column(table.column_names.index(name), name, [column])
+    write_table(changed, study / "ledger" / "rows.parquet")
+
+
+def table_without_a_number(study: Path) -> None:
+    table_with(study, "number", [None])
+
+
+def table_of_another_type(study: Path) -> None:
+    rows = sum(len(trial.rows) for trial in read_ledger(study / "ledger").trials.values())
+    table_with(study, "flops", [[1.0]] * rows)
+
+
 def table_of_other_values(study: Path) -> None:
     """One number that the ledger does not have, as a byte that changed on disk once made it."""
     table = result_table(read_ledger(study / "ledger"))
@@ -243,6 +260,8 @@ NO_ROW = BestWeightsKept(number=2, update=3, file=BEST, bytes=1, sha256="x")
             ["I4: 3 trials of gradient_ascent, asked for were 2"],
         ),
         (table_of_fewer_rows, ["I1: rows.parquet: has another number of rows .* for trials 0;"]),
+        (table_without_a_number, ["I1: rows.parquet: has rows without the number of a trial"]),
+        (table_of_another_type, ["I1: rows.parquet: has other values .* in flops;"]),
         (table_unreadable, ["I1: rows.parquet: cannot be read"]),
         (table_of_other_values, ["I1: rows.parquet: has other values .* in grad_norm;"]),
         (header_copy_of_another_study, ["I1: header.json: is no copy"]),

@@ -27,6 +27,10 @@ class Drawing:
     draw: Callable[[], Figure]
 
     def figure(self) -> Figure:
-        """Draw it; takes about a second. Raises whatever its numbers make matplotlib raise."""
+        """Draw the figure, which takes about a second.
+
+        Raises:
+            Exception: whatever its numbers make matplotlib raise.
+        """
         with styled():
             return self.draw()

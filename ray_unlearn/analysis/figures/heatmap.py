@@ -1,4 +1,4 @@
-"""Heatmap of a study: where each method works, by learning rate and updates. Raw scores."""
+"""Heatmap of a study's raw scores: where each method works, by learning rate and updates."""
 
 import math
 from collections.abc import Iterator

@@ -33,7 +33,10 @@ def importance_figure(findings: Findings) -> Drawing | None:
 
 
 def importance_data(findings: Findings) -> pd.DataFrame:
-    """One line per method and hyperparameter. `matters`: at 5 % over all of both."""
+    """One line per method and hyperparameter.
+
+    `matters` is tested at 5 % over all methods and hyperparameters together.
+    """
     lines = [
         {
             "method": name,

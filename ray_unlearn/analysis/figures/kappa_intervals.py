@@ -1,4 +1,4 @@
-"""Interactions: does learning rate trade off with steps, or weight? Exponent kappa by method."""
+"""Interactions by method: exponent kappa of learning rate's trade-off with steps or weight."""
 
 import pandas as pd
 from matplotlib.axes import Axes

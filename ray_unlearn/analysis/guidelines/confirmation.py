@@ -14,7 +14,7 @@ import csv
 import json
 import math
 import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
+from ray_unlearn.store.failure_reasons import OutcomeCounts
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row, is_as_trained
 from ray_unlearn.store.score import OBJECTIVE, Configuration, ScoreRule
@@ -89,6 +90,8 @@ class Confirmation:
     folder: str
     configurations: tuple[Confirmed, ...]
     notes: tuple[str, ...]
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why trials with new seeds have no result, by reason, the commonest first."""
 
     def as_json(self) -> dict[str, Any]:
         """For scripts; every number is finite or None."""
@@ -101,7 +104,8 @@ class Confirmation:
             "confidence": CONFIDENCE,
             "score": REPORTED,
         }
-        return about | {"configurations": lines, "notes": list(self.notes)}
+        more = {"notes": list(self.notes), "reasons": self.reasons}
+        return about | {"configurations": lines} | more
 
 
 def interval_of(values: list[float]) -> SeedInterval:
@@ -136,7 +140,8 @@ def confirmation(study: Path, confirm: Path) -> Confirmation:
         for wanted in (confirm_spec.spaces[method].resolve(dict(point)) for point in points)
     ]
     found.sort(key=lambda c: (c.claimed_selection, c.trial))
-    return Confirmation(spec.name, confirm.name, tuple(found), tuple(_notes(found)))
+    reasons = OutcomeCounts(confirm_record.finished).failures.counts
+    return Confirmation(spec.name, confirm.name, tuple(found), tuple(_notes(found)), reasons)
 
 
 def write_confirmation(found: Confirmation, folder: Path) -> list[Path]:
@@ -211,8 +216,11 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
 
 
 def _outcome(trial: Trial | None, rule: ScoreRule, calibrated: bool) -> float | str:
-    """The score on the reporting half, or why there is none; of the row that meets the target where
-    the claim was such a row, else as trained."""
+    """The score on the reporting half, or why there is none.
+
+    It is that of the row that meets the target if the claim was such a row, else of the row as
+    trained.
+    """
     if trial is None or trial.status is None:
         return UNFINISHED
     kind = rule.meets_target if calibrated or _only_target(rule) else is_as_trained

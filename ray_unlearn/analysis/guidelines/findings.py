@@ -44,7 +44,7 @@ class Findings:
 
 
 def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> Findings:
-    """All statistics. Equal tables and seeds give equal findings.
+    """All statistics of a table, the same for equal tables and seeds.
 
     A method needs no minimum of trials here: what cannot be computed is None, and `claims` says
     what is missing.

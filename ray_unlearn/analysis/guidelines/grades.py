@@ -1,4 +1,4 @@
-"""The evidence that a claim needs, and the grade it then gets. All thresholds stand here.
+"""The evidence that a claim needs, the grade that it then has, and all thresholds.
 
 A       9 or more domains (or models), better on every one held out.
 B       5 to 8, better on every one held out.

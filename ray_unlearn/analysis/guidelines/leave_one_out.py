@@ -28,7 +28,10 @@ LEAST_INSIDE = 2
 
 @dataclass(frozen=True)
 class HeldoutGroup:
-    """One domain (or model), held out. Regrets are scores above the best known one of the group."""
+    """One domain (or model), held out.
+
+    Regrets are scores above the best known one of the group.
+    """
 
     group: str
     box: Box

@@ -202,7 +202,7 @@ CLAIMS: dict[str, Render] = {
 
 
 def evidence_sentence(guideline: Guideline) -> str:
-    """`400 trials, 3 seeds, 6 domains, p = 0.004.`"""
+    """The evidence in words: `400 trials, 3 seeds, 6 domains, p = 0.004.`."""
     evidence: Evidence = guideline.evidence
     domains = len(guideline.scope.domains)
     parts = [counted(evidence.n_trials, "trial"), counted(evidence.n_seeds, "seed")]
@@ -216,7 +216,7 @@ def evidence_sentence(guideline: Guideline) -> str:
 
 
 def heldout_sentence(heldout: Heldout | None) -> str:
-    """`Held out: 4 trials inside match 13 outside; better in 6 of 6.`"""
+    """The held-out result in words: `Held out: 4 trials inside match 13 ...; better in 6 of 6.`."""
     if heldout is None:
         return ""
     if heldout.trials_outside is None:

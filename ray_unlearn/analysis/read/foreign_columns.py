@@ -96,7 +96,7 @@ def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def roles_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]:
-    """Role to column. Names that are mapped come first, then those that are recognised.
+    """The column of each role, by mapped names first, then by recognised ones.
 
     Raises:
         UserError: no trial or score column, a mapping of a column that is not there, two columns

@@ -54,7 +54,7 @@ SYNONYMS = {
 
 @dataclass(frozen=True)
 class ForeignResults:
-    """A foreign table, checked. Scores are turned so that lower is better."""
+    """A foreign table, checked, with scores turned so that lower is better."""
 
     name: str
     source: str

@@ -61,6 +61,9 @@ class StudyResults:
     """Indexed by baseline name (`vanilla`, `exact_retrain`), columns as in `COLUMNS`; may be
     empty."""
     spec: StudySpec | None = None
+    """As the study began."""
+    extended_to: int | None = None
+    """Trials of each method as of the last extension; None when the study was never extended."""
     header: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     duplicates: int = 0
@@ -95,10 +98,11 @@ class StudyResults:
 
     @property
     def planned(self) -> int | None:
-        """Trials the study file asks for; None where it is not known (a table, a grid)."""
+        """Trials the study is to have; None where it is not known (a table, a grid)."""
         if self.spec is None or self.spec.search.trials_per_method is None:
             return None
-        return self.spec.search.trials_per_method * len(self.spec.methods)
+        each = self.extended_to or self.spec.search.trials_per_method
+        return each * len(self.spec.methods)
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -250,6 +254,7 @@ def _from_directory(folder: Path) -> StudyResults:
         rows=rows,
         baselines=tidy_baselines(baseline_table(record).to_pandas(), str(events_file(ledger))),
         spec=spec,
+        extended_to=record.trials_per_method,
         header=_facts(vars(record.header) | record.header.other),
         notes=tuple(record.notes),
         duplicates=len(found) - len(rows),

@@ -21,9 +21,10 @@ from ray_unlearn.analysis.report.page import (
     bullets_of,
 )
 from ray_unlearn.analysis.report.published_question import QUESTION, PublishedAnswer
+from ray_unlearn.analysis.report.recommended_section import recommended_section
 from ray_unlearn.analysis.report.study_notes import feasibility_definition
 from ray_unlearn.analysis.report.study_sections import StudyBlocks
-from ray_unlearn.spec.guideline_file import Guideline, Reason
+from ray_unlearn.spec.guideline_file import Guideline, Guidelines, Reason
 
 GRADES = {
     "A": "nine or more domains (or models), and better on every one held out",
@@ -65,25 +66,31 @@ class WithheldGroup:
 
 def verdict_section(
     findings: Findings | None,
-    guidelines: Sequence[Guideline],
+    found: Guidelines,
     studies: Sequence[StudyBlocks],
     answer: PublishedAnswer | None,
 ) -> Section:
-    """The first screen. Where nothing is claimed, the studies' own verdicts lead.
+    """The first screen: what to run, what is claimed, what is withheld.
+
+    Where nothing is claimed, the studies' own verdicts follow what to run.
 
     Args:
         findings: None without a trial that has a finite score.
-        guidelines: all claims, made or withheld.
+        found: recommendations, and all claims, made or withheld.
         studies: studies of our own; empty for foreign tables.
         answer: to the published question; None where it is not asked.
     """
     alerts = tuple(alert for study in studies for alert in study.alerts)
+    guidelines = found.guidelines
     methods = findings.table.methods if findings is not None else ()
+    advice = recommended_section(found)
     held = withheld_groups(guidelines)
     claimed = graded_claims(guidelines)
     lead = _claimed(guidelines, methods) if claimed else _nothing_claimed(held, studies)
     question = (_question(answer),) if answer is not None else ()
-    return Section("Verdict", (*alerts, *lead, *question, *_withheld(held, claimed)), "verdict")
+    return Section(
+        "Verdict", (*alerts, *advice, *lead, *question, *_withheld(held, claimed)), "verdict"
+    )
 
 
 def _claimed(guidelines: Sequence[Guideline], methods: Sequence[str]) -> tuple[Block, ...]:

@@ -10,6 +10,7 @@ import pandas as pd
 from ray_unlearn.analysis.best_trials import best_of_each
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import Findings, find
+from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.numerals import rounded
 from ray_unlearn.analysis.read.study_results import Results, load
 from ray_unlearn.analysis.report.provenance import command_line, options, provenance
@@ -70,6 +71,7 @@ def derive(
         provenance=provenance(results, written, seed, command),
         score=table.score if table is not None else _no_score(tolerance),
         best_trials=_best_trials(table) if table is not None else (),
+        recommendations=recommendations(table, seed) if table is not None else (),
         guidelines=guidelines_of(findings) if findings is not None else (),
     )
     answer = published_answer(findings, guidelines.guidelines)

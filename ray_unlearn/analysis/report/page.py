@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Some sentences. `strong` comes first and is set in bold."""
+    """Some sentences, with `strong` first and in bold."""
 
     text: str
     strong: str = ""
@@ -112,7 +112,10 @@ class Fold:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what is below it. Inner sections with an anchor are in the contents too."""
+    """A heading with what is below it.
+
+    Inner sections with an anchor are in the contents too.
+    """
 
     title: str
     blocks: tuple["Block", ...]

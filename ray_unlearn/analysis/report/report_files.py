@@ -70,7 +70,7 @@ class ReportFolder:
         self.csv(drawing.data, name)
         try:
             svg, png, width = drawn(drawing)
-        except Exception as error:  # as above
+        except Exception as error:  # whatever matplotlib objects to, the numbers are written
             return Paragraph(
                 f"{drawing.title}: this figure cannot be drawn ({_shown(error)}). Its numbers are "
                 f"in `data/{name}.csv`."

@@ -172,7 +172,7 @@ def _page(
         UNLEARNING if studies else ANY_SCORE,
         tuple(_subjects(results)),
         (
-            verdict_section(derived.findings, guidelines.guidelines, studies, answer),
+            verdict_section(derived.findings, guidelines, studies, answer),
             *sections,
             *studies_section(studies, with_verdicts=bool(guidelines.claimed)),
             Section("How to reproduce", (Paragraph(REPRODUCE), command, origin), "reproduce"),

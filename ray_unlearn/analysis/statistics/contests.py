@@ -1,5 +1,8 @@
-"""Which method is more robust to its hyperparameters, and which reaches most with little tuning?
-Paired comparisons by three statistics, with p-values for all of them together."""
+"""Paired comparisons of methods by three statistics, with p-values for all of them together.
+
+They show which method is more robust to its hyperparameters, and which reaches most with little
+tuning.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +37,7 @@ from ray_unlearn.spec.errors import UserError
 
 @dataclass(frozen=True)
 class RobustnessClaim:
-    """Is a more robust to its hyperparameters than b? Three statistics, and what they say together.
+    """Three statistics on whether a is more robust to its hyperparameters than b, taken together.
 
     differences: share near the own best, share near the best known, area under the tuning curve.
     outcomes: each by its own interval. outcome: all three together at 10 % by Holm; where two
@@ -152,11 +155,10 @@ def all_pairs(
     fallback: Mapping[str, float],
     repeats: int = 4000,
 ) -> AllPairs | None:
-    """Compare all methods: which reaches good scores with little tuning?
+    """Compare all methods by the scores that they reach with little tuning.
 
-    Arguments as `robustness_claim`.
-
-    None where some two methods have no group in which both have enough trials.
+    Arguments are as in `robustness_claim`. None if some two methods have no group in which both
+    have enough trials.
     """
     drawn = trials[trials["drawn"] != "adaptive"]
     sizes = drawn[drawn["method"].isin(methods)].groupby(["method", "group"]).size()

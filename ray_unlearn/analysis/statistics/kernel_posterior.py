@@ -32,7 +32,7 @@ BOUNDS = ((0.05, 50.0), (1e-4, 10.0), (1e-5, 4.0), (0.03, 2.0))
 
 @dataclass(frozen=True)
 class KernelSetting:
-    """One setting of the kernel, with the trials solved for it. Scores are standardised."""
+    """One setting of the kernel, with the trials solved for it and standardised scores."""
 
     inverse_lengths: Array
     signal: float

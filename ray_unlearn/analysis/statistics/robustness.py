@@ -165,11 +165,10 @@ def in_choice_order(
 
 
 def best_weights(n: int, ks: Sequence[int]) -> Floats:
-    """P(the best of k of n trials is that of rank i) = C(n-i, k-1) / C(n, k), i = 1 ... n:
-    [len(ks), n].
+    """P(the best of k of n trials is that of rank i), i = 1 ... n: [len(ks), n].
 
-    From the ratio of neighbours, 1 - (k-1)/(n-i), summed as logarithms: exact to 1e-12 at n =
-    100,000.
+    It is C(n-i, k-1) / C(n, k), computed from the ratio of neighbours, 1 - (k-1)/(n-i), summed as
+    logarithms: exact to 1e-12 at n = 100,000.
 
     Raises:
         UserError: a k is not in 1 ... n.
@@ -244,11 +243,10 @@ def limit(best: ArrayLike, tolerance: float) -> Floats:
 
 
 def resampled(values: Floats, measure: Measure, repeats: int, rng: np.random.Generator) -> Floats:
-    """The measure on random halves of the trials, stretched to the spread it has on all of them:
-    [repeats].
+    """The measure on random halves of the trials, stretched to its spread on all: [repeats].
 
-    values [n], in order of choice: a half keeps the order, so that nothing is sorted again. The
-    variance of a mean over m of n drawn without replacement is (n-m)/m times that over n; the
+    `values` [n] are in order of choice; a half keeps the order, so that nothing is sorted again.
+    The variance of a mean over m of n drawn without replacement is (n-m)/m times that over n; the
     stretch undoes it for odd n.
     """
     n = len(values)

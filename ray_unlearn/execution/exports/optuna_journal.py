@@ -1,5 +1,8 @@
-"""The ledger as an Optuna journal, for optuna-dashboard and Optuna's own plots: it follows a
-running study, and is exact when the run has ended. An export: nothing reads it back."""
+"""The ledger as an Optuna journal, for optuna-dashboard and Optuna's own plots.
+
+It follows a running study, and is exact when the run has ended. It is an export: nothing reads it
+back.
+"""
 
 import json
 import os
@@ -38,11 +41,10 @@ SHOWN = (
 
 
 def export_journal(record: Record, spec: StudySpec, path: Path) -> None:
-    """Write `path`: one Optuna study per method, `<study>/<method>`, replacing the file whole or
-    not at all.
+    """Write the journal, with one Optuna study per method, `<study>/<method>`.
 
-    A journal that says the same already is left alone: a reader of Optuna's remembers places in the
-    file, and cannot go on in another one.
+    The file is replaced whole or not at all. A journal with the same content is left unchanged,
+    because Optuna's readers remember their place in the file and cannot go on in another one.
 
     Raises:
         StorageError: the file cannot be written.
@@ -54,12 +56,12 @@ def export_journal(record: Record, spec: StudySpec, path: Path) -> None:
 
 
 class LiveJournal:
-    """The journal of a running study: whole at the start, then only appended to, so that readers
-    can follow.
+    """The journal of a running study.
 
-    One writer, without Optuna's lock (an optuna-dashboard that stores a note takes it, and both
-    append). What was said of a trial cannot be unsaid: intermediate values of one that turned out
-    infeasible go with the export at the end.
+    It is written whole at the start and then only appended to, so that readers can follow. There is
+    one writer, without Optuna's lock (an optuna-dashboard that stores a note takes it, and both
+    append). What the journal has recorded of a trial cannot be taken back: only the export at the
+    end removes the intermediate values of a trial that turned out infeasible.
 
     Raises:
         StorageError: the file cannot be written.
@@ -77,16 +79,17 @@ class LiveJournal:
         self._shown = {
             trial.number: _exported(trial, self._rule) for trial in trials if trial.status is None
         }
-        """Of the trials that run, what the journal says."""
+        """Running trials as the journal has them."""
         _replace(path, self._buffer.logs)
         self._buffer.forget()
 
     def show(self, trial: Trial, ended: bool) -> None:
-        """Take in what is new of a trial. `flush` writes it.
+        """Add what is new about a trial; `flush` writes it.
 
         Args:
-            trial: may be changing just now, in another thread.
-            ended: its outcome is there; else it is shown as running, whatever it says by now.
+            trial: may be changing now, in another thread.
+            ended: whether it has its outcome; if not, it is shown as running, whatever its state
+                has become by now.
         """
         now = trial if ended else replace(trial, status=None, reason="", rows=list(trial.rows))
         frozen, id_ = _exported(now, self._rule), self._ids.get(trial.number)
@@ -109,11 +112,12 @@ class LiveJournal:
             self._shown[trial.number] = frozen
 
     def flush(self) -> None:
-        """Append what was shown since the last time, in one write. After an error nothing is lost:
-        the next call tries again.
+        """Append what was shown since the last call, in one write.
+
+        Nothing is lost by an error: the next call tries again.
 
         Raises:
-            OSError: the disk is full, or somebody removed the file.
+            OSError: the disk is full, or the file was removed.
         """
         if self._buffer.logs:
             _append(self._path, _lines(self._buffer.logs))
@@ -121,8 +125,10 @@ class LiveJournal:
 
 
 class _Buffer(BaseJournalBackend):  # type: ignore[misc]
-    """A journal in memory: Optuna's file backend would lock, write and sync once per trial (5 ms
-    each)."""
+    """A journal in memory, as Optuna's file backend would lock, write and sync for each trial.
+
+    That takes 5 ms a trial.
+    """
 
     def __init__(self) -> None:
         self.logs: list[dict[str, Any]] = []
@@ -135,7 +141,7 @@ class _Buffer(BaseJournalBackend):  # type: ignore[misc]
         self.logs += logs
 
     def forget(self) -> None:
-        """What was written to the file; Optuna reads every entry at once, and only once."""
+        """Drop what was written to the file; Optuna reads every entry at once, and only once."""
         self._forgotten += len(self.logs)
         self.logs = []
 
@@ -163,18 +169,19 @@ def _written(
 
 
 def _loaded(path: Path) -> JournalStorage | None:
-    """The journal in a file; None where there is none that Optuna can read."""
+    """The journal in a file; None if there is none that Optuna can read."""
     if not path.is_file():
         return None
     try:
         return JournalStorage(JournalFileBackend(str(path)))
-    except Exception:  # torn, damaged, of another version: it is replaced
+    # Optuna applies lines unchecked: one that is torn, damaged or of another version fails in any
+    # way. The file is made anew.
+    except Exception:
         return None
 
 
 def _contents(storage: JournalStorage | None) -> dict[str, list[Any]] | None:
-    """What a journal says of our trials, to compare; not when, and not what somebody noted in
-    optuna-dashboard."""
+    """A journal's content on our trials, to compare, without times and optuna-dashboard's notes."""
     if storage is None:
         return None
     return {
@@ -198,7 +205,7 @@ def _contents(storage: JournalStorage | None) -> dict[str, list[Any]] | None:
 
 
 def _lines(logs: list[dict[str, Any]]) -> bytes:
-    """As Optuna's file backend writes them."""
+    """The lines of a journal as Optuna's file backend writes them."""
     return b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs)
 
 
@@ -211,7 +218,7 @@ def _replace(path: Path, logs: list[dict[str, Any]]) -> None:
 
 
 def _append(path: Path, content: bytes) -> None:
-    """All or nothing: half a line would end the journal for every reader."""
+    """Append all or nothing, because half a line would end the journal for every reader."""
     with open(os.open(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         rest = memoryview(content)
@@ -224,7 +231,7 @@ def _append(path: Path, content: bytes) -> None:
 
 
 def _exported(trial: Trial, rule: ScoreRule) -> FrozenTrial:
-    """The trial as the search sees it, and in its user attributes what Optuna has no word for.
+    """The trial as the search sees it, with user attributes for what Optuna has no field for.
 
     Values outside the space (it was edited later) are left out of the parameters.
     """

@@ -1,8 +1,8 @@
 """TensorBoard files beside the ledger: one run per trial, and the HParams tab over all of them.
 
-Written with TensorBoard's own record writer and protocol buffers, without torch or tensorflow. Its
-`EventFileWriter` (and torch's and tensorboardX's, built like it) starts a thread per file, which a
-study of 1,000 trials has no use for.
+They are written with TensorBoard's own record writer and protocol buffers, without torch or
+tensorflow. Its `EventFileWriter` (and torch's and tensorboardX's, built like it) starts a thread
+per file, which a study of 1,000 trials cannot afford.
 """
 
 import time
@@ -50,8 +50,7 @@ OBJECTIVES = ("score", "forget_gap", "utility_loss", "exact_distance")
 
 
 def tag(column: str) -> str:
-    """TensorBoard's name of a column: a group, then the rest: `forget/ppl`,
-    `mia/loss_auc_reporting`."""
+    """TensorBoard's name of a column: its group and the rest, as in `forget/ppl`."""
     if column in TRAINING:
         return f"training/{column}"
     if column.startswith(OBJECTIVES):
@@ -61,11 +60,10 @@ def tag(column: str) -> str:
 
 
 class TensorBoardObserver:
-    """Writes `<folder>/0007-<method>/` for trial 7: scalars by update, hyperparameters, best row,
-    outcome.
+    """Writer of a run for each trial: scalars by update, hyperparameters, best row, outcome.
 
-    A trial's files are derived from the ledger like everything else: a trial that is run again
-    starts them anew.
+    Trial 7 has the folder `<folder>/0007-<method>/`. A trial's files are derived from the ledger
+    like everything else: a trial that runs again writes them again.
     """
 
     def __init__(self, folder: Path, rule: ScoreRule) -> None:
@@ -82,8 +80,7 @@ class TensorBoardObserver:
         experiment.close()
 
     def on_trial(self, trial: Trial) -> None:
-        """Begin the trial's run; rows it has already (it was interrupted and kept them) are written
-        first."""
+        """Begin the trial's run, with the rows that an interrupted trial has already."""
         self._close(trial.number)
         run = self._runs[trial.number] = _Run(self._folder / f"{trial.number:04d}-{trial.method}")
         point = active(self._spec.spaces[trial.method], trial.config)
@@ -93,7 +90,10 @@ class TensorBoardObserver:
             self.on_row(trial, row)
 
     def on_row(self, trial: Trial, row: Row) -> None:
-        """One scalar per metric, at the row's update; calibrated rows under names of their own."""
+        """Write one scalar per metric, at the row's update.
+
+        Calibrated rows have names of their own.
+        """
         if trial.number not in self._runs:
             self.on_trial(trial)
             if any(row_key(known) == row_key(row) for known in trial.rows):
@@ -108,7 +108,7 @@ class TensorBoardObserver:
         self._runs[trial.number].add(Summary(value=scalars), row["update"])
 
     def on_outcome(self, trial: Trial) -> None:
-        """The best row and the outcome; the file is closed."""
+        """Write the best row and the outcome, and close the file."""
         if trial.number not in self._runs:
             self.on_trial(trial)
         run = self._runs[trial.number]
@@ -137,8 +137,10 @@ class TensorBoardObserver:
 
 
 class _Run:
-    """An event file in an otherwise emptied run folder; each summary is in the file when `add`
-    returns."""
+    """An event file in an otherwise empty run folder.
+
+    Each summary is in the file when `add` returns.
+    """
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -160,8 +162,7 @@ class _Run:
 
 
 def _hyperparameters(spec: StudySpec) -> list[hp.HParam]:
-    """Columns of the HParams tab: method, seed, and each hyperparameter that is sampled for some
-    method."""
+    """Columns of the HParams tab: method, seed, and each hyperparameter that a method samples."""
     parameters: dict[str, list[Sampled]] = {}
     for method in spec.methods:
         for name, parameter in spec.spaces[method].sampled().items():
@@ -174,8 +175,10 @@ def _hyperparameters(spec: StudySpec) -> list[hp.HParam]:
 
 
 def _domain(ranges: list[Sampled]) -> Any:
-    """The values of a parameter over all methods; None (TensorBoard then takes any) where their
-    kinds differ."""
+    """The values of a parameter over all methods.
+
+    None if their kinds differ; TensorBoard then accepts any.
+    """
     if all(isinstance(r, Choice) for r in ranges):
         values = list(dict.fromkeys(v for r in ranges if isinstance(r, Choice) for v in r.choices))
         return hp.Discrete(values) if len({type(v) for v in values}) == 1 else None
@@ -189,8 +192,7 @@ def _domain(ranges: list[Sampled]) -> Any:
 
 
 def _session_end(succeeded: bool) -> Summary:
-    """What `tensorboard.plugins.hparams.summary.session_end_pb` makes; that module needs
-    tensorflow."""
+    """The result of `tensorboard.plugins.hparams.summary.session_end_pb`, without tensorflow."""
     status = api_pb2.Status.Value("STATUS_SUCCESS" if succeeded else "STATUS_FAILURE")
     end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=time.time())
     about = metadata.create_summary_metadata(

@@ -1,10 +1,9 @@
-"""The seven unlearning methods as terms: which documents, which labels, which pure loss, which
-weight.
+"""The seven unlearning methods as terms: documents, labels, a pure loss and a weight.
 
-`ray_unlearn.spec.method_registry.METHODS` says what each method is made of; here are the parts. A
-loss sees per-token quantities [n] of this worker's part of a batch and the number of real targets
-of the *global* batch, so that the sum over micro-batches and workers is the token mean over the
-global batch (Yao et al., ACL 2024, section 3 objectives).
+`ray_unlearn.spec.method_registry.METHODS` says which terms a method has; here are the terms. A loss
+receives per-token quantities [n] of this worker's part of a batch and the number of real targets of
+the *global* batch, so that the sum over micro-batches and workers is the token mean over the global
+batch (Yao et al., ACL 2024, section 3 objectives).
 """
 
 from collections.abc import Callable
@@ -45,8 +44,10 @@ RETAIN_TERMS: dict[str, tuple[Callable[[Tensor, int], Tensor], Quantity]] = {
 
 
 def terms(config: TrialConfig) -> tuple[Term, ...]:
-    """The terms whose weighted sum the trial minimises. The mixing weights appear here, and nowhere
-    else."""
+    """The terms whose weighted sum the trial minimises.
+
+    The mixing weights appear here and nowhere else.
+    """
     method = config.definition
     loss, labels = FORGET_TERMS[method.forget]
     forget = Term("forget", "forget", loss, "logprob", labels, config.w_f, config.batch_size)

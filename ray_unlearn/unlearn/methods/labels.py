@@ -7,15 +7,15 @@ from numpy.typing import NDArray
 def random_labels(
     true: NDArray[np.int32], allowed: NDArray[np.int32], seed: int, sequence: int, epoch: int
 ) -> NDArray[np.int32]:
-    """Labels for one sequence, uniform over `allowed` without the true token of each place.
+    """Labels for one sequence, uniform over `allowed` without the true token of each position.
 
-    Drawn afresh each epoch, and reproducible from (seed, sequence, epoch) alone: the same on any
-    worker, in any order.
+    They are drawn anew in each epoch and depend on (seed, sequence, epoch) alone, so they are the
+    same on any worker, in any order.
 
     Args:
         true: [T - 1] true next tokens.
         allowed: [A] rising ids that are not special (never a special or padding id, never ignored).
-        seed: the trial's.
+        seed: the trial's seed.
         sequence: index in the forget set.
         epoch: pass over the forget set.
 

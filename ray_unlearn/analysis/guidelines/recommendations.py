@@ -1,0 +1,118 @@
+"""The setting of each method to use: always there, whatever is claimed or withheld."""
+
+import numpy as np
+import pandas as pd
+
+from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.numerals import rounded
+from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints
+from ray_unlearn.analysis.statistics.recommended_point import (
+    RecommendedPoint,
+    RegretBound,
+    recommended_point,
+)
+from ray_unlearn.analysis.statistics.selection import best_by_selection
+from ray_unlearn.analysis.trials import TrialTable
+from ray_unlearn.spec.guideline_file import Recommendation, RegretAtMost, Updates, Value
+
+NEAREST = 5
+
+
+def recommendations(table: TrialTable, seed: int) -> tuple[Recommendation, ...]:
+    """One recommendation per method that has a finite score, the best expected score first.
+
+    All trials count, adaptive ones too: the surface is a regression on the settings.
+
+    Args:
+        table: trials of all methods.
+        seed: of fits and draws.
+    """
+    found = [
+        _recommendation(table, method, seed)
+        for method in table.methods
+        if not table.of(method)["infeasible"].all()
+    ]
+    # Methods were not all run in the same groups: a mean over fewer groups is no rank.
+    alike = len({one.n_groups for one in found}) <= 1
+    sign = 1 if table.score.direction == "minimize" else -1
+    return tuple(sorted(found, key=lambda one: sign * one.score) if alike else found)
+
+
+def _recommendation(table: TrialTable, method: str, seed: int) -> Recommendation:
+    axes = table.axes[method]
+    trials = table.of(method)
+    best = best_by_selection(trials)
+    trials = trials[trials["group"].isin(best.index)]
+    parts, places = [], []
+    for group, own in trials.groupby("group", sort=True):
+        parts.append(_part(str(group), own, axes))
+        places.append(int(np.argmax(own["trial"].to_numpy() == best["trial"][group])))
+    point = recommended_point(parts, places, axes, table.score.tolerance, seed)
+    setting = _setting_of_best(best, axes) if point is None else _setting_at(point, axes)
+    score = float(best["score"].mean()) if point is None else point.score
+    return Recommendation(
+        method=method or None,
+        setting=setting,
+        updates=_updates(trials, axes, setting),
+        source="best_trial" if point is None else "surface",
+        score=float(table.as_given(rounded(score))),
+        regret=None if point is None else _at_most(point.regret),
+        best_trial_regret=None if point is None else _at_most(point.best_regret),
+        n_trials=len(trials),
+        n_groups=len(parts),
+    )
+
+
+def _part(group: str, trials: pd.DataFrame, axes: tuple[Axis, ...]) -> GroupPoints:
+    units = [axis.to_unit(trials[axis.name]) for axis in axes]
+    return GroupPoints(
+        group,
+        np.column_stack(units) if axes else np.empty((len(trials), 0)),
+        trials["score"].to_numpy(dtype=float),
+        trials["infeasible"].to_numpy(dtype=bool),
+    )
+
+
+def _setting_at(found: RecommendedPoint, axes: tuple[Axis, ...]) -> dict[str, Value]:
+    return {axis.name: _value(axis, at) for axis, at in zip(axes, found.point, strict=True)}
+
+
+def _setting_of_best(best: pd.DataFrame, axes: tuple[Axis, ...]) -> dict[str, Value]:
+    """The trial that is best in its group; of several groups, in the one with the best score."""
+    first = best.sort_values(["score_selection", "trial"], kind="stable").iloc[0]
+    return {
+        axis.name: str(first[axis.name])
+        if axis.scale == "categorical"
+        else rounded(float(first[axis.name]))
+        for axis in axes
+    }
+
+
+def _value(axis: Axis, coordinate: float) -> Value:
+    if axis.scale == "categorical":
+        return axis.choices[round(coordinate)]
+    value = float(np.clip(axis.from_unit(coordinate), axis.low, axis.high))
+    return round(value) if axis.whole else float(f"{value:.3g}")
+
+
+def _at_most(found: RegretBound) -> RegretAtMost:
+    expected, high = (float(f"{max(0.0, value):.6g}") for value in (found.expected, found.high))
+    return RegretAtMost(expected=expected, high=high, p_good=found.p_good)
+
+
+def _updates(
+    trials: pd.DataFrame, axes: tuple[Axis, ...], setting: dict[str, Value]
+) -> Updates | None:
+    """Updates of the evaluation that scores the trials nearest to the setting."""
+    if "steps" in setting:
+        return None
+    known = trials[~trials["infeasible"] & trials["update"].notna()]
+    if known.empty:
+        return None
+    away = np.zeros(len(known))
+    for axis in axes:
+        there = axis.to_unit(np.array([setting[axis.name]], dtype=object))
+        apart = axis.to_unit(known[axis.name]) - there
+        away += np.minimum(apart**2, 1.0)
+    nearest = known.iloc[np.argsort(away, kind="stable")[:NEAREST]]["update"].astype(float)
+    return Updates(typical=nearest.median(), low=nearest.min(), high=nearest.max())

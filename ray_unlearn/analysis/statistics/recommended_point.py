@@ -1,0 +1,186 @@
+"""The setting to use, with what choosing it may still cost.
+
+The recommended point has the lowest expected score on the response surface, averaged over groups.
+It need not be a trial. Its regret is its score less the best that the method could reach, both from
+the same joint posterior draw. So is the regret of the best trial so far, which says how much there
+is still to gain.
+
+Draws are rougher than the truth where trials are few, and their minimum is lower. Regrets are
+therefore too large and probabilities too small, never the other way: they are bounds, and are named
+so. Measured on planted truth in docs/analysis.md.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import qmc
+
+from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.statistics.isolation_profile import LEAST_TRIALS, GroupPoints
+from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, fit_response_surface
+
+Array = NDArray[np.float64]
+
+DRAWS = 512
+SPREAD = 1024
+BEST, NEIGHBOURS, ROUNDS = 16, 16, 3
+BOUND = 0.95
+
+
+@dataclass(frozen=True)
+class RegretBound:
+    """What a point costs at most against the best that could be reached, in units of the score.
+
+    expected: upper bound of the expected regret, averaged over groups.
+    high: the regret, averaged over groups, is below it with a probability of 95 % or more.
+    p_good: lower bound of the probability that it is within the tolerance, the least over groups.
+    """
+
+    expected: float
+    high: float
+    p_good: float
+
+
+@dataclass(frozen=True)
+class RecommendedPoint:
+    """The setting to use, and what it and the best trial so far may cost.
+
+    point: unit coordinates [d], in the order of the axes; a code where the axis is categorical.
+    score: expected score there, averaged over groups.
+    regret: of the recommended point.
+    best_regret: of the best trial of each group, known by its selection score.
+    n_trials: that the surfaces rest on.
+    """
+
+    point: Array
+    score: float
+    regret: RegretBound
+    best_regret: RegretBound
+    n_trials: int
+
+
+def recommended_point(
+    parts: Sequence[GroupPoints],
+    best: Sequence[int],
+    axes: Sequence[Axis],
+    tolerance: float,
+    seed: int,
+) -> RecommendedPoint | None:
+    """The point with the lowest expected score, averaged over groups.
+
+    Neither the order nor the names of groups and axes matter. Adaptive trials may be among them: a
+    regression does not need its inputs drawn at random.
+
+    Args:
+        parts: all trials of one method, one part per group.
+        best: index in its part of each group's best trial.
+        axes: hyperparameters, in the order of the coordinates.
+        tolerance: tau > 0, in units of the score.
+        seed: of fits and draws.
+
+    Returns:
+        None where a group has fewer than `LEAST_TRIALS` trials, or all of its scores are equal: a
+        surface would say nothing.
+    """
+    if not axes or any(_too_little(part) for part in parts):
+        return None
+    order = sorted(range(len(axes)), key=lambda j: axes[j].name)
+    ordered = [axes[j] for j in order]
+    turned = [
+        GroupPoints(part.group, part.points[:, order], part.scores, part.infeasible)
+        for part in parts
+    ]
+    surfaces = [_surface(part, ordered, tolerance, seed) for part in turned]
+    everywhere = np.concatenate([part.points for part in turned])
+    candidates, means = _candidates(surfaces, everywhere, ordered, seed)
+    chosen = candidates[0]
+    regrets, best_regrets = [], []
+    for surface, part, index in zip(surfaces, turned, best, strict=True):
+        at = np.concatenate([[chosen, part.points[index]], candidates])
+        draws = surface.draws(at, _own_seed(part, seed) + 1, DRAWS)
+        least = draws.min(1)
+        regrets.append(draws[:, 0] - least)
+        best_regrets.append(draws[:, 1] - least)
+    point = np.empty(len(axes))
+    point[order] = chosen
+    return RecommendedPoint(
+        point,
+        float(means[0]),
+        _bound(regrets, tolerance),
+        _bound(best_regrets, tolerance),
+        sum(len(part.scores) for part in parts),
+    )
+
+
+def _too_little(part: GroupPoints) -> bool:
+    scores = part.scores[np.isfinite(part.scores) & ~part.infeasible]
+    return len(part.scores) < LEAST_TRIALS or len(scores) < 2 or np.ptp(scores) == 0
+
+
+def _own_seed(part: GroupPoints, seed: int) -> int:
+    """A seed that depends on the group's scores, not on its name or place."""
+    digest = zlib.crc32(np.sort(part.scores).tobytes())
+    return int(np.random.SeedSequence([seed, digest]).generate_state(1)[0])
+
+
+def _surface(
+    part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int
+) -> ResponseSurface:
+    categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
+    return fit_response_surface(
+        part.points, part.scores, part.infeasible, _own_seed(part, seed), categorical, tolerance
+    )
+
+
+def _candidates(
+    surfaces: Sequence[ResponseSurface], trials: Array, axes: Sequence[Axis], seed: int
+) -> tuple[Array, Array]:
+    """Points [m, d] that cover the space, best expected score first, and those scores [m].
+
+    The trials, a quasi-random spread, and neighbours of the best found so far, closer each round.
+    """
+    rng = np.random.default_rng([seed, 3])
+    spread = qmc.Sobol(len(axes), seed=rng).random(SPREAD)
+    for j, axis in enumerate(axes):
+        if axis.scale == "categorical":
+            spread[:, j] = np.floor(spread[:, j] * len(axis.choices))
+    points = _within(np.concatenate([trials, spread]), axes)
+    means = _mean(surfaces, points)
+    numeric = np.array([axis.scale != "categorical" for axis in axes])
+    for k in range(ROUNDS):
+        best = points[np.argsort(means, kind="stable")[:BEST]]
+        moved = np.repeat(best, NEIGHBOURS, axis=0)
+        moved += rng.standard_normal(moved.shape) * numeric * 0.1 / 2**k
+        moved = _within(moved, axes)
+        points = np.concatenate([points, moved])
+        means = np.concatenate([means, _mean(surfaces, moved)])
+    order = np.argsort(means, kind="stable")
+    return points[order], means[order]
+
+
+def _within(points: Array, axes: Sequence[Axis]) -> Array:
+    """The points [m, d] moved to values that can be set: within bounds, whole where needed."""
+    columns = []
+    for column, axis in zip(points.T, axes, strict=True):
+        if axis.scale == "categorical":
+            columns.append(column)
+            continue
+        inside = np.clip(column, 0, 1)
+        if axis.whole:
+            whole = np.round(axis.from_unit(inside))
+            inside = axis.to_unit(np.clip(whole, np.ceil(axis.low), np.floor(axis.high)))
+        columns.append(inside)
+    return np.column_stack(columns)
+
+
+def _mean(surfaces: Sequence[ResponseSurface], points: Array) -> Array:
+    return np.asarray(np.mean([surface.mean(points) for surface in surfaces], axis=0))
+
+
+def _bound(draws: Sequence[Array], tolerance: float) -> RegretBound:
+    average = np.mean(draws, axis=0)
+    p_good = min(float((draw <= tolerance).mean()) for draw in draws)
+    return RegretBound(float(average.mean()), float(np.quantile(average, BOUND)), p_good)
