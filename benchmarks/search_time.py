@@ -440,11 +440,11 @@ def replay(spec: StudySpec, surface: Surface, budget_s: float, goal: float) -> R
         done.trials += 1
         began = done.seconds
         rows = surface.rows({name: trial.config[name] for name in surface.axes})
-        status: Literal["complete", "pruned", "infeasible"] = "complete"
+        status: Literal["complete", "pruned", "diverged"] = "complete"
         for evaluations, update in enumerate(config.evaluate_at, start=1):
             done.seconds = began + update * surface.update_s + evaluations * surface.evaluation_s
             if update not in rows:
-                status = "infeasible"
+                status = "diverged"
                 break
             row = rows[update]
             trial.rows.append(row)

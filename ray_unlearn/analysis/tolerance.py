@@ -13,6 +13,7 @@ from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store.row_score import Baselines, Weights, scored
 from ray_unlearn.store.schema import HALVES, Row
+from ray_unlearn.store.target import half_targets
 
 DEFAULT = 0.1
 """nats/token: a tenth of a nat is 10 % in perplexity, the tolerance of the verdict for
@@ -32,9 +33,9 @@ def tolerance_of(
 ) -> tuple[float, str]:
     """tau in units of the score, and where it comes from in words.
 
-    In this order: the number given; one SD across retrained models (studies of our own); one SD
-    between seeds of equal configurations, then a tenth of the interquartile range of scores
-    (foreign tables alone); a default.
+    In this order: the number given; one SD across retrained models, else a default, and at least
+    the target's standard error (studies of our own); one SD between seeds of equal
+    configurations, then a tenth of the interquartile range of scores (foreign tables alone).
 
     Args:
         studies: our own studies.
@@ -52,23 +53,57 @@ def tolerance_of(
             )
         return given, "given by the user"
     if studies:
-        found = [(study, sd) for study in studies if (sd := retrained_sd(study)) is not None]
-        tau = math.sqrt(sum(sd**2 for _, sd in found) / len(found)) if found else 0.0
-        if tau > 0:
-            counts = sorted({len(retrained_scores(study)) for study, _ in found})
-            models = " or ".join(map(str, counts))
-            pooled = "" if len(found) == 1 else f", root mean square over {len(found)} studies"
-            return (
-                tau,
-                f"one SD of the score across {models} models retrained from different "
-                f"seeds{pooled}",
-            )
-        return DEFAULT, (
-            f"the program's default, {DEFAULT} nats/token: no study measured {LEAST_RETRAINED} "
-            "retrained models of "
-            "different seeds"
-        )
+        return _at_least_the_target(studies, *_of_studies(studies))
     return _from_scores(trials, hyperparameters)
+
+
+def _of_studies(studies: Sequence[StudyResults]) -> tuple[float, str]:
+    found = [(study, sd) for study in studies if (sd := retrained_sd(study)) is not None]
+    tau = _root_mean_square([sd for _, sd in found])
+    if tau > 0:
+        counts = sorted({len(retrained_scores(study)) for study, _ in found})
+        models = " or ".join(map(str, counts))
+        return tau, (
+            f"one SD of the score across {models} models retrained from different "
+            f"seeds{_pooled(len(found))}"
+        )
+    return DEFAULT, (
+        f"the program's default, {DEFAULT} nats/token: no study measured {LEAST_RETRAINED} "
+        "retrained models of different seeds"
+    )
+
+
+def _at_least_the_target(
+    studies: Sequence[StudyResults], tau: float, source: str
+) -> tuple[float, str]:
+    """The tolerance, at least as large as the target's standard error.
+
+    A target that is off by its standard error reverses the order of two configurations on either
+    side of it whose scores differ by less.
+    """
+    errors = [se for study in studies if not math.isnan(se := target_se(study))]
+    se = _root_mean_square(errors)
+    if se <= tau:
+        return tau, source
+    return se, (
+        f"the standard error of the target over the unseen documents{_pooled(len(errors))}, which "
+        f"is more than {source} ({tau:.2g})"
+    )
+
+
+def target_se(study: StudyResults) -> float:
+    """Standard error of the target (reporting half), nats/token; NaN where it is not known."""
+    vanilla = study.baseline("vanilla")
+    targets = None if vanilla is None else half_targets(vanilla)
+    return math.nan if targets is None else targets[1].se
+
+
+def _root_mean_square(values: Sequence[float]) -> float:
+    return math.sqrt(sum(value**2 for value in values) / len(values)) if values else 0.0
+
+
+def _pooled(studies: int) -> str:
+    return "" if studies == 1 else f", root mean square over {studies} studies"
 
 
 def retrained_scores(study: StudyResults) -> list[float]:

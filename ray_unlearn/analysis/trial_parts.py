@@ -29,7 +29,7 @@ from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.store.schema import AS_TRAINED
 
 IDENTITY = ("study", "domain", "model", "method", "status")
-DIVERGED = ("infeasible", "out_of_memory")
+DIVERGED = ("diverged", "out_of_memory")
 ENDED = ("complete", "pruned")
 PAST_BEST = "past its best"
 """Reason of a pruned trial whose remaining rows could not have been its best: nothing is lost with
@@ -42,6 +42,10 @@ STOP = (
 HINDSIGHT = (
     "the best evaluation of each trial is chosen and scored by the same number, so scores are "
     "optimistic; a column `score_selection` would choose without scoring"
+)
+PRUNED = (
+    "pruned trials are not scored: the last value of each is not that of a whole trial, and no "
+    "column tells its step"
 )
 SEARCHED_STEPS = "the last step, where the number of steps was searched"
 
@@ -131,14 +135,19 @@ def study_part(study: StudyResults) -> SourceTrials:
 
 
 def foreign_part(foreign: ForeignResults) -> SourceTrials:
-    """Trials of a foreign table; every evaluation with a score is a candidate."""
+    """Trials of a foreign table; every evaluation with a score is a candidate.
+
+    But not the last value of a pruned trial whose steps are not known: others ran longer.
+    """
     drawn = foreign.trials["sampler"].map(how_drawn(foreign.trials["sampler"].unique()))
-    trials = foreign.trials.drop(columns=["label", "sampler", "evaluations"]).assign(drawn=drawn)
-    rows = foreign.rows.assign(candidate=True)
+    trials = foreign.trials.drop(columns=["sampler", "evaluations"]).assign(drawn=drawn)
+    pruned = (trials["status"] == "pruned").to_numpy()[foreign.rows["trial"]]
+    unscored = pruned & foreign.rows["update"].isna()
+    rows = foreign.rows.assign(candidate=~unscored)
     searched_steps = "steps" in foreign.hyperparameters
     if searched_steps:
         last = rows.groupby("trial")["update"].transform("max")
-        rows["candidate"] = (rows["update"] == last) | rows["update"].isna()
+        rows["candidate"] &= (rows["update"] == last) | rows["update"].isna()
     halves = "score_selection" in rows
     if not halves:
         rows["score_selection"] = rows["score"]
@@ -153,7 +162,9 @@ def foreign_part(foreign: ForeignResults) -> SourceTrials:
         rule = SEARCHED_STEPS if several else "the only evaluation of each trial"
     free = frozenset() if searched_steps else frozenset(trials["method"])
     hindsight = several and not searched_steps and not halves and foreign.score_rule == "best_row"
-    notes = (f"{foreign.name}: {HINDSIGHT}",) if hindsight else ()
+    notes: tuple[str, ...] = (f"{foreign.name}: {HINDSIGHT}",) if hindsight else ()
+    if unscored.any():
+        notes += (f"{foreign.name}: {rows.loc[unscored, 'trial'].nunique()} {PRUNED}",)
     return _scored(trials, rows, chosen, foreign.hyperparameters, None, free, (rule,), notes)
 
 
@@ -191,7 +202,7 @@ def _scored(
     trials["crossed"] = _crossed(at).reindex(trials.index).where(~diverged, None)
     trials.loc[trials["infeasible"], ["score", "score_selection"]] = math.nan
     # A trial that ended well by its program, but whose checkpoint is not finite, has diverged.
-    trials.loc[trials["infeasible"] & ~diverged, "status"] = "infeasible"
+    trials.loc[trials["infeasible"] & ~diverged, "status"] = "diverged"
 
     why = pd.Series("", index=trials.index, dtype=object)
     why[~offered & ~diverged] = "no evaluation that could be deployed"

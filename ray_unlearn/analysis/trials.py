@@ -1,6 +1,6 @@
 """The trial table: one line per trial, the unit of every claim, from studies and foreign tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import Results
 from ray_unlearn.analysis.searched import combined, seen_axis
 from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
@@ -29,6 +30,7 @@ class TrialTable:
     trials: one line per trial, columns
         trial            unique number over all studies (0, 1, ...)
         number           in its study's ledger (NaN for a foreign table); absent without studies
+        label            its name in a foreign table; absent without such tables
         study, domain, model
         group            what claims about transfer leave out: domain, or model and domain
         method           "" where the table has none
@@ -69,6 +71,8 @@ class TrialTable:
     a worse trial."""
     vanilla_gap: Mapping[str, float] = field(default_factory=dict)
     """By group, the vanilla model's forget gap (reporting half), where it is known and above 0."""
+    foreign_hyperparameters: tuple[str, ...] = ()
+    """Those of foreign tables, varied or not."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -140,9 +144,11 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     notes += [note for table in foreign for note in table.notes]
     notes += [note for part in parts for note in part.notes]
     nothing = _by_group(trials, {study.key: vanilla_score(study) for study in studies})
+    nothing |= _untouched(foreign, several, set(trials["group"]))
     gaps = _by_group(trials, {study.key: vanilla_gap(study) for study in studies})
     gaps = {group: gap for group, gap in gaps.items() if gap > 0}
-    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), nothing, gaps)
+    theirs = tuple(dict.fromkeys(name for table in foreign for name in table.hyperparameters))
+    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), nothing, gaps, theirs)
 
 
 def _by_group(trials: pd.DataFrame, of: dict[str, float]) -> dict[str, float]:
@@ -152,6 +158,25 @@ def _by_group(trials: pd.DataFrame, of: dict[str, float]) -> dict[str, float]:
     """
     known = trials["study"].map(of).groupby(trials["group"]).mean().dropna()
     return {str(group): float(value) for group, value in known.items()}
+
+
+def _untouched(
+    foreign: Sequence[ForeignResults], several: dict[str, bool], groups: set[str]
+) -> dict[str, float]:
+    """By group, the mean score of the model that nothing was done to, in foreign tables.
+
+    A line that names neither domain nor model counts for all.
+    """
+    found = pd.concat([table.untouched for table in foreign]) if foreign else pd.DataFrame()
+    if found.empty:
+        return {}
+    everywhere = (found["domain"] == "") & (found["model"] == "")
+    scores = found["score"].groupby(_groups(found, several)).mean()
+    known = {str(group): float(score) for group, score in scores.items() if group in groups}
+    if everywhere.any():
+        mean = float(found.loc[everywhere, "score"].mean())
+        known = dict.fromkeys(groups, mean) | known
+    return known
 
 
 def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
@@ -234,6 +259,8 @@ def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
     ]
     trials = trials[known + [name for name in trials if name not in known]]
     trials.insert(0, "trial", np.arange(len(trials)))
+    if "label" in trials:
+        trials.insert(1, "label", trials.pop("label").fillna(""))
     if "number" in trials:
         trials.insert(1, "number", trials.pop("number").astype(float))
     trials["crossed"] = trials["crossed"].astype(object).where(trials["crossed"].notna(), None)

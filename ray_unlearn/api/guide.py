@@ -1,7 +1,7 @@
 """Guidelines: what studies and tables say about hyperparameters, and the next study's space."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from ray_unlearn.api.given import PathLike, Say, voice
 from ray_unlearn.api.study_handle import Study
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.guideline_file import (
+    BestTrial,
     Guideline,
     Guidelines,
     Recommendation,
@@ -80,6 +81,30 @@ class Guide:
             >>> {claim.id: claim.why for claim in guide.withheld}
         """
         return tuple(g for g in self.file.guidelines if g.status == "withheld")
+
+    @property
+    def best(self) -> tuple[BestTrial, ...]:
+        """The best trial of each study and method, with its hyperparameters.
+
+        Example:
+            >>> min(guide.best, key=lambda trial: trial.score).hyperparameters
+        """
+        return self.file.best_trials
+
+    @property
+    def columns(self) -> "pd.DataFrame":
+        """What each column of foreign tables was taken for.
+
+        Returns:
+            One line each: `source`, `column`, `use`, `name`, `why`.
+
+        Example:
+            >>> guide.columns.query("use == 'hyperparameter'")["column"].tolist()
+        """
+        import pandas as pd
+
+        found = self.file.provenance.get("columns", [])
+        return pd.DataFrame(found, columns=["source", "column", "use", "name", "why"])
 
     def to_frame(self) -> "pd.DataFrame":
         """All guidelines, claimed and withheld, as a table.
@@ -177,20 +202,28 @@ def guidelines(
     *sources: Source,
     mapping: Mapping[str, str] | None = None,
     score: str | None = None,
-    maximise: bool = False,
+    maximise: bool | None = None,
     tolerance: float | None = None,
     sampler: Drawn | None = None,
+    params: Sequence[str] = (),
+    outcomes: Sequence[str] = (),
+    failed: Sequence[str] = (),
     seed: int = 0,
 ) -> Guide:
     """Guidelines from studies, result tables, and anyone's tables of trials.
 
     Args:
-        sources: studies or their locations, and `.csv` or `.parquet` files.
+        sources: studies or their locations, tables (CSV, TSV, JSON lines, Parquet), Optuna
+            storages, folders of Ray Tune, DeepCAVE or OpenUnlearning.
         mapping: from columns of a foreign table to our names (`{"lr": "learning_rate"}`).
         score: column of a foreign table that is the score.
-        maximise: higher scores of a foreign table are better.
+        maximise: whether higher scores of a foreign table are better; None: as its program or
+            its name tells.
         tolerance: how far from the best is still good, in units of the score; None: from the data.
         sampler: how the trials of a foreign table were drawn, if the table does not say.
+        params: columns of a foreign table that are hyperparameters; empty: decided by column.
+        outcomes: columns that are results, whatever they look like.
+        failed: words in the score column that mean a failed trial, such as `FAIL`.
         seed: seed of every random draw.
 
     Returns:
@@ -215,6 +248,9 @@ def guidelines(
             maximise=maximise,
             tolerance=tolerance,
             sampler=sampler,
+            params=params,
+            outcomes=outcomes,
+            failed=failed,
             seed=seed,
         )
         return Guide(found, _specs(paths))
@@ -225,9 +261,12 @@ def report(
     out: PathLike | None = None,
     mapping: Mapping[str, str] | None = None,
     score: str | None = None,
-    maximise: bool = False,
+    maximise: bool | None = None,
     tolerance: float | None = None,
     sampler: Drawn | None = None,
+    params: Sequence[str] = (),
+    outcomes: Sequence[str] = (),
+    failed: Sequence[str] = (),
     since: PathLike | None = None,
     seed: int = 0,
 ) -> Report:
@@ -236,11 +275,14 @@ def report(
     Args:
         sources: as in `guidelines`.
         out: folder or address; None: `report/` in the first study, or here for a table.
-        mapping: as in `guidelines`, like the next four.
+        mapping: as in `guidelines`, like the next seven.
         score: column that is the score.
-        maximise: higher scores are better.
+        maximise: whether higher scores are better.
         tolerance: how far from the best is still good.
         sampler: how trials were drawn.
+        params: columns that are hyperparameters.
+        outcomes: columns that are results.
+        failed: words that mean a failed trial.
         since: an earlier guidelines.json to compare with.
         seed: seed of every random draw.
 
@@ -272,6 +314,9 @@ def report(
             maximise=maximise,
             tolerance=tolerance,
             sampler=sampler,
+            params=params,
+            outcomes=outcomes,
+            failed=failed,
             since=None if since is None else Path(since),
             seed=seed,
         )

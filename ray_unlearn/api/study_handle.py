@@ -125,7 +125,7 @@ class Study:
         """One line per trial, by number.
 
         Returns:
-            Columns: `number`, `trial_id`, `method`, `status` (`complete`, `pruned`, `infeasible`,
+            Columns: `number`, `trial_id`, `method`, `status` (`complete`, `pruned`, `diverged`,
             `out_of_memory`, `failed`, `running`), `reason`, `sampled_by`, the hyperparameters,
             `rows` (how many it has), and `update`, `score_selection`, `score_reporting` of the row
             that scores it (NaN where it has no score; nats per token, lower is better).

@@ -42,13 +42,16 @@ def plan_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """What a study will take, and which lanes fit where. Starts nothing.
+    """What a study will take, which lanes fit where, and what its halves aim at. Starts nothing.
 
-    Counts trials, tokens, FLOPs, hours, memory and disk."""
+    Counts trials, tokens, FLOPs, hours, memory and disk. A small model on this machine is asked for
+    the target on either half."""
     from dataclasses import asdict
 
+    from ray_unlearn.store.target import half_sentences, target_warnings
     from ray_unlearn.unlearn.memory import gpu_memory_gib
     from ray_unlearn.unlearn.plan import cpus_here, free_disk_gib, memory_here_gib, plan, problems
+    from ray_unlearn.unlearn.planned_halves import planned_halves
 
     spec = _loaded(study, space_from, lanes, workers)
     placed = _placed(spec, address) if address else None
@@ -59,12 +62,15 @@ def plan_command(
     issues = (placed.problems if placed else []) + list(
         problems(found, cpus, memory_gib, disk_gib, spec, gpu_gib)
     )
+    halves = planned_halves(spec) or ()
+    warnings = list(target_warnings(halves)) if halves else []
     hours = found.hours(teraflops)
     parts = ", ".join(
         f"{name} {four_digits(value)}" for name, value in asdict(found.memory).items() if value
     )
     if json:
         more = {"lane_memory_gib": found.lane_memory_gib, "worker_hours": hours, "problems": issues}
+        more |= {"halves": [asdict(one) | {"ppl": one.ppl} for one in halves], "warnings": warnings}
         print_json(asdict(found) | more | ({"placement": asdict(placed)} if placed else {}))
         return
     lines = [
@@ -84,6 +90,10 @@ def plan_command(
         lines,
         title=f"{spec.name}: {spec.description or spec.data.domain or spec.data.source}",
     )
+    for sentence in half_sentences(halves) if halves else ():
+        print(sentence)
+    for warning in warnings:
+        print(f"warning: {warning}")
     for note in (*found.notes, *(placed.notes if placed else ())):
         print(f"note: {note}")
     for issue in issues:

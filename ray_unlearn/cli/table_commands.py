@@ -34,8 +34,8 @@ def report_command(
     sources: Annotated[
         list[str],
         typer.Argument(
-            help="study directories or addresses, result tables or any tables of trials (.csv, "
-            ".parquet)",
+            help="study directories or addresses, result tables, any tables of trials (.csv, .tsv, "
+            ".jsonl, .parquet), results of Optuna, Ray Tune, DeepCAVE, OpenUnlearning",
             show_default=False,
         ),
     ],
@@ -54,7 +54,24 @@ def report_command(
     score: Annotated[
         str | None, typer.Option("--score", metavar="COLUMN", help="a foreign table's score")
     ] = None,
-    maximise: Annotated[bool, typer.Option("--maximise", help="higher scores are better")] = False,
+    maximise: Annotated[
+        bool | None,
+        typer.Option(
+            "--maximise/--minimise",
+            help="which scores are better; default: as the program or the score's name tells",
+        ),
+    ] = None,
+    params: Annotated[
+        str | None,
+        typer.Option("--params", metavar="A,B", help="a foreign table's hyperparameters, all"),
+    ] = None,
+    outcomes: Annotated[
+        str | None, typer.Option("--outcomes", metavar="A,B", help="columns that are results")
+    ] = None,
+    failed: Annotated[
+        str | None,
+        typer.Option("--failed", metavar="WORD,nan", help="what the score of a failed trial reads"),
+    ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -79,7 +96,8 @@ def report_command(
     """Write the report: guidelines with their evidence, one HTML page, the same in Markdown.
 
     Figures, and every number as CSV, are beside it."""
-    from ray_unlearn.analysis.read.foreign_columns import parse_mapping
+    from ray_unlearn.analysis.read.column_roles import parse_mapping
+    from ray_unlearn.analysis.report.foreign_section import best_of_tables, best_sentence
     from ray_unlearn.analysis.report.recommended_section import recommendation_text
     from ray_unlearn.api import report
 
@@ -91,6 +109,9 @@ def report_command(
         maximise=maximise,
         tolerance=tolerance,
         sampler=sampler.value if sampler else None,
+        params=_names(params),
+        outcomes=_names(outcomes),
+        failed=_names(failed),
         since=since,
         seed=seed,
     )
@@ -99,12 +120,21 @@ def report_command(
         say(recommendation_text(recommended, written.guide.file.score))
     for guideline in claimed:
         say(guideline.text)
-    say(f"{len(claimed)} claimed, {withheld} withheld; the reasons are in the report:")
+    best = best_of_tables(written.guide.best, written.guide.file.score)
+    named = [best_sentence(trial, written.guide.file.score) for trial in best]
+    last = [f"{len(claimed)} claimed, {withheld} withheld", *named, "the reasons are in the report"]
+    say(f"{'; '.join(last)}:")
     if json:
         claims = [guideline.id for guideline in claimed]
-        print_json({"page": written.page, "claimed": claims, "withheld": withheld})
+        found = {"page": written.page, "claimed": claims, "withheld": withheld}
+        print_json(found | {"best": [trial.model_dump(mode="json") for trial in best]})
     else:
         print(written.page)
+
+
+def _names(listed: str | None) -> tuple[str, ...]:
+    """`a, b` as names."""
+    return tuple(name.strip() for name in (listed or "").split(",") if name.strip())
 
 
 def methods_command(json: Json = False) -> None:

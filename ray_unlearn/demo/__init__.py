@@ -4,7 +4,7 @@ It shows how unlearning behaves and makes the exact target measurable. It is not
 paper: docs/demo_world.md.
 """
 
-from ray_unlearn.demo.build import DemoModels, build, build_retrained, cache_folder
+from ray_unlearn.demo.build import DemoModels, build, build_retrained, cache_folder, is_built
 from ray_unlearn.demo.recipe import Recipe
 from ray_unlearn.demo.text import DOMAINS, demo_domain, documents
 
@@ -17,4 +17,5 @@ __all__ = [
     "cache_folder",
     "demo_domain",
     "documents",
+    "is_built",
 ]

@@ -72,6 +72,12 @@ def build(
     return DemoModels(domain, folder, folder / "vanilla", folder / "retrained", info)
 
 
+def is_built(domain: str) -> bool:
+    """Whether the world of a domain is in the cache."""
+    folder = cache_folder() / "demo_world" / f"{domain}-{cache_key(domain, RECIPES[domain])}"
+    return (folder / "world.json").is_file()
+
+
 def build_retrained(
     domain: str,
     seed: int,

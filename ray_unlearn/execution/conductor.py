@@ -5,6 +5,7 @@ the core ask it in one process. All calls come from one thread.
 """
 
 import contextlib
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,15 +30,19 @@ from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.event import BaselineMeasured, Note
+from ray_unlearn.store.event import BaselineMeasured, HalvesDealt, Note
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Trial
+from ray_unlearn.store.schema import HALVES
 
 ACTOR_RESTARTS = 3
 """Times that a trial's Tune actor may die before Tune gives the trial up.
 
 The trial is then asked again as many times; its lane and its rows are not affected.
 """
+
+SAME_TARGET = 1e-5
+"""nats/token, far below what another dealing changes."""
 
 LOOK_S = 0.2
 """Seconds within which an interrupt is noticed."""
@@ -81,13 +86,40 @@ def first_job(hub: HubLine, baselines: bool, interrupt: Interrupt) -> Prepared |
 
 
 def record_first_job(ledger: Ledger, prepared: Prepared, say: Callable[[str], None]) -> None:
-    """Record baselines and the lane's notes; a resumed study has recorded the notes before."""
+    """Record halves, baselines, and the lane's notes.
+
+    A resumed study has recorded the notes before.
+
+    Raises:
+        LaneError: the dealing of a study with trials was lost, and comes out otherwise here.
+    """
+    if prepared.halves:
+        _check_same_targets(ledger, prepared)
+        ledger.append(HalvesDealt(dict(prepared.halves)))
     for name, row in prepared.rows.items():
         ledger.append(BaselineMeasured(name, row))
     for text in prepared.notes:
         if text not in ledger.record.notes:
             say(text)
             ledger.append(Note(text))
+
+
+def _check_same_targets(ledger: Ledger, prepared: Prepared) -> None:
+    """Halves that a damaged line lost are dealt again: only as they were, or scores would mix."""
+    record = ledger.record
+    if not record.trials:
+        return
+    for half in HALVES:
+        name = f"approximate_nll_{half}"
+        began = record.baselines.get("vanilla", {}).get(name, math.nan)
+        now = prepared.rows["vanilla"][name]
+        if abs(began - now) > SAME_TARGET:
+            raise LaneError(
+                "the ledger has lost which documents belong to which half, and dealt on this "
+                f"machine the {half} half has another target ({now:.5f} nats/token, not "
+                f"{began:.5f}): its trials could not be compared; resume on a machine like the one "
+                "it began on, or start a new study with `ray-unlearn run`"
+            )
 
 
 def pending(recorded: Mapping[int, Trial], total: int) -> Iterator[int]:

@@ -112,7 +112,13 @@ def _confirmed(
                 changed = validated(Operations, content, "operations")
                 wanted = wanted.model_copy(update={"operations": changed})
             return run_study(
-                wanted, place, address=address, observers=observers, quiet=quiet, say=say
+                wanted,
+                place,
+                address=address,
+                observers=observers,
+                quiet=quiet,
+                say=say,
+                halves_of=record,
             )
         with fetched(place) as found:
             same = open_study(found)[0].decisive() == wanted.decisive()

@@ -118,9 +118,12 @@ class StudyWorkspace:
 
     def prepare(self, baselines: bool) -> Prepared:
         """See `LaneWorkspace`."""
-        rows = measure_baselines(self._workspace, self._spec.model) if baselines else {}
-        quantities = self._workspace.quantities(self._spec.methods)
-        return Prepared(rows, quantities, tuple(self._workspace.notes))
+        workspace = self._workspace
+        to_deal = workspace.data.to_deal
+        rows = measure_baselines(workspace, self._spec.model) if baselines else {}
+        quantities = workspace.quantities(self._spec.methods)
+        halves = workspace.data.halves if to_deal else {}
+        return Prepared(rows, quantities, tuple(workspace.notes), halves)
 
     def adopt(self, shared: Any) -> None:
         """See `LaneWorkspace`."""

@@ -15,7 +15,7 @@ The hub's process has to start in a second, so neither torch nor pydantic is imp
 import enum
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ray_unlearn.store.row_score import ForgetTarget
@@ -97,6 +97,8 @@ class Prepared:
     """Quantities for the other lanes, which stay in the hub."""
     notes: tuple[str, ...] = ()
     """Notes for the record on how the results were made."""
+    halves: Mapping[str, str] = field(default_factory=dict)
+    """As in `HalvesDealt`, where this job dealt them."""
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def as_optuna_trial(trial: Trial, rule: ScoreRule, point: Point) -> FrozenTrial:
         one. With free steps a value is the best score so far, and a trial that was stopped *past*
         its best row is COMPLETE: that row is a configuration like any other, and further updates
         would not have changed its score.
-    infeasible, out_of_memory (and complete without a finite score) PRUNED without intermediate
+    diverged, out_of_memory (and complete without a finite score) PRUNED without intermediate
         values, which TPE ranks last of all (`_get_pruned_trial_score` in
         optuna/samplers/_tpe/sampler.py): the region counts as bad and no score is invented.
     failed

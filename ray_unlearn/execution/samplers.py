@@ -78,8 +78,8 @@ def in_view(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[Froz
 def with_values_for_gp(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
     """`past` with every finished trial complete, because the Gaussian process sees no others.
 
-    A pruned trial gets its last intermediate value, an infeasible one the worst value of all. If
-    infeasible trials were left out, as Optuna does, their region would look unexplored to the model
+    A pruned trial gets its last intermediate value, a diverged one the worst value of all. If
+    diverged trials were left out, as Optuna does, their region would look unexplored to the model
     and be suggested again and again.
     """
     worst = max if directions[0] == "minimize" else min

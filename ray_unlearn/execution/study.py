@@ -59,6 +59,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import (
     BestWeightsGone,
+    HalvesDealt,
     Header,
     Note,
     SessionBegan,
@@ -68,10 +69,12 @@ from ray_unlearn.store.failure_reasons import OutcomeCounts, none_succeeded
 from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles, opened
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.record import Record
+from ray_unlearn.store.schema import Dealing, Row
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.table import baseline_table, result_table, write_table
+from ray_unlearn.store.target import half_sentences, half_targets, target_warnings
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.memory import active_parameter_count
@@ -123,6 +126,7 @@ def run_study(
     observers: Sequence[Observer] = (),
     quiet: bool = False,
     say: Say = to_stderr,
+    halves_of: Record | None = None,
 ) -> StudyResult:
     """Run a new study.
 
@@ -134,6 +138,8 @@ def run_study(
         observers: told of trials, rows and outcomes after the ledger.
         quiet: show nothing on stderr but what `say` is told.
         say: told what happens, a line at a time.
+        halves_of: the study that this one confirms, whose documents keep their halves; None: they
+            are dealt anew.
 
     Raises:
         UserError: there is a study already, model or data cannot be used, no room on the cluster,
@@ -151,9 +157,13 @@ def run_study(
             make_ready(spec.model, report)
         _check_disk(place, spec)
         data = prepare(spec.data, spec.model, say=say)
-        with place.create_ledger(_header(spec, data)) as ledger:
+        dealing = "balanced" if halves_of is None else halves_of.header.dealing
+        with place.create_ledger(_header(spec, data, dealing)) as ledger:
+            if halves_of is not None and halves_of.halves:
+                ledger.append(HalvesDealt(halves_of.halves))
             write_spec(place.folder / SPEC_FILE, spec)
             place.publish(SPEC_FILE)
+            data = data.as_dealt(dealing, ledger.record.halves)
             return _Run(spec, place, ledger, data, address, observers, quiet, say).to_the_end()
 
 
@@ -201,6 +211,7 @@ def resume_study(
             make_ready(spec.model, report)
         data = prepare(spec.data, spec.model, say=say)
         _check_same_data(ledger.record.header, data)
+        data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         _check_same_model(ledger.record.header, spec.model)
         _check_disk(place, spec)
         if retry_failed:
@@ -320,6 +331,7 @@ class _Run:
             if first is None:
                 return True
             record_first_job(self.ledger, first, self.say)
+            self._say_target()
             self._write_baselines(first.rows)
             with self._observed(observation) as observers:
                 recorder = Recorder(
@@ -338,11 +350,23 @@ class _Run:
                 )
             return interrupt.requested and self._unfinished()
 
+    def _say_target(self) -> None:
+        """What the halves hold and aim at; what is wrong with that is noted, too."""
+        targets = half_targets(self.ledger.record.baselines.get("vanilla", {}))
+        if targets is None:
+            return
+        for sentence in half_sentences(targets):
+            self.say(sentence)
+        for warning in target_warnings(targets):
+            self.say(f"warning: {warning}")
+            if warning not in self.ledger.record.notes:
+                self.ledger.append(Note(warning))
+
     def _baselines_missing(self) -> bool:
         """One may have been lost with a damaged line, too."""
         wanted = {"vanilla"} | exact_retrain_sources(self.spec.model).keys()
         record = self.ledger.record
-        return not record.trials or not wanted <= record.baselines.keys()
+        return not record.trials or not wanted <= record.baselines.keys() or self.data.to_deal
 
     def _open_workspace(self) -> OpenStudy:
         storage = (
@@ -430,7 +454,7 @@ def _check_disk(place: StudyFiles, spec: StudySpec) -> None:
         )
 
 
-def _header(spec: StudySpec, data: StudyData) -> Header:
+def _header(spec: StudySpec, data: StudyData, dealing: Dealing = "balanced") -> Header:
     return Header(
         spec=spec.model_dump(mode="json"),
         domain=data.domain,
@@ -439,6 +463,7 @@ def _header(spec: StudySpec, data: StudyData) -> Header:
         model_digest=model_digest(spec.model),
         context=context_digest(spec, data),
         retraining_flops=_retraining_flops(spec.model),
+        dealing=dealing,
         code_version=_code_version(),
         libraries=_libraries(),
     )

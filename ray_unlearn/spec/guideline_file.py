@@ -172,6 +172,10 @@ class BestTrial(Strict):
     number: int | None = Field(None, ge=0, description="in the study's ledger; null: no study")
     update: float | None = Field(description="of the evaluation that scores it; null: not known")
     score: float = Field(description="of that evaluation, on the half that reports")
+    label: str | None = Field(None, description="its name in a table of another program")
+    hyperparameters: dict[str, float | str] = Field(
+        {}, description="values of what was searched, where the trial has one"
+    )
 
 
 class RegretAtMost(Strict):

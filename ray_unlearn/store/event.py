@@ -10,6 +10,7 @@ from typing import Any
 from ray_unlearn.store.schema import (
     AS_TRAINED,
     SCHEMA_VERSION,
+    Dealing,
     Outcome,
     Row,
     RowKey,
@@ -33,6 +34,8 @@ class Header:
     """Digest of everything that is the same for every trial; part of each trial's id."""
     retraining_flops: float = 0.0
     """Estimated cost of retraining without the forget set; 0 if unknown."""
+    dealing: Dealing = "hash"
+    """How documents come to their halves; ledgers of before decision 17 do not say."""
     code_version: str = ""
     libraries: dict[str, str] = field(default_factory=dict)
     """Versions, by name."""
@@ -65,6 +68,14 @@ class BaselineMeasured:
 
     name: str
     metrics: Row
+
+
+@dataclass(frozen=True)
+class HalvesDealt:
+    """Which half each document belongs to, for a study whose `dealing` is `balanced`."""
+
+    splits: dict[str, str]
+    """By split, a character per document: `s` (selection) or `r` (reporting)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +165,13 @@ class UnknownEvent:
 TrialEvent = RowMeasured | TrialEnded | TrialReopened | BestWeightsKept | BestWeightsGone
 """Events that mean nothing without their trial's `TrialAsked`."""
 Event = (
-    Header | SessionBegan | StudyExtended | BaselineMeasured | TrialAsked | TrialEvent | Note
-    | UnknownEvent
+    Header | SessionBegan | StudyExtended | BaselineMeasured | HalvesDealt | TrialAsked
+    | TrialEvent | Note | UnknownEvent
 )  # fmt: skip
 
 KINDS: dict[type[Any], str] = {
     Header: "header", SessionBegan: "session", StudyExtended: "amendment",
-    BaselineMeasured: "baseline", TrialAsked: "trial", RowMeasured: "row",
+    BaselineMeasured: "baseline", HalvesDealt: "halves", TrialAsked: "trial", RowMeasured: "row",
     BestWeightsKept: "artefact", BestWeightsGone: "artefact", TrialEnded: "outcome",
     TrialReopened: "reopened", Note: "note",
 }  # fmt: skip

@@ -25,9 +25,10 @@ from ray_unlearn.store.event import (
     BestWeightsKept,
     Event,
     Header,
+    TrialEnded,
     UnknownEvent,
 )
-from ray_unlearn.store.schema import AS_TRAINED
+from ray_unlearn.store.schema import AS_TRAINED, FORMER_OUTCOMES
 
 HOT = (
     "score_selection", "forget_gap_selection", "utility_loss_selection", "forget_nll",
@@ -204,6 +205,8 @@ def _event(content: dict[str, Any]) -> Event | None:
         rest = content.keys() - _ENVELOPE - set(names)
         known["other"] = {name: content[name] for name in content if name in rest}
         known.setdefault("schema_version", 0)
+    if found is TrialEnded and "status" in known:
+        known["status"] = FORMER_OUTCOMES.get(known["status"], known["status"])
     try:
         event: Event = found(**known)
     except TypeError:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.schema import OUTCOMES
 
-WITHOUT_RESULT = ("failed", "out_of_memory", "infeasible")
+WITHOUT_RESULT = ("failed", "out_of_memory", "diverged")
 """Outcomes that give a trial no score, whatever its rows are."""
 MOST_REASONS = 3
 MOST_CHARACTERS = 160

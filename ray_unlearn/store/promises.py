@@ -20,7 +20,7 @@ from ray_unlearn.store.event import BestWeightsGone, BestWeightsKept, Event
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.repair_plan import first_few
 from ray_unlearn.store.scan import events_file, header_file, lines_of
-from ray_unlearn.store.schema import COLUMNS, Row, row_key
+from ray_unlearn.store.schema import COLUMNS, FORMER_OUTCOMES, Row, row_key
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.table import result_table
 
@@ -127,6 +127,8 @@ def _other_values(table: pa.Table, expected: pa.Table) -> str:
         if name not in table.column_names or name not in expected.column_names:
             continue
         now, wanted = table[name], expected[name]
+        if name == "status":
+            now = pa.array([FORMER_OUTCOMES.get(one, one) for one in now.to_pylist()], now.type)
         try:
             now = now.cast(wanted.type)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):

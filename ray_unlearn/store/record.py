@@ -13,6 +13,7 @@ from ray_unlearn.store.event import (
     BestWeightsGone,
     BestWeightsKept,
     Event,
+    HalvesDealt,
     Header,
     Note,
     RowMeasured,
@@ -61,6 +62,8 @@ class Record:
     """Where the weights of the best row are; None when they are not kept."""
     trials_per_method: int | None = None
     """As of the last extension; None when the study was never extended."""
+    halves: dict[str, str] = field(default_factory=dict)
+    """As in `HalvesDealt`; empty where the header's `dealing` says it all."""
 
     def apply(self, event: Event) -> None:
         """Apply one event; a row that is already there (a retry replays it) changes nothing.
@@ -71,6 +74,8 @@ class Record:
         match event:
             case BaselineMeasured():
                 self.baselines[event.name] = event.metrics
+            case HalvesDealt():
+                self.halves = event.splits
             case TrialAsked():
                 self.trials[event.number] = Trial(
                     event.number,

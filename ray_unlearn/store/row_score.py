@@ -61,7 +61,7 @@ def scored(row: Row, baselines: Baselines, weights: Weights = Weights()) -> Row:
         forget_gap   = |log ppl(U) - log ppl_0(A)|
         utility_loss = 1/2 sum over S in {retain, general} of max(0, log ppl(S) - log ppl_0(S))
         score        = w_gap forget_gap + 1/2 sum over S of w_S max(0, log ppl(S) - log ppl_0(S))
-    A non-finite input gives a non-finite score: the trial is infeasible, not good or bad.
+    A non-finite input gives a non-finite score: the trial has diverged, and is not good or bad.
     """
     row = dict(row)
     for half in HALVES:

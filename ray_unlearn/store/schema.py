@@ -4,7 +4,7 @@ No other module names metrics.
 
 Sets: forget U, approximate A (same domain, never seen), retain (in-distribution, held out from
 descent), general.
-Halves: the documents of A, retain and general are split by a fixed hash. `selection` guides the
+Halves: the documents of A, retain and general are dealt to two halves. `selection` guides the
 search; `reporting` is for reports only. The forget set is what it is: whole in both.
 """
 
@@ -17,6 +17,9 @@ SCHEMA_VERSION = 3
 """Of ledgers and tables. 2: every line of the ledger has a number, a fencing token and a checksum.
 3: trial ids leave defaults out (`spec.trial_id`), tables have a column for each hyperparameter."""
 HALVES = ("selection", "reporting")
+Dealing = Literal["hash", "balanced"]
+"""How a study's documents came to their halves. hash: by the last digit of each text's hash, in
+studies of before decision 17; balanced: by length and by the vanilla model's loss."""
 SETS = ("forget", "approximate", "retain", "general")
 HALVED_SETS = SETS[1:]
 MIN_K_PERCENT = (20, 30, 40, 50, 60)
@@ -28,7 +31,9 @@ ATTACKS = (
 )
 
 Direction = Literal["minimize", "maximize", "target", "none"]
-Outcome = Literal["complete", "pruned", "infeasible", "out_of_memory", "failed"]
+Outcome = Literal["complete", "pruned", "diverged", "out_of_memory", "failed"]
+FORMER_OUTCOMES = {"infeasible": "diverged"}
+"""Outcomes as ledgers and tables of before decision 17 call them, and what they are."""
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 RUNNING = "running"
 """Status of a trial without an outcome, in tables and reports."""
@@ -150,10 +155,31 @@ def _columns() -> list[Column]:
     return columns
 
 
+def _half_columns() -> list[Column]:
+    columns = []
+    for half in HALVES:
+        for name in HALVED_SETS:
+            where = f"{name} set, {half} half"
+            columns += [
+                Column(f"{name}_documents_{half}", "documents", "none", f"documents, {where}"),
+                Column(f"{name}_tokens_{half}", "tokens", "none", f"real targets, {where}"),
+            ]
+        columns.append(
+            Column(f"approximate_nll_se_{half}", "nats/token", "none",
+                   "standard error of the target, over the approximate set's documents, "
+                   f"{half} half")
+        )  # fmt: skip
+    return columns
+
+
 AS_TRAINED = 1.0
 """Strength of the weights that an update left; of rows that do not say, too."""
 
 COLUMNS: dict[str, Column] = {column.name: column for column in _columns()}
+HALF_COLUMNS: dict[str, Column] = {column.name: column for column in _half_columns()}
+"""What the vanilla baseline says of the halves beside `COLUMNS`; absent in studies of before
+decision 17."""
+BASELINE_COLUMNS = COLUMNS | HALF_COLUMNS
 TARGET_AUC = 0.5
 
 Row = Mapping[str, Any]

@@ -51,7 +51,7 @@ def scoring_index(
 
     Returns:
         None when there is no candidate, or for `best_row` none with a finite score. The row that
-        `stop_rule` takes may have a score that is not finite: then the trial is infeasible.
+        `stop_rule` takes may have a score that is not finite: then the trial has diverged.
     """
     if rule == "stop_rule":
         crossed = (i for i, nll in enumerate(forget_nlls) if nll >= target_nll)

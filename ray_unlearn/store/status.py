@@ -68,7 +68,7 @@ class Status:
 
     @property
     def without_result(self) -> int:
-        """Number of trials that failed, were infeasible or ran out of memory."""
+        """Number of trials that failed, diverged or ran out of memory."""
         return sum(self.reasons.values())
 
     @property

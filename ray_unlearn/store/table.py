@@ -15,7 +15,14 @@ from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.schema import AS_TRAINED, COLUMNS, RUNNING, SCHEMA_VERSION, row_key
+from ray_unlearn.store.schema import (
+    AS_TRAINED,
+    BASELINE_COLUMNS,
+    COLUMNS,
+    RUNNING,
+    SCHEMA_VERSION,
+    row_key,
+)
 from ray_unlearn.store.score import ScoreRule
 
 CONFIG_COLUMNS = ("method", "seed", *HYPERPARAMETERS)
@@ -79,12 +86,13 @@ def result_table(record: Record) -> pa.Table:
 
 
 def baseline_table(record: Record) -> pa.Table:
-    """One line per baseline (vanilla, exact_retrain): `baseline` and `COLUMNS`."""
+    """One line per baseline (vanilla, exact_retrain): `baseline` and `BASELINE_COLUMNS`."""
     lines = [
-        {"baseline": name} | {c: row.get(c) for c in COLUMNS}
+        {"baseline": name} | {c: row.get(c) for c in BASELINE_COLUMNS}
         for name, row in record.baselines.items()
     ]
-    fields = [pa.field("baseline", pa.string())] + [pa.field(name, _type(name)) for name in COLUMNS]
+    fields = [pa.field("baseline", pa.string())]
+    fields += [pa.field(name, _type(name)) for name in BASELINE_COLUMNS]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 

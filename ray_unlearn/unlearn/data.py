@@ -9,8 +9,8 @@ import hashlib
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +26,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.store.atomic_write import whole_file
-from ray_unlearn.store.schema import HALVES
+from ray_unlearn.store.schema import HALVED_SETS, Dealing
 from ray_unlearn.unlearn.document_hash import in_selection_half, text_hash
 from ray_unlearn.unlearn.former_digests import former_data_digest
 from ray_unlearn.unlearn.model import load_tokenizer
@@ -39,6 +39,9 @@ EVALUATED = {
     "general": "general_evaluation",
 }
 """Evaluated set -> the split it is measured on."""
+
+HALVED_SPLITS = tuple(EVALUATED[name] for name in HALVED_SETS)
+"""Splits whose documents are dealt to a selection and a reporting half."""
 
 _CACHE_VERSION = 2
 """Raised when `tokenised` makes other arrays of the same input; 1 ignored white space."""
@@ -55,7 +58,8 @@ class TokenSet:
     compressed_bytes: NDArray[np.int32]
     """[D]: length of the document's text after zlib."""
     selection: NDArray[np.bool_]
-    """[D]: True for the selection half, False for the reporting half."""
+    """[D]: True for the selection half, False for the reporting half; by hash until a study's
+    dealing is known (`StudyData.as_dealt`)."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -97,6 +101,10 @@ class StudyData:
     """What `digest` is made of, so that a changed split can be named."""
     former_digest: str = ""
     """`digest` as ledgers hold it that were begun before white space counted."""
+    dealing: Dealing = "hash"
+    """How documents come to their halves."""
+    to_deal: bool = False
+    """The vanilla model's losses are still to deal the halves (`halves.deal_halves`)."""
 
     @cached_property
     def packed(self) -> bool:
@@ -106,6 +114,37 @@ class StudyData:
     def evaluated(self, name: str) -> TokenSet:
         """The token set of the metrics named `name`: forget, approximate, retain or general."""
         return self.splits[EVALUATED[name]]
+
+    def as_dealt(self, dealing: Dealing, halves: Mapping[str, str]) -> "StudyData":
+        """The data with the halves of a study.
+
+        Args:
+            dealing: as in the study's header.
+            halves: as in `HalvesDealt`; empty where they were not dealt yet.
+        """
+        if dealing == "hash":
+            return self
+        data = replace(self, dealing=dealing, to_deal=not halves)
+        return data.with_halves(halves) if halves else data
+
+    def with_halves(self, halves: Mapping[str, str]) -> "StudyData":
+        """The data with these halves, a character per document as in `HalvesDealt`."""
+        splits = dict(self.splits)
+        for name, letters in halves.items():
+            selection = np.array([letter == "s" for letter in letters])
+            assert selection.shape == splits[name].selection.shape, "other documents"
+            splits[name] = replace(splits[name], selection=selection)
+        return replace(self, splits=splits, to_deal=False)
+
+    @property
+    def halves(self) -> dict[str, str]:
+        """Which half each document belongs to, as in `HalvesDealt`."""
+        return {name: half_letters(self.splits[name].selection) for name in HALVED_SPLITS}
+
+
+def half_letters(selection: NDArray[np.bool_]) -> str:
+    """A character per document: `s` (selection) or `r` (reporting)."""
+    return "".join("s" if chosen else "r" for chosen in selection)
 
 
 def prepare(
@@ -126,8 +165,8 @@ def prepare(
 
     Raises:
         UserError: whatever `read_documents` finds; a document of fewer than two tokens; documents
-            shared between two splits; a half (selection, reporting) of an evaluated split without
-            documents.
+            shared between two splits; an evaluated split with one document, which leaves a half
+            (selection, reporting) without any.
     """
     documents = read_documents(spec)
     _refuse_overlap(documents)
@@ -289,17 +328,13 @@ def _refuse_overlap(documents: dict[str, list[Document]]) -> None:
 
 
 def _check_halves(splits: dict[str, TokenSet]) -> None:
-    for name in EVALUATED.values():
-        if name == "forget":
-            continue
-        for half, chosen in zip(
-            HALVES, (splits[name].selection, ~splits[name].selection), strict=True
-        ):
-            if not chosen.any():
-                raise UserError(
-                    f"data.splits.{name}: its {half} half has no documents ({len(chosen)} in "
-                    "all); give more documents"
-                )
+    for name in HALVED_SPLITS:
+        count = len(splits[name].selection)
+        if count < 2:
+            raise UserError(
+                f"data.splits.{name}: {count} document(s), and each half (selection, reporting) "
+                "needs one; give more documents"
+            )
 
 
 def _save(path: Path, splits: dict[str, TokenSet]) -> None:

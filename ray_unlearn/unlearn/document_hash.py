@@ -1,4 +1,4 @@
-"""Hashes of documents: which are copies of each other, and which half a document belongs to.
+"""Hashes of documents: which are copies of each other, and which half they had in old studies.
 
 They do not identify bytes. A re-wrapped copy is the same document to a reader and must not be in
 two splits, but its tokens differ: caches and digests use the bytes (`data.split_digest`).
@@ -10,11 +10,11 @@ import hashlib
 def text_hash(text: str) -> str:
     """SHA-256 of a text with its white space folded, the same for a re-wrapped copy.
 
-    Halves and held-out documents of all studies depend on it, so it can never change.
+    Held-out documents of all studies and halves of old ones depend on it, so it can never change.
     """
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
 def in_selection_half(text: str) -> bool:
-    """Whether a document is in the selection half: fixed by its text alone, in every study."""
+    """Whether a document is in the selection half of a study from before decision 17."""
     return int(text_hash(text)[-1], 16) % 2 == 0

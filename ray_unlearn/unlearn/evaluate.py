@@ -1,6 +1,7 @@
 """One evaluation: one forward pass over each set gives every metric."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from ray_unlearn.store.schema import SETS, Metrics
 from ray_unlearn.unlearn.data import EVALUATED
+from ray_unlearn.unlearn.halves import deal_halves, half_metrics
 from ray_unlearn.unlearn.logprobs import TokenScores, target_logprobs, token_scores
 from ray_unlearn.unlearn.metrics import SetScores, row_metrics
 from ray_unlearn.unlearn.scored import Scored
@@ -21,14 +23,31 @@ def evaluate(workspace: Workspace, other: Scored | None = None) -> Metrics:
 
     A collective of all ranks, with the same row on every rank.
     """
-    model = other or workspace.policy.scored
-    gathered = {name: _gathered(workspace, model, name) for name in SETS}
-    row = (
-        row_metrics({name: scores for name, scores in gathered.items() if scores})
-        if workspace.comm.rank == 0
-        else None
-    )
+    sets = _scores(workspace, other or workspace.policy.scored)
+    return workspace.comm.broadcast(None if sets is None else row_metrics(sets))
+
+
+def evaluate_vanilla(workspace: Workspace) -> Metrics:
+    """All metrics of the policy, which is the vanilla model now, and what its halves hold.
+
+    Deals the halves first, where that is still to be done. A collective of all ranks.
+    """
+    sets = _scores(workspace, workspace.policy.scored)
+    if workspace.data.to_deal:
+        dealt = None
+        if sets is not None:
+            dealt = deal_halves(sets)
+            sets |= {name: replace(sets[name], selection=half) for name, half in dealt.items()}
+        workspace.use_halves(workspace.comm.broadcast(dealt))
+    row = None if sets is None else row_metrics(sets) | half_metrics(sets, workspace.data.dealing)
     return workspace.comm.broadcast(row)
+
+
+def _scores(workspace: Workspace, model: Scored) -> dict[str, SetScores] | None:
+    """Of all sets on rank 0, None on the others."""
+    gathered = {name: _gathered(workspace, model, name) for name in SETS}
+    found = {name: scores for name, scores in gathered.items() if scores is not None}
+    return found if workspace.comm.rank == 0 else None
 
 
 @torch.no_grad()

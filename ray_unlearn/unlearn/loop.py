@@ -57,7 +57,7 @@ def unlearn(
     begins with a reset. With one worker on a CPU the trajectory is a
     function of `config` alone, bit for bit, also when `checkpointer` lets it continue from a
     checkpoint; rows that the checkpointer knows are then left out. A non-finite loss, gradient or
-    metric ends the trial as infeasible *before* a step is made with it.
+    metric ends the trial as diverged *before* a step is made with it.
 
     Raises:
         torch.OutOfMemoryError: as it comes from the device; the lane turns it into an outcome.
@@ -77,7 +77,7 @@ def unlearn(
                 row = meter.row(evaluate(workspace))
                 if not finite_row(row):
                     first = next(name for name, value in row.items() if not math.isfinite(value))
-                    yield Ended("infeasible", f"{first} is not finite at update {meter.update}")
+                    yield Ended("diverged", f"{first} is not finite at update {meter.update}")
                     return
                 if calibration is not None:
                     calibration.take(row)
@@ -94,7 +94,7 @@ def unlearn(
         }
         grad_norm = reduce_and_clip(workspace, config, losses)
         if reason := not_finite(update, losses, grad_norm):
-            yield Ended("infeasible", reason)
+            yield Ended("diverged", reason)
             return
         learning_rate = learning_rate_at(config, update)
         for group in optimizer.param_groups:

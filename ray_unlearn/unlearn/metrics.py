@@ -43,8 +43,8 @@ def row_metrics(sets: dict[str, SetScores]) -> Metrics:
     approximate_attacks = attack_scores(sets["approximate"])
     for half in HALVES:
         for name in HALVED_SETS:
-            row |= token_means(sets[name], name, f"_{half}", _in_half(sets[name], half))
-        chosen = _in_half(sets["approximate"], half)
+            row |= token_means(sets[name], name, f"_{half}", in_half(sets[name], half))
+        chosen = in_half(sets["approximate"], half)
         for attack in ATTACKS:
             row[f"mia_{attack}_auc_{half}"] = signed_auc(
                 forget_attacks[attack], approximate_attacks[attack][chosen]
@@ -139,5 +139,6 @@ def _document_mean(scores: SetScores, metric: Callable[[NDArray[np.bool_]], floa
     return float(np.mean([metric(piece) for piece in pieces]))
 
 
-def _in_half(scores: SetScores, half: str) -> NDArray[np.bool_]:
+def in_half(scores: SetScores, half: str) -> NDArray[np.bool_]:
+    """[D]: whether each document belongs to the half."""
     return scores.selection if half == "selection" else ~scores.selection

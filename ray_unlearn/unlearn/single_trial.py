@@ -8,8 +8,9 @@ import torch
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.record import Record
 from ray_unlearn.store.row_score import Baselines, Weights, scored
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.schema import Dealing, Row
 from ray_unlearn.unlearn.baselines import measure_baselines
 from ray_unlearn.unlearn.calibration import calibration_of
 from ray_unlearn.unlearn.comm import Comm
@@ -23,14 +24,27 @@ from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_
 
 
 class Single:
-    """The models and data of a study in this process, ready for trials one by one."""
+    """The models and data of a study in this process, ready for trials one by one.
 
-    def __init__(self, spec: StudySpec, say: Callable[[str], None] = lambda text: None) -> None:
+    Args:
+        spec: the study.
+        say: receives news, a line at a time.
+        record: of a study that was run, whose documents keep their halves; None: they are dealt.
+    """
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        say: Callable[[str], None] = lambda text: None,
+        record: Record | None = None,
+    ) -> None:
         make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
         self.spec = spec
         data = prepare(spec.data, spec.model, say=say)
         self.context = context_digest(spec, data)
         self._former_context = context_digest(spec, data, former=True)
+        dealing: Dealing = "balanced" if record is None else record.header.dealing
+        data = data.as_dealt(dealing, {} if record is None else record.halves)
         device = (
             "cuda" if torch.cuda.is_available() and spec.operations.gpus_per_worker > 0 else "cpu"
         )

@@ -52,7 +52,7 @@ def write_trial_model(
 
     Raises:
         UserError: no such trial or update, no score, `output` is in use, model or data have
-            changed since, or the trial becomes infeasible.
+            changed since, or the trial diverges.
         StorageError: the study cannot be read or the model cannot be written.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -61,7 +61,7 @@ def write_trial_model(
     chosen, at = chosen_for_export(spec, record, trial, update, strength)
     wanted, mixed = at
     config = validated(TrialConfig, chosen.config, "ledger: config")
-    single = Single(where_it_is_now(spec, study), say)
+    single = Single(where_it_is_now(spec, study), say, record)
     if not single.can_repeat(config):
         raise UserError(
             "model, data or evaluation have changed since the study was run; its trial cannot be "

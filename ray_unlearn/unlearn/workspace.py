@@ -23,7 +23,7 @@ from ray_unlearn.unlearn.batch import Batch, document_runs
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.context_length import check_positions
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
-from ray_unlearn.unlearn.data import EVALUATED, StudyData
+from ray_unlearn.unlearn.data import EVALUATED, StudyData, half_letters
 from ray_unlearn.unlearn.layout import (
     MAKERS,
     NOT_PACKED,
@@ -234,7 +234,7 @@ class Workspace:
         """The quantities of P_0 that every lane of a study needs, as arrays.
 
         They are the final hidden states of the sets that are evaluated and of those that KL is
-        taken on, as far as they fit, and adversarial labels. A collective of all ranks.
+        taken on, as far as they fit, adversarial labels, and the halves. A collective of all ranks.
         """
         definitions = [method_named(name) for name in methods]
         splits = [
@@ -243,11 +243,22 @@ class Workspace:
         ]
         hidden = self.reference.fill(dict.fromkeys(splits))
         wanted = any(d.forget == "adversarial_labels" for d in definitions)
-        return {"hidden": hidden, "adversarial_labels": self.adversarial_labels if wanted else None}
+        return {
+            "hidden": hidden,
+            "adversarial_labels": self.adversarial_labels if wanted else None,
+            "halves": self.data.halves,
+        }
+
+    def use_halves(self, selection: dict[str, NDArray[np.bool_]]) -> None:
+        """Deal the documents of evaluated sets, by name, so: True [D] for the selection half."""
+        self.data = self.data.with_halves(
+            {EVALUATED[name]: half_letters(half) for name, half in selection.items()}
+        )
 
     def adopt(self, quantities: Quantities) -> None:
         """Use what another lane of the study has computed."""
         self.reference.adopt(quantities["hidden"])
+        self.data = self.data.with_halves(quantities["halves"])
         if quantities["adversarial_labels"] is not None:
             self.adversarial_labels = quantities["adversarial_labels"]
 

@@ -218,7 +218,7 @@ def plant(
                 and rate > 6e-4
             ):
                 rows = {u: row for u, row in rows.items() if u <= 10}
-                status, reason = "infeasible", "non-finite loss at update 14"
+                status, reason = "diverged", "non-finite loss at update 14"
             elif index % 17 == 16:
                 rows, status, reason = (
                     {u: row for u, row in rows.items() if u <= 16},

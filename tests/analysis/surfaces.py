@@ -70,7 +70,7 @@ def planted(
                 )
             )
     frame = pd.concat(parts, ignore_index=True)
-    frame["status"] = np.where(frame["infeasible"], "infeasible", "complete")
+    frame["status"] = np.where(frame["infeasible"], "diverged", "complete")
     frame.insert(0, "trial", range(len(frame)))
     rows = frame[["trial", "update", "score", "score_selection"]].assign(forget_nll=np.nan)
     info = ScoreInfo(

@@ -82,7 +82,6 @@ def test_a_valid_page_that_claims_nothing(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("lr,score\n1e-5,0.5", "trial"),
         ("trial,lr\n0,1e-5", "score"),
         ("trial,lr,score", "holds no|empty|no trial"),
         ("trial,lr,score,step\n0,1e-5,0.5,1\n0,1e-5,0.6,1", "trial"),
@@ -90,7 +89,6 @@ def test_a_valid_page_that_claims_nothing(text: str, tmp_path: Path) -> None:
         ("trial,lr,score\n0,1e-5,0.5\n0,2e-5,0.5", "1e-05|2e-05|learning_rate"),
     ],
     ids=[
-        "no trial column",
         "no score column",
         "no rows",
         "two scores at one step",

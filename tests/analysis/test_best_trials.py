@@ -25,7 +25,7 @@ from ray_unlearn.store.score import ScoreRule
 
 METHODS = ("gradient_ascent", "ascent_kl_general", "random_labels")
 RULES = get_args(ScoreRuleName)
-STATUSES = ("complete",) * 4 + ("pruned", "infeasible", "failed", "out_of_memory", "running")
+STATUSES = ("complete",) * 4 + ("pruned", "diverged", "failed", "out_of_memory", "running")
 
 
 def random_row(draw: random.Random) -> Row:

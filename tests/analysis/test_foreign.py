@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ray_unlearn.analysis.read.foreign_columns import parse_mapping
+from ray_unlearn.analysis.read.column_roles import parse_mapping
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.report.health import health
@@ -76,7 +76,7 @@ def test_trials_scores_and_what_an_empty_cell_means(table, tmp_path: Path) -> No
     stopped = table(with_column(SMALL, "score_rule", "stop_rule")).trials
     assert list(stopped["update"]) == [20.0, 20.0, 10.0, 10.0]
     assert list(stopped["infeasible"]) == [False, True, False, False]
-    assert list(stopped["status"]) == ["complete", "infeasible", "complete", "complete"]
+    assert list(stopped["status"]) == ["complete", "diverged", "complete", "complete"]
     assert list(trials["group"]) == ["arxiv", "arxiv", "arxiv", "github"]
     facts = health(found, load([tmp_path / "theirs.csv"]))
     assert (facts.missing_evaluations, facts.duplicates, facts.trials, facts.seeds) == (
@@ -87,7 +87,7 @@ def test_trials_scores_and_what_an_empty_cell_means(table, tmp_path: Path) -> No
     )
     (axis,) = found.axes["npo"]
     assert (axis.name, axis.scale, axis.low, axis.high, axis.bounds_known) == (
-        "lr",
+        "learning_rate",
         "log",
         1e-5,
         1e-4,
@@ -100,8 +100,8 @@ def test_a_trial_without_any_score_is_missing_unless_its_status_says_why(table) 
         "trial,lr,score,status\n1,0.1,1,ok\n2,0.2,,diverged\n3,0.3,,\n4,0.4,,failed\n"
         "5,0.5,,OOM\n6,0.6,-inf,\n"
     )
-    assert list(found.trials["lr"]) == [0.1, 0.2, 0.5, 0.6]
-    assert list(found.trials["status"]) == ["complete", "infeasible", "out_of_memory", "infeasible"]
+    assert list(found.trials["learning_rate"]) == [0.1, 0.2, 0.5, 0.6]
+    assert list(found.trials["status"]) == ["complete", "diverged", "out_of_memory", "diverged"]
     assert list(found.trials["infeasible"]) == [False, True, True, True]
     assert list(found.left_out["why"]) == ["no evaluation that could be deployed", "failed"]
 
@@ -112,27 +112,27 @@ def test_null_and_nan_in_parquet(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "theirs.parquet")
     results = load([tmp_path / "theirs.parquet"])
     found = trial_table(results)
-    assert list(found.trials["lr"]) == [1.0, 2.0, 4.0]
+    assert list(found.trials["learning_rate"]) == [1.0, 2.0, 4.0]
     assert list(found.trials["infeasible"]) == [False, True, True]
     assert results.foreign[0].missing == 1
 
 
 def test_mapping_ignoring_and_maximising(table) -> None:
-    text = "run,recipe,peak,wall_time,rouge,remark\n" + "".join(
+    text = "run,recipe,peak,wall_time,rouge,variant\n" + "".join(
         f"{i},cosine,{10.0**-i},{i * 7},{0.1 * i},text number {i % 3}\n" for i in range(1, 4)
     )
     mapping = parse_mapping(["run=trial", "peak=learning_rate", "wall_time=ignore"])
     found = table(text, mapping=mapping, score="rouge", maximise=True)
     assert [axis.name for axis in found.axes[""]] == [
         "learning_rate",
-        "remark",
+        "variant",
     ]  # `recipe` does not vary
     assert found.axes[""][1].choices == ("text number 0", "text number 1", "text number 2")
     assert (found.score.name, found.score.direction) == ("rouge", "maximize")
     np.testing.assert_allclose(found.trials["score"], [-0.1, -0.2, -0.3])  # lower is better inside
     np.testing.assert_allclose(found.as_given(found.trials["score"]), [0.1, 0.2, 0.3])
     assert found.axes[""][0].to_unit(found.trials["learning_rate"]) == pytest.approx([1, 0.5, 0])
-    assert list(found.axes[""][1].to_unit(found.trials["remark"])) == [1, 2, 0]
+    assert list(found.axes[""][1].to_unit(found.trials["variant"])) == [1, 2, 0]
 
 
 KNOWN_TARGET = (
@@ -190,11 +190,17 @@ def test_exact_copies_are_counted_and_contradictions_are_errors(read, tmp_path: 
     ("text", "how", "message"),
     [
         (
-            "run,score\n1,2\n",
+            "trial,scor\n1,2\n",
             {},
-            r"lacks the column trial; say which it is with `--map COLUMN=trial`; known: run",
+            r"lacks the column score; it may be `scor`; say which it is: "
+            r"`ray-unlearn report theirs\.csv --score scor`",
         ),
-        ("trial,scor\n1,2\n", {}, r"lacks the column score; .*did you mean 'scor'"),
+        (
+            "trial,lr,val_loss,val_acc\n1,2,3,4\n",
+            {"sampler": "random"},
+            r"it may be `val_loss`, `val_acc`; say which it is: "
+            r"`ray-unlearn report theirs\.csv --sampler random --score val_loss`",
+        ),
         ("trial,score\n", {}, "holds no line"),
         ("trial,score\n1,2\n", {"mapping": {"lrr": "lr"}}, r"--map lrr=lr: no column 'lrr'"),
         (
@@ -209,8 +215,8 @@ def test_exact_copies_are_counted_and_contradictions_are_errors(read, tmp_path: 
         ),
         (
             "trial,a,score\n1,2,3\n",
-            {"score": "a"},
-            r"`a` and `score` are both 'score'; say `--map score=ignore`",
+            {"mapping": {"a": "seed"}, "score": "b"},
+            r"--score b: no column 'b'",
         ),
         (
             "trial,lr,learning_rate,score\n1,2,3,4\n",
@@ -241,7 +247,7 @@ def test_exact_copies_are_counted_and_contradictions_are_errors(read, tmp_path: 
         ),
         (
             "trial,step,kind,score\n1,1,a,2\n1,2,b,3\n",
-            {},
+            {"params": ["kind"]},
             r"trial 1 has two values of `kind`, 'a' in line 2 and 'b' in line 3",
         ),
         (
@@ -263,11 +269,6 @@ def test_exact_copies_are_counted_and_contradictions_are_errors(read, tmp_path: 
             "trial,score,status\n1,2,complet\n",
             {},
             r"column `status` is 'complet' in line 2; did you mean 'complete'",
-        ),
-        (
-            "trial,group,score\n1,2,3\n",
-            {},
-            r"column `group` cannot be a hyperparameter .*`--map group=ANOTHER_NAME`",
         ),
         ("trial,trial,score\n1,2,3\n", {}, "two columns are named 'trial'"),
         ("trial,step,update,score\n1,2,3,4\n", {}, r"`step` and `update` are both 'step'"),
@@ -323,16 +324,16 @@ def test_the_order_of_lines_and_columns_does_not_matter(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(two.trials, renamed)
     pd.testing.assert_frame_equal(two.rows, one.rows)
     assert (two.axes, two.score) == (one.axes, one.score)
-    assert [axis.name for axis in one.axes["x"]] == ["batch", "kind", "lr"]
+    assert [axis.name for axis in one.axes["x"]] == ["learning_rate", "batch", "kind"]
 
 
 def test_steps_in_a_trials_only_line_are_a_hyperparameter(table) -> None:
     found = table("trial,steps,lr,score\n1,10,0.1,1\n2,20,0.2,2\n3,40,0.1,3\n")
-    assert [axis.name for axis in found.axes[""]] == ["steps", "lr"]
+    assert [axis.name for axis in found.axes[""]] == ["learning_rate", "steps"]
     assert list(found.trials["update"]) == [10, 20, 40]
     both = table("trial,step,steps,lr,score\n1,1,2,0.1,1\n1,2,2,0.1,1.5\n2,1,3,0.2,2\n")
     assert list(both.trials["update"]) == [2, 1]
-    assert [axis.name for axis in both.axes[""]] == ["steps", "lr"]
+    assert [axis.name for axis in both.axes[""]] == ["learning_rate", "steps"]
 
 
 def test_one_and_two_trials_load(table) -> None:
@@ -340,7 +341,7 @@ def test_one_and_two_trials_load(table) -> None:
     assert one.axes == {"": ()}
     assert one.score.tolerance == pytest.approx(0.003)
     two = table("trial,lr,score\n1,0.1,3\n2,0.2,3\n")
-    assert [axis.name for axis in two.axes[""]] == ["lr"]
+    assert [axis.name for axis in two.axes[""]] == ["learning_rate"]
     assert table("trial,lr,score\n1,0.1,inf\n").trials["infeasible"].all()
     with pytest.raises(UserError, match="none of the 1 trials has an outcome"):
         table("trial,lr,score\n1,0.1,\n")
@@ -379,17 +380,16 @@ def test_tolerance_from_seeds_of_equal_configurations(table) -> None:
 
 def test_a_hyperparameter_that_some_trials_lack_is_no_axis(table) -> None:
     found = table("trial,lr,beta,score\n1,0.1,,1\n2,0.2,0.5,2\n3,0.3,0.7,3\n")
-    assert [axis.name for axis in found.axes[""]] == ["lr"]
+    assert [axis.name for axis in found.axes[""]] == ["learning_rate"]
     assert any("beta" in note and "1 of 3" in note for note in found.notes)
 
 
 def test_remarks_are_left_out_and_said_to_be(table) -> None:
     text = "trial,lr,path,score\n" + "".join(f"{i},{i}.5,folder/{i},{i}\n" for i in range(1, 20))
     found = table(text)
-    assert [axis.name for axis in found.axes[""]] == ["lr"]
-    assert found.notes == (
-        "column `path` of theirs.csv is left out: text with more than 12 values",
-    )
+    assert [axis.name for axis in found.axes[""]] == ["learning_rate"]
+    found = table(text.replace("path", "recipe"))
+    assert "column `recipe` of theirs.csv is left out: text with more than 12 values" in found.notes
 
 
 def test_two_tables_must_share_their_score(tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_every_figure_has_its_numbers(out: Path) -> None:
     assert drawings == {path.stem for path in (out / "figures").glob("*.png")}
     modules = {path.stem for path in Path(figures.__file__).parent.glob("*.py")}
     assert {stem.partition("-")[0] for stem in drawings} <= modules, "drawn where it says"
-    assert drawings | {"trials"} == {path.stem for path in (out / "data").glob("*.csv")}
+    assert drawings | {"trials", "columns"} == {path.stem for path in (out / "data").glob("*.csv")}
 
 
 def test_the_numbers_of_a_figure_are_those_of_the_findings(out: Path) -> None:
@@ -508,3 +508,6 @@ def test_command_line_prints_the_page_and_says_what_is_claimed(tmp_path: Path) -
     assert lines[0] == recommendation_text(found.recommendations[0], found.score)
     assert lines[1:-1] == [g.text for g in found.claimed]
     assert lines[-1].startswith(f"{len(found.claimed)} claimed, {shown['withheld']} withheld")
+    best = min(found.best_trials, key=lambda trial: trial.score)
+    assert f"; best trial of {best.study}: {best.label} ({best.method}), loss" in lines[-1]
+    assert shown["best"][0]["hyperparameters"] == best.hyperparameters != {}

@@ -188,11 +188,11 @@ def test_no_finished_trial_is_a_valid_page_that_says_so(tmp_path: Path) -> None:
     with quick_ledger(tmp_path / "s", spec) as ledger:
         ledger.append(BaselineMeasured(name="vanilla", metrics=baselines()["vanilla"]))
         write_trial(ledger, spec, "gradient_ascent", {"learning_rate": 3e-4}, {}, status="running")
-        write_trial(ledger, spec, "random_labels", {"learning_rate": 9e-4}, {}, status="infeasible")
+        write_trial(ledger, spec, "random_labels", {"learning_rate": 9e-4}, {}, status="diverged")
     write_report([tmp_path / "s"], tmp_path / "out")
     text = read(tmp_path / "out").text
     assert "There is no verdict: no trial has a score yet." in text
-    assert "1 infeasible (diverged), 1 without an outcome" in text
+    assert "1 diverged, 1 without an outcome" in text
     assert "There is nothing to draw" in text
 
 
@@ -240,7 +240,7 @@ def failed_study(folder: Path, reasons: dict[str, list[tuple[str, str]]]) -> Pat
 @pytest.mark.usefixtures("no_figures")
 def test_a_study_without_any_result_leads_with_the_commonest_reasons(tmp_path: Path) -> None:
     ends = [("failed", "OSError: no space left on device")] * 2
-    ends += [("infeasible", f"non-finite loss at update {update}") for update in (14, 3, 9)]
+    ends += [("diverged", f"non-finite loss at update {update}") for update in (14, 3, 9)]
     study = failed_study(tmp_path / "s", {"gradient_ascent": [*ends, ("out_of_memory", "")]})
     write_report([study], tmp_path / "out")
     text = read(tmp_path / "out").text

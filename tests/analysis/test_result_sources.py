@@ -41,7 +41,7 @@ def test_facts_of_a_study_directory(planted_study: Path) -> None:
     assert study.source == "demo-study/ledger/events.jsonl"
     assert study.planned == 42
     assert sum(study.outcomes.values()) == 42
-    assert study.outcomes["infeasible"] > 0
+    assert study.outcomes["diverged"] > 0
     assert study.outcomes["out_of_memory"] == 1
     assert study.header["versions.torch"] == "2.9.0"
     assert list(study.baselines.index) == ["vanilla", "exact_retrain"]
@@ -102,9 +102,13 @@ def test_empty_and_foreign_tables(tmp_path: Path) -> None:
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
     with pytest.raises(UserError, match=r"torn\.parquet: cannot be read as a table"):
         load([tmp_path / "torn.parquet"])
-    pd.DataFrame({"trial": [1], "loss": [0.5]}).to_csv(tmp_path / "foreign.csv", index=False)
-    with pytest.raises(UserError, match=r"foreign\.csv: lacks the columns number, status"):
-        load([tmp_path / "foreign.csv"])
+    almost = pd.DataFrame({"status": ["complete"], "method": ["npo"], "update": [1], "lr": [1e-5]})
+    almost.to_csv(tmp_path / "almost.csv", index=False)
+    with pytest.raises(
+        UserError,
+        match=r"almost\.csv: lacks the columns number, candidate, .*lacks the column score",
+    ):
+        load([tmp_path / "almost.csv"])
 
 
 def test_a_study_without_trials_says_so(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def check_scores(study: Path, expected: Callable[[Trial], Row]) -> TrialTable:
     for number, trial in record.trials.items():  # none is left out here, so numbers agree
         line = table.trials.loc[number]
         assert line["learning_rate"] == trial.config["learning_rate"]
-        if trial.status in ("infeasible", "out_of_memory"):
+        if trial.status in ("diverged", "out_of_memory"):
             assert line["infeasible"]
             assert math.isnan(line["score"])
             assert line["crossed"] is None
@@ -404,15 +404,13 @@ def test_outcomes(tmp_path: Path) -> None:
             reason="past its best: score 0.5 at update 3",
         )
         write(ledger, spec, known | {"w_r": 4.0}, [3], status="pruned", reason="asha: rung 3")
-        write(
-            ledger, spec, known | {"w_r": 5.0}, [3], status="infeasible", reason="non-finite loss"
-        )
+        write(ledger, spec, known | {"w_r": 5.0}, [3], status="diverged", reason="non-finite loss")
         write(ledger, spec, known | {"w_r": 6.0}, [], status="out_of_memory")
         write(ledger, spec, known | {"w_r": 7.0}, [])
     results = load([tmp_path / "s"])
     table = trial_table(results)
     assert list(table.trials["w_r"]) == [3, 4, 5, 6]
-    assert list(table.trials["status"]) == ["complete", "pruned", "infeasible", "out_of_memory"]
+    assert list(table.trials["status"]) == ["complete", "pruned", "diverged", "out_of_memory"]
     assert list(table.trials["infeasible"]) == [False, False, True, True]
     assert list(table.left_out["why"]) == [
         "failed",
@@ -609,7 +607,7 @@ def made_table(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> TrialTable:
         "seed": 0.0,
     }
     trials = trials.assign(trial=range(size), **{k: v for k, v in known.items() if k not in trials})
-    trials["status"] = np.where(trials["infeasible"], "infeasible", "complete")
+    trials["status"] = np.where(trials["infeasible"], "diverged", "complete")
     return TrialTable(
         trials.assign(score_selection=trials["score"]), pd.DataFrame(), {"x": axes}, score
     )
@@ -644,7 +642,7 @@ def test_health_finds_the_cliff_and_the_bound() -> None:
         1e-6,
     )
     assert (high["side"], high["hits"]) == ("high", 0)
-    assert facts.outcomes.to_dict("records")[0]["infeasible"] == 8
+    assert facts.outcomes.to_dict("records")[0]["diverged"] == 8
 
 
 def test_health_counts_the_best_of_each_group() -> None:
@@ -679,12 +677,12 @@ def test_health_of_a_study(planted_study: Path, tmp_path: Path) -> None:
 def test_a_study_of_diverged_trials_alone(tmp_path: Path) -> None:
     spec = spec_with()
     with quick_ledger(tmp_path / "s", spec) as ledger:
-        write(ledger, spec, {"learning_rate": 1e-3, "w_r": 1.0}, [], status="infeasible")
-        write(ledger, spec, {"learning_rate": 9e-4, "w_r": 2.0}, [3], status="infeasible")
+        write(ledger, spec, {"learning_rate": 1e-3, "w_r": 1.0}, [], status="diverged")
+        write(ledger, spec, {"learning_rate": 9e-4, "w_r": 2.0}, [3], status="diverged")
     results = load([tmp_path / "s"])
     table = trial_table(results)
     assert table.trials["infeasible"].all()
-    assert health(table, results).outcomes["infeasible"].tolist() == [2]
+    assert health(table, results).outcomes["diverged"].tolist() == [2]
 
 
 def test_studies_of_one_name_keep_their_trials_apart(tmp_path: Path) -> None:

@@ -152,16 +152,16 @@ def test_diverged_trials_are_counted(tmp_path: Path) -> None:
         (
             "gradient_ascent",
             {3: good},
-            "infeasible",
+            "diverged",
         ),  # was feasible once, then diverged: no configuration
-        ("gradient_ascent", {}, "infeasible"),
+        ("gradient_ascent", {}, "diverged"),
         ("gradient_ascent", {3: bad}, "pruned"),
         ("gradient_ascent", {}, "failed"),
         ("gradient_ascent", {3: bad}, "running"),
     ]
     line = verdict(study_of(tmp_path / "s", trials)).iloc[0]
     assert line["trials"] == 6
-    assert [line[name] for name in ("complete", "pruned", "infeasible", "failed", "running")] == [
+    assert [line[name] for name in ("complete", "pruned", "diverged", "failed", "running")] == [
         1,
         1,
         2,
@@ -174,13 +174,13 @@ def test_diverged_trials_are_counted(tmp_path: Path) -> None:
 
 def test_a_method_without_a_score_stays_in_the_table_and_comes_last(tmp_path: Path) -> None:
     trials = [
-        ("gradient_ascent", {}, "infeasible"),
+        ("gradient_ascent", {}, "diverged"),
         ("ascent_descent_in_distribution", {6: row(forget=80)}, "complete"),
     ]
     table = ranked_methods(verdict(study_of(tmp_path / "s", trials)))
     assert list(table["method"]) == ["ascent_descent_in_distribution", "gradient_ascent"]
     assert math.isnan(table["score_reporting"].iloc[1])
-    assert table["infeasible"].iloc[1] == 1
+    assert table["diverged"].iloc[1] == 1
 
 
 def test_best_is_the_one_that_status_and_export_name(tmp_path: Path) -> None:
@@ -247,9 +247,9 @@ def test_a_choice_at_the_edge_of_the_search_is_named(tmp_path: Path) -> None:
 def test_outcomes_in_words(tmp_path: Path) -> None:
     study = study_of(
         tmp_path / "s",
-        [("gradient_ascent", {6: row()}, "complete"), (METHODS[1], {}, "infeasible")],
+        [("gradient_ascent", {6: row()}, "complete"), (METHODS[1], {}, "diverged")],
     )
-    assert outcome_sentence(study) == "2 of 4 planned trials: 1 complete, 1 infeasible (diverged)."
+    assert outcome_sentence(study) == "2 of 4 planned trials: 1 complete, 1 diverged."
 
 
 @pytest.mark.parametrize(

@@ -211,8 +211,13 @@ def test_unlearn_runs_one_trial_and_saves_a_model_that_loads(cli, study, tmp_pat
 def test_plan_starts_nothing_and_says_what_does_not_fit(cli, study) -> None:
     code, out, _ = cli("plan", study(), "--json")
     assert code == 0
-    assert json.loads(out)["trials"] == 4
+    found = json.loads(out)
+    assert found["trials"] == 4
+    selection, reporting = found["halves"]
+    assert abs(selection["documents"] - reporting["documents"]) <= 1
+    assert abs(selection["nll"] - reporting["nll"]) < 0.095, "one target for both halves"
     code, out, _ = cli("plan", study(), "--lanes", 10_000)
+    assert "reporting half: " in out
     assert "does not fit here: 10000 lane(s) want" in out
 
 

@@ -69,7 +69,7 @@ def confirmed(ended):
             "is gone: ray-unlearn resume {study} --retry-failed",
         ),
         (
-            [("infeasible", "loss is not finite")] * 3 + [("out_of_memory", "")],
+            [("diverged", "loss is not finite")] * 3 + [("out_of_memory", "")],
             "none of the 4 trials has a result: loss is not finite (3); out of memory (1)",
         ),
         (
@@ -91,7 +91,7 @@ def test_failed_trials_are_not_done_and_the_last_line_says_why(
 
 
 def test_a_few_diverged_trials_are_done_and_still_counted(cli, ended) -> None:
-    folder = ended([("complete", "")] * 3 + [("infeasible", "loss is not finite")])
+    folder = ended([("complete", "")] * 3 + [("diverged", "loss is not finite")])
     code, out, err = cli("resume", folder)
     assert code == 0
     assert err.splitlines()[-1] == f"done; report with: ray-unlearn report {folder}"

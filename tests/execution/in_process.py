@@ -123,7 +123,7 @@ class SurfaceWorkspace:
             self._simulated.updates.append((running.number, update))
             self._simulated.trouble(config, update, running)
             if config.learning_rate * update > 0.02:
-                yield Ended("infeasible", "loss is not finite")
+                yield Ended("diverged", "loss is not finite")
                 return
             if update in config.evaluate_at:
                 yield surface(config, update)

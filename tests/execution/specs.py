@@ -106,7 +106,7 @@ def run(
         assert config is not None
         value = score(config)
         rows = [] if value is None else [row(config.steps, value)]
-        trial = finished(number, config, rows, "infeasible" if value is None else "complete")
+        trial = finished(number, config, rows, "diverged" if value is None else "complete")
         search.tell(trial)
         done.append(trial)
     return done

@@ -68,7 +68,7 @@ def test_the_top_is_by_the_selection_half_and_names_each_configuration_once() ->
             [row(3, 0.3, score_reporting=0.0)],
         ),
         trial(2, spec, 1e-4, {3: 0.5, 9: 0.1}, seed=1),
-        trial(3, spec, 1e-3, {1: 0.01}, status="infeasible"),
+        trial(3, spec, 1e-3, {1: 0.01}, status="diverged"),
         trial(4, spec, 1e-4, {9: 0.6}, method="random_labels"),
     ]
     ledger = record(spec, *trials)
@@ -209,7 +209,7 @@ def test_a_seed_without_a_score_is_shown_and_never_dropped(tmp_path: Path) -> No
     again = confirming_spec(spec, ledger, ScoreRule.of(ledger, spec).top(ledger, 2), 4, "confirm")
     outcomes: list[tuple[list[Any], Any]] = [
         ([row(9, 9.0, score_reporting=0.6)], "complete"),
-        ([], "infeasible"),
+        ([], "diverged"),
         ([row(9, 9.0, score_reporting=math.nan)], "complete"),
         ([row(9, 9.0, score_reporting=0.8)], "complete"),
         *[([], None)] * 4,
@@ -224,7 +224,7 @@ def test_a_seed_without_a_score_is_shown_and_never_dropped(tmp_path: Path) -> No
     assert (first.trial, first.claimed_selection, first.claimed_reporting) == (0, 0.1, 0.6)
     assert (first.scores, first.without_score) == (
         {1: 0.6, 4: 0.8},
-        {"infeasible": 1, "no_finite_score": 1},
+        {"diverged": 1, "no_finite_score": 1},
     )
     assert (first.interval.n, first.seeds, first.interval.mean) == (2, 4, pytest.approx(0.7))
     # t(0.95, 1) = 6.313752; SD of 0.6 and 0.8 is 0.1 sqrt(2), over sqrt(2) it is 0.1.
@@ -238,7 +238,7 @@ def test_a_seed_without_a_score_is_shown_and_never_dropped(tmp_path: Path) -> No
         None,
     )
     assert (
-        "1 infeasible, 1 no_finite_score of 4 new seeds; the interval is for the other 2 alone"
+        "1 diverged, 1 no_finite_score of 4 new seeds; the interval is for the other 2 alone"
         in found.notes[0]
     )
     write_confirmation(found, folder / "confirm")
@@ -265,7 +265,7 @@ def test_a_study_is_not_confirmed_by_another_ones_trials(tmp_path: Path) -> None
 
 def test_what_cannot_be_confirmed_is_refused(tmp_path: Path) -> None:
     spec = study()
-    folder = written(tmp_path / "s", spec, [trial(0, spec, 1e-4, {}, status="infeasible")])
+    folder = written(tmp_path / "s", spec, [trial(0, spec, 1e-4, {}, status="diverged")])
     with pytest.raises(UserError, match="at least 2 new seeds, got 1"):
         confirm_study(folder, 1, 1)
     with pytest.raises(UserError, match="no finished trial has a score"):
@@ -286,6 +286,13 @@ def seen(ledger: Record) -> tuple[Trial, dict[str, Any]]:
         if t.status == "complete"
     ]
     return min(pairs, key=lambda pair: pair[1]["score_selection"])
+
+
+def assert_same_halves(study: Path, other: Path) -> None:
+    """Scores on other halves confirm nothing."""
+    began, found = (read_ledger(place / "ledger") for place in (study, other))
+    assert (began.header.dealing, found.header.dealing) == ("balanced", "balanced")
+    assert found.halves == began.halves != {}
 
 
 def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
@@ -314,6 +321,7 @@ def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
     assert (result.location, result.counts) == (str(folder / "confirm"), {"complete": 2})
     checked = verify(folder / "confirm")
     assert (checked.problems, checked.complete, checked.rows) == ([], True, 2)
+    assert_same_halves(folder, folder / "confirm")
     trials = read_ledger(folder / "confirm" / "ledger").finished
     assert [t.config["seed"] for t in trials] == [1, 2]
     differing = {"seed": None, "steps": None, "evaluate_at": None}

@@ -30,7 +30,7 @@ def one_of_each(spec: StudySpec) -> list[Trial]:
     """Trials with every outcome, and one that still runs."""
     rows = [row(1, 0.9), row(9, 0.2, forget_ppl=31.0), row(30, 0.5)]
     statuses: list[tuple[Outcome | None, str]] = [
-        ("complete", ""), ("pruned", "asha: 0.9 at update 1"), ("infeasible", "loss is not finite"),
+        ("complete", ""), ("pruned", "asha: 0.9 at update 1"), ("diverged", "loss is not finite"),
         ("out_of_memory", "batch size 8"), ("failed", "worker died 3 times"), (None, ""),
     ]  # fmt: skip
     search, trials = Search(spec, "c"), []

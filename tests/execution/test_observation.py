@@ -113,7 +113,7 @@ def watched(clock: Clock) -> Counts:
     """A resumed study of six trials after half a minute: one was finished, one begun; then
 
     t = 0: trials 1 (begun before) and 2 are handed out; 10: trial 1 has a row at update 9; 20:
-    trial 1 is complete, trial 3 begins; 24: trial 2 is infeasible; 30: trial 3 has a row.
+    trial 1 is complete, trial 3 begins; 24: trial 2 has diverged; 30: trial 3 has a row.
     """
     before = record(
         SPEC, a_trial(0, tokens(1), tokens(3, 0.25), status="complete"), a_trial(1, tokens(3))
@@ -133,7 +133,7 @@ def watched(clock: Clock) -> Counts:
     counts.began(three)
     assert counts.live(True, STATE, 0, []).eta_s is None, "one finished trial tells too little"
     clock.seconds += 4
-    two.status = "infeasible"
+    two.status = "diverged"
     counts.ended(two)
     clock.seconds += 6
     counts.row(three, tokens(1))
@@ -145,7 +145,7 @@ def test_live_values_by_hand() -> None:
     live = watched(clock).live(True, STATE, 17, ["x: full"])
     assert {name: count for name, count in live.outcomes.items() if count} == {
         "complete": 2,
-        "infeasible": 1,
+        "diverged": 1,
     }
     assert (live.asked_for, live.trials_running, live.rows, live.events) == (6, 1, 5, 17)
     assert live.updates == 3 + 9 + 1
@@ -214,7 +214,7 @@ def test_metrics_by_hand() -> None:
         ("last_write_timestamp_seconds",): 1767225610,
         ("trials", "complete"): 2,
         ("trials", "pruned"): 0,
-        ("trials", "infeasible"): 1,
+        ("trials", "diverged"): 1,
         ("trials", "out_of_memory"): 0,
         ("trials", "failed"): 0,
         ("trials", "running"): 1,
@@ -293,7 +293,7 @@ def test_a_reader_that_stays_sees_trials_begin_report_and_end(tmp_path: Path) ->
     assert loaded(reader)[1].intermediate_values == {3: 0.5, 9: 0.125}
     assert [t.state.name for t in loaded(reader)] == ["COMPLETE", "RUNNING", "RUNNING"]
     assert [t.state.name for t in loaded(reader, "random_labels")] == ["RUNNING"]
-    one.status, two.status, two.reason = "complete", "infeasible", "loss is not finite"
+    one.status, two.status, two.reason = "complete", "diverged", "loss is not finite"
     three.status = "failed"
     live.show(one, ended=True)
     live.show(two, ended=True)
@@ -328,7 +328,7 @@ def test_the_export_at_the_end_is_exact_where_the_journal_could_not_unsay_someth
     live = LiveJournal(record(SPEC), SPEC, path)
     trial.rows.append(row(1, 0.9))
     live.show(trial, ended=False)
-    trial.status = "infeasible"
+    trial.status = "diverged"
     live.show(trial, ended=True)
     live.flush()
     assert loaded(opened(path))[0].intermediate_values == {1: 0.9}

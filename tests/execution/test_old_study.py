@@ -11,7 +11,7 @@ import ray_unlearn as ru
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.spec.trial_id import flat_id
 from ray_unlearn.store.ledger import read_ledger
-from ray_unlearn.store.schema import SCHEMA_VERSION
+from ray_unlearn.store.schema import HALVES, SCHEMA_VERSION
 
 FIXTURES = REPOSITORY / "tests/fixtures"
 
@@ -45,6 +45,13 @@ def test_a_stored_study_is_resumed_under_its_own_ids_confirmed_and_exported(
     confirmed = read_ledger(tmp_path / "study/confirm/ledger")
     assert [trial.status for trial in confirmed.finished] == ["complete"] * 2
     assert confirmed.header.schema_version == SCHEMA_VERSION
+    began = read_ledger(tmp_path / "study/ledger")
+    for record in (began, confirmed):
+        assert (record.header.dealing, record.halves) == ("hash", {})
+    for half in HALVES:
+        name = f"approximate_nll_{half}"
+        targets = [record.baselines["vanilla"][name] for record in (began, confirmed)]
+        assert targets[0] == pytest.approx(targets[1]), "a confirmation has the study's halves"
     for trial in confirmed.finished:
         assert trial.trial_id == TrialConfig.model_validate(trial.config).id
     assert ru.open(tmp_path / "study/confirm").verify().problems == []

@@ -127,7 +127,7 @@ def test_no_scheduler_never_stops() -> None:
 
 def test_infeasible_rows_are_worst() -> None:
     spec = decaying("asha", reduction_factor=3, grace_updates=3)
-    two_nan = [trial(0, {3: NAN}, "infeasible"), trial(1, {3: math.inf}, "infeasible")]
+    two_nan = [trial(0, {3: NAN}, "diverged"), trial(1, {3: math.inf}, "diverged")]
     assert verdict(spec, record(spec, *two_nan, trial(2, {3: 7.0})), 2) is None, "the best of three"
     assert verdict(spec, record(spec, trial(0, {3: 7.0}), trial(1, {3: NAN})), 1) is not None
 
@@ -272,7 +272,7 @@ def test_a_pruner_that_saw_the_study_grow_judges_as_one_that_sees_it_for_the_fir
         one.rows.append(latest)
         stopped += judged is not None
         if judged is not None or len(one.rows) == 4 or draw.random() < 0.05:
-            one.status = "pruned" if judged else draw.choice(["complete", "infeasible", "failed"])
+            one.status = "pruned" if judged else draw.choice(["complete", "diverged", "failed"])
             running.remove(one)
     assert 5 < stopped < 55
 

@@ -357,7 +357,7 @@ def test_a_plan_counts_listed_points_and_the_trials_of_both_spaces() -> None:
 # Resume
 
 
-STATUSES: list[Outcome] = ["complete", "pruned", "infeasible", "out_of_memory", "failed"]
+STATUSES: list[Outcome] = ["complete", "pruned", "diverged", "out_of_memory", "failed"]
 
 
 def outcome(spec: StudySpec, number: int, config: TrialConfig, status: Outcome) -> Trial:
@@ -525,7 +525,7 @@ def test_outcomes_with_free_steps() -> None:
     assert told(still_falling, spec) == ("PRUNED", None, {1: 0.1, 3: 0.9, 9: 0.4})
     no_configuration_yet = finished(0, config, u_shape[:1], "pruned")
     assert told(no_configuration_yet, spec) == ("PRUNED", None, {1: 0.1})
-    assert told(finished(0, config, u_shape, "infeasible"), spec) == ("PRUNED", None, {})
+    assert told(finished(0, config, u_shape, "diverged"), spec) == ("PRUNED", None, {})
     assert told(finished(0, config, u_shape, "out_of_memory"), spec) == ("PRUNED", None, {})
     assert told(finished(0, config, u_shape, "failed"), spec) == ("FAIL", None, {})
     assert told(finished(0, config, [row(30, math.nan)], "complete"), spec) == ("PRUNED", None, {})
@@ -553,7 +553,7 @@ def test_outcomes_with_two_objectives_are_the_pair_at_the_row_of_the_lowest_scor
         row(30, 0.6, forget_gap_selection=0.0, utility_loss_selection=0.6),
     ]
     assert told(finished(0, config, rows), spec) == ("COMPLETE", [0.1, 0.4], {})
-    assert told(finished(0, config, rows, "infeasible"), spec) == ("PRUNED", None, {})
+    assert told(finished(0, config, rows, "diverged"), spec) == ("PRUNED", None, {})
 
 
 def test_tpe_takes_an_infeasible_trial_for_a_good_one_only_when_there_is_nothing_else() -> None:
@@ -565,7 +565,7 @@ def test_tpe_takes_an_infeasible_trial_for_a_good_one_only_when_there_is_nothing
     config = Search(spec, "c").ask(0)
     assert config is not None
     trials = [
-        as_optuna_trial(finished(0, config, [], "infeasible"), ScoreRule(spec, {}), {}),
+        as_optuna_trial(finished(0, config, [], "diverged"), ScoreRule(spec, {}), {}),
         as_optuna_trial(finished(1, config, [row(1, 0.1)], "pruned"), ScoreRule(spec, {}), {}),
         as_optuna_trial(finished(2, config, [row(30, 9.0)], "complete"), ScoreRule(spec, {}), {}),
     ]
@@ -607,7 +607,7 @@ def test_the_gaussian_process_finds_it_too_and_is_not_drawn_to_where_models_dive
     """The optimum lies at the edge of a region where every model diverges."""
     spec = study(sampler="gp", trials_per_method=16)
     trials = run(spec, lambda c: None if c.learning_rate > 1.2e-4 else valley(c))
-    assert sum(t.status == "infeasible" for t in trials[8:]) <= 4
+    assert sum(t.status == "diverged" for t in trials[8:]) <= 4
     assert min(t.rows[0]["score_selection"] for t in trials if t.rows) < 0.05
 
 
@@ -617,7 +617,7 @@ def test_the_gaussian_process_is_given_the_worst_score_for_an_infeasible_trial()
     trials = [
         finished(0, config, [row(1, 0.2), row(9, 0.4)]),
         finished(1, config, [row(1, 0.7)], "pruned"),
-        finished(2, config, [row(1, 0.1)], "infeasible"),
+        finished(2, config, [row(1, 0.1)], "diverged"),
         finished(3, config, [], None),
     ]
     past = samplers.with_values_for_gp(
@@ -635,7 +635,7 @@ def test_tpe_learns_to_avoid_where_models_diverge() -> None:
     for seed in range(3):
         spec = study(sampler="tpe", trials_per_method=60, seed=seed)
         diverged = [
-            t.status == "infeasible"
+            t.status == "diverged"
             for t in run(spec, lambda c: None if c.learning_rate > 3e-4 else valley(c))
         ]
         early += sum(diverged[:15])
@@ -652,7 +652,7 @@ def test_random_points_until_enough_trials_have_a_score() -> None:
         assert config is not None
         assert search.source(number) == "random"
         search.tell(
-            finished(number, config, [row(30, 1.0)], "infeasible" if number < 3 else "complete")
+            finished(number, config, [row(30, 1.0)], "diverged" if number < 3 else "complete")
         )
     search.ask(START_UP + 3)
     assert search.source(START_UP + 3) == "tpe"

@@ -9,9 +9,9 @@ from rich.console import Console
 from specs import finished, row, space, study
 from stand_in import NLL, config
 
-from ray_unlearn.execution.conductor import pending
+from ray_unlearn.execution.conductor import LaneError, pending, record_first_job
 from ray_unlearn.execution.interrupt import Interrupt
-from ray_unlearn.execution.messages import BestWeights
+from ray_unlearn.execution.messages import BestWeights, Prepared
 from ray_unlearn.execution.progress import Progress
 from ray_unlearn.execution.recorder import Recorder
 from ray_unlearn.spec.errors import UserError
@@ -68,6 +68,25 @@ def test_a_replayed_row_is_written_once_and_still_gets_its_verdict(tmp_path: Pat
     assert search.told == [(0, "pruned")]
 
 
+def test_halves_that_were_lost_are_dealt_again_only_as_they_were(tmp_path: Path) -> None:
+    """Rows measured on other halves would stand beside those of before as if they were alike."""
+
+    def dealt(target: float) -> Prepared:
+        rows = {"vanilla": metrics(0) | {"approximate_nll_selection": target}}
+        return Prepared(rows, halves={"approximate": "srrs"})
+
+    with Ledger.create(tmp_path, Header(dealing="balanced")) as ledger:
+        target = NLL["approximate_nll_selection"]
+        ledger.append(BaselineMeasured(name="vanilla", metrics=metrics(0)))
+        recorder = Recorder(study(space()), ledger, Deaf(), Deaf())
+        recorder.asked(0, config(), "planted")
+        with pytest.raises(LaneError, match="the selection half has another target"):
+            record_first_job(ledger, dealt(target + 0.01), print)
+        assert ledger.record.halves == {}
+        record_first_job(ledger, dealt(target), print)
+        assert ledger.record.halves == {"approximate": "srrs"}
+
+
 def test_rows_are_scored_by_the_studys_baselines(tmp_path: Path) -> None:
     search = Deaf()
     with Ledger.create(tmp_path, Header(retraining_flops=100.0)) as ledger:
@@ -92,7 +111,7 @@ def test_a_best_row_whose_trial_diverges_is_not_the_one_to_beat(tmp_path: Path) 
             recorder.row(number, 0, metrics(1, known))
             assert recorder.is_best(number, (1, 1.0))
         recorder.outcome(0, 0, "complete", "")
-        recorder.outcome(1, 0, "infeasible", "diverged")
+        recorder.outcome(1, 0, "diverged", "diverged")
         for number, score, best in ((2, 2.5, False), (3, 1.5, True), (4, 1.7, False)):
             recorder.asked(number, config(seed=number))
             recorder.row(number, 0, metrics(1, score))
@@ -119,7 +138,7 @@ def test_a_late_word_of_former_best_weights_costs_its_own_file_and_nothing_else(
         assert kept is not None
         assert (kept.number, kept.file) == (1, files[1].file)
         assert [p.name for p in (tmp_path / "study" / "trials" / "best").iterdir()] == ["1"]
-        recorder.outcome(1, 0, "infeasible", "diverged")
+        recorder.outcome(1, 0, "diverged", "diverged")
         assert ledger.record.best_weights is None, "its row does not count any more"
         assert list((tmp_path / "study" / "trials" / "best").iterdir()) == []
 

@@ -114,7 +114,7 @@ def test_the_hparams_tab_knows_experiment_configuration_and_end(tmp_path: Path) 
     assert run_data.Tensors("outcome")[0].tensor_proto.string_val == [b"complete"]
 
 
-@pytest.mark.parametrize("status", ["infeasible", "out_of_memory", "failed"])
+@pytest.mark.parametrize("status", ["diverged", "out_of_memory", "failed"])
 def test_a_trial_without_rows_has_its_outcome_and_reason(tmp_path: Path, status: str) -> None:
     trial = a_trial(study())
     trial.status, trial.reason = status, "loss is not finite at update 3"

@@ -357,7 +357,7 @@ def test_a_ledger_that_names_a_file_outside(
     with Ledger.open(study / "ledger") as ledger:
         nobody = SimpleNamespace(tell=print, verdict=print)
         recorder = Recorder(small, ledger, nobody, nobody, storage=storage)
-        recorder.outcome(0, 0, "infeasible", "its row does not count any more")
+        recorder.outcome(0, 0, "diverged", "its row does not count any more")
     for ask in (storage.read, storage.remove, storage.path, storage.files):
         with pytest.raises(PermissionError, match="outside the study"):
             ask(name)
@@ -385,7 +385,7 @@ def test_a_good_name_is_kept_and_replaced(study: Path, small: StudySpec, victim:
     with Ledger.open(study / "ledger") as ledger:
         nobody = SimpleNamespace(tell=print, verdict=print)
         recorder = Recorder(small, ledger, nobody, nobody, storage=storage)
-        recorder.outcome(0, 0, "infeasible", "its row does not count any more")
+        recorder.outcome(0, 0, "diverged", "its row does not count any more")
     assert not (study / name).exists()
 
 

@@ -13,8 +13,8 @@ def test_a_number_is_no_other_reason_and_a_result_is_none() -> None:
     """One cause at a hundred updates would look like a hundred causes."""
     counted = FailureReasons(
         [
-            ("infeasible", "not finite at update 3"),
-            ("infeasible", "not finite at update 14"),
+            ("diverged", "not finite at update 3"),
+            ("diverged", "not finite at update 14"),
             ("out_of_memory", ""),
             ("complete", ""),
             ("pruned", "below the median"),

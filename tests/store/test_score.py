@@ -107,7 +107,7 @@ def test_without_free_steps_only_the_last_row_counts(tiny_study: StudySpec) -> N
         assert rule.row(trial(0, "pruned", {1: 0.1})) is None
 
 
-@pytest.mark.parametrize("status", ["infeasible", "out_of_memory", "failed"])
+@pytest.mark.parametrize("status", ["diverged", "out_of_memory", "failed"])
 def test_unfinished_business_has_no_score(tiny_study: StudySpec, status: str) -> None:
     assert ScoreRule(tiny_study, {}).candidates(trial(0, status, {1: 0.1})) == []
 

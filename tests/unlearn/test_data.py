@@ -307,5 +307,5 @@ def test_documents_shared_between_splits_are_refused(
 
 def test_a_half_without_documents_is_refused(text_files: Path, model: ModelSpec) -> None:
     source = SplitSource(path=str(text_files / "approximate.jsonl"), id="id", limit=1)
-    with pytest.raises(UserError, match="half has no documents"):
+    with pytest.raises(UserError, match=r"1 document\(s\), and each half"):
         prepare(with_split(text_files, "approximate", source), model)

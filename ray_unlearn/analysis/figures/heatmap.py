@@ -52,7 +52,7 @@ COLUMNS = [
 COLOUR_MAP = "viridis_r"
 # Lines only: dots cost a third of a megabyte in an SVG.
 HATCHES = {
-    "infeasible": "////",
+    "diverged": "////",
     "pruned": "|||",
     "out_of_memory": "xxxx",
     "failed": "xxxx",
@@ -60,7 +60,7 @@ HATCHES = {
     "not evaluated": "",
 }
 NO_SCORE_LABELS = {
-    "infeasible": "trial diverged (infeasible)",
+    "diverged": "trial diverged",
     "pruned": "stopped early (pruned)",
     "out_of_memory": "out of memory or failed",
     "failed": "out of memory or failed",
@@ -206,8 +206,8 @@ def _update_ticks(panel: Axes, updates: np.ndarray) -> None:
 
 def _hatched(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells that are no configuration: of diverged trials, and those a trial did not reach."""
-    diverged = cells["status"] == "infeasible"
-    hatch = cells["drawn"].where(~diverged, "infeasible")
+    diverged = cells["status"] == "diverged"
+    hatch = cells["drawn"].where(~diverged, "diverged")
     lost = cells["drawn"].isin(["pruned", "out_of_memory", "failed"])
     return cells.assign(hatch=hatch)[diverged | lost]
 

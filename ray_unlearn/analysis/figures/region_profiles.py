@@ -131,7 +131,8 @@ def _lines(region: Region, trials: pd.DataFrame) -> list[pd.DataFrame]:
     )
     values = trials[name]
     categorical = region.axis.scale == "categorical"
-    dots = trials[["trial", "group", "regret", "infeasible", "drawn"]].assign(
+    named = trials.rename(columns={"infeasible": "without_score"})
+    dots = named[["trial", "group", "regret", "without_score", "drawn"]].assign(
         kind="trial", x=region.axis.to_unit(values) if categorical else values.astype(float)
     )
     return [part.assign(param=name) for part in (profile, ranges, dots) if len(part)]
@@ -202,9 +203,13 @@ def _profile(
 
 
 def _dots(panel: Axes, part: pd.DataFrame, axis: Axis, top: float) -> pd.DataFrame:
-    """Trials, those beyond the axis as triangles, infeasible ones as crosses; gives the former."""
+    """Trials, those beyond the axis as triangles, those without a score as crosses.
+
+    Returns:
+        The trials with a score.
+    """
     trials = part[(part["kind"] == "trial") & part["drawn"]]
-    known = trials[~trials["infeasible"] & trials["regret"].notna()]
+    known = trials[~trials["without_score"] & trials["regret"].notna()]
     x = known["x"].to_numpy(dtype=float)
     if axis.scale == "categorical" and len(x) > 1:
         x = x + np.linspace(-0.22, 0.22, len(x))
@@ -214,7 +219,7 @@ def _dots(panel: Axes, part: pd.DataFrame, axis: Axis, top: float) -> pd.DataFra
     upper = panel.get_xaxis_transform()
     beyond = np.full(int((~seen).sum()), 0.965)
     panel.scatter(x[~seen], beyond, transform=upper, marker="^", alpha=0.5, **style)
-    lost = trials[trials["infeasible"]]
+    lost = trials[trials["without_score"]]
     panel.scatter(
         lost["x"], np.full(len(lost), 1.02), transform=upper, s=12, marker="x", color=INK,
         linewidths=0.7, alpha=0.7, clip_on=False, zorder=4, rasterized=True,
@@ -292,8 +297,8 @@ def _keys(data: pd.DataFrame, colour: str) -> list[Any]:
         line_key("tolerance", color=INK, lw=0.9, ls=(0, (4, 2))),
         marker_key("trial (\u25b2 beyond the axis)", color=MUTED, ms=3.5),
     ]
-    if data["infeasible"].eq(True).any():
-        keys.append(marker_key("infeasible trial", marker="x", color=INK, ms=4.5))
+    if data["without_score"].eq(True).any():
+        keys.append(marker_key("trial without a score", marker="x", color=INK, ms=4.5))
     if "core" in kinds:
         keys.append(Patch(color=CORE, alpha=0.35, lw=0, label="core: P(good) \u2265 0.9"))
     if "excluded" in kinds:

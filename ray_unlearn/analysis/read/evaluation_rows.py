@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import ScoreRuleName
-from ray_unlearn.store.schema import AS_TRAINED, COLUMNS, STATUSES
+from ray_unlearn.store.schema import AS_TRAINED, BASELINE_COLUMNS, FORMER_OUTCOMES, STATUSES
 from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS
 
 REQUIRED = (
@@ -64,6 +64,7 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     as_trained = np.where(columns["update"].notna(), AS_TRAINED, np.nan)
     columns["strength"] = columns["strength"].fillna(pd.Series(as_trained, index=frame.index))
     tidy = pd.DataFrame(columns)
+    tidy["status"] = tidy["status"].replace(FORMER_OUTCOMES)
     strange = sorted(set(tidy["status"]) - set(STATUSES))
     if strange:
         raise UserError(f"{where}: status {strange[0]!r} is not one of {', '.join(STATUSES)}")
@@ -214,7 +215,10 @@ def tidy_baselines(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if frame["baseline"].duplicated().any():
         twice = frame.loc[frame["baseline"].duplicated(), "baseline"].iloc[0]
         raise UserError(f"{where}: baseline {twice!r} is given twice; keep one")
-    columns = {name: numbers(frame[name], where) if name in frame else math.nan for name in COLUMNS}
+    columns = {
+        name: numbers(frame[name], where) if name in frame else math.nan
+        for name in BASELINE_COLUMNS
+    }
     return (
         pd.DataFrame(columns, index=frame.index)
         .set_index(frame["baseline"].astype(str))

@@ -1,180 +1,157 @@
-"""What the columns of a foreign table are: by their names, or by a mapping `theirs=ours`."""
+"""What each column of a foreign table is taken for, and why: decided here and nowhere else.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+A column is a hyperparameter because somebody says so (`--map`, `--params`), because the program
+that wrote the table marks it (`config/lr`), or because of its name. Names of metrics, times,
+machines, counters and files never are. What is left in a plain table is assumed to be one where it
+is constant within each trial, and the report says so.
+"""
 
-from ray_unlearn.analysis.read.evaluation_rows import REQUIRED, lacks
-from ray_unlearn.spec.errors import UserError, nearest
+from collections.abc import Callable, Mapping
 
-ROLES: dict[str, tuple[str, ...]] = {
-    "trial": ("trial",),
-    "score": ("score",),
-    "score_selection": ("score_selection",),
-    "study": ("study",),
-    "domain": ("domain",),
-    "model": ("model",),
-    "method": ("method",),
-    "seed": ("seed",),
-    "step": ("step", "update", "steps"),
-    "status": ("status",),
-    "sampler": ("sampler", "sampled_by"),
-    "score_rule": ("score_rule",),
-    "forget_nll": ("forget_nll",),
-    "target_nll": ("target_nll",),
-    "forget_gap": ("forget_gap",),
-    "utility_loss": ("utility_loss",),
-    "learning_rate_sum": ("learning_rate_sum",),
-}
-"""What a column can be, and the names by which it is recognised. In a trial's only line `steps` is
-a hyperparameter too."""
-KEYS = ("study", "domain", "model", "method")
-METRICS = (
-    "score",
-    "score_selection",
-    "forget_nll",
-    "target_nll",
-    "forget_gap",
-    "utility_loss",
-    "learning_rate_sum",
+from ray_unlearn.analysis.read.column_names import (
+    is_hyperparameter,
+    our_name,
+    why_bookkeeping,
+    why_outcome,
+    without_prefix,
 )
-IGNORE = "ignore"
-TAKEN = frozenset(
-    {
-        *ROLES,
-        "update",
-        "group",
-        "infeasible",
-        "drawn",
-        "crossed",
-        "label",
-        "evaluations",
-        "missing",
-        IGNORE,
-    }
-)
-"""No names for hyperparameters: columns of the trial table."""
+from ray_unlearn.analysis.read.column_roles import IGNORE, TAKEN, ColumnUse, Reading, meant_column
+from ray_unlearn.analysis.read.table_formats import MLFLOW, OPTUNA, PLAIN, RAY_TUNE, TableFormat
+from ray_unlearn.spec.errors import UserError
+
 MOST_CATEGORIES = 12
 """A text column with more values is a remark, not a hyperparameter."""
+MARKING = (OPTUNA, RAY_TUNE, MLFLOW)
+"""Programs that mark every hyperparameter."""
+ASSUMED = "constant within each trial; assumed, since its name is not known"
+OUTCOME, LEFT_OUT, HYPERPARAMETER = "outcome", "left out", "hyperparameter"
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How foreign tables are to be read; see `table.load`."""
-
-    mapping: Mapping[str, str] = field(default_factory=dict)
-    score: str | None = None
-    maximise: bool = False
-    sampler: str | None = None
-
-    @property
-    def given(self) -> str:
-        """What was asked for, for errors; empty when nothing was."""
-        options = [f"--map {theirs}={ours}" for theirs, ours in self.mapping.items()]
-        options += [f"--score {self.score}"] if self.score else []
-        options += ["--maximise"] if self.maximise else []
-        return " ".join([*options, *([f"--sampler {self.sampler}"] if self.sampler else [])])
-
-
-def parse_mapping(pairs: Sequence[str]) -> dict[str, str]:
-    """`["lr=learning_rate"]` as `{"lr": "learning_rate"}`.
+def by_name(
+    columns: list[str],
+    roles: Mapping[str, ColumnUse],
+    mapping: Mapping[str, str],
+    reading: Reading,
+    form: TableFormat,
+    where: str,
+) -> dict[str, ColumnUse | None]:
+    """What each column without a role is, as far as its name tells; None where it does not.
 
     Raises:
-        UserError: no `=`, an empty side, or a column that is given two meanings.
+        UserError: two columns for one hyperparameter, or an option that names no column.
     """
-    mapping: dict[str, str] = {}
-    for pair in pairs:
-        theirs, equals, ours = pair.rpartition("=")
-        if not (equals and theirs.strip() and ours.strip()):
-            raise UserError(f"--map {pair}: write THEIRS=OURS, e.g. --map lr=learning_rate")
-        if mapping.get(theirs.strip(), ours.strip()) != ours.strip():
-            raise UserError(
-                f"--map {pair}: {theirs!r} is mapped to {mapping[theirs.strip()]!r} already; keep "
-                "one"
-            )
-        mapping[theirs.strip()] = ours.strip()
-    return mapping
-
-
-def roles_of(columns: list[str], reading: Reading, where: str) -> dict[str, str]:
-    """The column of each role, by mapped names first, then by recognised ones.
-
-    Raises:
-        UserError: no trial or score column, a mapping of a column that is not there, two columns
-        for one role.
-    """
-    twice = next((name for name in columns if columns.count(name) > 1), None)
-    if twice is not None:
-        raise UserError(f"{where}: two columns are named {twice!r}; rename one")
-    mapping = dict(reading.mapping)
-    if reading.score is not None:
-        if mapping.get(reading.score, "score") != "score":
-            raise UserError(
-                f"--score {reading.score} contradicts --map "
-                f"{reading.score}={mapping[reading.score]}"
-            )
-        mapping[reading.score] = "score"
-    for theirs, ours in mapping.items():
-        if theirs not in columns:
-            swapped = (
-                f"; the column comes first: {ours}={theirs}"
-                if ours in columns
-                else nearest(theirs, columns)
-            )
-            raise UserError(f"{where}: --map {theirs}={ours}: no column {theirs!r}{swapped}")
-        if ours in TAKEN - ROLES.keys() - {IGNORE, "update"}:
-            raise UserError(
-                f"{where}: --map {theirs}={ours}: {ours!r} has a meaning here; use another name"
-            )
-    named = [ours for ours in mapping.values() if ours != IGNORE]
-    both = next((ours for ours in named if named.count(ours) > 1), None)
-    if both is not None:
-        clash = " and ".join(f"`{theirs}`" for theirs, ours in mapping.items() if ours == both)
-        raise UserError(f"{where}: columns {clash} are both mapped to {both!r}; keep one")
-    roles: dict[str, str] = {}
-    for role, aliases in ROLES.items():
-        chosen = [
-            theirs
-            for theirs, ours in mapping.items()
-            if ours == role or (role == "step" and ours == "update")
+    meant = {
+        option: [
+            meant_column(name, columns, f"--{option} {name}", where)
+            for name in getattr(reading, option)
         ]
-        recognised = [name for name in aliases if name in columns and name not in mapping]
-        found = (chosen + [name for name in recognised if name != "steps"]) or recognised
-        if len(found) > 1:
-            raise UserError(
-                f"{where}: columns `{found[0]}` and `{found[1]}` are both {role!r}; say `--map "
-                f"{found[1]}={IGNORE}`"
+        for option in ("params", "outcomes")
+    }
+    taken = {use.column for use in roles.values()}
+    prefixed = next((name for name in columns if without_prefix(name) is not None), None)
+    uses: dict[str, ColumnUse | None] = {}
+    for theirs in (name for name in columns if name not in taken):
+        if theirs in mapping:
+            uses[theirs] = _mapped(theirs, mapping[theirs])
+        elif theirs in meant["params"]:
+            uses[theirs] = ColumnUse(theirs, HYPERPARAMETER, _named(theirs), "--params names it")
+        elif theirs in meant["outcomes"]:
+            uses[theirs] = ColumnUse(theirs, OUTCOME, "", "--outcomes names it")
+        elif meant["params"]:
+            uses[theirs] = _unused(theirs, "not among --params")
+        elif theirs in form.own:
+            uses[theirs] = ColumnUse(
+                theirs, LEFT_OUT, "", f"it is in every table like this: {form.name}"
             )
-        if found:
-            roles[role] = found[0]
-    missing = [role for role in ("trial", "score") if role not in roles]
-    if missing:
-        absent = [] if reading.given else [name for name in REQUIRED if name not in columns]
-        own = f"{lacks(absent)} of our own tables, and as a foreign one it " if absent else ""
-        free = [name for name in columns if name not in roles.values() and name not in mapping]
-        raise UserError(
-            f"{where}: {own}{lacks(missing)}; say which it is with `--map "
-            f"COLUMN={missing[0]}`{nearest(missing[0], free)}"
-        )
-    return roles
+        elif prefixed is not None or form.name in MARKING:
+            uses[theirs] = _marked(theirs, prefixed, form)
+        else:
+            uses[theirs] = _told_by_name(theirs)
+    return _distinct(uses, mapping, where)
 
 
-def left_over(
-    columns: list[str], roles: dict[str, str], reading: Reading, where: str
-) -> dict[str, str]:
-    """Columns that may be hyperparameters: our name to theirs.
+def by_values(
+    theirs: str, why_not: str | None, varies: Callable[[], str], form: TableFormat
+) -> ColumnUse:
+    """What a column is whose name does not tell.
 
-    Raises:
-        UserError: two columns that are the same hyperparameter.
+    Args:
+        theirs: its name.
+        why_not: why its values are none of a hyperparameter; None where they may be.
+        varies: where it changes although a hyperparameter would not; empty: nowhere.
+        form: of the table.
     """
+    if why_not is not None:
+        return ColumnUse(theirs, LEFT_OUT, "", why_not)
+    if where := varies():
+        return ColumnUse(theirs, OUTCOME, "", f"it changes {where}")
+    name = _free(theirs)
+    source = "" if form.name == PLAIN else f"{form.name} marks none: "
+    return ColumnUse(theirs, HYPERPARAMETER, name, f"{source}{ASSUMED}")
+
+
+def _mapped(theirs: str, ours: str) -> ColumnUse:
+    if ours == IGNORE:
+        return ColumnUse(theirs, LEFT_OUT, "", "--map says so")
+    return ColumnUse(theirs, HYPERPARAMETER, ours, "--map says so")
+
+
+def _unused(theirs: str, otherwise: str) -> ColumnUse:
+    why = why_outcome(theirs) or ("another objective" if theirs.startswith("values_") else None)
+    if why is not None:
+        return ColumnUse(theirs, OUTCOME, "", why)
+    return ColumnUse(theirs, LEFT_OUT, "", why_bookkeeping(theirs) or otherwise)
+
+
+def _marked(theirs: str, prefixed: str | None, form: TableFormat) -> ColumnUse:
+    bare = without_prefix(theirs)
+    if bare is not None:
+        prefix = theirs.removesuffix(bare)
+        why = f"`{prefix}` marks hyperparameters"
+        return ColumnUse(theirs, HYPERPARAMETER, _named(theirs), why)
+    known = without_prefix(prefixed or "")
+    mark = f" with `{(prefixed or '').removesuffix(known)}`" if known else ""
+    return _unused(theirs, f"{form.name} marks its hyperparameters{mark}, and this is none")
+
+
+def _told_by_name(theirs: str) -> ColumnUse | None:
+    if is_hyperparameter(theirs):
+        why = "its name is that of a hyperparameter"
+        return ColumnUse(theirs, HYPERPARAMETER, our_name(theirs), why)
+    if (why_not := why_outcome(theirs)) is not None:
+        return ColumnUse(theirs, OUTCOME, "", why_not)
+    if (why_not := why_bookkeeping(theirs)) is not None:
+        return ColumnUse(theirs, LEFT_OUT, "", why_not)
+    return None
+
+
+def _named(theirs: str) -> str:
+    """Our name of a column that is a hyperparameter, without the program's prefix."""
+    return _free(our_name(without_prefix(theirs) or theirs))
+
+
+def _free(name: str) -> str:
+    """The name, or one like it where it has another meaning in a trial table."""
+    return f"{name}_" if name in TAKEN else name
+
+
+def _distinct(
+    uses: dict[str, ColumnUse | None], mapping: Mapping[str, str], where: str
+) -> dict[str, ColumnUse | None]:
+    """Hyperparameters with names of their own: `lr` stays `lr` beside a `learning_rate`."""
     searched: dict[str, str] = {}
-    for theirs in columns:
-        ours = reading.mapping.get(theirs, theirs)
-        if theirs in roles.values() or ours == IGNORE:
+    ordered = sorted(uses, key=lambda theirs: (theirs not in mapping, our_name(theirs) != theirs))
+    for theirs in ordered:
+        use = uses[theirs]
+        if use is None or use.use != HYPERPARAMETER:
             continue
-        if ours in searched:
-            raise UserError(
-                f"{where}: columns `{searched[ours]}` and `{theirs}` are both {ours!r}; say "
-                f"`--map {ours}={IGNORE}`"
-            )
-        searched[ours] = theirs
-    return searched
+        if use.name in searched:
+            own = without_prefix(theirs) or theirs
+            if own in searched or own == use.name:
+                raise UserError(
+                    f"{where}: columns `{searched[use.name]}` and `{theirs}` are both "
+                    f"{use.name!r}; say `--map {theirs}={IGNORE}`"
+                )
+            uses[theirs] = use = ColumnUse(theirs, use.use, own, use.why)
+        searched[use.name] = theirs
+    return uses

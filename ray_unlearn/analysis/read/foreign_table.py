@@ -1,18 +1,16 @@
-"""Tables of trials of other programs.
+"""Tables of trials of other programs, and of people.
 
-One line per evaluation (or per trial): a trial name, a score, hyperparameters.
+One line per evaluation or per trial: a score, hyperparameters, perhaps the name of the trial.
 
-What a column is follows from its name (`columns.ROLES`) or from a mapping `theirs=ours`. Numeric
-columns left over are hyperparameters; so are columns of text with few values. A trial is one
-(study, domain, model, method, trial): number 3 of two domains is two trials. Within a trial its
-hyperparameters, seed, status and sampler are constant.
+What a column is, is decided in `foreign_columns`. A trial is one (study, domain, model, method,
+trial): number 3 of two domains is two trials. Where no column names trials, every line is one.
+Within a trial its hyperparameters, seed, status and sampler are constant.
 
 An empty cell is a missing evaluation, which says nothing; `nan` or `inf` as a score is an
 evaluation of a model that has diverged. Parquet knows both (null and NaN), but pandas writes NaN as
 null: tables from there need a `status` column.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -23,38 +21,41 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.read.cells import Cells
-from ray_unlearn.analysis.read.evaluation_rows import fingerprints
-from ray_unlearn.analysis.read.foreign_columns import (
-    IGNORE,
-    KEYS,
-    METRICS,
-    MOST_CATEGORIES,
-    TAKEN,
-    Reading,
-    left_over,
-    roles_of,
-)
-from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.analysis.read.column_names import higher_is_better
+from ray_unlearn.analysis.read.column_roles import IGNORE, KEYS, METRICS, ColumnUse, Reading
+from ray_unlearn.analysis.read.column_uses import Columns, read_columns
+from ray_unlearn.analysis.read.foreign_columns import ASSUMED, LEFT_OUT
+from ray_unlearn.analysis.read.foreign_trials import doing_nothing, numbered_replicates
+from ray_unlearn.analysis.read.line_checks import check_constant, without_copies
+from ray_unlearn.analysis.read.table_formats import PLAIN, TableFormat, format_of
+from ray_unlearn.analysis.read.trial_states import outcomes_of
+from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import ScoreRuleName
-from ray_unlearn.store.schema import STATUSES
 
-SYNONYMS = {
-    "": "complete",
-    "completed": "complete",
-    "finished": "complete",
-    "success": "complete",
-    "ok": "complete",
-    "diverged": "infeasible",
-    "nan": "infeasible",
-    "oom": "out_of_memory",
-    "error": "failed",
-    "crashed": "failed",
-}
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """A table as it was found."""
+
+    table: pa.Table
+    """Null is an empty cell."""
+    path: Path
+    digest: str
+    first_line: int
+    """Number of the first line in the file, for errors."""
+    separator: str = ","
+    form: TableFormat | None = None
+    """None: to be seen from the columns."""
+
+    @property
+    def name(self) -> str:
+        """Of the file, without a folder."""
+        return self.path.name
 
 
 @dataclass(frozen=True)
 class ForeignResults:
-    """A foreign table, checked, with scores turned so that lower is better."""
+    """A foreign table, checked. Scores are turned so that lower is better."""
 
     name: str
     source: str
@@ -76,97 +77,91 @@ class ForeignResults:
     """Their column `score_rule`; `best_row` where they have none."""
     missing: int
     """Evaluations without a score, of trials whose status does not explain it."""
+    untouched: pd.DataFrame
+    """Scores of the model that nothing was done to: `study`, `domain`, `model`, `score`."""
+    columns: tuple[ColumnUse, ...]
+    """What each column was taken for, in the order of the file."""
     notes: tuple[str, ...] = ()
 
 
-def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> ForeignResults:
+def read_foreign(file: ForeignFile, reading: Reading) -> ForeignResults:
     """The table's trials and evaluations.
 
     Args:
-        table: the file's columns; null is an empty cell.
-        path: for errors (whole) and the report (its name).
-        digest: of the file.
-        reading: names of the columns, direction of the score.
+        file: what was found.
+        reading: what the user says about it.
 
     Raises:
-        UserError: a missing column, two columns for one thing, text among numbers, an empty table,
+        UserError: no score column, two columns for one thing, text among numbers, an empty table,
             an unknown status, a trial with two hyperparameter values, or with two scores at one
             step.
     """
-    where = str(path)
-    table = table.rename_columns([str(name).strip() for name in table.column_names])
-    roles = roles_of(table.column_names, reading, where)
+    where = str(file.path)
+    table = file.table.rename_columns([str(name).strip() for name in file.table.column_names])
     if table.num_rows == 0:
         raise UserError(
             f"{where}: holds no line; a foreign table has one line per evaluation or trial"
         )
-    cells = Cells(table, where, 2 if path.suffix == ".csv" else 1)
-    trial = cells.text(roles["trial"], needed=True)
-    keys = {key: cells.text(roles[key]) for key in KEYS if key in roles}
-    codes = _trial_codes([*keys.values(), trial])
-    step = roles.get("step")
-    update = cells.number(step) if step else np.full(len(codes), np.nan)
-    order = np.lexsort((np.nan_to_num(update, nan=-np.inf), codes))
-
-    lines: dict[str, pd.Categorical | NDArray[np.float64]] = {"trial": trial, **keys}
-    lines |= {name: cells.number(roles[name]) for name in ("seed", *METRICS) if name in roles}
-    lines |= {
-        name: cells.text(roles[name])
-        for name in ("status", "sampler", "score_rule")
-        if name in roles
-    }
-    searched = left_over(table.column_names, roles, reading, where)
-    notes: list[str] = []
-    for ours, theirs in sorted(searched.items()):
-        column = cells.hyperparameter(theirs)
-        if column is not None and ours in TAKEN:
-            raise UserError(
-                f"{where}: column `{theirs}` cannot be a hyperparameter of this name, which has a "
-                "meaning here; say "
-                f"`--map {theirs}=ANOTHER_NAME` or `--map {theirs}={IGNORE}`"
-            )
-        if column is None:
-            notes.append(
-                f"column `{theirs}` of {path.name} is left out: text with more than "
-                f"{MOST_CATEGORIES} values"
-            )
-        else:
-            lines[ours] = column
-    constant = [
-        name for name in lines if name not in METRICS and name not in KEYS and name != "trial"
-    ]
-    if step and step == "steps" and len(np.unique(codes)) == len(codes):
-        lines["steps"] = update
-        constant.append("steps")
-    # Null or not is known to the file only; a frame of floats cannot tell a missing score from a
-    # diverged one.
-    frame = (
-        pd.DataFrame(lines, copy=False)
-        .assign(missing=cells.is_null(roles["score"]), update=update)
-        .iloc[order]
-    )
-    frame.index = pd.Index(order + cells.first_line, name="line")
-    codes = codes[order]
-    theirs_of = searched | roles
-    _check_constant(frame, codes, constant, theirs_of, where)
-    kept = _without_copies(frame, codes, step, theirs_of, where)
-    duplicates = len(frame) - int(kept.sum())
-    frame, codes = frame[kept], codes[kept]
-
-    hyperparameters = tuple(
-        name for name in constant if name not in ("seed", "status", "sampler", "score_rule")
-    )
+    table, form = (table, file.form) if file.form is not None else format_of(table)
+    cells = Cells(table, where, file.first_line, file.separator)
+    found = read_columns(table.column_names, cells, reading, form, where)
+    frame, codes, duplicates = _lines(found, cells, where)
     first = np.flatnonzero(np.diff(codes, prepend=-1))
-    trials = _trials(frame.iloc[first], hyperparameters, path, reading, where)
+    trials, notes = _trials(frame.iloc[first], found, file, reading)
+    failing = frame["failing"].to_numpy()
+    for code, word in zip(codes[failing != ""], failing[failing != ""], strict=True):
+        if trials.at[code, "status"] in ("complete", "pruned"):
+            trials.at[code, "status"] = word
     trials["evaluations"] = np.bincount(
         codes, weights=~frame["missing"], minlength=len(first)
     ).astype(int)
-    unexplained = (
-        frame["missing"].to_numpy()
-        & trials["status"].isin(["complete", "pruned"]).to_numpy()[codes]
+    unexplained = frame["missing"].to_numpy() & (trials["status"] == "complete").to_numpy()[codes]
+    maximise, direction = _direction(found, reading, form)
+    rows = _rows(frame, codes, -1.0 if maximise else 1.0)
+    trials, rows, untouched, compared = _without_baselines(trials, rows, found.hyperparameters)
+    return ForeignResults(
+        file.path.stem,
+        file.name,
+        file.digest,
+        found.score_name,
+        maximise,
+        trials,
+        rows,
+        found.hyperparameters,
+        duplicates,
+        _score_rule(frame, where),
+        int(unexplained.sum()),
+        untouched,
+        found.uses,
+        tuple([*_reading_notes(file, form, found, maximise, direction), *notes, *compared]),
     )
+
+
+def _lines(found: Columns, cells: Cells, where: str) -> tuple[pd.DataFrame, NDArray[np.int64], int]:
+    """Lines in the order of their trials, the trial of each [n], and copies left out."""
+    codes, theirs = found.codes, found.theirs
+    order = np.lexsort((np.nan_to_num(found.update, nan=-np.inf), codes))
+    # Null or not is known to the file only; a frame of floats cannot tell a missing score from a
+    # diverged one.
+    frame = pd.DataFrame(found.lines, copy=False).assign(
+        missing=found.missing, failing=found.failing, update=found.update
+    )
+    frame = frame.iloc[order]
+    frame.index = pd.Index(order + cells.first_line, name="line")
+    codes = codes[order]
+    check_constant(frame, codes, list(found.constant), theirs, where)
+    step = found.roles["step"].column if "step" in found.roles else None
+    kept = without_copies(frame, codes, step, theirs, where)
+    if not found.named:
+        prints = pd.Series(cells.line_prints()[order])
+        kept &= ~prints.duplicated().to_numpy()
+    duplicates = len(frame) - int(kept.sum())
+    codes = np.unique(codes[kept], return_inverse=True)[1].astype(np.int64)
+    return frame[kept], codes, duplicates
+
+
+def _rows(frame: pd.DataFrame, codes: NDArray[np.int64], sign: float) -> pd.DataFrame:
     evaluated = ~frame["missing"].to_numpy()
-    sign = -1.0 if reading.maximise else 1.0
     rows = pd.DataFrame(
         {"trial": codes[evaluated], "update": frame["update"].to_numpy()[evaluated]}
     )
@@ -176,109 +171,38 @@ def read_foreign(table: pa.Table, path: Path, digest: str, reading: Reading) -> 
             rows[name] = np.where(np.isfinite(values), sign * values, np.nan)
         else:
             rows[name] = values
-    return ForeignResults(
-        path.stem,
-        path.name,
-        digest,
-        roles["score"],
-        reading.maximise,
-        trials,
-        rows,
-        hyperparameters,
-        duplicates,
-        _score_rule(frame, where),
-        int(unexplained.sum()),
-        tuple(notes),
-    )
+    return rows
 
 
-def _trial_codes(columns: list[pd.Categorical]) -> NDArray[np.int64]:
-    """Number [n] of each line's trial: 0, 1, ... in the order of the columns' categories."""
-    codes = np.zeros(len(columns[0]), dtype=np.int64)
-    for column in columns:
-        codes = codes * len(column.categories) + column.codes
-        codes = np.unique(codes, return_inverse=True)[1].astype(np.int64)
-    return codes
+def _direction(found: Columns, reading: Reading, form: TableFormat) -> tuple[bool, str]:
+    """Whether the score is maximised, and why."""
+    if reading.maximise is not None:
+        return reading.maximise, "--maximise says so"
+    if found.score_name in form.maximise:
+        return form.maximise[found.score_name], f"{form.name} says so"
+    return higher_is_better(found.score_name)
 
 
-def _check_constant(
-    frame: pd.DataFrame,
-    codes: NDArray[np.int64],
-    names: list[str],
-    theirs: Mapping[str, str],
-    where: str,
-) -> None:
-    """Refuse a trial with two values in a column that has one per trial.
-
-    `frame` is in order of its trials `codes` [n]; `names` are the columns.
-    """
-    first = np.flatnonzero(np.diff(codes, prepend=-1))[codes]
-    for name in names:
-        column = frame[name]
-        values = (
-            column.cat.codes.to_numpy()
-            if isinstance(column.dtype, pd.CategoricalDtype)
-            else column.to_numpy()
+def _reading_notes(
+    file: ForeignFile, form: TableFormat, found: Columns, maximise: bool, why: str
+) -> list[str]:
+    """What the reader of the report must know about how the file was understood."""
+    notes = [] if form.name == PLAIN else [f"{file.name} was read as {form.name}"]
+    if why.startswith("assumed"):
+        way, other = ("higher", "--minimise") if maximise else ("lower", "--maximise")
+        notes.append(f"{way} `{found.score_name}` counts as better ({why}); otherwise say {other}")
+    notes += [
+        f"column `{use.column}` of {file.name} is left out: {use.why}"
+        for use in found.uses
+        if use.use == LEFT_OUT and use.why.startswith("text with more")
+    ]
+    assumed = [f"`{use.column}`" for use in found.uses if use.why.endswith(ASSUMED)]
+    if assumed:
+        notes.append(
+            f"{', '.join(assumed)} of {file.name}: taken for hyperparameters because constant "
+            "within each trial; if one is a result, say --outcomes COLUMN"
         )
-        differs = (values != values[first]) & ~(np.isnan(values) & np.isnan(values[first]))
-        if differs.any():
-            at = int(np.argmax(differs))
-            lines = [f"{_shown(column.iloc[i])} in line {frame.index[i]}" for i in (first[at], at)]
-            raise UserError(
-                f"{where}: trial {frame['trial'].iloc[at]} has two values of "
-                f"`{theirs.get(name, name)}`, {lines[0]} and "
-                f"{lines[1]}, but one trial has one configuration; if it is no hyperparameter, "
-                f"`--map {theirs.get(name, name)}={IGNORE}`; if these are two runs, give each its "
-                "own trial"
-            )
-
-
-def _without_copies(
-    frame: pd.DataFrame,
-    codes: NDArray[np.int64],
-    step: str | None,
-    theirs: Mapping[str, str],
-    where: str,
-) -> NDArray[np.bool_]:
-    """True [n] for the lines to use: exact copies are left out.
-
-    Lines that contradict each other are an error.
-    """
-    update = frame["update"].to_numpy()
-    same = np.diff(codes) == 0
-    same &= (np.diff(update) == 0) | (np.isnan(update[1:]) & np.isnan(update[:-1]))
-    kept = np.ones(len(frame), dtype=bool)
-    if not same.any():
-        return kept
-    involved = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
-    metrics = [name for name in METRICS if name in frame]
-    repeated = frame.iloc[involved]
-    key = pd.DataFrame({"trial": codes[involved], "update": update[involved]})
-    copies = key.assign(print=fingerprints(repeated[[*metrics, "missing"]])).duplicated().to_numpy()
-    left = key[~copies]
-    if left.duplicated().any():
-        second = int(np.argmax(left.duplicated().to_numpy()))
-        one, other = (repeated[~copies].iloc[i] for i in (second - 1, second))
-        name = next((n for n in metrics if _shown(one[n]) != _shown(other[n])), "score")
-        at = f" at step {one['update']:g}" if step else ""
-        remedy = (
-            "keep one"
-            if step
-            else "keep one, or name the column that counts steps: `--map COLUMN=step`"
-        )
-        raise UserError(
-            f"{where}: trial {one['trial']} has two different rows{at}: "
-            f"`{theirs.get(name, name)}` is {_shown(one[name])} "
-            f"in line {one.name} and {_shown(other[name])} in line {other.name}; {remedy}"
-        )
-    kept[involved[copies]] = False
-    return kept
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, float):
-        return "empty" if np.isnan(value) else f"{value:.12g}"
-    return repr(value) if value else "empty"
+    return notes
 
 
 def _score_rule(frame: pd.DataFrame, where: str) -> ScoreRuleName:
@@ -295,9 +219,9 @@ def _score_rule(frame: pd.DataFrame, where: str) -> ScoreRuleName:
 
 
 def _trials(
-    first: pd.DataFrame, hyperparameters: tuple[str, ...], path: Path, reading: Reading, where: str
-) -> pd.DataFrame:
-    """One line per trial from its first line."""
+    first: pd.DataFrame, found: Columns, file: ForeignFile, reading: Reading
+) -> tuple[pd.DataFrame, list[str]]:
+    """One line per trial from its first line, and notes."""
     size = len(first)
 
     def text(name: str, default: str = "") -> NDArray[np.object_]:
@@ -308,21 +232,51 @@ def _trials(
         )
 
     trials = pd.DataFrame({"label": text("trial"), **{key: text(key) for key in KEYS}})
-    trials["study"] = trials["study"].where(trials["study"] != "", path.stem)
+    trials["study"] = trials["study"].where(trials["study"] != "", file.path.stem)
     trials["seed"] = first["seed"].to_numpy() if "seed" in first else np.nan
-    given = pd.Series(text("status"), dtype=object).str.strip().str.lower()
-    trials["status"] = given.replace(SYNONYMS)
-    strange = ~trials["status"].isin(STATUSES)
-    if strange.any():
-        at = int(np.argmax(strange.to_numpy()))
-        raise UserError(
-            f"{where}: column `status` is {given[at]!r} in line "
-            f"{first.index[at]}{nearest(given[at], STATUSES)}"
-        )
+    status = found.roles["status"].column if "status" in found.roles else "status"
+    trials["status"], notes = outcomes_of(
+        pd.Series(text("status"), dtype=object), first.index, status, str(file.path)
+    )
     trials["sampler"] = text("sampler", reading.sampler or "")
-    for name in hyperparameters:
+    for name in found.hyperparameters:
         column = first[name]
         trials[name] = (
             text(name) if isinstance(column.dtype, pd.CategoricalDtype) else column.to_numpy()
         )
-    return trials
+    if trials["seed"].isna().all():
+        same = [*KEYS, *found.hyperparameters] if found.hyperparameters else []
+        trials["seed"], note = numbered_replicates(trials, same)
+        notes += [note] if note else []
+    return trials, notes
+
+
+def _without_baselines(
+    trials: pd.DataFrame, rows: pd.DataFrame, hyperparameters: tuple[str, ...]
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, list[str]]:
+    """Trials and rows without models to compare with, scores of the untouched one, notes."""
+    kinds = doing_nothing(trials, hyperparameters)
+    best = rows.groupby("trial")["score"].min().reindex(trials.index)
+    places = ["study", "domain", "model"]
+    untouched = trials[places].assign(score=best)[kinds == "untouched"].dropna(subset=["score"])
+    if not (kinds != "").any():
+        return trials, rows, untouched, []
+    words = {
+        "untouched": "the model that nothing was done to",
+        "retrained": "a model trained without the forget set",
+    }
+    notes = [
+        f"{', '.join(dict.fromkeys(_called(trials[kinds == kind])))}: {what}, not a trial"
+        for kind, what in words.items()
+        if (kinds == kind).any()
+    ]
+    kept = np.flatnonzero(kinds == "")
+    number = pd.Series(np.arange(len(kept)), index=kept)
+    rows = rows[rows["trial"].isin(kept)]
+    rows = rows.assign(trial=rows["trial"].map(number).to_numpy())
+    return trials.iloc[kept].reset_index(drop=True), rows.reset_index(drop=True), untouched, notes
+
+
+def _called(trials: pd.DataFrame) -> list[str]:
+    return [f"`{method or label}`" for method, label in zip(trials["method"], trials["label"],
+                                                            strict=True)]  # fmt: skip

@@ -11,25 +11,26 @@ Any other table is a foreign one (`foreign`): its trials can be analysed, but it
 has no section of its own in a report.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 
+from ray_unlearn.analysis.read.column_roles import HowToRead, Reading, reading_of
 from ray_unlearn.analysis.read.evaluation_rows import REQUIRED, in_order, tidy_baselines, tidy_rows
-from ray_unlearn.analysis.read.foreign_columns import Reading
-from ray_unlearn.analysis.read.foreign_table import ForeignResults, read_foreign
+from ray_unlearn.analysis.read.foreign_sources import results_folder, storage_file
+from ray_unlearn.analysis.read.foreign_table import ForeignFile, ForeignResults, read_foreign
 from ray_unlearn.analysis.read.table_files import (
     baselines_beside,
     baselines_of,
     check_baselines,
     file_digest,
-    read_table,
+    read_cells,
 )
+from ray_unlearn.analysis.read.text_tables import SUFFIXES
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.strict import validated
@@ -134,22 +135,12 @@ class Results:
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def load(
-    sources: list[Path],
-    mapping: Mapping[str, str] | None = None,
-    score: str | None = None,
-    maximise: bool = False,
-    sampler: str | None = None,
-) -> Results:
-    """Read study directories, result tables and foreign tables.
+def load(sources: list[Path], **how: Unpack[HowToRead]) -> Results:
+    """Read study directories, result tables and foreign results.
 
     Args:
         sources: folders and files.
-        mapping: what the columns of a foreign table are, theirs to ours (`columns.ROLES`, the name
-            of a hyperparameter, or `ignore`).
-        score: a foreign table's score column; the same as mapping it to `score`.
-        maximise: the foreign score is better when higher.
-        sampler: how the trials of a foreign table without such a column were drawn, e.g. `random`.
+        how: foreign tables are to be read (`column_roles.Reading`).
 
     Raises:
         UserError: no source; a source that is missing, empty, damaged or given twice; a foreign
@@ -160,7 +151,7 @@ def load(
         raise UserError(
             "nothing to report on: name one study directory or result table, or several"
         )
-    reading = Reading(dict(mapping or {}), score, maximise, sampler)
+    reading = reading_of(**how)
     studies: list[StudyResults] = []
     foreign: list[ForeignResults] = []
     for source in sources:
@@ -181,8 +172,8 @@ def load(
             studies.append(found)
     if not foreign and reading.given:
         raise UserError(
-            f"{reading.given}: only for foreign tables, and {sources[0]} is a study of our own; "
-            "remove it"
+            f"{' '.join(reading.given)}: only for foreign tables, and {sources[0]} is a study of "
+            "our own; remove it"
         )
     names = [study.name for study in studies]
     keys = [
@@ -205,33 +196,40 @@ def _same(one: StudyResults, other: StudyResults) -> bool:
 
 def _read(source: Path, reading: Reading) -> Iterator[StudyResults | ForeignResults]:
     if source.is_dir():
-        yield _from_directory(source)
-    elif source.suffix in (".parquet", ".csv") and source.is_file():
-        table = read_table(source)
-        if _ours(table.column_names, reading):
-            yield from _from_table(source, table)
-        else:
-            yield read_foreign(table, source, file_digest(source), reading)
+        yield _from_directory(source, reading)
     elif not source.exists():
         raise UserError(
             f"{source}: no such file or folder; name a study directory or a result table "
-            "(.parquet, .csv)"
+            f"(.parquet, {', '.join(SUFFIXES)})"
         )
+    elif (storage := storage_file(source)) is not None:
+        yield read_foreign(storage, reading)
+    elif source.suffix in (".parquet", *SUFFIXES):
+        table, separator = read_cells(source)
+        if _ours(table.column_names, reading):
+            yield from _from_table(source, table)
+        else:
+            first = 1 if source.suffix in (".parquet", ".jsonl", ".ndjson", ".json") else 2
+            file = ForeignFile(table, source, file_digest(source), first, separator)
+            yield read_foreign(file, reading)
     else:
         raise UserError(
-            f"{source}: neither a study directory nor a result table; use a folder, .parquet or "
-            ".csv"
+            f"{source}: neither a study directory nor a result table; use a folder, .parquet, "
+            f"{', '.join(SUFFIXES)}, or an Optuna storage"
         )
 
 
-def _from_directory(folder: Path) -> StudyResults:
+def _from_directory(folder: Path, reading: Reading) -> StudyResults | ForeignResults:
     ledger = next(
         (place for place in (folder / "ledger", folder) if events_file(place).is_file()), None
     )
     if ledger is None:
+        if (foreign := results_folder(folder)) is not None:
+            return read_foreign(foreign, reading)
         raise UserError(
             f"{folder}: no `ledger/events.jsonl` in it; name the directory that `ray-unlearn run` "
-            "made"
+            "made, or results of Ray Tune (params.json), DeepCAVE (history.jsonl) or "
+            "OpenUnlearning (*_SUMMARY.json)"
         )
     record = read_ledger(ledger)
     missing = [key for key in ("spec", "domain") if not getattr(record.header, key)]

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from ray_unlearn.analysis.read.evaluation_rows import tidy_baselines
+from ray_unlearn.analysis.read.text_tables import SUFFIXES, read_text
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.store.schema import COLUMNS, SCHEMA_VERSION
-from ray_unlearn.store.table import TEXT_COLUMNS
+from ray_unlearn.store.schema import BASELINE_COLUMNS, SCHEMA_VERSION
 
 
 def read_table(path: Path) -> pa.Table:
@@ -19,17 +18,18 @@ def read_table(path: Path) -> pa.Table:
 
     An empty cell is null, a written `nan` or `inf` is a number: they mean different things.
     """
+    return read_cells(path)[0]
+
+
+def read_cells(path: Path) -> tuple[pa.Table, str]:
+    """The file as it is, and what separates its cells (`,` where they are not text)."""
     try:
-        if path.suffix == ".csv":
-            options = pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(TEXT_COLUMNS, pa.string()),
-                null_values=["", "NA", "N/A", "null", "NULL", "None"],
-                strings_can_be_null=True,
-            )
-            quoted = pyarrow.csv.ParseOptions(newlines_in_values=True)
-            return pyarrow.csv.read_csv(path, convert_options=options, parse_options=quoted)
+        if path.suffix in SUFFIXES:
+            return read_text(path)
         table = pq.read_table(path)
-    except (OSError, ValueError, pa.ArrowInvalid) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(
             f"{path}: cannot be read as a table: {str(error).splitlines()[0]}"
         ) from None
@@ -38,7 +38,7 @@ def read_table(path: Path) -> pa.Table:
         raise UserError(
             f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn"
         )
-    return table
+    return table, ","
 
 
 def baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:
@@ -57,7 +57,7 @@ def baselines_of(
 ) -> pd.DataFrame:
     """Baselines of one study of a table, by name; empty where none are known."""
     if beside is None:
-        return pd.DataFrame(columns=list(COLUMNS), dtype=float)
+        return pd.DataFrame(columns=list(BASELINE_COLUMNS), dtype=float)
     path, frame = beside
     if "study" in frame:
         frame = frame[frame["study"].astype(str) == study]

@@ -69,6 +69,7 @@ def verdict_section(
     found: Guidelines,
     studies: Sequence[StudyBlocks],
     answer: PublishedAnswer | None,
+    best: Sequence[Block] = (),
 ) -> Section:
     """The first screen: what to run, what is claimed, what is withheld.
 
@@ -79,6 +80,7 @@ def verdict_section(
         found: recommendations, and all claims, made or withheld.
         studies: studies of our own; empty for foreign tables.
         answer: to the published question; None where it is not asked.
+        best: the best trials of foreign tables, which are named whatever is claimed.
     """
     alerts = tuple(alert for study in studies for alert in study.alerts)
     guidelines = found.guidelines
@@ -89,7 +91,7 @@ def verdict_section(
     lead = _claimed(guidelines, methods) if claimed else _nothing_claimed(held, studies)
     question = (_question(answer),) if answer is not None else ()
     return Section(
-        "Verdict", (*alerts, *advice, *lead, *question, *_withheld(held, claimed)), "verdict"
+        "Verdict", (*alerts, *advice, *best, *lead, *question, *_withheld(held, claimed)), "verdict"
     )
 
 

@@ -1,9 +1,11 @@
 """What the trials of all sources say: statistics and guidelines, before any page is made."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Unpack
 
 import pandas as pd
 
@@ -12,6 +14,7 @@ from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import Findings, find
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.numerals import rounded
+from ray_unlearn.analysis.read.column_roles import HowToRead, reading_of
 from ray_unlearn.analysis.read.study_results import Results, load
 from ray_unlearn.analysis.report.provenance import command_line, options, provenance
 from ray_unlearn.analysis.report.published_question import PublishedAnswer, published_answer
@@ -19,6 +22,8 @@ from ray_unlearn.analysis.report.report_files import csv_text
 from ray_unlearn.analysis.tolerance import DEFAULT
 from ray_unlearn.analysis.trials import TrialTable, trial_table
 from ray_unlearn.spec.guideline_file import BestTrial, Guidelines, ScoreInfo
+
+WITHOUT_OUTCOME = ("running", "failed")
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,16 @@ class Derived:
 def derive_guidelines(
     sources: list[Path],
     *,
-    mapping: Mapping[str, str] | None = None,
-    score: str | None = None,
-    maximise: bool = False,
     tolerance: float | None = None,
-    sampler: str | None = None,
     seed: int = 0,
+    **how: Unpack[HowToRead],
 ) -> Guidelines:
     """The `guidelines.json` that `write_report` writes, without pages and figures.
 
     Args and Raises as `write_report`.
     """
-    results = load(sources, mapping=mapping, score=score, maximise=maximise, sampler=sampler)
-    given = options(mapping, score, maximise, tolerance, sampler, None, seed)
+    results = load(sources, **how)
+    given = options(reading_of(**how), tolerance, None, seed)
     command, table = command_line(results, given), table_of(results, tolerance)
     return derive(results, table, tolerance, seed, command).guidelines
 
@@ -80,21 +82,36 @@ def derive(
 
 def table_of(results: Results, tolerance: float | None) -> TrialTable | None:
     """The trials of all sources; None while no trial has an outcome."""
-    ended = (
-        count
-        for study in results.studies
-        for status, count in study.outcomes.items()
-        if status not in ("running", "failed")
-    )
-    if not results.foreign and not any(ended):
+    if not any(status not in WITHOUT_OUTCOME for status in _statuses(results)):
         return None
     return trial_table(results, tolerance=tolerance)
 
 
+def no_outcome(results: Results) -> str:
+    """That no trial has an outcome, with their number by status."""
+    counts = ", ".join(f"{count:,} {status}" for status, count in _statuses(results).items())
+    return f"No trial has an outcome: {counts or 'there is none'}."
+
+
+def _statuses(results: Results) -> dict[str, int]:
+    """Number of trials of all sources by status, those that occur."""
+    counts: Counter[str] = Counter()
+    for study in results.studies:
+        counts.update(study.outcomes)
+    for table in results.foreign:
+        counts.update(table.trials["status"])
+    return {status: count for status, count in counts.items() if count}
+
+
 def trials_as_given(table: TrialTable) -> pd.DataFrame:
-    """The trials for people: scores in the direction they were given in."""
+    """The trials for people.
+
+    Scores have the direction they were given in; `without_score` marks a trial that diverged or ran
+    out of memory.
+    """
     names = ("score", "score_selection")
-    return table.trials.assign(**{name: table.as_given(table.trials[name]) for name in names})
+    given = {name: table.as_given(table.trials[name]) for name in names}
+    return table.trials.assign(**given).rename(columns={"infeasible": "without_score"})
 
 
 def _best_trials(table: TrialTable) -> tuple[BestTrial, ...]:
@@ -106,9 +123,24 @@ def _best_trials(table: TrialTable) -> tuple[BestTrial, ...]:
             number=None if math.isnan(line.get("number", math.nan)) else int(line["number"]),
             update=rounded(line["update"]),
             score=table.as_given(line["score"]),
+            label=line.get("label") or None,
+            hyperparameters=_configuration(line, table),
         )
         for line in best_of_each(table.trials).to_dict("records")
     )
+
+
+def _configuration(line: dict[Hashable, Any], table: TrialTable) -> dict[str, float | str]:
+    """The hyperparameters of a trial: all of a foreign table's, what a study searched."""
+    names = [axis.name for axis in table.axes[line["method"]]]
+    if line.get("label"):
+        names += [name for name in table.foreign_hyperparameters if name not in names]
+    values = {name: line[name] for name in names if name in line}
+    return {
+        name: value if isinstance(value, str) else float(value)
+        for name, value in values.items()
+        if not (pd.isna(value) or value == "")
+    }
 
 
 def _no_score(tolerance: float | None) -> ScoreInfo:

@@ -31,7 +31,7 @@ class Health:
         analysed: of these, with an outcome and a row that scores them.
         outcomes: by method: `trials`, one column per status, `without_score` (those of them that
             ended well without an evaluation that could be deployed). A trial whose score is not
-            finite counts as infeasible.
+            finite counts as diverged.
         infeasible: by method, parameter and third of its axis: `low`, `high` (of the third),
             `trials`, `infeasible`, `share`.
         at_bounds: by method, parameter and side (`low`, `high`): `bound`, `bounds_known`, `best`
@@ -130,7 +130,7 @@ def _numeric_axes(table: TrialTable) -> list[tuple[str, pd.DataFrame, Axis, NDAr
 
 
 def _infeasible_by_third(table: TrialTable) -> pd.DataFrame:
-    """A cliff shows as a third with many infeasible trials.
+    """A cliff shows as a third with many trials without a score.
 
     Trials outside the common range of several studies count towards the outer thirds.
     """

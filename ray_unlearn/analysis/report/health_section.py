@@ -1,26 +1,31 @@
 """Data health as the page shows it: how many trials of what kind, and what is odd about them."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import pandas as pd
 
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
 from ray_unlearn.analysis.numerals import counted, percentage, plain
+from ray_unlearn.analysis.read.study_results import StudyResults
+from ray_unlearn.analysis.report.halves_table import halves_table, halves_warnings
 from ray_unlearn.analysis.report.health import Health
 from ray_unlearn.analysis.report.page import Block, Heading, Section, Table, bullets_of, paragraphs
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import ScoreInfo
 
 OFTEN = 0.3
-"""Share of the best trials at a bound, or of infeasible ones in a third, that is worth a remark."""
+"""Share of the best trials at a bound, or of those without a score in a third, that is worth a
+remark."""
 LEAST = 3
 """Trials below which no share is remarked upon."""
 
 
-def health_section(table: TrialTable, found: Health) -> Section:
-    """Counts by method, and in words whatever limits what they can say."""
+def health_section(
+    table: TrialTable, found: Health, studies: Sequence[StudyResults] = ()
+) -> Section:
+    """Counts by method, the halves of each study, and whatever limits what they can say."""
     groups = ", ".join(name or "unnamed" for name in table.groups)
     texts = [
         f"{counted(found.analysed, 'trial')} of {found.trials:,} are analysed, in "
@@ -28,12 +33,15 @@ def health_section(table: TrialTable, found: Health) -> Section:
         score_sentence(table.score),
     ]
     odd = [
+        *(warning for study in studies for warning in halves_warnings(study, len(studies) > 1)),
         *_left_out(found),
         *_bounds(found.at_bounds),
         *_cliffs(found.infeasible),
         *(f"{note}." for note in found.notes),
     ]
     blocks: list[Block] = [*paragraphs(texts), *bullets_of(odd), _table(table, found)]
+    halves = halves_table(studies)
+    blocks += [halves] if halves is not None else []
     return Section("Data health", tuple(blocks), "health")
 
 
@@ -61,7 +69,7 @@ def _table(table: TrialTable, found: Health) -> Table:
         Heading("groups"),
         Heading("trials", "per group"),
         Heading("seeds"),
-        Heading("infeasible", "of analysed", "diverged, out of memory or no finite score"),
+        Heading("without a score", "of analysed", "diverged or out of memory"),
     )
     return Table(
         "Trials by method. Diverged trials are counted, never dropped.",
@@ -135,7 +143,7 @@ def _cliffs(infeasible: pd.DataFrame) -> list[str]:
             facts.append(
                 f"{_method(line)}{line['infeasible']} of {line['trials']} trials with "
                 f"{label(line['parameter'])} from {plain(line['low'])} to {plain(line['high'])} "
-                f"(the {line['third']} third) are infeasible."
+                f"(the {line['third']} third) diverged or ran out of memory."
             )
     return facts
 

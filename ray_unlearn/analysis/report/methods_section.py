@@ -149,8 +149,8 @@ def stopping_table(findings: Findings) -> Table | None:
         Heading("price", "90 % interval", "trials resampled within groups"),
         Heading("to the last step", "mean price", "of running to the last evaluation instead"),
         Heading("updates saved", "of planned", "mean over trials that reach the target"),
-        Heading("infeasible", "at the rule"),
-        Heading("infeasible", "at the last step"),
+        Heading("no score", "at the rule", "diverged"),
+        Heading("no score", "at the last step", "diverged"),
     )
     return Table(
         "What the stopping rule costs and saves. Price in units of the score.",

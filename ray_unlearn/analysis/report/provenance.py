@@ -15,6 +15,7 @@ import scipy
 import sklearn
 
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
+from ray_unlearn.analysis.read.column_roles import Reading
 from ray_unlearn.analysis.read.study_results import Results
 
 PACKAGES = (pd, np, scipy, sklearn, optuna, matplotlib)
@@ -40,7 +41,13 @@ def provenance(
         "thresholds": THRESHOLDS.as_json(),
         "trials_sha256": None if trials_csv is None else hashlib.sha256(trials_csv).hexdigest(),
         "versions": _versions(),
+        "columns": columns_of(results),
     }
+
+
+def columns_of(results: Results) -> list[dict[str, str]]:
+    """What each column of the foreign tables was taken for, and why."""
+    return [{"source": one.source, **vars(use)} for one in results.foreign for use in one.columns]
 
 
 def provenance_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -65,23 +72,10 @@ def provenance_lines(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def options(
-    mapping: Mapping[str, str] | None,
-    score: str | None,
-    maximise: bool,
-    tolerance: float | None,
-    sampler: str | None,
-    since: Path | None,
-    seed: int,
-) -> list[str]:
+def options(reading: Reading, tolerance: float | None, since: Path | None, seed: int) -> list[str]:
     """What was asked for, as on the command line; only the last name of a path."""
-    given = [
-        part for theirs, ours in (mapping or {}).items() for part in ("--map", f"{theirs}={ours}")
-    ]
-    given += ["--score", score] if score else []
-    given += ["--maximise"] if maximise else []
+    given = list(reading.given)
     given += ["--tolerance", f"{tolerance:g}"] if tolerance is not None else []
-    given += ["--sampler", sampler] if sampler else []
     given += ["--since", since.name] if since is not None else []
     return given + (["--seed", str(seed)] if seed else [])
 

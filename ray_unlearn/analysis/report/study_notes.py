@@ -7,7 +7,8 @@ import pandas as pd
 from ray_unlearn.analysis.best_trials import HALF
 from ray_unlearn.analysis.numerals import MINUS, change, fixed, number, whole_number
 from ray_unlearn.analysis.read.study_results import StudyResults
-from ray_unlearn.analysis.report.verdict import FORGET_TOLERANCE, UTILITY_TOLERANCE, agreement
+from ray_unlearn.analysis.report.verdict import agreement, forget_tolerance
+from ray_unlearn.store.target import FORGET_TOLERANCE, UTILITY_TOLERANCE
 
 COMPARABLE_AUC = (0.45, 0.55)
 """Attack AUC on the exactly retrained model at which forget and unseen text count as alike."""
@@ -32,8 +33,9 @@ def agreement_sentence(study: StudyResults) -> str:
         f"The exactly retrained model has forget perplexity {number(exact['forget_ppl'])}, {ratio} "
         f"{way} the approximate target of {target} ({number(abs(difference), 2)} nats/token)"
     )
-    limit = _percent(FORGET_TOLERANCE)
-    if abs(difference) <= math.log(FORGET_TOLERANCE) + 1e-9:
+    tolerance = forget_tolerance(study)
+    limit = _percent(math.exp(tolerance))
+    if abs(difference) <= tolerance + 1e-9:
         return f"{facts}: within {limit}, they agree."
     return (
         f"{facts}: they differ by more than {limit}, so a forget gap smaller than that difference "
@@ -65,7 +67,10 @@ def feasibility_definition() -> str:
         f"A configuration is feasible when its forget perplexity is within "
         f"{_percent(FORGET_TOLERANCE)} of the target (|ln ppl(U) {MINUS} ln target| at most ln "
         f"{FORGET_TOLERANCE:.2f}) and its retain and general perplexity are at most "
-        f"{UTILITY_TOLERANCE:.2f} times those of the vanilla model, all on the reporting half."
+        f"{UTILITY_TOLERANCE:.2f} times those of the vanilla model, all on the reporting half. "
+        "Where the target itself is known less well than that (its 90 % interval over the unseen "
+        "documents is wider), a forget perplexity inside the interval meets it; data health says "
+        "where."
     )
 
 

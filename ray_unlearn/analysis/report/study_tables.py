@@ -136,14 +136,14 @@ def chosen_table(study: StudyResults, table: pd.DataFrame) -> Table:
 
 def outcome_table(table: pd.DataFrame) -> Table:
     """How the trials of each method ended; nothing is left out."""
-    diverged = "infeasible trials among complete, pruned and infeasible ones"
+    diverged = "diverged trials among complete, pruned and diverged ones"
     fields: list[_Field] = [
         _count("trials", "trials"),
         *(_count(STATUS_HEADINGS.get(status, status), status) for status in STATUSES),
         (Heading("diverged", "share", diverged), lambda row: percentage(row["divergence_share"])),
         _ratio(
             "feasible trials", "of those decided",
-            "complete, pruned or infeasible trials with a feasible row",
+            "complete, pruned or diverged trials with a feasible row",
             "feasible_trials", "decided",
         ),
         _ratio(

@@ -2,11 +2,13 @@
 
 The best configuration of a method is chosen on the *selection* half of the documents, by the rule
 of `store.score`; every metric beside it is measured on the *reporting* half, so the choice does not
-flatter itself. Infeasible trials are counted, never dropped.
+flatter itself. Diverged trials are counted, never dropped.
 
 A row is *feasible* when, on the reporting half,
-    |ln(ppl(U) / ppl_0(A))| <= ln 1.10    and    ppl(S) <= 1.25 ppl_0(S) for S = retain and general,
-that is: forgotten to within 10 % of the target, with utility within 25 % of the vanilla model.
+    |ln(ppl(U) / ppl_0(A))| <= tolerance  and  ppl(S) <= 1.25 ppl_0(S) for S = retain and general,
+that is: forgotten to within the tolerance of the target, with utility within 25 % of the vanilla
+model. The tolerance is ln 1.10, or more where the target itself is not known so well
+(`store.target.HalfTarget.tolerance`).
 """
 
 import math
@@ -17,11 +19,10 @@ import pandas as pd
 from ray_unlearn.analysis.best_trials import HALF, UTILITY_SETS, best_rows, offered_rows
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.store.schema import STATUSES
+from ray_unlearn.store.target import FORGET_TOLERANCE, UTILITY_TOLERANCE, half_targets
 
-FORGET_TOLERANCE = 1.10
-UTILITY_TOLERANCE = 1.25
 TARGET_PPL = f"approximate_ppl_{HALF}"
-DECIDED = ("complete", "pruned", "infeasible")
+DECIDED = ("complete", "pruned", "diverged")
 """Outcomes that say something about the configuration, not about the machines."""
 
 
@@ -68,11 +69,18 @@ def feasible(study: StudyResults) -> pd.Series:
     # A float's last digit must not decide about a row that is exactly on the limit.
     slack = 1e-9
     gap = (rows["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]).abs()
-    near: pd.Series = gap <= math.log(FORGET_TOLERANCE) + slack
+    near: pd.Series = gap <= forget_tolerance(study) + slack
     for name in UTILITY_SETS:
         rise = rows[f"{name}_nll_{HALF}"] - vanilla[f"{name}_nll_{HALF}"]
         near &= rise <= math.log(UTILITY_TOLERANCE) + slack
     return near
+
+
+def forget_tolerance(study: StudyResults) -> float:
+    """How far log ppl(U) may be from the target and still meet it, nats/token."""
+    vanilla = study.baseline("vanilla")
+    targets = None if vanilla is None else half_targets(vanilla)
+    return math.log(FORGET_TOLERANCE) if targets is None else targets[1].tolerance
 
 
 def relative_change(table: pd.DataFrame, vanilla: pd.Series | None, name: str) -> pd.Series:
@@ -92,7 +100,7 @@ def _counts(rows: pd.DataFrame, method: str) -> dict[str, object]:
         "trials": len(trials),
         **statuses,
         "decided": decided,
-        "divergence_share": statuses["infeasible"] / decided if decided else math.nan,
+        "divergence_share": statuses["diverged"] / decided if decided else math.nan,
         "candidates": len(offered),
         "feasible_rows": len(fitting),
         "feasible_share": len(fitting) / len(offered) if len(offered) else math.nan,

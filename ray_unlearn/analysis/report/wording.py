@@ -20,7 +20,7 @@ NO_SCORE = "no trial has a score yet"
 STATUS_WORDS = {
     "complete": "complete",
     "pruned": "pruned (stopped early)",
-    "infeasible": "infeasible (diverged)",
+    "diverged": "diverged",
     "out_of_memory": "out of memory",
     "failed": "failed",
     "running": "without an outcome",

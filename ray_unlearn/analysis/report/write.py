@@ -5,10 +5,12 @@ tables alone, without a date and without a path of the machine: the same results
 bytes, so a report can be kept under version control and compared.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 from ray_unlearn.analysis.guidelines.guideline_diff import compare
+from ray_unlearn.analysis.read.column_roles import HowToRead, reading_of
 from ray_unlearn.analysis.read.study_results import Results, load
 from ray_unlearn.analysis.report.claims_section import verdict_section
 from ray_unlearn.analysis.report.comparison_sections import (
@@ -17,7 +19,14 @@ from ray_unlearn.analysis.report.comparison_sections import (
     interactions_section,
     transfer_section,
 )
-from ray_unlearn.analysis.report.derive import Derived, derive, table_of, trials_as_given
+from ray_unlearn.analysis.report.derive import (
+    Derived,
+    derive,
+    no_outcome,
+    table_of,
+    trials_as_given,
+)
+from ray_unlearn.analysis.report.foreign_section import best_blocks, columns_section
 from ray_unlearn.analysis.report.health import health
 from ray_unlearn.analysis.report.health_section import health_section
 from ray_unlearn.analysis.report.methods_section import methods_section
@@ -55,8 +64,9 @@ REPRODUCE = (
     "run --space-from guidelines.json` searches on from there."
 )
 HALVES = (
-    "Documents of the unseen (approximate), retain and general sets are split into two halves by a "
-    "fixed hash: selection chooses, reporting is what this page shows. The forget set is whole in "
+    "Documents of the unseen (approximate), retain and general sets are dealt to two halves: "
+    "selection chooses, reporting is what this page shows. They are balanced by length and by the "
+    "vanilla model's loss, where data health does not say otherwise. The forget set is whole in "
     "both."
 )
 LIMITS = (
@@ -75,26 +85,20 @@ def write_report(
     sources: list[Path],
     out: Path,
     *,
-    mapping: Mapping[str, str] | None = None,
-    score: str | None = None,
-    maximise: bool = False,
     tolerance: float | None = None,
-    sampler: str | None = None,
     since: Path | None = None,
     seed: int = 0,
+    **how: Unpack[HowToRead],
 ) -> Path:
     """Write `report.html`, `report.md`, `guidelines.json`, `figures/` and `data/` into a folder.
 
     Args:
         sources: study directories, result tables or foreign tables (`analysis.read.study_results`).
         out: folder, made where it does not exist; files of an earlier report are replaced.
-        mapping: columns of a foreign table, theirs to ours.
-        score: column of a foreign table that is the score.
-        maximise: higher scores are better.
         tolerance: tau, in units of the score; None: from the data (`analysis.tolerance`).
-        sampler: how trials were drawn, where a foreign table does not say: `random` or `adaptive`.
         since: an earlier `guidelines.json` to compare with.
         seed: of every random draw.
+        how: foreign tables are to be read (`analysis.read.column_roles.Reading`).
 
     Returns:
         The path of the HTML page.
@@ -104,8 +108,8 @@ def write_report(
         StorageError: `out` cannot be written.
     """
     before = load_guidelines(since) if since is not None else None
-    results = load(sources, mapping=mapping, score=score, maximise=maximise, sampler=sampler)
-    given = options(mapping, score, maximise, tolerance, sampler, since, seed)
+    results = load(sources, **how)
+    given = options(reading_of(**how), tolerance, since, seed)
     table = table_of(results, tolerance)
     try:
         files = ReportFolder(out)
@@ -115,7 +119,9 @@ def write_report(
                 files.csv(trials_as_given(table), trials_file)
             derived = derive(results, table, tolerance, seed, command_line(results, given))
             differences = None if before is None else compare(before, derived.guidelines)
+            columns = columns_section(results, files)
             sections = _sections(derived, results, difference_section(differences), files)
+            sections += [columns] if columns is not None else []
             studies = finished()
         page = _page(derived, results, studies, sections)
         for name, text in render(page, _all_methods(derived, results)).items():
@@ -137,9 +143,9 @@ def _sections(
 ) -> list[Section]:
     """Everything between the verdict and the single studies."""
     if derived.table is None:
-        nothing = Paragraph("No trial has an outcome yet, so there is nothing to analyse.")
+        nothing = Paragraph(f"{no_outcome(results)} There is nothing to analyse.")
         return [Section("Data health", (nothing,), "health"), difference]
-    found = health_section(derived.table, health(derived.table, results))
+    found = health_section(derived.table, health(derived.table, results), results.studies)
     if derived.findings is None:
         withheld = Paragraph("Everything is withheld: no trial has a finite score.")
         return [found, Section("Each method", (withheld,), "methods"), difference]
@@ -161,6 +167,9 @@ def _page(
     sections: Sequence[Section],
 ) -> Page:
     guidelines = derived.guidelines
+    best = best_blocks(guidelines.best_trials, guidelines.score)
+    if derived.table is None and results.foreign:
+        best = (Paragraph(no_outcome(results)),)
     asked = results.studies or (derived.findings is not None and derived.findings.headline)
     answer = derived.answer if asked else None
     names = [study.key for study in studies] + [one.name for one in results.foreign]
@@ -172,7 +181,7 @@ def _page(
         UNLEARNING if studies else ANY_SCORE,
         tuple(_subjects(results)),
         (
-            verdict_section(derived.findings, guidelines, studies, answer),
+            verdict_section(derived.findings, guidelines, studies, answer, best),
             *sections,
             *studies_section(studies, with_verdicts=bool(guidelines.claimed)),
             Section("How to reproduce", (Paragraph(REPRODUCE), command, origin), "reproduce"),

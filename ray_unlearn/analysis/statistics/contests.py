@@ -81,14 +81,15 @@ def robustness_claim(
         repeats: random halves.
 
     Raises:
-        UserError: unknown method, no group to compare in, or no feasible trial in a group.
+        UserError: unknown method, no group to compare in, or no trial with a score in a group.
     """
     pairs = pairs_of(trials, method_a, method_b)
     budget = min(len(frame) for pair in pairs.values() for frame in pair) // 2
     best = best_by_selection(trials)
     if lost := [group for group in pairs if group not in best.index]:
         raise UserError(
-            f"group {lost[0]!r}: no feasible trial of any method, so there is no best to be near to"
+            f"group {lost[0]!r}: no trial of any method has a score, so there is no best to be "
+            "near to"
         )
     near_known = {
         group: _near_known_measure(float(best["score"][group]), tolerance) for group in pairs

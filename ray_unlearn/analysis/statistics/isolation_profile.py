@@ -112,7 +112,7 @@ def _too_little(part: GroupPoints) -> str | None:
     if len(part.scores) < LEAST_TRIALS:
         return f"{len(part.scores)} trials in {name}, {LEAST_TRIALS} needed"
     if not finite.any():
-        return f"every trial in {name} is infeasible"
+        return f"no trial in {name} has a score"
     if finite.all() and np.ptp(part.scores) == 0:
         return f"every trial in {name} has the same score"
     return None

@@ -61,7 +61,7 @@ class LiveJournal:
     It is written whole at the start and then only appended to, so that readers can follow. There is
     one writer, without Optuna's lock (an optuna-dashboard that stores a note takes it, and both
     append). What the journal has recorded of a trial cannot be taken back: only the export at the
-    end removes the intermediate values of a trial that turned out infeasible.
+    end removes the intermediate values of a trial that turned out diverged.
 
     Raises:
         StorageError: the file cannot be written.

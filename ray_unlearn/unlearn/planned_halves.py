@@ -1,0 +1,65 @@
+"""What the halves of a study will hold and aim at, before it is run."""
+
+import math
+
+import numpy as np
+
+from ray_unlearn.demo import demo_domain, is_built
+from ray_unlearn.spec.study_spec import StudySpec, is_local
+from ray_unlearn.store.schema import HALVES
+from ray_unlearn.store.target import HalfTarget, half_targets
+from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.data import HALVED_SPLITS, StudyData, prepare
+from ray_unlearn.unlearn.evaluate import evaluate_vanilla
+from ray_unlearn.unlearn.halves import balanced_halves
+from ray_unlearn.unlearn.memory import parameter_count
+from ray_unlearn.unlearn.plan import model_config
+from ray_unlearn.unlearn.workspace import Workspace
+
+LARGEST_MEASURED = 1e12
+"""FLOPs of the forward passes that a plan may spend on the target: seconds on a CPU."""
+
+
+def planned_halves(spec: StudySpec) -> tuple[HalfTarget, HalfTarget] | None:
+    """Selection and reporting half, dealt as a study would deal them.
+
+    They come from the data and, where the vanilla model is small and runs on CPUs, from its loss.
+
+    Returns:
+        None where data or model are not on this machine. `nll` is NaN where the model is too large
+        to be asked here; then lengths alone dealt the documents, and tokens may be a few others in
+        the study.
+
+    Raises:
+        UserError: as `prepare`.
+    """
+    if not _is_here(spec):
+        return None
+    data = prepare(spec.data, spec.model).as_dealt("balanced", {})
+    if _is_small(spec, data):
+        workspace = Workspace.open(
+            spec.model, data, spec.evaluation, spec.operations, Comm.single()
+        )
+        workspace.reset()
+        return half_targets(evaluate_vanilla(workspace))
+    tokens = data.evaluated("approximate").target_document
+    sizes = np.bincount(tokens).astype(np.float64)
+    chosen = balanced_halves(sizes, sizes)
+    selection, reporting = (
+        HalfTarget(half, math.nan, documents=int(own.sum()), tokens=int(sizes[own].sum()))
+        for half, own in zip(HALVES, (chosen, ~chosen), strict=True)
+    )
+    return selection, reporting
+
+
+def _is_here(spec: StudySpec) -> bool:
+    source = spec.model.source
+    model = is_built(demo_domain(source)) if source.startswith("demo:") else is_local(source)
+    return model and all(split.hub is None for split in spec.data.splits.values())
+
+
+def _is_small(spec: StudySpec, data: StudyData) -> bool:
+    if spec.operations.gpus_per_worker or spec.operations.head == "liger":
+        return False
+    tokens = sum(data.splits[name].input_ids.size for name in ("forget", *HALVED_SPLITS))
+    return 2.0 * parameter_count(model_config(spec)) * tokens <= LARGEST_MEASURED
