@@ -31,7 +31,7 @@ STEPS = Axis("steps", "log", 4, 64)
 TRUTHS: dict[str, tuple[Score, tuple[Axis, Axis]]] = {
     "valley": (valley(), (RATE, WEIGHT)),
     "sharp": (valley(power=1.0), (RATE, WEIGHT)),
-    "ridge": (ridge(), (RATE, STEPS)),
+    "ridge": (ridge(best=-3.3), (RATE, STEPS)),
     "cliff": (cliff(), (RATE, WEIGHT)),
 }
 Said = list[tuple[float, float, float]]

@@ -1,11 +1,14 @@
 """Hyperparameters as axes of what was searched."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
 
 Scale = Literal["linear", "log", "categorical"]
 
@@ -26,6 +29,8 @@ class Axis:
     table)."""
     whole: bool = False
     choices: tuple[str, ...] = ()
+    factors: tuple[str, ...] = ()
+    """The two hyperparameters that this axis is the product of; () for one that was searched."""
 
     def to_unit(self, values: ArrayLike) -> NDArray[np.float64]:
         """Values [n] as coordinates [n]: 0 at `low`, 1 at `high`; values outside stay outside."""
@@ -53,3 +58,25 @@ class Axis:
     def shown(self, value: Any) -> str:
         """A value for people: three significant digits."""
         return str(value) if self.scale == "categorical" else f"{float(value):.3g}"
+
+
+def product_axis(axes: Sequence[Axis]) -> Axis | None:
+    """Learning rate times updates as an axis; None unless both vary.
+
+    Methods often answer to the product alone (a ridge). On either factor the good values are then
+    wide and bent; on the product they are a plain interval.
+    """
+    by_name = {axis.name: axis for axis in axes}
+    rate, steps = by_name.get("learning_rate"), by_name.get("steps")
+    if rate is None or steps is None or "categorical" in (rate.scale, steps.scale):
+        return None
+    if min(rate.low, steps.low) <= 0:
+        return None
+    return Axis(
+        RATE_BY_STEPS,
+        "log",
+        rate.low * steps.low,
+        rate.high * steps.high,
+        rate.bounds_known and steps.bounds_known,
+        factors=(rate.name, steps.name),
+    )

@@ -21,6 +21,9 @@ Half the width of a narrow region would hardly move the edge.
 POINT_FRACTION = 0.1
 """Fraction of the study's own range on either side of a claimed single value."""
 
+RATE_BY_STEPS = "learning_rate_x_steps"
+"""Name of learning rate times updates, an axis of the analysis."""
+
 Range = FloatRange | IntRange
 
 
@@ -46,6 +49,8 @@ def narrowed_parameter(
         ClaimNotApplied: the claim cannot be applied here.
     """
     region = claim.search_space
+    if parameter is None and name == RATE_BY_STEPS:
+        raise ClaimNotApplied("a product of two hyperparameters, which a space cannot bound")
     if parameter is None:
         raise ClaimNotApplied("the study does not search it")
     if isinstance(parameter, Fixed):

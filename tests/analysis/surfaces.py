@@ -11,6 +11,7 @@ from ray_unlearn.spec.guideline_file import ScoreInfo
 
 RATE = Axis("learning_rate", "log", 1e-6, 1e-3)
 WEIGHT = Axis("w_r", "log", 0.5, 8.0)
+STEPS = Axis("steps", "log", 10, 1000)
 TOLERANCE = 0.1
 
 Score = Callable[[pd.DataFrame, np.random.Generator], np.ndarray]
@@ -99,6 +100,24 @@ def valley(best: float = -4.5, width: float = 0.5, power: float = 2.0) -> Score:
     return score
 
 
+def ridge(best: float = -2.5, width: float = 0.5) -> Score:
+    """A valley in log10 of learning rate times updates: a ridge over the two."""
+
+    def score(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+        away = np.abs(logs["learning_rate"].to_numpy() + logs["steps"].to_numpy() - best) / width
+        return 0.2 + 0.3 * np.minimum(away, 3) ** 2
+
+    return score
+
+
+def good_share_of(score: Score, axes: Sequence[Axis] = (RATE, WEIGHT)) -> float:
+    """Share of the space whose noise-free score is within the tolerance of the least one."""
+    rng = np.random.default_rng(0)
+    values = {axis.name: axis.from_unit(rng.random(100_000)) for axis in axes}
+    scores = score(pd.DataFrame({name: np.log10(value) for name, value in values.items()}), rng)
+    return float(np.mean(scores <= scores.min() + TOLERANCE))
+
+
 def reach(width: float = 0.5, power: float = 2.0) -> float:
     """How far from its bottom, in decades, such a valley is within the tolerance of it."""
     return width * (TOLERANCE / 0.3) ** (1 / power)
@@ -112,15 +131,5 @@ def cliff(best: float = -4.5, edge: float = -3.8) -> Score:
         return np.where(
             away + best > edge, np.inf, 0.2 + np.where(away < 0, 0.25 * away**2, 1.0 * away**2)
         )
-
-    return score
-
-
-def ridge(best: float = -3.3, width: float = 0.5) -> Score:
-    """Only learning rate times steps counts: a valley along log10 lr + log10 steps = `best`."""
-
-    def score(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
-        away = np.abs(logs["learning_rate"].to_numpy() + logs["steps"].to_numpy() - best) / width
-        return 0.2 + 0.3 * np.minimum(away, 3) ** 2
 
     return score

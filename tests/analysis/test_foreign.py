@@ -193,13 +193,13 @@ def test_exact_copies_are_counted_and_contradictions_are_errors(read, tmp_path: 
             "trial,scor\n1,2\n",
             {},
             r"lacks the column score; it may be `scor`; say which it is: "
-            r"`ray-unlearn report theirs\.csv --score scor`",
+            r"`ray-unlearn report \S*theirs\.csv --score scor`",
         ),
         (
             "trial,lr,val_loss,val_acc\n1,2,3,4\n",
             {"sampler": "random"},
             r"it may be `val_loss`, `val_acc`; say which it is: "
-            r"`ray-unlearn report theirs\.csv --sampler random --score val_loss`",
+            r"`ray-unlearn report \S*theirs\.csv --sampler random --score val_loss`",
         ),
         ("trial,score\n", {}, "holds no line"),
         ("trial,score\n1,2\n", {"mapping": {"lrr": "lr"}}, r"--map lrr=lr: no column 'lrr'"),

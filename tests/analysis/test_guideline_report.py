@@ -37,6 +37,7 @@ from ray_unlearn.analysis.report.recommended_section import recommendation_text
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.analysis.statistics.contests import RobustnessClaim
 from ray_unlearn.analysis.statistics.good_regions import Region
+from ray_unlearn.analysis.statistics.good_share import GoodShare
 from ray_unlearn.analysis.statistics.importance import Importance, ImportanceResult
 from ray_unlearn.analysis.statistics.interaction import Interaction
 from ray_unlearn.analysis.statistics.paired_difference import (
@@ -45,7 +46,6 @@ from ray_unlearn.analysis.statistics.paired_difference import (
     Outcome,
     PairedDifference,
 )
-from ray_unlearn.analysis.statistics.proportions import Proportion
 from ray_unlearn.analysis.statistics.robustness import TuningCurve
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.main import app
@@ -159,7 +159,7 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
             trade_off_response="forget_nll",
             weight_trade_off=kappa,
             stopping=None,
-            near_own_best=Proportion(30, n, 30 / n, 0.2, 0.4),
+            good_share=GoodShare(0.3, 0.2, 0.4, 7, 5, 11),
             curve=TuningCurve(ks, best, best, best, 3.0, n, 0),
             heldout=held,
         )

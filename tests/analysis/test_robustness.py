@@ -16,6 +16,7 @@ from ray_unlearn.analysis.statistics.paired_difference import (
     paired_difference,
     t_interval,
 )
+from ray_unlearn.analysis.statistics.proportions import proportion_of
 from ray_unlearn.analysis.statistics.robustness import (
     Floats,
     TuningCurve,
@@ -25,7 +26,6 @@ from ray_unlearn.analysis.statistics.robustness import (
     expected_best,
     in_choice_order,
     own_best_proportion,
-    proportion_within,
     resampled,
     tuning_curve,
 )
@@ -94,30 +94,17 @@ def test_weights_of_a_hundred_thousand_trials_are_exact(k: int, rank: int) -> No
 def test_share_has_the_tabled_clopper_pearson_interval(
     successes: int, n: int, low: float, high: float
 ) -> None:
-    scores = np.where(np.arange(n) < successes, 0.0, 5.0)
-    near = proportion_within(scores, np.zeros(n, dtype=bool), best=0.0, tolerance=1.0)
+    near = proportion_of(successes, n)
     assert (near.successes, near.n, near.fraction) == (successes, n, successes / n)
     assert (near.low, near.high) == pytest.approx((low, high), abs=6e-5)
 
 
 def test_share_interval_covers_at_least_95_percent() -> None:
     """Exactly: the probability of every outcome of 20 trials, at shares from 1 to 99 %."""
-    flags = [np.where(np.arange(20) < x, 0.0, 5.0) for x in range(21)]
-    shares = [proportion_within(flag, np.zeros(20, dtype=bool), 0.0, 1.0) for flag in flags]
+    shares = [proportion_of(x, 20) for x in range(21)]
     for p in np.linspace(0.01, 0.99, 99):
         covered = [x for x, share in enumerate(shares) if share.low <= p <= share.high]
         assert binom.pmf(covered, 20, p).sum() >= 0.95
-
-
-def test_infeasible_trials_count_against_a_method_and_a_score_on_the_limit_is_good() -> None:
-    near = proportion_within(
-        [0.1, 0.1 + 0.2, 0.9, math.nan], [False, False, False, True], best=0.1, tolerance=0.2
-    )
-    assert (near.successes, near.n) == (2, 4)
-    # 0.8 - 0.1 is just above 0.7 in floating point.
-    assert proportion_within([0.8], [False], best=0.1, tolerance=0.7).successes == 1
-    with pytest.raises(UserError, match="no trials"):
-        proportion_within([], [], 0.0, 1.0)
 
 
 def test_tuning_curve_and_its_band() -> None:

@@ -14,6 +14,7 @@ from ray_unlearn.analysis.report.health import boundary_hits
 from ray_unlearn.analysis.report.study_notes import agreement_sentence
 from ray_unlearn.analysis.report.verdict import agreement, feasible, ranked_methods, verdict
 from ray_unlearn.analysis.report.wording import headline, outcome_sentence
+from ray_unlearn.spec.search_space import Choice, FloatRange
 from ray_unlearn.store.event import BaselineMeasured
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.row_score import Baselines, scored
@@ -242,6 +243,24 @@ def test_a_choice_at_the_edge_of_the_search_is_named(tmp_path: Path) -> None:
         ("learning_rate", "low", low),
         ("update", "high", 10),
     ]
+
+
+def test_a_hyperparameter_whose_condition_does_not_hold_is_at_no_bound(tmp_path: Path) -> None:
+    """It has its default, 0, which is not in the range that other trials search."""
+    spec = demo_spec(trials_per_method=2).model_copy(update={"methods": ("gradient_ascent",)})
+    space = spec.spaces["gradient_ascent"]
+    more = {
+        "max_grad_norm": Choice(type="choice", choices=(1.0, 5.0)),
+        "weight_decay": FloatRange(type="float", low=0.01, high=0.1, when={"max_grad_norm": 5.0}),
+    }
+    parameters = space.parameters | more
+    space = space.model_copy(update={"parameters": parameters})
+    spec = spec.model_copy(update={"spaces": spec.spaces | {"gradient_ascent": space}})
+    with quick_ledger(tmp_path / "s", spec) as ledger:
+        ledger.append(BaselineMeasured(name="vanilla", metrics=row_of(logs(VANILLA), 0.9)))
+        chosen = {"learning_rate": 3e-4, "max_grad_norm": 1.0}
+        write_trial(ledger, spec, "gradient_ascent", chosen, {6: row(forget=60)})
+    assert boundary_hits(load([tmp_path / "s"]).studies[0]).empty
 
 
 def test_outcomes_in_words(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_a_confirmation_without_a_result_says_why_last(cli, confirmed) -> None:
 
 
 def test_a_confirmation_with_a_few_diverged_seeds_is_done_and_says_why(cli, confirmed) -> None:
-    folder = confirmed([("complete", "")] * 2 + [("infeasible", "loss is not finite")])
+    folder = confirmed([("complete", "")] * 2 + [("diverged", "loss is not finite")])
     code, out, err = cli("confirm", folder, "--seeds", 3)
     assert code == 0
     assert "without a result: 1 of 3 trials: loss is not finite (1)" in out
@@ -124,9 +124,9 @@ def test_a_confirmation_with_a_few_diverged_seeds_is_done_and_says_why(cli, conf
 def test_from_python_a_run_gives_its_reasons(ended) -> None:
     import ray_unlearn as ru
 
-    ends: Ends = [("failed", "no luck")] * 3 + [("infeasible", "loss is not finite")]
+    ends: Ends = [("failed", "no luck")] * 3 + [("diverged", "loss is not finite")]
     study = ru.open(ended(ends)).resume(quiet=True)
-    assert study.last_run.counts == {"failed": 3, "infeasible": 1}
+    assert study.last_run.counts == {"failed": 3, "diverged": 1}
     assert study.last_run.reasons == {"no luck": 3, "loss is not finite": 1}
     assert repr(study).endswith("no luck (3); loss is not finite (1)>")
 

@@ -430,3 +430,11 @@ def test_a_plan_can_be_made_of_what_guidelines_leave(
     plan = json.loads(said.out)
     assert (plan["trials"], plan["updates"]) == (40, 16 * 24 + 4 * 80 + 20 * 80)
     assert "gradient_ascent, steps: 1 to 80 -> 1 to 24" in said.err
+
+
+def test_a_claim_about_a_product_says_why_it_narrows_nothing() -> None:
+    _, said = after(
+        claim("learning_rate", {"low": 1e-5, "high": 1e-4}),
+        claim("learning_rate_x_steps", {"low": 1e-3, "high": 1e-2}),
+    )
+    assert "learning_rate_x_steps: unchanged: a product of two hyperparameters" in said

@@ -85,7 +85,7 @@ def reading_regions(findings: Findings) -> str:
     )
     return (
         "How to read the figures of good values. Above: the best score that a value allows, "
-        "whatever the other hyperparameters are set to, measured from the best there is (0). Good "
+        "whatever the other hyperparameters are set to, measured from where it is lowest (0). Good "
         "is what stays below the dashed line, the tolerance of "
         f"{tolerance(findings.table.score)}. The band is where the curve is with 90 % probability "
         "given the trials. Dots are trials, by what their score loses to that of the best trial of "
@@ -192,7 +192,8 @@ def _profile(
     known = _dots(panel, part, axis, top)
     _curve(panel, part[part["kind"] == "profile"], axis, colour)
     panel.axhline(tau, color=INK, lw=0.9, ls=(0, (4, 2)), zorder=4)
-    bottom = min(0.0, float(known["regret"].min()) if len(known) else 0.0)
+    lowest = (part["low"].where(part["kind"] == "profile").min(), known["regret"].min())
+    bottom = float(np.nanmin([0.0, *lowest]))
     panel.set_ylim(max(bottom * 1.1, -0.35 * top) - 0.04 * top, top)
     panel.yaxis.set_major_locator(MaxNLocator(5))
     _shade(panel, part, axis)

@@ -18,14 +18,15 @@ from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 
 CURVES = (
-    "What one may expect of the best of k random trials, relative to the best that any method "
-    "reached in the same group (mean over all subsets of k trials, so it is unbiased; no curve "
-    "goes beyond half of the trials). A line that starts low and is flat needs no tuning; the "
-    "dashed line is the tolerance."
+    "What was measured: the expected best of k random trials of these, relative to the best "
+    "measured of any method in the same group (mean over all subsets of k trials; no curve goes "
+    "beyond half of the trials). Measured scores carry noise, so the best of many looks better "
+    "than it is, and few look close to it. A line that starts low and is flat needs no tuning; "
+    "the dashed line is the tolerance. Only trials drawn from the space count."
 )
 SHARES = (
-    "How large a share of configurations is within the tolerance of the method's own best: the "
-    "larger, the more forgiving."
+    "By the response surface, without noise: how large a share of the space searched is within "
+    "the tolerance of the method's own best; the larger, the more forgiving."
 )
 COLUMNS = ["kind", "method", "k", "value", "low", "high", "n"]
 BUDGET_TICKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -41,13 +42,13 @@ def tuning_figure(findings: Findings) -> Drawing | None:
     both = kinds == {"curve", "share"}
     parts = [f"{'Left: ' if both else ''}{CURVES}"] if "curve" in kinds else []
     parts += [f"{'Right: ' if both else ''}{SHARES}"] if "share" in kinds else []
-    caption = " ".join([*parts, "Only trials drawn from the space count."])
+    caption = " ".join(parts)
     title = "How much tuning does a method need?"
     return Drawing("tuning_curves", title, caption, data, lambda: _draw(data, methods, tolerance))
 
 
 def tuning_data(findings: Findings) -> pd.DataFrame:
-    """`curve` lines (k, expected best regret, band) and `share` lines (share near the own best)."""
+    """`curve` lines (k, expected best regret, band) and `share` lines (good share of the space)."""
     lines = [line for name, found in findings.methods.items() for line in _lines_of(name, found)]
     return pd.DataFrame(lines, columns=COLUMNS)
 
@@ -57,8 +58,9 @@ def _lines_of(name: str, found: MethodFindings) -> list[tuple[object, ...]]:
     if (curve := found.curve) is not None:
         points = zip(curve.ks, curve.expected_best, curve.low, curve.high, strict=True)
         lines += [("curve", name, *point, curve.n) for point in points]
-    if (near := found.near_own_best) is not None:
-        lines.append(("share", name, None, near.fraction, near.low, near.high, near.n))
+    if (good := found.good_share) is not None:
+        count = found.evidence.n_trials
+        lines.append(("share", name, None, good.share, good.low, good.high, count))
     return lines
 
 
@@ -99,8 +101,8 @@ def _curves(panel: Axes, curves: pd.DataFrame, methods: tuple[str, ...], toleran
     panel.set_ylim(bottom=min(0.0, float(drawable(curves["low"]).min())))
     panel.yaxis.set_major_formatter(lambda value, _: tick_label(round(value, 6)))
     panel.set_xlabel("random trials of the method")
-    panel.set_ylabel("expected best score:\nlost to the best known of any method")
-    panel.set_title("Expected best after k random trials, 90 % bands")
+    panel.set_ylabel("expected best measured score:\nlost to the best measured of any method")
+    panel.set_title("Measured: expected best of k random trials, 90 % bands")
 
 
 def _shares(panel: Axes, shares: pd.DataFrame, methods: tuple[str, ...]) -> None:
@@ -113,5 +115,5 @@ def _shares(panel: Axes, shares: pd.DataFrame, methods: tuple[str, ...]) -> None
     panel.yaxis.tick_right()
     panel.set_xlim(left=0)
     panel.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
-    panel.set_xlabel("of all configurations tried")
-    panel.set_title("Within the tolerance of the method's own best, 95 % intervals")
+    panel.set_xlabel("of the space searched")
+    panel.set_title("Within the tolerance of the method's best, 95 % intervals")

@@ -3,7 +3,6 @@
 No arithmetic on scores here.
 """
 
-import math
 from collections.abc import Iterator
 
 from ray_unlearn.analysis.guidelines.claim_maker import ClaimMaker
@@ -12,12 +11,12 @@ from ray_unlearn.analysis.guidelines.grades import THRESHOLDS, Thresholds
 from ray_unlearn.analysis.guidelines.headline import best_method, headline_claim
 from ray_unlearn.analysis.guidelines.region_claims import avoid_claims, range_claim
 from ray_unlearn.analysis.guidelines.sentences import sentence
-from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
+from ray_unlearn.analysis.numerals import percentage, plain, rounded, rounded_interval
 from ray_unlearn.analysis.statistics.interaction import EQUIVALENT
 from ray_unlearn.spec.guideline_file import Guideline, Reason
 
-LEAST_GOOD = 5
-"""Trials within the tolerance of the best before it is said how many it takes to find one."""
+WIDEST_SHARE = 5.0
+"""Ratio of the ends of the good share's interval, beyond which it says too little for a budget."""
 
 
 def guidelines_of(findings: Findings, limits: Thresholds = THRESHOLDS) -> tuple[Guideline, ...]:
@@ -144,32 +143,30 @@ def _stop_rule(maker: ClaimMaker) -> Guideline:
 
 
 def _budget(maker: ClaimMaker) -> Guideline:
-    near = maker.found.near_own_best
+    """How much of the space is good, and how many random trials find some of it."""
+    good = maker.found.good_share
     reasons = list(maker.missing)
-    if near is None:
-        return maker.make("budget", reasons or [Reason(kind="trials", text="no trial has a score")])
+    if good is None:
+        text = next((r.reason for r in maker.found.regions if r.reason), "no response surface")
+        return maker.make("budget", reasons or [Reason(kind="trials", text=text)])
     lines = maker.found.importance.axes if maker.found.importance else ()
     if not reasons and all(maker.family_p(line) > maker.limits.family_error for line in lines):
         text = "no hyperparameter is shown to matter, so there is no best to come close to"
         reasons.append(Reason(kind="importance", text=text))
-    if not reasons and near.successes < LEAST_GOOD:
+    if not reasons and (good.budget is None or good.high > WIDEST_SHARE * good.low):
         text = (
-            f"only {near.successes} of {near.n} trials come within "
-            f"{plain(maker.score.tolerance)} of the best, too few to "
-            "say how many it takes"
+            f"between {percentage(good.low)} and {percentage(good.high)} of the space comes within "
+            f"{plain(maker.score.tolerance)} of the best, too little known to say how many trials "
+            "it takes"
         )
         reasons.append(Reason(kind="near_best", text=text))
-    trials = (
-        None
-        if near.low <= 0
-        else max(1, math.ceil(math.log(0.1) / math.log1p(-min(near.low, 0.999))))
-    )
     return maker.make(
         "budget",
         reasons,
         estimates={
-            "share": rounded(near.fraction),
-            "share_95": [rounded(near.low), rounded(near.high)],
-            "trials": trials,
+            "share": rounded(good.share),
+            "share_95": [rounded(good.low), rounded(good.high)],
+            "trials": good.budget,
+            "trials_95": [good.fewest, good.most],
         },
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.axes import Axis, product_axis
 from ray_unlearn.analysis.guidelines.grades import Thresholds
 from ray_unlearn.analysis.guidelines.leave_one_out import (
     Box,
@@ -15,6 +15,7 @@ from ray_unlearn.analysis.guidelines.leave_one_out import (
     leave_one_out,
 )
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
+from ray_unlearn.analysis.statistics.good_share import GoodShare, share_over_groups
 from ray_unlearn.analysis.statistics.importance import ImportanceResult, importance
 from ray_unlearn.analysis.statistics.interaction import (
     Interaction,
@@ -23,14 +24,11 @@ from ray_unlearn.analysis.statistics.interaction import (
     weight_interaction,
 )
 from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, GroupPoints, fit_group
-from ray_unlearn.analysis.statistics.proportions import Proportion
 from ray_unlearn.analysis.statistics.robustness import (
     TuningCurve,
     curve_ks,
-    proportion_within,
     tuning_curve,
 )
-from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.statistics.stopping_regret import StoppingRule, stopping_rule
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import Evidence
@@ -61,11 +59,11 @@ class MethodFindings:
     weight_trade_off: Interaction | None
     """Learning rate against the retain weight."""
     stopping: StoppingRule | None
-    near_own_best: Proportion | None
-    """Configurations within the tolerance of the method's own best of their group."""
+    good_share: GoodShare | None
+    """Share of the space that is within the tolerance of the surface's best; None without one."""
     curve: TuningCurve | None
-    """Expected best regret against the best known of any method in the group, after k random
-    trials."""
+    """Measured: expected best regret against the best known of any method in the group, after k
+    random trials."""
     heldout: tuple[HeldoutGroup, ...]
 
 
@@ -92,8 +90,7 @@ def find_method(
     limits: Thresholds,
 ) -> MethodFindings:
     everything = table.of(method)
-    axes = table.axes[method]
-    trials = from_space(everything, axes)
+    trials, axes = _with_product(from_space(everything, table.axes[method]), table.axes[method])
     drawn = set(everything["drawn"])
     evidence = Evidence(
         n_trials=len(trials),
@@ -106,7 +103,8 @@ def find_method(
         else f"{len(trials)} of {len(everything)} drawn from the space, the others chosen by an "
         "adaptive sampler",
     )
-    regions, heldout = _regions(trials, axes, table, seed, limits)
+    fits = _fitted_groups(trials, axes, table.score.tolerance, seed)
+    regions, heldout = _regions(fits, trials, axes, table, limits)
     points = _points(trials, axes)
     scored = trials["score"].to_numpy(dtype=float)
     infeasible = trials["infeasible"].to_numpy(dtype=bool)
@@ -128,7 +126,7 @@ def find_method(
         trade_off_response="forget_nll" if _target_known(table.rows) else "score",
         weight_trade_off=_weight_trade_off(trials, axes, seed),
         stopping=_stopping(table, trials, seed),
-        near_own_best=_near_own_best(trials, table.score.tolerance),
+        good_share=share_over_groups([fit.good_shares for fit in fits.values()]),
         curve=_curve(table, trials, best, budget),
         heldout=heldout,
     )
@@ -142,18 +140,23 @@ def _points(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> np.ndarray:
     )
 
 
-def _regions(
-    trials: pd.DataFrame, axes: tuple[Axis, ...], table: TrialTable, seed: int, limits: Thresholds
-) -> tuple[tuple[Region, ...], tuple[HeldoutGroup, ...]]:
-    """Good regions over all groups, and what regions derived without a group buy on it.
+def _with_product(
+    trials: pd.DataFrame, axes: tuple[Axis, ...]
+) -> tuple[pd.DataFrame, tuple[Axis, ...]]:
+    """The trials and axes with learning rate times updates beside its factors, where both vary."""
+    product = product_axis(axes)
+    if product is None:
+        return trials, axes
+    one, other = (trials[name].astype(float) for name in product.factors)
+    return trials.assign(**{product.name: one * other}), (*axes, product)
 
-    Each group is fitted once.
-    """
-    if trials.empty or not axes:
-        return (), ()
-    tolerance, nothing = table.score.tolerance, table.nothing
+
+def _fitted_groups(
+    trials: pd.DataFrame, axes: tuple[Axis, ...], tolerance: float, seed: int
+) -> dict[str, FittedGroup]:
+    """Each group's surface, fitted once."""
     fits: dict[str, FittedGroup] = {}
-    for group, own in trials.groupby("group", sort=True):
+    for group, own in trials.groupby("group", sort=True) if axes else ():
         part = GroupPoints(
             str(group),
             _points(own, axes),
@@ -161,13 +164,27 @@ def _regions(
             own["infeasible"].to_numpy(dtype=bool),
         )
         fits[str(group)] = fit_group(part, axes, tolerance, seed)
+    return fits
+
+
+def _regions(
+    fits: Mapping[str, FittedGroup],
+    trials: pd.DataFrame,
+    axes: tuple[Axis, ...],
+    table: TrialTable,
+    limits: Thresholds,
+) -> tuple[tuple[Region, ...], tuple[HeldoutGroup, ...]]:
+    """Good regions over all groups, and what regions derived without a group buy on it."""
+    if not fits:
+        return (), ()
+    tolerance = table.score.tolerance
 
     def derive(groups: tuple[str, ...]) -> Box | None:
         found = good_regions([fits[group] for group in groups], axes, tolerance)
         box = {
             region.axis.name: (
-                -np.inf if region.low_censored else region.core[0],
-                np.inf if region.high_censored else region.core[1],
+                -np.inf if region.low_at_bound else region.core[0],
+                np.inf if region.high_at_bound else region.core[1],
             )
             for region in found
             if region.core is not None and not (region.low_censored and region.high_censored)
@@ -176,7 +193,7 @@ def _regions(
 
     regions = good_regions(list(fits.values()), axes, tolerance)
     return regions, leave_one_out(
-        trials, derive, lambda group: fits[group].default, limits.inside_trials, nothing
+        trials, derive, lambda group: fits[group].default, limits.inside_trials, table.nothing
     )
 
 
@@ -234,18 +251,6 @@ def _stopping(table: TrialTable, trials: pd.DataFrame, seed: int) -> StoppingRul
         return None
     rows = rows.drop(columns="group", errors="ignore").merge(trials[["trial", "group"]], on="trial")
     return stopping_rule(rows, seed)
-
-
-def _near_own_best(trials: pd.DataFrame, tolerance: float) -> Proportion | None:
-    """Each group against its own best, chosen by selection; the best trial itself is left out."""
-    best = best_by_selection(trials)
-    others = trials[trials["group"].isin(best.index) & ~trials["trial"].isin(best["trial"])]
-    if others.empty:
-        return None
-    regrets = others["score"].to_numpy(dtype=float) - others["group"].map(best["score"]).to_numpy(
-        dtype=float
-    )
-    return proportion_within(regrets, others["infeasible"].to_numpy(dtype=bool), 0.0, tolerance)
 
 
 def _curve(

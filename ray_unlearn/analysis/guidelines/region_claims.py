@@ -32,6 +32,13 @@ def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None
         "low_edge_90": rounded_interval(region.low_edge),
         "high_edge_90": rounded_interval(region.high_edge),
     }
+    if (product := _product_of(maker, axis.name)) is not None:
+        assert product.core is not None
+        estimates["together_with"] = {
+            "param": product.axis.name,
+            "low": None if product.low_censored else rounded(product.core[0]),
+            "high": None if product.high_censored else rounded(product.core[1]),
+        }
     space = None
     if not reasons and axis.scale == "categorical":
         space = ClaimedRegion(type="choice", choices=region.choices_good)
@@ -40,9 +47,7 @@ def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None
             "excluded": list(region.choices_excluded),
         }
     elif not reasons and region.core is not None:
-        # Where no end is shown, what was searched is the end of what is known.
-        low = axis.low if region.low_censored else region.core[0]
-        high = axis.high if region.high_censored else region.core[1]
+        low, high = region.core
         if axis.whole:
             low, high = float(math.ceil(low)), float(math.floor(high))
         space = ClaimedRegion(
@@ -66,13 +71,24 @@ def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None
     )
 
 
+def _product_of(maker: ClaimMaker, name: str) -> Region | None:
+    """The product that a hyperparameter's good values depend on; None where none is bounded."""
+    for region in maker.found.regions:
+        if name in region.axis.factors and region.core is not None and region.bounded:
+            return region
+    return None
+
+
 def avoid_claims(
     maker: ClaimMaker, region: Region, importance: Importance | None
 ) -> Iterator[Guideline]:
-    """The ends of an axis that are excluded, where a core is known.
+    """The ends of an axis that are bad at every setting of the others, where a core is known.
 
     Without a core the absence of a cliff is no news, and where domains have no good value in
-    common, no value is to be avoided in all of them.
+    common, no value is to be avoided in all of them. What is avoided begins where the 90 % interval
+    of the edge ends, so that no value is called both possibly good and bad. On a ridge, where the
+    product with another hyperparameter decides, it is what no value of the other brings near the
+    product's good values.
     """
     axis = region.axis
     if (
@@ -82,12 +98,12 @@ def avoid_claims(
         or maker.unimportant(importance)
     ):
         return
-    for low, high in region.excluded:
+    for low, high in _beyond_edges(region, *_reached(maker, region)):
         values = maker.found.trials[axis.name]
         there = maker.found.trials[(values >= low) & (values <= high)]
         at_low, at_high = math.isclose(low, axis.low), math.isclose(high, axis.high)
         # Between two good runs the surface is merely not smooth.
-        if at_low == at_high or len(there) < LEAST_AVOIDED:
+        if low >= high or at_low == at_high or len(there) < LEAST_AVOIDED:
             continue
         side = "low" if at_low else "high"
         guideline = maker.make(
@@ -105,6 +121,39 @@ def avoid_claims(
             },
         )
         yield guideline.model_copy(update={"id": f"{guideline.id}/{side}"})
+
+
+def _beyond_edges(region: Region, least: float, most: float) -> Iterator[tuple[float, float]]:
+    """What is excluded, less the 90 % interval of an edge and less `least` to `most`."""
+    nearest = -math.inf if region.low_edge is None else region.low_edge[0]
+    farthest = math.inf if region.high_edge is None else region.high_edge[1]
+    assert region.core is not None
+    for low, high in region.excluded:
+        if high < region.core[0]:
+            yield low, min(high, nearest, least)
+        else:
+            yield max(low, farthest, most), high
+
+
+def _reached(maker: ClaimMaker, region: Region) -> tuple[float, float]:
+    """Values of a factor from which some value of the other reaches a possibly good product.
+
+    Least and most; (inf, -inf) where the factor decides by itself: its good values are then at
+    most as many decades as the product's.
+    """
+    product = _product_of(maker, region.axis.name)
+    if product is None or _decades(product) >= _decades(region):
+        return math.inf, -math.inf
+    (name,) = set(product.axis.factors) - {region.axis.name}
+    (other,) = (axis for axis in maker.found.axes if axis.name == name)
+    least = -math.inf if product.low_edge is None else product.low_edge[0] / other.high
+    most = math.inf if product.high_edge is None else product.high_edge[1] / other.low
+    return least, most
+
+
+def _decades(region: Region) -> float:
+    assert region.core is not None
+    return math.log10(region.core[1] / region.core[0])
 
 
 def _warm_start(region: Region) -> Value:
@@ -130,12 +179,7 @@ def _vague(maker: ClaimMaker, region: Region) -> list[Reason]:
         )
         return [Reason(kind="certainty", text=text, trials_needed=more)]
     if region.low_censored and region.high_censored:
-        return [
-            Reason(
-                kind="nothing_to_narrow",
-                text="every value searched is good: there is nothing to narrow",
-            )
-        ]
+        return [_unbounded(region)]
     reasons = []
     for side, edge in (("low", region.low_edge), ("high", region.high_edge)):
         if edge is not None and (width := _width(maker, region, edge)) > 1:
@@ -146,6 +190,20 @@ def _vague(maker: ClaimMaker, region: Region) -> list[Reason]:
             )
             reasons.append(Reason(kind="certainty", text=text, trials_needed=more))
     return reasons
+
+
+def _unbounded(region: Region) -> Reason:
+    """Why a core without a shown end is no range: all is good, or what is beyond is not known."""
+    core = region.core
+    assert core is not None
+    if region.low_at_bound and region.high_at_bound:
+        text = "every value searched is good: there is nothing to narrow"
+        return Reason(kind="nothing_to_narrow", text=text)
+    text = (
+        f"{plain(core[0])} to {plain(core[1])} is good, and of no value beyond is it known that "
+        "it is not"
+    )
+    return Reason(kind="certainty", text=text)
 
 
 def _width(maker: ClaimMaker, region: Region, edge: tuple[float, float]) -> float:

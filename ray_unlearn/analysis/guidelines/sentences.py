@@ -1,23 +1,27 @@
 """A guideline in words, rendered from its data and nothing else."""
 
+import math
 from collections.abc import Callable
+from typing import Any, Literal
 
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
 from ray_unlearn.analysis.numerals import counted, percentage, plain
 from ray_unlearn.spec.guideline_file import Evidence, Guideline, Heldout, ScoreInfo
+from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
 
 LABELS = {
     "learning_rate": "learning rate",
     "w_r": "retain weight w_r",
     "w_f": "forget weight w_f",
     "steps": "updates",
+    RATE_BY_STEPS: "learning rate x updates",
 }
 
 
 STATISTICS = {
-    "share_within_own_best": "share near the method's own best",
-    "share_within_best_known": "share near the best of any method",
-    "area_under_tuning_curve": "mean score while tuning",
+    "share_within_own_best": "share of trials measured near the method's best one",
+    "share_within_best_known": "share of trials measured near the best one of any method",
+    "area_under_tuning_curve": "mean measured score while tuning",
 }
 """Statistics of `effects.contests` for people; the first two are better larger, the last one
 lower."""
@@ -70,25 +74,62 @@ def _range(guideline: Guideline, score: ScoreInfo) -> str:
             f"use {' or '.join(map(str, space.choices))}, not {' or '.join(excluded)}. Within "
             f"{tolerance(score)} of the best."
         )
-    if guideline.low_is_boundary and not guideline.high_is_boundary:
-        use = f"use at most {plain(space.high)}"
-    elif guideline.high_is_boundary and not guideline.low_is_boundary:
-        use = f"use at least {plain(space.low)}"
-    else:
-        use = f"use {plain(space.low)} to {plain(space.high)}"
+    use = f"use {used_values(guideline)}"
     edges = []
-    for side, censored in (
+    sides: tuple[tuple[Literal["low", "high"], bool], ...] = (
         ("low", guideline.low_is_boundary),
         ("high", guideline.high_is_boundary),
-    ):
+    )
+    for side, censored in sides:
         interval = numbers.get(f"{side}_edge_90")
-        if censored:
+        if censored and open_end(guideline, side):
             edges.append(
                 f"{side} edge censored at the search bound {plain(numbers.get(f'searched_{side}'))}"
             )
+        elif censored:
+            edges.append(f"{side} end: not known to be bad beyond")
         elif interval:
             edges.append(f"{side} edge 90 % interval {plain(interval[0])} to {plain(interval[1])}")
-    return f"{use} (core; {'; '.join(edges)}). Within {tolerance(score)} of the best."
+    text = f"{use} (core; {'; '.join(edges)}). Within {tolerance(score)} of the best"
+    return f"{text}{_together(numbers.get('together_with'))}."
+
+
+def used_values(guideline: Guideline) -> str:
+    """`at most 3e-5`, or `1e-5 to 3e-5` for a range both ends of which are known or open."""
+    space = guideline.search_space
+    assert space is not None
+    if open_end(guideline, "low"):
+        return f"at most {plain(space.high)}"
+    if open_end(guideline, "high"):
+        return f"at least {plain(space.low)}"
+    return f"{plain(space.low)} to {plain(space.high)}"
+
+
+def open_end(guideline: Guideline, side: Literal["low", "high"]) -> bool:
+    """Whether a claimed range is good up to the bound of the search on that side."""
+    space = guideline.search_space
+    assert space is not None
+    censored = guideline.low_is_boundary if side == "low" else guideline.high_is_boundary
+    searched = guideline.estimates.get(f"searched_{side}")
+    end = space.low if side == "low" else space.high
+    if not censored or searched is None or end is None:
+        return censored
+    return math.isclose(end, searched, rel_tol=1e-3, abs_tol=1e-12)
+
+
+def _together(product: dict[str, Any] | None) -> str:
+    """Where a factor is good with some values of the other only."""
+    if product is None:
+        return ""
+    low, high = product["low"], product["high"]
+    where = (
+        f"at most {plain(high)}"
+        if low is None
+        else f"at least {plain(low)}"
+        if high is None
+        else f"{plain(low)} to {plain(high)}"
+    )
+    return f", with {label(product['param'])} {where}"
 
 
 def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
@@ -181,12 +222,13 @@ def _method(guideline: Guideline, score: ScoreInfo) -> str:
 def _budget(guideline: Guideline, score: ScoreInfo) -> str:
     numbers = guideline.estimates
     low, high = numbers["share_95"]
+    fewest, most = numbers["trials_95"]
     return (
-        f"{numbers['trials']} random trials come within {tolerance(score)} of its best with "
-        "probability 0.9: "
-        f"{percentage(numbers['share'])} of configurations do (95 % interval {percentage(low)} to "
-        f"{percentage(high)})."
-    ).replace("  ", " ")
+        f"one of {numbers['trials']} random trials is within {tolerance(score)} of its best with "
+        f"probability 0.9 (95 % interval {fewest} to {most} trials): "
+        f"{percentage(numbers['share'])} of the space is that good ({percentage(low)} to "
+        f"{percentage(high)}), by the response surface."
+    )
 
 
 Render = Callable[[Guideline, ScoreInfo], str]

@@ -3,7 +3,6 @@
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -195,7 +194,7 @@ def _which_score(
     may = f"; it may be {', '.join(f'`{one}`' for one in guess)}" if guess else ""
     return (
         f"{where}: {own}{lacks(['score'])}{may}; say which it is: `ray-unlearn report "
-        f"{shlex.quote(Path(where).name)}{given} --score {name}`"
+        f"{shlex.quote(where)}{given} --score {name}`"
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_unlearn.analysis.guidelines.findings import Findings
-from ray_unlearn.analysis.guidelines.sentences import WITHHELD, evidence_sentence, label
+from ray_unlearn.analysis.guidelines.sentences import WITHHELD, evidence_sentence, label, open_end
 from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.report.page import (
     Block,
@@ -44,7 +44,7 @@ REASONS = {
     "certainty": "because no value is surely good",
     "stop_price": "because stopping at the target may cost more than the tolerance",
     "trade_off": "because learning rate and steps do not trade one for one",
-    "near_best": "because too few trials are near the best",
+    "near_best": "because it is not known how much of the space is good",
     "nothing_to_narrow": "because there is nothing to narrow",
 }
 """Titles by `spec.guideline_file.Reason.kind`, in the order of the page."""
@@ -249,7 +249,7 @@ def advice_table(guidelines: Sequence[Guideline], methods: Sequence[str]) -> Tab
         for name in shown
     ]
     enough = (
-        "number of random trials that come within the tolerance of the method's best with "
+        "number of random trials of which one is within the tolerance of the method's best with "
         "probability 0.9"
     )
     headings = (
@@ -272,9 +272,9 @@ def _cell(guideline: Guideline | None) -> str:
     assert space is not None
     if space.choices is not None:
         value = ", ".join(plain(choice) for choice in space.choices)
-    elif guideline.low_is_boundary and not guideline.high_is_boundary:
+    elif open_end(guideline, "low"):
         value = f"\u2264 {plain(space.high)}"
-    elif guideline.high_is_boundary and not guideline.low_is_boundary:
+    elif open_end(guideline, "high"):
         value = f"\u2265 {plain(space.low)}"
     else:
         value = f"{plain(space.low)} \u2013 {plain(space.high)}"

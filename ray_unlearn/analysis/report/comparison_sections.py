@@ -87,7 +87,7 @@ def _without_tuning(findings: Findings) -> str:
     methods = findings.methods.values()
     if any(method.curve is not None for method in methods):
         return ""
-    return NO_CURVES if any(method.near_own_best is not None for method in methods) else NO_SHARES
+    return NO_CURVES if any(method.good_share is not None for method in methods) else NO_SHARES
 
 
 def interactions_section(

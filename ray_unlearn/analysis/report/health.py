@@ -1,7 +1,9 @@
 """Data health: what a reader must know about the trials before believing their numbers."""
 
 import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -157,7 +159,7 @@ def _best_at_bounds(table: TrialTable) -> pd.DataFrame:
     best = rank <= np.ceil(BEST_SHARE * finite)
     lines = []
     for method, own, axis, unit in _numeric_axes(table):
-        chosen = unit[best[own.index].to_numpy(dtype=bool)]
+        chosen = unit[best[own.index].to_numpy(dtype=bool) & _searched(unit)]
         at_ends = ("low", chosen <= NEAR, axis.low), ("high", chosen >= 1 - NEAR, axis.high)
         for side, hits, bound in at_ends:
             share = float(hits.mean()) if len(chosen) else math.nan
@@ -168,12 +170,24 @@ def _best_at_bounds(table: TrialTable) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=columns)
 
 
+def _searched(unit: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which trials [n] had this hyperparameter searched: not those at the value that most share.
+
+    A value that more than half of the trials have is a default that was left alone; that the best
+    trials have it too says nothing of what lies beyond it.
+    """
+    values, counts = np.unique(unit, return_counts=True)
+    common = values[2 * counts > len(unit)]
+    return ~np.isin(unit, common)
+
+
 def boundary_hits(study: StudyResults) -> pd.DataFrame:
     """Chosen configurations at the edge of what was searched: the optimum may be outside.
 
     With free steps the number of updates counts as a parameter whose bounds are the first and the
     last evaluated candidate update. Without a spec (a table) the bounds of the space are unknown
-    and only the updates are checked.
+    and only the updates are checked. A hyperparameter that the chosen trial did not search says
+    nothing: its condition does not hold and it has its default, or all points were listed.
 
     Returns:
         Columns method, parameter, value, side (`low` or `high`), bound.
@@ -181,7 +195,7 @@ def boundary_hits(study: StudyResults) -> pd.DataFrame:
     best = {str(row["method"]): row for row in best_rows(study.rows).to_dict("records")}
     hits = []
     for method in (name for name in study.methods if name in best):
-        for name, (low, high, log) in _ranges(study, method).items():
+        for name, (low, high, log) in _ranges(study, method, best[method]).items():
             value = float(best[method][name])
             if side := _side(value, low, high, log):
                 hits.append((method, name, value, side, low if side == "low" else high))
@@ -194,14 +208,21 @@ def unscored(study: StudyResults) -> int:
     return int((~rows["score_selection"].abs().lt(math.inf)).sum())
 
 
-def _ranges(study: StudyResults, method: str) -> dict[str, tuple[float, float, bool]]:
+def _ranges(
+    study: StudyResults, method: str, chosen: Mapping[Hashable, Any]
+) -> dict[str, tuple[float, float, bool]]:
+    """Bounds of what was searched in the chosen trial: low, high, whether on a log scale."""
     ranges: dict[str, tuple[float, float, bool]] = {}
     free = True
     if study.spec is not None:
         space = study.spec.spaces[method]
         free = space.free_steps
         for name, parameter in space.sampled().items():
-            if isinstance(parameter, (FloatRange, IntRange)) and name in study.rows:
+            if study.spec.search.sampler == "listed" or not isinstance(
+                parameter, (FloatRange, IntRange)
+            ):
+                continue
+            if name in study.rows and all(chosen[k] == v for k, v in parameter.when.items()):
                 ranges[name] = (parameter.low, parameter.high, parameter.scale == "log")
     updates = offered_rows(study.rows[study.rows["method"] == method])["update"]
     if free and updates.nunique() > 1:

@@ -2,8 +2,8 @@
 
 The isolation profile of a hyperparameter is the best score over all others at each of its values
 (Tuning Playbook, "isolation plot"); its good region is {x: profile(x) <= min + tolerance}. Both are
-taken per joint posterior draw of the surface, so that the minimum and the profile belong to the
-same possible truth.
+taken per joint posterior draw of the surface, so that the best and the profile belong to the same
+possible truth. The best is the value that the surface holds for it (see `isolation_profile`).
 
 Groups (domains, models) are fitted apart, and a value is good when it is good in all of them. That
 is claimed where each group says so by itself (intersection-union test, Berger 1982: no correction
@@ -13,6 +13,7 @@ for a difference between groups: with three groups of 36 trials and the same tru
 intervals held the edges in 2 and 16 % of repeats.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,6 +76,16 @@ class Region:
     def bounded(self) -> bool:
         """Whether an end of the good region is shown: only then is there a range to claim."""
         return self.low_edge is not None or self.high_edge is not None
+
+    @property
+    def low_at_bound(self) -> bool:
+        """Whether the core reaches the low bound of what was searched."""
+        return self.core is not None and math.isclose(self.core[0], self.axis.low)
+
+    @property
+    def high_at_bound(self) -> bool:
+        """Whether the core reaches the high bound of what was searched."""
+        return self.core is not None and math.isclose(self.core[1], self.axis.high)
 
     @property
     def choices_good(self) -> tuple[str, ...]:
@@ -188,14 +199,11 @@ def _region(
     core = next((run for run in _runs(p_good >= CORE) if run[0] <= best <= run[1]), None)
     if core is None:
         return region(None, (None, None), f"no value is good with probability {CORE}")
-    # A draw is rougher than the truth where trials are few, and its minimum lower: measured from
-    # there, ends lie too far in. They are measured from the value that each group holds for best.
-    above_best = [regret - regret[:, [np.argmin(regret.mean(0))]] for regret in regrets]
     edges: list[Array | None] = []
     for side in (-1, 1):
         beyond = excluded[: core[0]] if side < 0 else excluded[core[1] + 1 :]
         ends = (
-            [_ends(grid, regret, tolerance, best, side) for regret in above_best]
+            [_ends(grid, regret, tolerance, best, side) for regret in regrets]
             if beyond.any()
             else []
         )

@@ -1,8 +1,10 @@
 """Isolation profiles of the trials of one group: the best score over all other hyperparameters.
 
 The isolation profile of a hyperparameter (Tuning Playbook, "isolation plot") is taken from each
-joint posterior draw of the response surface, less the minimum of the same draw: profile and minimum
-belong to the same possible truth.
+joint posterior draw of the response surface, less the same draw's profile at the value that the
+surface holds for best. Neither the best observed score nor the draw's own minimum is a fair level:
+the first is lucky, the second too low, since a draw is rougher than the truth where trials are few.
+From either of them truly good values look bad.
 """
 
 import zlib
@@ -11,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import qmc
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, fit_response_surface
+from ray_unlearn.analysis.statistics.searched_points import completed, moved, spread_points
 
 Array = NDArray[np.float64]
 
@@ -25,6 +27,9 @@ DRAWS = 256
 GRID = 41
 
 PROMISING = 16
+
+SPREAD = 1024
+"""Points of the space that its good share is counted on."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,10 @@ class GroupPoints:
 class FittedGroup:
     """What one group says: fitted once, used in every leave-one-out set.
 
-    regrets: by axis, posterior draws [DRAWS, g] of the isolation profile less its minimum; () with
-        a `reason`.
+    regrets: by axis, posterior draws [DRAWS, g] of the isolation profile less its value where its
+        mean is least; () with a `reason`.
+    good_shares: draws [DRAWS] of the share of the space within the tolerance of the surface's best
+        point; empty with a `reason`.
     default: expected score at the centre of the space; NaN if no trial has a finite score.
     """
 
@@ -53,6 +60,7 @@ class FittedGroup:
     n_trials: int
     n_used: int
     regrets: tuple[Array, ...]
+    good_shares: Array
     default: float
     reason: str | None
 
@@ -72,7 +80,7 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     n_trials = len(part.scores)
     reason = _too_little(part)
     if not (np.isfinite(part.scores) & ~part.infeasible).any():
-        return FittedGroup(part.group, n_trials, 0, (), float("nan"), reason)
+        return FittedGroup(part.group, n_trials, 0, (), np.empty(0), float("nan"), reason)
     order = sorted(
         range(len(axes)), key=lambda j: (tuple(np.sort(part.points[:, j])), axes[j].name)
     )
@@ -87,19 +95,20 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     surface = fit_response_surface(
         points, part.scores, part.infeasible, own_seed, categorical, tolerance
     )
-    centre = np.array([[0.0 if k else 0.5 for k in categorical]])
+    centre = completed(np.array([[0.0 if k else 0.5 for k in categorical]]), ordered)
     default = float(surface.mean(centre)[0])
     if reason is not None:
-        return FittedGroup(part.group, n_trials, surface.n_used, (), default, reason)
-    others = _settings_of_others(surface, points, ordered, own_seed)
+        return FittedGroup(part.group, n_trials, surface.n_used, (), np.empty(0), default, reason)
+    others, along = _settings_of_others(surface, points, ordered, own_seed)
     regrets = {
-        order[j]: _regret(surface, others, j, axis, own_seed) for j, axis in enumerate(ordered)
+        order[j]: _regret(surface, others, along, ordered, j, own_seed) for j in range(len(ordered))
     }
     return FittedGroup(
         part.group,
         n_trials,
         surface.n_used,
         tuple(regrets[j] for j in range(len(axes))),
+        _good_shares(surface, points, ordered, tolerance, own_seed),
         default,
         None,
     )
@@ -131,31 +140,39 @@ def profile_grid(axis: Axis) -> Array:
 
 def _settings_of_others(
     surface: ResponseSurface, points: Array, axes: Sequence[Axis], seed: int
-) -> Array:
+) -> tuple[Array, int]:
     """Points [m, d] whose coordinates, less the one under study, the minimum is taken over.
 
-    Quasi-random points over the whole space, and the trials that the surface holds for best.
+    Quasi-random points over the whole space, and the trials that the surface holds for best. Where
+    one axis is the product of two others, these are there twice, and the first of them (their
+    number comes with the points) are to move along the product: a ridge leads through the space,
+    and what is good elsewhere on it must be looked for there.
     """
     if len(axes) == 1:
-        return points[:1]
+        return points[:1], 0
     count = 16 * 2 ** min(len(axes), 4)
-    spread = qmc.Sobol(len(axes), seed=np.random.default_rng(seed)).random(count)
-    for j, axis in enumerate(axes):
-        if axis.scale == "categorical":
-            spread[:, j] = np.floor(spread[:, j] * len(axis.choices))
     order = np.lexsort((*points.T, surface.mean(points)))
-    return np.concatenate([points[order[: count // 4]], spread])
+    best = points[order[: count // 4]]
+    along = [best] if any(axis.factors for axis in axes) else []
+    spread = spread_points(axes, count, seed)
+    return np.concatenate([*along, best, spread]), len(best) if along else 0
 
 
-def _regret(surface: ResponseSurface, others: Array, j: int, axis: Axis, seed: int) -> Array:
-    """Draws [DRAWS, g] of the isolation profile of axis j less the draw's minimum.
+def _regret(
+    surface: ResponseSurface,
+    others: Array,
+    along: int,
+    axes: Sequence[Axis],
+    j: int,
+    seed: int,
+) -> Array:
+    """Draws [DRAWS, g] of the isolation profile of axis j less its value where its mean is least.
 
     At each value of the axis the minimum is over its promising settings of the others (by posterior
     mean) and a spread of the rest.
     """
-    grid = profile_grid(axis)
-    at = np.repeat(others[None], len(grid), axis=0)
-    at[:, :, j] = grid[:, None]
+    grid = profile_grid(axes[j])
+    at = moved(others, axes, j, grid, along)
     g, m, d = at.shape
     if m > 2 * PROMISING:
         expected = surface.rough_mean(at.reshape(-1, d)).reshape(g, m)
@@ -166,4 +183,21 @@ def _regret(surface: ResponseSurface, others: Array, j: int, axis: Axis, seed: i
         m = at.shape[1]
     draws = surface.draws(at.reshape(-1, d), seed, DRAWS).reshape(DRAWS, g, m)
     profile = draws.min(2)
-    return np.asarray(profile - profile.min(1, keepdims=True))
+    return np.asarray(profile - profile[:, [np.argmin(profile.mean(0))]])
+
+
+def _good_shares(
+    surface: ResponseSurface, points: Array, axes: Sequence[Axis], tolerance: float, seed: int
+) -> Array:
+    """Draws [DRAWS] of the share of the space within the tolerance of the surface's best point.
+
+    The best point is the one with the least posterior mean, among the trials' points [n, d] and a
+    spread. The share of *trials* measured near the best of them is no estimate of this: the best
+    of many noisy scores is lucky, and all others carry noise (Efron 2011, "Tweedie's formula and
+    selection bias").
+    """
+    spread = spread_points(axes, SPREAD, seed)
+    candidates = np.concatenate([points, spread])
+    best = candidates[np.lexsort((*candidates.T, surface.mean(candidates)))[:1]]
+    draws = surface.draws(np.concatenate([best, spread]), seed, DRAWS)
+    return np.asarray((draws[:, 1:] <= draws[:, :1] + tolerance).mean(1))

@@ -1,7 +1,9 @@
-"""Robustness of a method: how many random configurations are good, and the best of k.
+"""Robustness of a method as measured: the best of k random trials, and how many come near it.
 
-Both describe only trials drawn at random (or quasi-randomly) from the search space. Scores: lower
-is better. An infeasible trial is a trial, and worse than all others.
+Both describe only trials drawn at random (or quasi-randomly) from the search space, by their
+measured scores, noise included: they compare methods, and are no estimate of how much of a space is
+good (`good_share`). Scores: lower is better. An infeasible trial is a trial, and worse than all
+others.
 
 Every estimate here is a function of trials *in order of choice* (`in_choice_order`): best on the
 selection half first, valued on the reporting half. So the best of k trials is valued on documents
@@ -24,7 +26,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import t
 
-from ray_unlearn.analysis.statistics.proportions import Proportion, proportion_of
 from ray_unlearn.spec.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -49,26 +50,6 @@ class TuningCurve:
     fallback: float
     n: int
     n_infeasible: int
-
-
-def proportion_within(
-    scores: ArrayLike, infeasible: ArrayLike, best: float, tolerance: float
-) -> Proportion:
-    """Proportion of trials [n] that score at most `best` + `tolerance`.
-
-    With the Clopper-Pearson 95 % interval.
-
-    `best` is taken as known. Where it is the score of one of these trials, leave that trial out: it
-    is good by definition.
-
-    Raises:
-        UserError: no trials.
-    """
-    values = in_choice_order(scores, infeasible)
-    n, successes = len(values), int(np.sum(values <= limit(best, tolerance)))
-    if n == 0:
-        raise UserError("no trials: a proportion needs at least one")
-    return proportion_of(successes, n)
 
 
 def expected_best(
