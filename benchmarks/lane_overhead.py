@@ -52,7 +52,7 @@ from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.event import BaselineMeasured, Header
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import HALVES, Row
+from ray_unlearn.store.schema import HALVES, Row, RowKey
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
@@ -81,7 +81,7 @@ class TrivialWorkspace:
         yield from body()
         yield Ended("complete")
 
-    def save_weights(self, number: int, update: int) -> BestWeights | None:
+    def save_weights(self, number: int, key: RowKey) -> BestWeights | None:
         return None
 
 

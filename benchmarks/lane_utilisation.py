@@ -51,7 +51,7 @@ from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.event import BaselineMeasured, Header
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Trial
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.schema import Row, RowKey
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
@@ -84,7 +84,7 @@ class SleepingWorkspace:
                 yield ROW | {"update": update}
         yield Ended("complete")
 
-    def save_weights(self, number: int, update: int) -> BestWeights | None:
+    def save_weights(self, number: int, key: RowKey) -> BestWeights | None:
         return None
 
 

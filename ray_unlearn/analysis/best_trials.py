@@ -25,7 +25,7 @@ def offered_rows(rows: pd.DataFrame) -> pd.DataFrame:
         Ordered by score on the selection half, then trial number, then fewest updates.
     """
     pool: pd.DataFrame = rows[rows["candidate"] & np.isfinite(rows["score_selection"])]
-    return pool.sort_values(["score_selection", "number", "update"], kind="stable")
+    return pool.sort_values(["score_selection", "number", "update", "strength"], kind="stable")
 
 
 def scoring_rows(rows: pd.DataFrame) -> pd.DataFrame:

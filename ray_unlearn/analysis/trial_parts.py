@@ -26,6 +26,7 @@ from ray_unlearn.analysis.searched import (
 )
 from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
+from ray_unlearn.store.schema import AS_TRAINED
 
 IDENTITY = ("study", "domain", "model", "method", "status")
 DIVERGED = ("diverged", "out_of_memory")
@@ -99,6 +100,8 @@ def study_part(study: StudyResults) -> SourceTrials:
         rows["update"] >= rows["method"].map(fewest),
         (rows["update"] == rows["steps"]) & (rows["status"] != "pruned"),
     )
+    # Where only models on the target count, a trial without one has not diverged.
+    only_target = study.spec is not None and study.spec.evaluation.strength == "target"
     vanilla = study.baseline("vanilla")
     target = math.nan if vanilla is None else float(vanilla["approximate_nll_selection"])
     evaluations = pd.DataFrame(
@@ -112,7 +115,8 @@ def study_part(study: StudyResults) -> SourceTrials:
             "utility_loss": rows["utility_loss_reporting"],
             "learning_rate_sum": rows["learning_rate_sum"],
             "target_nll": target,
-            "candidate": candidate.astype(bool),
+            "candidate": candidate.astype(bool) & (rows["candidate"] | (not only_target)),
+            "strength": rows["strength"],
         }
     )[evaluated & (candidate | ~is_free)]
     chosen = rows.index[rows["scored"] & evaluated]
@@ -210,6 +214,8 @@ def _scored(
     trials = trials[why == ""]
     numbers = pd.Series(np.arange(len(trials)), index=trials.index)
     rows = rows[rows["trial"].isin(trials.index)]
+    if "strength" in rows:  # a trajectory is made of what was trained
+        rows = rows[rows["strength"] == AS_TRAINED].drop(columns="strength")
     rows = rows.assign(trial=rows["trial"].map(numbers).to_numpy())
     for name in ("score", "score_selection"):
         rows[name] = rows[name].where(np.isfinite(rows[name]))

@@ -191,6 +191,13 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
         raise UserError(
             f"{names}: their objectives weigh the score differently; report on them separately"
         )
+    strengths = {study.spec.evaluation.strength for study in results.studies if study.spec}
+    if len(strengths) > 1:
+        names = ", ".join(study.name for study in results.studies)
+        raise UserError(
+            f"{names}: they score models at different strengths (evaluation.strength: "
+            f"{', '.join(sorted(strengths))}); report on them separately"
+        )
     found = [(OWN_SCORE, False, study.source) for study in results.studies[:1]]
     found += [
         (

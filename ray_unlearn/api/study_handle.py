@@ -301,6 +301,7 @@ class Study:
         trial: str | int | None = None,
         *,
         update: int | None = None,
+        strength: float | None = None,
         say: Say | None = None,
     ) -> Path:
         """Write the model of a trial or, without `trial`, the result table.
@@ -313,6 +314,8 @@ class Study:
                 `.parquet` file for the table.
             trial: `best`, or the id or number of a trial.
             update: the update to stop the trial at; None: that of the row that scores it.
+            strength: a in W_0 + a (W_t - W_0), above 0 and at most 2; None: that of the row that
+                scores the trial, or 1, which is as trained, if `update` is given.
             say: called with each line of progress; None: the lines go to stderr.
 
         Returns:
@@ -346,7 +349,7 @@ class Study:
 
         with fetched(self.location) as folder:
             storage = storage_at(self.location)
-            write_trial_model(folder, storage, output, str(trial), update, say)
+            write_trial_model(folder, storage, output, str(trial), update, say, strength)
         return output
 
     def verify(self) -> Verification:

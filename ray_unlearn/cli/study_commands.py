@@ -147,7 +147,7 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
     print_table(
         ["method", "trial", "learning rate", "updates", "score", "forget ppl", "target ppl"],
         [
-            (b.method, b.trial_id, b.learning_rate, b.update, b.score, b.forget_ppl, b.target_ppl)
+            (b.method, b.trial_id, b.learning_rate, b.where, b.score, b.forget_ppl, b.target_ppl)
             for b in found.best
         ],
         title=f"{found.name}: best of each method so far (selection half; score: lower is better)",

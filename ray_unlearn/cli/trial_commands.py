@@ -15,10 +15,10 @@ from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.schema import Row, is_as_trained
 
 SHOWN = (
-    "update", "forget_ppl", "approximate_ppl_reporting", "retain_ppl_reporting",
+    "update", "strength", "forget_ppl", "approximate_ppl_reporting", "retain_ppl_reporting",
     "general_ppl_reporting", "mia_loss_auc_reporting", "score_selection", "score_reporting",
 )  # fmt: skip
 
@@ -63,14 +63,22 @@ def export_command(
     update: Annotated[
         int | None, typer.Option(min=1, help="default: that of the row that scores the trial")
     ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="a in W_0 + a (W_t - W_0), up to 2; default: the best row's, or 1 with --update"
+        ),
+    ] = None,
 ) -> None:
     """Write the result table, or the model of a trial.
+
+    If the trial's best row is at another strength than 1, the model is the mixed one.
 
     The best trial's weights were kept; other models are made by running the trial again (the same,
     bit for bit, on one CPU worker)."""
     from ray_unlearn.api import Study
 
-    Study(location).export(output, trial, update=update, say=say)
+    Study(location).export(output, trial, update=update, strength=strength, say=say)
 
 
 def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: bool) -> None:
@@ -81,11 +89,12 @@ def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: b
     def show(row: Row) -> None:
         rows.append(row)
         say(
-            f"update {row['update']}/{config.steps}: forget ppl {row['forget_ppl']:.1f}, "
+            f"update {row['update']}/{config.steps}{_at(row)}: forget ppl {row['forget_ppl']:.1f}, "
             f"score {row['score_selection']:.3f}"
         )
 
-    ended = single.run(config, baselines, show)
+    calibrates = single.spec.evaluation.strength != "trained"
+    ended = single.run(config, baselines, show, calibrates)
     if json:
         print_json(
             {
@@ -98,7 +107,7 @@ def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: b
     else:
         lines = [
             tuple(row[name] for name in SHOWN)
-            for row in ({"update": 0, **_vanilla(baselines)}, *rows)
+            for row in ({"update": 0, "strength": 0.0, **_vanilla(baselines)}, *rows)
         ]
         print_table(
             [name.replace("_", " ") for name in SHOWN],
@@ -111,6 +120,10 @@ def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: b
     if output is not None:
         single.save(output)
         say(f"model: {output}")
+
+
+def _at(row: Row) -> str:
+    return "" if is_as_trained(row) else f" at strength {row['strength']:.3f}"
 
 
 def _vanilla(baselines: Any) -> Row:

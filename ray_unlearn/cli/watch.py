@@ -199,7 +199,7 @@ def _best(found: Status) -> Table:
     )
     table = _table(*columns, words=columns[:1])
     for place, best in enumerate(found.best):
-        numbers = [f"{best.learning_rate:.2e}", str(best.update), f"{best.score:.4f}"]
+        numbers = [f"{best.learning_rate:.2e}", best.where, f"{best.score:.4f}"]
         perplexities = [f"{best.forget_ppl:.4g}", f"{best.target_ppl:.4g}"]
         table.add_row(
             best.method, str(best.number), *numbers, *perplexities, style="" if place else "bold"

@@ -19,6 +19,7 @@ from ray_unlearn.execution.messages import (
     Delivery,
     Fatal,
     JobEnded,
+    KnownRow,
     Prepare,
     Prepared,
     RowReported,
@@ -191,8 +192,8 @@ class Conductor:
             if config is not None:
                 self._live.add(number)
                 rows = self._recorder.record.trials[number].rows
-                known = tuple(row["update"] for row in rows)
-                return HandedOut(number, RunTrial(config.model_dump(mode="json"), known))
+                known, target = tuple(map(KnownRow.of, rows)), self._recorder.target
+                return HandedOut(number, RunTrial(config.model_dump(mode="json"), known, target))
         return None
 
     def _numbers(self) -> Iterator[int]:
@@ -224,10 +225,10 @@ class Conductor:
         reason = self._recorder.row(number, delivery.attempt, item.metrics)
         if reason is not None:
             self._release(number)
-        elif self._operations.keep_best and self._recorder.is_best(number, item.update):
+        elif self._operations.keep_best and self._recorder.is_best(number, item.key):
             # before the lane goes on; a later call will notice a dead hub
             with contextlib.suppress(HubDied):
-                self._hub.ask(Hub.save_weights, number, delivery.attempt, item.update)
+                self._hub.ask(Hub.save_weights, number, delivery.attempt, item.key)
         return reason is None
 
     def ended(self, number: int, delivery: Delivery) -> None:

@@ -23,7 +23,7 @@ from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import where_it_is_now
-from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.study_spec import StrengthMode, StudySpec
 from ray_unlearn.store.location import fetched, study_exists
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.score import Configuration, ScoreRule
@@ -174,11 +174,23 @@ def confirming_spec(
                 c.row["update"] for c in chosen
             ),  # no trial has more updates, so each is evaluated at its last one alone
             "batch_size": spec.evaluation.batch_size,
+            "strength": _strength(spec, chosen),
         },
         # Which seed came out best means nothing, so its weights are not worth the disk space.
         "operations": spec.operations.model_dump(mode="json") | {"keep_best": False},
     }
     return validated(StudySpec, content, f"confirmation of {spec.name}")
+
+
+def _strength(spec: StudySpec, chosen: Sequence[Configuration]) -> StrengthMode:
+    """The confirming study's `evaluation.strength`.
+
+    A configuration that was found at the strength that meets the target is confirmed at the one
+    that meets it with the new seed.
+    """
+    if spec.evaluation.strength == "target":
+        return "target"
+    return "both" if any(c.calibrated for c in chosen) else "trained"
 
 
 def _new_seeds(used: set[int], count: int) -> list[int]:

@@ -21,7 +21,8 @@ which later rows cannot take away. And a trial that has forgotten more than retr
 its score rising at two evaluations in a row, has passed its best row. It is stopped as `past its
 best`, because otherwise the rungs would keep the very trials that have nothing left to find. With
 sampled steps the score at the update itself counts, and there is no such rule: a decaying learning
-rate may still bring the trial back.
+rate may still bring the trial back. Nor is there one where calibrated rows count, since at another
+strength a later state may be better; trials are then compared by their rows as trained alone.
 """
 
 import math
@@ -34,7 +35,7 @@ from itertools import count, islice, pairwise, takewhile
 from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import COLUMNS, Row
+from ray_unlearn.store.schema import COLUMNS, Row, is_as_trained
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 
 assert COLUMNS[OBJECTIVE].direction == "minimize", "worse means higher throughout this module"
@@ -113,28 +114,32 @@ class Pruner:
         `row` may be in the record already or not yet. The trial has no outcome yet. It is never
         stopped at its last evaluation (nothing is left to save), nor before `grace_updates`, nor at
         a row that it has passed already: a retry after a worker died replays such rows, and by now
-        more trials may have reached that rung.
+        more trials may have reached that rung. Nor is it stopped at a calibrated row.
         """
         trial = record.trials[number]
         assert trial.status is None, f"trial {number} has ended: {trial.status}"
         update = row["update"]
         if (
             self._rule.type == "none"
+            or not is_as_trained(row)
             or update < self._rule.grace_updates
             or update >= trial.config["steps"]
         ):
             return None
-        if any(known["update"] > update for known in trial.rows):
+        if any(_is_after(known, update) for known in trial.rows):
             return None
         rows = sorted(
-            (known for known in trial.rows if known["update"] < update),
+            (known for known in trial.rows if known["update"] < update and is_as_trained(known)),
             key=lambda known: known["update"],
         )
         rows.append(row)
         space = self._spec.spaces[trial.method]
         rule = ScoreRule.of(record, self._spec)
-        if space.free_steps and (reason := _past_its_best(rows, space, rule)):
-            return reason
+        as_trained_only = self._spec.evaluation.strength == "trained"
+        if space.free_steps and as_trained_only:
+            reason = _past_its_best(rows, space, rule)
+            if reason:
+                return reason
         if self._rule.type == "past_best":
             return None
         if self._peers is None or self._peers.record is not record:
@@ -184,7 +189,7 @@ def _median(trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
     update = rows[-1]["update"]
 
     def mean(peer: Trial) -> float | None:
-        scores = [_score(row) for row in peer.rows if row["update"] <= update]
+        scores = [_score(r) for r in peer.rows if r["update"] <= update and is_as_trained(r)]
         reached = any(row["update"] >= update for row in peer.rows)
         return statistics.fmean(scores) if scores and reached and peer.status != "failed" else None
 
@@ -224,6 +229,11 @@ def _past_its_best(rows: list[Row], space: SearchSpace, rule: ScoreRule) -> str 
         f"past its best: score {_score(best):.4g} at update {best['update']}, "
         f"{_score(rows[-1]):.4g} and rising now"
     )
+
+
+def _is_after(row: Row, update: int) -> bool:
+    """Whether a row came after the verdict on the row as trained of `update`."""
+    return bool(row["update"] > update or (row["update"] == update and not is_as_trained(row)))
 
 
 def _first_update_from(rows: list[Row], rung: int) -> int | None:

@@ -59,6 +59,7 @@ from ray_unlearn.execution.messages import (
     Reported,
     Worker,
 )
+from ray_unlearn.store.schema import RowKey
 
 MAX_FAILED_STARTS = 3
 SETTLE_S = 30.0
@@ -140,10 +141,10 @@ class Hub:
                 self._queue.remove(number)
             self._changed.notify_all()
 
-    async def save_weights(self, number: int, attempt: int, update: int) -> None:
+    async def save_weights(self, number: int, attempt: int, key: RowKey) -> None:
         """Have the lane save the weights of this row, the best so far, before it goes on."""
         job = self._jobs.get(number)
-        if job is not None and job.attempt == attempt and job.is_at(update):
+        if job is not None and job.attempt == attempt and job.is_at(key):
             job.save_at = job.sequence
 
     async def undelivered(self) -> list[BestWeights]:
@@ -278,7 +279,7 @@ class Hub:
         A file that is never reported is a leftover, and removed as such.
         """
         job = self._held(start, weights.number)
-        if job is not None and job.is_at(weights.update):
+        if job is not None and job.is_at(weights.key):
             job.weights = weights
 
     async def shared(self) -> Any:

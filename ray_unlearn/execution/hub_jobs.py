@@ -1,19 +1,20 @@
 """A job between Tune and a lane, as the hub holds it, and what a fault does to it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ray_unlearn.execution.messages import (
     BestWeights,
     Delivery,
     Fault,
     JobEnded,
+    KnownRow,
     Order,
     Prepare,
     Reported,
     RowReported,
     RunTrial,
 )
-from ray_unlearn.store.schema import Outcome
+from ray_unlearn.store.schema import Outcome, RowKey
 
 NODE_DEATHS = 5
 """Nodes that may die under one trial without warning."""
@@ -40,8 +41,8 @@ class HubJob:
     """Sequence number of a row whose weights are wanted."""
     weights: BestWeights | None = None
     """The file saved last, until Tune's side has dealt with a delivery that names it."""
-    known: list[int] = field(default_factory=list)
-    """Updates whose rows were dealt with: the next attempt need not evaluate them again."""
+    known: list[KnownRow] = field(default_factory=list)
+    """Rows that were dealt with: the next attempt need not evaluate them again."""
     delivery: Delivery | None = None
     """The last delivery; asking again returns the same."""
 
@@ -54,8 +55,8 @@ class HubJob:
     def current_order(self) -> Order:
         """The order for the next attempt."""
         match self.order:
-            case RunTrial(config, known):
-                return RunTrial(config, (*known, *self.known))
+            case RunTrial():
+                return replace(self.order, known=(*self.order.known, *self.known))
             case Prepare():
                 return self.order
 
@@ -73,7 +74,7 @@ class HubJob:
             return
         self.handled = handled
         if isinstance(self.item, RowReported) and self.sequence == handled:
-            self.known.append(self.item.update)
+            self.known.append(KnownRow.of(self.item.metrics))
         if self.delivery is not None and self.delivery.sequence <= handled:
             if self.delivery.weights == self.weights:
                 self.weights = None
@@ -89,9 +90,9 @@ class HubJob:
             notes.clear()
         return self.delivery
 
-    def is_at(self, update: int) -> bool:
-        """Whether its lane's last report is the row of this update."""
-        return isinstance(self.item, RowReported) and self.item.update == update
+    def is_at(self, key: RowKey) -> bool:
+        """Whether its lane's last report is this row."""
+        return isinstance(self.item, RowReported) and self.item.key == key
 
     def interrupt(self, fault: Fault, max_retries: int) -> bool:
         """Count the loss of its worker, and return whether it may run again; if not, it has ended.

@@ -33,7 +33,7 @@ from ray_unlearn.execution.messages import (
 )
 from ray_unlearn.execution.trial_errors import classify, free_memory, lost_peer
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.schema import Row, RowKey, row_key
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
@@ -65,8 +65,8 @@ class LaneWorkspace(Protocol):
         It is closed early if the trial is stopped; the next trial starts clean all the same.
         """
 
-    def save_weights(self, number: int, update: int) -> BestWeights | None:
-        """Save the weights as they are now.
+    def save_weights(self, number: int, key: RowKey) -> BestWeights | None:
+        """Save the weights as they are now: those of the last row.
 
         Returns:
             The file on rank 0, or None if it cannot be written; None on other ranks.
@@ -160,12 +160,11 @@ class LaneLink:
 class RunningTrial:
     """A trial's line to the hub, which all ranks have and only rank 0 uses."""
 
-    def __init__(self, link: LaneLink, number: int, attempt: int, known: tuple[int, ...]) -> None:
+    def __init__(self, link: LaneLink, number: int, attempt: int, order: RunTrial) -> None:
         self.number = number
         self.attempt = attempt
         """0 for the first in this session of the study."""
-        self.known = known
-        """Updates whose rows are recorded: an earlier attempt gave them."""
+        self.order = order
         self._link = link
         self._asked: Reply[int] | None = None
         self._last = -BEAT_S
@@ -249,7 +248,7 @@ def _run_trial(
     """Run one trial; `GO` when it ended by itself, else the hub's `STOP` or `QUIT`."""
     number = given.number
     config = TrialConfig.model_validate(order.config)
-    rows = workspace.trial(config, RunningTrial(link, number, given.attempt, order.known))
+    rows = workspace.trial(config, RunningTrial(link, number, given.attempt, order))
     while True:
         try:
             row = next(rows)
@@ -265,6 +264,6 @@ def _run_trial(
             rows.close()  # type: ignore[attr-defined]
             return answer
         if answer is Answer.GO_AND_SAVE:
-            weights = workspace.save_weights(number, row["update"])
+            weights = workspace.save_weights(number, row_key(row))
             if weights is not None and link.speaks:
                 link.hub.ask(Hub.weights_saved, link.start, weights)

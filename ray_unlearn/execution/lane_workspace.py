@@ -15,9 +15,11 @@ from ray_unlearn.execution.messages import BestWeights, Prepared
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.files import best_file, checkpoint_file
+from ray_unlearn.store.schema import AS_TRAINED, RowKey
 from ray_unlearn.store.storage import FolderStorage, Storage
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.baselines import measure_baselines
+from ray_unlearn.unlearn.calibration import Calibration, calibration_of
 from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weights
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import unlearn
@@ -143,7 +145,7 @@ class StudyWorkspace:
         checkpoints = kind(
             path,
             every_s,
-            frozenset(running.known),
+            frozenset(row.update for row in running.order.known if row.strength == AS_TRAINED),
             wanted=running.checkpoint_wanted,
             restored=running.restored,
             saved=running.checkpoint_saved,
@@ -151,13 +153,21 @@ class StudyWorkspace:
             writes=comm.rank == 0,
             shelf=shelf,
         )
-        return unlearn(self._workspace, config, checkpoints)
+        return unlearn(self._workspace, config, checkpoints, self._calibration(config, running))
 
-    def save_weights(self, number: int, update: int) -> BestWeights | None:
+    def _calibration(self, config: TrialConfig, running: RunningTrial) -> Calibration | None:
+        target = running.order.target
+        if target is None:
+            return None
+        known = ((row.update, row.strength, row.forget_nll) for row in running.order.known)
+        first = self._spec.spaces[config.method].first_candidate(config.steps)
+        return calibration_of(self._workspace, config, first, target, known)
+
+    def save_weights(self, number: int, key: RowKey) -> BestWeights | None:
         """See `LaneWorkspace`."""
         if self._storage is None:
             return None
-        name = best_file(number, update)
+        name = best_file(number, *key)
         tensors = self._workspace.policy.weights()  # sharded: every rank takes part
         if self._workspace.comm.rank != 0:
             return None
@@ -169,7 +179,7 @@ class StudyWorkspace:
                 path.unlink()
         except OSError:  # a full disk: `export` makes the model by running the trial again
             return None
-        return BestWeights(number, update, name, **about)
+        return BestWeights(number, key[0], name, **about, strength=key[1])
 
 
 class _Shelf:

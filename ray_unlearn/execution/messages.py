@@ -6,18 +6,20 @@ message that changes state names what it assumes, and the receiver compares that
     Launch       the n-th time that the driver started this lane: earlier messages are void
     LaneStart    the n-th worker group of a lane: messages of a replaced group are void
     attempt      the n-th run of a trial: messages about an earlier one's rows are void
-    update       the row that a message is about
+    key          the row that a message is about: its update and strength
     request      the n-th request for a checkpoint: an older checkpoint does not answer it
 
 The hub's process has to start in a second, so neither torch nor pydantic is imported here.
 """
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ray_unlearn.store.schema import Outcome, Row
+from ray_unlearn.store.row_score import ForgetTarget
+from ray_unlearn.store.schema import AS_TRAINED, Outcome, Row, RowKey, row_key, strength_of
 
 FIRST_JOB = -1
 """Number of the job before trial 0: `Prepare`."""
@@ -47,13 +49,29 @@ class Prepare:
 
 
 @dataclass(frozen=True)
+class KnownRow:
+    """A recorded row, as far as a lane must know of it."""
+
+    update: int
+    strength: float
+    forget_nll: float
+
+    @classmethod
+    def of(cls, row: Row) -> "KnownRow":
+        """What is known of this row."""
+        return cls(*row_key(row), row.get("forget_nll", math.nan))
+
+
+@dataclass(frozen=True)
 class RunTrial:
     """A trial to be run."""
 
     config: Mapping[str, Any]
     """Content of its `TrialConfig`."""
-    known: tuple[int, ...] = ()
-    """Updates whose rows an earlier attempt has recorded."""
+    known: tuple[KnownRow, ...] = ()
+    """Rows that an earlier attempt has recorded."""
+    target: ForgetTarget | None = None
+    """The target that some trained states are calibrated to; None: no state is."""
 
 
 Order = Prepare | RunTrial
@@ -89,6 +107,11 @@ class RowReported:
 
     update: int
     metrics: Row
+
+    @property
+    def key(self) -> RowKey:
+        """Which of the trial's rows it is."""
+        return self.update, strength_of(self.metrics)
 
 
 @dataclass(frozen=True)
@@ -127,6 +150,12 @@ class BestWeights:
     file: str
     bytes: int
     sha256: str
+    strength: float = AS_TRAINED
+
+    @property
+    def key(self) -> RowKey:
+        """Which of the trial's rows it is."""
+        return self.update, self.strength
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ is told of a row that a power cut could take back.
 What comes in may be late, or be said twice. So each entry says what it assumes:
 
     asked, outcome   nothing: the first word counts, later ones change nothing
-    row              the trial has no outcome; of one update the first row counts
+    row              the trial has no outcome; of one key, which is an update and a strength, the
+                     first row counts
     weights_saved    the row is the best still
     settled          the trial was begun by an earlier session
     note             nothing
@@ -36,8 +37,8 @@ from ray_unlearn.store.event import (
 from ray_unlearn.store.files import remove_checkpoints
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.row_score import Baselines, Weights, scored
-from ray_unlearn.store.schema import Outcome, Row
+from ray_unlearn.store.row_score import Baselines, ForgetTarget, Weights, scored
+from ray_unlearn.store.schema import AS_TRAINED, Outcome, Row, RowKey, row_key
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.storage import FolderStorage, Storage
 
@@ -83,6 +84,7 @@ class Recorder:
         self._weights = Weights(
             spec.objective.forget_gap, spec.objective.retain, spec.objective.general
         )
+        self._calibrates = spec.evaluation.strength != "trained"
         self._ledger = ledger
         self._search = search
         self._pruner = pruner
@@ -92,6 +94,11 @@ class Recorder:
         self._best = self._lowest()
         self.fatal = ""
         """Why the study cannot go on, once it cannot."""
+
+    @property
+    def target(self) -> ForgetTarget | None:
+        """What lanes are to calibrate trained states to; None: nothing."""
+        return self._baselines.forget_target if self._calibrates else None
 
     @property
     def record(self) -> Record:
@@ -112,7 +119,7 @@ class Recorder:
         self._show("on_trial", self.record.trials[number])
 
     def row(self, number: int, attempt: int, metrics: Row) -> str | None:
-        """Record an evaluation row, once per update whatever is replayed.
+        """Record an evaluation row, once per update and strength whatever is replayed.
 
         A stopped trial's outcome is recorded here too.
 
@@ -122,8 +129,7 @@ class Recorder:
         trial = self.record.trials[number]
         if trial.status is not None:
             return trial.reason or trial.status
-        update = metrics["update"]
-        known = next((row for row in trial.rows if row["update"] == update), None)
+        known = next((row for row in trial.rows if row_key(row) == row_key(metrics)), None)
         if known is None:
             known = scored(metrics, self._baselines, self._weights)
             self._ledger.append(
@@ -131,13 +137,13 @@ class Recorder:
                     number=number,
                     trial_id=trial.trial_id,
                     attempt=attempt,
-                    update=update,
+                    update=metrics["update"],
                     metrics=known,
                 )
             )
             self._show("on_row", trial, known)
             if self._rule.is_settled(known, trial):
-                self._best = min(self._best, (known[OBJECTIVE], number, update))
+                self._best = min(self._best, (known[OBJECTIVE], number, row_key(known)))
         reason = self._pruner.verdict(self.record, number, known)
         if reason is not None:
             self.outcome(number, attempt, "pruned", reason)
@@ -151,7 +157,7 @@ class Recorder:
         """
         trial = self.record.trials[number]
         if trial.status is None and trial.rows:
-            last = max(trial.rows, key=lambda row: row["update"])
+            last = max(trial.rows, key=row_key)
             reason = self._pruner.verdict(self.record, number, last)
             if reason is not None:
                 self.outcome(number, trial.attempt, "pruned", reason)
@@ -178,9 +184,9 @@ class Recorder:
             self._best = self._lowest()  # its rows do not count any more
             self.drop_outdated_weights()
 
-    def is_best(self, number: int, update: int) -> bool:
+    def is_best(self, number: int, key: RowKey) -> bool:
         """Whether this row is the best so far, rows of running trials included."""
-        return self._best[1:] == (number, update)
+        return self._best[1:] == (number, key)
 
     def weights_saved(self, weights: BestWeights) -> None:
         """A lane has saved the weights of a row that was the best when it was asked to.
@@ -189,7 +195,7 @@ class Recorder:
         word that comes late, when another row is the best, costs its own file and nothing else.
         """
         recorded = self.record.best_weights
-        if not self.is_best(weights.number, weights.update):
+        if not self.is_best(weights.number, weights.key):
             if recorded is None or recorded.file != weights.file:
                 self._remove(weights.file)
             return
@@ -209,13 +215,13 @@ class Recorder:
         with contextlib.suppress(OSError):  # then it is a leftover
             self._storage.remove(file)
 
-    def _lowest(self) -> tuple[float, int, int]:
-        """Score, trial and update of the best row so far, as `ScoreRule` orders them."""
+    def _lowest(self) -> tuple[float, int, RowKey]:
+        """Score, trial and key of the best row so far, as `ScoreRule` orders them."""
         found = self._rule.row_to_keep(self.record)
         if found is None:
-            return math.inf, -1, -1
+            return math.inf, -1, (-1, AS_TRAINED)
         trial, row = found
-        return row[OBJECTIVE], trial.number, row["update"]
+        return row[OBJECTIVE], trial.number, row_key(row)
 
     def note(self, text: str) -> None:
         """Record something an operator should see."""

@@ -16,6 +16,7 @@ from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import BestWeightsGone, StudyExtended
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record
+from ray_unlearn.store.schema import row_key
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import Storage
 
@@ -104,8 +105,9 @@ def drop_outdated_weights(ledger: Ledger, rule: ScoreRule, storage: Storage) -> 
     recorded, best = ledger.record.best_weights, rule.row_to_keep(ledger.record)
     if recorded is None:
         return
-    if best is None or (recorded.number, recorded.update) != (best[0].number, best[1]["update"]):
-        ledger.append(BestWeightsGone(recorded.number, recorded.update))
+    kept = (recorded.number, (recorded.update, recorded.strength))
+    if best is None or kept != (best[0].number, row_key(best[1])):
+        ledger.append(BestWeightsGone(recorded.number, recorded.update, recorded.strength))
         with contextlib.suppress(OSError):  # then it is a leftover
             storage.remove(recorded.file)
 

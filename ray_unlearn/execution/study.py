@@ -291,15 +291,15 @@ class _Run:
                 "left behind"
             )
         best = record.best_weights
-        if (
-            best is not None
-            and kept_weights(self.place.storage, record, best.number, best.update) is None
+        if best is not None and (
+            kept_weights(self.place.storage, record, best.number, best.update, best.strength)
+            is None
         ):
             self._note(
                 f"{best.file} is gone or changed; `export` runs trial {best.number} again for its "
                 "weights"
             )
-            self.ledger.append(BestWeightsGone(best.number, best.update))
+            self.ledger.append(BestWeightsGone(best.number, best.update, best.strength))
 
     def _note(self, text: str) -> None:
         self.say(text)

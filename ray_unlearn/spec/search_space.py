@@ -212,6 +212,10 @@ class SearchSpace(Strict):
         steps = self.parameters["steps"]
         return steps.low if isinstance(steps, IntRange) and steps.free else 1
 
+    def first_candidate(self, steps: int) -> int:
+        """The first update whose row stands for a configuration, in a trial of `steps` updates."""
+        return self.fewest_steps if self.free_steps else steps
+
     def sampled(self) -> dict[str, FloatRange | IntRange | Choice]:
         """The parameters a sampler chooses, in file order."""
         return {

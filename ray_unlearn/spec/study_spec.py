@@ -25,6 +25,7 @@ from ray_unlearn.spec.trial_config import TrialConfig
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 ScoreRuleName = Literal["best_row", "stop_rule"]
+StrengthMode = Literal["trained", "target", "both"]
 
 
 class ObjectiveSpec(Strict):
@@ -70,6 +71,13 @@ class EvaluationSpec(Strict):
     )
     batch_size: int = Field(
         16, ge=1, le=MOST_SEQUENCES, description="sequences per forward pass and worker"
+    )
+    strength: StrengthMode = Field(
+        "trained",
+        description="which models are rows. trained: the trained weights W_t; both: some trained "
+        "states also at the strength a of W_0 + a (W_t - W_0), 0 < a <= 2, where the forget set is "
+        "as surprising as the approximate set; target: as both, and only models that meet that "
+        "target can score a trial",
     )
 
     @field_validator("at")
@@ -140,6 +148,7 @@ class StudySpec(Strict):
                 "operations.head: the kernels of `liger` need GPUs; use `fused`, or set "
                 "`gpus_per_worker`"
             )
+        self._check_strength()
         if self.objective.pareto and self.search.sampler in ("gp",):
             raise ValueError(
                 "search.sampler: `gp` has one objective here; use `nsga2`, `tpe`, `qmc` or "
@@ -156,6 +165,21 @@ class StudySpec(Strict):
                 "`pareto`"
             )
         return self
+
+    def _check_strength(self) -> None:
+        if self.evaluation.strength == "trained":
+            return
+        if self.search.scheduler.type == "past_best":
+            raise ValueError(
+                "search.scheduler: `past_best` stops a trial whose weights as trained are past "
+                "their best row; at another strength they may not be: use another type, or "
+                "`evaluation.strength: trained`"
+            )
+        if self.evaluation.strength == "target" and self.objective.score_rule == "stop_rule":
+            raise ValueError(
+                "evaluation.strength: `stop_rule` scores weights as trained; use `both`, or "
+                "`objective.score_rule: best_row`"
+            )
 
     def _check_space(self, method: str, space: SearchSpace) -> None:
         if self.search.sampler == "grid":
@@ -230,6 +254,8 @@ class StudySpec(Strict):
         content["model"]["exact_retrain_seeds"] = [
             "a local folder" if is_local(source) else source for source in again
         ]
+        if self.evaluation.strength == "trained":
+            del content["evaluation"]["strength"]  # studies of before it was a choice
         for split in content["data"]["splits"].values():
             if split["path"] is not None:
                 split["path"] = "a local path"

@@ -7,6 +7,7 @@ from typing import Any
 
 from ray_unlearn.store.event import BestWeightsKept
 from ray_unlearn.store.record import Trial
+from ray_unlearn.store.schema import row_key
 from ray_unlearn.store.storage import Storage, file_sha256, local_file
 
 
@@ -23,10 +24,12 @@ def best_weights_problems(
     """
     if kept is None:
         return
-    number, update, name = kept.number, kept.update, kept.file
+    number, name, kept_key = kept.number, kept.file, (kept.update, kept.strength)
     expected = (kept.bytes, kept.sha256)
-    if number not in trials or update not in {row["update"] for row in trials[number].rows}:
-        yield f"I5: {name}: weights of trial {number}, update {update}, of which there is no row"
+    if number not in trials or kept_key not in map(row_key, trials[number].rows):
+        yield (
+            f"I5: {name}: weights of trial {number}, update {kept.update}, of which there is no row"
+        )
     if name.startswith("/") or ".." in name.split("/"):
         yield f"I5: {name}: is outside the study directory"
         return

@@ -7,7 +7,15 @@ class's fields is the order of its keys on disk.
 from dataclasses import dataclass, field
 from typing import Any
 
-from ray_unlearn.store.schema import SCHEMA_VERSION, Dealing, Outcome, Row
+from ray_unlearn.store.schema import (
+    AS_TRAINED,
+    SCHEMA_VERSION,
+    Dealing,
+    Outcome,
+    Row,
+    RowKey,
+    strength_of,
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,11 @@ class RowMeasured:
     update: int
     metrics: Row
 
+    @property
+    def key(self) -> RowKey:
+        """Update and strength: what tells a trial's rows apart."""
+        return self.update, strength_of(self.metrics)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BestWeightsKept:
@@ -99,6 +112,7 @@ class BestWeightsKept:
     number: int
     trial_id: str = ""
     update: int
+    strength: float = AS_TRAINED
     file: str
     """The file's name below the study."""
     sha256: str
@@ -112,6 +126,7 @@ class BestWeightsGone:
     number: int
     update: int
     file: str = field(default="", init=False)
+    strength: float = AS_TRAINED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,11 +28,11 @@ from ray_unlearn.store.event import (
     TrialEnded,
     UnknownEvent,
 )
-from ray_unlearn.store.schema import FORMER_OUTCOMES
+from ray_unlearn.store.schema import AS_TRAINED, FORMER_OUTCOMES
 
 HOT = (
     "score_selection", "forget_gap_selection", "utility_loss_selection", "forget_nll",
-    "forget_ppl", "wall_s", "evaluation_wall_s",
+    "forget_ppl", "wall_s", "evaluation_wall_s", "strength",
 )  # fmt: skip
 """Columns of a row that are parsed when the ledger is opened."""
 
@@ -134,6 +134,8 @@ def encoded(event: Event, seq: int, fence: int, time: str = "") -> bytes:
     content |= {field.name: getattr(event, field.name) for field in fields(event)}
     if isinstance(event, Header):
         content |= content.pop("other")
+    if content.get("strength") == AS_TRAINED:
+        del content["strength"]  # as lines were before it was a choice
     if time:
         content["time"] = time
     if "metrics" in content:
@@ -223,6 +225,7 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         content["metrics"] = _numbers(content["metrics"])
         if content["kind"] == "row":
             content["metrics"]["update"] = content.get("update")
+            content["metrics"].setdefault("strength", AS_TRAINED)
     return content
 
 

@@ -4,6 +4,8 @@ trials/0003/last.2-1.pt             trial 3 has no outcome yet and continues fro
                                     (second run of the study, attempt 1)
 trials/0003/last.2-1-6.rank0of2.pt  the same for a sharded trial: update 6, first of two workers
 trials/best/0007-48.safetensors     trial 7 after update 48: the lowest score so far
+trials/best/0007-48-at-0.87.safetensors
+                                    the same at strength 0.87
 """
 
 import shutil
@@ -12,6 +14,7 @@ from fnmatch import fnmatch
 
 from ray_unlearn.store.atomic_write import DRAFT_ENDING
 from ray_unlearn.store.record import Record
+from ray_unlearn.store.schema import AS_TRAINED
 from ray_unlearn.store.storage import FolderStorage, Storage, file_sha256, local_file
 from ray_unlearn.store.stored_file import Stored
 
@@ -28,15 +31,18 @@ def checkpoint_file(number: int) -> str:
     return f"{TRIALS}/{number:04d}/last.pt"
 
 
-def best_file(number: int, update: int) -> str:
+def best_file(number: int, update: int, strength: float = AS_TRAINED) -> str:
     """Name of the file with the weights of a row."""
-    return f"{TRIALS}/{BEST}/{number:04d}-{update}.safetensors"
+    at = "" if strength == AS_TRAINED else f"-at-{strength!r}"
+    return f"{TRIALS}/{BEST}/{number:04d}-{update}{at}.safetensors"
 
 
-def kept_weights(storage: Storage, record: Record, number: int, update: int) -> str | None:
+def kept_weights(
+    storage: Storage, record: Record, number: int, update: int, strength: float = AS_TRAINED
+) -> str | None:
     """Name of the file with the weights of a row; None unless it is the file that was written."""
     kept = record.best_weights
-    if kept is None or (kept.number, kept.update) != (number, update):
+    if kept is None or (kept.number, kept.update, kept.strength) != (number, update, strength):
         return None
     try:
         with local_file(storage, kept.file) as path:

@@ -20,7 +20,7 @@ from ray_unlearn.store.event import BestWeightsGone, BestWeightsKept, Event
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.repair_plan import first_few
 from ray_unlearn.store.scan import events_file, header_file, lines_of
-from ray_unlearn.store.schema import COLUMNS, FORMER_OUTCOMES, Row
+from ray_unlearn.store.schema import COLUMNS, FORMER_OUTCOMES, Row, row_key
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.table import result_table
 
@@ -150,7 +150,7 @@ def _counting(record: Record, rule: ScoreRule, kept: BestWeightsKept) -> tuple[T
     trial = record.trials.get(kept.number)
     if trial is None or trial.status not in (None, "complete", "pruned"):
         return None
-    rows = [row for row in trial.rows if row["update"] == kept.update]
+    rows = [row for row in trial.rows if row_key(row) == (kept.update, kept.strength)]
     return (trial, rows[0]) if rows and rule.is_settled(rows[0], trial) else None
 
 

@@ -25,7 +25,7 @@ from ray_unlearn.store.event import (
     TrialReopened,
     UnknownEvent,
 )
-from ray_unlearn.store.schema import Outcome, Row
+from ray_unlearn.store.schema import Outcome, Row, row_key
 
 
 @dataclass
@@ -85,7 +85,7 @@ class Record:
                 )
             case RowMeasured():
                 trial = self._trial(event)
-                if not any(row["update"] == event.update for row in trial.rows):
+                if not any(row_key(row) == event.key for row in trial.rows):
                     trial.rows.append(event.metrics)
             case TrialEnded():
                 trial = self._trial(event)

@@ -20,6 +20,7 @@ from ray_unlearn.store.event import (
 from ray_unlearn.store.event_line import Entry
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import Scan, events_file, read_acknowledged
+from ray_unlearn.store.schema import AS_TRAINED, RowKey
 
 
 @dataclass
@@ -28,7 +29,9 @@ class _Trial:
 
     config: dict[str, Any]
     begun: int
-    updates: set[int] = field(default_factory=set)
+    calibrates: bool
+    """Whether it may have rows that its configuration does not promise."""
+    keys: set[RowKey] = field(default_factory=set)
     ended: int | None = None
     status: str = ""
 
@@ -36,13 +39,12 @@ class _Trial:
         """Why the outcome cannot count any more; empty if it can."""
         if self.ended is None:
             return ""
-        lost = sorted(set(self.config["evaluate_at"]) - self.updates)
-        if self.status == "complete":
-            return (
-                f"it was complete, and its rows of updates {first_few(lost)} are lost"
-                if lost
-                else ""
-            )
+        trained = {update for update, strength in self.keys if strength == AS_TRAINED}
+        lost = sorted(set(self.config["evaluate_at"]) - trained)
+        if self.status == "complete" and lost:
+            return f"it was complete, and its rows of updates {first_few(lost)} are lost"
+        if self.status == "complete" and not self.calibrates:
+            return ""
         doubtful = any(self.begun < gap <= self.ended for gap in gaps)
         return (
             f"it was {self.status}, and rows of it may be among the lost events" if doubtful else ""
@@ -92,13 +94,15 @@ def _judged(scan: Scan) -> tuple[dict[int, _Trial], dict[int, str]]:
     """The trials, and the events (by index) that contradict others, with the reason."""
     trials: dict[int, _Trial] = {}
     left_out: dict[int, str] = {}
+    evaluation = scan.header.spec.get("evaluation") or {}
+    calibrates = evaluation.get("strength", "trained") != "trained"
     for index, entry in enumerate(scan.entries):
         event = entry.event
         if isinstance(event, TrialAsked):
             if event.number in trials:
                 left_out[index] = f"of trial {event.number}, begun a second time"
             else:
-                trials[event.number] = _Trial(event.config, index)
+                trials[event.number] = _Trial(event.config, index, calibrates)
         elif isinstance(event, TrialEvent):
             if event.number in trials:
                 _take_in(trials[event.number], event, index, left_out)
@@ -108,7 +112,7 @@ def _judged(scan: Scan) -> tuple[dict[int, _Trial], dict[int, str]]:
 
 
 def _take_in(trial: _Trial, event: TrialEvent, index: int, left_out: dict[int, str]) -> None:
-    if isinstance(event, RowMeasured) and event.update in trial.updates:
+    if isinstance(event, RowMeasured) and event.key in trial.keys:
         left_out[index] = f"of trial {event.number}, a row a second time"
         return
     if isinstance(event, RowMeasured | TrialEnded) and trial.ended is not None:
@@ -117,7 +121,7 @@ def _take_in(trial: _Trial, event: TrialEvent, index: int, left_out: dict[int, s
         trial.ended = None
     match event:
         case RowMeasured():
-            trial.updates.add(event.update)
+            trial.keys.add(event.key)
         case TrialEnded():
             trial.ended, trial.status = index, event.status
         case TrialReopened():

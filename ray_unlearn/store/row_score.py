@@ -8,6 +8,19 @@ from dataclasses import dataclass
 
 from ray_unlearn.store.schema import HALVED_SETS, HALVES, Row
 
+TARGET_TOLERANCE = 0.005
+"""Nats/token that the forget NLL of a model that meets the target may miss it by."""
+
+
+@dataclass(frozen=True)
+class ForgetTarget:
+    """Where forgetting starts and where it should lead, in nats/token."""
+
+    vanilla_nll: float
+    """Of the vanilla model on the forget set."""
+    nll: float
+    """log ppl_0(A) on the selection half."""
+
 
 @dataclass(frozen=True)
 class Baselines:
@@ -25,6 +38,11 @@ class Baselines:
     def target_nll(self, half: str) -> float:
         """log ppl_0(A): the approximate-retraining target for log ppl(U), in nats per token."""
         return float(self.vanilla[f"approximate_nll_{half}"])
+
+    @property
+    def forget_target(self) -> ForgetTarget:
+        """What trained states are calibrated to."""
+        return ForgetTarget(float(self.vanilla["forget_nll"]), self.target_nll("selection"))
 
 
 @dataclass(frozen=True)

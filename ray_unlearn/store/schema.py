@@ -70,6 +70,12 @@ def _set_columns(name: str, suffix: str) -> list[Column]:
 def _columns() -> list[Column]:
     columns = [
         Column("update", "updates", "none", "optimizer updates done"),
+        Column(
+            "strength",
+            "1",
+            "none",
+            "a in W_0 + a (W_t - W_0), the weights that were evaluated; 1: as trained",
+        ),
         Column("epoch", "epochs", "none", "passes over the forget set"),
         Column("forget_tokens", "tokens", "none", "forget targets consumed so far"),
         Column("retain_tokens", "tokens", "none", "retain targets consumed so far"),
@@ -166,6 +172,9 @@ def _half_columns() -> list[Column]:
     return columns
 
 
+AS_TRAINED = 1.0
+"""Strength of the weights that an update left; of rows that do not say, too."""
+
 COLUMNS: dict[str, Column] = {column.name: column for column in _columns()}
 HALF_COLUMNS: dict[str, Column] = {column.name: column for column in _half_columns()}
 """What the vanilla baseline says of the halves beside `COLUMNS`; absent in studies of before
@@ -175,8 +184,25 @@ TARGET_AUC = 0.5
 
 Row = Mapping[str, Any]
 """An evaluation row, for reading; rows of a ledger load most columns on demand."""
+RowKey = tuple[int, float]
+"""Update and strength: what tells a trial's rows apart, in the order of a trial."""
 Metrics = dict[str, Any]
 """An evaluation row in the making."""
+
+
+def strength_of(row: Row) -> float:
+    """a in W_0 + a (W_t - W_0)."""
+    return float(row.get("strength", AS_TRAINED))
+
+
+def is_as_trained(row: Row) -> bool:
+    """Whether the row is of the weights that its update left."""
+    return strength_of(row) == AS_TRAINED
+
+
+def row_key(row: Row) -> RowKey:
+    """Update and strength of a row."""
+    return row["update"], strength_of(row)
 
 
 def check_row(row: Row) -> None:

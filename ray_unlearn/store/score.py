@@ -8,7 +8,10 @@ of steps); otherwise only the row after the last step is. Among the candidates,
     best_row   takes the one with the lowest score on the selection half (ties: fewest updates),
     stop_rule  takes the first one whose forget NLL reaches that of the vanilla model on the
                approximate set, log ppl_0(A) of the selection half, else the last one
-               (Yao et al., arXiv 2402.15159, compare against the same level).
+               (Yao et al., arXiv 2402.15159, compare against the same level); rows as trained only.
+
+With `evaluation.strength: both` a calibrated row, at another strength than 1, is a row like any
+other; with `target` only rows that meet the target are candidates.
 
 The choice is made on the selection half; reports quote the reporting half of the same row.
 A trial that diverged, ran out of memory or failed has no score: it is counted, not ranked.
@@ -23,7 +26,8 @@ from typing import Any
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.row_score import TARGET_TOLERANCE
+from ray_unlearn.store.schema import Row, is_as_trained, row_key
 
 OBJECTIVE = "score_selection"
 PARETO_OBJECTIVES = ("forget_gap_selection", "utility_loss_selection")
@@ -63,6 +67,11 @@ class Configuration:
     trial: Trial
     row: Row
     """The row that scores the trial: with free steps its update is the number of steps."""
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the row is at the strength that meets the target."""
+        return not is_as_trained(self.row)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -117,7 +126,10 @@ class ScoreRule:
         return self._chosen(self.candidates(trial))
 
     def row_so_far(self, rows: Iterable[Row], trial: Trial, update: int) -> Row | None:
-        """The row that would score a running trial if it ended well at `update`.
+        """The row as trained that would score a running trial if it ended well at `update`.
+
+        Early stopping compares these; calibrated rows come after the verdict, and not at every
+        update.
 
         Args:
             rows: the trial's rows, in any order.
@@ -128,9 +140,15 @@ class ScoreRule:
         first = min(space.fewest_steps, update) if space.free_steps else update
         return self._chosen(
             sorted(
-                (row for row in rows if first <= row["update"] <= update),
-                key=lambda row: row["update"],
+                (row for row in rows if first <= row["update"] <= update and is_as_trained(row)),
+                key=row_key,
             )
+        )
+
+    def meets_target(self, row: Row) -> bool:
+        """Whether the row is calibrated, or as good as that as trained."""
+        return not is_as_trained(row) or bool(
+            abs(row["forget_nll"] - self.target_nll) <= TARGET_TOLERANCE
         )
 
     def is_settled(self, row: Row, trial: Trial) -> bool:
@@ -144,7 +162,7 @@ class ScoreRule:
         if self.name == "best_row" or not self._spec.spaces[trial.method].free_steps:
             return True
         chosen = self.row_so_far((*trial.rows, row), trial, row["update"])
-        if chosen is None or chosen["update"] != row["update"]:
+        if chosen is None or row_key(chosen) != row_key(row):
             return False
         crossed = bool(row["forget_nll"] >= self.target_nll)
         return crossed or bool(row["update"] == trial.config["steps"])
@@ -197,12 +215,19 @@ class ScoreRule:
 
     def _deployable(self, trial: Trial) -> list[Row]:
         rows = (row for row in trial.rows if self._is_deployable(row, trial))
-        return sorted(rows, key=lambda row: row["update"])
+        return sorted(rows, key=row_key)
 
     def _is_deployable(self, row: Row, trial: Trial) -> bool:
         space = self._spec.spaces[trial.method]
-        first = space.fewest_steps if space.free_steps else trial.config["steps"]
+        if not self._has_wanted_strength(row):
+            return False
+        first = space.first_candidate(trial.config["steps"])
         return bool(row["update"] >= first and math.isfinite(row[OBJECTIVE]))
+
+    def _has_wanted_strength(self, row: Row) -> bool:
+        if self.name == "stop_rule" or self._spec.evaluation.strength == "trained":
+            return is_as_trained(row)
+        return self._spec.evaluation.strength == "both" or self.meets_target(row)
 
     def _chosen(self, rows: list[Row]) -> Row | None:
         nlls = [row["forget_nll"] for row in rows] if self.name == "stop_rule" else ()
@@ -211,6 +236,6 @@ class ScoreRule:
         return None if index is None else rows[index]
 
 
-def _by_score(pair: tuple[Trial, Row]) -> tuple[float, int, int]:
+def _by_score(pair: tuple[Trial, Row]) -> tuple[float, int, int, float]:
     trial, row = pair
-    return row[OBJECTIVE], trial.number, row["update"]
+    return row[OBJECTIVE], trial.number, *row_key(row)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from ray_unlearn.spec.study_file import where_it_is_now
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import HALVES, Row
+from ray_unlearn.store.schema import HALVES, Row, strength_of
 from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.table import CONFIG_COLUMNS, result_table
@@ -42,6 +42,8 @@ class BestConfiguration:
     score_reporting: float
     score_rule: str
     """The rule that chooses a trial's row (see `store.score`)."""
+    strength: float
+    """1: as trained; else the model is W_0 + strength (W_t - W_0)."""
     metrics: dict[str, Any]
     """All columns of the row; `docs/metrics.md` explains them."""
 
@@ -56,8 +58,8 @@ class Snapshot:
     trials: pa.Table
     """One line per trial, by number.
 
-    It has identity, outcome, hyperparameters, number of rows, and update and scores of the row that
-    scores the trial (null if it has no score).
+    It has identity, outcome, hyperparameters, number of rows, and update, strength and scores of
+    the row that scores the trial (null if it has no score).
     """
     bests: tuple[BestConfiguration, ...]
     """The best configuration of each method that has a score, lowest score first."""
@@ -97,6 +99,7 @@ def _best(record: Record, rule: ScoreRule, method: str) -> BestConfiguration | N
         score_selection=float(metrics[SCORES[0]]),
         score_reporting=float(metrics[SCORES[1]]),
         score_rule=rule.name,
+        strength=strength_of(metrics),
         metrics=metrics,
     )
 
@@ -105,6 +108,7 @@ def _trial_table(record: Record, rule: ScoreRule, known: pa.Schema) -> pa.Table:
     settings = tuple(name for name in CONFIG_COLUMNS if name not in IDENTITY)
     fields = [known.field(name) for name in (*IDENTITY, *settings)]
     fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
+    fields += [pa.field("strength", pa.float64())]
     fields += [pa.field(name, pa.float64()) for name in SCORES]
     lines = [_trial_line(trial, rule.row(trial)) for _, trial in sorted(record.trials.items())]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
@@ -121,4 +125,5 @@ def _trial_line(trial: Trial, scored: Row | None) -> dict[str, Any]:
     }
     if scored is not None:
         line |= {name: scored[name] for name in ("update", *SCORES)}
+        line["strength"] = strength_of(scored)
     return line

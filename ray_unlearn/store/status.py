@@ -18,7 +18,7 @@ from ray_unlearn.store.follow import LedgerFollower
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.schema import AS_TRAINED, Row, strength_of
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 
 
@@ -34,6 +34,12 @@ class Best:
     score: float
     forget_ppl: float
     target_ppl: float
+    strength: float = AS_TRAINED
+
+    @property
+    def where(self) -> str:
+        """Its update, and its strength where that is not 1."""
+        return f"{self.update}" + ("" if self.strength == 1 else f" at {self.strength:.3g}")
 
 
 @dataclass(frozen=True)
@@ -260,7 +266,7 @@ class Follower:
             Best(
                 trial.method, trial.number, trial.trial_id, row["update"],
                 trial.config["learning_rate"], row[OBJECTIVE],
-                row.get("forget_ppl", float("nan")), target,
+                row.get("forget_ppl", float("nan")), target, strength_of(row),
             )
             for trial, row in tally.ranked
         ]  # fmt: skip

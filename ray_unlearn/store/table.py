@@ -15,7 +15,14 @@ from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.schema import BASELINE_COLUMNS, COLUMNS, RUNNING, SCHEMA_VERSION, Row
+from ray_unlearn.store.schema import (
+    AS_TRAINED,
+    BASELINE_COLUMNS,
+    COLUMNS,
+    RUNNING,
+    SCHEMA_VERSION,
+    row_key,
+)
 from ray_unlearn.store.score import ScoreRule
 
 CONFIG_COLUMNS = ("method", "seed", *HYPERPARAMETERS)
@@ -39,7 +46,7 @@ def result_table(record: Record) -> pa.Table:
 
     `candidate` is true where the row stands for a configuration that could be deployed, `scored`
     where it is the one that scores its trial by `score_rule` (see `store.score`).
-    Ordered by trial number and update. A trial without rows (it failed, or diverged
+    Ordered by trial number, update and strength. A trial without rows (it failed, or diverged
     before its first evaluation) has one line with no `update`, so that it is counted and not
     forgotten.
     """
@@ -62,18 +69,16 @@ def result_table(record: Record) -> pa.Table:
         known |= {"reason": trial.reason, "sampled_by": trial.source} | {
             name: trial.config.get(name) for name in CONFIG_COLUMNS
         }
-        rows: list[Row] = sorted(trial.rows, key=lambda row: row["update"]) or [{}]
-        candidates = {row["update"] for row in rule.candidates(trial)}
+        candidates = {row_key(row) for row in rule.candidates(trial)}
         scoring = rule.row(trial)  # not its truth value: that would read the whole row
+        scored = None if scoring is None else row_key(scoring)
         lines += [
             known
-            | {
-                "candidate": row.get("update") in candidates,
-                "scored": scoring is not None and row.get("update") == scoring["update"],
-            }
+            | {"candidate": row_key(row) in candidates, "scored": row_key(row) == scored}
+            | {"strength": AS_TRAINED}
             | dict(row.items())
-            for row in rows
-        ]
+            for row in sorted(trial.rows, key=row_key)
+        ] or [known | {"candidate": False, "scored": False}]
         if len(lines) >= LINES_AT_A_TIME:
             tables.append(pa.Table.from_pylist(lines, schema=schema))
             lines = []

@@ -29,6 +29,7 @@ from ray_unlearn.store.promises import best_row_problems, copy_problems, table_f
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.repair_plan import first_few
 from ray_unlearn.store.scan import Scan, copied_header, events_file, read_acknowledged, scanned
+from ray_unlearn.store.schema import is_as_trained, row_key
 from ray_unlearn.store.storage import FolderStorage, Storage
 
 REPAIR = "`ray-unlearn verify --repair` lets what is lost run again"
@@ -202,7 +203,7 @@ def _contradiction(record: Record, event: Event) -> str:
     match event:
         case TrialAsked():
             return f"I4: trial {trial.number} was begun twice"
-        case RowMeasured() if any(row["update"] == event.update for row in trial.rows):
+        case RowMeasured() if any(row_key(row) == event.key for row in trial.rows):
             return f"I1: trial {trial.number} has the row of update {event.update} twice"
         case RowMeasured() if trial.status is not None:
             return f"I2: trial {trial.number} has a row of update {event.update} after its outcome"
@@ -224,13 +225,17 @@ def _trial_problems(trial: Trial, record: Record) -> Iterator[str]:
             f"of {expected!r}"
         )
     wanted, there = set(config.evaluate_at), {row["update"] for row in trial.rows}
+    trained = {row["update"] for row in trial.rows if is_as_trained(row)}
     if there - wanted:
         extra = first_few(sorted(there - wanted))
         yield f"I1: trial {trial.number} has rows of updates {extra}, never asked for"
-    if trial.status == "complete" and wanted - there:
+    if there - trained:
+        alone = first_few(sorted(there - trained))
+        yield f"I1: trial {trial.number} has no rows as trained of updates {alone}, only calibrated"
+    if trial.status == "complete" and wanted - trained:
         yield (
             f"I1: trial {trial.number} is complete without its rows of updates "
-            f"{first_few(sorted(wanted - there))}; {REPAIR}"
+            f"{first_few(sorted(wanted - trained))}; {REPAIR}"
         )
 
 

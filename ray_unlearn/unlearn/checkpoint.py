@@ -25,6 +25,7 @@ import torch
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.spec.trial_id import flat_id
 from ray_unlearn.store.atomic_write import whole_file
+from ray_unlearn.unlearn.calibration import Calibration
 from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.optimizer import load_state, local, state_of
 from ray_unlearn.unlearn.workspace import Workspace
@@ -42,9 +43,11 @@ class TrialState:
         config: TrialConfig,
         optimizer: torch.optim.Optimizer,
         meter: Meter,
+        calibration: Calibration | None = None,
     ) -> None:
         self.config = config
         self.meter = meter
+        self._calibration = calibration
         self._workspace = workspace
         self._optimizer = optimizer
 
@@ -63,6 +66,7 @@ class TrialState:
             "optimizer": state_of(self._optimizer),
             "random": torch.get_rng_state(),
             "meter": self.meter.state(),
+            "calibrated": () if self._calibration is None else self._calibration.known,
         }
         # A trial that has its outcome has no folder: a late attempt must not make one.
         with whole_file(path, make_folder=False) as draft, open(draft, "wb") as file:
@@ -98,10 +102,15 @@ class TrialState:
                 for update in self.config.evaluate_at
             ):
                 return None
+            if not set(content.get("calibrated", ())) <= self._calibrated():
+                return None
         # A damaged or planted file fails in any way: torch alone raises eight kinds.
         except Exception:
             return None
         return content
+
+    def _calibrated(self) -> set[int]:
+        return set() if self._calibration is None else set(self._calibration.known)
 
     @torch.no_grad()
     def take(self, content: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import Outcome, Row
 from ray_unlearn.store.schema import finite as finite_row
 from ray_unlearn.unlearn.batch import Batch
+from ray_unlearn.unlearn.calibration import Calibration, calibrated_row
 from ray_unlearn.unlearn.checkpoint import Checkpointer, NoCheckpointer, TrialState
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.evaluate import evaluate
@@ -42,11 +43,16 @@ class Ended:
 
 
 def unlearn(
-    workspace: Workspace, config: TrialConfig, checkpointer: Checkpointer = NO_CHECKPOINTS
+    workspace: Workspace,
+    config: TrialConfig,
+    checkpointer: Checkpointer = NO_CHECKPOINTS,
+    calibration: Calibration | None = None,
 ) -> Iterator[Row | Ended]:
     """Run one trial from the vanilla weights, yielding its evaluation rows and then `Ended`.
 
-    There is a row after each update in `config.evaluate_at`. Collective over the lane's ranks:
+    There is a row after each update in `config.evaluate_at`; with `calibration` some of them are
+    followed by a second row, at another strength, and the trajectory is the same bit for bit.
+    Collective over the lane's ranks:
     every rank yields the same rows. The generator may be dropped after any row; the next trial
     begins with a reset. With one worker on a CPU the trajectory is a
     function of `config` alone, bit for bit, also when `checkpointer` lets it continue from a
@@ -62,17 +68,22 @@ def unlearn(
     reuse_memory(optimizer, workspace.last_optimizer)
     workspace.last_optimizer = optimizer
     meter = Meter(workspace, config)
-    state = TrialState(workspace, config, optimizer, meter)
+    state = TrialState(workspace, config, optimizer, meter, calibration)
     checkpointer.restore(state)
     workspace.comm.check_same(meter.update, "update of the restored checkpoint")
     while True:
-        if meter.update in config.evaluate_at and meter.update not in checkpointer.known:
-            row = meter.row(evaluate(workspace))
-            if not finite_row(row):
-                first = next(name for name, value in row.items() if not math.isfinite(value))
-                yield Ended("diverged", f"{first} is not finite at update {meter.update}")
-                return
-            yield row
+        if meter.update in config.evaluate_at:
+            if meter.update not in checkpointer.known:
+                row = meter.row(evaluate(workspace))
+                if not finite_row(row):
+                    first = next(name for name, value in row.items() if not math.isfinite(value))
+                    yield Ended("diverged", f"{first} is not finite at update {meter.update}")
+                    return
+                if calibration is not None:
+                    calibration.take(row)
+                yield row
+            if calibration is not None and calibration.wants(meter.update):
+                yield from calibrated_row(workspace, meter, calibration)
         checkpointer.between_updates(state)
         if meter.update == config.steps:
             yield Ended("complete")

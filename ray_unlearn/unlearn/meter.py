@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.schema import Metrics, Row, check_row
+from ray_unlearn.store.schema import AS_TRAINED, Metrics, Row, check_row
 from ray_unlearn.unlearn.methods import Term
 from ray_unlearn.unlearn.workspace import Workspace
 
@@ -55,8 +55,12 @@ class Meter:
         self._wall_s += time.perf_counter() - self._mark
         self._mark = time.perf_counter()
 
-    def row(self, metrics: Metrics) -> Row:
-        """The evaluation row of the update just made."""
+    def restart_clock(self) -> None:
+        """What has passed since the last row was not the trial's time: it waited for a verdict."""
+        self._mark = time.perf_counter()
+
+    def row(self, metrics: Metrics, strength: float = AS_TRAINED) -> Row:
+        """The evaluation row of the update just made, at some strength."""
         self._evaluation_wall_s += time.perf_counter() - self._mark
         workspace, config = self._workspace, self._config
         forget = workspace.data.splits["forget"]
@@ -66,6 +70,7 @@ class Meter:
             | self._last
             | {
                 "update": self.update,
+                "strength": strength,
                 "epoch": self.update * config.batch_size / len(forget),
                 "forget_tokens": self._tokens["forget"],
                 "retain_tokens": self._tokens["retain"],

@@ -3,8 +3,9 @@
 Both can also run P_0 at any time.
 """
 
+import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +19,10 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import LoraSpec, ModelSpec
 from ray_unlearn.unlearn.model import DTYPES
 from ray_unlearn.unlearn.scored import Scored
+from ray_unlearn.unlearn.strength import interpolate
+
+SECOND_FACTOR = re.compile(r"\blora_(embedding_)?B\b")
+"""Name of B in PEFT's adapters: the change of a weight is B A."""
 
 
 class Policy(Protocol):
@@ -40,6 +45,14 @@ class Policy(Protocol):
         """The tensors in which this policy differs from the vanilla model, by name.
 
         Changing them changes the policy.
+        """
+
+    def mix(self, trained: Sequence[torch.Tensor], strength: float) -> None:
+        """Set the policy to W_0 + strength (W_t - W_0), in place.
+
+        Args:
+            trained: W_t, as `strength.trained_weights` gave it for `parameters`.
+            strength: 0 is the vanilla model, 1 the trained one.
         """
 
 
@@ -77,6 +90,10 @@ class WholeModel:
     def weights(self) -> dict[str, torch.Tensor]:
         """Every parameter."""
         return {name: p.detach() for name, p in self.model.named_parameters()}
+
+    def mix(self, trained: Sequence[torch.Tensor], strength: float) -> None:
+        """Of every weight."""
+        interpolate(self.parameters, trained, list(self.vanilla.parameters()), strength)
 
 
 class Adapters:
@@ -136,6 +153,13 @@ class Adapters:
     def weights(self) -> dict[str, torch.Tensor]:
         """The adapters."""
         return {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def mix(self, trained: Sequence[torch.Tensor], strength: float) -> None:
+        """W_0 + strength B A: the second factor of each product is scaled."""
+        names = (name for name, p in self.model.named_parameters() if p.requires_grad)
+        for name, p, kept in zip(names, self.parameters, trained, strict=True):
+            p.copy_(kept * strength if SECOND_FACTOR.search(name) else kept)
 
 
 def make_policy(vanilla: Any, spec: ModelSpec) -> WholeModel | Adapters:

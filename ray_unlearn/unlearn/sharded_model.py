@@ -9,7 +9,7 @@ Every call is a collective, forward and backward: all ranks must make the same n
 order. A rank with fewer sequences makes idle calls (`Workspace.idle_calls`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -24,6 +24,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.optimizer import local
 from ray_unlearn.unlearn.scored import Scored
+from ray_unlearn.unlearn.strength import interpolate
 
 
 class ShardedModel:
@@ -80,6 +81,11 @@ class ShardedModel:
             if self._rank == 0:
                 found[name] = tensor.cpu()
         return found
+
+    def mix(self, trained: Sequence[Tensor], strength: float) -> None:
+        """Of this rank's part of every weight; ranks need not wait for each other."""
+        vanilla = list(self._reference.model.parameters())
+        interpolate(self.parameters, trained, vanilla, strength)
 
 
 def sharded(scored: Scored, mesh: DeviceMesh) -> Scored:

@@ -12,12 +12,14 @@ from ray_unlearn.store.record import Record
 from ray_unlearn.store.row_score import Baselines, Weights, scored
 from ray_unlearn.store.schema import Dealing, Row
 from ray_unlearn.unlearn.baselines import measure_baselines
+from ray_unlearn.unlearn.calibration import calibration_of
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.memory import active_parameter_count
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
+from ray_unlearn.unlearn.strength import trained_weights
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
 
 
@@ -65,12 +67,29 @@ class Single:
         )
 
     def run(
-        self, config: TrialConfig, baselines: Baselines, on_row: Callable[[Row], None]
+        self,
+        config: TrialConfig,
+        baselines: Baselines,
+        on_row: Callable[[Row], None],
+        calibrates: bool = False,
     ) -> Ended:
-        """Run one trial, handing each scored row to `on_row`."""
+        """Run one trial, handing each scored row to `on_row`.
+
+        Args:
+            config: the trial.
+            baselines: of the study.
+            on_row: receives the rows.
+            calibrates: whether trained states are also evaluated at the strength that meets the
+                target.
+        """
         objective = self.spec.objective
         weights = Weights(objective.forget_gap, objective.retain, objective.general)
-        for row in unlearn(self.workspace, config):
+        calibration = None
+        if calibrates:
+            space = self.spec.spaces.get(config.method)
+            first = 1 if space is None else space.first_candidate(config.steps)
+            calibration = calibration_of(self.workspace, config, first, baselines.forget_target)
+        for row in unlearn(self.workspace, config, calibration=calibration):
             if isinstance(row, Ended):
                 return row
             on_row(scored(row, baselines, weights))
@@ -80,6 +99,11 @@ class Single:
         """Make the policy the model whose weights or adapters a study kept (safetensors)."""
         self.workspace.reset()
         load_policy(self.workspace.policy, path)
+
+    def mix(self, strength: float) -> None:
+        """Make the policy W_0 + strength (W_t - W_0), where W_t is what it is now."""
+        policy = self.workspace.policy
+        policy.mix(trained_weights(policy.parameters), strength)
 
     def save(self, folder: Path) -> None:
         """Write the policy as it is now, with its tokenizer, as a Hugging Face folder.

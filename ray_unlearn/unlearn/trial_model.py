@@ -10,10 +10,12 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.files import kept_weights
 from ray_unlearn.store.record import Record, Trial
+from ray_unlearn.store.schema import AS_TRAINED, RowKey, row_key
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import Storage, local_file
 from ray_unlearn.unlearn.single_trial import Single, shortened
+from ray_unlearn.unlearn.target_strength import MOST_STRENGTH
 
 Say = Callable[[str], None]
 
@@ -31,6 +33,7 @@ def write_trial_model(
     trial: str,
     update: int | None,
     say: Say,
+    strength: float | None = None,
 ) -> None:
     """Write the model of a trial as a Hugging Face folder with its tokenizer.
 
@@ -44,6 +47,8 @@ def write_trial_model(
         trial: id or number of the trial, or `best`.
         update: the update to stop at; None: that of the row that scores the trial.
         say: called with each line of progress.
+        strength: a in W_0 + a (W_t - W_0); None: that of the row that scores the trial, or 1 if
+            `update` is given.
 
     Raises:
         UserError: no such trial or update, no score, `output` is in use, model or data have
@@ -53,7 +58,8 @@ def write_trial_model(
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
     spec, record = open_study(study)
-    chosen, wanted = chosen_for_export(spec, record, trial, update)
+    chosen, at = chosen_for_export(spec, record, trial, update, strength)
+    wanted, mixed = at
     config = validated(TrialConfig, chosen.config, "ledger: config")
     single = Single(where_it_is_now(spec, study), say, record)
     if not single.can_repeat(config):
@@ -61,44 +67,62 @@ def write_trial_model(
             "model, data or evaluation have changed since the study was run; its trial cannot be "
             "repeated: put them back"
         )
-    kept = kept_weights(storage, record, chosen.number, wanted)
+    kept = kept_weights(storage, record, chosen.number, *at)
     if kept is not None:
         with local_file(storage, kept) as path:
             single.load_weights(path)
         how = f"the weights that the study kept of trial {chosen.number}, update {wanted}"
     else:
         _run_again(single, shortened(config, wanted), say)
+        if mixed != AS_TRAINED:
+            single.mix(mixed)
         how = f"trial {chosen.number} run again to update {wanted}"
     single.save(output)
+    if mixed != AS_TRAINED:
+        how += f", at strength {mixed:.4g}"
     say(f"model: {output} ({how})")
 
 
 def chosen_for_export(
-    spec: StudySpec, record: Record, trial: str, update: int | None = None
-) -> tuple[Trial, int]:
-    """The trial to export, and the update of its model.
+    spec: StudySpec,
+    record: Record,
+    trial: str,
+    update: int | None = None,
+    strength: float | None = None,
+) -> tuple[Trial, RowKey]:
+    """The trial to export, and the update and strength of its model.
 
     Args:
         spec: the study's spec.
         record: what its ledger says.
         trial: id or number of a trial, or `best`.
         update: the update; None: that of the row that scores the trial.
+        strength: the strength; None: that of the same row, or 1 if `update` is given.
 
     Raises:
-        UserError: no such trial or update, or no score.
+        UserError: no such trial or update, no score, or a strength that is not in (0, 2].
     """
     rule = ScoreRule.of(record, spec)
     best = rule.best(record)
     chosen = (None if best is None else best[0]) if trial == "best" else _named(record, trial)
     if chosen is None:
         raise UserError(f"{spec.name}: no trial has a score yet, so there is no best one")
-    scored, steps = rule.row(chosen), int(chosen.config["steps"])
-    if update is None and scored is None:
-        raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an update")
-    wanted = int(scored["update"]) if update is None and scored is not None else int(update or 0)
+    steps = int(chosen.config["steps"])
+    if update is None:
+        scored = rule.row(chosen)
+        if scored is None:
+            raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an update")
+        wanted, found = row_key(scored)
+    else:
+        wanted, found = update, AS_TRAINED
     if not 1 <= wanted <= steps:
         raise UserError(f"update {wanted}: trial {trial} has updates 1 to {steps}")
-    return chosen, wanted
+    if strength is not None and not 0 < strength <= MOST_STRENGTH:
+        raise UserError(
+            f"strength {strength:g}: must be above 0 and at most {MOST_STRENGTH:g}; 1 is the model "
+            "as trained"
+        )
+    return chosen, (wanted, found if strength is None else strength)
 
 
 def _named(record: Record, trial: str) -> Trial:

@@ -550,6 +550,33 @@ def test_groups(planted_study: Path) -> None:
     }
 
 
+def test_scores_at_other_strengths_are_not_pooled(planted_study: Path) -> None:
+    (study,) = load([planted_study]).studies
+    assert study.spec is not None
+    evaluation = study.spec.evaluation.model_copy(update={"strength": "both"})
+    other = replace(
+        study, name="b", key="b", spec=study.spec.model_copy(update={"evaluation": evaluation})
+    )
+    with pytest.raises(UserError, match=r"different strengths .*both, trained"):
+        trial_table(Results((study, other)))
+
+
+def test_a_trajectory_is_made_of_what_was_trained(planted_study: Path) -> None:
+    """A calibrated row can score its trial, and is no second evaluation of its update."""
+    (study,) = load([planted_study]).studies
+    plain = trial_table(Results((study,)))
+    line = study.rows[study.rows["scored"]].iloc[[0]]
+    mixed = line.assign(strength=0.5, score_reporting=line["score_reporting"] - 0.01)
+    rows = study.rows.copy()
+    rows.loc[line.index, "scored"] = False
+    both = replace(study, rows=pd.concat([rows, mixed], ignore_index=True))
+    found = trial_table(Results((both,)))
+    assert len(found.rows) == len(plain.rows)
+    changed = (found.trials["score"] - plain.trials["score"]).dropna()
+    assert sorted(changed.round(6))[0] == -0.01
+    assert (changed.round(6) != 0).sum() == 1
+
+
 def test_scores_with_other_weights_are_not_pooled(planted_study: Path) -> None:
     (study,) = load([planted_study]).studies
     assert study.spec is not None

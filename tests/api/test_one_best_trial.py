@@ -111,7 +111,8 @@ def test_every_surface_names_the_same_best_trial_of_each_method(
     assert ru.guidelines(folder).file.score.score_rule == rule
 
     _, record = open_study(folder)
-    trial, update = chosen_for_export(spec, record, "best")
+    trial, (update, strength) = chosen_for_export(spec, record, "best")
+    assert strength == 1.0
     best = ru.open(folder).best
     assert (trial.number, update) == (best.number, best.update) == wanted[best.method]
 

@@ -42,7 +42,7 @@ from ray_unlearn.store.event import Header, SessionBegan
 from ray_unlearn.store.files import best_file, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.schema import Row, RowKey
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage, file_sha256
 from ray_unlearn.unlearn.comm import Comm
@@ -78,6 +78,15 @@ def surface(config: TrialConfig, update: int) -> Row:
         "retain_nll_reporting": harm,
         "forget_tokens": 10 * update,
     }
+
+
+def calibrated(config: TrialConfig, update: int) -> Row:
+    """The same at half the strength, or at 1.5 times it (before and after the row as trained in
+    the order of strengths), and without harm."""
+    strength = 0.5 if config.seed % 2 else 1.5
+    weaker = config.model_copy(update={"learning_rate": strength * config.learning_rate})
+    harmless = dict.fromkeys(("retain_nll_selection", "retain_nll_reporting"), 1.0)
+    return surface(weaker, update) | harmless | {"strength": strength}
 
 
 Trouble = Callable[[TrialConfig, int, RunningTrial], None]
@@ -118,19 +127,23 @@ class SurfaceWorkspace:
                 return
             if update in config.evaluate_at:
                 yield surface(config, update)
+                if running.order.target is not None and update > 1:
+                    yield calibrated(config, update)
             if running.checkpoint_wanted(update):
                 checkpoint.parent.mkdir(parents=True, exist_ok=True)
                 checkpoint.write_text(str(update))
                 running.checkpoint_saved(update)
         yield Ended("complete", "")
 
-    def save_weights(self, number: int, update: int) -> BestWeights | None:
+    def save_weights(self, number: int, key: RowKey) -> BestWeights | None:
         self._environment.sleep(0.5)
-        name = best_file(number, update)
+        update, strength = key
+        name = best_file(number, update, strength)
         path = self._simulated.storage.path(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{number} {update}")
-        return BestWeights(number, update, name, path.stat().st_size, file_sha256(path))
+        path.write_text(f"{number} {update} {strength}")
+        size, sha256 = path.stat().st_size, file_sha256(path)
+        return BestWeights(number, update, name, size, sha256, strength)
 
 
 @dataclass

@@ -18,7 +18,7 @@ import torch
 from ray_unlearn.execution.lane import RunningTrial
 from ray_unlearn.execution.messages import BestWeights, Prepared
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.schema import HALVES, Row
+from ray_unlearn.store.schema import HALVES, Row, RowKey
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import Ended
 
@@ -78,8 +78,8 @@ class StandIn:
             yield NLL | {"update": update, "forget_loss": float(config.seed * 100 + update)}
         yield Ended("complete", f"adopted {self._adopted}")
 
-    def save_weights(self, number: int, update: int) -> BestWeights | None:
-        return BestWeights(number, update, f"trials/best/{number}-{update}", 0, "")
+    def save_weights(self, number: int, key: RowKey) -> BestWeights | None:
+        return BestWeights(number, key[0], f"trials/best/{number}-{key[0]}", 0, "")
 
     def _misbehave(self, config: TrialConfig, update: int) -> None:
         behaviour, _, argument = config.context.partition(":")

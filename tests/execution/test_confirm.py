@@ -14,6 +14,7 @@ from specs import FREE_STEPS, finished, record, row, space, study
 from tiny import study_file
 
 from ray_unlearn.analysis.guidelines.confirmation import (
+    _outcome,
     confirmation,
     interval_of,
     write_confirmation,
@@ -380,3 +381,44 @@ def test_new_seeds_end_where_seeds_end() -> None:
     assert _new_seeds({0, 5}, 3) == [6, 7, 8]
     assert _new_seeds({1, LARGEST_SEED - 1}, 1) == [LARGEST_SEED]
     assert _new_seeds({1, LARGEST_SEED - 1}, 2) == [0, 2], "after the largest come the free ones"
+
+
+# Calibrated rows
+
+
+def both_strengths(number: int, spec: StudySpec, lr: float, scores: tuple[float, float]) -> Trial:
+    """A trial with its last row as trained and at strength 0.5."""
+    found = trial(number, spec, lr, {30: scores[0]})
+    mixed = row(30, scores[1], score_reporting=scores[1] + 0.25, strength=0.5)
+    found.rows.append(mixed)
+    return found
+
+
+def test_what_was_found_at_the_target_is_confirmed_at_the_target() -> None:
+    """At the strength that meets it with the new seed, not at the old seed's."""
+    spec = study()
+    evaluation = spec.evaluation.model_copy(update={"strength": "both"})
+    spec = spec.model_copy(update={"evaluation": evaluation})
+    tried = record(spec, both_strengths(0, spec, 1e-3, (0.4, 0.2)))
+    [chosen] = ScoreRule.of(tried, spec).top(tried, 1)
+    assert chosen.calibrated
+    assert confirming_spec(spec, tried, [chosen], 2, "confirm").evaluation.strength == "both"
+    trained = record(spec, both_strengths(0, spec, 1e-3, (0.1, 0.2)))
+    [chosen] = ScoreRule.of(trained, spec).top(trained, 1)
+    assert not chosen.calibrated
+    assert confirming_spec(spec, trained, [chosen], 2, "confirm").evaluation.strength == "trained"
+
+
+@pytest.mark.parametrize(("calibrated", "score"), [(True, 0.45), (False, 0.9)])
+def test_a_seed_counts_with_the_kind_of_row_that_was_claimed(
+    calibrated: bool, score: float
+) -> None:
+    spec = study()
+    evaluation = spec.evaluation.model_copy(update={"strength": "both"})
+    spec = spec.model_copy(update={"evaluation": evaluation})
+    tried = both_strengths(0, spec, 1e-3, (0.4, 0.2))
+    rule = ScoreRule.of(record(spec, tried), spec)
+    assert _outcome(tried, rule, calibrated) == pytest.approx(score)
+    tried.rows.pop()
+    expected = "target_out_of_reach" if calibrated else 0.9
+    assert _outcome(tried, rule, calibrated) == expected

@@ -9,16 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import VANILLA, InProcess, Session, SimulatedNode, small_study, surface
+from in_process import (
+    VANILLA,
+    InProcess,
+    Session,
+    SimulatedNode,
+    calibrated,
+    small_study,
+    surface,
+)
 
 from ray_unlearn.execution.conductor import LaneError
 from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.lane import RunningTrial
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.event import Event, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Record
+from ray_unlearn.store.schema import is_as_trained, row_key
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.verify import verify
 
@@ -54,11 +64,12 @@ def checked(simulated: InProcess, complete: bool = True, killed: bool = False) -
     """
     record = read_ledger(simulated.folder / "ledger")
     for trial in record.trials.values():
-        updates = [row["update"] for row in trial.rows]
-        assert len(updates) == len(set(updates)), f"trial {trial.number} has a row twice"
+        keys = [row_key(row) for row in trial.rows]
+        assert len(keys) == len(set(keys)), f"trial {trial.number} has a row twice"
         config = TrialConfig.model_validate(trial.config)
         for row in trial.rows:
-            assert row["forget_nll"] == surface(config, row["update"])["forget_nll"]
+            expected = surface if is_as_trained(row) else calibrated
+            assert row["forget_nll"] == expected(config, row["update"])["forget_nll"]
     if complete:
         assert [trial.number for trial in record.finished] == list(range(12))
     recorded = record.best_weights
@@ -66,9 +77,10 @@ def checked(simulated: InProcess, complete: bool = True, killed: bool = False) -
         best = ScoreRule.of(record, simulated.spec).row_to_keep(record)
         assert best is not None
         if not killed:
-            assert (recorded.number, recorded.update) == (best[0].number, best[1]["update"])
+            kept_key = (recorded.update, recorded.strength)
+            assert (recorded.number, kept_key) == (best[0].number, row_key(best[1]))
         path = simulated.storage.path(recorded.file)
-        assert path.read_text() == f"{recorded.number} {recorded.update}"
+        assert path.read_text() == f"{recorded.number} {recorded.update} {recorded.strength}"
     unfinished = {f"{t.number:04d}" for t in record.trials.values() if t.status is None}
     for file in () if killed else simulated.storage.files("trials"):
         kept = recorded is not None and file.name == recorded.file
@@ -522,3 +534,64 @@ def test_whatever_happens_no_row_is_lost_or_twice_and_the_study_ends(
             break
     simulated.session()
     assert rows(checked(simulated)) == rows(undisturbed)
+
+
+# -- calibrated rows -------------------------------------------------------------------------------
+
+
+def both_strengths(**search: Any) -> StudySpec:
+    spec = small_study(**search)
+    evaluation = spec.evaluation.model_copy(update={"strength": "both"})
+    return spec.model_copy(update={"evaluation": evaluation})
+
+
+@pytest.fixture(scope="module")
+def undisturbed_both(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The small study with two rows at most updates."""
+    simulated = InProcess(tmp_path_factory.mktemp("both") / "study", both_strengths())
+    simulated.session()
+    return checked(simulated)
+
+
+def test_calibrated_rows_are_recorded_beside_those_as_trained_and_can_be_best(
+    undisturbed_both: Record, undisturbed: Record
+) -> None:
+    trained = {
+        number: [row for row in found if row["strength"] == 1]
+        for number, found in rows(undisturbed_both).items()
+    }
+    assert trained == rows(undisturbed)
+    weights = undisturbed_both.best_weights
+    assert weights is not None
+    assert weights.strength != 1
+    assert f"-at-{weights.strength}" in weights.file
+
+
+@pytest.mark.parametrize("update", [3, 4, 9])
+def test_a_killed_worker_loses_no_calibrated_row_and_doubles_none(
+    update: int, undisturbed_both: Record, tmp_path: Path
+) -> None:
+    def kill(session: Session) -> None:
+        session.until(session.at(0, update))
+        session.environment.sleep(1.0)
+        session.workers[0].kill()
+
+    simulated = InProcess(tmp_path / "study", both_strengths())
+    simulated.session(kill)
+    assert rows(checked(simulated)) == rows(undisturbed_both)
+
+
+@pytest.mark.parametrize("update", [3, 4, 9])
+def test_a_killed_driver_loses_no_calibrated_row(
+    update: int, undisturbed_both: Record, tmp_path: Path
+) -> None:
+    def kill(session: Session) -> None:
+        session.until(session.at(5, update))
+        session.environment.sleep(1.0)
+        session.driver.kill()
+
+    simulated = InProcess(tmp_path / "study", both_strengths()).with_operations(lanes=2)
+    simulated.session(kill)
+    checked(simulated, complete=False, killed=True)
+    simulated.session()
+    assert rows(checked(simulated)) == rows(undisturbed_both)

@@ -21,6 +21,7 @@ from ray_unlearn.execution.messages import (
     Fault,
     Interrupted,
     JobEnded,
+    KnownRow,
     LaneStart,
     Launch,
     NodeFate,
@@ -184,7 +185,7 @@ def test_a_trial_side_that_died_and_came_back_gets_the_same_item_with_all_that_c
     """Whatever the first answer carried, a note or the word of saved weights, may be lost."""
     start, side = one.running()
     one.report(start, 1, row(1))
-    one.run(one.hub.save_weights(1, 0, 1))
+    one.run(one.hub.save_weights(1, 0, (1, 1.0)))
     one.pull(1, side.result().sequence)
     assert one.verdict(start) is Answer.GO_AND_SAVE
     one.run(one.hub.weights_saved(start, weights(1, 1)))
@@ -272,7 +273,7 @@ def test_the_weights_of_the_best_row_are_saved_once_and_the_file_comes_with_the_
 ) -> None:
     start, side = one.running()
     one.report(start, 1, row(1))
-    one.run(one.hub.save_weights(1, 0, 1))
+    one.run(one.hub.save_weights(1, 0, (1, 1.0)))
     side = one.pull(1, side.result().sequence)
     assert one.verdict(start) is Answer.GO_AND_SAVE
     one.run(one.hub.weights_saved(start, weights(1, 1)))
@@ -285,14 +286,15 @@ def test_the_weights_of_the_best_row_are_saved_once_and_the_file_comes_with_the_
 
 def test_the_next_attempt_knows_the_rows_that_are_recorded_and_no_others(one: Post) -> None:
     [start] = one.starts
-    side = one.pull(1, order=RunTrial({}, (1,)))
-    assert one.take(start).order == RunTrial({}, (1,)), "from the ledger of a resumed study"
+    known = [KnownRow(update, 1.0, 2.5) for update in (1, 2, 3)]
+    side = one.pull(1, order=RunTrial({}, (known[0],)))
+    assert one.take(start).order == RunTrial({}, (known[0],)), "from the ledger of a resumed study"
     for update in (2, 3):
-        one.report(start, 1, row(update))
+        one.report(start, 1, row(update, forget_nll=2.5))
         side = one.dealt_with(start, side)
     one.report(start, 1, row(4))  # arrives, and the lane dies before anybody has dealt with it
     one.down(0)
-    assert one.take(one.up(0)).order == RunTrial({}, (1, 2, 3))
+    assert one.take(one.up(0)).order == RunTrial({}, tuple(known))
 
 
 def test_a_silent_lane_is_stalled_once_and_its_trial_goes_elsewhere(two: Post) -> None:
@@ -478,7 +480,7 @@ def test_weights_are_not_saved_at_another_row_than_the_one_that_was_meant(one: P
     new = one.up(0)
     one.take(new)
     one.report(new, 1, row(1))
-    one.run(one.hub.save_weights(1, 0, 2))
+    one.run(one.hub.save_weights(1, 0, (2, 1.0)))
     one.pull(1, side.result().sequence + 1)
     assert one.verdict(new) is Answer.GO
 

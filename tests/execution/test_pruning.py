@@ -288,3 +288,48 @@ def test_past_best_alone_judges_no_trial_by_another() -> None:
         verdicts.append(verdict(spec, ledger, 6))
     assert verdicts[0] is None
     assert None not in verdicts[1:]
+
+
+# Calibrated rows
+
+
+def both(spec: StudySpec) -> StudySpec:
+    evaluation = spec.evaluation.model_copy(update={"strength": "both"})
+    return spec.model_copy(update={"evaluation": evaluation})
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_trials_are_compared_by_their_rows_as_trained(scheduler: str) -> None:
+    """A calibrated row comes after the verdict: who has one already would stand better."""
+    spec = both(free(scheduler, grace_updates=3, reduction_factor=4))
+    ledger = record(spec)
+    for number in range(4):
+        ledger.trials[number] = trial(number, {3: 0.5}, "complete")
+        ledger.trials[number].rows.append(row(3, 0.01, strength=0.5))
+    ledger.trials[4] = trial(4, {3: 0.3})
+    assert verdict(spec, ledger, 4) is None
+    ledger.trials[4] = trial(4, {3: 0.6})
+    assert verdict(spec, ledger, 4) is not None
+
+
+def test_a_trial_whose_calibrated_row_is_there_has_passed_the_verdict() -> None:
+    """The lane went on; a resumed study must not stop it there after all."""
+    spec = both(free("asha", grace_updates=3, reduction_factor=4))
+    ledger = record(spec, *(trial(number, {3: 0.1}, "complete") for number in range(4)))
+    ledger.trials[4] = trial(4, {3: 0.6})
+    trained = ledger.trials[4].rows[0]
+    assert Pruner(spec).verdict(ledger, 4, trained) is not None
+    mixed = row(3, 0.7, strength=0.5)
+    ledger.trials[4].rows.append(mixed)
+    assert Pruner(spec).verdict(ledger, 4, trained) is None
+    assert Pruner(spec).verdict(ledger, 4, mixed) is None
+
+
+def test_a_trial_past_its_best_as_trained_goes_on_where_calibrated_rows_count() -> None:
+    """At the strength that meets the target a later state may be the better one."""
+    spec = free("asha", grace_updates=1, reduction_factor=2)
+    ledger = record(spec, trial(0, {1: 0.1, 3: 0.2, 9: 0.3}))
+    for known in ledger.trials[0].rows:
+        known["forget_nll"] = 4.0  # type: ignore[index]
+    assert "past its best" in str(verdict(spec, ledger, 0))
+    assert "past its best" not in str(verdict(both(spec), ledger, 0))

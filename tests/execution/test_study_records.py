@@ -109,13 +109,13 @@ def test_a_best_row_whose_trial_diverges_is_not_the_one_to_beat(tmp_path: Path) 
             recorder = Recorder(study(space()), ledger, Deaf(), Deaf())  # as if resumed in between
             recorder.asked(number, config(seed=number))
             recorder.row(number, 0, metrics(1, known))
-            assert recorder.is_best(number, 1)
+            assert recorder.is_best(number, (1, 1.0))
         recorder.outcome(0, 0, "complete", "")
         recorder.outcome(1, 0, "diverged", "diverged")
         for number, score, best in ((2, 2.5, False), (3, 1.5, True), (4, 1.7, False)):
             recorder.asked(number, config(seed=number))
             recorder.row(number, 0, metrics(1, score))
-            assert recorder.is_best(number, 1) == best
+            assert recorder.is_best(number, (1, 1.0)) == best
 
 
 def test_a_late_word_of_former_best_weights_costs_its_own_file_and_nothing_else(

@@ -59,6 +59,20 @@ def test_scalars_are_read_back_by_update(tmp_path: Path) -> None:
     assert scalars(folder, "best/update") == [(0, 9)]
 
 
+def test_a_calibrated_row_does_not_bend_the_curve_of_what_was_trained(tmp_path: Path) -> None:
+    """It has the update of a row as trained."""
+    spec = study()
+    evaluation = spec.evaluation.model_copy(update={"strength": "both"})
+    spec = spec.model_copy(update={"evaluation": evaluation})
+    trial, mixed = a_trial(spec), row(9, 0.1, forget_ppl=33.0, strength=0.75)
+    trial.rows.append(mixed)
+    folder = observed(tmp_path, spec, trial)
+    assert scalars(folder, "objective/score_selection") == [(1, 0.9), (9, 0.2), (30, 0.5)]
+    assert scalars(folder, "calibrated/objective/score_selection") == [(9, 0.1)]
+    assert scalars(folder, "calibrated/training/strength") == [(9, 0.75)]
+    assert scalars(folder, "best/strength") == [(0, 0.75)]
+
+
 def test_every_column_has_a_tag_of_its_own_in_a_readable_group() -> None:
     tags = {name: tag(name) for name in COLUMNS}
     assert len(set(tags.values())) == len(COLUMNS)

@@ -99,7 +99,8 @@ def _cells(rows: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
         low=edges[:-1], high=edges[1:]
     )
     cells = frame.merge(pd.DataFrame({"update": updates}), how="cross")
-    known = rows[["number", "update", SCORE, "chosen"]]
+    known = rows.sort_values("scored", ascending=False, kind="stable")
+    known = known.drop_duplicates(["number", "update"])[["number", "update", SCORE, "chosen"]]
     cells = cells.merge(known, on=["number", "update"], how="left")
     cells["chosen"] = cells["chosen"].eq(True)
     status = cells["status"].where(cells["status"] != "complete", "not evaluated")

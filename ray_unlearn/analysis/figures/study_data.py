@@ -10,6 +10,7 @@ import pandas as pd
 from ray_unlearn.analysis.best_trials import HALF, SCORE, best_rows
 from ray_unlearn.analysis.figures.look import MOST_DOTS
 from ray_unlearn.analysis.read.study_results import StudyResults
+from ray_unlearn.store.schema import AS_TRAINED
 
 UTILITY_LOSS = f"utility_loss_{HALF}"
 ATTACKS = (f"mia_loss_auc_{HALF}", f"mia_min_k_pp_20_auc_{HALF}")
@@ -19,8 +20,12 @@ SCORE_FLOOR = 1e-4
 
 
 def rows_by_method(study: StudyResults) -> list[tuple[str, pd.DataFrame]]:
-    """The rows of each method that has trials, in the study's order, with `chosen`."""
+    """The rows of each method that has trials, in the study's order, with `chosen`.
+
+    Of calibrated rows only those that score a trial: a course is made of what was trained.
+    """
     rows = study.rows.assign(chosen=study.rows.index.isin(best_rows(study.rows).index))
+    rows = rows[rows["scored"] | (rows["strength"] == AS_TRAINED) | rows["update"].isna()]
     parts = [(method, rows[rows["method"] == method]) for method in study.methods]
     return [(method, part) for method, part in parts if len(part)]
 

@@ -25,13 +25,14 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.failure_reasons import OutcomeCounts
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import HALVES, Row
+from ray_unlearn.store.schema import HALVES, Row, is_as_trained
 from ray_unlearn.store.score import OBJECTIVE, Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 
 CONFIDENCE = 1 - ALPHA
 REPORTED = f"score_{HALVES[1]}"
 ENDED_WITHOUT_SCORE = "no_finite_score"
+OUT_OF_REACH = "target_out_of_reach"
 UNFINISHED = "unfinished"
 
 
@@ -196,7 +197,7 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
     scores: dict[int, float] = {}
     without: dict[str, int] = {}
     for seed in spec.search.trial_seeds:
-        outcome = _outcome(trials.get(seed), ScoreRule.of(record, spec))
+        outcome = _outcome(trials.get(seed), ScoreRule.of(record, spec), claim.calibrated)
         if isinstance(outcome, float):
             scores[seed] = outcome
         else:
@@ -214,15 +215,26 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
     )
 
 
-def _outcome(trial: Trial | None, rule: ScoreRule) -> float | str:
-    """The score on the reporting half, or why there is none."""
+def _outcome(trial: Trial | None, rule: ScoreRule, calibrated: bool) -> float | str:
+    """The score on the reporting half, or why there is none.
+
+    It is that of the row that meets the target if the claim was such a row, else of the row as
+    trained.
+    """
     if trial is None or trial.status is None:
         return UNFINISHED
-    row = rule.row(trial)
+    kind = rule.meets_target if calibrated or _only_target(rule) else is_as_trained
+    row = next((row for row in rule.candidates(trial) if kind(row)), None)
     score = None if row is None else _finite(row)
     if score is not None:
         return score
-    return ENDED_WITHOUT_SCORE if trial.status == "complete" else trial.status
+    if trial.status != "complete":
+        return trial.status
+    return OUT_OF_REACH if kind == rule.meets_target and row is None else ENDED_WITHOUT_SCORE
+
+
+def _only_target(rule: ScoreRule) -> bool:
+    return rule.spec.evaluation.strength == "target"
 
 
 def _finite(row: Row) -> float | None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import ScoreRuleName
-from ray_unlearn.store.schema import BASELINE_COLUMNS, FORMER_OUTCOMES, STATUSES
+from ray_unlearn.store.schema import AS_TRAINED, BASELINE_COLUMNS, FORMER_OUTCOMES, STATUSES
 from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS
 
 REQUIRED = (
@@ -60,6 +60,9 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
                 if name in frame
                 else pd.Series(np.nan, index=frame.index)
             )
+    # Tables of before strength was a column, and their lines; a trial without rows has none.
+    as_trained = np.where(columns["update"].notna(), AS_TRAINED, np.nan)
+    columns["strength"] = columns["strength"].fillna(pd.Series(as_trained, index=frame.index))
     tidy = pd.DataFrame(columns)
     tidy["status"] = tidy["status"].replace(FORMER_OUTCOMES)
     strange = sorted(set(tidy["status"]) - set(STATUSES))
@@ -93,7 +96,8 @@ def best_candidates(rows: pd.DataFrame, trial: str) -> pd.Index:
         trial: column that tells the trials apart.
     """
     offered = rows[rows["candidate"] & np.isfinite(rows["score_selection"])]
-    order = offered.sort_values(["score_selection", "update"], kind="stable")
+    keys = [name for name in ("score_selection", "update", "strength") if name in offered]
+    order = offered.sort_values(keys, kind="stable")
     return order.drop_duplicates(trial).index
 
 
@@ -103,9 +107,9 @@ def in_order(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     Says which row scores each trial (`scored`) where the table does not.
 
     Raises:
-        UserError: two different rows of a trial at one update.
+        UserError: two different rows of a trial at one update and strength.
     """
-    keys = ["number", "update"]
+    keys = ["number", "update", "strength"]
     again = np.flatnonzero(rows.duplicated(keys, keep=False))
     if len(again):
         repeated = rows.iloc[again]

@@ -30,6 +30,7 @@ JOURNAL_FILE = "optuna.journal"
 
 SHOWN = (
     "update",
+    "strength",
     "forget_ppl",
     "forget_gap_selection",
     "utility_loss_selection",

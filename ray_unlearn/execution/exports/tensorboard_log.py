@@ -20,7 +20,7 @@ from ray_unlearn.execution.drawn_points import Sampled, active
 from ray_unlearn.spec.search_space import Choice, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Trial
-from ray_unlearn.store.schema import SETS, Row
+from ray_unlearn.store.schema import SETS, Row, is_as_trained, row_key
 from ray_unlearn.store.score import ScoreRule
 
 BEST = (
@@ -30,10 +30,12 @@ BEST = (
     "utility_loss_selection",
     "forget_ppl",
     "update",
+    "strength",
 )
 """Columns of a trial's best row shown in the HParams tab, under `best/`."""
 
 TRAINING = (
+    "strength",
     "epoch",
     "forget_loss",
     "retain_loss",
@@ -42,6 +44,8 @@ TRAINING = (
     "forget_tokens",
     "retain_tokens",
 )
+CALIBRATED = "calibrated/"
+"""Before the tags of rows at another strength than 1, which have the update of a row as trained."""
 OBJECTIVES = ("score", "forget_gap", "utility_loss", "exact_distance")
 
 
@@ -86,15 +90,20 @@ class TensorBoardObserver:
             self.on_row(trial, row)
 
     def on_row(self, trial: Trial, row: Row) -> None:
-        """Write one scalar per metric, at the row's update."""
+        """Write one scalar per metric, at the row's update.
+
+        Calibrated rows have names of their own.
+        """
         if trial.number not in self._runs:
             self.on_trial(trial)
-            if any(known["update"] == row["update"] for known in trial.rows):
+            if any(row_key(known) == row_key(row) for known in trial.rows):
                 return
+        trained = is_as_trained(row)
+        prefix = "" if trained else CALIBRATED
         scalars = [
-            Summary.Value(tag=tag(n), simple_value=value)
+            Summary.Value(tag=prefix + tag(n), simple_value=value)
             for n, value in row.items()
-            if n != "update"
+            if n != "update" and not (trained and n == "strength")
         ]
         self._runs[trial.number].add(Summary(value=scalars), row["update"])
 
