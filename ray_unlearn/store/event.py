@@ -34,11 +34,11 @@ class Header:
     """Digest of everything that is the same for every trial; part of each trial's id."""
     retraining_flops: float = 0.0
     """Estimated cost of retraining without the forget set; 0 if unknown."""
-    dealing: Dealing = "hash"
-    """How documents come to their halves; ledgers of before decision 17 do not say."""
     code_version: str = ""
     libraries: dict[str, str] = field(default_factory=dict)
     """Versions, by name."""
+    dealing: Dealing = "hash"
+    """How documents come to their halves; ledgers of before decision 17 do not say."""
     other: dict[str, Any] = field(default_factory=dict)
     """Keys that this version does not know."""
 

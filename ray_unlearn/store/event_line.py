@@ -120,6 +120,10 @@ class StoredRow(Mapping[str, Any]):
         )
 
 
+FORMER = {"strength": AS_TRAINED, "dealing": "hash"}
+"""Fields that older versions do not know, with the value that all of their lines stand for."""
+
+
 def encoded(event: Event, seq: int, fence: int, time: str = "") -> bytes:
     """The line of an event.
 
@@ -134,8 +138,9 @@ def encoded(event: Event, seq: int, fence: int, time: str = "") -> bytes:
     content |= {field.name: getattr(event, field.name) for field in fields(event)}
     if isinstance(event, Header):
         content |= content.pop("other")
-    if content.get("strength") == AS_TRAINED:
-        del content["strength"]  # as lines were before it was a choice
+    for name, former in FORMER.items():
+        if content.get(name) == former:
+            del content[name]
     if time:
         content["time"] = time
     if "metrics" in content:
