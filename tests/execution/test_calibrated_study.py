@@ -182,7 +182,8 @@ def test_the_mixed_model_is_exported_from_its_weights_and_by_running_the_trial_a
     assert same["kept"]
 
 
-@pytest.mark.parametrize("kept_rows", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kept_rows", [2, 3])
 def test_a_study_cut_off_between_rows_ends_with_the_same_rows(
     ray_here: None, both: Path, tmp_path: Path, kept_rows: int
 ) -> None:
