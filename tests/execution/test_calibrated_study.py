@@ -25,6 +25,8 @@ from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study, status
 from ray_unlearn.store.verify import verify
 
+pytestmark = pytest.mark.slow
+
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
 
 
@@ -182,7 +184,6 @@ def test_the_mixed_model_is_exported_from_its_weights_and_by_running_the_trial_a
     assert same["kept"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kept_rows", [2, 3])
 def test_a_study_cut_off_between_rows_ends_with_the_same_rows(
     ray_here: None, both: Path, tmp_path: Path, kept_rows: int

@@ -252,7 +252,8 @@ def expected() -> dict[str, Any]:
     return {}
 
 
-@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
 def test_shards_do_not_change_the_trajectory(
     tiny_study: StudySpec, tmp_path: Path, world: int, expected: dict[str, Any]
 ) -> None:
