@@ -76,8 +76,11 @@ def test_domains_that_disagree_get_a_compromise_and_are_not_called_good() -> Non
 @pytest.mark.parametrize("trials", [1, 2, 7])
 def test_a_few_trials_give_the_best_of_them_and_claim_nothing(trials: int) -> None:
     table = planted({"a": valley()}, trials=trials, seed=3)
+    table.trials["update"] = 4.0 + table.trials["trial"]
     (found,) = recommendations(table, 0)
     best = table.trials.sort_values("score_selection").iloc[0]
+    assert found.updates is not None
+    assert found.updates.low == found.updates.typical == found.updates.high == best["update"]
     assert (found.source, found.regret, found.best_trial_regret) == ("best_trial", None, None)
     assert found.setting["learning_rate"] == pytest.approx(best["learning_rate"], rel=1e-5)
     assert "is not known" in recommendation_text(found, table.score)

@@ -56,7 +56,7 @@ def _recommendation(table: TrialTable, method: str, seed: int) -> Recommendation
     return Recommendation(
         method=method or None,
         setting=setting,
-        updates=_updates(trials, axes, setting),
+        updates=_updates(_first(best) if point is None else trials, axes, setting),
         source="best_trial" if point is None else "surface",
         score=rounded(table.as_given(score)),
         regret=None if point is None else _at_most(point.regret),
@@ -85,8 +85,7 @@ def _setting_at(found: RecommendedPoint, axes: tuple[Axis, ...]) -> dict[str, Va
 
 
 def _setting_of_best(best: pd.DataFrame, axes: tuple[Axis, ...]) -> dict[str, Value]:
-    """The trial that is best in its group; of several groups, in the one with the best score."""
-    first = best.sort_values(["score_selection", "trial"], kind="stable").iloc[0]
+    first = _first(best).iloc[0]
     return {
         axis.name: str(first[axis.name])
         if axis.scale == "categorical"
@@ -94,6 +93,11 @@ def _setting_of_best(best: pd.DataFrame, axes: tuple[Axis, ...]) -> dict[str, Va
         for axis in axes
         if not axis.factors
     }
+
+
+def _first(best: pd.DataFrame) -> pd.DataFrame:
+    """The trial that is best in its group; of several groups, in the one with the best score."""
+    return best.sort_values(["score_selection", "trial"], kind="stable").head(1)
 
 
 def _value(axis: Axis, coordinate: float) -> Value:
