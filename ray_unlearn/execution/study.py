@@ -247,9 +247,8 @@ class _Run:
             except KeyboardInterrupt:
                 interrupted = True
             except Exception:  # whatever it was, it is raised again
-                with contextlib.suppress(
-                    StorageError
-                ):  # what stopped the study is what the user should hear of
+                # A second error would hide what stopped the study.
+                with contextlib.suppress(StorageError):
                     self._tidy_up()
                 raise
             self._tidy_up()

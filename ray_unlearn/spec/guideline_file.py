@@ -231,7 +231,9 @@ class Guidelines(Strict):
         (), description="by study and method; older files have none"
     )
     recommendations: tuple[Recommendation, ...] = Field(
-        (), description="one per method, the best first; older files have none"
+        (),
+        description="one per method, the best first where all have the same groups; older files "
+        "have none",
     )
     guidelines: tuple[Guideline, ...]
 

@@ -17,6 +17,7 @@ from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.report.recommended_section import recommendation_text
 from ray_unlearn.analysis.report.write import write_report
+from ray_unlearn.analysis.statistics.response_surface import ResponseSurface
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.guideline_file import load_guidelines
@@ -181,3 +182,26 @@ def test_the_page_says_so_when_the_best_single_trial_is_another_methods(tmp_path
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Run `steady` with" in text.replace("\\", "")
     assert "The best single trial is one of `lucky` (score 0.01)" in text
+
+
+def test_methods_of_different_domains_are_not_ranked() -> None:
+    table = planted({"bad": flat, "good": valley()}, trials=10, groups=("x", "y", "z"), seed=10)
+    apart = (table.trials["method"] == "bad") & (table.trials["group"] == "x")
+    apart |= (table.trials["method"] == "good") & (table.trials["group"] == "z")
+    table = replace(table, trials=table.trials[~apart])
+    found = recommendations(table, 0)
+    assert [(one.method, one.n_groups) for one in found] == [("bad", 2), ("good", 2)]
+
+
+def test_many_trials_cost_no_more_points_than_a_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    draws = ResponseSurface.draws
+
+    def counted(self: ResponseSurface, points: np.ndarray, seed: int, count: int) -> np.ndarray:
+        asked.append(len(points))
+        return draws(self, points, seed, count)
+
+    monkeypatch.setattr(ResponseSurface, "draws", counted)
+    table = planted({"a": valley()}, trials=5_000, seed=11)
+    assert abs(rate_of(table) - BEST) <= reach()
+    assert max(asked) < 3_000, "memory of joint draws grows with the points"

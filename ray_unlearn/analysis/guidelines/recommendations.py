@@ -30,13 +30,13 @@ def recommendations(table: TrialTable, seed: int) -> tuple[Recommendation, ...]:
         table: trials of all methods.
         seed: of fits and draws.
     """
-    found = [
-        _recommendation(table, method, seed)
-        for method in table.methods
-        if not table.of(method)["infeasible"].all()
-    ]
-    # Methods were not all run in the same groups: a mean over fewer groups is no rank.
-    alike = len({one.n_groups for one in found}) <= 1
+    scored = table.trials[~table.trials["infeasible"]]
+    groups = {
+        method: frozenset(own["group"]) for method, own in scored.groupby("method", sort=False)
+    }
+    found = [_recommendation(table, method, seed) for method in table.methods if method in groups]
+    # Means over different groups are no rank.
+    alike = len(set(groups.values())) <= 1
     sign = 1 if table.score.direction == "minimize" else -1
     order = {one.method: math.inf if one.score is None else sign * one.score for one in found}
     return tuple(sorted(found, key=lambda one: order[one.method]) if alike else found)

@@ -140,9 +140,13 @@ def _candidates(
 ) -> tuple[Array, Array]:
     """Points [m, d] that cover the space, best expected score first, and those scores [m].
 
-    The trials, a quasi-random spread, and neighbours of the best found so far, closer each round.
+    The trials (at most `SPREAD`), a quasi-random spread, and neighbours of the best found so far,
+    closer each round.
     """
     rng = np.random.default_rng([seed, 3])
+    if len(trials) > SPREAD:  # joint draws take memory for each point
+        evenly = np.linspace(0, len(trials) - 1, SPREAD).astype(int)
+        trials = trials[np.lexsort(trials.T)[evenly]]
     spread = spread_points(axes, SPREAD, seed)
     points = _within(np.concatenate([trials, spread]), axes)
     means = _mean(surfaces, points)
