@@ -78,24 +78,17 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     assert axes
     assert part.points.shape == (len(part.scores), len(axes))
     n_trials = len(part.scores)
-    reason = _too_little(part)
+    reason = too_little(part)
     if not (np.isfinite(part.scores) & ~part.infeasible).any():
         return FittedGroup(part.group, n_trials, 0, (), np.empty(0), float("nan"), reason)
     order = sorted(
         range(len(axes)), key=lambda j: (tuple(np.sort(part.points[:, j])), axes[j].name)
     )
     ordered, points = [axes[j] for j in order], part.points[:, order]
-    # Groups get draws of their own whatever they are called and in whatever order they come.
-    own_seed = int(
-        np.random.SeedSequence([seed, zlib.crc32(np.sort(part.scores).tobytes())]).generate_state(
-            1
-        )[0]
-    )
-    categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in ordered)
-    surface = fit_response_surface(
-        points, part.scores, part.infeasible, own_seed, categorical, tolerance
-    )
-    centre = completed(np.array([[0.0 if k else 0.5 for k in categorical]]), ordered)
+    own_seed = seed_of(part, seed)
+    turned = GroupPoints(part.group, points, part.scores, part.infeasible)
+    surface = surface_of(turned, ordered, tolerance, seed)
+    centre = completed(np.array([[0.0 if k else 0.5 for k in surface.categorical]]), ordered)
     default = float(surface.mean(centre)[0])
     if reason is not None:
         return FittedGroup(part.group, n_trials, surface.n_used, (), np.empty(0), default, reason)
@@ -114,7 +107,23 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     )
 
 
-def _too_little(part: GroupPoints) -> str | None:
+def seed_of(part: GroupPoints, seed: int) -> int:
+    """A seed for one group that depends on its scores, not on its name or place."""
+    digest = zlib.crc32(np.sort(part.scores).tobytes())
+    return int(np.random.SeedSequence([seed, digest]).generate_state(1)[0])
+
+
+def surface_of(
+    part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int
+) -> ResponseSurface:
+    """The response surface of one group; `axes` in the order of its coordinates."""
+    categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
+    return fit_response_surface(
+        part.points, part.scores, part.infeasible, seed_of(part, seed), categorical, tolerance
+    )
+
+
+def too_little(part: GroupPoints) -> str | None:
     """Why the group says nothing about regions; None if it does."""
     name = part.group or "the only group"
     finite = np.isfinite(part.scores) & ~part.infeasible

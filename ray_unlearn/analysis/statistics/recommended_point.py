@@ -10,7 +10,6 @@ therefore too large and probabilities too small, never the other way: they are b
 so. Measured on planted truth in docs/analysis.md.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,8 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.isolation_profile import LEAST_TRIALS, GroupPoints
-from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, fit_response_surface
+from ray_unlearn.analysis.statistics.isolation_profile import (
+    GroupPoints,
+    seed_of,
+    surface_of,
+    too_little,
+)
+from ray_unlearn.analysis.statistics.response_surface import ResponseSurface
 from ray_unlearn.analysis.statistics.searched_points import completed, spread_points
 
 Array = NDArray[np.float64]
@@ -82,10 +86,9 @@ def recommended_point(
         seed: of fits and draws.
 
     Returns:
-        None where a group has fewer than `LEAST_TRIALS` trials, or all of its scores are equal: a
-        surface would say nothing.
+        None where a surface of some group would say nothing (`isolation_profile.too_little`).
     """
-    if not axes or any(_too_little(part) for part in parts):
+    if not axes or any(too_little(part) for part in parts):
         return None
     order = sorted(range(len(axes)), key=lambda j: axes[j].name)
     ordered = [axes[j] for j in order]
@@ -93,14 +96,14 @@ def recommended_point(
         GroupPoints(part.group, part.points[:, order], part.scores, part.infeasible)
         for part in parts
     ]
-    surfaces = [_surface(part, ordered, tolerance, seed) for part in turned]
+    surfaces = [surface_of(part, ordered, tolerance, seed) for part in turned]
     everywhere = np.concatenate([part.points for part in turned])
     candidates, means = _candidates(surfaces, everywhere, ordered, seed)
     chosen = candidates[0]
     regrets, best_regrets = [], []
     for surface, part, index in zip(surfaces, turned, best, strict=True):
         at = np.concatenate([[chosen, part.points[index]], candidates])
-        draws = surface.draws(at, _own_seed(part, seed) + 1, DRAWS)
+        draws = surface.draws(at, seed_of(part, seed) + 1, DRAWS)
         least = draws.min(1)
         regrets.append(draws[:, 0] - least)
         best_regrets.append(draws[:, 1] - least)
@@ -112,26 +115,6 @@ def recommended_point(
         _bound(regrets, tolerance),
         _bound(best_regrets, tolerance),
         sum(len(part.scores) for part in parts),
-    )
-
-
-def _too_little(part: GroupPoints) -> bool:
-    scores = part.scores[np.isfinite(part.scores) & ~part.infeasible]
-    return len(part.scores) < LEAST_TRIALS or len(scores) < 2 or np.ptp(scores) == 0
-
-
-def _own_seed(part: GroupPoints, seed: int) -> int:
-    """A seed that depends on the group's scores, not on its name or place."""
-    digest = zlib.crc32(np.sort(part.scores).tobytes())
-    return int(np.random.SeedSequence([seed, digest]).generate_state(1)[0])
-
-
-def _surface(
-    part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int
-) -> ResponseSurface:
-    categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
-    return fit_response_surface(
-        part.points, part.scores, part.infeasible, _own_seed(part, seed), categorical, tolerance
     )
 
 
