@@ -87,6 +87,26 @@ def test_a_few_trials_give_the_best_of_them_and_claim_nothing(trials: int) -> No
     assert "is not known" in recommendation_text(found, table.score)
 
 
+def test_a_setting_says_at_which_strength_it_was_good() -> None:
+    """A learning rate that is good at the forget target may ruin the model as trained."""
+    table = planted({"a": valley()}, trials=20, seed=1)
+    assert recommendations(table, 0)[0].strength is None, "no other strength was measured"
+    both = replace(table, score=table.score.model_copy(update={"strength": "both"}))
+    good = np.abs(np.log10(both.trials["learning_rate"]) - BEST) < 0.5
+    both.trials["strength"] = np.where(good, 0.7, 1.0)
+    (found,) = recommendations(both, 0)
+    assert found.strength is not None
+    assert (found.strength.meets_target, found.strength.typical) == (True, 0.7)
+    assert "mixed with the vanilla model to the forget target (strength about 0.7)" in (
+        recommendation_text(found, both.score)
+    )
+    both.trials["strength"] = np.where(good, 1.0, 1.6)
+    (found,) = recommendations(both, 0)
+    assert found.strength is not None
+    assert not found.strength.meets_target
+    assert ", as trained." in recommendation_text(found, both.score)
+
+
 def test_methods_come_best_first_in_either_direction() -> None:
     def worse(logs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
         return np.asarray(valley()(logs, rng)) + 0.3
