@@ -3,9 +3,9 @@
     nice -n 19 python scripts/reference_campaign.py [--results results/reference] [--trials 12]
 
 Each world is a study of its own, made from studies/reference/world.yaml. The campaign goes in
-passes, so that all worlds have some trials early: a third of the trials of the first trained model
-in each domain, then the rest of them, then the next trained model. Stopped or killed at any time,
-the same command goes on where it was; trials that have ended are never run again.
+passes, so that all domains have as many trials at any time: four of each method with the first
+trained model in each domain, then four more, then the next trained model. Stopped or killed at any
+time, the same command goes on where it was; trials that have ended are never run again.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from ray_unlearn.spec.study_spec import StudySpec
 TEMPLATE = Path(__file__).parents[1] / "studies" / "reference" / "world.yaml"
 DOMAINS = ("shakespeare", "stdlib", "latex")
 MODEL_SEEDS = (0, 1, 2)
+PIECE = 4
+"""Trials of each method that a world is given at a time."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def passes(
 ) -> Iterator[tuple[World, int]]:
     """Which world to bring to how many trials of each method, in order."""
     for seed in seeds:
-        for reached in (-(-trials // 3), trials):
+        for reached in (*range(PIECE, trials, PIECE), trials):
             yield from ((World(domain, seed), reached) for domain in domains)
 
 

@@ -37,7 +37,7 @@ def test_all_domains_have_trials_before_one_has_all() -> None:
         ("shakespeare-0", 4),
         ("stdlib-0", 4),
         ("latex-0", 4),
-        ("shakespeare-0", 12),
+        ("shakespeare-0", 8),
     ]
     reached = dict(order)
     assert len(reached) == 9
