@@ -93,6 +93,7 @@ def study_part(study: StudyResults) -> SourceTrials:
             _as_in_the_space(trials, method, study)
     trials["drawn"] = sampled_by.map(how_drawn(sampled_by.unique()))
     past_best = (trials["status"] == "pruned") & lines["reason"].str.startswith(PAST_BEST)
+    past_best &= study.rescored is None  # rising by other weights is not rising by these
     trials["status"] = trials["status"].where(~past_best, "complete")
 
     free, fewest = _steps(study)

@@ -1,6 +1,6 @@
 """The trial table: one line per trial, the unit of every claim, from studies and foreign tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -137,12 +137,14 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     score = ScoreInfo(
         name=name,
         direction=direction,
+        weights=results.weights,
         score_rule=_one_score_rule(results),
         unit="nats/token" if studies else "",
         tolerance=tau,
         tolerance_source=source,
         checkpoint_rule="; ".join(dict.fromkeys(rule for part in parts for rule in part.rules)),
     )
+    notes += [note for study in studies for note in _rescored(study, trials)]
     notes += [note for table in foreign for note in table.notes]
     notes += [note for part in parts for note in part.notes]
     nothing = _by_group(trials, {study.key: vanilla_score(study) for study in studies})
@@ -170,6 +172,22 @@ def _weights(studies: Sequence[StudyResults]) -> tuple[float, float, float] | No
     if not objectives or len(objectives) < len(studies):
         return None
     return objectives[0].forget_gap, objectives[0].retain, objectives[0].general
+
+
+def _rescored(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:
+    """That a study searched for other weights than its trials are scored with here."""
+    if study.rescored is None:
+        return
+    own = trials[trials["study"] == study.key]
+    adaptive, pruned = (own["drawn"] == "adaptive").sum(), (own["status"] == "pruned").sum()
+    searched = ""
+    if study.spec is not None:
+        searched = f" instead of {study.spec.objective.weights.in_words()}"
+    yield (
+        f"the trials of {study.key} are scored again, with {study.rescored.in_words()}{searched}; "
+        f"{adaptive:,} were chosen adaptively and {pruned:,} ended early by the scores they had: "
+        "they lie where those were good, so the best for these weights may have been missed"
+    )
 
 
 def _by_group(trials: pd.DataFrame, of: dict[str, float]) -> dict[str, float]:
@@ -202,15 +220,11 @@ def _untouched(
 
 def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
     """Name and direction of the score that all sources share."""
-    weights = [study.spec.objective for study in results.studies if study.spec is not None]
-    if any(
-        (w.forget_gap, w.retain, w.general)
-        != (weights[0].forget_gap, weights[0].retain, weights[0].general)
-        for w in weights
-    ):
-        names = ", ".join(study.name for study in results.studies)
+    if len({study.weights for study in results.studies if study.spec is not None}) > 1:
+        each = "; ".join(f"{one.name}: {one.weights.in_words()}" for one in results.studies)
         raise UserError(
-            f"{names}: their objectives weigh the score differently; report on them separately"
+            f"{each}: their objectives weigh the score differently; report on them separately, or "
+            "score all with the same weights, such as --objective general=2"
         )
     strengths = {study.spec.evaluation.strength for study in results.studies if study.spec}
     if len(strengths) > 1:
