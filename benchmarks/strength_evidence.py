@@ -34,9 +34,9 @@ from strength_probes import chosen_rows, probe
 
 import ray_unlearn as ru
 from ray_unlearn.spec.method_registry import METHODS
-from ray_unlearn.store.row_score import TARGET_TOLERANCE
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
+from ray_unlearn.store.target import TARGET_TOLERANCE
 
 BINS = np.geomspace(2e-4, 2e-3, 5)
 """Ends of the quarters of the decade."""

@@ -37,8 +37,9 @@ def narrowed(
         what was done.
 
     Raises:
-        UserError: the claims rest on another score rule or strength than the study's, nothing was
-            claimed about what this study searches, or its sampler runs given points.
+        UserError: the claims rest on another score rule or strength or other weights than the
+            study's, nothing was claimed about what this study searches, or its sampler runs given
+            points.
     """
     if spec.search.sampler in ("grid", "listed"):
         raise UserError(
@@ -47,6 +48,7 @@ def narrowed(
         )
     _check_score_rule(spec, guidelines, where)
     _check_strength(spec, guidelines, where)
+    _check_weights(spec, guidelines, where)
     claims = [
         claim for claim in guidelines.claimed if claim.kind == "range" and claim.param is not None
     ]
@@ -105,6 +107,18 @@ def _check_strength(spec: StudySpec, guidelines: Guidelines, where: str) -> None
             f"(score.strength), those of this study would be with `{ours}`; set "
             f"`evaluation.strength: {theirs}` in the study, or make the guidelines again from "
             f"studies that ran with `{ours}`"
+        )
+
+
+def _check_weights(spec: StudySpec, guidelines: Guidelines, where: str) -> None:
+    """Refuse claims about a score of other weights: other configurations are good by it."""
+    ours, theirs = spec.objective.weights, guidelines.score.weights
+    if theirs is not None and ours != theirs:
+        raise UserError(
+            f"{where}: its trials were scored with {theirs.in_words()} (score.weights), those of "
+            f"this study would be with {ours.in_words()}; set `objective: "
+            f"{{{theirs.in_yaml()}}}` in the study, or make the guidelines again with "
+            f"`ray-unlearn report ... --objective {ours.as_option()}`"
         )
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from planted_curves import planted_with_curves
 from surfaces import RATE, TOLERANCE, WEIGHT, flat, planted, reach, valley
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.report.recommended_section import recommendation_text
@@ -105,6 +107,17 @@ def test_a_setting_says_at_which_strength_it_was_good() -> None:
     assert found.strength is not None
     assert not found.strength.meets_target
     assert ", as trained." in recommendation_text(found, both.score)
+
+
+def test_scores_at_the_target_are_not_made_of_trajectories_as_trained() -> None:
+    """The surface would predict what the trials score as trained, and call it the score."""
+    table = planted_with_curves(12, 0)
+    (trained,) = group_parts(table, table.trials, table.axes[table.methods[0]])
+    assert trained.trajectories is not None
+    both = replace(table, score=table.score.model_copy(update={"strength": "both"}))
+    (part,) = group_parts(both, both.trials, both.axes[both.methods[0]])
+    assert part.trajectories is None
+    assert part.scores.tolist() == trained.scores.tolist()
 
 
 def test_methods_come_best_first_in_either_direction() -> None:
