@@ -11,10 +11,10 @@ at the row with the lowest score on the selection half:
     equal forgetting   among the rows that meet the target
 
 The spread over the learning rate is the greatest minus the least of four medians, one for each
-quarter of the decade from 2e-4 to 2e-3. Noise alone makes it greater than zero; what counts is how
-the two compare. Trials whose target is out of reach have no second score: their fraction is printed
-beside it, and `both` takes the lower of a trial's two scores. Intervals (90 %) are from 1,000 draws
-of worlds and, within them, of trials.
+quarter of the decade from 2e-4 to 2e-3, of scores less the median of their world. Noise alone makes
+it greater than zero; what counts is how the two compare. Trials whose target is out of reach have
+no second score: their fraction is printed beside it, and `both` takes the row that the selection
+half finds better. Intervals (90 %) are from 1,000 draws of worlds and, within them, of trials.
 
 With `--probe` chosen rows are trained again, learnt again and rounded (`strength_probes`).
 """
@@ -124,14 +124,21 @@ def interval(
 def spreads(trials: pd.DataFrame) -> list[dict[str, Any]]:
     """Per method: the spread of each kind of score, how they compare, and what is out of reach."""
     lines = []
-    for method, own in trials.groupby("method", sort=False):
-        line: dict[str, Any] = {"method": method, "trials": len(own)}
+    for method, whole in trials.groupby("method", sort=False):
+        line: dict[str, Any] = {"method": method, "trials": len(whole)}
+        own = whole.assign(**{kind: whole[kind] - _levels(whole, kind) for kind in KINDS})
         line |= {kind: interval(own, partial(spread, kind=kind)) for kind in KINDS}
         line["saved"] = interval(own, saved)
         line["out_of_reach"] = float(own["target"].isna().mean())
         line["extrapolated"] = float((own["strength"] > 1).mean())
         lines.append(line)
     return lines
+
+
+def _levels(trials: pd.DataFrame, kind: str) -> pd.Series:
+    """The median score of each trial's world: worlds that are harder are no spread."""
+    levels: pd.Series = trials.groupby("world")[kind].transform("median")
+    return levels.where(np.isfinite(levels), 0.0)
 
 
 def bests(rows: pd.DataFrame) -> list[dict[str, Any]]:

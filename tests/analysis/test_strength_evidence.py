@@ -46,7 +46,7 @@ def planted(worlds: int, slope: float, seed: int = 0) -> pd.DataFrame:
     draws = np.random.default_rng(seed)
     count = 24 * worlds
     decades = np.tile(np.linspace(-0.3, 1.0, 24), worlds)
-    target = 0.3 + 0.01 * draws.standard_normal(count)
+    target = 0.3 + np.repeat(np.arange(worlds), 24) + 0.01 * draws.standard_normal(count)
     trained = target + slope * np.abs(decades)
     return pd.DataFrame(
         {"method": "gradient_ascent", "learning_rate": 2e-4 * 10**decades, "strength": 0.5}
