@@ -73,8 +73,6 @@ class TrialTable:
     """By group, the vanilla model's forget gap (reporting half), where it is known and above 0."""
     foreign_hyperparameters: tuple[str, ...] = ()
     """Those of foreign tables, varied or not."""
-    weights: tuple[float, float, float] | None = None
-    """Of forget gap, retain and general in the score; None where the table does not say."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -152,26 +150,7 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     gaps = _by_group(trials, {study.key: vanilla_gap(study) for study in studies})
     gaps = {group: gap for group, gap in gaps.items() if gap > 0}
     theirs = tuple(dict.fromkeys(name for table in foreign for name in table.hyperparameters))
-    return TrialTable(
-        trials,
-        rows,
-        axes,
-        score,
-        left_out,
-        tuple(notes),
-        nothing,
-        gaps,
-        theirs,
-        _weights(studies),
-    )
-
-
-def _weights(studies: Sequence[StudyResults]) -> tuple[float, float, float] | None:
-    """Those of all studies, which `_one_score` has found equal; None where one does not say."""
-    objectives = [study.spec.objective for study in studies if study.spec is not None]
-    if not objectives or len(objectives) < len(studies):
-        return None
-    return objectives[0].forget_gap, objectives[0].retain, objectives[0].general
+    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), nothing, gaps, theirs)
 
 
 def _rescored(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:
