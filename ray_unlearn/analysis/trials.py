@@ -12,6 +12,7 @@ from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.analysis.searched import combined, seen_axis
 from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
+from ray_unlearn.analysis.trained_models import trained_models
 from ray_unlearn.analysis.trial_parts import SourceTrials, foreign_part, study_part
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
@@ -32,7 +33,8 @@ class TrialTable:
         number           in its study's ledger (NaN for a foreign table); absent without studies
         label            its name in a foreign table; absent without such tables
         study, domain, model
-        group            what claims about transfer leave out: domain, or model and domain
+        group            domain x trained model: the domain's name, with the model's where some
+                         domain has several
         method           "" where the table has none
         seed             float, NaN where unknown
         status           outcome (`store.schema.OUTCOMES`; "complete" where a table does not say)
@@ -126,7 +128,10 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
             "later"
         )
     everyone = pd.concat([trials[["domain", "model"]], left_out[["domain", "model"]]])
-    several = {key: everyone[key].nunique() > 1 for key in ("domain", "model")}
+    several = {
+        "domain": everyone["domain"].nunique() > 1,
+        "model": trained_models(everyone) > 1,
+    }
     for frame in (trials, left_out):
         frame["group"] = _groups(frame, several)
     axes, notes = _axes(trials, parts)
@@ -282,7 +287,7 @@ def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _groups(frame: pd.DataFrame, several: dict[str, bool]) -> pd.Series:
-    """Domain and model, as far as there are several."""
+    """The domain, and the model where some domain has several."""
     if several["model"] and several["domain"]:
         return frame["domain"] + " (" + frame["model"] + ")"
     return frame["model"] if several["model"] else frame["domain"]

@@ -91,7 +91,13 @@ class Evidence(Strict):
     n_trials: int = Field(
         ge=0, description="trials drawn from the search space: statistics use no others"
     )
-    n_groups: int = Field(ge=0, description="domains and models")
+    n_groups: int = Field(ge=0, description="domains, or trained models where there are more")
+    n_models: int = Field(
+        1,
+        ge=0,
+        description="trained models: the most that any one domain has, so a model of its own for "
+        "each domain counts as one; older files do not say, and count as one",
+    )
     n_seeds: int = Field(ge=0)
     sampler: str = Field("unknown", description="how the trials were drawn, in words")
     heldout: Heldout | None = None
