@@ -44,8 +44,8 @@ class TrialTable:
         score_selection  of that row, on the selection half (`score` in a table without halves)
         and one column per hyperparameter.
     rows: the evaluation rows with `trial`, `update`, `score`, `score_selection`, `forget_nll` and,
-        where known, `forget_gap`, `utility_loss`, `learning_rate_sum`, `target_nll`; by trial and
-        update.
+        where known, `forget_gap`, `utility_loss`, `learning_rate_sum`, `target_nll`, the changes
+        that the score is made of and its targets (`trial_parts`); by trial and update.
     axes: by method, the hyperparameters that vary, in a fixed order.
     score: name, direction (scores here are turned so that lower is better), tolerance, score rule.
     left_out: trials that say nothing about their configuration: failed, still running, or without
@@ -73,6 +73,8 @@ class TrialTable:
     """By group, the vanilla model's forget gap (reporting half), where it is known and above 0."""
     foreign_hyperparameters: tuple[str, ...] = ()
     """Those of foreign tables, varied or not."""
+    weights: tuple[float, float, float] | None = None
+    """Of forget gap, retain and general in the score; None where the table does not say."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -150,7 +152,26 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     gaps = _by_group(trials, {study.key: vanilla_gap(study) for study in studies})
     gaps = {group: gap for group, gap in gaps.items() if gap > 0}
     theirs = tuple(dict.fromkeys(name for table in foreign for name in table.hyperparameters))
-    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), nothing, gaps, theirs)
+    return TrialTable(
+        trials,
+        rows,
+        axes,
+        score,
+        left_out,
+        tuple(notes),
+        nothing,
+        gaps,
+        theirs,
+        _weights(studies),
+    )
+
+
+def _weights(studies: Sequence[StudyResults]) -> tuple[float, float, float] | None:
+    """Those of all studies, which `_one_score` has found equal; None where one does not say."""
+    objectives = [study.spec.objective for study in studies if study.spec is not None]
+    if not objectives or len(objectives) < len(studies):
+        return None
+    return objectives[0].forget_gap, objectives[0].retain, objectives[0].general
 
 
 def _rescored(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:
