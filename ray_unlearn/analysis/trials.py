@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.axes import Axis, KnownRange
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.analysis.searched import combined, seen_axis
@@ -251,6 +251,12 @@ def _one_score_rule(results: Results) -> ScoreRuleName:
     return rule
 
 
+def _range_of(name: str, parts: list[SourceTrials]) -> KnownRange | None:
+    """What sources without a search space say of a hyperparameter; None unless all do alike."""
+    known = {part.ranges.get(name) for part in parts if name in part.hyperparameters}
+    return known.pop() if len(known) == 1 else None
+
+
 def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """All trials, numbered through in `trial`, and their rows."""
     starts = np.cumsum([0, *(len(part.trials) for part in parts)])
@@ -327,7 +333,7 @@ def _axes(
             axis = (
                 combined(candidates[name])
                 if name in candidates
-                else seen_axis(name, own[name].infer_objects())
+                else seen_axis(name, own[name].infer_objects(), _range_of(name, blind))
             )
             if axis is not None:
                 absent = own[name].isna() | (own[name].astype(object) == "")
