@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Unpack
 
 from ray_unlearn.analysis.guidelines.guideline_diff import compare
-from ray_unlearn.analysis.read.column_roles import HowToRead, reading_of
+from ray_unlearn.analysis.read.column_roles import HowToRead
 from ray_unlearn.analysis.read.study_results import Results, load
 from ray_unlearn.analysis.report.claims_section import verdict_section
 from ray_unlearn.analysis.report.comparison_sections import (
@@ -38,7 +38,7 @@ from ray_unlearn.analysis.report.page import (
     Paragraph,
     Section,
 )
-from ray_unlearn.analysis.report.provenance import command_line, options, provenance_lines
+from ray_unlearn.analysis.report.provenance import origin_of, provenance_lines
 from ray_unlearn.analysis.report.render import render
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.report.study_sections import (
@@ -109,7 +109,6 @@ def write_report(
     """
     before = load_guidelines(since) if since is not None else None
     results = load(sources, **how)
-    given = options(reading_of(**how), tolerance, since, seed)
     table = table_of(results, tolerance)
     try:
         files = ReportFolder(out)
@@ -117,7 +116,8 @@ def write_report(
         with study_blocks_beside(results.studies, files) as finished:
             if table is not None:
                 files.csv(trials_as_given(table), trials_file)
-            derived = derive(results, table, tolerance, seed, command_line(results, given))
+            origin = origin_of(results, tolerance, seed, how, since)
+            derived = derive(results, table, tolerance, seed, origin)
             differences = None if before is None else compare(before, derived.guidelines)
             columns = columns_section(results, files)
             sections = _sections(derived, results, difference_section(differences), files)
