@@ -22,9 +22,13 @@ their method."""
 INTERACTIONS = ("interaction",)
 
 
+OPEN = ("withheld", "not_known")
+"""Statuses of what is not stated."""
+
+
 def said(guidelines: Sequence[Guideline]) -> list[Guideline]:
     """Those that state something, what to do first."""
-    found = [g for g in guidelines if g.status != "withheld"]
+    found = [g for g in guidelines if g.status not in OPEN]
     order = {kind: place for place, kind in enumerate(KIND_ORDER)}
     return sorted(found, key=lambda g: order.get(g.kind, len(order)))
 
@@ -46,9 +50,11 @@ def claim_parts(guideline: Guideline) -> GradedClaim:
     """The sentence, cut before its evidence and without its grade in brackets."""
     text = re.sub(r"^\[[^\]]*\] ", "", guideline.text)
     before, found, after = text.partition(evidence_sentence(guideline))
-    return GradedClaim(
-        guideline.grade or guideline.status, before.strip(), (found + after).strip(), guideline.id
-    )
+    evidence = (found + after).strip()
+    if guideline.why:  # it is stated, but not as a claim
+        evidence = f"{evidence} Not claimed: {guideline.why}.".strip()
+    mark = guideline.grade or guideline.status.replace("_", " ")
+    return GradedClaim(mark, before.strip(), evidence, guideline.id)
 
 
 def claims_of(guidelines: Sequence[Guideline]) -> tuple[Claims, ...]:
@@ -65,14 +71,15 @@ def grade_key(guidelines: Sequence[Guideline]) -> tuple[GradeKey, ...]:
 
 
 def ranges_in_short(guidelines: Sequence[Guideline], method: str | None) -> str:
-    """`learning rate 2e-5 - 5e-5 [C], w_r >= 2 [C]`: the ranges that are stated of a method."""
+    """`learning rate 2e-5 - 5e-5 [C], w_r >= 2 [C]`: what is stated of a method's values."""
     own = [g for g in said(guidelines) if g.kind == "range" and g.scope.method == method]
-    return ", ".join(f"{label(g.param)} {_range(g)}" for g in own if g.search_space is not None)
+    return ", ".join(f"{label(g.param)} {_range(g)}" for g in own)
 
 
 def _range(guideline: Guideline) -> str:
-    space = guideline.search_space
-    assert space is not None
+    space, status = guideline.search_space, guideline.status.replace("_", " ")
+    if space is None:
+        return f"[{status}]"
     if space.choices is not None:
         value = ", ".join(plain(choice) for choice in space.choices)
     elif open_end(guideline, "low"):
@@ -81,4 +88,4 @@ def _range(guideline: Guideline) -> str:
         value = f"\u2265 {plain(space.low)}"
     else:
         value = f"{plain(space.low)} \u2013 {plain(space.high)}"
-    return f"{value} [{guideline.grade or guideline.status}]"
+    return f"{value} [{guideline.grade or status}]"

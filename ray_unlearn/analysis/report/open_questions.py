@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ray_unlearn.analysis.guidelines.sentences import WITHHELD, label
+from ray_unlearn.analysis.report.claims_section import OPEN
 from ray_unlearn.analysis.report.page import Block, Bullets, Fold, Paragraph, Section
 from ray_unlearn.spec.guideline_file import Guideline, Reason
 
@@ -41,7 +42,7 @@ def open_section(guidelines: Sequence[Guideline]) -> tuple[Section, ...]:
     held = withheld_groups(guidelines)
     if not held:
         return ()
-    claimed = any(guideline.status != "withheld" for guideline in guidelines)
+    claimed = any(guideline.status not in OPEN for guideline in guidelines)
     lead = Paragraph(held_sentence(held), strong="" if claimed else "No guideline is claimed.")
     folds: list[Block] = [
         Fold(group.summary, (Bullets(group.entries),), f"{group.count} {group.title}")
@@ -54,7 +55,7 @@ def withheld_groups(guidelines: Sequence[Guideline]) -> list[WithheldGroup]:
     """Claims not made, by the kind of their first reason, in the order of the page."""
     groups: dict[str, dict[tuple[Reason, ...], list[Guideline]]] = {kind: {} for kind in REASONS}
     for guideline in guidelines:
-        if guideline.status == "withheld":
+        if guideline.status in OPEN:
             why = guideline.withheld_because
             groups[why[0].kind].setdefault(why, []).append(guideline)
     return [

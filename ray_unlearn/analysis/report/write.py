@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from ray_unlearn.analysis.guidelines.guideline_diff import compare
+from ray_unlearn.analysis.guidelines.guideline_diff import compare, score_differences
 from ray_unlearn.analysis.read.column_roles import HowToRead
-from ray_unlearn.analysis.read.study_results import Results, load
+from ray_unlearn.analysis.read.study_results import Results, StudyResults, load
 from ray_unlearn.analysis.report.comparison_sections import (
     compared_section,
     difference_section,
@@ -49,7 +49,8 @@ from ray_unlearn.analysis.report.study_sections import (
 )
 from ray_unlearn.analysis.report.study_tables import metrics_table
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.guideline_file import load_guidelines
+from ray_unlearn.spec.guideline_file import Guidelines, load_guidelines
+from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
 
 UNLEARNING = (
     "Unlearning makes a trained language model behave as if the forget set had never been in its "
@@ -96,7 +97,8 @@ def write_report(
         tolerance: tau, in units of the score; None: from the data (`analysis.tolerance`).
         since: an earlier `guidelines.json` to compare with.
         seed: of every random draw.
-        how: foreign tables are to be read (`analysis.read.column_roles.Reading`).
+        how: foreign tables are to be read, and with which weights trials are scored again
+            (`analysis.read.column_roles.Reading`).
 
     Returns:
         The path of the HTML page.
@@ -116,10 +118,10 @@ def write_report(
                 files.csv(trials_as_given(table), trials_file)
             origin = origin_of(results, tolerance, seed, how, since)
             derived = derive(results, table, tolerance, seed, origin)
-            differences = None if before is None else compare(before, derived.guidelines)
+            difference = _difference(before, derived.guidelines)
             first = _first(derived, results, files)
             columns = columns_section(results, files)
-            sections = _sections(derived, results, difference_section(differences), files)
+            sections = _sections(derived, results, difference, files)
             sections += [columns] if columns is not None else []
             studies = finished()
         page = _page(derived, results, studies, [first, *sections])
@@ -129,6 +131,13 @@ def write_report(
     except OSError as error:
         raise StorageError(f"{out}: the report cannot be written: {error}") from None
     return out / "report.html"
+
+
+def _difference(before: Guidelines | None, after: Guidelines) -> Section:
+    if before is None:
+        return difference_section(None)
+    of_scores = tuple(score_differences(before.score, after.score))
+    return difference_section(compare(before, after), of_scores)
 
 
 def _all_methods(derived: Derived, results: Results) -> list[str]:
@@ -203,7 +212,20 @@ def _subjects(results: Results) -> list[str]:
             f"{study.key + ': ' if several else ''}{count} method{'' if count == 1 else 's'}, "
             f"model {study.model or 'not recorded'}, domain {study.domain or 'not recorded'}"
         )
-    return lines + [
+    lines += [
         f"{one.name}: a table of {len(one.trials):,} trials, scored by {one.score}"
         for one in results.foreign
     ]
+    again = [study for study in results.studies if study.rescored is not None]
+    if results.weights is not None and (again or results.foreign):
+        lines.append(_other_weights(results.weights, again))
+    return lines
+
+
+def _other_weights(weights: ScoreWeights, again: Sequence[StudyResults]) -> str:
+    """That trials are scored with weights that they were not searched for."""
+    text = f"scores weigh {weights.in_words()}"
+    if not again:
+        return text
+    of = "trials" if len(again) == 1 else f"trials of {', '.join(one.key for one in again)}"
+    return f"{text} ({OPTION}); the {of} were searched for others, see data health"
