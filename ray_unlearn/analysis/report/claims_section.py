@@ -46,6 +46,7 @@ REASONS = {
     "trade_off": "because learning rate and steps do not trade one for one",
     "near_best": "because it is not known how much of the space is good",
     "nothing_to_narrow": "because there is nothing to narrow",
+    "disagreement": "because domains disagree",
 }
 """Titles by `spec.guideline_file.Reason.kind`, in the order of the page."""
 MOST_SHOWN = 6
@@ -91,7 +92,17 @@ def verdict_section(
     lead = _claimed(guidelines, methods) if claimed else _nothing_claimed(held, studies)
     question = (_question(answer),) if answer is not None else ()
     return Section(
-        "Verdict", (*alerts, *advice, *best, *lead, *question, *_withheld(held, claimed)), "verdict"
+        "Verdict",
+        (
+            *alerts,
+            *advice,
+            *best,
+            *lead,
+            *_weaker(guidelines),
+            *question,
+            *_withheld(held, claimed),
+        ),
+        "verdict",
     )
 
 
@@ -128,6 +139,32 @@ def _question(answer: PublishedAnswer) -> Section:
     return Section(QUESTION, (lead, *bullets_of(numbers)), style="question")
 
 
+def _weaker(guidelines: Sequence[Guideline]) -> tuple[Section, ...]:
+    """What is likely and what can be left alone; nothing where neither is said."""
+    sections = (
+        ("What is likely", "likely", "likely"),
+        ("What can be left alone", "leave_alone", "leave-alone"),
+    )
+    said = [
+        (title, [_weakly(g) for g in guidelines if g.status == status], anchor)
+        for title, status, anchor in sections
+    ]
+    return tuple(
+        Section(title, (Bullets(tuple(texts)),), anchor, style="inner")
+        for title, texts, anchor in said
+        if texts
+    )
+
+
+def _weakly(guideline: Guideline) -> str:
+    text = _without_mark(guideline.text)
+    return f"{text} Not claimed: {guideline.why}." if guideline.why else text
+
+
+def _without_mark(text: str) -> str:
+    return re.sub(r"^\[[^\]]*\] ", "", text)
+
+
 def _withheld(
     held: Sequence[WithheldGroup], claimed: dict[str, tuple[GradedClaim, ...]]
 ) -> tuple[Section, ...]:
@@ -145,8 +182,7 @@ def _withheld(
 
 def claim_parts(guideline: Guideline) -> GradedClaim:
     """The sentence, cut before its evidence and without its grade in brackets."""
-    text = re.sub(r"^\[[^\]]*\] ", "", guideline.text)
-    before, found, after = text.partition(evidence_sentence(guideline))
+    before, found, after = _without_mark(guideline.text).partition(evidence_sentence(guideline))
     return GradedClaim(guideline.grade or "withheld", before.strip(), (found + after).strip())
 
 
@@ -168,7 +204,7 @@ def withheld_groups(guidelines: Sequence[Guideline]) -> list[WithheldGroup]:
     """Claims not made, by the kind of their first reason, in the order of the page."""
     groups: dict[str, dict[tuple[Reason, ...], list[Guideline]]] = {kind: {} for kind in REASONS}
     for guideline in guidelines:
-        if guideline.status == "withheld":
+        if guideline.status == "not_known":
             why = guideline.withheld_because
             groups[why[0].kind].setdefault(why, []).append(guideline)
     return [

@@ -67,7 +67,7 @@ def _by_method(
     for method in filter(_has_profile, findings.methods.values()):
         own = _own(method, guidelines)
         reasons = {g.withheld_because for g in own}
-        if len(reasons) == 1 and all(g.status == "withheld" for g in own):
+        if len(reasons) == 1 and all(g.status == "not_known" for g in own):
             silent.setdefault(reasons.pop(), []).append(method)
         else:
             sections.append(_method(findings, method, own, out))
@@ -110,7 +110,7 @@ def _method(
     findings: Findings, method: MethodFindings, own: Sequence[Guideline], out: ReportFolder
 ) -> Section:
     name = method.method or "all"
-    held = [g.text for g in own if g.status == "withheld"]
+    held = [g.text for g in own if g.status == "not_known"]
     picture = out.pictures({"Good values": lambda: region_figure(findings, method)})
     return Section(
         method.method or "All trials",
