@@ -25,8 +25,9 @@ from ray_unlearn.analysis.searched import (
     space_axes,
 )
 from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
+from ray_unlearn.analysis.statistics.trajectories import COMPONENTS
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
-from ray_unlearn.store.schema import AS_TRAINED
+from ray_unlearn.store.schema import AS_TRAINED, HALVES
 
 IDENTITY = ("study", "domain", "model", "method", "status")
 DIVERGED = ("diverged", "out_of_memory")
@@ -39,6 +40,8 @@ STOP = (
     "the first evaluation at which the forget NLL reaches that of the vanilla model on the "
     "approximate set (selection half), else the last one"
 )
+CHANGED = ("forget_nll", f"retain_nll_{HALVES[1]}", f"general_nll_{HALVES[1]}")
+"""Columns whose changes are the score's components."""
 HINDSIGHT = (
     "the best evaluation of each trial is chosen and scored by the same number, so scores are "
     "optimistic; a column `score_selection` would choose without scoring"
@@ -90,6 +93,7 @@ def study_part(study: StudyResults) -> SourceTrials:
             _as_in_the_space(trials, method, study)
     trials["drawn"] = sampled_by.map(how_drawn(sampled_by.unique()))
     past_best = (trials["status"] == "pruned") & lines["reason"].str.startswith(PAST_BEST)
+    past_best &= study.rescored is None  # rising by other weights is not rising by these
     trials["status"] = trials["status"].where(~past_best, "complete")
 
     free, fewest = _steps(study)
@@ -118,6 +122,7 @@ def study_part(study: StudyResults) -> SourceTrials:
             "candidate": candidate.astype(bool) & (rows["candidate"] | (not only_target)),
             "strength": rows["strength"],
         }
+        | _changes(study)
     )[evaluated & (candidate | ~is_free)]
     chosen = rows.index[rows["scored"] & evaluated]
     sampled_steps = set(trials["method"]) - free
@@ -132,6 +137,24 @@ def study_part(study: StudyResults) -> SourceTrials:
         else {method: space_axes(study.spec, method) for method in study.spec.methods}
     )
     return _scored(trials, evaluations, chosen, HYPERPARAMETERS, axes, free, rules)
+
+
+def _changes(study: StudyResults) -> dict[str, pd.Series | float]:
+    """What the score of each row is made of, and what would meet the targets, nats/token.
+
+    Columns `COMPONENTS`, `chosen_by` and `valued_by` (`trajectories`). Nothing where another
+    strength than that of the trained states may score a trial: its rows are not on these curves.
+    """
+    vanilla = study.baseline("vanilla")
+    calibrated = (study.rows["strength"].dropna() != AS_TRAINED).any()
+    if vanilla is None or calibrated:
+        return {}
+    start = float(vanilla["forget_nll"])
+    chosen_by, valued_by = (float(vanilla[f"approximate_nll_{half}"]) - start for half in HALVES)
+    changes: dict[str, pd.Series | float] = {"chosen_by": chosen_by, "valued_by": valued_by}
+    for component, name in zip(COMPONENTS, CHANGED, strict=True):
+        changes[component] = study.rows[name] - float(vanilla[name])
+    return changes
 
 
 def foreign_part(foreign: ForeignResults) -> SourceTrials:

@@ -1,6 +1,6 @@
 """The trial table: one line per trial, the unit of every claim, from studies and foreign tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
-from ray_unlearn.analysis.read.study_results import Results
+from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.analysis.searched import combined, seen_axis
 from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
 from ray_unlearn.analysis.trial_parts import SourceTrials, foreign_part, study_part
@@ -44,8 +44,8 @@ class TrialTable:
         score_selection  of that row, on the selection half (`score` in a table without halves)
         and one column per hyperparameter.
     rows: the evaluation rows with `trial`, `update`, `score`, `score_selection`, `forget_nll` and,
-        where known, `forget_gap`, `utility_loss`, `learning_rate_sum`, `target_nll`; by trial and
-        update.
+        where known, `forget_gap`, `utility_loss`, `learning_rate_sum`, `target_nll`, the changes
+        that the score is made of and its targets (`trial_parts`); by trial and update.
     axes: by method, the hyperparameters that vary, in a fixed order.
     score: name, direction (scores here are turned so that lower is better), tolerance, score rule.
     left_out: trials that say nothing about their configuration: failed, still running, or without
@@ -73,6 +73,8 @@ class TrialTable:
     """By group, the vanilla model's forget gap (reporting half), where it is known and above 0."""
     foreign_hyperparameters: tuple[str, ...] = ()
     """Those of foreign tables, varied or not."""
+    weights: tuple[float, float, float] | None = None
+    """Of forget gap, retain and general in the score; None where the table does not say."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -135,12 +137,14 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     score = ScoreInfo(
         name=name,
         direction=direction,
+        weights=results.weights,
         score_rule=_one_score_rule(results),
         unit="nats/token" if studies else "",
         tolerance=tau,
         tolerance_source=source,
         checkpoint_rule="; ".join(dict.fromkeys(rule for part in parts for rule in part.rules)),
     )
+    notes += [note for study in studies for note in _rescored(study, trials)]
     notes += [note for table in foreign for note in table.notes]
     notes += [note for part in parts for note in part.notes]
     nothing = _by_group(trials, {study.key: vanilla_score(study) for study in studies})
@@ -148,7 +152,42 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     gaps = _by_group(trials, {study.key: vanilla_gap(study) for study in studies})
     gaps = {group: gap for group, gap in gaps.items() if gap > 0}
     theirs = tuple(dict.fromkeys(name for table in foreign for name in table.hyperparameters))
-    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), nothing, gaps, theirs)
+    return TrialTable(
+        trials,
+        rows,
+        axes,
+        score,
+        left_out,
+        tuple(notes),
+        nothing,
+        gaps,
+        theirs,
+        _weights(studies),
+    )
+
+
+def _weights(studies: Sequence[StudyResults]) -> tuple[float, float, float] | None:
+    """Those of all studies, which `_one_score` has found equal; None where one does not say."""
+    objectives = [study.spec.objective for study in studies if study.spec is not None]
+    if not objectives or len(objectives) < len(studies):
+        return None
+    return objectives[0].forget_gap, objectives[0].retain, objectives[0].general
+
+
+def _rescored(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:
+    """That a study searched for other weights than its trials are scored with here."""
+    if study.rescored is None:
+        return
+    own = trials[trials["study"] == study.key]
+    adaptive, pruned = (own["drawn"] == "adaptive").sum(), (own["status"] == "pruned").sum()
+    searched = ""
+    if study.spec is not None:
+        searched = f" instead of {study.spec.objective.weights.in_words()}"
+    yield (
+        f"the trials of {study.key} are scored again, with {study.rescored.in_words()}{searched}; "
+        f"{adaptive:,} were chosen adaptively and {pruned:,} ended early by the scores they had: "
+        "they lie where those were good, so the best for these weights may have been missed"
+    )
 
 
 def _by_group(trials: pd.DataFrame, of: dict[str, float]) -> dict[str, float]:
@@ -181,15 +220,11 @@ def _untouched(
 
 def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
     """Name and direction of the score that all sources share."""
-    weights = [study.spec.objective for study in results.studies if study.spec is not None]
-    if any(
-        (w.forget_gap, w.retain, w.general)
-        != (weights[0].forget_gap, weights[0].retain, weights[0].general)
-        for w in weights
-    ):
-        names = ", ".join(study.name for study in results.studies)
+    if len({study.weights for study in results.studies if study.spec is not None}) > 1:
+        each = "; ".join(f"{one.name}: {one.weights.in_words()}" for one in results.studies)
         raise UserError(
-            f"{names}: their objectives weigh the score differently; report on them separately"
+            f"{each}: their objectives weigh the score differently; report on them separately, or "
+            "score all with the same weights, such as --objective general=2"
         )
     strengths = {study.spec.evaluation.strength for study in results.studies if study.spec}
     if len(strengths) > 1:

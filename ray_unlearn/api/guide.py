@@ -233,6 +233,7 @@ def guidelines(
     params: Sequence[str] = (),
     outcomes: Sequence[str] = (),
     failed: Sequence[str] = (),
+    objective: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Guide:
     """Guidelines from studies, result tables, and anyone's tables of trials.
@@ -249,6 +250,8 @@ def guidelines(
         params: columns of a foreign table that are hyperparameters; empty: decided by column.
         outcomes: columns that are results, whatever they look like.
         failed: words in the score column that mean a failed trial, such as `FAIL`.
+        objective: weights of the score's parts `forget_gap`, `retain` and `general` (1 where not
+            named) to score all trials with again, such as `{"general": 2}`; None: as searched.
         seed: seed of every random draw.
 
     Returns:
@@ -276,6 +279,7 @@ def guidelines(
             params=params,
             outcomes=outcomes,
             failed=failed,
+            objective=objective,
             seed=seed,
         )
         return Guide(found, _specs(paths))
@@ -292,6 +296,7 @@ def report(
     params: Sequence[str] = (),
     outcomes: Sequence[str] = (),
     failed: Sequence[str] = (),
+    objective: Mapping[str, float] | None = None,
     since: PathLike | None = None,
     seed: int = 0,
 ) -> Report:
@@ -300,7 +305,7 @@ def report(
     Args:
         sources: as in `guidelines`.
         out: folder or address; None: `report/` in the first study, or here for a table.
-        mapping: as in `guidelines`, like the next seven.
+        mapping: as in `guidelines`, like the next eight.
         score: column that is the score.
         maximise: whether higher scores are better.
         tolerance: how far from the best is still good.
@@ -308,6 +313,7 @@ def report(
         params: columns that are hyperparameters.
         outcomes: columns that are results.
         failed: words that mean a failed trial.
+        objective: weights of the score's parts to score all trials with again.
         since: an earlier guidelines.json to compare with.
         seed: seed of every random draw.
 
@@ -342,6 +348,7 @@ def report(
             params=params,
             outcomes=outcomes,
             failed=failed,
+            objective=objective,
             since=None if since is None else Path(since),
             seed=seed,
         )

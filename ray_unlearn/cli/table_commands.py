@@ -15,6 +15,7 @@ from ray_unlearn.spec.bounds import LARGEST_SEED
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.guideline_file import Guidelines
 from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.score_weights import parse_weights
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace, load_search_space
 from ray_unlearn.spec.strict import Strict
 from ray_unlearn.spec.study_file import packaged_spaces
@@ -84,6 +85,15 @@ def report_command(
             "--sampler", help="how a foreign table's trials were drawn, where it does not say"
         ),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective",
+            metavar="general=2,...",
+            help="weights of forget_gap, retain and general to score all trials with again; 1 "
+            "where not named",
+        ),
+    ] = None,
     since: Annotated[
         Path | None,
         typer.Option("--since", metavar="OLD.json", help="guidelines.json to compare with"),
@@ -112,9 +122,13 @@ def report_command(
         params=_names(params),
         outcomes=_names(outcomes),
         failed=_names(failed),
+        objective=parse_weights(objective) if objective is not None else None,
         since=since,
         seed=seed,
     )
+    weights = written.guide.file.score.weights
+    if objective is not None and weights is not None:
+        say(f"Scores weigh {weights.in_words()}.")
     guide = written.guide
     claimed, likely, alone = guide.claimed, len(guide.likely), len(guide.leave_alone)
     withheld = len(guide.withheld)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import Strict, validated
 from ray_unlearn.spec.study_spec import ScoreRuleName
 
@@ -41,6 +42,11 @@ class ScoreInfo(Strict):
         description="the rule that chose the evaluation that scores a trial, as "
         "`objective.score_rule`; files "
         "without it were made by programs that knew the stopping rule alone",
+    )
+    weights: ScoreWeights | None = Field(
+        None,
+        description="of the score's parts, as `objective`; null: not known, as in files of before "
+        "it was recorded, or the score is not made of these parts",
     )
     checkpoint_rule: str = Field(
         description="which evaluation of a trial its score is taken at, in words"

@@ -42,8 +42,8 @@ def narrowed(
         what was done.
 
     Raises:
-        UserError: the claims rest on another score rule than the study's, nothing was claimed about
-            what this study searches, or its sampler runs given points.
+        UserError: the claims rest on another score rule or other weights than the study's, nothing
+            was claimed about what this study searches, or its sampler runs given points.
     """
     if spec.search.sampler in ("grid", "listed"):
         raise UserError(
@@ -51,6 +51,7 @@ def narrowed(
             "it; use `tpe` or `qmc`"
         )
     _check_score_rule(spec, guidelines, where)
+    _check_weights(spec, guidelines, where)
     wanted = ("claimed", "likely") if likely else ("claimed",)
     claims = [
         claim
@@ -100,6 +101,18 @@ def _check_score_rule(spec: StudySpec, guidelines: Guidelines, where: str) -> No
             "study "
             f"would be by `{ours}`; set `objective.score_rule: {theirs}` in the study, or make the "
             f"guidelines again from studies scored by `{ours}` (`ray-unlearn report`)"
+        )
+
+
+def _check_weights(spec: StudySpec, guidelines: Guidelines, where: str) -> None:
+    """Refuse claims about a score of other weights: other configurations are good by it."""
+    ours, theirs = spec.objective.weights, guidelines.score.weights
+    if theirs is not None and ours != theirs:
+        raise UserError(
+            f"{where}: its trials were scored with {theirs.in_words()} (score.weights), those of "
+            f"this study would be with {ours.in_words()}; set `objective: "
+            f"{{{theirs.in_yaml()}}}` in the study, or make the guidelines again with "
+            f"`ray-unlearn report ... --objective {ours.as_option()}`"
         )
 
 

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.row_score import ForgetTarget
 from ray_unlearn.store.schema import AS_TRAINED, Row, finite
+from ray_unlearn.store.target import ForgetTarget
 from ray_unlearn.unlearn.data import EVALUATED
 from ray_unlearn.unlearn.evaluate import evaluate, forget_nll
 from ray_unlearn.unlearn.meter import Meter

@@ -4,13 +4,13 @@ An edge has moved only where its intervals do not meet.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ray_unlearn.analysis.guidelines.sentences import label
 from ray_unlearn.analysis.numerals import plain
-from ray_unlearn.spec.guideline_file import Guideline, Guidelines
+from ray_unlearn.spec.guideline_file import Guideline, Guidelines, ScoreInfo
 
 Change = Literal[
     "new", "tightened", "widened", "moved", "contradicted", "withdrawn", "regraded", "unchanged"
@@ -44,6 +44,18 @@ def compare(before: Guidelines, after: Guidelines) -> tuple[ClaimChange, ...]:
     ids = [*new, *(name for name in old if name not in new)]
     found = (_compared(name, old.get(name), new.get(name)) for name in ids)
     return tuple(difference for difference in found if difference is not None)
+
+
+def score_differences(before: ScoreInfo, after: ScoreInfo) -> Iterator[str]:
+    """What differs in the scores of two files, so that claims may differ for that alone."""
+    for name in ("name", "direction", "tolerance", "score_rule", "weights", "checkpoint_rule"):
+        was, now = getattr(before, name), getattr(after, name)
+        if was == now or (name == "weights" and None in (was, now)):
+            continue
+        if name == "weights":
+            was, now = was.in_words(), now.in_words()
+        what = f"{name.replace('_', ' ')} {'differ' if name == 'weights' else 'differs'}"
+        yield f"the score's {what}: {was} -> {now}; claims may differ for that alone"
 
 
 def _compared(name: str, old: Guideline | None, new: Guideline | None) -> ClaimChange | None:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis, product_axis
 from ray_unlearn.analysis.guidelines.grades import Thresholds
+from ray_unlearn.analysis.guidelines.group_parts import group_parts, unit_points
 from ray_unlearn.analysis.guidelines.leave_one_out import (
     Box,
     HeldoutGroup,
@@ -23,7 +24,7 @@ from ray_unlearn.analysis.statistics.interaction import (
     learning_rate_by_steps,
     weight_interaction,
 )
-from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, GroupPoints, fit_group
+from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, fit_group
 from ray_unlearn.analysis.statistics.robustness import (
     TuningCurve,
     curve_ks,
@@ -103,9 +104,12 @@ def find_method(
         else f"{len(trials)} of {len(everything)} drawn from the space, the others chosen by an "
         "adaptive sampler",
     )
-    fits = _fitted_groups(trials, axes, table.score.tolerance, seed)
+    fits = {
+        part.group: fit_group(part, axes, table.score.tolerance, seed)
+        for part in (group_parts(table, trials, axes) if axes else ())
+    }
     regions, heldout = _regions(fits, trials, axes, table, limits)
-    points = _points(trials, axes)
+    points = unit_points(trials, axes)
     scored = trials["score"].to_numpy(dtype=float)
     infeasible = trials["infeasible"].to_numpy(dtype=bool)
     matters = (
@@ -132,14 +136,6 @@ def find_method(
     )
 
 
-def _points(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> np.ndarray:
-    return (
-        np.column_stack([axis.to_unit(trials[axis.name]) for axis in axes])
-        if axes
-        else np.empty((len(trials), 0))
-    )
-
-
 def with_product(
     trials: pd.DataFrame, axes: tuple[Axis, ...]
 ) -> tuple[pd.DataFrame, tuple[Axis, ...]]:
@@ -149,22 +145,6 @@ def with_product(
         return trials, axes
     one, other = (trials[name].astype(float) for name in product.factors)
     return trials.assign(**{product.name: one * other}), (*axes, product)
-
-
-def _fitted_groups(
-    trials: pd.DataFrame, axes: tuple[Axis, ...], tolerance: float, seed: int
-) -> dict[str, FittedGroup]:
-    """Each group's surface, fitted once."""
-    fits: dict[str, FittedGroup] = {}
-    for group, own in trials.groupby("group", sort=True) if axes else ():
-        part = GroupPoints(
-            str(group),
-            _points(own, axes),
-            own["score"].to_numpy(dtype=float),
-            own["infeasible"].to_numpy(dtype=bool),
-        )
-        fits[str(group)] = fit_group(part, axes, tolerance, seed)
-    return fits
 
 
 def _regions(

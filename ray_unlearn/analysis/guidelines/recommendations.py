@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.guidelines.method_findings import with_product
 from ray_unlearn.analysis.numerals import rounded
-from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints
 from ray_unlearn.analysis.statistics.recommended_point import (
     RecommendedPoint,
     RegretBound,
@@ -46,10 +46,11 @@ def _recommendation(table: TrialTable, method: str, seed: int) -> Recommendation
     trials, axes = with_product(table.of(method), table.axes[method])
     best = best_by_selection(trials)
     trials = trials[trials["group"].isin(best.index)]
-    parts, places = [], []
-    for group, own in trials.groupby("group", sort=True):
-        parts.append(_part(str(group), own, axes))
-        places.append(int(np.argmax(own["trial"].to_numpy() == best["trial"][group])))
+    parts = group_parts(table, trials, axes)
+    places = [
+        int(np.argmax(own["trial"].to_numpy() == best["trial"][group]))
+        for group, own in trials.groupby("group", sort=True)
+    ]
     point = recommended_point(parts, places, axes, table.score.tolerance, seed)
     setting = _setting_of_best(best, axes) if point is None else _setting_at(point, axes)
     score = float(best["score"].mean()) if point is None else point.score
@@ -63,16 +64,6 @@ def _recommendation(table: TrialTable, method: str, seed: int) -> Recommendation
         best_trial_regret=None if point is None else _at_most(point.best_regret),
         n_trials=len(trials),
         n_groups=len(parts),
-    )
-
-
-def _part(group: str, trials: pd.DataFrame, axes: tuple[Axis, ...]) -> GroupPoints:
-    units = [axis.to_unit(trials[axis.name]) for axis in axes]
-    return GroupPoints(
-        group,
-        np.column_stack(units) if axes else np.empty((len(trials), 0)),
-        trials["score"].to_numpy(dtype=float),
-        trials["infeasible"].to_numpy(dtype=bool),
     )
 
 

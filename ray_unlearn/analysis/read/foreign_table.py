@@ -27,6 +27,7 @@ from ray_unlearn.analysis.read.column_uses import Columns, read_columns
 from ray_unlearn.analysis.read.foreign_columns import ASSUMED, LEFT_OUT
 from ray_unlearn.analysis.read.foreign_trials import doing_nothing, numbered_replicates
 from ray_unlearn.analysis.read.line_checks import check_constant, without_copies
+from ray_unlearn.analysis.read.rescored_rows import rescored_evaluations
 from ray_unlearn.analysis.read.table_formats import PLAIN, TableFormat, format_of
 from ray_unlearn.analysis.read.trial_states import outcomes_of
 from ray_unlearn.spec.errors import UserError
@@ -61,7 +62,7 @@ class ForeignResults:
     source: str
     source_digest: str
     score: str
-    """Their name of the score."""
+    """Their name of the score; `score` where it is made of its parts with a user's weights."""
     maximise: bool
     trials: pd.DataFrame
     """One line per trial: `label` (their name of it), study, domain, model, method, seed, status,
@@ -117,13 +118,18 @@ def read_foreign(file: ForeignFile, reading: Reading) -> ForeignResults:
     ).astype(int)
     unexplained = frame["missing"].to_numpy() & (trials["status"] == "complete").to_numpy()[codes]
     maximise, direction = _direction(found, reading, form)
-    rows = _rows(frame, codes, -1.0 if maximise else 1.0)
+    rows, score = _rows(frame, codes, -1.0 if maximise else 1.0), found.score_name
+    if reading.weights is not None:
+        rows = rescored_evaluations(rows, reading.weights, where)
+        score, maximise, direction = "score", False, ""
+        parts = f"{file.name} is scored by its parts, with {reading.weights.in_words()}"
+        notes.append(f"{parts}, instead of by `{found.score_name}`")
     trials, rows, untouched, compared = _without_baselines(trials, rows, found.hyperparameters)
     return ForeignResults(
         file.path.stem,
         file.name,
         file.digest,
-        found.score_name,
+        score,
         maximise,
         trials,
         rows,

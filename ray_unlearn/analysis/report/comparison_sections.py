@@ -168,9 +168,18 @@ def region_for_people(region: str) -> str:
     )
 
 
-def difference_section(found: Sequence[ClaimChange] | None) -> Section:
-    """What changed since an older file; one sentence where none was given."""
-    return Section("Difference from the previous study", _changes(found), "difference")
+def difference_section(
+    found: Sequence[ClaimChange] | None, of_scores: Sequence[str] = ()
+) -> Section:
+    """What changed since an older file; one sentence where none was given.
+
+    Args:
+        found: how each claim changed; None: no older file.
+        of_scores: how the two scores differ.
+    """
+    notes = bullets_of([f"{text[0].upper()}{text[1:]}." for text in of_scores])
+    blocks = (*notes, *_changes(found))
+    return Section("Difference from the previous study", blocks, "difference")
 
 
 def _changes(found: Sequence[ClaimChange] | None) -> tuple[Block, ...]:

@@ -46,6 +46,7 @@ from ray_unlearn.analysis.report.study_tables import (
 )
 from ray_unlearn.analysis.report.verdict import verdict
 from ray_unlearn.analysis.report.wording import headline, outcome_sentence
+from ray_unlearn.spec.score_weights import OPTION
 
 UNKNOWN = (("retraining_flops", "0"), ("retraining_flops", "0.0"))
 """Header entries that stand for "not known"."""
@@ -187,12 +188,20 @@ def _facts(study: StudyResults) -> tuple[tuple[str, str], ...]:
         ("Evaluation rows", f"{len(rows):,}, of which {unscored(study):,} have no finite score"),
         ("Seeds", ", ".join(str(seed) for seed in study.seeds) or "not recorded"),
         ("Score rule", f"`{study.score_rule}`: {SCORE_RULES[study.score_rule]}"),
+        ("Score weights", _weights(study)),
         ("Search", _search(study)),
     ]
     if study.notes:
         first = "; ".join(study.notes[:3])
         facts.append(("Notes in the ledger", f"{len(study.notes):,}: {first}"))
     return tuple(facts)
+
+
+def _weights(study: StudyResults) -> str:
+    if study.rescored is None:
+        return study.weights.in_words() if study.spec is not None else "not recorded in a table"
+    searched = "others" if study.spec is None else study.spec.objective.weights.in_words()
+    return f"{study.rescored.in_words()}, asked for with `{OPTION}`; it was searched for {searched}"
 
 
 def _search(study: StudyResults) -> str:

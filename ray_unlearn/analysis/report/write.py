@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from ray_unlearn.analysis.guidelines.guideline_diff import compare
+from ray_unlearn.analysis.guidelines.guideline_diff import compare, score_differences
 from ray_unlearn.analysis.read.column_roles import HowToRead, reading_of
-from ray_unlearn.analysis.read.study_results import Results, load
+from ray_unlearn.analysis.read.study_results import Results, StudyResults, load
 from ray_unlearn.analysis.report.claims_section import verdict_section
 from ray_unlearn.analysis.report.comparison_sections import (
     compared_section,
@@ -48,7 +48,8 @@ from ray_unlearn.analysis.report.study_sections import (
 )
 from ray_unlearn.analysis.report.study_tables import metrics_table
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.guideline_file import load_guidelines
+from ray_unlearn.spec.guideline_file import Guidelines, load_guidelines
+from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
 
 UNLEARNING = (
     "Unlearning changes a trained language model so that it behaves as if some of its training "
@@ -98,7 +99,8 @@ def write_report(
         tolerance: tau, in units of the score; None: from the data (`analysis.tolerance`).
         since: an earlier `guidelines.json` to compare with.
         seed: of every random draw.
-        how: foreign tables are to be read (`analysis.read.column_roles.Reading`).
+        how: foreign tables are to be read, and with which weights trials are scored again
+            (`analysis.read.column_roles.Reading`).
 
     Returns:
         The path of the HTML page.
@@ -118,9 +120,9 @@ def write_report(
             if table is not None:
                 files.csv(trials_as_given(table), trials_file)
             derived = derive(results, table, tolerance, seed, command_line(results, given))
-            differences = None if before is None else compare(before, derived.guidelines)
+            difference = _difference(before, derived.guidelines)
             columns = columns_section(results, files)
-            sections = _sections(derived, results, difference_section(differences), files)
+            sections = _sections(derived, results, difference, files)
             sections += [columns] if columns is not None else []
             studies = finished()
         page = _page(derived, results, studies, sections)
@@ -130,6 +132,13 @@ def write_report(
     except OSError as error:
         raise StorageError(f"{out}: the report cannot be written: {error}") from None
     return out / "report.html"
+
+
+def _difference(before: Guidelines | None, after: Guidelines) -> Section:
+    if before is None:
+        return difference_section(None)
+    of_scores = tuple(score_differences(before.score, after.score))
+    return difference_section(compare(before, after), of_scores)
 
 
 def _all_methods(derived: Derived, results: Results) -> list[str]:
@@ -201,7 +210,20 @@ def _subjects(results: Results) -> list[str]:
             f"{study.key + ': ' if several else ''}{count} method{'' if count == 1 else 's'}, "
             f"model {study.model or 'not recorded'}, domain {study.domain or 'not recorded'}"
         )
-    return lines + [
+    lines += [
         f"{one.name}: a table of {len(one.trials):,} trials, scored by {one.score}"
         for one in results.foreign
     ]
+    again = [study for study in results.studies if study.rescored is not None]
+    if results.weights is not None and (again or results.foreign):
+        lines.append(_other_weights(results.weights, again))
+    return lines
+
+
+def _other_weights(weights: ScoreWeights, again: Sequence[StudyResults]) -> str:
+    """That trials are scored with weights that they were not searched for."""
+    text = f"scores weigh {weights.in_words()}"
+    if not again:
+        return text
+    of = "trials" if len(again) == 1 else f"trials of {', '.join(one.key for one in again)}"
+    return f"{text} ({OPTION}); the {of} were searched for others, see data health"

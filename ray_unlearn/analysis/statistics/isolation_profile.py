@@ -9,14 +9,17 @@ From either of them truly good values look bad.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, fit_response_surface
+from ray_unlearn.analysis.statistics.component_surface import fit_component_surface
+from ray_unlearn.analysis.statistics.response_surface import fit_response_surface
+from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 from ray_unlearn.analysis.statistics.searched_points import completed, moved, spread_points
+from ray_unlearn.analysis.statistics.trajectories import Trajectories
 
 Array = NDArray[np.float64]
 
@@ -36,13 +39,15 @@ SPREAD = 1024
 class GroupPoints:
     """Trials of one method in one group.
 
-    Points [n, d] in unit coordinates, scores [n] (lower is better), infeasible [n].
+    Points [n, d] in unit coordinates, scores [n] (lower is better), infeasible [n]; their
+    evaluations, where it is known what the score is made of.
     """
 
     group: str
     points: Array
     scores: Array
     infeasible: NDArray[np.bool_]
+    trajectories: Trajectories | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     )
     ordered, points = [axes[j] for j in order], part.points[:, order]
     own_seed = seed_of(part, seed)
-    turned = GroupPoints(part.group, points, part.scores, part.infeasible)
+    turned = replace(part, points=points)
     surface = surface_of(turned, ordered, tolerance, seed)
     centre = completed(np.array([[0.0 if k else 0.5 for k in surface.categorical]]), ordered)
     default = float(surface.mean(centre)[0])
@@ -126,11 +131,19 @@ def seed_of(part: GroupPoints, seed: int) -> int:
 
 def surface_of(
     part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int
-) -> ResponseSurface:
-    """The response surface of one group; `axes` in the order of its coordinates."""
+) -> ScoreSurface:
+    """The surface of the score of one group; `axes` in the order of its coordinates.
+
+    From what the score is made of, where that is known.
+    """
+    own_seed = seed_of(part, seed)
+    if part.trajectories is not None:
+        return fit_component_surface(
+            part.points, part.infeasible, part.trajectories, axes, own_seed
+        )
     categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
     return fit_response_surface(
-        part.points, part.scores, part.infeasible, seed_of(part, seed), categorical, tolerance
+        part.points, part.scores, part.infeasible, own_seed, categorical, tolerance
     )
 
 
@@ -159,7 +172,7 @@ def profile_grid(axis: Axis) -> Array:
 
 
 def _settings_of_others(
-    surface: ResponseSurface, points: Array, axes: Sequence[Axis], seed: int
+    surface: ScoreSurface, points: Array, axes: Sequence[Axis], seed: int
 ) -> tuple[Array, int]:
     """Points [m, d] whose coordinates, less the one under study, the minimum is taken over.
 
@@ -179,7 +192,7 @@ def _settings_of_others(
 
 
 def _regret(
-    surface: ResponseSurface,
+    surface: ScoreSurface,
     others: Array,
     along: int,
     axes: Sequence[Axis],
@@ -206,13 +219,13 @@ def _regret(
     return np.asarray(profile - profile[:, [np.argmin(profile.mean(0))]])
 
 
-def _best_point(surface: ResponseSurface, candidates: Array) -> Array:
+def _best_point(surface: ScoreSurface, candidates: Array) -> Array:
     """The point [1, d] with the least posterior mean among candidates [m, d]."""
     return candidates[np.lexsort((*candidates.T, surface.mean(candidates)))[:1]]
 
 
 def _greatest_cost(
-    surface: ResponseSurface, best: Array, axes: Sequence[Axis], j: int, seed: int
+    surface: ScoreSurface, best: Array, axes: Sequence[Axis], j: int, seed: int
 ) -> Array:
     """Draws [DRAWS] of the greatest score along axis j through the best point, less the best's.
 
@@ -225,7 +238,7 @@ def _greatest_cost(
 
 
 def _good_shares(
-    surface: ResponseSurface, best: Array, spread: Array, tolerance: float, seed: int
+    surface: ScoreSurface, best: Array, spread: Array, tolerance: float, seed: int
 ) -> Array:
     """Draws [DRAWS] of the share of the space within the tolerance of the surface's best point.
 

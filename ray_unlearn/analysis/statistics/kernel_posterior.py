@@ -21,22 +21,79 @@ PROPOSALS = 128
 
 FEW = 100
 
-# Prior mean and SD of the logarithms, and bounds, of: length scales (unit coordinates), signal
-# variance, noise variance (standardised scores), and the noise of trials at the winsorising limit
-# as a fraction of that. Noise near 0 and wiggles between neighbouring trials need evidence; a flat
-# function does not.
-LENGTH, SIGNAL, NOISE, CAPPED = (0.0, 1.3), (math.log(0.3), 2.0), (math.log(0.1), 2.0), (0.0, 1.5)
 
-BOUNDS = ((0.05, 50.0), (1e-4, 10.0), (1e-5, 4.0), (0.03, 2.0))
+@dataclass(frozen=True)
+class Belief:
+    """What is believed of the logarithm of a positive number: mean and SD, and its bounds."""
+
+    typical: float
+    sd: float
+    low: float
+    high: float
+
+    @property
+    def normal(self) -> tuple[float, float]:
+        """Mean and SD of the logarithm."""
+        return math.log(self.typical), self.sd
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Bounds of the logarithm."""
+        return math.log(self.low), math.log(self.high)
+
+
+@dataclass(frozen=True)
+class KernelPrior:
+    """What is believed of a kernel before any trial.
+
+    Length scales (unit coordinates), signal and noise variance (standardised observations), and the
+    noise of observations at the limit as a fraction of that; trial: variance that the rows of one
+    trial share, None where each trial is one observation.
+    """
+
+    length: Belief
+    signal: Belief
+    noise: Belief
+    capped: Belief
+    trial: Belief | None = None
+
+    def of(self, d: int) -> list[Belief]:
+        """In the order of the parameters, with d length scales."""
+        last = [] if self.trial is None else [self.trial]
+        return [*[self.length] * d, self.signal, self.noise, self.capped, *last]
+
+
+SCORE = KernelPrior(
+    length=Belief(1.0, 1.3, 0.05, 50.0),
+    signal=Belief(0.3, 2.0, 1e-4, 10.0),
+    noise=Belief(0.1, 2.0, 1e-5, 4.0),
+    capped=Belief(1.0, 1.5, 0.03, 2.0),
+)
+"""Of a score: noise near 0 and wiggles between neighbouring trials need evidence; a flat function
+does not."""
+CHANGE = KernelPrior(
+    length=Belief(2.0, 1.0, 0.05, 50.0),
+    signal=Belief(2.0, 1.5, 1e-4, 100.0),
+    noise=Belief(0.01, 2.0, 1e-5, 4.0),
+    capped=Belief(3.0, 1.5, 0.03, 1000.0),
+    trial=Belief(0.01, 1.5, 1e-6, 4.0),
+)
+"""Of one change that unlearning makes (`component_surface`): nearly straight lines on these scales;
+rows of ruined models are noisier by far."""
 
 
 @dataclass(frozen=True)
 class KernelSetting:
-    """One setting of the kernel, with the trials solved for it and standardised scores."""
+    """One setting of the kernel, with the observations solved for it.
+
+    Observations are standardised. trial: variance that the rows of one trial share; 0 where each
+    trial is one observation.
+    """
 
     inverse_lengths: Array
     signal: float
     noise: float
+    trial: float
     noises: Array
     cholesky: Array
     weights: Array
@@ -50,8 +107,9 @@ def matern(squares: Array, signal: float) -> Array:
 class KernelPosterior:
     """Posterior density of the logarithms of length scales, signal and noise.
 
-    The last parameter is the noise of trials at the winsorising limit, as a fraction of that of the
-    others.
+    After the length scales come signal, noise, the noise of observations at the winsorising limit
+    as a fraction of that of the others, and, where trials have several rows, the variance that
+    these share.
 
     Trials at the winsorising limit look alike however noisy the score is; counted with the others
     they would make it look quiet, and every interval too narrow. They get a noise of their own, by
@@ -59,27 +117,39 @@ class KernelPosterior:
     """
 
     def __init__(
-        self, inputs: Array, targets: Array, capped: NDArray[np.bool_], lengths: NDArray[np.int_]
+        self,
+        inputs: Array,
+        targets: Array,
+        capped: NDArray[np.bool_],
+        lengths: NDArray[np.int_],
+        prior: KernelPrior = SCORE,
+        trials: NDArray[np.int_] | None = None,
     ) -> None:
-        d = int(lengths.max()) + 1
+        assert (trials is None) == (prior.trial is None)
+        self.d = d = int(lengths.max()) + 1
         self.targets, self.capped, self.lengths = targets, capped, lengths
         gaps = [
             (inputs[:, lengths == k][:, None] - inputs[:, lengths == k][None]) for k in range(d)
         ]
         self.squares = np.stack([(gap**2).sum(-1) for gap in gaps])
-        self.prior = np.array([LENGTH] * d + [SIGNAL, NOISE, CAPPED])
-        self.bounds = np.log([BOUNDS[0]] * d + [*BOUNDS[1:]])
+        beliefs = prior.of(d)
+        self.prior = np.array([belief.normal for belief in beliefs])
+        self.bounds = np.array([belief.bounds for belief in beliefs])
+        self.shared = None if trials is None else np.equal.outer(trials, trials).astype(float)
 
     def covariance(self, theta: Array) -> tuple[Array, Array]:
         """Covariances of the trials' scores, and scaled squared distances, both [n, n]."""
-        squares = np.tensordot(np.exp(-2 * theta[:-3]), self.squares, 1)
-        covariance = matern(squares, math.exp(theta[-3]))
+        squares = np.tensordot(np.exp(-2 * theta[: self.d]), self.squares, 1)
+        covariance = matern(squares, math.exp(theta[self.d]))
+        if self.shared is not None:
+            covariance += math.exp(theta[-1]) * self.shared
         covariance[np.diag_indices_from(covariance)] += self.noises(theta)
         return covariance, squares
 
     def noises(self, theta: Array) -> Array:
         """Noise variance of each trial [n]."""
-        return np.exp(theta[-2] + np.where(self.capped, theta[-1], 0.0))
+        _, noise, capped = theta[self.d : self.d + 3]
+        return np.exp(noise + np.where(self.capped, capped, 0.0))
 
     def log_density(self, theta: Array) -> float:
         covariance, _ = self.covariance(theta)
@@ -100,12 +170,17 @@ class KernelPosterior:
         inner[np.diag_indices_from(inner)] /= 2
         inner -= np.outer(weights, weights)
         r = np.sqrt(5 * squares)
-        slope = inner * (math.exp(theta[-3]) * 5 / 3 * (1 + r) * np.exp(-r))
-        by_length = np.tensordot(self.squares, slope, 2) * np.exp(-2 * theta[:-3])
+        slope = inner * (math.exp(theta[self.d]) * 5 / 3 * (1 + r) * np.exp(-r))
+        by_length = np.tensordot(self.squares, slope, 2) * np.exp(-2 * theta[: self.d])
         by_noise = inner.diagonal() * self.noises(theta)
-        by_signal = float((inner * covariance).sum()) - by_noise.sum()
+        by_trial = (
+            []
+            if self.shared is None
+            else [math.exp(theta[-1]) * float((inner * self.shared).sum())]
+        )
+        by_signal = float((inner * covariance).sum()) - by_noise.sum() - sum(by_trial)
         gradient = 0.5 * np.array(
-            [*by_length, by_signal, by_noise.sum(), by_noise[self.capped].sum()]
+            [*by_length, by_signal, by_noise.sum(), by_noise[self.capped].sum(), *by_trial]
         )
         standardised = (theta - self.prior[:, 0]) / self.prior[:, 1]
         loss = 0.5 * float(self.targets @ weights) + float(np.log(np.diag(cholesky)).sum())
@@ -118,11 +193,11 @@ class KernelPosterior:
 
         By default one start is mostly signal and one mostly noise.
         """
-        d = len(self.prior) - 3
         if starts is None:
+            tail = [] if self.shared is None else [self.prior[-1, 0]]
             starts = [
-                [math.log(0.5)] * d + [0.0, math.log(0.05), 0.0],
-                [0.0] * d + [math.log(0.1), math.log(0.8), 0.0],
+                [math.log(0.5)] * self.d + [0.0, math.log(0.05), 0.0, *tail],
+                [0.0] * self.d + [math.log(0.1), math.log(0.8), 0.0, *tail],
             ]
         ends = [
             minimize(
@@ -139,12 +214,14 @@ class KernelPosterior:
 
     def solved(self, theta: Array) -> KernelSetting:
         cholesky = lapack.dpotrf(self.covariance(theta)[0], lower=1)[0]
-        inverse_lengths = np.exp(-theta[:-3])[self.lengths]
+        inverse_lengths = np.exp(-theta[: self.d])[self.lengths]
         weights = cho_solve((cholesky, True), self.targets)
+        signal, noise = np.exp(theta[self.d : self.d + 2])
         return KernelSetting(
             inverse_lengths,
-            math.exp(theta[-3]),
-            math.exp(theta[-2]),
+            float(signal),
+            float(noise),
+            0.0 if self.shared is None else math.exp(theta[-1]),
             self.noises(theta),
             cholesky,
             weights,
@@ -158,12 +235,26 @@ def kernel_settings(
     lengths: NDArray[np.int_],
     rng: np.random.Generator,
     count: int,
+    prior: KernelPrior = SCORE,
+    trials: NDArray[np.int_] | None = None,
 ) -> tuple[KernelSetting, ...]:
-    """Kernel settings drawn from their posterior; with `count` 1, its mode."""
-    posterior = KernelPosterior(inputs, targets, capped, lengths)
+    """Kernel settings drawn from their posterior; with `count` 1, its mode.
+
+    Args:
+        inputs: of the observations [n, k], embedded.
+        targets: observations [n], standardised.
+        capped: [n], whether an observation lies at the winsorising limit.
+        lengths: index [k] of the length scale of each column of `inputs`.
+        rng: of the draws.
+        count: settings.
+        prior: what is believed of them.
+        trials: code [n] of each observation's trial, where trials have several rows.
+    """
+    posterior = KernelPosterior(inputs, targets, capped, lengths, prior, trials)
     few = rng.permutation(len(inputs))[:FEW]
+    some = None if trials is None else trials[few]
     rough = (
-        [KernelPosterior(inputs[few], targets[few], capped[few], lengths).mode()]
+        [KernelPosterior(inputs[few], targets[few], capped[few], lengths, prior, some).mode()]
         if len(inputs) > FEW
         else None
     )

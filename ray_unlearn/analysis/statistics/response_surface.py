@@ -34,7 +34,7 @@ class ResponseSurface:
     """The fitted score surface of one method in one group.
 
     categorical: choices of each axis that holds codes, 0 for a numeric axis.
-    inputs: trials that the fit rests on [n_used, d], embedded (see `_embedded`).
+    inputs: trials that the fit rests on [n_used, d], embedded (see `embedded`).
     targets: their standardised scores [n_used]: (score - centre) / scale.
     settings: kernel settings that the trials support.
     n_used: trials the fit rests on (at most `MOST_POINTS`).
@@ -50,8 +50,8 @@ class ResponseSurface:
 
     def mean(self, points: Array) -> Array:
         """Posterior mean of the noise-free score at points [m, d], as [m]."""
-        inputs = _embedded(points, self.categorical)
-        means = [_kernel(inputs, self.inputs, s) @ s.weights for s in self.settings]
+        inputs = embedded(points, self.categorical)
+        means = [kernel_between(inputs, self.inputs, s) @ s.weights for s in self.settings]
         return np.asarray(self.centre + self.scale * np.mean(means, axis=0))
 
     def rough_mean(self, points: Array) -> Array:
@@ -59,10 +59,11 @@ class ResponseSurface:
 
         An eighth of the price of `mean`; good enough for choosing points.
         """
-        inputs = _embedded(points, self.categorical)
+        inputs = embedded(points, self.categorical)
         setting = self.settings[0]
         return np.asarray(
-            self.centre + self.scale * (_kernel(inputs, self.inputs, setting) @ setting.weights)
+            self.centre
+            + self.scale * (kernel_between(inputs, self.inputs, setting) @ setting.weights)
         )
 
     def draws(self, points: Array, seed: int, count: int) -> Array:
@@ -70,10 +71,10 @@ class ResponseSurface:
 
         The same seed and count give the same functions at whatever points they are asked for.
         """
-        inputs = _embedded(points, self.categorical)
+        inputs = embedded(points, self.categorical)
         parts_of = np.array_split(np.arange(count), len(self.settings))
         parts = [
-            _paths(
+            posterior_paths(
                 setting,
                 self.inputs,
                 self.targets,
@@ -85,6 +86,15 @@ class ResponseSurface:
         ]
         order = np.random.default_rng(seed).permutation(count)
         return np.asarray(self.centre + self.scale * np.concatenate(parts)[order])
+
+    def predicted(self, points: Array, seed: int, count: int) -> Array:
+        """Draws [count, m] of the score that a new trial at each point would be given."""
+        noises = np.sqrt([setting.noise for setting in self.settings])
+        rng = np.random.default_rng([seed, 9])
+        drawn = self.draws(points, seed, count)
+        return np.asarray(
+            drawn + self.scale * rng.choice(noises, (count, 1)) * rng.standard_normal(drawn.shape)
+        )
 
 
 def fit_response_surface(
@@ -116,7 +126,7 @@ def fit_response_surface(
     cap = winsorising_limit(scores[~bad], tolerance)
     values = np.where(bad, cap, np.minimum(np.where(bad, cap, scores), cap))
     order = np.lexsort((*points.T, values))
-    inputs, values = _embedded(points, categorical)[order], values[order]
+    inputs, values = embedded(points, categorical)[order], values[order]
     lengths = np.concatenate([np.full(max(k, 1), i) for i, k in enumerate(categorical)])
     if n > MOST_POINTS:
         kept = _thinned(inputs, values, cap, lengths, seed)
@@ -143,7 +153,7 @@ def winsorising_limit(scores: Array, tolerance: float) -> float:
     return float(max(median + 3 * (median - tenth), fifth + 6 * tolerance))
 
 
-def _embedded(points: Array, categorical: tuple[int, ...]) -> Array:
+def embedded(points: Array, categorical: tuple[int, ...]) -> Array:
     """Numeric axes as they are, categorical ones one-hot over sqrt(2).
 
     Any two choices have distance 1.
@@ -155,24 +165,34 @@ def _embedded(points: Array, categorical: tuple[int, ...]) -> Array:
     return np.concatenate(columns, axis=1).astype(float)
 
 
-def _kernel(left: Array, right: Array, setting: KernelSetting) -> Array:
+def kernel_between(left: Array, right: Array, setting: KernelSetting) -> Array:
     """Matern-5/2 covariances [len(left), len(right)]."""
     a, b = left * setting.inverse_lengths, right * setting.inverse_lengths
     squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
     return matern(np.maximum(squares, 0.0), setting.signal)
 
 
-def _paths(
+def posterior_paths(
     setting: KernelSetting,
     inputs: Array,
     targets: Array,
     at: Array,
     rng: np.random.Generator,
     count: int,
+    trials: NDArray[np.int_] | None = None,
 ) -> Array:
-    """Draws [count, m]: a prior function, corrected by what it misses at the trials.
+    """Draws [count, m]: a prior function, corrected by what it misses at the observations.
 
     The prior function is a sum of random Fourier features.
+
+    Args:
+        setting: of the kernel.
+        inputs: of the observations [n, k].
+        targets: observations [n], standardised.
+        at: inputs [m, k] of the draws.
+        rng: of the draws.
+        count: draws.
+        trials: code [n] of each observation's trial, where trials have several rows.
     """
     # The spectral density of Matern-5/2 is a multivariate t with 5 degrees of freedom (Rasmussen &
     # Williams 2006, 4.2.1).
@@ -182,6 +202,9 @@ def _paths(
         setting.signal / FREQUENCIES
     )
     noise = rng.standard_normal((len(inputs), count)) * np.sqrt(setting.noises)[:, None]
+    if trials is not None:
+        codes = np.unique(trials, return_inverse=True)[1]
+        noise += rng.standard_normal((codes.max() + 1, count))[codes] * math.sqrt(setting.trial)
     phases = frequencies * setting.inverse_lengths
     # Single precision, eightfold faster: the features are random to 6 % anyway.
     narrow = amplitudes.astype(np.float32)
@@ -193,7 +216,7 @@ def _paths(
         )
 
     missed = cho_solve((setting.cholesky, True), targets[:, None] - prior(inputs) - noise)
-    return np.asarray((prior(at) + _kernel(at, inputs, setting) @ missed).T)
+    return np.asarray((prior(at) + kernel_between(at, inputs, setting) @ missed).T)
 
 
 def _thinned(
@@ -213,6 +236,6 @@ def _thinned(
     (setting,) = kernel_settings(
         inputs[first], targets, capped, lengths, np.random.default_rng(seed), 1
     )
-    predicted = _kernel(inputs[rest], inputs[first], setting) @ setting.weights
+    predicted = kernel_between(inputs[rest], inputs[first], setting) @ setting.weights
     second = rest[np.argsort(predicted, kind="stable")[: MOST_POINTS - half]]
     return np.sort(np.concatenate([first, second]))
