@@ -99,8 +99,10 @@ def most_agree(p_good: Array, sure: float, refuted: float) -> Agreement | None:
         refuted: P(good) up to which it is bad there.
 
     Returns:
-        None where all groups agree, or fewer than two do.
+        None where all groups agree, fewer than two do, or nothing is known (an empty array).
     """
+    if not p_good.size:
+        return None
     good = p_good >= sure
     count = good.sum(0)
     best = int(np.lexsort((-p_good.mean(0), -count))[0])
