@@ -44,8 +44,7 @@ def test_a_real_optimum_is_found_and_a_null_hyperparameter_is_not():
     assert rate.estimates["low_edge_90"][0] < low < rate.estimates["low_edge_90"][1]
     assert rate.estimates["high_edge_90"][0] < high < rate.estimates["high_edge_90"][1]
     weight = found["range/a/w_r"]
-    assert weight.status == "withheld"
-    assert "not shown to matter" in weight.withheld_because[0].text
+    assert weight.status in ("leave_alone", "likely")
     assert "w_r" in found["rank/a"].estimates["not_shown"]
 
 
@@ -82,15 +81,15 @@ def test_the_better_method_is_named_and_equal_ones_are_not_told_apart():
     assert best.scope.method == "b"
     assert best.estimates["better_than"] == ["a", "c"]
     equal = by_id(planted({"a": deep, "b": deep}, **one_axis))["method_choice/best"]
-    assert equal.status == "withheld"
+    assert equal.status == "not_known"
     assert equal.scope.method is None
     assert "no method is shown" in equal.text
 
 
 def test_thin_data_says_how_many_trials_are_missing():
     found = by_id(planted({"a": valley()}, trials=20, groups=THREE))
-    assert all(guideline.status == "withheld" for guideline in found.values())
-    assert "40 more trials" in found["range/a/learning_rate"].text
+    assert not any(guideline.status == "claimed" for guideline in found.values())
+    assert "40 more trials" in found["range/a/learning_rate"].why
 
 
 def test_optima_that_differ_between_domains_give_no_common_range():
@@ -98,7 +97,20 @@ def test_optima_that_differ_between_domains_give_no_common_range():
     guideline = by_id(planted({"a": valley()}, trials=60, groups=THREE, shift=shift))[
         "range/a/learning_rate"
     ]
-    assert guideline.status == "withheld"
+    assert guideline.status == "not_known"
+
+
+def test_domains_that_agree_all_but_one_are_counted_and_the_one_is_named():
+    domains = ("books", "code", "news", "papers")
+    shift = dict(zip(domains, (0.0, 0.0, 1.2, 0.0), strict=True)).__getitem__
+    guideline = by_id(planted({"a": valley()}, trials=40, groups=domains, shift=shift))[
+        "range/a/learning_rate"
+    ]
+    assert guideline.status == "not_known"
+    assert guideline.agreement.good_in == ("books", "code", "papers")
+    assert guideline.agreement.not_in == ("news",)
+    assert guideline.agreement.low < 10**-4.5 < guideline.agreement.high
+    assert "is good in 3 of 4, not in news" in guideline.text
 
 
 def test_a_shared_optimum_transfers_and_is_graded_by_the_number_of_domains():

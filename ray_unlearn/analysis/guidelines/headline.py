@@ -59,7 +59,7 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
             {
                 "id": f"method_choice/{claim.method_a}/{claim.method_b}",
                 "kind": "method_choice",
-                "status": "withheld" if reasons else "claimed",
+                "status": "not_known" if reasons else "claimed",
                 "withheld_because": tuple(reasons),
                 "grade": None if reasons else grade,
                 "evidence": evidence,
@@ -139,7 +139,7 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
             {
                 "id": "method_choice/best",
                 "kind": "method_choice",
-                "status": "withheld" if reasons else "claimed",
+                "status": "not_known" if reasons else "claimed",
                 "withheld_because": tuple(reasons),
                 "grade": None if reasons else grade,
                 "scope": Scope(

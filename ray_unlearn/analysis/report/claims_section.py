@@ -22,7 +22,7 @@ their method."""
 INTERACTIONS = ("interaction",)
 
 
-OPEN = ("withheld", "not_known")
+OPEN = ("not_known",)
 """Statuses of what is not stated."""
 
 
