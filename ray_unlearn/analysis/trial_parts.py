@@ -7,12 +7,13 @@ rule of the source chooses (`store.score`). Our own studies and tables say which
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.axes import Axis, KnownRange
 from ray_unlearn.analysis.read.cells import category_name
 from ray_unlearn.analysis.read.evaluation_rows import best_candidates
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
@@ -78,6 +79,8 @@ class SourceTrials:
     rules: tuple[str, ...]
     """Which row scores a trial, in words."""
     notes: tuple[str, ...] = ()
+    ranges: Mapping[str, KnownRange] = field(default_factory=dict)
+    """By hyperparameter of a foreign table, what was searched, where its program says."""
 
 
 def study_part(study: StudyResults) -> SourceTrials:
@@ -196,7 +199,8 @@ def foreign_part(foreign: ForeignResults) -> SourceTrials:
     notes: tuple[str, ...] = (f"{foreign.name}: {HINDSIGHT}",) if hindsight else ()
     if unscored.any():
         notes += (f"{foreign.name}: {rows.loc[unscored, 'trial'].nunique()} {PRUNED}",)
-    return _scored(trials, rows, chosen, foreign.hyperparameters, None, free, (rule,), notes)
+    part = _scored(trials, rows, chosen, foreign.hyperparameters, None, free, (rule,), notes)
+    return replace(part, ranges=foreign.ranges)
 
 
 def _scored(

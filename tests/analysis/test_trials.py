@@ -549,6 +549,9 @@ def test_groups(planted_study: Path) -> None:
         "Shakespeare scenes (demo:shakespeare)",
         "Shakespeare scenes (big)",
     }
+    fourth = replace(study, key="d", name="d", model="demo:arxiv", domain="arxiv")
+    own = trial_table(Results((study, fourth)))  # a model for each domain: the domain names it
+    assert own.groups == ("arxiv", "Shakespeare scenes")
 
 
 def test_scores_at_other_strengths_are_not_pooled(planted_study: Path) -> None:

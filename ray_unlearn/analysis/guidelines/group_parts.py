@@ -57,7 +57,8 @@ def _trajectories(
     """
     if table.score.strength != "trained":
         return None
-    if table.weights is None or not set(NEEDED) <= set(table.rows):
+    weights = table.score.weights
+    if weights is None or not set(NEEDED) <= set(table.rows):
         return None
     rows = table.rows[table.rows["trial"].isin(trials["trial"])]
     rows = rows[rows["learning_rate_sum"] > 0]
@@ -77,7 +78,9 @@ def _trajectories(
         updates=np.empty(0) if "steps" in searched else _deployable(rows),
         rate=float(np.exp(np.log(rates).mean())),
         per_step=float((rows["learning_rate_sum"] / (rates * rows["update"])).median()),
-        score=ScoreOfChanges(table.weights, chosen_by, valued_by),
+        score=ScoreOfChanges(
+            (weights.forget_gap, weights.retain, weights.general), chosen_by, valued_by
+        ),
     )
 
 

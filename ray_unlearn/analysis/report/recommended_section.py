@@ -2,19 +2,20 @@
 
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
 from ray_unlearn.analysis.numerals import DASH, counted, plain
-from ray_unlearn.analysis.report.page import Heading, Paragraph, Section, Table
+from ray_unlearn.analysis.report.claims_section import ranges_in_short
+from ray_unlearn.analysis.report.page import Heading, Paragraph, Table
 from ray_unlearn.spec.guideline_file import AtStrength, Guidelines, Recommendation, ScoreInfo
 
-TITLE = "What to run"
 CAPTION = (
     "One line per method, the best expected score first where all methods were run in the same "
     "groups. Probabilities are lower bounds and costs upper bounds: with few trials they are "
     "cautious."
 )
-HEADINGS = (
+HEADINGS: tuple[Heading, ...] = (
     Heading("Method", numeric=False),
     Heading("Setting", numeric=False, wide=True),
     Heading("Updates", "typical", "updates after which the trials nearest to it are scored"),
+    Heading("Strength", "typical", "where those trials are scored: as trained, or at the target"),
     Heading("Score", "expected", "of the response surface there; of the best trial without one"),
     Heading("Good", "probability, at least", "within the tolerance of the method's best"),
     Heading("Costs", "at most, 95 %", "score lost against the method's best"),
@@ -22,26 +23,33 @@ HEADINGS = (
         "Still to gain", "at most, 95 %", "by which the best trial so far could still be improved"
     ),
     Heading("Trials"),
+    Heading("Good range", "where one is stated, with its grade", numeric=False, wide=True),
 )
+"""A column without any entry is left out."""
 
 
-def recommended_section(guidelines: Guidelines) -> tuple[Section, ...]:
-    """A sentence about the first method, and the table of all; nothing where no trial has a score.
+def recommended_box(guidelines: Guidelines) -> Paragraph:
+    """What to run, of the first method.
 
     Args:
-        guidelines: recommendations, best trials, and the score.
+        guidelines: recommendations, of which there is one at least, best trials, and the score.
     """
-    found = guidelines.recommendations
-    if not found:
-        return ()
-    first = found[0]
+    first = guidelines.recommendations[0]
     sentences = [recommendation_sentence(first, guidelines.score)]
     sentences += _another_method_leads(guidelines)
-    lead = Paragraph(" ".join(sentences), strong=f"{setting_in_words(first)}.", style="box")
-    lines = tuple(_line(one) for one in found)
-    marks = tuple(one.method or "" for one in found) if first.method else ()
-    table = Table(CAPTION, HEADINGS, lines, marks)
-    return (Section(TITLE, (lead, table), "recommended", style="inner"),)
+    return Paragraph(" ".join(sentences), strong=f"{setting_in_words(first)}.", style="box")
+
+
+def recommended_table(guidelines: Guidelines) -> Table:
+    """A line per method: its setting, probability and cost, and the ranges that are stated."""
+    found = guidelines.recommendations
+    lines = [
+        (*_line(one), ranges_in_short(guidelines.guidelines, one.method) or DASH) for one in found
+    ]
+    columns = zip(HEADINGS, zip(*lines, strict=True), strict=True)
+    headings, cells = zip(*(pair for pair in columns if set(pair[1]) != {DASH}), strict=True)
+    marks = tuple(one.method or "" for one in found) if found[0].method else ()
+    return Table(CAPTION, headings, tuple(zip(*cells, strict=True)), marks)
 
 
 def _another_method_leads(guidelines: Guidelines) -> list[str]:
@@ -85,6 +93,10 @@ def strength_in_words(at: AtStrength) -> str:
     return f"{with_what} the vanilla model to the forget target (strength about {at.typical:.2g})"
 
 
+def _strength(at: AtStrength) -> str:
+    return f"{at.typical:.2g}, at the target" if at.meets_target else "as trained"
+
+
 def recommendation_sentence(one: Recommendation, score: ScoreInfo) -> str:
     """What the setting of a recommendation rests on, and what it may cost."""
     trials = counted(one.n_trials, "trial")
@@ -109,13 +121,12 @@ def _probability(value: float) -> str:
 
 def _line(one: Recommendation) -> tuple[str, ...]:
     setting = ", ".join(f"{label(name)} {plain(value)}" for name, value in one.setting.items())
-    if one.strength is not None:
-        setting += f", {strength_in_words(one.strength)}" if setting else ""
     updates, regret, best = one.updates, one.regret, one.best_trial_regret
     return (
         f"`{one.method}`" if one.method else "all trials",
         setting or "nothing was searched",
         DASH if updates is None else f"{updates.typical:.0f}",
+        DASH if one.strength is None else _strength(one.strength),
         plain(one.score),
         DASH if regret is None else _probability(regret.p_good),
         DASH if regret is None else plain(regret.high),
