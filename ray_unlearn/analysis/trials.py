@@ -17,7 +17,8 @@ from ray_unlearn.analysis.trial_parts import SourceTrials, foreign_part, study_p
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.method_registry import METHODS
-from ray_unlearn.spec.study_spec import ScoreRuleName
+from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
+from ray_unlearn.store.schema import AS_TRAINED
 from ray_unlearn.store.table import CONFIG_COLUMNS
 
 LEFT_OUT = ("study", "domain", "model", "method", "status", "why", "group")
@@ -41,6 +42,7 @@ class TrialTable:
         infeasible       bool: diverged, out of memory, or no finite score at its scoring row
         drawn            "space" (quasi-random, random, grid), "adaptive" or "unknown"
         update           of the row that scores the trial (NaN where steps are unknown)
+        strength         of that row; absent where all are as trained
         crossed          whether the forget ppl reached the target there; None: not known
         score            of that row, on the reporting half; lower is better; NaN if infeasible
         score_selection  of that row, on the selection half (`score` in a table without halves)
@@ -142,6 +144,7 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
         direction=direction,
         weights=results.weights,
         score_rule=_one_score_rule(results),
+        strength=_one_strength(results),
         unit="nats/token" if studies else "",
         tolerance=tau,
         tolerance_source=source,
@@ -210,13 +213,6 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
             f"{each}: their objectives weigh the score differently; report on them separately, or "
             "score all with the same weights, such as --objective general=2"
         )
-    strengths = {study.spec.evaluation.strength for study in results.studies if study.spec}
-    if len(strengths) > 1:
-        names = ", ".join(study.name for study in results.studies)
-        raise UserError(
-            f"{names}: they score models at different strengths (evaluation.strength: "
-            f"{', '.join(sorted(strengths))}); report on them separately"
-        )
     found = [(OWN_SCORE, False, study.source) for study in results.studies[:1]]
     found += [
         (
@@ -235,6 +231,18 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
                 "separately"
             )
     return name, "maximize" if maximise else "minimize"
+
+
+def _one_strength(results: Results) -> StrengthMode:
+    """Which models score a trial, in all studies; tables do not say, and count as trained."""
+    found = {study.spec.evaluation.strength for study in results.studies if study.spec}
+    if len(found) > 1:
+        names = ", ".join(study.name for study in results.studies)
+        raise UserError(
+            f"{names}: they score models at different strengths (evaluation.strength: "
+            f"{', '.join(sorted(found))}); report on them separately"
+        )
+    return found.pop() if found else "trained"
 
 
 def _one_score_rule(results: Results) -> ScoreRuleName:
@@ -286,6 +294,10 @@ def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
     trials.insert(0, "trial", np.arange(len(trials)))
     if "label" in trials:
         trials.insert(1, "label", trials.pop("label").fillna(""))
+    if "strength" in trials:
+        strengths = trials.pop("strength").astype(float)
+        if (strengths.dropna() != AS_TRAINED).any():
+            trials.insert(list(trials).index("update") + 1, "strength", strengths)
     if "number" in trials:
         trials.insert(1, "number", trials.pop("number").astype(float))
     trials["crossed"] = trials["crossed"].astype(object).where(trials["crossed"].notna(), None)

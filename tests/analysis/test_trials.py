@@ -579,6 +579,11 @@ def test_a_trajectory_is_made_of_what_was_trained(planted_study: Path) -> None:
     changed = (found.trials["score"] - plain.trials["score"]).dropna()
     assert sorted(changed.round(6))[0] == -0.01
     assert (changed.round(6) != 0).sum() == 1
+    assert "strength" not in plain.trials, "all are as trained"
+    own = found.trials.set_index("number").loc[line["number"].iloc[0]]
+    assert own["strength"] == 0.5
+    assert (found.trials["strength"].dropna() != 1).sum() == 1
+    assert list(found.trials)[list(found.trials).index("update") + 1] == "strength"
 
 
 def test_scores_with_other_weights_are_not_pooled(planted_study: Path) -> None:

@@ -52,10 +52,11 @@ def _trajectories(
 ) -> Trajectories | None:
     """The evaluations of one group's trials; None where they do not say what scores are made of.
 
-    Also None where the studies of a group have different targets.
+    Also None where the studies of a group have different targets, and where trials are scored at
+    other strengths: a trajectory as trained does not say what its trial scores at the target.
     """
     weights = table.score.weights
-    if weights is None or not set(NEEDED) <= set(table.rows):
+    if table.score.strength != "trained" or weights is None or not set(NEEDED) <= set(table.rows):
         return None
     rows = table.rows[table.rows["trial"].isin(trials["trial"])]
     rows = rows[rows["learning_rate_sum"] > 0]
