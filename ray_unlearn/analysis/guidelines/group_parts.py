@@ -55,10 +55,8 @@ def _trajectories(
     Also None where the studies of a group have different targets, and where trials are scored at
     other strengths: a trajectory as trained does not say what its trial scores at the target.
     """
-    if table.score.strength != "trained":
-        return None
     weights = table.score.weights
-    if weights is None or not set(NEEDED) <= set(table.rows):
+    if table.score.strength != "trained" or weights is None or not set(NEEDED) <= set(table.rows):
         return None
     rows = table.rows[table.rows["trial"].isin(trials["trial"])]
     rows = rows[rows["learning_rate_sum"] > 0]
