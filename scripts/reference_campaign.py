@@ -80,9 +80,9 @@ def main() -> None:
         study = ru.run(world_study(world, given.results / "files", trials), place, resume=True)
         ended = study.last_run
         assert ended is not None
-        print(f"{place}: {trials} trials of each method; {ended.counts}", flush=True)
         if ended.interrupted:
-            sys.exit(f"stopped; go on with the same command, or: ray-unlearn resume {place}")
+            sys.exit(f"stopped in {place}; the same command goes on")
+        print(f"{place}: {trials} trials of each method; {ended.counts}", flush=True)
     places = " ".join(sorted({str(given.results / w.name) for w, _ in passes(
         given.trials, given.seeds, given.domains)}))  # fmt: skip
     print(f"done; report with: ray-unlearn report {places} -o {given.results / 'report'}")
