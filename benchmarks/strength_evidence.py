@@ -10,8 +10,8 @@ at the row with the lowest score on the selection half:
     as trained         among the rows at strength 1
     equal forgetting   among the rows that meet the target
 
-The spread over the learning rate is the greatest minus the least of four medians, one for each
-quarter of the decade from 2e-4 to 2e-3, of scores less the median of their world. Noise alone makes
+The spread over the learning rate is the greatest minus the least of three medians, one for each
+third of the decade from 2e-4 to 2e-3, of scores less the median of their world. Noise alone makes
 it greater than zero; what counts is how the two compare. Trials whose target is out of reach have
 no second score: their fraction is printed beside it, and `both` takes the row that the selection
 half finds better. Intervals (90 %) are from 1,000 draws of worlds and, within them, of trials.
@@ -38,8 +38,8 @@ from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.target import TARGET_TOLERANCE
 
-BINS = np.geomspace(2e-4, 2e-3, 5)
-"""Ends of the quarters of the decade."""
+BINS = np.geomspace(2e-4, 2e-3, 4)
+"""Ends of the thirds of the decade."""
 DRAWS = 1000
 KINDS = ("trained", "target", "both")
 Arrays = dict[str, NDArray[Any]]
@@ -82,9 +82,9 @@ def _chosen(pool: pd.DataFrame, column: str) -> float:
 
 
 def spread(trials: Arrays, kind: str) -> float:
-    """Greatest minus least median score over the quarters of the decade; NaN if one has none."""
-    scores, quarter = trials[kind], trials["quarter"]
-    pools = [scores[(quarter == i) & ~np.isnan(scores)] for i in range(1, len(BINS))]
+    """Greatest minus least median score over the thirds of the decade; NaN if one has none."""
+    scores, third = trials[kind], trials["third"]
+    pools = [scores[(third == i) & ~np.isnan(scores)] for i in range(1, len(BINS))]
     if not all(len(pool) for pool in pools):
         return math.nan
     medians = [float(np.median(pool)) for pool in pools]
@@ -103,12 +103,12 @@ def interval(
 
     Args:
         trials: with `world`, `learning_rate` and the scores.
-        statistic: of those columns as arrays; `quarter` numbers the quarters of the decade from 1.
+        statistic: of those columns as arrays; `third` numbers the thirds of the decade from 1.
         seed: of the draws.
     """
     draws = np.random.default_rng(seed)
     arrays = {kind: trials[kind].to_numpy(dtype=float) for kind in KINDS}
-    arrays["quarter"] = np.digitize(trials["learning_rate"], BINS)
+    arrays["third"] = np.digitize(trials["learning_rate"], BINS)
     worlds = [np.flatnonzero(trials["world"] == world) for world in trials["world"].unique()]
     found = []
     for _ in range(DRAWS):

@@ -52,6 +52,7 @@ def world_study(world: World, folder: Path, trials: int) -> StudySpec:
     content["model"]["source"] = world.model
     content["data"]["source"] = f"demo:{world.domain}"
     content["search"]["trials_per_method"] = trials
+    content["search"]["seed"] = world.seed  # each trained model fills the gaps of the others
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{world.name}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))

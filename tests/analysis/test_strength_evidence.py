@@ -56,17 +56,17 @@ def planted(worlds: int, slope: float, seed: int = 0) -> pd.DataFrame:
 
 
 def test_a_planted_spread_is_found_and_its_absence_too() -> None:
-    """Three quarters of a decade lie between the middles of the first and the last bin."""
+    """Two thirds of a decade lie between the middles of the first and the last third."""
     (line,) = spreads(planted(worlds=3, slope=2.0))
     value, low, high = line["trained"]
-    assert low <= 1.5 <= high
-    assert value == pytest.approx(1.5, abs=0.1)
+    assert low <= 4 / 3 <= high
+    assert value == pytest.approx(4 / 3, abs=0.1)
     assert line["target"][2] < 0.05
-    assert line["saved"][1] > 1.2
+    assert line["saved"][1] > 1.0
     assert line["out_of_reach"] == 0
 
 
-def test_more_than_half_diverged_in_a_quarter_is_an_infinite_spread() -> None:
+def test_more_than_half_diverged_in_a_third_is_an_infinite_spread() -> None:
     trials = planted(worlds=1, slope=0.0)
     high = trials["learning_rate"] > 1.2e-3
     trials.loc[high, list(KINDS)] = math.inf
