@@ -234,8 +234,8 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
 
 
 def _one_strength(results: Results) -> StrengthMode:
-    """Which models score a trial, in all studies; tables do not say, and count as trained."""
-    found = {study.spec.evaluation.strength for study in results.studies if study.spec}
+    """Which models score a trial, in all studies; of a table alone its rows tell."""
+    found = {_strength_mode(study) for study in results.studies}
     if len(found) > 1:
         names = ", ".join(study.name for study in results.studies)
         raise UserError(
@@ -243,6 +243,12 @@ def _one_strength(results: Results) -> StrengthMode:
             f"{', '.join(sorted(found))}); report on them separately"
         )
     return found.pop() if found else "trained"
+
+
+def _strength_mode(study: StudyResults) -> StrengthMode:
+    if study.spec is not None:
+        return study.spec.evaluation.strength
+    return "trained" if (study.rows["strength"].dropna() == AS_TRAINED).all() else "both"
 
 
 def _one_score_rule(results: Results) -> ScoreRuleName:
