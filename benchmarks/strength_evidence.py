@@ -210,7 +210,7 @@ def main() -> None:
             probe(place, chosen, given.out / "probes.jsonl")
     known = given.out / "probes.jsonl"
     if known.exists():
-        content["probes"] = [json.loads(line) for line in known.read_text().splitlines()]
+        content["probes"] = recovered([json.loads(line) for line in known.open()])
         print_probes(content["probes"])
     text = json.dumps(_plain(content), indent=1, allow_nan=False)
     (given.out / "evidence.json").write_text(text + "\n")
@@ -241,10 +241,24 @@ def print_bests(lines: Sequence[dict[str, Any]]) -> None:
         print(f"{line['method']:32} {line['world']:14} {' '.join(f'{c:7.3f}' for c in cells)}")
 
 
+def recovered(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds which fraction of the rise above vanilla relearning takes back, by world.
+
+    The vanilla model's NLL is that of the same sequences before any update.
+    """
+    start = {one["world"]: one["relearning"]["0"] for one in lines if one["method"] == "vanilla"}
+    found = []
+    for line in lines:
+        first, *_, last = line["relearning"].values()
+        rise = first - start[line["world"]]
+        found.append(line | {"recovered": (first - last) / rise if rise else math.nan})
+    return found
+
+
 def print_probes(lines: Sequence[dict[str, Any]]) -> None:
     """Relearning curves, and what rounding changes."""
-    print("relearning: forget NLL of the rest after 0, 5, 20 updates | changes by 8 and by 4 bits: "
-          "forget, retain, general")  # fmt: skip
+    print("relearning: forget NLL of the rest after 0, 5, 20 updates, recovered | changes by 8 and "
+          "by 4 bits: forget, retain, general")  # fmt: skip
     for line in lines:
         curve = " ".join(f"{value:6.3f}" for value in line["relearning"].values())
         changes = []
@@ -252,7 +266,8 @@ def print_probes(lines: Sequence[dict[str, Any]]) -> None:
             own, plain = line["rounded"][bits], line["plain"]
             changes += [f"{own[name] - plain[name]:+6.3f}" for name in plain]
         print(f"{line['world']:14} {line['method']:32} {line['kind']:8} "
-              f"{line['strength']:5.2f} {curve} | {' '.join(changes)}")  # fmt: skip
+              f"{line['strength']:5.2f} {curve} {line['recovered']:4.0%} | "
+              f"{' '.join(changes)}")  # fmt: skip
 
 
 def _three(values: tuple[float, float, float]) -> str:

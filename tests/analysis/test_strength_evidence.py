@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from strength_evidence import KINDS, bests, spreads, two_scores
+from strength_evidence import KINDS, bests, recovered, spreads, two_scores
 
 TARGET = 4.0
 
@@ -81,3 +81,11 @@ def test_extrapolated_rows_stand_apart_from_mixed_ones() -> None:
     assert line["equal_score"] == line["equal_extrapolated_score"] == 1.2
     assert line["equal_interpolated_score"] == 1.3
     assert line["strength"] == 1.4
+
+
+def test_what_relearning_takes_back_is_a_fraction_of_the_rise_above_vanilla() -> None:
+    vanilla = {"world": "a", "method": "vanilla", "relearning": {"0": 3.0, "5": 3.0, "20": 3.1}}
+    forgot = {"world": "a", "method": "x", "relearning": {"0": 4.0, "5": 3.9, "20": 3.75}}
+    first, second = recovered([vanilla, forgot])
+    assert math.isnan(first["recovered"]), "there is nothing to take back"
+    assert second["recovered"] == pytest.approx(0.25)
