@@ -119,6 +119,7 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     )
     foreign = sorted(results.foreign, key=lambda table: (table.name, table.source_digest))
     name, direction = _one_score(results)
+    weights = results.weights
     parts = [*map(study_part, studies), *map(foreign_part, foreign)]
     trials, rows = _stacked(parts)
     left_out = pd.concat([part.left_out for part in parts], ignore_index=True)
@@ -137,7 +138,7 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     score = ScoreInfo(
         name=name,
         direction=direction,
-        weights=results.weights,
+        weights=weights,
         score_rule=_one_score_rule(results),
         unit="nats/token" if studies else "",
         tolerance=tau,
@@ -162,16 +163,8 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
         nothing,
         gaps,
         theirs,
-        _weights(studies),
+        None if weights is None else (weights.forget_gap, weights.retain, weights.general),
     )
-
-
-def _weights(studies: Sequence[StudyResults]) -> tuple[float, float, float] | None:
-    """Those of all studies, which `_one_score` has found equal; None where one does not say."""
-    objectives = [study.spec.objective for study in studies if study.spec is not None]
-    if not objectives or len(objectives) < len(studies):
-        return None
-    return objectives[0].forget_gap, objectives[0].retain, objectives[0].general
 
 
 def _rescored(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:

@@ -139,7 +139,8 @@ class Results:
     studies: tuple[StudyResults, ...]
     foreign: tuple[ForeignResults, ...] = ()
     weights: ScoreWeights | None = None
-    """Weights of the scores' parts; None: not known (tables alone)."""
+    """Weights of the scores' parts, those asked for or of all studies; None where a study does not
+    say, or theirs differ."""
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -195,7 +196,7 @@ def load(sources: list[Path], **how: Unpack[HowToRead]) -> Results:
         for study in studies
     ]
     numbered = [f"{key} {i}" if keys.count(key) > 1 else key for i, key in enumerate(keys, start=1)]
-    known = {study.weights for study in studies if study.spec is not None}
+    known = {study.weights if study.spec is not None else None for study in studies}
     return Results(
         tuple(replace(study, key=key) for study, key in zip(studies, numbered, strict=True)),
         tuple(foreign),
