@@ -1,4 +1,4 @@
-"""The score that all sources of a report share: name, direction, rule and weights."""
+"""The score that all sources of a report share: name, direction, rule, strength, weights."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -7,7 +7,7 @@ import pandas as pd
 
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import ScoreRuleName
+from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
 
 OWN_SCORE = "score"
 
@@ -16,21 +16,13 @@ def one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
     """Name and direction of the score that all sources share.
 
     Raises:
-        UserError: they weigh their scores differently, score models at different strengths, or
-            have scores of other names or directions.
+        UserError: they weigh their scores differently, or have scores of other names or directions.
     """
     if len({study.weights for study in results.studies if study.spec is not None}) > 1:
         each = "; ".join(f"{one.name}: {one.weights.in_words()}" for one in results.studies)
         raise UserError(
             f"{each}: their objectives weigh the score differently; report on them separately, or "
             "score all with the same weights, such as --objective general=2"
-        )
-    strengths = {study.spec.evaluation.strength for study in results.studies if study.spec}
-    if len(strengths) > 1:
-        names = ", ".join(study.name for study in results.studies)
-        raise UserError(
-            f"{names}: they score models at different strengths (evaluation.strength: "
-            f"{', '.join(sorted(strengths))}); report on them separately"
         )
     found = [(OWN_SCORE, False, study.source) for study in results.studies[:1]]
     found += [
@@ -50,6 +42,22 @@ def one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
                 "separately"
             )
     return name, "maximize" if maximise else "minimize"
+
+
+def one_strength(results: Results) -> StrengthMode:
+    """Which models score a trial, in all studies; tables do not say, and count as trained.
+
+    Raises:
+        UserError: studies have different ones.
+    """
+    found = {study.spec.evaluation.strength for study in results.studies if study.spec}
+    if len(found) > 1:
+        names = ", ".join(study.name for study in results.studies)
+        raise UserError(
+            f"{names}: they score models at different strengths (evaluation.strength: "
+            f"{', '.join(sorted(found))}); report on them separately"
+        )
+    return found.pop() if found else "trained"
 
 
 def one_score_rule(results: Results) -> ScoreRuleName:

@@ -28,6 +28,7 @@ from ray_unlearn.analysis.searched import (
 from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
 from ray_unlearn.analysis.statistics.trajectories import COMPONENTS
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
+from ray_unlearn.spec.study_spec import StrengthMode
 from ray_unlearn.store.schema import AS_TRAINED, HALVES
 
 IDENTITY = ("study", "domain", "model", "method", "status")
@@ -52,6 +53,11 @@ PRUNED = (
     "column tells its step"
 )
 SEARCHED_STEPS = "the last step, where the number of steps was searched"
+STRENGTHS: dict[StrengthMode, tuple[str, ...]] = {
+    "trained": (),
+    "both": ("as trained or at the strength that meets the forget target, whichever is lower",),
+    "target": ("at the strength that meets the forget target",),
+}
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,8 @@ def study_part(study: StudyResults) -> SourceTrials:
         rules += (BEST if study.score_rule == "best_row" else STOP,)
     if sampled_steps:
         rules += (SEARCHED_STEPS,)
+    if study.spec is not None:
+        rules += STRENGTHS[study.spec.evaluation.strength]
     axes = (
         None
         if study.spec is None
@@ -226,6 +234,8 @@ def _scored(
         score=scores["score"],
         score_selection=scores["score_selection"],
     )
+    if "strength" in at:
+        trials["strength"] = at["strength"].reindex(trials.index).where(~diverged)
     trials["crossed"] = _crossed(at).reindex(trials.index).where(~diverged, None)
     trials.loc[trials["infeasible"], ["score", "score_selection"]] = math.nan
     # A trial that ended well by its program, but whose checkpoint is not finite, has diverged.

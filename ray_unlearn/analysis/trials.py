@@ -8,15 +8,17 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis, KnownRange
-from ray_unlearn.analysis.one_score import one_score, one_score_rule, rescored_notes
+from ray_unlearn.analysis.one_score import one_score, one_score_rule, one_strength, rescored_notes
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import Results
 from ray_unlearn.analysis.searched import combined, seen_axis
 from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
+from ray_unlearn.analysis.trained_models import trained_models
 from ray_unlearn.analysis.trial_parts import SourceTrials, foreign_part, study_part
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.store.schema import AS_TRAINED
 from ray_unlearn.store.table import CONFIG_COLUMNS
 
 LEFT_OUT = ("study", "domain", "model", "method", "status", "why", "group")
@@ -31,13 +33,15 @@ class TrialTable:
         number           in its study's ledger (NaN for a foreign table); absent without studies
         label            its name in a foreign table; absent without such tables
         study, domain, model
-        group            what claims about transfer leave out: domain, or model and domain
+        group            domain x trained model: the domain's name, with the model's where some
+                         domain has several
         method           "" where the table has none
         seed             float, NaN where unknown
         status           outcome (`store.schema.OUTCOMES`; "complete" where a table does not say)
         infeasible       bool: diverged, out of memory, or no finite score at its scoring row
         drawn            "space" (quasi-random, random, grid), "adaptive" or "unknown"
         update           of the row that scores the trial (NaN where steps are unknown)
+        strength         of that row; absent where all are as trained
         crossed          whether the forget ppl reached the target there; None: not known
         score            of that row, on the reporting half; lower is better; NaN if infeasible
         score_selection  of that row, on the selection half (`score` in a table without halves)
@@ -72,8 +76,6 @@ class TrialTable:
     """By group, the vanilla model's forget gap (reporting half), where it is known and above 0."""
     foreign_hyperparameters: tuple[str, ...] = ()
     """Those of foreign tables, varied or not."""
-    weights: tuple[float, float, float] | None = None
-    """Of forget gap, retain and general in the score; None where the table does not say."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -118,7 +120,6 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     )
     foreign = sorted(results.foreign, key=lambda table: (table.name, table.source_digest))
     name, direction = one_score(results)
-    weights = results.weights
     parts = [*map(study_part, studies), *map(foreign_part, foreign)]
     trials, rows = _stacked(parts)
     left_out = pd.concat([part.left_out for part in parts], ignore_index=True)
@@ -128,7 +129,10 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
             "later"
         )
     everyone = pd.concat([trials[["domain", "model"]], left_out[["domain", "model"]]])
-    several = {key: everyone[key].nunique() > 1 for key in ("domain", "model")}
+    several = {
+        "domain": everyone["domain"].nunique() > 1,
+        "model": trained_models(everyone) > 1,
+    }
     for frame in (trials, left_out):
         frame["group"] = _groups(frame, several)
     axes, notes = _axes(trials, parts)
@@ -137,8 +141,9 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     score = ScoreInfo(
         name=name,
         direction=direction,
-        weights=weights,
+        weights=results.weights,
         score_rule=one_score_rule(results),
+        strength=one_strength(results),
         unit="nats/token" if studies else "",
         tolerance=tau,
         tolerance_source=source,
@@ -152,18 +157,7 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     gaps = _by_group(trials, {study.key: vanilla_gap(study) for study in studies})
     gaps = {group: gap for group, gap in gaps.items() if gap > 0}
     theirs = tuple(dict.fromkeys(name for table in foreign for name in table.hyperparameters))
-    return TrialTable(
-        trials,
-        rows,
-        axes,
-        score,
-        left_out,
-        tuple(notes),
-        nothing,
-        gaps,
-        theirs,
-        None if weights is None else (weights.forget_gap, weights.retain, weights.general),
-    )
+    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), nothing, gaps, theirs)
 
 
 def _by_group(trials: pd.DataFrame, of: dict[str, float]) -> dict[str, float]:
@@ -229,6 +223,10 @@ def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
     trials.insert(0, "trial", np.arange(len(trials)))
     if "label" in trials:
         trials.insert(1, "label", trials.pop("label").fillna(""))
+    if "strength" in trials:
+        strengths = trials.pop("strength").astype(float)
+        if (strengths.dropna() != AS_TRAINED).any():
+            trials.insert(list(trials).index("update") + 1, "strength", strengths)
     if "number" in trials:
         trials.insert(1, "number", trials.pop("number").astype(float))
     trials["crossed"] = trials["crossed"].astype(object).where(trials["crossed"].notna(), None)
@@ -236,7 +234,7 @@ def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _groups(frame: pd.DataFrame, several: dict[str, bool]) -> pd.Series:
-    """Domain and model, as far as there are several."""
+    """The domain, and the model where some domain has several."""
     if several["model"] and several["domain"]:
         return frame["domain"] + " (" + frame["model"] + ")"
     return frame["model"] if several["model"] else frame["domain"]
