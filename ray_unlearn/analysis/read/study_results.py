@@ -254,8 +254,8 @@ def _from_directory(folder: Path, reading: Reading) -> StudyResults | ForeignRes
             return read_foreign(foreign, reading)
         raise UserError(
             f"{folder}: no `ledger/events.jsonl` in it; name the directory that `ray-unlearn run` "
-            "made, or results of Ray Tune (params.json), MLflow (mlruns), DeepCAVE (history.jsonl) or "
-            "OpenUnlearning (*_SUMMARY.json)"
+            "made, or results of Ray Tune (params.json), MLflow (mlruns), DeepCAVE "
+            "(history.jsonl) or OpenUnlearning (*_SUMMARY.json)"
         )
     record = read_ledger(ledger)
     missing = [key for key in ("spec", "domain") if not getattr(record.header, key)]
