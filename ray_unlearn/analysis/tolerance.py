@@ -11,7 +11,7 @@ import pandas as pd
 
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.store.row_score import Baselines, Weights, scored
+from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import HALVES, Row
 from ray_unlearn.store.target import half_targets
 
@@ -109,7 +109,7 @@ def _pooled(studies: int) -> str:
 def retrained_scores(study: StudyResults) -> list[float]:
     """Scores of the exactly retrained models, as if they were results of trials.
 
-    On the reporting half, with the study's weights, nats/token.
+    On the reporting half, with the weights of the study's scores, nats/token.
     """
     vanilla = study.baseline("vanilla")
     if vanilla is None:
@@ -145,12 +145,8 @@ def _score(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> float:
 
 def _as_a_row(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> Row:
     """A baseline's metrics with the scores that a trial's row of these metrics would have."""
-    weights = Weights()
-    if study.spec is not None:
-        objective = study.spec.objective
-        weights = Weights(objective.forget_gap, objective.retain, objective.general)
     row, reference = ({str(k): float(v) for k, v in m.items()} for m in (model, vanilla))
-    return scored(row, Baselines(reference), weights)
+    return scored(row, Baselines(reference), study.weights)
 
 
 def _from_scores(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> tuple[float, str]:

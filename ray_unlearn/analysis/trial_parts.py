@@ -7,12 +7,13 @@ rule of the source chooses (`store.score`). Our own studies and tables say which
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.axes import Axis, KnownRange
 from ray_unlearn.analysis.read.cells import category_name
 from ray_unlearn.analysis.read.evaluation_rows import best_candidates
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
@@ -25,8 +26,10 @@ from ray_unlearn.analysis.searched import (
     space_axes,
 )
 from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
+from ray_unlearn.analysis.statistics.trajectories import COMPONENTS
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
-from ray_unlearn.store.schema import AS_TRAINED
+from ray_unlearn.spec.study_spec import StrengthMode
+from ray_unlearn.store.schema import AS_TRAINED, HALVES
 
 IDENTITY = ("study", "domain", "model", "method", "status")
 DIVERGED = ("diverged", "out_of_memory")
@@ -39,6 +42,8 @@ STOP = (
     "the first evaluation at which the forget NLL reaches that of the vanilla model on the "
     "approximate set (selection half), else the last one"
 )
+CHANGED = ("forget_nll", f"retain_nll_{HALVES[1]}", f"general_nll_{HALVES[1]}")
+"""Columns whose changes are the score's components."""
 HINDSIGHT = (
     "the best evaluation of each trial is chosen and scored by the same number, so scores are "
     "optimistic; a column `score_selection` would choose without scoring"
@@ -48,6 +53,11 @@ PRUNED = (
     "column tells its step"
 )
 SEARCHED_STEPS = "the last step, where the number of steps was searched"
+STRENGTHS: dict[StrengthMode, tuple[str, ...]] = {
+    "trained": (),
+    "both": ("as trained or at the strength that meets the forget target, whichever is lower",),
+    "target": ("at the strength that meets the forget target",),
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,8 @@ class SourceTrials:
     rules: tuple[str, ...]
     """Which row scores a trial, in words."""
     notes: tuple[str, ...] = ()
+    ranges: Mapping[str, KnownRange] = field(default_factory=dict)
+    """By hyperparameter of a foreign table, what was searched, where its program says."""
 
 
 def study_part(study: StudyResults) -> SourceTrials:
@@ -90,6 +102,7 @@ def study_part(study: StudyResults) -> SourceTrials:
             _as_in_the_space(trials, method, study)
     trials["drawn"] = sampled_by.map(how_drawn(sampled_by.unique()))
     past_best = (trials["status"] == "pruned") & lines["reason"].str.startswith(PAST_BEST)
+    past_best &= study.rescored is None  # rising by other weights is not rising by these
     trials["status"] = trials["status"].where(~past_best, "complete")
 
     free, fewest = _steps(study)
@@ -118,6 +131,7 @@ def study_part(study: StudyResults) -> SourceTrials:
             "candidate": candidate.astype(bool) & (rows["candidate"] | (not only_target)),
             "strength": rows["strength"],
         }
+        | _changes(study)
     )[evaluated & (candidate | ~is_free)]
     chosen = rows.index[rows["scored"] & evaluated]
     sampled_steps = set(trials["method"]) - free
@@ -126,12 +140,32 @@ def study_part(study: StudyResults) -> SourceTrials:
         rules += (BEST if study.score_rule == "best_row" else STOP,)
     if sampled_steps:
         rules += (SEARCHED_STEPS,)
+    if study.spec is not None:
+        rules += STRENGTHS[study.spec.evaluation.strength]
     axes = (
         None
         if study.spec is None
         else {method: space_axes(study.spec, method) for method in study.spec.methods}
     )
     return _scored(trials, evaluations, chosen, HYPERPARAMETERS, axes, free, rules)
+
+
+def _changes(study: StudyResults) -> dict[str, pd.Series | float]:
+    """What the score of each row is made of, and what would meet the targets, nats/token.
+
+    Columns `COMPONENTS`, `chosen_by` and `valued_by` (`trajectories`). Nothing where another
+    strength than that of the trained states may score a trial: its rows are not on these curves.
+    """
+    vanilla = study.baseline("vanilla")
+    calibrated = (study.rows["strength"].dropna() != AS_TRAINED).any()
+    if vanilla is None or calibrated:
+        return {}
+    start = float(vanilla["forget_nll"])
+    chosen_by, valued_by = (float(vanilla[f"approximate_nll_{half}"]) - start for half in HALVES)
+    changes: dict[str, pd.Series | float] = {"chosen_by": chosen_by, "valued_by": valued_by}
+    for component, name in zip(COMPONENTS, CHANGED, strict=True):
+        changes[component] = study.rows[name] - float(vanilla[name])
+    return changes
 
 
 def foreign_part(foreign: ForeignResults) -> SourceTrials:
@@ -165,7 +199,8 @@ def foreign_part(foreign: ForeignResults) -> SourceTrials:
     notes: tuple[str, ...] = (f"{foreign.name}: {HINDSIGHT}",) if hindsight else ()
     if unscored.any():
         notes += (f"{foreign.name}: {rows.loc[unscored, 'trial'].nunique()} {PRUNED}",)
-    return _scored(trials, rows, chosen, foreign.hyperparameters, None, free, (rule,), notes)
+    part = _scored(trials, rows, chosen, foreign.hyperparameters, None, free, (rule,), notes)
+    return replace(part, ranges=foreign.ranges)
 
 
 def _scored(
@@ -199,6 +234,8 @@ def _scored(
         score=scores["score"],
         score_selection=scores["score_selection"],
     )
+    if "strength" in at:
+        trials["strength"] = at["strength"].reindex(trials.index).where(~diverged)
     trials["crossed"] = _crossed(at).reindex(trials.index).where(~diverged, None)
     trials.loc[trials["infeasible"], ["score", "score_selection"]] = math.nan
     # A trial that ended well by its program, but whose checkpoint is not finite, has diverged.

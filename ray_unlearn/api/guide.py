@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from ray_unlearn.spec.guideline_file import (
     Guideline,
     Guidelines,
     Recommendation,
+    Status,
     load_guidelines,
 )
 from ray_unlearn.spec.strict import validated
@@ -24,10 +25,12 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.location import fetched, send_folder
 from ray_unlearn.store.status import open_study
-from ray_unlearn.store.storage import below, checked_url, is_remote
+from ray_unlearn.store.storage import below, checked_url, is_remote, storage_at
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ray_unlearn.analysis.why.explanation import Explanation
 
 Source = Study | PathLike
 Drawn = Literal["random", "adaptive"]
@@ -44,13 +47,39 @@ class Guide:
     Attributes:
         file: everything, in the form of a guidelines.json.
         studies: the studies that it was made from, as resolved study files.
+        sources: locations of what it was made from, or of the file.
     """
 
     file: Guidelines
     studies: tuple[StudySpec, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, where: "Source") -> "Guide":
+        """The guide of a report that was written.
+
+        Args:
+            where: a guidelines.json, the report's folder, or a study with its report in it.
+
+        Raises:
+            UserError: there is no guidelines.json.
+
+        Example:
+            >>> ru.Guide.read("results/my-study").sentences
+        """
+        place = _location(where)
+        with fetched(place) as folder:
+            file = next((path for path in _files_at(place, folder) if path.is_file()), None)
+            if file is None:
+                raise UserError(
+                    f"{place}: no guidelines.json there, nor in report/; `ray-unlearn report` "
+                    "writes one"
+                )
+            return cls(load_guidelines(file), sources=(place,))
 
     def __repr__(self) -> str:
-        return f"<Guide: {len(self.claimed)} claimed, {len(self.withheld)} withheld>"
+        counts = f"{len(self.claimed)} claimed, {len(self.likely)} likely"
+        return f"<Guide: {counts}, {len(self.withheld)} not known>"
 
     @property
     def recommendations(self) -> tuple[Recommendation, ...]:
@@ -74,13 +103,34 @@ class Guide:
         return self.file.claimed
 
     @property
+    def likely(self) -> tuple[Guideline, ...]:
+        """Ranges that are good with a `probability`, and what would settle them.
+
+        Example:
+            >>> [(g.param, g.search_space.low, g.search_space.high) for g in guide.likely]
+        """
+        return self._of("likely")
+
+    @property
+    def leave_alone(self) -> tuple[Guideline, ...]:
+        """Hyperparameters of which no value that was searched costs more than the tolerance.
+
+        Example:
+            >>> [g.param for g in guide.leave_alone]
+        """
+        return self._of("leave_alone")
+
+    def _of(self, status: Status) -> tuple[Guideline, ...]:
+        return tuple(g for g in self.file.guidelines if g.status == status)
+
+    @property
     def withheld(self) -> tuple[Guideline, ...]:
-        """Claims that were not made; `why` says what is missing.
+        """What is not known; `why` says what is missing.
 
         Example:
             >>> {claim.id: claim.why for claim in guide.withheld}
         """
-        return tuple(g for g in self.file.guidelines if g.status == "withheld")
+        return self._of("not_known")
 
     @property
     def best(self) -> tuple[BestTrial, ...]:
@@ -105,6 +155,40 @@ class Guide:
 
         found = self.file.provenance.get("columns", [])
         return pd.DataFrame(found, columns=["source", "column", "use", "name", "why"])
+
+    @property
+    def sentences(self) -> dict[str, str]:
+        """What the guide says, by id: recommended settings, then claims, made or withheld.
+
+        Example:
+            >>> guide.sentences["range/gradient_ascent/learning_rate"]
+        """
+        from ray_unlearn.analysis.why.named_records import records_of
+
+        return {name: record.text for name, record in records_of(self.file).items()}
+
+    def why(self, claim: str) -> "Explanation":
+        """What stands behind a sentence, computed again from its sources.
+
+        Args:
+            claim: its id, a key of `sentences`.
+
+        Returns:
+            Statistic, estimates, thresholds, trials, seed, and whether the sentence comes out the
+            same; `print` it.
+
+        Raises:
+            UserError: there is no such id, or a source cannot be read.
+            StorageError: a source is damaged.
+
+        Example:
+            >>> print(guide.why("range/gradient_ascent/learning_rate"))
+        """
+        from ray_unlearn.analysis.why.explanation import explanation
+
+        with ExitStack() as stack:
+            near = [stack.enter_context(fetched(one)) for one in self.sources]
+            return explanation(self.file, claim, near, " ".join(self.sources))
 
     def to_frame(self) -> "pd.DataFrame":
         """All guidelines, claimed and withheld, as a table.
@@ -148,6 +232,7 @@ class Guide:
         path: PathLike,
         study: StudySpec | Study | PathLike | None = None,
         *,
+        likely: bool = False,
         say: Say | None = None,
     ) -> StudySpec:
         """Write the next study's file, which searches where good regions are claimed.
@@ -156,6 +241,7 @@ class Guide:
             path: the file to write; `run` accepts it.
             study: what to narrow: a study file, its spec, or a study; None: the first study that
                 the guidelines were made from.
+            likely: search likely ranges too, where none is claimed.
             say: called with each line on what was done; None: the lines go to stderr.
 
         Returns:
@@ -178,7 +264,7 @@ class Guide:
             study = self.studies[0]
         from ray_unlearn.execution.resume import write_spec
 
-        spec = narrow(study, self, say=say)
+        spec = narrow(study, self, likely=likely, say=say)
         write_spec(Path(path), spec)
         return spec
 
@@ -208,6 +294,7 @@ def guidelines(
     params: Sequence[str] = (),
     outcomes: Sequence[str] = (),
     failed: Sequence[str] = (),
+    objective: Mapping[str, float] | None = None,
     seed: int = 0,
 ) -> Guide:
     """Guidelines from studies, result tables, and anyone's tables of trials.
@@ -224,6 +311,8 @@ def guidelines(
         params: columns of a foreign table that are hyperparameters; empty: decided by column.
         outcomes: columns that are results, whatever they look like.
         failed: words in the score column that mean a failed trial, such as `FAIL`.
+        objective: weights of the score's parts `forget_gap`, `retain` and `general` (1 where not
+            named) to score all trials with again, such as `{"general": 2}`; None: as searched.
         seed: seed of every random draw.
 
     Returns:
@@ -236,7 +325,7 @@ def guidelines(
     Example:
         >>> guide = ru.guidelines(study, "others.csv", mapping={"lr": "learning_rate"})
         >>> guide
-        <Guide: 3 claimed, 11 withheld>
+        <Guide: 3 claimed, 2 likely, 9 not known>
     """
     from ray_unlearn.analysis.report.derive import derive_guidelines
 
@@ -251,9 +340,10 @@ def guidelines(
             params=params,
             outcomes=outcomes,
             failed=failed,
+            objective=objective,
             seed=seed,
         )
-        return Guide(found, _specs(paths))
+        return Guide(found, _specs(paths), tuple(map(_location, sources)))
 
 
 def report(
@@ -267,6 +357,7 @@ def report(
     params: Sequence[str] = (),
     outcomes: Sequence[str] = (),
     failed: Sequence[str] = (),
+    objective: Mapping[str, float] | None = None,
     since: PathLike | None = None,
     seed: int = 0,
 ) -> Report:
@@ -275,7 +366,7 @@ def report(
     Args:
         sources: as in `guidelines`.
         out: folder or address; None: `report/` in the first study, or here for a table.
-        mapping: as in `guidelines`, like the next seven.
+        mapping: as in `guidelines`, like the next eight.
         score: column that is the score.
         maximise: whether higher scores are better.
         tolerance: how far from the best is still good.
@@ -283,6 +374,7 @@ def report(
         params: columns that are hyperparameters.
         outcomes: columns that are results.
         failed: words that mean a failed trial.
+        objective: weights of the score's parts to score all trials with again.
         since: an earlier guidelines.json to compare with.
         seed: seed of every random draw.
 
@@ -317,10 +409,12 @@ def report(
             params=params,
             outcomes=outcomes,
             failed=failed,
+            objective=objective,
             since=None if since is None else Path(since),
             seed=seed,
         )
-        guide = Guide(load_guidelines(page.parent / "guidelines.json"), _specs(paths))
+        file = load_guidelines(page.parent / "guidelines.json")
+        guide = Guide(file, _specs(paths), tuple(map(_location, sources)))
         send_folder(target, page.parent)
     return Report(
         str(below(target, page.name)) if is_remote(target) else str(page.resolve()), guide
@@ -328,7 +422,11 @@ def report(
 
 
 def narrow(
-    study: StudySpec | Study | PathLike, guidelines: Guide | PathLike, *, say: Say | None = None
+    study: StudySpec | Study | PathLike,
+    guidelines: Guide | PathLike,
+    *,
+    likely: bool = False,
+    say: Say | None = None,
 ) -> StudySpec:
     """The study with its spaces narrowed to what guidelines claim; `run` accepts it.
 
@@ -337,6 +435,7 @@ def narrow(
     Args:
         study: a study file, its spec, or a study.
         guidelines: what `guidelines` returns, or a guidelines.json.
+        likely: search likely ranges too, where none is claimed.
         say: called with each line on what was done; None: the lines go to stderr.
 
     Returns:
@@ -359,7 +458,7 @@ def narrow(
         else (load_guidelines(Path(guidelines)), os.fspath(guidelines))
     )
     domain = spec.data.domain or DOMAINS[demo_domain(spec.data.source or "")]
-    found, notes = narrowed(spec, file, where, domain)
+    found, notes = narrowed(spec, file, where, domain, likely)
     for note in notes:
         voice(say)(note)
     return found
@@ -389,6 +488,19 @@ def _read(sources: tuple[Source, ...]) -> Iterator[list[Path]]:
 
 def _location(source: Source) -> str:
     return source.location if isinstance(source, Study) else os.fspath(source)
+
+
+def _files_at(place: str, folder: Path) -> Iterator[Path]:
+    """Where the guidelines.json of a file, a report or a study may be; `folder`: its copy here."""
+    if not folder.is_dir():
+        yield folder
+        return
+    for name in ("guidelines.json", "report/guidelines.json"):
+        if is_remote(place):
+            (folder / name).parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                storage_at(place).fetch(name, folder / name)
+        yield folder / name
 
 
 def _default_out(sources: tuple[Source, ...]) -> str:

@@ -19,15 +19,12 @@ def diff_command(
     Each is new, tightened, widened, moved, contradicted or withdrawn."""
     from dataclasses import asdict
 
-    from ray_unlearn.analysis.guidelines.guideline_diff import compare
+    from ray_unlearn.analysis.guidelines.guideline_diff import compare, score_differences
 
     old, new = load_guidelines(before), load_guidelines(after)
     found = compare(old, new)
-    for name in ("name", "direction", "tolerance", "score_rule", "checkpoint_rule"):
-        was, now = getattr(old.score, name), getattr(new.score, name)
-        if was != now:
-            what = name.replace("_", " ")
-            say(f"the score's {what} differs: {was} -> {now}; claims may differ for that alone")
+    for difference in score_differences(old.score, new.score):
+        say(difference)
     if json:
         print_json([asdict(difference) for difference in found])
         return

@@ -15,6 +15,7 @@ from ray_unlearn.spec.bounds import LARGEST_SEED
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.guideline_file import Guidelines
 from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.score_weights import parse_weights
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace, load_search_space
 from ray_unlearn.spec.strict import Strict
 from ray_unlearn.spec.study_file import packaged_spaces
@@ -84,6 +85,15 @@ def report_command(
             "--sampler", help="how a foreign table's trials were drawn, where it does not say"
         ),
     ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective",
+            metavar="general=2,...",
+            help="weights of forget_gap, retain and general to score all trials with again; 1 "
+            "where not named",
+        ),
+    ] = None,
     since: Annotated[
         Path | None,
         typer.Option("--since", metavar="OLD.json", help="guidelines.json to compare with"),
@@ -112,21 +122,32 @@ def report_command(
         params=_names(params),
         outcomes=_names(outcomes),
         failed=_names(failed),
+        objective=parse_weights(objective) if objective is not None else None,
         since=since,
         seed=seed,
     )
-    claimed, withheld = written.guide.claimed, len(written.guide.withheld)
+    weights = written.guide.file.score.weights
+    if objective is not None and weights is not None:
+        say(f"Scores weigh {weights.in_words()}.")
+    guide = written.guide
+    claimed, likely, alone = guide.claimed, len(guide.likely), len(guide.leave_alone)
+    withheld = len(guide.withheld)
     for recommended in written.guide.recommendations[:1]:
         say(recommendation_text(recommended, written.guide.file.score))
     for guideline in claimed:
         say(guideline.text)
     best = best_of_tables(written.guide.best, written.guide.file.score)
     named = [best_sentence(trial, written.guide.file.score) for trial in best]
-    last = [f"{len(claimed)} claimed, {withheld} withheld", *named, "the reasons are in the report"]
+    last = [
+        f"{len(claimed)} claimed, {likely} likely, {alone} to leave alone, {withheld} not known",
+        *named,
+        "the reasons are in the report",
+    ]
     say(f"{'; '.join(last)}:")
     if json:
         claims = [guideline.id for guideline in claimed]
         found = {"page": written.page, "claimed": claims, "withheld": withheld}
+        found |= {"likely": likely, "leave_alone": alone}
         print_json(found | {"best": [trial.model_dump(mode="json") for trial in best]})
     else:
         print(written.page)

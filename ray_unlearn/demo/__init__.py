@@ -6,7 +6,8 @@ paper: docs/demo_world.md.
 
 from ray_unlearn.demo.build import DemoModels, build, build_retrained, cache_folder, is_built
 from ray_unlearn.demo.recipe import Recipe
-from ray_unlearn.demo.text import DOMAINS, demo_domain, documents
+from ray_unlearn.demo.source import demo_domain, demo_model, demo_retrained
+from ray_unlearn.demo.text import DOMAINS, documents
 
 __all__ = [
     "DOMAINS",
@@ -16,6 +17,8 @@ __all__ = [
     "build_retrained",
     "cache_folder",
     "demo_domain",
+    "demo_model",
+    "demo_retrained",
     "documents",
     "is_built",
 ]

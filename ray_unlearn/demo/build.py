@@ -30,7 +30,7 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class DemoModels:
-    """The trained models of a domain.
+    """The models of a domain that were trained from one seed.
 
     `vanilla` and `retrained` are Hugging Face folders; `info` is world.json: cost and metrics.
     """
@@ -47,34 +47,37 @@ def build(
     cache_dir: Path | None = None,
     progress: Progress | None = None,
     recipe: Recipe | None = None,
+    seed: int = 0,
 ) -> DemoModels:
     """The demo models of a domain, trained on the first call and then read from the cache.
 
-    Training takes two processes about 90 s.
+    Training takes two processes about 90 s. The seed sets the initial weights and the order of the
+    batches of both models; the text, the splits and the tokenizer are the same for every seed.
 
     Args:
         domain: one of `DOMAINS`.
         cache_dir: the cache; default: $RAY_UNLEARN_CACHE or ~/.cache/ray_unlearn.
         progress: called as `progress(stage, fraction)` about twice a second during training.
         recipe: for tests, a shorter one; it makes other models.
+        seed: the training seed.
 
     Raises:
         UserError: unknown domain.
         RuntimeError: a training process failed.
     """
     text_file(domain)  # refuses an unknown domain
-    recipe = recipe or RECIPES[domain]
+    recipe = replace(recipe or RECIPES[domain], seed=seed)
     progress = progress or (lambda stage, fraction: None)
-    folder = (cache_dir or cache_folder()) / "demo_world" / f"{domain}-{cache_key(domain, recipe)}"
+    folder = _world_folder(domain, recipe, cache_dir)
     _made_once(folder, lambda place: _train_into(place, domain, recipe, progress))
     progress(f"demo world {domain} is ready", 1.0)
     info = json.loads((folder / "world.json").read_text())
     return DemoModels(domain, folder, folder / "vanilla", folder / "retrained", info)
 
 
-def is_built(domain: str) -> bool:
-    """Whether the world of a domain is in the cache."""
-    folder = cache_folder() / "demo_world" / f"{domain}-{cache_key(domain, RECIPES[domain])}"
+def is_built(domain: str, seed: int = 0) -> bool:
+    """Whether the models of a domain and a training seed are in the cache."""
+    folder = _world_folder(domain, replace(RECIPES[domain], seed=seed))
     return (folder / "world.json").is_file()
 
 
@@ -89,17 +92,23 @@ def build_retrained(
 
     The seed sets initial weights and batch order; training takes about 65 s. The text, the
     tokenizer and all else are those of `build`, and so are the other arguments and the errors.
+    Where `build` has trained from this seed, its retrained model is the one asked for.
     """
     text_file(domain)
     recipe = replace(recipe or RECIPES[domain], seed=seed)
     progress = progress or (lambda stage, fraction: None)
-    folder = (
-        (cache_dir or cache_folder())
-        / "demo_world"
-        / f"{domain}-retrained-{cache_key(domain, recipe)}"
-    )
+    world = _world_folder(domain, recipe, cache_dir)
+    if world.is_dir():
+        return world / "retrained"
+    folder = world.with_name(f"{domain}-retrained-{cache_key(domain, recipe)}")
     _made_once(folder, lambda place: _train(place, domain, recipe, ("retrained",), progress))
     return folder / "retrained"
+
+
+def _world_folder(domain: str, recipe: Recipe, cache_dir: Path | None = None) -> Path:
+    """Where the models of a domain and a recipe are, or will be, in the cache."""
+    name = f"{domain}-{cache_key(domain, recipe)}"
+    return (cache_dir or cache_folder()) / "demo_world" / name
 
 
 def _made_once(folder: Path, make: Callable[[Path], None]) -> None:

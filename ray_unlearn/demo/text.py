@@ -19,18 +19,6 @@ DOMAINS = {
 }
 
 
-def demo_domain(source: str) -> str:
-    """The domain in `demo:<domain>`.
-
-    Raises:
-        UserError: no such demo domain.
-    """
-    domain = source.removeprefix("demo:")
-    if domain not in DOMAINS:
-        raise UserError(f"unknown demo domain {domain!r}{nearest(domain, DOMAINS)}")
-    return domain
-
-
 def text_file(domain: str) -> Path:
     """The file of a domain.
 

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ray_unlearn.store.row_score import ForgetTarget
 from ray_unlearn.store.schema import AS_TRAINED, Outcome, Row, RowKey, row_key, strength_of
+from ray_unlearn.store.target import ForgetTarget
 
 FIRST_JOB = -1
 """Number of the job before trial 0: `Prepare`."""

@@ -37,10 +37,11 @@ from ray_unlearn.store.event import (
 from ray_unlearn.store.files import remove_checkpoints
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.row_score import Baselines, ForgetTarget, Weights, scored
+from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import AS_TRAINED, Outcome, Row, RowKey, row_key
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.storage import FolderStorage, Storage
+from ray_unlearn.store.target import ForgetTarget
 
 _log = logging.getLogger(__name__)
 
@@ -81,9 +82,7 @@ class Recorder:
         self._baselines = Baselines(
             record.baselines["vanilla"], record.baselines.get("exact_retrain"), flops
         )
-        self._weights = Weights(
-            spec.objective.forget_gap, spec.objective.retain, spec.objective.general
-        )
+        self._weights = spec.objective.weights
         self._calibrates = spec.evaluation.strength != "trained"
         self._ledger = ledger
         self._search = search

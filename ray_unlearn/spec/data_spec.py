@@ -2,7 +2,7 @@
 
 from typing import Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.bounds import (
     MOST_DOCUMENTS,
@@ -73,6 +73,16 @@ class DataSpec(Strict):
         description="fraction of retain documents held out for utility where no `retain_heldout` "
         "is given",
     )
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _without_model_seed(cls, source: object) -> object:
+        if isinstance(source, str) and source.startswith("demo:") and "#" in source:
+            raise ValueError(
+                "the documents are the same for every model seed: write "
+                f"`{source.partition('#')[0]}` here, and the seed in `model.source` alone"
+            )
+        return source
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

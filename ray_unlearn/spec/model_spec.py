@@ -30,9 +30,13 @@ class LoraSpec(Strict):
 
 
 class ModelSpec(Strict):
-    """The vanilla model P_0; `source` is a hub id, a local folder, or `demo:<domain>`."""
+    """The vanilla model P_0; `source` is a hub id, a local folder, or a demo model."""
 
-    source: str = Field(min_length=1)
+    source: str = Field(
+        min_length=1,
+        description="hub id, local folder, `demo:<domain>`, or `demo:<domain>#<model seed>`: the "
+        "demo's model trained from another seed on the same documents",
+    )
     revision: str | None = Field(
         None, description="hub revision; pin a commit for a study others should repeat"
     )

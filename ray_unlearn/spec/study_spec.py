@@ -10,7 +10,6 @@ from ray_unlearn.spec.bounds import (
     MOST_ROWS,
     MOST_SEQUENCES,
     MOST_UPDATES,
-    Weight,
 )
 from ray_unlearn.spec.data_spec import DataSpec
 from ray_unlearn.spec.hyperparameters import Hyperparameters
@@ -18,6 +17,7 @@ from ray_unlearn.spec.listed_points import check_points
 from ray_unlearn.spec.method_registry import BUILT_IN
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.operations import Operations
+from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.search_space import Fixed, IntRange, SearchSpace
 from ray_unlearn.spec.search_spec import SearchSpec
 from ray_unlearn.spec.strict import Strict, digest
@@ -28,16 +28,13 @@ ScoreRuleName = Literal["best_row", "stop_rule"]
 StrengthMode = Literal["trained", "target", "both"]
 
 
-class ObjectiveSpec(Strict):
+class ObjectiveSpec(ScoreWeights):
     """Weights of the score, and the rule that picks the row to score.
 
     score = w_forget * forget gap + mean over sets of w_set * utility loss; see METRICS in
     `store.schema`.
     """
 
-    forget_gap: Weight = Field(1.0, description="weight of |log ppl(U) - log ppl_0(A)|")
-    retain: Weight = Field(1.0, description="weight of the utility loss on held-out retain text")
-    general: Weight = Field(1.0, description="weight of the utility loss on general text")
     pareto: bool = Field(
         False, description="two objectives, forget gap and utility loss, instead of their sum"
     )
@@ -48,14 +45,10 @@ class ObjectiveSpec(Strict):
         "set, else the last",
     )
 
-    @model_validator(mode="after")
-    def _not_empty(self) -> Self:
-        if self.forget_gap == 0 or self.retain + self.general == 0:
-            raise ValueError(
-                "`forget_gap` and one of `retain`, `general` must be above 0: otherwise doing "
-                "nothing wins"
-            )
-        return self
+    @property
+    def weights(self) -> ScoreWeights:
+        """The weights alone."""
+        return ScoreWeights(forget_gap=self.forget_gap, retain=self.retain, general=self.general)
 
 
 class EvaluationSpec(Strict):
@@ -174,6 +167,12 @@ class StudySpec(Strict):
                 "search.scheduler: `past_best` stops a trial whose weights as trained are past "
                 "their best row; at another strength they may not be: use another type, or "
                 "`evaluation.strength: trained`"
+            )
+        if self.evaluation.strength == "target" and self.search.scheduler.type != "none":
+            raise ValueError(
+                f"search.scheduler: `{self.search.scheduler.type}` compares trials as trained, and "
+                "a trial that it stops may have no row that counts: use `type: none`, or "
+                "`evaluation.strength: both`"
             )
         if self.evaluation.strength == "target" and self.objective.score_rule == "stop_rule":
             raise ValueError(

@@ -5,21 +5,13 @@ Lower is better everywhere.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
+from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.store.schema import HALVED_SETS, HALVES, Row
+from ray_unlearn.store.target import ForgetTarget
 
-TARGET_TOLERANCE = 0.005
-"""Nats/token that the forget NLL of a model that meets the target may miss it by."""
-
-
-@dataclass(frozen=True)
-class ForgetTarget:
-    """Where forgetting starts and where it should lead, in nats/token."""
-
-    vanilla_nll: float
-    """Of the vanilla model on the forget set."""
-    nll: float
-    """log ppl_0(A) on the selection half."""
+EQUAL_WEIGHTS = ScoreWeights()
 
 
 @dataclass(frozen=True)
@@ -45,16 +37,20 @@ class Baselines:
         return ForgetTarget(float(self.vanilla["forget_nll"]), self.target_nll("selection"))
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Weights of the score's three parts (the study's `objective`)."""
+def weighted_score(forget_gap: Any, retain: Any, general: Any, weights: ScoreWeights) -> Any:
+    """w_gap forget_gap + 1/2 (w_retain retain + w_general general), numbers or arrays.
 
-    forget_gap: float = 1.0
-    retain: float = 1.0
-    general: float = 1.0
+    Args:
+        forget_gap: |log ppl(U) - log ppl_0(A)|, nats/token.
+        retain: utility loss on retain text, nats/token.
+        general: utility loss on general text, nats/token.
+        weights: of the three.
+    """
+    utility = weights.retain * retain + weights.general * general
+    return weights.forget_gap * forget_gap + utility / 2
 
 
-def scored(row: Row, baselines: Baselines, weights: Weights = Weights()) -> Row:
+def scored(row: Row, baselines: Baselines, weights: ScoreWeights = EQUAL_WEIGHTS) -> Row:
     """`row` with gap, utility loss, score, distance to exact retraining and efficiency ratio added.
 
     All differences are of log perplexities (token-mean nll), in nats per token:
@@ -72,8 +68,7 @@ def scored(row: Row, baselines: Baselines, weights: Weights = Weights()) -> Row:
         }
         row[f"forget_gap_{half}"] = gap
         row[f"utility_loss_{half}"] = (losses["retain"] + losses["general"]) / 2
-        weighted = (weights.retain * losses["retain"] + weights.general * losses["general"]) / 2
-        row[f"score_{half}"] = weights.forget_gap * gap + weighted
+        row[f"score_{half}"] = weighted_score(gap, losses["retain"], losses["general"], weights)
         if baselines.exact_retrain is not None:
             names = ["forget_nll", *(f"{name}_nll_{half}" for name in HALVED_SETS)]
             distances = [abs(row[name] - baselines.exact_retrain[name]) for name in names]

@@ -26,8 +26,8 @@ from typing import Any
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.row_score import TARGET_TOLERANCE
 from ray_unlearn.store.schema import Row, is_as_trained, row_key
+from ray_unlearn.store.target import TARGET_TOLERANCE
 
 OBJECTIVE = "score_selection"
 PARETO_OBJECTIVES = ("forget_gap_selection", "utility_loss_selection")

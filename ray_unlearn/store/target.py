@@ -13,10 +13,22 @@ from ray_unlearn.store.schema import HALVES
 
 FORGET_TOLERANCE = 1.10
 """A forget perplexity within this factor of the target meets it."""
+TARGET_TOLERANCE = 0.005
+"""Nats/token that the forget NLL of a model that meets the target may miss it by."""
 UTILITY_TOLERANCE = 1.25
 """A retain or general perplexity of at most so many times the vanilla model's is utility kept."""
 Z_90 = 1.6448536
 """Half the width of a 90 % interval, in standard errors."""
+
+
+@dataclass(frozen=True)
+class ForgetTarget:
+    """Where forgetting starts and where it should lead, in nats/token."""
+
+    vanilla_nll: float
+    """Of the vanilla model on the forget set."""
+    nll: float
+    """log ppl_0(A) on the selection half."""
 
 
 class Metric(Protocol):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_unlearn.demo import DemoModels, build, build_retrained, demo_domain
+from ray_unlearn.demo import DemoModels, build, build_retrained, demo_model, demo_retrained
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
@@ -32,8 +32,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @cache
 def demo_models(source: str) -> DemoModels:
-    """The models of `demo:<domain>`; the first call on a machine trains them."""
-    return build(demo_domain(source))
+    """The models of `demo:<domain>` or `demo:<domain>#<model seed>`.
+
+    The first call on a machine trains them.
+    """
+    domain, seed = demo_model(source)
+    return build(domain, seed=seed)
 
 
 def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = None) -> None:
@@ -47,8 +51,9 @@ def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = 
     check_source(spec)
     for source in (spec.source, spec.exact_retrain):
         if source is not None and source.startswith("demo:"):
-            build(demo_domain(source), progress=progress)
-    again = [demo_seed(source) for source in spec.exact_retrain_seeds if source.startswith("demo:")]
+            domain, seed = demo_model(source)
+            build(domain, progress=progress, seed=seed)
+    again = [demo_retrained(one) for one in spec.exact_retrain_seeds if one.startswith("demo:")]
     if again:  # each trains in a process of one thread; this only waits for them
         with ThreadPoolExecutor(min(len(again), os.cpu_count() or 1)) as pool:
             built = [pool.submit(build_retrained, *which, progress=progress) for which in again]
@@ -57,7 +62,7 @@ def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = 
 
 
 def local_source(source: str) -> str:
-    """The source for transformers: the vanilla folder for `demo:<domain>`, else `source` itself."""
+    """The source for transformers: the vanilla folder for a demo model, else `source` itself."""
     return str(demo_models(source).vanilla) if source.startswith("demo:") else source
 
 
@@ -83,22 +88,7 @@ def exact_retrain_sources(spec: ModelSpec) -> dict[str, str]:
 @cache
 def _retrained_again(source: str) -> Path:
     """The folder of `demo:<domain>@<seed>`; the first call on a machine trains it (about 65 s)."""
-    domain, seed = demo_seed(source)
-    return build_retrained(domain, seed)
-
-
-def demo_seed(source: str) -> tuple[str, int]:
-    """Domain and seed in `demo:<domain>@<seed>`.
-
-    Raises:
-        UserError: another form, or no such demo domain.
-    """
-    name, at, seed = source.partition("@")
-    if not at or not seed.isdigit() or int(seed) < 1:
-        raise UserError(
-            f"model.exact_retrain_seeds: {source!r}: write `demo:<domain>@<seed>`, seeds from 1 on"
-        )
-    return demo_domain(name), int(seed)
+    return build_retrained(*demo_retrained(source))
 
 
 def check_source(spec: ModelSpec) -> None:
@@ -106,7 +96,8 @@ def check_source(spec: ModelSpec) -> None:
 
     Raises:
         UserError: a local folder without config or weights, a missing GGUF file, an unknown demo
-            domain, adapters without PEFT.
+            domain or model seed, the model's own seed among `exact_retrain_seeds`, adapters
+            without PEFT.
     """
     if spec.lora is not None and find_spec("peft") is None:
         raise UserError("model.lora: needs PEFT: pip install 'ray-unlearn[lora]'")
@@ -115,11 +106,11 @@ def check_source(spec: ModelSpec) -> None:
     for field, source in sources:
         if source is None:
             continue
-        if field == "exact_retrain_seeds" and source.startswith("demo:"):
-            demo_seed(source)
-            continue
         if source.startswith("demo:"):
-            demo_domain(source)
+            if field == "exact_retrain_seeds":
+                _check_another_seed(source, spec.source)
+            else:
+                demo_model(source)
             continue
         folder = Path(source)
         if not folder.is_absolute() and not source.startswith("."):
@@ -139,6 +130,16 @@ def check_source(spec: ModelSpec) -> None:
                 "`save_pretrained`, "
                 "or name a `gguf_file`"
             )
+
+
+def _check_another_seed(source: str, vanilla: str) -> None:
+    """Refuse `demo:<domain>@<seed>` where the vanilla model's own retrained one has that seed."""
+    which = demo_retrained(source)
+    if vanilla.startswith("demo:") and which == demo_model(vanilla):
+        raise UserError(
+            f"model.exact_retrain_seeds: {source!r} is the retrained model that `{vanilla}` "
+            "brings; name another seed in `demo:<domain>@<seed>`"
+        )
 
 
 def load_tokenizer(spec: ModelSpec) -> Any:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ray_unlearn.demo import demo_domain, is_built
+from ray_unlearn.demo import demo_model, is_built
 from ray_unlearn.spec.study_spec import StudySpec, is_local
 from ray_unlearn.store.schema import HALVES
 from ray_unlearn.store.target import HalfTarget, half_targets
@@ -54,7 +54,7 @@ def planned_halves(spec: StudySpec) -> tuple[HalfTarget, HalfTarget] | None:
 
 def _is_here(spec: StudySpec) -> bool:
     source = spec.model.source
-    model = is_built(demo_domain(source)) if source.startswith("demo:") else is_local(source)
+    model = is_built(*demo_model(source)) if source.startswith("demo:") else is_local(source)
     return model and all(split.hub is None for split in spec.data.splits.values())
 
 

@@ -9,7 +9,7 @@ from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.row_score import Baselines, Weights, scored
+from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Dealing, Row
 from ray_unlearn.unlearn.baselines import measure_baselines
 from ray_unlearn.unlearn.calibration import calibration_of
@@ -82,8 +82,7 @@ class Single:
             calibrates: whether trained states are also evaluated at the strength that meets the
                 target.
         """
-        objective = self.spec.objective
-        weights = Weights(objective.forget_gap, objective.retain, objective.general)
+        weights = self.spec.objective.weights
         calibration = None
         if calibrates:
             space = self.spec.spaces.get(config.method)

@@ -11,8 +11,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ray_unlearn.store.row_score import TARGET_TOLERANCE, ForgetTarget
 from ray_unlearn.store.schema import AS_TRAINED
+from ray_unlearn.store.target import TARGET_TOLERANCE, ForgetTarget
 
 MOST_STRENGTH = 2.0
 """Beyond, a mixed model is more extrapolation than training."""

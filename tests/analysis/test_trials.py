@@ -23,12 +23,13 @@ from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.trials import TrialTable, trial_table
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
+from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
 from ray_unlearn.store.event import BaselineMeasured, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Trial
-from ray_unlearn.store.row_score import Baselines, Weights, scored
+from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule, scoring_index
 from ray_unlearn.store.table import baseline_table, result_table, write_table
@@ -478,7 +479,7 @@ def test_tolerance_is_the_spread_of_retrained_models(tmp_path: Path) -> None:
             write(ledger, spec, {"learning_rate": 2e-4, "w_r": 1.0}, [3])
         known = Baselines(vanilla=baselines()["vanilla"])
         scores = [
-            scored(model, known, Weights(1.0, 3.0, 1.0))["score_reporting"]
+            scored(model, known, ScoreWeights(retain=3.0))["score_reporting"]
             for model in found.values()
         ]
         sds.append(np.std(scores, ddof=1))
@@ -548,6 +549,9 @@ def test_groups(planted_study: Path) -> None:
         "Shakespeare scenes (demo:shakespeare)",
         "Shakespeare scenes (big)",
     }
+    fourth = replace(study, key="d", name="d", model="demo:arxiv", domain="arxiv")
+    own = trial_table(Results((study, fourth)))  # a model for each domain: the domain names it
+    assert own.groups == ("arxiv", "Shakespeare scenes")
 
 
 def test_scores_at_other_strengths_are_not_pooled(planted_study: Path) -> None:
@@ -575,6 +579,11 @@ def test_a_trajectory_is_made_of_what_was_trained(planted_study: Path) -> None:
     changed = (found.trials["score"] - plain.trials["score"]).dropna()
     assert sorted(changed.round(6))[0] == -0.01
     assert (changed.round(6) != 0).sum() == 1
+    assert "strength" not in plain.trials, "all are as trained"
+    own = found.trials.set_index("number").loc[line["number"].iloc[0]]
+    assert own["strength"] == 0.5
+    assert (found.trials["strength"].dropna() != 1).sum() == 1
+    assert list(found.trials)[list(found.trials).index("update") + 1] == "strength"
 
 
 def test_scores_with_other_weights_are_not_pooled(planted_study: Path) -> None:

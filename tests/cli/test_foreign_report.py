@@ -41,3 +41,18 @@ def test_page_command_and_api_name_the_best_trial_and_every_column(
     assert list(guide.columns["use"]) == ["trial", "hyperparameter", "left out", "score"]
     written = pd.read_csv(page.parent / "data" / "columns.csv")
     assert list(written["use"]) == list(guide.columns["use"])
+
+
+def test_the_command_scores_by_a_users_own_weights_and_says_so(tmp_path: Path, cli: Any) -> None:
+    parts = {"forget_gap": LOSSES, "retain_utility_loss": 0, "general_utility_loss": RATES * 1e4}
+    frame = pd.DataFrame({"run": range(24), "lr": RATES, "score": 1.0} | parts)
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    code, _, err = cli("report", tmp_path / "t.csv", "--objective", "general=2", "-o", tmp_path)
+    assert code == 0
+    assert "Scores weigh forget_gap 1, retain 1, general 2." in err
+    best = int((LOSSES + RATES * 1e4).argmin())
+    assert f"est trial of t: {best}, score" in err.splitlines()[-1]
+    assert best != BEST
+    code, _, err = cli("report", tmp_path / "t.csv", "--objective", "forget_gap=0", "-o", tmp_path)
+    assert code == 2
+    assert "otherwise doing nothing wins" in err

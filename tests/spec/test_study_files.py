@@ -97,6 +97,10 @@ BAD = {
         put("data.splits", {"forget": {"path": "x"}}),
         r"exactly one of `source: demo:<domain>` and `splits`",
     ),
+    "a model seed of the documents": (
+        put("data.source", "demo:shakespeare#1"),
+        r"write `demo:shakespeare` here, and the seed in `model.source` alone",
+    ),
     "missing split": (
         put("data", {"domain": "x", "splits": {"forget": {"path": "x"}}}),
         r"`splits` lacks approximate",

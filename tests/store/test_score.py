@@ -4,10 +4,11 @@ import math
 
 import pytest
 
+from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.row_score import Baselines, Weights, scored
+from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import COLUMNS, HALVES
 from ray_unlearn.store.score import HYPERPARAMETERS, ScoreRule, scoring_index
 
@@ -42,7 +43,9 @@ def test_score_by_hand() -> None:
 
 
 def test_gap_is_two_sided_and_weights_apply_once() -> None:
-    over = scored(metrics(3.5, 3.0, 2.0, 2.4), Baselines(VANILLA), Weights(2.0, 1.0, 0.5))
+    over = scored(
+        metrics(3.5, 3.0, 2.0, 2.4), Baselines(VANILLA), ScoreWeights(forget_gap=2.0, general=0.5)
+    )
     assert over["forget_gap_selection"] == pytest.approx(0.5)
     assert over["score_selection"] == pytest.approx(2 * 0.5 + 0.5 * 0.4 / 2)
     assert "exact_distance_selection" not in over

@@ -7,11 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from ray_unlearn.demo import DOMAINS, DemoModels, Recipe, build, build_retrained, documents
+from ray_unlearn.demo import (
+    DOMAINS,
+    DemoModels,
+    Recipe,
+    build,
+    build_retrained,
+    demo_model,
+    documents,
+)
 from ray_unlearn.demo.build import cache_key
+from ray_unlearn.demo.recipe import RECIPES
 from ray_unlearn.demo.text import text_file
-from ray_unlearn.spec.data_spec import SPLITS
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.unlearn.data import prepare
+from ray_unlearn.unlearn.model import model_digest
 
 SHORT = Recipe(steps=4, layers=1)
 
@@ -89,6 +101,37 @@ def test_a_seed_decides_the_weights_bit_for_bit_and_nothing_else(
             for name in ("tokenizer.json", "model.safetensors")
         }
         assert same == {"tokenizer.json": True, "model.safetensors": seed == SHORT.seed}
+
+
+def test_a_model_seed_changes_both_models_and_neither_text_nor_tokens(
+    short: tuple[DemoModels, list[float]], tmp_path: Path
+) -> None:
+    """`demo:latex#1` is a second model of one domain: the documents are those of `demo:latex`."""
+    zero, cache = short[0], short[0].folder.parent.parent
+    one = build("latex", cache, recipe=SHORT, seed=1)
+    digests = {}
+    for world in (zero, one):
+        model = ModelSpec(source=str(world.vanilla))
+        data = prepare(DataSpec(source="demo:latex"), model, tmp_path)
+        digests[model_digest(model)] = (data.digest, data.split_digests)
+    assert len(digests) == 2
+    assert len({digest for digest, _ in digests.values()}) == 1
+    assert (one.retrained / "model.safetensors").read_bytes() != (
+        zero.retrained / "model.safetensors"
+    ).read_bytes()
+    # the world's own retrained model is that of its seed: nothing is trained a second time
+    assert build_retrained("latex", 1, cache, recipe=SHORT) == one.retrained
+
+
+def test_seed_0_is_the_world_that_there_was_before_model_seeds() -> None:
+    """Its cache keys, and with them every study that was run on it."""
+    keys = {domain: cache_key(domain, recipe) for domain, recipe in RECIPES.items()}
+    assert keys == {
+        "shakespeare": "9c6be5d6a2d5",
+        "stdlib": "3692248f9d71",
+        "latex": "e9aa9713f70b",
+    }
+    assert [demo_model(f"demo:latex{mark}") for mark in ("", "#2")] == [("latex", 0), ("latex", 2)]
 
 
 def test_both_models_speak_the_same_tokens_and_cost_is_counted(

@@ -94,6 +94,33 @@ def test_retrained_models_of_several_seeds_are_baselines_with_names_of_their_own
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "demo:latex#0",
+        "demo:latex#",
+        "demo:latex#x",
+        "demo:latex#-1",
+        "demo:latex#01",
+        "demo:latex#²",
+    ],
+)
+def test_a_model_seed_that_is_none_is_refused_with_what_to_write(source: str) -> None:
+    """`#0` too: one model under two names would count as two."""
+    with pytest.raises(UserError, match="is no model seed; write `demo:latex#1`"):
+        check_source(ModelSpec(source=source))
+    with pytest.raises(UserError, match="unknown demo domain 'latx'; did you mean 'latex'"):
+        check_source(ModelSpec(source="demo:latx#1"))
+
+
+def test_a_models_own_retrained_model_is_not_counted_as_another_seed() -> None:
+    """Twice the same retrained model would halve the tolerance."""
+    for vanilla, own, other in (("demo:latex", 0, 1), ("demo:latex#1", 1, 0)):
+        with pytest.raises(UserError, match=f"'demo:latex@{own}' is the retrained model that"):
+            check_source(ModelSpec(source=vanilla, exact_retrain_seeds=(f"demo:latex@{own}",)))
+        check_source(ModelSpec(source=vanilla, exact_retrain_seeds=(f"demo:latex@{other}",)))
+
+
+@pytest.mark.parametrize(
     "source", ["demo:latex", "demo:latex@", "demo:latex@0", "demo:latex@x", "demo:novels@1"]
 )
 def test_a_seed_of_the_demo_that_is_none_is_refused(source: str) -> None:

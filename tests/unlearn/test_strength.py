@@ -17,8 +17,8 @@ from test_loop import config, fresh, run, weights
 from ray_unlearn.spec.model_spec import LoraSpec
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.row_score import TARGET_TOLERANCE, ForgetTarget
 from ray_unlearn.store.schema import Row
+from ray_unlearn.store.target import TARGET_TOLERANCE, ForgetTarget
 from ray_unlearn.unlearn.calibration import Calibration, calibration_of, most_calibrated
 from ray_unlearn.unlearn.checkpoint import save_weights
 from ray_unlearn.unlearn.comm import Comm

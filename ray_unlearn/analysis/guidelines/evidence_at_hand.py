@@ -3,9 +3,9 @@
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.guidelines.leave_one_out import held_out_by
 from ray_unlearn.analysis.numerals import rounded
 from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck
+from ray_unlearn.analysis.trained_models import trained_models
 from ray_unlearn.spec.guideline_file import Evidence, LeftOut
 
 
@@ -42,7 +42,8 @@ def evidence_of(
     drawn = int((everything["drawn"] == "space").sum())
     return Evidence(
         n_trials=len(trials),
-        n_groups=trials[held_out_by(trials)].nunique(),
+        n_groups=max(trials["domain"].nunique(), trained_models(trials)),
+        n_models=trained_models(trials),
         n_seeds=trials["seed"].nunique(),
         sampler="drawn from the space"
         if kinds == {"space"}

@@ -13,6 +13,7 @@ from ray_unlearn.analysis.guidelines.evidence_at_hand import (
     inside_space,
 )
 from ray_unlearn.analysis.guidelines.grades import Thresholds
+from ray_unlearn.analysis.guidelines.group_parts import group_parts, unit_points
 from ray_unlearn.analysis.guidelines.leave_one_out import (
     Box,
     HeldoutGroup,
@@ -28,7 +29,7 @@ from ray_unlearn.analysis.statistics.interaction import (
     learning_rate_by_steps,
     weight_interaction,
 )
-from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, GroupPoints, fit_group
+from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, fit_group
 from ray_unlearn.analysis.statistics.robustness import (
     TuningCurve,
     curve_ks,
@@ -94,12 +95,15 @@ def find_method(
     everything = table.of(method)
     given, axes = with_product(inside_space(everything, table.axes[method]), table.axes[method])
     trials = from_space(given)
-    fits = _fitted_groups(given, axes, table.score.tolerance, seed)
+    fits = {
+        part.group: fit_group(part, axes, table.score.tolerance, seed)
+        for part in (group_parts(table, given, axes) if axes else ())
+    }
     regions, heldout = _regions(fits, trials, axes, table, limits)
     effects = [fit.effects for fit in fits.values()]
     checks = [fit.check for fit in fits.values() if fit.check is not None]
     check = checks_together(checks) if checks and len(checks) == len(fits) else None
-    points = _points(trials, axes)
+    points = unit_points(trials, axes)
     scored = trials["score"].to_numpy(dtype=float)
     infeasible = trials["infeasible"].to_numpy(dtype=bool)
     matters = (
@@ -134,14 +138,6 @@ def find_method(
     )
 
 
-def _points(trials: pd.DataFrame, axes: tuple[Axis, ...]) -> np.ndarray:
-    return (
-        np.column_stack([axis.to_unit(trials[axis.name]) for axis in axes])
-        if axes
-        else np.empty((len(trials), 0))
-    )
-
-
 def with_product(
     trials: pd.DataFrame, axes: tuple[Axis, ...]
 ) -> tuple[pd.DataFrame, tuple[Axis, ...]]:
@@ -151,22 +147,6 @@ def with_product(
         return trials, axes
     one, other = (trials[name].astype(float) for name in product.factors)
     return trials.assign(**{product.name: one * other}), (*axes, product)
-
-
-def _fitted_groups(
-    trials: pd.DataFrame, axes: tuple[Axis, ...], tolerance: float, seed: int
-) -> dict[str, FittedGroup]:
-    """Each group's surface, fitted once."""
-    fits: dict[str, FittedGroup] = {}
-    for group, own in trials.groupby("group", sort=True) if axes else ():
-        part = GroupPoints(
-            str(group),
-            _points(own, axes),
-            own["score"].to_numpy(dtype=float),
-            own["infeasible"].to_numpy(dtype=bool),
-        )
-        fits[str(group)] = fit_group(part, axes, tolerance, seed)
-    return fits
 
 
 def _regions(

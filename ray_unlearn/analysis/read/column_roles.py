@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
 
-from ray_unlearn.analysis.read.column_names import is_metric, without_prefix
+from ray_unlearn.analysis.read.column_names import is_metric, why_bookkeeping, without_prefix
 from ray_unlearn.analysis.read.table_formats import MLFLOW, OPTUNA, RAY_OWN, RAY_TUNE, TableFormat
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.score_weights import ScoreWeights, weights_of
 
 ROLES: dict[str, tuple[str, ...]] = {
     "trial": ("trial",),
@@ -25,6 +26,8 @@ ROLES: dict[str, tuple[str, ...]] = {
     "target_nll": ("target_nll",),
     "forget_gap": ("forget_gap",),
     "utility_loss": ("utility_loss",),
+    "retain_utility_loss": ("retain_utility_loss",),
+    "general_utility_loss": ("general_utility_loss",),
     "learning_rate_sum": ("learning_rate_sum",),
 }
 """What a column can be, and the names by which it is recognised. In a trial's only line `steps` is
@@ -57,6 +60,8 @@ METRICS = (
     "target_nll",
     "forget_gap",
     "utility_loss",
+    "retain_utility_loss",
+    "general_utility_loss",
     "learning_rate_sum",
 )
 IGNORE = "ignore"
@@ -69,7 +74,7 @@ TAKEN = frozenset((
 
 @dataclass(frozen=True)
 class Reading:
-    """How foreign tables are to be read; see `study_results.load`."""
+    """How sources are to be read, foreign tables above all; see `study_results.load`."""
 
     mapping: Mapping[str, str] = field(default_factory=dict)
     score: str | None = None
@@ -81,10 +86,12 @@ class Reading:
     outcomes: tuple[str, ...] = ()
     failed: tuple[str, ...] = ()
     """Words in the score column that mean a failed trial."""
+    weights: ScoreWeights | None = None
+    """Weights of the scores' parts, of studies too; None: scores are as they were stored."""
 
     @property
     def given(self) -> list[str]:
-        """What was asked for, as on the command line; empty when nothing was."""
+        """What was asked for of foreign tables, as on the command line; empty: nothing."""
         parts = [part for pair in self.mapping.items() for part in ("--map", "=".join(pair))]
         parts += ["--score", self.score] if self.score else []
         parts += [] if self.maximise is None else [("--minimise", "--maximise")[self.maximise]]
@@ -105,10 +112,16 @@ class HowToRead(TypedDict, total=False):
     params: Sequence[str]
     outcomes: Sequence[str]
     failed: Sequence[str]
+    objective: Mapping[str, float] | None
 
 
 def reading_of(**how: Unpack[HowToRead]) -> Reading:
-    """How tables are to be read, from keyword arguments."""
+    """How sources are to be read, from keyword arguments.
+
+    Raises:
+        UserError: weights that are none.
+    """
+    objective = how.get("objective")
     return Reading(
         dict(how.get("mapping") or {}),
         how.get("score"),
@@ -117,6 +130,7 @@ def reading_of(**how: Unpack[HowToRead]) -> Reading:
         tuple(how.get("params", ())),
         tuple(how.get("outcomes", ())),
         tuple(how.get("failed", ())),
+        None if objective is None else weights_of(objective),
     )
 
 
@@ -267,7 +281,10 @@ def score_candidates(columns: Sequence[str], form: TableFormat) -> list[str]:
         return [name for name in columns if name.startswith("values_")]
     bare = [name for name in columns if without_prefix(name) is None]
     if form.name == RAY_TUNE:
-        return [name for name in bare if name not in RAY_OWN]
+        return [name for name in bare if name not in RAY_OWN and not why_bookkeeping(name)]
     if form.name == MLFLOW:
-        return [name for name in bare if name.startswith("metrics.")]
+        found = [name for name in bare if name.startswith("metrics.")]
+        own = [name for name in found if not name.startswith("metrics.system/")]
+        kept = [name for name in own if not why_bookkeeping(name.removeprefix("metrics."))]
+        return kept or found
     return [name for name in bare if is_metric(name)]

@@ -23,6 +23,7 @@ from ray_unlearn.analysis.read.column_roles import HowToRead, Reading, reading_o
 from ray_unlearn.analysis.read.evaluation_rows import REQUIRED, in_order, tidy_baselines, tidy_rows
 from ray_unlearn.analysis.read.foreign_sources import results_folder, storage_file
 from ray_unlearn.analysis.read.foreign_table import ForeignFile, ForeignResults, read_foreign
+from ray_unlearn.analysis.read.rescored_rows import rescored_rows
 from ray_unlearn.analysis.read.table_files import (
     baselines_beside,
     baselines_of,
@@ -30,9 +31,10 @@ from ray_unlearn.analysis.read.table_files import (
     file_digest,
     read_cells,
 )
-from ray_unlearn.analysis.read.text_tables import SUFFIXES
+from ray_unlearn.analysis.read.text_tables import REPAIRED, SUFFIXES
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec, public_name
 from ray_unlearn.store.ledger import read_ledger
@@ -69,6 +71,15 @@ class StudyResults:
     notes: tuple[str, ...] = ()
     duplicates: int = 0
     """Exact copies of a row that were left out."""
+    rescored: ScoreWeights | None = None
+    """Weights that its rows were scored with again; None: its scores are those it was searched
+    with."""
+
+    @property
+    def weights(self) -> ScoreWeights:
+        """Weights of the parts of its scores; all 1 where a table does not say."""
+        known = self.spec.objective.weights if self.spec is not None else ScoreWeights()
+        return self.rescored or known
 
     @property
     def score_rule(self) -> ScoreRuleName:
@@ -127,6 +138,8 @@ class Results:
 
     studies: tuple[StudyResults, ...]
     foreign: tuple[ForeignResults, ...] = ()
+    weights: ScoreWeights | None = None
+    """Weights of the scores' parts; None: not known (tables alone)."""
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -140,12 +153,13 @@ def load(sources: list[Path], **how: Unpack[HowToRead]) -> Results:
 
     Args:
         sources: folders and files.
-        how: foreign tables are to be read (`column_roles.Reading`).
+        how: foreign tables are to be read, and with which weights rows are scored again
+            (`column_roles.Reading`).
 
     Raises:
         UserError: no source; a source that is missing, empty, damaged or given twice; a foreign
             table that lacks what it needs or contradicts itself; baselines that contradict the
-            rows; a mapping but no foreign table.
+            rows; a mapping but no foreign table; weights, but a source without the score's parts.
     """
     if not sources:
         raise UserError(
@@ -169,7 +183,7 @@ def load(sources: list[Path], **how: Unpack[HowToRead]) -> Results:
                 raise UserError(
                     f"{source}: study {found.name!r} is already in {twin.source}; name it once"
                 )
-            studies.append(found)
+            studies.append(found if reading.weights is None else _again(found, reading.weights))
     if not foreign and reading.given:
         raise UserError(
             f"{' '.join(reading.given)}: only for foreign tables, and {sources[0]} is a study of "
@@ -181,10 +195,19 @@ def load(sources: list[Path], **how: Unpack[HowToRead]) -> Results:
         for study in studies
     ]
     numbered = [f"{key} {i}" if keys.count(key) > 1 else key for i, key in enumerate(keys, start=1)]
+    known = {study.weights for study in studies if study.spec is not None}
     return Results(
         tuple(replace(study, key=key) for study, key in zip(studies, numbered, strict=True)),
         tuple(foreign),
+        reading.weights or (known.pop() if len(known) == 1 else None),
     )
+
+
+def _again(study: StudyResults, weights: ScoreWeights) -> StudyResults:
+    """The study with its rows scored with other weights; as it is where that changes no score."""
+    rows = rescored_rows(study.rows, study.baselines, study.score_rule, weights, study.place)
+    same = study.weights == weights if study.spec is not None else rows.equals(study.rows)
+    return study if same else replace(study, rows=rows, rescored=weights)
 
 
 def _same(one: StudyResults, other: StudyResults) -> bool:
@@ -204,12 +227,14 @@ def _read(source: Path, reading: Reading) -> Iterator[StudyResults | ForeignResu
         )
     elif (storage := storage_file(source)) is not None:
         yield read_foreign(storage, reading)
-    elif source.suffix in (".parquet", *SUFFIXES):
+    elif source.suffix.lower() in (".parquet", *SUFFIXES):
         table, separator = read_cells(source)
         if _ours(table.column_names, reading):
+            if repaired := (table.schema.metadata or {}).get(REPAIRED):
+                raise UserError(f"{source}: {repaired.decode()}; write the table again")
             yield from _from_table(source, table)
         else:
-            first = 1 if source.suffix in (".parquet", ".jsonl", ".ndjson", ".json") else 2
+            first = 1 if source.suffix.lower() not in (".csv", ".tsv", ".txt") else 2
             file = ForeignFile(table, source, file_digest(source), first, separator)
             yield read_foreign(file, reading)
     else:

@@ -49,8 +49,10 @@ def score_sentence(score: ScoreInfo) -> str:
     """What was measured, where, and what counts as equally good."""
     direction = "lower" if score.direction == "minimize" else "higher"
     unit = f" [{score.unit}]" if score.unit else ""
+    weights = f" with {score.weights.in_words()}" if score.weights is not None else ""
     return (
-        f"Score: {score.name}{unit}, {direction} is better, taken at {score.checkpoint_rule}. "
+        f"Score: {score.name}{weights}{unit}, {direction} is better, taken at "
+        f"{score.checkpoint_rule}. "
         f"Tolerance: {tolerance(score)}, {score.tolerance_source}. What is within the tolerance of "
         "the best counts as good."
     )
@@ -114,9 +116,8 @@ def _left_out(found: Health) -> list[str]:
         facts.append(f"{counted(count, 'evaluation')} without a score that no status explains.")
     if found.pruned_share > 0:
         facts.append(
-            f"Early stopping by comparison ended {percentage(found.pruned_share)} of the trials: "
-            "what "
-            "is left is a selection."
+            f"Early stopping ended {percentage(found.pruned_share)} of the trials, perhaps before "
+            "their best: what is left is a selection."
         )
     return facts
 

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from ray_unlearn.analysis.guidelines.guideline_diff import compare
-from ray_unlearn.analysis.read.column_roles import HowToRead, reading_of
-from ray_unlearn.analysis.read.study_results import Results, load
-from ray_unlearn.analysis.report.claims_section import verdict_section
+from ray_unlearn.analysis.guidelines.guideline_diff import compare, score_differences
+from ray_unlearn.analysis.read.column_roles import HowToRead
+from ray_unlearn.analysis.read.study_results import Results, StudyResults, load
 from ray_unlearn.analysis.report.comparison_sections import (
     compared_section,
     difference_section,
@@ -26,6 +25,8 @@ from ray_unlearn.analysis.report.derive import (
     table_of,
     trials_as_given,
 )
+from ray_unlearn.analysis.report.failures import failure_alerts
+from ray_unlearn.analysis.report.first_screen import first_screen
 from ray_unlearn.analysis.report.foreign_section import best_blocks, columns_section
 from ray_unlearn.analysis.report.health import health
 from ray_unlearn.analysis.report.health_section import health_section
@@ -38,7 +39,7 @@ from ray_unlearn.analysis.report.page import (
     Paragraph,
     Section,
 )
-from ray_unlearn.analysis.report.provenance import command_line, options, provenance_lines
+from ray_unlearn.analysis.report.provenance import origin_of, provenance_lines
 from ray_unlearn.analysis.report.render import render
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.report.study_sections import (
@@ -47,17 +48,16 @@ from ray_unlearn.analysis.report.study_sections import (
     study_blocks_beside,
 )
 from ray_unlearn.analysis.report.study_tables import metrics_table
+from ray_unlearn.analysis.report.variance_section import variance_section
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.guideline_file import load_guidelines
+from ray_unlearn.spec.guideline_file import Guidelines, load_guidelines
+from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
 
 UNLEARNING = (
-    "Unlearning changes a trained language model so that it behaves as if some of its training "
-    "documents, the forget set, had never been there, without training it again. A method succeeds "
-    "when perplexity on the forget set rises to that of unseen text of the same kind, no less and "
-    "no more, while perplexity on everything else stays where it was. This page says which "
-    "hyperparameters do that, and how sure one may be."
+    "Unlearning makes a trained language model behave as if the forget set had never been in its "
+    "training: perplexity on it rises to that of unseen text, and stays where it was elsewhere."
 )
-ANY_SCORE = "This page says which hyperparameters gave good scores, and how sure one may be."
+ANY_SCORE = "Which hyperparameters gave good scores, and how sure one may be."
 REPRODUCE = (
     "This page is derived from the ledgers or tables named below and from nothing else. The same "
     "files give the same page. Every claim with its numbers is in `guidelines.json`; `ray-unlearn "
@@ -98,7 +98,8 @@ def write_report(
         tolerance: tau, in units of the score; None: from the data (`analysis.tolerance`).
         since: an earlier `guidelines.json` to compare with.
         seed: of every random draw.
-        how: foreign tables are to be read (`analysis.read.column_roles.Reading`).
+        how: foreign tables are to be read, and with which weights trials are scored again
+            (`analysis.read.column_roles.Reading`).
 
     Returns:
         The path of the HTML page.
@@ -109,7 +110,6 @@ def write_report(
     """
     before = load_guidelines(since) if since is not None else None
     results = load(sources, **how)
-    given = options(reading_of(**how), tolerance, since, seed)
     table = table_of(results, tolerance)
     try:
         files = ReportFolder(out)
@@ -117,19 +117,28 @@ def write_report(
         with study_blocks_beside(results.studies, files) as finished:
             if table is not None:
                 files.csv(trials_as_given(table), trials_file)
-            derived = derive(results, table, tolerance, seed, command_line(results, given))
-            differences = None if before is None else compare(before, derived.guidelines)
+            origin = origin_of(results, tolerance, seed, how, since)
+            derived = derive(results, table, tolerance, seed, origin)
+            difference = _difference(before, derived.guidelines)
+            first = _first(derived, results, files)
             columns = columns_section(results, files)
-            sections = _sections(derived, results, difference_section(differences), files)
+            sections = _sections(derived, results, difference, files)
             sections += [columns] if columns is not None else []
             studies = finished()
-        page = _page(derived, results, studies, sections)
+        page = _page(derived, results, studies, [first, *sections])
         for name, text in render(page, _all_methods(derived, results)).items():
             files.text(name, text)
         files.text("guidelines.json", derived.guidelines.as_json())
     except OSError as error:
         raise StorageError(f"{out}: the report cannot be written: {error}") from None
     return out / "report.html"
+
+
+def _difference(before: Guidelines | None, after: Guidelines) -> Section:
+    if before is None:
+        return difference_section(None)
+    of_scores = tuple(score_differences(before.score, after.score))
+    return difference_section(compare(before, after), of_scores)
 
 
 def _all_methods(derived: Derived, results: Results) -> list[str]:
@@ -141,7 +150,7 @@ def _all_methods(derived: Derived, results: Results) -> list[str]:
 def _sections(
     derived: Derived, results: Results, difference: Section, out: ReportFolder
 ) -> list[Section]:
-    """Everything between the verdict and the single studies."""
+    """Everything between the first screen and the single studies."""
     if derived.table is None:
         nothing = Paragraph(f"{no_outcome(results)} There is nothing to analyse.")
         return [Section("Data health", (nothing,), "health"), difference]
@@ -152,12 +161,22 @@ def _sections(
     claims = derived.guidelines.guidelines
     return [
         found,
-        methods_section(derived.findings, claims, out),
-        compared_section(derived.findings, claims, derived.answer, out),
+        methods_section(derived.findings, derived.guidelines, out),
+        compared_section(derived.findings, derived.answer, out),
         interactions_section(derived.findings, claims, out),
         transfer_section(derived.findings, out),
+        variance_section(derived.table, out, derived.findings.seed),
         difference,
     ]
+
+
+def _first(derived: Derived, results: Results, out: ReportFolder) -> Section:
+    guidelines = derived.guidelines
+    best = best_blocks(guidelines.best_trials, guidelines.score)
+    if derived.table is None and results.foreign:
+        best = (Paragraph(no_outcome(results)),)
+    alerts = [alert for study in results.studies for alert in failure_alerts(study)]
+    return first_screen(derived.findings, guidelines, out, alerts, best)
 
 
 def _page(
@@ -167,11 +186,6 @@ def _page(
     sections: Sequence[Section],
 ) -> Page:
     guidelines = derived.guidelines
-    best = best_blocks(guidelines.best_trials, guidelines.score)
-    if derived.table is None and results.foreign:
-        best = (Paragraph(no_outcome(results)),)
-    asked = results.studies or (derived.findings is not None and derived.findings.headline)
-    answer = derived.answer if asked else None
     names = [study.key for study in studies] + [one.name for one in results.foreign]
     origin = Facts(tuple(provenance_lines(guidelines.provenance)))
     command = Command(guidelines.provenance["command"])
@@ -181,9 +195,8 @@ def _page(
         UNLEARNING if studies else ANY_SCORE,
         tuple(_subjects(results)),
         (
-            verdict_section(derived.findings, guidelines, studies, answer, best),
             *sections,
-            *studies_section(studies, with_verdicts=bool(guidelines.claimed)),
+            *studies_section(studies),
             Section("How to reproduce", (Paragraph(REPRODUCE), command, origin), "reproduce"),
             Section("Limits", (Bullets(LIMITS),), "limits"),
             *((metrics,) if studies else ()),
@@ -201,7 +214,20 @@ def _subjects(results: Results) -> list[str]:
             f"{study.key + ': ' if several else ''}{count} method{'' if count == 1 else 's'}, "
             f"model {study.model or 'not recorded'}, domain {study.domain or 'not recorded'}"
         )
-    return lines + [
+    lines += [
         f"{one.name}: a table of {len(one.trials):,} trials, scored by {one.score}"
         for one in results.foreign
     ]
+    again = [study for study in results.studies if study.rescored is not None]
+    if results.weights is not None and (again or results.foreign):
+        lines.append(_other_weights(results.weights, again))
+    return lines
+
+
+def _other_weights(weights: ScoreWeights, again: Sequence[StudyResults]) -> str:
+    """That trials are scored with weights that they were not searched for."""
+    text = f"scores weigh {weights.in_words()}"
+    if not again:
+        return text
+    of = "trials" if len(again) == 1 else f"trials of {', '.join(one.key for one in again)}"
+    return f"{text} ({OPTION}); the {of} were searched for others, see data health"

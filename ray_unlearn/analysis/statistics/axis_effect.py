@@ -16,7 +16,7 @@ from scipy.linalg import lapack, solve_triangular
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior, matern
-from ray_unlearn.analysis.statistics.response_surface import ResponseSurface
+from ray_unlearn.analysis.statistics.response_surface import embedded, winsorised
 
 Array = NDArray[np.float64]
 
@@ -27,21 +27,34 @@ WIDTH = 0.3
 """Length scale of the alternative, in the unit coordinate."""
 
 
-def axis_effects(surface: ResponseSurface, axes: Sequence[Axis], seed: int) -> Array:
+def axis_effects(
+    points: Array,
+    scores: Array,
+    infeasible: NDArray[np.bool_],
+    axes: Sequence[Axis],
+    tolerance: float,
+    seed: int,
+) -> Array:
     """Standardised statistics [1 + PERMUTATIONS, d] of each axis: observed, then of shuffles.
 
     Args:
-        surface: fitted to the trials of one group.
-        axes: in the order of its coordinates.
+        points: of the trials of one group [n, d], in unit coordinates.
+        scores: [n]; ignored where infeasible, and winsorised.
+        infeasible: [n]; such trials are the worst.
+        axes: in the order of the coordinates.
+        tolerance: tau, in units of the score.
         seed: of the shuffles and of the trials chosen where there are many.
     """
     rng = np.random.default_rng([seed, 4])
-    n = len(surface.targets)
-    some = np.sort(rng.permutation(n)[:MOST_TESTED])
+    values, capped = winsorised(scores, infeasible, tolerance)
+    some = np.lexsort((*points.T, values))
+    some = some[np.sort(rng.permutation(len(some))[:MOST_TESTED])]
     shuffles = np.argsort(rng.random((PERMUTATIONS, len(some))), axis=1)
     shuffles = np.concatenate([np.arange(len(some))[None], shuffles])
-    columns = [_effect(surface, axes, j, some, shuffles) for j in range(len(axes))]
-    return np.column_stack(columns)
+    targets = (values[some] - values[some].mean()) / (values[some].std() or 1.0)
+    return np.column_stack(
+        [_effect(points[some], targets, capped[some], axes, j, shuffles) for j in range(len(axes))]
+    )
 
 
 def effect_p_values(groups: Sequence[Array]) -> Array:
@@ -57,16 +70,18 @@ def effect_p_values(groups: Sequence[Array]) -> Array:
 
 
 def _effect(
-    surface: ResponseSurface,
+    points: Array,
+    targets: Array,
+    capped: NDArray[np.bool_],
     axes: Sequence[Axis],
     j: int,
-    some: NDArray[np.int_],
     shuffles: NDArray[np.int_],
 ) -> Array:
     """The statistic [1 + PERMUTATIONS] of one axis, less its null mean, over its null SD."""
-    own, rest = _columns(surface, axes, j)
-    inputs, targets = surface.inputs[some], surface.targets[some]
-    whitened, root = _whitened(inputs[:, rest[0]], rest[1], targets, surface.capped[some])
+    categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
+    inputs = embedded(points, categorical)
+    own, rest = _columns(categorical, axes, j)
+    whitened, root = _whitened(inputs[:, rest[0]], rest[1], targets, capped)
     gaps = inputs[:, own][:, None] - inputs[:, own][None]
     component = matern((gaps**2).sum(-1) / WIDTH**2, 1.0)
     component -= component.mean(0)
@@ -79,13 +94,13 @@ def _effect(
 
 
 def _columns(
-    surface: ResponseSurface, axes: Sequence[Axis], j: int
+    categorical: tuple[int, ...], axes: Sequence[Axis], j: int
 ) -> tuple[NDArray[np.int_], tuple[NDArray[np.int_], NDArray[np.int_]]]:
     """Columns of axis j, and those of the model without it with the axis that each belongs to.
 
     A product goes with its factors and a factor with its product, for each stands for the other.
     """
-    widths = [max(k, 1) for k in surface.categorical]
+    widths = [max(k, 1) for k in categorical]
     owner = np.repeat(np.arange(len(axes)), widths)
     name, factors = axes[j].name, axes[j].factors
     gone = [axis.name == name or axis.name in factors or name in axis.factors for axis in axes]

@@ -9,16 +9,26 @@ From either of them truly good values look bad.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.axis_effect import axis_effects
-from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, fit_response_surface
+from ray_unlearn.analysis.statistics.component_surface import (
+    ComponentSurface,
+    fit_component_surface,
+)
+from ray_unlearn.analysis.statistics.response_surface import (
+    ResponseSurface,
+    fit_response_surface,
+    winsorised,
+)
+from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 from ray_unlearn.analysis.statistics.searched_points import completed, moved, spread_points
 from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck, check_surface
+from ray_unlearn.analysis.statistics.trajectories import Trajectories
 
 Array = NDArray[np.float64]
 
@@ -41,13 +51,15 @@ SPREAD = 1024
 class GroupPoints:
     """Trials of one method in one group.
 
-    Points [n, d] in unit coordinates, scores [n] (lower is better), infeasible [n].
+    Points [n, d] in unit coordinates, scores [n] (lower is better), infeasible [n]; their
+    evaluations, where it is known what the score is made of.
     """
 
     group: str
     points: Array
     scores: Array
     infeasible: NDArray[np.bool_]
+    trajectories: Trajectories | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,8 @@ class FittedGroup:
 
     regrets: by axis, posterior draws [DRAWS, g] of the isolation profile less its value where its
         mean is least; () with a `reason`.
+    costs: by axis, draws [DRAWS] of what the worst of its values costs, with all other
+        hyperparameters as at the surface's best point; () with a `reason`.
     good_shares: draws [DRAWS] of the share of the space within the tolerance of the surface's best
         point; empty with a `reason`.
     effects: statistics [1 + permutations, axes] of whether an axis matters; empty with a `reason`.
@@ -67,6 +81,7 @@ class FittedGroup:
     n_trials: int
     n_used: int
     regrets: tuple[Array, ...]
+    costs: tuple[Array, ...]
     good_shares: Array
     effects: Array
     check: SurfaceCheck | None
@@ -94,7 +109,7 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     )
     ordered, points = [axes[j] for j in order], part.points[:, order]
     own_seed = seed_of(part, seed)
-    turned = GroupPoints(part.group, points, part.scores, part.infeasible)
+    turned = replace(part, points=points)
     surface = surface_of(turned, ordered, tolerance, seed)
     centre = completed(np.array([[0.0 if k else 0.5 for k in surface.categorical]]), ordered)
     default = float(surface.mean(centre)[0])
@@ -104,14 +119,22 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     regrets = {
         order[j]: _regret(surface, others, along, ordered, j, own_seed) for j in range(len(ordered))
     }
+    spread = spread_points(ordered, SPREAD, own_seed)
+    best = _best_point(surface, np.concatenate([points, spread]))
+    costs = {
+        order[j]: _greatest_cost(surface, best, ordered, j, own_seed) for j in range(len(ordered))
+    }
     return FittedGroup(
         part.group,
         len(part.scores),
         surface.n_used,
         tuple(regrets[j] for j in range(len(axes))),
-        _good_shares(surface, points, ordered, tolerance, own_seed),
-        axis_effects(surface, ordered, own_seed)[:, np.argsort(order)],
-        _check(surface, own_seed),
+        tuple(costs[j] for j in range(len(axes))),
+        _good_shares(surface, best, spread, tolerance, own_seed),
+        axis_effects(points, part.scores, part.infeasible, ordered, tolerance, own_seed)[
+            :, np.argsort(order)
+        ],
+        _check(surface, turned, tolerance, own_seed),
         default,
         None,
     )
@@ -121,15 +144,30 @@ def _nothing(part: GroupPoints, n_used: int, default: float, reason: str | None)
     """A group that says nothing about regions, and why."""
     empty = np.empty(0)
     return FittedGroup(
-        part.group, len(part.scores), n_used, (), empty, empty, None, default, reason
+        part.group, len(part.scores), n_used, (), (), empty, empty, None, default, reason
     )
 
 
-def _check(surface: ResponseSurface, seed: int) -> SurfaceCheck:
-    def predict(kept: NDArray[np.int_], left: NDArray[np.int_]) -> Array:
-        return surface.left_out_draws(kept, left, seed, DRAWS)
+def _check(surface: ScoreSurface, part: GroupPoints, tolerance: float, seed: int) -> SurfaceCheck:
+    """What the surface predicts of trials left out."""
+    if isinstance(surface, ResponseSurface):
+        score = surface
 
-    return check_surface(surface.targets, predict, seed)
+        def left_out(kept: NDArray[np.int_], left: NDArray[np.int_]) -> Array:
+            return score.left_out_draws(kept, left, seed, DRAWS)
+
+        return check_surface(surface.targets, left_out, seed)
+    assert isinstance(surface, ComponentSurface)
+    components = surface
+    values, _ = winsorised(part.scores, part.infeasible, tolerance)
+    rested = np.unique(surface.numbers[surface.numbers < len(values)])
+    rested = rested[np.lexsort((*part.points[rested].T, values[rested]))]
+
+    def predict(kept: NDArray[np.int_], left: NDArray[np.int_]) -> Array:
+        own = components.without(rested[left])
+        return np.minimum(own.predicted(part.points[rested[left]], seed, DRAWS), values.max())
+
+    return check_surface(values[rested], predict, seed)
 
 
 def seed_of(part: GroupPoints, seed: int) -> int:
@@ -140,11 +178,19 @@ def seed_of(part: GroupPoints, seed: int) -> int:
 
 def surface_of(
     part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int
-) -> ResponseSurface:
-    """The response surface of one group; `axes` in the order of its coordinates."""
+) -> ScoreSurface:
+    """The surface of the score of one group; `axes` in the order of its coordinates.
+
+    From what the score is made of, where that is known.
+    """
+    own_seed = seed_of(part, seed)
+    if part.trajectories is not None:
+        return fit_component_surface(
+            part.points, part.infeasible, part.trajectories, axes, own_seed
+        )
     categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
     return fit_response_surface(
-        part.points, part.scores, part.infeasible, seed_of(part, seed), categorical, tolerance
+        part.points, part.scores, part.infeasible, own_seed, categorical, tolerance
     )
 
 
@@ -173,7 +219,7 @@ def profile_grid(axis: Axis) -> Array:
 
 
 def _settings_of_others(
-    surface: ResponseSurface, points: Array, axes: Sequence[Axis], seed: int
+    surface: ScoreSurface, points: Array, axes: Sequence[Axis], seed: int
 ) -> tuple[Array, int]:
     """Points [m, d] whose coordinates, less the one under study, the minimum is taken over.
 
@@ -193,7 +239,7 @@ def _settings_of_others(
 
 
 def _regret(
-    surface: ResponseSurface,
+    surface: ScoreSurface,
     others: Array,
     along: int,
     axes: Sequence[Axis],
@@ -219,7 +265,7 @@ def _regret(
 
 
 def _profile(
-    surface: ResponseSurface,
+    surface: ScoreSurface,
     others: Array,
     along: int,
     axes: Sequence[Axis],
@@ -245,18 +291,32 @@ def _profile(
     return np.asarray(draws.min(2))
 
 
+def _best_point(surface: ScoreSurface, candidates: Array) -> Array:
+    """The point [1, d] with the least posterior mean among candidates [m, d]."""
+    return candidates[np.lexsort((*candidates.T, surface.mean(candidates)))[:1]]
+
+
+def _greatest_cost(
+    surface: ScoreSurface, best: Array, axes: Sequence[Axis], j: int, seed: int
+) -> Array:
+    """Draws [DRAWS] of the greatest score along axis j through the best point, less the best's.
+
+    The others stay where they are at the best point. On an isolation profile they are set anew for
+    each value, so that on a ridge either hyperparameter would look as if it could be left alone.
+    """
+    along = moved(best, axes, j, profile_grid(axes[j])).reshape(-1, len(axes))
+    draws = surface.draws(np.concatenate([best, along]), seed, DRAWS)
+    return np.asarray(draws[:, 1:].max(1) - draws[:, 0])
+
+
 def _good_shares(
-    surface: ResponseSurface, points: Array, axes: Sequence[Axis], tolerance: float, seed: int
+    surface: ScoreSurface, best: Array, spread: Array, tolerance: float, seed: int
 ) -> Array:
     """Draws [DRAWS] of the share of the space within the tolerance of the surface's best point.
 
-    The best point is the one with the least posterior mean, among the trials' points [n, d] and a
-    spread. The share of *trials* measured near the best of them is no estimate of this: the best
-    of many noisy scores is lucky, and all others carry noise (Efron 2011, "Tweedie's formula and
-    selection bias").
+    `spread` [m, d] covers the space. The share of *trials* measured near the best of them is no
+    estimate of this: the best of many noisy scores is lucky, and all others carry noise (Efron
+    2011, "Tweedie's formula and selection bias").
     """
-    spread = spread_points(axes, SPREAD, seed)
-    candidates = np.concatenate([points, spread])
-    best = candidates[np.lexsort((*candidates.T, surface.mean(candidates)))[:1]]
     draws = surface.draws(np.concatenate([best, spread]), seed, DRAWS)
     return np.asarray((draws[:, 1:] <= draws[:, :1] + tolerance).mean(1))

@@ -18,20 +18,74 @@ from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
 
-PROPOSALS = 128
+PROPOSALS, PROPOSALS_OF_MANY = 128, 48
+"""Of more than `FEW` trials the posterior is nearly normal, and each proposal costs more."""
 
 FEW = 100
 
-# Prior mean and SD of the logarithms, and bounds, of: length scales (unit coordinates), signal
-# variance, noise variance (standardised scores), and the noise of trials at the winsorising limit
-# as a fraction of that. Noise near 0 and wiggles between neighbouring trials need evidence; a flat
-# function does not.
-LENGTH, SIGNAL, NOISE, CAPPED = (0.0, 1.3), (math.log(0.3), 2.0), (math.log(0.1), 2.0), (0.0, 1.5)
 
-BOUNDS = ((0.05, 50.0), (1e-4, 10.0), (1e-5, 4.0), (0.03, 2.0))
+@dataclass(frozen=True)
+class Belief:
+    """What is believed of the logarithm of a positive number: mean and SD, and its bounds."""
 
-# The same of the variance of a kink's slope (standardised scores per unit coordinate).
-SLOPE, SLOPE_BOUNDS = (math.log(4.0), 1.5), (1e-2, 400.0)
+    typical: float
+    sd: float
+    low: float
+    high: float
+
+    @property
+    def normal(self) -> tuple[float, float]:
+        """Mean and SD of the logarithm."""
+        return math.log(self.typical), self.sd
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Bounds of the logarithm."""
+        return math.log(self.low), math.log(self.high)
+
+
+@dataclass(frozen=True)
+class KernelPrior:
+    """What is believed of a kernel before any trial.
+
+    Length scales (unit coordinates), signal and noise variance (standardised observations), and the
+    noise of observations at the limit as a fraction of that; trial: variance that the rows of one
+    trial share, None where each trial is one observation.
+    """
+
+    length: Belief
+    signal: Belief
+    noise: Belief
+    capped: Belief
+    trial: Belief | None = None
+
+    def of(self, d: int) -> list[Belief]:
+        """In the order of the parameters, with d length scales."""
+        last = [] if self.trial is None else [self.trial]
+        return [*[self.length] * d, self.signal, self.noise, self.capped, *last]
+
+
+SCORE = KernelPrior(
+    length=Belief(1.0, 1.3, 0.05, 50.0),
+    signal=Belief(0.3, 2.0, 1e-4, 10.0),
+    noise=Belief(0.1, 2.0, 1e-5, 4.0),
+    capped=Belief(1.0, 1.5, 0.03, 2.0),
+)
+"""Of a score: noise near 0 and wiggles between neighbouring trials need evidence; a flat function
+does not."""
+CHANGE = KernelPrior(
+    length=Belief(2.0, 1.0, 0.05, 50.0),
+    signal=Belief(2.0, 1.5, 1e-4, 100.0),
+    noise=Belief(0.01, 2.0, 1e-5, 4.0),
+    capped=Belief(3.0, 1.5, 0.03, 1000.0),
+    trial=Belief(0.01, 1.5, 1e-6, 4.0),
+)
+"""Of one change that unlearning makes (`component_surface`): nearly straight lines on these scales;
+rows of ruined models are noisier by far."""
+
+
+SLOPE = Belief(4.0, 1.5, 1e-2, 400.0)
+"""Of the variance of a kink's slope (standardised scores per unit coordinate)."""
 
 PLACES, FINER = 32, 8
 """Places of a kink along an axis; each of the likely ones is divided once more where they are few.
@@ -58,11 +112,16 @@ def kink_of(inputs: Array, column: int, place: float) -> Kink:
 
 @dataclass(frozen=True)
 class KernelSetting:
-    """One setting of the kernel, with the trials solved for it and standardised scores."""
+    """One setting of the kernel, with the observations solved for it.
+
+    Observations are standardised. trial: variance that the rows of one trial share; 0 where each
+    trial is one observation.
+    """
 
     inverse_lengths: Array
     signal: float
     noise: float
+    trial: float
     noises: Array
     cholesky: Array
     weights: Array
@@ -86,15 +145,24 @@ class KernelSetting:
 
 
 def matern(squares: Array, signal: float) -> Array:
+    """Matern-5/2 covariances from squared distances in length scales, without spare copies."""
     r = np.sqrt(5 * squares)
-    return np.asarray(signal * (1 + r + r * r / 3) * np.exp(-r))
+    covariance = r / 3
+    covariance += 1
+    covariance *= r
+    covariance += 1
+    np.negative(r, out=r)
+    covariance *= np.exp(r, out=r)
+    covariance *= signal
+    return np.asarray(covariance)
 
 
 class KernelPosterior:
-    """Posterior density of the logarithms of length scales, signal, noise, and a kink's slope.
+    """Posterior density of the logarithms of length scales, signal and noise.
 
-    The last parameter but for the slope is the noise of trials at the winsorising limit, as a
-    fraction of that of the others.
+    After the length scales come signal, noise, the noise of observations at the winsorising limit
+    as a fraction of that of the others, and, where trials have several rows, the variance that
+    these share, or that of a kink's slope.
 
     Trials at the winsorising limit look alike however noisy the score is; counted with the others
     they would make it look quiet, and every interval too narrow. They get a noise of their own, by
@@ -107,33 +175,40 @@ class KernelPosterior:
         targets: Array,
         capped: NDArray[np.bool_],
         lengths: NDArray[np.int_],
+        prior: KernelPrior = SCORE,
+        trials: NDArray[np.int_] | None = None,
         kink: Kink | None = None,
     ) -> None:
+        assert (trials is None) == (prior.trial is None)
+        assert trials is None or kink is None
         self.d = d = int(lengths.max()) + 1
         self.targets, self.capped, self.lengths = targets, capped, lengths
         gaps = [
             (inputs[:, lengths == k][:, None] - inputs[:, lengths == k][None]) for k in range(d)
         ]
         self.squares = np.stack([(gap**2).sum(-1) for gap in gaps])
+        beliefs = [*prior.of(d), *([] if kink is None else [SLOPE])]
         self.kink = kink
         self.bend = None if kink is None else kink.at(inputs)
-        slope = [] if kink is None else [SLOPE]
-        self.prior = np.array([LENGTH] * d + [SIGNAL, NOISE, CAPPED, *slope])
-        steepest = [] if kink is None else [SLOPE_BOUNDS]
-        self.bounds = np.log([BOUNDS[0]] * d + [*BOUNDS[1:], *steepest])
+        self.prior = np.array([belief.normal for belief in beliefs])
+        self.bounds = np.array([belief.bounds for belief in beliefs])
+        self.shared = None if trials is None else np.equal.outer(trials, trials).astype(float)
 
     def covariance(self, theta: Array) -> tuple[Array, Array]:
         """Covariances of the trials' scores, and scaled squared distances, both [n, n]."""
         squares = np.tensordot(np.exp(-2 * theta[: self.d]), self.squares, 1)
         covariance = matern(squares, math.exp(theta[self.d]))
-        covariance[np.diag_indices_from(covariance)] += self.noises(theta)
+        if self.shared is not None:
+            covariance += math.exp(theta[-1]) * self.shared
         if self.bend is not None:
             covariance += math.exp(theta[-1]) * np.outer(self.bend, self.bend)
+        covariance[np.diag_indices_from(covariance)] += self.noises(theta)
         return covariance, squares
 
     def noises(self, theta: Array) -> Array:
         """Noise variance of each trial [n]."""
-        return np.exp(theta[self.d + 1] + np.where(self.capped, theta[self.d + 2], 0.0))
+        _, noise, capped = theta[self.d : self.d + 3]
+        return np.exp(noise + np.where(self.capped, capped, 0.0))
 
     def log_prior(self, theta: Array) -> float:
         """Log prior density, but for a constant."""
@@ -161,12 +236,14 @@ class KernelPosterior:
         slope = inner * (math.exp(theta[self.d]) * 5 / 3 * (1 + r) * np.exp(-r))
         by_length = np.tensordot(self.squares, slope, 2) * np.exp(-2 * theta[: self.d])
         by_noise = inner.diagonal() * self.noises(theta)
-        by_bend = []
+        by_last = []
+        if self.shared is not None:
+            by_last = [math.exp(theta[-1]) * float((inner * self.shared).sum())]
         if self.bend is not None:
-            by_bend = [math.exp(theta[-1]) * float(self.bend @ inner @ self.bend)]
-        by_signal = float((inner * covariance).sum()) - by_noise.sum() - sum(by_bend)
+            by_last = [math.exp(theta[-1]) * float(self.bend @ inner @ self.bend)]
+        by_signal = float((inner * covariance).sum()) - by_noise.sum() - sum(by_last)
         gradient = 0.5 * np.array(
-            [*by_length, by_signal, by_noise.sum(), by_noise[self.capped].sum(), *by_bend]
+            [*by_length, by_signal, by_noise.sum(), by_noise[self.capped].sum(), *by_last]
         )
         loss = 0.5 * float(self.targets @ weights) + float(np.log(np.diag(cholesky)).sum())
         pull = (theta - self.prior[:, 0]) / self.prior[:, 1] ** 2
@@ -179,9 +256,10 @@ class KernelPosterior:
         """
         if starts is None:
             assert self.kink is None
+            tail = [] if self.shared is None else [self.prior[-1, 0]]
             starts = [
-                [math.log(0.5)] * self.d + [0.0, math.log(0.05), 0.0],
-                [0.0] * self.d + [math.log(0.1), math.log(0.8), 0.0],
+                [math.log(0.5)] * self.d + [0.0, math.log(0.05), 0.0, *tail],
+                [0.0] * self.d + [math.log(0.1), math.log(0.8), 0.0, *tail],
             ]
         ends = [
             minimize(
@@ -197,13 +275,14 @@ class KernelPosterior:
         return np.asarray(min(ends, key=lambda end: float(end.fun)).x)
 
     def proposals(self, mode: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-        """Proposals [PROPOSALS, size] around the mode, and their log density but for a constant.
+        """Proposals [m, size] around the mode, and their log density but for a constant.
 
         Student's t with 5 degrees of freedom: heavier tails than the posterior's, so that weights
         stay bounded.
         """
         low, high = self.bounds.T
         step, size = 0.05, len(mode)
+        count = PROPOSALS if len(self.targets) <= FEW else PROPOSALS_OF_MANY
         hessian = np.empty((size, size))
         for i in range(size):
             shift = step * np.eye(size)[i]
@@ -211,8 +290,8 @@ class KernelPosterior:
             hessian[i] = (up - down) / (2 * step)
         values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
         widths = 1 / np.sqrt(np.maximum(values, 0.25))
-        standard = rng.standard_normal((PROPOSALS, size))
-        stretch = 5 / rng.chisquare(5, PROPOSALS)
+        standard = rng.standard_normal((count, size))
+        stretch = 5 / rng.chisquare(5, count)
         found = mode + (standard * np.sqrt(stretch)[:, None]) @ (vectors * widths).T
         log_density = -0.5 * (5 + size) * np.log1p((standard**2).sum(1) * stretch / 5)
         # Densities of different sizes are compared: constants of t and prior count.
@@ -227,13 +306,17 @@ class KernelPosterior:
 
     def solved(self, theta: Array) -> KernelSetting:
         cholesky = lapack.dpotrf(self.covariance(theta)[0], lower=1)[0]
+        inverse_lengths = np.exp(-theta[: self.d])[self.lengths]
+        weights = cho_solve((cholesky, True), self.targets)
+        signal, noise = np.exp(theta[self.d : self.d + 2])
         return KernelSetting(
-            np.exp(-theta[: self.d])[self.lengths],
-            math.exp(theta[self.d]),
-            math.exp(theta[self.d + 1]),
+            inverse_lengths,
+            float(signal),
+            float(noise),
+            0.0 if self.shared is None else math.exp(theta[-1]),
             self.noises(theta),
             cholesky,
-            cho_solve((cholesky, True), self.targets),
+            weights,
             self.kink,
             0.0 if self.kink is None else math.exp(theta[-1]),
         )

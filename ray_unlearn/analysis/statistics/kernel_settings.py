@@ -15,9 +15,11 @@ from ray_unlearn.analysis.statistics.kernel_posterior import (
     FEW,
     FINER,
     PLACES,
+    SCORE,
     SLOPE,
     Array,
     KernelPosterior,
+    KernelPrior,
     KernelSetting,
     Kink,
     kink_of,
@@ -36,21 +38,28 @@ def kernel_settings(
     lengths: NDArray[np.int_],
     rng: np.random.Generator,
     count: int,
+    prior: KernelPrior = SCORE,
+    trials: NDArray[np.int_] | None = None,
 ) -> tuple[KernelSetting, ...]:
     """Kernel settings drawn from their posterior; with `count` 1, the mode without a kink.
 
+    A component of the score is smooth: rows of several per trial have no kink.
+
     Args:
-        inputs: trials [n, columns], embedded.
-        targets: standardised scores [n].
-        capped: trials at the winsorising limit [n].
-        lengths: the axis of each column.
+        inputs: of the observations [n, k], embedded.
+        targets: observations [n], standardised.
+        capped: [n], whether an observation lies at the winsorising limit.
+        lengths: index [k] of the length scale of each column of `inputs`.
         rng: of the draws.
-        count: of settings.
+        count: settings.
+        prior: what is believed of them.
+        trials: code [n] of each observation's trial, where trials have several rows.
     """
-    smooth = KernelPosterior(inputs, targets, capped, lengths)
+    smooth = KernelPosterior(inputs, targets, capped, lengths, prior, trials)
     few = rng.permutation(len(inputs))[:FEW]
+    some = None if trials is None else trials[few]
     rough = (
-        [KernelPosterior(inputs[few], targets[few], capped[few], lengths).mode()]
+        [KernelPosterior(inputs[few], targets[few], capped[few], lengths, prior, some).mode()]
         if len(inputs) > FEW
         else None
     )
@@ -59,21 +68,27 @@ def kernel_settings(
         return (smooth.solved(mode),)
     plain, log_proposal = smooth.proposals(mode, rng)
     log_weights = np.array([smooth.log_density(theta) for theta in plain]) - log_proposal
+    if trials is not None:
+        return tuple(smooth.solved(plain[i]) for i in _resampled(log_weights, rng, count))
     bent, bent_weights, kinks, odds = _bent(smooth, mode, inputs, capped, rng)
     joint = np.concatenate([log_weights, bent_weights])
-    cumulative = np.cumsum(np.exp(joint - logsumexp(joint)))
-    ticks = (np.arange(count) + rng.uniform()) / count
-    chosen = np.minimum(np.searchsorted(cumulative, ticks), len(joint) - 1)
     settings = []
-    for i in chosen:
+    for i in _resampled(joint, rng, count):
         if i < len(plain):
             settings.append(smooth.solved(plain[i]))
             continue
         own = odds[i - len(plain)]
         kink = kinks[rng.choice(len(kinks), p=np.exp(own - logsumexp(own)))]
-        posterior = KernelPosterior(inputs, targets, capped, lengths, kink)
+        posterior = KernelPosterior(inputs, targets, capped, lengths, kink=kink)
         settings.append(posterior.solved(bent[i - len(plain)]))
     return tuple(settings)
+
+
+def _resampled(log_weights: Array, rng: np.random.Generator, count: int) -> list[int]:
+    """Indices drawn with these weights, evenly."""
+    cumulative = np.cumsum(np.exp(log_weights - logsumexp(log_weights)))
+    ticks = (np.arange(count) + rng.uniform()) / count
+    return [int(i) for i in np.minimum(np.searchsorted(cumulative, ticks), len(cumulative) - 1)]
 
 
 def _bent(
@@ -92,15 +107,16 @@ def _bent(
     slopes = np.log([1.0, 4.0, 16.0, 64.0])
     first = [_log_odds(smooth, np.append(mode, slope), kinks, inputs) for slope in slopes]
     start, place = np.unravel_index(np.argmax(first), (len(slopes), len(kinks)))
-    posterior = KernelPosterior(inputs, smooth.targets, capped, smooth.lengths, kinks[place])
+    posterior = KernelPosterior(inputs, smooth.targets, capped, smooth.lengths, kink=kinks[place])
     top = posterior.mode([np.append(mode, slopes[start])])
     kinks, masses = _finer(kinks, masses, _log_odds(smooth, top, kinks, inputs), inputs)
     best = kinks[int(np.argmax(_log_odds(smooth, top, kinks, inputs)))]
-    posterior = KernelPosterior(inputs, smooth.targets, capped, smooth.lengths, best)
+    posterior = KernelPosterior(inputs, smooth.targets, capped, smooth.lengths, kink=best)
     proposals, log_proposal = posterior.proposals(posterior.mode([top]), rng)
-    odds = np.array([_log_odds(smooth, theta, kinks, inputs) + masses for theta in proposals])
-    base = np.array([smooth.log_density(theta[:-1]) for theta in proposals])
-    slope_prior = -0.5 * ((proposals[:, -1] - SLOPE[0]) / SLOPE[1]) ** 2
+    found = [_evidence(smooth, theta, kinks, inputs) for theta in proposals]
+    base, odds = np.array([own for own, _ in found]), np.array([odds for _, odds in found])
+    odds += masses
+    slope_prior = -0.5 * ((proposals[:, -1] - SLOPE.normal[0]) / SLOPE.sd) ** 2
     return proposals, base + slope_prior + logsumexp(odds, axis=1) - log_proposal, kinks, odds
 
 
@@ -133,9 +149,18 @@ def _finer(
 
 def _log_odds(smooth: KernelPosterior, theta: Array, kinks: list[Kink], inputs: Array) -> Array:
     """Log evidence [kinks] of each kink with the slope `theta[-1]` against none."""
+    return _evidence(smooth, theta, kinks, inputs)[1]
+
+
+def _evidence(
+    smooth: KernelPosterior, theta: Array, kinks: list[Kink], inputs: Array
+) -> tuple[float, Array]:
+    """Log density of the settings `theta[:-1]` without a kink, and `_log_odds`."""
     cholesky = lapack.dpotrf(smooth.covariance(theta[:-1])[0], lower=1)[0]
     right = np.column_stack([smooth.targets, *(kink.at(inputs) for kink in kinks)])
     half = lapack.dtrtrs(cholesky, right, lower=1)[0]
+    density = -0.5 * float(half[:, 0] @ half[:, 0]) - float(np.log(np.diag(cholesky)).sum())
     slope = math.exp(theta[-1])
     own = 1 + slope * (half[:, 1:] ** 2).sum(0)
-    return np.asarray(-0.5 * np.log(own) + 0.5 * slope * (half[:, 0] @ half[:, 1:]) ** 2 / own)
+    odds = -0.5 * np.log(own) + 0.5 * slope * (half[:, 0] @ half[:, 1:]) ** 2 / own
+    return density + smooth.log_prior(theta[:-1]), np.asarray(odds)

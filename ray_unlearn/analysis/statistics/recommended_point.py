@@ -11,7 +11,7 @@ so. Measured on planted truth in docs/analysis.md.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from ray_unlearn.analysis.statistics.isolation_profile import (
     surface_of,
     too_little,
 )
-from ray_unlearn.analysis.statistics.response_surface import ResponseSurface
+from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 from ray_unlearn.analysis.statistics.searched_points import completed, spread_points
 
 Array = NDArray[np.float64]
@@ -92,10 +92,7 @@ def recommended_point(
         return None
     order = sorted(range(len(axes)), key=lambda j: axes[j].name)
     ordered = [axes[j] for j in order]
-    turned = [
-        GroupPoints(part.group, part.points[:, order], part.scores, part.infeasible)
-        for part in parts
-    ]
+    turned = [replace(part, points=part.points[:, order]) for part in parts]
     surfaces = [surface_of(part, ordered, tolerance, seed) for part in turned]
     everywhere = np.concatenate([part.points for part in turned])
     candidates, means = _candidates(surfaces, everywhere, ordered, seed)
@@ -119,7 +116,7 @@ def recommended_point(
 
 
 def _candidates(
-    surfaces: Sequence[ResponseSurface], trials: Array, axes: Sequence[Axis], seed: int
+    surfaces: Sequence[ScoreSurface], trials: Array, axes: Sequence[Axis], seed: int
 ) -> tuple[Array, Array]:
     """Points [m, d] that cover the space, best expected score first, and those scores [m].
 
@@ -160,7 +157,7 @@ def _within(points: Array, axes: Sequence[Axis]) -> Array:
     return completed(np.column_stack(columns), axes)
 
 
-def _mean(surfaces: Sequence[ResponseSurface], points: Array) -> Array:
+def _mean(surfaces: Sequence[ScoreSurface], points: Array) -> Array:
     return np.asarray(np.mean([surface.mean(points) for surface in surfaces], axis=0))
 
 

@@ -16,17 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from ray_unlearn.analysis.statistics.kernel_posterior import (
-    FEW,
-    Array,
-    KernelSetting,
-)
+from ray_unlearn.analysis.statistics.kernel_posterior import Array, KernelSetting
 from ray_unlearn.analysis.statistics.kernel_settings import kernel_settings
 
 MOST_POINTS = 300
 """Trials a fit rests on at most: its cost grows with their cube."""
 SETTINGS = 8
 FREQUENCIES = 128
+REFITTED = 40
+"""Trials up to which the kernel's settings are found anew for each fold of a check."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class ResponseSurface:
     """The fitted score surface of one method in one group.
 
     categorical: choices of each axis that holds codes, 0 for a numeric axis.
-    inputs: trials that the fit rests on [n_used, d], embedded (see `_embedded`).
+    inputs: trials that the fit rests on [n_used, d], embedded (see `embedded`).
     targets: their standardised scores [n_used]: (score - centre) / scale.
     capped: [n_used], trials at the winsorising limit.
     settings: kernel settings that the trials support.
@@ -52,7 +50,7 @@ class ResponseSurface:
 
     def mean(self, points: Array) -> Array:
         """Posterior mean of the noise-free score at points [m, d], as [m]."""
-        inputs = _embedded(points, self.categorical)
+        inputs = embedded(points, self.categorical)
         means = [s.covariances(inputs, self.inputs) @ s.weights for s in self.settings]
         return np.asarray(self.centre + self.scale * np.mean(means, axis=0))
 
@@ -61,7 +59,7 @@ class ResponseSurface:
 
         An eighth of the price of `mean`; good enough for choosing points.
         """
-        inputs = _embedded(points, self.categorical)
+        inputs = embedded(points, self.categorical)
         setting = self.settings[0]
         return np.asarray(
             self.centre + self.scale * (setting.covariances(inputs, self.inputs) @ setting.weights)
@@ -72,10 +70,10 @@ class ResponseSurface:
 
         The same seed and count give the same functions at whatever points they are asked for.
         """
-        inputs = _embedded(points, self.categorical)
+        inputs = embedded(points, self.categorical)
         parts_of = np.array_split(np.arange(count), len(self.settings))
         parts = [
-            _paths(
+            posterior_paths(
                 setting,
                 self.inputs,
                 self.targets,
@@ -87,6 +85,15 @@ class ResponseSurface:
         ]
         order = np.random.default_rng(seed).permutation(count)
         return np.asarray(self.centre + self.scale * np.concatenate(parts)[order])
+
+    def predicted(self, points: Array, seed: int, count: int) -> Array:
+        """Draws [count, m] of the score that a new trial at each point would be given."""
+        noises = np.sqrt([setting.noise for setting in self.settings])
+        rng = np.random.default_rng([seed, 9])
+        drawn = self.draws(points, seed, count)
+        return np.asarray(
+            drawn + self.scale * rng.choice(noises, (count, 1)) * rng.standard_normal(drawn.shape)
+        )
 
     def left_out_draws(
         self, kept: NDArray[np.int_], left: NDArray[np.int_], seed: int, count: int
@@ -117,7 +124,7 @@ class ResponseSurface:
     def _settings_without_left_out(
         self, kept: NDArray[np.int_], rng: np.random.Generator
     ) -> tuple[KernelSetting, ...]:
-        if len(self.inputs) > FEW:
+        if len(self.inputs) > REFITTED:
             return tuple(replace(s, noises=s.noises[kept]) for s in self.settings)
         inputs, lengths = self.inputs[kept], _lengths(self.categorical)
         count = len(self.settings)
@@ -148,12 +155,10 @@ def fit_response_surface(
     assert scores.shape == infeasible.shape == (n,)
     assert np.isfinite(points).all()
     categorical = categorical or (0,) * d
-    bad = infeasible | ~np.isfinite(scores)
-    assert not bad.all()
-    cap = winsorising_limit(scores[~bad], tolerance)
-    values = np.where(bad, cap, np.minimum(np.where(bad, cap, scores), cap))
+    values, at_limit = winsorised(scores, infeasible, tolerance)
+    cap = float(values.max()) if at_limit.any() else math.inf
     order = np.lexsort((*points.T, values))
-    inputs, values = _embedded(points, categorical)[order], values[order]
+    inputs, values = embedded(points, categorical)[order], values[order]
     lengths = _lengths(categorical)
     if n > MOST_POINTS:
         kept = _thinned(inputs, values, cap, lengths, seed)
@@ -169,6 +174,17 @@ def fit_response_surface(
     )
 
 
+def winsorised(
+    scores: Array, infeasible: NDArray[np.bool_], tolerance: float
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Scores [n] as the surface sees them, and which [n] of them lie at the limit."""
+    bad = infeasible | ~np.isfinite(scores)
+    assert not bad.all()
+    cap = winsorising_limit(scores[~bad], tolerance)
+    values = np.minimum(np.where(bad, cap, scores), cap)
+    return values, values >= cap
+
+
 def winsorising_limit(scores: Array, tolerance: float) -> float:
     """The worst score that is still distinguished from worse ones.
 
@@ -182,7 +198,7 @@ def winsorising_limit(scores: Array, tolerance: float) -> float:
     return float(max(median + 3 * (median - tenth), fifth + 6 * tolerance))
 
 
-def _embedded(points: Array, categorical: tuple[int, ...]) -> Array:
+def embedded(points: Array, categorical: tuple[int, ...]) -> Array:
     """Numeric axes as they are, categorical ones one-hot over sqrt(2).
 
     Any two choices have distance 1.
@@ -199,17 +215,27 @@ def _lengths(categorical: tuple[int, ...]) -> NDArray[np.int_]:
     return np.repeat(np.arange(len(categorical)), [max(k, 1) for k in categorical])
 
 
-def _paths(
+def posterior_paths(
     setting: KernelSetting,
     inputs: Array,
     targets: Array,
     at: Array,
     rng: np.random.Generator,
     count: int,
+    trials: NDArray[np.int_] | None = None,
 ) -> Array:
-    """Draws [count, m]: a prior function, corrected by what it misses at the trials.
+    """Draws [count, m]: a prior function, corrected by what it misses at the observations.
 
     The prior function is a sum of random Fourier features.
+
+    Args:
+        setting: of the kernel.
+        inputs: of the observations [n, k].
+        targets: observations [n], standardised.
+        at: inputs [m, k] of the draws.
+        rng: of the draws.
+        count: draws.
+        trials: code [n] of each observation's trial, where trials have several rows.
     """
     # The spectral density of Matern-5/2 is a multivariate t with 5 degrees of freedom (Rasmussen &
     # Williams 2006, 4.2.1).
@@ -219,6 +245,9 @@ def _paths(
         setting.signal / FREQUENCIES
     )
     noise = rng.standard_normal((len(inputs), count)) * np.sqrt(setting.noises)[:, None]
+    if trials is not None:
+        codes = np.unique(trials, return_inverse=True)[1]
+        noise += rng.standard_normal((codes.max() + 1, count))[codes] * math.sqrt(setting.trial)
     slopes = rng.standard_normal(count) * math.sqrt(setting.slope)
     phases = frequencies * setting.inverse_lengths
     # Single precision, eightfold faster: the features are random to 6 % anyway.
