@@ -67,10 +67,11 @@ def test_beyond_a_divergence_cliff_is_to_be_avoided():
     assert "diverged" in avoid.text
 
 
-def test_adaptive_trials_alone_support_nothing():
-    table = planted({"a": valley()}, trials=60, groups=THREE, drawn="adaptive")
-    assert claims(table) == []
-    assert "adaptive sampler" in by_id(table)["rank/a"].text
+def test_adaptive_trials_support_a_range_but_not_what_needs_drawn_ones():
+    """A regression does not need its inputs drawn at random; a density of the best trials does."""
+    found = by_id(planted({"a": valley()}, trials=40, drawn="adaptive"))
+    assert found["range/a/learning_rate"].status == "claimed"
+    assert "adaptive sampler" in found["rank/a"].text
 
 
 def test_the_better_method_is_named_and_equal_ones_are_not_told_apart():
@@ -86,10 +87,29 @@ def test_the_better_method_is_named_and_equal_ones_are_not_told_apart():
     assert "no method is shown" in equal.text
 
 
-def test_thin_data_says_how_many_trials_are_missing():
+def test_twenty_trials_claim_a_range_that_the_surface_predicts():
+    found = by_id(planted({"a": valley()}, trials=20))
+    claim = found["range/a/learning_rate"]
+    assert claim.status == "claimed"
+    assert "left out of the fit" in claim.text
+    assert claim.evidence.left_out.trials == 20
+    assert claim.evidence.left_out.explained > 0.5
+    assert "80 more trials" in found["rank/a"].text
+
+
+def test_what_needs_drawn_trials_says_how_many_are_missing():
     found = by_id(planted({"a": valley()}, trials=20, groups=THREE))
-    assert not any(guideline.status == "claimed" for guideline in found.values())
-    assert "40 more trials" in found["range/a/learning_rate"].why
+    assert found["rank/a"].status == "not_known"
+    assert "40 more trials" in found["rank/a"].text
+
+
+def test_trials_that_are_not_predicted_claim_nothing_however_many():
+    """Scores that do not depend on anything searched."""
+    found = by_id(planted({"a": flat}, trials=120))
+    for name in ("range/a/learning_rate", "range/a/w_r", "budget/a"):
+        assert found[name].status == "not_known"
+        assert found[name].withheld_because[0].kind == "prediction"
+        assert "of the variance of trials left out" in found[name].text
 
 
 def test_optima_that_differ_between_domains_give_no_common_range():

@@ -6,7 +6,14 @@ from typing import Any, Literal
 
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
 from ray_unlearn.analysis.numerals import counted, percentage, plain
-from ray_unlearn.spec.guideline_file import Evidence, GoodIn, Guideline, Heldout, ScoreInfo
+from ray_unlearn.spec.guideline_file import (
+    Evidence,
+    GoodIn,
+    Guideline,
+    Heldout,
+    LeftOut,
+    ScoreInfo,
+)
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
 
 LABELS = {
@@ -48,6 +55,7 @@ def sentence(guideline: Guideline, score: ScoreInfo) -> str:
     parts = [
         f"[{grade}] {subject}: {claim}",
         evidence_sentence(guideline),
+        left_out_sentence(guideline.evidence.left_out),
         heldout_sentence(guideline.evidence.heldout),
     ]
     return " ".join(part for part in [*parts, not_tested(guideline)] if part)
@@ -306,6 +314,17 @@ def evidence_sentence(guideline: Guideline) -> str:
     ):
         parts.append(f"p = {plain(evidence.p_value)} in a family of {evidence.family_size}")
     return ", ".join(parts) + "."
+
+
+def left_out_sentence(left_out: LeftOut | None) -> str:
+    """The surface's test in words: `Of 40 trials left out its 90 % intervals held 37, ...`."""
+    if left_out is None:
+        return ""
+    return (
+        f"Of {counted(left_out.trials, 'trial')} left out of the fit, the response surface's 90 % "
+        f"intervals held {left_out.held} ({percentage(left_out.explained)} of the variance "
+        "explained)."
+    )
 
 
 def heldout_sentence(heldout: Heldout | None) -> str:
