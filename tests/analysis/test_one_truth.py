@@ -227,7 +227,8 @@ def table_file(path: Path, scores: dict[str, Score], **design: Any) -> list[str]
     """A table as anyone writes it, and the arguments to report on it."""
     trials = planted(scores, **design).trials
     names = ["trial", "method", "domain", "learning_rate", "w_r", "seed", "status", "score"]
-    trials[names].assign(drawn_by=trials["drawn"]).to_csv(path, index=False)
+    sampler = trials["drawn"].replace("space", "random")
+    trials[names].assign(drawn_by=sampler).to_csv(path, index=False)
     return [str(path), "--map", "drawn_by=sampler", "--tolerance", str(TOLERANCE)]
 
 
@@ -259,6 +260,9 @@ REPORTS: dict[str, Callable[[Path], list[str]]] = {
     "higher is better": accuracy_file,
     "a study": study_folder,
 }
+
+
+STATING = ("one domain", "three domains", "higher is better")
 
 
 @pytest.fixture(scope="module", params=list(REPORTS))
@@ -358,7 +362,11 @@ def test_trials_are_counted_once(report: WrittenReport) -> None:
         assert shown is None or shown[1] == f"{g['evidence']['n_trials']:,}", g["id"]
 
 
-def test_each_statement_stands_once_and_none_is_lost(report: WrittenReport) -> None:
+def test_each_statement_stands_once_and_none_is_lost(
+    report: WrittenReport, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["report"] in STATING:
+        assert len(report.stated) >= 4, "else there is nothing to contradict"
     for g in report.stated:
         sentence = one_line(g["text"].partition("] ")[2])
         parts = sentence.partition(evidence_sentence(Guideline.model_validate(g)))
