@@ -16,6 +16,7 @@ from ray_unlearn.spec.guideline_file import (
     Guideline,
     Guidelines,
     Recommendation,
+    Status,
     load_guidelines,
 )
 from ray_unlearn.spec.strict import validated
@@ -77,7 +78,8 @@ class Guide:
             return cls(load_guidelines(file), sources=(place,))
 
     def __repr__(self) -> str:
-        return f"<Guide: {len(self.claimed)} claimed, {len(self.withheld)} withheld>"
+        counts = f"{len(self.claimed)} claimed, {len(self.likely)} likely"
+        return f"<Guide: {counts}, {len(self.withheld)} not known>"
 
     @property
     def recommendations(self) -> tuple[Recommendation, ...]:
@@ -101,13 +103,34 @@ class Guide:
         return self.file.claimed
 
     @property
+    def likely(self) -> tuple[Guideline, ...]:
+        """Ranges that are good with a `probability`, and what would settle them.
+
+        Example:
+            >>> [(g.param, g.search_space.low, g.search_space.high) for g in guide.likely]
+        """
+        return self._of("likely")
+
+    @property
+    def leave_alone(self) -> tuple[Guideline, ...]:
+        """Hyperparameters of which no value that was searched costs more than the tolerance.
+
+        Example:
+            >>> [g.param for g in guide.leave_alone]
+        """
+        return self._of("leave_alone")
+
+    def _of(self, status: Status) -> tuple[Guideline, ...]:
+        return tuple(g for g in self.file.guidelines if g.status == status)
+
+    @property
     def withheld(self) -> tuple[Guideline, ...]:
-        """Claims that were not made; `why` says what is missing.
+        """What is not known; `why` says what is missing.
 
         Example:
             >>> {claim.id: claim.why for claim in guide.withheld}
         """
-        return tuple(g for g in self.file.guidelines if g.status == "withheld")
+        return self._of("not_known")
 
     @property
     def best(self) -> tuple[BestTrial, ...]:
@@ -209,6 +232,7 @@ class Guide:
         path: PathLike,
         study: StudySpec | Study | PathLike | None = None,
         *,
+        likely: bool = False,
         say: Say | None = None,
     ) -> StudySpec:
         """Write the next study's file, which searches where good regions are claimed.
@@ -217,6 +241,7 @@ class Guide:
             path: the file to write; `run` accepts it.
             study: what to narrow: a study file, its spec, or a study; None: the first study that
                 the guidelines were made from.
+            likely: search likely ranges too, where none is claimed.
             say: called with each line on what was done; None: the lines go to stderr.
 
         Returns:
@@ -239,7 +264,7 @@ class Guide:
             study = self.studies[0]
         from ray_unlearn.execution.resume import write_spec
 
-        spec = narrow(study, self, say=say)
+        spec = narrow(study, self, likely=likely, say=say)
         write_spec(Path(path), spec)
         return spec
 
@@ -300,7 +325,7 @@ def guidelines(
     Example:
         >>> guide = ru.guidelines(study, "others.csv", mapping={"lr": "learning_rate"})
         >>> guide
-        <Guide: 3 claimed, 11 withheld>
+        <Guide: 3 claimed, 2 likely, 9 not known>
     """
     from ray_unlearn.analysis.report.derive import derive_guidelines
 
@@ -397,7 +422,11 @@ def report(
 
 
 def narrow(
-    study: StudySpec | Study | PathLike, guidelines: Guide | PathLike, *, say: Say | None = None
+    study: StudySpec | Study | PathLike,
+    guidelines: Guide | PathLike,
+    *,
+    likely: bool = False,
+    say: Say | None = None,
 ) -> StudySpec:
     """The study with its spaces narrowed to what guidelines claim; `run` accepts it.
 
@@ -406,6 +435,7 @@ def narrow(
     Args:
         study: a study file, its spec, or a study.
         guidelines: what `guidelines` returns, or a guidelines.json.
+        likely: search likely ranges too, where none is claimed.
         say: called with each line on what was done; None: the lines go to stderr.
 
     Returns:
@@ -428,7 +458,7 @@ def narrow(
         else (load_guidelines(Path(guidelines)), os.fspath(guidelines))
     )
     domain = spec.data.domain or DOMAINS[demo_domain(spec.data.source or "")]
-    found, notes = narrowed(spec, file, where, domain)
+    found, notes = narrowed(spec, file, where, domain, likely)
     for note in notes:
         voice(say)(note)
     return found

@@ -15,6 +15,7 @@ def run(
     *,
     resume: bool = False,
     space_from: PathLike | Guide | None = None,
+    likely: bool = False,
     lanes: Lanes = None,
     workers: int | None = None,
     address: str | None = None,
@@ -30,6 +31,7 @@ def run(
         resume: go on with the study if it exists already.
         space_from: guidelines of earlier studies (what `guidelines` returns, or a guidelines.json):
             search where they claim good regions, with a fifth of the trials in the full space.
+        likely: with `space_from`, search likely ranges too.
         lanes: warm worker groups, or `auto` for as many as fit; None: the study file's.
         workers: workers per lane; None: the study file's.
         address: address of a Ray cluster; None: Ray on this machine, or the one that this process
@@ -55,7 +57,7 @@ def run(
     spec = as_spec(study, operations_given(lanes, workers))
     said = voice(say, quiet)
     if space_from is not None:
-        spec = narrow(spec, space_from, say=said)
+        spec = narrow(spec, space_from, likely=likely, say=said)
     handle = Study(f"results/{spec.name}" if location is None else location)
     if resume and study_exists(handle.location):
         result = resume_study(

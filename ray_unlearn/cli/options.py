@@ -63,6 +63,9 @@ SpaceFrom = Annotated[
         "full",
     ),
 ]
+Likely = Annotated[
+    bool, typer.Option("--likely", help="with --space-from: search likely ranges too")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.options import LanesOption, SpaceFrom, StudyFile, Workers
+from ray_unlearn.cli.options import LanesOption, Likely, SpaceFrom, StudyFile, Workers
 from ray_unlearn.cli.show import Json, four_digits, print_json, print_table, say
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 def plan_command(
     study: StudyFile,
     space_from: SpaceFrom = None,
+    likely: Likely = False,
     lanes: LanesOption = None,
     workers: Workers = None,
     teraflops: Annotated[
@@ -53,7 +54,7 @@ def plan_command(
     from ray_unlearn.unlearn.plan import cpus_here, free_disk_gib, memory_here_gib, plan, problems
     from ray_unlearn.unlearn.planned_halves import planned_halves
 
-    spec = _loaded(study, space_from, lanes, workers)
+    spec = _loaded(study, space_from, likely, lanes, workers)
     placed = _placed(spec, address) if address else None
     found = plan(spec, placed.lanes if placed else None)
     disk_gib = free_disk_gib(Path.cwd())
@@ -76,6 +77,7 @@ def plan_command(
     lines = [
         ("trials", str(found.trials)),
         ("updates, evaluations", f"{found.updates}, {found.evaluations}"),
+        *([("calibrated rows", str(found.calibrations))] if found.calibrations else []),
         ("tokens in updates", four_digits(found.tokens)),
         ("FLOPs in updates", four_digits(found.update_flops)),
         (f"worker hours at {teraflops:g} TFLOP/s, evaluation apart", four_digits(hours)),
@@ -102,13 +104,15 @@ def plan_command(
         print(f"fits {f'the cluster at {address}' if placed else 'this machine'}")
 
 
-def _loaded(study: Path, space_from: Path | None, lanes: "Lanes", workers: int | None) -> StudySpec:
+def _loaded(
+    study: Path, space_from: Path | None, likely: bool, lanes: "Lanes", workers: int | None
+) -> StudySpec:
     """The study of a file, narrowed to what guidelines claim where some are given."""
     from ray_unlearn.api import narrow
     from ray_unlearn.api.given import operations_given
 
     spec = load_study(study, operations_given(lanes, workers))
-    return spec if space_from is None else narrow(spec, space_from, say=say)
+    return spec if space_from is None else narrow(spec, space_from, likely=likely, say=say)
 
 
 def _placed(spec: StudySpec, address: str) -> "Placed":

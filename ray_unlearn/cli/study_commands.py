@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ray_unlearn.cli.options import Location, SpaceFrom, StudyFile, with_run_options
+from ray_unlearn.cli.options import Likely, Location, SpaceFrom, StudyFile, with_run_options
 from ray_unlearn.cli.show import (
     Json,
     failure_line,
@@ -42,6 +42,7 @@ def run_command(
         ),
     ] = False,
     space_from: SpaceFrom = None,
+    likely: Likely = False,
     *,
     options: dict[str, Any],
     json: Json = False,
@@ -49,7 +50,7 @@ def run_command(
     """Run a study from its file to its result table. Ctrl-C stops it cleanly; `resume` goes on."""
     from ray_unlearn.api import run
 
-    done = run(study, storage, resume=go_on, space_from=space_from, **options)
+    done = run(study, storage, resume=go_on, space_from=space_from, likely=likely, **options)
     _finish(done, json)
 
 

@@ -129,18 +129,25 @@ def report_command(
     weights = written.guide.file.score.weights
     if objective is not None and weights is not None:
         say(f"Scores weigh {weights.in_words()}.")
-    claimed, withheld = written.guide.claimed, len(written.guide.withheld)
+    guide = written.guide
+    claimed, likely, alone = guide.claimed, len(guide.likely), len(guide.leave_alone)
+    withheld = len(guide.withheld)
     for recommended in written.guide.recommendations[:1]:
         say(recommendation_text(recommended, written.guide.file.score))
     for guideline in claimed:
         say(guideline.text)
     best = best_of_tables(written.guide.best, written.guide.file.score)
     named = [best_sentence(trial, written.guide.file.score) for trial in best]
-    last = [f"{len(claimed)} claimed, {withheld} withheld", *named, "the reasons are in the report"]
+    last = [
+        f"{len(claimed)} claimed, {likely} likely, {alone} to leave alone, {withheld} not known",
+        *named,
+        "the reasons are in the report",
+    ]
     say(f"{'; '.join(last)}:")
     if json:
         claims = [guideline.id for guideline in claimed]
         found = {"page": written.page, "claimed": claims, "withheld": withheld}
+        found |= {"likely": likely, "leave_alone": alone}
         print_json(found | {"best": [trial.model_dump(mode="json") for trial in best]})
     else:
         print(written.page)

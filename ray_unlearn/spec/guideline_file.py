@@ -14,9 +14,13 @@ from pydantic import Field, field_validator, model_validator
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import Strict, validated
-from ray_unlearn.spec.study_spec import ScoreRuleName
+from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
 
-GUIDELINES_VERSION = 1
+GUIDELINES_VERSION = 2
+
+Status = Literal["claimed", "likely", "leave_alone", "not_known"]
+FORMER_STATUS = {"withheld": "not_known"}
+"""Words of version 1, which knew two: `claimed` and `withheld`."""
 
 ClaimKind = Literal["range", "rank", "interaction", "stop_rule", "method_choice", "budget", "avoid"]
 FORMER_RANGES = ("point", "leave_default")
@@ -38,6 +42,9 @@ class ScoreInfo(Strict):
         description="the rule that chose the evaluation that scores a trial, as "
         "`objective.score_rule`; files "
         "without it were made by programs that knew the stopping rule alone",
+    )
+    strength: StrengthMode = Field(
+        "trained", description="which models could score a trial, as `evaluation.strength`"
     )
     weights: ScoreWeights | None = Field(
         None,
@@ -91,7 +98,13 @@ class Evidence(Strict):
     n_trials: int = Field(
         ge=0, description="trials drawn from the search space: statistics use no others"
     )
-    n_groups: int = Field(ge=0, description="domains and models")
+    n_groups: int = Field(ge=0, description="domains, or trained models where there are more")
+    n_models: int = Field(
+        1,
+        ge=0,
+        description="trained models: the most that any one domain has, so a model of its own for "
+        "each domain counts as one; older files do not say, and count as one",
+    )
     n_seeds: int = Field(ge=0)
     sampler: str = Field("unknown", description="how the trials were drawn, in words")
     heldout: Heldout | None = None
@@ -116,6 +129,7 @@ class Reason(Strict):
         "trade_off",
         "near_best",
         "nothing_to_narrow",
+        "disagreement",
     ] = Field(description="what is missing")
     text: str
     trials_needed: int | None = Field(
@@ -123,13 +137,48 @@ class Reason(Strict):
     )
 
 
+class Experiment(Strict):
+    """What would settle a statement; `report --next K` writes the trials that tell most."""
+
+    trials: int = Field(ge=1, description="about this many more trials of the method ...")
+    low: float | None = Field(
+        None, description="... with the hyperparameter in this range; null: in the whole space"
+    )
+    high: float | None = None
+
+
+class GoodIn(Strict):
+    """Where groups disagree: the values that are good in most of them, and where they are not."""
+
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[Value, ...] | None = None
+    good_in: tuple[str, ...] = Field(description="every value is good with probability 0.9 or more")
+    not_in: tuple[str, ...] = Field(description="no value is good, at 0.9 over all groups")
+    open_in: tuple[str, ...] = Field(description="neither is known")
+
+
 class Guideline(Strict):
-    """One claim, made or withheld."""
+    """One statement: a claim, a likely range, `leave it alone`, or what is not known yet."""
 
     id: str = Field(description="stable: kind, method and hyperparameter")
     kind: ClaimKind
-    status: Literal["claimed", "withheld"]
-    withheld_because: tuple[Reason, ...] = ()
+    status: Status = Field(
+        description="from strong to weak: `claimed`; `leave_alone`: no value that was searched "
+        "costs more than the tolerance; `likely`: a range with a probability; `not_known`"
+    )
+    withheld_because: tuple[Reason, ...] = Field(
+        (), description="why it is not claimed; empty for `claimed` and `leave_alone`"
+    )
+    probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="`likely`: that a value of the range is good; `leave_alone`: that no value "
+        "costs more than the tolerance",
+    )
+    settled_by: Experiment | None = None
+    agreement: GoodIn | None = Field(None, description="where groups disagree")
     grade: Grade | None = None
     scope: Scope
     param: str | None = None
@@ -150,7 +199,7 @@ class Guideline(Strict):
 
     @property
     def why(self) -> str:
-        """The reasons in words; empty for a claim that was made."""
+        """Why it is not claimed, in words; empty where nothing is withheld."""
         return "; ".join(reason.text for reason in self.withheld_because)
 
     @field_validator("kind", mode="before")
@@ -158,14 +207,22 @@ class Guideline(Strict):
     def _former_kind(cls, kind: object) -> object:
         return "range" if kind in FORMER_RANGES else kind
 
+    @field_validator("status", mode="before")
+    @classmethod
+    def _former_status(cls, status: object) -> object:
+        return FORMER_STATUS.get(status, status) if isinstance(status, str) else status
+
     @model_validator(mode="after")
     def _reasons(self) -> Self:
-        if (self.status == "withheld") != bool(self.withheld_because):
+        open_ = self.status in ("likely", "not_known")
+        if open_ != bool(self.withheld_because):
             raise ValueError(
-                "a withheld guideline needs `withheld_because`, a claimed one has none"
+                "a likely or unknown guideline needs `withheld_because`, any other has none"
             )
         if (self.status == "claimed") != (self.grade is not None):
-            raise ValueError("a claimed guideline needs a `grade`, a withheld one has none")
+            raise ValueError("a claimed guideline needs a `grade`, any other has none")
+        if (self.status in ("likely", "leave_alone")) != (self.probability is not None):
+            raise ValueError("likely and leave_alone need a `probability`, any other has none")
         return self
 
 
@@ -177,6 +234,9 @@ class BestTrial(Strict):
     trial: int = Field(ge=0, description="its line in the report's data/trials.csv")
     number: int | None = Field(None, ge=0, description="in the study's ledger; null: no study")
     update: float | None = Field(description="of the evaluation that scores it; null: not known")
+    strength: float = Field(
+        1.0, description="of that evaluation: a in W_0 + a (W_t - W_0), 1 as trained"
+    )
     score: float = Field(description="of that evaluation, on the half that reports")
     label: str | None = Field(None, description="its name in a table of another program")
     hyperparameters: dict[str, float | str] = Field(
@@ -204,12 +264,27 @@ class Updates(Strict):
     high: float
 
 
+class AtStrength(Strict):
+    """The strength at which trials near the setting are scored: a in W_0 + a (W_t - W_0)."""
+
+    meets_target: bool = Field(
+        description="most of them are scored at the strength that meets the forget target, which "
+        "is found anew for each trained model; else as trained"
+    )
+    typical: float = Field(description="median")
+    low: float
+    high: float
+
+
 class Recommendation(Strict):
     """The setting of a method to use, at whatever number of trials there is."""
 
     method: str | None = Field(None, description="null: the table names none")
     setting: dict[str, Value] = Field(description="hyperparameters that were searched")
     updates: Updates | None = Field(None, description="null: not free, or not known")
+    strength: AtStrength | None = Field(
+        None, description="null: as trained; no other strength was measured"
+    )
     source: Literal["surface", "best_trial"] = Field(
         description="`surface`: lowest expected score; `best_trial`: too few trials for a surface"
     )

@@ -22,7 +22,11 @@ FULL_SPACE_FRACTION = 0.2
 
 
 def narrowed(
-    spec: StudySpec, guidelines: Guidelines, where: str, domain: str = ""
+    spec: StudySpec,
+    guidelines: Guidelines,
+    where: str,
+    domain: str = "",
+    likely: bool = False,
 ) -> tuple[StudySpec, list[str]]:
     """Narrow a study's spaces to what guidelines claim.
 
@@ -31,14 +35,16 @@ def narrowed(
         guidelines: claims, withheld ones among them.
         where: the guidelines' file, for messages.
         domain: name of the study's domain in tables, where `spec.data` gives none.
+        likely: narrow to likely ranges too, where none is claimed.
 
     Returns:
         `spec` with narrowed spaces, its former spaces as full ones, and a warm start; and notes on
         what was done.
 
     Raises:
-        UserError: the claims rest on another score rule or other weights than the study's, nothing
-            was claimed about what this study searches, or its sampler runs given points.
+        UserError: the claims rest on another score rule or strength or other weights than the
+            study's, nothing was claimed about what this study searches, or its sampler runs given
+            points.
     """
     if spec.search.sampler in ("grid", "listed"):
         raise UserError(
@@ -46,12 +52,16 @@ def narrowed(
             "it; use `tpe` or `qmc`"
         )
     _check_score_rule(spec, guidelines, where)
+    _check_strength(spec, guidelines, where)
     _check_weights(spec, guidelines, where)
+    wanted = ("claimed", "likely") if likely else ("claimed",)
     claims = [
-        claim for claim in guidelines.claimed if claim.kind == "range" and claim.param is not None
+        claim
+        for claim in guidelines.guidelines
+        if claim.status in wanted and claim.kind == "range" and claim.param is not None
     ]
     if not claims:
-        raise UserError(_nothing_claimed(guidelines, where))
+        raise UserError(_nothing_claimed(guidelines, where, likely))
     claims = [claim for claim in claims if claim.scope.method in (None, *spec.methods)]
     own = spec.spaces | (spec.full_spaces or {})
     notes = list(_transfers(spec, claims, domain))
@@ -96,6 +106,18 @@ def _check_score_rule(spec: StudySpec, guidelines: Guidelines, where: str) -> No
         )
 
 
+def _check_strength(spec: StudySpec, guidelines: Guidelines, where: str) -> None:
+    """Refuse claims about other models: at the target most learning rates are good."""
+    ours, theirs = spec.evaluation.strength, guidelines.score.strength
+    if ours != theirs:
+        raise UserError(
+            f"{where}: its trials were scored with `evaluation.strength: {theirs}` "
+            f"(score.strength), those of this study would be with `{ours}`; set "
+            f"`evaluation.strength: {theirs}` in the study, or make the guidelines again from "
+            f"studies that ran with `{ours}`"
+        )
+
+
 def _check_weights(spec: StudySpec, guidelines: Guidelines, where: str) -> None:
     """Refuse claims about a score of other weights: other configurations are good by it."""
     ours, theirs = spec.objective.weights, guidelines.score.weights
@@ -108,12 +130,18 @@ def _check_weights(spec: StudySpec, guidelines: Guidelines, where: str) -> None:
         )
 
 
-def _nothing_claimed(guidelines: Guidelines, where: str) -> str:
+def _nothing_claimed(guidelines: Guidelines, where: str, likely: bool) -> str:
     ranges = [g for g in guidelines.guidelines if g.kind == "range"]
+    ready = sum(g.status == "likely" for g in ranges)
+    if ready and not likely:
+        return (
+            f"{where}: no good region was claimed, {ready} of {len(ranges)} are likely: search "
+            "there with --likely, or leave out --space-from"
+        )
     first = next((g.withheld_because[0].text for g in ranges if g.withheld_because), "")
     reason = f" (the first because: {first})" if first else ""
     return (
-        f"{where}: no good region was claimed, {len(ranges)} withheld{reason}: there is nothing "
+        f"{where}: no good region was claimed, {len(ranges)} not known{reason}: there is nothing "
         "to narrow; give the study more "
         "trials, seeds or domains (`ray-unlearn resume DIR --trials N`), or leave out --space-from"
     )
@@ -142,7 +170,8 @@ def _best_claims(
 ) -> dict[str, Guideline]:
     """For each hyperparameter, the claim that is most specific to this method, domain and model.
 
-    Among equally specific claims the better grade wins, then a claim with a region.
+    Among equally specific claims the better grade wins (a likely range has none), then a claim with
+    a region.
     """
     grades = ("A", "B", "C", "scoped")
 
@@ -150,12 +179,11 @@ def _best_claims(
         scope = claim.scope
         elsewhere = bool(scope.domains and domain not in scope.domains)
         other = bool(scope.models and public_name(model) not in scope.models)
-        assert claim.grade is not None
         return (
             scope.method is None,
             elsewhere,
             other,
-            grades.index(claim.grade),
+            len(grades) if claim.grade is None else grades.index(claim.grade),
             claim.search_space is None,
             claim.id,
         )

@@ -64,6 +64,16 @@ def test_a_range_against_an_older_one(new, change):
     assert changes(WIDE, new) == [change]
 
 
+def test_a_range_where_all_values_were_to_be_left_alone_is_a_contradiction():
+    content = WIDE.model_dump() | {"status": "leave_alone", "grade": None, "probability": 0.97}
+    alone = Guideline.model_validate(content | {"search_space": None})
+    assert changes(alone, WIDE) == changes(WIDE, alone) == ["contradicted"]
+    assert changes(alone, alone) == ["unchanged"]
+    assert changes(None, alone) == ["new"]
+    likely = content | {"status": "likely", "withheld_because": ({"kind": "seeds", "text": "1"},)}
+    assert changes(WIDE, Guideline.model_validate(likely)) == ["withdrawn"]
+
+
 def test_a_claim_that_was_not_there_is_new_and_one_withheld_twice_is_no_news():
     assert changes(None, WIDE) == ["new"]
     assert changes(range_of(1e-5, 1e-3, claimed=False), WIDE) == ["new"]

@@ -502,7 +502,7 @@ def test_command_line_prints_the_page_and_says_what_is_claimed(tmp_path: Path) -
     lines = done.stderr.splitlines()
     assert lines[0] == recommendation_text(found.recommendations[0], found.score)
     assert lines[1:-1] == [g.text for g in found.claimed]
-    assert lines[-1].startswith(f"{len(found.claimed)} claimed, {shown['withheld']} withheld")
+    assert lines[-1].startswith(f"{len(found.claimed)} claimed, {shown['likely']} likely, ")
     best = min(found.best_trials, key=lambda trial: trial.score)
     assert f"; best trial of {best.study}: {best.label} ({best.method}), loss" in lines[-1]
     assert shown["best"][0]["hyperparameters"] == best.hyperparameters != {}

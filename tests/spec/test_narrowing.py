@@ -249,6 +249,22 @@ def test_claims_made_by_another_score_rule_narrow_nothing(rule: str | None) -> N
     assert ends(after_all) == (1e-5, 1e-4)
 
 
+def test_claims_about_models_at_other_strengths_narrow_nothing() -> None:
+    """At the forget target nearly every learning rate may be good, as trained few are."""
+    content = guidelines(claim("learning_rate", {"low": 1e-5, "high": 1e-4})).model_dump()
+    content["score"]["strength"] = "both"
+    found = Guidelines.model_validate(content)
+    with pytest.raises(
+        UserError,
+        match=r"`evaluation.strength: both` \(score.strength\), those of this study would be with "
+        r"`trained`; set `evaluation.strength: both` in the study",
+    ):
+        narrowed(study(), found, "g.json")
+    evaluation = study().evaluation.model_copy(update={"strength": "both"})
+    after_all, _ = narrowed(study().model_copy(update={"evaluation": evaluation}), found, "g.json")
+    assert ends(after_all) == (1e-5, 1e-4)
+
+
 def test_a_single_claimed_value_becomes_a_small_range() -> None:
     """A tenth of three decades to either side."""
     found, _ = after(claim("learning_rate", {"low": 1e-4, "high": 1e-4}, kind="point"))
@@ -297,11 +313,37 @@ def test_a_claim_that_cannot_be_applied_is_said_and_alone_refused(
 
 def test_nothing_claimed_is_refused_with_the_reason() -> None:
     with pytest.raises(
-        UserError, match=r"1 withheld.*18 trials in the top share.*nothing to narrow.*--space-from"
+        UserError, match=r"1 not known.*18 trials in the top share.*nothing to narrow.*--space-from"
     ):
         after(withheld("learning_rate"))
     with pytest.raises(UserError, match="nothing to narrow"):
         after()
+
+
+def test_a_likely_range_narrows_only_where_that_is_asked_for() -> None:
+    region = {"type": "float", "low": 1e-5, "high": 1e-4, "log": True}
+    reason = {"kind": "trials", "text": "20 trials"}
+    likely = claim(
+        "learning_rate",
+        region,
+        status="likely",
+        grade=None,
+        probability=0.8,
+        withheld_because=[reason],
+    )
+    with pytest.raises(UserError, match="1 of 1 are likely: search there with --likely"):
+        after(likely)
+    spec, _ = narrowed(study(), guidelines(likely), "g.json", likely=True)
+    found = spec.spaces["gradient_ascent"].parameters["learning_rate"]
+    assert (found.low, found.high) == (1e-5, 1e-4)  # type: ignore[union-attr]
+    both = guidelines(likely | {"id": "a"}, claim("learning_rate", region | {"high": 5e-5}))
+    assert "claim range/" in " ".join(narrowed(study(), both, "g.json", likely=True)[1])
+
+
+def test_a_file_of_version_1_can_still_be_read() -> None:
+    (former,) = guidelines(withheld("learning_rate")).guidelines
+    assert former.status == "not_known"
+    assert former.why == "18 trials in the top share, 25 needed"
 
 
 def test_a_grid_cannot_be_narrowed() -> None:

@@ -39,6 +39,7 @@ class ClaimMaker:
         heldout: bool = False,
         **content: object,
     ) -> Guideline:
+        status = content.get("status", "not_known" if reasons else "claimed")
         evidence = self.evidence.model_copy(
             update={"p_value": p, "family_size": family} | ({} if heldout else {"heldout": None})
         )
@@ -47,9 +48,9 @@ class ClaimMaker:
             {
                 "id": name,
                 "kind": kind,
-                "status": "withheld" if reasons else "claimed",
+                "status": status,
                 "withheld_because": tuple(reasons),
-                "grade": None if reasons else grade_of(evidence, self.limits),
+                "grade": grade_of(evidence, self.limits) if status == "claimed" else None,
                 "scope": self.scope,
                 "param": param,
                 "evidence": evidence,

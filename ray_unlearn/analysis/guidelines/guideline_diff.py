@@ -16,6 +16,9 @@ Change = Literal[
     "new", "tightened", "widened", "moved", "contradicted", "withdrawn", "regraded", "unchanged"
 ]
 
+SETTLED = ("claimed", "leave_alone")
+"""Statements that are compared; what is likely or not known was never promised."""
+
 
 @dataclass(frozen=True)
 class ClaimChange:
@@ -27,7 +30,10 @@ class ClaimChange:
 
 
 def compare(before: Guidelines, after: Guidelines) -> tuple[ClaimChange, ...]:
-    """Every claim made in either file: in the order of the newer one, then the rest.
+    """Every claim made in either file, `leave it alone` among them.
+
+    They are in the order of the newer one, then the rest. A range where there was `leave it alone`
+    is a contradiction, and the other way round.
 
     A claimed range is `contradicted` when the newer one does not meet it, `moved` when an edge lies
     outside the interval it had, `tightened` or `widened` when it lies inside the older one or
@@ -53,27 +59,38 @@ def score_differences(before: ScoreInfo, after: ScoreInfo) -> Iterator[str]:
 
 
 def _compared(name: str, old: Guideline | None, new: Guideline | None) -> ClaimChange | None:
-    was, now = (
-        old is not None and old.status == "claimed",
-        new is not None and new.status == "claimed",
-    )
+    was, now = (one is not None and one.status in SETTLED for one in (old, new))
     if not was and not now:
         return None
     title = _title(new if new is not None else old)
     if not was:
         return ClaimChange(name, "new", f"{title}: new")
     if not now:
-        why = f": {new.why}" if new is not None else ": no longer looked at"
+        why = ": no longer looked at" if new is None else f", now {_status(new)}: {new.why}"
         return ClaimChange(name, "withdrawn", f"{title}: withdrawn{why}")
     assert old is not None
     assert new is not None
+    if old.status != new.status:
+        words = f", {_status(old)} -> {_status(new)}"
+        return ClaimChange(name, "contradicted", f"{title}: contradicted{words}")
     change, words = _changed(old, new)
     if change == "unchanged" and old.grade != new.grade:
         return ClaimChange(name, "regraded", f"{title}: grade {old.grade} -> {new.grade}")
     return ClaimChange(name, change, f"{title}: {change}{words}")
 
 
+def _status(guideline: Guideline) -> str:
+    """`leave it alone`, `not known`."""
+    return "leave it alone" if guideline.status == "leave_alone" else _words(guideline.status)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
 def _changed(old: Guideline, new: Guideline) -> tuple[Change, str]:
+    if old.status == "leave_alone":
+        return "unchanged", ""
     if old.kind == "range":
         return _range(old, new)
     if old.kind == "method_choice":
@@ -153,6 +170,6 @@ def _title(guideline: Guideline | None) -> str:
     parts = (
         guideline.scope.method or "all methods",
         label(guideline.param),
-        guideline.kind.replace("_", " "),
+        _words(guideline.kind),
     )
     return ", ".join(part for part in parts if part)

@@ -7,17 +7,18 @@ from scipy.stats import norm
 
 from ray_unlearn.analysis.guidelines.claim_maker import ClaimMaker
 from ray_unlearn.analysis.guidelines.grades import worse_than_default
+from ray_unlearn.analysis.guidelines.weaker_statements import start_of, weaker_statement
 from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
 from ray_unlearn.analysis.statistics.good_regions import CORE, Region
 from ray_unlearn.analysis.statistics.importance import Importance
-from ray_unlearn.spec.guideline_file import ClaimedRegion, Guideline, Reason, Value
+from ray_unlearn.spec.guideline_file import ClaimedRegion, Guideline, Reason
 
 LEAST_AVOIDED = 5
 """Trials in a part of an axis before it is called bad."""
 
 
 def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None) -> Guideline:
-    """The range of a hyperparameter to use, or why none is claimed."""
+    """The range of a hyperparameter to use, or the strongest that can be said short of it."""
     axis, p = region.axis, maker.family_p(importance)
     reasons = [*maker.missing, *maker.unimportant(importance)]
     if not reasons:
@@ -39,14 +40,16 @@ def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None
             "low": None if product.low_censored else rounded(product.core[0]),
             "high": None if product.high_censored else rounded(product.core[1]),
         }
+    if reasons:
+        return weaker_statement(maker, region, reasons, rounded(p), estimates)
     space = None
-    if not reasons and axis.scale == "categorical":
+    if axis.scale == "categorical":
         space = ClaimedRegion(type="choice", choices=region.choices_good)
         estimates = {
             "good": list(region.choices_good),
             "excluded": list(region.choices_excluded),
         }
-    elif not reasons and region.core is not None:
+    elif region.core is not None:
         low, high = region.core
         if axis.whole:
             low, high = float(math.ceil(low)), float(math.floor(high))
@@ -58,13 +61,13 @@ def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None
         )
     return maker.make(
         "range",
-        reasons,
+        [],
         param=axis.name,
         p=rounded(p),
         family=maker.family * len(maker.found.regions),
         heldout=True,
         search_space=space,
-        warm_start=_warm_start(region) if space else None,
+        warm_start=start_of(region) if space else None,
         estimates=estimates,
         low_is_boundary=bool(space and region.low_censored),
         high_is_boundary=bool(space and region.high_censored),
@@ -154,12 +157,6 @@ def _reached(maker: ClaimMaker, region: Region) -> tuple[float, float]:
 def _decades(region: Region) -> float:
     assert region.core is not None
     return math.log10(region.core[1] / region.core[0])
-
-
-def _warm_start(region: Region) -> Value:
-    if region.axis.scale == "categorical":
-        return region.axis.choices[round(region.best)]
-    return round(region.best) if region.axis.whole else rounded(region.best)
 
 
 def _vague(maker: ClaimMaker, region: Region) -> list[Reason]:

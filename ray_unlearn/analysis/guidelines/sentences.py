@@ -1,12 +1,12 @@
 """A guideline in words, rendered from its data and nothing else."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
 from ray_unlearn.analysis.numerals import counted, percentage, plain
-from ray_unlearn.spec.guideline_file import Evidence, Guideline, Heldout, ScoreInfo
+from ray_unlearn.spec.guideline_file import Evidence, GoodIn, Guideline, Heldout, ScoreInfo
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
 
 LABELS = {
@@ -37,8 +37,12 @@ def sentence(guideline: Guideline, score: ScoreInfo) -> str:
     subject = ", ".join(
         part for part in (guideline.scope.method or "all methods", label(guideline.param)) if part
     )
-    if guideline.status == "withheld":
-        return f"[withheld] {subject}, {WITHHELD[guideline.kind]}: {guideline.why}."
+    if guideline.status == "not_known":
+        return f"[not known] {subject}, {WITHHELD[guideline.kind]}: {guideline.why}."
+    if guideline.status != "claimed":
+        said = _likely if guideline.status == "likely" else _leave_alone
+        mark = "likely" if guideline.status == "likely" else "leave it alone"
+        return f"[{mark}] {subject}: {said(guideline, score)} {evidence_sentence(guideline)}"
     claim = CLAIMS[guideline.kind](guideline, score)
     grade = "scoped" if guideline.grade == "scoped" else guideline.grade
     parts = [
@@ -92,6 +96,48 @@ def _range(guideline: Guideline, score: ScoreInfo) -> str:
             edges.append(f"{side} edge 90 % interval {plain(interval[0])} to {plain(interval[1])}")
     text = f"{use} (core; {'; '.join(edges)}). Within {tolerance(score)} of the best"
     return f"{text}{_together(numbers.get('together_with'))}."
+
+
+def _likely(guideline: Guideline, score: ScoreInfo) -> str:
+    space, probability = guideline.search_space, plain(guideline.probability)
+    assert space is not None
+    if space.choices is not None:
+        text = f"{' or '.join(map(str, space.choices))} is"
+    else:
+        text = f"a value between {plain(space.low)} and {plain(space.high)} is"
+    text += f" good with probability {probability}, most likely {plain(guideline.warm_start)}"
+    text += f" (within {tolerance(score)} of the best)"
+    text += _together(guideline.estimates.get("together_with"))
+    if guideline.agreement is not None:
+        text += f"; shown so far: {agreement_words(guideline.agreement)}"
+    if (experiment := guideline.settled_by) is not None:
+        text += f". About {counted(experiment.trials, 'more trial')} there would settle it"
+    return text + "."
+
+
+def _leave_alone(guideline: Guideline, score: ScoreInfo) -> str:
+    low, high = (guideline.estimates.get(f"searched_{side}") for side in ("low", "high"))
+    values = "any choice" if low is None else f"any value from {plain(low)} to {plain(high)}"
+    return (
+        f"{values} costs less than {tolerance(score)} with the others at their best (probability "
+        f"{plain(guideline.probability)})."
+    )
+
+
+def agreement_words(found: GoodIn) -> str:
+    """`1e-5 to 3e-5 is good in 8 of 9, not in latex`."""
+    groups = len(found.good_in) + len(found.not_in) + len(found.open_in)
+    values = (
+        " or ".join(map(str, found.choices))
+        if found.choices is not None
+        else plain(found.low)
+        if found.low == found.high
+        else f"{plain(found.low)} to {plain(found.high)}"
+    )
+    text = f"{values} is good in {len(found.good_in)} of {groups}"
+    if found.not_in:
+        text += f", not in {', '.join(found.not_in)}"
+    return text + (f", not known in {', '.join(found.open_in)}" if found.open_in else "")
 
 
 def used_values(guideline: Guideline) -> str:
@@ -250,9 +296,13 @@ def evidence_sentence(guideline: Guideline) -> str:
     parts = [counted(evidence.n_trials, "trial"), counted(evidence.n_seeds, "seed")]
     if domains:
         parts.append(counted(domains, "domain"))
-    if len(guideline.scope.models) > 1 and len(guideline.scope.models) != domains:
-        parts.append(counted(len(guideline.scope.models), "model"))
-    if evidence.p_value is not None and guideline.kind not in ("rank",):
+    if evidence.n_models > 1:
+        parts.append(counted(evidence.n_models, "trained model"))
+    if (
+        evidence.p_value is not None
+        and guideline.kind != "rank"
+        and guideline.status in ("claimed", "not_known")
+    ):
         parts.append(f"p = {plain(evidence.p_value)} in a family of {evidence.family_size}")
     return ", ".join(parts) + "."
 
@@ -279,7 +329,9 @@ def not_tested(guideline: Guideline) -> str:
     models = guideline.scope.models
     domains = guideline.scope.domains
     if guideline.grade == "scoped":
-        return f"Stated for {' and '.join(domains or models or ('this table',))} alone."
+        return (
+            f"Stated for {_listed(domains or models or ('this table',))} alone{_model(guideline)}."
+        )
     if guideline.grade == "C":
         seen = (
             "Seen in each of these domains"
@@ -289,3 +341,19 @@ def not_tested(guideline: Guideline) -> str:
         few = guideline.evidence.n_groups < THRESHOLDS.groups_for_b
         return f"{seen}, {'too few to test on others' if few else 'not shown on others'}."
     return f"Not tested: other models than {', '.join(models)}." if models else ""
+
+
+def _model(guideline: Guideline) -> str:
+    """What a scoped claim's domains have in common, where that is why it is scoped."""
+    evidence, models = guideline.evidence, guideline.scope.models
+    if evidence.n_groups < THRESHOLDS.groups_for_c or evidence.n_models >= THRESHOLDS.models_for_c:
+        return ""
+    if not models:
+        return ": the table does not say which model it was"
+    return ", on one trained model" + (" each" if len(models) > 1 else f" ({models[0]})")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -12,7 +12,7 @@ GRADES = {
     "A": "nine or more domains (or models), and better on every one held out",
     "B": "five to eight, and better on every one held out",
     "C": "seen on the domains there are, but not shown on ones held out",
-    "scoped": "one or two domains, stated for these alone",
+    "scoped": "one or two domains, or one trained model: stated for these alone",
 }
 KIND_ORDER = ("method_choice", "range", "avoid", "stop_rule", "interaction", "rank", "budget")
 """Kinds of claims, what to do first; other kinds come last."""
@@ -22,7 +22,7 @@ their method."""
 INTERACTIONS = ("interaction",)
 
 
-OPEN = ("withheld", "not_known")
+OPEN = ("not_known",)
 """Statuses of what is not stated."""
 
 

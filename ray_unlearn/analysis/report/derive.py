@@ -142,6 +142,7 @@ def _best_trials(table: TrialTable) -> tuple[BestTrial, ...]:
             trial=line["trial"],
             number=None if math.isnan(line.get("number", math.nan)) else int(line["number"]),
             update=rounded(line["update"]),
+            strength=1.0 if math.isnan(line.get("strength", math.nan)) else line["strength"],
             score=table.as_given(line["score"]),
             label=line.get("label") or None,
             hyperparameters=_configuration(line, table),

@@ -21,6 +21,7 @@ REASONS = {
     "trade_off": "because learning rate and steps do not trade one for one",
     "near_best": "because it is not known how much of the space is good",
     "nothing_to_narrow": "because there is nothing to narrow",
+    "disagreement": "because domains disagree",
 }
 """Titles by `spec.guideline_file.Reason.kind`, in the order of the page."""
 

@@ -4,7 +4,7 @@ from ray_unlearn.analysis.guidelines.sentences import label, tolerance
 from ray_unlearn.analysis.numerals import DASH, counted, plain
 from ray_unlearn.analysis.report.claims_section import ranges_in_short
 from ray_unlearn.analysis.report.page import Heading, Paragraph, Table
-from ray_unlearn.spec.guideline_file import Guidelines, Recommendation, ScoreInfo
+from ray_unlearn.spec.guideline_file import AtStrength, Guidelines, Recommendation, ScoreInfo
 
 CAPTION = (
     "One line per method, the best expected score first where all methods were run in the same "
@@ -78,8 +78,18 @@ def setting_in_words(one: Recommendation) -> str:
     parts = [f"{label(name)} {plain(value)}" for name, value in one.setting.items()]
     if one.updates is not None:
         parts.append(f"about {counted(round(one.updates.typical), 'update')}")
+    if one.strength is not None:
+        parts.append(strength_in_words(one.strength))
     what = f"`{one.method}`" if one.method else "the setting"
     return f"Run {what} with {', '.join(parts)}" if parts else f"Run {what}"
+
+
+def strength_in_words(at: AtStrength) -> str:
+    """`as trained`, or `mixed with the vanilla model to the forget target (strength about 0.7)`."""
+    if not at.meets_target:
+        return "as trained"
+    with_what = "mixed with" if at.typical <= 1 else "extrapolated from"
+    return f"{with_what} the vanilla model to the forget target (strength about {at.typical:.2g})"
 
 
 def recommendation_sentence(one: Recommendation, score: ScoreInfo) -> str:
@@ -106,6 +116,8 @@ def _probability(value: float) -> str:
 
 def _line(one: Recommendation) -> tuple[str, ...]:
     setting = ", ".join(f"{label(name)} {plain(value)}" for name, value in one.setting.items())
+    if one.strength is not None:
+        setting += f", {strength_in_words(one.strength)}" if setting else ""
     updates, regret, best = one.updates, one.regret, one.best_trial_regret
     return (
         f"`{one.method}`" if one.method else "all trials",

@@ -48,6 +48,7 @@ from ray_unlearn.analysis.report.study_sections import (
     study_blocks_beside,
 )
 from ray_unlearn.analysis.report.study_tables import metrics_table
+from ray_unlearn.analysis.report.variance_section import variance_section
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.guideline_file import Guidelines, load_guidelines
 from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
@@ -164,6 +165,7 @@ def _sections(
         compared_section(derived.findings, derived.answer, out),
         interactions_section(derived.findings, claims, out),
         transfer_section(derived.findings, out),
+        variance_section(derived.table, out, derived.findings.seed),
         difference,
     ]
 

@@ -15,7 +15,7 @@ intervals held the edges in 2 and 16 % of repeats.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,11 @@ class Region:
     reason: str | None = None
     n_used: int = 0
     """Trials the fits rest on: at most `MOST_POINTS` of each group."""
+    groups: tuple[str, ...] = ()
+    p_by_group: Array = field(default_factory=lambda: np.empty((0, 0)))
+    """P(good) in each group [G, g]."""
+    p_harmless: float = 0.0
+    """Probability that no value costs more than the tolerance, the least over groups."""
 
     @property
     def bounded(self) -> bool:
@@ -134,7 +139,12 @@ def good_regions(
     if reasons:
         return tuple(_unknown(axis, trials, reasons[0]) for axis in axes)
     return tuple(
-        _region(axis, [fit.regrets[j] for fit in fits], tolerance, trials)
+        replace(
+            _region(axis, [fit.regrets[j] for fit in fits], tolerance, trials),
+            groups=tuple(fit.group for fit in fits),
+            p_by_group=np.stack([(fit.regrets[j] <= tolerance).mean(0) for fit in fits]),
+            p_harmless=min(float((fit.costs[j] <= tolerance).mean()) for fit in fits),
+        )
         for j, axis in enumerate(axes)
     )
 

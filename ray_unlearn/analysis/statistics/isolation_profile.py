@@ -56,6 +56,8 @@ class FittedGroup:
 
     regrets: by axis, posterior draws [DRAWS, g] of the isolation profile less its value where its
         mean is least; () with a `reason`.
+    costs: by axis, draws [DRAWS] of what the worst of its values costs, with all other
+        hyperparameters as at the surface's best point; () with a `reason`.
     good_shares: draws [DRAWS] of the share of the space within the tolerance of the surface's best
         point; empty with a `reason`.
     default: expected score at the centre of the space; NaN if no trial has a finite score.
@@ -65,6 +67,7 @@ class FittedGroup:
     n_trials: int
     n_used: int
     regrets: tuple[Array, ...]
+    costs: tuple[Array, ...]
     good_shares: Array
     default: float
     reason: str | None
@@ -85,7 +88,7 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     n_trials = len(part.scores)
     reason = too_little(part)
     if not (np.isfinite(part.scores) & ~part.infeasible).any():
-        return FittedGroup(part.group, n_trials, 0, (), np.empty(0), float("nan"), reason)
+        return FittedGroup(part.group, n_trials, 0, (), (), np.empty(0), float("nan"), reason)
     order = sorted(
         range(len(axes)), key=lambda j: (tuple(np.sort(part.points[:, j])), axes[j].name)
     )
@@ -96,17 +99,25 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     centre = completed(np.array([[0.0 if k else 0.5 for k in surface.categorical]]), ordered)
     default = float(surface.mean(centre)[0])
     if reason is not None:
-        return FittedGroup(part.group, n_trials, surface.n_used, (), np.empty(0), default, reason)
+        return FittedGroup(
+            part.group, n_trials, surface.n_used, (), (), np.empty(0), default, reason
+        )
     others, along = _settings_of_others(surface, points, ordered, own_seed)
     regrets = {
         order[j]: _regret(surface, others, along, ordered, j, own_seed) for j in range(len(ordered))
+    }
+    spread = spread_points(ordered, SPREAD, own_seed)
+    best = _best_point(surface, np.concatenate([points, spread]))
+    costs = {
+        order[j]: _greatest_cost(surface, best, ordered, j, own_seed) for j in range(len(ordered))
     }
     return FittedGroup(
         part.group,
         n_trials,
         surface.n_used,
         tuple(regrets[j] for j in range(len(axes))),
-        _good_shares(surface, points, ordered, tolerance, own_seed),
+        tuple(costs[j] for j in range(len(axes))),
+        _good_shares(surface, best, spread, tolerance, own_seed),
         default,
         None,
     )
@@ -208,18 +219,32 @@ def _regret(
     return np.asarray(profile - profile[:, [np.argmin(profile.mean(0))]])
 
 
+def _best_point(surface: ScoreSurface, candidates: Array) -> Array:
+    """The point [1, d] with the least posterior mean among candidates [m, d]."""
+    return candidates[np.lexsort((*candidates.T, surface.mean(candidates)))[:1]]
+
+
+def _greatest_cost(
+    surface: ScoreSurface, best: Array, axes: Sequence[Axis], j: int, seed: int
+) -> Array:
+    """Draws [DRAWS] of the greatest score along axis j through the best point, less the best's.
+
+    The others stay where they are at the best point. On an isolation profile they are set anew for
+    each value, so that on a ridge either hyperparameter would look as if it could be left alone.
+    """
+    along = moved(best, axes, j, profile_grid(axes[j])).reshape(-1, len(axes))
+    draws = surface.draws(np.concatenate([best, along]), seed, DRAWS)
+    return np.asarray(draws[:, 1:].max(1) - draws[:, 0])
+
+
 def _good_shares(
-    surface: ScoreSurface, points: Array, axes: Sequence[Axis], tolerance: float, seed: int
+    surface: ScoreSurface, best: Array, spread: Array, tolerance: float, seed: int
 ) -> Array:
     """Draws [DRAWS] of the share of the space within the tolerance of the surface's best point.
 
-    The best point is the one with the least posterior mean, among the trials' points [n, d] and a
-    spread. The share of *trials* measured near the best of them is no estimate of this: the best
-    of many noisy scores is lucky, and all others carry noise (Efron 2011, "Tweedie's formula and
-    selection bias").
+    `spread` [m, d] covers the space. The share of *trials* measured near the best of them is no
+    estimate of this: the best of many noisy scores is lucky, and all others carry noise (Efron
+    2011, "Tweedie's formula and selection bias").
     """
-    spread = spread_points(axes, SPREAD, seed)
-    candidates = np.concatenate([points, spread])
-    best = candidates[np.lexsort((*candidates.T, surface.mean(candidates)))[:1]]
     draws = surface.draws(np.concatenate([best, spread]), seed, DRAWS)
     return np.asarray((draws[:, 1:] <= draws[:, :1] + tolerance).mean(1))
