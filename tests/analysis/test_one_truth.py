@@ -381,7 +381,8 @@ def test_each_statement_stands_once_and_none_is_lost(
     folds = re.findall(r"<summary><strong>(\d+) ", (report.out / "report.html").read_text())
     assert sum(map(int, folds)) == held
     claimed = sum(g["status"] == "claimed" for g in report.file["guidelines"])
-    assert f"{claimed} claimed, {held} withheld" in report.said
+    assert f"{claimed} claimed, " in report.said
+    assert f", {held} not known" in report.said
 
 
 def test_no_range_contradicts_a_setting_an_axis_or_another_range(report: WrittenReport) -> None:
@@ -406,8 +407,9 @@ def test_no_range_contradicts_a_setting_an_axis_or_another_range(report: Written
             for part in ("", "-others", "-more")
         ]
         data = pd.concat([f[f["param"] == param] for f in figures if len(f)])
-        core = data[data["kind"] == "core"].iloc[0]
-        assert [core["low"], core["high"]] == pytest.approx([low, high], rel=1e-4)
+        if g["status"] == "claimed":
+            core = data[data["kind"] == "core"].iloc[0]
+            assert [core["low"], core["high"]] == pytest.approx([low, high], rel=1e-4)
         marked = data.loc[data["kind"] == "recommended", "x"].tolist()
         assert marked == [at] or at is None
 
