@@ -400,6 +400,10 @@ def test_no_range_contradicts_a_setting_an_axis_or_another_range(report: Written
         assert at is None or low <= at <= high, "it recommends what it says not to use"
         cell = lines[method or "all trials"]["Good range (where one is stated, with its grade)"]
         assert label(param) in cell
+        if g["status"] == "likely":
+            said = plain(g["probability"])
+            assert f"[likely, {said}]" in cell
+            assert f"with probability {said}" in g["text"]
         for end, name in ((low, "low"), (high, "high")):
             assert plain(end) in cell or g[f"{name}_is_boundary"]
         figures = [
