@@ -157,11 +157,8 @@ def test_a_shared_optimum_transfers_and_is_graded_by_the_number_of_domains():
 )
 def test_many_domains_on_one_trained_model_are_stated_for_it_alone(models, grade, words):
     """A user of another model would rely on a grade that one model gave."""
-    shallow = lambda logs, rng: valley()(logs, rng) + 0.3  # noqa: E731
-    table = planted(
-        {"a": valley(), "b": shallow}, trials=42, groups=THREE, axes=(RATE,), models=models
-    )
-    found = claims(table)
+    methods = {"a": valley(), "b": lambda logs, rng: valley()(logs, rng) + 0.3}
+    found = claims(planted(methods, trials=42, groups=THREE, axes=(RATE,), models=models))
     assert {"range/a/learning_rate", "method_choice/best"} <= {claim.id for claim in found}
     assert {claim.grade for claim in found} == {grade}
     assert all(words in claim.text for claim in found)
@@ -169,19 +166,31 @@ def test_many_domains_on_one_trained_model_are_stated_for_it_alone(models, grade
 
 def test_models_of_three_domains_are_no_more_than_three_independent_groups():
     """Nine models of three domains would else hold out nine, each with its domain left in."""
+    mixed, ascent = "ascent_descent_in_distribution", "gradient_ascent"
     table = planted(
-        {"a": valley(), "b": flat},
-        trials=45,
+        {ascent: valley(), mixed: lambda logs, rng: valley()(logs, rng) + 0.3},
+        trials=60,
         groups=THREE,
         axes=(RATE,),
         models=lambda domain: [f"{domain}#{seed}" for seed in range(3)],
     )
     found = find(table)
-    evidence = found.methods["a"].evidence
+    evidence = found.methods[ascent].evidence
     assert (len(table.groups), evidence.n_groups, evidence.n_models) == (9, 3, 3)
-    assert {one.group for one in found.methods["a"].heldout} <= set(THREE)
+    assert {one.group for one in found.methods[ascent].heldout} <= set(THREE)
     assert found.pairs.differences[0].over_groups is None
-    assert found.pairs.differences[0].scope == "these domains only"
+    assert found.pairs.differences[0].scope == found.headline.scope == "these domains only"
+    headline = by_id(table)[f"method_choice/{mixed}/{ascent}"]
+    assert f"same sign in {headline.estimates['same_sign']} of 9" in headline.text  # not "of 3"
+
+
+def test_several_models_of_one_domain_are_what_a_claim_says_it_was_seen_on():
+    models = [f"llama#{seed}" for seed in range(4)]
+    table = planted({"a": valley()}, trials=160, axes=(RATE,), models=lambda domain: models)
+    rate = by_id(table)["range/a/learning_rate"]
+    assert rate.grade == "C"
+    assert "1 domain, 4 trained models" in rate.text
+    assert "Seen in each of these trained models" in rate.text
 
 
 def test_order_of_rows_and_columns_and_names_change_nothing():

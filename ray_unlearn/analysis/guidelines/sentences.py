@@ -191,7 +191,8 @@ def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
     low, high = numbers.get("low"), numbers.get("high")
     where = f"below {plain(high)}" if low is None else f"above {plain(low)}"
     whose = (
-        "in at least one of the domains no setting"
+        f"in at least one of the {'domains' if len(guideline.scope.domains) > 1 else 'models'} "
+        "no setting"
         if numbers.get("groups", 1) > 1
         else "no setting"
     )
@@ -265,7 +266,7 @@ def _method(guideline: Guideline, score: ScoreInfo) -> str:
         f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, given 1 to "
         f"{numbers.get('budget', 'K')} random trials, difference {plain(numbers['difference'])} "
         f"(90 % interval {plain(low)} to {plain(high)}), the same sign in {numbers['same_sign']} "
-        f"of {guideline.evidence.n_groups}."
+        f"of {numbers.get('groups', guideline.evidence.n_groups)}."
     )
     open_ones = [
         STATISTICS[s["statistic"]] for s in numbers.get("all", ()) if s["outcome"] == "not settled"
@@ -352,10 +353,11 @@ def not_tested(guideline: Guideline) -> str:
             f"Stated for {_listed(domains or models or ('this table',))} alone{_model(guideline)}."
         )
     if guideline.grade == "C":
+        what = "domains" if len(domains) >= guideline.evidence.n_models else "trained models"
         seen = (
-            "Seen in each of these domains"
+            f"Seen in each of these {what}"
             if guideline.kind in ("range", "avoid")
-            else "Over these domains together"
+            else f"Over these {what} together"
         )
         few = guideline.evidence.n_groups < THRESHOLDS.groups_for_b
         return f"{seen}, {'too few to test on others' if few else 'not shown on others'}."
