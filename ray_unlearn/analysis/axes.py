@@ -14,6 +14,16 @@ Scale = Literal["linear", "log", "categorical"]
 
 
 @dataclass(frozen=True)
+class KnownRange:
+    """What another program says that a hyperparameter was searched over."""
+
+    low: float
+    high: float
+    log: bool
+    whole: bool
+
+
+@dataclass(frozen=True)
 class Axis:
     """One hyperparameter: its scale, its range, and whether the range is known or only seen.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.axes import Axis, KnownRange, Scale
 from ray_unlearn.analysis.read.cells import category_name
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
@@ -75,11 +75,16 @@ def categorical(spec: StudySpec, method: str) -> tuple[str, ...]:
     )
 
 
-def seen_axis(name: str, values: pd.Series) -> Axis | None:
+def seen_axis(name: str, values: pd.Series, known_range: KnownRange | None = None) -> Axis | None:
     """The axis of a hyperparameter of which only values are known; None where it does not vary.
 
     A log scale when all values are positive and span more than a factor of 10, or the name is that
     of a factor.
+
+    Args:
+        name: of the hyperparameter.
+        values: of its trials.
+        known_range: bounds and scale, where the program that drew the values says them.
     """
     known = values.dropna()
     if not pd.api.types.is_numeric_dtype(values.dtype):
@@ -92,6 +97,9 @@ def seen_axis(name: str, values: pd.Series) -> Axis | None:
     if known.empty or known.min() == known.max():
         return None
     low, high = float(known.min()), float(known.max())
+    if known_range is not None and known_range.low <= low and high <= known_range.high:
+        scale: Scale = "log" if known_range.log else "linear"
+        return Axis(name, scale, known_range.low, known_range.high, whole=known_range.whole)
     log = low > 0 and (high > LOG_BY_RATIO * low or LOG_BY_NAME.search(name.lower()) is not None)
     whole = bool((known == np.floor(known)).all())
     return Axis(name, "log" if log else "linear", low, high, bounds_known=False, whole=whole)

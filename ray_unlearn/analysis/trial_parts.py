@@ -7,12 +7,13 @@ rule of the source chooses (`store.score`). Our own studies and tables say which
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.axes import Axis, KnownRange
 from ray_unlearn.analysis.read.cells import category_name
 from ray_unlearn.analysis.read.evaluation_rows import best_candidates
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
@@ -27,6 +28,7 @@ from ray_unlearn.analysis.searched import (
 from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
 from ray_unlearn.analysis.statistics.trajectories import COMPONENTS
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
+from ray_unlearn.spec.study_spec import StrengthMode
 from ray_unlearn.store.schema import AS_TRAINED, HALVES
 
 IDENTITY = ("study", "domain", "model", "method", "status")
@@ -51,6 +53,11 @@ PRUNED = (
     "column tells its step"
 )
 SEARCHED_STEPS = "the last step, where the number of steps was searched"
+STRENGTHS: dict[StrengthMode, tuple[str, ...]] = {
+    "trained": (),
+    "both": ("as trained or at the strength that meets the forget target, whichever is lower",),
+    "target": ("at the strength that meets the forget target",),
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ class SourceTrials:
     rules: tuple[str, ...]
     """Which row scores a trial, in words."""
     notes: tuple[str, ...] = ()
+    ranges: Mapping[str, KnownRange] = field(default_factory=dict)
+    """By hyperparameter of a foreign table, what was searched, where its program says."""
 
 
 def study_part(study: StudyResults) -> SourceTrials:
@@ -131,6 +140,8 @@ def study_part(study: StudyResults) -> SourceTrials:
         rules += (BEST if study.score_rule == "best_row" else STOP,)
     if sampled_steps:
         rules += (SEARCHED_STEPS,)
+    if study.spec is not None:
+        rules += STRENGTHS[study.spec.evaluation.strength]
     axes = (
         None
         if study.spec is None
@@ -188,7 +199,8 @@ def foreign_part(foreign: ForeignResults) -> SourceTrials:
     notes: tuple[str, ...] = (f"{foreign.name}: {HINDSIGHT}",) if hindsight else ()
     if unscored.any():
         notes += (f"{foreign.name}: {rows.loc[unscored, 'trial'].nunique()} {PRUNED}",)
-    return _scored(trials, rows, chosen, foreign.hyperparameters, None, free, (rule,), notes)
+    part = _scored(trials, rows, chosen, foreign.hyperparameters, None, free, (rule,), notes)
+    return replace(part, ranges=foreign.ranges)
 
 
 def _scored(
@@ -222,6 +234,8 @@ def _scored(
         score=scores["score"],
         score_selection=scores["score_selection"],
     )
+    if "strength" in at:
+        trials["strength"] = at["strength"].reindex(trials.index).where(~diverged)
     trials["crossed"] = _crossed(at).reindex(trials.index).where(~diverged, None)
     trials.loc[trials["infeasible"], ["score", "score_selection"]] = math.nan
     # A trial that ended well by its program, but whose checkpoint is not finite, has diverged.

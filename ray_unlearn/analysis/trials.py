@@ -7,16 +7,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.axes import Axis, KnownRange
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.analysis.searched import combined, seen_axis
 from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
+from ray_unlearn.analysis.trained_models import trained_models
 from ray_unlearn.analysis.trial_parts import SourceTrials, foreign_part, study_part
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.method_registry import METHODS
-from ray_unlearn.spec.study_spec import ScoreRuleName
+from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
+from ray_unlearn.store.schema import AS_TRAINED
 from ray_unlearn.store.table import CONFIG_COLUMNS
 
 LEFT_OUT = ("study", "domain", "model", "method", "status", "why", "group")
@@ -32,13 +34,15 @@ class TrialTable:
         number           in its study's ledger (NaN for a foreign table); absent without studies
         label            its name in a foreign table; absent without such tables
         study, domain, model
-        group            what claims about transfer leave out: domain, or model and domain
+        group            domain x trained model: the domain's name, with the model's where some
+                         domain has several
         method           "" where the table has none
         seed             float, NaN where unknown
         status           outcome (`store.schema.OUTCOMES`; "complete" where a table does not say)
         infeasible       bool: diverged, out of memory, or no finite score at its scoring row
         drawn            "space" (quasi-random, random, grid), "adaptive" or "unknown"
         update           of the row that scores the trial (NaN where steps are unknown)
+        strength         of that row; absent where all are as trained
         crossed          whether the forget ppl reached the target there; None: not known
         score            of that row, on the reporting half; lower is better; NaN if infeasible
         score_selection  of that row, on the selection half (`score` in a table without halves)
@@ -73,8 +77,6 @@ class TrialTable:
     """By group, the vanilla model's forget gap (reporting half), where it is known and above 0."""
     foreign_hyperparameters: tuple[str, ...] = ()
     """Those of foreign tables, varied or not."""
-    weights: tuple[float, float, float] | None = None
-    """Of forget gap, retain and general in the score; None where the table does not say."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -128,7 +130,10 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
             "later"
         )
     everyone = pd.concat([trials[["domain", "model"]], left_out[["domain", "model"]]])
-    several = {key: everyone[key].nunique() > 1 for key in ("domain", "model")}
+    several = {
+        "domain": everyone["domain"].nunique() > 1,
+        "model": trained_models(everyone) > 1,
+    }
     for frame in (trials, left_out):
         frame["group"] = _groups(frame, several)
     axes, notes = _axes(trials, parts)
@@ -139,6 +144,7 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
         direction=direction,
         weights=results.weights,
         score_rule=_one_score_rule(results),
+        strength=_one_strength(results),
         unit="nats/token" if studies else "",
         tolerance=tau,
         tolerance_source=source,
@@ -152,26 +158,7 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     gaps = _by_group(trials, {study.key: vanilla_gap(study) for study in studies})
     gaps = {group: gap for group, gap in gaps.items() if gap > 0}
     theirs = tuple(dict.fromkeys(name for table in foreign for name in table.hyperparameters))
-    return TrialTable(
-        trials,
-        rows,
-        axes,
-        score,
-        left_out,
-        tuple(notes),
-        nothing,
-        gaps,
-        theirs,
-        _weights(studies),
-    )
-
-
-def _weights(studies: Sequence[StudyResults]) -> tuple[float, float, float] | None:
-    """Those of all studies, which `_one_score` has found equal; None where one does not say."""
-    objectives = [study.spec.objective for study in studies if study.spec is not None]
-    if not objectives or len(objectives) < len(studies):
-        return None
-    return objectives[0].forget_gap, objectives[0].retain, objectives[0].general
+    return TrialTable(trials, rows, axes, score, left_out, tuple(notes), nothing, gaps, theirs)
 
 
 def _rescored(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:
@@ -226,13 +213,6 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
             f"{each}: their objectives weigh the score differently; report on them separately, or "
             "score all with the same weights, such as --objective general=2"
         )
-    strengths = {study.spec.evaluation.strength for study in results.studies if study.spec}
-    if len(strengths) > 1:
-        names = ", ".join(study.name for study in results.studies)
-        raise UserError(
-            f"{names}: they score models at different strengths (evaluation.strength: "
-            f"{', '.join(sorted(strengths))}); report on them separately"
-        )
     found = [(OWN_SCORE, False, study.source) for study in results.studies[:1]]
     found += [
         (
@@ -253,6 +233,18 @@ def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
     return name, "maximize" if maximise else "minimize"
 
 
+def _one_strength(results: Results) -> StrengthMode:
+    """Which models score a trial, in all studies; tables do not say, and count as trained."""
+    found = {study.spec.evaluation.strength for study in results.studies if study.spec}
+    if len(found) > 1:
+        names = ", ".join(study.name for study in results.studies)
+        raise UserError(
+            f"{names}: they score models at different strengths (evaluation.strength: "
+            f"{', '.join(sorted(found))}); report on them separately"
+        )
+    return found.pop() if found else "trained"
+
+
 def _one_score_rule(results: Results) -> ScoreRuleName:
     """The score rule of all sources: scores by different rules are no more alike than units."""
     sources = [(study.score_rule, study.source) for study in results.studies]
@@ -265,6 +257,12 @@ def _one_score_rule(results: Results) -> ScoreRuleName:
                 "(objective.score_rule); report on them separately"
             )
     return rule
+
+
+def _range_of(name: str, parts: list[SourceTrials]) -> KnownRange | None:
+    """What sources without a search space say of a hyperparameter; None unless all do alike."""
+    known = {part.ranges.get(name) for part in parts if name in part.hyperparameters}
+    return known.pop() if len(known) == 1 else None
 
 
 def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -296,6 +294,10 @@ def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
     trials.insert(0, "trial", np.arange(len(trials)))
     if "label" in trials:
         trials.insert(1, "label", trials.pop("label").fillna(""))
+    if "strength" in trials:
+        strengths = trials.pop("strength").astype(float)
+        if (strengths.dropna() != AS_TRAINED).any():
+            trials.insert(list(trials).index("update") + 1, "strength", strengths)
     if "number" in trials:
         trials.insert(1, "number", trials.pop("number").astype(float))
     trials["crossed"] = trials["crossed"].astype(object).where(trials["crossed"].notna(), None)
@@ -303,7 +305,7 @@ def _stacked(parts: list[SourceTrials]) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _groups(frame: pd.DataFrame, several: dict[str, bool]) -> pd.Series:
-    """Domain and model, as far as there are several."""
+    """The domain, and the model where some domain has several."""
     if several["model"] and several["domain"]:
         return frame["domain"] + " (" + frame["model"] + ")"
     return frame["model"] if several["model"] else frame["domain"]
@@ -343,7 +345,7 @@ def _axes(
             axis = (
                 combined(candidates[name])
                 if name in candidates
-                else seen_axis(name, own[name].infer_objects())
+                else seen_axis(name, own[name].infer_objects(), _range_of(name, blind))
             )
             if axis is not None:
                 absent = own[name].isna() | (own[name].astype(object) == "")

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,10 +25,12 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.location import fetched, send_folder
 from ray_unlearn.store.status import open_study
-from ray_unlearn.store.storage import below, checked_url, is_remote
+from ray_unlearn.store.storage import below, checked_url, is_remote, storage_at
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from ray_unlearn.analysis.why.explanation import Explanation
 
 Source = Study | PathLike
 Drawn = Literal["random", "adaptive"]
@@ -45,10 +47,35 @@ class Guide:
     Attributes:
         file: everything, in the form of a guidelines.json.
         studies: the studies that it was made from, as resolved study files.
+        sources: locations of what it was made from, or of the file.
     """
 
     file: Guidelines
     studies: tuple[StudySpec, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, where: "Source") -> "Guide":
+        """The guide of a report that was written.
+
+        Args:
+            where: a guidelines.json, the report's folder, or a study with its report in it.
+
+        Raises:
+            UserError: there is no guidelines.json.
+
+        Example:
+            >>> ru.Guide.read("results/my-study").sentences
+        """
+        place = _location(where)
+        with fetched(place) as folder:
+            file = next((path for path in _files_at(place, folder) if path.is_file()), None)
+            if file is None:
+                raise UserError(
+                    f"{place}: no guidelines.json there, nor in report/; `ray-unlearn report` "
+                    "writes one"
+                )
+            return cls(load_guidelines(file), sources=(place,))
 
     def __repr__(self) -> str:
         counts = f"{len(self.claimed)} claimed, {len(self.likely)} likely"
@@ -128,6 +155,40 @@ class Guide:
 
         found = self.file.provenance.get("columns", [])
         return pd.DataFrame(found, columns=["source", "column", "use", "name", "why"])
+
+    @property
+    def sentences(self) -> dict[str, str]:
+        """What the guide says, by id: recommended settings, then claims, made or withheld.
+
+        Example:
+            >>> guide.sentences["range/gradient_ascent/learning_rate"]
+        """
+        from ray_unlearn.analysis.why.named_records import records_of
+
+        return {name: record.text for name, record in records_of(self.file).items()}
+
+    def why(self, claim: str) -> "Explanation":
+        """What stands behind a sentence, computed again from its sources.
+
+        Args:
+            claim: its id, a key of `sentences`.
+
+        Returns:
+            Statistic, estimates, thresholds, trials, seed, and whether the sentence comes out the
+            same; `print` it.
+
+        Raises:
+            UserError: there is no such id, or a source cannot be read.
+            StorageError: a source is damaged.
+
+        Example:
+            >>> print(guide.why("range/gradient_ascent/learning_rate"))
+        """
+        from ray_unlearn.analysis.why.explanation import explanation
+
+        with ExitStack() as stack:
+            near = [stack.enter_context(fetched(one)) for one in self.sources]
+            return explanation(self.file, claim, near, " ".join(self.sources))
 
     def to_frame(self) -> "pd.DataFrame":
         """All guidelines, claimed and withheld, as a table.
@@ -282,7 +343,7 @@ def guidelines(
             objective=objective,
             seed=seed,
         )
-        return Guide(found, _specs(paths))
+        return Guide(found, _specs(paths), tuple(map(_location, sources)))
 
 
 def report(
@@ -356,7 +417,8 @@ def report(
             seed=seed,
             next_count=next_trials,
         )
-        guide = Guide(load_guidelines(page.parent / "guidelines.json"), _specs(paths))
+        file = load_guidelines(page.parent / "guidelines.json")
+        guide = Guide(file, _specs(paths), tuple(map(_location, sources)))
         send_folder(target, page.parent)
     return Report(
         str(below(target, page.name)) if is_remote(target) else str(page.resolve()), guide
@@ -430,6 +492,19 @@ def _read(sources: tuple[Source, ...]) -> Iterator[list[Path]]:
 
 def _location(source: Source) -> str:
     return source.location if isinstance(source, Study) else os.fspath(source)
+
+
+def _files_at(place: str, folder: Path) -> Iterator[Path]:
+    """Where the guidelines.json of a file, a report or a study may be; `folder`: its copy here."""
+    if not folder.is_dir():
+        yield folder
+        return
+    for name in ("guidelines.json", "report/guidelines.json"):
+        if is_remote(place):
+            (folder / name).parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                storage_at(place).fetch(name, folder / name)
+        yield folder / name
 
 
 def _default_out(sources: tuple[Source, ...]) -> str:

@@ -15,6 +15,7 @@ from ray_unlearn.cli.show import (
     say,
 )
 from ray_unlearn.spec.bounds import MOST_TRIALS
+from ray_unlearn.store.schema import at_strength
 
 if TYPE_CHECKING:
     from ray_unlearn.analysis.guidelines.confirmation import Confirmation, Confirmed
@@ -94,7 +95,7 @@ def _line(c: "Confirmed") -> list[str]:
         c.method,
         c.trial_id,
         _number(values["learning_rate"]),
-        str(values["steps"]),
+        f"{values['steps']}{at_strength({'strength': c.strength})}",
         *claims,
         *measured,
     ]

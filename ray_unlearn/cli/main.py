@@ -22,6 +22,7 @@ from ray_unlearn.cli.table_commands import (
 )
 from ray_unlearn.cli.trial_commands import export_command, unlearn_command
 from ray_unlearn.cli.verify_command import verify_command
+from ray_unlearn.cli.why_command import why_command
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, UserError
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "status": status_command,
     "plan": plan_command,
     "report": report_command,
+    "why": why_command,
     "confirm": confirm_command,
     "export": export_command,
     "verify": verify_command,

@@ -77,6 +77,7 @@ def plan_command(
     lines = [
         ("trials", str(found.trials)),
         ("updates, evaluations", f"{found.updates}, {found.evaluations}"),
+        *([("calibrated rows", str(found.calibrations))] if found.calibrations else []),
         ("tokens in updates", four_digits(found.tokens)),
         ("FLOPs in updates", four_digits(found.update_flops)),
         (f"worker hours at {teraflops:g} TFLOP/s, evaluation apart", four_digits(hours)),

@@ -15,7 +15,7 @@ from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.schema import Row, is_as_trained
+from ray_unlearn.store.schema import Row, at_strength
 
 SHOWN = (
     "update", "strength", "forget_ppl", "approximate_ppl_reporting", "retain_ppl_reporting",
@@ -89,8 +89,8 @@ def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: b
     def show(row: Row) -> None:
         rows.append(row)
         say(
-            f"update {row['update']}/{config.steps}{_at(row)}: forget ppl {row['forget_ppl']:.1f}, "
-            f"score {row['score_selection']:.3f}"
+            f"update {row['update']}/{config.steps}{at_strength(row)}: "
+            f"forget ppl {row['forget_ppl']:.1f}, score {row['score_selection']:.3f}"
         )
 
     calibrates = single.spec.evaluation.strength != "trained"
@@ -120,10 +120,6 @@ def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: b
     if output is not None:
         single.save(output)
         say(f"model: {output}")
-
-
-def _at(row: Row) -> str:
-    return "" if is_as_trained(row) else f" at strength {row['strength']:.3f}"
 
 
 def _vanilla(baselines: Any) -> Row:

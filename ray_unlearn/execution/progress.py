@@ -15,7 +15,7 @@ from ray_unlearn.execution.notebook_display import NotebookDisplay
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.live import in_words
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import Row
+from ray_unlearn.store.schema import Row, at_strength
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.status import Tally
 
@@ -139,7 +139,7 @@ class Progress:
     def _line(self, trial: Trial) -> str:
         row = self._rule.row(trial)
         score = (
-            f"score {row[OBJECTIVE]:.4f} at update {row['update']}"
+            f"score {row[OBJECTIVE]:.4f} at update {row['update']}{at_strength(row)}"
             if row
             else trial.reason or "no score"
         )
@@ -203,7 +203,7 @@ class Progress:
                 f"trial {trial.number}",
                 trial.method,
                 f"{trial.config['learning_rate']:.2e}",
-                str(row["update"]),
+                f"{row['update']}{at_strength(row)}",
                 f"{row[OBJECTIVE]:.4f}",
                 style="bold" if place == 0 else "",
             )

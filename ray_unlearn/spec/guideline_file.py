@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import Strict, validated
-from ray_unlearn.spec.study_spec import ScoreRuleName
+from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
 
 GUIDELINES_VERSION = 2
 
@@ -42,6 +42,9 @@ class ScoreInfo(Strict):
         description="the rule that chose the evaluation that scores a trial, as "
         "`objective.score_rule`; files "
         "without it were made by programs that knew the stopping rule alone",
+    )
+    strength: StrengthMode = Field(
+        "trained", description="which models could score a trial, as `evaluation.strength`"
     )
     weights: ScoreWeights | None = Field(
         None,
@@ -95,7 +98,13 @@ class Evidence(Strict):
     n_trials: int = Field(
         ge=0, description="trials drawn from the search space: statistics use no others"
     )
-    n_groups: int = Field(ge=0, description="domains and models")
+    n_groups: int = Field(ge=0, description="domains, or trained models where there are more")
+    n_models: int = Field(
+        1,
+        ge=0,
+        description="trained models: the most that any one domain has, so a model of its own for "
+        "each domain counts as one; older files do not say, and count as one",
+    )
     n_seeds: int = Field(ge=0)
     sampler: str = Field("unknown", description="how the trials were drawn, in words")
     heldout: Heldout | None = None
@@ -225,6 +234,9 @@ class BestTrial(Strict):
     trial: int = Field(ge=0, description="its line in the report's data/trials.csv")
     number: int | None = Field(None, ge=0, description="in the study's ledger; null: no study")
     update: float | None = Field(description="of the evaluation that scores it; null: not known")
+    strength: float = Field(
+        1.0, description="of that evaluation: a in W_0 + a (W_t - W_0), 1 as trained"
+    )
     score: float = Field(description="of that evaluation, on the half that reports")
     label: str | None = Field(None, description="its name in a table of another program")
     hyperparameters: dict[str, float | str] = Field(
@@ -252,12 +264,27 @@ class Updates(Strict):
     high: float
 
 
+class AtStrength(Strict):
+    """The strength at which trials near the setting are scored: a in W_0 + a (W_t - W_0)."""
+
+    meets_target: bool = Field(
+        description="most of them are scored at the strength that meets the forget target, which "
+        "is found anew for each trained model; else as trained"
+    )
+    typical: float = Field(description="median")
+    low: float
+    high: float
+
+
 class Recommendation(Strict):
     """The setting of a method to use, at whatever number of trials there is."""
 
     method: str | None = Field(None, description="null: the table names none")
     setting: dict[str, Value] = Field(description="hyperparameters that were searched")
     updates: Updates | None = Field(None, description="null: not free, or not known")
+    strength: AtStrength | None = Field(
+        None, description="null: as trained; no other strength was measured"
+    )
     source: Literal["surface", "best_trial"] = Field(
         description="`surface`: lowest expected score; `best_trial`: too few trials for a surface"
     )

@@ -41,8 +41,9 @@ def narrowed(
         what was done.
 
     Raises:
-        UserError: the claims rest on another score rule or other weights than the study's, nothing
-            was claimed about what this study searches, or its sampler runs given points.
+        UserError: the claims rest on another score rule or strength or other weights than the
+            study's, nothing was claimed about what this study searches, or its sampler runs given
+            points.
     """
     if spec.search.sampler in ("grid", "listed"):
         raise UserError(
@@ -50,6 +51,7 @@ def narrowed(
             "it; use `tpe` or `qmc`"
         )
     _check_score_rule(spec, guidelines, where)
+    _check_strength(spec, guidelines, where)
     _check_weights(spec, guidelines, where)
     wanted = ("claimed", "likely") if likely else ("claimed",)
     claims = [
@@ -100,6 +102,18 @@ def _check_score_rule(spec: StudySpec, guidelines: Guidelines, where: str) -> No
             "study "
             f"would be by `{ours}`; set `objective.score_rule: {theirs}` in the study, or make the "
             f"guidelines again from studies scored by `{ours}` (`ray-unlearn report`)"
+        )
+
+
+def _check_strength(spec: StudySpec, guidelines: Guidelines, where: str) -> None:
+    """Refuse claims about other models: at the target most learning rates are good."""
+    ours, theirs = spec.evaluation.strength, guidelines.score.strength
+    if ours != theirs:
+        raise UserError(
+            f"{where}: its trials were scored with `evaluation.strength: {theirs}` "
+            f"(score.strength), those of this study would be with `{ours}`; set "
+            f"`evaluation.strength: {theirs}` in the study, or make the guidelines again from "
+            f"studies that ran with `{ours}`"
         )
 
 

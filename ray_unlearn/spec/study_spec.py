@@ -168,6 +168,12 @@ class StudySpec(Strict):
                 "their best row; at another strength they may not be: use another type, or "
                 "`evaluation.strength: trained`"
             )
+        if self.evaluation.strength == "target" and self.search.scheduler.type != "none":
+            raise ValueError(
+                f"search.scheduler: `{self.search.scheduler.type}` compares trials as trained, and "
+                "a trial that it stops may have no row that counts: use `type: none`, or "
+                "`evaluation.strength: both`"
+            )
         if self.evaluation.strength == "target" and self.objective.score_rule == "stop_rule":
             raise ValueError(
                 "evaluation.strength: `stop_rule` scores weights as trained; use `both`, or "

@@ -200,6 +200,11 @@ def is_as_trained(row: Row) -> bool:
     return strength_of(row) == AS_TRAINED
 
 
+def at_strength(row: Row) -> str:
+    """` at strength 0.71`, after a row's update; nothing for a row as trained."""
+    return "" if is_as_trained(row) else f" at strength {strength_of(row):.3g}"
+
+
 def row_key(row: Row) -> RowKey:
     """Update and strength of a row."""
     return row["update"], strength_of(row)

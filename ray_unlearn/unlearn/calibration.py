@@ -28,6 +28,8 @@ from ray_unlearn.unlearn.workspace import Workspace
 
 COST_SHARE = 0.15
 """Of a trial's time that calibration may take, if one state at least is calibrated."""
+MOST_CALIBRATED = 3
+"""States of one trial."""
 USUAL_PASSES = 3
 """Over the forget set, before the target is met."""
 OUT_OF_REACH = 4
@@ -50,7 +52,7 @@ class Calibration:
         target: ForgetTarget,
         first: int,
         last: int,
-        most: int = 3,
+        most: int = MOST_CALIBRATED,
         forget_nlls: Mapping[int, float] | None = None,
         known: Iterable[int] = (),
     ) -> None:
@@ -149,7 +151,8 @@ def most_calibrated(workspace: Workspace, config: TrialConfig) -> int:
         for term in terms(config)
     )
     trial = config.steps * update + len(config.evaluate_at) * row
-    return int(min(max(COST_SHARE * trial / (row + USUAL_PASSES * forget), 1), 3))
+    affordable = COST_SHARE * trial / (row + USUAL_PASSES * forget)
+    return int(min(max(affordable, 1), MOST_CALIBRATED))
 
 
 def calibrated_row(workspace: Workspace, meter: Meter, calibration: Calibration) -> Iterator[Row]:

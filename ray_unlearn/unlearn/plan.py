@@ -18,6 +18,7 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS
+from ray_unlearn.unlearn.calibration import COST_SHARE, MOST_CALIBRATED, USUAL_PASSES
 from ray_unlearn.unlearn.context_length import check_positions
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.layout import NOT_PACKED, layout_of_architecture
@@ -45,6 +46,8 @@ class StudyPlan:
     trials: int
     updates: int
     evaluations: int
+    calibrations: int
+    """Evaluations more, at the strength that meets the target (`evaluation.strength`)."""
     tokens: float
     update_flops: float
     parameters: int
@@ -81,7 +84,7 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
     config = model_config(spec)
     length = spec.data.sequence_length
     cost = count_update(config, length)
-    trials = updates = evaluations = 0
+    trials = updates = evaluations = calibrations = 0
     tokens = flops = 0.0
     for method, number, most in _upper_bounds(spec):
         trial = spec.trial_config(most, method, 0, "")
@@ -89,6 +92,7 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
         trials += number
         updates += number * most.steps
         evaluations += number * len(trial.evaluate_at)
+        calibrations += number * _calibrated(spec, most.steps)
         tokens += number * most.steps * length * sum(size for _, size in sizes)
         flops += (
             number
@@ -99,7 +103,7 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
     worker = memory(spec, config, _largest_pass(spec))
     lanes = lanes or lanes_here(spec, host_gib(spec, worker))
     return StudyPlan(
-        trials, updates, evaluations, tokens, flops, parameters,
+        trials, updates, evaluations, calibrations, tokens, flops, parameters,
         disk_gib=disk_bytes(spec, parameters, lanes) / 2**30,
         memory=worker,
         lanes=lanes,
@@ -121,6 +125,12 @@ def _notes(spec: StudySpec, config: Any, cost: UpdateCost) -> Iterator[str]:
     layout = layout_of_architecture(config, spec.model.attention, packed)
     if packed and layout == "apart":
         yield NOT_PACKED.format(type(model).__name__)
+    if spec.evaluation.strength != "trained":
+        yield (
+            f"evaluation.strength: {spec.evaluation.strength} adds at least one evaluation and "
+            f"about {USUAL_PASSES} passes over the forget set to each trial that reaches its end, "
+            f"and more of them only while they take less than {COST_SHARE:.0%} of its time"
+        )
     if cost.estimated:
         yield f"FLOPs of updates are estimated: {cost.estimated}"
 
@@ -184,7 +194,8 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None
     if parameters is None:
         parameters = parameter_count(model_config(spec))
     rows = sum(
-        number * len(spec.evaluation.updates(most.steps)) for _, number, most in _upper_bounds(spec)
+        number * (len(spec.evaluation.updates(most.steps)) + _calibrated(spec, most.steps))
+        for _, number, most in _upper_bounds(spec)
     )
     operations, weights = spec.operations, parameters * BYTES[spec.model.dtype]
     # The weights and two float32 moments.
@@ -193,6 +204,13 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None
     return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (
         (lanes or lanes_here(spec)) * checkpoint + best
     )
+
+
+def _calibrated(spec: StudySpec, steps: int) -> int:
+    """Calibrated rows of a trial, at most."""
+    if spec.evaluation.strength == "trained":
+        return 0
+    return min(MOST_CALIBRATED, len(spec.evaluation.updates(steps)))
 
 
 def trials_of(spec: StudySpec, method: str) -> int:

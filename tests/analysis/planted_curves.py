@@ -14,6 +14,7 @@ from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.trajectories import COMPONENTS, ScoreOfChanges
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import ScoreInfo
+from ray_unlearn.spec.score_weights import ScoreWeights
 
 UPDATES = np.array([4.0, 8.0, 16.0, 32.0, 64.0])
 TARGET = 0.7
@@ -114,13 +115,13 @@ def planted_with_curves(
         tolerance=TOLERANCE,
         tolerance_source="planted",
         checkpoint_rule="planted",
+        weights=ScoreWeights(),
     )
     return TrialTable(
         pd.concat(frames, ignore_index=True),
         pd.concat(rows, ignore_index=True),
         {"a": axes},
         info,
-        weights=SCORE.weights,
     )
 
 

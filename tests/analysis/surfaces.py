@@ -34,8 +34,11 @@ def planted(
     drawn: str = "space",
     shift: Callable[[str], float] = lambda group: 0.0,
     tolerance: float = TOLERANCE,
+    models: Callable[[str], Sequence[str]] = lambda domain: ("m",),
 ) -> TrialTable:
-    """`trials` random trials of each method in each group, three seeds in turn.
+    """`trials` random trials of each method in each domain, three seeds in turn.
+
+    They are dealt to the domain's trained models; several make several groups of it.
 
     `shift(group)` moves the learning rate at which a group's surface is looked up, in decades: 0 is
     a shared optimum.
@@ -53,13 +56,16 @@ def planted(
                 }
             )
             logs["learning_rate"] -= shift(group)
+            trained = np.resize(np.array(models(group), dtype=object), trials)
             clean = np.asarray(score(logs, rng), dtype=float)
             parts.append(
                 pd.DataFrame(values).assign(
                     study=group,
                     domain=group,
-                    model="m",
-                    group=group,
+                    model=trained,
+                    group=group
+                    if len(models(group)) == 1
+                    else [f"{group} ({model})" for model in trained],
                     method=method,
                     seed=np.arange(trials) % 3,
                     infeasible=~np.isfinite(clean),

@@ -5,6 +5,7 @@ form that their programs document."""
 import json
 import math
 import re
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,38 @@ def test_ray_tune_searched_what_is_in_its_config(tmp_path: Path) -> None:
     assert (read(tmp_path / "experiment").trials["status"] == "failed").sum() == 1
 
 
+def test_a_ray_tune_frame_with_an_index_has_one_metric(tmp_path: Path) -> None:
+    """Found in a frame that Ray 2.53 wrote: the index without a name may be no score."""
+    frame = pd.DataFrame([ray_line(i, 4) | {"config/lr": RATES[i]} for i in range(6)])
+    frame.to_csv(tmp_path / "frame.csv")
+    assert best_of(tmp_path / "frame.csv").label == f"t_{int(LOSSES[:6].argmin()):05d}"
+
+
+def test_what_an_optuna_storage_searched_bounds_the_axes(tmp_path: Path) -> None:
+    def in_wide_bounds(trial: optuna.Trial) -> float:
+        rate = trial.suggest_float("lr", 1e-9, 1.0, log=True)
+        layers = trial.suggest_int("layers", 1, 64)
+        trial.suggest_float("dropout", 0.0, 0.1 * (1 + trial.number % 2))
+        trial.suggest_categorical("width", [32, 64])
+        return loss(rate) + layers
+
+    path = tmp_path / "study.db"
+    study = optuna.create_study(
+        storage=f"sqlite:///{path}", sampler=optuna.samplers.RandomSampler(seed=3)
+    )
+    study.optimize(in_wide_bounds, n_trials=12)
+    (axes,) = trial_table(load([path])).axes.values()
+    found = {axis.name: (axis.scale, axis.low, axis.high) for axis in axes if axis.bounds_known}
+    assert found == {
+        "learning_rate": ("log", 1e-9, 1.0),
+        "layers": ("linear", 1.0, 64.0),
+        "dropout": ("linear", 0.0, 0.2),
+    }
+    study.trials_dataframe().to_csv(tmp_path / "frame.csv")
+    (axes,) = trial_table(load([tmp_path / "frame.csv"])).axes.values()
+    assert not any(axis.bounds_known for axis in axes), "a frame does not say"
+
+
 def test_a_wandb_run_table_and_a_chart(tmp_path: Path) -> None:
     frame = pd.DataFrame({
         "Name": [f"run-{i}" for i in range(24)],
@@ -226,6 +259,109 @@ def test_a_wandb_run_table_and_a_chart(tmp_path: Path) -> None:
     assert (best.label, best.score, best.update) == ("run-1", 1.0, 1)
 
 
+@pytest.mark.parametrize(("separator", "form"), [(",", "{},5 %"), (";", "{},5"), (",", "{}.5")])
+def test_a_wandb_chart_of_written_numbers(tmp_path: Path, separator: str, form: str) -> None:
+    chart: dict[str, Any] = {"Step": [0, 1, 2]}
+    for run in range(4):
+        for suffix in ("", "__MIN", "__MAX"):
+            chart[f"run-{run} - val_acc{suffix}"] = [form.format(10 * run + i) for i in range(3)]
+    path = tmp_path / "chart.csv"
+    pd.DataFrame(chart).to_csv(path, index=False, sep=separator)
+    best = best_of(path)
+    assert (best.label, best.score, best.update) == ("run-3", 32.5, 2)
+
+
+@pytest.mark.parametrize("written", [str, json.dumps])
+def test_cells_with_records_are_columns(tmp_path: Path, written: Any) -> None:
+    """As the table that W&B's own manual makes of `wandb.Api().runs(...)`."""
+    pairs = list(zip(RATES.tolist(), LOSSES.tolist(), strict=True))
+    nan = "nan" if written is str else "NaN"
+    summaries = [written({"val_loss": value, "_runtime": 9.5, "x": math.nan}) for _, value in pairs]
+    assert nan in summaries[0]
+    frame = pd.DataFrame({
+        "summary": summaries,
+        "config": [written({"lr": rate, "nest": {"opt": "adam"}}) for rate, _ in pairs],
+        "name": [f"run-{i}" for i in range(24)],
+    })  # fmt: skip
+    frame.to_csv(tmp_path / "project.csv")
+    found, best = read(tmp_path / "project.csv"), best_of(tmp_path / "project.csv")
+    assert found.hyperparameters == ("learning_rate", "nest.opt")
+    assert (best.label, best.score) == (f"run-{BEST}", pytest.approx(LOSSES[BEST]))
+    scikit = pd.DataFrame({"param_C": RATES, "mean_test_score": -LOSSES})
+    scikit.assign(params=[str({"C": rate}) for rate in RATES.tolist()]).to_csv(tmp_path / "cv.csv")
+    assert read(tmp_path / "cv.csv").hyperparameters == ("C",), "said once"
+
+
+def as_mlflow_folder(folder: Path) -> None:
+    """24 runs as MLflow's file store writes them (checked against version 3.17): number 3 failed,
+    the best was deleted."""
+    as_file(folder / "meta.yaml", "experiment_id: '7'\nname: unlearning\nlifecycle_stage: active\n")
+    for i, rate in enumerate(RATES):
+        stage = "deleted" if i == BEST else "active"
+        run = folder / f"r{i}"
+        for kind in ("params", "metrics/system", "tags"):
+            (run / kind).mkdir(parents=True)
+        status = 4 if i == 3 else 3
+        as_file(run / "meta.yaml", f"run_id: r{i}\nstatus: {status}\nlifecycle_stage: {stage}\n")
+        as_file(run / "params" / "lr", str(rate))
+        as_file(run / "params" / "seed", str(i % 3))
+        as_file(run / "tags" / "mlflow.user", "me")
+        as_file(run / "metrics" / "system" / "cpu", "17 50.0 0\n")
+        if i != 3:
+            lines = f"1795991571930 {LOSSES[i]} 30\n1795991571931 0.0 20\n1795991571932 9.0 10\n"
+            as_file(run / "metrics" / "val_loss", lines)
+
+
+def as_mlflow_database(path: Path) -> None:
+    """The same runs in a tracking database."""
+    with sqlite3.connect(path) as database:
+        for table in (
+            "experiments (experiment_id, name)",
+            "runs (run_uuid, status, start_time, lifecycle_stage, experiment_id)",
+            "params (key, value, run_uuid)",
+            "latest_metrics (key, value, is_nan, run_uuid)",
+        ):
+            database.execute(f"CREATE TABLE {table}")
+        database.execute("INSERT INTO experiments VALUES (7, 'unlearning')")
+        for i, rate in enumerate(RATES):
+            values = (f"r{i}", "FAILED" if i == 3 else "FINISHED", i)
+            stage = "deleted" if i == BEST else "active"
+            database.execute("INSERT INTO runs VALUES (?, ?, ?, ?, 7)", (*values, stage))
+            for key, value in (("lr", rate), ("seed", i % 3)):
+                database.execute("INSERT INTO params VALUES (?, ?, ?)", (key, str(value), f"r{i}"))
+            known = (0.0, 1, f"r{i}") if i == 5 else (LOSSES[i], 0, f"r{i}")
+            if i != 3:
+                database.execute("INSERT INTO latest_metrics VALUES ('val_loss', ?, ?, ?)", known)
+
+
+@pytest.mark.parametrize("kind", ["mlruns", "experiment", "mlflow.db"])
+def test_an_mlflow_folder_or_database_is_read_as_it_is(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "mlruns"
+    if kind == "mlflow.db":
+        as_mlflow_database(path := tmp_path / kind)
+    else:
+        (path / "0").mkdir(parents=True)
+        (path / "7").mkdir()
+        as_mlflow_folder(path / "7")
+        path = path if kind == "mlruns" else path / "7"
+    found, best = read(path), best_of(path)
+    assert found.hyperparameters == ("learning_rate",)
+    assert (len(found.trials), (found.trials["status"] == "failed").sum()) == (23, 1)
+    assert (found.score, best.study) == ("val_loss", "unlearning")
+    second = next(int(i) for i in np.argsort(LOSSES) if i not in (3, BEST))
+    assert (best.label, best.score) == (f"r{second}", pytest.approx(LOSSES[second])), "last values"
+    assert ("r5" in set(trial_table(load([path])).trials.query("infeasible")["label"])) == (
+        kind == "mlflow.db"
+    ), "not a number there"
+
+
+def test_a_damaged_mlflow_run_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    as_mlflow_folder(tmp_path)
+    as_file(tmp_path / "r1" / "metrics" / "val_loss", "1795991571930 much 30\n")
+    with pytest.raises(UserError, match=r"r1/metrics/val_loss: is no metric of MLflow"):
+        load([tmp_path])
+
+
 def test_mlflow_runs_are_read_by_their_prefixes(tmp_path: Path) -> None:
     states = ["FINISHED", "FINISHED", "FAILED", "KILLED"] * 6
     frame = pd.DataFrame({
@@ -248,16 +384,21 @@ def test_deepcave_says_itself_what_is_maximised(tmp_path: Path) -> None:
     as_file(folder / "configs.json", json.dumps(configs))
     quality = {"name": "merit", "lower": 0, "upper": 1, "optimize": "upper"}
     as_file(folder / "meta.json", json.dumps({"objectives": [quality]}))
+    space = {"type": "uniform_float", "name": "alpha", "lower": 1e-9, "upper": 1, "log": True}
+    as_file(folder / "configspace.json", json.dumps({"hyperparameters": [space]}))
     lines = [
-        [i, budget, 0, [None if i == BEST else -LOSSES[i] - 1 / budget], 0.0, 1.0,
-         4 if i == BEST else 1, {}]
+        [i, budget, 0, [None if i == BEST else -LOSSES[i] - 1 / budget], 0.0, 0.0, 1.0,
+         7 if i == BEST else 1, {}]
         for i in range(24) for budget in (20, 60)
     ]  # fmt: skip
     as_file(folder / "history.jsonl", "".join(f"{json.dumps(line)}\n" for line in lines))
     found, best = read(folder), best_of(folder)
     assert (found.score, found.maximise, found.hyperparameters) == ("merit", True, ("alpha",))
     second = int(np.argsort(LOSSES)[1])
-    assert (best.label, best.update) == (f"{second} seed 0", 60), "the best one crashed"
+    assert (best.label, best.update) == (f"{second} seed 0", 60), "the best one failed"
+    assert (found.trials["status"] == "failed").sum() == 1
+    (axis,) = trial_table(load([folder])).axes[""]
+    assert (axis.low, axis.high, axis.bounds_known) == (1e-9, 1, True)
     frame = pd.DataFrame({
         "config_id": range(24), "alpha": RATES, "metric:merit [0.0; 1.0] (maximize)": -LOSSES,
         "status": "success", "start_time": 0, "end_time": 1, "budget": 1, "seed": -1,
@@ -338,6 +479,22 @@ def test_words_for_failures_do_not_end_the_report(tmp_path: Path) -> None:
             '{"lr": 1e-4, "opt": "b", "retain_acc": 50.25}]',
             "utf-8",
         ),
+        ("h.txt", "LR\topt\tretain acc\n1e-5\ta\t12.5\n1e-4\tb\t50.25 \u00b1 0.5\n", "utf-8"),
+        ("i.CSV", "lr,opt,retain_acc\n1e-5,a,12.5,,\n1e-4,b,50.25\n", "utf-8"),
+        ("j.csv", "opt,lr,retain_acc,note\na,1e-5,12.5\nb,1e-4,50.25\n", "utf-8"),
+        (
+            "k.json",
+            '{"lr": {"0": 1e-5, "1": 1e-4}, "opt": {"0": "a", "1": "b"}, '
+            '"retain_acc": {"0": 12.5, "1": 50.25}}',
+            "utf-8",
+        ),
+        (
+            "l.json",
+            '{"columns": ["lr", "opt", "retain_acc"], "index": [0, 1], '
+            '"data": [[1e-5, "a", 12.5], [1e-4, "b", 50.25]]}',
+            "utf-8",
+        ),
+        ("m.csv", "Learning Rate,opt,retain_acc\n1e-5,a,12.5\n1e-4,b,50.25\n", "utf-8"),
         ("g.json", '{"lr": [1e-5, 1e-4], "opt": ["a", "b"], "retain_acc": [12.5, 50.25]}', "utf-8"),
     ],
 )
@@ -349,10 +506,24 @@ def test_the_form_of_a_table_does_not_matter(
     assert best.hyperparameters == {"learning_rate": 1e-4, "opt": "b"}
 
 
+def test_cells_that_are_missing_in_a_line_are_said_to_be(tmp_path: Path) -> None:
+    path = as_file(tmp_path / "t.csv", "lr,loss,note\n1,2,x\n2,1\n3\n4,4,x,\n")
+    found = read(path)
+    assert any("too few cells in line 3, 4" in note for note in found.notes)
+    assert (len(found.trials), found.missing) == (4, 1)
+
+
+def test_steps_with_fractions_are_read_and_written(tmp_path: Path) -> None:
+    lines = "".join(f"{rate},{i % 7 + 0.5},{LOSSES[i]}\n" for i, rate in enumerate(RATES))
+    path = as_file(tmp_path / "t.csv", f"lr,steps,loss\n{lines}")
+    best = best_of(path)
+    assert (best.update, best.hyperparameters["steps"]) == (BEST % 7 + 0.5, BEST % 7 + 0.5)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("r.csv", b"lr,loss\n1,2\n1\n", "line 3 has 1 cells, the header has 2"),
+        ("r.csv", b"lr,loss\n1,2\n1,2,3\n", "line 3 has 3 cells, the header has 2"),
         ("l.csv", "naïve,loss\n1,2\n".encode("latin-1"), "is no UTF-8 text"),
         ("t.json", b'[{"lr": 1', "is no JSON"),
         ("t.jsonl", b'{"lr": 1}\n{"lr":\n', "line 2 is no JSON"),

@@ -8,7 +8,15 @@ from ray_unlearn.spec.guideline_file import Evidence, Heldout
 
 
 def evidence(
-    groups, better=None, regret=0.1, default=0.3, full=0.2, trials=200, seeds=3, sampler="random"
+    groups,
+    better=None,
+    regret=0.1,
+    default=0.3,
+    full=0.2,
+    trials=200,
+    seeds=3,
+    sampler="random",
+    models=2,
 ):
     heldout = None
     if better is not None:
@@ -21,7 +29,12 @@ def evidence(
             regret_full_space=full,
         )
     return Evidence(
-        n_trials=trials, n_groups=groups, n_seeds=seeds, sampler=sampler, heldout=heldout
+        n_trials=trials,
+        n_groups=groups,
+        n_models=models,
+        n_seeds=seeds,
+        sampler=sampler,
+        heldout=heldout,
     )
 
 
@@ -43,6 +56,12 @@ def evidence(
 )
 def test_grade_by_domains_and_held_out_results(groups, better, grade):
     assert grade_of(evidence(groups, better)) == grade
+
+
+def test_one_trained_model_gives_no_grade_above_scoped_in_any_number_of_domains():
+    assert [grade_of(evidence(groups, groups, models=1)) for groups in (1, 3, 5, 9)] == [
+        "scoped"
+    ] * 4
 
 
 def test_thin_evidence_says_what_is_still_needed():

@@ -36,7 +36,8 @@ def test_a_real_optimum_is_found_and_a_null_hyperparameter_is_not():
     found = by_id(table)
     rate = found["range/a/learning_rate"]
     assert rate.status == "claimed"
-    assert rate.grade == "C"
+    assert rate.grade == "scoped"  # three domains, but one trained model
+    assert rate.text.endswith("Stated for books, code and papers alone, on one trained model (m).")
     # The truth: regret within 0.1 where |log10 lr + 4.5| <= 0.5 (0.1 / 0.3)^(1/2) = 0.289.
     low, high = 10 ** (-4.5 - 0.289), 10 ** (-4.5 + 0.289)
     assert rate.search_space.low < 10**-4.5 < rate.search_space.high
@@ -114,13 +115,53 @@ def test_domains_that_agree_all_but_one_are_counted_and_the_one_is_named():
 
 def test_a_shared_optimum_transfers_and_is_graded_by_the_number_of_domains():
     domains = [f"d{i}" for i in range(5)]
-    guideline = by_id(planted({"a": valley()}, trials=60, groups=domains))["range/a/learning_rate"]
+    table = planted({"a": valley()}, trials=60, groups=domains, models=lambda domain: ("m", "n"))
+    guideline = by_id(table)["range/a/learning_rate"]
     assert guideline.grade == "B"
+    assert "5 domains, 2 trained models" in guideline.text
     heldout = guideline.evidence.heldout
     assert heldout.better == len(heldout.groups) == 5
     assert heldout.trials_outside > heldout.trials_inside
     assert heldout.regret < heldout.regret_full_space
     assert "better in 5 of 5" in guideline.text
+
+
+@pytest.mark.parametrize(
+    ("models", "grade", "words"),
+    [
+        (lambda domain: ("llama",), "scoped", "on one trained model (llama)."),
+        (lambda domain: (f"llama-{domain}",), "scoped", "on one trained model each."),
+        (lambda domain: ("",), "scoped", ": the table does not say which model it was."),
+        (lambda domain: (f"{domain}#1", f"{domain}#2"), "C", "3 domains, 2 trained models"),
+    ],
+)
+def test_many_domains_on_one_trained_model_are_stated_for_it_alone(models, grade, words):
+    """A user of another model would rely on a grade that one model gave."""
+    shallow = lambda logs, rng: valley()(logs, rng) + 0.3  # noqa: E731
+    table = planted(
+        {"a": valley(), "b": shallow}, trials=42, groups=THREE, axes=(RATE,), models=models
+    )
+    found = claims(table)
+    assert {"range/a/learning_rate", "method_choice/best"} <= {claim.id for claim in found}
+    assert {claim.grade for claim in found} == {grade}
+    assert all(words in claim.text for claim in found)
+
+
+def test_models_of_three_domains_are_no_more_than_three_independent_groups():
+    """Nine models of three domains would else hold out nine, each with its domain left in."""
+    table = planted(
+        {"a": valley(), "b": flat},
+        trials=45,
+        groups=THREE,
+        axes=(RATE,),
+        models=lambda domain: [f"{domain}#{seed}" for seed in range(3)],
+    )
+    found = find(table)
+    evidence = found.methods["a"].evidence
+    assert (len(table.groups), evidence.n_groups, evidence.n_models) == (9, 3, 3)
+    assert {one.group for one in found.methods["a"].heldout} <= set(THREE)
+    assert found.pairs.differences[0].over_groups is None
+    assert found.pairs.differences[0].scope == "these domains only"
 
 
 def test_order_of_rows_and_columns_and_names_change_nothing():

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from planted_curves import planted_with_curves
 from surfaces import RATE, TOLERANCE, WEIGHT, flat, planted, reach, valley
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.report.recommended_section import recommendation_text
@@ -85,6 +87,37 @@ def test_a_few_trials_give_the_best_of_them_and_claim_nothing(trials: int) -> No
     assert (found.source, found.regret, found.best_trial_regret) == ("best_trial", None, None)
     assert found.setting["learning_rate"] == pytest.approx(best["learning_rate"], rel=1e-5)
     assert "is not known" in recommendation_text(found, table.score)
+
+
+def test_a_setting_says_at_which_strength_it_was_good() -> None:
+    """A learning rate that is good at the forget target may ruin the model as trained."""
+    table = planted({"a": valley()}, trials=20, seed=1)
+    assert recommendations(table, 0)[0].strength is None, "no other strength was measured"
+    both = replace(table, score=table.score.model_copy(update={"strength": "both"}))
+    good = np.abs(np.log10(both.trials["learning_rate"]) - BEST) < 0.5
+    both.trials["strength"] = np.where(good, 0.7, 1.0)
+    (found,) = recommendations(both, 0)
+    assert found.strength is not None
+    assert (found.strength.meets_target, found.strength.typical) == (True, 0.7)
+    assert "mixed with the vanilla model to the forget target (strength about 0.7)" in (
+        recommendation_text(found, both.score)
+    )
+    both.trials["strength"] = np.where(good, 1.0, 1.6)
+    (found,) = recommendations(both, 0)
+    assert found.strength is not None
+    assert not found.strength.meets_target
+    assert ", as trained." in recommendation_text(found, both.score)
+
+
+def test_scores_at_the_target_are_not_made_of_trajectories_as_trained() -> None:
+    """The surface would predict what the trials score as trained, and call it the score."""
+    table = planted_with_curves(12, 0)
+    (trained,) = group_parts(table, table.trials, table.axes[table.methods[0]])
+    assert trained.trajectories is not None
+    both = replace(table, score=table.score.model_copy(update={"strength": "both"}))
+    (part,) = group_parts(both, both.trials, both.axes[both.methods[0]])
+    assert part.trajectories is None
+    assert part.scores.tolist() == trained.scores.tolist()
 
 
 def test_methods_come_best_first_in_either_direction() -> None:
@@ -165,7 +198,7 @@ def test_page_file_and_command_line_recommend_the_same(
     for page in ("report.md", "report.html"):
         text = html.unescape(re.sub("<[^>]+>", "", (out / page).read_text()))
         text = " ".join(text.replace("`", "").replace("\\", "").split())
-        assert text.index("What to run") < text.index("No guideline is claimed")
+        assert text.index("What to do") < text.index("No guideline is claimed")
         for one in file.recommendations:
             assert f"learning rate {plain(one.setting['learning_rate'])}" in text
         assert recommendation_text(first, file.score).partition(". ")[2] in text.replace("**", "")

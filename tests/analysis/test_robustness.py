@@ -219,10 +219,15 @@ def planted(
         truth = np.where(good, rng.uniform(0, 0.8, n), 1.2 + rng.exponential(2, n))
         truth[~good & (rng.random(n) < 0.2)] = np.nan
         halves = {name: truth + noise * rng.normal(size=n) for name in ("score", "score_selection")}
-        parts.append(pd.DataFrame(halves | {"group": f"domain_{group}", "method": method}))
+        names = {"group": f"domain_{group}", "domain": f"domain_{group}", "method": method}
+        parts.append(pd.DataFrame(halves | names))
     table = pd.concat(parts, ignore_index=True)
     return table.assign(
-        trial=range(len(table)), seed=0.0, drawn="space", infeasible=table["score"].isna()
+        trial=range(len(table)),
+        model="m",
+        seed=0.0,
+        drawn="space",
+        infeasible=table["score"].isna(),
     )
 
 

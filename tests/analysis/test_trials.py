@@ -549,6 +549,9 @@ def test_groups(planted_study: Path) -> None:
         "Shakespeare scenes (demo:shakespeare)",
         "Shakespeare scenes (big)",
     }
+    fourth = replace(study, key="d", name="d", model="demo:arxiv", domain="arxiv")
+    own = trial_table(Results((study, fourth)))  # a model for each domain: the domain names it
+    assert own.groups == ("arxiv", "Shakespeare scenes")
 
 
 def test_scores_at_other_strengths_are_not_pooled(planted_study: Path) -> None:
@@ -576,6 +579,11 @@ def test_a_trajectory_is_made_of_what_was_trained(planted_study: Path) -> None:
     changed = (found.trials["score"] - plain.trials["score"]).dropna()
     assert sorted(changed.round(6))[0] == -0.01
     assert (changed.round(6) != 0).sum() == 1
+    assert "strength" not in plain.trials, "all are as trained"
+    own = found.trials.set_index("number").loc[line["number"].iloc[0]]
+    assert own["strength"] == 0.5
+    assert (found.trials["strength"].dropna() != 1).sum() == 1
+    assert list(found.trials)[list(found.trials).index("update") + 1] == "strength"
 
 
 def test_scores_with_other_weights_are_not_pooled(planted_study: Path) -> None:

@@ -59,8 +59,8 @@ def learnt_model(
 @pytest.fixture(scope="module")
 def spec_of(
     text_files: Path, learnt_model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], StudySpec]:
-    def make(strength: str) -> StudySpec:
+) -> Callable[..., StudySpec]:
+    def make(strength: str, **model: Any) -> StudySpec:
         changes: dict[str, Any] = {
             "evaluation": {"at": [2, 4, 8], "batch_size": 8, "strength": strength},
             "space_overrides": {
@@ -69,6 +69,7 @@ def spec_of(
                 "batch_size": 4,
             },
             "operations": {"lanes": 1, "tensorboard": True},
+            "model": {"source": str(learnt_model)} | model,
         }
         path = study_file(tmp_path_factory.mktemp("spec"), text_files, learnt_model, **changes)
         return load_study(path)
@@ -78,7 +79,7 @@ def spec_of(
 
 @pytest.fixture(scope="module")
 def both(
-    ray_here: None, spec_of: Callable[[str], StudySpec], tmp_path_factory: pytest.TempPathFactory
+    ray_here: None, spec_of: Callable[..., StudySpec], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A finished study; tests do not change it."""
     folder = tmp_path_factory.mktemp("both") / "study"
@@ -118,7 +119,7 @@ def exported(folder: Path, output: Path, **which: Any) -> dict[str, torch.Tensor
 
 
 def test_rows_as_trained_are_those_of_a_study_without_calibration(
-    both: Path, spec_of: Callable[[str], StudySpec], tmp_path: Path
+    both: Path, spec_of: Callable[..., StudySpec], tmp_path: Path
 ) -> None:
     run_study(spec_of("trained"), tmp_path / "study", quiet=True)
     plain, looked_at = read_ledger(tmp_path / "study" / "ledger"), read_ledger(both / "ledger")
@@ -188,9 +189,41 @@ def test_the_mixed_model_is_exported_from_its_weights_and_by_running_the_trial_a
 def test_a_study_cut_off_between_rows_ends_with_the_same_rows(
     ray_here: None, both: Path, tmp_path: Path, kept_rows: int
 ) -> None:
-    """Its ledger ends after so many rows, and its checkpoints are lost."""
+    resumed = cut_off_and_resumed(both, tmp_path / "study", kept_rows)
+    now, before = read_ledger(resumed / "ledger"), read_ledger(both / "ledger")
+    for trained in (True, False):
+        assert rows(now, trained) == rows(before, trained)
+    assert verify(resumed).problems == []
+
+
+def test_with_adapters_a_study_is_resumed_and_its_mixed_model_exported(
+    ray_here: None, spec_of: Callable[..., StudySpec], tmp_path: Path
+) -> None:
+    """What is mixed is B of each product, and the export has the product in its weights."""
+    lora = {"rank": 4, "alpha": 8, "targets": "all-linear"}
     folder = tmp_path / "study"
-    shutil.copytree(both, folder)
+    assert run_study(spec_of("both", lora=lora), folder, quiet=True).exit_code == 0
+    resumed = cut_off_and_resumed(folder, tmp_path / "resumed", 2)
+    now, before = read_ledger(resumed / "ledger"), read_ledger(folder / "ledger")
+    for trained in (True, False):
+        assert rows(now, trained) == rows(before, trained)
+    number, row = calibrated_best(folder)
+    at = {"trial": number, "update": row["update"]}
+    mixed = exported(folder, tmp_path / "mixed", **at, strength=row["strength"])
+    trained_model = exported(folder, tmp_path / "trained", **at)
+    vanilla = load_file(Path(open_study(folder)[0].model.source) / "model.safetensors")
+    assert any(not torch.equal(mixed[name], trained_model[name]) for name in vanilla)
+    for name, start in vanilla.items():
+        by_hand = start + row["strength"] * (trained_model[name] - start)
+        assert torch.allclose(mixed[name], by_hand, atol=1e-6)
+    best = exported(folder, tmp_path / "best", trial="best")
+    again = exported(resumed, tmp_path / "again", trial="best")
+    assert all(torch.equal(best[name], again[name]) for name in vanilla)
+
+
+def cut_off_and_resumed(study: Path, folder: Path, kept_rows: int) -> Path:
+    """A copy whose ledger ended after so many rows and whose checkpoints were lost, resumed."""
+    shutil.copytree(study, folder)
     events = folder / "ledger" / "events.jsonl"
     seen, kept = 0, []
     for line in events.read_bytes().splitlines(keepends=True):
@@ -204,7 +237,4 @@ def test_a_study_cut_off_between_rows_ends_with_the_same_rows(
     (folder / "ledger" / "acknowledged").unlink()
     shutil.rmtree(folder / "trials")
     assert resume_study(folder, quiet=True).exit_code == 0
-    now, before = read_ledger(folder / "ledger"), read_ledger(both / "ledger")
-    for trained in (True, False):
-        assert rows(now, trained) == rows(before, trained)
-    assert verify(folder).problems == []
+    return folder

@@ -175,6 +175,18 @@ def test_progress_without_a_terminal_is_one_line_per_finished_trial() -> None:
     )
 
 
+def test_progress_says_at_which_strength_a_trial_was_best() -> None:
+    spec = study(space(), evaluate_at=(1, 3))
+    evaluation = spec.evaluation.model_copy(update={"strength": "both"})
+    spec = spec.model_copy(update={"evaluation": evaluation})
+    out = io.StringIO()
+    with Progress(spec, Record(Header()), 1, Console(file=out)) as progress:
+        trial = finished(0, config(), [row(3, 0.2), row(3, 0.1, strength=0.7071)])
+        progress.on_trial(trial)
+        progress.on_outcome(trial)
+    assert "complete: score 0.1000 at update 3 at strength 0.707" in out.getvalue()
+
+
 def test_progress_on_a_terminal_shows_what_runs_what_is_best_and_the_counts() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=120, record=True)
     progress = Progress(study(space()), Record(Header()), 4, console)

@@ -249,6 +249,22 @@ def test_claims_made_by_another_score_rule_narrow_nothing(rule: str | None) -> N
     assert ends(after_all) == (1e-5, 1e-4)
 
 
+def test_claims_about_models_at_other_strengths_narrow_nothing() -> None:
+    """At the forget target nearly every learning rate may be good, as trained few are."""
+    content = guidelines(claim("learning_rate", {"low": 1e-5, "high": 1e-4})).model_dump()
+    content["score"]["strength"] = "both"
+    found = Guidelines.model_validate(content)
+    with pytest.raises(
+        UserError,
+        match=r"`evaluation.strength: both` \(score.strength\), those of this study would be with "
+        r"`trained`; set `evaluation.strength: both` in the study",
+    ):
+        narrowed(study(), found, "g.json")
+    evaluation = study().evaluation.model_copy(update={"strength": "both"})
+    after_all, _ = narrowed(study().model_copy(update={"evaluation": evaluation}), found, "g.json")
+    assert ends(after_all) == (1e-5, 1e-4)
+
+
 def test_a_single_claimed_value_becomes_a_small_range() -> None:
     """A tenth of three decades to either side."""
     found, _ = after(claim("learning_rate", {"low": 1e-4, "high": 1e-4}, kind="point"))

@@ -177,6 +177,8 @@ def test_a_complete_trial_that_may_have_lost_a_calibrated_row_runs_again(tmp_pat
     [
         ("both", {"scheduler": {"type": "past_best"}}, {}, "past_best"),
         ("target", {}, {"score_rule": "stop_rule"}, "stop_rule"),
+        ("target", {"scheduler": {"type": "median"}}, {}, "compares trials as trained"),
+        ("target", {"scheduler": {"type": "asha"}}, {}, "may have no row that counts"),
     ],
 )
 def test_studies_that_would_not_mean_what_they_say_are_refused(

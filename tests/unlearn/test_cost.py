@@ -163,6 +163,17 @@ def test_counted_cost_is_what_a_real_update_executes(tiny_study: StudySpec, meth
     assert meter._flops == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
+def test_plan_counts_the_evaluations_at_other_strengths(tiny_study: StudySpec) -> None:
+    """At most three a trial, and they are rows on the disk too."""
+    plain = plan(tiny_study)
+    evaluation = tiny_study.evaluation.model_copy(update={"strength": "both"})
+    both = plan(tiny_study.model_copy(update={"evaluation": evaluation}))
+    assert (plain.calibrations, both.calibrations) == (0, 4 * 3)
+    assert (both.evaluations, both.tokens) == (plain.evaluations, plain.tokens)
+    assert both.disk_gib > plain.disk_gib
+    assert "3 passes over the forget set" in " ".join(both.notes)
+
+
 def test_plan_counts_without_loading_anything(tiny_study: StudySpec, tiny_model: Path) -> None:
     found = plan(tiny_study)
     assert (found.trials, found.updates, found.evaluations) == (4, 16, 12)

@@ -41,6 +41,23 @@ class MethodLook:
 # Okabe and Ito's colour-blind-safe palette, without the yellow, which is too pale for thin lines on
 # a light ground.
 _COLOURS = ("#4d4d4d", "#cc79a7", "#e69f00", "#56b4e9", "#0072b2", "#009e73", "#d55e00")
+IN_THE_DARK = {
+    "#000000": "#e3e3de",
+    "#ffffff": "#1b1f23",
+    INK: "#e3e3de",
+    MUTED: "#9aa1a8",
+    FAINT: "#343a40",
+    ABSENT: "#2a2f34",
+    CHOSEN: "#ff5a6e",
+    CORE: "#3f9a59",
+    EXCLUDED: "#a35a4a",
+    "#4d4d4d": "#b9bdc1",
+    "#cc79a7": "#dd8fbb",
+    "#0072b2": "#3f9be0",
+    "#009e73": "#25bd90",
+    "#d55e00": "#f07a2b",
+}
+"""Colours of figures and of methods that a page with a dark ground shows otherwise."""
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 _DASHES: tuple[str | tuple[float, tuple[float, ...]], ...] = (
     "-",
@@ -84,6 +101,18 @@ _RC: dict[str, Any] = {
     "hatch.color": MUTED,
     "lines.linewidth": 1.2,
 }
+
+
+def page_colour(colour: str) -> str:
+    """The colour on a page: a CSS variable of `colour_sheet` where the dark one is another."""
+    return f"var(--c{colour[1:]})" if colour in IN_THE_DARK else colour
+
+
+def colour_sheet() -> str:
+    """The CSS variables of `page_colour`, light and dark; print is light."""
+    light = "".join(f"--c{colour[1:]}:{colour};" for colour in IN_THE_DARK)
+    dark = "".join(f"--c{colour[1:]}:{other};" for colour, other in IN_THE_DARK.items())
+    return f":root{{{light}}}\n@media screen and (prefers-color-scheme: dark){{:root{{{dark}}}}}\n"
 
 
 def method_look(method: str, methods: tuple[str, ...]) -> MethodLook:
@@ -133,7 +162,7 @@ def as_png(figure: Figure) -> bytes:
 
 
 def inline_svg(svg: str, prefix: str, label: str) -> str:
-    """The `<svg>` element for an HTML page, its size left to the style sheet.
+    """The `<svg>` element for an HTML page, its size and colours left to the style sheet.
 
     Args:
         svg: what `as_svg` gives.
@@ -145,6 +174,11 @@ def inline_svg(svg: str, prefix: str, label: str) -> str:
     # A hundredth of a point is less than a pixel; six decimals make up a third of the page.
     body = re.sub(
         r'\b(?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body
+    )
+    body = re.sub(
+        r'style="[^"]*"',
+        lambda found: re.sub(r"#[0-9a-f]{6}\b", lambda hue: page_colour(hue[0]), found[0]),
+        body,
     )
     body = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', body)
     body = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', body)

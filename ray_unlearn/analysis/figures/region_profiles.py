@@ -3,6 +3,7 @@
 Isolation profile above, probability of being good below.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,13 @@ from matplotlib.ticker import MaxNLocator
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.figures.drawing import Drawing
 from ray_unlearn.analysis.figures.look import (
+    CHOSEN,
     CORE,
     EXCLUDED,
     INK,
     MOST_DOTS,
     MUTED,
     method_look,
-    thinned,
 )
 from ray_unlearn.analysis.figures.panels import (
     PANEL_WIDTH,
@@ -32,24 +33,48 @@ from ray_unlearn.analysis.figures.panels import (
     log_ticks,
     marker_key,
 )
+from ray_unlearn.analysis.figures.region_lines import region_data
 from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
-from ray_unlearn.analysis.statistics.good_regions import Region
-from ray_unlearn.analysis.statistics.selection import trial_regrets
+from ray_unlearn.spec.guideline_file import Value
 
 MOST_COLUMNS = 3
+RECOMMENDED_LINE: Style = {"color": CHOSEN, "lw": 1.3, "ls": (0, (1, 1)), "zorder": 6}
 
 
-def region_figure(findings: Findings, method: MethodFindings) -> Drawing | None:
-    """Good values of one method; None where no hyperparameter has a profile."""
-    data = region_data(method)
+def profiled(method: MethodFindings) -> tuple[str, ...]:
+    """Hyperparameters of a method that have a profile: those that matter most first."""
+    importance = method.importance.axes if method.importance is not None else ()
+    p = {line.axis.name: line.ped_p for line in importance}
+    names = [region.axis.name for region in method.regions if len(region.grid)]
+    return tuple(sorted(names, key=lambda name: p.get(name, 1.0)))
+
+
+def region_figure(
+    findings: Findings,
+    method: MethodFindings,
+    params: Sequence[str],
+    setting: Mapping[str, Value] | None = None,
+    part: str = "",
+) -> Drawing | None:
+    """Good values of one method; None where none of the hyperparameters has a profile.
+
+    Args:
+        findings: of all methods.
+        method: whose values are drawn.
+        params: hyperparameters to draw, in this order (`profiled`).
+        setting: what is recommended, which is marked.
+        part: what tells this figure from others of the method, for its file.
+    """
+    data = region_data(method, params, setting or {})
     if data.empty:
         return None
-    axes = tuple(region.axis for region in method.regions if len(region.grid))
+    known = {region.axis.name: region.axis for region in method.regions}
+    axes = tuple(known[name] for name in params)
     tau = findings.table.score.tolerance
     colour = method_look(method.method, findings.table.methods).colour
-    name = method.method or "all"
+    name = "-".join(word for word in (method.method or "all", part) if word)
     return Drawing(
         f"region_profiles-{name}",
         f"Which values are good: {method.method or 'all trials'}",
@@ -92,71 +117,16 @@ def reading_regions(findings: Findings) -> str:
         "their group; most are above the curve because their other values are not the best ones. "
         f"Below: the probability that a value is good.{worst} Green is the core, to be used; red "
         "is excluded; between them it is not known. An arrow marks an end of the core that is no "
-        "edge of what is good: the search, or the trials, end there."
+        "edge of what is good: the search, or the trials, end there. The "
+        "dotted line is the recommended setting."
     )
-
-
-def region_data(method: MethodFindings) -> pd.DataFrame:
-    """Lines per hyperparameter: `profile`, `core`, `excluded`, `low_edge`, `high_edge`, `trial`.
-
-    `regret` of a trial: its score above that of the group's trial which the selection half calls
-    best, so it can be negative. `drawn`: whether its dot is in the figure (at most `MOST_DOTS`
-    are, chosen at random from a fixed seed).
-    """
-    shown = [region for region in method.regions if len(region.grid)]
-    if not shown:
-        return pd.DataFrame()
-    trials = method.trials.assign(
-        regret=trial_regrets(method.trials), drawn=thinned(len(method.trials), MOST_DOTS)
-    )
-    parts = [part for region in shown for part in _lines(region, trials)]
-    return pd.concat(parts, ignore_index=True)
-
-
-def _lines(region: Region, trials: pd.DataFrame) -> list[pd.DataFrame]:
-    name = region.axis.name
-    curve = {"x": region.grid, "regret": region.profile, "low": region.low, "high": region.high}
-    profile = pd.DataFrame({**curve, "p_good": region.p_good}).assign(kind="profile")
-    ranges = pd.DataFrame(
-        [
-            {
-                "kind": kind,
-                "low": low,
-                "high": high,
-                "censored_low": kind == "core" and region.low_censored,
-                "censored_high": kind == "core" and region.high_censored,
-            }
-            for kind, (low, high) in _spans(region)
-        ]
-    )
-    values = trials[name]
-    categorical = region.axis.scale == "categorical"
-    named = trials.rename(columns={"infeasible": "without_score"})
-    dots = named[["trial", "group", "regret", "without_score", "drawn"]].assign(
-        kind="trial", x=region.axis.to_unit(values) if categorical else values.astype(float)
-    )
-    return [part.assign(param=name) for part in (profile, ranges, dots) if len(part)]
-
-
-def _spans(region: Region) -> list[tuple[str, tuple[float, float]]]:
-    if region.axis.scale == "categorical":
-        code = {choice: float(i) for i, choice in enumerate(region.axis.choices)}
-        named = (("core", region.choices_good), ("excluded", region.choices_excluded))
-        return [(kind, (code[c], code[c])) for kind, found in named for c in found]
-    spans = [
-        ("core", region.core),
-        *(("excluded", run) for run in region.excluded),
-        ("low_edge", region.low_edge),
-        ("high_edge", region.high_edge),
-    ]
-    return [(kind, span) for kind, span in spans if span is not None]
 
 
 def _draw(data: pd.DataFrame, axes: tuple[Axis, ...], tau: float, colour: str) -> Figure:
     """One column per hyperparameter, in lines of three. tau: the tolerance."""
     columns = min(len(axes), MOST_COLUMNS)
     lines = -(-len(axes) // columns)
-    size = max(2, columns) * PANEL_WIDTH, 3.5 * lines + 0.45
+    size = max(2, columns) * PANEL_WIDTH, 3.0 * lines + 0.45
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(2 * lines, columns, squeeze=False, height_ratios=[3.0, 1.0] * lines)
     top = _top(data, tau)
@@ -173,7 +143,7 @@ def _draw(data: pd.DataFrame, axes: tuple[Axis, ...], tau: float, colour: str) -
         if column == 0:
             above.set_ylabel("score lost to the best")
             strip.set_ylabel("P(good)")
-    ncols = 3 if columns < 3 else 6
+    ncols = 3 if columns < 3 else 4
     figure.legend(
         handles=_keys(data, colour), loc="outside lower center", ncols=ncols, fontsize=7.5
     )
@@ -199,6 +169,8 @@ def _profile(
     _shade(panel, part, axis)
     _scale(panel, axis)
     _arrows(panel, part)
+    for place in part.loc[part["kind"] == "recommended", "x"]:
+        panel.axvline(place, **RECOMMENDED_LINE)
     panel.tick_params(labelbottom=False)
     panel.set_title(label(axis.name), fontsize=9)
 
@@ -300,6 +272,8 @@ def _keys(data: pd.DataFrame, colour: str) -> list[Any]:
     ]
     if data["without_score"].eq(True).any():
         keys.append(marker_key("trial without a score", marker="x", color=INK, ms=4.5))
+    if "recommended" in kinds:
+        keys.append(line_key("recommended setting", **RECOMMENDED_LINE))
     if "core" in kinds:
         keys.append(Patch(color=CORE, alpha=0.35, lw=0, label="core: P(good) \u2265 0.9"))
     if "excluded" in kinds:

@@ -25,7 +25,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.failure_reasons import OutcomeCounts
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import HALVES, Row, is_as_trained
+from ray_unlearn.store.schema import HALVES, Row, is_as_trained, strength_of
 from ray_unlearn.store.score import OBJECTIVE, Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 
@@ -59,6 +59,8 @@ class Confirmed:
     """Number of the trial that the study found it by."""
     trial_id: str
     hyperparameters: dict[str, Any]
+    strength: float
+    """Of the row it was found by. At another one than 1, each new seed is calibrated anew."""
     claimed_selection: float
     """The score it was chosen by."""
     claimed_reporting: float | None
@@ -207,6 +209,7 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
         trial=claim.trial.number,
         trial_id=claim.trial.trial_id,
         hyperparameters=wanted,
+        strength=strength_of(claim.row),
         claimed_selection=float(claim.row[OBJECTIVE]),
         claimed_reporting=_finite(claim.row),
         scores=scores,
@@ -262,6 +265,7 @@ def _line(c: Confirmed) -> dict[str, Any]:
         "trial_id": c.trial_id,
     } | c.hyperparameters
     line |= {
+        "strength": c.strength,
         "claimed_selection": c.claimed_selection,
         "claimed_reporting": c.claimed_reporting,
         "seeds": c.seeds,

@@ -3,7 +3,10 @@
 A       9 or more domains (or models), better on every one held out.
 B       5 to 8, better on every one held out.
 C       3 or 4, where no sign test can reach 0.05; or more, but not better on every one held out.
-scoped  one or two domains: stated for these alone.
+scoped  one or two domains, or one trained model: stated for these alone.
+
+Unlearning seeds of one trained model do not stand for other trained models (arXiv 2510.26714), so
+no claim from one has a better grade (`trained_models` says what counts as one).
 """
 
 from dataclasses import asdict, dataclass
@@ -34,6 +37,8 @@ class Thresholds:
     groups_for_b: int = 5
     groups_for_a: int = 9
     groups_for_c: int = 3
+    models_for_c: int = 2
+    """Trained models."""
 
     def as_json(self) -> dict[str, Any]:
         """For the provenance."""
@@ -72,12 +77,17 @@ def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> lis
 def grade_of(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> Grade:
     """The grade of a claim that is made."""
     groups, heldout = evidence.n_groups, evidence.heldout
-    if groups < limits.groups_for_c:
+    if is_scoped(evidence, limits):
         return "scoped"
-    better_on_all = heldout is not None and heldout.better == len(heldout.groups) == groups
+    better_on_all = heldout is not None and heldout.better == len(heldout.groups) >= groups
     if groups < limits.groups_for_b or not better_on_all:
         return "C"
     return "A" if groups >= limits.groups_for_a else "B"
+
+
+def is_scoped(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> bool:
+    """Whether a claim can only be stated for the domains and the model that it was seen on."""
+    return evidence.n_groups < limits.groups_for_c or evidence.n_models < limits.models_for_c
 
 
 def worse_than_default(evidence: Evidence) -> list[Reason]:

@@ -52,9 +52,11 @@ def _trajectories(
 ) -> Trajectories | None:
     """The evaluations of one group's trials; None where they do not say what scores are made of.
 
-    Also None where the studies of a group have different targets.
+    Also None where the studies of a group have different targets, and where trials are scored at
+    other strengths: a trajectory as trained does not say what its trial scores at the target.
     """
-    if table.weights is None or not set(NEEDED) <= set(table.rows):
+    weights = table.score.weights
+    if table.score.strength != "trained" or weights is None or not set(NEEDED) <= set(table.rows):
         return None
     rows = table.rows[table.rows["trial"].isin(trials["trial"])]
     rows = rows[rows["learning_rate_sum"] > 0]
@@ -74,7 +76,9 @@ def _trajectories(
         updates=np.empty(0) if "steps" in searched else _deployable(rows),
         rate=float(np.exp(np.log(rates).mean())),
         per_step=float((rows["learning_rate_sum"] / (rates * rows["update"])).median()),
-        score=ScoreOfChanges(table.weights, chosen_by, valued_by),
+        score=ScoreOfChanges(
+            (weights.forget_gap, weights.retain, weights.general), chosen_by, valued_by
+        ),
     )
 
 

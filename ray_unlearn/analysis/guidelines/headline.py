@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ray_unlearn.analysis.guidelines.findings import Findings
-from ray_unlearn.analysis.guidelines.grades import Thresholds, missing_evidence
+from ray_unlearn.analysis.guidelines.grades import Thresholds, is_scoped, missing_evidence
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.guidelines.sentences import STATISTICS
 from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
@@ -26,6 +26,7 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
     evidence = Evidence(
         n_trials=a.evidence.n_trials + b.evidence.n_trials,
         n_groups=groups,
+        n_models=_models((a, b)),
         n_seeds=seeds,
         sampler="drawn from the space",
         p_value=rounded(min(claim.adjusted_p)),
@@ -45,7 +46,7 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
         reasons.append(Reason(kind="difference", text=text))
     grade = (
         "scoped"
-        if groups < limits.groups_for_c
+        if is_scoped(evidence, limits)
         else "C"
         if claim.outcome_beyond != claim.outcome
         else (
@@ -123,8 +124,16 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
         reasons = [
             Reason(kind="difference", text="no method is shown to reach better scores than another")
         ]
-    groups = _independent(everyone, pairs.differences[0])
-    grade = "scoped" if groups < limits.groups_for_c else "C"
+    evidence = Evidence(
+        n_trials=sum(found.evidence.n_trials for found in everyone),
+        n_groups=_independent(everyone, pairs.differences[0]),
+        n_models=_models(everyone),
+        n_seeds=min(found.evidence.n_seeds for found in everyone),
+        sampler="drawn from the space",
+        p_value=rounded(max(settled.values(), default=1.0)),
+        family_size=len(pairs.differences),
+    )
+    grade = "scoped" if is_scoped(evidence, limits) else "C"
     return [
         Guideline.model_validate(
             {
@@ -151,14 +160,7 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
                         for other, d, p in against
                     ],
                 },
-                "evidence": Evidence(
-                    n_trials=sum(found.evidence.n_trials for found in everyone),
-                    n_groups=groups,
-                    n_seeds=min(found.evidence.n_seeds for found in everyone),
-                    sampler="drawn from the space",
-                    p_value=rounded(max(settled.values(), default=1.0)),
-                    family_size=len(pairs.differences),
-                ),
+                "evidence": evidence,
             }
         )
     ]
@@ -176,6 +178,11 @@ def _missing(methods: Sequence[MethodFindings], limits: Thresholds) -> list[Reas
 def _independent(methods: Sequence[MethodFindings], difference: PairedDifference) -> int:
     """Domains (or models) compared: pairs of both are not independent of each other."""
     return min(len(difference.groups), *(found.evidence.n_groups for found in methods))
+
+
+def _models(methods: Sequence[MethodFindings]) -> int:
+    """Trained models that all of the methods were tried on, at most."""
+    return min(found.evidence.n_models for found in methods)
 
 
 def _numbers(table: TrialTable, found: PairedDifference, turned: bool = False) -> dict[str, object]:

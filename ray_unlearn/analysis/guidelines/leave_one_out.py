@@ -10,13 +10,13 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.statistics.robustness import expected_best
+from ray_unlearn.analysis.trained_models import held_out_by
 from ray_unlearn.spec.guideline_file import Heldout
 
 Box = Mapping[str, tuple[float, float]]
@@ -85,15 +85,6 @@ def leave_one_out(
         if known := [one for one in judged if one is not None]:
             found.append(_together(str(unit), known))
     return tuple(found)
-
-
-def held_out_by(trials: pd.DataFrame) -> Literal["domain", "model"]:
-    """What is left out: domains, or models where there are more of them.
-
-    A domain is left out on all models at once: what was learnt about it on one model says something
-    about it on another.
-    """
-    return "domain" if trials["domain"].nunique() >= trials["model"].nunique() else "model"
 
 
 def _together(unit: str, judged: Sequence[HeldoutGroup]) -> HeldoutGroup:

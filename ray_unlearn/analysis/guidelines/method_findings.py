@@ -12,7 +12,6 @@ from ray_unlearn.analysis.guidelines.group_parts import group_parts, unit_points
 from ray_unlearn.analysis.guidelines.leave_one_out import (
     Box,
     HeldoutGroup,
-    held_out_by,
     leave_one_out,
 )
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
@@ -31,6 +30,7 @@ from ray_unlearn.analysis.statistics.robustness import (
     tuning_curve,
 )
 from ray_unlearn.analysis.statistics.stopping_regret import StoppingRule, stopping_rule
+from ray_unlearn.analysis.trained_models import trained_models
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import Evidence
 
@@ -95,7 +95,8 @@ def find_method(
     drawn = set(everything["drawn"])
     evidence = Evidence(
         n_trials=len(trials),
-        n_groups=trials[held_out_by(trials)].nunique(),
+        n_groups=max(trials["domain"].nunique(), trained_models(trials)),
+        n_models=trained_models(trials),
         n_seeds=trials["seed"].nunique(),
         sampler="drawn from the space"
         if drawn == {"space"}

@@ -17,7 +17,15 @@ from ray_unlearn.analysis.statistics.recommended_point import (
 )
 from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.trials import TrialTable
-from ray_unlearn.spec.guideline_file import Guideline, Recommendation, RegretAtMost, Updates, Value
+from ray_unlearn.spec.guideline_file import (
+    AtStrength,
+    Guideline,
+    Recommendation,
+    RegretAtMost,
+    Updates,
+    Value,
+)
+from ray_unlearn.store.schema import AS_TRAINED
 
 Array = NDArray[np.float64]
 
@@ -70,11 +78,13 @@ def _recommendation(
     limits = _limits(own, axes)
     point = recommended_point(parts, places, axes, table.score.tolerance, seed, limits)
     setting = _setting_of_best(best, axes) if point is None else setting_at(point.point, axes)
+    near = _nearest(_first(best) if point is None else trials, axes, setting)
     score = float(best["score"].mean()) if point is None else point.score
     return Recommendation(
         method=method or None,
         setting=setting,
-        updates=_updates(_first(best) if point is None else trials, axes, setting),
+        updates=None if "steps" in setting else _updates(near),
+        strength=None if table.score.strength == "trained" else _strength(near),
         source="best_trial" if point is None else "surface",
         score=rounded(table.as_given(score)),
         regret=None if point is None else _at_most(point.regret),
@@ -98,7 +108,7 @@ def _limits(
                 low, high = axis.to_unit([space.low, space.high])
                 found[j] = (float(low) - ROUNDING, float(high) + ROUNDING)
             elif space.choices is not None and len(space.choices) == 1:
-                (code,) = axis.to_unit(list(space.choices))
+                (code,) = axis.to_unit(np.array(space.choices, dtype=object))
                 found[j] = (float(code), float(code))
     return found
 
@@ -140,19 +150,33 @@ def _at_most(found: RegretBound) -> RegretAtMost:
     return RegretAtMost(expected=expected, high=high, p_good=found.p_good)
 
 
-def _updates(
+def _nearest(
     trials: pd.DataFrame, axes: tuple[Axis, ...], setting: dict[str, Value]
-) -> Updates | None:
-    """Updates of the evaluation that scores the trials nearest to the setting."""
-    if "steps" in setting:
-        return None
-    known = trials[~trials["infeasible"] & trials["update"].notna()]
-    if known.empty:
-        return None
+) -> pd.DataFrame:
+    """The scored trials nearest to the setting, the nearest first."""
+    known = trials[~trials["infeasible"]]
     away = np.zeros(len(known))
     for axis in (axis for axis in axes if not axis.factors):
         there = axis.to_unit(np.array([setting[axis.name]], dtype=object))
         apart = axis.to_unit(known[axis.name]) - there
         away += np.minimum(apart**2, 1.0)
-    nearest = known.iloc[np.argsort(away, kind="stable")[:NEAREST]]["update"].astype(float)
-    return Updates(typical=nearest.median(), low=nearest.min(), high=nearest.max())
+    return known.iloc[np.argsort(away, kind="stable")]
+
+
+def _updates(near: pd.DataFrame) -> Updates | None:
+    """Updates of the evaluations that score the trials nearest to the setting."""
+    known = near["update"].dropna().astype(float)[:NEAREST]
+    if known.empty:
+        return None
+    return Updates(typical=known.median(), low=known.min(), high=known.max())
+
+
+def _strength(near: pd.DataFrame) -> AtStrength:
+    """The strength of those evaluations: of the larger part of them, calibrated or as trained."""
+    known = near["strength"].dropna() if "strength" in near else pd.Series([AS_TRAINED])
+    known = known.astype(float)[:NEAREST]
+    calibrated = known[known != AS_TRAINED]
+    if 2 * len(calibrated) <= len(known):
+        return AtStrength(meets_target=False, typical=1.0, low=1.0, high=1.0)
+    low, typical, high = (rounded(float(calibrated.quantile(q))) for q in (0.0, 0.5, 1.0))
+    return AtStrength(meets_target=True, typical=typical, low=low, high=high)

@@ -1,7 +1,7 @@
 """A guideline in words, rendered from its data and nothing else."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
@@ -296,8 +296,8 @@ def evidence_sentence(guideline: Guideline) -> str:
     parts = [counted(evidence.n_trials, "trial"), counted(evidence.n_seeds, "seed")]
     if domains:
         parts.append(counted(domains, "domain"))
-    if len(guideline.scope.models) > 1 and len(guideline.scope.models) != domains:
-        parts.append(counted(len(guideline.scope.models), "model"))
+    if evidence.n_models > 1:
+        parts.append(counted(evidence.n_models, "trained model"))
     if (
         evidence.p_value is not None
         and guideline.kind != "rank"
@@ -329,7 +329,9 @@ def not_tested(guideline: Guideline) -> str:
     models = guideline.scope.models
     domains = guideline.scope.domains
     if guideline.grade == "scoped":
-        return f"Stated for {' and '.join(domains or models or ('this table',))} alone."
+        return (
+            f"Stated for {_listed(domains or models or ('this table',))} alone{_model(guideline)}."
+        )
     if guideline.grade == "C":
         seen = (
             "Seen in each of these domains"
@@ -339,3 +341,19 @@ def not_tested(guideline: Guideline) -> str:
         few = guideline.evidence.n_groups < THRESHOLDS.groups_for_b
         return f"{seen}, {'too few to test on others' if few else 'not shown on others'}."
     return f"Not tested: other models than {', '.join(models)}." if models else ""
+
+
+def _model(guideline: Guideline) -> str:
+    """What a scoped claim's domains have in common, where that is why it is scoped."""
+    evidence, models = guideline.evidence, guideline.scope.models
+    if evidence.n_groups < THRESHOLDS.groups_for_c or evidence.n_models >= THRESHOLDS.models_for_c:
+        return ""
+    if not models:
+        return ": the table does not say which model it was"
+    return ", on one trained model" + (" each" if len(models) > 1 else f" ({models[0]})")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -113,7 +113,7 @@ def without_prefix(name: str) -> str | None:
 
 def our_name(name: str) -> str:
     """Our name of a hyperparameter, or theirs where we have none: `lr` is `learning_rate`."""
-    plain = name.lower().replace("-", "_")
+    plain = re.sub(r"[- ]", "_", name.lower())
     if plain in HYPERPARAMETERS:
         return plain
     return next((ours for ours, theirs in ALIASES.items() if plain in theirs), name)
@@ -121,7 +121,7 @@ def our_name(name: str) -> str:
 
 def is_hyperparameter(name: str) -> bool:
     """Whether the name is that of a hyperparameter, ours or a usual one."""
-    last = re.split(r"[./]", name.lower().replace("-", "_"))[-1]
+    last = re.split(r"[./]", re.sub(r"[- ]", "_", name.lower()))[-1]
     return our_name(last) in HYPERPARAMETERS or last in OTHERS or words(name)[-1:] == ["lr"]
 
 

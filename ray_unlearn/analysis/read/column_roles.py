@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict, Unpack
 
-from ray_unlearn.analysis.read.column_names import is_metric, without_prefix
+from ray_unlearn.analysis.read.column_names import is_metric, why_bookkeeping, without_prefix
 from ray_unlearn.analysis.read.table_formats import MLFLOW, OPTUNA, RAY_OWN, RAY_TUNE, TableFormat
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.score_weights import ScoreWeights, weights_of
@@ -281,7 +281,10 @@ def score_candidates(columns: Sequence[str], form: TableFormat) -> list[str]:
         return [name for name in columns if name.startswith("values_")]
     bare = [name for name in columns if without_prefix(name) is None]
     if form.name == RAY_TUNE:
-        return [name for name in bare if name not in RAY_OWN]
+        return [name for name in bare if name not in RAY_OWN and not why_bookkeeping(name)]
     if form.name == MLFLOW:
-        return [name for name in bare if name.startswith("metrics.")]
+        found = [name for name in bare if name.startswith("metrics.")]
+        own = [name for name in found if not name.startswith("metrics.system/")]
+        kept = [name for name in own if not why_bookkeeping(name.removeprefix("metrics."))]
+        return kept or found
     return [name for name in bare if is_metric(name)]

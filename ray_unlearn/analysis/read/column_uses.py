@@ -187,7 +187,8 @@ def _which_score(
     absent = [name for name in REQUIRED if name not in columns]
     ours = len(absent) < len(REQUIRED) - 1 and not reading.given
     own = f"{lacks(absent)} of our own tables, and as a foreign one it " if ours else ""
-    others = [name for name in free if not is_hyperparameter(name) and cells.holds_numbers(name)]
+    numeric = [name for name in free if name and cells.holds_numbers(name)]
+    others = [name for name in numeric if not is_hyperparameter(name)]
     guess = candidates or [name for name in free if name.startswith("sc")] or others
     given = "".join(f" {shlex.quote(part)}" for part in reading.given)
     name = shlex.quote(guess[0]) if guess else "COLUMN"

@@ -1,52 +1,59 @@
 """Results that are no single table, but a storage or a folder of another program.
 
-These are Optuna's storages, and folders of Ray Tune, DeepCAVE and OpenUnlearning.
+These are storages of Optuna and MLflow, and folders of Ray Tune, MLflow, DeepCAVE and
+OpenUnlearning.
 """
 
-import json
-from collections.abc import Callable, Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ray_unlearn.analysis.axes import KnownRange
 from ray_unlearn.analysis.read.foreign_table import ForeignFile
+from ray_unlearn.analysis.read.mlflow_runs import ROLES, mlflow_database, mlflow_folder
 from ray_unlearn.analysis.read.open_unlearning import open_unlearning_records
-from ray_unlearn.analysis.read.optuna_storage import optuna_records
+from ray_unlearn.analysis.read.optuna_storage import optuna_records, storage_kind
+from ray_unlearn.analysis.read.record_files import json_lines, loaded
 from ray_unlearn.analysis.read.table_files import file_digest
 from ray_unlearn.analysis.read.table_formats import (
     DEEPCAVE,
+    MLFLOW,
     OPEN_UNLEARNING,
     OPTUNA,
     RAY_TUNE,
     TableFormat,
 )
 from ray_unlearn.analysis.read.text_tables import flattened, records_table
-from ray_unlearn.spec.errors import UserError
 
 Records = list[dict[str, Any]]
 DEEPCAVE_STATES = {
-    1: "success", 2: "timeout", 3: "memoryout", 4: "crashed", 5: "aborted", 6: "running",
-    7: "running",
+    1: "success", 2: "timeout", 3: "memoryout", 4: "crashed", 5: "aborted", 6: "not_evaluated",
+    7: "failed", 8: "pruned", 9: "failed",
 }  # fmt: skip
+"""`deepcave.runs.status.Status`; 6 was RUNNING in early versions, 9 is UNKNOWN."""
 
 
 def storage_file(path: Path) -> ForeignFile | None:
-    """An Optuna storage (SQLite, or a journal) as a table; None where the file is none.
+    """A storage of Optuna (SQLite, or a journal) or MLflow as a table; None where it is none.
 
     Raises:
         UserError: a database that Optuna cannot read, or without a trial.
     """
-    found = optuna_records(path)
-    if found is None:
+    kind = storage_kind(path)
+    if kind is None:
         return None
-    records, maximise = found
+    if kind == "sqlite" and (runs := mlflow_database(path)) is not None:
+        return _mlflow_file(runs, path, file_digest(path))
+    records, maximise, ranges = optuna_records(path, kind)
     roles = {"study": "study", "number": "trial", "state": "status"}
     if any("value" in record for record in records):
         roles["value"] = "score"
     form = TableFormat(f"an Optuna storage ({OPTUNA})", roles, maximise)
     if "value" not in roles:
         form = TableFormat(OPTUNA, roles, maximise)
-    return ForeignFile(records_table(records), path, file_digest(path), 1, form=form)
+    table = records_table(records)
+    return ForeignFile(table, path, file_digest(path), 1, form=form, ranges=ranges)
 
 
 def results_folder(folder: Path) -> ForeignFile | None:
@@ -55,7 +62,7 @@ def results_folder(folder: Path) -> ForeignFile | None:
     Raises:
         UserError: a file in it is damaged.
     """
-    for reader in (_ray_tune, _deepcave, _open_unlearning):
+    for reader in (_ray_tune, _mlflow, _deepcave, _open_unlearning):
         found = reader(folder)
         if found is not None:
             return found
@@ -69,9 +76,9 @@ def _ray_tune(folder: Path) -> ForeignFile | None:
         return None
     records: Records = []
     for trial in trials:
-        config = flattened(_loaded(trial / "params.json"), "config/", "/")
+        config = flattened(loaded(trial / "params.json"), "config/", "/")
         status = "failed" if (trial / "error.txt").is_file() else "complete"
-        lines = list(_json_lines(trial / "result.json"))
+        lines = list(json_lines(trial / "result.json"))
         for line in lines or [{}]:
             line.pop("config", None)
             known = {"trial_id": trial.name, **flattened(line, joint="/"), "status": status}
@@ -80,14 +87,27 @@ def _ray_tune(folder: Path) -> ForeignFile | None:
     return _as_file(folder, records, RAY_TUNE, roles, {}, trials, ("params.json", "result.json"))
 
 
+def _mlflow(folder: Path) -> ForeignFile | None:
+    """MLflow's tracking folder: one folder per experiment and run."""
+    found = mlflow_folder(folder)
+    if found is None:
+        return None
+    records, files = found
+    return _mlflow_file(records, folder, _digest_of(folder, files))
+
+
+def _mlflow_file(records: Records, path: Path, digest: str) -> ForeignFile:
+    return ForeignFile(records_table(records), path, digest, 1, form=TableFormat(MLFLOW, ROLES))
+
+
 def _deepcave(folder: Path) -> ForeignFile | None:
     """DeepCAVE's run: configs.json, meta.json, history.jsonl."""
     if not (folder / "history.jsonl").is_file() or not (folder / "configs.json").is_file():
         return None
-    configs, meta = _loaded(folder / "configs.json"), _loaded(folder / "meta.json")
+    configs, meta = loaded(folder / "configs.json"), loaded(folder / "meta.json")
     objectives = meta.get("objectives", [])
     records: Records = []
-    for line in _json_lines(folder / "history.jsonl"):
+    for line in json_lines(folder / "history.jsonl"):
         config_id, budget, *rest = line
         seed, costs, *_, status, _ = rest if not isinstance(rest[0], list) else [-1, *rest]
         config = flattened(configs.get(str(config_id)) or {}, "config/", "/")
@@ -105,7 +125,21 @@ def _deepcave(folder: Path) -> ForeignFile | None:
     if len(maximise) == 1:
         roles[next(iter(maximise))] = "score"
     files = ("configs.json", "meta.json", "history.jsonl")
-    return _as_file(folder, records, DEEPCAVE, roles, maximise, [folder], files)
+    file = _as_file(folder, records, DEEPCAVE, roles, maximise, [folder], files)
+    return replace(file, ranges=_config_space(folder / "configspace.json"))
+
+
+def _config_space(path: Path) -> dict[str, KnownRange]:
+    """Ranges of a ConfigSpace, by column."""
+    if not path.is_file():
+        return {}
+    return {
+        f"config/{one['name']}": KnownRange(
+            float(one["lower"]), float(one["upper"]), bool(one.get("log")), "int" in one["type"]
+        )
+        for one in loaded(path).get("hyperparameters", [])
+        if str(one.get("type", "")).startswith("uniform_")
+    }
 
 
 def _open_unlearning(folder: Path) -> ForeignFile | None:
@@ -129,35 +163,16 @@ def _as_file(
     names: tuple[str, ...],
 ) -> ForeignFile:
     """Records as a table with the digest of all files that were read."""
-    digest = sha256()
     files = [place / one for place in places for one in names] if names else places
-    for file in files:
-        if file.is_file():
-            digest.update(f"{file.relative_to(folder)}\0{file_digest(file)}\0".encode())
     table = records_table(records)
     there = {column: role for column, role in roles.items() if column in table.column_names}
     form = TableFormat(name, there, maximise)
-    return ForeignFile(table, folder, digest.hexdigest()[:12], 1, form=form)
+    return ForeignFile(table, folder, _digest_of(folder, files), 1, form=form)
 
 
-def _json_lines(path: Path) -> Iterator[Any]:
-    """One value a line; a torn last line is left out."""
-    if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield json.loads(line)
-        except ValueError as error:
-            if number < len(lines):
-                raise UserError(f"{path}: line {number} is no JSON: {error}") from None
-
-
-def _loaded(path: Path, read: Callable[[str], Any] = json.loads) -> dict[str, Any]:
-    try:
-        found = read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: holds no record `{{...}}`")
-    return found
+def _digest_of(folder: Path, files: list[Path]) -> str:
+    digest = sha256()
+    for file in files:
+        if file.is_file():
+            digest.update(f"{file.relative_to(folder)}\0{file_digest(file)}\0".encode())
+    return digest.hexdigest()[:12]

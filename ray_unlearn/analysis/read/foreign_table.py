@@ -11,7 +11,8 @@ evaluation of a model that has diverged. Parquet knows both (null and NaN), but 
 null: tables from there need a `status` column.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -20,6 +21,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ray_unlearn.analysis.axes import KnownRange
 from ray_unlearn.analysis.read.cells import Cells
 from ray_unlearn.analysis.read.column_names import higher_is_better
 from ray_unlearn.analysis.read.column_roles import IGNORE, KEYS, METRICS, ColumnUse, Reading
@@ -27,8 +29,10 @@ from ray_unlearn.analysis.read.column_uses import Columns, read_columns
 from ray_unlearn.analysis.read.foreign_columns import ASSUMED, LEFT_OUT
 from ray_unlearn.analysis.read.foreign_trials import doing_nothing, numbered_replicates
 from ray_unlearn.analysis.read.line_checks import check_constant, without_copies
+from ray_unlearn.analysis.read.record_cells import without_records
 from ray_unlearn.analysis.read.rescored_rows import rescored_evaluations
 from ray_unlearn.analysis.read.table_formats import PLAIN, TableFormat, format_of
+from ray_unlearn.analysis.read.text_tables import REPAIRED
 from ray_unlearn.analysis.read.trial_states import outcomes_of
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import ScoreRuleName
@@ -47,6 +51,8 @@ class ForeignFile:
     separator: str = ","
     form: TableFormat | None = None
     """None: to be seen from the columns."""
+    ranges: Mapping[str, KnownRange] = field(default_factory=dict)
+    """By column, what was searched, where the program says."""
 
     @property
     def name(self) -> str:
@@ -83,6 +89,8 @@ class ForeignResults:
     columns: tuple[ColumnUse, ...]
     """What each column was taken for, in the order of the file."""
     notes: tuple[str, ...] = ()
+    ranges: Mapping[str, KnownRange] = field(default_factory=dict)
+    """By hyperparameter, what was searched, where the program says."""
 
 
 def read_foreign(file: ForeignFile, reading: Reading) -> ForeignResults:
@@ -103,7 +111,7 @@ def read_foreign(file: ForeignFile, reading: Reading) -> ForeignResults:
         raise UserError(
             f"{where}: holds no line; a foreign table has one line per evaluation or trial"
         )
-    table, form = (table, file.form) if file.form is not None else format_of(table)
+    table, form = (table, file.form) if file.form is not None else format_of(without_records(table))
     cells = Cells(table, where, file.first_line, file.separator)
     found = read_columns(table.column_names, cells, reading, form, where)
     frame, codes, duplicates = _lines(found, cells, where)
@@ -124,6 +132,8 @@ def read_foreign(file: ForeignFile, reading: Reading) -> ForeignResults:
         score, maximise, direction = "score", False, ""
         parts = f"{file.name} is scored by its parts, with {reading.weights.in_words()}"
         notes.append(f"{parts}, instead of by `{found.score_name}`")
+    if repaired := (file.table.schema.metadata or {}).get(REPAIRED):
+        notes.append(f"{file.name}: {repaired.decode()}")
     trials, rows, untouched, compared = _without_baselines(trials, rows, found.hyperparameters)
     return ForeignResults(
         file.path.stem,
@@ -140,6 +150,7 @@ def read_foreign(file: ForeignFile, reading: Reading) -> ForeignResults:
         untouched,
         found.uses,
         tuple([*_reading_notes(file, form, found, maximise, direction), *notes, *compared]),
+        {use.name: file.ranges[use.column] for use in found.uses if use.column in file.ranges},
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ray_unlearn.analysis.read.record_files import loaded
 from ray_unlearn.analysis.read.text_tables import flattened
 from ray_unlearn.spec.errors import UserError
 
@@ -79,8 +80,9 @@ def _configured(folder: Path, place: Path) -> dict[str, Any]:
     """Method, model and hyperparameters as Hydra recorded them; nothing where no training did."""
     for above in (place, *place.parents):
         file = above / ".hydra" / "config.yaml"
-        if file.is_file() and isinstance(trainer := _yaml(file).get("trainer"), dict):
-            config = _yaml(file)
+        if file.is_file() and isinstance(
+            trainer := (config := loaded(file, yaml.safe_load)).get("trainer"), dict
+        ):
             args = {**(trainer.get("args") or {}), **(trainer.get("method_args") or {})}
             found = {"method": trainer.get("handler"), "forget_split": config.get("forget_split")}
             model = (config.get("model") or {}).get("model_args") or {}
@@ -104,11 +106,3 @@ def _from_name(task: str) -> dict[str, Any]:
     if split := SPLIT.search(task):
         found["forget_split"] = split[1]
     return found
-
-
-def _yaml(file: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise UserError(f"{file}: cannot be read: {error}") from None
-    return found if isinstance(found, dict) else {}

@@ -6,25 +6,29 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ray_unlearn.analysis.axes import KnownRange
 from ray_unlearn.spec.errors import UserError
 
 SQLITE = b"SQLite format 3\0"
 
 
-def optuna_records(path: Path) -> tuple[list[dict[str, Any]], dict[str, bool]] | None:
-    """Trials of all studies, named as in `trials_dataframe`, and whether scores are maximised.
+def optuna_records(
+    path: Path, kind: str
+) -> tuple[list[dict[str, Any]], dict[str, bool], dict[str, KnownRange]]:
+    """Trials of all studies, named as in `trials_dataframe`; directions and ranges of columns.
 
     The file is copied first: Optuna would bring an old database up to date in place.
 
+    Args:
+        path: the file.
+        kind: as `storage_kind` says.
+
     Returns:
-        None where the file is neither a database nor a journal of Optuna.
+        Records; whether a score is maximised, by column; what was searched, by column.
 
     Raises:
         UserError: Optuna cannot read it, it holds no trial, or studies of different directions.
     """
-    kind = _kind(path)
-    if kind is None:
-        return None
     import optuna
 
     before = optuna.logging.get_verbosity()
@@ -36,7 +40,7 @@ def optuna_records(path: Path) -> tuple[list[dict[str, Any]], dict[str, bool]] |
             storage = _opened(copy, kind)
             studies = optuna.get_all_study_names(storage)
             loaded = [optuna.load_study(study_name=name, storage=storage) for name in studies]
-            return _records(loaded, path)
+            return *_records(loaded, path), _ranges(loaded)
     except UserError:
         raise
     except Exception as error:  # SQLAlchemy, alembic and Optuna have no common error
@@ -46,7 +50,8 @@ def optuna_records(path: Path) -> tuple[list[dict[str, Any]], dict[str, bool]] |
         optuna.logging.set_verbosity(before)
 
 
-def _kind(path: Path) -> str | None:
+def storage_kind(path: Path) -> str | None:
+    """`sqlite` for any SQLite database, `journal` for Optuna's; None for another file."""
     with path.open("rb") as file:
         start = file.read(2**12)
     if start.startswith(SQLITE):
@@ -97,3 +102,26 @@ def _records(studies: list[Any], path: Path) -> tuple[list[dict[str, Any]], dict
     if not records:
         raise UserError(f"{path}: this Optuna storage holds no trial")
     return records, maximise
+
+
+def _ranges(studies: list[Any]) -> dict[str, KnownRange]:
+    """Of each parameter that is a range, what all trials together could have drawn from."""
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    found: dict[str, list[Any]] = {}
+    for study in studies:
+        for trial in study.trials:
+            for name, distribution in trial.distributions.items():
+                known = found.setdefault(f"params_{name}", [])
+                if distribution not in known:
+                    known.append(distribution)
+    return {
+        name: KnownRange(
+            min(float(one.low) for one in known),
+            max(float(one.high) for one in known),
+            all(one.log for one in known),
+            all(isinstance(one, IntDistribution) for one in known),
+        )
+        for name, known in found.items()
+        if all(isinstance(one, (FloatDistribution, IntDistribution)) for one in known)
+    }

@@ -31,7 +31,7 @@ from ray_unlearn.analysis.read.table_files import (
     file_digest,
     read_cells,
 )
-from ray_unlearn.analysis.read.text_tables import SUFFIXES
+from ray_unlearn.analysis.read.text_tables import REPAIRED, SUFFIXES
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.score_weights import ScoreWeights
@@ -227,12 +227,14 @@ def _read(source: Path, reading: Reading) -> Iterator[StudyResults | ForeignResu
         )
     elif (storage := storage_file(source)) is not None:
         yield read_foreign(storage, reading)
-    elif source.suffix in (".parquet", *SUFFIXES):
+    elif source.suffix.lower() in (".parquet", *SUFFIXES):
         table, separator = read_cells(source)
         if _ours(table.column_names, reading):
+            if repaired := (table.schema.metadata or {}).get(REPAIRED):
+                raise UserError(f"{source}: {repaired.decode()}; write the table again")
             yield from _from_table(source, table)
         else:
-            first = 1 if source.suffix in (".parquet", ".jsonl", ".ndjson", ".json") else 2
+            first = 1 if source.suffix.lower() not in (".csv", ".tsv", ".txt") else 2
             file = ForeignFile(table, source, file_digest(source), first, separator)
             yield read_foreign(file, reading)
     else:

@@ -24,7 +24,7 @@ def read_table(path: Path) -> pa.Table:
 def read_cells(path: Path) -> tuple[pa.Table, str]:
     """The file as it is, and what separates its cells (`,` where they are not text)."""
     try:
-        if path.suffix in SUFFIXES:
+        if path.suffix.lower() in SUFFIXES:
             return read_text(path)
         table = pq.read_table(path)
     except UserError:

@@ -121,6 +121,8 @@ def _chart(table: pa.Table) -> pa.Table:
         part = pd.DataFrame({"run": found["run"], "step": values[step], "value": values[name]})
         parts.append(part.assign(metric=found["metric"]))
     lines = pd.concat(parts, ignore_index=True)
+    if lines["value"].dtype == object:  # `12,5 %`: `written_numbers` reads it
+        lines["value"] = lines["value"].astype(str)
     wide = lines.pivot_table(
         index=["run", "step"], columns="metric", values="value", aggfunc="last", sort=False
     )

@@ -14,12 +14,16 @@ import pyarrow.csv
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store.table import TEXT_COLUMNS
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json")
+SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
+REPAIRED = b"repaired"
+"""Key of a table's metadata: what was done to lines with other numbers of cells than the header."""
 SEPARATORS = (",", ";", "\t", "|")
 BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 NULLS = ["", "NA", "N/A", "n/a", "#N/A", "null", "NULL", "None", "-", "--", "\u2013", "\u2014"]
 LOOKED_AT = 2**16
 """Bytes of a file that are looked at to see what separates its cells."""
+SPLIT = ("columns", "data")
+"""Keys of a table as `DataFrame.to_json(orient="split")` writes it, beside `index`."""
 QUOTED = re.compile(r'"[^"]*"')
 
 
@@ -29,10 +33,10 @@ def read_text(path: Path) -> tuple[pa.Table, str]:
     An empty cell is null, a written `nan` or `inf` is a number: they mean different things.
 
     Raises:
-        UserError: a line with another number of cells, text that is no table.
+        UserError: a line with more cells than the header, text that is no table.
     """
     content = _content(path)
-    if path.suffix in (".jsonl", ".ndjson", ".json"):
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json"):
         return _json_table(path, content), ","
     separator = _separator(path, content)
     options = pyarrow.csv.ConvertOptions(
@@ -50,8 +54,14 @@ def read_text(path: Path) -> tuple[pa.Table, str]:
         raise UserError(f"{path}: is no UTF-8 text: {error}; save the file as UTF-8") from None
     except pa.ArrowInvalid as error:
         reason = str(error).splitlines()[0]
-        ragged = _ragged(path, content, separator)
-        raise UserError(f"{path}: {ragged or f'cannot be read as a table: {reason}'}") from None
+        text = (path.read_bytes() if content is None else content).decode(errors="replace")
+        if (repaired := _evened(path, text, separator)) is None:
+            raise UserError(f"{path}: cannot be read as a table: {reason}") from None
+        lines, note = repaired
+        table = pyarrow.csv.read_csv(
+            io.BytesIO(lines.encode()), convert_options=options, parse_options=quoted
+        )
+        return table.replace_schema_metadata({REPAIRED: note.encode()}), separator
 
 
 def records_table(records: Iterable[dict[str, Any]]) -> pa.Table:
@@ -104,7 +114,7 @@ def _separator(path: Path, content: bytes | None) -> str:
     with path.open("rb") as file:
         start = content if content is not None else file.read(LOOKED_AT)
     head = QUOTED.sub("", start.decode(errors="replace").lstrip().partition("\n")[0])
-    if path.suffix == ".tsv" and "\t" in head:
+    if path.suffix.lower() == ".tsv" and "\t" in head:
         return "\t"
     return max(SEPARATORS, key=head.count)
 
@@ -115,7 +125,7 @@ def _json_table(path: Path, content: bytes | None) -> pa.Table:
         text = (path.read_bytes() if content is None else content).decode()
     except UnicodeError as error:
         raise UserError(f"{path}: is no UTF-8 text: {error}; save the file as UTF-8") from None
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return records_table(_records(path, text))
     records = []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -130,10 +140,16 @@ def _json_table(path: Path, content: bytes | None) -> pa.Table:
 
 
 def _records(path: Path, text: str) -> list[dict[str, Any]]:
+    """A list of records, or what `DataFrame.to_json` makes of one."""
     try:
         found = json.loads(text)
     except ValueError as error:
         raise UserError(f"{path}: is no JSON: {error}") from None
+    if isinstance(found, dict) and {"columns", "data"} <= found.keys() <= {"index", *SPLIT}:
+        found = [dict(zip(found["columns"], line, strict=False)) for line in found["data"]]
+    if isinstance(found, dict) and found and all(isinstance(one, dict) for one in found.values()):
+        keys = list(dict.fromkeys(key for one in found.values() for key in one))
+        found = {name: [one.get(key) for key in keys] for name, one in found.items()}
     if isinstance(found, dict) and found and all(isinstance(one, list) for one in found.values()):
         lengths = {len(one) for one in found.values()}
         if len(lengths) == 1:
@@ -144,16 +160,31 @@ def _records(path: Path, text: str) -> list[dict[str, Any]]:
     raise UserError(f"{path}: holds no list of records `[{{...}}, ...]`")
 
 
-def _ragged(path: Path, content: bytes | None, separator: str) -> str | None:
-    """The first line with another number of cells than the header; None where all are alike."""
-    text = (path.read_bytes() if content is None else content).decode(errors="replace")
+def _evened(path: Path, text: str, separator: str) -> tuple[str, str] | None:
+    """The text with as many cells in each line as in the header, and a note; None if it has.
+
+    Empty cells too many are left out, cells too few are empty at the end of the line.
+
+    Raises:
+        UserError: a line with more cells than the header that are not empty.
+    """
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     header = next(lines, [])
-    for cells in lines:
-        if cells and len(cells) != len(header):
-            return (
-                f"line {lines.line_num} has {len(cells)} cells, the header has {len(header)}: "
-                f"{separator.join(cells)[:80]!r}; quote cells that hold {separator!r}, or repair "
-                "the line"
+    found = io.StringIO()
+    writer = csv.writer(found, delimiter=separator, lineterminator="\n")
+    writer.writerow(header)
+    short = []
+    for cells in filter(None, lines):
+        if any(cells[len(header) :]):
+            raise UserError(
+                f"{path}: line {lines.line_num} has {len(cells)} cells, the header has "
+                f"{len(header)}: {separator.join(cells)[:80]!r}; quote cells that hold "
+                f"{separator!r}, or repair the line"
             )
-    return None
+        if len(cells) < len(header):
+            short.append(lines.line_num)
+        writer.writerow(cells[: len(header)] + [""] * (len(header) - len(cells)))
+    which = f"{', '.join(map(str, short[:3]))}{' and more' if len(short) > 3 else ''}"
+    note = f"too few cells in line {which}: what is missing at the end counts as empty"
+    even = found.getvalue()
+    return None if even == text else (even, note if short else "empty cells too many are left out")

@@ -9,11 +9,11 @@ from ray_unlearn.analysis.figures.kappa_intervals import kappa_figure
 from ray_unlearn.analysis.figures.paired_groups import paired_figure
 from ray_unlearn.analysis.figures.pareto_fronts import pareto_figure
 from ray_unlearn.analysis.figures.tuning_curves import tuning_figure
-from ray_unlearn.analysis.guidelines.findings import Findings
+from ray_unlearn.analysis.guidelines.findings import HEADLINE, Findings
 from ray_unlearn.analysis.guidelines.guideline_diff import ClaimChange
 from ray_unlearn.analysis.guidelines.sentences import label
 from ray_unlearn.analysis.numerals import number
-from ray_unlearn.analysis.report.claims_section import claims_of
+from ray_unlearn.analysis.report.claims_section import INTERACTIONS, claims_of
 from ray_unlearn.analysis.report.hypervolumes import hypervolume_data, hypervolume_table
 from ray_unlearn.analysis.report.page import (
     Block,
@@ -24,7 +24,7 @@ from ray_unlearn.analysis.report.page import (
     bullets_of,
     paragraphs,
 )
-from ray_unlearn.analysis.report.published_question import PublishedAnswer
+from ray_unlearn.analysis.report.published_question import QUESTION, PublishedAnswer
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.spec.guideline_file import Guideline
 
@@ -40,17 +40,12 @@ NO_KAPPA = (
 )
 NO_PRODUCT = (
     "For no method is it claimed that learning rate times steps is what counts; the reasons are "
-    "under the verdict."
+    "under what is open."
 )
 UNSEEN = "Transfer to what was not seen"
 
 
-def compared_section(
-    findings: Findings,
-    guidelines: Sequence[Guideline],
-    answer: PublishedAnswer,
-    out: ReportFolder,
-) -> Section:
+def compared_section(findings: Findings, answer: PublishedAnswer, out: ReportFolder) -> Section:
     """How much tuning each method needs, the published comparison, and the trades they offer."""
     volumes = hypervolume_data(findings.table)
     if len(volumes):
@@ -62,25 +57,24 @@ def compared_section(
             "Pareto fronts": lambda: pareto_figure(findings),
         }
     )
-    first, *numbers = answer.numbers
     texts = [_without_tuning(findings)]
-    if findings.headline is not None:
-        texts.append(f"{answer.words}. {first}")
-    elif len(findings.methods) > 1:
-        texts.append(
-            "The published comparison, ascent + descent on in-distribution data against plain "
-            f"ascent, is not made. {first}"
-        )
-    else:
+    if len(findings.methods) == 1:
         texts.append("One method: there is nothing to compare it with.")
     texts.append("" if {"forget_gap", "utility_loss"} <= set(findings.table.rows) else NO_UTILITY)
-    choices = [g for g in guidelines if g.kind == "method_choice"]
-    blocks: list[Block] = [*paragraphs([text for text in texts if text]), *claims_of(choices)]
-    blocks += bullets_of(numbers) if findings.headline is not None else ()
+    blocks: list[Block] = [*paragraphs([text for text in texts if text])]
+    if len(findings.methods) > 1 and set(HEADLINE) & set(findings.methods):
+        blocks.append(_question(answer))
     blocks += pictures
     if len(volumes):
         blocks.append(hypervolume_table(volumes, findings.table.methods))
     return Section("Methods compared", tuple(blocks), "compared")
+
+
+def _question(answer: PublishedAnswer) -> Section:
+    """The published question, with its answer and the numbers behind it."""
+    first, *numbers = answer.numbers
+    lead = Paragraph(first, strong=f"{answer.words}.")
+    return Section(QUESTION, (lead, *bullets_of(numbers)), style="question")
 
 
 def _without_tuning(findings: Findings) -> str:
@@ -94,7 +88,7 @@ def interactions_section(
     findings: Findings, guidelines: Sequence[Guideline], out: ReportFolder
 ) -> Section:
     """Whether one hyperparameter can make up for another."""
-    claims = claims_of([g for g in guidelines if g.kind == "interaction"])
+    claims = claims_of([g for g in guidelines if g.kind in INTERACTIONS])
     pictures = out.pictures({"Interactions": lambda: kappa_figure(findings)})
     text = NO_KAPPA if not pictures else NO_PRODUCT if not claims else ""
     return Section(

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
@@ -14,9 +14,9 @@ from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import Findings, find
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.numerals import rounded
-from ray_unlearn.analysis.read.column_roles import HowToRead, reading_of
+from ray_unlearn.analysis.read.column_roles import HowToRead
 from ray_unlearn.analysis.read.study_results import Results, load
-from ray_unlearn.analysis.report.provenance import command_line, options, provenance
+from ray_unlearn.analysis.report.provenance import origin_of, provenance
 from ray_unlearn.analysis.report.published_question import PublishedAnswer, published_answer
 from ray_unlearn.analysis.report.report_files import csv_text
 from ray_unlearn.analysis.tolerance import DEFAULT
@@ -48,14 +48,34 @@ def derive_guidelines(
 
     Args and Raises as `write_report`.
     """
+    return _derive_from(sources, tolerance, seed, how).guidelines
+
+
+def derive_again(sources: list[Path], recorded: Mapping[str, Any]) -> Derived:
+    """What the sources say, read as they were for an earlier file.
+
+    Args:
+        sources: the same studies and tables, wherever they are now.
+        recorded: the file's provenance.
+    """
+    settings: Any = dict(recorded["settings"])
+    return _derive_from(sources, settings.pop("tolerance", None), recorded["seed"], settings)
+
+
+def _derive_from(
+    sources: list[Path], tolerance: float | None, seed: int, how: HowToRead
+) -> Derived:
     results = load(sources, **how)
-    given = options(reading_of(**how), tolerance, None, seed)
-    command, table = command_line(results, given), table_of(results, tolerance)
-    return derive(results, table, tolerance, seed, command).guidelines
+    origin = origin_of(results, tolerance, seed, how)
+    return derive(results, table_of(results, tolerance), tolerance, seed, origin)
 
 
 def derive(
-    results: Results, table: TrialTable | None, tolerance: float | None, seed: int, command: str
+    results: Results,
+    table: TrialTable | None,
+    tolerance: float | None,
+    seed: int,
+    origin: Mapping[str, Any],
 ) -> Derived:
     """Statistics and guidelines of a table.
 
@@ -64,14 +84,14 @@ def derive(
         table: `table_of(results)`.
         tolerance: what the user gave.
         seed: of every random draw.
-        command: what makes the same report again.
+        origin: what makes the same report again (`provenance.origin_of`).
     """
     any_score = table is not None and not table.trials["infeasible"].all()
     findings = find(table, seed) if table is not None and any_score else None
     written = csv_text(trials_as_given(table)).encode() if table is not None else None
     said = guidelines_of(findings) if findings is not None else ()
     guidelines = Guidelines(
-        provenance=provenance(results, written, seed, command),
+        provenance=provenance(results, written, seed, origin),
         score=table.score if table is not None else _no_score(tolerance),
         best_trials=_best_trials(table) if table is not None else (),
         recommendations=recommendations(table, seed, said) if table is not None else (),
@@ -123,6 +143,7 @@ def _best_trials(table: TrialTable) -> tuple[BestTrial, ...]:
             trial=line["trial"],
             number=None if math.isnan(line.get("number", math.nan)) else int(line["number"]),
             update=rounded(line["update"]),
+            strength=1.0 if math.isnan(line.get("strength", math.nan)) else line["strength"],
             score=table.as_given(line["score"]),
             label=line.get("label") or None,
             hyperparameters=_configuration(line, table),

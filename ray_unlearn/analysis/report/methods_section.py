@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 
 from ray_unlearn.analysis.figures.importance_dots import importance_figure
-from ray_unlearn.analysis.figures.region_profiles import reading_regions, region_figure
+from ray_unlearn.analysis.figures.region_profiles import (
+    MOST_COLUMNS,
+    profiled,
+    reading_regions,
+    region_figure,
+)
 from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
-from ray_unlearn.analysis.numerals import number, percentage
-from ray_unlearn.analysis.report.claims_section import claims_of
+from ray_unlearn.analysis.numerals import counted, number, percentage
+from ray_unlearn.analysis.report.claims_section import claims_of, said_of
+from ray_unlearn.analysis.report.first_screen import shown_first
 from ray_unlearn.analysis.report.page import (
     Block,
     Fold,
@@ -15,12 +21,11 @@ from ray_unlearn.analysis.report.page import (
     Paragraph,
     Section,
     Table,
-    bullets_of,
     paragraphs,
 )
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.statistics.stopping_regret import StoppingRule
-from ray_unlearn.spec.guideline_file import Guideline, Reason
+from ray_unlearn.spec.guideline_file import Guideline, Guidelines
 
 TITLE = "Each method: what matters, which values are good, when to stop"
 STOPPING = (
@@ -33,45 +38,38 @@ NO_STOPPING = (
     "No stopping rule is judged: that takes forget perplexity, its target, and two evaluations of "
     "a trial."
 )
-ORDER = (
-    "First what matters at all; then, method by method, which values are good; last, when to stop."
-)
+HOW_TO_READ = "How to read the figures of good values"
 NO_IMPORTANCE = (
     "How much each hyperparameter matters is withheld: that takes 8 trials in the top quarter of a "
     "method."
 )
 
 
-def methods_section(
-    findings: Findings, guidelines: Sequence[Guideline], out: ReportFolder
-) -> Section:
-    """What matters, then a section for each method with a profile, then the stopping rule."""
+def methods_section(findings: Findings, found: Guidelines, out: ReportFolder) -> Section:
+    """What matters, then a section for each method, then the stopping rule."""
     importance = out.pictures({"What matters": lambda: importance_figure(findings)})
-    methods = _by_method(findings, guidelines, out)
+    methods = _by_method(findings, found, out)
     stopping = stopping_table(findings)
-    texts = [ORDER if importance else NO_IMPORTANCE, *_bare(findings)]
-    texts += [reading_regions(findings)] if methods else []
+    texts = [*([] if importance else [NO_IMPORTANCE]), *_bare(findings)]
     texts += [NO_STOPPING] if stopping is None else []
-    blocks: list[Block] = [*paragraphs(texts), *importance, *methods]
+    blocks: list[Block] = [*paragraphs(texts), *importance]
+    if any(map(_has_profile, findings.methods.values())):
+        blocks.append(Fold(HOW_TO_READ, (Paragraph(reading_regions(findings)),)))
+    blocks += methods
     if stopping is not None:
         blocks.append(Section("When to stop", (Paragraph(STOPPING), stopping), "stopping"))
     return Section(TITLE, tuple(blocks), "methods")
 
 
-def _by_method(
-    findings: Findings, guidelines: Sequence[Guideline], out: ReportFolder
-) -> list[Section]:
-    """Methods with a claim, or with reasons of their own; then those without, by their reasons."""
-    sections = []
-    silent: dict[tuple[Reason, ...], list[MethodFindings]] = {}
-    for method in filter(_has_profile, findings.methods.values()):
-        own = _own(method, guidelines)
-        reasons = {g.withheld_because for g in own}
-        if len(reasons) == 1 and all(g.status == "not_known" for g in own):
-            silent.setdefault(reasons.pop(), []).append(method)
-        else:
-            sections.append(_method(findings, method, own, out))
-    return sections + [_silent(findings, why, found, out) for why, found in silent.items()]
+def _by_method(findings: Findings, found: Guidelines, out: ReportFolder) -> list[Section]:
+    """Methods of which something is said, one screen each; then the others together."""
+    sections, silent = [], []
+    for method in findings.methods.values():
+        if own := said_of(found.guidelines, method.method):
+            sections.append(_method(findings, method, own, found, out))
+        elif _has_profile(method):
+            silent.append(method)
+    return sections + ([_silent(findings, silent, found, out)] if silent else [])
 
 
 def _has_profile(method: MethodFindings) -> bool:
@@ -100,40 +98,53 @@ def _name(method: MethodFindings) -> str:
     return f"`{method.method}`" if method.method else "all trials"
 
 
-def _own(method: MethodFindings, guidelines: Sequence[Guideline]) -> list[Guideline]:
-    """Claims about one method alone; comparisons and interactions have sections of their own."""
-    own = [g for g in guidelines if g.scope.method == (method.method or None)]
-    return [g for g in own if g.kind not in ("method_choice", "interaction")]
-
-
 def _method(
-    findings: Findings, method: MethodFindings, own: Sequence[Guideline], out: ReportFolder
+    findings: Findings,
+    method: MethodFindings,
+    own: Sequence[Guideline],
+    found: Guidelines,
+    out: ReportFolder,
 ) -> Section:
-    name = method.method or "all"
-    held = [g.text for g in own if g.status == "not_known"]
-    picture = out.pictures({"Good values": lambda: region_figure(findings, method)})
+    """Claims and the figure of what matters most; other hyperparameters on request."""
     return Section(
         method.method or "All trials",
-        (*claims_of(own), *bullets_of(held, muted=True), *picture),
-        f"method-{out.unique(name)}",
+        (*claims_of(own), *_pictures(findings, method, found, out)),
+        f"method-{out.unique(method.method or 'all')}",
         mark=method.method,
     )
 
 
+def _pictures(
+    findings: Findings, method: MethodFindings, found: Guidelines, out: ReportFolder
+) -> tuple[Block, ...]:
+    """Good values of a method: a line of panels, the rest folded; none that is drawn above."""
+    above = shown_first(findings)
+    params = [name for name in profiled(method) if name not in above]
+    first, rest = params[:MOST_COLUMNS], params[MOST_COLUMNS:]
+    settings = {one.method or "": one.setting for one in found.recommendations}
+    setting = settings.get(method.method, {})
+
+    def drawn(params: Sequence[str], part: str) -> tuple[Block, ...]:
+        title = f"Good values: {method.method}"
+        return out.pictures({title: lambda: region_figure(findings, method, params, setting, part)})
+
+    blocks = drawn(first, "others" if above else "")
+    if rest:
+        count = counted(len(rest), "more hyperparameter")
+        blocks += (Fold(f"Good values of {count}", drawn(rest, "more")),)
+    return blocks
+
+
 def _silent(
-    findings: Findings, why: Sequence[Reason], methods: Sequence[MethodFindings], out: ReportFolder
+    findings: Findings, methods: Sequence[MethodFindings], found: Guidelines, out: ReportFolder
 ) -> Section:
-    """Methods about which nothing is claimed for one reason: said once, curves on request."""
-    anchor = out.unique("without-a-claim")
-    makers = {
-        f"Good values: {method.method}": lambda method=method: region_figure(findings, method)
-        for method in methods
-    }
+    """Methods of which nothing is claimed: curves on request; the first screen has the reasons."""
     one = len(methods) == 1 and methods[0].method
-    reasons = "; ".join(reason.text for reason in why)
-    text = f"{', '.join(map(_name, methods))}: nothing is claimed. {reasons}."
-    curves = Fold("Curves for orientation only", out.pictures(makers))
-    return Section(one or "Without a claim", (Paragraph(text), curves), anchor)
+    text = f"{', '.join(map(_name, methods))}: nothing is claimed; the reasons are above."
+    curves = tuple(block for method in methods for block in _pictures(findings, method, found, out))
+    folds = (Fold("Curves for orientation only", curves),) if curves else ()
+    anchor = out.unique("without-a-claim")
+    return Section(one or "Without a claim", (Paragraph(text), *folds), anchor)
 
 
 def stopping_table(findings: Findings) -> Table | None:

@@ -48,6 +48,8 @@ class GradedClaim:
     grade: str
     claim: str
     evidence: str
+    id: str
+    """What `ray-unlearn why` calls it."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Table:
     marks: tuple[str, ...] = ()
     """The method of each line, for its colour; empty: no colours."""
 
+    @property
+    def stacked(self) -> bool:
+        """Whether a narrow screen shows a line's cells below each other: sentences need room."""
+        return any(head.wide for head in self.headings)
+
 
 @dataclass(frozen=True)
 class Picture:
@@ -111,6 +118,14 @@ class Fold:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Blocks beside each other, where there is room."""
+
+    left: tuple["Block", ...]
+    right: tuple["Block", ...]
+
+
+@dataclass(frozen=True)
 class Section:
     """A heading with what is below it.
 
@@ -131,7 +146,19 @@ class Section:
         return tuple(it for it in self.blocks if isinstance(it, Section) and it.anchor)
 
 
-Block = Paragraph | Bullets | Facts | Command | Claims | GradeKey | Table | Picture | Fold | Section
+Block = (
+    Paragraph
+    | Bullets
+    | Facts
+    | Command
+    | Claims
+    | GradeKey
+    | Table
+    | Picture
+    | Fold
+    | Beside
+    | Section
+)
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,16 @@ import scipy
 import sklearn
 
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
-from ray_unlearn.analysis.read.column_roles import Reading
+from ray_unlearn.analysis.read.column_roles import HowToRead, Reading, reading_of
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
 
+UNSET: tuple[Any, ...] = (None, (), [], {})
 PACKAGES = (pd, np, scipy, sklearn, optuna, matplotlib)
 
 
 def provenance(
-    results: Results, trials_csv: bytes | None, seed: int, command: str
+    results: Results, trials_csv: bytes | None, seed: int, origin: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Sources with digests, versions, seed and thresholds, without a date or a path.
 
@@ -31,12 +32,12 @@ def provenance(
         results: what the report is about.
         trials_csv: content of `data/trials.csv`; None where there is none.
         seed: of every random draw.
-        command: that makes the report again.
+        origin: what makes the report again (`origin_of`).
     """
     digests = [(one.source, one.source_digest) for one in results.studies]
     digests += [(one.source, one.source_digest) for one in results.foreign]
     return {
-        "command": command,
+        **origin,
         "seed": seed,
         "sources": [{"name": name, "sha256_first_12": digest} for name, digest in digests],
         "thresholds": THRESHOLDS.as_json(),
@@ -94,6 +95,24 @@ def options(reading: Reading, tolerance: float | None, since: Path | None, seed:
     given += ["--tolerance", f"{tolerance:g}"] if tolerance is not None else []
     given += ["--since", since.name] if since is not None else []
     return given + (["--seed", str(seed)] if seed else [])
+
+
+def origin_of(
+    results: Results,
+    tolerance: float | None,
+    seed: int,
+    how: HowToRead,
+    since: Path | None = None,
+) -> dict[str, Any]:
+    """What makes a report again: for people the command, for `why` the settings.
+
+    Args as `write.write_report`.
+    """
+    reading = reading_of(**how)
+    settings: dict[str, Any] = {name: value for name, value in how.items() if value not in UNSET}
+    settings |= {} if tolerance is None else {"tolerance": tolerance}
+    given = options(reading, tolerance, since, seed)
+    return {"command": command_line(results, given), "settings": settings}
 
 
 def command_line(results: Results, options: Sequence[str]) -> str:

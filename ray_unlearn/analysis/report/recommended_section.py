@@ -2,16 +2,16 @@
 
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
 from ray_unlearn.analysis.numerals import DASH, counted, plain
-from ray_unlearn.analysis.report.page import Heading, Paragraph, Section, Table
-from ray_unlearn.spec.guideline_file import Guidelines, Recommendation, ScoreInfo
+from ray_unlearn.analysis.report.claims_section import ranges_in_short
+from ray_unlearn.analysis.report.page import Heading, Paragraph, Table
+from ray_unlearn.spec.guideline_file import AtStrength, Guidelines, Recommendation, ScoreInfo
 
-TITLE = "What to run"
 CAPTION = (
     "One line per method, the best expected score first where all methods were run in the same "
     "groups. Probabilities are lower bounds and costs upper bounds: with few trials they are "
     "cautious."
 )
-HEADINGS = (
+HEADINGS: tuple[Heading, ...] = (
     Heading("Method", numeric=False),
     Heading("Setting", numeric=False, wide=True),
     Heading("Updates", "typical", "updates after which the trials nearest to it are scored"),
@@ -22,26 +22,33 @@ HEADINGS = (
         "Still to gain", "at most, 95 %", "by which the best trial so far could still be improved"
     ),
     Heading("Trials"),
+    Heading("Good range", "where one is stated, with its grade", numeric=False, wide=True),
 )
+"""A column without any entry is left out."""
 
 
-def recommended_section(guidelines: Guidelines) -> tuple[Section, ...]:
-    """A sentence about the first method, and the table of all; nothing where no trial has a score.
+def recommended_box(guidelines: Guidelines) -> Paragraph:
+    """What to run, of the first method.
 
     Args:
-        guidelines: recommendations, best trials, and the score.
+        guidelines: recommendations, of which there is one at least, best trials, and the score.
     """
-    found = guidelines.recommendations
-    if not found:
-        return ()
-    first = found[0]
+    first = guidelines.recommendations[0]
     sentences = [recommendation_sentence(first, guidelines.score)]
     sentences += _another_method_leads(guidelines)
-    lead = Paragraph(" ".join(sentences), strong=f"{setting_in_words(first)}.", style="box")
-    lines = tuple(_line(one) for one in found)
-    marks = tuple(one.method or "" for one in found) if first.method else ()
-    table = Table(CAPTION, HEADINGS, lines, marks)
-    return (Section(TITLE, (lead, table), "recommended", style="inner"),)
+    return Paragraph(" ".join(sentences), strong=f"{setting_in_words(first)}.", style="box")
+
+
+def recommended_table(guidelines: Guidelines) -> Table:
+    """A line per method: its setting, probability and cost, and the ranges that are stated."""
+    found = guidelines.recommendations
+    lines = [
+        (*_line(one), ranges_in_short(guidelines.guidelines, one.method) or DASH) for one in found
+    ]
+    columns = zip(HEADINGS, zip(*lines, strict=True), strict=True)
+    headings, cells = zip(*(pair for pair in columns if set(pair[1]) != {DASH}), strict=True)
+    marks = tuple(one.method or "" for one in found) if found[0].method else ()
+    return Table(CAPTION, headings, tuple(zip(*cells, strict=True)), marks)
 
 
 def _another_method_leads(guidelines: Guidelines) -> list[str]:
@@ -71,8 +78,18 @@ def setting_in_words(one: Recommendation) -> str:
     parts = [f"{label(name)} {plain(value)}" for name, value in one.setting.items()]
     if one.updates is not None:
         parts.append(f"about {counted(round(one.updates.typical), 'update')}")
+    if one.strength is not None:
+        parts.append(strength_in_words(one.strength))
     what = f"`{one.method}`" if one.method else "the setting"
     return f"Run {what} with {', '.join(parts)}" if parts else f"Run {what}"
+
+
+def strength_in_words(at: AtStrength) -> str:
+    """`as trained`, or `mixed with the vanilla model to the forget target (strength about 0.7)`."""
+    if not at.meets_target:
+        return "as trained"
+    with_what = "mixed with" if at.typical <= 1 else "extrapolated from"
+    return f"{with_what} the vanilla model to the forget target (strength about {at.typical:.2g})"
 
 
 def recommendation_sentence(one: Recommendation, score: ScoreInfo) -> str:
@@ -99,6 +116,8 @@ def _probability(value: float) -> str:
 
 def _line(one: Recommendation) -> tuple[str, ...]:
     setting = ", ".join(f"{label(name)} {plain(value)}" for name, value in one.setting.items())
+    if one.strength is not None:
+        setting += f", {strength_in_words(one.strength)}" if setting else ""
     updates, regret, best = one.updates, one.regret, one.best_trial_regret
     return (
         f"`{one.method}`" if one.method else "all trials",

@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup, escape
 
-from ray_unlearn.analysis.figures.look import method_look
+from ray_unlearn.analysis.figures.look import colour_sheet, method_look, page_colour
 from ray_unlearn.analysis.report.page import Block, Page, Table
 from ray_unlearn.store.schema import COLUMNS
 
@@ -40,9 +40,9 @@ def _html_templates(methods: Sequence[str]) -> jinja2.Environment:
     html = jinja2.Environment(**SETTINGS, autoescape=True)
     html.filters |= {"code": code, "breakable": breakable}
     css = files(PACKAGE).joinpath("style.css").read_text(encoding="utf-8")
-    html.globals["css"] = Markup(css)
+    html.globals["css"] = Markup(colour_sheet() + css)
     html.globals["kind"] = _kind
-    html.globals["colour"] = lambda method: method_look(method, tuple(methods)).colour
+    html.globals["colour"] = lambda method: page_colour(method_look(method, tuple(methods)).colour)
     return html
 
 

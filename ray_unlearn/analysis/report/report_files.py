@@ -101,9 +101,14 @@ def csv_text(frame: pd.DataFrame) -> str:
     whole = {
         column: "Int64"
         for column in WHOLE_COLUMNS
-        if column in frame and pd.to_numeric(frame[column], errors="coerce").notna().any()
+        if column in frame and _are_whole(pd.to_numeric(frame[column], errors="coerce").dropna())
     }
     return frame.astype(whole).to_csv(index=False, lineterminator="\n")
+
+
+def _are_whole(known: pd.Series) -> bool:
+    """Whether there is a number, and none has a fraction, as steps of others may have."""
+    return not known.empty and bool((known % 1 == 0).all())
 
 
 def drawn(drawing: Drawing) -> tuple[str, bytes, int]:

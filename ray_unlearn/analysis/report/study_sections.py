@@ -16,7 +16,6 @@ from ray_unlearn.analysis.figures.search_history import search_history_figure
 from ray_unlearn.analysis.figures.tradeoff import tradeoff_figure
 from ray_unlearn.analysis.numerals import percentage
 from ray_unlearn.analysis.read.study_results import StudyResults
-from ray_unlearn.analysis.report.failures import failure_alerts
 from ray_unlearn.analysis.report.health import boundary_hits, unscored
 from ray_unlearn.analysis.report.page import (
     Block,
@@ -62,11 +61,10 @@ ROWS_WORTH_A_PROCESS = 20_000
 
 @dataclass(frozen=True)
 class StudyBlocks:
-    """One study on the page: its verdict, which leads where no guideline does, and the rest."""
+    """One study on the page: its verdict and the rest."""
 
     key: str
     anchor: str
-    alerts: tuple[Block, ...]
     verdict: tuple[Block, ...]
     details: tuple[Block, ...]
 
@@ -99,20 +97,16 @@ def study_blocks(study: StudyResults, anchor: str, out: ReportFolder) -> StudyBl
     out.csv(table, f"{anchor}-verdict")
     out.csv(study.baselines.reset_index(names="baseline"), f"{anchor}-baselines")
     own, details = _verdict(study, table), _details(study, table, anchor, out)
-    return StudyBlocks(study.key, anchor, failure_alerts(study), own, details)
+    return StudyBlocks(study.key, anchor, own, details)
 
 
-def studies_section(studies: Sequence[StudyBlocks], *, with_verdicts: bool) -> tuple[Section, ...]:
-    """All studies one by one; none where there is none. with_verdicts: they are not above."""
+def studies_section(studies: Sequence[StudyBlocks]) -> tuple[Section, ...]:
+    """All studies one by one; none where there is none."""
     if not studies:
         return ()
     note = (Paragraph(feasibility_definition(), style="note"),)
     sections = [
-        Section(
-            study.key,
-            ((*study.verdict, *note) if with_verdicts else ()) + study.details,
-            f"study-{study.anchor}",
-        )
+        Section(study.key, (*study.verdict, *note, *study.details), f"study-{study.anchor}")
         for study in studies
     ]
     intro = Paragraph(

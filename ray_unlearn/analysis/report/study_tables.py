@@ -10,7 +10,7 @@ from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.page import Heading, Table
 from ray_unlearn.analysis.report.verdict import ranked_methods
 from ray_unlearn.analysis.report.wording import other_values
-from ray_unlearn.store.schema import COLUMNS, STATUSES
+from ray_unlearn.store.schema import AS_TRAINED, COLUMNS, STATUSES
 
 DIRECTIONS = {
     "minimize": "lower is better",
@@ -125,6 +125,7 @@ def chosen_table(study: StudyResults, table: pd.DataFrame) -> Table:
             lambda row: number(row["learning_rate"]),
         ),
         _count("updates", "update", meaning="optimizer updates"),
+        *_strength(table),
         (Heading("other searched values", "", rest, numeric=False), others),
         _count("trial", "number", meaning="number in the ledger"),
         _count("seed", "seed", meaning="of data order and labels"),
@@ -132,6 +133,14 @@ def chosen_table(study: StudyResults, table: pd.DataFrame) -> Table:
         _metric("score, reporting", SCORE),
     ]
     return _by_method(ranked_methods(table), "The chosen configurations.", fields)
+
+
+def _strength(table: pd.DataFrame) -> list[_Field]:
+    """The strength of each configuration, where one is not as trained."""
+    if (table["strength"].dropna() == AS_TRAINED).all():
+        return []
+    meaning = "a in W\u2080 + a (W\u209c \u2212 W\u2080): 1 as trained, above 1 extrapolated"
+    return [(Heading("strength", "", meaning), lambda row: number(row["strength"], 2))]
 
 
 def outcome_table(table: pd.DataFrame) -> Table:

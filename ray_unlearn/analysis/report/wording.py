@@ -13,7 +13,7 @@ from ray_unlearn.analysis.numerals import change, fixed, number, whole_number
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.verdict import ranked_methods
 from ray_unlearn.analysis.tolerance import vanilla_score
-from ray_unlearn.store.schema import STATUSES
+from ray_unlearn.store.schema import AS_TRAINED, STATUSES
 from ray_unlearn.store.table import CONFIG_COLUMNS
 
 NO_SCORE = "no trial has a score yet"
@@ -33,6 +33,8 @@ def configuration(study: StudyResults, row: pd.Series) -> str:
     """`learning rate 3.1e-4, 16 updates, w_r 2.5`: the values of all that the search varied."""
     rate, updates = number(row["learning_rate"], 2), whole_number(row["update"])
     others = [f"{name} {value}" for name, value in other_values(study, row).items()]
+    if not (pd.isna(row["strength"]) or row["strength"] == AS_TRAINED):
+        others.append(f"strength {number(row['strength'], 2)}")
     return ", ".join([f"learning rate {rate}", f"{updates} updates", *others])
 
 

@@ -11,9 +11,8 @@ from typing import Unpack
 
 from ray_unlearn.analysis.guidelines.guideline_diff import compare, score_differences
 from ray_unlearn.analysis.guidelines.next_trials import next_trials
-from ray_unlearn.analysis.read.column_roles import HowToRead, reading_of
+from ray_unlearn.analysis.read.column_roles import HowToRead
 from ray_unlearn.analysis.read.study_results import Results, StudyResults, load
-from ray_unlearn.analysis.report.claims_section import verdict_section
 from ray_unlearn.analysis.report.comparison_sections import (
     compared_section,
     difference_section,
@@ -27,6 +26,8 @@ from ray_unlearn.analysis.report.derive import (
     table_of,
     trials_as_given,
 )
+from ray_unlearn.analysis.report.failures import failure_alerts
+from ray_unlearn.analysis.report.first_screen import first_screen
 from ray_unlearn.analysis.report.foreign_section import best_blocks, columns_section
 from ray_unlearn.analysis.report.health import health
 from ray_unlearn.analysis.report.health_section import health_section
@@ -40,7 +41,7 @@ from ray_unlearn.analysis.report.page import (
     Paragraph,
     Section,
 )
-from ray_unlearn.analysis.report.provenance import command_line, options, provenance_lines
+from ray_unlearn.analysis.report.provenance import origin_of, provenance_lines
 from ray_unlearn.analysis.report.render import render
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.report.study_sections import (
@@ -49,18 +50,16 @@ from ray_unlearn.analysis.report.study_sections import (
     study_blocks_beside,
 )
 from ray_unlearn.analysis.report.study_tables import metrics_table
+from ray_unlearn.analysis.report.variance_section import variance_section
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.guideline_file import Guidelines, load_guidelines
 from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
 
 UNLEARNING = (
-    "Unlearning changes a trained language model so that it behaves as if some of its training "
-    "documents, the forget set, had never been there, without training it again. A method succeeds "
-    "when perplexity on the forget set rises to that of unseen text of the same kind, no less and "
-    "no more, while perplexity on everything else stays where it was. This page says which "
-    "hyperparameters do that, and how sure one may be."
+    "Unlearning makes a trained language model behave as if the forget set had never been in its "
+    "training: perplexity on it rises to that of unseen text, and stays where it was elsewhere."
 )
-ANY_SCORE = "This page says which hyperparameters gave good scores, and how sure one may be."
+ANY_SCORE = "Which hyperparameters gave good scores, and how sure one may be."
 REPRODUCE = (
     "This page is derived from the ledgers or tables named below and from nothing else. The same "
     "files give the same page. Every claim with its numbers is in `guidelines.json`; `ray-unlearn "
@@ -116,7 +115,6 @@ def write_report(
     """
     before = load_guidelines(since) if since is not None else None
     results = load(sources, **how)
-    given = options(reading_of(**how), tolerance, since, seed)
     table = table_of(results, tolerance)
     try:
         files = ReportFolder(out)
@@ -124,13 +122,15 @@ def write_report(
         with study_blocks_beside(results.studies, files) as finished:
             if table is not None:
                 files.csv(trials_as_given(table), trials_file)
-            derived = derive(results, table, tolerance, seed, command_line(results, given))
+            origin = origin_of(results, tolerance, seed, how, since)
+            derived = derive(results, table, tolerance, seed, origin)
             difference = _difference(before, derived.guidelines)
+            first = _first(derived, results, files)
             columns = columns_section(results, files)
             sections = _sections(derived, results, difference, files)
             sections += [columns] if columns is not None else []
             studies = finished()
-        page = _page(derived, results, studies, sections)
+        page = _page(derived, results, studies, [first, *sections])
         for name, text in render(page, _all_methods(derived, results)).items():
             files.text(name, text)
         files.text("guidelines.json", derived.guidelines.as_json())
@@ -158,7 +158,7 @@ def _all_methods(derived: Derived, results: Results) -> list[str]:
 def _sections(
     derived: Derived, results: Results, difference: Section, out: ReportFolder
 ) -> list[Section]:
-    """Everything between the verdict and the single studies."""
+    """Everything between the first screen and the single studies."""
     if derived.table is None:
         nothing = Paragraph(f"{no_outcome(results)} There is nothing to analyse.")
         return [Section("Data health", (nothing,), "health"), difference]
@@ -169,12 +169,22 @@ def _sections(
     claims = derived.guidelines.guidelines
     return [
         found,
-        methods_section(derived.findings, claims, out),
-        compared_section(derived.findings, claims, derived.answer, out),
+        methods_section(derived.findings, derived.guidelines, out),
+        compared_section(derived.findings, derived.answer, out),
         interactions_section(derived.findings, claims, out),
         transfer_section(derived.findings, out),
+        variance_section(derived.table, out, derived.findings.seed),
         difference,
     ]
+
+
+def _first(derived: Derived, results: Results, out: ReportFolder) -> Section:
+    guidelines = derived.guidelines
+    best = best_blocks(guidelines.best_trials, guidelines.score)
+    if derived.table is None and results.foreign:
+        best = (Paragraph(no_outcome(results)),)
+    alerts = [alert for study in results.studies for alert in failure_alerts(study)]
+    return first_screen(derived.findings, guidelines, out, alerts, best)
 
 
 def _page(
@@ -184,11 +194,6 @@ def _page(
     sections: Sequence[Section],
 ) -> Page:
     guidelines = derived.guidelines
-    best = best_blocks(guidelines.best_trials, guidelines.score)
-    if derived.table is None and results.foreign:
-        best = (Paragraph(no_outcome(results)),)
-    asked = results.studies or (derived.findings is not None and derived.findings.headline)
-    answer = derived.answer if asked else None
     names = [study.key for study in studies] + [one.name for one in results.foreign]
     origin = Facts(tuple(provenance_lines(guidelines.provenance)))
     command = Command(guidelines.provenance["command"])
@@ -198,9 +203,8 @@ def _page(
         UNLEARNING if studies else ANY_SCORE,
         tuple(_subjects(results)),
         (
-            verdict_section(derived.findings, guidelines, studies, answer, best),
             *sections,
-            *studies_section(studies, with_verdicts=bool(guidelines.claimed)),
+            *studies_section(studies),
             Section("How to reproduce", (Paragraph(REPRODUCE), command, origin), "reproduce"),
             Section("Limits", (Bullets(LIMITS),), "limits"),
             *((metrics,) if studies else ()),

@@ -1,7 +1,8 @@
 """Paired differences between two methods by group (domain, or model and domain).
 
 Two intervals say different things: over trials, *for these groups*; over groups, *for groups like
-these*, from five groups on.
+these*, from five groups on. A domain on several trained models counts once there, with the mean of
+its differences: they are not independent (`held_out_by`).
 
 The interval over groups is Student's t: with five to ten of them resampled groups give intervals
 that are too short (nominal 90 % covers some 80 % at five), and the t interval covers 90 % where the
@@ -26,6 +27,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import t
 
 from ray_unlearn.analysis.statistics.robustness import Floats, Measure, in_choice_order, resampled
+from ray_unlearn.analysis.trained_models import held_out_by
 from ray_unlearn.spec.errors import UserError, nearest
 
 Outcome = Literal["more robust", "less robust", "not settled"]
@@ -77,7 +79,7 @@ class PairedDifference:
     """Method a against method b by one statistic; differences are a - b.
 
     over_trials: what other random trials on these groups would have given.
-    over_groups: what other groups like these would give; None below five.
+    over_groups: what other domains (or models) like these would give; None below five.
     better, worse: groups in which a is the better, the worse one.
     """
 
@@ -154,6 +156,7 @@ def paired_difference(
     signs = np.sign(differences) * (1 if statistic.larger_is_better else -1)
     better, worse = int(np.sum(signs > 0)), int(np.sum(signs < 0))
     compared = pd.concat([frame for pair in pairs.values() for frame in pair])
+    by_unit = _independent_differences(differences, compared)
     return PairedDifference(
         statistic=statistic.name,
         larger_is_better=statistic.larger_is_better,
@@ -162,12 +165,19 @@ def paired_difference(
         groups=tuple(rows),
         mean=math.fsum(differences) / len(rows),
         over_trials=_interval_of(draws),
-        over_groups=t_interval(differences) if len(rows) >= FEWEST_GROUPS else None,
+        over_groups=t_interval(by_unit) if len(by_unit) >= FEWEST_GROUPS else None,
         better=better,
         worse=worse,
         n_seeds=int(compared["seed"].nunique()),
-        scope=scope_of(len(rows)),
+        scope=scope_of(len(by_unit)),
     )
+
+
+def _independent_differences(differences: Floats, compared: pd.DataFrame) -> Floats:
+    """Mean difference of each domain (or model), from those of groups in order of name."""
+    units = compared.groupby("group", sort=True)[held_out_by(compared)].first()
+    means = pd.Series(differences).groupby(units.to_numpy()).mean()
+    return np.asarray(means, dtype=float)
 
 
 def holm(p_values: ArrayLike) -> Floats:
