@@ -57,6 +57,7 @@ def weaker_statement(
         "family": family,
         "estimates": estimates,
     }
+    needed = _needed(reasons)
     if len(region.p_good) and not any(reason.kind in SILENCING for reason in reasons):
         if region.p_harmless >= HARMLESS:
             return maker.make(
@@ -71,16 +72,25 @@ def weaker_statement(
                 probability=rounded(probability),
                 search_space=space,
                 warm_start=start_of(region),
-                settled_by=experiment,
+                settled_by=_larger(experiment, needed),
                 agreement=_agreement(maker, region),
                 **shared,
             )
     differ = _agreement(maker, region)
     if differ is not None and differ.not_in:
         reasons = [_disagreement(differ, len(region.groups)), *reasons]
-    needed = [reason.trials_needed for reason in reasons if reason.trials_needed is not None]
-    experiment = Experiment(trials=max(needed)) if needed else None
-    return maker.make("range", reasons, settled_by=experiment, agreement=differ, **shared)
+    return maker.make("range", reasons, settled_by=needed, agreement=differ, **shared)
+
+
+def _needed(reasons: list[Reason]) -> Experiment | None:
+    """The trials in the whole space that a claim still needs, where that is known."""
+    counts = [reason.trials_needed for reason in reasons if reason.trials_needed is not None]
+    return Experiment(trials=max(counts)) if counts else None
+
+
+def _larger(one: Experiment | None, other: Experiment | None) -> Experiment | None:
+    known = [experiment for experiment in (one, other) if experiment is not None]
+    return max(known, key=lambda experiment: experiment.trials, default=None)
 
 
 def start_of(region: Region) -> Value:
