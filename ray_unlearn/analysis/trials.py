@@ -1,15 +1,16 @@
 """The trial table: one line per trial, the unit of every claim, from studies and foreign tables."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis, KnownRange
+from ray_unlearn.analysis.one_score import one_score, one_score_rule, one_strength, rescored_notes
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
-from ray_unlearn.analysis.read.study_results import Results, StudyResults
+from ray_unlearn.analysis.read.study_results import Results
 from ray_unlearn.analysis.searched import combined, seen_axis
 from ray_unlearn.analysis.tolerance import tolerance_of, vanilla_gap, vanilla_score
 from ray_unlearn.analysis.trained_models import trained_models
@@ -17,12 +18,10 @@ from ray_unlearn.analysis.trial_parts import SourceTrials, foreign_part, study_p
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.method_registry import METHODS
-from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
 from ray_unlearn.store.schema import AS_TRAINED
 from ray_unlearn.store.table import CONFIG_COLUMNS
 
 LEFT_OUT = ("study", "domain", "model", "method", "status", "why", "group")
-OWN_SCORE = "score"
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
         key=lambda study: (study.name, study.domain, study.model, study.source_digest),
     )
     foreign = sorted(results.foreign, key=lambda table: (table.name, table.source_digest))
-    name, direction = _one_score(results)
+    name, direction = one_score(results)
     parts = [*map(study_part, studies), *map(foreign_part, foreign)]
     trials, rows = _stacked(parts)
     left_out = pd.concat([part.left_out for part in parts], ignore_index=True)
@@ -143,14 +142,14 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
         name=name,
         direction=direction,
         weights=results.weights,
-        score_rule=_one_score_rule(results),
-        strength=_one_strength(results),
+        score_rule=one_score_rule(results),
+        strength=one_strength(results),
         unit="nats/token" if studies else "",
         tolerance=tau,
         tolerance_source=source,
         checkpoint_rule="; ".join(dict.fromkeys(rule for part in parts for rule in part.rules)),
     )
-    notes += [note for study in studies for note in _rescored(study, trials)]
+    notes += [note for study in studies for note in rescored_notes(study, trials)]
     notes += [note for table in foreign for note in table.notes]
     notes += [note for part in parts for note in part.notes]
     nothing = _by_group(trials, {study.key: vanilla_score(study) for study in studies})
@@ -159,22 +158,6 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     gaps = {group: gap for group, gap in gaps.items() if gap > 0}
     theirs = tuple(dict.fromkeys(name for table in foreign for name in table.hyperparameters))
     return TrialTable(trials, rows, axes, score, left_out, tuple(notes), nothing, gaps, theirs)
-
-
-def _rescored(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:
-    """That a study searched for other weights than its trials are scored with here."""
-    if study.rescored is None:
-        return
-    own = trials[trials["study"] == study.key]
-    adaptive, pruned = (own["drawn"] == "adaptive").sum(), (own["status"] == "pruned").sum()
-    searched = ""
-    if study.spec is not None:
-        searched = f" instead of {study.spec.objective.weights.in_words()}"
-    yield (
-        f"the trials of {study.key} are scored again, with {study.rescored.in_words()}{searched}; "
-        f"{adaptive:,} were chosen adaptively and {pruned:,} ended early by the scores they had: "
-        "they lie where those were good, so the best for these weights may have been missed"
-    )
 
 
 def _by_group(trials: pd.DataFrame, of: dict[str, float]) -> dict[str, float]:
@@ -203,60 +186,6 @@ def _untouched(
         mean = float(found.loc[everywhere, "score"].mean())
         known = dict.fromkeys(groups, mean) | known
     return known
-
-
-def _one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
-    """Name and direction of the score that all sources share."""
-    if len({study.weights for study in results.studies if study.spec is not None}) > 1:
-        each = "; ".join(f"{one.name}: {one.weights.in_words()}" for one in results.studies)
-        raise UserError(
-            f"{each}: their objectives weigh the score differently; report on them separately, or "
-            "score all with the same weights, such as --objective general=2"
-        )
-    found = [(OWN_SCORE, False, study.source) for study in results.studies[:1]]
-    found += [
-        (
-            OWN_SCORE if table.score.startswith("score") and results.studies else table.score,
-            table.maximise,
-            table.source,
-        )
-        for table in results.foreign
-    ]
-    assert found, "`load` gives at least one source"
-    name, maximise, source = found[0]
-    for other, turned, where in found[1:]:
-        if (other, turned) != (name, maximise):
-            raise UserError(
-                f"{where}: its score is `{other}`, that of {source} is `{name}`; report on them "
-                "separately"
-            )
-    return name, "maximize" if maximise else "minimize"
-
-
-def _one_strength(results: Results) -> StrengthMode:
-    """Which models score a trial, in all studies; tables do not say, and count as trained."""
-    found = {study.spec.evaluation.strength for study in results.studies if study.spec}
-    if len(found) > 1:
-        names = ", ".join(study.name for study in results.studies)
-        raise UserError(
-            f"{names}: they score models at different strengths (evaluation.strength: "
-            f"{', '.join(sorted(found))}); report on them separately"
-        )
-    return found.pop() if found else "trained"
-
-
-def _one_score_rule(results: Results) -> ScoreRuleName:
-    """The score rule of all sources: scores by different rules are no more alike than units."""
-    sources = [(study.score_rule, study.source) for study in results.studies]
-    sources += [(table.score_rule, table.source) for table in results.foreign]
-    rule, source = sources[0]
-    for other, where in sources[1:]:
-        if other != rule:
-            raise UserError(
-                f"{where}: its trials are scored by `{other}`, those of {source} by `{rule}` "
-                "(objective.score_rule); report on them separately"
-            )
-    return rule
 
 
 def _range_of(name: str, parts: list[SourceTrials]) -> KnownRange | None:

@@ -121,7 +121,7 @@ def test_best_trial_recommendation_page_and_provenance_use_them_and_say_so(
     (again,) = guide.provenance["rescored"]
     assert again["searched_with"] == {"forget_gap": 1, "retain": 1, "general": 1}
     text = page.read_text().replace("\\", "")
-    head, _, rest = text.partition("## Verdict")
+    head, _, rest = text.partition("\n## ")
     assert "scores weigh forget_gap 1, retain 1, general 3 (--objective)" in head
     assert "1 were chosen adaptively and 0 ended early" in rest
     numbers = pd.read_csv(tmp_path / "r" / "data" / "one-verdict.csv")
@@ -133,9 +133,11 @@ def test_the_studys_own_weights_change_nothing_but_the_command(tmp_path: Path) -
         folder = plant(tmp_path / name, **weights)
         plain = json.loads(derive_guidelines([folder]).as_json())
         same = json.loads(derive_guidelines([folder], objective=weights or {"retain": 1}).as_json())
+        given = [found["provenance"].pop("settings") for found in (plain, same)]
         commands = [found["provenance"].pop("command") for found in (plain, same)]
         assert json.dumps(plain) == json.dumps(same)
         assert ["--objective" in command for command in commands] == [False, True]
+        assert given == [{}, {"objective": weights or {"retain": 1}}], "what `why` computes again"
 
 
 def test_studies_with_different_objectives_are_reported_together_with_one(

@@ -86,11 +86,11 @@ def test_no_source_missing_source_wrong_source(tmp_path: Path) -> None:
         load([])
     with pytest.raises(UserError, match=r"nowhere: no such file or folder"):
         load([tmp_path / "nowhere"])
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.pdf").write_text("x")
     with pytest.raises(
-        UserError, match=r"notes\.txt: neither a study directory nor a result table"
+        UserError, match=r"notes\.pdf: neither a study directory nor a result table"
     ):
-        load([tmp_path / "notes.txt"])
+        load([tmp_path / "notes.pdf"])
     with pytest.raises(UserError, match=r"no `ledger/events\.jsonl` in it"):
         load([tmp_path])
 

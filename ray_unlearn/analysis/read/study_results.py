@@ -139,7 +139,8 @@ class Results:
     studies: tuple[StudyResults, ...]
     foreign: tuple[ForeignResults, ...] = ()
     weights: ScoreWeights | None = None
-    """Weights of the scores' parts; None: not known (tables alone)."""
+    """Weights of the scores' parts, those asked for or of all studies; None where a study does not
+    say, or theirs differ."""
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -195,7 +196,7 @@ def load(sources: list[Path], **how: Unpack[HowToRead]) -> Results:
         for study in studies
     ]
     numbered = [f"{key} {i}" if keys.count(key) > 1 else key for i, key in enumerate(keys, start=1)]
-    known = {study.weights for study in studies if study.spec is not None}
+    known = {study.weights if study.spec is not None else None for study in studies}
     return Results(
         tuple(replace(study, key=key) for study, key in zip(studies, numbered, strict=True)),
         tuple(foreign),
@@ -253,8 +254,8 @@ def _from_directory(folder: Path, reading: Reading) -> StudyResults | ForeignRes
             return read_foreign(foreign, reading)
         raise UserError(
             f"{folder}: no `ledger/events.jsonl` in it; name the directory that `ray-unlearn run` "
-            "made, or results of Ray Tune (params.json), DeepCAVE (history.jsonl) or "
-            "OpenUnlearning (*_SUMMARY.json)"
+            "made, or results of Ray Tune (params.json), MLflow (mlruns), DeepCAVE "
+            "(history.jsonl) or OpenUnlearning (*_SUMMARY.json)"
         )
     record = read_ledger(ledger)
     missing = [key for key in ("spec", "domain") if not getattr(record.header, key)]

@@ -52,6 +52,9 @@ BELOW = 1.0
 NEAR = 1
 """Updates on either side of the one that the means choose among which a draw may choose."""
 MEAN_DRAWS = 64
+FEW_TRIALS = 4
+"""Of n trials, variances are known too badly by a factor of 1 + 4 / n; measured on planted truth
+(`benchmarks/component_surfaces.py`)."""
 SIGNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 """What a seed may do to the three components, in standard deviations: mean 0, variance 1, no two
 correlated."""
@@ -258,8 +261,10 @@ def _fit_one(
     targets = (values - centre) / scale
     rng = np.random.default_rng([seed, 5, k])
     settings = kernel_settings(inputs, targets, ruined, lengths, rng, SETTINGS, CHANGE, trials)
-    stretch = float(np.sqrt(np.mean([_missed(one, targets, trials, ruined) for one in settings])))
-    return _Component(targets, trials, centre, scale, settings, max(1.0, stretch))
+    missed = float(np.mean([_missed(one, targets, trials, ruined) for one in settings]))
+    few = 1 + FEW_TRIALS / (len(np.unique(trials[~ruined])) - ANCHORS)
+    stretch = float(np.sqrt(max(1.0, missed) * few))
+    return _Component(targets, trials, centre, scale, settings, stretch)
 
 
 def _missed(

@@ -1,0 +1,94 @@
+"""The score that all sources of a report share: name, direction, rule, strength, weights."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import pandas as pd
+
+from ray_unlearn.analysis.read.study_results import Results, StudyResults
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
+
+OWN_SCORE = "score"
+
+
+def one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
+    """Name and direction of the score that all sources share.
+
+    Raises:
+        UserError: they weigh their scores differently, or have scores of other names or directions.
+    """
+    if len({study.weights for study in results.studies if study.spec is not None}) > 1:
+        each = "; ".join(f"{one.name}: {one.weights.in_words()}" for one in results.studies)
+        raise UserError(
+            f"{each}: their objectives weigh the score differently; report on them separately, or "
+            "score all with the same weights, such as --objective general=2"
+        )
+    found = [(OWN_SCORE, False, study.source) for study in results.studies[:1]]
+    found += [
+        (
+            OWN_SCORE if table.score.startswith("score") and results.studies else table.score,
+            table.maximise,
+            table.source,
+        )
+        for table in results.foreign
+    ]
+    assert found, "`load` gives at least one source"
+    name, maximise, source = found[0]
+    for other, turned, where in found[1:]:
+        if (other, turned) != (name, maximise):
+            raise UserError(
+                f"{where}: its score is `{other}`, that of {source} is `{name}`; report on them "
+                "separately"
+            )
+    return name, "maximize" if maximise else "minimize"
+
+
+def one_strength(results: Results) -> StrengthMode:
+    """Which models score a trial, in all studies; tables do not say, and count as trained.
+
+    Raises:
+        UserError: studies have different ones.
+    """
+    found = {study.spec.evaluation.strength for study in results.studies if study.spec}
+    if len(found) > 1:
+        names = ", ".join(study.name for study in results.studies)
+        raise UserError(
+            f"{names}: they score models at different strengths (evaluation.strength: "
+            f"{', '.join(sorted(found))}); report on them separately"
+        )
+    return found.pop() if found else "trained"
+
+
+def one_score_rule(results: Results) -> ScoreRuleName:
+    """The score rule of all sources: scores by different rules are no more alike than units.
+
+    Raises:
+        UserError: they have different ones.
+    """
+    sources = [(study.score_rule, study.source) for study in results.studies]
+    sources += [(table.score_rule, table.source) for table in results.foreign]
+    rule, source = sources[0]
+    for other, where in sources[1:]:
+        if other != rule:
+            raise UserError(
+                f"{where}: its trials are scored by `{other}`, those of {source} by `{rule}` "
+                "(objective.score_rule); report on them separately"
+            )
+    return rule
+
+
+def rescored_notes(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:
+    """That a study searched for other weights than its trials are scored with here."""
+    if study.rescored is None:
+        return
+    own = trials[trials["study"] == study.key]
+    adaptive, pruned = (own["drawn"] == "adaptive").sum(), (own["status"] == "pruned").sum()
+    searched = ""
+    if study.spec is not None:
+        searched = f" instead of {study.spec.objective.weights.in_words()}"
+    yield (
+        f"the trials of {study.key} are scored again, with {study.rescored.in_words()}{searched}; "
+        f"{adaptive:,} were chosen adaptively and {pruned:,} ended early by the scores they had: "
+        "they lie where those were good, so the best for these weights may have been missed"
+    )
