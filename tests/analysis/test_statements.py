@@ -89,8 +89,10 @@ UPDATES = Axis("steps", "log", 4, 64, whole=True)
         (valley(), (RATE, WEIGHT), {"trials": 20}),
         (cliff(), (RATE, WEIGHT), {"trials": 110}),
         (ridge(best=-3.3), (RATE, UPDATES, WEIGHT), {"trials": 40, "groups": ("x", "y", "z")}),
+        (cliff(), (RATE, WEIGHT), {"trials": 40, "groups": ("x", "y", "z"), "seed": 70_003}),
     ],
 )
 def test_no_two_statements_about_a_hyperparameter_exclude_each_other(score, axes, design):
-    """The setting to use of the ridge lay outside the likely range of w_r."""
+    """The setting to use of the ridge lay outside the likely range of w_r, and with three domains a
+    likely range could be a single value."""
     assert contradictions(planted({"a": score}, axes=axes, noise=0.1, **design)) == []
