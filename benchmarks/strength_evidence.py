@@ -10,11 +10,11 @@ at the row with the lowest score on the selection half:
     as trained         among the rows at strength 1
     equal forgetting   among the rows that meet the target
 
-The spread over the learning rate is the greatest minus the least of four medians, one for each
-quarter of the decade from 2e-4 to 2e-3. Noise alone makes it greater than zero; what counts is how
-the two compare. Trials whose target is out of reach have no second score: their fraction is printed
-beside it, and `both` takes the lower of a trial's two scores. Intervals (90 %) are from 1,000 draws
-of worlds and, within them, of trials.
+The spread over the learning rate is the greatest minus the least of three medians, one for each
+third of the decade from 2e-4 to 2e-3, of scores less the median of their world. Noise alone makes
+it greater than zero; what counts is how the two compare. Trials whose target is out of reach have
+no second score: their fraction is printed beside it, and `both` takes the row that the selection
+half finds better. Intervals (90 %) are from 1,000 draws of worlds and, within them, of trials.
 
 With `--probe` chosen rows are trained again, learnt again and rounded (`strength_probes`).
 """
@@ -38,8 +38,8 @@ from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.target import TARGET_TOLERANCE
 
-BINS = np.geomspace(2e-4, 2e-3, 5)
-"""Ends of the quarters of the decade."""
+BINS = np.geomspace(2e-4, 2e-3, 4)
+"""Ends of the thirds of the decade."""
 DRAWS = 1000
 KINDS = ("trained", "target", "both")
 Arrays = dict[str, NDArray[Any]]
@@ -82,9 +82,9 @@ def _chosen(pool: pd.DataFrame, column: str) -> float:
 
 
 def spread(trials: Arrays, kind: str) -> float:
-    """Greatest minus least median score over the quarters of the decade; NaN if one has none."""
-    scores, quarter = trials[kind], trials["quarter"]
-    pools = [scores[(quarter == i) & ~np.isnan(scores)] for i in range(1, len(BINS))]
+    """Greatest minus least median score over the thirds of the decade; NaN if one has none."""
+    scores, third = trials[kind], trials["third"]
+    pools = [scores[(third == i) & ~np.isnan(scores)] for i in range(1, len(BINS))]
     if not all(len(pool) for pool in pools):
         return math.nan
     medians = [float(np.median(pool)) for pool in pools]
@@ -103,12 +103,12 @@ def interval(
 
     Args:
         trials: with `world`, `learning_rate` and the scores.
-        statistic: of those columns as arrays; `quarter` numbers the quarters of the decade from 1.
+        statistic: of those columns as arrays; `third` numbers the thirds of the decade from 1.
         seed: of the draws.
     """
     draws = np.random.default_rng(seed)
     arrays = {kind: trials[kind].to_numpy(dtype=float) for kind in KINDS}
-    arrays["quarter"] = np.digitize(trials["learning_rate"], BINS)
+    arrays["third"] = np.digitize(trials["learning_rate"], BINS)
     worlds = [np.flatnonzero(trials["world"] == world) for world in trials["world"].unique()]
     found = []
     for _ in range(DRAWS):
@@ -124,14 +124,21 @@ def interval(
 def spreads(trials: pd.DataFrame) -> list[dict[str, Any]]:
     """Per method: the spread of each kind of score, how they compare, and what is out of reach."""
     lines = []
-    for method, own in trials.groupby("method", sort=False):
-        line: dict[str, Any] = {"method": method, "trials": len(own)}
+    for method, whole in trials.groupby("method", sort=False):
+        line: dict[str, Any] = {"method": method, "trials": len(whole)}
+        own = whole.assign(**{kind: whole[kind] - _levels(whole, kind) for kind in KINDS})
         line |= {kind: interval(own, partial(spread, kind=kind)) for kind in KINDS}
         line["saved"] = interval(own, saved)
         line["out_of_reach"] = float(own["target"].isna().mean())
         line["extrapolated"] = float((own["strength"] > 1).mean())
         lines.append(line)
     return lines
+
+
+def _levels(trials: pd.DataFrame, kind: str) -> pd.Series:
+    """The median score of each trial's world: worlds that are harder are no spread."""
+    levels: pd.Series = trials.groupby("world")[kind].transform("median")
+    return levels.where(np.isfinite(levels), 0.0)
 
 
 def bests(rows: pd.DataFrame) -> list[dict[str, Any]]:
@@ -203,7 +210,7 @@ def main() -> None:
             probe(place, chosen, given.out / "probes.jsonl")
     known = given.out / "probes.jsonl"
     if known.exists():
-        content["probes"] = [json.loads(line) for line in known.read_text().splitlines()]
+        content["probes"] = recovered([json.loads(line) for line in known.open()])
         print_probes(content["probes"])
     text = json.dumps(_plain(content), indent=1, allow_nan=False)
     (given.out / "evidence.json").write_text(text + "\n")
@@ -234,10 +241,24 @@ def print_bests(lines: Sequence[dict[str, Any]]) -> None:
         print(f"{line['method']:32} {line['world']:14} {' '.join(f'{c:7.3f}' for c in cells)}")
 
 
+def recovered(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Adds which fraction of the rise above vanilla relearning takes back, by world.
+
+    The vanilla model's NLL is that of the same sequences before any update.
+    """
+    start = {one["world"]: one["relearning"]["0"] for one in lines if one["method"] == "vanilla"}
+    found = []
+    for line in lines:
+        first, *_, last = line["relearning"].values()
+        rise = first - start[line["world"]]
+        found.append(line | {"recovered": (first - last) / rise if rise else math.nan})
+    return found
+
+
 def print_probes(lines: Sequence[dict[str, Any]]) -> None:
     """Relearning curves, and what rounding changes."""
-    print("relearning: forget NLL of the rest after 0, 5, 20 updates | changes by 8 and by 4 bits: "
-          "forget, retain, general")  # fmt: skip
+    print("relearning: forget NLL of the rest after 0, 5, 20 updates, recovered | changes by 8 and "
+          "by 4 bits: forget, retain, general")  # fmt: skip
     for line in lines:
         curve = " ".join(f"{value:6.3f}" for value in line["relearning"].values())
         changes = []
@@ -245,7 +266,8 @@ def print_probes(lines: Sequence[dict[str, Any]]) -> None:
             own, plain = line["rounded"][bits], line["plain"]
             changes += [f"{own[name] - plain[name]:+6.3f}" for name in plain]
         print(f"{line['world']:14} {line['method']:32} {line['kind']:8} "
-              f"{line['strength']:5.2f} {curve} | {' '.join(changes)}")  # fmt: skip
+              f"{line['strength']:5.2f} {curve} {line['recovered']:4.0%} | "
+              f"{' '.join(changes)}")  # fmt: skip
 
 
 def _three(values: tuple[float, float, float]) -> str:

@@ -52,6 +52,7 @@ def world_study(world: World, folder: Path, trials: int) -> StudySpec:
     content["model"]["source"] = world.model
     content["data"]["source"] = f"demo:{world.domain}"
     content["search"]["trials_per_method"] = trials
+    content["search"]["seed"] = world.seed  # each trained model fills the gaps of the others
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{world.name}.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -80,9 +81,9 @@ def main() -> None:
         study = ru.run(world_study(world, given.results / "files", trials), place, resume=True)
         ended = study.last_run
         assert ended is not None
-        print(f"{place}: {trials} trials of each method; {ended.counts}", flush=True)
         if ended.interrupted:
-            sys.exit(f"stopped; go on with the same command, or: ray-unlearn resume {place}")
+            sys.exit(f"stopped in {place}; the same command goes on")
+        print(f"{place}: {trials} trials of each method; {ended.counts}", flush=True)
     places = " ".join(sorted({str(given.results / w.name) for w, _ in passes(
         given.trials, given.seeds, given.domains)}))  # fmt: skip
     print(f"done; report with: ray-unlearn report {places} -o {given.results / 'report'}")

@@ -8,6 +8,7 @@ import pandas as pd
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
+from ray_unlearn.store.schema import AS_TRAINED
 
 OWN_SCORE = "score"
 
@@ -45,12 +46,12 @@ def one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
 
 
 def one_strength(results: Results) -> StrengthMode:
-    """Which models score a trial, in all studies; tables do not say, and count as trained.
+    """Which models score a trial, in all studies; of a table alone its rows tell.
 
     Raises:
         UserError: studies have different ones.
     """
-    found = {study.spec.evaluation.strength for study in results.studies if study.spec}
+    found = {_strength_mode(study) for study in results.studies}
     if len(found) > 1:
         names = ", ".join(study.name for study in results.studies)
         raise UserError(
@@ -58,6 +59,12 @@ def one_strength(results: Results) -> StrengthMode:
             f"{', '.join(sorted(found))}); report on them separately"
         )
     return found.pop() if found else "trained"
+
+
+def _strength_mode(study: StudyResults) -> StrengthMode:
+    if study.spec is not None:
+        return study.spec.evaluation.strength
+    return "trained" if (study.rows["strength"].dropna() == AS_TRAINED).all() else "both"
 
 
 def one_score_rule(results: Results) -> ScoreRuleName:

@@ -129,7 +129,7 @@ def _notes(spec: StudySpec, config: Any, cost: UpdateCost) -> Iterator[str]:
         yield (
             f"evaluation.strength: {spec.evaluation.strength} adds at least one evaluation and "
             f"about {USUAL_PASSES} passes over the forget set to each trial that reaches its end, "
-            f"and more of them only while they take less than {COST_SHARE:.0%} of its time"
+            f"and more of them only while they take less than {100 * COST_SHARE:.0f} % of its time"
         )
     if cost.estimated:
         yield f"FLOPs of updates are estimated: {cost.estimated}"

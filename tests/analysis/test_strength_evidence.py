@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from strength_evidence import KINDS, bests, spreads, two_scores
+from strength_evidence import KINDS, bests, recovered, spreads, two_scores
 
 TARGET = 4.0
 
@@ -46,7 +46,7 @@ def planted(worlds: int, slope: float, seed: int = 0) -> pd.DataFrame:
     draws = np.random.default_rng(seed)
     count = 24 * worlds
     decades = np.tile(np.linspace(-0.3, 1.0, 24), worlds)
-    target = 0.3 + 0.01 * draws.standard_normal(count)
+    target = 0.3 + np.repeat(np.arange(worlds), 24) + 0.01 * draws.standard_normal(count)
     trained = target + slope * np.abs(decades)
     return pd.DataFrame(
         {"method": "gradient_ascent", "learning_rate": 2e-4 * 10**decades, "strength": 0.5}
@@ -56,17 +56,17 @@ def planted(worlds: int, slope: float, seed: int = 0) -> pd.DataFrame:
 
 
 def test_a_planted_spread_is_found_and_its_absence_too() -> None:
-    """Three quarters of a decade lie between the middles of the first and the last bin."""
+    """Two thirds of a decade lie between the middles of the first and the last third."""
     (line,) = spreads(planted(worlds=3, slope=2.0))
     value, low, high = line["trained"]
-    assert low <= 1.5 <= high
-    assert value == pytest.approx(1.5, abs=0.1)
+    assert low <= 4 / 3 <= high
+    assert value == pytest.approx(4 / 3, abs=0.1)
     assert line["target"][2] < 0.05
-    assert line["saved"][1] > 1.2
+    assert line["saved"][1] > 1.0
     assert line["out_of_reach"] == 0
 
 
-def test_more_than_half_diverged_in_a_quarter_is_an_infinite_spread() -> None:
+def test_more_than_half_diverged_in_a_third_is_an_infinite_spread() -> None:
     trials = planted(worlds=1, slope=0.0)
     high = trials["learning_rate"] > 1.2e-3
     trials.loc[high, list(KINDS)] = math.inf
@@ -81,3 +81,11 @@ def test_extrapolated_rows_stand_apart_from_mixed_ones() -> None:
     assert line["equal_score"] == line["equal_extrapolated_score"] == 1.2
     assert line["equal_interpolated_score"] == 1.3
     assert line["strength"] == 1.4
+
+
+def test_what_relearning_takes_back_is_a_fraction_of_the_rise_above_vanilla() -> None:
+    vanilla = {"world": "a", "method": "vanilla", "relearning": {"0": 3.0, "5": 3.0, "20": 3.1}}
+    forgot = {"world": "a", "method": "x", "relearning": {"0": 4.0, "5": 3.9, "20": 3.75}}
+    first, second = recovered([vanilla, forgot])
+    assert math.isnan(first["recovered"]), "there is nothing to take back"
+    assert second["recovered"] == pytest.approx(0.25)

@@ -586,6 +586,18 @@ def test_a_trajectory_is_made_of_what_was_trained(planted_study: Path) -> None:
     assert list(found.trials)[list(found.trials).index("update") + 1] == "strength"
 
 
+def test_a_table_without_its_study_tells_by_its_rows_that_strengths_were_compared(
+    planted_study: Path,
+) -> None:
+    """Else claims about mixed models would narrow a study of models as trained."""
+    (study,) = load([planted_study]).studies
+    table = replace(study, spec=None)
+    assert trial_table(Results((table,))).score.strength == "trained"
+    mixed = study.rows[study.rows["scored"]].iloc[[0]].assign(strength=0.5, scored=False)
+    both = replace(table, rows=pd.concat([study.rows, mixed], ignore_index=True))
+    assert trial_table(Results((both,))).score.strength == "both"
+
+
 def test_scores_with_other_weights_are_not_pooled(planted_study: Path) -> None:
     (study,) = load([planted_study]).studies
     assert study.spec is not None

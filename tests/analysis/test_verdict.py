@@ -2,6 +2,7 @@
 flatter."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ray_unlearn.analysis.numerals import change, number
 from ray_unlearn.analysis.read.study_results import StudyResults, load
 from ray_unlearn.analysis.report.health import boundary_hits
 from ray_unlearn.analysis.report.study_notes import agreement_sentence
+from ray_unlearn.analysis.report.study_tables import chosen_table
 from ray_unlearn.analysis.report.verdict import agreement, feasible, ranked_methods, verdict
 from ray_unlearn.analysis.report.wording import headline, outcome_sentence
 from ray_unlearn.spec.search_space import Choice, FloatRange
@@ -296,3 +298,19 @@ def test_changes_carry_a_sign_but_never_a_negative_zero() -> None:
         "+0.0 %",
         "+3,900 %",
     ]
+
+
+def test_the_chosen_configuration_says_its_strength_where_it_is_not_as_trained(
+    tmp_path: Path,
+) -> None:
+    """Run again as trained, it would be another model."""
+    study = study_of(tmp_path, [(METHODS[0], {4: row(forget=75.0)}, "complete")])
+    plain = verdict(study)
+    assert "strength" not in [head.label for head in chosen_table(study, plain).headings]
+    assert "strength" not in " ".join(headline(study, plain))
+    mixed = replace(study, rows=study.rows.assign(strength=0.75))
+    table = verdict(mixed)
+    shown = chosen_table(mixed, table)
+    place = [head.label for head in shown.headings].index("strength")
+    assert shown.lines[0][place] == "0.75"
+    assert "strength 0.75" in " ".join(headline(mixed, table))

@@ -26,6 +26,7 @@ def test_every_world_is_a_study_of_its_own_domain_and_model(domain: str, tmp_pat
         f"demo:{domain}#1",
         f"demo:{domain}#2",
     ]
+    assert [study.search.seed for study in made] == [0, 1, 2], "else all try the same points"
     assert {study.evaluation.strength for study in made} == {"both"}
     assert len({study.results_digest() for study in made}) == len(MODEL_SEEDS)
 

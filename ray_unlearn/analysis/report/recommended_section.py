@@ -15,6 +15,7 @@ HEADINGS: tuple[Heading, ...] = (
     Heading("Method", numeric=False),
     Heading("Setting", numeric=False, wide=True),
     Heading("Updates", "typical", "updates after which the trials nearest to it are scored"),
+    Heading("Strength", "typical", "where those trials are scored: as trained, or at the target"),
     Heading("Score", "expected", "of the response surface there; of the best trial without one"),
     Heading("Good", "probability, at least", "within the tolerance of the method's best"),
     Heading("Costs", "at most, 95 %", "score lost against the method's best"),
@@ -92,6 +93,10 @@ def strength_in_words(at: AtStrength) -> str:
     return f"{with_what} the vanilla model to the forget target (strength about {at.typical:.2g})"
 
 
+def _strength(at: AtStrength) -> str:
+    return f"{at.typical:.2g}, at the target" if at.meets_target else "as trained"
+
+
 def recommendation_sentence(one: Recommendation, score: ScoreInfo) -> str:
     """What the setting of a recommendation rests on, and what it may cost."""
     trials = counted(one.n_trials, "trial")
@@ -116,13 +121,12 @@ def _probability(value: float) -> str:
 
 def _line(one: Recommendation) -> tuple[str, ...]:
     setting = ", ".join(f"{label(name)} {plain(value)}" for name, value in one.setting.items())
-    if one.strength is not None:
-        setting += f", {strength_in_words(one.strength)}" if setting else ""
     updates, regret, best = one.updates, one.regret, one.best_trial_regret
     return (
         f"`{one.method}`" if one.method else "all trials",
         setting or "nothing was searched",
         DASH if updates is None else f"{updates.typical:.0f}",
+        DASH if one.strength is None else _strength(one.strength),
         plain(one.score),
         DASH if regret is None else _probability(regret.p_good),
         DASH if regret is None else plain(regret.high),
