@@ -360,6 +360,7 @@ def report(
     objective: Mapping[str, float] | None = None,
     since: PathLike | None = None,
     seed: int = 0,
+    next_trials: int = 0,
 ) -> Report:
     """Write the report: guidelines with their evidence, each study, figures, numbers as CSV.
 
@@ -377,6 +378,8 @@ def report(
         objective: weights of the score's parts to score all trials with again.
         since: an earlier guidelines.json to compare with.
         seed: seed of every random draw.
+        next_trials: how many trials to name that would settle most of what is open. They are
+            written beside the page: `next.csv`, and for each study `next.yaml`, which `run` takes.
 
     Returns:
         The page, and the guidelines in it.
@@ -412,6 +415,7 @@ def report(
             objective=objective,
             since=None if since is None else Path(since),
             seed=seed,
+            next_count=next_trials,
         )
         file = load_guidelines(page.parent / "guidelines.json")
         guide = Guide(file, _specs(paths), tuple(map(_location, sources)))

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from ray_unlearn.cli.show import Json, print_json, print_table, say
-from ray_unlearn.spec.bounds import LARGEST_SEED
+from ray_unlearn.spec.bounds import LARGEST_SEED, MOST_TRIALS
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.guideline_file import Guidelines
 from ray_unlearn.spec.method_registry import METHODS
@@ -101,6 +101,17 @@ def report_command(
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="of every random draw")
     ] = 0,
+    next_trials: Annotated[
+        int,
+        typer.Option(
+            "--next",
+            metavar="K",
+            min=0,
+            max=MOST_TRIALS,
+            help="write a study file of the K trials that would settle most of what is open",
+            show_default=False,
+        ),
+    ] = 0,
     json: Json = False,
 ) -> None:
     """Write the report: guidelines with their evidence, one HTML page, the same in Markdown.
@@ -125,6 +136,7 @@ def report_command(
         objective=parse_weights(objective) if objective is not None else None,
         since=since,
         seed=seed,
+        next_trials=next_trials,
     )
     weights = written.guide.file.score.weights
     if objective is not None and weights is not None:

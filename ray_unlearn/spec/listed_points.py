@@ -3,6 +3,7 @@
 A point is `{hyperparameter: value}` for the sampled parameters whose conditions hold.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from graphlib import TopologicalSorter
 
@@ -20,6 +21,15 @@ def sampled_parameters(space: SearchSpace) -> dict[str, FloatRange | IntRange | 
         {name: sorted(parameter.when) for name, parameter in sampled.items()}
     ).static_order()
     return {name: sampled[name] for name in order if name in sampled}
+
+
+def middle_of(parameter: FloatRange | IntRange | Choice) -> Scalar:
+    """The middle of a range on its scale, or of a list of choices."""
+    if isinstance(parameter, Choice):
+        return parameter.choices[len(parameter.choices) // 2]
+    low, high = parameter.low, parameter.high
+    middle = math.sqrt(low * high) if parameter.scale == "log" else (low + high) / 2
+    return round(middle) if isinstance(parameter, IntRange) else min(max(middle, low), high)
 
 
 def check_points(space: SearchSpace, points: Iterable[Listed], where: str) -> None:

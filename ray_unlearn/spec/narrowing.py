@@ -5,13 +5,12 @@ values are the first trial. `FULL_SPACE_FRACTION` of each narrowed method's tria
 study's own space, so that the study can refute the claims.
 """
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import Guideline, Guidelines
-from ray_unlearn.spec.listed_points import sampled_parameters
+from ray_unlearn.spec.listed_points import middle_of, sampled_parameters
 from ray_unlearn.spec.narrowed_range import ClaimNotApplied, narrowed_parameter
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange, Scalar, SearchSpace
 from ray_unlearn.spec.strict import validated
@@ -245,7 +244,7 @@ def _warm_point(
                 f"{space.method}, {name}: the claimed start {value} is outside the space; its "
                 "middle is used"
             )
-        point[name] = _middle(parameter) if inside is None else inside
+        point[name] = middle_of(parameter) if inside is None else inside
     if not used:
         return {}
     notes.append(f"{space.method}: begins with {', '.join(used)}")
@@ -259,14 +258,6 @@ def _inside(parameter: FloatRange | IntRange | Choice, value: Scalar) -> Scalar 
     if isinstance(value, (str, bool)) or not parameter.low <= value <= parameter.high:
         return None
     return round(value) if isinstance(parameter, IntRange) else float(value)
-
-
-def _middle(parameter: FloatRange | IntRange | Choice) -> Scalar:
-    if isinstance(parameter, Choice):
-        return parameter.choices[len(parameter.choices) // 2]
-    low, high = parameter.low, parameter.high
-    middle = math.sqrt(low * high) if parameter.scale == "log" else (low + high) / 2
-    return round(middle) if isinstance(parameter, IntRange) else min(max(middle, low), high)
 
 
 def _shares(spec: StudySpec, changed: list[str]) -> Iterator[str]:

@@ -6,8 +6,12 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.guidelines.claims import guidelines_of
+from ray_unlearn.analysis.guidelines.findings import find
+from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.trials import TrialTable
-from ray_unlearn.spec.guideline_file import ScoreInfo
+from ray_unlearn.spec.guideline_file import Guideline, ScoreInfo
+from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
 
 RATE = Axis("learning_rate", "log", 1e-6, 1e-3)
 WEIGHT = Axis("w_r", "log", 0.5, 8.0)
@@ -139,3 +143,31 @@ def cliff(best: float = -4.5, edge: float = -3.8) -> Score:
         )
 
     return score
+
+
+def contradictions(table: TrialTable) -> list[str]:
+    """Pairs of statements about one hyperparameter of method "a" that exclude each other."""
+    found = guidelines_of(find(table))
+    (setting,) = (one.setting for one in recommendations(table, 0, found))
+    if RATE_BY_STEPS not in setting and "steps" in setting:
+        setting = setting | {RATE_BY_STEPS: setting["learning_rate"] * setting["steps"]}
+    pairs = []
+    for one in (g for g in found if g.kind == "range"):
+        at, space = setting[one.param], one.search_space
+        bad = [_avoided(g) for g in found if g.kind == "avoid" and g.param == one.param]
+        if bad and one.status == "leave_alone":
+            pairs.append(f"{one.param}: leave it alone, avoid {bad}")
+        if any(low < at < high for low, high in bad):
+            pairs.append(f"{one.param}: use {at}, avoid {bad}")
+        if space is None:
+            continue
+        if any(low < space.high and space.low < high for low, high in bad):
+            pairs.append(f"{one.param}: {one.text}, avoid {bad}")
+        if not 0.99 * space.low <= at <= 1.01 * space.high:  # settings have three digits
+            pairs.append(f"{one.param}: {one.text}, use {at}")
+    return pairs
+
+
+def _avoided(guideline: Guideline) -> tuple[float, float]:
+    low, high = (guideline.estimates[side] for side in ("low", "high"))
+    return (-np.inf if low is None else low, np.inf if high is None else high)

@@ -1,8 +1,10 @@
 """What is said of a hyperparameter short of a claim must be worth what it says."""
 
 import numpy as np
-from surfaces import RATE, WEIGHT, planted, valley
+import pytest
+from surfaces import RATE, WEIGHT, cliff, contradictions, planted, ridge, valley
 
+from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.statistics.likely_values import (
@@ -76,3 +78,21 @@ def test_a_method_without_a_surface_is_not_known():
     found = ranges(planted({"a": valley()}, trials=5))
     assert {g.status for g in found.values()} == {"not_known"}
     assert "5 trials drawn from the space" in found["learning_rate"].why
+
+
+UPDATES = Axis("steps", "log", 4, 64, whole=True)
+
+
+@pytest.mark.parametrize(
+    ("score", "axes", "design"),
+    [
+        (valley(), (RATE, WEIGHT), {"trials": 20}),
+        (cliff(), (RATE, WEIGHT), {"trials": 110}),
+        (ridge(best=-3.3), (RATE, UPDATES, WEIGHT), {"trials": 40, "groups": ("x", "y", "z")}),
+        (cliff(), (RATE, WEIGHT), {"trials": 40, "groups": ("x", "y", "z"), "seed": 70_003}),
+    ],
+)
+def test_no_two_statements_about_a_hyperparameter_exclude_each_other(score, axes, design):
+    """The setting to use of the ridge lay outside the likely range of w_r, and with three domains a
+    likely range could be a single value."""
+    assert contradictions(planted({"a": score}, axes=axes, noise=0.1, **design)) == []

@@ -1,16 +1,17 @@
 """The setting of each method to use: always there, whatever is claimed or withheld."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.guidelines.method_findings import with_product
 from ray_unlearn.analysis.numerals import rounded
 from ray_unlearn.analysis.statistics.recommended_point import (
-    RecommendedPoint,
     RegretBound,
     recommended_point,
 )
@@ -18,6 +19,7 @@ from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import (
     AtStrength,
+    Guideline,
     Recommendation,
     RegretAtMost,
     Updates,
@@ -25,10 +27,16 @@ from ray_unlearn.spec.guideline_file import (
 )
 from ray_unlearn.store.schema import AS_TRAINED
 
+Array = NDArray[np.float64]
+
 NEAREST = 5
+ROUNDING = 1e-6
+"""Unit coordinates that the six digits of a file may be off by."""
 
 
-def recommendations(table: TrialTable, seed: int) -> tuple[Recommendation, ...]:
+def recommendations(
+    table: TrialTable, seed: int, guidelines: Sequence[Guideline] = ()
+) -> tuple[Recommendation, ...]:
     """One recommendation per method that has a finite score, the best expected score first.
 
     All trials count, adaptive ones too: the surface is a regression on the settings.
@@ -36,12 +44,18 @@ def recommendations(table: TrialTable, seed: int) -> tuple[Recommendation, ...]:
     Args:
         table: trials of all methods.
         seed: of fits and draws.
+        guidelines: statements about the same trials; a setting lies in the claimed and likely
+            ranges, so that nothing recommends what something else says to leave.
     """
     scored = table.trials[~table.trials["infeasible"]]
     groups = {
         method: frozenset(own["group"]) for method, own in scored.groupby("method", sort=False)
     }
-    found = [_recommendation(table, method, seed) for method in table.methods if method in groups]
+    found = [
+        _recommendation(table, method, seed, guidelines)
+        for method in table.methods
+        if method in groups
+    ]
     # Means over different groups are no rank.
     alike = len(set(groups.values())) <= 1
     sign = 1 if table.score.direction == "minimize" else -1
@@ -49,7 +63,9 @@ def recommendations(table: TrialTable, seed: int) -> tuple[Recommendation, ...]:
     return tuple(sorted(found, key=lambda one: order[one.method]) if alike else found)
 
 
-def _recommendation(table: TrialTable, method: str, seed: int) -> Recommendation:
+def _recommendation(
+    table: TrialTable, method: str, seed: int, guidelines: Sequence[Guideline]
+) -> Recommendation:
     trials, axes = with_product(table.of(method), table.axes[method])
     best = best_by_selection(trials)
     trials = trials[trials["group"].isin(best.index)]
@@ -58,8 +74,10 @@ def _recommendation(table: TrialTable, method: str, seed: int) -> Recommendation
         int(np.argmax(own["trial"].to_numpy() == best["trial"][group]))
         for group, own in trials.groupby("group", sort=True)
     ]
-    point = recommended_point(parts, places, axes, table.score.tolerance, seed)
-    setting = _setting_of_best(best, axes) if point is None else _setting_at(point, axes)
+    own = [g for g in guidelines if (g.scope.method or "") == method]
+    limits = _limits(own, axes)
+    point = recommended_point(parts, places, axes, table.score.tolerance, seed, limits)
+    setting = _setting_of_best(best, axes) if point is None else setting_at(point.point, axes)
     near = _nearest(_first(best) if point is None else trials, axes, setting)
     score = float(best["score"].mean()) if point is None else point.score
     return Recommendation(
@@ -76,10 +94,30 @@ def _recommendation(table: TrialTable, method: str, seed: int) -> Recommendation
     )
 
 
-def _setting_at(found: RecommendedPoint, axes: tuple[Axis, ...]) -> dict[str, Value]:
+def _limits(
+    guidelines: Sequence[Guideline], axes: Sequence[Axis]
+) -> dict[int, tuple[float, float]]:
+    """By index of an axis, unit coordinates of its claimed or likely range."""
+    found: dict[int, tuple[float, float]] = {}
+    for j, axis in enumerate(axes):
+        for guideline in guidelines:
+            space = guideline.search_space
+            if guideline.kind != "range" or guideline.param != axis.name or space is None:
+                continue
+            if space.low is not None and space.high is not None:
+                low, high = axis.to_unit([space.low, space.high])
+                found[j] = (float(low) - ROUNDING, float(high) + ROUNDING)
+            elif space.choices is not None and len(space.choices) == 1:
+                (code,) = axis.to_unit(np.array(space.choices, dtype=object))
+                found[j] = (float(code), float(code))
+    return found
+
+
+def setting_at(point: Array, axes: Sequence[Axis]) -> dict[str, Value]:
+    """Values of the hyperparameters at unit coordinates [d]; a product of two is none of them."""
     return {
         axis.name: _value(axis, at)
-        for axis, at in zip(axes, found.point, strict=True)
+        for axis, at in zip(axes, point, strict=True)
         if not axis.factors
     }
 

@@ -119,7 +119,8 @@ def _likely(guideline: Guideline, score: ScoreInfo) -> str:
     if guideline.agreement is not None:
         text += f"; shown so far: {agreement_words(guideline.agreement)}"
     if (experiment := guideline.settled_by) is not None:
-        text += f". About {counted(experiment.trials, 'more trial')} there would settle it"
+        where = " there" if experiment.low is not None else ""
+        text += f". About {counted(experiment.trials, 'more trial')}{where} would settle it"
     return text + "."
 
 

@@ -15,7 +15,9 @@ from ray_unlearn.analysis.guidelines.claim_maker import ClaimMaker
 from ray_unlearn.analysis.guidelines.sentences import agreement_words
 from ray_unlearn.analysis.numerals import rounded
 from ray_unlearn.analysis.statistics.good_regions import CORE, EXCLUDED, Region
+from ray_unlearn.analysis.statistics.isolation_profile import GRID
 from ray_unlearn.analysis.statistics.likely_values import (
+    LikelyValues,
     likely_values,
     most_agree,
     trials_to_settle,
@@ -30,7 +32,8 @@ from ray_unlearn.spec.guideline_file import (
 )
 
 HARMLESS = 0.95
-SILENCING = ("heldout",)
+HALF_STEP = 0.5 / (GRID - 1)
+SILENCING = ("heldout", "prediction")
 """Reasons against a claim that refute the surface itself, so that nothing weaker is said either."""
 
 
@@ -57,6 +60,7 @@ def weaker_statement(
         "family": family,
         "estimates": estimates,
     }
+    needed = _needed(reasons)
     if len(region.p_good) and not any(reason.kind in SILENCING for reason in reasons):
         if region.p_harmless >= HARMLESS:
             return maker.make(
@@ -71,16 +75,25 @@ def weaker_statement(
                 probability=rounded(probability),
                 search_space=space,
                 warm_start=start_of(region),
-                settled_by=experiment,
+                settled_by=_larger(experiment, needed),
                 agreement=_agreement(maker, region),
                 **shared,
             )
     differ = _agreement(maker, region)
     if differ is not None and differ.not_in:
         reasons = [_disagreement(differ, len(region.groups)), *reasons]
-    needed = [reason.trials_needed for reason in reasons if reason.trials_needed is not None]
-    experiment = Experiment(trials=max(needed)) if needed else None
-    return maker.make("range", reasons, settled_by=experiment, agreement=differ, **shared)
+    return maker.make("range", reasons, settled_by=needed, agreement=differ, **shared)
+
+
+def _needed(reasons: list[Reason]) -> Experiment | None:
+    """The trials in the whole space that a claim still needs, where that is known."""
+    counts = [reason.trials_needed for reason in reasons if reason.trials_needed is not None]
+    return Experiment(trials=max(counts)) if counts else None
+
+
+def _larger(one: Experiment | None, other: Experiment | None) -> Experiment | None:
+    known = [experiment for experiment in (one, other) if experiment is not None]
+    return max(known, key=lambda experiment: experiment.trials, default=None)
 
 
 def start_of(region: Region) -> Value:
@@ -108,7 +121,7 @@ def _likely(
     found = likely_values(p_good, int(np.argmin(np.abs(region.grid - region.best))))
     if found is None:
         return None
-    low, high = (float(region.grid[i]) for i in (found.first, found.last))
+    low, high = _ends(region, found)
     there = int(((values >= low) & (values <= high)).sum())
     more = trials_to_settle(p_good[found.first : found.last + 1], there)
     ends = {"low": rounded(low), "high": rounded(high)}
@@ -116,6 +129,17 @@ def _likely(
     space = ClaimedRegion.model_validate({"type": kind, "log": axis.scale == "log"} | ends)
     experiment = None if more is None else Experiment.model_validate({"trials": more} | ends)
     return space, found.probability, experiment
+
+
+def _ends(region: Region, found: LikelyValues) -> tuple[float, float]:
+    """The run's least and greatest value; a single one stands for half a step on either side."""
+    axis = region.axis
+    low, high = (float(region.grid[i]) for i in (found.first, found.last))
+    if found.first < found.last or axis.whole:
+        return low, high
+    at = float(axis.to_unit([low])[0])
+    ends = axis.from_unit(np.clip([at - HALF_STEP, at + HALF_STEP], 0, 1))
+    return float(ends[0]), float(ends[1])
 
 
 def _agreement(maker: ClaimMaker, region: Region) -> GoodIn | None:

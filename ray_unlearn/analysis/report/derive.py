@@ -89,12 +89,13 @@ def derive(
     any_score = table is not None and not table.trials["infeasible"].all()
     findings = find(table, seed) if table is not None and any_score else None
     written = csv_text(trials_as_given(table)).encode() if table is not None else None
+    said = guidelines_of(findings) if findings is not None else ()
     guidelines = Guidelines(
         provenance=provenance(results, written, seed, origin),
         score=table.score if table is not None else _no_score(tolerance),
         best_trials=_best_trials(table) if table is not None else (),
-        recommendations=recommendations(table, seed) if table is not None else (),
-        guidelines=guidelines_of(findings) if findings is not None else (),
+        recommendations=recommendations(table, seed, said) if table is not None else (),
+        guidelines=said,
     )
     answer = published_answer(findings, guidelines.guidelines)
     return Derived(table, findings, guidelines, answer)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Unpack
 
 from ray_unlearn.analysis.guidelines.guideline_diff import compare, score_differences
+from ray_unlearn.analysis.guidelines.next_trials import next_trials
 from ray_unlearn.analysis.read.column_roles import HowToRead
 from ray_unlearn.analysis.read.study_results import Results, StudyResults, load
 from ray_unlearn.analysis.report.comparison_sections import (
@@ -31,6 +32,7 @@ from ray_unlearn.analysis.report.foreign_section import best_blocks, columns_sec
 from ray_unlearn.analysis.report.health import health
 from ray_unlearn.analysis.report.health_section import health_section
 from ray_unlearn.analysis.report.methods_section import methods_section
+from ray_unlearn.analysis.report.next_files import write_next
 from ray_unlearn.analysis.report.page import (
     Bullets,
     Command,
@@ -88,6 +90,7 @@ def write_report(
     tolerance: float | None = None,
     since: Path | None = None,
     seed: int = 0,
+    next_count: int = 0,
     **how: Unpack[HowToRead],
 ) -> Path:
     """Write `report.html`, `report.md`, `guidelines.json`, `figures/` and `data/` into a folder.
@@ -98,6 +101,8 @@ def write_report(
         tolerance: tau, in units of the score; None: from the data (`analysis.tolerance`).
         since: an earlier `guidelines.json` to compare with.
         seed: of every random draw.
+        next_count: trials to name that would settle most of what is open (`next.csv`, and a study
+            file `next.yaml` for each study).
         how: foreign tables are to be read, and with which weights trials are scored again
             (`analysis.read.column_roles.Reading`).
 
@@ -129,6 +134,9 @@ def write_report(
         for name, text in render(page, _all_methods(derived, results)).items():
             files.text(name, text)
         files.text("guidelines.json", derived.guidelines.as_json())
+        if next_count and table is not None:
+            following = next_trials(table, derived.guidelines.guidelines, next_count, seed)
+            write_next(following, table, results.studies, files)
     except OSError as error:
         raise StorageError(f"{out}: the report cannot be written: {error}") from None
     return out / "report.html"

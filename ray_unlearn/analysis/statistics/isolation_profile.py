@@ -119,8 +119,7 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     regrets = {
         order[j]: _regret(surface, others, along, ordered, j, own_seed) for j in range(len(ordered))
     }
-    spread = spread_points(ordered, SPREAD, own_seed)
-    best = _best_point(surface, np.concatenate([points, spread]))
+    best = surface_best(surface, points, ordered, own_seed)
     costs = {
         order[j]: _greatest_cost(surface, best, ordered, j, own_seed) for j in range(len(ordered))
     }
@@ -130,7 +129,7 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
         surface.n_used,
         tuple(regrets[j] for j in range(len(axes))),
         tuple(costs[j] for j in range(len(axes))),
-        _good_shares(surface, best, spread, tolerance, own_seed),
+        _good_shares(surface, best, spread_points(ordered, SPREAD, own_seed), tolerance, own_seed),
         axis_effects(points, part.scores, part.infeasible, ordered, tolerance, own_seed)[
             :, np.argsort(order)
         ],
@@ -291,8 +290,20 @@ def _profile(
     return np.asarray(draws.min(2))
 
 
-def _best_point(surface: ScoreSurface, candidates: Array) -> Array:
-    """The point [1, d] with the least posterior mean among candidates [m, d]."""
+def profile_points(
+    surface: ScoreSurface, points: Array, axes: Sequence[Axis], j: int, seed: int
+) -> Array:
+    """Points [g, d] of the isolation profile of axis j: the best expected one at each value."""
+    others, along = _settings_of_others(surface, points, axes, seed)
+    at = moved(others, axes, j, profile_grid(axes[j]), along)
+    g, m, d = at.shape
+    least = surface.rough_mean(at.reshape(-1, d)).reshape(g, m).argmin(1)
+    return np.asarray(at[np.arange(g), least])
+
+
+def surface_best(surface: ScoreSurface, points: Array, axes: Sequence[Axis], seed: int) -> Array:
+    """The point [1, d] with the least posterior mean among trials [n, d] and a spread."""
+    candidates = np.concatenate([points, spread_points(axes, SPREAD, seed)])
     return candidates[np.lexsort((*candidates.T, surface.mean(candidates)))[:1]]
 
 

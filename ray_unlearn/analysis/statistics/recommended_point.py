@@ -10,7 +10,7 @@ therefore too large and probabilities too small, never the other way: they are b
 so. Measured on planted truth in docs/analysis.md.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from ray_unlearn.analysis.statistics.isolation_profile import (
     too_little,
 )
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
-from ray_unlearn.analysis.statistics.searched_points import completed, spread_points
+from ray_unlearn.analysis.statistics.searched_points import settable, spread_points
 
 Array = NDArray[np.float64]
 
@@ -72,8 +72,9 @@ def recommended_point(
     axes: Sequence[Axis],
     tolerance: float,
     seed: int,
+    limits: Mapping[int, tuple[float, float]] | None = None,
 ) -> RecommendedPoint | None:
-    """The point with the lowest expected score, averaged over groups.
+    """The point with the lowest expected score, averaged over groups, within limits.
 
     Neither the order nor the names of groups and axes matter. Adaptive trials may be among them: a
     regression does not need its inputs drawn at random.
@@ -84,6 +85,8 @@ def recommended_point(
         axes: hyperparameters, in the order of the coordinates.
         tolerance: tau > 0, in units of the score.
         seed: of fits and draws.
+        limits: by index of an axis, the coordinates that it should have; they are left where no
+            candidate has them all.
 
     Returns:
         None where a surface of some group would say nothing (`isolation_profile.too_little`).
@@ -96,7 +99,8 @@ def recommended_point(
     surfaces = [surface_of(part, ordered, tolerance, seed) for part in turned]
     everywhere = np.concatenate([part.points for part in turned])
     candidates, means = _candidates(surfaces, everywhere, ordered, seed)
-    chosen = candidates[0]
+    first = _first_within(candidates, {order.index(j): at for j, at in (limits or {}).items()})
+    chosen = candidates[first]
     regrets, best_regrets = [], []
     for surface, part, index in zip(surfaces, turned, best, strict=True):
         at = np.concatenate([[chosen, part.points[index]], candidates])
@@ -108,11 +112,19 @@ def recommended_point(
     point[order] = chosen
     return RecommendedPoint(
         point,
-        float(means[0]),
+        float(means[first]),
         _bound(regrets, tolerance),
         _bound(best_regrets, tolerance),
         sum(len(part.scores) for part in parts),
     )
+
+
+def _first_within(candidates: Array, limits: Mapping[int, tuple[float, float]]) -> int:
+    """Index of the first candidate within the limits; 0 where none is."""
+    inside = np.ones(len(candidates), dtype=bool)
+    for j, (low, high) in limits.items():
+        inside &= (candidates[:, j] >= low) & (candidates[:, j] <= high)
+    return int(np.argmax(inside))
 
 
 def _candidates(
@@ -128,33 +140,18 @@ def _candidates(
         evenly = np.linspace(0, len(trials) - 1, SPREAD).astype(int)
         trials = trials[np.lexsort(trials.T)[evenly]]
     spread = spread_points(axes, SPREAD, seed)
-    points = _within(np.concatenate([trials, spread]), axes)
+    points = settable(np.concatenate([trials, spread]), axes)
     means = _mean(surfaces, points)
     numeric = np.array([axis.scale != "categorical" for axis in axes])
     for k in range(ROUNDS):
         best = points[np.argsort(means, kind="stable")[:BEST]]
         moved = np.repeat(best, NEIGHBOURS, axis=0)
         moved += rng.standard_normal(moved.shape) * numeric * 0.1 / 2**k
-        moved = _within(moved, axes)
+        moved = settable(moved, axes)
         points = np.concatenate([points, moved])
         means = np.concatenate([means, _mean(surfaces, moved)])
     order = np.argsort(means, kind="stable")
     return points[order], means[order]
-
-
-def _within(points: Array, axes: Sequence[Axis]) -> Array:
-    """The points [m, d] moved to values that can be set: within bounds, whole where needed."""
-    columns = []
-    for column, axis in zip(points.T, axes, strict=True):
-        if axis.scale == "categorical":
-            columns.append(column)
-            continue
-        inside = np.clip(column, 0, 1)
-        if axis.whole:
-            whole = np.round(axis.from_unit(inside))
-            inside = axis.to_unit(np.clip(whole, np.ceil(axis.low), np.floor(axis.high)))
-        columns.append(inside)
-    return completed(np.column_stack(columns), axes)
 
 
 def _mean(surfaces: Sequence[ScoreSurface], points: Array) -> Array:

@@ -33,6 +33,21 @@ def completed(points: Array, axes: Sequence[Axis]) -> Array:
     return points
 
 
+def settable(points: Array, axes: Sequence[Axis]) -> Array:
+    """The points [m, d] moved to values that can be set: within bounds, whole where needed."""
+    columns = []
+    for column, axis in zip(points.T, axes, strict=True):
+        if axis.scale == "categorical":
+            columns.append(column)
+            continue
+        inside = np.clip(column, 0, 1)
+        if axis.whole:
+            whole = np.round(axis.from_unit(inside))
+            inside = axis.to_unit(np.clip(whole, np.ceil(axis.low), np.floor(axis.high)))
+        columns.append(inside)
+    return completed(np.column_stack(columns), axes)
+
+
 def moved(points: Array, axes: Sequence[Axis], j: int, grid: Array, along: int = 0) -> Array:
     """Points [m, d] moved to each value of axis j: [g, m, d].
 
