@@ -92,11 +92,23 @@ class Heldout(Strict):
     regret_default: float | None = None
 
 
+class LeftOut(Strict):
+    """What the response surface predicts of trials left out of its fit."""
+
+    trials: int = Field(ge=1, description="each left out once")
+    held: int = Field(ge=0, description="trials inside their 90 % predictive intervals")
+    explained: float = Field(
+        le=1, description="share of the variance explained; negative: worse than the mean"
+    )
+
+
 class Evidence(Strict):
     """The data and the statistics behind a claim."""
 
     n_trials: int = Field(
-        ge=0, description="trials drawn from the search space: statistics use no others"
+        ge=0,
+        description="trials that the claim rests on: of claims from the response surface (range, "
+        "avoid, budget) all, adaptive ones too; of all others those drawn from the search space",
     )
     n_groups: int = Field(ge=0, description="domains, or trained models where there are more")
     n_models: int = Field(
@@ -108,6 +120,9 @@ class Evidence(Strict):
     n_seeds: int = Field(ge=0)
     sampler: str = Field("unknown", description="how the trials were drawn, in words")
     heldout: Heldout | None = None
+    left_out: LeftOut | None = Field(
+        None, description="of claims from the response surface; null in older files"
+    )
     p_value: float | None = Field(None, ge=0, le=1)
     family_size: int | None = Field(
         None, ge=1, description="claims tested together, which the p-value allows for"
@@ -121,6 +136,7 @@ class Reason(Strict):
         "sampler",
         "trials",
         "seeds",
+        "prediction",
         "importance",
         "heldout",
         "difference",

@@ -3,7 +3,13 @@ results allow."""
 
 import pytest
 
-from ray_unlearn.analysis.guidelines.grades import grade_of, missing_evidence, worse_than_default
+from ray_unlearn.analysis.guidelines.grades import (
+    grade_of,
+    missing_evidence,
+    unpredicted,
+    worse_than_default,
+)
+from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck
 from ray_unlearn.spec.guideline_file import Evidence, Heldout
 
 
@@ -56,6 +62,19 @@ def evidence(
 )
 def test_grade_by_domains_and_held_out_results(groups, better, grade):
     assert grade_of(evidence(groups, better)) == grade
+
+
+def test_one_seed_is_stated_for_itself_alone():
+    assert grade_of(evidence(9, 9, seeds=1)) == "scoped"
+
+
+def test_a_surface_that_does_not_predict_claims_nothing_and_says_by_how_much():
+    good = SurfaceCheck(n=20, held=18, squared_error=1.0, squares=10.0)
+    assert unpredicted(good) == []
+    (reason,) = unpredicted(SurfaceCheck(400, 360, 9.5, 10.0))
+    assert (reason.kind, "explains 5 %" in reason.text) == ("prediction", True)
+    (reason,) = unpredicted(SurfaceCheck(20, 14, 1.0, 10.0))
+    assert "hold 14 of 20 trials" in reason.text
 
 
 def test_one_trained_model_gives_no_grade_above_scoped_in_any_number_of_domains():

@@ -42,6 +42,7 @@ from ray_unlearn.analysis.statistics.paired_difference import (
     PairedDifference,
 )
 from ray_unlearn.analysis.statistics.robustness import TuningCurve
+from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.main import app
 from ray_unlearn.spec.guideline_file import (
@@ -148,6 +149,10 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
             evidence=Evidence(
                 n_trials=n, n_groups=len(table.groups), n_seeds=3, sampler="drawn from the space"
             ),
+            drawn=own,
+            surface_evidence=Evidence(n_trials=n, n_groups=len(table.groups), n_seeds=3),
+            check=SurfaceCheck(n, n, 0.1, 1.0),
+            effects={a.name: 0.001 if i == 0 else 0.6 for i, a in enumerate(axes)},
             regions=tuple(region_of(a, n, good=i == 0) for i, a in enumerate(axes)),
             importance=result,
             trade_off=kappa,

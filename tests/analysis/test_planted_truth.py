@@ -67,10 +67,11 @@ def test_beyond_a_divergence_cliff_is_to_be_avoided():
     assert "diverged" in avoid.text
 
 
-def test_adaptive_trials_alone_support_nothing():
-    table = planted({"a": valley()}, trials=60, groups=THREE, drawn="adaptive")
-    assert claims(table) == []
-    assert "adaptive sampler" in by_id(table)["rank/a"].text
+def test_adaptive_trials_support_a_range_but_not_what_needs_drawn_ones():
+    """A regression does not need its inputs drawn at random; a density of the best trials does."""
+    found = by_id(planted({"a": valley()}, trials=40, drawn="adaptive"))
+    assert found["range/a/learning_rate"].status == "claimed"
+    assert "adaptive sampler" in found["rank/a"].text
 
 
 def test_the_better_method_is_named_and_equal_ones_are_not_told_apart():
@@ -86,10 +87,29 @@ def test_the_better_method_is_named_and_equal_ones_are_not_told_apart():
     assert "no method is shown" in equal.text
 
 
-def test_thin_data_says_how_many_trials_are_missing():
+def test_twenty_trials_claim_a_range_that_the_surface_predicts():
+    found = by_id(planted({"a": valley()}, trials=20))
+    claim = found["range/a/learning_rate"]
+    assert claim.status == "claimed"
+    assert "left out of the fit" in claim.text
+    assert claim.evidence.left_out.trials == 20
+    assert claim.evidence.left_out.explained > 0.5
+    assert "80 more trials" in found["rank/a"].text
+
+
+def test_what_needs_drawn_trials_says_how_many_are_missing():
     found = by_id(planted({"a": valley()}, trials=20, groups=THREE))
-    assert not any(guideline.status == "claimed" for guideline in found.values())
-    assert "40 more trials" in found["range/a/learning_rate"].why
+    assert found["rank/a"].status == "not_known"
+    assert "40 more trials" in found["rank/a"].text
+
+
+def test_trials_that_are_not_predicted_claim_nothing_however_many():
+    """Scores that do not depend on anything searched."""
+    found = by_id(planted({"a": flat}, trials=120))
+    for name in ("range/a/learning_rate", "range/a/w_r", "budget/a"):
+        assert found[name].status == "not_known"
+        assert found[name].withheld_because[0].kind == "prediction"
+        assert "of the variance of trials left out" in found[name].text
 
 
 def test_optima_that_differ_between_domains_give_no_common_range():
@@ -137,11 +157,8 @@ def test_a_shared_optimum_transfers_and_is_graded_by_the_number_of_domains():
 )
 def test_many_domains_on_one_trained_model_are_stated_for_it_alone(models, grade, words):
     """A user of another model would rely on a grade that one model gave."""
-    shallow = lambda logs, rng: valley()(logs, rng) + 0.3  # noqa: E731
-    table = planted(
-        {"a": valley(), "b": shallow}, trials=42, groups=THREE, axes=(RATE,), models=models
-    )
-    found = claims(table)
+    methods = {"a": valley(), "b": lambda logs, rng: valley()(logs, rng) + 0.3}
+    found = claims(planted(methods, trials=42, groups=THREE, axes=(RATE,), models=models))
     assert {"range/a/learning_rate", "method_choice/best"} <= {claim.id for claim in found}
     assert {claim.grade for claim in found} == {grade}
     assert all(words in claim.text for claim in found)
@@ -149,19 +166,31 @@ def test_many_domains_on_one_trained_model_are_stated_for_it_alone(models, grade
 
 def test_models_of_three_domains_are_no_more_than_three_independent_groups():
     """Nine models of three domains would else hold out nine, each with its domain left in."""
+    mixed, ascent = "ascent_descent_in_distribution", "gradient_ascent"
     table = planted(
-        {"a": valley(), "b": flat},
-        trials=45,
+        {ascent: valley(), mixed: lambda logs, rng: valley()(logs, rng) + 0.3},
+        trials=60,
         groups=THREE,
         axes=(RATE,),
         models=lambda domain: [f"{domain}#{seed}" for seed in range(3)],
     )
     found = find(table)
-    evidence = found.methods["a"].evidence
+    evidence = found.methods[ascent].evidence
     assert (len(table.groups), evidence.n_groups, evidence.n_models) == (9, 3, 3)
-    assert {one.group for one in found.methods["a"].heldout} <= set(THREE)
+    assert {one.group for one in found.methods[ascent].heldout} <= set(THREE)
     assert found.pairs.differences[0].over_groups is None
-    assert found.pairs.differences[0].scope == "these domains only"
+    assert found.pairs.differences[0].scope == found.headline.scope == "these domains only"
+    headline = by_id(table)[f"method_choice/{mixed}/{ascent}"]
+    assert f"same sign in {headline.estimates['same_sign']} of 9" in headline.text  # not "of 3"
+
+
+def test_several_models_of_one_domain_are_what_a_claim_says_it_was_seen_on():
+    models = [f"llama#{seed}" for seed in range(4)]
+    table = planted({"a": valley()}, trials=160, axes=(RATE,), models=lambda domain: models)
+    rate = by_id(table)["range/a/learning_rate"]
+    assert rate.grade == "C"
+    assert "1 domain, 4 trained models" in rate.text
+    assert "Seen in each of these trained models" in rate.text
 
 
 def test_order_of_rows_and_columns_and_names_change_nothing():

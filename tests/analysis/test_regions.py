@@ -14,7 +14,7 @@ from ray_unlearn.analysis.statistics import good_regions as regions_module
 from ray_unlearn.analysis.statistics import response_surface as surface_module
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
 from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints, fit_group
-from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior
+from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior, kink_of
 from ray_unlearn.analysis.statistics.response_surface import (
     MOST_POINTS,
     fit_response_surface,
@@ -344,6 +344,32 @@ def test_whole_numbers_and_choices() -> None:
     assert choice.choices_excluded == ("ascent",)
     assert choice.core is None
     assert choice.best == 0
+
+
+def test_a_kink_at_the_best_value_is_not_rounded_off() -> None:
+    """A score that is an absolute difference: a smooth surface puts both edges too far out."""
+    hits = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        points = rng.random((100, 2))
+        scores = 3 * np.abs(points[:, 0] - 0.45) + TAU / 4 * rng.normal(size=100)
+        part = GroupPoints("books", points, scores, np.zeros(100, bool))
+        region = good_regions([part], AXES[:2], TAU, 0)[0]
+        hits += [covered(region.low_edge, 0.35), covered(region.high_edge, 0.55)]
+    assert sum(hits) >= 5
+
+
+def test_gradient_of_a_kernel_with_a_kink() -> None:
+    part = flat(20, 2, 3)
+    kink = kink_of(part.points, 0, 0.4)
+    posterior = KernelPosterior(
+        part.points, part.scores, part.scores > 1, np.array([0, 1]), kink=kink
+    )
+    theta = np.array([-0.5, 0.7, -0.3, -1.2, -0.6, 0.9])
+    loss, gradient = posterior.loss_and_gradient(theta)
+    assert loss == pytest.approx(-posterior.log_density(theta))
+    numeric = approx_fprime(theta, lambda t: posterior.loss_and_gradient(t)[0], 1e-6)
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-3, atol=1e-4)
 
 
 # Rates (minutes)

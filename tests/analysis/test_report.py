@@ -112,6 +112,7 @@ def test_page_is_whole_and_in_order(report: Path) -> None:
             "compared",
             "interactions",
             "transfer",
+            "variance",
             "difference",
             "studies",
             "demo-baselines",

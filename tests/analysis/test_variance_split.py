@@ -1,9 +1,15 @@
 """Which source moves the score decides what a user repeats: another model, seed or domain."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import surfaces
 
+from ray_unlearn.analysis.report.page import Paragraph, Table
+from ray_unlearn.analysis.report.report_files import ReportFolder
+from ray_unlearn.analysis.report.variance_section import NOTHING, variance_section
 from ray_unlearn.analysis.statistics.variance_split import components, variance_split
 
 SOURCES = ("domain", "model", "configuration", "left", "seed")
@@ -141,3 +147,22 @@ def test_ruined_runs_count_as_doing_nothing():
     assert split(worse, nothing) == split(huge, nothing)
     assert split(huge, nothing).configuration.sd < 1.0
     assert split(huge, {}).configuration.sd < 3.0
+
+
+def test_the_page_says_what_is_known_and_what_is_not(tmp_path: Path) -> None:
+    out = ReportFolder(tmp_path)
+    several = surfaces.planted(
+        {"a": surfaces.valley()},
+        trials=40,
+        groups=("books", "code"),
+        models=lambda domain: (f"{domain}#1", f"{domain}#2"),
+    )
+    table = next(b for b in variance_section(several, out, 0).blocks if isinstance(b, Table))
+    (line,) = table.lines
+    assert line[:2] == ("`a`", "80")
+    assert [cell == "not known" for cell in line[2:]] == [False, False, True, True, False]
+    written = pd.read_csv(tmp_path / "data" / "variance_split.csv")
+    assert list(written["source"]) == ["domain", "model", "left"]
+    assert written["share"].sum() == pytest.approx(1.0, abs=1e-4)
+    one = surfaces.planted({"a": surfaces.valley()}, trials=40)
+    assert variance_section(one, out, 0).blocks == (Paragraph(NOTHING),)

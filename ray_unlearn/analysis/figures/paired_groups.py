@@ -1,5 +1,6 @@
 """Two methods, group by group: paired differences with the pooled one below."""
 
+import textwrap
 from typing import Any
 
 import pandas as pd
@@ -24,6 +25,8 @@ POOLED = {
     "over_trials": "all, other trials of these groups",
     "over_groups": "all, other groups like these",
 }
+TITLE_WIDTH = 34
+"""Characters of a line of a title; a longer one would run into the next panel's."""
 COLUMNS = [
     "statistic", "larger_is_better", "kind", "row", "a", "b", "n_a", "n_b", "difference", "low",
     "high", "p",
@@ -74,7 +77,7 @@ def _draw(data: pd.DataFrame, methods: tuple[str, ...], pair: tuple[str, str]) -
         panel.axvline(0, color=INK, lw=1.0)
         for line in part.to_dict("records"):
             _draw_line(panel, names.index(line["row"]), line, methods, pair)
-        panel.set_title(STATISTICS[statistic].capitalize())
+        panel.set_title(textwrap.fill(STATISTICS[statistic].capitalize(), TITLE_WIDTH))
         panel.xaxis.set_major_locator(MaxNLocator(5))
         reach = float(part[["difference", "low", "high"]].abs().max().max()) * 1.15 or 1.0
         reach = min(reach, LARGEST)

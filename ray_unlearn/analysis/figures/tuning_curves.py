@@ -59,7 +59,7 @@ def _lines_of(name: str, found: MethodFindings) -> list[tuple[object, ...]]:
         points = zip(curve.ks, curve.expected_best, curve.low, curve.high, strict=True)
         lines += [("curve", name, *point, curve.n) for point in points]
     if (good := found.good_share) is not None:
-        count = found.evidence.n_trials
+        count = found.surface_evidence.n_trials
         lines.append(("share", name, None, good.share, good.low, good.high, count))
     return lines
 

@@ -1,12 +1,19 @@
 """What all claims about one method share: evidence, scope, and how a claim is put together."""
 
 from ray_unlearn.analysis.guidelines.findings import Findings
-from ray_unlearn.analysis.guidelines.grades import Thresholds, grade_of, missing_evidence
+from ray_unlearn.analysis.guidelines.grades import (
+    Thresholds,
+    grade_of,
+    missing_evidence,
+    unpredicted,
+)
 from ray_unlearn.analysis.guidelines.leave_one_out import heldout_summary
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.numerals import plain
-from ray_unlearn.analysis.statistics.importance import Importance
 from ray_unlearn.spec.guideline_file import ClaimKind, Guideline, Reason, Scope
+
+SURFACE_KINDS: tuple[ClaimKind, ...] = ("range", "avoid", "budget")
+"""Claims that rest on the response surface, and so on adaptive trials too."""
 
 
 class ClaimMaker:
@@ -23,10 +30,12 @@ class ClaimMaker:
         self.score = findings.table.score
         self.family = len(findings.methods)
         self.scope = Scope(method=found.method or None, models=found.models, domains=found.domains)
-        self.evidence = found.evidence.model_copy(
-            update={"heldout": heldout_summary(found.heldout)}
+        self.evidence, self.surface_evidence = (
+            evidence.model_copy(update={"heldout": heldout_summary(found.heldout)})
+            for evidence in (found.evidence, found.surface_evidence)
         )
         self.missing = missing_evidence(found.evidence, limits)
+        self.unpredicted = unpredicted(found.check, limits)
 
     def make(
         self,
@@ -40,7 +49,8 @@ class ClaimMaker:
         **content: object,
     ) -> Guideline:
         status = content.get("status", "not_known" if reasons else "claimed")
-        evidence = self.evidence.model_copy(
+        base = self.surface_evidence if kind in SURFACE_KINDS else self.evidence
+        evidence = base.model_copy(
             update={"p_value": p, "family_size": family} | ({} if heldout else {"heldout": None})
         )
         name = "/".join(part for part in (kind, self.found.method, param) if part)
@@ -58,14 +68,19 @@ class ClaimMaker:
             }
         )
 
-    def unimportant(self, importance: Importance | None) -> list[Reason]:
-        if self.missing:
+    def effect_p(self, param: str) -> float:
+        """The p-value that the score depends on an axis, over all axes and methods.
+
+        Max-T allows for the axes of the method; times the number of methods it allows for these
+        too (Bonferroni).
+        """
+        return min(1.0, self.found.effects.get(param, 1.0) * self.family)
+
+    def unimportant(self, param: str) -> list[Reason]:
+        """Why nothing is said about where a hyperparameter is good: it may not matter."""
+        if self.found.check is None or self.unpredicted:
             return []
-        if importance is None:
-            return [
-                Reason(kind="trials", text="too few trials with a score to say whether it matters")
-            ]
-        p = self.family_p(importance)
+        p = self.effect_p(param)
         if p <= self.limits.family_error:
             return []
         text = (

@@ -33,14 +33,9 @@ def guidelines_of(findings: Findings, limits: Thresholds = THRESHOLDS) -> tuple[
 
 def _method_claims(maker: ClaimMaker) -> Iterator[Guideline]:
     """In the order of the report."""
-    importance = (
-        {line.axis.name: line for line in maker.found.importance.axes}
-        if maker.found.importance
-        else {}
-    )
     for region in maker.found.regions:
-        yield range_claim(maker, region, importance.get(region.axis.name))
-        yield from avoid_claims(maker, region, importance.get(region.axis.name))
+        yield range_claim(maker, region)
+        yield from avoid_claims(maker, region)
     yield _rank(maker)
     if maker.found.trade_off is not None:
         yield _interaction(maker)
@@ -145,12 +140,11 @@ def _stop_rule(maker: ClaimMaker) -> Guideline:
 def _budget(maker: ClaimMaker) -> Guideline:
     """How much of the space is good, and how many random trials find some of it."""
     good = maker.found.good_share
-    reasons = list(maker.missing)
+    reasons = list(maker.unpredicted)
     if good is None:
         text = next((r.reason for r in maker.found.regions if r.reason), "no response surface")
         return maker.make("budget", reasons or [Reason(kind="trials", text=text)])
-    lines = maker.found.importance.axes if maker.found.importance else ()
-    if not reasons and all(maker.family_p(line) > maker.limits.family_error for line in lines):
+    if not reasons and all(maker.unimportant(axis.name) for axis in maker.found.axes):
         text = "no hyperparameter is shown to matter, so there is no best to come close to"
         reasons.append(Reason(kind="importance", text=text))
     if not reasons and (good.budget is None or good.high > WIDEST_SHARE * good.low):

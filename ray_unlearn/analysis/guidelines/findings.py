@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ray_unlearn.analysis.guidelines.evidence_at_hand import from_space
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS, Thresholds
-from ray_unlearn.analysis.guidelines.method_findings import MethodFindings, find_method, from_space
+from ray_unlearn.analysis.guidelines.method_findings import MethodFindings, find_method
 from ray_unlearn.analysis.statistics.contests import (
     AllPairs,
     RobustnessClaim,

@@ -3,7 +3,7 @@
 A       9 or more domains (or models), better on every one held out.
 B       5 to 8, better on every one held out.
 C       3 or 4, where no sign test can reach 0.05; or more, but not better on every one held out.
-scoped  one or two domains, or one trained model: stated for these alone.
+scoped  one or two domains, one trained model, or fewer than three seeds: stated for these alone.
 
 Unlearning seeds of one trained model do not stand for other trained models (arXiv 2510.26714), so
 no claim from one has a better grade (`trained_models` says what counts as one).
@@ -12,7 +12,8 @@ no claim from one has a better grade (`trained_models` says what counts as one).
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ray_unlearn.analysis.numerals import counted
+from ray_unlearn.analysis.numerals import counted, percentage
+from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck
 from ray_unlearn.spec.guideline_file import Evidence, Grade, Reason
 
 
@@ -23,6 +24,12 @@ class Thresholds:
     top_fraction: float = 0.25
     """Share of a method's trials that counts as its best ones."""
     least_top_trials: int = 25
+    """Of trials drawn from the space, for what cannot do without: importance among the best,
+    trade-offs, stopping, comparisons."""
+    least_coverage: float = 0.75
+    """Share of trials left out that the surface's 90 % intervals have to hold."""
+    least_explained: float = 0.1
+    """Share of the variance of trials left out that the surface has to explain."""
     least_seeds: int = 3
     widest_edge_decades: float = 1.0
     """An edge whose 90 % interval is wider says too little."""
@@ -49,7 +56,7 @@ THRESHOLDS = Thresholds()
 
 
 def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> list[Reason]:
-    """Why any claim on this evidence must wait, and what it still needs; empty if nothing."""
+    """Why a claim that needs drawn trials must wait, and what it still needs; empty if nothing."""
     reasons = []
     needed = round(limits.least_top_trials / limits.top_fraction)
     if not evidence.n_trials:
@@ -74,6 +81,25 @@ def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> lis
     return reasons
 
 
+def unpredicted(check: SurfaceCheck | None, limits: Thresholds = THRESHOLDS) -> list[Reason]:
+    """Why no claim rests on a surface: it does not predict trials left out; empty if it does."""
+    if check is None:  # no surface: the regions say why
+        return []
+    if check.explained < limits.least_explained:
+        text = (
+            f"the response surface explains {percentage(max(0.0, check.explained))} of the "
+            f"variance of trials left out, {percentage(limits.least_explained)} is needed"
+        )
+        return [Reason(kind="prediction", text=text)]
+    if check.coverage < limits.least_coverage:
+        text = (
+            f"the response surface's 90 % intervals hold {check.held} of {check.n} trials left "
+            f"out, {percentage(limits.least_coverage)} is needed"
+        )
+        return [Reason(kind="prediction", text=text)]
+    return []
+
+
 def grade_of(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> Grade:
     """The grade of a claim that is made."""
     groups, heldout = evidence.n_groups, evidence.heldout
@@ -87,7 +113,11 @@ def grade_of(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> Grade:
 
 def is_scoped(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> bool:
     """Whether a claim can only be stated for the domains and the model that it was seen on."""
-    return evidence.n_groups < limits.groups_for_c or evidence.n_models < limits.models_for_c
+    return (
+        evidence.n_groups < limits.groups_for_c
+        or evidence.n_models < limits.models_for_c
+        or evidence.n_seeds < limits.least_seeds
+    )
 
 
 def worse_than_default(evidence: Evidence) -> list[Reason]:

@@ -74,6 +74,7 @@ def headline_claim(findings: Findings, limits: Thresholds) -> list[Guideline]:
                     "statistic": STATISTICS[first.statistic],
                     **_numbers(table, first),
                     "same_sign": max(first.better, first.worse),
+                    "groups": len(first.groups),
                     "budget": claim.budget,
                     "all": [
                         {

@@ -7,6 +7,11 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis, product_axis
+from ray_unlearn.analysis.guidelines.evidence_at_hand import (
+    evidence_of,
+    from_space,
+    inside_space,
+)
 from ray_unlearn.analysis.guidelines.grades import Thresholds
 from ray_unlearn.analysis.guidelines.group_parts import group_parts, unit_points
 from ray_unlearn.analysis.guidelines.leave_one_out import (
@@ -14,6 +19,7 @@ from ray_unlearn.analysis.guidelines.leave_one_out import (
     HeldoutGroup,
     leave_one_out,
 )
+from ray_unlearn.analysis.statistics.axis_effect import effect_p_values
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
 from ray_unlearn.analysis.statistics.good_share import GoodShare, share_over_groups
 from ray_unlearn.analysis.statistics.importance import ImportanceResult, importance
@@ -30,7 +36,7 @@ from ray_unlearn.analysis.statistics.robustness import (
     tuning_curve,
 )
 from ray_unlearn.analysis.statistics.stopping_regret import StoppingRule, stopping_rule
-from ray_unlearn.analysis.trained_models import trained_models
+from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck, checks_together
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import Evidence
 
@@ -45,12 +51,22 @@ class MethodFindings:
 
     method: str
     trials: pd.DataFrame
-    """Its trials drawn at random or quasi-randomly, as in `TrialTable.trials`: all statistics use
-    these alone."""
+    """Its trials inside the space, adaptive ones too, as in `TrialTable.trials`: the response
+    surface rests on all of them, since a regression does not need its inputs drawn at random."""
+    drawn: pd.DataFrame
+    """Those drawn at random or quasi-randomly: importance, trade-offs, stopping, tuning curves and
+    held-out results use these alone."""
     axes: tuple[Axis, ...]
     models: tuple[str, ...]
     domains: tuple[str, ...]
     evidence: Evidence
+    """Of claims that need drawn trials."""
+    surface_evidence: Evidence
+    """Of claims that rest on the response surface."""
+    check: SurfaceCheck | None
+    """What the surfaces of all groups predict of trials left out; None without one in each."""
+    effects: Mapping[str, float]
+    """By axis, the p-value of its effect, family-wise over the axes; {} without a surface."""
     regions: tuple[Region, ...]
     importance: ImportanceResult | None
     trade_off: Interaction | None
@@ -68,20 +84,6 @@ class MethodFindings:
     heldout: tuple[HeldoutGroup, ...]
 
 
-def from_space(trials: pd.DataFrame, axes: tuple[Axis, ...] = ()) -> pd.DataFrame:
-    """Trials drawn from the space of a method.
-
-    Those of a narrowed study's wider space are left out: they are no sample of this one.
-    """
-    chosen = trials["drawn"] == "space"
-    for axis in (axis for axis in axes if axis.scale != "categorical"):
-        outside = (trials[axis.name] < axis.low * (1 - 1e-9)) | (
-            trials[axis.name] > axis.high * (1 + 1e-9)
-        )
-        chosen &= ~outside
-    return trials[chosen]
-
-
 def find_method(
     table: TrialTable,
     method: str,
@@ -91,25 +93,16 @@ def find_method(
     limits: Thresholds,
 ) -> MethodFindings:
     everything = table.of(method)
-    trials, axes = with_product(from_space(everything, table.axes[method]), table.axes[method])
-    drawn = set(everything["drawn"])
-    evidence = Evidence(
-        n_trials=len(trials),
-        n_groups=max(trials["domain"].nunique(), trained_models(trials)),
-        n_models=trained_models(trials),
-        n_seeds=trials["seed"].nunique(),
-        sampler="drawn from the space"
-        if drawn == {"space"}
-        else drawn.pop()
-        if len(drawn) == 1
-        else f"{len(trials)} of {len(everything)} drawn from the space, the others chosen by an "
-        "adaptive sampler",
-    )
+    given, axes = with_product(inside_space(everything, table.axes[method]), table.axes[method])
+    trials = from_space(given)
     fits = {
         part.group: fit_group(part, axes, table.score.tolerance, seed)
-        for part in (group_parts(table, trials, axes) if axes else ())
+        for part in (group_parts(table, given, axes) if axes else ())
     }
     regions, heldout = _regions(fits, trials, axes, table, limits)
+    effects = [fit.effects for fit in fits.values()]
+    checks = [fit.check for fit in fits.values() if fit.check is not None]
+    check = checks_together(checks) if checks and len(checks) == len(fits) else None
     points = unit_points(trials, axes)
     scored = trials["score"].to_numpy(dtype=float)
     infeasible = trials["infeasible"].to_numpy(dtype=bool)
@@ -120,11 +113,19 @@ def find_method(
     )
     return MethodFindings(
         method=method,
-        trials=trials,
+        trials=given,
+        drawn=trials,
         axes=axes,
         models=tuple(sorted(set(everything["model"]) - {""})),
         domains=tuple(sorted(set(everything["domain"]) - {""})),
-        evidence=evidence,
+        evidence=evidence_of(trials, everything),
+        surface_evidence=evidence_of(given, everything, check),
+        check=check,
+        effects={}
+        if check is None
+        else dict(
+            zip((axis.name for axis in axes), effect_p_values(effects).tolist(), strict=True)
+        ),
         regions=regions,
         importance=matters,
         trade_off=_trade_off(table, trials, axes, seed),

@@ -10,21 +10,20 @@ from ray_unlearn.analysis.guidelines.grades import worse_than_default
 from ray_unlearn.analysis.guidelines.weaker_statements import start_of, weaker_statement
 from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
 from ray_unlearn.analysis.statistics.good_regions import CORE, Region
-from ray_unlearn.analysis.statistics.importance import Importance
 from ray_unlearn.spec.guideline_file import ClaimedRegion, Guideline, Reason
 
 LEAST_AVOIDED = 5
 """Trials in a part of an axis before it is called bad."""
 
 
-def range_claim(maker: ClaimMaker, region: Region, importance: Importance | None) -> Guideline:
+def range_claim(maker: ClaimMaker, region: Region) -> Guideline:
     """The range of a hyperparameter to use, or the strongest that can be said short of it."""
-    axis, p = region.axis, maker.family_p(importance)
-    reasons = [*maker.missing, *maker.unimportant(importance)]
+    axis, p = region.axis, maker.effect_p(region.axis.name)
+    reasons = [*maker.unpredicted, *maker.unimportant(region.axis.name)]
     if not reasons:
         reasons += _vague(maker, region)
     if not reasons:
-        reasons += worse_than_default(maker.evidence)
+        reasons += worse_than_default(maker.surface_evidence)
     estimates: dict[str, object] = {
         "p_good_highest": rounded(float(region.p_good.max())) if len(region.p_good) else None,
         "searched_low": rounded(axis.low),
@@ -82,9 +81,7 @@ def _product_of(maker: ClaimMaker, name: str) -> Region | None:
     return None
 
 
-def avoid_claims(
-    maker: ClaimMaker, region: Region, importance: Importance | None
-) -> Iterator[Guideline]:
+def avoid_claims(maker: ClaimMaker, region: Region) -> Iterator[Guideline]:
     """The ends of an axis that are bad at every setting of the others, where a core is known.
 
     Without a core the absence of a cliff is no news, and where domains have no good value in
@@ -97,8 +94,8 @@ def avoid_claims(
     if (
         axis.scale == "categorical"
         or region.core is None
-        or maker.missing
-        or maker.unimportant(importance)
+        or maker.unpredicted
+        or maker.unimportant(axis.name)
     ):
         return
     for low, high in _beyond_edges(region, *_reached(maker, region)):
@@ -113,12 +110,12 @@ def avoid_claims(
             "avoid",
             [],
             param=axis.name,
-            p=rounded(maker.family_p(importance)),
+            p=rounded(maker.effect_p(axis.name)),
             family=maker.family * len(maker.found.regions),
             estimates={
                 "low": None if at_low else rounded(low),
                 "high": None if at_high else rounded(high),
-                "groups": maker.found.evidence.n_groups,
+                "groups": maker.surface_evidence.n_groups,
                 "trials_there": len(there),
                 "infeasible_there": int(there["infeasible"].sum()),
             },
@@ -180,7 +177,7 @@ def _vague(maker: ClaimMaker, region: Region) -> list[Reason]:
     reasons = []
     for side, edge in (("low", region.low_edge), ("high", region.high_edge)):
         if edge is not None and (width := _width(maker, region, edge)) > 1:
-            more = math.ceil(maker.found.evidence.n_trials * (width**2 - 1))
+            more = math.ceil(maker.surface_evidence.n_trials * (width**2 - 1))
             text = (
                 f"the {side} edge is only known to lie between {plain(edge[0])} and "
                 f"{plain(edge[1])}{_about(more)}"
@@ -218,7 +215,7 @@ def _needed_for(maker: ClaimMaker, highest: float) -> int | None:
     """
     if not 0.55 < highest < CORE:
         return None
-    more = maker.found.evidence.n_trials * ((norm.ppf(CORE) / norm.ppf(highest)) ** 2 - 1)
+    more = maker.surface_evidence.n_trials * ((norm.ppf(CORE) / norm.ppf(highest)) ** 2 - 1)
     return max(1, math.ceil(more))
 
 

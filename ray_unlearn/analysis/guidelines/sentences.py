@@ -6,7 +6,14 @@ from typing import Any, Literal
 
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
 from ray_unlearn.analysis.numerals import counted, percentage, plain
-from ray_unlearn.spec.guideline_file import Evidence, GoodIn, Guideline, Heldout, ScoreInfo
+from ray_unlearn.spec.guideline_file import (
+    Evidence,
+    GoodIn,
+    Guideline,
+    Heldout,
+    LeftOut,
+    ScoreInfo,
+)
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
 
 LABELS = {
@@ -48,6 +55,7 @@ def sentence(guideline: Guideline, score: ScoreInfo) -> str:
     parts = [
         f"[{grade}] {subject}: {claim}",
         evidence_sentence(guideline),
+        left_out_sentence(guideline.evidence.left_out),
         heldout_sentence(guideline.evidence.heldout),
     ]
     return " ".join(part for part in [*parts, not_tested(guideline)] if part)
@@ -184,7 +192,8 @@ def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
     low, high = numbers.get("low"), numbers.get("high")
     where = f"below {plain(high)}" if low is None else f"above {plain(low)}"
     whose = (
-        "in at least one of the domains no setting"
+        f"in at least one of the {'domains' if len(guideline.scope.domains) > 1 else 'models'} "
+        "no setting"
         if numbers.get("groups", 1) > 1
         else "no setting"
     )
@@ -258,7 +267,7 @@ def _method(guideline: Guideline, score: ScoreInfo) -> str:
         f"{numbers['finding']} than {numbers['against']}: {numbers['statistic']}, given 1 to "
         f"{numbers.get('budget', 'K')} random trials, difference {plain(numbers['difference'])} "
         f"(90 % interval {plain(low)} to {plain(high)}), the same sign in {numbers['same_sign']} "
-        f"of {guideline.evidence.n_groups}."
+        f"of {numbers.get('groups', guideline.evidence.n_groups)}."
     )
     open_ones = [
         STATISTICS[s["statistic"]] for s in numbers.get("all", ()) if s["outcome"] == "not settled"
@@ -308,6 +317,17 @@ def evidence_sentence(guideline: Guideline) -> str:
     return ", ".join(parts) + "."
 
 
+def left_out_sentence(left_out: LeftOut | None) -> str:
+    """The surface's test in words: `Of 40 trials left out its 90 % intervals held 37, ...`."""
+    if left_out is None:
+        return ""
+    return (
+        f"Of {counted(left_out.trials, 'trial')} left out of the fit, the response surface's 90 % "
+        f"intervals held {left_out.held} ({percentage(left_out.explained)} of the variance "
+        "explained)."
+    )
+
+
 def heldout_sentence(heldout: Heldout | None) -> str:
     """The held-out result in words: `Held out: 4 trials inside match 13 ...; better in 6 of 6.`."""
     if heldout is None:
@@ -334,10 +354,11 @@ def not_tested(guideline: Guideline) -> str:
             f"Stated for {_listed(domains or models or ('this table',))} alone{_model(guideline)}."
         )
     if guideline.grade == "C":
+        what = "domains" if len(domains) >= guideline.evidence.n_models else "trained models"
         seen = (
-            "Seen in each of these domains"
+            f"Seen in each of these {what}"
             if guideline.kind in ("range", "avoid")
-            else "Over these domains together"
+            else f"Over these {what} together"
         )
         few = guideline.evidence.n_groups < THRESHOLDS.groups_for_b
         return f"{seen}, {'too few to test on others' if few else 'not shown on others'}."

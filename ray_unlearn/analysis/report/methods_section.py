@@ -89,7 +89,7 @@ def _bare(findings: Findings) -> list[str]:
 
 def _why_bare(method: MethodFindings) -> str:
     if method.trials.empty:
-        return "none of its trials is known to be drawn from the search space"
+        return "none of its trials lies inside the search space"
     reasons = [region.reason for region in method.regions if region.reason]
     return reasons[0] if reasons else "no hyperparameter was varied"
 

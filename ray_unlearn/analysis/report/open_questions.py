@@ -13,6 +13,7 @@ REASONS = {
     "sampler": "because of how trials were drawn",
     "trials": "because there are too few trials",
     "seeds": "because there are too few seeds",
+    "prediction": "because the response surface does not predict trials left out",
     "importance": "because nothing is shown to matter",
     "heldout": "because held-out results contradict it",
     "difference": "because the difference is not settled",

@@ -26,7 +26,8 @@ READING = (
     "its 90 % interval and its share of the variance. Trials that an adaptive sampler chose are "
     "left out; scores worse than doing nothing count as doing nothing. \u201cNot known\u201d: one "
     "value only, or never apart from another source. A seed is known where a configuration was run "
-    "with several, a configuration where several groups or seeds ran it. Where trained models "
+    "with several, a configuration where several groups or seeds ran it. Intervals assume normal "
+    "effects: heavy tails make those of the last three too short. Where trained models "
     "differ by more than the tolerance, try a claim on your own before you rely on it."
 )
 NOTHING = (

@@ -20,7 +20,6 @@ from ray_unlearn.analysis.statistics.paired_difference import (
     holm,
     paired_difference,
     pairs_of,
-    scope_of,
 )
 from ray_unlearn.analysis.statistics.robustness import (
     Floats,
@@ -130,7 +129,7 @@ def robustness_claim(
         outcome_beyond=_together(differences, holm([interval.p_value for interval in beyond]))
         if beyond
         else None,
-        scope=scope_of(len(pairs)),
+        scope=differences[0].scope,
     )
 
 

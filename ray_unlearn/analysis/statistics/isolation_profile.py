@@ -1,7 +1,7 @@
 """Isolation profiles of the trials of one group: the best score over all other hyperparameters.
 
 The isolation profile of a hyperparameter (Tuning Playbook, "isolation plot") is taken from each
-joint posterior draw of the response surface, less the same draw's profile at the value that the
+joint posterior draw of the response surface, less the same draw's profile around the value that the
 surface holds for best. Neither the best observed score nor the draw's own minimum is a fair level:
 the first is lucky, the second too low, since a draw is rougher than the truth where trials are few.
 From either of them truly good values look bad.
@@ -15,10 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.component_surface import fit_component_surface
-from ray_unlearn.analysis.statistics.response_surface import fit_response_surface
+from ray_unlearn.analysis.statistics.axis_effect import axis_effects
+from ray_unlearn.analysis.statistics.component_surface import (
+    ComponentSurface,
+    fit_component_surface,
+)
+from ray_unlearn.analysis.statistics.response_surface import (
+    ResponseSurface,
+    fit_response_surface,
+    winsorised,
+)
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 from ray_unlearn.analysis.statistics.searched_points import completed, moved, spread_points
+from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck, check_surface
 from ray_unlearn.analysis.statistics.trajectories import Trajectories
 
 Array = NDArray[np.float64]
@@ -28,6 +37,9 @@ LEAST_TRIALS = 8
 DRAWS = 256
 
 GRID = 41
+
+BETWEEN = 9
+"""Values between the neighbours of the best grid value."""
 
 PROMISING = 16
 
@@ -60,6 +72,8 @@ class FittedGroup:
         hyperparameters as at the surface's best point; () with a `reason`.
     good_shares: draws [DRAWS] of the share of the space within the tolerance of the surface's best
         point; empty with a `reason`.
+    effects: statistics [1 + permutations, axes] of whether an axis matters; empty with a `reason`.
+    check: what the surface predicts of trials left out; None with a `reason`.
     default: expected score at the centre of the space; NaN if no trial has a finite score.
     """
 
@@ -69,6 +83,8 @@ class FittedGroup:
     regrets: tuple[Array, ...]
     costs: tuple[Array, ...]
     good_shares: Array
+    effects: Array
+    check: SurfaceCheck | None
     default: float
     reason: str | None
 
@@ -85,10 +101,9 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     assert tolerance > 0
     assert axes
     assert part.points.shape == (len(part.scores), len(axes))
-    n_trials = len(part.scores)
     reason = too_little(part)
     if not (np.isfinite(part.scores) & ~part.infeasible).any():
-        return FittedGroup(part.group, n_trials, 0, (), (), np.empty(0), float("nan"), reason)
+        return _nothing(part, 0, float("nan"), reason)
     order = sorted(
         range(len(axes)), key=lambda j: (tuple(np.sort(part.points[:, j])), axes[j].name)
     )
@@ -99,9 +114,7 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     centre = completed(np.array([[0.0 if k else 0.5 for k in surface.categorical]]), ordered)
     default = float(surface.mean(centre)[0])
     if reason is not None:
-        return FittedGroup(
-            part.group, n_trials, surface.n_used, (), (), np.empty(0), default, reason
-        )
+        return _nothing(part, surface.n_used, default, reason)
     others, along = _settings_of_others(surface, points, ordered, own_seed)
     regrets = {
         order[j]: _regret(surface, others, along, ordered, j, own_seed) for j in range(len(ordered))
@@ -112,14 +125,48 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     }
     return FittedGroup(
         part.group,
-        n_trials,
+        len(part.scores),
         surface.n_used,
         tuple(regrets[j] for j in range(len(axes))),
         tuple(costs[j] for j in range(len(axes))),
         _good_shares(surface, best, spread_points(ordered, SPREAD, own_seed), tolerance, own_seed),
+        axis_effects(points, part.scores, part.infeasible, ordered, tolerance, own_seed)[
+            :, np.argsort(order)
+        ],
+        _check(surface, turned, tolerance, own_seed),
         default,
         None,
     )
+
+
+def _nothing(part: GroupPoints, n_used: int, default: float, reason: str | None) -> FittedGroup:
+    """A group that says nothing about regions, and why."""
+    empty = np.empty(0)
+    return FittedGroup(
+        part.group, len(part.scores), n_used, (), (), empty, empty, None, default, reason
+    )
+
+
+def _check(surface: ScoreSurface, part: GroupPoints, tolerance: float, seed: int) -> SurfaceCheck:
+    """What the surface predicts of trials left out."""
+    if isinstance(surface, ResponseSurface):
+        score = surface
+
+        def left_out(kept: NDArray[np.int_], left: NDArray[np.int_]) -> Array:
+            return score.left_out_draws(kept, left, seed, DRAWS)
+
+        return check_surface(surface.targets, left_out, seed)
+    assert isinstance(surface, ComponentSurface)
+    components = surface
+    values, _ = winsorised(part.scores, part.infeasible, tolerance)
+    rested = np.unique(surface.numbers[surface.numbers < len(values)])
+    rested = rested[np.lexsort((*part.points[rested].T, values[rested]))]
+
+    def predict(kept: NDArray[np.int_], left: NDArray[np.int_]) -> Array:
+        own = components.without(rested[left])
+        return np.minimum(own.predicted(part.points[rested[left]], seed, DRAWS), values.max())
+
+    return check_surface(values[rested], predict, seed)
 
 
 def seed_of(part: GroupPoints, seed: int) -> int:
@@ -198,12 +245,38 @@ def _regret(
     j: int,
     seed: int,
 ) -> Array:
-    """Draws [DRAWS, g] of the isolation profile of axis j less its value where its mean is least.
+    """Draws [DRAWS, g] of the isolation profile of axis j less its level where its mean is least.
+
+    The level is the least value of the draw between the neighbours of that grid value. Where a
+    kink is, is known to a fraction of a grid step, and its own grid value is too high: every edge
+    would be too far out.
+    """
+    grid = profile_grid(axes[j])
+    profile = _profile(surface, others, along, axes, j, grid, seed)
+    best = int(np.argmin(profile.mean(0)))
+    level = profile[:, [best]]
+    if len(grid) == GRID and not axes[j].whole:
+        near = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
+        between = np.linspace(*near, BETWEEN + 2)[1:-1]
+        finer = _profile(surface, others, along, axes, j, between, seed)
+        level = np.minimum(level, finer.min(1, keepdims=True))
+    return np.asarray(profile - level)
+
+
+def _profile(
+    surface: ScoreSurface,
+    others: Array,
+    along: int,
+    axes: Sequence[Axis],
+    j: int,
+    grid: Array,
+    seed: int,
+) -> Array:
+    """Draws [DRAWS, g] of the isolation profile of axis j at coordinates [g].
 
     At each value of the axis the minimum is over its promising settings of the others (by posterior
     mean) and a spread of the rest.
     """
-    grid = profile_grid(axes[j])
     at = moved(others, axes, j, grid, along)
     g, m, d = at.shape
     if m > 2 * PROMISING:
@@ -214,8 +287,7 @@ def _regret(
         at = np.take_along_axis(at, kept[:, :, None], axis=1)
         m = at.shape[1]
     draws = surface.draws(at.reshape(-1, d), seed, DRAWS).reshape(DRAWS, g, m)
-    profile = draws.min(2)
-    return np.asarray(profile - profile[:, [np.argmin(profile.mean(0))]])
+    return np.asarray(draws.min(2))
 
 
 def profile_points(

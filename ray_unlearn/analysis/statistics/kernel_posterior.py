@@ -1,8 +1,10 @@
-"""Settings of a Gaussian process kernel that the trials support: length scales, signal, noise.
+"""Settings of a Gaussian process kernel that the trials support.
 
-The settings are not known from 12 to 40 trials, so they are not fixed at their best values. They
-are drawn from their posterior: Laplace approximation at the mode, importance-resampled (Rubin
-1988).
+Length scales, signal and noise are not known from 12 to 40 trials, so they are not fixed at their
+best values. They are drawn from their posterior: Laplace approximation at the mode,
+importance-resampled (Rubin 1988). A score that is an absolute difference has a kink at its best
+value, which a Matern kernel of any smoothness rounds off. Half of the prior probability therefore
+lies on functions with a kink across one axis; where it is, and how sharp, is drawn too.
 """
 
 import math
@@ -13,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, lapack
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 
 Array = NDArray[np.float64]
 
-PROPOSALS = 128
+PROPOSALS, PROPOSALS_OF_MANY = 128, 48
+"""Of more than `FEW` trials the posterior is nearly normal, and each proposal costs more."""
 
 FEW = 100
 
@@ -82,6 +84,32 @@ CHANGE = KernelPrior(
 rows of ruined models are noisier by far."""
 
 
+SLOPE = Belief(4.0, 1.5, 1e-2, 400.0)
+"""Of the variance of a kink's slope (standardised scores per unit coordinate)."""
+
+PLACES, FINER = 32, 8
+"""Places of a kink along an axis; each of the likely ones is divided once more where they are few.
+"""
+
+
+@dataclass(frozen=True)
+class Kink:
+    """A function of one embedded column, |x - place| - centre."""
+
+    column: int
+    place: float
+    centre: float
+
+    def at(self, inputs: Array) -> Array:
+        """Its values [n] at inputs [n, columns]."""
+        return np.asarray(np.abs(inputs[:, self.column] - self.place) - self.centre)
+
+
+def kink_of(inputs: Array, column: int, place: float) -> Kink:
+    """The kink whose mean over the trials is 0."""
+    return Kink(column, place, float(np.abs(inputs[:, column] - place).mean()))
+
+
 @dataclass(frozen=True)
 class KernelSetting:
     """One setting of the kernel, with the observations solved for it.
@@ -97,11 +125,36 @@ class KernelSetting:
     noises: Array
     cholesky: Array
     weights: Array
+    kink: Kink | None = None
+    slope: float = 0.0
+    """Variance of the kink's slope."""
+
+    def covariances(self, left: Array, right: Array) -> Array:
+        """Covariances [len(left), len(right)] of the noise-free function."""
+        a, b = left * self.inverse_lengths, right * self.inverse_lengths
+        squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+        smooth = matern(np.maximum(squares, 0.0), self.signal)
+        if self.kink is None:
+            return smooth
+        return smooth + self.slope * np.outer(self.kink.at(left), self.kink.at(right))
+
+    def variances(self, at: Array) -> Array:
+        """Prior variances [len(at)] of the noise-free function."""
+        bent = 0.0 if self.kink is None else self.slope * self.kink.at(at) ** 2
+        return np.full(len(at), self.signal) + bent
 
 
 def matern(squares: Array, signal: float) -> Array:
+    """Matern-5/2 covariances from squared distances in length scales, without spare copies."""
     r = np.sqrt(5 * squares)
-    return np.asarray(signal * (1 + r + r * r / 3) * np.exp(-r))
+    covariance = r / 3
+    covariance += 1
+    covariance *= r
+    covariance += 1
+    np.negative(r, out=r)
+    covariance *= np.exp(r, out=r)
+    covariance *= signal
+    return np.asarray(covariance)
 
 
 class KernelPosterior:
@@ -109,7 +162,7 @@ class KernelPosterior:
 
     After the length scales come signal, noise, the noise of observations at the winsorising limit
     as a fraction of that of the others, and, where trials have several rows, the variance that
-    these share.
+    these share, or that of a kink's slope.
 
     Trials at the winsorising limit look alike however noisy the score is; counted with the others
     they would make it look quiet, and every interval too narrow. They get a noise of their own, by
@@ -124,15 +177,19 @@ class KernelPosterior:
         lengths: NDArray[np.int_],
         prior: KernelPrior = SCORE,
         trials: NDArray[np.int_] | None = None,
+        kink: Kink | None = None,
     ) -> None:
         assert (trials is None) == (prior.trial is None)
+        assert trials is None or kink is None
         self.d = d = int(lengths.max()) + 1
         self.targets, self.capped, self.lengths = targets, capped, lengths
         gaps = [
             (inputs[:, lengths == k][:, None] - inputs[:, lengths == k][None]) for k in range(d)
         ]
         self.squares = np.stack([(gap**2).sum(-1) for gap in gaps])
-        beliefs = prior.of(d)
+        beliefs = [*prior.of(d), *([] if kink is None else [SLOPE])]
+        self.kink = kink
+        self.bend = None if kink is None else kink.at(inputs)
         self.prior = np.array([belief.normal for belief in beliefs])
         self.bounds = np.array([belief.bounds for belief in beliefs])
         self.shared = None if trials is None else np.equal.outer(trials, trials).astype(float)
@@ -143,6 +200,8 @@ class KernelPosterior:
         covariance = matern(squares, math.exp(theta[self.d]))
         if self.shared is not None:
             covariance += math.exp(theta[-1]) * self.shared
+        if self.bend is not None:
+            covariance += math.exp(theta[-1]) * np.outer(self.bend, self.bend)
         covariance[np.diag_indices_from(covariance)] += self.noises(theta)
         return covariance, squares
 
@@ -151,13 +210,17 @@ class KernelPosterior:
         _, noise, capped = theta[self.d : self.d + 3]
         return np.exp(noise + np.where(self.capped, capped, 0.0))
 
+    def log_prior(self, theta: Array) -> float:
+        """Log prior density, but for a constant."""
+        return -0.5 * float((((theta - self.prior[:, 0]) / self.prior[:, 1]) ** 2).sum())
+
     def log_density(self, theta: Array) -> float:
         covariance, _ = self.covariance(theta)
         cholesky, info = lapack.dpotrf(covariance, lower=1)
         assert info == 0
         half = lapack.dtrtrs(cholesky, self.targets, lower=1)[0]
-        prior = -0.5 * float((((theta - self.prior[:, 0]) / self.prior[:, 1]) ** 2).sum())
-        return -0.5 * float(half @ half) - float(np.log(np.diag(cholesky)).sum()) + prior
+        determinant = float(np.log(np.diag(cholesky)).sum())
+        return -0.5 * float(half @ half) - determinant + self.log_prior(theta)
 
     def loss_and_gradient(self, theta: Array) -> tuple[float, Array]:
         """Negative log density and its gradient (Rasmussen & Williams 2006, equation 5.9)."""
@@ -173,20 +236,18 @@ class KernelPosterior:
         slope = inner * (math.exp(theta[self.d]) * 5 / 3 * (1 + r) * np.exp(-r))
         by_length = np.tensordot(self.squares, slope, 2) * np.exp(-2 * theta[: self.d])
         by_noise = inner.diagonal() * self.noises(theta)
-        by_trial = (
-            []
-            if self.shared is None
-            else [math.exp(theta[-1]) * float((inner * self.shared).sum())]
-        )
-        by_signal = float((inner * covariance).sum()) - by_noise.sum() - sum(by_trial)
+        by_last = []
+        if self.shared is not None:
+            by_last = [math.exp(theta[-1]) * float((inner * self.shared).sum())]
+        if self.bend is not None:
+            by_last = [math.exp(theta[-1]) * float(self.bend @ inner @ self.bend)]
+        by_signal = float((inner * covariance).sum()) - by_noise.sum() - sum(by_last)
         gradient = 0.5 * np.array(
-            [*by_length, by_signal, by_noise.sum(), by_noise[self.capped].sum(), *by_trial]
+            [*by_length, by_signal, by_noise.sum(), by_noise[self.capped].sum(), *by_last]
         )
-        standardised = (theta - self.prior[:, 0]) / self.prior[:, 1]
         loss = 0.5 * float(self.targets @ weights) + float(np.log(np.diag(cholesky)).sum())
-        return loss + 0.5 * float(
-            standardised @ standardised
-        ), gradient + standardised / self.prior[:, 1]
+        pull = (theta - self.prior[:, 0]) / self.prior[:, 1] ** 2
+        return loss - self.log_prior(theta), gradient + pull
 
     def mode(self, starts: Sequence[Sequence[float] | Array] | None = None) -> Array:
         """The highest density found by climbing from `starts`.
@@ -194,6 +255,7 @@ class KernelPosterior:
         By default one start is mostly signal and one mostly noise.
         """
         if starts is None:
+            assert self.kink is None
             tail = [] if self.shared is None else [self.prior[-1, 0]]
             starts = [
                 [math.log(0.5)] * self.d + [0.0, math.log(0.05), 0.0, *tail],
@@ -212,6 +274,36 @@ class KernelPosterior:
         ]
         return np.asarray(min(ends, key=lambda end: float(end.fun)).x)
 
+    def proposals(self, mode: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+        """Proposals [m, size] around the mode, and their log density but for a constant.
+
+        Student's t with 5 degrees of freedom: heavier tails than the posterior's, so that weights
+        stay bounded.
+        """
+        low, high = self.bounds.T
+        step, size = 0.05, len(mode)
+        count = PROPOSALS if len(self.targets) <= FEW else PROPOSALS_OF_MANY
+        hessian = np.empty((size, size))
+        for i in range(size):
+            shift = step * np.eye(size)[i]
+            up, down = (self.loss_and_gradient(mode + sign * shift)[1] for sign in (1, -1))
+            hessian[i] = (up - down) / (2 * step)
+        values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
+        widths = 1 / np.sqrt(np.maximum(values, 0.25))
+        standard = rng.standard_normal((count, size))
+        stretch = 5 / rng.chisquare(5, count)
+        found = mode + (standard * np.sqrt(stretch)[:, None]) @ (vectors * widths).T
+        log_density = -0.5 * (5 + size) * np.log1p((standard**2).sum(1) * stretch / 5)
+        # Densities of different sizes are compared: constants of t and prior count.
+        constant = (
+            math.lgamma((5 + size) / 2)
+            - math.lgamma(2.5)
+            - size / 2 * math.log(5 * math.pi)
+            - float(np.log(widths).sum())
+        )
+        prior = float(np.log(self.prior[:, 1]).sum()) + size / 2 * math.log(2 * math.pi)
+        return np.clip(found, low, high), log_density + constant + prior
+
     def solved(self, theta: Array) -> KernelSetting:
         cholesky = lapack.dpotrf(self.covariance(theta)[0], lower=1)[0]
         inverse_lengths = np.exp(-theta[: self.d])[self.lengths]
@@ -225,60 +317,6 @@ class KernelPosterior:
             self.noises(theta),
             cholesky,
             weights,
+            self.kink,
+            0.0 if self.kink is None else math.exp(theta[-1]),
         )
-
-
-def kernel_settings(
-    inputs: Array,
-    targets: Array,
-    capped: NDArray[np.bool_],
-    lengths: NDArray[np.int_],
-    rng: np.random.Generator,
-    count: int,
-    prior: KernelPrior = SCORE,
-    trials: NDArray[np.int_] | None = None,
-) -> tuple[KernelSetting, ...]:
-    """Kernel settings drawn from their posterior; with `count` 1, its mode.
-
-    Args:
-        inputs: of the observations [n, k], embedded.
-        targets: observations [n], standardised.
-        capped: [n], whether an observation lies at the winsorising limit.
-        lengths: index [k] of the length scale of each column of `inputs`.
-        rng: of the draws.
-        count: settings.
-        prior: what is believed of them.
-        trials: code [n] of each observation's trial, where trials have several rows.
-    """
-    posterior = KernelPosterior(inputs, targets, capped, lengths, prior, trials)
-    few = rng.permutation(len(inputs))[:FEW]
-    some = None if trials is None else trials[few]
-    rough = (
-        [KernelPosterior(inputs[few], targets[few], capped[few], lengths, prior, some).mode()]
-        if len(inputs) > FEW
-        else None
-    )
-    mode = posterior.mode(rough)
-    if count == 1:
-        return (posterior.solved(mode),)
-    low, high = posterior.bounds.T
-    step = 0.05
-    size = len(mode)
-    hessian = np.empty((size, size))
-    for i in range(size):
-        shift = step * np.eye(size)[i]
-        up, down = (posterior.loss_and_gradient(mode + sign * shift)[1] for sign in (1, -1))
-        hessian[i] = (up - down) / (2 * step)
-    values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
-    spread = vectors / np.sqrt(np.maximum(values, 0.25))
-    # Student-t proposals with 5 degrees of freedom: heavier tails than the posterior's, so that
-    # weights stay bounded.
-    standard = rng.standard_normal((PROPOSALS, size))
-    stretch = 5 / rng.chisquare(5, PROPOSALS)
-    proposals = np.clip(mode + (standard * np.sqrt(stretch)[:, None]) @ spread.T, low, high)
-    log_proposal = -0.5 * (5 + size) * np.log1p((standard**2).sum(1) * stretch / 5)
-    log_weights = np.array([posterior.log_density(theta) for theta in proposals]) - log_proposal
-    cumulative = np.cumsum(np.exp(log_weights - logsumexp(log_weights)))
-    ticks = (np.arange(count) + rng.uniform()) / count
-    chosen = np.minimum(np.searchsorted(cumulative, ticks), PROPOSALS - 1)
-    return tuple(posterior.solved(proposals[i]) for i in chosen)

@@ -10,23 +10,21 @@ product.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve
+from scipy.linalg import cho_factor, cho_solve
 
-from ray_unlearn.analysis.statistics.kernel_posterior import (
-    Array,
-    KernelSetting,
-    kernel_settings,
-    matern,
-)
+from ray_unlearn.analysis.statistics.kernel_posterior import Array, KernelSetting
+from ray_unlearn.analysis.statistics.kernel_settings import kernel_settings
 
 MOST_POINTS = 300
 """Trials a fit rests on at most: its cost grows with their cube."""
 SETTINGS = 8
 FREQUENCIES = 128
+REFITTED = 40
+"""Trials up to which the kernel's settings are found anew for each fold of a check."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class ResponseSurface:
     categorical: choices of each axis that holds codes, 0 for a numeric axis.
     inputs: trials that the fit rests on [n_used, d], embedded (see `embedded`).
     targets: their standardised scores [n_used]: (score - centre) / scale.
+    capped: [n_used], trials at the winsorising limit.
     settings: kernel settings that the trials support.
     n_used: trials the fit rests on (at most `MOST_POINTS`).
     """
@@ -43,6 +42,7 @@ class ResponseSurface:
     categorical: tuple[int, ...]
     inputs: Array
     targets: Array
+    capped: NDArray[np.bool_]
     settings: tuple[KernelSetting, ...]
     centre: float
     scale: float
@@ -51,7 +51,7 @@ class ResponseSurface:
     def mean(self, points: Array) -> Array:
         """Posterior mean of the noise-free score at points [m, d], as [m]."""
         inputs = embedded(points, self.categorical)
-        means = [kernel_between(inputs, self.inputs, s) @ s.weights for s in self.settings]
+        means = [s.covariances(inputs, self.inputs) @ s.weights for s in self.settings]
         return np.asarray(self.centre + self.scale * np.mean(means, axis=0))
 
     def rough_mean(self, points: Array) -> Array:
@@ -62,8 +62,7 @@ class ResponseSurface:
         inputs = embedded(points, self.categorical)
         setting = self.settings[0]
         return np.asarray(
-            self.centre
-            + self.scale * (kernel_between(inputs, self.inputs, setting) @ setting.weights)
+            self.centre + self.scale * (setting.covariances(inputs, self.inputs) @ setting.weights)
         )
 
     def draws(self, points: Array, seed: int, count: int) -> Array:
@@ -96,6 +95,41 @@ class ResponseSurface:
             drawn + self.scale * rng.choice(noises, (count, 1)) * rng.standard_normal(drawn.shape)
         )
 
+    def left_out_draws(
+        self, kept: NDArray[np.int_], left: NDArray[np.int_], seed: int, count: int
+    ) -> Array:
+        """Predictive draws [count, left] of the standardised scores of trials left out.
+
+        Of few trials the kernel's settings are found again without those left out; of many they
+        are those of the fit to all, which a fifth of the trials hardly moves. What is predicted is
+        what would be seen: with noise, and winsorised.
+        """
+        parts_of = np.array_split(np.arange(count), len(self.settings))
+        rng = np.random.default_rng([seed, 5])
+        settings = self._settings_without_left_out(kept, rng)
+        limit = self.targets.max() if self.capped.any() else math.inf
+        at, inputs = self.inputs[left], self.inputs[kept]
+        parts = []
+        for setting, part in zip(settings, parts_of, strict=True):
+            covariance = setting.covariances(inputs, inputs)
+            covariance[np.diag_indices_from(covariance)] += setting.noises
+            factor = cho_factor(covariance, lower=True)
+            across = setting.covariances(at, inputs)
+            mean = across @ cho_solve(factor, self.targets[kept])
+            explained = (across * cho_solve(factor, across.T).T).sum(1)
+            variance = np.maximum(setting.variances(at) - explained, 0) + setting.noise
+            parts.append(mean + np.sqrt(variance) * rng.standard_normal((len(part), len(left))))
+        return np.minimum(np.concatenate(parts), limit)
+
+    def _settings_without_left_out(
+        self, kept: NDArray[np.int_], rng: np.random.Generator
+    ) -> tuple[KernelSetting, ...]:
+        if len(self.inputs) > REFITTED:
+            return tuple(replace(s, noises=s.noises[kept]) for s in self.settings)
+        inputs, lengths = self.inputs[kept], _lengths(self.categorical)
+        count = len(self.settings)
+        return kernel_settings(inputs, self.targets[kept], self.capped[kept], lengths, rng, count)
+
 
 def fit_response_surface(
     points: Array,
@@ -121,13 +155,11 @@ def fit_response_surface(
     assert scores.shape == infeasible.shape == (n,)
     assert np.isfinite(points).all()
     categorical = categorical or (0,) * d
-    bad = infeasible | ~np.isfinite(scores)
-    assert not bad.all()
-    cap = winsorising_limit(scores[~bad], tolerance)
-    values = np.where(bad, cap, np.minimum(np.where(bad, cap, scores), cap))
+    values, at_limit = winsorised(scores, infeasible, tolerance)
+    cap = float(values.max()) if at_limit.any() else math.inf
     order = np.lexsort((*points.T, values))
     inputs, values = embedded(points, categorical)[order], values[order]
-    lengths = np.concatenate([np.full(max(k, 1), i) for i, k in enumerate(categorical)])
+    lengths = _lengths(categorical)
     if n > MOST_POINTS:
         kept = _thinned(inputs, values, cap, lengths, seed)
         inputs, values = inputs[kept], values[kept]
@@ -137,7 +169,20 @@ def fit_response_surface(
     settings = kernel_settings(
         inputs, targets, capped, lengths, np.random.default_rng([seed, 1]), SETTINGS
     )
-    return ResponseSurface(categorical, inputs, targets, settings, centre, scale, len(inputs))
+    return ResponseSurface(
+        categorical, inputs, targets, capped, settings, centre, scale, len(inputs)
+    )
+
+
+def winsorised(
+    scores: Array, infeasible: NDArray[np.bool_], tolerance: float
+) -> tuple[Array, NDArray[np.bool_]]:
+    """Scores [n] as the surface sees them, and which [n] of them lie at the limit."""
+    bad = infeasible | ~np.isfinite(scores)
+    assert not bad.all()
+    cap = winsorising_limit(scores[~bad], tolerance)
+    values = np.minimum(np.where(bad, cap, scores), cap)
+    return values, values >= cap
 
 
 def winsorising_limit(scores: Array, tolerance: float) -> float:
@@ -165,11 +210,9 @@ def embedded(points: Array, categorical: tuple[int, ...]) -> Array:
     return np.concatenate(columns, axis=1).astype(float)
 
 
-def kernel_between(left: Array, right: Array, setting: KernelSetting) -> Array:
-    """Matern-5/2 covariances [len(left), len(right)]."""
-    a, b = left * setting.inverse_lengths, right * setting.inverse_lengths
-    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    return matern(np.maximum(squares, 0.0), setting.signal)
+def _lengths(categorical: tuple[int, ...]) -> NDArray[np.int_]:
+    """The axis of each embedded column."""
+    return np.repeat(np.arange(len(categorical)), [max(k, 1) for k in categorical])
 
 
 def posterior_paths(
@@ -205,18 +248,20 @@ def posterior_paths(
     if trials is not None:
         codes = np.unique(trials, return_inverse=True)[1]
         noise += rng.standard_normal((codes.max() + 1, count))[codes] * math.sqrt(setting.trial)
+    slopes = rng.standard_normal(count) * math.sqrt(setting.slope)
     phases = frequencies * setting.inverse_lengths
     # Single precision, eightfold faster: the features are random to 6 % anyway.
     narrow = amplitudes.astype(np.float32)
 
     def prior(x: Array) -> Array:
         angles = (x @ phases.T).astype(np.float32)
-        return np.asarray(
-            np.concatenate([np.cos(angles), np.sin(angles)], axis=1) @ narrow, dtype=float
-        )
+        smooth = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) @ narrow
+        if setting.kink is None:
+            return np.asarray(smooth, dtype=float)
+        return np.asarray(smooth + np.outer(setting.kink.at(x), slopes), dtype=float)
 
     missed = cho_solve((setting.cholesky, True), targets[:, None] - prior(inputs) - noise)
-    return np.asarray((prior(at) + kernel_between(at, inputs, setting) @ missed).T)
+    return np.asarray((prior(at) + setting.covariances(at, inputs) @ missed).T)
 
 
 def _thinned(
@@ -236,6 +281,6 @@ def _thinned(
     (setting,) = kernel_settings(
         inputs[first], targets, capped, lengths, np.random.default_rng(seed), 1
     )
-    predicted = kernel_between(inputs[rest], inputs[first], setting) @ setting.weights
+    predicted = setting.covariances(inputs[rest], inputs[first]) @ setting.weights
     second = rest[np.argsort(predicted, kind="stable")[: MOST_POINTS - half]]
     return np.sort(np.concatenate([first, second]))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ray_unlearn.analysis.numerals import counted, plain
+from ray_unlearn.analysis.numerals import counted, percentage, plain
 from ray_unlearn.analysis.statistics.interaction import EQUIVALENT
 from ray_unlearn.analysis.why.named_records import NamedRecord
 
@@ -44,6 +44,9 @@ def claim_checks(record: NamedRecord, provenance: Numbers, score: Numbers) -> li
 
 def _trials(record: NamedRecord, limits: Numbers, score: Numbers) -> Iterator[ClaimCheck]:
     evidence = record.content["evidence"]
+    if evidence.get("left_out") is not None:
+        yield from _left_out(evidence["left_out"], limits)
+        return
     if {"least_top_trials", "top_fraction"} <= set(limits) and len(record.methods) == 1:
         needed = round(limits["least_top_trials"] / limits["top_fraction"])
         count = evidence["n_trials"]
@@ -51,6 +54,18 @@ def _trials(record: NamedRecord, limits: Numbers, score: Numbers) -> Iterator[Cl
     if "least_seeds" in limits:
         needed, count = limits["least_seeds"], evidence["n_seeds"]
         yield ClaimCheck(counted(count, "seed"), f"at least {needed}", count >= needed)
+
+
+def _left_out(left_out: Numbers, limits: Numbers) -> Iterator[ClaimCheck]:
+    """A claim from the response surface: what that predicts of trials left out of its fit."""
+    if "least_coverage" in limits:
+        share, least = left_out["held"] / left_out["trials"], limits["least_coverage"]
+        said = f"90 % intervals held {left_out['held']} of {left_out['trials']} trials left out"
+        yield ClaimCheck(said, f"at least {percentage(least)}", share >= least)
+    if "least_explained" in limits:
+        explained, least = left_out["explained"], limits["least_explained"]
+        said = f"{percentage(explained)} of their variance explained"
+        yield ClaimCheck(said, f"at least {percentage(least)}", explained >= least)
 
 
 def _p_value(record: NamedRecord, limits: Numbers, score: Numbers) -> Iterator[ClaimCheck]:

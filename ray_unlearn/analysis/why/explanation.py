@@ -25,7 +25,8 @@ STATISTICS_BEHIND = {
     RECOMMENDED: "the lowest expected score of a Gaussian process over the settings, all trials; "
     "probability and cost from its joint draws",
     "range": "isolation profile of a Gaussian process per group; probability of being good, least "
-    "over groups, from joint draws; importance by PED-ANOVA against permutations (max-T)",
+    "over groups, from joint draws; its predictions of trials left out; whether the score "
+    "depends on it by a score test against permutations (max-T)",
     "avoid": "values whose probability of being good is at most 0.1 over the number of groups, "
     "beyond the 90 % interval of the edge",
     "rank": "PED-ANOVA of the best quarter against a max-T permutation null within groups",

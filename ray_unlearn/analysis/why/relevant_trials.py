@@ -70,7 +70,7 @@ def _own(record: NamedRecord, trials: pd.DataFrame) -> pd.DataFrame:
     if record.methods:
         trials = trials[trials["method"].isin(record.methods)]
     evidence = record.content.get("evidence", record.content)
-    if evidence["n_trials"] == len(trials):
+    if evidence["n_trials"] == len(trials) or evidence.get("left_out") is not None:
         return trials
     if "evidence" not in record.content:  # a recommendation rests on all that have a score
         return trials[~trials["without_score"].astype(bool)]
