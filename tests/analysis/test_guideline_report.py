@@ -272,7 +272,8 @@ def test_every_figure_has_its_numbers(out: Path) -> None:
     assert drawings == {path.stem for path in (out / "figures").glob("*.png")}
     modules = {path.stem for path in Path(figures.__file__).parent.glob("*.py")}
     assert {stem.partition("-")[0] for stem in drawings} <= modules, "drawn where it says"
-    assert drawings | {"trials", "columns"} == {path.stem for path in (out / "data").glob("*.csv")}
+    tables = {"trials", "columns", "variance_split"}
+    assert drawings | tables == {path.stem for path in (out / "data").glob("*.csv")}
 
 
 def test_the_numbers_of_a_figure_are_those_of_the_findings(out: Path) -> None:

@@ -5,11 +5,16 @@ Rates are measured by `benchmarks/planted_truth.py`; here are the smallest cases
 
 import dataclasses
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from planted import demo_spec, plant
+from report_walk import WrittenReport, one_line
 from surfaces import (
     RATE,
     STEPS,
@@ -17,6 +22,7 @@ from surfaces import (
     WEIGHT,
     Score,
     cliff,
+    flat,
     good_share_of,
     planted,
     reach,
@@ -27,13 +33,17 @@ from surfaces import (
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import Findings, find
+from ray_unlearn.analysis.guidelines.sentences import evidence_sentence, label
+from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.analysis.read.study_results import load
+from ray_unlearn.analysis.report.foreign_section import best_of_tables, best_sentence
 from ray_unlearn.analysis.report.health import health
+from ray_unlearn.analysis.report.recommended_section import recommendation_text
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
 from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints
 from ray_unlearn.analysis.trials import trial_table
-from ray_unlearn.spec.guideline_file import Guideline
+from ray_unlearn.spec.guideline_file import Guideline, load_guidelines
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
 
 TWO, THREE = (RATE, WEIGHT), (RATE, STEPS, WEIGHT)
@@ -211,3 +221,213 @@ def test_a_factor_left_at_its_default_gives_no_hypothesis_about_its_bound(tmp_pa
     found = health(trial_table(results, tolerance=0.1), results).at_bounds
     at_default = found[(found["parameter"] == "batch_size") & (found["side"] == "low")]
     assert at_default["hits"].tolist() == [0]
+
+
+def table_file(path: Path, scores: dict[str, Score], **design: Any) -> list[str]:
+    """A table as anyone writes it, and the arguments to report on it."""
+    trials = planted(scores, **design).trials
+    names = ["trial", "method", "domain", "learning_rate", "w_r", "seed", "status", "score"]
+    sampler = trials["drawn"].replace("space", "random")
+    trials[names].assign(drawn_by=sampler).to_csv(path, index=False)
+    return [str(path), "--map", "drawn_by=sampler", "--tolerance", str(TOLERANCE)]
+
+
+def accuracy_file(path: Path) -> list[str]:
+    """A table without methods whose score is better when it is higher."""
+    trials = planted({"": valley()}, trials=100, noise=TOLERANCE / 2).trials
+    names = ["trial", "learning_rate", "w_r", "seed"]
+    table = trials[names].assign(accuracy=1 - trials["score"], sampler="random")
+    table.to_csv(path, index=False)
+    return [str(path), "--score", "accuracy", "--tolerance", str(TOLERANCE)]
+
+
+def study_folder(path: Path) -> list[str]:
+    spec = demo_spec(trials_per_method=9).model_copy(
+        update={"methods": ("gradient_ascent", "ascent_kl_in_distribution")}
+    )
+    return [str(plant(path.with_suffix(""), trials=9, spec=spec))]
+
+
+REPORTS: dict[str, Callable[[Path], list[str]]] = {
+    "one domain": lambda path: table_file(
+        path, {"a": valley(), "b": cliff()}, trials=100, noise=TOLERANCE / 2
+    ),
+    "three domains": lambda path: table_file(
+        path, {"a": valley(), "b": flat}, trials=40, groups=("x", "y", "z"), noise=TOLERANCE / 2
+    ),
+    "few trials": lambda path: table_file(path, {"a": valley(), "b": flat}, trials=5),
+    "adaptive trials": lambda path: table_file(path, {"a": valley()}, trials=40, drawn="adaptive"),
+    "higher is better": accuracy_file,
+    "a study": study_folder,
+}
+
+
+STATING = ("one domain", "three domains", "higher is better")
+
+
+@pytest.fixture(scope="module", params=list(REPORTS))
+def report(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> WrittenReport:
+    folder = tmp_path_factory.mktemp("report")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "ray_unlearn.analysis.report.report_files.drawn", lambda _: ("<svg></svg>", b"", 100)
+        )
+        return WrittenReport.of(folder / "out", *REPORTS[request.param](folder / "mine.csv"))
+
+
+def test_what_to_run_is_one_setting_with_one_price(report: WrittenReport) -> None:
+    file = load_guidelines(report.out / "guidelines.json")
+    first = recommendation_text(file.recommendations[0], file.score)
+    for text in (report.said, report.page, report.markdown):
+        assert text.count(one_line(first)) == 1
+    lines = report.table("One line per method")
+    drawn = report.csv("recommended_settings")
+    for i, (line, one) in enumerate(zip(lines, file.recommendations, strict=True)):
+        assert line["Method"] == (one.method or "all trials")
+        for name, value in one.setting.items():
+            assert f"{label(name)} {plain(value)}" in line["Setting"]
+        assert line["Score (expected)"] == plain(one.score)
+        assert line["Trials"] == f"{one.n_trials:,}"
+        if one.regret is None or one.best_trial_regret is None:
+            continue
+        assert line["Costs (at most, 95 %)"] == plain(one.regret.high)
+        assert line["Still to gain (at most, 95 %)"] == plain(one.best_trial_regret.high)
+        assert float(line["Good (probability, at least)"]) <= one.regret.p_good
+        assert one.regret.expected <= one.regret.high
+        if len(drawn):
+            shown = drawn.iloc[i]
+            assert shown["expected"] == one.score
+            assert abs(shown["reach"] - shown["expected"]) == pytest.approx(one.regret.high)
+
+
+def test_the_best_trial_is_one_trial_with_one_score(report: WrittenReport) -> None:
+    trials, file = report.csv("trials"), report.file
+    turn = 1 if file["score"]["direction"] == "minimize" else -1
+    for best in file["best_trials"]:
+        own = trials[trials["trial"] == best["trial"]].iloc[0]
+        assert own["score"] == best["score"]
+        for name, value in best["hyperparameters"].items():
+            assert own[name] == pytest.approx(value)
+        rivals = trials[(trials["study"] == best["study"]) & ~trials["without_score"]]
+        rivals = rivals[rivals["method"].fillna("") == (best["method"] or "")]
+        assert turn * own["score_selection"] == (turn * rivals["score_selection"]).min()
+        if best["label"]:
+            assert f"{best['label']}" in report.said or len(file["best_trials"]) > 1
+        verdict = report.csv(f"{best['study']}-verdict")
+        if len(verdict):
+            line = verdict.set_index("method").loc[best["method"]]
+            assert (line["number"], line["score_reporting"]) == (best["number"], best["score"])
+    found = load_guidelines(report.out / "guidelines.json")
+    for one in best_of_tables(found.best_trials, found.score):
+        sentence = one_line(best_sentence(one, found.score))
+        assert sentence in report.said
+        assert sentence[1:] in report.page
+        assert sentence[1:] in report.markdown
+    drawn = report.csv("recommended_settings")
+    for shown in drawn.to_dict("records") if len(drawn) else []:
+        scores = [b["score"] for b in file["best_trials"] if b["method"] == shown["method"]]
+        assert np.isnan(shown["best_trial"]) or [shown["best_trial"]] == scores
+
+
+def test_there_is_one_tolerance(report: WrittenReport) -> None:
+    said = plain(report.file["score"]["tolerance"])
+    for text in (report.said, report.page, report.markdown):
+        named = re.findall(r"within ([\d.e-]*\d)(?: nats/token)? of (?:the|its) best", text)
+        named += re.findall(r"Tolerance: ([\d.e-]*\d)", text)
+        named += re.findall(r"the tolerance of ([\d.e-]*\d)", text)
+        assert set(named) <= {said}
+    assert re.search(r"Tolerance: [\d.e-]*\d", report.page)
+
+
+def test_trials_are_counted_once(report: WrittenReport) -> None:
+    trials = report.csv("trials")
+    trials["method"] = trials["method"].fillna("")
+    health = {line["method"]: line for line in report.table("Trials by method")}
+    drawn = trials[trials["drawn"] == "space"]
+    assert f"{len(trials)} trials of" in report.page
+    for method, own in trials.groupby("method"):
+        line = health[method or "all trials"]
+        assert line["analysed"] == f"{len(own):,}"
+        assert line["drawn (from the space)"] == f"{(own['drawn'] == 'space').sum():,}"
+        assert line["without a score (of analysed)"].startswith(f"{own['without_score'].sum():,} ")
+        (one,) = (r for r in report.file["recommendations"] if (r["method"] or "") == method)
+        assert one["n_trials"] == (~own["without_score"]).sum() or one["n_trials"] == len(own)
+    for g in report.file["guidelines"]:
+        if g["kind"] != "method_choice":
+            expected = (drawn["method"] == (g["scope"]["method"] or "")).sum()
+            assert g["evidence"]["n_trials"] == expected, g["id"]
+        shown = re.search(r" ([\d,]+) trials?, (\d+) seeds?", g["text"])
+        assert shown is None or shown[1] == f"{g['evidence']['n_trials']:,}", g["id"]
+
+
+def test_each_statement_stands_once_and_none_is_lost(
+    report: WrittenReport, request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["report"] in STATING:
+        assert len(report.stated) >= 4, "else there is nothing to contradict"
+    for g in report.stated:
+        sentence = one_line(g["text"].partition("] ")[2])
+        parts = sentence.partition(evidence_sentence(Guideline.model_validate(g)))
+        for text in (report.page, report.markdown):
+            assert text.count(parts[0].strip()) == 1, g["id"]
+            assert g["id"] in text
+        assert g["status"] != "claimed" or sentence in report.said
+    held = len(report.held)
+    if held:
+        verb = "claim is" if held == 1 else "claims are"
+        assert f"{held} {verb} withheld:" in report.page
+    folds = re.findall(r"<summary><strong>(\d+) ", (report.out / "report.html").read_text())
+    assert sum(map(int, folds)) == held
+    claimed = sum(g["status"] == "claimed" for g in report.file["guidelines"])
+    assert f"{claimed} claimed, " in report.said
+    assert f", {held} not known" in report.said
+
+
+def test_no_range_contradicts_a_setting_an_axis_or_another_range(report: WrittenReport) -> None:
+    lines = {line["Method"]: line for line in report.table("One line per method")}
+    settings = {r["method"]: r["setting"] for r in report.file["recommendations"]}
+    for g in report.stated:
+        method, param = g["scope"]["method"], g["param"]
+        at = settings.get(method, {}).get(param)
+        if g["kind"] == "avoid" and at is not None:
+            low, high = g["estimates"].get("low"), g["estimates"].get("high")
+            assert not ((low is None or at > low) and (high is None or at < high)), g["id"]
+        if g["kind"] != "range" or g["search_space"] is None or g["search_space"]["low"] is None:
+            continue
+        low, high = g["search_space"]["low"], g["search_space"]["high"]
+        assert at is None or low <= at <= high, "it recommends what it says not to use"
+        cell = lines[method or "all trials"]["Good range (where one is stated, with its grade)"]
+        assert label(param) in cell
+        if g["status"] == "likely":
+            said = plain(g["probability"])
+            assert f"[likely, {said}]" in cell
+            assert f"with probability {said}" in g["text"]
+        for end, name in ((low, "low"), (high, "high")):
+            assert plain(end) in cell or g[f"{name}_is_boundary"]
+        figures = [
+            report.csv(f"region_profiles-{method or 'all'}{part}")
+            for part in ("", "-others", "-more")
+        ]
+        data = pd.concat([f[f["param"] == param] for f in figures if len(f)])
+        if g["status"] == "claimed":
+            core = data[data["kind"] == "core"].iloc[0]
+            assert [core["low"], core["high"]] == pytest.approx([low, high], rel=1e-4)
+        marked = data.loc[data["kind"] == "recommended", "x"].tolist()
+        assert marked == [at] or at is None
+
+
+def test_a_probability_is_the_same_in_figure_and_claim(report: WrittenReport) -> None:
+    dots = report.csv("importance_dots")
+    for g in report.file["guidelines"]:
+        p = g["evidence"]["p_value"]
+        if g["kind"] == "range" and p is not None and len(dots):
+            own = dots[dots["method"].fillna("") == (g["scope"]["method"] or "")]
+            assert own.loc[own["param"] == g["param"], "p"].tolist() == pytest.approx([p], rel=1e-4)
+    shares = report.csv("tuning_curves")
+    for g in report.stated:
+        if g["kind"] == "budget":
+            own = shares[shares["method"].fillna("") == (g["scope"]["method"] or "")]
+            (share,) = own.loc[own["kind"] == "share", "value"]
+            assert share == pytest.approx(g["estimates"]["share"], rel=1e-2)

@@ -26,11 +26,13 @@ from planted import (
 from surfaces import planted, valley
 
 from ray_unlearn.analysis.figures.drawing import Drawing
+from ray_unlearn.analysis.figures.look import IN_THE_DARK, INK, method_look
 from ray_unlearn.analysis.report.page import Paragraph, Picture
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.guideline_file import load_guidelines
+from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.store.event import BaselineMeasured
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.table import result_table, write_table
@@ -94,8 +96,12 @@ def small_study(tmp_path: Path) -> Path:
     return plant(tmp_path / "small", trials=1, seed=9, spec=spec)
 
 
+def html_of(out: Path) -> str:
+    return (out / "report.html").read_text(encoding="utf-8")
+
+
 def read(out: Path) -> PageReader:
-    return PageReader((out / "report.html").read_text(encoding="utf-8"))
+    return PageReader(html_of(out))
 
 
 def test_page_is_whole_and_in_order(report: Path) -> None:
@@ -127,6 +133,9 @@ def test_page_is_whole_and_in_order(report: Path) -> None:
     where = [page.text.index(words) for words in order]
     assert where == sorted(where)
     assert where[0] < 600, "what to do comes first"
+    tables = re.findall(r'<div class="scroll( stacked)?" .*?</table>', html_of(report), re.DOTALL)
+    assert len(tables) == html_of(report).count("<table>"), "each has a box of its own"
+    assert " stacked" in tables, "what to run is read line by line on a phone"
     assert "they differ by more than 10 %" in page.text
     assert "ray-unlearn report demo-study -o report" in page.text
     assert "of 42 planned trials" not in page.text.replace("42 of 42 planned trials", "")
@@ -139,6 +148,36 @@ def test_page_needs_no_network_and_no_script(report: Path) -> None:
     assert "<script" not in html
     assert "@import" not in html
     assert "prefers-color-scheme: dark" in html
+
+
+def test_figures_follow_the_readers_colours(report: Path) -> None:
+    """Ink on a dark ground would be a black figure: every colour that changes is a variable."""
+    html = (report / "report.html").read_text(encoding="utf-8")
+    figures = re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL)
+    assert len(figures) >= 5
+    for figure in figures:
+        named = set(re.findall(r"(?:fill|stroke)[:=]\s*\"?(#[0-9a-f]{6})\b", figure))
+        assert named & set(IN_THE_DARK) == set()
+        assert f"var(--c{INK[1:]})" in figure
+    for colour, dark in IN_THE_DARK.items():
+        assert html.count(f"--c{colour[1:]}:{colour};") == 1
+        assert html.count(f"--c{colour[1:]}:{dark};") == 1
+    assert "(prefers-color-scheme: dark)" in html
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of sRGB (WCAG 2)."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_seen_on_a_dark_ground(method: str) -> None:
+    colour = method_look(method, tuple(METHODS)).colour
+    on, ground = IN_THE_DARK.get(colour, colour), IN_THE_DARK["#ffffff"]
+    contrast = (luminance(on) + 0.05) / (luminance(ground) + 0.05)
+    assert contrast >= 4.5
 
 
 def test_figures_come_as_svg_png_and_numbers(report: Path) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import ray_unlearn as ru
 from ray_unlearn.analysis.why.claim_checks import claim_checks
-from ray_unlearn.analysis.why.explanation import STATISTICS_BEHIND
+from ray_unlearn.analysis.why.explanation import BEST_TRIAL, STATISTICS_BEHIND
 from ray_unlearn.analysis.why.named_records import RECOMMENDED, records_of
 from ray_unlearn.cli.main import app
 from ray_unlearn.spec.errors import EXIT_STORAGE
@@ -180,6 +180,7 @@ def test_a_study_is_found_under_another_name(tmp_path: Path) -> None:
     assert found.recomputed.outcome == "identical"
     assert found.trials.count == 3
     assert set(found.trials.shown["study"]) == {"demo"}
+    assert found.statistic == BEST_TRIAL, "of three trials there is no Gaussian process"
     assert {"trial", "update", "score"} <= set(found.trials.shown)
 
 

@@ -175,6 +175,7 @@ def inline_svg(svg: str, prefix: str, label: str) -> str:
     body = re.sub(
         r'\b(?:d|x|y)="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), body
     )
+    body = re.sub(r'\bfill="(#[0-9a-f]{6})"', r'style="fill: \1"', body)  # grounds of hatches
     body = re.sub(
         r'style="[^"]*"',
         lambda found: re.sub(r"#[0-9a-f]{6}\b", lambda hue: page_colour(hue[0]), found[0]),

@@ -71,7 +71,7 @@ def _draw(data: pd.DataFrame, methods: tuple[str, ...], pair: tuple[str, str]) -
     statistics = list(dict.fromkeys(data["statistic"]))
     # A panel's rows: groups, then what is pooled; the same in all panels.
     names = list(dict.fromkeys(data["row"]))
-    figure, panels = rows_figure(len(names), len(statistics), extra=1.35)
+    figure, panels = rows_figure(len(names), len(statistics), extra=1.5)
     for panel, statistic in zip(panels, statistics, strict=True):
         part = data[data["statistic"] == statistic]
         panel.axvline(0, color=INK, lw=1.0)

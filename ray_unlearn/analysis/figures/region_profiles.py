@@ -35,6 +35,7 @@ from ray_unlearn.analysis.figures.panels import (
 )
 from ray_unlearn.analysis.figures.region_lines import region_data
 from ray_unlearn.analysis.guidelines.findings import Findings
+from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
 from ray_unlearn.spec.guideline_file import Value
@@ -44,11 +45,15 @@ RECOMMENDED_LINE: Style = {"color": CHOSEN, "lw": 1.3, "ls": (0, (1, 1)), "zorde
 
 
 def profiled(method: MethodFindings) -> tuple[str, ...]:
-    """Hyperparameters of a method that have a profile: those that matter most first."""
+    """Hyperparameters of a method that have a profile.
+
+    Those that matter come first, by their p-value, then the learning rate, then the others.
+    """
     importance = method.importance.axes if method.importance is not None else ()
-    p = {line.axis.name: line.ped_p for line in importance}
+    limit = THRESHOLDS.family_error
+    p = {line.axis.name: line.ped_p for line in importance if line.ped_p <= limit}
     names = [region.axis.name for region in method.regions if len(region.grid)]
-    return tuple(sorted(names, key=lambda name: p.get(name, 1.0)))
+    return tuple(sorted(names, key=lambda name: (p.get(name, 1.0), name != "learning_rate")))
 
 
 def region_figure(

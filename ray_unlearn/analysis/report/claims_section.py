@@ -14,13 +14,17 @@ GRADES = {
     "C": "seen on the domains there are, but not shown on ones held out",
     "scoped": "one or two domains, or one trained model: stated for these alone",
 }
+WEAKER = {
+    "leave alone": "no value that was searched costs more than the tolerance",
+    "likely": "good with the probability that is said, and not yet a claim",
+}
+"""Statements without a grade, by their status."""
 KIND_ORDER = ("method_choice", "range", "avoid", "stop_rule", "interaction", "rank", "budget")
 """Kinds of claims, what to do first; other kinds come last."""
 WITH_ALL_METHODS = ("method_choice",)
 """Kinds that the first screen shows; `INTERACTIONS` have their own section, all others that of
 their method."""
 INTERACTIONS = ("interaction",)
-
 
 OPEN = ("not_known",)
 """Statuses of what is not stated."""
@@ -53,8 +57,12 @@ def claim_parts(guideline: Guideline) -> GradedClaim:
     evidence = (found + after).strip()
     if guideline.why:  # it is stated, but not as a claim
         evidence = f"{evidence} Not claimed: {guideline.why}.".strip()
-    mark = guideline.grade or guideline.status.replace("_", " ")
-    return GradedClaim(mark, before.strip(), evidence, guideline.id)
+    return GradedClaim(_mark(guideline), before.strip(), evidence, guideline.id)
+
+
+def _mark(guideline: Guideline) -> str:
+    """The grade, or what kind of weaker statement it is."""
+    return guideline.grade or guideline.status.replace("_", " ")
 
 
 def claims_of(guidelines: Sequence[Guideline]) -> tuple[Claims, ...]:
@@ -65,8 +73,9 @@ def claims_of(guidelines: Sequence[Guideline]) -> tuple[Claims, ...]:
 
 def grade_key(guidelines: Sequence[Guideline]) -> tuple[GradeKey, ...]:
     """What the grades mean that occur; nothing where none does."""
-    used = {g.grade for g in said(guidelines)}
-    meanings = tuple((grade, meaning) for grade, meaning in GRADES.items() if grade in used)
+    used = {_mark(g) for g in said(guidelines)}
+    known = GRADES | WEAKER
+    meanings = tuple((mark, meaning) for mark, meaning in known.items() if mark in used)
     return (GradeKey(meanings),) if meanings else ()
 
 
@@ -77,9 +86,11 @@ def ranges_in_short(guidelines: Sequence[Guideline], method: str | None) -> str:
 
 
 def _range(guideline: Guideline) -> str:
-    space, status = guideline.search_space, guideline.status.replace("_", " ")
+    space, mark = guideline.search_space, _mark(guideline)
+    if guideline.status == "likely":
+        mark = f"{mark}, {plain(guideline.probability)}"
     if space is None:
-        return f"[{status}]"
+        return f"[{mark}]"
     if space.choices is not None:
         value = ", ".join(plain(choice) for choice in space.choices)
     elif open_end(guideline, "low"):
@@ -88,4 +99,4 @@ def _range(guideline: Guideline) -> str:
         value = f"\u2265 {plain(space.low)}"
     else:
         value = f"{plain(space.low)} \u2013 {plain(space.high)}"
-    return f"{value} [{guideline.grade or status}]"
+    return f"{value} [{mark}]"

@@ -41,10 +41,11 @@ def first_screen(
     blocks: list[Block] = [
         *alerts,
         Beside(
-            (recommended_box(found), *best, *open_section(found.guidelines)),
+            (recommended_box(found), *open_section(found.guidelines)),
             _figure(findings, found, out),
         ),
         recommended_table(found),
+        *best,
         *grade_key(found.guidelines),
         *claims_of(said_of_all(found.guidelines, findings.table.methods)),
     ]

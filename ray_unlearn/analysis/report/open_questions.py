@@ -44,7 +44,7 @@ def open_section(guidelines: Sequence[Guideline]) -> tuple[Section, ...]:
     held = withheld_groups(guidelines)
     if not held:
         return ()
-    claimed = any(guideline.status not in OPEN for guideline in guidelines)
+    claimed = any(guideline.status in ("claimed", "leave_alone") for guideline in guidelines)
     lead = Paragraph(held_sentence(held), strong="" if claimed else "No guideline is claimed.")
     folds: list[Block] = [
         Fold(group.summary, (Bullets(group.entries),), f"{group.count} {group.title}")

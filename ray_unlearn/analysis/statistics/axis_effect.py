@@ -16,7 +16,7 @@ from scipy.linalg import lapack, solve_triangular
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior, matern
-from ray_unlearn.analysis.statistics.response_surface import embedded, winsorised
+from ray_unlearn.analysis.statistics.response_surface import as_seen, embedded
 
 Array = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ def axis_effects(
         seed: of the shuffles and of the trials chosen where there are many.
     """
     rng = np.random.default_rng([seed, 4])
-    values, capped = winsorised(scores, infeasible, tolerance)
+    values, capped = as_seen(scores, infeasible, tolerance)
     some = np.lexsort((*points.T, values))
     some = some[np.sort(rng.permutation(len(some))[:MOST_TESTED])]
     shuffles = np.argsort(rng.random((PERMUTATIONS, len(some))), axis=1)

@@ -22,8 +22,8 @@ from ray_unlearn.analysis.statistics.component_surface import (
 )
 from ray_unlearn.analysis.statistics.response_surface import (
     ResponseSurface,
+    as_seen,
     fit_response_surface,
-    winsorised,
 )
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 from ray_unlearn.analysis.statistics.searched_points import completed, moved, spread_points
@@ -158,7 +158,7 @@ def _check(surface: ScoreSurface, part: GroupPoints, tolerance: float, seed: int
         return check_surface(surface.targets, left_out, seed)
     assert isinstance(surface, ComponentSurface)
     components = surface
-    values, _ = winsorised(part.scores, part.infeasible, tolerance)
+    values, _ = as_seen(part.scores, part.infeasible, tolerance)
     rested = np.unique(surface.numbers[surface.numbers < len(values)])
     rested = rested[np.lexsort((*part.points[rested].T, values[rested]))]
 

@@ -155,7 +155,7 @@ def fit_response_surface(
     assert scores.shape == infeasible.shape == (n,)
     assert np.isfinite(points).all()
     categorical = categorical or (0,) * d
-    values, at_limit = winsorised(scores, infeasible, tolerance)
+    values, at_limit = as_seen(scores, infeasible, tolerance)
     cap = float(values.max()) if at_limit.any() else math.inf
     order = np.lexsort((*points.T, values))
     inputs, values = embedded(points, categorical)[order], values[order]
@@ -174,7 +174,7 @@ def fit_response_surface(
     )
 
 
-def winsorised(
+def as_seen(
     scores: Array, infeasible: NDArray[np.bool_], tolerance: float
 ) -> tuple[Array, NDArray[np.bool_]]:
     """Scores [n] as the surface sees them, and which [n] of them lie at the limit."""

@@ -240,7 +240,7 @@ def _labels(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> pd.Series
     for name in hyperparameters:
         values = trials[name]
         texts = (
-            values.map("{:.12g}".format)
+            values.map("{:.12g}".format).astype(str)  # of no value the type would be a number's
             if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
             else values.astype(str)
         )

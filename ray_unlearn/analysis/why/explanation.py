@@ -39,6 +39,7 @@ STATISTICS_BEHIND = {
     "response surface",
 }
 """By `spec.guideline_file.ClaimKind`, and of recommendations."""
+BEST_TRIAL = "the lowest score on the half that chooses: too few trials for a response surface"
 Outcome = Literal["identical", "differs", "not computed"]
 
 
@@ -156,12 +157,18 @@ def explanation(found: Guidelines, name: str, near: Sequence[Path], place: str) 
         behind = relevant_trials(record, found, trials)
     return Explanation(
         record,
-        STATISTICS_BEHIND.get(record.kind, record.kind),
+        _statistic(record),
         tuple(claim_checks(record, found.provenance, found.score.model_dump())),
         behind,
         int(found.provenance.get("seed", 0)),
         recomputed,
     )
+
+
+def _statistic(record: NamedRecord) -> str:
+    if record.content.get("source") == "best_trial":
+        return BEST_TRIAL
+    return STATISTICS_BEHIND.get(record.kind, record.kind)
 
 
 def record_trials(record: NamedRecord) -> int:
