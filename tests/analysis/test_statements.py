@@ -46,11 +46,11 @@ def test_groups_are_counted_where_most_agree():
     assert most_agree(np.empty((0, 0)), 0.9, 0.05) is None
 
 
-def test_a_study_of_20_trials_says_where_it_is_likely_good_and_what_would_settle_it():
-    found = ranges(planted({"a": valley()}, trials=20))["learning_rate"]
+def test_a_study_of_10_trials_says_where_it_is_likely_good_and_what_would_settle_it():
+    found = ranges(planted({"a": valley()}, trials=10, noise=0.1))["learning_rate"]
     assert found.status == "likely"
     assert found.search_space.low < 10**-4.5 < found.search_space.high
-    assert 0.8 <= found.probability < 1
+    assert 0.6 <= found.probability < 1
     assert found.settled_by.trials >= 1
     assert "good with probability" in found.text
     assert "would settle it" in found.text
@@ -77,7 +77,7 @@ def test_what_costs_half_again_the_tolerance_is_not_left_alone():
 def test_a_method_without_a_surface_is_not_known():
     found = ranges(planted({"a": valley()}, trials=5))
     assert {g.status for g in found.values()} == {"not_known"}
-    assert "5 trials drawn from the space" in found["learning_rate"].why
+    assert "5 trials in books, 8 needed" in found["learning_rate"].why
 
 
 UPDATES = Axis("steps", "log", 4, 64, whole=True)
