@@ -39,8 +39,8 @@ from ray_unlearn.analysis.statistics.trajectories import (
 
 Array = NDArray[np.float64]
 
-MOST_ROWS = 240
-MOST_TRIALS = 80
+MOST_ROWS = 160
+MOST_TRIALS = 60
 SETTINGS = 4
 UNIT = 0.05
 """Nats/token below which a change enters linearly."""
