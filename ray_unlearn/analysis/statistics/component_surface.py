@@ -51,8 +51,8 @@ BELOW = 1.0
 NEAR = 1
 """Updates on either side of the one that the means choose among which a draw may choose."""
 MEAN_DRAWS = 64
-FEW_TRIALS = 4
-"""Of n trials, variances are known too badly by a factor of 1 + 4 / n; measured on planted truth
+FEW_TRIALS = 8
+"""Of n trials, variances are known too badly by a factor of 1 + 8 / n; measured on planted truth
 (`benchmarks/component_surfaces.py`)."""
 SIGNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 """What a seed may do to the three components, in standard deviations: mean 0, variance 1, no two

@@ -33,6 +33,9 @@ from ray_unlearn.analysis.statistics.trajectories import Trajectories
 Array = NDArray[np.float64]
 
 LEAST_TRIALS = 8
+LEAST_WITH_CURVES = 3
+"""Trials with their evaluations from which a surface says what a setting costs at most, though not
+yet where a hyperparameter is good."""
 
 DRAWS = 256
 
@@ -193,12 +196,15 @@ def surface_of(
     )
 
 
-def too_little(part: GroupPoints) -> str | None:
-    """Why the group says nothing about regions; None if it does."""
+def too_little(part: GroupPoints, least: int = LEAST_TRIALS) -> str | None:
+    """Why the group has no surface; None if it has.
+
+    `least` trials are needed: by default as many as regions rest on.
+    """
     name = part.group or "the only group"
     finite = np.isfinite(part.scores) & ~part.infeasible
-    if len(part.scores) < LEAST_TRIALS:
-        return f"{len(part.scores)} trials in {name}, {LEAST_TRIALS} needed"
+    if len(part.scores) < least:
+        return f"{len(part.scores)} trials in {name}, {least} needed"
     if not finite.any():
         return f"no trial in {name} has a score"
     if finite.all() and np.ptp(part.scores) == 0:

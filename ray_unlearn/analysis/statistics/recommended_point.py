@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.isolation_profile import (
+    LEAST_TRIALS,
+    LEAST_WITH_CURVES,
     GroupPoints,
     seed_of,
     surface_of,
@@ -91,7 +93,7 @@ def recommended_point(
     Returns:
         None where a surface of some group would say nothing (`isolation_profile.too_little`).
     """
-    if not axes or any(too_little(part) for part in parts):
+    if not axes or any(_too_few(part) for part in parts):
         return None
     order = sorted(range(len(axes)), key=lambda j: axes[j].name)
     ordered = [axes[j] for j in order]
@@ -125,6 +127,11 @@ def _first_within(candidates: Array, limits: Mapping[int, tuple[float, float]]) 
     for j, (low, high) in limits.items():
         inside &= (candidates[:, j] >= low) & (candidates[:, j] <= high)
     return int(np.argmax(inside))
+
+
+def _too_few(part: GroupPoints) -> bool:
+    least = LEAST_TRIALS if part.trajectories is None else LEAST_WITH_CURVES
+    return too_little(part, least) is not None
 
 
 def _candidates(
