@@ -158,7 +158,7 @@ def test_a_shared_optimum_transfers_and_is_graded_by_the_number_of_domains():
 def test_many_domains_on_one_trained_model_are_stated_for_it_alone(models, grade, words):
     """A user of another model would rely on a grade that one model gave."""
     methods = {"a": valley(), "b": lambda logs, rng: valley()(logs, rng) + 0.3}
-    found = claims(planted(methods, trials=42, groups=THREE, axes=(RATE,), models=models))
+    found = claims(planted(methods, trials=84, groups=THREE, axes=(RATE,), models=models))
     assert {"range/a/learning_rate", "method_choice/best"} <= {claim.id for claim in found}
     assert {claim.grade for claim in found} == {grade}
     assert all(words in claim.text for claim in found)
