@@ -52,8 +52,8 @@ NEAR = 1
 """Updates on either side of the one that the means choose among which a draw may choose."""
 MEAN_DRAWS = 64
 FEW_TRIALS = 8
-"""Of n trials, variances are known too badly by a factor of 1 + 8 / n; measured on planted truth
-(`benchmarks/component_surfaces.py`)."""
+"""Of n trials, variances are known too badly by a factor of 1 + (8 / n)^2; measured on planted
+curves (`benchmarks/component_surfaces.py`)."""
 SIGNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
 """What a seed may do to the three components, in standard deviations: mean 0, variance 1, no two
 correlated."""
@@ -288,7 +288,7 @@ def _fit_one(
     rng = np.random.default_rng([seed, 5, k])
     settings = kernel_settings(inputs, targets, ruined, lengths, rng, SETTINGS, CHANGE, trials)
     missed = float(np.mean([_missed(one, targets, trials, ruined) for one in settings]))
-    few = 1 + FEW_TRIALS / (len(np.unique(trials[~ruined])) - ANCHORS)
+    few = 1 + (FEW_TRIALS / (len(np.unique(trials[~ruined])) - ANCHORS)) ** 2
     stretch = float(np.sqrt(max(1.0, missed) * few))
     return _Component(targets, trials, centre, scale, settings, stretch)
 
