@@ -34,6 +34,9 @@ DRAWS = 512
 SPREAD = 1024
 BEST, NEIGHBOURS, ROUNDS = 16, 16, 3
 BOUND = 0.95
+SUREST = 0.95
+"""Probability above which none is said: of what was said with 0.95 or more on planted curves, 20 of
+21 were so (decision 19), and with a finite number of draws 1 is no probability."""
 
 
 @dataclass(frozen=True)
@@ -167,5 +170,5 @@ def _mean(surfaces: Sequence[ScoreSurface], points: Array) -> Array:
 
 def _bound(draws: Sequence[Array], tolerance: float) -> RegretBound:
     average = np.mean(draws, axis=0)
-    p_good = min(float((draw <= tolerance).mean()) for draw in draws)
+    p_good = min(SUREST, *(float((draw <= tolerance).mean()) for draw in draws))
     return RegretBound(float(average.mean()), float(np.quantile(average, BOUND)), p_good)
