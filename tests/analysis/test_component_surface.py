@@ -1,8 +1,10 @@
 """The score's surface from its components: planted curves, few trials, ruined and pruned ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from planted_curves import AXES, SCORE, TARGET, UPDATES, expected_score, planted_with_curves
+from planted_curves import AXES, TARGET, expected_score, planted_with_curves
 from surfaces import RATE, TOLERANCE, WEIGHT
 
 from ray_unlearn.analysis.axes import Axis, product_axis
@@ -17,7 +19,6 @@ from ray_unlearn.analysis.statistics.response_surface import fit_response_surfac
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 from ray_unlearn.analysis.statistics.trajectories import (
     ScoreOfChanges,
-    Trajectories,
     thinned_rows,
 )
 
@@ -76,7 +77,7 @@ def test_other_weights_need_no_other_trials() -> None:
     surface = fitted(part)
     assert part.trajectories is not None
     heavier = ScoreOfChanges((1.0, 1.0, 4.0), TARGET, TARGET)
-    curves = replace_score(part.trajectories, heavier)
+    curves = replace(part.trajectories, score=heavier)
     again = fit_component_surface(part.points, part.infeasible, curves, AXES, 0)
     for one, other in zip(surface.components, again.components, strict=True):
         np.testing.assert_array_equal(one.targets, other.targets)
@@ -92,19 +93,25 @@ def test_a_diverged_trial_is_ruined_after_its_last_row_and_lifts_the_score_there
     own = part.trajectories.trial == worst
     first = own & (part.trajectories.effort <= part.trajectories.effort[own].min() + 1e-9)
     kept = first | ~own
-    curves = Trajectories(
-        part.trajectories.trial[kept],
-        part.trajectories.effort[kept],
-        part.trajectories.changes[kept],
-        UPDATES,
-        float("nan"),
-        1.0,
-        SCORE,
+    curves = replace(
+        part.trajectories,
+        trial=part.trajectories.trial[kept],
+        effort=part.trajectories.effort[kept],
+        changes=part.trajectories.changes[kept],
     )
     surface = fit_component_surface(part.points, infeasible, curves, AXES, 0)
     at = part.points[[worst]]
     late = surface._inputs(at)[:, -1:]
     assert (surface._expected(late)[:, 0, 0] > 1.0).all()
+
+
+def test_a_group_whose_models_are_all_ruined_has_a_surface_that_says_so() -> None:
+    part = part_of(6, 1)
+    assert part.trajectories is not None
+    ruined = np.full_like(part.trajectories.changes, 20.0)
+    curves = replace(part.trajectories, changes=ruined)
+    surface = fit_component_surface(part.points, part.infeasible, curves, AXES, 0)
+    assert (surface.mean(part.points) > 1.0).all()
 
 
 def test_where_the_steps_are_searched_each_trial_is_scored_at_its_own() -> None:
@@ -117,15 +124,7 @@ def test_where_the_steps_are_searched_each_trial_is_scored_at_its_own() -> None:
     last = np.full((24, 1), 1.0)
     place = product.to_unit(RATE.from_unit(part.points[:, :1]) * 64)
     points = np.concatenate([part.points, last, place], axis=1)
-    curves = Trajectories(
-        part.trajectories.trial,
-        part.trajectories.effort,
-        part.trajectories.changes,
-        np.empty(0),
-        float("nan"),
-        1.0,
-        SCORE,
-    )
+    curves = replace(part.trajectories, updates=np.empty(0))
     all_axes = (*axes, product)
     surface = fit_component_surface(points, part.infeasible, curves, all_axes, 0)
     # At a tenth of the learning rate of a good place, few steps forget nothing: the gap stays.
@@ -175,15 +174,3 @@ def test_gradient_of_the_kernel_with_trials() -> None:
         for step in 1e-5 * np.eye(6)
     ]
     np.testing.assert_allclose(gradient, numeric, rtol=1e-4, atol=1e-5)
-
-
-def replace_score(curves: Trajectories, score: ScoreOfChanges) -> Trajectories:
-    return Trajectories(
-        curves.trial,
-        curves.effort,
-        curves.changes,
-        curves.updates,
-        curves.rate,
-        curves.per_step,
-        score,
-    )

@@ -425,6 +425,7 @@ def test_a_probability_is_the_same_in_figure_and_claim(report: WrittenReport) ->
     dots = report.csv("importance_dots")
     for g in report.file["guidelines"]:
         if g["kind"] == "rank" and len(dots):
+            assert g["estimates"]["matters"] or g["status"] != "claimed"
             own = dots[dots["method"].fillna("") == (g["scope"]["method"] or "")]
             for line in g["estimates"]["matters"]:
                 p = own.loc[own["param"] == line["param"], "p"].tolist()

@@ -288,7 +288,8 @@ def _fit_one(
     rng = np.random.default_rng([seed, 5, k])
     settings = kernel_settings(inputs, targets, ruined, lengths, rng, SETTINGS, CHANGE, trials)
     missed = float(np.mean([_missed(one, targets, trials, ruined) for one in settings]))
-    few = 1 + (FEW_TRIALS / (len(np.unique(trials[~ruined])) - ANCHORS)) ** 2
+    alive = len(np.unique(trials[~ruined])) - ANCHORS
+    few = 1 + (FEW_TRIALS / max(1, alive)) ** 2
     stretch = float(np.sqrt(max(1.0, missed) * few))
     return _Component(targets, trials, centre, scale, settings, stretch)
 
