@@ -17,11 +17,9 @@ ridge    what counts is learning rate times updates: edges of each axis and of t
 p_good   how often values that are said to be good with a probability are good
 """
 
-import argparse
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "analysis"))
 
 import numpy as np
+from run_parts import run_parts
 from surfaces import (
     RATE,
     STEPS,
@@ -265,17 +264,7 @@ def main() -> None:
         "ridge": ridge_claims,
         "p_good": p_good,
     }
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=100)
-    parser.add_argument("--only", choices=list(parts))
-    given = parser.parse_args()
-    began = time.monotonic()
-    for name, part in parts.items():
-        if given.only in (None, name):
-            part(given.repeats)
-    print(f"{time.monotonic() - began:.0f} s")
+    run_parts(__doc__, parts, 100)
 
 
 if __name__ == "__main__":

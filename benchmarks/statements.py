@@ -11,10 +11,8 @@ next           8 trials by `--next`, at random, and by neither: what is still un
 contradiction  pairs of statements that exclude each other (never wanted)
 """
 
-import argparse
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +23,7 @@ import itertools
 
 import numpy as np
 import pandas as pd
+from run_parts import run_parts
 from surfaces import (
     RATE,
     TOLERANCE,
@@ -278,17 +277,7 @@ PARTS: dict[str, Callable[[int], None]] = {
 
 def main() -> None:
     """Measure all parts, or one."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--only", choices=list(PARTS))
-    given = parser.parse_args()
-    began = time.monotonic()
-    for name, part in PARTS.items():
-        if given.only in (None, name):
-            part(given.repeats)
-    print(f"{time.monotonic() - began:.0f} s")
+    run_parts(__doc__, PARTS, 20)
 
 
 if __name__ == "__main__":
