@@ -155,6 +155,10 @@ def report_command(
         *named,
         "the reasons are in the report",
     ]
+    if next_trials:
+        place = str(written.page).rpartition("/")[0]
+        run = [f"ray-unlearn run {file}" for file in sorted(Path(place).glob("next*.yaml"))]
+        say("; ".join([f"The next trials: {place}/next.csv", *run]))
     say(f"{'; '.join(last)}:")
     if json:
         claims = [guideline.id for guideline in claimed]

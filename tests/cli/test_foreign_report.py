@@ -56,3 +56,17 @@ def test_the_command_scores_by_a_users_own_weights_and_says_so(tmp_path: Path, c
     code, _, err = cli("report", tmp_path / "t.csv", "--objective", "forget_gap=0", "-o", tmp_path)
     assert code == 2
     assert "otherwise doing nothing wins" in err
+
+
+def test_the_next_trials_of_a_table_are_named_where_they_can_be_found(
+    tmp_path: Path, cli: Any
+) -> None:
+    frame = pd.DataFrame({"run": range(5), "lr": RATES[:5], "val_loss": LOSSES[:5]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    code, out, err = cli("report", tmp_path / "t.csv", "--next", "3", "-o", tmp_path / "out")
+    assert code == 0, err
+    place = Path(out.strip()).with_name("next.csv")
+    assert f"The next trials: {place}" in err
+    rates = pd.read_csv(place)["learning_rate"]
+    assert len(rates) == 3
+    assert rates.between(RATES[:5].min(), RATES[:5].max()).all()
