@@ -7,6 +7,8 @@ power     a range claimed on the axis that carries it, its edges covered, claims
 sharp     the same with sharp bottoms (powers 1.5 and 1)
 flat      pure noise: studies with any claim (`leave it alone` is none)
 adaptive  60 trials of which 45 are chosen by Optuna's TPE, against 60 drawn ones
+curves    the same as power, of trials with five evaluations each: the surface is that of the
+          score's components; one more axis does nothing
 
 The tolerance is 0.1; noise is the SD of a score. Studies run in two processes.
 """
@@ -18,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from multiprocessing import Pool
 from pathlib import Path
@@ -28,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "analysis"))
 import numpy as np
 import optuna
 import pandas as pd
+from planted_curves import expected_score, planted_with_curves
 from surfaces import (
     RATE,
     STEPS,
@@ -82,11 +86,15 @@ CASES = {
     "flat, 2 axes": Planted(flat, TWO),
     "flat, 3 axes": Planted(flat, THREE),
 }
+CURVE_AXES = (RATE, WEIGHT, Axis("nothing", "log", 1.0, 10.0))
+SEED_SDS = {TOLERANCE / 2: 0.11, TOLERANCE: 0.3}
+"""What a seed adds to each transformed change, by the SD of the score at the best point."""
 PARTS = {
     "power": ("valley", "narrow valley", "cliff", "ridge"),
     "sharp": ("power 1.5", "power 1"),
     "flat": ("flat, 2 axes", "flat, 3 axes"),
     "adaptive": ("valley", "cliff", "ridge"),
+    "curves": ("curves",),
 }
 Job = tuple[str, int, float, int, bool]
 """Case, trials, noise, seed, whether most trials are adaptive."""
@@ -109,6 +117,10 @@ class Study:
 def studied(job: Job) -> Study:
     """Analyse one planted study."""
     name, trials, noise, seed, adaptive = job
+    if name == "curves":
+        seed_sd = SEED_SDS[noise]
+        table = planted_with_curves(trials, 30_000 + seed, seed_sd=seed_sd, axes=CURVE_AXES)
+        return _said(table, curves_truth(seed_sd)[0])
     case = CASES[name]
     table = planted(
         {"a": case.score}, trials=trials, groups=("x",), axes=case.axes, noise=noise,
@@ -116,10 +128,27 @@ def studied(job: Job) -> Study:
     )  # fmt: skip
     if adaptive:
         table = _mostly_adaptive(table, case, noise, seed)
+    return _said(table, case)
+
+
+@cache
+def curves_truth(seed_sd: float) -> tuple[Planted, float]:
+    """Where the learning rate of the planted curves is good, and the share of their space."""
+    rates = np.linspace(0, 1, 241)
+    grid = np.stack(np.meshgrid(rates, np.linspace(0, 1, 21), indexing="ij"), -1).reshape(-1, 2)
+    expected = expected_score(grid, seed_sd)
+    good = expected <= expected.min() + TOLERANCE
+    logs = np.log10(RATE.from_unit(rates[good.reshape(241, 21).any(1)]))
+    ends = float(logs.min()), float(logs.max())
+    return Planted(flat, CURVE_AXES, "learning_rate", ends), float(good.mean())
+
+
+def _said(table: TrialTable, case: Planted) -> Study:
     findings = find(table)
     found = {guideline.id: guideline for guideline in guidelines_of(findings)}
     claims = [g for g in found.values() if g.status == "claimed"]
-    nulls = [g for g in claims if g.kind in ("range", "avoid") and g.param == "w_r"]
+    null = case.axes[-1].name
+    nulls = [g for g in claims if g.kind in ("range", "avoid") and g.param == null]
     covered: list[bool] = []
     p_good = good = np.empty(0)
     carrier = found.get(f"range/a/{case.carrier}")
@@ -209,6 +238,14 @@ def reliability(studies: Iterable[Study]) -> str:
     return "; ".join(words)
 
 
+def share_of(name: str, noise: float) -> float | None:
+    """The share of the space that is good; None where all of it is."""
+    if name == "curves":
+        return curves_truth(SEED_SDS[noise])[1]
+    case = CASES[name]
+    return good_share_of(case.score, case.axes) if case.carrier else None
+
+
 def main() -> None:
     """Measure all parts, or one."""
     parser = argparse.ArgumentParser(
@@ -228,10 +265,9 @@ def main() -> None:
                 continue
             everything: list[Study] = []
             for name in names:
-                case = CASES[name]
-                share = good_share_of(case.score, case.axes) if case.carrier else None
                 for trials in [60] if part == "adaptive" else sizes:
                     for noise in noises:
+                        share = share_of(name, noise)
                         for adaptive in (False, True) if part == "adaptive" else (False,):
                             jobs = [
                                 (name, trials, noise, seed, adaptive)

@@ -24,7 +24,8 @@ from surfaces import TOLERANCE
 
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.statistics.component_surface import fit_component_surface
-from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints
+from ray_unlearn.analysis.statistics.group_points import GroupPoints
+from ray_unlearn.analysis.statistics.isolation_profile import fit_group
 from ray_unlearn.analysis.statistics.recommended_point import recommended_point
 from ray_unlearn.analysis.statistics.response_surface import fit_response_surface
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
@@ -87,7 +88,9 @@ def recommended(trials: int, repeats: int) -> None:
     below, said, good = [], [], []
     for seed in range(repeats):
         part = study(trials, seed)
-        found = recommended_point([part], [int(part.scores.argmin())], AXES, TOLERANCE, 0)
+        fit = fit_group(part, AXES, TOLERANCE, 0)
+        best = part.points[part.scores.argmin()]
+        found = recommended_point([fit], [best], AXES, TOLERANCE, 0)
         assert found is not None
         regret = expected_score(found.point[None], SEED_SD)[0] - truth
         below.append(regret <= found.regret.high)

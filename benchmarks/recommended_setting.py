@@ -23,6 +23,7 @@ import pandas as pd
 from surfaces import RATE, TOLERANCE, WEIGHT, Score, cliff, planted, ridge, valley
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
 
 BOTTOM = 0.2
@@ -49,7 +50,7 @@ def studies(name: str, trials: int, noise: float, repeats: int) -> Said:
     found: Said = []
     for seed in range(20_000, 20_000 + repeats):
         table = planted({"a": score}, trials=trials, axes=axes, noise=noise, seed=seed)
-        (one,) = recommendations(table, 0)
+        (one,) = recommendations(find(table))
         assert one.regret is not None
         at = {axis.name: [math.log10(float(one.setting[axis.name]))] for axis in axes}  # type: ignore[arg-type]
         truth = float(score(pd.DataFrame(at), np.random.default_rng())[0])

@@ -227,7 +227,8 @@ def following(repeats: int) -> None:
                 noise = TOLERANCE / 2
                 table = planted({"a": score}, trials=trials, axes=axes, noise=noise, seed=seed)
                 left["before"].append(total(table))
-                chosen = next_trials(table, guidelines_of(find(table)), K, 0)
+                findings = find(table)
+                chosen = next_trials(findings, guidelines_of(findings), K)
                 values = pd.DataFrame([trial.values for trial in chosen])
                 left["next"].append(total(more_trials(table, score, values, noise, seed)))
                 rng = np.random.default_rng(seed)

@@ -43,15 +43,25 @@ def plan_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """What a study will take, which lanes fit where, and what its halves aim at. Starts nothing.
+    """What a study will take, which lanes fit where, and what it can find out. Starts nothing.
 
-    Counts trials, tokens, FLOPs, hours, memory and disk. A small model on this machine is asked for
-    the target on either half."""
+    Counts trials, tokens, FLOPs, hours, memory and disk, and says with which probability so many
+    trials give a good setting and a claimed range. A small model on this machine is asked for the
+    target on either half."""
     from dataclasses import asdict
 
+    from ray_unlearn.analysis.study_power import power_sentences, powers_of
     from ray_unlearn.store.target import half_sentences, target_warnings
     from ray_unlearn.unlearn.memory import gpu_memory_gib
-    from ray_unlearn.unlearn.plan import cpus_here, free_disk_gib, memory_here_gib, plan, problems
+    from ray_unlearn.unlearn.plan import (
+        cpus_here,
+        free_disk_gib,
+        longest,
+        memory_here_gib,
+        plan,
+        problems,
+        trials_of,
+    )
     from ray_unlearn.unlearn.planned_halves import planned_halves
 
     spec = _loaded(study, space_from, likely, lanes, workers)
@@ -65,6 +75,11 @@ def plan_command(
     )
     halves = planned_halves(spec) or ()
     warnings = list(target_warnings(halves)) if halves else []
+    powers = powers_of(
+        spec,
+        {method: trials_of(spec, method) for method in spec.methods},
+        {m: len(spec.evaluation.updates(longest(spec, m).steps)) for m in spec.methods},
+    )
     hours = found.hours(teraflops)
     parts = ", ".join(
         f"{name} {four_digits(value)}" for name, value in asdict(found.memory).items() if value
@@ -72,6 +87,7 @@ def plan_command(
     if json:
         more = {"lane_memory_gib": found.lane_memory_gib, "worker_hours": hours, "problems": issues}
         more |= {"halves": [asdict(one) | {"ppl": one.ppl} for one in halves], "warnings": warnings}
+        more |= {"power": [asdict(one) for one in powers]}
         print_json(asdict(found) | more | ({"placement": asdict(placed)} if placed else {}))
         return
     lines = [
@@ -92,7 +108,7 @@ def plan_command(
         lines,
         title=f"{spec.name}: {spec.description or spec.data.domain or spec.data.source}",
     )
-    for sentence in half_sentences(halves) if halves else ():
+    for sentence in (*(half_sentences(halves) if halves else ()), *power_sentences(powers)):
         print(sentence)
     for warning in warnings:
         print(f"warning: {warning}")

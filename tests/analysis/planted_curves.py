@@ -23,6 +23,8 @@ AXES = (RATE, WEIGHT)
 SCORE = ScoreOfChanges((1.0, 1.0, 1.0), TARGET, TARGET)
 BEST_RATE = -4.9
 """log10: general text suffers least there."""
+WEIGHT_GIVEN = 2.0
+"""Where it is not searched."""
 
 
 def curves(points: np.ndarray, best_rate: float = BEST_RATE, bend: float = 0.6) -> np.ndarray:
@@ -57,16 +59,24 @@ def planted_with_curves(
 ) -> TrialTable:
     """A table of one method: `trials` random trials in each group, each with five evaluations.
 
-    `seed_sd` is what a seed adds to each transformed change, all updates alike.
+    Args:
+        trials: per group.
+        seed: of all draws.
+        seed_sd: what a seed adds to each transformed change, all updates alike.
+        groups: of trials with the same truth.
+        axes: those of the curves first, or the learning rate alone (then w_r is 2); any others do
+            nothing.
+        shape: of the curves.
     """
     rng = np.random.default_rng(seed)
     frames, rows = [], []
     for i, group in enumerate(groups):
-        points = rng.random((trials, 2))
-        values = [axis.from_unit(points[:, j]) for j, axis in enumerate(AXES)]
+        points = rng.random((trials, len(axes)))
+        values = [axis.from_unit(points[:, j]) for j, axis in enumerate(axes)]
         noise = seed_sd * rng.standard_normal((3, trials, 1))
         noise = noise + 0.15 * seed_sd * rng.standard_normal((3, trials, len(UPDATES)))
-        changes = _nats(curves(points, **shape) + noise)
+        place = np.column_stack([points, np.full(trials, WEIGHT.to_unit(WEIGHT_GIVEN))])[:, :2]
+        changes = _nats(curves(place, **shape) + noise)
         scores = SCORE.of(changes, TARGET)
         numbers = i * trials + np.arange(trials)
         frames.append(
@@ -86,8 +96,7 @@ def planted_with_curves(
                     "crossed": True,
                     "score": scores.min(1),
                     "score_selection": scores.min(1),
-                    "learning_rate": values[0],
-                    "w_r": values[1],
+                    **{axis.name: at for axis, at in zip(axes, values, strict=True)},
                 }
             )
         )

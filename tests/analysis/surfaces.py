@@ -147,8 +147,9 @@ def cliff(best: float = -4.5, edge: float = -3.8) -> Score:
 
 def contradictions(table: TrialTable) -> list[str]:
     """Pairs of statements about one hyperparameter of method "a" that exclude each other."""
-    found = guidelines_of(find(table))
-    (setting,) = (one.setting for one in recommendations(table, 0, found))
+    findings = find(table)
+    found = guidelines_of(findings)
+    (setting,) = (one.setting for one in recommendations(findings, found))
     if RATE_BY_STEPS not in setting and "steps" in setting:
         setting = setting | {RATE_BY_STEPS: setting["learning_rate"] * setting["steps"]}
     pairs = []

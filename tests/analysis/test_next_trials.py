@@ -15,7 +15,8 @@ from ray_unlearn.spec.guideline_file import Guideline
 
 
 def of(table, count, seed=0):
-    return next_trials(table, guidelines_of(find(table)), count, seed)
+    findings = find(table, seed)
+    return next_trials(findings, guidelines_of(findings), count)
 
 
 @pytest.mark.parametrize(("limit", "known"), [(0.3, 0.4), (-1.2, 0.7), (0.0, 0.0), (2.0, 0.99)])
@@ -66,8 +67,9 @@ def test_points_that_fill_a_space_keep_away_from_trials_and_each_other():
 
 def test_where_nothing_is_open_there_is_no_next_trial():
     table = planted({"a": valley()}, trials=10)
-    content = guidelines_of(find(table))[0].model_dump()
+    findings = find(table)
+    content = guidelines_of(findings)[0].model_dump()
     settled = {"status": "claimed", "grade": "C", "withheld_because": (), "probability": None}
     claim = Guideline.model_validate(content | settled)
     with pytest.raises(UserError, match="no range is open"):
-        next_trials(table, [claim], 3, 0)
+        next_trials(findings, [claim], 3)

@@ -41,7 +41,7 @@ from ray_unlearn.analysis.report.health import health
 from ray_unlearn.analysis.report.recommended_section import recommendation_text
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
-from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints
+from ray_unlearn.analysis.statistics.group_points import GroupPoints
 from ray_unlearn.analysis.trials import trial_table
 from ray_unlearn.spec.guideline_file import Guideline, load_guidelines
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS

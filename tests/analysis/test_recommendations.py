@@ -14,6 +14,7 @@ from planted_curves import planted_with_curves
 from surfaces import RATE, TOLERANCE, WEIGHT, flat, planted, reach, valley
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.numerals import plain
@@ -22,13 +23,17 @@ from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.analysis.statistics.response_surface import ResponseSurface
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.main import main
-from ray_unlearn.spec.guideline_file import load_guidelines
+from ray_unlearn.spec.guideline_file import Recommendation, load_guidelines
 
 BEST, BOTTOM = -4.5, 0.2
 
 
+def recommended(table: TrialTable) -> tuple[Recommendation, ...]:
+    return recommendations(find(table))
+
+
 def rate_of(table: TrialTable) -> float:
-    (found,) = recommendations(table, 0)
+    (found,) = recommended(table)
     return math.log10(float(found.setting["learning_rate"]))  # type: ignore[arg-type]
 
 
@@ -37,7 +42,7 @@ def rate_of(table: TrialTable) -> float:
 def test_the_setting_is_good_and_no_more_is_said_than_is_true(trials: int, noise: float) -> None:
     for seed in range(4):
         table = planted({"a": valley()}, trials=trials, noise=noise, seed=seed)
-        (found,) = recommendations(table, 0)
+        (found,) = recommended(table)
         assert found.source == "surface"
         assert found.regret is not None
         away = abs(math.log10(float(found.setting["learning_rate"])) - BEST)  # type: ignore[arg-type]
@@ -50,7 +55,7 @@ def test_the_setting_is_good_and_no_more_is_said_than_is_true(trials: int, noise
 def test_more_trials_make_it_surer_and_noise_less_sure() -> None:
     def said(trials: int, noise: float) -> float:
         tables = [planted({"a": valley()}, trials=trials, noise=noise, seed=s) for s in range(3)]
-        regrets = [recommendations(table, 0)[0].regret for table in tables]
+        regrets = [recommended(table)[0].regret for table in tables]
         return float(np.mean([regret.p_good for regret in regrets if regret is not None]))
 
     assert said(10, TOLERANCE / 2) < said(20, TOLERANCE / 2) < said(60, TOLERANCE / 2)
@@ -70,7 +75,7 @@ def test_domains_that_disagree_get_a_compromise_and_are_not_called_good() -> Non
         seed=2,
         shift=lambda group: 1.5 if group == "y" else 0.0,
     )
-    (found,) = recommendations(apart, 0)
+    (found,) = recommended(apart)
     assert found.n_groups == 2
     assert found.regret is not None
     assert found.regret.p_good < 0.1, "in one domain it is far from the best"
@@ -80,7 +85,7 @@ def test_domains_that_disagree_get_a_compromise_and_are_not_called_good() -> Non
 def test_a_few_trials_give_the_best_of_them_and_claim_nothing(trials: int) -> None:
     table = planted({"a": valley()}, trials=trials, seed=3)
     table.trials["update"] = 4.0 + table.trials["trial"]
-    (found,) = recommendations(table, 0)
+    (found,) = recommended(table)
     best = table.trials.sort_values("score_selection").iloc[0]
     assert found.updates is not None
     assert found.updates.low == found.updates.typical == found.updates.high == best["update"]
@@ -92,18 +97,18 @@ def test_a_few_trials_give_the_best_of_them_and_claim_nothing(trials: int) -> No
 def test_a_setting_says_at_which_strength_it_was_good() -> None:
     """A learning rate that is good at the forget target may ruin the model as trained."""
     table = planted({"a": valley()}, trials=20, seed=1)
-    assert recommendations(table, 0)[0].strength is None, "no other strength was measured"
+    assert recommended(table)[0].strength is None, "no other strength was measured"
     both = replace(table, score=table.score.model_copy(update={"strength": "both"}))
     good = np.abs(np.log10(both.trials["learning_rate"]) - BEST) < 0.5
     both.trials["strength"] = np.where(good, 0.7, 1.0)
-    (found,) = recommendations(both, 0)
+    (found,) = recommended(both)
     assert found.strength is not None
     assert (found.strength.meets_target, found.strength.typical) == (True, 0.7)
     assert "mixed with the vanilla model to the forget target (strength about 0.7)" in (
         recommendation_text(found, both.score)
     )
     both.trials["strength"] = np.where(good, 1.0, 1.6)
-    (found,) = recommendations(both, 0)
+    (found,) = recommended(both)
     assert found.strength is not None
     assert not found.strength.meets_target
     assert ", as trained." in recommendation_text(found, both.score)
@@ -125,9 +130,9 @@ def test_methods_come_best_first_in_either_direction() -> None:
         return np.asarray(valley()(logs, rng)) + 0.3
 
     table = planted({"bad": worse, "good": valley()}, trials=20, seed=4)
-    assert [one.method for one in recommendations(table, 0)] == ["good", "bad"]
+    assert [one.method for one in recommended(table)] == ["good", "bad"]
     up = replace(table, score=table.score.model_copy(update={"direction": "maximize"}))
-    found = recommendations(up, 0)
+    found = recommended(up)
     assert [one.method for one in found] == ["good", "bad"]
     assert found[0].score == pytest.approx(-BOTTOM, abs=TOLERANCE), "as it was given: turned back"
 
@@ -140,7 +145,7 @@ def test_whole_numbers_and_choices_are_settings_that_can_be_set() -> None:
     table.trials["schedule"] = np.where(table.trials["trial"] % 2, "linear", "constant")
     table.trials.loc[table.trials["trial"] % 2 == 1, ["score", "score_selection"]] += 0.5
     table = replace(table, axes={"a": (RATE, rank, kind)})
-    (found,) = recommendations(table, 0)
+    (found,) = recommended(table)
     assert found.setting["schedule"] == "constant"
     assert isinstance(found.setting["lora_rank"], int)
     assert 2 <= found.setting["lora_rank"] <= 64
@@ -148,13 +153,13 @@ def test_whole_numbers_and_choices_are_settings_that_can_be_set() -> None:
 
 def test_neither_order_nor_names_change_it() -> None:
     table = planted({"a": valley()}, trials=20, groups=("x", "y"), seed=6)
-    first = recommendations(table, 0)
+    first = recommended(table)
     shuffled = replace(
         table,
         trials=table.trials.sample(frac=1, random_state=1),
         axes={"a": (WEIGHT, RATE)},
     )
-    (one,), (other,) = first, recommendations(shuffled, 0)
+    (one,), (other,) = first, recommended(shuffled)
     assert one.setting == other.setting
     assert one.regret == other.regret
 
@@ -173,7 +178,7 @@ def test_a_method_whose_trials_all_diverged_has_none() -> None:
         return np.full(len(logs), np.inf)
 
     table = planted({"a": flat, "b": never}, trials=10, seed=7)
-    assert [one.method for one in recommendations(table, 0)] == ["a"]
+    assert [one.method for one in recommended(table)] == ["a"]
 
 
 def test_page_file_and_command_line_recommend_the_same(
@@ -222,7 +227,7 @@ def test_methods_of_different_domains_are_not_ranked() -> None:
     apart = (table.trials["method"] == "bad") & (table.trials["group"] == "x")
     apart |= (table.trials["method"] == "good") & (table.trials["group"] == "z")
     table = replace(table, trials=table.trials[~apart])
-    found = recommendations(table, 0)
+    found = recommended(table)
     assert [(one.method, one.n_groups) for one in found] == [("bad", 2), ("good", 2)]
 
 

@@ -13,7 +13,8 @@ from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics import good_regions as regions_module
 from ray_unlearn.analysis.statistics import response_surface as surface_module
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
-from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints, fit_group
+from ray_unlearn.analysis.statistics.group_points import GroupPoints
+from ray_unlearn.analysis.statistics.isolation_profile import fit_group
 from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior, kink_of
 from ray_unlearn.analysis.statistics.response_surface import (
     MOST_POINTS,

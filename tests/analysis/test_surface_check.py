@@ -6,7 +6,8 @@ import pytest
 from surfaces import RATE, TOLERANCE, WEIGHT, flat, planted, valley
 
 from ray_unlearn.analysis.statistics.axis_effect import effect_p_values
-from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, GroupPoints, fit_group
+from ray_unlearn.analysis.statistics.group_points import GroupPoints
+from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, fit_group
 from ray_unlearn.analysis.statistics.surface_check import (
     SurfaceCheck,
     check_surface,

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.isolation_profile import GroupPoints
+from ray_unlearn.analysis.statistics.group_points import GroupPoints
 from ray_unlearn.analysis.statistics.trajectories import (
     COMPONENTS,
     ScoreOfChanges,

@@ -40,7 +40,7 @@ from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck, checks_t
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import Evidence
 
-MOST_TRAJECTORIES = 400
+MOST_TRAJECTORIES = 240
 """Trials of a method whose rows enter the learning rate x steps fit; more change its interval
 little and its time a lot."""
 
@@ -63,6 +63,8 @@ class MethodFindings:
     """Of claims that need drawn trials."""
     surface_evidence: Evidence
     """Of claims that rest on the response surface."""
+    fits: Mapping[str, FittedGroup]
+    """By group, its surface and what it says; {} without a hyperparameter that was searched."""
     check: SurfaceCheck | None
     """What the surfaces of all groups predict of trials left out; None without one in each."""
     effects: Mapping[str, float]
@@ -120,6 +122,7 @@ def find_method(
         domains=tuple(sorted(set(everything["domain"]) - {""})),
         evidence=evidence_of(trials, everything),
         surface_evidence=evidence_of(given, everything, check),
+        fits=fits,
         check=check,
         effects={}
         if check is None

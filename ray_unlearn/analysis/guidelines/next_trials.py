@@ -1,23 +1,18 @@
 """The next trials: the configurations whose results would settle most of what is open."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.guidelines.group_parts import group_parts
-from ray_unlearn.analysis.guidelines.method_findings import with_product
+from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.recommendations import setting_at
-from ray_unlearn.analysis.statistics.isolation_profile import (
-    LEAST_TRIALS,
-    GroupPoints,
-    surface_of,
-    too_little,
-)
+from ray_unlearn.analysis.statistics.group_points import LEAST_TRIALS, too_little
+from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup
 from ray_unlearn.analysis.statistics.next_points import filling_points, informative_points
-from ray_unlearn.analysis.trials import TrialTable
+from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import Guideline, Value
 
@@ -43,7 +38,7 @@ class NextTrial:
 
 
 def next_trials(
-    table: TrialTable, guidelines: Sequence[Guideline], count: int, seed: int
+    findings: Findings, guidelines: Sequence[Guideline], count: int
 ) -> tuple[NextTrial, ...]:
     """The trials to run next, over all methods and groups, most telling first.
 
@@ -51,34 +46,29 @@ def next_trials(
     quasi-random points, until they have enough for one. The others compete by what they gain.
 
     Args:
-        table: trials so far.
+        findings: of the trials so far.
         guidelines: statements about them.
         count: trials wanted.
-        seed: of fits and draws.
 
     Raises:
         UserError: no range is open.
     """
     filling: list[tuple[float, int, NextTrial]] = []
     telling: list[tuple[float, int, NextTrial]] = []
-    for method in table.methods:
+    for method, own in findings.methods.items():
         asked = {
             g.param
             for g in guidelines
             if g.kind == "range" and g.status in OPEN and (g.scope.method or "") == method
         }
-        trials, axes = with_product(table.of(method), table.axes[method])
-        axes = tuple(sorted(axes, key=lambda axis: axis.name))
-        if not asked or not axes:
+        if not asked:
             continue
-        for part in group_parts(table, trials, axes):
-            ranked = telling
-            points, gains = _told(part, axes, asked, table.score.tolerance, seed, count)
-            if gains is None:
-                ranked = filling
+        for group, fit in own.fits.items():
+            points, gains = _told(fit, own.axes, asked, findings, count)
+            ranked = filling if gains is None else telling
             for place, point in enumerate(points):
                 gain = None if gains is None else float(gains[place])
-                trial = NextTrial(method, part.group, setting_at(point, axes), gain)
+                trial = NextTrial(method, group, setting_at(point, own.axes), gain)
                 ranked.append((place if gain is None else -gain, place, trial))
     found = [
         trial
@@ -94,17 +84,32 @@ def next_trials(
 
 
 def _told(
-    part: GroupPoints,
+    fit: FittedGroup,
     axes: tuple[Axis, ...],
     asked: set[str | None],
-    tolerance: float,
-    seed: int,
+    findings: Findings,
     count: int,
 ) -> tuple[Array, Array | None]:
-    """Points of one group and their gains; without gains, points that fill the space."""
-    if too_little(part):
+    """Points of one group and their gains; without gains, points that fill the space.
+
+    Neither depends on the order of the axes.
+    """
+    order = sorted(range(len(axes)), key=lambda j: axes[j].name)
+    back = np.argsort(order)
+    ordered = tuple(axes[j] for j in order)
+    part = replace(fit.part, points=fit.part.points[:, order])
+    if fit.surface is None or too_little(part):
         missing = max(1, LEAST_TRIALS - len(part.scores))
-        return filling_points(part.points, axes, seed, min(count, missing)), None
-    indices = [j for j, axis in enumerate(axes) if axis.name in asked]
-    surface = surface_of(part, axes, tolerance, seed)
-    return informative_points(surface, part, axes, indices, tolerance, seed, count)
+        filling = filling_points(part.points, ordered, findings.seed, min(count, missing))
+        return filling[:, back], None
+    surface = ReorderedSurface(fit.surface, tuple(back.tolist()))
+    points, gains = informative_points(
+        surface,
+        part,
+        ordered,
+        [j for j, axis in enumerate(ordered) if axis.name in asked],
+        findings.table.score.tolerance,
+        findings.seed,
+        count,
+    )
+    return points[:, back], gains

@@ -8,8 +8,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.guidelines.group_parts import group_parts
-from ray_unlearn.analysis.guidelines.method_findings import with_product
+from ray_unlearn.analysis.guidelines.findings import Findings
+from ray_unlearn.analysis.guidelines.group_parts import unit_points
+from ray_unlearn.analysis.guidelines.method_findings import MethodFindings, with_product
 from ray_unlearn.analysis.numerals import rounded
 from ray_unlearn.analysis.statistics.recommended_point import (
     RegretBound,
@@ -35,25 +36,25 @@ ROUNDING = 1e-6
 
 
 def recommendations(
-    table: TrialTable, seed: int, guidelines: Sequence[Guideline] = ()
+    findings: Findings, guidelines: Sequence[Guideline] = ()
 ) -> tuple[Recommendation, ...]:
     """One recommendation per method that has a finite score, the best expected score first.
 
     All trials count, adaptive ones too: the surface is a regression on the settings.
 
     Args:
-        table: trials of all methods.
-        seed: of fits and draws.
+        findings: of all methods; what is recommended rests on the surfaces of its claims.
         guidelines: statements about the same trials; a setting lies in the claimed and likely
             ranges, so that nothing recommends what something else says to leave.
     """
+    table = findings.table
     scored = table.trials[~table.trials["infeasible"]]
     groups = {
         method: frozenset(own["group"]) for method, own in scored.groupby("method", sort=False)
     }
     found = [
-        _recommendation(table, method, seed, guidelines)
-        for method in table.methods
+        _recommendation(table, own, findings.seed, guidelines)
+        for method, own in findings.methods.items()
         if method in groups
     ]
     # Means over different groups are no rank.
@@ -64,19 +65,25 @@ def recommendations(
 
 
 def _recommendation(
-    table: TrialTable, method: str, seed: int, guidelines: Sequence[Guideline]
+    table: TrialTable, findings: MethodFindings, seed: int, guidelines: Sequence[Guideline]
 ) -> Recommendation:
-    trials, axes = with_product(table.of(method), table.axes[method])
-    best = best_by_selection(trials)
-    trials = trials[trials["group"].isin(best.index)]
-    parts = group_parts(table, trials, axes)
-    places = [
-        int(np.argmax(own["trial"].to_numpy() == best["trial"][group]))
-        for group, own in trials.groupby("group", sort=True)
-    ]
+    method, axes = findings.method, findings.axes
+    best = best_by_selection(with_product(table.of(method), table.axes[method])[0])
+    trials = findings.trials[findings.trials["group"].isin(best.index)]
+    fits = [findings.fits[group] for group in best.index if group in findings.fits]
     own = [g for g in guidelines if (g.scope.method or "") == method]
-    limits = _limits(own, axes)
-    point = recommended_point(parts, places, axes, table.score.tolerance, seed, limits)
+    point = (
+        recommended_point(
+            fits,
+            list(unit_points(best, axes)),
+            axes,
+            table.score.tolerance,
+            seed,
+            _limits(own, axes),
+        )
+        if len(fits) == len(best)
+        else None
+    )
     setting = _setting_of_best(best, axes) if point is None else setting_at(point.point, axes)
     near = _nearest(_first(best) if point is None else trials, axes, setting)
     score = float(best["score"].mean()) if point is None else point.score
@@ -90,7 +97,7 @@ def _recommendation(
         regret=None if point is None else _at_most(point.regret),
         best_trial_regret=None if point is None else _at_most(point.best_regret),
         n_trials=len(trials),
-        n_groups=len(parts),
+        n_groups=len(best),
     )
 
 

@@ -94,7 +94,7 @@ def derive(
         provenance=provenance(results, written, seed, origin),
         score=table.score if table is not None else _no_score(tolerance),
         best_trials=_best_trials(table) if table is not None else (),
-        recommendations=recommendations(table, seed, said) if table is not None else (),
+        recommendations=recommendations(findings, said) if findings is not None else (),
         guidelines=said,
     )
     answer = published_answer(findings, guidelines.guidelines)

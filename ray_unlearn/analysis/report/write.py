@@ -134,9 +134,9 @@ def write_report(
         for name, text in render(page, _all_methods(derived, results)).items():
             files.text(name, text)
         files.text("guidelines.json", derived.guidelines.as_json())
-        if next_count and table is not None:
-            following = next_trials(table, derived.guidelines.guidelines, next_count, seed)
-            write_next(following, table, results.studies, files)
+        if next_count and derived.findings is not None:
+            following = next_trials(derived.findings, derived.guidelines.guidelines, next_count)
+            write_next(following, derived.findings.table, results.studies, files)
     except OSError as error:
         raise StorageError(f"{out}: the report cannot be written: {error}") from None
     return out / "report.html"

@@ -10,7 +10,7 @@ A change y enters as asinh(y / 0.05 nats): linear where it is small, logarithmic
 apart. The rows of one trial share what its seed did.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_solve, lapack
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.statistics.growth import Growth, fit_growth
 from ray_unlearn.analysis.statistics.kernel_posterior import (
     CHANGE,
     KernelSetting,
+    blocks_of,
 )
 from ray_unlearn.analysis.statistics.kernel_settings import kernel_settings
 from ray_unlearn.analysis.statistics.response_surface import (
@@ -48,27 +50,44 @@ ANCHORS = 16
 """Points at which nothing was done: the change is known to be 0 there."""
 BELOW = 1.0
 """Decades below the least sum of learning rates of the space where that is so."""
+POINTS = 64
+"""Points whose draws are made at a time, so that they stay in the processor's cache."""
+LARGEST = 30.0
+"""Transformed; beyond any change that is told apart."""
 NEAR = 1
 """Updates on either side of the one that the means choose among which a draw may choose."""
 MEAN_DRAWS = 64
 FEW_TRIALS = 8
 """Of n trials, variances are known too badly by a factor of 1 + (8 / n)^2; measured on planted
 curves (`benchmarks/component_surfaces.py`)."""
-SIGNS = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
-"""What a seed may do to the three components, in standard deviations: mean 0, variance 1, no two
-correlated."""
+INNER, OUTER = 0.3247, 1.2711
+"""Mean of each quarter of a standard normal distribution, but for the sign."""
+LEVELS = ((-OUTER, -INNER, INNER, OUTER), (-1.0, 1.0), (-1.0, 1.0))
+"""What a seed may do to the three components, in standard deviations. The forget gap has a kink
+where it is least: by means of quarters the expectation of an absolute value is exact there, by one
+standard deviation up and down it is a quarter too large, and edges lie too far in."""
+RUNS = {
+    (1.0, 1.0): (-OUTER, OUTER),
+    (-1.0, -1.0): (-OUTER, OUTER),
+    (1.0, -1.0): (-INNER, INNER),
+    (-1.0, 1.0): (-INNER, INNER),
+}
+"""Levels of retain and general, and those of forget that meet them: no two are correlated."""
 
 
 @dataclass(frozen=True)
 class _Component:
-    """The surface of one change: observations [r] transformed and standardised, and settings.
+    """The surface of one change about its power law, and settings.
 
+    growth: the power law.
+    targets: observations [r] transformed, less the power law, standardised.
     trials: code [r] of each observation's trial; a ruined model's row has one of its own, since how
         it fell apart says nothing of the rows before.
     stretch: factor >= 1 of all standard deviations, by which left-out trials missed more than the
         settings say.
     """
 
+    growth: Growth
     targets: Array
     trials: NDArray[np.int_]
     centre: float
@@ -89,9 +108,16 @@ class _Component:
             settings.append(replace(one, noises=noises, cholesky=cholesky, weights=weights))
         return replace(self, targets=targets, trials=trials, settings=tuple(settings))
 
+    def about(self, at: Array, values: Array) -> Array:
+        """Transformed changes from standardised ones [..., n] at inputs [..., k]."""
+        middle = self.centre + self.growth.at(at)
+        return self.scale * values + middle.reshape(
+            *middle.shape, *[1] * (values.ndim - middle.ndim)
+        )
+
     def trial_sd(self, i: int) -> float:
         """SD of what the rows of a trial share under setting i, transformed."""
-        return self.stretch * self.scale * float(np.sqrt(self.settings[i].trial))
+        return self.scale * float(np.sqrt(self.settings[i].trial))
 
 
 @dataclass(frozen=True)
@@ -129,18 +155,20 @@ class ComponentSurface:
 
         Expected over seeds: a seed moves a trial's curves, and the choice of the update follows.
         """
-        at = self._near_the_choice(points)
-        scores = np.zeros((count, len(points)))
-        drawn = [self._curves(k, at, seed, count) for k in range(len(COMPONENTS))]
-        for signs in SIGNS:
-            changes = np.stack(
-                [
-                    _changes(curves + sign * sd[:, None, None])
-                    for (curves, sd), sign in zip(drawn, signs, strict=True)
-                ]
+        drawers = [self._curves(k, seed, count) for k in range(len(COMPONENTS))]
+        scores = np.zeros((len(points), count))
+        for block in blocks_of(len(points), POINTS):
+            at = self._near_the_choice(points[block])
+            forget, retain, general = (
+                _moved(curves(at), sd, levels)
+                for (curves, sd), levels in zip(drawers, LEVELS, strict=True)
             )
-            scores += self._score.deployed(changes)
-        return np.asarray(scores / len(SIGNS))
+            gaps = {level: self._score.gaps(change) for level, change in forget.items()}
+            for signs, levels in RUNS.items():
+                losses = self._score.losses(retain[signs[0]], general[signs[1]])
+                for level in levels:
+                    scores[block] += self._score.deployed_of(gaps[level], losses, axis=1)
+        return np.asarray(scores.T / sum(map(len, RUNS.values())))
 
     def predicted(self, points: Array, seed: int, count: int) -> Array:
         """Draws [count, m] of the score that a new trial at each point would be given."""
@@ -148,12 +176,13 @@ class ComponentSurface:
         rng = np.random.default_rng([seed, 9])
         changes = []
         for k, component in enumerate(self.components):
-            curves, sd = self._curves(k, at, seed, count)
+            drawn, sd = self._curves(k, seed, count)
+            curves = drawn(at)
             noise = component.scale * np.sqrt(np.mean([s.noise for s in component.settings]))
             noise *= component.stretch
-            shared = sd[:, None, None] * rng.standard_normal((count, len(points), 1))
+            shared = component.stretch * sd * rng.standard_normal((len(points), 1, count))
             changes.append(_changes(curves + shared + noise * rng.standard_normal(curves.shape)))
-        return self._score.deployed(np.stack(changes))
+        return self._score.deployed(np.stack(changes), axis=1).T
 
     def without(self, left: NDArray[np.int_]) -> "ComponentSurface":
         """The surface without the evaluations of some trials, under the same settings.
@@ -181,9 +210,8 @@ class ComponentSurface:
         m, t, k = at.shape
         changes = []
         for component in self.components:
-            setting = component.settings[0]
-            kernel = setting.covariances(at.reshape(-1, k), self.inputs)
-            curve = component.centre + component.scale * (kernel @ setting.weights)
+            expected = component.settings[0].expected(at.reshape(-1, k), self.inputs)
+            curve = component.about(at.reshape(-1, k), expected)
             changes.append(_changes(curve).reshape(m, t))
         return np.stack(changes)
 
@@ -202,24 +230,39 @@ class ComponentSurface:
         near = middle[:, None] + np.arange(-NEAR, NEAR + 1)
         return np.take_along_axis(at, near[:, :, None], axis=1)
 
-    def _curves(self, k: int, at: Array, seed: int, count: int) -> tuple[Array, Array]:
-        """Draws [count, m, t] of a transformed change, and the SD [count] that a seed adds."""
+    def _curves(self, k: int, seed: int, count: int) -> tuple[Callable[[Array], Array], Array]:
+        """Draws of a transformed change, and the SD [count] that a seed adds to each.
+
+        The draws are a function: of inputs [m, t, k] their values [m, t, count] there.
+        """
         component = self.components[k]
-        m, t, width = at.shape
-        flat = at.reshape(-1, width)
         parts_of = np.array_split(np.arange(count), len(component.settings))
-        curves, deviations = [], []
+        # Which settings of the three components meet in a draw is left to chance.
+        places = np.argsort(np.random.default_rng([seed, k]).permutation(count))
+        deviations = np.empty(count)
+        parts = []
         for i, (setting, part) in enumerate(zip(component.settings, parts_of, strict=True)):
             rng = np.random.default_rng([seed, k, i])
             paths = posterior_paths(
-                setting, self.inputs, component.targets, flat, rng, len(part), component.trials
+                setting,
+                self.inputs,
+                component.targets,
+                rng,
+                len(part),
+                component.trials,
+                component.stretch,
             )
-            middle = setting.covariances(flat, self.inputs) @ setting.weights
-            curves.append(middle + component.stretch * (paths - middle))
-            deviations.append(np.full(len(part), component.trial_sd(i)))
-        order = np.random.default_rng([seed, k]).permutation(count)
-        drawn = component.centre + component.scale * np.concatenate(curves)
-        return drawn[order].reshape(count, m, t), np.concatenate(deviations)[order]
+            parts.append((places[part], paths))
+            deviations[places[part]] = component.trial_sd(i)
+
+        def drawn(at: Array) -> Array:
+            m, t, width = at.shape
+            values = np.empty((m * t, count))
+            for place, paths in parts:
+                values[:, place] = paths(at.reshape(-1, width))
+            return component.about(at, values.reshape(m, t, count))
+
+        return drawn, deviations
 
 
 def fit_component_surface(
@@ -265,7 +308,14 @@ def fit_component_surface(
         inputs,
         numbers,
         tuple(
-            _fit_one(inputs, np.concatenate([change, np.zeros(ANCHORS)]), lengths, numbers, seed, k)
+            _fit_one(
+                inputs,
+                np.concatenate([change, np.zeros(ANCHORS)]),
+                lengths,
+                numbers,
+                high - low,
+                np.random.default_rng([seed, 5, k]),
+            )
             for k, change in enumerate(changes.T)
         ),
         len(np.unique(trial)),
@@ -277,21 +327,24 @@ def _fit_one(
     change: Array,
     lengths: NDArray[np.int_],
     trials: NDArray[np.int_],
-    seed: int,
-    k: int,
+    decades: float,
+    rng: np.random.Generator,
 ) -> _Component:
     ruined = ~(np.abs(change) < RUINED)
     trials = np.where(ruined, trials.max() + 1 + np.arange(len(trials)), trials)
     values = np.arcsinh(_clipped(change) / UNIT)
-    centre, scale = float(values.mean()), float(values.std()) or 1.0
+    growth = fit_growth(inputs[~ruined], values[~ruined], decades)
+    scale = float(values.std()) or 1.0
+    values = values - growth.at(inputs)
+    centre = float(values.mean())
     targets = (values - centre) / scale
-    rng = np.random.default_rng([seed, 5, k])
     settings = kernel_settings(inputs, targets, ruined, lengths, rng, SETTINGS, CHANGE, trials)
     missed = float(np.mean([_missed(one, targets, trials, ruined) for one in settings]))
     alive = len(np.unique(trials[~ruined])) - ANCHORS
-    few = 1 + (FEW_TRIALS / max(1, alive)) ** 2
+    few = FEW_TRIALS / max(1, alive)
+    few = 1 + max(few, few**2)
     stretch = float(np.sqrt(max(1.0, missed) * few))
-    return _Component(targets, trials, centre, scale, settings, stretch)
+    return _Component(growth, targets, trials, centre, scale, settings, stretch)
 
 
 def _missed(
@@ -347,6 +400,21 @@ def _clipped(change: Array) -> Array:
 def _changes(transformed: Array) -> Array:
     limit = np.arcsinh(MOST_CHANGE / UNIT)
     return np.asarray(UNIT * np.sinh(np.clip(transformed, -limit, limit)))
+
+
+def _moved(curves: Array, sd: Array, levels: Sequence[float]) -> dict[float, Array]:
+    """Changes [m, t, count] where a seed moves the transformed curves by each level, in SD [count].
+
+    sinh(c + s) from one exponential of c, which is most of the price.
+    """
+    grown = np.exp(np.clip(curves, -LARGEST, LARGEST))
+    shrunk = 1 / grown
+    found = {}
+    for level in levels:
+        by = np.exp(level * sd)
+        change = UNIT / 2 * (by * grown - shrunk / by)
+        found[level] = np.clip(change, -MOST_CHANGE, MOST_CHANGE)
+    return found
 
 
 def _free(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:

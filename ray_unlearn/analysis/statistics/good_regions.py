@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.statistics.group_points import GroupPoints
 from ray_unlearn.analysis.statistics.isolation_profile import (
     Array,
     FittedGroup,
-    GroupPoints,
     fit_group,
     profile_grid,
 )
@@ -134,14 +134,14 @@ def good_regions(
         part if isinstance(part, FittedGroup) else fit_group(part, axes, tolerance, seed)
         for part in parts
     ]
-    trials = sum(fit.n_trials for fit in fits), sum(fit.n_used for fit in fits)
+    trials = sum(len(fit.part.scores) for fit in fits), sum(fit.n_used for fit in fits)
     reasons = sorted(fit.reason for fit in fits if fit.reason is not None)
     if reasons:
         return tuple(_unknown(axis, trials, reasons[0]) for axis in axes)
     return tuple(
         replace(
             _region(axis, [fit.regrets[j] for fit in fits], tolerance, trials),
-            groups=tuple(fit.group for fit in fits),
+            groups=tuple(fit.part.group for fit in fits),
             p_by_group=np.stack([(fit.regrets[j] <= tolerance).mean(0) for fit in fits]),
             p_harmless=min(float((fit.costs[j] <= tolerance).mean()) for fit in fits),
         )

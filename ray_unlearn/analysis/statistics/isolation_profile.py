@@ -7,7 +7,6 @@ the first is lucky, the second too low, since a draw is rougher than the truth w
 From either of them truly good values look bad.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,26 +15,19 @@ from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.axis_effect import axis_effects
-from ray_unlearn.analysis.statistics.component_surface import (
-    ComponentSurface,
-    fit_component_surface,
+from ray_unlearn.analysis.statistics.component_surface import ComponentSurface
+from ray_unlearn.analysis.statistics.group_points import (
+    GroupPoints,
+    seed_of,
+    surface_of,
+    too_little,
 )
-from ray_unlearn.analysis.statistics.response_surface import (
-    ResponseSurface,
-    as_seen,
-    fit_response_surface,
-)
-from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
+from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, as_seen
+from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface, ScoreSurface
 from ray_unlearn.analysis.statistics.searched_points import completed, moved, spread_points
 from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck, check_surface
-from ray_unlearn.analysis.statistics.trajectories import Trajectories
 
 Array = NDArray[np.float64]
-
-LEAST_TRIALS = 8
-LEAST_WITH_CURVES = 3
-"""Trials with their evaluations from which a surface says what a setting costs at most, though not
-yet where a hyperparameter is good."""
 
 DRAWS = 256
 
@@ -51,24 +43,11 @@ SPREAD = 1024
 
 
 @dataclass(frozen=True)
-class GroupPoints:
-    """Trials of one method in one group.
-
-    Points [n, d] in unit coordinates, scores [n] (lower is better), infeasible [n]; their
-    evaluations, where it is known what the score is made of.
-    """
-
-    group: str
-    points: Array
-    scores: Array
-    infeasible: NDArray[np.bool_]
-    trajectories: Trajectories | None = None
-
-
-@dataclass(frozen=True)
 class FittedGroup:
-    """What one group says: fitted once, used in every leave-one-out set.
+    """What one group says: fitted once, for regions, held-out results and recommendations.
 
+    part: its trials.
+    surface: of their score, in the order of the part's coordinates; None if no trial has one.
     regrets: by axis, posterior draws [DRAWS, g] of the isolation profile less its value where its
         mean is least; () with a `reason`.
     costs: by axis, draws [DRAWS] of what the worst of its values costs, with all other
@@ -80,9 +59,8 @@ class FittedGroup:
     default: expected score at the centre of the space; NaN if no trial has a finite score.
     """
 
-    group: str
-    n_trials: int
-    n_used: int
+    part: GroupPoints
+    surface: ScoreSurface | None
     regrets: tuple[Array, ...]
     costs: tuple[Array, ...]
     good_shares: Array
@@ -90,6 +68,11 @@ class FittedGroup:
     check: SurfaceCheck | None
     default: float
     reason: str | None
+
+    @property
+    def n_used(self) -> int:
+        """Trials that the surface rests on."""
+        return 0 if self.surface is None else self.surface.n_used
 
 
 def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int) -> FittedGroup:
@@ -106,7 +89,7 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     assert part.points.shape == (len(part.scores), len(axes))
     reason = too_little(part)
     if not (np.isfinite(part.scores) & ~part.infeasible).any():
-        return _nothing(part, 0, float("nan"), reason)
+        return _nothing(part, None, float("nan"), reason)
     order = sorted(
         range(len(axes)), key=lambda j: (tuple(np.sort(part.points[:, j])), axes[j].name)
     )
@@ -116,8 +99,9 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     surface = surface_of(turned, ordered, tolerance, seed)
     centre = completed(np.array([[0.0 if k else 0.5 for k in surface.categorical]]), ordered)
     default = float(surface.mean(centre)[0])
+    as_given = ReorderedSurface(surface, tuple(order))
     if reason is not None:
-        return _nothing(part, surface.n_used, default, reason)
+        return _nothing(part, as_given, default, reason)
     others, along = _settings_of_others(surface, points, ordered, own_seed)
     regrets = {
         order[j]: _regret(surface, others, along, ordered, j, own_seed) for j in range(len(ordered))
@@ -127,9 +111,8 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
         order[j]: _greatest_cost(surface, best, ordered, j, own_seed) for j in range(len(ordered))
     }
     return FittedGroup(
-        part.group,
-        len(part.scores),
-        surface.n_used,
+        part,
+        as_given,
         tuple(regrets[j] for j in range(len(axes))),
         tuple(costs[j] for j in range(len(axes))),
         _good_shares(surface, best, spread_points(ordered, SPREAD, own_seed), tolerance, own_seed),
@@ -142,12 +125,12 @@ def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: i
     )
 
 
-def _nothing(part: GroupPoints, n_used: int, default: float, reason: str | None) -> FittedGroup:
+def _nothing(
+    part: GroupPoints, surface: ScoreSurface | None, default: float, reason: str | None
+) -> FittedGroup:
     """A group that says nothing about regions, and why."""
     empty = np.empty(0)
-    return FittedGroup(
-        part.group, len(part.scores), n_used, (), (), empty, empty, None, default, reason
-    )
+    return FittedGroup(part, surface, (), (), empty, empty, None, default, reason)
 
 
 def _check(surface: ScoreSurface, part: GroupPoints, tolerance: float, seed: int) -> SurfaceCheck:
@@ -170,46 +153,6 @@ def _check(surface: ScoreSurface, part: GroupPoints, tolerance: float, seed: int
         return np.minimum(own.predicted(part.points[rested[left]], seed, DRAWS), values.max())
 
     return check_surface(values[rested], predict, seed)
-
-
-def seed_of(part: GroupPoints, seed: int) -> int:
-    """A seed for one group that depends on its scores, not on its name or place."""
-    digest = zlib.crc32(np.sort(part.scores).tobytes())
-    return int(np.random.SeedSequence([seed, digest]).generate_state(1)[0])
-
-
-def surface_of(
-    part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int
-) -> ScoreSurface:
-    """The surface of the score of one group; `axes` in the order of its coordinates.
-
-    From what the score is made of, where that is known.
-    """
-    own_seed = seed_of(part, seed)
-    if part.trajectories is not None:
-        return fit_component_surface(
-            part.points, part.infeasible, part.trajectories, axes, own_seed
-        )
-    categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
-    return fit_response_surface(
-        part.points, part.scores, part.infeasible, own_seed, categorical, tolerance
-    )
-
-
-def too_little(part: GroupPoints, least: int = LEAST_TRIALS) -> str | None:
-    """Why the group has no surface; None if it has.
-
-    `least` trials are needed: by default as many as regions rest on.
-    """
-    name = part.group or "the only group"
-    finite = np.isfinite(part.scores) & ~part.infeasible
-    if len(part.scores) < least:
-        return f"{len(part.scores)} trials in {name}, {least} needed"
-    if not finite.any():
-        return f"no trial in {name} has a score"
-    if finite.all() and np.ptp(part.scores) == 0:
-        return f"every trial in {name} has the same score"
-    return None
 
 
 def profile_grid(axis: Axis) -> Array:

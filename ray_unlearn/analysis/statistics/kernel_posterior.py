@@ -8,7 +8,7 @@ lies on functions with a kink across one axis; where it is, and how sharp, is dr
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +87,7 @@ rows of ruined models are noisier by far."""
 SLOPE = Belief(4.0, 1.5, 1e-2, 400.0)
 """Of the variance of a kink's slope (standardised scores per unit coordinate)."""
 
+BLOCK = 1024
 PLACES, FINER = 32, 8
 """Places of a kink along an axis; each of the likely ones is divided once more where they are few.
 """
@@ -138,10 +139,22 @@ class KernelSetting:
             return smooth
         return smooth + self.slope * np.outer(self.kink.at(left), self.kink.at(right))
 
+    def expected(self, at: Array, inputs: Array) -> Array:
+        """Posterior mean [len(at)], standardised, from the observations at `inputs`."""
+        found = np.empty(len(at))
+        for block in blocks_of(len(at)):
+            found[block] = self.covariances(at[block], inputs) @ self.weights
+        return found
+
     def variances(self, at: Array) -> Array:
         """Prior variances [len(at)] of the noise-free function."""
         bent = 0.0 if self.kink is None else self.slope * self.kink.at(at) ** 2
         return np.full(len(at), self.signal) + bent
+
+
+def blocks_of(count: int, size: int = BLOCK) -> Iterator[slice]:
+    """`count` points in blocks, so that what is made of one stays in the processor's cache."""
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def matern(squares: Array, signal: float) -> Array:

@@ -18,12 +18,8 @@ from numpy.typing import NDArray
 from scipy.special import owens_t
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.isolation_profile import (
-    GroupPoints,
-    profile_points,
-    seed_of,
-    surface_best,
-)
+from ray_unlearn.analysis.statistics.group_points import GroupPoints, seed_of
+from ray_unlearn.analysis.statistics.isolation_profile import profile_points, surface_best
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 from ray_unlearn.analysis.statistics.searched_points import settable, spread_points
 

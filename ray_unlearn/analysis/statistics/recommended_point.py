@@ -11,27 +11,29 @@ so. Measured on planted truth in docs/analysis.md.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.isolation_profile import (
+from ray_unlearn.analysis.statistics.group_points import (
     LEAST_TRIALS,
     LEAST_WITH_CURVES,
     GroupPoints,
     seed_of,
-    surface_of,
     too_little,
 )
-from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
+from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup
+from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface, ScoreSurface
 from ray_unlearn.analysis.statistics.searched_points import settable, spread_points
 
 Array = NDArray[np.float64]
 
 DRAWS = 512
 SPREAD = 1024
+PROMISING = 1024
+"""Candidates, by expected score, among which a draw has its least value."""
 BEST, NEIGHBOURS, ROUNDS = 16, 16, 3
 BOUND = 0.95
 SUREST = 0.95
@@ -72,8 +74,8 @@ class RecommendedPoint:
 
 
 def recommended_point(
-    parts: Sequence[GroupPoints],
-    best: Sequence[int],
+    fits: Sequence[FittedGroup],
+    best: Sequence[Array],
     axes: Sequence[Axis],
     tolerance: float,
     seed: int,
@@ -85,31 +87,31 @@ def recommended_point(
     regression does not need its inputs drawn at random.
 
     Args:
-        parts: all trials of one method, one part per group.
-        best: index in its part of each group's best trial.
+        fits: of one method, one per group.
+        best: coordinates [d] of each group's best trial.
         axes: hyperparameters, in the order of the coordinates.
         tolerance: tau > 0, in units of the score.
-        seed: of fits and draws.
+        seed: of draws.
         limits: by index of an axis, the coordinates that it should have; they are left where no
             candidate has them all.
 
     Returns:
-        None where a surface of some group would say nothing (`isolation_profile.too_little`).
+        None where the surface of some group says nothing (`group_points.too_little`).
     """
-    if not axes or any(_too_few(part) for part in parts):
+    if not axes or any(fit.surface is None or _too_few(fit.part) for fit in fits):
         return None
     order = sorted(range(len(axes)), key=lambda j: axes[j].name)
     ordered = [axes[j] for j in order]
-    turned = [replace(part, points=part.points[:, order]) for part in parts]
-    surfaces = [surface_of(part, ordered, tolerance, seed) for part in turned]
-    everywhere = np.concatenate([part.points for part in turned])
+    places = tuple(int(j) for j in np.argsort(order))
+    surfaces = [ReorderedSurface(fit.surface, places) for fit in fits if fit.surface is not None]
+    everywhere = np.concatenate([fit.part.points[:, order] for fit in fits])
     candidates, means = _candidates(surfaces, everywhere, ordered, seed)
     first = _first_within(candidates, {order.index(j): at for j, at in (limits or {}).items()})
     chosen = candidates[first]
     regrets, best_regrets = [], []
-    for surface, part, index in zip(surfaces, turned, best, strict=True):
-        at = np.concatenate([[chosen, part.points[index]], candidates])
-        draws = surface.draws(at, seed_of(part, seed) + 1, DRAWS)
+    for surface, fit, trial in zip(surfaces, fits, best, strict=True):
+        at = np.concatenate([[chosen, trial[order]], candidates[:PROMISING]])
+        draws = surface.draws(at, seed_of(fit.part, seed) + 1, DRAWS)
         least = draws.min(1)
         regrets.append(draws[:, 0] - least)
         best_regrets.append(draws[:, 1] - least)
@@ -120,7 +122,7 @@ def recommended_point(
         float(means[first]),
         _bound(regrets, tolerance),
         _bound(best_regrets, tolerance),
-        sum(len(part.scores) for part in parts),
+        sum(len(fit.part.scores) for fit in fits),
     )
 
 

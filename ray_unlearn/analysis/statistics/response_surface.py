@@ -10,13 +10,14 @@ product.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from ray_unlearn.analysis.statistics.kernel_posterior import Array, KernelSetting
+from ray_unlearn.analysis.statistics.kernel_posterior import Array, KernelSetting, blocks_of
 from ray_unlearn.analysis.statistics.kernel_settings import kernel_settings
 
 MOST_POINTS = 300
@@ -51,7 +52,7 @@ class ResponseSurface:
     def mean(self, points: Array) -> Array:
         """Posterior mean of the noise-free score at points [m, d], as [m]."""
         inputs = embedded(points, self.categorical)
-        means = [s.covariances(inputs, self.inputs) @ s.weights for s in self.settings]
+        means = [setting.expected(inputs, self.inputs) for setting in self.settings]
         return np.asarray(self.centre + self.scale * np.mean(means, axis=0))
 
     def rough_mean(self, points: Array) -> Array:
@@ -60,10 +61,7 @@ class ResponseSurface:
         An eighth of the price of `mean`; good enough for choosing points.
         """
         inputs = embedded(points, self.categorical)
-        setting = self.settings[0]
-        return np.asarray(
-            self.centre + self.scale * (setting.covariances(inputs, self.inputs) @ setting.weights)
-        )
+        return np.asarray(self.centre + self.scale * self.settings[0].expected(inputs, self.inputs))
 
     def draws(self, points: Array, seed: int, count: int) -> Array:
         """Joint posterior draws [count, m] of the noise-free score at points [m, d].
@@ -77,10 +75,9 @@ class ResponseSurface:
                 setting,
                 self.inputs,
                 self.targets,
-                inputs,
                 np.random.default_rng([seed, i]),
                 len(part),
-            )
+            )(inputs).T
             for i, (setting, part) in enumerate(zip(self.settings, parts_of, strict=True))
         ]
         order = np.random.default_rng(seed).permutation(count)
@@ -219,12 +216,12 @@ def posterior_paths(
     setting: KernelSetting,
     inputs: Array,
     targets: Array,
-    at: Array,
     rng: np.random.Generator,
     count: int,
     trials: NDArray[np.int_] | None = None,
-) -> Array:
-    """Draws [count, m]: a prior function, corrected by what it misses at the observations.
+    stretch: float = 1.0,
+) -> Callable[[Array], Array]:
+    """Draws of whole functions: a prior function, corrected by what it misses at the observations.
 
     The prior function is a sum of random Fourier features.
 
@@ -232,10 +229,13 @@ def posterior_paths(
         setting: of the kernel.
         inputs: of the observations [n, k].
         targets: observations [n], standardised.
-        at: inputs [m, k] of the draws.
         rng: of the draws.
         count: draws.
         trials: code [n] of each observation's trial, where trials have several rows.
+        stretch: factor of every draw's distance from the posterior mean.
+
+    Returns:
+        The draws as one function: of inputs [m, k] their values [m, count] there.
     """
     # The spectral density of Matern-5/2 is a multivariate t with 5 degrees of freedom (Rasmussen &
     # Williams 2006, 4.2.1).
@@ -261,7 +261,16 @@ def posterior_paths(
         return np.asarray(smooth + np.outer(setting.kink.at(x), slopes), dtype=float)
 
     missed = cho_solve((setting.cholesky, True), targets[:, None] - prior(inputs) - noise)
-    return np.asarray((prior(at) + setting.covariances(at, inputs) @ missed).T)
+    solved = stretch * missed + (1 - stretch) * setting.weights[:, None]
+
+    def drawn(at: Array) -> Array:
+        values = np.empty((len(at), count))
+        for block in blocks_of(len(at)):
+            values[block] = stretch * prior(at[block])
+            values[block] += setting.covariances(at[block], inputs) @ solved
+        return values
+
+    return drawn
 
 
 def _thinned(

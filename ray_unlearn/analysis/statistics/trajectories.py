@@ -37,16 +37,36 @@ class ScoreOfChanges:
     def of(self, changes: Array, target: float) -> Array:
         """Scores [...] of changes [3, ...] against a target."""
         forget, retain, general = changes
-        gap, kept, known = self.weights
-        losses = kept * np.maximum(retain, 0) + known * np.maximum(general, 0)
-        return np.asarray(gap * np.abs(forget - target) + losses / 2)
+        return self.gap(forget, target) + self.losses(retain, general)
 
-    def deployed(self, changes: Array) -> Array:
-        """Scores [...] of changes [3, ..., t] at the update that the selection half chooses."""
-        choice = self.of(changes, self.chosen_by).argmin(-1)[..., None]
-        return np.asarray(
-            np.take_along_axis(self.of(changes, self.valued_by), choice, axis=-1)[..., 0]
-        )
+    def gap(self, forget: Array, target: float) -> Array:
+        """The part of the score [...] that changes [...] of the forget NLL make."""
+        return np.asarray(self.weights[0] * np.abs(forget - target))
+
+    def losses(self, retain: Array, general: Array) -> Array:
+        """The part of the score [...] that changes [...] of the other two make."""
+        _, kept, known = self.weights
+        return np.asarray(kept / 2 * np.maximum(retain, 0) + known / 2 * np.maximum(general, 0))
+
+    def deployed(self, changes: Array, axis: int = -1) -> Array:
+        """Scores [...] of changes [3, ..., t] at the update that the selection half chooses.
+
+        `axis` is that of the updates in the scores, without the leading 3.
+        """
+        forget, retain, general = changes
+        return self.deployed_of(self.gaps(forget), self.losses(retain, general), axis)
+
+    def gaps(self, forget: Array) -> tuple[Array, Array]:
+        """`gap` [...] against the target that chooses the update, and the one that values it."""
+        return self.gap(forget, self.chosen_by), self.gap(forget, self.valued_by)
+
+    @staticmethod
+    def deployed_of(gaps: tuple[Array, Array], losses: Array, axis: int) -> Array:
+        """`deployed` from `gaps` and `losses`, where some of them serve several times."""
+        chosen, valued = gaps
+        choice = np.expand_dims((chosen + losses).argmin(axis), axis)
+        found = np.take_along_axis(valued, choice, axis) + np.take_along_axis(losses, choice, axis)
+        return np.asarray(found.squeeze(axis))
 
 
 @dataclass(frozen=True)
