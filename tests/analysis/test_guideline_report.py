@@ -151,6 +151,7 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
             ),
             drawn=own,
             surface_evidence=Evidence(n_trials=n, n_groups=len(table.groups), n_seeds=3),
+            fits={},
             check=SurfaceCheck(n, n, 0.1, 1.0),
             effects={a.name: 0.001 if i == 0 else 0.6 for i, a in enumerate(axes)},
             regions=tuple(region_of(a, n, good=i == 0) for i, a in enumerate(axes)),

@@ -24,6 +24,7 @@ from ray_unlearn.analysis.statistics.response_surface import ResponseSurface
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.guideline_file import Recommendation, load_guidelines
+from ray_unlearn.spec.score_weights import ScoreWeights
 
 BEST, BOTTOM = -4.5, 0.2
 
@@ -243,3 +244,17 @@ def test_many_trials_cost_no_more_points_than_a_few(monkeypatch: pytest.MonkeyPa
     table = planted({"a": valley()}, trials=5_000, seed=11)
     assert abs(rate_of(table) - BEST) <= reach()
     assert max(asked) < 3_000, "memory of joint draws grows with the points"
+
+
+def test_no_best_is_expected_below_what_a_score_can_be() -> None:
+    """A score of ours is a distance and losses: draws of a surface of scores may go below 0."""
+    table = planted({"a": valley()}, trials=10, noise=TOLERANCE, seed=12)
+    low = {name: table.trials[name] - 0.19 for name in ("score", "score_selection")}
+    near = replace(table, trials=table.trials.assign(**low))
+    ours = replace(near, score=near.score.model_copy(update={"weights": ScoreWeights()}))
+    (free,), (floored,) = recommended(near), recommended(ours)
+    assert free.regret is not None
+    assert floored.regret is not None
+    assert free.setting == floored.setting
+    assert floored.regret.high < free.regret.high
+    assert floored.regret.expected < free.regret.expected

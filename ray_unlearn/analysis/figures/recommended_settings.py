@@ -68,6 +68,8 @@ def settings_data(guidelines: Guidelines, nothing: float = math.nan) -> pd.DataF
         known = one.regret is not None and one.score is not None
         expected = float(one.score) if known and one.score is not None else math.nan
         reach = expected + turn * one.regret.high if one.regret is not None else math.nan
+        if guidelines.score.weights is not None:
+            reach = max(reach, 0.0)  # no score of ours is lower
         best = _best_trial(guidelines, one)
         lines.append((one.method or "", expected, reach, best, nothing))
     return pd.DataFrame(lines, columns=["method", "expected", "reach", "best_trial", "nothing"])

@@ -1,14 +1,15 @@
 """All statistics of a trial table: what guidelines are made from and the report draws."""
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pandas as pd
+from joblib import Parallel, delayed
 
 from ray_unlearn.analysis.guidelines.evidence_at_hand import from_space
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS, Thresholds
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings, find_method
+from ray_unlearn.analysis.statistics.blas_threads import one_blas_thread
 from ray_unlearn.analysis.statistics.contests import (
     AllPairs,
     RobustnessClaim,
@@ -20,6 +21,9 @@ from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.errors import UserError
 
+MANY = 500
+"""Trials from which methods are fitted in processes of their own, which take some two seconds to
+start."""
 HEADLINE = ("ascent_descent_in_distribution", "gradient_ascent")
 """Published: the first is more robust to hyperparameters than the second (Yao et al., ACL 2024)."""
 
@@ -46,6 +50,7 @@ class Findings:
         return min(1.0, importance.ped_p * len(self.methods)) if importance is not None else 1.0
 
 
+@one_blas_thread
 def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> Findings:
     """All statistics of a table, the same for equal tables and seeds.
 
@@ -56,12 +61,12 @@ def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> F
     best = {str(group): float(score) for group, score in chosen["score"].items()}
     budget = _common_budget(table)
 
-    def of(name: str) -> MethodFindings:
-        return find_method(table, name, seed, best, budget, limits)
-
-    # Nearly all of the time is spent in NumPy, which lets other threads run.
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as threads:
-        methods = dict(zip(table.methods, threads.map(of, table.methods), strict=True))
+    tasks = [
+        delayed(find_method)(table, name, seed, best, budget, limits) for name in table.methods
+    ]
+    processes = len(tasks) if len(table.trials) >= MANY else 1
+    found = Parallel(n_jobs=min(processes, os.cpu_count() or 1))(tasks)
+    methods = dict(zip(table.methods, found, strict=True))
     # Adaptive trials set the best known, and are not counted.
     known = table.trials[table.trials["drawn"] != "unknown"]
     pairs = all_pairs(known, table.methods, seed, fallback=table.nothing) if len(known) else None

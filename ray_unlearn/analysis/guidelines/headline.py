@@ -168,12 +168,19 @@ def best_method(findings: Findings, limits: Thresholds) -> list[Guideline]:
 
 
 def _missing(methods: Sequence[MethodFindings], limits: Thresholds) -> list[Reason]:
-    """What any of the methods compared lacks, with its name."""
+    """What the methods compared lack, each reason once, with the names of those that lack it."""
+    lacking: dict[Reason, list[str]] = {}
+    for found in methods:
+        for reason in missing_evidence(found.evidence, limits):
+            lacking.setdefault(reason, []).append(found.method)
     return [
-        reason.model_copy(update={"text": f"{found.method}: {reason.text}"})
-        for found in methods
-        for reason in missing_evidence(found.evidence, limits)
+        reason.model_copy(update={"text": f"{_named(names, len(methods))}: {reason.text}"})
+        for reason, names in lacking.items()
     ]
+
+
+def _named(names: Sequence[str], of: int) -> str:
+    return f"each of {of} methods" if len(names) == of > 2 else ", ".join(names)
 
 
 def _independent(methods: Sequence[MethodFindings], difference: PairedDifference) -> int:

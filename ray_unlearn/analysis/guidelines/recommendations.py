@@ -12,6 +12,7 @@ from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.group_parts import unit_points
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings, with_product
 from ray_unlearn.analysis.numerals import rounded
+from ray_unlearn.analysis.statistics.blas_threads import one_blas_thread
 from ray_unlearn.analysis.statistics.recommended_point import (
     RegretBound,
     recommended_point,
@@ -35,6 +36,7 @@ ROUNDING = 1e-6
 """Unit coordinates that the six digits of a file may be off by."""
 
 
+@one_blas_thread
 def recommendations(
     findings: Findings, guidelines: Sequence[Guideline] = ()
 ) -> tuple[Recommendation, ...]:
@@ -80,6 +82,8 @@ def _recommendation(
             table.score.tolerance,
             seed,
             _limits(own, axes),
+            # A score of ours is a sum of a distance and losses that count above 0 alone.
+            -math.inf if table.score.weights is None else 0.0,
         )
         if len(fits) == len(best)
         else None

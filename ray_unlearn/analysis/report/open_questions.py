@@ -9,6 +9,10 @@ from ray_unlearn.analysis.report.page import Block, Bullets, Fold, Paragraph, Se
 from ray_unlearn.spec.guideline_file import Guideline, Reason
 
 TITLE = "What is open, and what would settle it"
+FOLLOWING = (
+    "`ray-unlearn report ... --next 8`, with the sources of this page, writes a study file of the "
+    "8 trials that would settle most about ranges; `ray-unlearn run` takes it."
+)
 REASONS = {
     "sampler": "because of how trials were drawn",
     "trials": "because there are too few trials",
@@ -50,7 +54,9 @@ def open_section(guidelines: Sequence[Guideline]) -> tuple[Section, ...]:
         Fold(group.summary, (Bullets(group.entries),), f"{group.count} {group.title}")
         for group in held
     ]
-    return (Section(TITLE, (lead, *folds), "open", style="inner"),)
+    ranges = any(g.kind == "range" and g.status in OPEN for g in guidelines)
+    following = [Paragraph(FOLLOWING)] if ranges else []
+    return (Section(TITLE, (lead, *folds, *following), "open", style="inner"),)
 
 
 def withheld_groups(guidelines: Sequence[Guideline]) -> list[WithheldGroup]:

@@ -58,8 +58,8 @@ NEAR = 1
 """Updates on either side of the one that the means choose among which a draw may choose."""
 MEAN_DRAWS = 64
 FEW_TRIALS = 8
-"""Of n trials, variances are known too badly by a factor of 1 + (8 / n)^2; measured on planted
-curves (`benchmarks/component_surfaces.py`)."""
+"""Of n trials, variances are known too badly by a factor of 1 + 8 / n, and of fewer than 8 by
+1 + (8 / n)^2; measured on planted curves (`benchmarks/component_surfaces.py`, `claim_rates.py`)."""
 INNER, OUTER = 0.3247, 1.2711
 """Mean of each quarter of a standard normal distribution, but for the sign."""
 LEVELS = ((-OUTER, -INNER, INNER, OUTER), (-1.0, 1.0), (-1.0, 1.0))
@@ -84,7 +84,8 @@ class _Component:
     trials: code [r] of each observation's trial; a ruined model's row has one of its own, since how
         it fell apart says nothing of the rows before.
     stretch: factor >= 1 of all standard deviations, by which left-out trials missed more than the
-        settings say.
+        settings say, times `few`.
+    few: factor >= 1 for what so few trials do not tell, of what a seed does too.
     """
 
     growth: Growth
@@ -94,6 +95,7 @@ class _Component:
     scale: float
     settings: tuple[KernelSetting, ...]
     stretch: float
+    few: float
 
     def without(self, kept: NDArray[np.bool_], inputs: Array) -> "_Component":
         """The component with the kept observations alone, at inputs [kept, k]."""
@@ -117,7 +119,7 @@ class _Component:
 
     def trial_sd(self, i: int) -> float:
         """SD of what the rows of a trial share under setting i, transformed."""
-        return self.scale * float(np.sqrt(self.settings[i].trial))
+        return self.few * self.scale * float(np.sqrt(self.settings[i].trial))
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,12 @@ class ComponentSurface:
             curves = drawn(at)
             noise = component.scale * np.sqrt(np.mean([s.noise for s in component.settings]))
             noise *= component.stretch
-            shared = component.stretch * sd * rng.standard_normal((len(points), 1, count))
+            shared = (
+                component.stretch
+                / component.few
+                * sd
+                * rng.standard_normal((len(points), 1, count))
+            )
             changes.append(_changes(curves + shared + noise * rng.standard_normal(curves.shape)))
         return self._score.deployed(np.stack(changes), axis=1).T
 
@@ -341,10 +348,10 @@ def _fit_one(
     settings = kernel_settings(inputs, targets, ruined, lengths, rng, SETTINGS, CHANGE, trials)
     missed = float(np.mean([_missed(one, targets, trials, ruined) for one in settings]))
     alive = len(np.unique(trials[~ruined])) - ANCHORS
-    few = FEW_TRIALS / max(1, alive)
-    few = 1 + max(few, few**2)
-    stretch = float(np.sqrt(max(1.0, missed) * few))
-    return _Component(growth, targets, trials, centre, scale, settings, stretch)
+    lacking = FEW_TRIALS / max(1, alive)
+    few = float(np.sqrt(1 + max(lacking, lacking**2)))
+    stretch = float(np.sqrt(max(1.0, missed))) * few
+    return _Component(growth, targets, trials, centre, scale, settings, stretch, few)
 
 
 def _missed(

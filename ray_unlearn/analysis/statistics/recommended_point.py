@@ -10,6 +10,7 @@ therefore too large and probabilities too small, never the other way: they are b
 so. Measured on planted truth in docs/analysis.md.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,6 +81,7 @@ def recommended_point(
     tolerance: float,
     seed: int,
     limits: Mapping[int, tuple[float, float]] | None = None,
+    floor: float = -math.inf,
 ) -> RecommendedPoint | None:
     """The point with the lowest expected score, averaged over groups, within limits.
 
@@ -94,6 +96,7 @@ def recommended_point(
         seed: of draws.
         limits: by index of an axis, the coordinates that it should have; they are left where no
             candidate has them all.
+        floor: no score is lower.
 
     Returns:
         None where the surface of some group says nothing (`group_points.too_little`).
@@ -111,7 +114,7 @@ def recommended_point(
     regrets, best_regrets = [], []
     for surface, fit, trial in zip(surfaces, fits, best, strict=True):
         at = np.concatenate([[chosen, trial[order]], candidates[:PROMISING]])
-        draws = surface.draws(at, seed_of(fit.part, seed) + 1, DRAWS)
+        draws = np.maximum(surface.draws(at, seed_of(fit.part, seed) + 1, DRAWS), floor)
         least = draws.min(1)
         regrets.append(draws[:, 0] - least)
         best_regrets.append(draws[:, 1] - least)
