@@ -30,7 +30,8 @@ class Measured:
     noise: SD of a score between seeds, in tolerances.
     studies: planted.
     claimed: share of them that claimed the range.
-    left_alone: share that claimed of a hyperparameter without effect that it can be left alone.
+    left_alone: share that claimed of a hyperparameter that matters less than the tolerance, or not
+        at all, that it can be left alone.
     good: share whose recommended setting was within the tolerance of the best.
     """
 
@@ -49,7 +50,8 @@ class StudyPower:
     """What can be counted on, as probabilities.
 
     claimed: that a range is claimed of a hyperparameter that matters.
-    left_alone: that one without effect is found to be one; None where only one is searched.
+    left_alone: that one which hardly matters is said to be left alone; None where only one is
+        searched.
     good: that the recommended setting is within the tolerance of the best.
     enough: trials at which a range is claimed with probability `SURE`; None: more than measured.
     """
@@ -159,7 +161,7 @@ def power_sentences(powers: Sequence[MethodsPower]) -> Iterator[str]:
         alone = (
             ""
             if found.left_alone is None
-            else f', "leave it alone" of one without effect with {found.left_alone:.2f}'
+            else f', "leave it alone" of one that hardly matters with {found.left_alone:.2f}'
         )
         yield (
             f"what {one.trials} trials of each of {whose} can find out ({searched} searched; seeds "

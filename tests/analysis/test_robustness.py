@@ -10,6 +10,7 @@ import pytest
 from scipy.stats import binom, norm
 
 from ray_unlearn.analysis.statistics.contests import RobustnessClaim, robustness_claim
+from ray_unlearn.analysis.statistics.good_share import share_over_groups
 from ray_unlearn.analysis.statistics.paired_difference import (
     Statistic,
     holm,
@@ -411,3 +412,21 @@ def test_interval_over_groups_covers(groups: int) -> None:
     means = samples[:, rng.integers(groups, size=(300, groups))].mean(axis=2)
     low, high = np.quantile(means, [0.05, 0.95], axis=1)
     assert np.mean((low <= 0.2) & (high >= 0.2)) < 0.875
+
+
+def test_a_budget_lies_in_its_interval_where_domains_differ() -> None:
+    """In one domain nearly all is good, in the other hardly anything: the mean share says 4 trials,
+    and it takes 16."""
+    rng = np.random.default_rng(0)
+    shares = [np.clip(rng.normal(mean, 0.02, 256), 0.01, 1) for mean in (0.9, 0.1)]
+    found = share_over_groups(shares)
+    assert found is not None
+    assert found.share == pytest.approx(0.5, abs=0.02)
+    assert None not in (found.fewest, found.budget, found.most)
+    assert found.fewest <= found.budget <= found.most
+    assert pytest.approx(0.907, abs=1e-3) == 1 - (0.1**16 + 0.9**16) / 2, "16 by hand"
+    assert found.budget in (15, 16, 17)
+    assert found.fewest > 1
+    never = share_over_groups([np.full(8, 1e-9)])
+    assert never is not None
+    assert (never.fewest, never.budget, never.most) == (None, None, None)

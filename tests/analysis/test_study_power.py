@@ -1,4 +1,4 @@
-"""What `plan` says a study can find out: from the table of planted studies, and true of new ones."""
+"""What `plan` says a study can find out: from the table of planted studies, true of new ones."""
 
 import json
 import sys

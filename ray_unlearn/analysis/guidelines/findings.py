@@ -1,15 +1,12 @@
 """All statistics of a trial table: what guidelines are made from and the report draws."""
 
-import os
 from dataclasses import dataclass
 
 import pandas as pd
-from joblib import Parallel, delayed
 
 from ray_unlearn.analysis.guidelines.evidence_at_hand import from_space
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS, Thresholds
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings, find_method
-from ray_unlearn.analysis.statistics.blas_threads import one_blas_thread
 from ray_unlearn.analysis.statistics.contests import (
     AllPairs,
     RobustnessClaim,
@@ -17,13 +14,11 @@ from ray_unlearn.analysis.statistics.contests import (
     robustness_claim,
 )
 from ray_unlearn.analysis.statistics.importance import Importance
+from ray_unlearn.analysis.statistics.processors import each, one_blas_thread
 from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.errors import UserError
 
-MANY = 500
-"""Trials from which methods are fitted in processes of their own, which take some two seconds to
-start."""
 HEADLINE = ("ascent_descent_in_distribution", "gradient_ascent")
 """Published: the first is more robust to hyperparameters than the second (Yao et al., ACL 2024)."""
 
@@ -61,11 +56,8 @@ def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> F
     best = {str(group): float(score) for group, score in chosen["score"].items()}
     budget = _common_budget(table)
 
-    tasks = [
-        delayed(find_method)(table, name, seed, best, budget, limits) for name in table.methods
-    ]
-    processes = len(tasks) if len(table.trials) >= MANY else 1
-    found = Parallel(n_jobs=min(processes, os.cpu_count() or 1))(tasks)
+    tasks = [(table, name, seed, best, budget, limits) for name in table.methods]
+    found = each(find_method, tasks, len(table.trials))
     methods = dict(zip(table.methods, found, strict=True))
     # Adaptive trials set the best known, and are not counted.
     known = table.trials[table.trials["drawn"] != "unknown"]

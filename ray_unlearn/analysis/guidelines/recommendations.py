@@ -12,7 +12,7 @@ from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.group_parts import unit_points
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings, with_product
 from ray_unlearn.analysis.numerals import rounded
-from ray_unlearn.analysis.statistics.blas_threads import one_blas_thread
+from ray_unlearn.analysis.statistics.processors import each, one_blas_thread
 from ray_unlearn.analysis.statistics.recommended_point import (
     RegretBound,
     recommended_point,
@@ -54,11 +54,12 @@ def recommendations(
     groups = {
         method: frozenset(own["group"]) for method, own in scored.groupby("method", sort=False)
     }
-    found = [
-        _recommendation(table, own, findings.seed, guidelines)
+    tasks = [
+        (table, own, findings.seed, guidelines)
         for method, own in findings.methods.items()
         if method in groups
     ]
+    found = each(_recommendation, tasks, len(table.trials))
     # Means over different groups are no rank.
     alike = len(set(groups.values())) <= 1
     sign = 1 if table.score.direction == "minimize" else -1

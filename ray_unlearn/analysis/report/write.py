@@ -51,7 +51,7 @@ from ray_unlearn.analysis.report.study_sections import (
 )
 from ray_unlearn.analysis.report.study_tables import metrics_table
 from ray_unlearn.analysis.report.variance_section import variance_section
-from ray_unlearn.analysis.statistics.blas_threads import one_blas_thread
+from ray_unlearn.analysis.statistics.processors import one_blas_thread
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.guideline_file import Guidelines, load_guidelines
 from ray_unlearn.spec.score_weights import OPTION, ScoreWeights

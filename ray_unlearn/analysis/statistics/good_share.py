@@ -23,7 +23,8 @@ class GoodShare:
 
     share: posterior median; low, high: 95 % interval.
     budget: random trials of which one is good with probability 0.9, over all draws of the share;
-        None where it takes more than 10,000. fewest, most: the same at the interval's ends.
+        None where it takes more than 10,000. fewest, most: its 95 % interval, each draw with all
+        groups: where they differ it takes more trials than their mean share says.
     """
 
     share: float
@@ -39,15 +40,29 @@ def share_over_groups(draws: Sequence[NDArray[np.float64]]) -> GoodShare | None:
     if not draws or not all(len(own) for own in draws):
         return None
     shares = np.stack(draws)
+    budget = _budget(shares)
     low, middle, high = np.quantile(shares.mean(0), [INTERVAL[0], 0.5, INTERVAL[1]])
     return GoodShare(
         float(middle),
         float(low),
         float(high),
-        _budget(shares),
-        _budget(np.array([high])),
-        _budget(np.array([low])),
+        budget,
+        *_interval(shares, budget),
     )
+
+
+def _interval(shares: NDArray[np.float64], budget: int | None) -> tuple[int | None, int | None]:
+    """95 % interval of the budget over the draws of shares [G, draws]; None: more than 10,000.
+
+    The budget, which rests on all draws together, is never outside it.
+    """
+    beyond = MOST_BUDGET + 1
+    each = [_budget(own) or beyond for own in shares.T]
+    low, high = np.quantile(each, INTERVAL, method="nearest")
+    middle = budget or beyond
+    ends = min(int(low), middle), max(int(high), middle)
+    fewest, most = (None if end > MOST_BUDGET else end for end in ends)
+    return fewest, most
 
 
 def _budget(shares: NDArray[np.float64]) -> int | None:
