@@ -25,7 +25,10 @@ class Thresholds:
     """Share of a method's trials that counts as its best ones."""
     least_top_trials: int = 25
     """Of trials drawn from the space, for what cannot do without: importance among the best,
-    trade-offs, stopping, comparisons."""
+    trade-offs, stopping."""
+    least_compared: int = 20
+    """Trials of each method, drawn from the space, for comparisons; with 8 in one domain one of
+    seven equal methods was called better in 15 of 80 planted studies, from 20 on in 6 of 160."""
     least_coverage: float = 0.75
     """Share of trials left out that the surface's 90 % intervals have to hold."""
     least_explained: float = 0.1
@@ -57,24 +60,39 @@ THRESHOLDS = Thresholds()
 
 def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> list[Reason]:
     """Why a claim that needs drawn trials must wait, and what it still needs; empty if nothing."""
-    reasons = []
     needed = round(limits.least_top_trials / limits.top_fraction)
+    top = int(evidence.n_trials * limits.top_fraction)
+    text = (
+        f"{evidence.n_trials} trials drawn from the space leave {top} in the best "
+        f"{100 * limits.top_fraction:.0f} %, "
+        f"{limits.least_top_trials} are needed"
+    )
+    return _too_few(evidence, needed, text, limits)
+
+
+def not_comparable(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> list[Reason]:
+    """Why a comparison with the method must wait, and what it still needs; empty if nothing."""
+    needed = limits.least_compared
+    text = f"{evidence.n_trials} trials drawn from the space, {needed} are needed"
+    return _too_few(evidence, needed, text, limits)
+
+
+def _too_few(evidence: Evidence, needed: int, text: str, limits: Thresholds) -> list[Reason]:
+    """Reasons why there are too few drawn trials (said by `text`) or seeds."""
+    reasons = []
     if not evidence.n_trials:
-        text = (
+        how = (
             "all trials were chosen by an adaptive sampler"
             if evidence.sampler == "adaptive"
             else "how the trials were chosen is not known (say `--sampler random` if it was at "
             "random, or map a column)"
         )
-        reasons.append(Reason(kind="sampler", text=text))
+        reasons.append(Reason(kind="sampler", text=how))
     if evidence.n_trials < needed:
-        top, more = int(evidence.n_trials * limits.top_fraction), needed - evidence.n_trials
-        text = (
-            f"{evidence.n_trials} trials drawn from the space leave {top} in the best "
-            f"{100 * limits.top_fraction:.0f} %, "
-            f"{limits.least_top_trials} are needed: {more} more trials"
+        more = needed - evidence.n_trials
+        reasons.append(
+            Reason(kind="trials", text=f"{text}: {more} more trials", trials_needed=more)
         )
-        reasons.append(Reason(kind="trials", text=text, trials_needed=more))
     if evidence.n_seeds < limits.least_seeds:
         known = counted(evidence.n_seeds, "seed") if evidence.n_seeds else "no seed known"
         reasons.append(Reason(kind="seeds", text=f"{known}, {limits.least_seeds} are needed"))

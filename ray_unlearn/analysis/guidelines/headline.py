@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ray_unlearn.analysis.guidelines.findings import Findings
-from ray_unlearn.analysis.guidelines.grades import Thresholds, is_scoped, missing_evidence
+from ray_unlearn.analysis.guidelines.grades import Thresholds, is_scoped, not_comparable
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.guidelines.sentences import STATISTICS
 from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
@@ -171,7 +171,7 @@ def _missing(methods: Sequence[MethodFindings], limits: Thresholds) -> list[Reas
     """What the methods compared lack, each reason once, with the names of those that lack it."""
     lacking: dict[Reason, list[str]] = {}
     for found in methods:
-        for reason in missing_evidence(found.evidence, limits):
+        for reason in not_comparable(found.evidence, limits):
             lacking.setdefault(reason, []).append(found.method)
     return [
         reason.model_copy(update={"text": f"{_named(names, len(methods))}: {reason.text}"})
