@@ -61,6 +61,7 @@ UNLEARNING = (
     "training: perplexity on it rises to that of unseen text, and stays where it was elsewhere."
 )
 ANY_SCORE = "Which hyperparameters gave good scores, and how sure one may be."
+MOST_NAMED = 3
 REPRODUCE = (
     "This page is derived from the ledgers or tables named below and from nothing else. The same "
     "files give the same page. Every claim with its numbers is in `guidelines.json`; `ray-unlearn "
@@ -201,7 +202,7 @@ def _page(
     command = Command(guidelines.provenance["command"])
     metrics = Section("Metrics", (Paragraph(HALVES), metrics_table()), "metrics")
     return Page(
-        f"Unlearning hyperparameters: {', '.join(names)}",
+        f"Unlearning hyperparameters: {_together(names, results)}",
         UNLEARNING if studies else ANY_SCORE,
         tuple(_subjects(results)),
         (
@@ -212,6 +213,13 @@ def _page(
             *((metrics,) if studies else ()),
         ),
     )
+
+
+def _together(names: Sequence[str], results: Results) -> str:
+    """All names; of more than a few, how many, since they are listed below."""
+    if len(names) <= MOST_NAMED:
+        return ", ".join(names)
+    return f"{len(names)} {'tables' if not results.studies else 'studies'}"
 
 
 def _subjects(results: Results) -> list[str]:
