@@ -1,11 +1,13 @@
 """How long a guideline report takes: 100,000 rows of ours, 1,000,000 rows of a foreign table.
 
-    python benchmarks/analysis.py [--only ours|foreign] [--trials 10000]
+    python benchmarks/analysis.py [--only ours|foreign|components] [--trials 10000]
 
 The tables are planted: seven methods, three domains, three seeds, a valley in the learning rate
 whose place and width differ by method, diverged trials beyond it. Each report is a process of its
 own; wall-clock seconds and peak memory are of all of it. Limits: 100,000 rows in 60 s and 2 GiB,
-1,000,000 rows in 5 minutes, on two cores.
+1,000,000 rows in 5 minutes, on two cores. Our table alone has no baselines, so its surfaces are of
+scores; `components` times the statistics of as many trials whose components are known, without a
+page.
 """
 
 import argparse
@@ -14,12 +16,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "analysis"))
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from planted_curves import planted_with_curves
 
+from ray_unlearn.analysis.guidelines.claims import guidelines_of
+from ray_unlearn.analysis.guidelines.findings import find
+from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS, write_table
@@ -78,6 +87,7 @@ def ours(trials: int, folder: Path) -> list[str]:
         "reason": "",
         "sampled_by": "quasi_random",
         "candidate": True,
+        "strength": 1.0,
         "scored": rows["score_selection"] == best,
         "score_rule": "best_row",
         "schedule": "constant",
@@ -152,12 +162,41 @@ def measured(name: str, arguments: list[str], folder: Path, limit_s: float) -> N
     )
 
 
+def components(trials: int) -> None:
+    """Time the statistics of planted curves: seven methods, three domains."""
+    methods, groups = list(METHODS), ("x", "y", "z")
+    each = trials // (len(methods) * len(groups))
+    parts = [planted_with_curves(each, seed, groups=groups) for seed in range(len(methods))]
+    shift = each * len(groups)
+    table = replace(
+        parts[0],
+        trials=pd.concat(
+            [p.trials.assign(method=m, trial=p.trials["trial"] + i * shift)
+             for i, (m, p) in enumerate(zip(methods, parts, strict=True))], ignore_index=True,
+        ),
+        rows=pd.concat(
+            [p.rows.assign(trial=p.rows["trial"] + i * shift) for i, p in enumerate(parts)],
+            ignore_index=True,
+        ),
+        axes=dict.fromkeys(methods, parts[0].axes["a"]),
+    )  # fmt: skip
+    began = time.monotonic()
+    findings = find(table)
+    fitted = time.monotonic() - began
+    recommendations(findings, guidelines_of(findings))
+    print(
+        f"components: {len(table.trials):,} trials, {fitted:.1f} s to claims, "
+        f"{time.monotonic() - began:.1f} s with recommendations",
+        flush=True,
+    )
+
+
 def main() -> None:
-    """Measure both tables, one after the other."""
+    """Measure what is asked for, one after the other."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["ours", "foreign"])
+    parser.add_argument("--only", choices=["ours", "foreign", "components"])
     parser.add_argument(
         "--trials",
         type=int,
@@ -168,10 +207,12 @@ def main() -> None:
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        if given.only != "foreign":
+        if given.only in (None, "ours"):
             measured("ours", ours(given.trials, folder), folder, 60)
-        if given.only != "ours":
+        if given.only in (None, "foreign"):
             measured("foreign", foreign(10 * given.trials, folder), folder, 300)
+    if given.only in (None, "components"):
+        components(given.trials)
 
 
 if __name__ == "__main__":
