@@ -4,6 +4,7 @@ From planted studies that were analysed as real ones are (`benchmarks/study_powe
 the table): one method in one domain, a learning rate with good values over a quarter of its range.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.searched import space_axes
+from ray_unlearn.analysis.statistics.group_points import LEAST_TRIALS
 from ray_unlearn.spec.study_spec import StudySpec
 
 TABLE = Path(__file__).with_name("study_power.csv")
@@ -89,8 +91,8 @@ def study_power(axes: int, trials: int, noise: float = 1.0, curves: bool = True)
     def probability(name: str) -> float:
         # More trials never tell less: what falls along the table is the luck of few studies.
         risen = np.maximum.accumulate(own[name].to_numpy(dtype=float))
-        if trials < own["trials"].min() and name != "good":
-            return 0.0  # too few for a region (`group_points.LEAST_TRIALS`)
+        if trials < LEAST_TRIALS and name != "good":
+            return 0.0  # no region rests on so few
         return float(np.interp(np.log(trials), at, risen))
 
     risen = np.maximum.accumulate(own["claimed"].to_numpy(dtype=float))
@@ -99,7 +101,7 @@ def study_power(axes: int, trials: int, noise: float = 1.0, curves: bool = True)
         probability("claimed"),
         probability("left_alone") if axes > 1 else None,
         probability("good"),
-        int(np.ceil(np.exp(np.interp(SURE, risen, at)))) if sure else None,
+        max(LEAST_TRIALS, math.ceil(math.exp(np.interp(SURE, risen, at)) - 1e-9)) if sure else None,
     )
 
 

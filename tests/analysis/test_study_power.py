@@ -30,6 +30,8 @@ def test_more_trials_tell_more_and_noise_tells_less() -> None:
     assert study_power(3, 20) == study_power(4, 20), "the next greater number was measured"
     assert study_power(1, 20).left_alone is None
     assert study_power(2, 2).claimed == 0.0
+    assert study_power(1, 7, 0.5).claimed == 0.0, "no region rests on fewer than 8 trials"
+    assert study_power(1, 8, 0.5).claimed > 0.5
 
 
 def test_the_trials_that_are_enough_are_where_the_probability_is_reached() -> None:
