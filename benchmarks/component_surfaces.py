@@ -23,11 +23,11 @@ from planted_curves import AXES, expected_score, planted_with_curves
 from surfaces import TOLERANCE
 
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
-from ray_unlearn.analysis.statistics.component_surface import fit_component_surface
+from ray_unlearn.analysis.statistics.component_surface import fit_component_surfaces
+from ray_unlearn.analysis.statistics.fitted_groups import fit_groups
 from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.isolation_profile import fit_group
 from ray_unlearn.analysis.statistics.recommended_point import recommended_point
-from ray_unlearn.analysis.statistics.response_surface import fit_response_surface
+from ray_unlearn.analysis.statistics.response_surface import fit_response_surfaces
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 
 SEED_SD = 0.1
@@ -48,10 +48,10 @@ def fits(part: GroupPoints, seed: int) -> dict[str, tuple[ScoreSurface, float]]:
     found: dict[str, tuple[ScoreSurface, float]] = {}
     start = time.perf_counter()
     assert part.trajectories is not None
-    components = fit_component_surface(part.points, part.infeasible, part.trajectories, AXES, seed)
+    components = fit_component_surfaces([part], AXES, seed)[0]
     found["components"] = components, time.perf_counter() - start
     start = time.perf_counter()
-    scores = fit_response_surface(part.points, part.scores, part.infeasible, seed, (), TOLERANCE)
+    scores = fit_response_surfaces([part], seed, (), TOLERANCE)[0]
     found["scores"] = scores, time.perf_counter() - start
     return found
 
@@ -88,7 +88,7 @@ def recommended(trials: int, repeats: int) -> None:
     below, said, good = [], [], []
     for seed in range(repeats):
         part = study(trials, seed)
-        fit = fit_group(part, AXES, TOLERANCE, 0)
+        fit = fit_groups([part], AXES, TOLERANCE, 0)[0]
         best = part.points[part.scores.argmin()]
         found = recommended_point([fit], [best], AXES, TOLERANCE, 0)
         assert found is not None

@@ -14,12 +14,13 @@ from ray_unlearn.analysis.statistics.component_surface import (
     RUNS,
     ComponentSurface,
     _moved,
-    fit_component_surface,
+    fit_component_surfaces,
 )
-from ray_unlearn.analysis.statistics.group_points import GroupPoints, surface_of
+from ray_unlearn.analysis.statistics.group_points import GroupPoints
+from ray_unlearn.analysis.statistics.group_surfaces import surfaces_of
 from ray_unlearn.analysis.statistics.growth import Growth, fit_growth
 from ray_unlearn.analysis.statistics.kernel_posterior import CHANGE, KernelPosterior
-from ray_unlearn.analysis.statistics.response_surface import fit_response_surface
+from ray_unlearn.analysis.statistics.response_surface import fit_response_surfaces
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 from ray_unlearn.analysis.statistics.trajectories import (
     ScoreOfChanges,
@@ -37,7 +38,7 @@ def part_of(trials: int, seed: int, **how: float) -> GroupPoints:
 
 def fitted(part: GroupPoints, seed: int = 0) -> ComponentSurface:
     assert part.trajectories is not None
-    return fit_component_surface(part.points, part.infeasible, part.trajectories, AXES, seed)
+    return fit_component_surfaces([part], AXES, seed)[0]
 
 
 def test_the_score_is_that_of_the_row_the_selection_half_chooses() -> None:
@@ -54,9 +55,7 @@ def test_eight_trials_say_where_the_score_is_good() -> None:
     costs: dict[str, list[float]] = {"components": [], "scores": []}
     for seed in range(4):
         part = part_of(8, seed)
-        of_scores = fit_response_surface(
-            part.points, part.scores, part.infeasible, seed, (), TOLERANCE
-        )
+        of_scores = fit_response_surfaces([part], seed, (), TOLERANCE)[0]
         surfaces: dict[str, ScoreSurface] = {"components": fitted(part), "scores": of_scores}
         for name, surface in surfaces.items():
             costs[name].append(float(truth[surface.mean(SPREAD).argmin()] - truth.min()))
@@ -82,8 +81,8 @@ def test_other_weights_need_no_other_trials() -> None:
     assert part.trajectories is not None
     heavier = ScoreOfChanges((1.0, 1.0, 4.0), TARGET, TARGET)
     curves = replace(part.trajectories, score=heavier)
-    again = fit_component_surface(part.points, part.infeasible, curves, AXES, 0)
-    for one, other in zip(surface.components, again.components, strict=True):
+    again = fit_component_surfaces([replace(part, trajectories=curves)], AXES, 0)[0]
+    for one, other in zip(surface.fit.components, again.fit.components, strict=True):
         np.testing.assert_array_equal(one.targets, other.targets)
     assert (again.mean(SPREAD) >= surface.mean(SPREAD) - 1e-9).all()
 
@@ -103,7 +102,9 @@ def test_a_diverged_trial_is_ruined_after_its_last_row_and_lifts_the_score_there
         effort=part.trajectories.effort[kept],
         changes=part.trajectories.changes[kept],
     )
-    surface = fit_component_surface(part.points, infeasible, curves, AXES, 0)
+    surface = fit_component_surfaces(
+        [replace(part, infeasible=infeasible, trajectories=curves)], AXES, 0
+    )[0]
     at = part.points[[worst]]
     late = surface._inputs(at)[:, -1:]
     assert (surface._expected(late)[:, 0, 0] > 1.0).all()
@@ -114,7 +115,7 @@ def test_a_group_whose_models_are_all_ruined_has_a_surface_that_says_so() -> Non
     assert part.trajectories is not None
     ruined = np.full_like(part.trajectories.changes, 20.0)
     curves = replace(part.trajectories, changes=ruined)
-    surface = fit_component_surface(part.points, part.infeasible, curves, AXES, 0)
+    surface = fit_component_surfaces([replace(part, trajectories=curves)], AXES, 0)[0]
     assert (surface.mean(part.points) > 1.0).all()
 
 
@@ -130,7 +131,9 @@ def test_where_the_steps_are_searched_each_trial_is_scored_at_its_own() -> None:
     points = np.concatenate([part.points, last, place], axis=1)
     curves = replace(part.trajectories, updates=np.empty(0))
     all_axes = (*axes, product)
-    surface = fit_component_surface(points, part.infeasible, curves, all_axes, 0)
+    surface = fit_component_surfaces(
+        [replace(part, points=points, trajectories=curves)], all_axes, 0
+    )[0]
     # At a tenth of the learning rate of a good place, few steps forget nothing: the gap stays.
     weak = np.array([[0.1, 0.5, 0.0, 0.0], [0.1, 0.5, 1.0, 0.0]])
     weak[:, 3] = product.to_unit(RATE.from_unit(weak[:, 0]) * steps.from_unit(weak[:, 2]))
@@ -141,9 +144,9 @@ def test_where_the_steps_are_searched_each_trial_is_scored_at_its_own() -> None:
 
 def test_a_group_without_components_keeps_the_surface_of_its_scores() -> None:
     part = part_of(12, 0)
-    assert isinstance(surface_of(part, AXES, TOLERANCE, 0), ComponentSurface)
+    assert isinstance(surfaces_of([part], AXES, TOLERANCE, 0)[0], ComponentSurface)
     bare = GroupPoints(part.group, part.points, part.scores, part.infeasible)
-    assert not isinstance(surface_of(bare, AXES, TOLERANCE, 0), ComponentSurface)
+    assert not isinstance(surfaces_of([bare], AXES, TOLERANCE, 0)[0], ComponentSurface)
 
 
 def test_rows_stand_for_all_and_of_a_ruined_model_the_first() -> None:
@@ -198,13 +201,13 @@ def test_what_a_seed_does_has_the_moments_of_a_normal_distribution() -> None:
 def test_the_power_law_of_a_change_is_found() -> None:
     rng = np.random.default_rng(0)
     inputs = rng.random((60, 3))
-    truth = Growth(-4.0, 9.0, np.array([-1.0, 0.0]))
+    truth = Growth(2, -4.0, 9.0, np.array([-1.0, 0.0]))
     noisy = truth.at(inputs) + 0.05 * rng.standard_normal(60)
-    found = fit_growth(inputs, noisy, 4.0)
+    found = fit_growth(inputs, noisy, 2, 4.0)
     assert found.exponent == pytest.approx(9.0, abs=0.4)
     assert found.others == pytest.approx([-1.0, 0.0], abs=0.2)
     assert np.abs(found.at(inputs) - truth.at(inputs)).max() < 0.1
-    falling = fit_growth(inputs, -0.2 * inputs[:, 2], 4.0)
+    falling = fit_growth(inputs, -0.2 * inputs[:, 2], 2, 4.0)
     assert np.abs(falling.at(inputs)).max() < 0.1, "what falls is no power law"
 
 

@@ -12,13 +12,13 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics import good_regions as regions_module
 from ray_unlearn.analysis.statistics import response_surface as surface_module
+from ray_unlearn.analysis.statistics.fitted_groups import fit_groups
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
 from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.isolation_profile import fit_group
 from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior, kink_of
 from ray_unlearn.analysis.statistics.response_surface import (
     MOST_POINTS,
-    fit_response_surface,
+    fit_response_surfaces,
     winsorising_limit,
 )
 
@@ -85,7 +85,7 @@ def test_mean_and_spread_of_draws_are_those_of_another_implementation(
     monkeypatch.setattr(surface_module, "SETTINGS", 1)
     monkeypatch.setattr(surface_module, "FREQUENCIES", 512)
     part = cliff(30, 2, 0)
-    fitted = fit_response_surface(part.points, part.scores, part.infeasible, 0)
+    fitted = fit_response_surfaces([part], 0)[0]
     (setting,) = fitted.settings
     kernel = ConstantKernel(setting.signal) * Matern(1 / setting.inverse_lengths, nu=2.5)
     reference = GaussianProcessRegressor(kernel, alpha=setting.noises, optimizer=None)
@@ -124,7 +124,7 @@ def test_gradient_and_density_of_the_kernel_posterior() -> None:
 
 def test_a_draw_is_one_function_wherever_it_is_asked() -> None:
     part = cliff(40, 2, 0)
-    fitted = fit_response_surface(part.points, part.scores, part.infeasible, 0)
+    fitted = fit_response_surfaces([part], 0)[0]
     at = np.random.default_rng(0).random((20, 2))
     np.testing.assert_allclose(
         fitted.draws(at, 7, 16)[:, 5:9], fitted.draws(at[5:9], 7, 16), atol=1e-4
@@ -135,7 +135,7 @@ def test_noise_is_found_beside_trials_that_look_noise_free() -> None:
     found = []
     for seed in range(4):
         part = cliff(150, 2, seed, noise=0.2)
-        fitted = fit_response_surface(part.points, part.scores, part.infeasible, 0)
+        fitted = fit_response_surfaces([part], 0)[0]
         found.append(fitted.scale * np.sqrt(np.mean([s.noise for s in fitted.settings])))
     assert np.mean(found) == pytest.approx(0.2, rel=0.2)
 
@@ -154,14 +154,14 @@ def test_how_bad_a_bad_score_was_changes_nothing() -> None:
     for value in (50.0, 1e12, np.inf):
         scores = part.scores.copy()
         scores[worst] = value
-        fits.append(fit_response_surface(part.points, scores, part.infeasible, 0).mean(part.points))
+        fits.append(fit_response_surfaces([replace(part, scores=scores)], 0)[0].mean(part.points))
     np.testing.assert_array_equal(fits[0], fits[1])
     np.testing.assert_allclose(fits[0], fits[2], atol=TAU)
 
 
 def test_many_trials_are_thinned_without_keeping_the_lucky() -> None:
     part = flat(3000, 2, 0)
-    fitted = fit_response_surface(part.points, part.scores, part.infeasible, 0)
+    fitted = fit_response_surfaces([part], 0)[0]
     assert fitted.n_used == MOST_POINTS
     # The best 300 of 3000 normal scores have mean -1.75.
     assert abs(fitted.mean(np.array([[0.5, 0.5]]))[0]) < 0.3
@@ -296,10 +296,10 @@ def test_order_and_names_of_trials_axes_and_groups_do_not_matter() -> None:
     assert not np.array_equal(good_regions(parts, AXES, TAU, 6)[0].profile, expected[0].profile)
 
 
-def test_groups_fitted_once_serve_every_combination() -> None:
+def test_groups_fitted_already_are_not_fitted_again() -> None:
     parts = [cliff(30, 2, seed, group=name) for seed, name in enumerate("abc")]
-    fits = [fit_group(part, AXES[:2], TAU, 0) for part in parts]
-    same(good_regions(fits[1:], AXES[:2], TAU), good_regions(parts[1:], AXES[:2], TAU, 0))
+    fits = fit_groups(parts, AXES[:2], TAU, 0)
+    same(good_regions(fits, AXES[:2], TAU), good_regions(parts, AXES[:2], TAU, 0))
     assert fits[0].default == pytest.approx(RIGHT * 0.05**2, abs=TAU)
 
 

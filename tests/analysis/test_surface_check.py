@@ -6,8 +6,8 @@ import pytest
 from surfaces import RATE, TOLERANCE, WEIGHT, flat, planted, valley
 
 from ray_unlearn.analysis.statistics.axis_effect import effect_p_values
+from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups
 from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, fit_group
 from ray_unlearn.analysis.statistics.surface_check import (
     SurfaceCheck,
     check_surface,
@@ -21,7 +21,8 @@ def fitted(score, trials: int, seed: int, noise: float = TOLERANCE) -> FittedGro
     frame = planted({"a": score}, trials=trials, noise=noise, seed=seed).trials
     points = np.column_stack([axis.to_unit(frame[axis.name]) for axis in AXES])
     scores = frame["score"].to_numpy(dtype=float)
-    return fit_group(GroupPoints("x", points, scores, np.zeros(trials, bool)), AXES, TOLERANCE, 0)
+    part = GroupPoints("x", points, scores, np.zeros(trials, bool))
+    return fit_groups([part], AXES, TOLERANCE, 0)[0]
 
 
 def test_each_trial_is_left_out_once_and_never_kept_then() -> None:

@@ -1,7 +1,7 @@
 """All statistics of one method: what its claims are made from and its section draws."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -20,8 +20,10 @@ from ray_unlearn.analysis.guidelines.leave_one_out import (
     leave_one_out,
 )
 from ray_unlearn.analysis.statistics.axis_effect import effect_p_values
+from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups, regrets_of
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
 from ray_unlearn.analysis.statistics.good_share import GoodShare, share_over_groups
+from ray_unlearn.analysis.statistics.group_surfaces import fitted_together
 from ray_unlearn.analysis.statistics.importance import ImportanceResult, importance
 from ray_unlearn.analysis.statistics.interaction import (
     Interaction,
@@ -29,7 +31,6 @@ from ray_unlearn.analysis.statistics.interaction import (
     learning_rate_by_steps,
     weight_interaction,
 )
-from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup, fit_group
 from ray_unlearn.analysis.statistics.robustness import (
     TuningCurve,
     curve_ks,
@@ -97,11 +98,12 @@ def find_method(
     everything = table.of(method)
     given, axes = with_product(inside_space(everything, table.axes[method]), table.axes[method])
     trials = from_space(given)
+    parts = group_parts(table, given, axes) if axes else ()
     fits = {
-        part.group: fit_group(part, axes, table.score.tolerance, seed)
-        for part in (group_parts(table, given, axes) if axes else ())
+        fit.part.group: fit
+        for fit in (fit_groups(parts, axes, table.score.tolerance, seed) if parts else ())
     }
-    regions, heldout = _regions(fits, trials, axes, table, limits)
+    regions, heldout = _regions(fits, trials, axes, table, seed, limits)
     effects = [fit.effects for fit in fits.values()]
     checks = [fit.check for fit in fits.values() if fit.check is not None]
     check = checks_together(checks) if checks and len(checks) == len(fits) else None
@@ -157,15 +159,24 @@ def _regions(
     trials: pd.DataFrame,
     axes: tuple[Axis, ...],
     table: TrialTable,
+    seed: int,
     limits: Thresholds,
 ) -> tuple[tuple[Region, ...], tuple[HeldoutGroup, ...]]:
-    """Good regions over all groups, and what regions derived without a group buy on it."""
+    """Good regions over all groups, and what regions derived without a group buy on it.
+
+    Groups that were fitted together are fitted anew without the one held out.
+    """
     if not fits:
         return (), ()
     tolerance = table.score.tolerance
+    together = len(fitted_together([fit.part for fit in fits.values()])) < len(fits)
 
     def derive(groups: tuple[str, ...]) -> Box | None:
-        found = good_regions([fits[group] for group in groups], axes, tolerance)
+        own = [fits[group] for group in groups]
+        if together:
+            regrets = regrets_of([fit.part for fit in own], axes, tolerance, seed)
+            own = [replace(fit, regrets=new) for fit, new in zip(own, regrets, strict=True)]
+        found = good_regions(own, axes, tolerance)
         box = {
             region.axis.name: (
                 -np.inf if region.low_at_bound else region.core[0],

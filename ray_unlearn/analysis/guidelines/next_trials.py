@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.recommendations import setting_at
-from ray_unlearn.analysis.statistics.group_points import LEAST_TRIALS, too_little
-from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup
+from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup
+from ray_unlearn.analysis.statistics.group_points import LEAST_TRIALS
 from ray_unlearn.analysis.statistics.next_points import filling_points, informative_points
 from ray_unlearn.analysis.statistics.processors import one_blas_thread
 from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface
@@ -100,7 +100,7 @@ def _told(
     back = np.argsort(order)
     ordered = tuple(axes[j] for j in order)
     part = replace(fit.part, points=fit.part.points[:, order])
-    if fit.surface is None or too_little(part):
+    if fit.surface is None or fit.reason is not None:
         missing = max(1, LEAST_TRIALS - len(part.scores))
         filling = filling_points(part.points, ordered, findings.seed, min(count, missing))
         return filling[:, back], None

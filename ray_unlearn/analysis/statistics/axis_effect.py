@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack, solve_triangular
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.statistics.embedding import embedded
 from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior, matern
-from ray_unlearn.analysis.statistics.response_surface import as_seen, embedded
+from ray_unlearn.analysis.statistics.response_surface import as_seen
 
 Array = NDArray[np.float64]
 

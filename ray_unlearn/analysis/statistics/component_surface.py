@@ -4,10 +4,7 @@ A score is an absolute value of the forget gap, plus rises of the NLL of other t
 of a trial that has ten. Each of these changes is smooth in the hyperparameters and in the sum of
 learning rates, and every evaluation tells about it. So each has a Gaussian process of its own, and
 the score is computed from their joint draws; the absolute value and the choice of the update come
-last.
-
-A change y enters as asinh(y / 0.05 nats): linear where it is small, logarithmic where a model falls
-apart. The rows of one trial share what its seed did.
+last (the fit is in `component_fit`).
 """
 
 from collections.abc import Callable, Sequence
@@ -15,41 +12,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_solve, lapack
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.growth import Growth, fit_growth
-from ray_unlearn.analysis.statistics.kernel_posterior import (
-    CHANGE,
-    KernelSetting,
-    blocks_of,
+from ray_unlearn.analysis.statistics.component_fit import (
+    UNIT,
+    ComponentFit,
+    choices_of,
+    fit_components,
 )
-from ray_unlearn.analysis.statistics.kernel_settings import kernel_settings
-from ray_unlearn.analysis.statistics.response_surface import (
-    embedded,
-    posterior_paths,
-)
-from ray_unlearn.analysis.statistics.searched_points import spread_points
+from ray_unlearn.analysis.statistics.group_points import GroupPoints
+from ray_unlearn.analysis.statistics.kernel_posterior import blocks_of
+from ray_unlearn.analysis.statistics.posterior_paths import posterior_paths
 from ray_unlearn.analysis.statistics.trajectories import (
     COMPONENTS,
     MOST_CHANGE,
-    RUINED,
     ScoreOfChanges,
     Trajectories,
-    thinned_rows,
 )
 
 Array = NDArray[np.float64]
 
-MOST_ROWS = 160
-MOST_TRIALS = 60
-SETTINGS = 4
-UNIT = 0.05
-"""Nats/token below which a change enters linearly."""
-ANCHORS = 16
-"""Points at which nothing was done: the change is known to be 0 there."""
-BELOW = 1.0
-"""Decades below the least sum of learning rates of the space where that is so."""
 POINTS = 64
 """Points whose draws are made at a time, so that they stay in the processor's cache."""
 LARGEST = 30.0
@@ -57,9 +39,6 @@ LARGEST = 30.0
 NEAR = 1
 """Updates on either side of the one that the means choose among which a draw may choose."""
 MEAN_DRAWS = 64
-FEW_TRIALS = 8
-"""Of n trials, variances are known too badly by a factor of 1 + 8 / n, and of fewer than 8 by
-1 + (8 / n)^2; measured on planted curves (`benchmarks/component_surfaces.py`, `claim_rates.py`)."""
 INNER, OUTER = 0.3247, 1.2711
 """Mean of each quarter of a standard normal distribution, but for the sign."""
 LEVELS = ((-OUTER, -INNER, INNER, OUTER), (-1.0, 1.0), (-1.0, 1.0))
@@ -76,73 +55,35 @@ RUNS = {
 
 
 @dataclass(frozen=True)
-class _Component:
-    """The surface of one change about its power law, and settings.
-
-    growth: the power law.
-    targets: observations [r] transformed, less the power law, standardised.
-    trials: code [r] of each observation's trial; a ruined model's row has one of its own, since how
-        it fell apart says nothing of the rows before.
-    stretch: factor >= 1 of all standard deviations, by which left-out trials missed more than the
-        settings say, times `few`.
-    few: factor >= 1 for what so few trials do not tell, of what a seed does too.
-    """
-
-    growth: Growth
-    targets: Array
-    trials: NDArray[np.int_]
-    centre: float
-    scale: float
-    settings: tuple[KernelSetting, ...]
-    stretch: float
-    few: float
-
-    def without(self, kept: NDArray[np.bool_], inputs: Array) -> "_Component":
-        """The component with the kept observations alone, at inputs [kept, k]."""
-        trials, targets = self.trials[kept], self.targets[kept]
-        shared = np.equal.outer(trials, trials)
-        settings = []
-        for one in self.settings:
-            noises = one.noises[kept]
-            covariance = one.covariances(inputs, inputs) + one.trial * shared + np.diag(noises)
-            cholesky = lapack.dpotrf(covariance, lower=1)[0]
-            weights = cho_solve((cholesky, True), targets)
-            settings.append(replace(one, noises=noises, cholesky=cholesky, weights=weights))
-        return replace(self, targets=targets, trials=trials, settings=tuple(settings))
-
-    def about(self, at: Array, values: Array) -> Array:
-        """Transformed changes from standardised ones [..., n] at inputs [..., k]."""
-        middle = self.centre + self.growth.at(at)
-        return self.scale * values + middle.reshape(
-            *middle.shape, *[1] * (values.ndim - middle.ndim)
-        )
-
-    def trial_sd(self, i: int) -> float:
-        """SD of what the rows of a trial share under setting i, transformed."""
-        return self.few * self.scale * float(np.sqrt(self.settings[i].trial))
-
-
-@dataclass(frozen=True)
 class ComponentSurface:
     """The fitted surfaces of one method in one group, as a surface of the score.
 
     axes: in the order of the coordinates of points.
-    inputs: of the evaluations [r, k] that the fits rest on.
-    numbers: index [r] of each evaluation's trial among the points; greater where nothing was done.
-    n_used: trials that the fits rest on.
+    trajectories: of the group.
+    fit: of this group, and of those that were fitted with it.
+    group: code of the group in the fit.
     """
 
     axes: tuple[Axis, ...]
     trajectories: Trajectories
-    inputs: Array
-    numbers: NDArray[np.int_]
-    components: tuple[_Component, ...]
-    n_used: int
+    fit: ComponentFit
+    group: int
 
     @property
     def categorical(self) -> tuple[int, ...]:
         """Choices of each axis that holds codes, 0 for a numeric axis."""
-        return _choices(self.axes)
+        return choices_of(self.axes)
+
+    @property
+    def own(self) -> NDArray[np.int_]:
+        """Indices among the group's points of the trials that the fits rest on."""
+        fit = self.fit
+        return np.unique(fit.numbers[(fit.groups == self.group) & (fit.numbers >= 0)])
+
+    @property
+    def n_used(self) -> int:
+        """Trials of the group that the fits rest on."""
+        return len(self.own)
 
     def mean(self, points: Array) -> Array:
         """Expected score [m] at points [m, d], without the luck of a seed."""
@@ -177,7 +118,7 @@ class ComponentSurface:
         at = self._near_the_choice(points)
         rng = np.random.default_rng([seed, 9])
         changes = []
-        for k, component in enumerate(self.components):
+        for k, component in enumerate(self.fit.components):
             drawn, sd = self._curves(k, seed, count)
             curves = drawn(at)
             noise = component.scale * np.sqrt(np.mean([s.noise for s in component.settings]))
@@ -192,15 +133,8 @@ class ComponentSurface:
         return self._score.deployed(np.stack(changes), axis=1).T
 
     def without(self, left: NDArray[np.int_]) -> "ComponentSurface":
-        """The surface without the evaluations of some trials, under the same settings.
-
-        Settings rest on hundreds of rows, which a fifth of the trials hardly moves.
-        """
-        kept = ~np.isin(self.numbers, left)
-        components = tuple(one.without(kept, self.inputs[kept]) for one in self.components)
-        return replace(
-            self, inputs=self.inputs[kept], numbers=self.numbers[kept], components=components
-        )
+        """The surface without the evaluations of some of the group's trials."""
+        return replace(self, fit=self.fit.without(left, self.group))
 
     @property
     def _score(self) -> ScoreOfChanges:
@@ -209,15 +143,14 @@ class ComponentSurface:
     def _inputs(self, points: Array) -> Array:
         """Inputs [m, t, k] of the curves at points [m, d], after each update."""
         efforts = self.trajectories.efforts(points, self.axes)
-        low, high = self.trajectories.range_of_effort(self.axes)
-        return _inputs(points, efforts, self.axes, low, high)
+        return self.fit.inputs_at(points, efforts, self.axes, self.group)
 
     def _expected(self, at: Array) -> Array:
         """Expected changes [3, m, t] at inputs [m, t, k], under one setting of each kernel."""
         m, t, k = at.shape
         changes = []
-        for component in self.components:
-            expected = component.settings[0].expected(at.reshape(-1, k), self.inputs)
+        for component in self.fit.components:
+            expected = component.settings[0].expected(at.reshape(-1, k), self.fit.inputs)
             curve = component.about(at.reshape(-1, k), expected)
             changes.append(_changes(curve).reshape(m, t))
         return np.stack(changes)
@@ -242,7 +175,7 @@ class ComponentSurface:
 
         The draws are a function: of inputs [m, t, k] their values [m, t, count] there.
         """
-        component = self.components[k]
+        component = self.fit.components[k]
         parts_of = np.array_split(np.arange(count), len(component.settings))
         # Which settings of the three components meet in a draw is left to chance.
         places = np.argsort(np.random.default_rng([seed, k]).permutation(count))
@@ -252,7 +185,7 @@ class ComponentSurface:
             rng = np.random.default_rng([seed, k, i])
             paths = posterior_paths(
                 setting,
-                self.inputs,
+                self.fit.inputs,
                 component.targets,
                 rng,
                 len(part),
@@ -272,136 +205,17 @@ class ComponentSurface:
         return drawn, deviations
 
 
-def fit_component_surface(
-    points: Array,
-    infeasible: NDArray[np.bool_],
-    trajectories: Trajectories,
-    axes: Sequence[Axis],
-    seed: int,
-) -> ComponentSurface:
-    """Fit the surfaces of the three changes.
-
-    Args:
-        points: coordinates [n, d] of the trials, finite.
-        infeasible: [n]; such trials are ruined one evaluation after their last one.
-        trajectories: evaluations of these trials.
-        axes: in the order of the coordinates.
-        seed: of thinning and of the kernel settings.
-    """
+def fit_component_surfaces(
+    parts: Sequence[GroupPoints], axes: Sequence[Axis], seed: int
+) -> tuple[ComponentSurface, ...]:
+    """The surfaces of groups that are fitted together, one per group (`fit_components`)."""
     axes = tuple(axes)
-    low, high = trajectories.range_of_effort(axes)
-    trial, effort, changes = _with_ruins(points, infeasible, trajectories, axes)
-    rng = np.random.default_rng([seed, 4])
-    if len(points) > MOST_TRIALS:
-        some = np.isin(trial, rng.permutation(len(points))[:MOST_TRIALS])
-        trial, effort, changes = trial[some], effort[some], changes[some]
-    order = np.lexsort((effort, *points[trial].T))
-    trial, effort, changes = trial[order], effort[order], changes[order]
-    ruined = ~np.isfinite(changes).all(1) | (np.abs(changes) >= RUINED).any(1)
-    kept = thinned_rows(trial, np.asarray(ruined), MOST_ROWS)
-    trial, effort, changes = trial[kept], effort[kept], changes[kept]
-
-    anchors = spread_points(axes, ANCHORS, seed)
-    numbers = np.concatenate([trial, len(points) + np.arange(ANCHORS)])
-    everywhere = np.concatenate([points[trial], anchors])
-    efforts = np.concatenate([effort, np.full(ANCHORS, low - BELOW)])
-    inputs = _inputs(everywhere, efforts[:, None], axes, low, high)[:, 0]
-    lengths = np.concatenate(
-        [np.full(max(k, 1), i) for i, k in enumerate((*_choices(_free(axes)), 0))]
+    fit = fit_components(parts, axes, seed)
+    return tuple(
+        ComponentSurface(axes, part.trajectories, fit, i)
+        for i, part in enumerate(parts)
+        if part.trajectories is not None
     )
-    return ComponentSurface(
-        axes,
-        trajectories,
-        inputs,
-        numbers,
-        tuple(
-            _fit_one(
-                inputs,
-                np.concatenate([change, np.zeros(ANCHORS)]),
-                lengths,
-                numbers,
-                high - low,
-                np.random.default_rng([seed, 5, k]),
-            )
-            for k, change in enumerate(changes.T)
-        ),
-        len(np.unique(trial)),
-    )
-
-
-def _fit_one(
-    inputs: Array,
-    change: Array,
-    lengths: NDArray[np.int_],
-    trials: NDArray[np.int_],
-    decades: float,
-    rng: np.random.Generator,
-) -> _Component:
-    ruined = ~(np.abs(change) < RUINED)
-    trials = np.where(ruined, trials.max() + 1 + np.arange(len(trials)), trials)
-    values = np.arcsinh(_clipped(change) / UNIT)
-    growth = fit_growth(inputs[~ruined], values[~ruined], decades)
-    scale = float(values.std()) or 1.0
-    values = values - growth.at(inputs)
-    centre = float(values.mean())
-    targets = (values - centre) / scale
-    settings = kernel_settings(inputs, targets, ruined, lengths, rng, SETTINGS, CHANGE, trials)
-    missed = float(np.mean([_missed(one, targets, trials, ruined) for one in settings]))
-    alive = len(np.unique(trials[~ruined])) - ANCHORS
-    lacking = FEW_TRIALS / max(1, alive)
-    few = float(np.sqrt(1 + max(lacking, lacking**2)))
-    stretch = float(np.sqrt(max(1.0, missed))) * few
-    return _Component(growth, targets, trials, centre, scale, settings, stretch, few)
-
-
-def _missed(
-    setting: KernelSetting, targets: Array, trials: NDArray[np.int_], ruined: NDArray[np.bool_]
-) -> float:
-    """Mean squared error of each trial predicted from all others, in units of its variance.
-
-    In closed form (Rasmussen & Williams 2006, 5.4.2, for blocks): with P the precision of all
-    observations, the residual of block i is P_ii^-1 (P y)_i and its covariance P_ii^-1.
-    """
-    precision = cho_solve((setting.cholesky, True), np.eye(len(targets)))
-    squares = []
-    for number in np.unique(trials[:-ANCHORS][~ruined[:-ANCHORS]]):
-        own = np.flatnonzero((trials == number) & ~ruined)
-        covariance = np.linalg.inv(precision[np.ix_(own, own)])
-        residual = covariance @ setting.weights[own]
-        # Of the trial as a whole: its rows move together.
-        squares.append(residual.mean() ** 2 / covariance.mean())
-    return float(np.mean(squares)) if squares else 1.0
-
-
-def _with_ruins(
-    points: Array,
-    infeasible: NDArray[np.bool_],
-    trajectories: Trajectories,
-    axes: tuple[Axis, ...],
-) -> tuple[NDArray[np.int_], Array, Array]:
-    """Trial [r], effort [r] and changes [r, 3], with what diverged trials did not live to show."""
-    bad = np.flatnonzero(infeasible)
-    efforts = trajectories.efforts(points[bad], axes)
-    trial, effort, changes = trajectories.trial, trajectories.effort, trajectories.changes
-    ends, places = [], []
-    for number, planned in zip(bad, efforts, strict=True):
-        own = trial == number
-        if own.any() and not np.isfinite(changes[own]).all():
-            continue
-        last = effort[own].max(initial=-np.inf)
-        later = planned[planned > last + 1e-9]
-        ends.append(later.min() if len(later) else planned.max())
-        places.append(number)
-    return (
-        np.concatenate([trial, np.array(places, dtype=int)]),
-        np.concatenate([effort, np.array(ends, dtype=float)]),
-        np.concatenate([changes, np.full((len(places), 3), np.nan)]),
-    )
-
-
-def _clipped(change: Array) -> Array:
-    finite = np.where(np.isnan(change), np.inf, change)
-    return np.clip(finite, -MOST_CHANGE, MOST_CHANGE)
 
 
 def _changes(transformed: Array) -> Array:
@@ -422,24 +236,3 @@ def _moved(curves: Array, sd: Array, levels: Sequence[float]) -> dict[float, Arr
         change = UNIT / 2 * (by * grown - shrunk / by)
         found[level] = np.clip(change, -MOST_CHANGE, MOST_CHANGE)
     return found
-
-
-def _free(axes: tuple[Axis, ...]) -> tuple[Axis, ...]:
-    """Axes that are inputs: effort stands for steps, and for their product with the rate."""
-    return tuple(axis for axis in axes if not axis.factors and axis.name != "steps")
-
-
-def _choices(axes: Sequence[Axis]) -> tuple[int, ...]:
-    return tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
-
-
-def _inputs(
-    points: Array, efforts: Array, axes: tuple[Axis, ...], low: float, high: float
-) -> Array:
-    """Inputs [m, t, k]: the free axes, embedded, then effort in units of the space's range."""
-    free = _free(axes)
-    own = points[:, [axes.index(axis) for axis in free]]
-    fixed = embedded(own, _choices(free)) if free else np.empty((len(points), 0))
-    place = (efforts - low) / max(high - low, 0.1)
-    t = efforts.shape[1]
-    return np.concatenate([np.repeat(fixed[:, None], t, axis=1), place[:, :, None]], axis=2)

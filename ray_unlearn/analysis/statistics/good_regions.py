@@ -21,13 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups
 from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.isolation_profile import (
-    Array,
-    FittedGroup,
-    fit_group,
-    profile_grid,
-)
+from ray_unlearn.analysis.statistics.isolation_profile import Array, profile_grid
 
 CORE, EXCLUDED = 0.9, 0.1
 INTERVAL = (0.05, 0.95)
@@ -110,7 +106,7 @@ class Region:
 
 
 def good_regions(
-    parts: Sequence[GroupPoints | FittedGroup],
+    parts: Sequence[GroupPoints] | Sequence[FittedGroup],
     axes: Sequence[Axis],
     tolerance: float,
     seed: int = 0,
@@ -130,10 +126,9 @@ def good_regions(
         One region per axis, in their order.
     """
     assert parts
-    fits = [
-        part if isinstance(part, FittedGroup) else fit_group(part, axes, tolerance, seed)
-        for part in parts
-    ]
+    given = [part for part in parts if isinstance(part, GroupPoints)]
+    fits = [part for part in parts if isinstance(part, FittedGroup)]
+    fits += fit_groups(given, axes, tolerance, seed) if given else ()
     trials = sum(len(fit.part.scores) for fit in fits), sum(fit.n_used for fit in fits)
     reasons = sorted(fit.reason for fit in fits if fit.reason is not None)
     if reasons:

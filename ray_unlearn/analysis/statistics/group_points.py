@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.component_surface import fit_component_surface
-from ray_unlearn.analysis.statistics.response_surface import fit_response_surface
-from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
 from ray_unlearn.analysis.statistics.trajectories import Trajectories
 
 Array = NDArray[np.float64]
 
-LEAST_TRIALS = 8
+LEAST_TRIALS, LEAST_AMONG = 8, 5
+"""Trials of a group, fitted alone or among others, from which it says where a hyperparameter is
+good (docs/findings.md)."""
 LEAST_WITH_CURVES = 3
 """Trials with their evaluations from which a surface says what a setting costs at most, though not
 yet where a hyperparameter is good."""
@@ -36,28 +34,10 @@ class GroupPoints:
     trajectories: Trajectories | None = None
 
 
-def seed_of(part: GroupPoints, seed: int) -> int:
-    """A seed for one group that depends on its scores, not on its name or place."""
-    digest = zlib.crc32(np.sort(part.scores).tobytes())
+def seed_of(parts: Sequence[GroupPoints], seed: int) -> int:
+    """A seed for groups that depends on their scores, not on their names or places."""
+    digest = zlib.crc32(np.sort(np.concatenate([part.scores for part in parts])).tobytes())
     return int(np.random.SeedSequence([seed, digest]).generate_state(1)[0])
-
-
-def surface_of(
-    part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int
-) -> ScoreSurface:
-    """The surface of the score of one group; `axes` in the order of its coordinates.
-
-    From what the score is made of, where that is known.
-    """
-    own_seed = seed_of(part, seed)
-    if part.trajectories is not None:
-        return fit_component_surface(
-            part.points, part.infeasible, part.trajectories, axes, own_seed
-        )
-    categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
-    return fit_response_surface(
-        part.points, part.scores, part.infeasible, own_seed, categorical, tolerance
-    )
 
 
 def too_little(part: GroupPoints, least: int = LEAST_TRIALS) -> str | None:

@@ -25,28 +25,32 @@ LEAST, MOST = -12.0, 12.0
 
 @dataclass(frozen=True)
 class Growth:
-    """asinh of exp(at_least + exponent x effort + others . x), at inputs (x, effort).
+    """asinh of exp(at_least + exponent x effort + others . x), at inputs with effort among them.
 
+    effort: its column among the inputs.
     at_least: logarithm of the change at the least effort, in units of the transform.
     exponent: rise of that logarithm over the range of effort.
     others: its rise [k - 1] over the range of each other input.
     """
 
+    effort: int
     at_least: float
     exponent: float
     others: Array
 
     def at(self, inputs: Array) -> Array:
         """Transformed changes [...] at inputs [..., k]."""
-        return _grown(np.array([self.at_least, self.exponent, *self.others]), inputs)
+        parameters = np.array([self.at_least, self.exponent, *self.others])
+        return _grown(parameters, inputs, self.effort)
 
 
-def fit_growth(inputs: Array, changes: Array, decades: float) -> Growth:
+def fit_growth(inputs: Array, changes: Array, effort: int, decades: float) -> Growth:
     """The power law of transformed changes [r] at inputs [r, k].
 
     Args:
-        inputs: effort is the last, 0 and 1 where the space ends.
+        inputs: effort is 0 and 1 where the space ends.
         changes: transformed; one that is below 0 is no power law and counts as it is.
+        effort: its column among the inputs.
         decades: range of effort, log10: believed is a change in proportion to it.
     """
     usual = np.log(10) * decades
@@ -55,12 +59,13 @@ def fit_growth(inputs: Array, changes: Array, decades: float) -> Growth:
 
     def misses(parameters: Array) -> Array:
         about = (parameters - start) / sd
-        return np.concatenate([(_grown(parameters, inputs) - changes) / NOISE, about])
+        return np.concatenate([(_grown(parameters, inputs, effort) - changes) / NOISE, about])
 
     found = least_squares(misses, start, loss="soft_l1").x
-    return Growth(float(found[0]), float(found[1]), found[2:])
+    return Growth(effort, float(found[0]), float(found[1]), found[2:])
 
 
-def _grown(parameters: Array, inputs: Array) -> Array:
-    logs = parameters[0] + parameters[1] * inputs[..., -1] + inputs[..., :-1] @ parameters[2:]
+def _grown(parameters: Array, inputs: Array, effort: int) -> Array:
+    others = np.delete(inputs, effort, axis=-1)
+    logs = parameters[0] + parameters[1] * inputs[..., effort] + others @ parameters[2:]
     return np.asarray(np.arcsinh(np.exp(np.clip(logs, LEAST, MOST))))

@@ -8,24 +8,13 @@ From either of them truly good values look bad.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.axis_effect import axis_effects
-from ray_unlearn.analysis.statistics.component_surface import ComponentSurface
-from ray_unlearn.analysis.statistics.group_points import (
-    GroupPoints,
-    seed_of,
-    surface_of,
-    too_little,
-)
-from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, as_seen
-from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface, ScoreSurface
-from ray_unlearn.analysis.statistics.searched_points import completed, moved, spread_points
-from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck, check_surface
+from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
+from ray_unlearn.analysis.statistics.searched_points import moved, spread_points
 
 Array = NDArray[np.float64]
 
@@ -42,119 +31,6 @@ SPREAD = 1024
 """Points of the space that its good share is counted on."""
 
 
-@dataclass(frozen=True)
-class FittedGroup:
-    """What one group says: fitted once, for regions, held-out results and recommendations.
-
-    part: its trials.
-    surface: of their score, in the order of the part's coordinates; None if no trial has one.
-    regrets: by axis, posterior draws [DRAWS, g] of the isolation profile less its value where its
-        mean is least; () with a `reason`.
-    costs: by axis, draws [DRAWS] of what the worst of its values costs, with all other
-        hyperparameters as at the surface's best point; () with a `reason`.
-    good_shares: draws [DRAWS] of the share of the space within the tolerance of the surface's best
-        point; empty with a `reason`.
-    effects: statistics [1 + permutations, axes] of whether an axis matters; empty with a `reason`.
-    check: what the surface predicts of trials left out; None with a `reason`.
-    default: expected score at the centre of the space; NaN if no trial has a finite score.
-    """
-
-    part: GroupPoints
-    surface: ScoreSurface | None
-    regrets: tuple[Array, ...]
-    costs: tuple[Array, ...]
-    good_shares: Array
-    effects: Array
-    check: SurfaceCheck | None
-    default: float
-    reason: str | None
-
-    @property
-    def n_used(self) -> int:
-        """Trials that the surface rests on."""
-        return 0 if self.surface is None else self.surface.n_used
-
-
-def fit_group(part: GroupPoints, axes: Sequence[Axis], tolerance: float, seed: int) -> FittedGroup:
-    """Fit the response surface of one group and draw its isolation profiles.
-
-    Args:
-        part: the trials of the group.
-        axes: hyperparameters, in the order of the coordinates.
-        tolerance: tau > 0, in units of the score.
-        seed: of fit and draws; each group gets draws of its own.
-    """
-    assert tolerance > 0
-    assert axes
-    assert part.points.shape == (len(part.scores), len(axes))
-    reason = too_little(part)
-    if not (np.isfinite(part.scores) & ~part.infeasible).any():
-        return _nothing(part, None, float("nan"), reason)
-    order = sorted(
-        range(len(axes)), key=lambda j: (tuple(np.sort(part.points[:, j])), axes[j].name)
-    )
-    ordered, points = [axes[j] for j in order], part.points[:, order]
-    own_seed = seed_of(part, seed)
-    turned = replace(part, points=points)
-    surface = surface_of(turned, ordered, tolerance, seed)
-    centre = completed(np.array([[0.0 if k else 0.5 for k in surface.categorical]]), ordered)
-    default = float(surface.mean(centre)[0])
-    as_given = ReorderedSurface(surface, tuple(order))
-    if reason is not None:
-        return _nothing(part, as_given, default, reason)
-    others, along = _settings_of_others(surface, points, ordered, own_seed)
-    regrets = {
-        order[j]: _regret(surface, others, along, ordered, j, own_seed) for j in range(len(ordered))
-    }
-    best = surface_best(surface, points, ordered, own_seed)
-    costs = {
-        order[j]: _greatest_cost(surface, best, ordered, j, own_seed) for j in range(len(ordered))
-    }
-    return FittedGroup(
-        part,
-        as_given,
-        tuple(regrets[j] for j in range(len(axes))),
-        tuple(costs[j] for j in range(len(axes))),
-        _good_shares(surface, best, spread_points(ordered, SPREAD, own_seed), tolerance, own_seed),
-        axis_effects(points, part.scores, part.infeasible, ordered, tolerance, own_seed)[
-            :, np.argsort(order)
-        ],
-        _check(surface, turned, tolerance, own_seed),
-        default,
-        None,
-    )
-
-
-def _nothing(
-    part: GroupPoints, surface: ScoreSurface | None, default: float, reason: str | None
-) -> FittedGroup:
-    """A group that says nothing about regions, and why."""
-    empty = np.empty(0)
-    return FittedGroup(part, surface, (), (), empty, empty, None, default, reason)
-
-
-def _check(surface: ScoreSurface, part: GroupPoints, tolerance: float, seed: int) -> SurfaceCheck:
-    """What the surface predicts of trials left out."""
-    if isinstance(surface, ResponseSurface):
-        score = surface
-
-        def left_out(kept: NDArray[np.int_], left: NDArray[np.int_]) -> Array:
-            return score.left_out_draws(kept, left, seed, DRAWS)
-
-        return check_surface(surface.targets, left_out, seed)
-    assert isinstance(surface, ComponentSurface)
-    components = surface
-    values, _ = as_seen(part.scores, part.infeasible, tolerance)
-    rested = np.unique(surface.numbers[surface.numbers < len(values)])
-    rested = rested[np.lexsort((*part.points[rested].T, values[rested]))]
-
-    def predict(kept: NDArray[np.int_], left: NDArray[np.int_]) -> Array:
-        own = components.without(rested[left])
-        return np.minimum(own.predicted(part.points[rested[left]], seed, DRAWS), values.max())
-
-    return check_surface(values[rested], predict, seed)
-
-
 def profile_grid(axis: Axis) -> Array:
     """Unit coordinates [g] at which the profile is taken.
 
@@ -166,7 +42,7 @@ def profile_grid(axis: Axis) -> Array:
     return np.unique(axis.to_unit(np.round(axis.from_unit(even)))) if axis.whole else even
 
 
-def _settings_of_others(
+def settings_of_others(
     surface: ScoreSurface, points: Array, axes: Sequence[Axis], seed: int
 ) -> tuple[Array, int]:
     """Points [m, d] whose coordinates, less the one under study, the minimum is taken over.
@@ -186,36 +62,30 @@ def _settings_of_others(
     return np.concatenate([*along, best, spread]), len(best) if along else 0
 
 
-def _regret(
-    surface: ScoreSurface,
-    others: Array,
-    along: int,
-    axes: Sequence[Axis],
-    j: int,
-    seed: int,
+def regret_draws(
+    surface: ScoreSurface, others: tuple[Array, int], axes: Sequence[Axis], j: int, seed: int
 ) -> Array:
     """Draws [DRAWS, g] of the isolation profile of axis j less its level where its mean is least.
 
-    The level is the least value of the draw between the neighbours of that grid value. Where a
-    kink is, is known to a fraction of a grid step, and its own grid value is too high: every edge
-    would be too far out.
+    `others` are `settings_of_others`. The level is the least value of the draw between the
+    neighbours of that grid value. Where a kink is, is known to a fraction of a grid step, and its
+    own grid value is too high: every edge would be too far out.
     """
     grid = profile_grid(axes[j])
-    profile = _profile(surface, others, along, axes, j, grid, seed)
+    profile = _profile(surface, others, axes, j, grid, seed)
     best = int(np.argmin(profile.mean(0)))
     level = profile[:, [best]]
     if len(grid) == GRID and not axes[j].whole:
         near = grid[max(best - 1, 0)], grid[min(best + 1, GRID - 1)]
         between = np.linspace(*near, BETWEEN + 2)[1:-1]
-        finer = _profile(surface, others, along, axes, j, between, seed)
+        finer = _profile(surface, others, axes, j, between, seed)
         level = np.minimum(level, finer.min(1, keepdims=True))
     return np.asarray(profile - level)
 
 
 def _profile(
     surface: ScoreSurface,
-    others: Array,
-    along: int,
+    others: tuple[Array, int],
     axes: Sequence[Axis],
     j: int,
     grid: Array,
@@ -226,7 +96,7 @@ def _profile(
     At each value of the axis the minimum is over its promising settings of the others (by posterior
     mean) and a spread of the rest.
     """
-    at = moved(others, axes, j, grid, along)
+    at = moved(others[0], axes, j, grid, others[1])
     g, m, d = at.shape
     if m > 2 * PROMISING:
         expected = surface.rough_mean(at.reshape(-1, d)).reshape(g, m)
@@ -243,7 +113,7 @@ def profile_points(
     surface: ScoreSurface, points: Array, axes: Sequence[Axis], j: int, seed: int
 ) -> Array:
     """Points [g, d] of the isolation profile of axis j: the best expected one at each value."""
-    others, along = _settings_of_others(surface, points, axes, seed)
+    others, along = settings_of_others(surface, points, axes, seed)
     at = moved(others, axes, j, profile_grid(axes[j]), along)
     g, m, d = at.shape
     least = surface.rough_mean(at.reshape(-1, d)).reshape(g, m).argmin(1)
@@ -256,7 +126,7 @@ def surface_best(surface: ScoreSurface, points: Array, axes: Sequence[Axis], see
     return candidates[np.lexsort((*candidates.T, surface.mean(candidates)))[:1]]
 
 
-def _greatest_cost(
+def greatest_cost(
     surface: ScoreSurface, best: Array, axes: Sequence[Axis], j: int, seed: int
 ) -> Array:
     """Draws [DRAWS] of the greatest score along axis j through the best point, less the best's.
@@ -269,7 +139,7 @@ def _greatest_cost(
     return np.asarray(draws[:, 1:].max(1) - draws[:, 0])
 
 
-def _good_shares(
+def good_share_draws(
     surface: ScoreSurface, best: Array, spread: Array, tolerance: float, seed: int
 ) -> Array:
     """Draws [DRAWS] of the share of the space within the tolerance of the surface's best point.

@@ -50,7 +50,8 @@ class KernelPrior:
 
     Length scales (unit coordinates), signal and noise variance (standardised observations), and the
     noise of observations at the limit as a fraction of that; trial: variance that the rows of one
-    trial share, None where each trial is one observation.
+    trial share, None where each trial is one observation; level: variance of what all observations
+    of a group share, where there are several.
     """
 
     length: Belief
@@ -58,6 +59,7 @@ class KernelPrior:
     noise: Belief
     capped: Belief
     trial: Belief | None = None
+    level: float = 0.0
 
     def of(self, d: int) -> list[Belief]:
         """In the order of the parameters, with d length scales."""
@@ -70,6 +72,7 @@ SCORE = KernelPrior(
     signal=Belief(0.3, 2.0, 1e-4, 10.0),
     noise=Belief(0.1, 2.0, 1e-5, 4.0),
     capped=Belief(1.0, 1.5, 0.03, 2.0),
+    level=1.0,
 )
 """Of a score: noise near 0 and wiggles between neighbouring trials need evidence; a flat function
 does not."""
@@ -129,15 +132,21 @@ class KernelSetting:
     kink: Kink | None = None
     slope: float = 0.0
     """Variance of the kink's slope."""
+    groups: int = 0
+    """Last columns of the inputs, which say the group; 0 where there is one."""
+    level: float = 0.0
+    """Variance of what all observations of a group share."""
 
     def covariances(self, left: Array, right: Array) -> Array:
         """Covariances [len(left), len(right)] of the noise-free function."""
         a, b = left * self.inverse_lengths, right * self.inverse_lengths
         squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-        smooth = matern(np.maximum(squares, 0.0), self.signal)
-        if self.kink is None:
-            return smooth
-        return smooth + self.slope * np.outer(self.kink.at(left), self.kink.at(right))
+        found = matern(np.maximum(squares, 0.0), self.signal)
+        if self.groups and self.level:
+            found += 2 * self.level * left[:, -self.groups :] @ right[:, -self.groups :].T
+        if self.kink is not None:
+            found += self.slope * np.outer(self.kink.at(left), self.kink.at(right))
+        return found
 
     def expected(self, at: Array, inputs: Array) -> Array:
         """Posterior mean [len(at)], standardised, from the observations at `inputs`."""
@@ -149,7 +158,7 @@ class KernelSetting:
     def variances(self, at: Array) -> Array:
         """Prior variances [len(at)] of the noise-free function."""
         bent = 0.0 if self.kink is None else self.slope * self.kink.at(at) ** 2
-        return np.full(len(at), self.signal) + bent
+        return np.full(len(at), self.signal + (self.level if self.groups else 0.0)) + bent
 
 
 def blocks_of(count: int, size: int = BLOCK) -> Iterator[slice]:
@@ -191,6 +200,7 @@ class KernelPosterior:
         prior: KernelPrior = SCORE,
         trials: NDArray[np.int_] | None = None,
         kink: Kink | None = None,
+        groups: int = 0,
     ) -> None:
         assert (trials is None) == (prior.trial is None)
         assert trials is None or kink is None
@@ -206,6 +216,9 @@ class KernelPosterior:
         self.prior = np.array([belief.normal for belief in beliefs])
         self.bounds = np.array([belief.bounds for belief in beliefs])
         self.shared = None if trials is None else np.equal.outer(trials, trials).astype(float)
+        self.groups, self.level = groups, prior.level
+        own = inputs[:, inputs.shape[1] - groups :]
+        self.levels = 2 * prior.level * own @ own.T if groups and prior.level else None
 
     def covariance(self, theta: Array) -> tuple[Array, Array]:
         """Covariances of the trials' scores, and scaled squared distances, both [n, n]."""
@@ -215,6 +228,8 @@ class KernelPosterior:
             covariance += math.exp(theta[-1]) * self.shared
         if self.bend is not None:
             covariance += math.exp(theta[-1]) * np.outer(self.bend, self.bend)
+        if self.levels is not None:
+            covariance += self.levels
         covariance[np.diag_indices_from(covariance)] += self.noises(theta)
         return covariance, squares
 
@@ -255,6 +270,8 @@ class KernelPosterior:
         if self.bend is not None:
             by_last = [math.exp(theta[-1]) * float(self.bend @ inner @ self.bend)]
         by_signal = float((inner * covariance).sum()) - by_noise.sum() - sum(by_last)
+        if self.levels is not None:
+            by_signal -= float((inner * self.levels).sum())
         gradient = 0.5 * np.array(
             [*by_length, by_signal, by_noise.sum(), by_noise[self.capped].sum(), *by_last]
         )
@@ -332,4 +349,6 @@ class KernelPosterior:
             weights,
             self.kink,
             0.0 if self.kink is None else math.exp(theta[-1]),
+            self.groups,
+            self.level,
         )

@@ -5,6 +5,7 @@ for each of many places costs one triangular solve.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,7 @@ def kernel_settings(
     count: int,
     prior: KernelPrior = SCORE,
     trials: NDArray[np.int_] | None = None,
+    groups: int = 0,
 ) -> tuple[KernelSetting, ...]:
     """Kernel settings drawn from their posterior; with `count` 1, the mode without a kink.
 
@@ -58,23 +60,25 @@ def kernel_settings(
         count: settings.
         prior: what is believed of them.
         trials: code [n] of each observation's trial, where trials have several rows.
+        groups: last columns of the inputs, which say the group; 0 where there is one.
     """
-    smooth = KernelPosterior(inputs, targets, capped, lengths, prior, trials)
+
+    def posterior(some: NDArray[np.int_] | slice, kink: Kink | None = None) -> KernelPosterior:
+        of = None if trials is None else trials[some]
+        own = inputs[some], targets[some], capped[some]
+        return KernelPosterior(*own, lengths, prior, of, kink, groups)
+
+    smooth = posterior(slice(None))
     few = rng.permutation(len(inputs))[:FEW]
-    some = None if trials is None else trials[few]
-    rough = (
-        [KernelPosterior(inputs[few], targets[few], capped[few], lengths, prior, some).mode()]
-        if len(inputs) > FEW
-        else None
-    )
+    rough = [posterior(few).mode()] if len(inputs) > FEW else None
     mode = smooth.mode(rough)
     if count == 1:
         return (smooth.solved(mode),)
     plain, log_proposal = smooth.proposals(mode, rng)
     log_weights = np.array([smooth.log_density(theta) for theta in plain]) - log_proposal
-    if trials is not None or not _kinks(inputs):
+    if trials is not None or not _kinks(inputs, groups):
         return tuple(smooth.solved(plain[i]) for i in _resampled(log_weights, rng, count))
-    bent, bent_weights, kinks, odds = _bent(smooth, mode, inputs, capped, rng)
+    bent, bent_weights, kinks, odds = _bent(smooth, mode, inputs, posterior, rng)
     joint = np.concatenate([log_weights + math.log1p(-KINK), bent_weights + math.log(KINK)])
     settings = []
     for i in _resampled(joint, rng, count):
@@ -83,8 +87,7 @@ def kernel_settings(
             continue
         own = odds[i - len(plain)]
         kink = kinks[rng.choice(len(kinks), p=np.exp(own - logsumexp(own)))]
-        posterior = KernelPosterior(inputs, targets, capped, lengths, kink=kink)
-        settings.append(posterior.solved(bent[i - len(plain)]))
+        settings.append(posterior(slice(None), kink).solved(bent[i - len(plain)]))
     return tuple(settings)
 
 
@@ -99,23 +102,22 @@ def _bent(
     smooth: KernelPosterior,
     mode: Array,
     inputs: Array,
-    capped: NDArray[np.bool_],
+    with_kink: Callable[[slice, Kink], KernelPosterior],
     rng: np.random.Generator,
 ) -> tuple[Array, Array, list[Kink], Array]:
     """Settings with a kink: proposals, their log weights, kinks, and the log odds of these.
 
     The odds are [proposals, kinks].
     """
-    kinks = _kinks(inputs)
+    kinks = _kinks(inputs, smooth.groups)
     masses = np.full(len(kinks), -math.log(len(kinks)))
     slopes = np.log([1.0, 4.0, 16.0, 64.0])
     first = [_log_odds(smooth, np.append(mode, slope), kinks, inputs) for slope in slopes]
     start, place = np.unravel_index(np.argmax(first), (len(slopes), len(kinks)))
-    posterior = KernelPosterior(inputs, smooth.targets, capped, smooth.lengths, kink=kinks[place])
-    top = posterior.mode([np.append(mode, slopes[start])])
+    top = with_kink(slice(None), kinks[place]).mode([np.append(mode, slopes[start])])
     kinks, masses = _finer(kinks, masses, _log_odds(smooth, top, kinks, inputs), inputs)
     best = kinks[int(np.argmax(_log_odds(smooth, top, kinks, inputs)))]
-    posterior = KernelPosterior(inputs, smooth.targets, capped, smooth.lengths, kink=best)
+    posterior = with_kink(slice(None), best)
     proposals, log_proposal = posterior.proposals(posterior.mode([top]), rng)
     found = [_evidence(smooth, theta, kinks, inputs) for theta in proposals]
     base, odds = np.array([own for own, _ in found]), np.array([odds for _, odds in found])
@@ -124,12 +126,15 @@ def _bent(
     return proposals, base + slope_prior + logsumexp(odds, axis=1) - log_proposal, kinks, odds
 
 
-def _kinks(inputs: Array) -> list[Kink]:
-    """Kinks at even places of each column; none where the observations lie at one point."""
+def _kinks(inputs: Array, groups: int) -> list[Kink]:
+    """Kinks at even places of each column but those of the group.
+
+    None where the observations lie at one point.
+    """
     places = (np.arange(PLACES) + 0.5) / PLACES
     return [
         kink_of(inputs, column, float(place))
-        for column in range(inputs.shape[1])
+        for column in range(inputs.shape[1] - groups)
         for place in places
         if np.ptp(np.abs(inputs[:, column] - place)) > 0
     ]

@@ -53,7 +53,7 @@ def informative_points(
         Points [count, d], and by how much each lowers the expected variance [count], summed over
         the axes asked for; 0.25 is what is unknown of an axis of which nothing is known.
     """
-    own_seed = seed_of(part, seed)
+    own_seed = seed_of([part], seed)
     best = surface_best(surface, part.points, axes, own_seed)
     targets = [profile_points(surface, part.points, axes, j, own_seed) for j in asked]
     candidates = np.concatenate([*targets, spread_points(axes, CANDIDATES, own_seed)])

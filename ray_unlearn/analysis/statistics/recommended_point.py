@@ -18,14 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup
 from ray_unlearn.analysis.statistics.group_points import (
     LEAST_TRIALS,
     LEAST_WITH_CURVES,
     GroupPoints,
-    seed_of,
     too_little,
 )
-from ray_unlearn.analysis.statistics.isolation_profile import FittedGroup
 from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface, ScoreSurface
 from ray_unlearn.analysis.statistics.searched_points import settable, spread_points
 
@@ -114,7 +113,7 @@ def recommended_point(
     regrets, best_regrets = [], []
     for surface, fit, trial in zip(surfaces, fits, best, strict=True):
         at = np.concatenate([[chosen, trial[order]], candidates[:PROMISING]])
-        draws = np.maximum(surface.draws(at, seed_of(fit.part, seed) + 1, DRAWS), floor)
+        draws = np.maximum(surface.draws(at, fit.seed + 1, DRAWS), floor)
         least = draws.min(1)
         regrets.append(draws[:, 0] - least)
         best_regrets.append(draws[:, 1] - least)

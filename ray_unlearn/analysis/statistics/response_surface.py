@@ -3,27 +3,26 @@
 Gaussian process, Matern-5/2 kernel with one length scale per hyperparameter, white noise. The
 length scales are not known from 12 to 40 trials, so they are not fixed at their best values: draws
 come from several settings that the trials support (Laplace approximation at the mode,
-importance-resampled; Rubin 1988). Draws are whole functions (Matern features and Matheron's rule;
-Wilson et al. 2020, "Efficiently sampling functions from Gaussian process posteriors"), so that a
-minimum and a profile can be taken from the same draw and thousands of points cost one matrix
-product.
+importance-resampled; Rubin 1988). Draws are whole functions (`posterior_paths`).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from ray_unlearn.analysis.statistics.kernel_posterior import Array, KernelSetting, blocks_of
+from ray_unlearn.analysis.statistics.embedding import axis_of_columns, of_group
+from ray_unlearn.analysis.statistics.group_points import GroupPoints
+from ray_unlearn.analysis.statistics.kernel_posterior import Array, KernelSetting
 from ray_unlearn.analysis.statistics.kernel_settings import kernel_settings
+from ray_unlearn.analysis.statistics.posterior_paths import posterior_paths
 
 MOST_POINTS = 300
-"""Trials a fit rests on at most: its cost grows with their cube."""
+"""Trials of one group that its fit rests on at most: the cost grows with their cube."""
 SETTINGS = 8
-FREQUENCIES = 128
 REFITTED = 40
 """Trials up to which the kernel's settings are found anew for each fold of a check."""
 
@@ -32,26 +31,43 @@ REFITTED = 40
 class ResponseSurface:
     """The fitted score surface of one method in one group.
 
+    The fit may rest on trials of other groups too; the group is then one more input.
+
     categorical: choices of each axis that holds codes, 0 for a numeric axis.
-    inputs: trials that the fit rests on [n_used, d], embedded (see `embedded`).
-    targets: their standardised scores [n_used]: (score - centre) / scale.
-    capped: [n_used], trials at the winsorising limit.
+    inputs: trials that the fit rests on [n, k], embedded (see `of_group`).
+    targets: their standardised scores [n]: (score - centre of its group) / scale.
+    capped: [n], trials at the winsorising limit of their group.
+    groups: code [n] of each trial's group.
     settings: kernel settings that the trials support.
-    n_used: trials the fit rests on (at most `MOST_POINTS`).
+    group: code of the surface's own group, and centre: of its scores.
     """
 
     categorical: tuple[int, ...]
     inputs: Array
     targets: Array
     capped: NDArray[np.bool_]
+    groups: NDArray[np.int_]
     settings: tuple[KernelSetting, ...]
+    group: int
     centre: float
     scale: float
-    n_used: int
+
+    @property
+    def n_used(self) -> int:
+        """Trials of the group that the fit rests on."""
+        return len(self.own)
+
+    @property
+    def own(self) -> NDArray[np.int_]:
+        """Indices [n_used] of the group's trials among those that the fit rests on."""
+        return np.flatnonzero(self.groups == self.group)
+
+    def _inputs(self, points: Array) -> Array:
+        return of_group(points, self.categorical, self.group, int(self.groups.max()) + 1)
 
     def mean(self, points: Array) -> Array:
         """Posterior mean of the noise-free score at points [m, d], as [m]."""
-        inputs = embedded(points, self.categorical)
+        inputs = self._inputs(points)
         means = [setting.expected(inputs, self.inputs) for setting in self.settings]
         return np.asarray(self.centre + self.scale * np.mean(means, axis=0))
 
@@ -60,7 +76,7 @@ class ResponseSurface:
 
         An eighth of the price of `mean`; good enough for choosing points.
         """
-        inputs = embedded(points, self.categorical)
+        inputs = self._inputs(points)
         return np.asarray(self.centre + self.scale * self.settings[0].expected(inputs, self.inputs))
 
     def draws(self, points: Array, seed: int, count: int) -> Array:
@@ -68,7 +84,7 @@ class ResponseSurface:
 
         The same seed and count give the same functions at whatever points they are asked for.
         """
-        inputs = embedded(points, self.categorical)
+        inputs = self._inputs(points)
         parts_of = np.array_split(np.arange(count), len(self.settings))
         parts = [
             posterior_paths(
@@ -92,10 +108,8 @@ class ResponseSurface:
             drawn + self.scale * rng.choice(noises, (count, 1)) * rng.standard_normal(drawn.shape)
         )
 
-    def left_out_draws(
-        self, kept: NDArray[np.int_], left: NDArray[np.int_], seed: int, count: int
-    ) -> Array:
-        """Predictive draws [count, left] of the standardised scores of trials left out.
+    def left_out_draws(self, left: NDArray[np.int_], seed: int, count: int) -> Array:
+        """Predictive draws [count, left] of the standardised scores of own trials left out.
 
         Of few trials the kernel's settings are found again without those left out; of many they
         are those of the fit to all, which a fifth of the trials hardly moves. What is predicted is
@@ -103,9 +117,11 @@ class ResponseSurface:
         """
         parts_of = np.array_split(np.arange(count), len(self.settings))
         rng = np.random.default_rng([seed, 5])
+        out = self.own[left]
+        kept = np.setdiff1d(np.arange(len(self.inputs)), out)
         settings = self._settings_without_left_out(kept, rng)
-        limit = self.targets.max() if self.capped.any() else math.inf
-        at, inputs = self.inputs[left], self.inputs[kept]
+        limit = self.targets[self.own].max() if self.capped[self.own].any() else math.inf
+        at, inputs = self.inputs[out], self.inputs[kept]
         parts = []
         for setting, part in zip(settings, parts_of, strict=True):
             covariance = setting.covariances(inputs, inputs)
@@ -123,52 +139,72 @@ class ResponseSurface:
     ) -> tuple[KernelSetting, ...]:
         if len(self.inputs) > REFITTED:
             return tuple(replace(s, noises=s.noises[kept]) for s in self.settings)
-        inputs, lengths = self.inputs[kept], _lengths(self.categorical)
+        inputs, lengths = (
+            self.inputs[kept],
+            axis_of_columns(self.categorical, self.settings[0].groups),
+        )
         count = len(self.settings)
-        return kernel_settings(inputs, self.targets[kept], self.capped[kept], lengths, rng, count)
+        some = inputs, self.targets[kept], self.capped[kept], lengths
+        return kernel_settings(*some, rng, count, groups=self.settings[0].groups)
 
 
-def fit_response_surface(
-    points: Array,
-    scores: Array,
-    infeasible: NDArray[np.bool_],
+def fit_response_surfaces(
+    parts: Sequence[GroupPoints],
     seed: int,
     categorical: tuple[int, ...] = (),
     tolerance: float = 0.0,
-) -> ResponseSurface:
-    """Fit the surface to trials at points [n, d] in unit coordinates, lower scores better.
+) -> tuple[ResponseSurface, ...]:
+    """Fit one model to the trials of one method in all groups given; lower scores are better.
+
+    What a group's scores are about, their mean, is its own; how alike the rest is in any two groups
+    is a length scale like any other.
 
     Args:
-        points: coordinates [n, d], finite.
-        scores: [n]; ignored where infeasible.
-        infeasible: [n]; such trials count as the worst score that is still distinguished.
+        parts: one per group; infeasible trials count as the worst score of their group that is
+            still distinguished.
         seed: of thinning and of the kernel settings.
         categorical: choices of each axis that holds codes 0 ... n-1, 0 for a numeric axis; () if
             all are numeric.
         tolerance: differences this small must stay visible, so winsorising leaves six times as
             much.
+
+    Returns:
+        One surface per group.
     """
-    n, d = points.shape
-    assert scores.shape == infeasible.shape == (n,)
-    assert np.isfinite(points).all()
-    categorical = categorical or (0,) * d
-    values, at_limit = as_seen(scores, infeasible, tolerance)
-    cap = float(values.max()) if at_limit.any() else math.inf
-    order = np.lexsort((*points.T, values))
-    inputs, values = embedded(points, categorical)[order], values[order]
-    lengths = _lengths(categorical)
-    if n > MOST_POINTS:
-        kept = _thinned(inputs, values, cap, lengths, seed)
-        inputs, values = inputs[kept], values[kept]
-    centre, scale = float(values.mean()), float(values.std()) or 1.0
-    targets = (values - centre) / scale
-    capped = values >= cap
+    categorical = categorical or (0,) * parts[0].points.shape[1]
+    seen = [_as_fitted(part, categorical, i, len(parts), tolerance) for i, part in enumerate(parts)]
+    inputs, values, capped = (np.concatenate(each) for each in zip(*seen, strict=True))
+    groups = np.repeat(np.arange(len(parts)), [len(part.scores) for part in parts])
+    columns = len(parts) if len(parts) > 1 else 0
+    lengths = axis_of_columns(categorical, columns)
+    if len(parts) == 1 and len(values) > MOST_POINTS:
+        kept = _thinned(inputs, values, capped, lengths, seed)
+        inputs, values, capped, groups = inputs[kept], values[kept], capped[kept], groups[kept]
+    centres = np.array([values[groups == i].mean() for i in range(len(parts))])
+    values = values - centres[groups]
+    scale = float(values.std()) or 1.0
+    targets = values / scale
     settings = kernel_settings(
-        inputs, targets, capped, lengths, np.random.default_rng([seed, 1]), SETTINGS
+        *(inputs, targets, capped, lengths, np.random.default_rng([seed, 1]), SETTINGS),
+        groups=columns,
     )
-    return ResponseSurface(
-        categorical, inputs, targets, capped, settings, centre, scale, len(inputs)
+    return tuple(
+        ResponseSurface(
+            *(categorical, inputs, targets, capped, groups, settings, i, float(centre), scale)
+        )
+        for i, centre in enumerate(centres)
     )
+
+
+def _as_fitted(
+    part: GroupPoints, categorical: tuple[int, ...], group: int, groups: int, tolerance: float
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Inputs, winsorised scores, and whether they lie at the limit, in an order of their own."""
+    assert np.isfinite(part.points).all()
+    values, capped = as_seen(part.scores, part.infeasible, tolerance)
+    order = np.lexsort((*part.points.T, values))
+    inputs = of_group(part.points[order], categorical, group, groups)
+    return inputs, values[order], capped[order]
 
 
 def as_seen(
@@ -195,86 +231,12 @@ def winsorising_limit(scores: Array, tolerance: float) -> float:
     return float(max(median + 3 * (median - tenth), fifth + 6 * tolerance))
 
 
-def embedded(points: Array, categorical: tuple[int, ...]) -> Array:
-    """Numeric axes as they are, categorical ones one-hot over sqrt(2).
-
-    Any two choices have distance 1.
-    """
-    columns = [
-        column[:, None] if not k else (column[:, None] == np.arange(k)) / math.sqrt(2)
-        for column, k in zip(points.T, categorical, strict=True)
-    ]
-    return np.concatenate(columns, axis=1).astype(float)
-
-
-def _lengths(categorical: tuple[int, ...]) -> NDArray[np.int_]:
-    """The axis of each embedded column."""
-    return np.repeat(np.arange(len(categorical)), [max(k, 1) for k in categorical])
-
-
-def posterior_paths(
-    setting: KernelSetting,
-    inputs: Array,
-    targets: Array,
-    rng: np.random.Generator,
-    count: int,
-    trials: NDArray[np.int_] | None = None,
-    stretch: float = 1.0,
-) -> Callable[[Array], Array]:
-    """Draws of whole functions: a prior function, corrected by what it misses at the observations.
-
-    The prior function is a sum of random Fourier features.
-
-    Args:
-        setting: of the kernel.
-        inputs: of the observations [n, k].
-        targets: observations [n], standardised.
-        rng: of the draws.
-        count: draws.
-        trials: code [n] of each observation's trial, where trials have several rows.
-        stretch: factor of every draw's distance from the posterior mean.
-
-    Returns:
-        The draws as one function: of inputs [m, k] their values [m, count] there.
-    """
-    # The spectral density of Matern-5/2 is a multivariate t with 5 degrees of freedom (Rasmussen &
-    # Williams 2006, 4.2.1).
-    shape = (FREQUENCIES, inputs.shape[1])
-    frequencies = rng.standard_normal(shape) * np.sqrt(5 / rng.chisquare(5, FREQUENCIES))[:, None]
-    amplitudes = rng.standard_normal((2 * FREQUENCIES, count)) * math.sqrt(
-        setting.signal / FREQUENCIES
-    )
-    noise = rng.standard_normal((len(inputs), count)) * np.sqrt(setting.noises)[:, None]
-    if trials is not None:
-        codes = np.unique(trials, return_inverse=True)[1]
-        noise += rng.standard_normal((codes.max() + 1, count))[codes] * math.sqrt(setting.trial)
-    slopes = rng.standard_normal(count) * math.sqrt(setting.slope)
-    phases = frequencies * setting.inverse_lengths
-    # Single precision, eightfold faster: the features are random to 6 % anyway.
-    narrow = amplitudes.astype(np.float32)
-
-    def prior(x: Array) -> Array:
-        angles = (x @ phases.T).astype(np.float32)
-        smooth = np.concatenate([np.cos(angles), np.sin(angles)], axis=1) @ narrow
-        if setting.kink is None:
-            return np.asarray(smooth, dtype=float)
-        return np.asarray(smooth + np.outer(setting.kink.at(x), slopes), dtype=float)
-
-    missed = cho_solve((setting.cholesky, True), targets[:, None] - prior(inputs) - noise)
-    solved = stretch * missed + (1 - stretch) * setting.weights[:, None]
-
-    def drawn(at: Array) -> Array:
-        values = np.empty((len(at), count))
-        for block in blocks_of(len(at)):
-            values[block] = stretch * prior(at[block])
-            values[block] += setting.covariances(at[block], inputs) @ solved
-        return values
-
-    return drawn
-
-
 def _thinned(
-    inputs: Array, values: Array, cap: float, lengths: NDArray[np.int_], seed: int
+    inputs: Array,
+    values: Array,
+    capped: NDArray[np.bool_],
+    lengths: NDArray[np.int_],
+    seed: int,
 ) -> NDArray[np.int_]:
     """Indices of `MOST_POINTS` trials: a random half, and where that half says it is good.
 
@@ -286,10 +248,8 @@ def _thinned(
     shuffled = np.random.default_rng([seed, 2]).permutation(len(inputs))
     first, rest = shuffled[:half], shuffled[half:]
     centre, scale = values[first].mean(), values[first].std() or 1.0
-    targets, capped = (values[first] - centre) / scale, values[first] >= cap
-    (setting,) = kernel_settings(
-        inputs[first], targets, capped, lengths, np.random.default_rng(seed), 1
-    )
+    some = inputs[first], (values[first] - centre) / scale, capped[first], lengths
+    (setting,) = kernel_settings(*some, np.random.default_rng(seed), 1)
     predicted = setting.covariances(inputs[rest], inputs[first]) @ setting.weights
     second = rest[np.argsort(predicted, kind="stable")[: MOST_POINTS - half]]
     return np.sort(np.concatenate([first, second]))
