@@ -20,9 +20,7 @@ from numpy.typing import NDArray
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup
 from ray_unlearn.analysis.statistics.group_points import (
-    LEAST_TRIALS,
     LEAST_WITH_CURVES,
-    GroupPoints,
     too_little,
 )
 from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface, ScoreSurface
@@ -100,7 +98,7 @@ def recommended_point(
     Returns:
         None where the surface of some group says nothing (`group_points.too_little`).
     """
-    if not axes or any(fit.surface is None or _too_few(fit.part) for fit in fits):
+    if not axes or any(fit.surface is None or _too_few(fit) for fit in fits):
         return None
     order = sorted(range(len(axes)), key=lambda j: axes[j].name)
     ordered = [axes[j] for j in order]
@@ -136,9 +134,10 @@ def _first_within(candidates: Array, limits: Mapping[int, tuple[float, float]]) 
     return int(np.argmax(inside))
 
 
-def _too_few(part: GroupPoints) -> bool:
-    least = LEAST_TRIALS if part.trajectories is None else LEAST_WITH_CURVES
-    return too_little(part, least) is not None
+def _too_few(fit: FittedGroup) -> bool:
+    if fit.part.trajectories is None:
+        return fit.reason is not None
+    return too_little(fit.part, LEAST_WITH_CURVES) is not None
 
 
 def _candidates(
