@@ -8,10 +8,13 @@ from scipy.stats import norm
 from ray_unlearn.analysis.guidelines.claim_maker import ClaimMaker
 from ray_unlearn.analysis.guidelines.grades import worse_than_default
 from ray_unlearn.analysis.guidelines.weaker_statements import start_of, weaker_statement
-from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
+from ray_unlearn.analysis.numerals import percentage, plain, rounded, rounded_interval
 from ray_unlearn.analysis.statistics.good_regions import CORE, Region
+from ray_unlearn.analysis.statistics.isolation_profile import GRID
 from ray_unlearn.spec.guideline_file import ClaimedRegion, Guideline, Reason
 
+NARROWEST = 1 / (GRID - 1)
+"""Part of an axis that is not told apart from a point: one step of the grid of its profile."""
 LEAST_AVOIDED = 5
 """Trials in a part of an axis before it is called bad."""
 
@@ -175,6 +178,12 @@ def _vague(maker: ClaimMaker, region: Region) -> list[Reason]:
     if region.low_censored and region.high_censored:
         return [_unbounded(region)]
     reasons = []
+    if not region.axis.whole and region.span < NARROWEST:
+        text = (
+            f"what is shown to be good, {plain(region.core[0])} to {plain(region.core[1])}, is "
+            f"less than {percentage(NARROWEST)} of what was searched: a point, not a range"
+        )
+        reasons.append(Reason(kind="certainty", text=text))
     for side, edge in (("low", region.low_edge), ("high", region.high_edge)):
         if edge is not None and (width := _width(maker, region, edge)) > 1:
             more = math.ceil(maker.surface_evidence.n_trials * (width**2 - 1))
