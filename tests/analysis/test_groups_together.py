@@ -9,6 +9,7 @@ import pytest
 from planted_curves import BEST_RATE, expected_score, planted_with_curves
 from surfaces import RATE, TOLERANCE, WEIGHT, planted, reach, valley
 
+from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups, regrets_of
@@ -170,3 +171,23 @@ def test_groups_with_enough_trials_of_their_own_stand_alone() -> None:
     assert fitted_together([part, curves, part, curves]) == ((1, 3), (0, 2))
     many = replace(curves, scores=np.zeros(MOST_WITH_CURVES // 2 + 1))
     assert fitted_together([many] * 2) == ((0,), (1,))
+
+
+def test_a_point_that_all_domains_share_is_no_range() -> None:
+    """Good regions of two domains that hardly meet: once "use 3.12e-5 to 3.2e-5"."""
+    drift = {"books": -0.22, "code": 0.22}
+    table = planted(
+        {"a": valley(BEST)},
+        trials=30,
+        groups=tuple(drift),
+        axes=(RATE,),
+        noise=0.02,
+        seed=4,
+        shift=drift.__getitem__,
+    )
+    findings = find(table)
+    region = findings.methods["a"].regions[0]
+    assert 0 < region.span < 1 / 40
+    (found,) = (g for g in guidelines_of(findings) if g.kind == "range")
+    assert found.status == "likely"
+    assert any("a point, not a range" in reason.text for reason in found.withheld_because)
