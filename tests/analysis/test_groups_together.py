@@ -12,6 +12,7 @@ from surfaces import RATE, TOLERANCE, WEIGHT, planted, reach, valley
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
+from ray_unlearn.analysis.guidelines.region_claims import NARROWEST
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups, regrets_of
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
 from ray_unlearn.analysis.statistics.group_points import LEAST_AMONG, GroupPoints
@@ -187,7 +188,7 @@ def test_a_point_that_all_domains_share_is_no_range() -> None:
     )
     findings = find(table)
     region = findings.methods["a"].regions[0]
-    assert 0 < region.span < 1 / 40
+    assert 0 < region.span < NARROWEST
     (found,) = (g for g in guidelines_of(findings) if g.kind == "range")
     assert found.status == "likely"
     assert any("a point, not a range" in reason.text for reason in found.withheld_because)
