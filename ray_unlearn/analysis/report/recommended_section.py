@@ -14,6 +14,7 @@ CAPTION = (
 HEADINGS: tuple[Heading, ...] = (
     Heading("Method", numeric=False),
     Heading("Setting", numeric=False, wide=True),
+    Heading("Good range", "where one is stated, with its grade", numeric=False, wide=True),
     Heading("Updates", "typical", "updates after which the trials nearest to it are scored"),
     Heading("Strength", "typical", "where those trials are scored: as trained, or at the target"),
     Heading("Score", "expected", "of the response surface there; of the best trial without one"),
@@ -23,7 +24,6 @@ HEADINGS: tuple[Heading, ...] = (
         "Still to gain", "at most, 95 %", "by which the best trial so far could still be improved"
     ),
     Heading("Trials"),
-    Heading("Good range", "where one is stated, with its grade", numeric=False, wide=True),
 )
 """A column without any entry is left out."""
 
@@ -43,9 +43,11 @@ def recommended_box(guidelines: Guidelines) -> Paragraph:
 def recommended_table(guidelines: Guidelines) -> Table:
     """A line per method: its setting, probability and cost, and the ranges that are stated."""
     found = guidelines.recommendations
-    lines = [
-        (*_line(one), ranges_in_short(guidelines.guidelines, one.method) or DASH) for one in found
-    ]
+    lines = []
+    for one in found:
+        method, setting, *numbers = _line(one)
+        ranges = ranges_in_short(guidelines.guidelines, one.method) or DASH
+        lines.append((method, setting, ranges, *numbers))
     columns = zip(HEADINGS, zip(*lines, strict=True), strict=True)
     headings, cells = zip(*(pair for pair in columns if set(pair[1]) != {DASH}), strict=True)
     marks = tuple(one.method or "" for one in found) if found[0].method else ()
