@@ -14,6 +14,7 @@ from ray_unlearn.analysis.guidelines.evidence_at_hand import (
 )
 from ray_unlearn.analysis.guidelines.grades import Thresholds
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
+from ray_unlearn.analysis.guidelines.least_favourable import least_favourable
 from ray_unlearn.analysis.guidelines.leave_one_out import (
     Box,
     HeldoutGroup,
@@ -100,6 +101,13 @@ def find_method(
         for part in (group_parts(table, given, axes) if axes else ())
     }
     regions, heldout = _regions(fits, trials, axes, table, limits)
+    heldout = least_favourable(
+        heldout,
+        trials,
+        lambda group: fits[group].default,
+        limits.inside_trials,
+        table.nothing,
+    )
     effects = [fit.effects for fit in fits.values()]
     checks = [fit.check for fit in fits.values() if fit.check is not None]
     check = checks_together(checks) if checks and len(checks) == len(fits) else None
