@@ -251,7 +251,7 @@ def test_twenty_four_trials_say_how_rate_and_steps_trade_off_and_twenty_are_aske
         assert (reason.kind, reason.trials_needed) == ("trials", 6)
 
 
-def test_a_stopping_rule_is_claimed_at_40_trials_and_only_where_a_ruined_model_has_a_price():
+def test_a_stopping_rule_is_claimed_at_sixty_trials_and_only_where_a_ruined_model_has_a_price():
     table = planted_with_curves(60, 3, seed_sd=0.05)
     known = by_id(replace(table, nothing={"books": TARGET}))["stop_rule/a"]
     assert known.status == "claimed"
