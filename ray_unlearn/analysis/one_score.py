@@ -51,7 +51,7 @@ def one_strength(results: Results) -> StrengthMode:
     Raises:
         UserError: studies have different ones.
     """
-    found = {_strength_mode(study) for study in results.studies}
+    found = {strength_mode(study) for study in results.studies}
     if len(found) > 1:
         names = ", ".join(study.name for study in results.studies)
         raise UserError(
@@ -61,7 +61,8 @@ def one_strength(results: Results) -> StrengthMode:
     return found.pop() if found else "trained"
 
 
-def _strength_mode(study: StudyResults) -> StrengthMode:
+def strength_mode(study: StudyResults) -> StrengthMode:
+    """Which models score a study's trials; of a table its rows tell."""
     if study.spec is not None:
         return study.spec.evaluation.strength
     return "trained" if (study.rows["strength"].dropna() == AS_TRAINED).all() else "both"

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis, KnownRange
+from ray_unlearn.analysis.one_score import strength_mode
 from ray_unlearn.analysis.read.cells import category_name
 from ray_unlearn.analysis.read.evaluation_rows import best_candidates
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
@@ -140,8 +141,7 @@ def study_part(study: StudyResults) -> SourceTrials:
         rules += (BEST if study.score_rule == "best_row" else STOP,)
     if sampled_steps:
         rules += (SEARCHED_STEPS,)
-    if study.spec is not None:
-        rules += STRENGTHS[study.spec.evaluation.strength]
+    rules += STRENGTHS[strength_mode(study)]
     axes = (
         None
         if study.spec is None

@@ -5,8 +5,8 @@ import pytest
 
 from ray_unlearn.analysis.guidelines.grades import (
     grade_of,
-    missing_evidence,
     not_comparable,
+    not_traced,
     unpredicted,
     worse_than_default,
 )
@@ -85,21 +85,21 @@ def test_one_trained_model_gives_no_grade_above_scoped_in_any_number_of_domains(
 
 
 def test_thin_evidence_says_what_is_still_needed():
-    assert missing_evidence(evidence(3, trials=100)) == []
-    (reason,) = missing_evidence(evidence(3, trials=60))
-    assert (reason.kind, reason.trials_needed) == ("trials", 40)
-    assert "40 more trials" in reason.text
-    (reason,) = missing_evidence(evidence(3, seeds=1))
+    assert not_traced(evidence(3, trials=20)) == []
+    (reason,) = not_traced(evidence(3, trials=14))
+    assert (reason.kind, reason.trials_needed) == ("trials", 6)
+    assert "6 more trials" in reason.text
+    (reason,) = not_traced(evidence(3, seeds=1))
     assert (reason.kind, reason.text) == ("seeds", "1 seed, 3 are needed")
-    assert missing_evidence(evidence(3, seeds=0))[0].text == "no seed known, 3 are needed"
+    assert not_traced(evidence(3, seeds=0))[0].text == "no seed known, 3 are needed"
 
 
-def test_adaptive_trials_alone_support_nothing():
+def test_adaptive_trials_alone_support_nothing_about_trajectories():
     """Evidence counts trials drawn from the space: none of them here."""
-    adaptive = missing_evidence(evidence(3, trials=0, sampler="adaptive"))
+    adaptive = not_traced(evidence(3, trials=0, sampler="adaptive"))
     assert [reason.kind for reason in adaptive] == ["sampler", "trials"]
     assert "adaptive sampler" in adaptive[0].text
-    assert "not known" in missing_evidence(evidence(3, trials=0, sampler="unknown"))[0].text
+    assert "not known" in not_traced(evidence(3, trials=0, sampler="unknown"))[0].text
 
 
 def test_a_guideline_that_does_worse_than_the_default_or_the_full_space_is_refused():

@@ -30,10 +30,10 @@ from ray_unlearn.analysis.report.page import Paragraph
 from ray_unlearn.analysis.report.published_question import published_answer
 from ray_unlearn.analysis.report.recommended_section import recommendation_text
 from ray_unlearn.analysis.report.write import write_report
+from ray_unlearn.analysis.statistics.axis_effect import AxisEffect
 from ray_unlearn.analysis.statistics.contests import RobustnessClaim
 from ray_unlearn.analysis.statistics.good_regions import Region
 from ray_unlearn.analysis.statistics.good_share import GoodShare
-from ray_unlearn.analysis.statistics.importance import Importance, ImportanceResult
 from ray_unlearn.analysis.statistics.interaction import Interaction
 from ray_unlearn.analysis.statistics.paired_difference import (
     GroupDifference,
@@ -128,14 +128,6 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
     for name, axes in table.axes.items():
         own = table.of(name)
         n = len(own)
-        result = ImportanceResult(
-            tuple(Importance(a, 0.5, 0.001 if i == 0 else 0.6, 0.2) for i, a in enumerate(axes)),
-            n,
-            n // 4,
-            0.25,
-            999,
-            len(axes),
-        )
         held = tuple(
             HeldoutGroup(g, {"learning_rate": (2e-5, 4e-5)}, 20, 100, 4, 0.1, 0.3, 0.5, 20)
             for g in table.groups
@@ -153,9 +145,11 @@ def synthetic(table: TrialTable, outcome: Outcome = "more robust") -> Findings:
             surface_evidence=Evidence(n_trials=n, n_groups=len(table.groups), n_seeds=3),
             fits={},
             check=SurfaceCheck(n, n, 0.1, 1.0),
-            effects={a.name: 0.001 if i == 0 else 0.6 for i, a in enumerate(axes)},
+            effects={
+                a.name: AxisEffect(6.0, 2.0, 0.001) if i == 0 else AxisEffect(0.5, 2.0, 0.6)
+                for i, a in enumerate(axes)
+            },
             regions=tuple(region_of(a, n, good=i == 0) for i, a in enumerate(axes)),
-            importance=result,
             trade_off=kappa,
             trade_off_response="forget_nll",
             weight_trade_off=kappa,

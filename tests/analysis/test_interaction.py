@@ -6,10 +6,13 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from planted_efforts import planted_efforts as planted
 from scipy.interpolate import make_smoothing_spline
+from scipy.stats import norm
 
 from ray_unlearn.analysis.statistics.interaction import (
     Interaction,
+    _levels,
     clipped_forget_nll,
     learning_rate_by_steps,
     weight_interaction,
@@ -18,53 +21,6 @@ from ray_unlearn.analysis.statistics.interaction import (
 
 THREE_GROUPS = {"trials": 36, "groups": 3, "updates": (4, 8, 16, 32)}
 ONE_GROUP = {"trials": 100, "groups": 1, "updates": (4, 8, 16, 32, 64)}
-
-
-def planted(
-    kappa: float,
-    seed: int,
-    *,
-    trials: int = 100,
-    groups: int = 1,
-    updates: tuple[int, ...] = ONE_GROUP["updates"],  # type: ignore[assignment]
-    noise: float = 0.05,
-    trial_noise: float = 0.0,
-    pruned: bool = False,
-    separate: bool = False,
-) -> pd.DataFrame:
-    """Scores on learning rates of two decades: 0.7 with too little effort, 0.1 in the valley, up to
-    30 beyond.
-
-    noise, trial_noise: SDs of evaluations and of trials (their other hyperparameters).
-    pruned: trials end past their best, by the rule of `execution.early_stopping`.
-    separate: learning rate and steps have an optimum each.
-    """
-    rng = np.random.default_rng(seed)
-    rows = []
-    for g in range(groups):
-        for t in range(trials):
-            rate = 10 ** rng.uniform(-5.5, -3.5)
-            offset, rises, before = trial_noise * rng.standard_normal(), 0, np.inf
-            for update in updates:
-                effort = np.log10(rate / 10**-4.5) + kappa * np.log10(update / 12) + 0.15 * (g - 1)
-                mean = (
-                    0.7
-                    - 0.6 / (1 + np.exp(-8 * (effort + 0.45)))
-                    + 0.2 * (np.exp(3 * max(0.0, effort)) - 1)
-                )
-                if separate:
-                    mean = (
-                        0.1 + 0.5 * np.log10(rate / 10**-4.5) ** 2 + 0.1 * np.log2(update / 12) ** 2
-                    )
-                score = mean + offset + noise * rng.standard_normal()
-                if mean > 2:
-                    score = min(30.0, mean * np.exp(0.5 * rng.standard_normal()))
-                rows.append((f"{g}-{t}", f"g{g}", rate, update, score))
-                rises = rises + 1 if score > before and effort > 0 else 0
-                before = score
-                if pruned and rises >= 2:
-                    break
-    return pd.DataFrame(rows, columns=["trial", "group", "learning_rate", "update", "response"])
 
 
 def judged(rows: pd.DataFrame, seed: int = 0, bootstraps: int = 20) -> Interaction:
@@ -275,6 +231,24 @@ def rates(kappa: float, repeats: int, **setting: object) -> dict[str, float]:
         "equivalent": float(np.mean([f.equivalent for f in found])),
         "one_as_good": float(np.mean([f.one_as_good for f in found])),
     }
+
+
+def test_few_trials_claim_the_product_only_where_it_is_what_counts() -> None:
+    """20 trials in one group and 42 in three; 0.75 lies just outside of what counts as 1."""
+    for setting in ({"trials": 20}, {"trials": 14, "groups": 3}):
+        at_one, outside = (
+            [judged(planted(kappa, 50 + i, trial_noise=0.05, **setting)) for i in range(8)]
+            for kappa in (1.0, 0.75)
+        )
+        assert sum(found.equivalent for found in at_one) >= 6
+        assert not any(found.equivalent for found in outside)
+
+
+def test_an_interval_from_few_trials_is_wider_than_their_percentiles() -> None:
+    """By Hesterberg's expanded percentiles: 20 trials leave 16 degrees of freedom."""
+    low, high = _levels(20, 1)
+    assert low == pytest.approx(norm.cdf(np.sqrt(20 / 16) * -1.7459), abs=1e-4)
+    assert (low + high, _levels(10_000, 1)[0]) == (1.0, pytest.approx(0.05, abs=1e-3))
 
 
 @pytest.mark.slow

@@ -359,7 +359,8 @@ def test_trials_are_counted_once(report: WrittenReport) -> None:
     for g in report.file["guidelines"]:
         if g["kind"] != "method_choice":
             # A surface rests on all trials, whoever chose them.
-            counted = trials if g["kind"] in ("range", "avoid", "budget") else drawn
+            of_all = g["kind"] in ("range", "avoid", "budget", "rank")
+            counted = trials if of_all else drawn
             expected = (counted["method"] == (g["scope"]["method"] or "")).sum()
             assert g["evidence"]["n_trials"] == expected, g["id"]
         shown = re.search(r" ([\d,]+) trials?, (\d+) seeds?", g["text"])
@@ -422,6 +423,23 @@ def test_no_range_contradicts_a_setting_an_axis_or_another_range(report: Written
         assert marked == [at] or at is None
 
 
+def test_whether_an_axis_matters_has_one_p_value(report: WrittenReport) -> None:
+    """In the figure, in what is said of its values and in what is said to matter."""
+    dots = report.csv("importance_dots")
+    for g in report.file["guidelines"]:
+        if g["kind"] in ("range", "avoid") and len(dots):
+            own = dots["method"].fillna("") == (g["scope"]["method"] or "")
+            p = dots.loc[own & (dots["param"] == g["param"]), "p"].tolist()
+            assert p == pytest.approx([g["evidence"]["p_value"]] * len(p), rel=1e-4)
+            rank = [
+                r
+                for r in report.file["guidelines"]
+                if r["kind"] == "rank" and r["scope"]["method"] == g["scope"]["method"]
+            ]
+            for line in (line for r in rank for line in r["estimates"]["matters"]):
+                assert line["param"] != g["param"] or line["p"] == g["evidence"]["p_value"]
+
+
 def test_a_probability_is_the_same_in_figure_and_claim(report: WrittenReport) -> None:
     dots = report.csv("importance_dots")
     for g in report.file["guidelines"]:
@@ -431,6 +449,7 @@ def test_a_probability_is_the_same_in_figure_and_claim(report: WrittenReport) ->
             for line in g["estimates"]["matters"]:
                 p = own.loc[own["param"] == line["param"], "p"].tolist()
                 assert p == pytest.approx([line["p"]], rel=1e-4)
+                assert own.loc[own["param"] == line["param"], "matters"].all()
     shares = report.csv("tuning_curves")
     for g in report.stated:
         if g["kind"] == "budget":

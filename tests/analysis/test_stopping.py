@@ -6,6 +6,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from planted_efforts import DOING_NOTHING, TAU, planted_stops
 from scipy.stats import binomtest
 
 from ray_unlearn.analysis.statistics.stopping_regret import StoppingRule, checkpoints, stopping_rule
@@ -246,6 +247,49 @@ def test_the_interval_is_that_of_a_mean_within_groups() -> None:
     rule = judged(rows)
     assert rule.regret_mean == pytest.approx(0.25)
     assert rule.regret_interval == pytest.approx((0.25, 0.25))
+
+
+def bounded(price: np.ndarray, seed: int = 0, groups: int = 1) -> StoppingRule:
+    nothing = {str(g): DOING_NOTHING for g in range(groups)}
+    rule = stopping_rule(planted_stops(price, seed, groups=groups), seed, 400, nothing)
+    assert rule is not None
+    return rule
+
+
+def test_a_ruined_model_costs_what_doing_nothing_does_whether_it_has_a_score_or_not() -> None:
+    """One of four trials stops at a ruined model: that it has no score does not make it cheap."""
+    quiet = {"noise": 0.0}
+    for ruin in (30.0, np.inf):
+        rows = planted_stops(np.array([0.0, 0.0, 0.0, ruin] * 10), 0, **quiet)
+        rule = stopping_rule(rows, 0, 100, {"0": DOING_NOTHING})
+        assert rule is not None
+        assert rule.regret_mean == pytest.approx(DOING_NOTHING / 4)
+        assert rule.regret_last_mean == pytest.approx(DOING_NOTHING)
+        assert (rule.n_regrets, rule.bounded) == (40, True)
+    rows = planted_stops(np.array([0.0, 0.0, 0.0, np.inf] * 10), 0, **quiet)
+    unknown = judged(rows)
+    assert (unknown.n_regrets, unknown.n_infeasible, unknown.bounded) == (30, 10, False)
+
+
+def test_twenty_trials_without_a_ruined_one_do_not_show_that_there_is_none() -> None:
+    """Of the next, 14 % may still be ruined (1 - 0.05 ** (1 / 20))."""
+    rows = planted_stops(np.zeros(20), 0, noise=0.0)
+    assert judged(rows).regret_interval[1] == 0.0
+    rule = stopping_rule(rows, 0, 4000, {"0": DOING_NOTHING})
+    assert rule is not None
+    assert rule.regret_interval[1] == pytest.approx((1 - 0.05 ** (1 / 20)) * DOING_NOTHING, rel=0.1)
+
+
+@pytest.mark.parametrize(("n", "groups"), [(20, 1), (42, 3)])
+def test_a_price_above_the_tolerance_is_not_passed_for_less_by_few_trials(
+    n: int, groups: int
+) -> None:
+    """A quarter of the trials stop at a ruined model: 1.5 tolerances in the mean."""
+    rng = np.random.default_rng(n)
+    prices = [np.where(rng.random(n) < 0.25, 30.0, 0.0) for _ in range(60)]
+    said = [bounded(price, i, groups).regret_interval for i, price in enumerate(prices)]
+    assert sum(high <= TAU for _, high in said) <= 3
+    assert sum(low <= 1.5 * TAU <= high for low, high in said) >= 48
 
 
 @pytest.mark.slow

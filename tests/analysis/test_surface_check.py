@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from surfaces import RATE, TOLERANCE, WEIGHT, flat, planted, valley
 
-from ray_unlearn.analysis.statistics.axis_effect import effect_p_values
+from ray_unlearn.analysis.statistics.axis_effect import effects_over_groups
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups
 from ray_unlearn.analysis.statistics.group_points import GroupPoints
 from ray_unlearn.analysis.statistics.surface_check import (
@@ -69,7 +69,9 @@ def test_a_valley_is_predicted_and_pure_noise_is_not() -> None:
 
 def test_an_axis_that_does_nothing_is_not_said_to_matter_at_twenty_trials() -> None:
     found = [fitted(valley(), 20, seed).effects for seed in range(6)]
-    p_values = np.array([effect_p_values([effects]) for effects in found])
+    p_values = np.array(
+        [[effect.p for effect in effects_over_groups([effects])] for effects in found]
+    )
     assert (p_values[:, 0] <= 0.05).sum() >= 5
     assert (p_values[:, 1] <= 0.05).sum() <= 1
 
@@ -79,5 +81,5 @@ def test_groups_add_up_to_evidence_that_none_has_alone() -> None:
         return 0.2 + 0.15 * np.abs(logs["learning_rate"].to_numpy() + 4.5)
 
     found = [fitted(weak, 20, seed, noise=0.15).effects for seed in range(4)]
-    alone = [effect_p_values([effects])[0] for effects in found]
-    assert effect_p_values(found)[0] < np.median(alone)
+    alone = [effects_over_groups([effects])[0].p for effects in found]
+    assert effects_over_groups(found)[0].p < np.median(alone)

@@ -4,7 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ray_unlearn.analysis.guidelines.leave_one_out import Box, heldout_summary, leave_one_out
+from ray_unlearn.analysis.guidelines.least_favourable import least_favourable
+from ray_unlearn.analysis.guidelines.leave_one_out import (
+    Box,
+    HeldoutGroup,
+    heldout_summary,
+    leave_one_out,
+)
 
 
 def trials(
@@ -93,3 +99,34 @@ def test_nothing_is_said_where_nothing_can_be_left_out_or_too_little_lies_inside
     )
     assert leave_one_out(trials(), lambda groups: None, lambda group: 2.5, 2, {}) == ()
     assert heldout_summary(()) is None
+
+
+def test_a_table_without_doing_nothing_claims_no_more_than_one_with_it() -> None:
+    """Inside every trial scores 0.3; outside half score 0 and half 10. Two trials of the full space
+    do worse where 10 counts as 10, and better where doing nothing scores 0.5."""
+    scores = np.array([0.3] * 3 + [0.0] * 5 + [10.0] * 5)
+    frame = pd.concat(
+        [
+            pd.DataFrame({"learning_rate": np.arange(1.0, 14.0), "score": scores}).assign(
+                domain=domain, model="m", group=domain, infeasible=False
+            )
+            for domain in ("x", "y", "z")
+        ],
+        ignore_index=True,
+    )
+
+    def held(nothing: dict[str, float]) -> tuple[HeldoutGroup, ...]:
+        found = leave_one_out(
+            frame, lambda groups: {"learning_rate": (1.0, 3.0)}, lambda group: 9.0, 2, nothing
+        )
+        return least_favourable(found, frame, lambda group: 9.0, 2, nothing)
+
+    known = held(dict.fromkeys("xyz", 0.5))
+    assert all(one.regret > one.regret_full_space for one in known)
+    for one in held({}):
+        assert one.regret > one.regret_full_space
+    everywhere_good = frame.assign(score=np.where(frame["learning_rate"] < 4, 0.0, 10.0))
+    (first, *_) = leave_one_out(
+        everywhere_good, lambda groups: {"learning_rate": (1.0, 3.0)}, lambda group: 9.0, 2, {}
+    )
+    assert least_favourable([first], everywhere_good, lambda group: 9.0, 2, {}) == (first,)

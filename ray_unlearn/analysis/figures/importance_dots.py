@@ -1,4 +1,4 @@
-"""What matters: importance of each hyperparameter beside what pure noise would give."""
+"""What matters: evidence that the score depends on each hyperparameter, beside pure noise."""
 
 from typing import Any
 
@@ -12,12 +12,13 @@ from ray_unlearn.analysis.figures.panels import Style, line_key, marker_key, nam
 from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
 from ray_unlearn.analysis.guidelines.sentences import label
+from ray_unlearn.analysis.statistics.axis_effect import PERMUTATIONS
 
 CAPTION = (
-    "How differently a hyperparameter's values are spread among the best quarter (tenth, from 500 "
-    "trials) of the trials than among all. Noise alone gives more than zero, so the grey bar shows "
-    "what shuffled trials reach; only a dot beyond it, and beyond a correction for the number of "
-    "methods, is evidence (filled)."
+    "How much better the score follows a hyperparameter's values than the same values shuffled "
+    "among the trials, the other hyperparameters allowed for. The grey bar shows what shuffled "
+    "values reach; only a dot beyond it, and beyond a correction for the number of methods, is "
+    "evidence (filled). It tells whether a hyperparameter matters, not by how much."
 )
 NOISE: Style = {"color": MUTED, "alpha": 0.35, "lw": 7}
 
@@ -40,18 +41,16 @@ def importance_data(findings: Findings) -> pd.DataFrame:
     lines = [
         {
             "method": name,
-            "param": line.axis.name,
-            "ped": line.ped,
-            "ped_null_95": line.ped_null_95,
-            "p": (p := findings.family_p(line)),
+            "param": param,
+            "statistic": effect.statistic,
+            "null_95": effect.null_95,
+            "p": (p := findings.effect_p(found, param)),
             "matters": p <= THRESHOLDS.family_error,
-            "n_trials": found.importance.n_trials,
-            "n_top": found.importance.n_top,
-            "permutations": found.importance.permutations,
+            "n_trials": len(found.trials),
+            "permutations": PERMUTATIONS,
         }
         for name, found in findings.methods.items()
-        if found.importance is not None
-        for line in found.importance.axes
+        for param, effect in found.effects.items()
     ]
     return pd.DataFrame(lines)
 
@@ -63,9 +62,9 @@ def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
         _draw_line(panel, i, line, methods)
     names = [": ".join(filter(None, (line["method"], label(line["param"])))) for line in lines]
     name_rows(panel, names, [method_look(method, methods).colour for method in data["method"]])
-    panel.set_title("Among the best trials (PED-ANOVA)")
-    panel.set_xlabel("importance, not normalised")
-    panel.set_xlim(left=0)
+    panel.set_title("Does the score depend on it?")
+    panel.set_xlabel("evidence, in SDs of shuffled values")
+    panel.set_xlim(left=min(0.0, data["statistic"].min()))
     noise = "up to here, pure noise gives as much (95 %, all of a method's together)"
     keys = [
         line_key(noise, **NOISE),
@@ -78,8 +77,8 @@ def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
 
 def _draw_line(panel: Axes, i: int, line: dict[Any, Any], methods: tuple[str, ...]) -> None:
     style = method_look(line["method"], methods)
-    panel.plot([0, line["ped_null_95"]], [i, i], solid_capstyle="butt", zorder=2, **NOISE)
+    panel.plot([0, line["null_95"]], [i, i], solid_capstyle="butt", zorder=2, **NOISE)
     panel.scatter(
-        line["ped"], i, s=42, marker=style.marker, edgecolors=style.colour, linewidths=1.4,
+        line["statistic"], i, s=42, marker=style.marker, edgecolors=style.colour, linewidths=1.4,
         facecolors=style.colour if line["matters"] else "white", zorder=4, clip_on=False,
     )  # fmt: skip

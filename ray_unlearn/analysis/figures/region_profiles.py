@@ -49,9 +49,8 @@ def profiled(method: MethodFindings) -> tuple[str, ...]:
 
     Those that matter come first, by their p-value, then the learning rate, then the others.
     """
-    importance = method.importance.axes if method.importance is not None else ()
     limit = THRESHOLDS.family_error
-    p = {line.axis.name: line.ped_p for line in importance if line.ped_p <= limit}
+    p = {name: effect.p for name, effect in method.effects.items() if effect.p <= limit}
     names = [region.axis.name for region in method.regions if len(region.grid)]
     return tuple(sorted(names, key=lambda name: (p.get(name, 1.0), name != "learning_rate")))
 

@@ -4,7 +4,7 @@ from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.grades import (
     Thresholds,
     grade_of,
-    missing_evidence,
+    not_traced,
     unpredicted,
 )
 from ray_unlearn.analysis.guidelines.leave_one_out import heldout_summary
@@ -13,7 +13,7 @@ from ray_unlearn.analysis.numerals import plain
 from ray_unlearn.spec.guideline_file import ClaimKind, Guideline, Reason, Scope
 
 SURFACE_KINDS: tuple[ClaimKind, ...] = ("range", "avoid", "budget")
-"""Claims that rest on the response surface, and so on adaptive trials too."""
+"""Claims that rest on what the response surface predicts."""
 
 
 class ClaimMaker:
@@ -26,7 +26,7 @@ class ClaimMaker:
     """
 
     def __init__(self, found: MethodFindings, findings: Findings, limits: Thresholds) -> None:
-        self.found, self.limits, self.family_p = found, limits, findings.family_p
+        self.found, self.limits, self.findings = found, limits, findings
         self.score = findings.table.score
         self.family = len(findings.methods)
         self.scope = Scope(method=found.method or None, models=found.models, domains=found.domains)
@@ -34,7 +34,7 @@ class ClaimMaker:
             evidence.model_copy(update={"heldout": heldout_summary(found.heldout)})
             for evidence in (found.evidence, found.surface_evidence)
         )
-        self.missing = missing_evidence(found.evidence, limits)
+        self.untraced = not_traced(found.evidence, limits)
         self.unpredicted = unpredicted(found.check, limits)
 
     def make(
@@ -49,7 +49,11 @@ class ClaimMaker:
         **content: object,
     ) -> Guideline:
         status = content.get("status", "not_known" if reasons else "claimed")
-        base = self.surface_evidence if kind in SURFACE_KINDS else self.evidence
+        base = self.evidence
+        if kind == "rank":  # adaptive trials too, and nothing is predicted
+            base = self.surface_evidence.model_copy(update={"left_out": None})
+        elif kind in SURFACE_KINDS:
+            base = self.surface_evidence
         evidence = base.model_copy(
             update={"p_value": p, "family_size": family} | ({} if heldout else {"heldout": None})
         )
@@ -69,12 +73,8 @@ class ClaimMaker:
         )
 
     def effect_p(self, param: str) -> float:
-        """The p-value that the score depends on an axis, over all axes and methods.
-
-        Max-T allows for the axes of the method; times the number of methods it allows for these
-        too (Bonferroni).
-        """
-        return min(1.0, self.found.effects.get(param, 1.0) * self.family)
+        """The p-value that the score depends on an axis, over all axes and methods."""
+        return self.findings.effect_p(self.found, param)
 
     def unimportant(self, param: str) -> list[Reason]:
         """Why nothing is said about where a hyperparameter is good: it may not matter."""

@@ -45,40 +45,44 @@ def _method_claims(maker: ClaimMaker) -> Iterator[Guideline]:
 
 
 def _rank(maker: ClaimMaker) -> Guideline:
-    result = maker.found.importance
-    lines = sorted(result.axes, key=lambda line: (line.ped_p, -line.ped)) if result else []
-    matters = [line for line in lines if maker.family_p(line) <= maker.limits.family_error]
-    reasons = list(maker.missing)
-    if not reasons and not matters:
-        reasons = [
-            Reason(
-                kind="importance",
-                text="no hyperparameter is shown to matter: as much comes from pure noise",
-            )
-        ]
+    effects, limit = maker.found.effects, maker.limits.family_error
+    p = {name: maker.effect_p(name) for name in effects}
+    ordered = sorted(effects, key=lambda name: (p[name], -effects[name].statistic))
+    matters = [name for name in ordered if p[name] <= limit]
+    reasons = []
+    if maker.found.axes and not effects:
+        reasons = [Reason(kind="trials", text=_no_surface(maker))]
+    elif not matters:
+        text = "no hyperparameter is shown to matter: as much comes from pure noise"
+        reasons = [Reason(kind="importance", text=text)]
     return maker.make(
         "rank",
         reasons,
-        p=rounded(min((maker.family_p(line) for line in lines), default=1.0)),
-        family=max(1, maker.family * len(lines)),
+        p=rounded(min(p.values(), default=1.0)),
+        family=max(1, maker.family * len(effects)),
         estimates={
             "matters": [
                 {
-                    "param": line.axis.name,
-                    "p": rounded(maker.family_p(line)),
-                    "ped": rounded(line.ped),
+                    "param": name,
+                    "p": rounded(p[name]),
+                    "statistic": rounded(effects[name].statistic),
                 }
-                for line in matters
+                for name in matters
             ],
-            "not_shown": [line.axis.name for line in lines if line not in matters],
+            "not_shown": [name for name in ordered if name not in matters],
         },
     )
+
+
+def _no_surface(maker: ClaimMaker) -> str:
+    """Why there is no response surface."""
+    return next((r.reason for r in maker.found.regions if r.reason), "no response surface")
 
 
 def _interaction(maker: ClaimMaker) -> Guideline:
     found = maker.found.trade_off
     assert found is not None
-    reasons = list(maker.missing)
+    reasons = list(maker.untraced)
     low, high = found.kappa_interval
     if not reasons and not found.equivalent:
         least, most = EQUIVALENT
@@ -107,14 +111,20 @@ def _interaction(maker: ClaimMaker) -> Guideline:
 def _stop_rule(maker: ClaimMaker) -> Guideline:
     found = maker.found.stopping
     assert found is not None
-    reasons = list(maker.missing)
+    reasons = list(maker.untraced)
     low, high = found.regret_interval
-    if not reasons and found.crossed.successes < maker.limits.least_top_trials:
+    if not reasons and found.crossed.successes < maker.limits.least_crossed:
         text = (
             f"only {found.crossed.successes} of {found.n_trials} trials reach the target, "
-            f"{maker.limits.least_top_trials} are needed"
+            f"{maker.limits.least_crossed} are needed"
         )
         reasons.append(Reason(kind="trials", text=text))
+    if not reasons and not found.bounded:
+        text = (
+            "what doing nothing scores is not known, and so neither is what stopping at a ruined "
+            "model costs"
+        )
+        reasons.append(Reason(kind="stop_price", text=text))
     if not reasons and high > maker.score.tolerance:
         text = (
             f"stopping at the target costs {plain(found.regret_mean)} against the best step "
@@ -142,8 +152,7 @@ def _budget(maker: ClaimMaker) -> Guideline:
     good = maker.found.good_share
     reasons = list(maker.unpredicted)
     if good is None:
-        text = next((r.reason for r in maker.found.regions if r.reason), "no response surface")
-        return maker.make("budget", reasons or [Reason(kind="trials", text=text)])
+        return maker.make("budget", reasons or [Reason(kind="trials", text=_no_surface(maker))])
     if not reasons and all(maker.unimportant(axis.name) for axis in maker.found.axes):
         text = "no hyperparameter is shown to matter, so there is no best to come close to"
         reasons.append(Reason(kind="importance", text=text))

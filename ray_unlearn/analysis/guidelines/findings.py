@@ -13,7 +13,6 @@ from ray_unlearn.analysis.statistics.contests import (
     all_pairs,
     robustness_claim,
 )
-from ray_unlearn.analysis.statistics.importance import Importance
 from ray_unlearn.analysis.statistics.processors import each, one_blas_thread
 from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.trials import TrialTable
@@ -36,13 +35,14 @@ class Findings:
     """Every two methods by what little tuning reaches."""
     seed: int
 
-    def family_p(self, importance: Importance | None) -> float:
-        """The p-value of a hyperparameter over all hyperparameters and methods.
+    def effect_p(self, found: MethodFindings, param: str) -> float:
+        """The p-value that the score depends on a hyperparameter, over all of them and all methods.
 
-        The max-T p-value allows for the axes of its method; times the number of methods it allows
-        for these too (Bonferroni).
+        Max-T allows for those of the method; times the number of methods it allows for these too
+        (Bonferroni). 1 where it is not known.
         """
-        return min(1.0, importance.ped_p * len(self.methods)) if importance is not None else 1.0
+        effect = found.effects.get(param)
+        return 1.0 if effect is None else min(1.0, effect.p * len(self.methods))
 
 
 @one_blas_thread

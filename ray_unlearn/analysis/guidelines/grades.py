@@ -21,11 +21,11 @@ from ray_unlearn.spec.guideline_file import Evidence, Grade, Reason
 class Thresholds:
     """Every number that decides whether something is claimed."""
 
-    top_fraction: float = 0.25
-    """Share of a method's trials that counts as its best ones."""
-    least_top_trials: int = 25
-    """Of trials drawn from the space, for what cannot do without: importance among the best,
-    trade-offs, stopping."""
+    least_traced: int = 20
+    """Of trials drawn from the space whose trajectories say how learning rate and steps trade off,
+    or what the stopping rule costs: below it, neither was measured (`benchmarks/gate_rates.py`)."""
+    least_crossed: int = 20
+    """Of trials that the stopping rule stopped."""
     least_compared: int = 20
     """Trials of each method, drawn from the space, for comparisons; with 8 in one domain one of
     seven equal methods was called better in 15 of 80 planted studies, from 20 on in 6 of 160."""
@@ -58,27 +58,18 @@ class Thresholds:
 THRESHOLDS = Thresholds()
 
 
-def missing_evidence(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> list[Reason]:
-    """Why a claim that needs drawn trials must wait, and what it still needs; empty if nothing."""
-    needed = round(limits.least_top_trials / limits.top_fraction)
-    top = int(evidence.n_trials * limits.top_fraction)
-    text = (
-        f"{evidence.n_trials} trials drawn from the space leave {top} in the best "
-        f"{100 * limits.top_fraction:.0f} %, "
-        f"{limits.least_top_trials} are needed"
-    )
-    return _too_few(evidence, needed, text, limits)
+def not_traced(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> list[Reason]:
+    """Why a claim about drawn trials' trajectories must wait, and what it still needs."""
+    return _too_few(evidence, limits.least_traced, limits)
 
 
 def not_comparable(evidence: Evidence, limits: Thresholds = THRESHOLDS) -> list[Reason]:
     """Why a comparison with the method must wait, and what it still needs; empty if nothing."""
-    needed = limits.least_compared
-    text = f"{evidence.n_trials} trials drawn from the space, {needed} are needed"
-    return _too_few(evidence, needed, text, limits)
+    return _too_few(evidence, limits.least_compared, limits)
 
 
-def _too_few(evidence: Evidence, needed: int, text: str, limits: Thresholds) -> list[Reason]:
-    """Reasons why there are too few drawn trials (said by `text`) or seeds."""
+def _too_few(evidence: Evidence, needed: int, limits: Thresholds) -> list[Reason]:
+    """Reasons why there are too few drawn trials or seeds."""
     reasons = []
     if not evidence.n_trials:
         how = (
@@ -90,9 +81,9 @@ def _too_few(evidence: Evidence, needed: int, text: str, limits: Thresholds) -> 
         reasons.append(Reason(kind="sampler", text=how))
     if evidence.n_trials < needed:
         more = needed - evidence.n_trials
-        reasons.append(
-            Reason(kind="trials", text=f"{text}: {more} more trials", trials_needed=more)
-        )
+        text = f"{evidence.n_trials} trials drawn from the space, {needed} are needed: "
+        text += f"{more} more trials"
+        reasons.append(Reason(kind="trials", text=text, trials_needed=more))
     if evidence.n_seeds < limits.least_seeds:
         known = counted(evidence.n_seeds, "seed") if evidence.n_seeds else "no seed known"
         reasons.append(Reason(kind="seeds", text=f"{known}, {limits.least_seeds} are needed"))

@@ -13,18 +13,18 @@ from ray_unlearn.analysis.guidelines.evidence_at_hand import (
     inside_space,
 )
 from ray_unlearn.analysis.guidelines.grades import Thresholds
-from ray_unlearn.analysis.guidelines.group_parts import group_parts, unit_points
+from ray_unlearn.analysis.guidelines.group_parts import group_parts
+from ray_unlearn.analysis.guidelines.least_favourable import least_favourable
 from ray_unlearn.analysis.guidelines.leave_one_out import (
     Box,
     HeldoutGroup,
     leave_one_out,
 )
-from ray_unlearn.analysis.statistics.axis_effect import effect_p_values
+from ray_unlearn.analysis.statistics.axis_effect import AxisEffect, effects_over_groups
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups, regrets_of
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
 from ray_unlearn.analysis.statistics.good_share import GoodShare, share_over_groups
 from ray_unlearn.analysis.statistics.group_surfaces import fitted_together
-from ray_unlearn.analysis.statistics.importance import ImportanceResult, importance
 from ray_unlearn.analysis.statistics.interaction import (
     Interaction,
     clipped_forget_nll,
@@ -55,8 +55,8 @@ class MethodFindings:
     """Its trials inside the space, adaptive ones too, as in `TrialTable.trials`: the response
     surface rests on all of them, since a regression does not need its inputs drawn at random."""
     drawn: pd.DataFrame
-    """Those drawn at random or quasi-randomly: importance, trade-offs, stopping, tuning curves and
-    held-out results use these alone."""
+    """Those drawn at random or quasi-randomly: trade-offs, stopping, tuning curves and held-out
+    results use these alone."""
     axes: tuple[Axis, ...]
     models: tuple[str, ...]
     domains: tuple[str, ...]
@@ -68,10 +68,9 @@ class MethodFindings:
     """By group, its surface and what it says; {} without a hyperparameter that was searched."""
     check: SurfaceCheck | None
     """What the surfaces of all groups predict of trials left out; None without one in each."""
-    effects: Mapping[str, float]
-    """By axis, the p-value of its effect, family-wise over the axes; {} without a surface."""
+    effects: Mapping[str, AxisEffect]
+    """By axis, whether it matters; {} without a surface."""
     regions: tuple[Region, ...]
-    importance: ImportanceResult | None
     trade_off: Interaction | None
     """Learning rate against steps."""
     trade_off_response: str
@@ -104,17 +103,16 @@ def find_method(
         for fit in (fit_groups(parts, axes, table.score.tolerance, seed) if parts else ())
     }
     regions, heldout = _regions(fits, trials, axes, table, seed, limits)
+    heldout = least_favourable(
+        heldout,
+        trials,
+        lambda group: fits[group].default,
+        limits.inside_trials,
+        table.nothing,
+    )
     effects = [fit.effects for fit in fits.values()]
     checks = [fit.check for fit in fits.values() if fit.check is not None]
     check = checks_together(checks) if checks and len(checks) == len(fits) else None
-    points = unit_points(trials, axes)
-    scored = trials["score"].to_numpy(dtype=float)
-    infeasible = trials["infeasible"].to_numpy(dtype=bool)
-    matters = (
-        importance(points, scored, infeasible, trials["group"].to_numpy(), axes, seed)
-        if len(trials) and axes
-        else None
-    )
     return MethodFindings(
         method=method,
         trials=given,
@@ -128,11 +126,8 @@ def find_method(
         check=check,
         effects={}
         if check is None
-        else dict(
-            zip((axis.name for axis in axes), effect_p_values(effects).tolist(), strict=True)
-        ),
+        else dict(zip((axis.name for axis in axes), effects_over_groups(effects), strict=True)),
         regions=regions,
-        importance=matters,
         trade_off=_trade_off(table, trials, axes, seed),
         trade_off_response="forget_nll" if _target_known(table.rows) else "score",
         weight_trade_off=_weight_trade_off(trials, axes, seed),
@@ -246,7 +241,7 @@ def _stopping(table: TrialTable, trials: pd.DataFrame, seed: int) -> StoppingRul
     if rows.empty or "target_nll" not in rows:
         return None
     rows = rows.drop(columns="group", errors="ignore").merge(trials[["trial", "group"]], on="trial")
-    return stopping_rule(rows, seed)
+    return stopping_rule(rows, seed, nothing=table.nothing)
 
 
 def _curve(

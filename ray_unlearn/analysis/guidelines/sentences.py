@@ -209,7 +209,7 @@ def _rank(guideline: Guideline, score: ScoreInfo) -> str:
         for line in guideline.estimates["matters"]
     ]
     rest = [label(name) for name in guideline.estimates["not_shown"]]
-    text = f"what decides whether a trial is among the best: {', then '.join(order)}"
+    text = f"what the score depends on: {', then '.join(order)}"
     if rest:
         text += f"; not shown to matter: {', '.join(rest)}"
     return text + "."

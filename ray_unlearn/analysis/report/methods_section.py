@@ -32,7 +32,8 @@ STOPPING = (
     "The rule `stop_rule`: stop at the first evaluation whose forget perplexity reaches that of "
     "unseen text (selection half), else run to the end. Its price is the score at that evaluation "
     "less the score at the best step of the same trial (`best_row`), which the selection half "
-    "chose and the reporting half scored."
+    "chose and the reporting half scored. A model worse than doing nothing, or ruined, counts as "
+    "doing nothing, where the score of that is known."
 )
 NO_STOPPING = (
     "No stopping rule is judged: that takes forget perplexity, its target, and two evaluations of "
@@ -40,8 +41,7 @@ NO_STOPPING = (
 )
 HOW_TO_READ = "How to read the figures of good values"
 NO_IMPORTANCE = (
-    "How much each hyperparameter matters is withheld: that takes 8 trials in the top quarter of a "
-    "method."
+    "Whether a hyperparameter matters is not known: that takes 8 trials of a method in each group."
 )
 
 
@@ -157,7 +157,7 @@ def stopping_table(findings: Findings) -> Table | None:
         Heading("trials", "", "with two evaluations or more"),
         Heading("reach the target", "95 % interval"),
         Heading("price", "mean", "score lost against the trial's best step"),
-        Heading("price", "90 % interval", "trials resampled within groups"),
+        Heading("price", "90 % interval", "of the mean"),
         Heading("to the last step", "mean price", "of running to the last evaluation instead"),
         Heading("updates saved", "of planned", "mean over trials that reach the target"),
         Heading("no score", "at the rule", "diverged"),

@@ -2,17 +2,17 @@
 
 Score test of a variance component (Liu, Lin & Ghosh 2007, "Semiparametric regression of
 multidimensional genetic pathway data", the statistic of SKAT): a Gaussian process without the
-hyperparameter is fitted, and its whitened residuals are compared with a kernel of that
-hyperparameter alone. They are exchangeable where it does nothing, so that shuffles of them are the
-null. PED-ANOVA asks the same of the best quarter of the trials and needs 32 of them; this uses
-every trial, and adaptive ones too, since it conditions on where they were.
+hyperparameter is fitted, and what it leaves unexplained is compared with a kernel of that
+hyperparameter alone. The null is the same with the hyperparameter's values shuffled among the
+trials. Where they were drawn at random and do nothing, they are independent of all else, so the
+test is exact whatever the fit made of the others; of adaptive trials that holds nearly.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import lapack, solve_triangular
 
 from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.embedding import embedded
@@ -26,6 +26,20 @@ MOST_TESTED = 150
 """Trials of a group that the test rests on at most."""
 WIDTH = 0.3
 """Length scale of the alternative, in the unit coordinate."""
+
+
+@dataclass(frozen=True)
+class AxisEffect:
+    """Evidence that the score depends on one hyperparameter, from all trials of a method.
+
+    statistic: how much better the score follows it than its shuffled values, in SDs of these.
+    null_95: what the greatest statistic of a method's shuffled hyperparameters exceeds in 5 %.
+    p: family-wise over the method's hyperparameters.
+    """
+
+    statistic: float
+    null_95: float
+    p: float
 
 
 def axis_effects(
@@ -48,6 +62,7 @@ def axis_effects(
     """
     rng = np.random.default_rng([seed, 4])
     values, capped = as_seen(scores, infeasible, tolerance)
+    points, values, capped = _by_configuration(points, values, capped, axes)
     some = np.lexsort((*points.T, values))
     some = some[np.sort(rng.permutation(len(some))[:MOST_TESTED])]
     shuffles = np.argsort(rng.random((PERMUTATIONS, len(some))), axis=1)
@@ -58,16 +73,38 @@ def axis_effects(
     )
 
 
-def effect_p_values(groups: Sequence[Array]) -> Array:
-    """Family-wise p-values [d] over the axes, the groups' statistics [1 + PERMUTATIONS, d] added.
+def effects_over_groups(groups: Sequence[Array]) -> tuple[AxisEffect, ...]:
+    """Each axis's effect, the groups' statistics [1 + PERMUTATIONS, d] added.
 
-    Single-step max-T (Westfall & Young 1993).
+    p-values are family-wise over the axes: single-step max-T (Westfall & Young 1993).
     """
-    total = np.sum(groups, axis=0)
+    total = np.sum(groups, axis=0) / np.sqrt(len(groups))
     greatest = total[1:].max(axis=1)
-    return np.asarray(
-        (1 + (greatest[:, None] >= total[0] - 1e-9).sum(0)) / (1 + len(greatest)), dtype=float
+    limit = float(np.quantile(greatest, 0.95))
+    # The slack keeps rounding from breaking a tie.
+    p_values = (1 + (greatest[:, None] >= total[0] - 1e-9).sum(0)) / (1 + len(greatest))
+    return tuple(
+        AxisEffect(float(statistic), limit, float(p))
+        for statistic, p in zip(total[0], p_values, strict=True)
     )
+
+
+def _by_configuration(
+    points: Array, values: Array, capped: NDArray[np.bool_], axes: Sequence[Axis]
+) -> tuple[Array, Array, NDArray[np.bool_]]:
+    """Points, mean values and whether all of these are at the limit, one for each configuration.
+
+    Trials that repeat configurations, with several seeds say, are no independent evidence: the
+    others of its hyperparameters tell each configuration, and would explain what one of them does.
+    In a grid, or among a few choices, they do not, and every trial counts.
+    """
+    found, which = np.unique(points, axis=0, return_inverse=True)
+    most = max(len(np.unique(column)) for column in points.T)
+    if len(axes) == 1 or len(found) == len(points) or 2 * most <= len(found):
+        return points, values, capped
+    counts = np.bincount(which.reshape(-1))
+    means = np.bincount(which.reshape(-1), weights=values) / counts
+    return found, means, np.bincount(which.reshape(-1), weights=capped) == counts
 
 
 def _effect(
@@ -82,14 +119,14 @@ def _effect(
     categorical = tuple(len(axis.choices) if axis.scale == "categorical" else 0 for axis in axes)
     inputs = embedded(points, categorical)
     own, rest = _columns(categorical, axes, j)
-    whitened, root = _whitened(inputs[:, rest[0]], rest[1], targets, capped)
+    unexplained = _unexplained(inputs[:, rest[0]], rest[1], targets, capped)
     gaps = inputs[:, own][:, None] - inputs[:, own][None]
     component = matern((gaps**2).sum(-1) / WIDTH**2, 1.0)
     component -= component.mean(0)
     component -= component.mean(1)[:, None]
-    inner = root.T @ component @ root
-    shuffled = whitened[shuffles]
-    values = np.einsum("pi,pi->p", shuffled @ inner, shuffled)
+    # Shuffling these among the trials is shuffling the axis's values.
+    shuffled = unexplained[shuffles]
+    values = np.einsum("pi,pi->p", shuffled @ component, shuffled)
     centre, scale = values[1:].mean(), values[1:].std()
     return np.asarray((values - centre) / (scale if scale > 0 else 1.0))
 
@@ -110,17 +147,15 @@ def _columns(
     return np.flatnonzero(owner == j), (rest, kinds)
 
 
-def _whitened(
+def _unexplained(
     inputs: Array, lengths: NDArray[np.int_], targets: Array, capped: NDArray[np.bool_]
-) -> tuple[Array, Array]:
-    """Residuals [n] of the model without the axis, whitened, and the whitening matrix, transposed.
+) -> Array:
+    """Targets [n] times the inverse covariance of the model without the axis.
 
     Without any other axis that model is noise alone.
     """
     if not inputs.shape[1]:
-        return targets, np.eye(len(targets))
+        return targets
     posterior = KernelPosterior(inputs, targets, capped, lengths)
     covariance = posterior.covariance(posterior.mode())[0]
-    cholesky = lapack.dpotrf(covariance, lower=1)[0]
-    root = solve_triangular(cholesky, np.eye(len(targets)), lower=True)
-    return root @ targets, root.T
+    return np.asarray(np.linalg.solve(covariance, targets))

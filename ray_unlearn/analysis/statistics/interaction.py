@@ -11,10 +11,13 @@ missing at high effort; which rows are missing follows from rows that are there,
 the rows that exist is not misled as one of the best or last rows would be.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
+from scipy.stats import t as student
 
 from ray_unlearn.analysis.statistics.single_index import (
     FOLDS,
@@ -32,6 +35,8 @@ KAPPA_STEPS = (-0.5, 2.5)
 KAPPA_WEIGHT = (-2.5, 2.5)
 EQUIVALENT = (0.8, 1.25)
 MIN_TRIALS, MIN_DISTINCT, MIN_TRIALS_OF_GROUP = 12, 3, 6
+CURVE_FREEDOM = 4
+"""Degrees of freedom of a group's fitted curve, about."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Interaction:
 
     kappa: float
     kappa_interval: tuple[float, float]
-    """90 %, percentiles over resampled trials (within groups)."""
+    """90 %, expanded percentiles over resampled trials (within groups)."""
     interval_at_bound: bool
     """The interval touches the range of kappa that was searched: no finite edge there."""
     rmse_one: float
@@ -152,7 +157,7 @@ def _interaction(
         n += weight[:, group.trial].sum(axis=1)
     estimates = lowest_kappas(kappas, np.exp(criterion / n))
     kappa, of_folds, drawn_kappas = estimates[0], estimates[1 : 1 + FOLDS], estimates[1 + FOLDS :]
-    low, high = (float(edge) for edge in np.quantile(drawn_kappas, (0.05, 0.95)))
+    low, high = (float(edge) for edge in np.quantile(drawn_kappas, _levels(n_trials, len(groups))))
     held_out = [
         held_out_errors(group, fold, of_folds, penalty)
         for group, fold, penalty in zip(groups, folds, smoothing, strict=True)
@@ -175,6 +180,18 @@ def _interaction(
         n_trials=n_trials,
         n_rows=len(rates),
     )
+
+
+def _levels(n_trials: int, groups: int) -> tuple[float, float]:
+    """Quantiles of the resampled kappas between which a 90 % interval lies.
+
+    Percentiles of a bootstrap are too narrow where trials are few: expanded percentile interval
+    (Hesterberg 2015, "What teachers should know about the bootstrap", section 4.4), with what each
+    group's curve takes from the degrees of freedom.
+    """
+    left = max(n_trials - CURVE_FREEDOM * groups, 2)
+    level = float(norm.cdf(math.sqrt(n_trials / left) * student.ppf(0.05, left)))
+    return level, 1 - level
 
 
 def _groups(rows: pd.DataFrame, rate: FloatArray, other: str, winsorise: bool) -> list[GroupRows]:

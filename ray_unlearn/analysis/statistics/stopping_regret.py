@@ -5,6 +5,7 @@ ppl >= ppl of the original model on the approximate set (Yao et al., arXiv 2402.
 against the same level), else after the last one.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,20 +35,23 @@ class StoppingRule:
     """Trials with two evaluations or more for which it is known whether the rule fired."""
     crossed: Proportion
     n_infeasible: int
-    """Those without a finite score at the rule's checkpoint; they are in no regret below."""
+    """Those without a finite score at the rule's checkpoint; in no regret unless `bounded`."""
     n_infeasible_last: int
     """Those of them without a finite score at the last step, from which the rule may save them."""
     n_regrets: int
-    """Trials behind `regret_mean`: finite at the rule's checkpoint and at their best step."""
+    """Trials behind `regret_mean`."""
     regret_mean: float
     regret_interval: tuple[float, float]
-    """90 % interval of the mean; trials are resampled within groups."""
+    """90 % interval of the mean."""
     regret_last_mean: float | None
-    """Mean loss of running to the last evaluation instead, over trials that are finite at both;
-    None without any."""
+    """Mean loss of running to the last evaluation instead; None without any that can be told."""
     updates_saved: float | None
     """Proportion of planned updates saved, mean over crossing trials; None without any."""
     hindsight: bool
+    bounded: bool
+    """It is known what doing nothing scores. Nobody deploys a worse model, so that a ruined one,
+    without a score too, costs as much, and one ruined model in a hundred cannot outweigh the
+    others. Without a bound no number of trials says what the rule costs at most."""
 
 
 def checkpoints(rows: pd.DataFrame) -> pd.DataFrame:
@@ -114,7 +118,10 @@ def checkpoints(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def stopping_rule(
-    rows: pd.DataFrame, seed: int, bootstraps: int = BOOTSTRAPS
+    rows: pd.DataFrame,
+    seed: int,
+    bootstraps: int = BOOTSTRAPS,
+    nothing: Mapping[str, float] | None = None,
 ) -> StoppingRule | None:
     """Judge the rule on trajectories.
 
@@ -123,6 +130,7 @@ def stopping_rule(
             `score_selection` and `steps` (the planned last update; else the last evaluated one).
         seed: of the bootstrap.
         bootstraps: resamples of the trials within their groups.
+        nothing: by group, the score of doing nothing, where it is known.
 
     Returns:
         None where fewer than two trials have two evaluations and a checkpoint that can be compared,
@@ -140,34 +148,47 @@ def stopping_rule(
     best = _best_rows(rows, score, selection, table["trial"])
 
     stop, last = table["row"].to_numpy(dtype=int), table["row_last"].to_numpy(dtype=int)
-    at_best = np.where(best >= 0, score[best], np.nan)
+    group = rows["group"].to_numpy()[stop]
+    most = np.array([(nothing or {}).get(str(name), np.inf) for name in group])
+    bounded = bool(np.isfinite(most).all())
     infeasible = table["infeasible"].to_numpy(dtype=bool)
-    infeasible_last = ~np.isfinite(score[last])
-    regret = score[stop] - at_best
-    usable = ~infeasible & np.isfinite(regret)
+    at_best, at_stop, at_last = (
+        _deployed(values, most)
+        for values in (
+            np.where(best >= 0, score[best], np.nan),
+            np.where(infeasible, np.nan, score[stop]),
+            score[last],
+        )
+    )
+    regret = at_stop - at_best
+    usable = np.isfinite(regret)
     if usable.sum() < 2:
         return None
-    group = rows["group"].to_numpy()[stop]
     # Sorted, so that trials of other names but the same results give the same resamples.
     strata = [np.sort(regret[usable & (group == name)]) for name in sorted(set(group[usable]))]
     interval = _bootstrap(strata, seed, bootstraps)
+    if bounded:
+        worst = float((most - at_best).max())
+        interval = interval[0], _upper_bound(regret[usable], worst, seed, bootstraps)
 
     update = _column(rows, "update")
     planned = np.fmax(_column(rows, "steps")[last], update[last])
     crossed = table["crossed"].to_numpy(dtype=bool)
-    lost = (score[last] - at_best)[usable & ~infeasible_last]
+    lost = (at_last - at_best)[usable]
+    lost = lost[np.isfinite(lost)]
     saved = 1 - update[stop] / planned
     return StoppingRule(
         n_trials=len(table),
         crossed=proportion_of(int(crossed.sum()), len(table)),
         n_infeasible=int(infeasible.sum()),
-        n_infeasible_last=int(infeasible_last.sum()),
+        n_infeasible_last=int((~np.isfinite(score[last])).sum()),
         n_regrets=int(usable.sum()),
         regret_mean=float(np.mean(np.sort(regret[usable]))),
         regret_interval=interval,
         regret_last_mean=float(np.mean(np.sort(lost))) if len(lost) else None,
         updates_saved=float(saved[crossed].mean()) if crossed.any() else None,
         hindsight=hindsight,
+        bounded=bounded,
     )
 
 
@@ -190,6 +211,23 @@ def _column(rows: pd.DataFrame, name: str) -> FloatArray:
     if name not in rows:
         return np.full(len(rows), np.nan)
     return rows[name].to_numpy(dtype=float, na_value=np.nan)
+
+
+def _deployed(scores: FloatArray, most: FloatArray) -> FloatArray:
+    """Scores [n], none worse than doing nothing, `most` [n], where that is known."""
+    return np.where(np.isfinite(most), np.fmin(scores, most), scores)
+
+
+def _upper_bound(regret: FloatArray, worst: float, seed: int, draws: int) -> float:
+    """95 % upper bound of the mean regret, given the worst that one trial can cost.
+
+    Of n trials without a ruined one, up to 3 / n of the next may still be ruined. Dirichlet weights
+    on the trials and on one more that costs the worst (Ferguson 1973) allow for that; resampled
+    trials alone cannot show what none of them has.
+    """
+    values = np.append(np.sort(regret), worst)
+    weights = np.random.default_rng([seed, 1]).dirichlet(np.ones(len(values)), draws)
+    return float(np.quantile(weights @ values, 0.95))
 
 
 def _bootstrap(strata: list[FloatArray], seed: int, bootstraps: int) -> tuple[float, float]:

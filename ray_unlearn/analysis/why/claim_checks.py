@@ -47,9 +47,10 @@ def _trials(record: NamedRecord, limits: Numbers, score: Numbers) -> Iterator[Cl
     if evidence.get("left_out") is not None:
         yield from _left_out(evidence["left_out"], limits)
         return
-    if {"least_top_trials", "top_fraction"} <= set(limits) and len(record.methods) == 1:
-        needed = round(limits["least_top_trials"] / limits["top_fraction"])
-        count = evidence["n_trials"]
+    if record.kind == "rank":  # its test is exact at any number of trials and seeds
+        return
+    if "least_traced" in limits and record.kind in ("interaction", "stop_rule"):
+        needed, count = limits["least_traced"], evidence["n_trials"]
         yield ClaimCheck(counted(count, "trial"), f"at least {needed:,}", count >= needed)
     if "least_seeds" in limits:
         needed, count = limits["least_seeds"], evidence["n_seeds"]

@@ -26,10 +26,11 @@ STATISTICS_BEHIND = {
     "probability and cost from its joint draws",
     "range": "isolation profile of a Gaussian process per group; probability of being good, least "
     "over groups, from joint draws; its predictions of trials left out; whether the score "
-    "depends on it by a score test against permutations (max-T)",
+    "depends on it, by the test behind `rank`",
     "avoid": "values whose probability of being good is at most 0.1 over the number of groups, "
     "beyond the 90 % interval of the edge",
-    "rank": "PED-ANOVA of the best quarter against a max-T permutation null within groups",
+    "rank": "whether the score depends on each hyperparameter: score test of a variance component "
+    "against its shuffled values (max-T), groups added, all trials",
     "interaction": "single-index fit in log lr + kappa log steps, trial bootstrap",
     "stop_rule": "score at the rule's evaluation less that at the trial's best step, chosen on one "
     "half and scored on the other; trials resampled within groups",
