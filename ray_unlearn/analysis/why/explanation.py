@@ -24,8 +24,8 @@ from ray_unlearn.spec.guideline_file import Guidelines
 STATISTICS_BEHIND = {
     RECOMMENDED: "the lowest expected score of a Gaussian process over the settings, all trials; "
     "probability and cost from its joint draws",
-    "range": "isolation profile of a Gaussian process per group; probability of being good, least "
-    "over groups, from joint draws; its predictions of trials left out; whether the score "
+    "range": "isolation profile of a Gaussian process of all groups; probability of being good, "
+    "least over groups, from joint draws; its predictions of trials left out; whether the score "
     "depends on it, by the test behind `rank`",
     "avoid": "values whose probability of being good is at most 0.1 over the number of groups, "
     "beyond the 90 % interval of the edge",
