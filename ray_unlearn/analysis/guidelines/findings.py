@@ -7,6 +7,7 @@ import pandas as pd
 from ray_unlearn.analysis.guidelines.evidence_at_hand import from_space
 from ray_unlearn.analysis.guidelines.grades import THRESHOLDS, Thresholds
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings, find_method
+from ray_unlearn.analysis.statistics.configurations import with_configurations
 from ray_unlearn.analysis.statistics.contests import (
     AllPairs,
     RobustnessClaim,
@@ -61,16 +62,24 @@ def find(table: TrialTable, seed: int = 0, limits: Thresholds = THRESHOLDS) -> F
     methods = dict(zip(table.methods, found, strict=True))
     # Adaptive trials set the best known, and are not counted.
     known = table.trials[table.trials["drawn"] != "unknown"]
+    known = with_configurations(known, table.axes)
     pairs = all_pairs(known, table.methods, seed, fallback=table.nothing) if len(known) else None
-    return Findings(table, methods, _headline(table, known, seed), pairs, seed)
+    return Findings(table, methods, _headline(table, known, seed, limits), pairs, seed)
 
 
-def _headline(table: TrialTable, known: pd.DataFrame, seed: int) -> RobustnessClaim | None:
+def _headline(
+    table: TrialTable, known: pd.DataFrame, seed: int, limits: Thresholds
+) -> RobustnessClaim | None:
     if not set(HEADLINE) <= set(known["method"]):
         return None
     try:
         return robustness_claim(
-            known, *HEADLINE, table.score.tolerance, seed, fallback=table.nothing
+            known,
+            *HEADLINE,
+            table.score.tolerance,
+            seed,
+            family_error=limits.family_error,
+            fallback=table.nothing,
         )
     except UserError:  # too few trials of one of the two: `claims` says so
         return None

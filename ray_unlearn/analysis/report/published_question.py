@@ -60,7 +60,7 @@ def _comparison(claim: RobustnessClaim) -> str:
     groups = len(claim.differences[0].groups)
     return (
         f"`{claim.method_a}` against `{claim.method_b}`, paired in {counted(groups, 'group')}. "
-        f"Three statistics, taken together at 10 % (Holm), say: {claim.outcome}."
+        f"Three statistics, taken together at 5 % (Holm), say: {claim.outcome}."
     )
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.statistics.paired_difference import (
-    ALPHA,
     FEWEST_TRIALS,
     Outcome,
     PairedDifference,
@@ -39,8 +38,8 @@ class RobustnessClaim:
     """Three statistics on whether a is more robust to its hyperparameters than b, taken together.
 
     differences: share near the own best, share near the best known, area under the tuning curve.
-    outcomes: each by its own interval. outcome: all three together at 10 % by Holm; where two
-        contradict, not settled.
+    outcomes: each by its own interval. outcome: all three together by Holm, at the family's error;
+        where two contradict, not settled.
     outcome_beyond: the same over groups, for groups like these; None below five.
     budget: the k of the first statistic and the last k of the third, one for all groups and both
         methods.
@@ -65,19 +64,21 @@ def robustness_claim(
     tolerance: float,
     seed: int,
     *,
+    family_error: float = 0.05,
     fallback: Mapping[str, float] | None = None,
     repeats: int = 2000,
 ) -> RobustnessClaim:
     """Whether `method_a` is more or less robust to its hyperparameters than `method_b`.
 
     Args:
-        trials: `TrialTable.trials`, with all methods: they set the best known.
+        trials: `TrialTable.trials` `with_configurations`, of all methods: they set the best known.
         method_a, method_b: names of the methods.
         tolerance: tau, in units of the score.
-        seed: of the random halves.
+        seed: of the random halves and deals.
+        family_error: with which two methods that do the same are told apart by any statistic.
         fallback: by group, the score of doing nothing; where it is missing, the worst finite one
             of the group.
-        repeats: random halves.
+        repeats: random halves and deals.
 
     Raises:
         UserError: unknown method, no group to compare in, or no trial with a score in a group.
@@ -125,8 +126,8 @@ def robustness_claim(
             for d in differences
         ),
         adjusted_p=tuple(adjusted.tolist()),
-        outcome=_together(differences, adjusted),
-        outcome_beyond=_together(differences, holm([interval.p_value for interval in beyond]))
+        outcome=_together(differences, adjusted, family_error),
+        outcome_beyond=_together(differences, holm([i.p_value for i in beyond]), family_error)
         if beyond
         else None,
         scope=differences[0].scope,
@@ -212,8 +213,10 @@ def _outcome(difference: PairedDifference, *, settled: bool) -> Outcome:
     return "more robust" if (difference.mean > 0) == difference.larger_is_better else "less robust"
 
 
-def _together(differences: Sequence[PairedDifference], adjusted: Floats) -> Outcome:
-    said = {_outcome(d, settled=p <= ALPHA) for d, p in zip(differences, adjusted, strict=True)} - {
-        "not settled"
-    }
+def _together(
+    differences: Sequence[PairedDifference], adjusted: Floats, family_error: float
+) -> Outcome:
+    said = {
+        _outcome(d, settled=p <= family_error) for d, p in zip(differences, adjusted, strict=True)
+    } - {"not settled"}
     return said.pop() if len(said) == 1 else "not settled"

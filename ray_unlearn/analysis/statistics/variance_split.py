@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
+from ray_unlearn.analysis.statistics.configurations import configuration_labels
 from ray_unlearn.analysis.statistics.interaction import winsorised
 from ray_unlearn.analysis.trained_models import trained_models
 
@@ -87,7 +88,7 @@ def variance_split(
         None with fewer than `FEWEST_TRIALS` trials, or where nothing can be told apart.
     """
     trials = _capped(trials, nothing)
-    setting = _labels(trials, hyperparameters)
+    setting = configuration_labels(trials, hyperparameters)
     run = trials["group"] + "\0" + setting
     # A run again from the same seed is the same run; without a seed it is taken for another one.
     again = run + "\0" + trials["seed"].astype(str)
@@ -232,20 +233,6 @@ def _capped(trials: pd.DataFrame, nothing: Mapping[str, float]) -> pd.DataFrame:
         elif math.isfinite(float(np.quantile(scores, 0.4, method="lower"))):
             parts.append(own.assign(score=winsorised(scores)))
     return pd.concat(parts)
-
-
-def _labels(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> pd.Series:
-    """A name for each configuration: equal to twelve digits is equal."""
-    label = pd.Series("", index=trials.index)
-    for name in hyperparameters:
-        values = trials[name]
-        texts = (
-            values.map("{:.12g}".format).astype(str)  # of no value the type would be a number's
-            if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
-            else values.astype(str)
-        )
-        label = label + "\0" + texts
-    return label
 
 
 def _codes(column: pd.Series) -> Codes:
