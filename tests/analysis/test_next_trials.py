@@ -1,5 +1,7 @@
 """The next trials must settle more than others would, and be ones that a study can run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
@@ -52,6 +54,21 @@ def test_without_a_surface_the_space_is_filled():
     found = of(table, 6)
     assert [trial.gain for trial in found] == [None] * 6
     assert [trial.method for trial in found] == ["a", "b"] * 3
+
+
+@pytest.mark.parametrize("scores", [True, False])
+def test_a_group_among_others_is_filled_up_to_five_trials(scores):
+    """Alone it would take eight; with scores or without, three are there."""
+    table = planted({"a": valley()}, trials=12, groups=("books", "code"))
+    frame = table.trials
+    few = frame[(frame["group"] == "books") | (frame.groupby("group").cumcount() < 3)].copy()
+    if not scores:
+        few.loc[few["group"] == "code", ["score", "score_selection"]] = np.nan
+        few.loc[few["group"] == "code", "infeasible"] = True
+    found = of(replace(table, trials=few), 8)
+    assert [(trial.group, trial.gain) for trial in found[:2]] == [("code", None)] * 2
+    assert None not in {trial.gain for trial in found[2:]}
+    assert {trial.group for trial in found[2:]} == {"books"}
 
 
 def test_points_that_fill_a_space_keep_away_from_trials_and_each_other():

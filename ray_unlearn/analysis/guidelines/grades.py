@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray_unlearn.analysis.numerals import counted, percentage
+from ray_unlearn.analysis.statistics.paired_difference import FEWEST_TRIALS
 from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck
 from ray_unlearn.spec.guideline_file import Evidence, Grade, Reason
 
@@ -26,9 +27,9 @@ class Thresholds:
     or what the stopping rule costs: below it, neither was measured (`benchmarks/gate_rates.py`)."""
     least_crossed: int = 20
     """Of trials that the stopping rule stopped."""
-    least_compared: int = 20
-    """Trials of each method, drawn from the space, for comparisons; with 8 in one domain one of
-    seven equal methods was called better in 15 of 80 planted studies, from 20 on in 6 of 160."""
+    least_compared: int = FEWEST_TRIALS
+    """Trials of each method, drawn from the space, for comparisons: from there on equal methods are
+    rarely told apart (`benchmarks/equal_methods.py`)."""
     least_coverage: float = 0.75
     """Share of trials left out that the surface's 90 % intervals have to hold."""
     least_explained: float = 0.1
@@ -81,8 +82,8 @@ def _too_few(evidence: Evidence, needed: int, limits: Thresholds) -> list[Reason
         reasons.append(Reason(kind="sampler", text=how))
     if evidence.n_trials < needed:
         more = needed - evidence.n_trials
-        text = f"{evidence.n_trials} trials drawn from the space, {needed} are needed: "
-        text += f"{more} more trials"
+        text = f"{counted(evidence.n_trials, 'trial')} drawn from the space, {needed} are needed: "
+        text += counted(more, "more trial")
         reasons.append(Reason(kind="trials", text=text, trials_needed=more))
     if evidence.n_seeds < limits.least_seeds:
         known = counted(evidence.n_seeds, "seed") if evidence.n_seeds else "no seed known"

@@ -10,7 +10,6 @@ from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.recommendations import setting_at
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup
-from ray_unlearn.analysis.statistics.group_points import LEAST_TRIALS
 from ray_unlearn.analysis.statistics.next_points import filling_points, informative_points
 from ray_unlearn.analysis.statistics.processors import one_blas_thread
 from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface
@@ -101,7 +100,7 @@ def _told(
     ordered = tuple(axes[j] for j in order)
     part = replace(fit.part, points=fit.part.points[:, order])
     if fit.surface is None or fit.reason is not None:
-        missing = max(1, LEAST_TRIALS - len(part.scores))
+        missing = max(1, fit.least - len(part.scores))
         filling = filling_points(part.points, ordered, findings.seed, min(count, missing))
         return filling[:, back], None
     surface = ReorderedSurface(fit.surface, tuple(back.tolist()))

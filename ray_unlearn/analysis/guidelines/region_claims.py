@@ -8,7 +8,7 @@ from scipy.stats import norm
 from ray_unlearn.analysis.guidelines.claim_maker import ClaimMaker
 from ray_unlearn.analysis.guidelines.grades import worse_than_default
 from ray_unlearn.analysis.guidelines.weaker_statements import start_of, weaker_statement
-from ray_unlearn.analysis.numerals import plain, rounded, rounded_interval
+from ray_unlearn.analysis.numerals import counted, plain, rounded, rounded_interval
 from ray_unlearn.analysis.statistics.good_regions import CORE, Region
 from ray_unlearn.spec.guideline_file import ClaimedRegion, Guideline, Reason
 
@@ -230,4 +230,4 @@ def _needed_for(maker: ClaimMaker, highest: float) -> int | None:
 
 def _about(more: int | None) -> str:
     """`: about 139 more trials`."""
-    return f": about {more:,} more trials" if more is not None else ""
+    return f": about {counted(more, 'more trial')}" if more is not None else ""

@@ -178,9 +178,10 @@ def all_pairs(
             if g in worst
         },
     )
+    halves: dict[tuple[str, str], Floats] = {}
     try:
         found = tuple(
-            paired_difference(trials, a, b, statistic, seed + i, repeats=repeats)
+            paired_difference(trials, a, b, statistic, seed + i, repeats=repeats, halves=halves)
             for i, (a, b) in enumerate(combinations(methods, 2))
         )
     except UserError:

@@ -62,6 +62,8 @@ class FittedGroup:
     check: SurfaceCheck | None
     default: float
     reason: str | None
+    least: int
+    """Trials from which it says something."""
 
     @property
     def n_used(self) -> int:
@@ -84,9 +86,14 @@ class _Together:
     order: tuple[int, ...]
     seed: int
 
+    @property
+    def least(self) -> int:
+        """Trials from which one of the groups says something."""
+        return _least(len(self.parts))
+
     def too_little(self, i: int) -> str | None:
         """Why group i says nothing; None if it does."""
-        return too_little(self.parts[i], LEAST_AMONG if len(self.parts) > 1 else LEAST_TRIALS)
+        return too_little(self.parts[i], self.least)
 
 
 def fit_groups(
@@ -107,10 +114,12 @@ def fit_groups(
         for together in _fitted(parts, axes, tolerance, seed)
         for i, place in enumerate(together.places)
     }
+    # With scores, a group that has none would be fitted among those that have.
+    least = _least(len(found) + 1)
     return tuple(
         replace(found[i], part=part)
         if i in found
-        else _nothing(part, None, float("nan"), too_little(part), seed)
+        else _nothing(part, None, float("nan"), too_little(part, least), seed, least)
         for i, part in enumerate(parts)
     )
 
@@ -159,7 +168,7 @@ def _said(together: _Together, i: int, tolerance: float) -> FittedGroup:
     as_given = ReorderedSurface(surface, together.order)
     reason = together.too_little(i)
     if reason is not None:
-        return _nothing(part, as_given, default, reason, seed)
+        return _nothing(part, as_given, default, reason, seed, together.least)
     best = surface_best(surface, part.points, axes, seed)
     back = [int(j) for j in np.argsort(together.order)]
     return FittedGroup(
@@ -173,7 +182,13 @@ def _said(together: _Together, i: int, tolerance: float) -> FittedGroup:
         _check(surface, part, tolerance, seed),
         default,
         None,
+        together.least,
     )
+
+
+def _least(groups: int) -> int:
+    """Trials from which each of some groups that are fitted together says something."""
+    return LEAST_AMONG if groups > 1 else LEAST_TRIALS
 
 
 def _regrets(together: _Together, i: int) -> tuple[Array, ...]:
@@ -191,10 +206,11 @@ def _nothing(
     default: float,
     reason: str | None,
     seed: int,
+    least: int,
 ) -> FittedGroup:
     """A group that says nothing about regions, and why."""
     empty = np.empty(0)
-    return FittedGroup(part, surface, seed, (), (), empty, empty, None, default, reason)
+    return FittedGroup(part, surface, seed, (), (), empty, empty, None, default, reason, least)
 
 
 def _check(surface: ScoreSurface, part: GroupPoints, tolerance: float, seed: int) -> SurfaceCheck:
@@ -202,7 +218,7 @@ def _check(surface: ScoreSurface, part: GroupPoints, tolerance: float, seed: int
     if isinstance(surface, ResponseSurface):
         score = surface
 
-        def left_out(kept: NDArray[np.int_], left: NDArray[np.int_]) -> Array:
+        def left_out(left: NDArray[np.int_]) -> Array:
             return score.left_out_draws(left, seed, DRAWS)
 
         return check_surface(score.targets[score.own], left_out, seed)
@@ -212,7 +228,7 @@ def _check(surface: ScoreSurface, part: GroupPoints, tolerance: float, seed: int
     rested = components.own
     rested = rested[np.lexsort((*part.points[rested].T, values[rested]))]
 
-    def predict(kept: NDArray[np.int_], left: NDArray[np.int_]) -> Array:
+    def predict(left: NDArray[np.int_]) -> Array:
         own = components.without(rested[left])
         return np.minimum(own.predicted(part.points[rested[left]], seed, DRAWS), values.max())
 

@@ -125,6 +125,7 @@ def paired_difference(
     seed: int,
     *,
     repeats: int = 2000,
+    halves: dict[tuple[str, str], Floats] | None = None,
 ) -> PairedDifference:
     """Compare two methods on the groups in which both have at least `FEWEST_TRIALS` trials.
 
@@ -134,6 +135,7 @@ def paired_difference(
         statistic: what is compared.
         seed: of the random halves (within group and method) and deals (within group).
         repeats: random halves, and as many deals.
+        halves: by method and group, the statistic on halves drawn before; what is drawn is added.
 
     Raises:
         UserError: unknown method, or no group to compare in.
@@ -156,11 +158,15 @@ def paired_difference(
         samples[group] = (a, b, measure)
     rng = np.random.default_rng(seed)
     of_halves, of_exchange = np.zeros(repeats), np.zeros(repeats)
+    known = {} if halves is None else halves
     # Drawn in the order of the numbers, not of the names: renaming a group changes nothing.
     for row in sorted(rows, key=lambda row: (row.difference, row.a, row.n_a, row.n_b, row.group)):
         a, b, measure = samples[row.group]
-        halves = (halved(sample, measure, repeats, rng) for sample in (a, b))
-        of_halves += _difference(*halves) / len(rows)
+        for name, sample in ((method_a, a), (method_b, b)):
+            if (name, row.group) not in known:
+                known[name, row.group] = halved(sample, measure, repeats, rng)
+        both = (known[name, row.group] for name in (method_a, method_b))
+        of_halves += _difference(*both) / len(rows)
         of_exchange += _difference(*exchanged(a, b, measure, repeats, rng)) / len(rows)
     differences = np.array([row.difference for row in rows])
     signs = np.sign(differences) * (1 if statistic.larger_is_better else -1)

@@ -26,8 +26,8 @@ from ray_unlearn.analysis.statistics.robustness import Floats, Measure, choice_o
 
 Codes = NDArray[np.intp]
 
-_CHUNK = 4_000_000
-_TIE = 1e-9
+_CHUNK = 1_000_000
+"""Numbers that are drawn at a time, so that memory stays small."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,7 @@ def _dealt(
         rows = min(step, repeats - start)
         keys = rng.random((rows, kinds))
         if kinds < n:
-            keys = keys[:, configurations] + _TIE * rng.random((rows, n))
-        chosen = np.zeros((rows, n), dtype=bool)
-        first = np.argpartition(keys, count - 1, axis=1)[:, :count]
-        np.put_along_axis(chosen, first, True, axis=1)
-        yield chosen
+            places = keys.argsort(axis=1).argsort(axis=1)
+            keys = places[:, configurations] + rng.random((rows, n))
+        # No two keys of a row are equal, but once in some 1e12 rows.
+        yield keys <= np.partition(keys, count - 1, axis=1)[:, count - 1 : count]

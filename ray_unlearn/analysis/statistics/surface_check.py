@@ -17,9 +17,9 @@ Indices = NDArray[np.int_]
 FOLDS = 5
 INTERVAL = (0.05, 0.95)
 
-Predict = Callable[[Indices, Indices], Array]
-"""From the trials kept and the trials left out (indices) to draws [draws, left out] of what would
-be measured at the latter, noise included, by a surface fitted to the former."""
+Predict = Callable[[Indices], Array]
+"""From the trials left out (indices) to draws [draws, left out] of what would be measured there,
+noise included, by a surface fitted to the others."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def check_surface(measured: Array, predict: Predict, seed: int) -> SurfaceCheck:
         kept, left = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         if not len(kept):
             continue
-        draws, truth = predict(kept, left), measured[left]
+        draws, truth = predict(left), measured[left]
         low, high = np.quantile(draws, INTERVAL, axis=0)
         held += int(((low <= truth) & (truth <= high)).sum())
         error += float(((truth - draws.mean(0)) ** 2).sum())
