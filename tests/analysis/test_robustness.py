@@ -420,7 +420,7 @@ def test_holm_by_hand() -> None:
 
 
 def test_equal_methods_of_twenty_trials_are_rarely_told_apart() -> None:
-    """5 % are allowed; by random halves alone 13 % of such studies would be claims."""
+    """5 % are allowed; by random halves alone 12 % of such studies would be claims."""
     scores = dict.fromkeys(("wide", "narrow", "other"), valley(width=0.35))
     told = 0
     for seed in range(150):

@@ -6,7 +6,7 @@ its differences: they are not independent (`held_out_by`).
 
 The interval over trials is the wider one of two, and its p-value the greater: what random halves of
 the trials give, and what two methods that do the same would give (`resampling`). With 20 trials the
-halves alone call equal methods different in 13 % of studies where 5 % is meant. Exchange alone
+halves alone call equal methods different in 12 % of studies where 5 % is meant. Exchange alone
 calls a method that is worse everywhere more or less robust within its own trials
 (`benchmarks/equal_methods.py`).
 

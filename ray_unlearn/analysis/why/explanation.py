@@ -35,7 +35,7 @@ STATISTICS_BEHIND = {
     "stop_rule": "score at the rule's evaluation less that at the trial's best step, chosen on one "
     "half and scored on the other; trials resampled within groups",
     "method_choice": "paired differences over groups of the expected best of k random trials and "
-    "of shares of good trials, Holm",
+    "of shares of good trials; random halves and trials that change places both settle it; Holm",
     "budget": "share of the space within the tolerance of the best, from joint draws of the "
     "response surface",
 }
