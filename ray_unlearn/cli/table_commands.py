@@ -187,8 +187,8 @@ def methods_command(json: Json = False) -> None:
         return
     print_table(["method", "loss to minimise", "retain data"], lines)
     print(
-        "U forget set, R retain set (same domain), G general set, P_0 vanilla model; "
-        "Yao et al., ACL 2024"
+        "U forget set, R retain set (same domain), G general set, P_0 vanilla model; the first "
+        "seven: Yao et al., ACL 2024; the sources of the others are in docs/methods.md"
     )
 
 

@@ -56,6 +56,24 @@ class Hyperparameters(Strict):
     adam_beta2: float = Field(
         0.999, ge=0, lt=1, description="decay rate of AdamW's mean of squared gradients"
     )
+    beta: float = Field(
+        0.1,
+        gt=0,
+        le=LARGEST_FACTOR,
+        description="how sharply NPO and SimNPO stop at documents that are forgotten",
+    )
+    gamma: float = Field(
+        0.0,
+        ge=0,
+        le=LARGEST_FACTOR,
+        description="margin that SimNPO wants below a document's mean log-probability, times beta",
+    )
+    confidence_power: float = Field(
+        1.0, ge=0, le=64, description="power of P(x_t) in a token's weight (WGA, SatImp)"
+    )
+    doubt_power: float = Field(
+        1.0, ge=0, le=64, description="power of 1 - P(x_t) in a token's weight (SatImp)"
+    )
 
     @model_validator(mode="after")
     def _one_warm_up(self) -> Self:
@@ -85,8 +103,11 @@ HYPERPARAMETERS = tuple(Hyperparameters.model_fields)
 MIXING_HYPERPARAMETERS = ("retain_ratio", "w_f", "w_r")
 """Hyperparameters of methods that train on retain data beside the forget set."""
 
+LOSS_HYPERPARAMETERS = ("beta", "gamma", "confidence_power", "doubt_power")
+"""Hyperparameters of single losses."""
+
 TRAINING_HYPERPARAMETERS = tuple(
-    name for name in HYPERPARAMETERS if name not in MIXING_HYPERPARAMETERS
+    name for name in HYPERPARAMETERS if name not in MIXING_HYPERPARAMETERS + LOSS_HYPERPARAMETERS
 )
 """Hyperparameters of batches, optimizer and schedule: every method uses them."""
 

@@ -1,8 +1,8 @@
 """The unlearning methods as data, without torch, so that a laptop can validate a study.
 
-A method minimises  w_f * forget term + w_r * retain term  (Yao et al., ACL 2024, arXiv 2402.15159).
-The terms are pure functions in `ray_unlearn.unlearn.methods`. The registry says which terms and
-hyperparameters a method uses, so that specs, command line and report can name and check methods
+A method minimises a sum of terms, each a weight times a loss on documents of one split. The losses
+are pure functions in `ray_unlearn.unlearn.methods.losses`. The registry says which terms and
+hyperparameters a method has, so that specs, command line and report can name and check methods
 without loading a model.
 """
 
@@ -19,9 +19,9 @@ from ray_unlearn.spec.hyperparameters import (
     TRAINING_HYPERPARAMETERS,
 )
 
-ForgetTerm = Literal["ascent", "random_labels", "adversarial_labels"]
-RetainTerm = Literal["descent", "kl"]
-RetainSet = Literal["retain", "general_retain"]
+TermName = Literal["forget", "retain"]
+TrainedSplit = Literal["forget", "retain", "general_retain"]
+Labels = Literal["true", "random", "adversarial"]
 
 METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 WITHOUT_DEFAULT = ("learning_rate", "steps")
@@ -29,24 +29,40 @@ WITHOUT_DEFAULT = ("learning_rate", "steps")
 
 
 @dataclass(frozen=True)
+class TermSpec:
+    """One part of what a method minimises: weight x loss on documents of a split."""
+
+    name: TermName
+    """It names the term's columns, `forget_loss` say; each name occurs once in a method."""
+    split: TrainedSplit
+    loss: str
+    """Name of a function in `ray_unlearn.unlearn.methods.losses`."""
+    labels: Labels = "true"
+    """What the tokens of the documents are replaced by as targets."""
+    weight: str | None = None
+    """The hyperparameter that multiplies the loss; None: 1."""
+
+
+@dataclass(frozen=True)
 class Method:
-    """One unlearning method: its losses, its retain data and the hyperparameters it uses."""
+    """One unlearning method: the terms it minimises and the hyperparameters it uses."""
 
     name: str
     loss: str
-    """The loss to minimise, as a formula for people."""
-    forget: ForgetTerm
-    """The term on the forget set U."""
-    retain: RetainTerm | None = None
-    """The term on `retain_set`; both are None for a method without retain data."""
-    retain_set: RetainSet | None = None
+    """What is minimised, as a formula for people."""
+    terms: tuple[TermSpec, ...]
     hyperparameters: tuple[str, ...] = TRAINING_HYPERPARAMETERS
     """What a search may choose for this method; anything else is refused."""
 
     @property
+    def retain_set(self) -> TrainedSplit | None:
+        """The split of the retain term; None for a method without retain data."""
+        return next((term.split for term in self.terms if term.name == "retain"), None)
+
+    @property
     def mixed(self) -> bool:
         """True when the method trains on retain data beside the forget set."""
-        return self.retain is not None
+        return self.retain_set is not None
 
     def check_uses(self, names: Iterable[str], place: str = "") -> None:
         """Refuse hyperparameters that have no effect on this method.
@@ -69,6 +85,12 @@ class Method:
                 )
 
 
+SPLITS: tuple[tuple[str, TrainedSplit, str], ...] = (
+    ("general", "general_retain", "G"),
+    ("in_distribution", "retain", "R"),
+)
+"""Where a retain term's documents come from: as method names say it, as data does, in formulas."""
+
 _registered: dict[str, Method] = {}
 
 METHODS: Mapping[str, Method] = MappingProxyType(_registered)
@@ -83,7 +105,7 @@ def register(method: Method) -> Method:
 
     Raises:
         UserError: the name is taken or malformed, a hyperparameter is unknown, named twice or
-            missing, or only one of `retain` and `retain_set` is given.
+            missing, or the terms have no forget term or two of one name.
     """
     place = f"method {method.name!r}"
     if not METHOD_NAME.fullmatch(method.name):
@@ -93,11 +115,25 @@ def register(method: Method) -> Method:
         )
     if method.name in _registered:
         raise UserError(f"{place}: already registered; choose another name")
-    if (method.retain is None) != (method.retain_set is None):
-        raise UserError(f"{place}: `retain` and `retain_set` need each other; give both or neither")
+    _check_terms(method, place)
     _check_hyperparameters(method, place)
     _registered[method.name] = method
     return method
+
+
+def _check_terms(method: Method, place: str) -> None:
+    names = [term.name for term in method.terms]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{place}: two terms are named {name!r}; give each a name of its own")
+    if "forget" not in names:
+        raise UserError(f"{place}: no term is named 'forget'; add the one on the forget set")
+    for term in method.terms:
+        if term.weight is not None and term.weight not in method.hyperparameters:
+            raise UserError(
+                f"{place}: the weight `{term.weight}` of the {term.name} term is none of its "
+                "`hyperparameters`; add it"
+            )
 
 
 def _check_hyperparameters(method: Method, place: str) -> None:
@@ -125,30 +161,97 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
-def _mixed(name: str, loss: str, retain: RetainTerm, retain_set: RetainSet) -> Method:
-    """Gradient ascent on the forget set with a retain term beside it."""
+def _alone(name: str, formula: str, loss: str, labels: Labels = "true", *own: str) -> Method:
+    """A method of a forget term alone."""
     return Method(
         name,
-        loss,
-        "ascent",
-        retain,
-        retain_set,
-        (*TRAINING_HYPERPARAMETERS, *MIXING_HYPERPARAMETERS),
+        formula,
+        (TermSpec("forget", "forget", loss, labels),),
+        (*TRAINING_HYPERPARAMETERS, *own),
     )
 
 
-BUILT_IN = tuple(
+def _mixed(
+    name: str, formula: str, loss: str, retain: str, split: TrainedSplit, *own: str
+) -> Method:
+    """A forget term on true labels with a retain term beside it."""
+    return Method(
+        name,
+        formula,
+        (
+            TermSpec("forget", "forget", loss, weight="w_f"),
+            TermSpec("retain", split, retain, weight="w_r"),
+        ),
+        (*TRAINING_HYPERPARAMETERS, *MIXING_HYPERPARAMETERS, *own),
+    )
+
+
+PUBLISHED = tuple(
     register(method).name
     for method in (
-        Method("gradient_ascent", "-NLL(U)", "ascent"),
-        Method("random_labels", "CE(U, random labels)", "random_labels"),
-        Method(
-            "adversarial_samples", "CE(U, argmax_{a != x_t} P_0(a | x_<t))", "adversarial_labels"
+        _alone("gradient_ascent", "-NLL(U)", "ascent"),
+        _alone("random_labels", "CE(U, random labels)", "cross_entropy", "random"),
+        _alone(
+            "adversarial_samples",
+            "CE(U, argmax_{a != x_t} P_0(a | x_<t))",
+            "cross_entropy",
+            "adversarial",
         ),
-        _mixed("ascent_descent_general", "-w_f NLL(U) + w_r NLL(G)", "descent", "general_retain"),
-        _mixed("ascent_kl_general", "-w_f NLL(U) + w_r KL(P_0 || P) on G", "kl", "general_retain"),
-        _mixed("ascent_descent_in_distribution", "-w_f NLL(U) + w_r NLL(R)", "descent", "retain"),
-        _mixed("ascent_kl_in_distribution", "-w_f NLL(U) + w_r KL(P_0 || P) on R", "kl", "retain"),
+        *(
+            _mixed(f"ascent_{name}_{where}", f"-w_f NLL(U) + w_r {formula}", "ascent", loss, split)
+            for where, split, letter in SPLITS
+            for name, loss, formula in (
+                ("descent", "cross_entropy", f"NLL({letter})"),
+                ("kl", "kl_divergence", f"KL(P_0 || P) on {letter}"),
+            )
+        ),
     )
 )
-"""The methods that come with the package: a study file that names none runs these."""
+"""The seven methods of Yao et al., ACL 2024: a study file that names none runs these."""
+
+for _method in (
+    _alone("npo", "NPO(U)", "npo", "true", "beta"),
+    _mixed(
+        "npo_descent_in_distribution",
+        "w_f NPO(U) + w_r NLL(R)",
+        "npo",
+        "cross_entropy",
+        "retain",
+        "beta",
+    ),
+    _mixed(
+        "npo_kl_in_distribution",
+        "w_f NPO(U) + w_r KL(P_0 || P) on R",
+        "npo",
+        "kl_divergence",
+        "retain",
+        "beta",
+    ),
+    _mixed(
+        "simnpo_descent_in_distribution",
+        "w_f SimNPO(U) + w_r NLL(R)",
+        "simnpo",
+        "cross_entropy",
+        "retain",
+        "beta",
+        "gamma",
+    ),
+    _mixed(
+        "wga_descent_in_distribution",
+        "-w_f NLL(U), tokens weighted by P^confidence_power, + w_r NLL(R)",
+        "weighted_ascent",
+        "cross_entropy",
+        "retain",
+        "confidence_power",
+    ),
+    _mixed(
+        "satimp_descent_in_distribution",
+        "-w_f NLL(U), tokens weighted by P^confidence_power (1 - P)^doubt_power, + w_r NLL(R)",
+        "saturation_ascent",
+        "cross_entropy",
+        "retain",
+        "confidence_power",
+        "doubt_power",
+    ),
+):
+    register(_method)

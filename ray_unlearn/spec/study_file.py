@@ -5,7 +5,7 @@ from typing import Any
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
-from ray_unlearn.spec.method_registry import BUILT_IN, method_named
+from ray_unlearn.spec.method_registry import PUBLISHED, method_named
 from ray_unlearn.spec.search_space import load_search_space
 from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec, is_local
@@ -29,7 +29,7 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
     """
     content = read_yaml(path)
     overrides = content.pop("space_overrides", None)
-    methods = content.get("methods", list(BUILT_IN))
+    methods = content.get("methods", list(PUBLISHED))
     if not isinstance(methods, list) or not methods:
         raise UserError(f"{path}: methods: must be a list of method names, got {methods!r}")
     for name in methods:

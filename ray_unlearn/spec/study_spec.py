@@ -14,7 +14,7 @@ from ray_unlearn.spec.bounds import (
 from ray_unlearn.spec.data_spec import DataSpec
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
-from ray_unlearn.spec.method_registry import BUILT_IN
+from ray_unlearn.spec.method_registry import PUBLISHED
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.score_weights import ScoreWeights
@@ -110,7 +110,7 @@ class StudySpec(Strict):
     description: str = ""
     model: ModelSpec
     data: DataSpec
-    methods: tuple[str, ...] = Field(BUILT_IN, min_length=1)
+    methods: tuple[str, ...] = Field(PUBLISHED, min_length=1)
     spaces: dict[str, SearchSpace]
     full_spaces: dict[str, SearchSpace] | None = Field(
         None, description="spaces before they were narrowed (`--space-from`), by method"

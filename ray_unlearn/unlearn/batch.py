@@ -99,6 +99,15 @@ def document_runs(
     return starts, np.diff(np.append(starts, pairs.shape[1]))
 
 
+def target_documents(tokens: TokenSet, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number for the document of each target of these sequences, [n], in order of `target_mask`.
+
+    Equal for targets of one document in one sequence, and not consecutive.
+    """
+    sequence = np.arange(len(indices))[:, None] * (int(tokens.document.max()) + 1)
+    return (sequence + tokens.document[indices])[:, 1:][tokens.target_mask[indices]]
+
+
 def padded(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
     """These sequences as they are, packed or not, cut to the longest of them."""
     longest = int((tokens.document[indices] >= 0).sum(axis=1).max())

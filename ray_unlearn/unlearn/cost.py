@@ -44,6 +44,8 @@ class UpdateCost:
     """Per squared length of a document, for attention."""
     logprob_per_target: float
     kl_per_target: float
+    forward_per_target: float
+    """Of the head, without a gradient."""
     estimated: str = ""
     """How the body was estimated and why; empty if it was counted."""
 
@@ -55,7 +57,10 @@ class UpdateCost:
             lengths: tokens of each document, [documents].
             targets: real targets among them.
         """
-        per_target = self.kl_per_target if term.quantity == "kl" else self.logprob_per_target
+        passes = {"logprobs": 1, "reference_logprobs": 2}.get(term.loss.needs, 0)
+        per_target = passes * self.forward_per_target + (
+            self.kl_per_target if term.loss.needs == "kl_sum" else self.logprob_per_target
+        )
         return self.body(lengths) + targets * per_target
 
     def body(self, lengths: NDArray[np.int64]) -> float:
@@ -85,7 +90,10 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
         hidden = reference.clone().requires_grad_()
         kl_sum(hidden, head, reference, _frozen(head)).backward()
 
-    per_target = _flops(logprob), _flops(kl)
+    def forward() -> None:
+        head(reference)
+
+    per_target = _flops(logprob), _flops(kl), _flops(forward)
     per_token = 6.0 * _active_matrices(model)
     try:
         linear, square = _counted_body(config, sequence_length)

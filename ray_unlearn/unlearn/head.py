@@ -1,7 +1,7 @@
 """Sums of per-token quantities from final hidden states, with the gradient from the same pass.
 
-All seven losses are a constant times a sum over tokens, so the gradient of the sum can be computed
-while a chunk's logits are in memory. Logits are computed once, where the plain path (`logprobs`,
+Most losses are a constant times a sum over tokens, so the gradient of the sum can be computed while
+a chunk's logits are in memory. Logits are computed once, where the plain path (`logprobs`,
 activation checkpointing) computes them twice, and one softmax serves value and gradient. The idea
 is that of fused linear cross-entropy (Hsu et al. 2024, Liger Kernel, arXiv 2410.10989), here for
 log-probabilities and KL, in plain PyTorch on any device.
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_unlearn.unlearn.logprobs import chunk_size
+from ray_unlearn.unlearn.logprobs import chunk_size, target_logprobs
 
 Rows = slice
 Chunk = Callable[[Tensor, Rows, torch.dtype], tuple[Tensor, Tensor]]
@@ -40,6 +40,38 @@ def logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
         )
 
     return _summed(chunk, hidden, head)
+
+
+def function_of_logprobs(
+    hidden: Tensor, head: nn.Linear, targets: Tensor, function: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Any differentiable function of log P(target | prefix) [n]; a scalar with gradient.
+
+    The head is passed twice: for the value and its gradient in the log-probabilities, and for their
+    sum weighted by that gradient. So logits are never whole, as in a sum.
+
+    Args:
+        hidden: [n, H].
+        head: the output embedding.
+        targets: [n].
+        function: from [n] to a scalar.
+    """
+    with torch.no_grad():
+        found = target_logprobs(hidden, head, targets)
+    with torch.enable_grad():
+        logprobs = found.detach().requires_grad_()
+        value = function(logprobs)
+        (weights,) = torch.autograd.grad(value, logprobs)
+
+    def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        chosen, weight = targets[rows, None], weights[rows, None]
+        logits -= logits.logsumexp(-1, keepdim=True)
+        total = (logits.gather(-1, chosen) * weight).sum()
+        gradient = logits.exp_().mul_(-weight)
+        return total, gradient.scatter_add_(-1, chosen, weight)
+
+    weighted = _summed(chunk, hidden, head)
+    return value.detach() + (weighted - weighted.detach())
 
 
 def kl_sum(

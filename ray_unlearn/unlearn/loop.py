@@ -13,17 +13,18 @@ from torch import Tensor
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import Outcome, Row
 from ray_unlearn.store.schema import finite as finite_row
-from ray_unlearn.unlearn.batch import Batch
+from ray_unlearn.unlearn.batch import Batch, target_documents
 from ray_unlearn.unlearn.calibration import Calibration, calibrated_row
 from ray_unlearn.unlearn.checkpoint import Checkpointer, NoCheckpointer, TrialState
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.evaluate import evaluate
-from ray_unlearn.unlearn.head import kl_sum, logprob_sum
+from ray_unlearn.unlearn.head import function_of_logprobs, kl_sum, logprob_sum
 from ray_unlearn.unlearn.liger import liger_kl_sum, liger_logprob_sum
 from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
 from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
+from ray_unlearn.unlearn.methods.losses import Given
 from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
 from ray_unlearn.unlearn.sharded_model import whole
 from ray_unlearn.unlearn.workspace import Workspace
@@ -126,56 +127,78 @@ def backward(
     """Add the gradient of weight * loss of one term, and return the unweighted loss.
 
     Both are over this worker's part of the batch.
-    The loss is a sum over micro-batches divided by the *global* number of targets, so it is the
-    token mean over the global batch whatever the micro-batch size and the number of workers.
+    The loss is a sum over micro-batches divided by the *global* number of targets or documents, so
+    it is the mean over the global batch whatever the micro-batch size and the number of workers.
     """
     tokens = workspace.data.splits[term.split]
     indices, epochs = batch(config.seed, term.split, update, term.batch_size, len(tokens))
     targets = int(tokens.target_mask[indices].sum())
+    documents = len(np.unique(target_documents(tokens, indices)))
     meter.count(term, workspace.document_lengths(term.split, indices), targets)
     own, own_epochs = workspace.comm.shard(indices), workspace.comm.shard(epochs)
     size = workspace.micro_batch_size or max(1, len(own))
     total = torch.zeros((), device=workspace.device)
+    use = partial(part_of_loss, workspace, config, term, targets=targets, documents=documents)
     for start in range(0, len(own), size):
         chosen = slice(start, start + size)
-        loss = term.loss(
-            quantity(workspace, config, term, own[chosen], own_epochs[chosen]), targets
-        )
+        loss = use(own[chosen], own_epochs[chosen])
         (term.weight * loss).backward()
         total += loss.detach()
     size = workspace.micro_batch_size or len(indices)
     most = -(-len(indices) // workspace.comm.world_size)
     for _ in workspace.idle_calls(-(-len(own) // size), -(-most // size)):
-        quantity(workspace, config, term, indices[:1], epochs[:1], idle=True).sum().backward()
+        use(indices[:1], epochs[:1], idle=True).backward()
     return total
 
 
-def quantity(
+def part_of_loss(
     workspace: Workspace,
     config: TrialConfig,
     term: Term,
     indices: NDArray[np.int64],
     epochs: NDArray[np.int64],
     *,
+    targets: int,
+    documents: int,
     idle: bool = False,
 ) -> Tensor:
-    """The term's quantity on real targets of these sequences, with gradient.
+    """What these sequences add to the term's loss in a batch of so many targets and documents.
 
-    It is a sum [], or per token [n] on the plain path. An idle call has no targets at all; its
-    gradients are zero.
+    A scalar with gradient. An idle call has no targets at all; its gradients are zero.
     """
     inputs = workspace.batch(term.split, indices)
     if idle:
         inputs = inputs.without_targets()
-    if term.quantity == "kl":
-        reference = workspace.reference.hidden(term.split, indices)[: len(inputs.rows)]
+    n, needs = len(inputs.rows), term.loss.needs
+    numbers = np.unique(
+        target_documents(workspace.data.splits[term.split], indices), return_inverse=True
+    )[1]
+    document = torch.from_numpy(numbers[:n]).to(workspace.device)
+
+    def loss(values: Tensor, reference: Tensor | None = None) -> Tensor:
+        given = Given(values, targets, documents, document, reference)
+        return term.loss.function(given, config)
+
+    if needs == "kl_sum":
+        hidden = workspace.reference.hidden(term.split, indices)[:n]
         use = partial(
-            KL[workspace.head], reference_hidden=reference, reference_head=workspace.reference.head
+            KL[workspace.head], reference_hidden=hidden, reference_head=workspace.reference.head
         )
-    else:
-        labels = labels_of(workspace, config, term, indices, epochs, inputs)
-        use = partial(LOGPROB[workspace.head], targets=labels)
-    found: Tensor = workspace.policy.scored(inputs, use)
+        return loss(workspace.policy.scored(inputs, use))
+    labels = labels_of(workspace, config, term, indices, epochs, inputs)
+    if needs == "logprob_sum":
+        return loss(
+            workspace.policy.scored(inputs, partial(LOGPROB[workspace.head], targets=labels))
+        )
+    reference = None
+    if needs == "reference_logprobs":
+        reference = workspace.reference.logprobs(term.split, indices, labels)
+    function = partial(loss, reference=reference)
+    if workspace.head == "plain":
+        return function(workspace.policy.scored(inputs, partial(target_logprobs, targets=labels)))
+    found: Tensor = workspace.policy.scored(
+        inputs, partial(function_of_logprobs, targets=labels, function=function)
+    )
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ray_unlearn.unlearn.batch import Batch
 from ray_unlearn.unlearn.data import TokenSet
-from ray_unlearn.unlearn.logprobs import adversarial_targets
+from ray_unlearn.unlearn.logprobs import adversarial_targets, target_logprobs
 from ray_unlearn.unlearn.model import head_of
 from ray_unlearn.unlearn.policy import Policy
 from ray_unlearn.unlearn.sharded_model import whole_head
@@ -59,6 +59,11 @@ class Reference:
         starts = self._starts[split]
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices])
         return self._cached[split][torch.from_numpy(rows).to(self.head.weight.device)]
+
+    @torch.no_grad()
+    def logprobs(self, split: str, indices: NDArray[np.int64], targets: Tensor) -> Tensor:
+        """log P_0 of these targets [n] of these sequences, in the order of `target_mask`."""
+        return target_logprobs(self.hidden(split, indices)[: len(targets)], self.head, targets)
 
     @torch.no_grad()
     def adversarial_labels(self) -> NDArray[np.int32]:

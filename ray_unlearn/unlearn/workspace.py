@@ -34,6 +34,7 @@ from ray_unlearn.unlearn.layout import (
     choose_layout,
     states_of,
 )
+from ray_unlearn.unlearn.methods.losses import LOSSES, OF_REFERENCE
 from ray_unlearn.unlearn.model import DTYPES, demo_models, load_model, model_digest
 from ray_unlearn.unlearn.policy import Policy, WholeModel, checkpoint_layers, make_policy
 from ray_unlearn.unlearn.reference import Reference
@@ -233,16 +234,15 @@ class Workspace:
     def quantities(self, methods: Collection[str]) -> Quantities:
         """The quantities of P_0 that every lane of a study needs, as arrays.
 
-        They are the final hidden states of the sets that are evaluated and of those that KL is
-        taken on, as far as they fit, adversarial labels, and the halves. A collective of all ranks.
+        They are the final hidden states of the sets that are evaluated and of those that a term
+        compares with P_0 on, as far as they fit, adversarial labels, and the halves. A collective
+        of all ranks.
         """
-        definitions = [method_named(name) for name in methods]
-        splits = [
-            *EVALUATED.values(),
-            *(d.retain_set for d in definitions if d.retain == "kl" and d.retain_set),
-        ]
+        terms = [term for name in methods for term in method_named(name).terms]
+        referred = (term.split for term in terms if LOSSES[term.loss].needs in OF_REFERENCE)
+        splits = [*EVALUATED.values(), *referred]
         hidden = self.reference.fill(dict.fromkeys(splits))
-        wanted = any(d.forget == "adversarial_labels" for d in definitions)
+        wanted = any(term.labels == "adversarial" for term in terms)
         return {
             "hidden": hidden,
             "adversarial_labels": self.adversarial_labels if wanted else None,

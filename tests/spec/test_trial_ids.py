@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tiny import REPOSITORY
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.errors import EXIT_WRONG_INPUT, UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, MIXING_HYPERPARAMETERS, with_defaults
-from ray_unlearn.spec.method_registry import METHODS, Method, method_named, register
+from ray_unlearn.spec.method_registry import METHODS, Method, TermSpec, method_named, register
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
@@ -67,7 +68,7 @@ ADDED_FIELD = """
     @model_validator(mode="after")
 """
 ADDED_METHOD = """
-register(Method("later", "l", "ascent", hyperparameters=(*TRAINING_HYPERPARAMETERS, "sharpness")))
+register(_alone("later", "l", "ascent", "true", "sharpness"))
 """
 LATER = """
 import json, sys
@@ -204,20 +205,24 @@ def test_every_hyperparameter_is_used_by_a_method() -> None:
 
 # --- the registry
 
+FORGET = TermSpec("forget", "forget", "ascent")
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"name": "gradient_ascent"}, "method 'gradient_ascent': already registered"),
         ({"name": "Mine!"}, "method 'Mine!': a name is up to 64 lower-case letters"),
-        ({"retain": "kl"}, "`retain` and `retain_set` need each other"),
+        ({"terms": (FORGET, FORGET)}, "two terms are named 'forget'"),
+        ({"terms": ()}, "no term is named 'forget'"),
+        ({"terms": (replace(FORGET, weight="w_f"),)}, "`w_f` of the forget term is none of its"),
         ({"hyperparameters": ("learning_rate", "stepz")}, "'stepz'; did you mean 'steps'"),
         ({"hyperparameters": ("learning_rate",)}, "every method uses `steps`"),
         ({"hyperparameters": ("learning_rate", "steps", "steps")}, "'steps' is named twice"),
     ],
 )
 def test_a_method_that_cannot_be_is_not_registered(changes: dict, message: str) -> None:
-    content = {"name": "mine", "loss": "l", "forget": "ascent"} | changes
+    content = {"name": "mine", "loss": "l", "terms": (FORGET,)} | changes
     before = dict(METHODS)
     with pytest.raises(UserError, match=message):
         register(Method(**content))
@@ -230,6 +235,6 @@ def test_a_registered_method_is_a_method(monkeypatch: pytest.MonkeyPatch) -> Non
     registered = dict(METHODS)
     monkeypatch.setattr(method_registry, "_registered", registered)
     monkeypatch.setattr(method_registry, "METHODS", registered)
-    mine = register(Method("mine", "l", "ascent"))
+    mine = register(Method("mine", "l", (FORGET,)))
     assert method_named("mine") is mine
     assert TrialConfig.model_validate(ASCENT.model_dump() | {"method": "mine"}).definition is mine

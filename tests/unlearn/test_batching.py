@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn import workspace as workspace_module
-from ray_unlearn.unlearn.batch import ATTENTION, Batch, padded, ragged
+from ray_unlearn.unlearn.batch import ATTENTION, Batch, padded, ragged, target_documents
 from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.layout import choose_layout
 from ray_unlearn.unlearn.model import hidden_states
@@ -39,6 +39,14 @@ def test_by_hand() -> None:
     assert batch.input_ids[0, batch.rows].tolist() == [1, 3, 4, 7, 8], (
         "each target is predicted from the token before it"
     )
+
+
+def test_targets_are_told_apart_by_document_packed_or_not() -> None:
+    """A document that goes on in the next sequence counts as another one there."""
+    numbers = target_documents(PACKED, np.array([1, 0, 2]))
+    targets = np.array([8, 9, 2, 4, 5, 11, 13, 14])
+    grouped = [targets[numbers == one].tolist() for one in dict.fromkeys(numbers)]
+    assert grouped == [[8, 9], [2], [4, 5], [11], [13, 14]]
 
 
 def test_padding_is_cut_to_the_longest() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from ray_unlearn.unlearn.head import kl_sum, logprob_sum
+from ray_unlearn.unlearn.head import function_of_logprobs, kl_sum, logprob_sum
 from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
 
 N, H, V = 50, 16, 40
@@ -38,7 +38,7 @@ def _result(value: torch.Tensor, hidden: torch.Tensor, head: nn.Linear) -> list[
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("quantity", ["logprob", "kl"])
+@pytest.mark.parametrize("quantity", ["logprob", "kl", "any function"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
 def test_equals_the_plain_path(quantity: str, precision: str, bias: bool) -> None:
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -47,6 +47,14 @@ def test_equals_the_plain_path(quantity: str, precision: str, bias: bool) -> Non
         if quantity == "kl":
             fused = kl_sum(hidden, head, reference, reference_head)
             plain = kl_from_reference(hidden, head, reference, reference_head).sum()
+        elif quantity == "any function":
+
+            def function(logprobs: torch.Tensor) -> torch.Tensor:
+                halves = logprobs.reshape(2, -1).sum(1)
+                return torch.nn.functional.softplus(0.1 * halves + 3).sum()
+
+            fused = function_of_logprobs(hidden, head, targets, function)
+            plain = function(target_logprobs(hidden, head, targets))
         else:
             fused = logprob_sum(hidden, head, targets)
             plain = target_logprobs(hidden, head, targets).sum()

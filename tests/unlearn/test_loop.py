@@ -67,8 +67,10 @@ def test_trajectory_equals_plain_pytorch(
 ) -> None:
     """The method written out again with whole logits and `F.cross_entropy`, as a reader would check
     it."""
-    weights_of = {"w_f": 0.7, "w_r": 2.0} if METHODS[method].mixed else {}
-    trial = config(method, weight_decay=0.1, **weights_of)
+    own = {"beta": 0.3, "gamma": 0.2, "confidence_power": 1.5, "doubt_power": 0.5}
+    own |= {"w_f": 0.7, "w_r": 2.0}
+    used = {name: value for name, value in own.items() if name in METHODS[method].hyperparameters}
+    trial = config(method, weight_decay=0.1, **used)
     rows, ended = run(workspace, trial)
     assert ended.status == "complete"
     model, reference = load_model(tiny_study.model), load_model(tiny_study.model)
@@ -110,10 +112,15 @@ def _plain_loss(model, reference, data, trial: TrialConfig, update: int) -> torc
     ids, labels, indices = labelled("forget")
     real = labels != -100
     logits = model(ids).logits[:, :-1]
-    if method.forget == "ascent":
+    forget = method.terms[0]
+    if forget.loss not in ("ascent", "cross_entropy"):
+        with torch.no_grad():
+            before = reference(ids).logits[:, :-1]
+        loss = _plain_preference(forget.loss, trial, logits, before, ids[:, 1:], real)
+    elif forget.loss == "ascent":
         loss = -F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     else:
-        if method.forget == "adversarial_labels":
+        if forget.labels == "adversarial":
             other = (
                 reference(ids).logits[:, :-1].scatter(-1, ids[:, 1:, None], -torch.inf).argmax(-1)
             )
@@ -143,7 +150,7 @@ def _plain_loss(model, reference, data, trial: TrialConfig, update: int) -> torc
         return loss
     ids, labels, _ = labelled(method.retain_set)
     logits = model(ids).logits[:, :-1]
-    if method.retain == "descent":
+    if method.terms[1].loss == "cross_entropy":
         retain = F.cross_entropy(logits.flatten(0, 1), labels.flatten())
     else:
         real = labels != -100
@@ -153,6 +160,25 @@ def _plain_loss(model, reference, data, trial: TrialConfig, update: int) -> torc
             logits[real].log_softmax(-1), target, log_target=True, reduction="batchmean"
         )
     return trial.w_f * loss + trial.w_r * retain
+
+
+def _plain_preference(loss: str, trial: TrialConfig, logits, before, ids, real) -> torch.Tensor:
+    """Losses that are no sum over tokens, a row for each document."""
+
+    def chosen(of: torch.Tensor) -> torch.Tensor:
+        return of.log_softmax(-1).gather(-1, ids[..., None])[..., 0].masked_fill(~real, 0.0)
+
+    logp, beta = chosen(logits), trial.beta
+    if loss == "npo":
+        odds = (beta * (logp.sum(1) - chosen(before).sum(1))).exp()
+        return 2 / beta * torch.log1p(odds).mean()
+    if loss == "simnpo":
+        return -2 / beta * F.logsigmoid(-beta * logp.sum(1) / real.sum(1) - trial.gamma).mean()
+    p = logp.detach().exp()
+    weight = p**trial.confidence_power
+    if loss == "saturation_ascent":
+        weight = weight * (1 - p) ** trial.doubt_power
+    return (weight * logp)[real].mean()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -204,7 +230,8 @@ def test_evaluations_do_not_change_the_trajectory(workspace: Workspace) -> None:
 
 
 @pytest.mark.parametrize(
-    "method", ["ascent_descent_in_distribution", "ascent_kl_general", "random_labels"]
+    "method",
+    ["ascent_descent_in_distribution", "ascent_kl_general", "random_labels", "npo"],
 )
 @pytest.mark.parametrize("size", [1, 3])
 def test_micro_batches_give_the_same_trajectory(

@@ -23,6 +23,7 @@ METHODS = [
     "adversarial_samples",
     "ascent_descent_in_distribution",
     "ascent_kl_in_distribution",
+    "npo_descent_in_distribution",
 ]
 
 

@@ -47,6 +47,7 @@ CASES = {
     "adversarial labels": Case("adversarial_samples", operations={"micro_batch_size": 1}),
     "descent": Case(DESCENT),
     "kl": Case(KL),
+    "single log-probabilities": Case("npo_descent_in_distribution"),
     "micro-batches": Case(KL, operations={"micro_batch_size": 2}),
     "P_0 not cached": Case(KL, operations={"micro_batch_size": 1}, cache_bytes=0),
     "checkpointed": Case(KL, operations={"activation_checkpointing": True}),

@@ -23,6 +23,9 @@ METHODS = [
     "random_labels",
     "ascent_descent_general",
     "ascent_kl_in_distribution",
+    "npo_kl_in_distribution",
+    "simnpo_descent_in_distribution",
+    "satimp_descent_in_distribution",
 ]
 
 
