@@ -74,6 +74,12 @@ class Hyperparameters(Strict):
     doubt_power: float = Field(
         1.0, ge=0, le=64, description="power of 1 - P(x_t) in a token's weight (SatImp)"
     )
+    logit_penalty: float = Field(
+        10.0,
+        gt=0,
+        le=LARGEST_FACTOR,
+        description="what UNDIAL takes off the vanilla model's logit of each target",
+    )
 
     @model_validator(mode="after")
     def _one_warm_up(self) -> Self:
@@ -103,7 +109,7 @@ HYPERPARAMETERS = tuple(Hyperparameters.model_fields)
 MIXING_HYPERPARAMETERS = ("retain_ratio", "w_f", "w_r")
 """Hyperparameters of methods that train on retain data beside the forget set."""
 
-LOSS_HYPERPARAMETERS = ("beta", "gamma", "confidence_power", "doubt_power")
+LOSS_HYPERPARAMETERS = ("beta", "gamma", "confidence_power", "doubt_power", "logit_penalty")
 """Hyperparameters of single losses."""
 
 TRAINING_HYPERPARAMETERS = tuple(

@@ -253,5 +253,20 @@ for _method in (
         "confidence_power",
         "doubt_power",
     ),
+    _alone(
+        "undial",
+        "CE(U, softmax(z_0 - logit_penalty onehot(x_t)))",
+        "undial",
+        "true",
+        "logit_penalty",
+    ),
+    _mixed(
+        "undial_descent_in_distribution",
+        "w_f CE(U, softmax(z_0 - logit_penalty onehot(x_t))) + w_r NLL(R)",
+        "undial",
+        "cross_entropy",
+        "retain",
+        "logit_penalty",
+    ),
 ):
     register(_method)

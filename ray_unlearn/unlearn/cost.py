@@ -59,7 +59,9 @@ class UpdateCost:
         """
         passes = {"logprobs": 1, "reference_logprobs": 2}.get(term.loss.needs, 0)
         per_target = passes * self.forward_per_target + (
-            self.kl_per_target if term.loss.needs == "kl_sum" else self.logprob_per_target
+            self.kl_per_target
+            if term.loss.needs in ("kl_sum", "distillation_sum")
+            else self.logprob_per_target
         )
         return self.body(lengths) + targets * per_target
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ray_unlearn.unlearn.logprobs import chunk_size, target_logprobs
+from ray_unlearn.unlearn.logprobs import chunk_size, target_logprobs, without_targets
 
 Rows = slice
 Chunk = Callable[[Tensor, Rows, torch.dtype], tuple[Tensor, Tensor]]
@@ -87,6 +87,29 @@ def kl_sum(
         reference = _linear(reference_hidden[rows], reference_head, dtype).log_softmax(-1)
         p = reference.exp()
         value = (p * (reference - logp)).sum()
+        return value, logp.exp_().sub_(p)
+
+    return _summed(chunk, hidden, head)
+
+
+def distillation_sum(
+    hidden: Tensor,
+    head: nn.Linear,
+    targets: Tensor,
+    reference_hidden: Tensor,
+    reference_head: nn.Linear,
+    penalty: float,
+) -> Tensor:
+    """Sum of cross-entropies to P_0 with its logits of the targets lowered; a scalar with gradient.
+
+    The soft labels are softmax(z_0 - penalty onehot(target)), of positions [n].
+    """
+
+    def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        logp = logits.log_softmax(-1)
+        reference = _linear(reference_hidden[rows], reference_head, dtype)
+        p = without_targets(reference, targets[rows], penalty).softmax(-1)
+        value = -(p * logp).sum()
         return value, logp.exp_().sub_(p)
 
     return _summed(chunk, hidden, head)

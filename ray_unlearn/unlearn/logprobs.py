@@ -61,6 +61,28 @@ def kl_from_reference(
     return _in_chunks(chunk, head, hidden, reference_hidden)
 
 
+def distillation(
+    hidden: Tensor,
+    head: nn.Linear,
+    targets: Tensor,
+    reference_hidden: Tensor,
+    reference_head: nn.Linear,
+    penalty: float,
+) -> Tensor:
+    """Cross-entropy to softmax(z_0 - penalty onehot(target)) per position, [n], with gradient."""
+
+    def chunk(h: Tensor, t: Tensor, r: Tensor) -> Tensor:
+        reference = without_targets(reference_head(r).float(), t, penalty).softmax(-1)
+        return -(reference * head(h).float().log_softmax(-1)).sum(-1)
+
+    return _in_chunks(chunk, head, hidden, targets, reference_hidden)
+
+
+def without_targets(logits: Tensor, targets: Tensor, penalty: float) -> Tensor:
+    """Logits [n, V] less a penalty at the targets [n]."""
+    return logits.scatter_add(-1, targets[:, None], logits.new_full((len(targets), 1), -penalty))
+
+
 class TokenScores(NamedTuple):
     """Result of one evaluation pass for each real target; all [n], float32 (`correct`: bool)."""
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,9 @@ from ray_unlearn.unlearn.calibration import Calibration, calibrated_row
 from ray_unlearn.unlearn.checkpoint import Checkpointer, NoCheckpointer, TrialState
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.evaluate import evaluate
-from ray_unlearn.unlearn.head import function_of_logprobs, kl_sum, logprob_sum
+from ray_unlearn.unlearn.head import distillation_sum, function_of_logprobs, kl_sum, logprob_sum
 from ray_unlearn.unlearn.liger import liger_kl_sum, liger_logprob_sum
-from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
+from ray_unlearn.unlearn.logprobs import distillation, kl_from_reference, target_logprobs
 from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
@@ -32,6 +33,7 @@ from ray_unlearn.unlearn.workspace import Workspace
 NO_CHECKPOINTS = NoCheckpointer()
 LOGPROB = {"fused": logprob_sum, "plain": target_logprobs, "liger": liger_logprob_sum}
 KL = {"fused": kl_sum, "plain": kl_from_reference, "liger": liger_kl_sum}
+DISTILLATION = {"fused": distillation_sum, "plain": distillation, "liger": distillation_sum}
 """By `operations.head`."""
 
 
@@ -179,26 +181,29 @@ def part_of_loss(
         given = Given(values, targets, documents, document, reference)
         return term.loss.function(given, config)
 
+    head, scored = workspace.head, workspace.policy.scored
+    compared: dict[str, Any] = {}
+    if needs in ("kl_sum", "distillation_sum"):
+        compared = {
+            "reference_hidden": workspace.reference.hidden(term.split, indices)[:n],
+            "reference_head": workspace.reference.head,
+        }
     if needs == "kl_sum":
-        hidden = workspace.reference.hidden(term.split, indices)[:n]
-        use = partial(
-            KL[workspace.head], reference_hidden=hidden, reference_head=workspace.reference.head
-        )
-        return loss(workspace.policy.scored(inputs, use))
+        return loss(scored(inputs, partial(KL[head], **compared)))
     labels = labels_of(workspace, config, term, indices, epochs, inputs)
+    if needs == "distillation_sum":
+        compared["penalty"] = config.logit_penalty
+        return loss(scored(inputs, partial(DISTILLATION[head], targets=labels, **compared)))
     if needs == "logprob_sum":
-        return loss(
-            workspace.policy.scored(inputs, partial(LOGPROB[workspace.head], targets=labels))
-        )
+        return loss(scored(inputs, partial(LOGPROB[head], targets=labels)))
     reference = None
     if needs == "reference_logprobs":
         reference = workspace.reference.logprobs(term.split, indices, labels)
     function = partial(loss, reference=reference)
-    if workspace.head == "plain":
-        return function(workspace.policy.scored(inputs, partial(target_logprobs, targets=labels)))
-    found: Tensor = workspace.policy.scored(
-        inputs, partial(function_of_logprobs, targets=labels, function=function)
-    )
+    if head == "plain":
+        return function(scored(inputs, partial(target_logprobs, targets=labels)))
+    use = partial(function_of_logprobs, targets=labels, function=function)
+    found: Tensor = scored(inputs, use)
     return found
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from ray_unlearn.unlearn.head import function_of_logprobs, kl_sum, logprob_sum
-from ray_unlearn.unlearn.logprobs import kl_from_reference, target_logprobs
+from ray_unlearn.unlearn.head import distillation_sum, function_of_logprobs, kl_sum, logprob_sum
+from ray_unlearn.unlearn.logprobs import distillation, kl_from_reference, target_logprobs
 
 N, H, V = 50, 16, 40
 
@@ -38,7 +38,7 @@ def _result(value: torch.Tensor, hidden: torch.Tensor, head: nn.Linear) -> list[
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("quantity", ["logprob", "kl", "any function"])
+@pytest.mark.parametrize("quantity", ["logprob", "kl", "distillation", "any function"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
 def test_equals_the_plain_path(quantity: str, precision: str, bias: bool) -> None:
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
@@ -47,6 +47,10 @@ def test_equals_the_plain_path(quantity: str, precision: str, bias: bool) -> Non
         if quantity == "kl":
             fused = kl_sum(hidden, head, reference, reference_head)
             plain = kl_from_reference(hidden, head, reference, reference_head).sum()
+        elif quantity == "distillation":
+            given = targets, reference, reference_head, 5.0
+            fused = distillation_sum(hidden, head, *given)
+            plain = distillation(hidden, head, *given).sum()
         elif quantity == "any function":
 
             def function(logprobs: torch.Tensor) -> torch.Tensor:

@@ -68,7 +68,7 @@ def test_trajectory_equals_plain_pytorch(
     """The method written out again with whole logits and `F.cross_entropy`, as a reader would check
     it."""
     own = {"beta": 0.3, "gamma": 0.2, "confidence_power": 1.5, "doubt_power": 0.5}
-    own |= {"w_f": 0.7, "w_r": 2.0}
+    own |= {"w_f": 0.7, "w_r": 2.0, "logit_penalty": 4.0}
     used = {name: value for name, value in own.items() if name in METHODS[method].hyperparameters}
     trial = config(method, weight_decay=0.1, **used)
     rows, ended = run(workspace, trial)
@@ -168,6 +168,10 @@ def _plain_preference(loss: str, trial: TrialConfig, logits, before, ids, real) 
     def chosen(of: torch.Tensor) -> torch.Tensor:
         return of.log_softmax(-1).gather(-1, ids[..., None])[..., 0].masked_fill(~real, 0.0)
 
+    if loss == "undial":
+        penalty = trial.logit_penalty * F.one_hot(ids, logits.shape[-1])
+        soft = (before - penalty).softmax(-1)
+        return F.cross_entropy(logits[real], soft[real])
     logp, beta = chosen(logits), trial.beta
     if loss == "npo":
         odds = (beta * (logp.sum(1) - chosen(before).sum(1))).exp()

@@ -14,14 +14,15 @@ from torch.nn.functional import logsigmoid
 
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 
-Needs = Literal["logprob_sum", "kl_sum", "logprobs", "reference_logprobs"]
+Needs = Literal["logprob_sum", "kl_sum", "distillation_sum", "logprobs", "reference_logprobs"]
 """What a loss is computed from.
 
-logprob_sum, kl_sum: a sum over targets, whose gradient comes from the same pass over the head.
+logprob_sum, kl_sum, distillation_sum: a sum over targets, whose gradient comes from the same pass
+    over the head; the last of cross-entropies to P_0 with its logits of the targets lowered.
 logprobs: log P of each target, for any differentiable function: the head is passed twice.
 reference_logprobs: the same, and those of the vanilla model P_0.
 """
-OF_REFERENCE: tuple[Needs, ...] = ("kl_sum", "reference_logprobs")
+OF_REFERENCE: tuple[Needs, ...] = ("kl_sum", "distillation_sum", "reference_logprobs")
 """Needs for which P_0 is asked."""
 
 
@@ -29,8 +30,8 @@ OF_REFERENCE: tuple[Needs, ...] = ("kl_sum", "reference_logprobs")
 class Given:
     """What a loss sees of some sequences: n targets in D documents.
 
-    values: log P(x_t | x_<t), or KL(P_0 || P) at that place, [n]; or their sum [], where no more is
-        needed.
+    values: log P(x_t | x_<t), or KL(P_0 || P) or a cross-entropy at that place, [n]; or their sum
+        [], where no more is needed.
     targets, documents: their numbers in the *global* batch.
     document: of each target, 0 ... D-1, [n]; empty where only sums are needed.
     reference: log P_0(x_t | x_<t), [n], where it is needed.
@@ -94,6 +95,16 @@ def cross_entropy(given: Given, chosen: Hyperparameters) -> Tensor:
 @loss("kl_sum")
 def kl_divergence(given: Given, chosen: Hyperparameters) -> Tensor:
     """Mean KL(P_0 || P_theta) over real positions, zero for the vanilla model."""
+    return given.values.sum() / given.targets
+
+
+@loss("distillation_sum")
+def undial(given: Given, chosen: Hyperparameters) -> Tensor:
+    """Mean cross-entropy to softmax(z_0 - logit_penalty onehot(x_t)), z_0 the logits of P_0.
+
+    UNDIAL (Dong et al., NAACL 2025, arXiv 2402.10052, eq. 3): the model becomes P_0 that has been
+    talked out of each target, and can go no further.
+    """
     return given.values.sum() / given.targets
 
 
