@@ -27,7 +27,9 @@ from surfaces import planted, valley
 
 from ray_unlearn.analysis.figures.drawing import Drawing
 from ray_unlearn.analysis.figures.look import IN_THE_DARK, INK, method_look
-from ray_unlearn.analysis.report.page import Paragraph, Picture
+from ray_unlearn.analysis.read.study_results import StudyResults, load
+from ray_unlearn.analysis.report.checklist_section import checklist_section
+from ray_unlearn.analysis.report.page import Paragraph, Picture, Table
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.spec.errors import StorageError
@@ -104,6 +106,30 @@ def read(out: Path) -> PageReader:
     return PageReader(html_of(out))
 
 
+def test_the_checklist_says_what_was_not_measured(planted_study: Path) -> None:
+    (study,) = load([planted_study]).studies
+
+    def answers(*studies: StudyResults) -> dict[str, str]:
+        (table,) = (b for b in checklist_section(studies).blocks if isinstance(b, Table))
+        return {question: measured for question, measured, _ in table.lines}
+
+    found = answers(study)
+    assert found["forgetting, against exact retraining"] == "yes"
+    assert found["membership inference"] == "yes"
+    assert found["relearning, and rounding of the weights"] == "no"
+    bare = replace(
+        study,
+        baselines=study.baselines.drop(index="exact_retrain"),
+        rows=study.rows.assign(mia_loss_auc_reporting=float("nan")),
+    )
+    assert answers(bare)["forgetting, against exact retraining"] == "no"
+    assert answers(bare)["membership inference"] == "no"
+    assert answers(study, bare)["membership inference"] == "partly"
+    scope = checklist_section([study, replace(study, domain="another")]).blocks[1]
+    assert isinstance(scope, Table)
+    assert scope.lines[-1][2].startswith("2 domains, 2 trained models, ")
+
+
 def test_page_is_whole_and_in_order(report: Path) -> None:
     page = read(report)
     assert len(page.ids) == len(set(page.ids))
@@ -122,6 +148,7 @@ def test_page_is_whole_and_in_order(report: Path) -> None:
             "difference",
             "studies",
             "demo-baselines",
+            "checklist",
             "reproduce",
             "limits",
         )

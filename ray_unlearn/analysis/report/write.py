@@ -13,6 +13,7 @@ from ray_unlearn.analysis.guidelines.guideline_diff import compare, score_differ
 from ray_unlearn.analysis.guidelines.next_trials import next_trials
 from ray_unlearn.analysis.read.column_roles import HowToRead
 from ray_unlearn.analysis.read.study_results import Results, StudyResults, load
+from ray_unlearn.analysis.report.checklist_section import checklist_section
 from ray_unlearn.analysis.report.comparison_sections import (
     compared_section,
     difference_section,
@@ -208,6 +209,7 @@ def _page(
         (
             *sections,
             *studies_section(studies),
+            *((checklist_section(results.studies),) if studies else ()),
             Section("How to reproduce", (Paragraph(REPRODUCE), command, origin), "reproduce"),
             Section("Limits", (Bullets(LIMITS),), "limits"),
             *((metrics,) if studies else ()),

@@ -1,0 +1,117 @@
+"""What the studies measured of what an evaluation of unlearning should, and what they did not.
+
+The questions are those of Liu et al., "Rethinking machine unlearning for large language models"
+(Nature Machine Intelligence 7, 2025, arXiv 2402.08787, sections on evaluation): effectiveness with
+hard in-scope examples and against retraining, membership, relearning, utility near and far,
+efficiency, scope.
+"""
+
+from collections.abc import Sequence
+
+from ray_unlearn.analysis.numerals import counted
+from ray_unlearn.analysis.read.study_results import StudyResults
+from ray_unlearn.analysis.report.page import Heading, Paragraph, Section, Table
+
+TITLE = "What was measured, and what was not"
+READING = (
+    "What an evaluation of unlearning should ask (Liu et al. 2025, arXiv 2402.08787), and what "
+    "these studies answer. What is not measured may be bad, and no number on this page would show "
+    "it."
+)
+YES, PARTLY, NO = "yes", "partly", "no"
+
+
+def checklist_section(studies: Sequence[StudyResults]) -> Section:
+    """One line for each question: whether it is answered, by what, and what would answer it."""
+    headings = (
+        Heading("question", numeric=False),
+        Heading("measured", numeric=False),
+        Heading("by what, or what would measure it", numeric=False, wide=True),
+    )
+    lines = (
+        ("forgetting, against approximate retraining", YES, _approximate(studies)),
+        ("forgetting, against exact retraining", *_exact(studies)),
+        (
+            "hard in-scope examples (paraphrases, translations, jailbreak prefixes)",
+            NO,
+            "no such set is evaluated: ask the exported model, and the vanilla one beside it",
+        ),
+        ("membership inference", *_membership(studies)),
+        (
+            "relearning, and rounding of the weights",
+            NO,
+            "train the exported model on a part of the forget set for some updates, and an exactly "
+            "retrained one beside it",
+        ),
+        (
+            "utility near the forget set",
+            YES,
+            "loss on held-out documents of the same domain that were to be kept",
+        ),
+        (
+            "utility far from it",
+            PARTLY,
+            "loss on documents of other kinds; no other skill, no benchmark",
+        ),
+        ("efficiency", *_efficiency(studies)),
+        ("scope", PARTLY, _scope(studies)),
+    )
+    table = Table("What the trials of this page say, question by question.", headings, lines)
+    return Section(TITLE, (Paragraph(READING), table), "checklist")
+
+
+def _approximate(studies: Sequence[StudyResults]) -> str:
+    domains = len({study.domain for study in studies})
+    return (
+        "forget gap: loss on the forget set against the vanilla model's on unseen documents of "
+        f"{'the same domain' if domains == 1 else 'the same domains'}"
+    )
+
+
+def _share(studies: Sequence[StudyResults], known: Sequence[StudyResults]) -> str:
+    if len(known) == len(studies):
+        return YES
+    return PARTLY if known else NO
+
+
+def _exact(studies: Sequence[StudyResults]) -> tuple[str, str]:
+    known = [study for study in studies if study.baseline("exact_retrain") is not None]
+    if not known:
+        return NO, (
+            "a model trained without the forget set, under `model.exact_retrain`; without it the "
+            "approximate target is not checked"
+        )
+    others = "" if len(known) == len(studies) else f" in {len(known)} of {len(studies)} studies"
+    return _share(studies, known), f"distance to a model that was trained without it{others}"
+
+
+def _membership(studies: Sequence[StudyResults]) -> tuple[str, str]:
+    known = [study for study in studies if _measured(study, "mia_loss_auc_reporting")]
+    return _share(studies, known), (
+        "AUC of loss, zlib, Min-K% and Min-K%++ attacks on documents; no attack that trains models "
+        "of its own"
+    )
+
+
+def _efficiency(studies: Sequence[StudyResults]) -> tuple[str, str]:
+    known = [study for study in studies if _measured(study, "efficiency_ratio")]
+    if known:
+        text = "FLOPs against those of retraining, seconds and memory of each evaluation"
+        return _share(studies, known), text
+    text = "FLOPs, seconds and memory of each evaluation; the cost of retraining is not known"
+    return PARTLY, text + ": give `model.pretraining_tokens`"
+
+
+def _measured(study: StudyResults, column: str) -> bool:
+    return column in study.rows and bool(study.rows[column].notna().any())
+
+
+def _scope(studies: Sequence[StudyResults]) -> str:
+    models = {(study.domain, study.model) for study in studies}
+    seeds = {seed for study in studies for seed in study.seeds}
+    domains = counted(len({study.domain for study in studies}), "domain")
+    return (
+        f"{domains}, {counted(len(models), 'trained model')}, "
+        f"{counted(len(seeds), 'unlearning seed')}; other requests, and one after another, are not "
+        "tried"
+    )
