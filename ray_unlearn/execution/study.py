@@ -74,7 +74,12 @@ from ray_unlearn.store.schema import Dealing, Row
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.table import baseline_table, result_table, write_table
-from ray_unlearn.store.target import half_sentences, half_targets, target_warnings
+from ray_unlearn.store.target import (
+    forgetting_warnings,
+    half_sentences,
+    half_targets,
+    target_warnings,
+)
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.memory import active_parameter_count
@@ -351,12 +356,13 @@ class _Run:
 
     def _say_target(self) -> None:
         """What the halves hold and aim at; what is wrong with that is noted, too."""
-        targets = half_targets(self.ledger.record.baselines.get("vanilla", {}))
+        vanilla = self.ledger.record.baselines.get("vanilla", {})
+        targets = half_targets(vanilla)
         if targets is None:
             return
         for sentence in half_sentences(targets):
             self.say(sentence)
-        for warning in target_warnings(targets):
+        for warning in (*target_warnings(targets), *forgetting_warnings(vanilla)):
             self.say(f"warning: {warning}")
             if warning not in self.ledger.record.notes:
                 self.ledger.append(Note(warning))

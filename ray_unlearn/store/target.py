@@ -128,6 +128,28 @@ def target_warnings(targets: tuple[HalfTarget, HalfTarget]) -> Iterator[str]:
         )
 
 
+def forgetting_warnings(vanilla: Metric) -> Iterator[str]:
+    """Whether the vanilla baseline leaves anything to forget; nothing where it does not say."""
+    targets, nll = half_targets(vanilla), float(vanilla.get("forget_nll", math.nan))
+    if targets is None or not math.isfinite(nll):
+        return
+    target = targets[1]
+    found = (
+        f"the vanilla model's perplexity on the forget set, {math.exp(nll):.3g}, "
+        f"{{}} the target, {target.ppl:.3g}: "
+    )
+    if nll >= target.nll:
+        yield found.format("is not below") + (
+            "it knows the forget set no better than unseen documents, so there is nothing to "
+            "forget, or `forget` and `approximate` are swapped, or of different kinds"
+        )
+    elif target.nll - nll <= target.tolerance:
+        yield found.format("is within the tolerance of") + (
+            "it meets the target before it unlearns anything; give `forget` documents that the "
+            "model was trained on, several times at best"
+        )
+
+
 def _more_documents(selection: HalfTarget, reporting: HalfTarget) -> str:
     """How many documents would make the target as sharp as the usual tolerance."""
     if selection.documents is None or reporting.documents is None:

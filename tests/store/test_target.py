@@ -9,7 +9,13 @@ import pytest
 from ray_unlearn.analysis.read.evaluation_rows import REQUIRED, tidy_rows
 from ray_unlearn.store.event import TrialEnded
 from ray_unlearn.store.event_line import decoded, encoded, renumbered
-from ray_unlearn.store.target import HalfTarget, half_sentences, half_targets, target_warnings
+from ray_unlearn.store.target import (
+    HalfTarget,
+    forgetting_warnings,
+    half_sentences,
+    half_targets,
+    target_warnings,
+)
 
 
 def vanilla(selection: float, reporting: float, **more: float) -> dict[str, float]:
@@ -25,6 +31,23 @@ def test_halves_with_different_targets_are_told_with_consequence_and_remedy() ->
     assert "more than the tolerance of 0.095: a model that meets the one" in warning
     assert "give `approximate` more documents" in warning
     assert list(target_warnings(half_targets(vanilla(4.25, 4.26)) or ())) == []
+
+
+@pytest.mark.parametrize(
+    ("forget", "words"),
+    [
+        (3.5, ()),
+        (4.26, ("is not below the target, 70.1", "so there is nothing to forget")),
+        (4.2, ("is within the tolerance of the target", "before it unlearns anything")),
+        (math.nan, ()),
+    ],
+)
+def test_a_study_with_nothing_to_forget_says_so_before_its_first_trial(
+    forget: float, words: tuple[str, ...]
+) -> None:
+    found = list(forgetting_warnings(vanilla(4.25, 4.25, forget_nll=forget)))
+    assert len(found) == bool(words)
+    assert all(part in found[0] for part in words)
 
 
 def test_the_tolerance_is_ten_percent_or_what_the_target_is_known_to() -> None:

@@ -8,7 +8,12 @@ import pandas as pd
 from ray_unlearn.analysis.numerals import fixed, number, whole_number
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.page import Heading, Table
-from ray_unlearn.store.target import HalfTarget, half_targets, target_warnings
+from ray_unlearn.store.target import (
+    HalfTarget,
+    forgetting_warnings,
+    half_targets,
+    target_warnings,
+)
 
 SETS = (("approximate", "unseen"), ("retain", "retain"), ("general", "general"))
 CAPTION = (
@@ -49,7 +54,9 @@ def halves_warnings(study: StudyResults, named: bool) -> Iterator[str]:
     """
     vanilla = study.baseline("vanilla")
     targets = None if vanilla is None else half_targets(vanilla)
-    for warning in () if targets is None else target_warnings(targets):
+    if vanilla is None or targets is None:
+        return
+    for warning in (*target_warnings(targets), *forgetting_warnings(vanilla)):
         yield f"{study.key}: {warning}." if named else f"{warning[0].upper()}{warning[1:]}."
 
 
