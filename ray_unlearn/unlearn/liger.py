@@ -8,9 +8,9 @@ over positions, so it is multiplied by their number. Both accumulate the head's 
 autocast where it is on.
 
 `head` still computes three cases: no rows at all, where Liger divides by zero, soft-capped logits,
-and KL with a head that has a bias; Liger's KL supports neither. As in `head`, the forward pass computes the
-gradients and the backward pass consumes them, so only one backward pass is allowed (not checked
-here; a second one with `retain_graph` would be wrong).
+and KL with a head that has a bias; Liger's KL supports neither. As in `head`, the forward pass
+computes the gradients and the backward pass consumes them, so only one backward pass is allowed
+(not checked here; a second one with `retain_graph` would be wrong).
 """
 
 import inspect
