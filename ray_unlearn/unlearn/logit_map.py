@@ -91,14 +91,14 @@ def measured_logit_map(
     """What a causal LM does between its last hidden states and its logits.
 
     Args:
-        model: with weights; two short passes are made.
+        model: with weights; a few short passes are made.
         source: what people call it.
         hidden_states: the final ones [1, T, H] of a model and tokens, as the model's body gives
             them.
 
     Raises:
-        UserError: it has no linear output embedding, cannot be called, or does something else than
-            scaling and soft-capping.
+        UserError: it has no linear output embedding, cannot be called, is not causal, or does
+            something else than scaling and soft-capping.
     """
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
@@ -110,6 +110,7 @@ def measured_logit_map(
     try:
         given, shown, logits = _handed(model, head, tokens)
         own = hidden_states(model, tokens).float()
+        begun = hidden_states(model, tokens[:, :-1]).float()
     # Every architecture fails in its own way.
     except (AttributeError, TypeError, ValueError, RuntimeError, KeyError, IndexError) as error:
         raise UserError(
@@ -117,7 +118,13 @@ def measured_logit_map(
             f"({type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}); use a causal "
             "language model for text"
         ) from None
-    before = _factor(own, shown, ROUGH.get(head.weight.dtype, 3e-2))
+    tolerance = ROUGH.get(head.weight.dtype, 3e-2)
+    if not (own[:, :-1] - begun).norm() <= tolerance * begun.norm():
+        raise UserError(
+            f"model.source: {source!r} ({type(model).__name__}) sees the tokens that it is to "
+            "predict: it is no causal language model; use one"
+        )
+    before = _factor(own, shown, tolerance)
     after = _of_logits(given, logits)
     if before is None or after is None or (head.bias is not None and before * after.scale != 1):
         raise UserError(
