@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ray_unlearn.unlearn.logit_map import cap_of, soft_capped, with_cap
 from ray_unlearn.unlearn.logprobs import chunk_size, target_logprobs, without_targets
 
 Rows = slice
@@ -116,13 +117,16 @@ def distillation_sum(
 
 
 def _summed(chunk: Chunk, hidden: Tensor, head: nn.Linear) -> Tensor:
+    if (cap := cap_of(head)) is not None:
+        chunk = with_cap(chunk, cap)
     total: Tensor = _HeadSum.apply(hidden, head.weight, head.bias, chunk)
     return total
 
 
 def _linear(hidden: Tensor, head: nn.Linear, dtype: torch.dtype) -> Tensor:
     bias = None if head.bias is None else head.bias.to(dtype)
-    return torch.nn.functional.linear(hidden.to(dtype), head.weight.to(dtype), bias).float()
+    logits = torch.nn.functional.linear(hidden.to(dtype), head.weight.to(dtype), bias).float()
+    return logits if (cap := cap_of(head)) is None else soft_capped(logits, cap)
 
 
 class _HeadSum(torch.autograd.Function):

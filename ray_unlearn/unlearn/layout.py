@@ -7,7 +7,6 @@ at all. None of them says so, so each way is compared with the documents one at 
 """
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +18,6 @@ from torch.utils.checkpoint import CheckpointError
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.unlearn.batch import ATTENTION, Batch, apart, attend_by_document, padded, ragged
 from ray_unlearn.unlearn.data import TokenSet
-from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.model import hidden_states
 from ray_unlearn.unlearn.scored import Scored
 
@@ -41,12 +39,6 @@ PROBE_ROWS = ((7, 3), (3, 7))
 keeps documents apart in one row only."""
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference of hidden states, relative to the norm of a document's."""
-LARGEST_TRIED = 3e8
-"""Parameters of a model that is built with random weights for a plan: some seconds."""
-KINDS_OF_LAYERS = (
-    "layer_types", "layers_block_type", "attn_layer_indices", "attn_layer_period", "full_attn_idxs",
-)  # fmt: skip
-"""Config fields of architectures whose layers differ."""
 NOISE_FACTOR = 4.0
 """A difference counts from so many times the one that a batch of equal documents makes: rounding
 grows with depth, and it can send a token to another expert."""
@@ -212,50 +204,6 @@ def _looks_back_only_so_far(config: Any) -> bool:
         return True
     window = getattr(config, "sliding_window", None)
     return window is not None and bool(getattr(config, "use_sliding_window", True))
-
-
-def layout_of_architecture(config: Any, attention: str, packed: bool) -> Layout | None:
-    """The result of `choose_layout` for random weights of an architecture, without loading any.
-
-    Args:
-        config: a transformers config; a few layers and tokens of it are built, in float32.
-        attention: `model.attention`.
-        packed: whether documents share stored sequences.
-
-    Returns:
-        None where the model is too large to be tried, or cannot be built small.
-
-    Raises:
-        UserError: as `choose_layout`.
-    """
-    from transformers import AutoModelForCausalLM
-
-    small = _small(config)
-    try:
-        if parameter_count(small) > LARGEST_TRIED:
-            return None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = AutoModelForCausalLM.from_config(
-                small, attn_implementation=attention, dtype=torch.float32
-            )
-        return choose_layout(model.eval(), packed)
-    except UserError:
-        raise
-    # Configs are checked by their classes, each in its own way; the lane tries the real model.
-    except Exception:
-        return None
-
-
-def _small(config: Any) -> Any:
-    """Fewer tokens, and one layer where all layers are of one kind."""
-    small = deepcopy(config)
-    small.vocab_size = min(512, small.vocab_size)
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(small, name, None)
-    if not any(getattr(small, name, None) for name in KINDS_OF_LAYERS):
-        small.num_hidden_layers = 1
-    return small
 
 
 def check_checkpointing(model: Any, wrap: Callable[[Any], Callable[[], None]]) -> None:

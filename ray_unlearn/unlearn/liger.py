@@ -7,10 +7,10 @@ over positions, so it is multiplied by their number. Both accumulate the head's 
 (`accum_dtype`) and run their matrix products in the dtype of the hidden states, or in that of
 autocast where it is on.
 
-`head` still computes two cases: no rows at all, where Liger divides by zero, and KL with a head
-that has a bias, which Liger's KL does not support. As in `head`, the forward pass computes the
-gradients and the backward pass consumes them, so only one backward pass is allowed (not checked
-here; a second one with `retain_graph` would be wrong).
+`head` still computes three cases: no rows at all, where Liger divides by zero, soft-capped logits,
+and KL with a head that has a bias; Liger's KL supports neither. As in `head`, the forward pass
+computes the gradients and the backward pass consumes them, so only one backward pass is allowed
+(not checked here; a second one with `retain_graph` would be wrong).
 """
 
 import inspect
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.unlearn import head as plain_torch
+from ray_unlearn.unlearn.logit_map import cap_of
 
 REMEDY = "pip install 'ray-unlearn[liger]'"
 
@@ -54,7 +55,7 @@ def kernels(device: torch.device) -> Any:
 def liger_logprob_sum(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
     """Sum of log P(target | prefix) over hidden [n, H] and targets [n]; a scalar with gradient."""
     liger = kernels(hidden.device)
-    if not len(hidden):
+    if not len(hidden) or cap_of(head) is not None:
         return plain_torch.logprob_sum(hidden, head, targets)
     bias = _bias(head)
     loss: Tensor = liger.liger_fused_linear_cross_entropy(
@@ -77,7 +78,8 @@ def liger_kl_sum(
     `hidden` and `reference_hidden` are [n, H].
     """
     liger = kernels(hidden.device)
-    if not len(hidden) or any(_bias(h) is not None for h in (head, reference_head)):
+    biased = any(_bias(h) is not None for h in (head, reference_head))
+    if not len(hidden) or biased or cap_of(head) is not None:
         return plain_torch.kl_sum(hidden, head, reference_hidden, reference_head)
     mean: Tensor = liger.liger_fused_linear_jsd(
         _differentiable(hidden, head),

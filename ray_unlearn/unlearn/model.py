@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +21,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.unlearn.former_digests import former_folder_digest
+from ray_unlearn.unlearn.logit_map import CappedHead, logit_map_of, measured_logit_map
 
 WEIGHT_MAPS = ("model.safetensors.index.json", "adapter_config.json")
 """Files beside a model's config that decide how its weight files become a model.
@@ -170,9 +172,8 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
         source: another model than `spec.source`, loaded the same way.
 
     Raises:
-        UserError: the model is missing, has no weights, or has logits that are not
-            head(hidden states): the chunked log-probabilities would be wrong for such an
-            architecture (soft-capped or scaled logits).
+        UserError: the model is missing, has no weights, or does something to its logits that is
+            not reproduced here (`logit_map`).
     """
 
     from transformers import AutoModelForCausalLM
@@ -195,6 +196,7 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
             **arguments,
         )
     except (OSError, ValueError, ImportError) as error:
+        _say_attention(spec, source)
         raise UserError(
             f"model.source: cannot load {source or spec.source!r}: {_first_line(error)}"
         ) from None
@@ -202,7 +204,7 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
         model = _as_plain_weights(model)
     model.eval()
     model.config.use_cache = False
-    _check_head(model, source or spec.source)
+    model.logit_map = measured_logit_map(model, source or spec.source, body_states)
     return model
 
 
@@ -217,22 +219,69 @@ def hidden_states(
     There is no attention mask: attention is causal and padding is on the right, so no real token
     ever attends to it. Packed sequences have `position_ids` that restart at each document, which
     separates the documents; or they are one row of documents with their lengths, for a model that
-    attends by document (`batch`).
+    attends by document (`batch`). Where the model scales its logits, they are scaled instead.
     """
     also = {"position_ids": position_ids, "document_lengths": document_lengths}
     # Left out where there are none: not every architecture accepts them.
     named = {name: value for name, value in also.items() if value is not None}
-    hidden: Tensor = model.base_model(
-        input_ids=input_ids, use_cache=False, **named
-    ).last_hidden_state
-    return hidden
+    hidden, scale = body_states(model, input_ids, **named), logit_map_of(model).scale
+    return hidden if scale == 1 else hidden * scale
+
+
+def check_attention(config: Any, attention: str) -> None:
+    """Refuse an attention that an architecture does not have, without loading anything.
+
+    FlashAttention is only known where it runs.
+
+    Raises:
+        UserError: there is none of that name for this architecture.
+    """
+    from transformers import AutoModelForCausalLM
+
+    def builds(name: str) -> bool:
+        try:
+            with torch.device("meta"):
+                AutoModelForCausalLM.from_config(deepcopy(config), attn_implementation=name)
+        # Whatever else is wrong with the config is said by who reads it.
+        except Exception:
+            return False
+        return True
+
+    if attention == "sdpa" and not builds(attention) and builds("eager"):
+        kind = (getattr(config, "architectures", None) or [config.model_type])[0]
+        raise UserError(
+            f"model.attention: {kind} has no `{attention}`; set `model.attention: eager`"
+        )
+
+
+def _say_attention(spec: ModelSpec, source: str | None) -> None:
+    """Raise what is wrong with the attention of a model that could not be loaded, if it is that."""
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            source or local_source(spec.source), trust_remote_code=False
+        )
+    except (OSError, ValueError):
+        return
+    check_attention(config, spec.attention)
+
+
+def body_states(model: Any, input_ids: Tensor, **named: Any) -> Tensor:
+    """The last hidden states of a causal LM's body, [B, T, H]."""
+    body = model.base_model
+    if body is model:  # Llama 4 gives its body a name that only its multimodal form has
+        body = model.model
+    found: Tensor = body(input_ids=input_ids, use_cache=False, **named).last_hidden_state
+    return found
 
 
 def head_of(model: Any) -> nn.Linear:
-    """The output embedding [V, H]."""
+    """The output embedding [V, H], which caps its logits where the model does."""
     head = model.get_output_embeddings()
     assert isinstance(head, nn.Linear)
-    return head
+    cap = logit_map_of(model).cap
+    return head if cap is None else CappedHead(head, cap)
 
 
 def model_digest(spec: ModelSpec, *, former: bool = False) -> str:
@@ -255,25 +304,6 @@ def model_digest(spec: ModelSpec, *, former: bool = False) -> str:
     content = [former_folder_digest(folder, spec)]
     content += [hashlib.sha256(path.read_bytes()).hexdigest() for path in also]
     return digest(content)
-
-
-def _check_head(model: Any, source: str) -> None:
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear):
-        raise UserError(
-            f"model.source: {source!r} has no linear output embedding; not a causal LM that can "
-            "be used here"
-        )
-    probe = torch.arange(4, device=head.weight.device)[None] % head.out_features
-    with torch.no_grad():
-        expected = model(input_ids=probe, use_cache=False).logits
-        found = head(hidden_states(model, probe))
-    if not torch.allclose(expected, found, rtol=1e-2, atol=1e-2):
-        raise UserError(
-            f"model.source: {source!r} changes its logits after the output embedding (scaling or "
-            "soft-capping); "
-            "this architecture is not supported"
-        )
 
 
 def _as_plain_weights(model: Any) -> Any:

@@ -18,10 +18,11 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS
+from ray_unlearn.unlearn.architecture import layout_of_architecture
 from ray_unlearn.unlearn.calibration import COST_SHARE, MOST_CALIBRATED, USUAL_PASSES
 from ray_unlearn.unlearn.context_length import check_positions
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
-from ray_unlearn.unlearn.layout import NOT_PACKED, layout_of_architecture
+from ray_unlearn.unlearn.layout import NOT_PACKED
 from ray_unlearn.unlearn.memory import (
     BYTES,
     Memory,
@@ -122,7 +123,7 @@ def _notes(spec: StudySpec, config: Any, cost: UpdateCost) -> Iterator[str]:
     model = on_meta(config)
     if (beyond := check_positions(model, spec.data.sequence_length)) is not None:
         yield beyond
-    layout = layout_of_architecture(config, spec.model.attention, packed)
+    layout = layout_of_architecture(config, spec.model.attention, packed, spec.model.source)
     if packed and layout == "apart":
         yield NOT_PACKED.format(type(model).__name__)
     if spec.evaluation.strength != "trained":

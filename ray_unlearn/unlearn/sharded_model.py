@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.logit_map import CappedHead, cap_of
 from ray_unlearn.unlearn.optimizer import local
 from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.strength import interpolate
@@ -129,7 +130,7 @@ def whole_head(head: nn.Linear) -> nn.Linear:
     )
     for name, p in head.named_parameters():
         setattr(found, name, nn.Parameter(whole(p.detach()), requires_grad=False))
-    return found
+    return found if (cap := cap_of(head)) is None else CappedHead(found, cap)
 
 
 def whole(tensor: Tensor) -> Tensor:

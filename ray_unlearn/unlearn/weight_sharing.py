@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ray_unlearn.unlearn.logit_map import LogitMap, logit_map_of
+
 
 def to_array(tensor: Tensor) -> NDArray[Any]:
     """The tensor's memory as an array; numpy has no bfloat16, so its bits travel as int16."""
@@ -40,6 +42,7 @@ class SharedModel:
     config: Any
     arrays: dict[str, NDArray[Any]]
     dtypes: dict[str, torch.dtype]
+    logit_map: LogitMap
 
     @classmethod
     def of(cls, model: Any) -> "SharedModel":
@@ -50,7 +53,7 @@ class SharedModel:
             if tensor.data_ptr() not in seen:
                 seen.add(tensor.data_ptr())
                 arrays[name], dtypes[name] = to_array(tensor), tensor.dtype
-        return cls(type(model), model.config, arrays, dtypes)
+        return cls(type(model), model.config, arrays, dtypes, logit_map_of(model))
 
     @property
     def nbytes(self) -> int:
@@ -64,4 +67,5 @@ class SharedModel:
             None, config=self.config, state_dict=tensors, dtype=self.config.dtype,
             attn_implementation=self.config._attn_implementation,
         )  # fmt: skip
+        found.logit_map = self.logit_map
         return found.eval().requires_grad_(False)

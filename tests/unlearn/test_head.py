@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ray_unlearn.unlearn.head import distillation_sum, function_of_logprobs, kl_sum, logprob_sum
+from ray_unlearn.unlearn.logit_map import CappedHead
 from ray_unlearn.unlearn.logprobs import distillation, kl_from_reference, target_logprobs
 
 N, H, V = 50, 16, 40
@@ -37,12 +38,17 @@ def _result(value: torch.Tensor, hidden: torch.Tensor, head: nn.Linear) -> list[
     return [value.detach(), *torch.autograd.grad(-0.25 * value, parameters)]
 
 
+@pytest.mark.parametrize("cap", [None, 0.4])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("quantity", ["logprob", "kl", "distillation", "any function"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
-def test_equals_the_plain_path(quantity: str, precision: str, bias: bool) -> None:
+def test_equals_the_plain_path(
+    quantity: str, precision: str, bias: bool, cap: float | None
+) -> None:
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     hidden, head, targets, reference, reference_head = _inputs(dtype, bias)
+    if cap is not None:
+        head, reference_head = CappedHead(head, cap), CappedHead(reference_head, cap)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
         if quantity == "kl":
             fused = kl_sum(hidden, head, reference, reference_head)
