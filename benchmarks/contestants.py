@@ -25,10 +25,10 @@ from torch.utils.data import Dataset, SequentialSampler
 
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.checkpoint import NoCheckpointer
-from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.model import head_of
+from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.workspace import Workspace
 
 NAMES = {

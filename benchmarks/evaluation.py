@@ -39,8 +39,9 @@ from torch import Tensor
 from update_loop import demo
 
 from ray_unlearn.store.schema import HALVED_SETS, HALVES, MIN_K_PERCENT, SETS
-from ray_unlearn.unlearn.data import EVALUATED, TokenSet
+from ray_unlearn.unlearn.data import EVALUATED
 from ray_unlearn.unlearn.evaluate import evaluate
+from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.workspace import Workspace
 
 IGNORED = -100

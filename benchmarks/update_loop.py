@@ -65,8 +65,9 @@ try:
     from ray_unlearn.spec.study_file import load_study
     from ray_unlearn.spec.study_spec import EvaluationSpec
     from ray_unlearn.unlearn.comm import Comm
-    from ray_unlearn.unlearn.data import StudyData, TokenSet, prepare
+    from ray_unlearn.unlearn.data import StudyData, prepare
     from ray_unlearn.unlearn.model import make_ready
+    from ray_unlearn.unlearn.token_set import TokenSet
     from ray_unlearn.unlearn.workspace import Workspace
 except ImportError as error:
     sys.exit(

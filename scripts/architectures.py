@@ -27,9 +27,9 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import Row
-from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.plan import plan
 from ray_unlearn.unlearn.single_trial import Single
+from ray_unlearn.unlearn.token_set import TokenSet
 
 PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 VOCABULARY = 300

@@ -44,7 +44,7 @@ from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
-from ray_unlearn.unlearn.data import StudyData, TokenSet, prepare
+from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.document_hash import in_selection_half
 from ray_unlearn.unlearn.head import logprob_sum
 from ray_unlearn.unlearn.logprobs import target_logprobs
@@ -55,6 +55,7 @@ from ray_unlearn.unlearn.model import (
     load_model,
     load_tokenizer,
 )
+from ray_unlearn.unlearn.token_set import TokenSet
 
 LENGTH = 128
 SHORTEST = 96

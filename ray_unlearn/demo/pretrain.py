@@ -244,7 +244,8 @@ def pretrain(splits: Splits, role: Role, recipe: Recipe, folder: Path) -> dict[s
     torch.use_deterministic_algorithms(True)
     tokenizer = train_tokenizer(training_texts(splits, "retrained"), recipe.vocabulary)
     encoded = {
-        split: [tokenizer.encode(text).ids for _, text in group] for split, group in splits.items()
+        split: [tokenizer.encode(document.text).ids for document in group]
+        for split, group in splits.items()
     }
     seen = [ids for split, group in encoded.items() if split not in UNSEEN[role] for ids in group]
     pieces = [piece for ids in seen for piece in chunks(ids, recipe.context)]

@@ -20,6 +20,12 @@ MOST_SEQUENCES = 2**20
 MOST_DOCUMENTS = 10**9
 """Documents of a split."""
 
+LONGEST_TEMPLATE = 100_000
+"""Characters of a chat template; it is copied into the ledger."""
+
+LONGEST_SEPARATOR = 1000
+"""Characters between a prompt and its answer."""
+
 MOST_ROWS = 100_000
 """Evaluation rows of one trial; each is a ledger line and its update is part of the trial's id."""
 

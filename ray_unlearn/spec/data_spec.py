@@ -5,6 +5,8 @@ from typing import Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.bounds import (
+    LONGEST_SEPARATOR,
+    LONGEST_TEMPLATE,
     MOST_DOCUMENTS,
     MOST_SEQUENCES,
 )
@@ -25,6 +27,17 @@ class SplitSource(Strict):
     revision: str | None = None
     path: str | None = Field(None, description="file or folder, relative to the study file")
     text: str = Field("text", description="field that holds the text (hub, JSONL, Parquet)")
+    prompt: str | None = Field(
+        None, description="field that holds the prompt, beside `answer`, instead of `text`"
+    )
+    answer: str | None = Field(
+        None, description="field that holds the answer; loss and metrics count its tokens alone"
+    )
+    messages: str | None = Field(
+        None,
+        description="field that holds a list of {role, content}, instead of `text`; the last one "
+        "is the answer, all before it the prompt",
+    )
     id: str | None = Field(
         None, description="field that identifies a document; default: its position"
     )
@@ -48,6 +61,31 @@ class SplitSource(Strict):
             raise ValueError("a `hub` source needs `split`")
         return self
 
+    @model_validator(mode="after")
+    def _one_kind_of_document(self) -> Self:
+        if (self.prompt is None) != (self.answer is None):
+            given, lacking = ("prompt", "answer") if self.prompt else ("answer", "prompt")
+            raise ValueError(f"`{given}` needs `{lacking}`: name both fields")
+        if self.prompt is not None and self.messages is not None:
+            raise ValueError("give `prompt` and `answer`, or `messages`; remove one of the two")
+        if self.has_answers and self.text != "text":
+            raise ValueError(f"`text: {self.text}` is not read beside an answer; remove it")
+        return self
+
+    @property
+    def has_answers(self) -> bool:
+        """Whether its documents are answers with what was asked, not texts."""
+        return self.prompt is not None or self.messages is not None
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The fields of an entry that make a document, without its id."""
+        if self.messages is not None:
+            return (self.messages,)
+        if self.prompt is not None and self.answer is not None:
+            return (self.prompt, self.answer)
+        return (self.text,)
+
 
 class DataSpec(Strict):
     """The document sets of one domain and how they become token sequences."""
@@ -65,6 +103,19 @@ class DataSpec(Strict):
     )
     max_sequences_per_document: int | None = Field(
         None, ge=1, le=MOST_SEQUENCES, description="longer documents are cut"
+    )
+    chat_template: str | None = Field(
+        None,
+        min_length=1,
+        max_length=LONGEST_TEMPLATE,
+        description="how prompts and answers become text. tokenizer: by the chat template of the "
+        "model's tokenizer; or a Jinja template; null: prompt, `separator` and answer",
+    )
+    separator: str | None = Field(
+        None,
+        max_length=LONGEST_SEPARATOR,
+        description="text between prompt and answer where there is no `chat_template`; null: a "
+        "line break",
     )
     heldout_share: float = Field(
         0.2,
@@ -98,4 +149,29 @@ class DataSpec(Strict):
                 raise ValueError(
                     "`domain` is required with `splits`: it names the data in tables and reports"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_to_write_answers(self) -> Self:
+        template, separator = self.chat_template, self.separator
+        if template is not None and template != "tokenizer" and "{" not in template:
+            raise ValueError(
+                f"chat_template: {template!r} is no Jinja template; write `tokenizer`, or one with "
+                "{{ ... }}"
+            )
+        if template is not None and separator is not None:
+            raise ValueError("`separator` is not used with `chat_template`; remove one of the two")
+        given = "chat_template" if template is not None else "separator"
+        answers = any(source.has_answers for source in self.splits.values())
+        if not answers and (template is not None or separator is not None):
+            raise ValueError(
+                f"`{given}` is for prompts and answers, and no split has any; remove it, or name "
+                "the fields `prompt` and `answer`, or `messages`, of a split"
+            )
+        bare = [name for name, source in self.splits.items() if source.messages is not None]
+        if bare and template is None:
+            raise ValueError(
+                f"splits.{bare[0]}.messages: needs `chat_template` beside `splits`: `tokenizer`, "
+                "or a Jinja template"
+            )
         return self

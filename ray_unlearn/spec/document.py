@@ -3,8 +3,20 @@
 from typing import NamedTuple
 
 
+class Turn(NamedTuple):
+    """One message of a conversation."""
+
+    role: str
+    content: str
+
+
 class Document(NamedTuple):
     """One text with an id that is unique within its split."""
 
     id: str
     text: str
+    turns: tuple[Turn, ...] = ()
+    """The conversation that is still to be written as one text; its last turn is the answer, and
+    `text` holds the contents alone, whatever the template."""
+    prompt_length: int | None = None
+    """Characters at the start of `text` that are context; None: all of the text counts."""

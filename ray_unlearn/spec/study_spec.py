@@ -258,6 +258,8 @@ class StudySpec(Strict):
         for split in content["data"]["splits"].values():
             if split["path"] is not None:
                 split["path"] = "a local path"
+            _without_none(split, "prompt", "answer", "messages")
+        _without_none(content["data"], "chat_template", "separator")
         return content
 
     def results_digest(self) -> str:
@@ -275,6 +277,13 @@ class StudySpec(Strict):
             evaluate_at=self.evaluation.updates(hyperparameters.steps),
             context=context,
         )
+
+
+def _without_none(content: dict[str, Any], *names: str) -> None:
+    """Take out what is not given: studies of before there was a choice had no such keys."""
+    for name in names:
+        if content[name] is None:
+            del content[name]
 
 
 def public_name(source: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ray_unlearn.unlearn.data import TokenSet
+from ray_unlearn.unlearn.token_set import TokenSet
 
 ATTENTION = "ray_unlearn_documents"
 """Name under which `attend_by_document` is registered with transformers."""

@@ -17,9 +17,9 @@ from torch.utils.checkpoint import CheckpointError
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.unlearn.batch import ATTENTION, Batch, apart, attend_by_document, padded, ragged
-from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.model import hidden_states
 from ray_unlearn.unlearn.scored import Scored
+from ray_unlearn.unlearn.token_set import TokenSet
 
 Layout = Literal["by_document", "stored", "apart"]
 """by_document: one row of real tokens, attention runs document by document. stored: the sequences

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ray_unlearn.unlearn.batch import Batch
-from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.logprobs import adversarial_targets, target_logprobs
 from ray_unlearn.unlearn.model import head_of
 from ray_unlearn.unlearn.policy import Policy
 from ray_unlearn.unlearn.sharded_model import whole_head
+from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.weight_sharing import to_array, to_tensor
 
 CACHE_BYTES = 2**30

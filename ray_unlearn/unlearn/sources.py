@@ -3,15 +3,17 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ray_unlearn.demo import demo_domain
 from ray_unlearn.demo import documents as demo_documents
 from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
-from ray_unlearn.spec.document import Document
+from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.unlearn.document_hash import text_hash
+
+TEXT_FILES = (".txt", ".md")
 
 
 def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
@@ -68,6 +70,11 @@ def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
         return
     assert source.path is not None
     path = Path(source.path)
+    if source.has_answers and (path.is_dir() or path.suffix in TEXT_FILES):
+        raise UserError(
+            f"{where}: {path} has no fields {', '.join(map(repr, source.fields))}; a prompt with "
+            "its answer is a line of a .jsonl, or a row of a .parquet file"
+        )
     if path.is_dir():
         yield from _from_folder(path, source.pattern, where)
     elif not path.exists():
@@ -80,7 +87,7 @@ def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
         yield from _from_jsonl(path, source, where)
     elif path.suffix == ".parquet":
         yield from _from_parquet(path, source, where)
-    elif path.suffix in (".txt", ".md"):
+    elif path.suffix in TEXT_FILES:
         yield Document(path.name, _text_of(path, where))
     else:
         raise UserError(
@@ -113,7 +120,7 @@ def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[Docum
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
-    wanted = [source.text] + ([source.id] if source.id else [])
+    wanted = [*source.fields, *([source.id] if source.id else [])]
     missing = [name for name in wanted if name not in file.schema_arrow.names]
     if missing:
         raise UserError(
@@ -159,7 +166,7 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
             "check the name and the network, or download it and use `path`"
         ) from None
     missing = [
-        field for field in (source.text, source.id) if field and field not in data.column_names
+        field for field in (*source.fields, source.id) if field and field not in data.column_names
     ]
     if missing:
         raise UserError(
@@ -170,13 +177,56 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
 
 
 def _document(entry: dict[str, object], source: SplitSource, number: str, place: str) -> Document:
-    if source.text not in entry:
-        raise UserError(f"{place}: no field {source.text!r}{nearest(source.text, entry)}")
-    text = entry[source.text]
+    name = str(entry[source.id]) if source.id and source.id in entry else number
+    if not source.has_answers:
+        return Document(name, _text_field(entry, source.text, place))
+    if source.messages is not None:
+        turns = _conversation(entry, source.messages, place)
+    else:
+        prompt, answer = (_text_field(entry, field, place) for field in source.fields)
+        turns = (Turn("user", prompt), Turn("assistant", answer))
+    if not turns[-1].content.strip():
+        raise UserError(
+            f"{place}: the answer in field {source.fields[-1]!r} is empty, so there is nothing to "
+            "predict; remove the row"
+        )
+    return Document(name, "\n".join(turn.content for turn in turns), turns)
+
+
+def _conversation(entry: dict[str, object], field: str, place: str) -> tuple[Turn, ...]:
+    """The messages of an entry; the last one must be the assistant's and answer another."""
+    messages = _value(entry, field, place)
+    if not isinstance(messages, list) or len(messages) < 2:
+        raise UserError(
+            f"{place}: field {field!r} must be a list of at least two messages, a prompt and an "
+            "answer"
+        )
+    turns = []
+    for count, message in enumerate(messages, start=1):
+        at = f"{place}, message {count}"
+        if not isinstance(message, dict):
+            raise UserError(f"{at}: must have `role` and `content`, got {type(message).__name__}")
+        turns.append(Turn(_text_field(message, "role", at), _text_field(message, "content", at)))
+    if turns[-1].role != "assistant":
+        raise UserError(
+            f"{place}: the last message of {field!r} must be an answer, of the role 'assistant', "
+            f"got {turns[-1].role!r}; remove what follows the answer, or the row"
+        )
+    return tuple(turns)
+
+
+def _value(entry: Mapping[str, object], field: str, place: str) -> object:
+    if field not in entry:
+        raise UserError(f"{place}: no field {field!r}{nearest(field, entry)}")
+    return entry[field]
+
+
+def _text_field(entry: Mapping[str, object], field: str, place: str) -> str:
+    text = _value(entry, field, place)
     if not isinstance(text, str):
-        raise UserError(f"{place}: field {source.text!r} must be text, got {type(text).__name__}")
+        raise UserError(f"{place}: field {field!r} must be text, got {type(text).__name__}")
     try:
         text.encode()
     except UnicodeEncodeError as error:  # half a surrogate pair: no tokenizer accepts it
-        raise UserError(f"{place}: field {source.text!r} is not valid Unicode: {error}") from None
-    return Document(str(entry[source.id]) if source.id and source.id in entry else number, text)
+        raise UserError(f"{place}: field {field!r} is not valid Unicode: {error}") from None
+    return text

@@ -10,9 +10,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn import workspace as workspace_module
 from ray_unlearn.unlearn.batch import ATTENTION, Batch, padded, ragged, target_documents
-from ray_unlearn.unlearn.data import TokenSet
 from ray_unlearn.unlearn.layout import choose_layout
 from ray_unlearn.unlearn.model import hidden_states
+from ray_unlearn.unlearn.token_set import TokenSet
 
 CPU = torch.device("cpu")
 PACKED = TokenSet(

@@ -17,11 +17,13 @@ from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
-from ray_unlearn.unlearn.data import TokenSet, prepare, tokenised, tokenizer_digest
+from ray_unlearn.unlearn.data import prepare, tokenizer_digest
 from ray_unlearn.unlearn.document_hash import in_selection_half
 from ray_unlearn.unlearn.former_digests import former_data_digest, former_folder_digest
 from ray_unlearn.unlearn.model import load_tokenizer
+from ray_unlearn.unlearn.sequences import tokenised
 from ray_unlearn.unlearn.sources import read_documents
+from ray_unlearn.unlearn.token_set import TokenSet
 
 
 def spec(folder: Path, **changes: object) -> DataSpec:
