@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         run,
     )
     from ray_unlearn.spec.errors import StorageError, UserError
+    from ray_unlearn.spec.user_methods import method
 
 __version__ = "0.1.0"
 
@@ -35,12 +36,19 @@ __all__ = [
     "UserError",
     "__version__",
     "guidelines",
+    "method",
     "methods",
     "narrow",
     "open",
     "report",
     "run",
 ]
+
+_HOMES = {
+    "StorageError": "spec.errors",
+    "UserError": "spec.errors",
+    "method": "spec.user_methods",
+}
 
 if not TYPE_CHECKING:  # a type checker must see a misspelt name as an error
 
@@ -50,7 +58,7 @@ if not TYPE_CHECKING:  # a type checker must see a misspelt name as an error
 
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        home = "spec.errors" if name.endswith("Error") else "api"
+        home = _HOMES.get(name, "api")
         found = getattr(import_module(f"{__name__}.{home}"), name)
         globals()[name] = found
         return found

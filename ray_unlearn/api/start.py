@@ -4,6 +4,7 @@ from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.api.guide import Guide, as_spec, narrow
 from ray_unlearn.api.study_handle import Study
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.method_modules import load_user_methods
 from ray_unlearn.spec.method_registry import METHODS, Method
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.location import study_exists
@@ -100,13 +101,17 @@ def open(location: PathLike) -> Study:
 
 
 def methods() -> dict[str, Method]:
-    """The unlearning methods that a study can search.
+    """The unlearning methods that a study can search, the user's own among them.
 
     Returns:
         By name: the method's loss, its terms and its retain set.
+
+    Raises:
+        UserError: a module that `RAY_UNLEARN_METHODS` names cannot be imported.
 
     Example:
         >>> ru.methods()["gradient_ascent"].loss
         '-NLL(U)'
     """
+    load_user_methods()
     return dict(METHODS)

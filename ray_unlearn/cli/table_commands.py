@@ -14,11 +14,17 @@ from ray_unlearn.cli.show import Json, print_json, print_table, say
 from ray_unlearn.spec.bounds import LARGEST_SEED, MOST_TRIALS
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.guideline_file import Guidelines
+from ray_unlearn.spec.method_modules import load_user_methods
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.score_weights import parse_weights
-from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace, load_search_space
+from ray_unlearn.spec.search_space import (
+    Choice,
+    Fixed,
+    SearchSpace,
+    load_search_space,
+    packaged_spaces,
+)
 from ray_unlearn.spec.strict import Strict
-from ray_unlearn.spec.study_file import packaged_spaces
 from ray_unlearn.spec.study_spec import StudySpec
 
 DOCTORED = ("ray", "optuna", "transformers")
@@ -176,6 +182,7 @@ def _names(listed: str | None) -> tuple[str, ...]:
 
 def methods_command(json: Json = False) -> None:
     """The unlearning methods and their losses."""
+    load_user_methods()
     lines = [(m.name, m.loss, m.retain_set or "") for m in METHODS.values()]
     if json:
         print_json(

@@ -21,6 +21,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,9 +54,11 @@ from ray_unlearn.execution.resume import (
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
+from ray_unlearn.spec.method_modules import ENVIRONMENT
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import differences
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.user_methods import modules_of, source_digests
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import (
     BestWeightsGone,
@@ -218,6 +221,7 @@ def resume_study(
         _check_same_data(ledger.record.header, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         _check_same_model(ledger.record.header, spec.model)
+        _check_same_methods(ledger.record.header, spec.methods)
         _check_disk(place, spec)
         if retry_failed:
             _reopen_failed(ledger)
@@ -319,6 +323,8 @@ class _Run:
             "as many lanes as fit," if operations.lanes == "auto" else f"{operations.lanes} lane(s)"
         )
         self.say(f"starting {number} of {operations.workers_per_lane} worker(s)")
+        if named := modules_of(self.spec.methods):
+            os.environ[ENVIRONMENT] = named  # for the processes of a Ray that starts now
         trials = sum(1 for _ in pending(self.ledger.record.trials, self.search.total))
         worker_gib = host_gib(self.spec) if operations.lanes == "auto" else None
         with (
@@ -471,6 +477,7 @@ def _header(spec: StudySpec, data: StudyData, dealing: Dealing = "balanced") -> 
         dealing=dealing,
         code_version=_code_version(),
         libraries=_libraries(),
+        methods=source_digests(spec.methods),
     )
 
 
@@ -520,6 +527,13 @@ def _check_same_model(header: Header, model: ModelSpec) -> None:
     began, now = header.model_digest, model_digest(model)
     if began not in (now, model_digest(model, former=True)):
         _refuse_other("the model", "model", began, now)
+
+
+def _check_same_methods(header: Header, methods: Sequence[str]) -> None:
+    now = source_digests(methods)
+    for name, began in header.methods.items():
+        if now.get(name) != began:
+            _refuse_other(f"the source of method {name!r}", "source", began, now.get(name, "none"))
 
 
 def _refuse_other(where: str, what: str, began: str, now: str) -> None:

@@ -7,10 +7,10 @@ without loading a model.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.hyperparameters import (
@@ -18,14 +18,32 @@ from ray_unlearn.spec.hyperparameters import (
     MIXING_HYPERPARAMETERS,
     TRAINING_HYPERPARAMETERS,
 )
+from ray_unlearn.spec.method_modules import load_user_methods
 
 TermName = Literal["forget", "retain"]
 TrainedSplit = Literal["forget", "retain", "general_retain"]
 Labels = Literal["true", "random", "adversarial"]
+Needs = Literal["logprob_sum", "kl_sum", "distillation_sum", "logprobs", "reference_logprobs"]
+"""What a loss is computed from.
+
+logprob_sum, kl_sum, distillation_sum: a sum over targets, whose gradient comes from the same pass
+    over the head; the last of cross-entropies to P_0 with its logits of the targets lowered.
+logprobs: log P of each target, for any differentiable function: the head is passed twice.
+reference_logprobs: the same, and those of the vanilla model P_0.
+"""
 
 METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 WITHOUT_DEFAULT = ("learning_rate", "steps")
 """Hyperparameters that every method uses and every search space names."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A pure function of what it needs and the trial's hyperparameters."""
+
+    function: Callable[[Any, Any], Any]
+    """From `unlearn.methods.losses.Given` and a `TrialConfig` to a scalar tensor."""
+    needs: Needs
 
 
 @dataclass(frozen=True)
@@ -35,8 +53,8 @@ class TermSpec:
     name: TermName
     """It names the term's columns, `forget_loss` say; each name occurs once in a method."""
     split: TrainedSplit
-    loss: str
-    """Name of a function in `ray_unlearn.unlearn.methods.losses`."""
+    loss: str | Loss
+    """Name of a function in `ray_unlearn.unlearn.methods.losses`, or a user's own."""
     labels: Labels = "true"
     """What the tokens of the documents are replaced by as targets."""
     weight: str | None = None
@@ -53,6 +71,10 @@ class Method:
     terms: tuple[TermSpec, ...]
     hyperparameters: tuple[str, ...] = TRAINING_HYPERPARAMETERS
     """What a search may choose for this method; anything else is refused."""
+    space: Mapping[str, Any] | None = None
+    """Of a user's method, its search space beside the shared fragments; None: a file has it."""
+    module: str = ""
+    """The module that a user's method is defined in."""
 
     @property
     def retain_set(self) -> TrainedSplit | None:
@@ -151,11 +173,13 @@ def _check_hyperparameters(method: Method, place: str) -> None:
 
 
 def method_named(name: str) -> Method:
-    """The method called `name`.
+    """The method called `name`, the user's own among them (`method_modules`).
 
     Raises:
         UserError: no such method; the message gives the nearest name.
     """
+    if name not in METHODS:
+        load_user_methods()
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}{nearest(name, METHODS)}")
     return METHODS[name]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ray_unlearn.spec.bounds import MOST_UPDATES
-from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters, value_type
 from ray_unlearn.spec.method_registry import METHODS, WITHOUT_DEFAULT, method_named
 from ray_unlearn.spec.strict import Strict, read_yaml, validated
@@ -116,8 +116,10 @@ class SearchSpace(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}{nearest(self.method, METHODS)}")
+        try:
+            method_named(self.method)
+        except UserError as error:
+            raise ValueError(str(error)) from None
         for name, parameter in self.parameters.items():
             self._check_parameter(name, parameter)
         if "learning_rate" not in self.parameters:
@@ -289,20 +291,20 @@ def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> Se
     the method cannot use is skipped (a study sets `w_r` once for all methods).
 
     Args:
-        path: the YAML file.
+        path: the YAML file; where there is none, a user's method may bring its own space.
         overrides: by hyperparameter, the mapping of its range or value.
 
     Raises:
         UserError: missing file, unknown key, method or hyperparameter, low >= high, a grid value
             outside its range.
     """
-    content = read_yaml(path)
+    content = read_yaml(path) if path.is_file() else _own_space(path) or read_yaml(path)
     merged: dict[str, Any] = {}
     includes = content.pop("include", [])
     if not isinstance(includes, list):
         raise UserError(f"{path}: include: must be a list of fragment files, got {includes!r}")
     for fragment in includes:
-        fragment_path = path.parent / str(fragment)
+        fragment_path = path.parent / str(fragment)  # an absolute one stays as it is
         body = read_yaml(fragment_path)
         unknown = set(body) - {"parameters"}
         if unknown:
@@ -317,6 +319,26 @@ def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> Se
         if not unused:
             merged[name] = parameter
     return validated(SearchSpace, content | {"parameters": merged}, str(path))
+
+
+def _own_space(path: Path) -> dict[str, Any] | None:
+    """The space that a user's method has where no file says another; None without one."""
+    method = METHODS.get(path.stem)
+    if method is None or method.space is None:
+        return None
+    fragments = ["learning_rate", "steps_free", "optimizer", *(["mixing"] if method.mixed else [])]
+    return {
+        "method": method.name,
+        "include": [str(packaged_spaces() / f"shared/{name}.yaml") for name in fragments],
+        "parameters": dict(method.space),
+    }
+
+
+def packaged_spaces() -> Path:
+    """The search spaces that come with the package (in a checkout: those beside it)."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "search_spaces"
+    return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
 def _parameters_of(content: dict[str, Any], path: Path) -> dict[str, Any]:

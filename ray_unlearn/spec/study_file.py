@@ -6,7 +6,7 @@ from typing import Any
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.method_registry import PUBLISHED, method_named
-from ray_unlearn.spec.search_space import load_search_space
+from ray_unlearn.spec.search_space import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec, is_local
 
@@ -89,13 +89,6 @@ def _spaces_folder(path: Path, given: str | None) -> Path:
     raise UserError(
         f"{path}: spaces: no `search_spaces` folder found; name one with `spaces: <folder>`"
     )
-
-
-def packaged_spaces() -> Path:
-    """The search spaces that come with the package (in a checkout: those beside it)."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "search_spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
 
 
 def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:

@@ -39,6 +39,8 @@ class Header:
     """Versions, by name."""
     dealing: Dealing = "hash"
     """How documents come to their halves; ledgers of before decision 17 do not say."""
+    methods: dict[str, str] = field(default_factory=dict)
+    """By name, a digest of the source of each method that is the user's own."""
     other: dict[str, Any] = field(default_factory=dict)
     """Keys that this version does not know."""
 

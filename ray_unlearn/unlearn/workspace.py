@@ -18,6 +18,7 @@ from ray_unlearn.spec.model_spec import ModelSpec, Rounding
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec
+from ray_unlearn.spec.user_methods import source_digests
 from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.batch import Batch, document_runs
 from ray_unlearn.unlearn.comm import Comm
@@ -34,7 +35,8 @@ from ray_unlearn.unlearn.layout import (
     choose_layout,
     states_of,
 )
-from ray_unlearn.unlearn.methods.losses import LOSSES, OF_REFERENCE
+from ray_unlearn.unlearn.methods import loss_of
+from ray_unlearn.unlearn.methods.losses import OF_REFERENCE
 from ray_unlearn.unlearn.model import DTYPES, demo_models, load_model, model_digest
 from ray_unlearn.unlearn.policy import Policy, WholeModel, checkpoint_layers, make_policy
 from ray_unlearn.unlearn.reference import Reference
@@ -48,7 +50,7 @@ Quantities = dict[str, Any]
 def context_digest(spec: StudySpec, data: StudyData, *, former: bool = False) -> str:
     """Digest of everything beside its own configuration that changes a trial's result.
 
-    That is the model, the data and the evaluation batches.
+    That is the model, the data, the evaluation batches, and the sources of a user's own methods.
 
     Args:
         spec: the study.
@@ -69,6 +71,8 @@ def context_digest(spec: StudySpec, data: StudyData, *, former: bool = False) ->
         content.append(model.rounding)
     if model.lora is not None:
         content.append(model.lora.model_dump(mode="json"))
+    if own := source_digests(spec.methods):
+        content.append(own)
     return digest(content)
 
 
@@ -239,7 +243,7 @@ class Workspace:
         of all ranks.
         """
         terms = [term for name in methods for term in method_named(name).terms]
-        referred = (term.split for term in terms if LOSSES[term.loss].needs in OF_REFERENCE)
+        referred = (term.split for term in terms if loss_of(term).needs in OF_REFERENCE)
         splits = [*EVALUATED.values(), *referred]
         hidden = self.reference.fill(dict.fromkeys(splits))
         wanted = any(term.labels == "adversarial" for term in terms)

@@ -144,7 +144,11 @@ def _in_call(call: ast.Call) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_no_source_runs_what_it_reads(path: Path) -> None:
-    assert dangers(path.read_text(encoding="utf-8")) == []
+    found = dangers(path.read_text(encoding="utf-8"))
+    if path.name == "method_modules.py":  # what the user's environment names, no study
+        assert [one.partition(": ")[2] for one in found] == ["import_module runs text"]
+    else:
+        assert found == []
 
 
 @pytest.mark.parametrize(

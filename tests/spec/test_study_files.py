@@ -9,9 +9,9 @@ import yaml
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import METHODS
-from ray_unlearn.spec.search_space import load_search_space
+from ray_unlearn.spec.search_space import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import differences
-from ray_unlearn.spec.study_file import load_study, packaged_spaces
+from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 

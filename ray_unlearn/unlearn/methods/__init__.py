@@ -6,9 +6,9 @@ trial's values.
 
 from dataclasses import dataclass
 
-from ray_unlearn.spec.method_registry import Labels, TermName
+from ray_unlearn.spec.method_registry import Labels, Loss, TermName, TermSpec
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.unlearn.methods.losses import LOSSES, Loss
+from ray_unlearn.unlearn.methods.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,11 @@ class Term:
     batch_size: int
 
 
+def loss_of(term: TermSpec) -> Loss:
+    """The loss of a term, ours by its name or a user's own."""
+    return term.loss if isinstance(term.loss, Loss) else LOSSES[term.loss]
+
+
 def terms(config: TrialConfig) -> tuple[Term, ...]:
     """The terms whose weighted sum the trial minimises.
 
@@ -32,7 +37,7 @@ def terms(config: TrialConfig) -> tuple[Term, ...]:
         Term(
             spec.name,
             spec.split,
-            LOSSES[spec.loss],
+            loss_of(spec),
             spec.labels,
             1.0 if spec.weight is None else getattr(config, spec.weight),
             config.batch_size if spec.split == "forget" else config.retain_batch_size,

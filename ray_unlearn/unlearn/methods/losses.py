@@ -7,21 +7,13 @@ documents, it is over all of the global batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ray_unlearn.spec.hyperparameters import Hyperparameters
+from ray_unlearn.spec.method_registry import Loss, Needs
 
-Needs = Literal["logprob_sum", "kl_sum", "distillation_sum", "logprobs", "reference_logprobs"]
-"""What a loss is computed from.
-
-logprob_sum, kl_sum, distillation_sum: a sum over targets, whose gradient comes from the same pass
-    over the head; the last of cross-entropies to P_0 with its logits of the targets lowered.
-logprobs: log P of each target, for any differentiable function: the head is passed twice.
-reference_logprobs: the same, and those of the vanilla model P_0.
-"""
 OF_REFERENCE: tuple[Needs, ...] = ("kl_sum", "distillation_sum", "reference_logprobs")
 """Needs for which P_0 is asked."""
 
@@ -50,14 +42,6 @@ class Given:
 
 
 LossFunction = Callable[[Given, Hyperparameters], Tensor]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss and what it is computed from."""
-
-    function: LossFunction
-    needs: Needs
 
 
 LOSSES: dict[str, Loss] = {}

@@ -1,0 +1,103 @@
+"""A user's own unlearning methods: one function in a module of theirs.
+
+`method_modules` says how the module is found. A digest of its source is part of the study.
+"""
+
+import hashlib
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.hyperparameters import MIXING_HYPERPARAMETERS, TRAINING_HYPERPARAMETERS
+from ray_unlearn.spec.method_modules import ENVIRONMENT, named_modules
+from ray_unlearn.spec.method_registry import (
+    METHODS,
+    SPLITS,
+    Loss,
+    Method,
+    Needs,
+    TermSpec,
+    register,
+)
+
+RETAIN = {"descent": "cross_entropy", "kl": "kl_divergence"}
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def method(
+    *,
+    needs: Needs = "logprobs",
+    retain: Literal["descent", "kl"] | None = None,
+    retain_from: Literal["in_distribution", "general"] = "in_distribution",
+    hyperparameters: Sequence[str] = (),
+    space: Mapping[str, Any] | None = None,
+) -> Callable[[Function], Function]:
+    """Make a function an unlearning method of the same name.
+
+    The function is the loss on the forget set: from `given` (what it needs, see
+    `unlearn.methods.losses.Given`) and `chosen` (the trial's hyperparameters) to a scalar tensor,
+    which is minimised. It is pure: the same for the same tensors. The first line of its docstring
+    is the formula that `ray-unlearn methods` shows.
+
+    Args:
+        needs: what the loss is computed from.
+        retain: a second term beside it, weighted by w_r, the loss itself by w_f.
+        retain_from: where that term's documents come from.
+        hyperparameters: names that the function reads, beside those of training and mixing.
+        space: their search space, and others that differ from the shared fragments, as in a search
+            space file.
+
+    Raises:
+        UserError: the name is taken or malformed, a hyperparameter is unknown, or the function is
+            in a script and not in a module.
+
+    Example:
+        >>> @ru.method(needs="logprobs", retain="descent")
+        ... def capped_ascent(given, chosen):
+        ...     '''-w_f min(NLL, 8) on U + w_r NLL(R)'''
+        ...     return given.values.clamp(min=-8).sum() / given.targets
+    """
+
+    def made(function: Function) -> Function:
+        name, module = function.__name__, function.__module__
+        if module == "__main__":
+            raise UserError(
+                f"method {name!r}: it is defined in a script, which other processes cannot import; "
+                f"put it into a module (my_methods.py), and name that in {ENVIRONMENT}"
+            )
+        terms = [TermSpec("forget", "forget", Loss(function, needs))]
+        used: tuple[str, ...] = (*TRAINING_HYPERPARAMETERS, *hyperparameters)
+        if retain is not None:
+            split = {where: split for where, split, _ in SPLITS}[retain_from]
+            terms = [
+                TermSpec("forget", "forget", Loss(function, needs), weight="w_f"),
+                TermSpec("retain", split, RETAIN[retain], weight="w_r"),
+            ]
+            used += MIXING_HYPERPARAMETERS
+        formula = (function.__doc__ or name).strip().splitlines()[0]
+        register(Method(name, formula, tuple(terms), used, dict(space or {}), module))
+        return function
+
+    return made
+
+
+def source_digests(methods: Collection[str]) -> dict[str, str]:
+    """By name, digests of the source files of a user's methods among these; of ours none."""
+    own = {name: METHODS[name].module for name in methods if METHODS[name].module}
+    return {name: _digest(module) for name, module in sorted(own.items())}
+
+
+def modules_of(methods: Collection[str]) -> str:
+    """What other processes must have in `RAY_UNLEARN_METHODS` for these methods."""
+    own = (METHODS[name].module for name in methods if METHODS[name].module)
+    return ",".join(dict.fromkeys([*named_modules(), *own]))
+
+
+def _digest(module: str) -> str:
+    path = getattr(sys.modules[module], "__file__", None)
+    if path is None:
+        return ""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
