@@ -162,7 +162,6 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
     if getattr(model.config, "quantization_config", None) is not None:
         model = _as_plain_weights(model)
     model.eval()
-    model.config.use_cache = False
     model.logit_map = measured_logit_map(model, source or spec.source, body_states)
     return model
 
