@@ -56,6 +56,7 @@ def plan_command(
     from ray_unlearn.unlearn.plan import (
         cpus_here,
         free_disk_gib,
+        gpus_here,
         longest,
         memory_here_gib,
         plan,
@@ -69,9 +70,10 @@ def plan_command(
     found = plan(spec, placed.lanes if placed else None)
     disk_gib = free_disk_gib(Path.cwd())
     gpu_gib = gpu_memory or (None if placed else gpu_memory_gib())
+    gpu_count = None if placed or gpu_memory else gpus_here()
     cpus, memory_gib = (cpus_here(), memory_here_gib()) if not placed else (math.inf, math.inf)
     issues = (placed.problems if placed else []) + list(
-        problems(found, cpus, memory_gib, disk_gib, spec, gpu_gib)
+        problems(found, cpus, memory_gib, disk_gib, spec, gpu_gib, gpu_count)
     )
     halves = planned_halves(spec) or ()
     warnings = list(target_warnings(halves)) if halves else []

@@ -17,13 +17,8 @@ from ray_unlearn.spec.guideline_file import Guidelines
 from ray_unlearn.spec.method_modules import load_user_methods
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.score_weights import parse_weights
-from ray_unlearn.spec.search_space import (
-    Choice,
-    Fixed,
-    SearchSpace,
-    load_search_space,
-    packaged_spaces,
-)
+from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
+from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import Strict
 from ray_unlearn.spec.study_spec import StudySpec
 

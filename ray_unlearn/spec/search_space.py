@@ -2,19 +2,29 @@
 
 import math
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from ray_unlearn.spec.bounds import MOST_UPDATES
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters, value_type
-from ray_unlearn.spec.method_registry import METHODS, WITHOUT_DEFAULT, method_named
-from ray_unlearn.spec.strict import Strict, read_yaml, validated
+from ray_unlearn.spec.method_registry import WITHOUT_DEFAULT, method_named
+from ray_unlearn.spec.strict import Strict, validated
 
 ParameterRole = Literal["scientific", "nuisance", "fixed"]
 Scalar = bool | int | float | str
+
+
+def _no_truth(value: Any) -> Any:
+    """Refuse `yes` and `no`, which YAML reads as true and false, and pydantic as 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError("true and false are no numbers")
+    return value
+
+
+Real = Annotated[float, BeforeValidator(_no_truth)]
+Whole = Annotated[int, BeforeValidator(_no_truth)]
 
 
 class _Parameter(Strict):
@@ -29,8 +39,8 @@ class FloatRange(_Parameter):
     """A real number in [low, high]."""
 
     type: Literal["float"]
-    low: float
-    high: float
+    low: Real
+    high: Real
     scale: Literal["linear", "log"] = "linear"
     grid: tuple[float, ...] = Field((), description="values for the grid sampler")
 
@@ -49,8 +59,8 @@ class IntRange(_Parameter):
     """
 
     type: Literal["int"]
-    low: int = Field(ge=-MOST_UPDATES, le=MOST_UPDATES)
-    high: int = Field(ge=-MOST_UPDATES, le=MOST_UPDATES)
+    low: Whole = Field(ge=-MOST_UPDATES, le=MOST_UPDATES)
+    high: Whole = Field(ge=-MOST_UPDATES, le=MOST_UPDATES)
     scale: Literal["linear", "log"] = "linear"
     free: bool = False
     grid: tuple[int, ...] = ()
@@ -281,78 +291,6 @@ def _edge_values(parameter: FloatRange | IntRange | Choice | Fixed) -> list[Any]
             return list(parameter.choices)
         case Fixed():
             return [parameter.value]
-
-
-def load_search_space(path: Path, overrides: dict[str, Any] | None = None) -> SearchSpace:
-    """Read a search space file, with the fragments it includes and a study's overrides.
-
-    A later definition of a parameter replaces an earlier one whole: first the fragments under
-    `include` in order, then the file itself, then the overrides. An override of a parameter that
-    the method cannot use is skipped (a study sets `w_r` once for all methods).
-
-    Args:
-        path: the YAML file; where there is none, a user's method may bring its own space.
-        overrides: by hyperparameter, the mapping of its range or value.
-
-    Raises:
-        UserError: missing file, unknown key, method or hyperparameter, low >= high, a grid value
-            outside its range.
-    """
-    content = read_yaml(path) if path.is_file() else _own_space(path) or read_yaml(path)
-    merged: dict[str, Any] = {}
-    includes = content.pop("include", [])
-    if not isinstance(includes, list):
-        raise UserError(f"{path}: include: must be a list of fragment files, got {includes!r}")
-    for fragment in includes:
-        fragment_path = path.parent / str(fragment)  # an absolute one stays as it is
-        body = read_yaml(fragment_path)
-        unknown = set(body) - {"parameters"}
-        if unknown:
-            raise UserError(
-                f"{fragment_path}: {sorted(unknown)[0]}: a fragment holds `parameters` only"
-            )
-        merged |= _parameters_of(body, fragment_path)
-    merged |= _parameters_of(content, path)
-    method = METHODS.get(str(content.get("method")))
-    for name, parameter in (overrides or {}).items():
-        unused = method and name in HYPERPARAMETERS and name not in method.hyperparameters
-        if not unused:
-            merged[name] = parameter
-    return validated(SearchSpace, content | {"parameters": merged}, str(path))
-
-
-def _own_space(path: Path) -> dict[str, Any] | None:
-    """The space that a user's method has where no file says another; None without one."""
-    method = METHODS.get(path.stem)
-    if method is None or method.space is None:
-        return None
-    fragments = ["learning_rate", "steps_free", "optimizer", *(["mixing"] if method.mixed else [])]
-    return {
-        "method": method.name,
-        "include": [str(packaged_spaces() / f"shared/{name}.yaml") for name in fragments],
-        "parameters": dict(method.space),
-    }
-
-
-def packaged_spaces() -> Path:
-    """The search spaces that come with the package (in a checkout: those beside it)."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "search_spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
-
-
-def _parameters_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    parameters = content.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise UserError(
-            f"{path}: parameters: must be a mapping of hyperparameter to range, got {parameters!r}"
-        )
-    return {name: _long_form(value) for name, value in parameters.items()}
-
-
-def _long_form(value: Any) -> Any:
-    """A parameter as a mapping: `batch_size: 8` is short for `{type: fixed, value: 8}`."""
-    return value if isinstance(value, dict) else {"type": "fixed", "value": value}
 
 
 def spread(low: float, high: float, scale: str, points: int) -> list[float]:

@@ -1,12 +1,13 @@
 """Study files: YAML read, search spaces loaded, relative paths made absolute."""
 
+import os
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.method_registry import PUBLISHED, method_named
-from ray_unlearn.spec.search_space import load_search_space, packaged_spaces
+from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec, is_local
 
@@ -48,7 +49,10 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
             for n, v in (overrides or {}).items()
         }
         folder = _spaces_folder(path, spaces)
-        loaded = {name: load_search_space(folder / f"{name}.yaml", long_form) for name in methods}
+        place = f"{path}: space_overrides"
+        loaded = {
+            name: load_search_space(folder / f"{name}.yaml", long_form, place) for name in methods
+        }
         content["spaces"] = {name: space.model_dump(mode="json") for name, space in loaded.items()}
     elif overrides:
         raise UserError(
@@ -95,24 +99,46 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
     splits = {
         name: source
         if source.path is None
-        else source.model_copy(update={"path": str((base / source.path).resolve())})
+        else source.model_copy(update={"path": str(_below(base, source.path).resolve())})
         for name, source in spec.data.splits.items()
     }
-    model_updates: dict[str, Any] = {
-        field: str((base / value).resolve())
+    model = spec.model
+    places: dict[str, Any] = {
+        field: _model_place(base, value, model.revision, f"model.{field}")
         for field in ("source", "exact_retrain")
-        if (value := getattr(spec.model, field)) and (is_local(value) or (base / value).is_dir())
+        if (value := getattr(model, field))
     }
-    model_updates["exact_retrain_seeds"] = tuple(
-        str((base / value).resolve()) if is_local(value) or (base / value).is_dir() else value
-        for value in spec.model.exact_retrain_seeds
+    places["exact_retrain_seeds"] = tuple(
+        _model_place(base, value, model.revision, "model.exact_retrain_seeds")
+        for value in model.exact_retrain_seeds
     )
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update={"splits": splits}),
-            "model": spec.model.model_copy(update=model_updates),
+            "model": model.model_copy(update=places),
         }
     )
+
+
+def _below(base: Path, given: str) -> Path:
+    return base / os.path.expanduser(given)
+
+
+def _model_place(base: Path, given: str, revision: str | None, where: str) -> str:
+    """A model's folder as an absolute path; a hub id or a demo model as it is.
+
+    Raises:
+        UserError: it looks like a folder beside others, and there is none of that name.
+    """
+    path = _below(base, given)
+    if is_local(given) or given.startswith("~") or path.is_dir():
+        return str(path.resolve())
+    if "/" in given and revision is None and path.parent.is_dir():
+        hint = nearest(path.name, (other.name for other in path.parent.iterdir()))
+        raise UserError(
+            f"{where}: no such folder: {path}{hint} (for the hub's {given!r} set `model.revision`)"
+        )
+    return given
 
 
 def where_it_is_now(spec: StudySpec, folder: Path) -> StudySpec:

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.layout import Layout, choose_layout
 from ray_unlearn.unlearn.logit_map import measured_logit_map
 from ray_unlearn.unlearn.memory import parameter_count
-from ray_unlearn.unlearn.model import body_states, check_attention
+from ray_unlearn.unlearn.model import body_states, check_attention, local_source
 
 LARGEST_TRIED = 3e8
 """Parameters of a model that is built with random weights for a plan: some seconds."""
@@ -17,6 +18,49 @@ KINDS_OF_LAYERS = (
     "layer_types", "layers_block_type", "attn_layer_indices", "attn_layer_period", "full_attn_idxs",
 )  # fmt: skip
 """Config fields of architectures whose layers differ."""
+
+
+def model_config(spec: StudySpec) -> Any:
+    """The transformers config of the model; for the demo, that of its recipe.
+
+    Raises:
+        UserError: it cannot be read, or is that of no causal language model.
+    """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, LlamaConfig
+
+    from ray_unlearn.demo import Recipe
+
+    if spec.model.source.startswith("demo:"):
+        recipe = Recipe()
+        return LlamaConfig(
+            vocab_size=recipe.vocabulary, hidden_size=recipe.hidden,
+            intermediate_size=recipe.intermediate, num_hidden_layers=recipe.layers,
+            num_attention_heads=recipe.heads, tie_word_embeddings=True,
+        )  # fmt: skip
+    arguments = {"gguf_file": spec.model.gguf_file} if spec.model.gguf_file else {}
+    try:
+        config = AutoConfig.from_pretrained(
+            local_source(spec.model.source),
+            revision=spec.model.revision,
+            trust_remote_code=False,
+            **arguments,
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.source: no config for {spec.model.source!r}: {_reason(error)}"
+        ) from None
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"model.source: {spec.model.source!r} is a {config.model_type} model, for which there "
+            "is no causal language model; use one that predicts the next token"
+        )
+    return config
+
+
+def _reason(error: Exception) -> str:
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is never run; use an architecture of transformers"
+    return str(error).splitlines()[0]
 
 
 def layout_of_architecture(

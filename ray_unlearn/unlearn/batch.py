@@ -109,13 +109,17 @@ def target_documents(tokens: TokenSet, indices: NDArray[np.int64]) -> NDArray[np
 
 
 def padded(tokens: TokenSet, indices: NDArray[np.int64], device: torch.device) -> Batch:
-    """These sequences as they are, packed or not, cut to the longest of them."""
+    """These sequences as they are, packed or not, cut to the longest of them.
+
+    Padding becomes token 0: that of a tokenizer may be beyond the model's vocabulary.
+    """
     longest = int((tokens.document[indices] >= 0).sum(axis=1).max())
     ids, predicts = tokens.input_ids[indices, :longest], tokens.target_mask[indices, : longest - 1]
     positions = tokens.position_ids
     sequence, column = np.nonzero(predicts)
+    is_real = tokens.document[indices, :longest] >= 0
     return Batch(
-        _to(ids, device),
+        _to(np.where(is_real, ids, 0), device),
         None if positions is None else _to(positions[indices, :longest], device),
         None,
         _to(sequence * longest + column, device),

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ray_unlearn.demo import DemoModels, build, build_retrained, demo_model, demo_retrained
@@ -22,6 +22,7 @@ from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.unlearn.former_digests import former_folder_digest
 from ray_unlearn.unlearn.logit_map import CappedHead, logit_map_of, measured_logit_map
+from ray_unlearn.unlearn.model_files import check_source, check_tokenizer_files
 
 WEIGHT_MAPS = ("model.safetensors.index.json", "adapter_config.json")
 """Files beside a model's config that decide how its weight files become a model.
@@ -93,57 +94,6 @@ def _retrained_again(source: str) -> Path:
     return build_retrained(*demo_retrained(source))
 
 
-def check_source(spec: ModelSpec) -> None:
-    """Refuse a model that cannot be loaded, before anything expensive starts.
-
-    Raises:
-        UserError: a local folder without config or weights, a missing GGUF file, an unknown demo
-            domain or model seed, the model's own seed among `exact_retrain_seeds`, adapters
-            without PEFT.
-    """
-    if spec.lora is not None and find_spec("peft") is None:
-        raise UserError("model.lora: needs PEFT: pip install 'ray-unlearn[lora]'")
-    sources = [("source", spec.source), ("exact_retrain", spec.exact_retrain)]
-    sources += [("exact_retrain_seeds", source) for source in spec.exact_retrain_seeds]
-    for field, source in sources:
-        if source is None:
-            continue
-        if source.startswith("demo:"):
-            if field == "exact_retrain_seeds":
-                _check_another_seed(source, spec.source)
-            else:
-                demo_model(source)
-            continue
-        folder = Path(source)
-        if not folder.is_absolute() and not source.startswith("."):
-            continue  # a hub id
-        if not folder.is_dir():
-            raise UserError(f"model.{field}: no such folder: {folder}")
-        if spec.gguf_file is not None:
-            if not (folder / spec.gguf_file).is_file():
-                raise UserError(f"model.gguf_file: no such file: {folder / spec.gguf_file}")
-        elif not (folder / "config.json").is_file():
-            raise UserError(
-                f"model.{field}: {folder} has no config.json; is it a Hugging Face model folder?"
-            )
-        elif not any(folder.glob("*.safetensors")):
-            raise UserError(
-                f"model.{field}: {folder} has no weights (*.safetensors); save the model with "
-                "`save_pretrained`, "
-                "or name a `gguf_file`"
-            )
-
-
-def _check_another_seed(source: str, vanilla: str) -> None:
-    """Refuse `demo:<domain>@<seed>` where the vanilla model's own retrained one has that seed."""
-    which = demo_retrained(source)
-    if vanilla.startswith("demo:") and which == demo_model(vanilla):
-        raise UserError(
-            f"model.exact_retrain_seeds: {source!r} is the retrained model that `{vanilla}` "
-            "brings; name another seed in `demo:<domain>@<seed>`"
-        )
-
-
 def load_tokenizer(spec: ModelSpec) -> Any:
     """The model's tokenizer.
 
@@ -153,10 +103,13 @@ def load_tokenizer(spec: ModelSpec) -> Any:
     from transformers import AutoTokenizer
 
     check_source(spec)
+    source = local_source(spec.source)
+    if not spec.gguf_file:
+        check_tokenizer_files(source)
     arguments = {"gguf_file": spec.gguf_file} if spec.gguf_file else {}
     try:
         return AutoTokenizer.from_pretrained(
-            local_source(spec.source), revision=spec.revision, trust_remote_code=False, **arguments
+            source, revision=spec.revision, trust_remote_code=False, **arguments
         )
     except (OSError, ValueError) as error:
         raise UserError(
@@ -172,7 +125,7 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
         source: another model than `spec.source`, loaded the same way.
 
     Raises:
-        UserError: the model is missing, has no weights, or does something to its logits that is
+        UserError: the model is missing, lacks weights, or does something to its logits that is
             not reproduced here (`logit_map`).
     """
 
@@ -187,23 +140,28 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
         else {"use_safetensors": True}
     )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loaded = AutoModelForCausalLM.from_pretrained(
             source or local_source(spec.source),
             revision=spec.revision if source is None else None,
             dtype=DTYPES[spec.dtype],
             attn_implementation=spec.attention,
             trust_remote_code=False,
+            output_loading_info=True,
             **arguments,
         )
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         _say_attention(spec, source)
         raise UserError(
             f"model.source: cannot load {source or spec.source!r}: {_first_line(error)}"
         ) from None
+    if missing := sorted(loaded["missing_keys"]):
+        raise UserError(
+            f"model.source: {source or spec.source!r} lacks {len(missing)} tensor(s), {missing[0]} "
+            "among them, which would be random; save the whole model with `save_pretrained`"
+        )
     if getattr(model.config, "quantization_config", None) is not None:
         model = _as_plain_weights(model)
     model.eval()
-    model.config.use_cache = False
     model.logit_map = measured_logit_map(model, source or spec.source, body_states)
     return model
 

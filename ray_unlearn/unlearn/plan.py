@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
-from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.study_spec import StudySpec, is_local
 from ray_unlearn.store.schema import COLUMNS
-from ray_unlearn.unlearn.architecture import layout_of_architecture
+from ray_unlearn.unlearn.architecture import layout_of_architecture, model_config
 from ray_unlearn.unlearn.calibration import COST_SHARE, MOST_CALIBRATED, USUAL_PASSES
 from ray_unlearn.unlearn.context_length import check_positions
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
@@ -32,7 +31,8 @@ from ray_unlearn.unlearn.memory import (
     remedies,
 )
 from ray_unlearn.unlearn.methods import terms
-from ray_unlearn.unlearn.model import check_source, local_source
+from ray_unlearn.unlearn.model import load_tokenizer
+from ray_unlearn.unlearn.model_files import check_source, check_vocabulary
 
 ROW_BYTES = 50 * len(COLUMNS)
 """Bytes of a row in the ledger; measured: 4.9 kB."""
@@ -78,11 +78,13 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
         lanes: how many it has; default: those in the spec, with `auto` as many as fit here.
 
     Raises:
-        UserError: the model's config cannot be read, or its architecture cannot be trained on such
-            sequences.
+        UserError: the model's config, weight files or tokenizer cannot be used, or its architecture
+            cannot be trained on such sequences.
     """
     check_source(spec.model)
     config = model_config(spec)
+    if is_local(spec.model.source):
+        _check_tokenizer(spec, config.vocab_size)
     length = spec.data.sequence_length
     cost = count_update(config, length)
     trials = updates = evaluations = calibrations = 0
@@ -111,6 +113,12 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
         workers=spec.operations.workers_per_lane,
         notes=tuple(_notes(spec, config, cost)),
     )  # fmt: skip
+
+
+def _check_tokenizer(spec: StudySpec, vocabulary: int) -> None:
+    tokenizer = load_tokenizer(spec.model)
+    special = set(tokenizer.all_special_ids)
+    check_vocabulary(max(i for i in range(len(tokenizer)) if i not in special), vocabulary)
 
 
 def _notes(spec: StudySpec, config: Any, cost: UpdateCost) -> Iterator[str]:
@@ -161,7 +169,7 @@ def lanes_here(spec: StudySpec, worker_gib: float = 0.0) -> int:
     for there, wanted in (
         (cpus_here(), operations.cpus_per_worker),
         (memory_here_gib(), worker_gib),
-        (torch.cuda.device_count(), operations.gpus_per_worker),
+        (gpus_here(), operations.gpus_per_worker),
     ):
         if wanted > 0:
             most = min(most, int(there / (wanted * operations.workers_per_lane)))
@@ -171,6 +179,11 @@ def lanes_here(spec: StudySpec, worker_gib: float = 0.0) -> int:
 def cpus_here() -> int:
     """CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus_here() -> int:
+    """GPUs of this machine that CUDA sees."""
+    return torch.cuda.device_count()
 
 
 def memory_here_gib() -> float:
@@ -249,33 +262,6 @@ def _upper_bounds(spec: StudySpec) -> Iterator[tuple[str, int, Hyperparameters]]
             yield method, outside, _costliest(full)
 
 
-def model_config(spec: StudySpec) -> Any:
-    """The transformers config of the model; for the demo, that of its recipe."""
-    from transformers import AutoConfig, LlamaConfig
-
-    from ray_unlearn.demo import Recipe
-
-    if spec.model.source.startswith("demo:"):
-        recipe = Recipe()
-        return LlamaConfig(
-            vocab_size=recipe.vocabulary, hidden_size=recipe.hidden,
-            intermediate_size=recipe.intermediate, num_hidden_layers=recipe.layers,
-            num_attention_heads=recipe.heads, tie_word_embeddings=True,
-        )  # fmt: skip
-    arguments = {"gguf_file": spec.model.gguf_file} if spec.model.gguf_file else {}
-    try:
-        return AutoConfig.from_pretrained(
-            local_source(spec.model.source),
-            revision=spec.model.revision,
-            trust_remote_code=False,
-            **arguments,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.source: no config for {spec.model.source!r}: {str(error).splitlines()[0]}"
-        ) from None
-
-
 def problems(
     found: StudyPlan,
     cpus: float,
@@ -283,6 +269,7 @@ def problems(
     free_disk_gib: float,
     spec: StudySpec,
     gpu_gib: float | None = None,
+    gpu_count: int | None = None,
 ) -> Iterator[str]:
     """Reasons why the plan does not fit this machine, each with a remedy.
 
@@ -293,6 +280,7 @@ def problems(
         free_disk_gib: its free disk space.
         spec: the study.
         gpu_gib: memory of one GPU; None: not known.
+        gpu_count: number of its GPUs; None: not known.
     """
     wanted = found.lanes * found.workers * spec.operations.cpus_per_worker
     if wanted > cpus:
@@ -301,6 +289,11 @@ def problems(
             "(`--lanes`)"
         )
     gpus = spec.operations.gpus_per_worker
+    if gpu_count is not None and gpus * found.workers > gpu_count:
+        yield (
+            f"a lane wants {gpus * found.workers:g} GPU(s), {gpu_count} are there: set "
+            "`operations.gpus_per_worker: 0`, or plan for a cluster (`--address`)"
+        )
     on_host = found.lanes * (LANE_PROCESSES_GIB + (0.0 if gpus else found.lane_memory_gib))
     if on_host > memory_gib:
         advice = "" if gpus else _advice(found, spec, memory_gib / (found.lanes * found.workers))

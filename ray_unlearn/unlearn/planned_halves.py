@@ -8,12 +8,12 @@ from ray_unlearn.demo import demo_model, is_built
 from ray_unlearn.spec.study_spec import StudySpec, is_local
 from ray_unlearn.store.schema import HALVES
 from ray_unlearn.store.target import HalfTarget, half_targets
+from ray_unlearn.unlearn.architecture import model_config
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import HALVED_SPLITS, StudyData, prepare
 from ray_unlearn.unlearn.evaluate import evaluate_vanilla
 from ray_unlearn.unlearn.halves import balanced_halves
 from ray_unlearn.unlearn.memory import parameter_count
-from ray_unlearn.unlearn.plan import model_config
 from ray_unlearn.unlearn.workspace import Workspace
 
 LARGEST_MEASURED = 1e12

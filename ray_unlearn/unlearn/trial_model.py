@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
+from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, StorageError, UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import where_it_is_now
 from ray_unlearn.spec.study_spec import StudySpec
@@ -14,6 +14,7 @@ from ray_unlearn.store.schema import AS_TRAINED, RowKey, row_key
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import Storage, local_file
+from ray_unlearn.unlearn.model_card import write_card
 from ray_unlearn.unlearn.single_trial import Single, shortened
 from ray_unlearn.unlearn.target_strength import MOST_STRENGTH
 
@@ -35,7 +36,7 @@ def write_trial_model(
     say: Say,
     strength: float | None = None,
 ) -> None:
-    """Write the model of a trial as a Hugging Face folder with its tokenizer.
+    """Write the model of a trial as a Hugging Face folder with its tokenizer and a card.
 
     The study has the best trial's weights. For another trial this process runs it again, which
     gives the same weights bit for bit on one CPU worker.
@@ -78,6 +79,11 @@ def write_trial_model(
             single.mix(mixed)
         how = f"trial {chosen.number} run again to update {wanted}"
     single.save(output)
+    row = next((row for row in chosen.rows if row_key(row) == at), None)
+    try:
+        write_card(output, single.spec, config, chosen.trial_id, at, row)
+    except OSError as error:
+        raise StorageError(f"{output}: the model card cannot be written: {error}") from None
     if mixed != AS_TRAINED:
         how += f", at strength {mixed:.4g}"
     say(f"model: {output} ({how})")

@@ -38,6 +38,7 @@ from ray_unlearn.unlearn.layout import (
 from ray_unlearn.unlearn.methods import loss_of
 from ray_unlearn.unlearn.methods.losses import OF_REFERENCE
 from ray_unlearn.unlearn.model import DTYPES, demo_models, load_model, model_digest
+from ray_unlearn.unlearn.model_files import check_vocabulary
 from ray_unlearn.unlearn.policy import Policy, WholeModel, checkpoint_layers, make_policy
 from ray_unlearn.unlearn.reference import Reference
 from ray_unlearn.unlearn.scored import Scored
@@ -134,13 +135,7 @@ class Workspace:
         if operations.head == "liger":
             liger.kernels(torch.device(device))
         vanilla = load_model(model) if shared is None else shared.model()
-        vocabulary = vanilla.get_output_embeddings().out_features
-        largest = int(data.allowed_labels.max())
-        if largest >= vocabulary:
-            raise UserError(
-                f"model.source: tokenizer has token id {largest}, but the model's vocabulary is "
-                f"{vocabulary}"
-            )
+        check_vocabulary(_largest_token(data), vanilla.get_output_embeddings().out_features)
         check_positions(vanilla, data.splits["forget"].input_ids.shape[1])
         shapes = [p.shape for p in vanilla.parameters()]
         autocast = None if model.autocast is None else DTYPES[model.autocast]
@@ -312,6 +307,12 @@ class Workspace:
         except (OSError, StopIteration):
             scale = 2**30 if os.uname().sysname == "Darwin" else 2**20
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def _largest_token(data: StudyData) -> int:
+    """The largest token id that is a label or stands in a document."""
+    used = (tokens.input_ids[tokens.document >= 0].max() for tokens in data.splits.values())
+    return int(max(data.allowed_labels.max(), *used))
 
 
 def _check_as_called(policy: Policy, layout: Layout, packed: bool, device: torch.device) -> None:

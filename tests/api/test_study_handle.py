@@ -1,5 +1,6 @@
 """A finished study through `ru.open`: one best trial, whole data frames, no side effects."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -43,7 +44,8 @@ def test_best_status_trials_rows_and_export_name_the_same_trial(
     assert best.hyperparameters["learning_rate"] == row["learning_rate"]
     said: list[str] = []
     model = study.export(tmp_path / "model", trial="best", say=said.append)
-    assert (model / "config.json").is_file()
+    assert json.loads((model / "config.json").read_text())["use_cache"] is True
+    assert best.trial_id in (model / "README.md").read_text()
     assert f"kept of trial {best.number}, update {best.update}" in said[-1]
 
 

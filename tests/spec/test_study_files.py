@@ -9,7 +9,7 @@ import yaml
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import METHODS
-from ray_unlearn.spec.search_space import load_search_space, packaged_spaces
+from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import differences
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec
@@ -211,6 +211,26 @@ def test_yaml_traps_are_read_as_meant(tmp_path: Path) -> None:
     space = load_study(path).spaces["gradient_ascent"]
     # A choice that stays text is none of the values in the ledger: the sampler forgets its trials.
     assert space.parameters["learning_rate"].choices == (1e-6, 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "message"),
+    [
+        ("steps", {"type": "int", "low": 1, "high": 9}, "steps: they are free in the search space"),
+        ("learning_rate", {"type": "float", "low": 1e-5, "high": 1e-3}, "no `scale`; set `scale: "),
+        ("learning_rate", {"type": "float", "low": False, "high": True}, "are no numbers"),
+        ("learning_rate", True, "true and false are no values of it"),
+        ("learning_rate", {"type": "float", "low": 1, "high": 0.1}, "needs low < high"),
+    ],
+)
+def test_an_override_is_never_another_space_in_silence(
+    name: str, override: object, message: str, tmp_path: Path
+) -> None:
+    """The message names the study file, where the mistake is, before the search space's."""
+    path = demo(tmp_path, put(f"space_overrides.{name}", override))
+    with pytest.raises(UserError, match=message) as refused:
+        load_study(path)
+    assert str(refused.value).startswith(f"{path}: space_overrides")
 
 
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)

@@ -69,6 +69,29 @@ def test_every_architecture_is_counted_by_its_weights_and_dtype_does_not_matter(
     assert cost.body_per_square == pytest.approx(2 * 12 * 32)
 
 
+MIXTURES: dict[str, dict[str, object]] = {
+    "qwen3_moe": {"num_experts": 4, "num_key_value_heads": 2, "head_dim": 8},
+    "olmoe": {"num_experts": 4, "intermediate_size": 48},
+    "gpt_oss": {"num_local_experts": 4, "num_key_value_heads": 2, "intermediate_size": 48},
+    "granitemoe": {"num_local_experts": 4, "num_key_value_heads": 2, "intermediate_size": 48},
+}
+
+
+@pytest.mark.parametrize("kind", MIXTURES)
+def test_a_token_costs_the_experts_it_is_sent_to_in_every_dtype(kind: str) -> None:
+    chosen = {"num_experts_per_tok": 1, "moe_intermediate_size": 48}
+
+    def per_token(dtype: str, experts: int) -> float:
+        values = MIXTURES[kind] | chosen | {"num_experts_per_tok": experts, "dtype": dtype}
+        cost = count_update(config_of(kind, **values), 48)
+        assert cost.estimated == ""
+        return cost.body_per_token
+
+    one, two = per_token("float32", 1), per_token("float32", 2)
+    assert two - one == pytest.approx(6 * 2 * 3 * 32 * 48, rel=0.02), "of 4 experts, one more"
+    assert (per_token("bfloat16", 1), per_token("bfloat16", 2)) == (one, two)
+
+
 def test_a_cost_that_cannot_be_counted_is_estimated_and_says_so() -> None:
     """JetMoE copies numbers off the device, which the meta device does not have."""
     config = config_of("jetmoe", num_local_experts=4, num_experts_per_tok=2)

@@ -14,13 +14,13 @@ from ray_unlearn.unlearn.head import logprob_sum
 from ray_unlearn.unlearn.logit_map import LogitMap, measured_logit_map
 from ray_unlearn.unlearn.model import (
     body_states,
-    check_source,
     exact_retrain_sources,
     head_of,
     hidden_states,
     load_model,
     model_digest,
 )
+from ray_unlearn.unlearn.model_files import check_source
 from ray_unlearn.unlearn.weight_sharing import SharedModel
 
 TINY: dict[str, Any] = {

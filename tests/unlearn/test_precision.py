@@ -14,7 +14,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.batch import ATTENTION, Batch
 from ray_unlearn.unlearn.checkpoint import save_weights
 from ray_unlearn.unlearn.evaluate import evaluate
-from ray_unlearn.unlearn.model import check_source
+from ray_unlearn.unlearn.model_files import check_source
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
 from ray_unlearn.unlearn.workspace import context_digest
 
@@ -247,7 +247,7 @@ class TestLora:
     def test_without_peft_nothing_starts(
         self, spec: StudySpec, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("ray_unlearn.unlearn.model.find_spec", lambda name: None)
+        monkeypatch.setattr("ray_unlearn.unlearn.model_files.find_spec", lambda name: None)
         with pytest.raises(UserError, match=r"pip install 'ray-unlearn\[lora\]'"):
             check_source(spec.model)
 
