@@ -309,6 +309,10 @@ def test_an_answer_behind_the_sequences_end_is_refused_and_a_longer_one_is_cut(a
     wanted = r"data.splits.\w+: document '\d+' has a prompt of \d+ tokens, and "
     assert re.match(wanted + rf"`data.sequence_length: {longest}` cuts off", str(caught.value))
     data = prepare(asked(sequence_length=longest + 1).data, spec.model)
+    assert fresh(spec).notes == []
+    noted = fresh(asked(sequence_length=longest + 1)).notes
+    assert len(noted) == len(data.splits)
+    assert re.match(rf"data.splits.forget: \d+ of 24 answers .* {longest + 1} tokens", noted[0])
     for tokens in data.splits.values():
         targets = np.bincount(tokens.target_document, minlength=len(tokens.selection))
         assert len(tokens) == len(tokens.selection)
