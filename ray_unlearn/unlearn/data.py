@@ -97,6 +97,17 @@ class StudyData:
         return replace(self, splits=splits, to_deal=False)
 
     @property
+    def notes(self) -> list[str]:
+        """What whoever reads the study's results should know of its data."""
+        return [
+            f"data.splits.{name}: {full} of {len(tokens.selection)} answers reach the end of their "
+            f"sequence of {tokens.input_ids.shape[1]} tokens and may be cut there; a larger "
+            "`data.sequence_length` keeps them whole"
+            for name, tokens in self.splits.items()
+            if (full := tokens.full_answers)
+        ]
+
+    @property
     def halves(self) -> dict[str, str]:
         """Which half each document belongs to, as in `HalvesDealt`."""
         return {name: half_letters(self.splits[name].selection) for name in HALVED_SPLITS}

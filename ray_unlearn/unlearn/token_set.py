@@ -37,6 +37,14 @@ class TokenSet:
         within = (self.document[:, 1:] == self.document[:, :-1]) & (self.document[:, 1:] >= 0)
         return within if self.prompt is None else within & ~self.prompt[:, 1:]
 
+    @property
+    def full_answers(self) -> int:
+        """Answers that end where their sequence does; all that are cut are among them."""
+        if self.prompt is None:
+            return 0
+        one = (self.document == self.document[:, :1]).all(axis=1) & (self.document[:, 0] >= 0)
+        return int(one.sum())
+
     @cached_property
     def position_ids(self) -> NDArray[np.int64] | None:
         """Positions [N, T] that restart at each document of a packed sequence.

@@ -220,7 +220,7 @@ class Workspace:
     @property
     def notes(self) -> list[str]:
         """What whoever reads the study's results should know of how they came about."""
-        found = []
+        found = self.data.notes
         if self.data.packed and self.layout == "apart":
             found.append(NOT_PACKED.format(type(self.policy.model).__name__))
         length = self.data.splits["forget"].input_ids.shape[1]

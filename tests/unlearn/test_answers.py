@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from numpy.typing import NDArray
 from questions import question_files, questions
 from test_loop import config, fresh, run
-from tiny import study_file
+from tiny import REPOSITORY, study_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
@@ -30,6 +31,7 @@ from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.model import load_model, load_tokenizer
 from ray_unlearn.unlearn.sequences import tokenised
 from ray_unlearn.unlearn.sources import read_documents
+from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.workspace import context_digest
 
 CHAT = (
@@ -307,6 +309,10 @@ def test_an_answer_behind_the_sequences_end_is_refused_and_a_longer_one_is_cut(a
     wanted = r"data.splits.\w+: document '\d+' has a prompt of \d+ tokens, and "
     assert re.match(wanted + rf"`data.sequence_length: {longest}` cuts off", str(caught.value))
     data = prepare(asked(sequence_length=longest + 1).data, spec.model)
+    assert fresh(spec).notes == []
+    noted = fresh(asked(sequence_length=longest + 1)).notes
+    assert len(noted) == len(data.splits)
+    assert re.match(rf"data.splits.forget: \d+ of 24 answers .* {longest + 1} tokens", noted[0])
     for tokens in data.splits.values():
         targets = np.bincount(tokens.target_document, minlength=len(tokens.selection))
         assert len(tokens) == len(tokens.selection)
@@ -326,17 +332,23 @@ def test_losses_padded_and_packed_are_those_of_answers_by_hand(asked, template: 
     """Row by row as a reader would check it: whole logits, prompt tokens left out."""
     spec = asked(chat_template=template)
     rows, sequences = {}, {}
-    for layout in ("pad", "pack"):
-        packed = asked(chat_template=template, layout=layout, sequence_length=160)
-        workspace = fresh(packed)
-        rows[layout] = evaluate(workspace)
+    for layout, made in (
+        ("pad", "by_document"),
+        ("pad", "stored"),
+        ("pack", "apart"),
+        ("pack", ""),
+    ):
+        workspace = fresh(asked(chat_template=template, layout=layout, sequence_length=160))
+        workspace.layout = made or workspace.layout
+        rows[layout + made] = evaluate(workspace)
         sequences[layout] = len(workspace.data.splits["forget"])
     assert sequences["pack"] <= sequences["pad"] / 2
-    assert rows["pad"]["forget_nll"] == pytest.approx(by_hand(spec, "forget"), abs=1e-5)
-    assert rows["pad"].keys() == rows["pack"].keys()
-    for name, value in rows["pad"].items():
-        if isinstance(value, float) and "nll" in name:
-            assert rows["pack"][name] == pytest.approx(value, abs=1e-5), name
+    expected = rows["pack"]
+    assert expected["forget_nll"] == pytest.approx(by_hand(spec, "forget"), abs=1e-5)
+    for found in rows.values():
+        for name, value in found.items():
+            if "nll" in name:
+                assert value == pytest.approx(expected[name], abs=1e-5), name
 
 
 @torch.no_grad()
@@ -463,3 +475,47 @@ def test_a_resolved_study_file_reads_the_same_fields(asked, tmp_path: Path) -> N
     plain = spec.decisive()["data"]
     assert plain["chat_template"] == CHAT
     assert "separator" not in plain, "a key that is not given is none of those of older studies"
+
+
+WRITTEN = {
+    "tofu_forget10": (
+        "<|start_header_id|>system<|end_header_id|>\n\nCutting Knowledge Date: December 2023\n"
+        "Today Date: 10 Apr 2025\n\nYou are a helpful assistant.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\n{question}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "{answer}<|eot_id|>",
+    ),
+    "muse_news": ("Question: {question}\nAnswer:", " {answer}"),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_the_ready_studies_count_the_answers_of_local_files_with_the_same_columns(
+    name: str, tmp_path: Path, text_files: Path, tiny_model: Path
+) -> None:
+    """The hub is out of reach here: its data sets are replaced by files, the rest is theirs."""
+    spec = load_study(REPOSITORY / "studies" / f"{name}.yaml").data
+    question_files(tmp_path)
+    local = {
+        split: source.model_copy(
+            update={
+                "hub": None,
+                "path": str((tmp_path if source.has_answers else text_files) / f"{split}.jsonl"),
+            }
+        )
+        for split, source in spec.splits.items()
+    }
+    model = ModelSpec(source=str(tiny_model))
+    data = prepare(spec.model_copy(update={"splits": local}), model)
+    tokens, tokenizer = data.splits["general_evaluation"], load_tokenizer(model)
+    row, real = questions("general_evaluation")[0], tokens.document[0] == 0
+    shown = [tokenizer.decode(tokens.input_ids[0][real & part]) for part in halves_of(tokens)]
+    assert shown == [part.format(**row) for part in WRITTEN[name]]
+    is_text = not spec.splits["forget"].has_answers
+    assert (data.splits["forget"].prompt is None) == is_text
+
+
+def halves_of(tokens: TokenSet) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Prompt and answer of the first sequence."""
+    assert tokens.prompt is not None
+    return tokens.prompt[0], ~tokens.prompt[0]
