@@ -56,7 +56,7 @@ def load_search_space(
         if not (method and name in HYPERPARAMETERS and name not in method.hyperparameters)
     }
     _check_scales(used, place)
-    _check_free(merged.get("steps"), used.get("steps"), place)
+    _check_free(merged, used, place)
     both = content | {"parameters": merged | used}
     try:
         return validated(SearchSpace, both, f"{place} (on {path})" if used else str(path))
@@ -106,11 +106,14 @@ def _check_scales(parameters: dict[str, Any], place: str) -> None:
         )
 
 
-def _check_free(before: Any, override: Any, place: str) -> None:
-    """Refuse a range of steps that does not say whether they stay free."""
-    was_free = isinstance(before, dict) and before.get("free")
-    is_range = isinstance(override, dict) and override.get("type") == "int"
-    if was_free and is_range and "free" not in override:
+def _check_free(before: dict[str, Any], overrides: dict[str, Any], place: str) -> None:
+    """Refuse a range of steps that does not say whether they stay free, where they could."""
+    steps, schedule = overrides.get("steps"), (before | overrides).get("schedule")
+    was_free = isinstance(before.get("steps"), dict) and before["steps"].get("free")
+    constant = not isinstance(schedule, dict) or schedule.get("value") == "constant"
+    if not (was_free and constant and isinstance(steps, dict)):
+        return
+    if steps.get("type") == "int" and "free" not in steps:
         raise UserError(
             f"{place}: steps: they are free in the search space, and the override does not say so; "
             "set `free: true`, or `free: false` to sample them"

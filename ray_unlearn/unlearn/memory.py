@@ -26,6 +26,10 @@ CHOSEN_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_top_k", "
 LOGIT_COPIES = 4
 """Float32 copies of a chunk's logits: logits, gradient, and P_0's with its probabilities."""
 
+SOFT_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Config names of a soft cap, which takes `CAP_COPIES` more: capped logits and their slope."""
+CAP_COPIES = 2
+
 
 @dataclass(frozen=True)
 class Memory:
@@ -75,6 +79,8 @@ def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
     vocabulary, hidden = config.vocab_size, config.hidden_size
     head_gradient = 0 if adapters else vocabulary * hidden * (4 + (2 if model.autocast else 0))
     chunk = chunk_size(vocabulary, torch.device("cuda" if operations.gpus_per_worker else "cpu"))
+    capped = any(getattr(config, name, None) for name in SOFT_CAPS)
+    copies = LOGIT_COPIES + (CAP_COPIES if capped else 0)
     heads = vocabulary * hidden * size if sharded > 1 else 0
     return Memory(
         weights=_gib((count * size + (trained * 4 if adapters else 0)) / sharded),
@@ -86,7 +92,7 @@ def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
             _activations(config, model, operations) * micro_batch * spec.data.sequence_length
         ),
         head=_gib(
-            min(chunk, micro_batch * spec.data.sequence_length) * vocabulary * 4 * LOGIT_COPIES
+            min(chunk, micro_batch * spec.data.sequence_length) * vocabulary * 4 * copies
             + head_gradient
         ),
     )

@@ -98,7 +98,7 @@ def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
 
 def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[Document]:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
+    with opener(path, "rt", encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -144,7 +144,7 @@ def _from_folder(path: Path, pattern: str, where: str) -> Iterator[Document]:
 
 def _text_of(path: Path, where: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{where}.path: {path}: cannot be read as UTF-8 text: {error}") from None
 

@@ -138,3 +138,14 @@ class TestPlan:
         for name in ("weights", "gradients", "optimizer"):
             assert getattr(part, name) == pytest.approx(getattr(whole, name) / 4)
         assert part.activations == whole.activations
+
+
+def test_soft_capped_logits_take_more_of_the_head(tiny_study: StudySpec) -> None:
+    """Half a GiB on a GPU: capped logits of a chunk, and their slope."""
+    shape = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 1, "head_dim": 16}
+    capped, plain = (
+        memory(tiny_study, AutoConfig.for_model("gemma2", **shape, final_logit_softcapping=cap), 4)
+        for cap in (30.0, None)
+    )
+    assert capped.head > plain.head
+    assert capped.total - plain.total == pytest.approx(capped.head - plain.head)

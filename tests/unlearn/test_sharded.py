@@ -10,6 +10,10 @@ import torch
 import torch.distributed as dist
 from ranks import run_ranks
 from test_checkpoint import Wish
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.study_spec import StudySpec
@@ -19,9 +23,11 @@ from ray_unlearn.unlearn import reference
 from ray_unlearn.unlearn.checkpoint import save_weights
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import StudyData, prepare
+from ray_unlearn.unlearn.logit_map import CappedHead, soft_capped
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.optimizer import adamw, local, state_of
 from ray_unlearn.unlearn.sharded_checkpoint import ShardedCheckpoints, complete_sets, part_file
+from ray_unlearn.unlearn.sharded_model import whole_head
 from ray_unlearn.unlearn.workspace import Workspace
 
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
@@ -306,3 +312,19 @@ def test_adapters_are_not_sharded(tiny_study: StudySpec) -> None:
         ValueError, match=r"operations\.parallel: `shard` is for whole models; use `replicate`"
     ):
         StudySpec.model_validate(content)
+
+
+def _capped_head(rank: int, store: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=1)
+    torch.manual_seed(0)
+    plain, hidden = nn.Linear(8, 20), torch.randn(5, 8)
+    expected = soft_capped(plain(hidden), 0.4)
+    fully_shard(plain, mesh=init_device_mesh("cpu", (1,)))
+    found = whole_head(CappedHead(plain, 0.4))
+    assert not isinstance(found.weight, DTensor)
+    assert torch.allclose(found(hidden), expected)
+    dist.destroy_process_group()
+
+
+def test_a_gathered_head_caps_its_logits_as_the_sharded_one_did(tmp_path: Path) -> None:
+    run_ranks(_capped_head, (str(tmp_path / "store"),))
