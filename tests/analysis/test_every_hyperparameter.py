@@ -10,13 +10,22 @@ from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.report.wording import other_values
 from ray_unlearn.analysis.trials import trial_table
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, value_type
+from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BaselineMeasured, Header, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.store.table import CONFIG_COLUMNS, result_table, write_table
 
-METHOD = "ascent_kl_general"
+
+def method_with(name: str) -> str:
+    """A method that uses the hyperparameter, ascent + KL on general data where that does."""
+    return min(
+        (method for method in METHODS.values() if name in method.hyperparameters),
+        key=lambda method: method.name != "ascent_kl_general",
+    ).name
+
+
 RANGES: dict[type, dict[str, Any]] = {
     float: {"type": "float", "low": 0.25, "high": 0.75},
     int: {"type": "int", "low": 1, "high": 3},
@@ -31,6 +40,7 @@ VALUES: dict[type, tuple[Any, ...]] = {
 
 def searching(name: str) -> StudySpec:
     """A study that searches one hyperparameter."""
+    method = method_with(name)
     parameters = {
         "learning_rate": {"type": "fixed", "value": 0.5},
         "steps": {"type": "fixed", "value": 4},
@@ -43,8 +53,8 @@ def searching(name: str) -> StudySpec:
             "name": "test",
             "model": {"source": "demo:shakespeare"},
             "data": {"source": "demo:shakespeare"},
-            "methods": [METHOD],
-            "spaces": {METHOD: {"method": METHOD, "parameters": parameters}},
+            "methods": [method],
+            "spaces": {method: {"method": method, "parameters": parameters}},
             "search": {"trials_per_method": 3},
             "evaluation": {"every": 9},
         }
@@ -58,8 +68,8 @@ def written(folder: Path, name: str) -> Path:
     with Ledger.create(folder / "ledger", header) as ledger:
         ledger.append(BaselineMeasured(name="vanilla", metrics=metrics))
         for number, value in enumerate(VALUES[value_type(name)]):
-            hyperparameters = spec.spaces[METHOD].resolve({name: value})
-            config = spec.trial_config(hyperparameters, METHOD, 0, "c")
+            hyperparameters = spec.spaces[method_with(name)].resolve({name: value})
+            config = spec.trial_config(hyperparameters, method_with(name), 0, "c")
             content = config.model_dump(mode="json")
             ledger.append(
                 TrialAsked(number=number, trial_id=config.id, source="random", config=content)
