@@ -29,7 +29,7 @@ from planted_curves import planted_with_curves
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
-from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.method_registry import PUBLISHED
 from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS, write_table
 
@@ -41,7 +41,7 @@ TARGET = 4.4
 def planted(trials: int, seed: int = 0) -> pd.DataFrame:
     """Evaluation rows of `trials` trials, with the columns that a score needs."""
     rng = np.random.default_rng(seed)
-    methods = list(METHODS)
+    methods = list(PUBLISHED)
     which = rng.integers(len(methods), size=trials)
     domain = rng.integers(len(DOMAINS), size=trials)
     rate = 10 ** rng.uniform(-6, -3, trials)
@@ -164,7 +164,7 @@ def measured(name: str, arguments: list[str], folder: Path, limit_s: float) -> N
 
 def components(trials: int) -> None:
     """Time the statistics of planted curves: seven methods, three domains."""
-    methods, groups = list(METHODS), ("x", "y", "z")
+    methods, groups = list(PUBLISHED), ("x", "y", "z")
     each = trials // (len(methods) * len(groups))
     parts = [planted_with_curves(each, seed, groups=groups) for seed in range(len(methods))]
     shift = each * len(groups)
