@@ -114,22 +114,6 @@ def report(
         print(f"{name}, {reference}: {said}; by one 90 % interval {alone}", flush=True)
 
 
-def equal(repeats: int) -> None:
-    """Measure methods that do the same."""
-    for trials, groups in DESIGNS:
-        for share in (1.0, SHORT)[: 1 if trials < 16 else 2]:
-            name = f"equal, {trials} trials in each of {groups} domains"
-            name += "" if share == 1 else ", the first with half"
-            report(
-                name,
-                lambda seed, t=trials, g=groups, s=share: trials_of(  # type: ignore[misc]
-                    dict.fromkeys(METHODS, NARROW), t, g, seed, s
-                ),
-                repeats,
-                REFERENCES,
-            )
-
-
 def repeated(repeats: int) -> None:
     """Measure configurations that were tried again, as one and as if each were another."""
     scores = dict.fromkeys(METHODS, NARROW)
@@ -141,8 +125,10 @@ def repeated(repeats: int) -> None:
     )
 
 
-def differ(name: str, first: Score, second: Score, repeats: int, references: References) -> None:
-    """Measure two methods that differ."""
+def two_methods(
+    name: str, first: Score, second: Score, repeats: int, references: References
+) -> None:
+    """Measure two methods that do this and that."""
     scores = dict(zip(METHODS, (first, second, NARROW), strict=True))
     for trials, groups in DESIGNS:
         for share in (1.0, SHORT)[: 1 if trials < 16 else 2]:
@@ -185,10 +171,10 @@ if __name__ == "__main__":
     run_parts(
         __doc__,
         {
-            "equal": equal,
+            "equal": lambda n: two_methods("equal", NARROW, NARROW, n, REFERENCES),
             "repeated": repeated,
-            "worse": lambda n: differ("worse", NARROW, worse, n, REFERENCES),
-            "wider": lambda n: differ("wider", WIDE, NARROW, n, BOTH),
+            "worse": lambda n: two_methods("worse", NARROW, worse, n, REFERENCES),
+            "wider": lambda n: two_methods("wider", WIDE, NARROW, n, BOTH),
             "best": best,
         },
         200,

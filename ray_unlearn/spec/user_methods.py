@@ -13,12 +13,12 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import MIXING_HYPERPARAMETERS, TRAINING_HYPERPARAMETERS
 from ray_unlearn.spec.method_modules import ENVIRONMENT, named_modules
 from ray_unlearn.spec.method_registry import (
-    METHODS,
     SPLITS,
     Loss,
     Method,
     Needs,
     TermSpec,
+    method_named,
     register,
 )
 
@@ -86,13 +86,13 @@ def method(
 
 def source_digests(methods: Collection[str]) -> dict[str, str]:
     """By name, digests of the source files of a user's methods among these; of ours none."""
-    own = {name: METHODS[name].module for name in methods if METHODS[name].module}
+    own = {name: module for name in methods if (module := method_named(name).module)}
     return {name: _digest(module) for name, module in sorted(own.items())}
 
 
 def modules_of(methods: Collection[str]) -> str:
     """What other processes must have in `RAY_UNLEARN_METHODS` for these methods."""
-    own = (METHODS[name].module for name in methods if METHODS[name].module)
+    own = (module for name in methods if (module := method_named(name).module))
     return ",".join(dict.fromkeys([*named_modules(), *own]))
 
 

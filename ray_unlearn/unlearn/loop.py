@@ -25,7 +25,7 @@ from ray_unlearn.unlearn.logprobs import distillation, kl_from_reference, target
 from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
-from ray_unlearn.unlearn.methods.losses import Given
+from ray_unlearn.unlearn.methods.losses import BY_TARGET, Given
 from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
 from ray_unlearn.unlearn.sharded_model import whole
 from ray_unlearn.unlearn.workspace import Workspace
@@ -135,7 +135,7 @@ def backward(
     tokens = workspace.data.splits[term.split]
     indices, epochs = batch(config.seed, term.split, update, term.batch_size, len(tokens))
     targets = int(tokens.target_mask[indices].sum())
-    documents = len(np.unique(target_documents(tokens, indices)))
+    documents = int(numbered_documents(workspace, term, indices).max(initial=-1)) + 1
     meter.count(term, workspace.document_lengths(term.split, indices), targets)
     own, own_epochs = workspace.comm.shard(indices), workspace.comm.shard(epochs)
     size = workspace.micro_batch_size or max(1, len(own))
@@ -172,9 +172,7 @@ def part_of_loss(
     if idle:
         inputs = inputs.without_targets()
     n, needs = len(inputs.rows), term.loss.needs
-    numbers = np.unique(
-        target_documents(workspace.data.splits[term.split], indices), return_inverse=True
-    )[1]
+    numbers = numbered_documents(workspace, term, indices)
     document = torch.from_numpy(numbers[:n]).to(workspace.device)
 
     def loss(values: Tensor, reference: Tensor | None = None) -> Tensor:
@@ -205,6 +203,16 @@ def part_of_loss(
     use = partial(function_of_logprobs, targets=labels, function=function)
     found: Tensor = scored(inputs, use)
     return found
+
+
+def numbered_documents(
+    workspace: Workspace, term: Term, indices: NDArray[np.int64]
+) -> NDArray[np.intp]:
+    """Document of each target of these sequences, 0 ... D-1, [n]; empty where no loss asks."""
+    if term.loss.needs not in BY_TARGET:
+        return np.empty(0, dtype=np.intp)
+    found = target_documents(workspace.data.splits[term.split], indices)
+    return np.unique(found, return_inverse=True)[1]
 
 
 def labels_of(

@@ -16,6 +16,8 @@ from ray_unlearn.spec.method_registry import Loss, Needs
 
 OF_REFERENCE: tuple[Needs, ...] = ("kl_sum", "distillation_sum", "reference_logprobs")
 """Needs for which P_0 is asked."""
+BY_TARGET: tuple[Needs, ...] = ("logprobs", "reference_logprobs")
+"""Needs for which a loss sees single targets and their documents."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Given:
 
     values: log P(x_t | x_<t), or KL(P_0 || P) or a cross-entropy at that place, [n]; or their sum
         [], where no more is needed.
-    targets, documents: their numbers in the *global* batch.
+    targets, documents: their numbers in the *global* batch; 0 documents where only sums are needed.
     document: of each target, 0 ... D-1, [n]; empty where only sums are needed.
     reference: log P_0(x_t | x_<t), [n], where it is needed.
     """
