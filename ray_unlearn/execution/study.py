@@ -88,6 +88,7 @@ from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.memory import active_parameter_count
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, host_gib
+from ray_unlearn.unlearn.trained_layers import check_trained_layers
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
 LEDGER_FOLDER = "ledger"
@@ -163,6 +164,7 @@ def run_study(
         Search(spec, "")  # refuses a grid that is too large
         with stages(quiet) as report:
             make_ready(spec.model, report)
+        check_trained_layers(spec)
         _check_disk(place, spec)
         data = prepare(spec.data, spec.model, say=say)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
@@ -217,6 +219,7 @@ def resume_study(
         place.publish(SPEC_FILE)
         with stages(quiet) as report:
             make_ready(spec.model, report)
+        check_trained_layers(spec)
         data = prepare(spec.data, spec.model, say=say)
         _check_same_data(ledger.record.header, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)

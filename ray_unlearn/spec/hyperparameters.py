@@ -80,6 +80,25 @@ class Hyperparameters(Strict):
         le=LARGEST_FACTOR,
         description="what UNDIAL takes off the vanilla model's logit of each target",
     )
+    layer_depth: float = Field(
+        0.25,
+        gt=0,
+        le=1,
+        description="layer whose hidden states RMU steers, as a fraction of the model's layers",
+    )
+    trained_layers: int = Field(
+        3,
+        ge=1,
+        le=1024,
+        description="layers that RMU trains, the steered one and those just below it",
+    )
+    steering: float = Field(
+        20.0,
+        gt=0,
+        le=LARGEST_FACTOR,
+        description="length of the vector that forget documents' hidden states (RMU) or residual "
+        "features are steered to",
+    )
 
     @model_validator(mode="after")
     def _one_warm_up(self) -> Self:
@@ -109,7 +128,16 @@ HYPERPARAMETERS = tuple(Hyperparameters.model_fields)
 MIXING_HYPERPARAMETERS = ("retain_ratio", "w_f", "w_r")
 """Hyperparameters of methods that train on retain data beside the forget set."""
 
-LOSS_HYPERPARAMETERS = ("beta", "gamma", "confidence_power", "doubt_power", "logit_penalty")
+LOSS_HYPERPARAMETERS = (
+    "beta",
+    "gamma",
+    "confidence_power",
+    "doubt_power",
+    "logit_penalty",
+    "layer_depth",
+    "trained_layers",
+    "steering",
+)
 """Hyperparameters of single losses."""
 
 TRAINING_HYPERPARAMETERS = tuple(

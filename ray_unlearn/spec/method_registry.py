@@ -8,7 +8,7 @@ without loading a model.
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -23,13 +23,25 @@ from ray_unlearn.spec.method_modules import load_user_methods
 TermName = Literal["forget", "retain"]
 TrainedSplit = Literal["forget", "retain", "general_retain"]
 Labels = Literal["true", "random", "adversarial"]
-Needs = Literal["logprob_sum", "kl_sum", "distillation_sum", "logprobs", "reference_logprobs"]
+Needs = Literal[
+    "logprob_sum",
+    "kl_sum",
+    "distillation_sum",
+    "logprobs",
+    "reference_logprobs",
+    "hidden",
+    "reference_hidden",
+    "residuals",
+]
 """What a loss is computed from.
 
 logprob_sum, kl_sum, distillation_sum: a sum over targets, whose gradient comes from the same pass
     over the head; the last of cross-entropies to P_0 with its logits of the targets lowered.
 logprobs: log P of each target, for any differentiable function: the head is passed twice.
 reference_logprobs: the same, and those of the vanilla model P_0.
+hidden: hidden states of the layer at `layer_depth`, at the places that predict a target.
+reference_hidden: the same, and those of the vanilla model.
+residuals: what the adapters of each layer add to its output there (`model.lora`).
 """
 
 METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -75,6 +87,8 @@ class Method:
     """Of a user's method, its search space beside the shared fragments; None: a file has it."""
     module: str = ""
     """The module that a user's method is defined in."""
+    adapters: bool = False
+    """It can train adapters alone: a study without `model.lora` is refused."""
 
     @property
     def retain_set(self) -> TrainedSplit | None:
@@ -291,6 +305,30 @@ for _method in (
         "cross_entropy",
         "retain",
         "logit_penalty",
+    ),
+    *(
+        _mixed(
+            name,
+            f"w_f ||h - steering u||^2 on U + w_r ||h - h_0||^2 on {letter}, h of one layer",
+            "steered",
+            "unmoved",
+            split,
+            "layer_depth",
+            "trained_layers",
+            "steering",
+        )
+        for name, (_, split, letter) in zip(("rmu_general", "rmu"), SPLITS, strict=True)
+    ),
+    replace(
+        _mixed(
+            "residual_alignment",
+            "w_f ||r - steering u||^2 on U + w_r ||r||^2 on R, r = alpha/rank B A x",
+            "shifted_residuals",
+            "zero_residuals",
+            "retain",
+            "steering",
+        ),
+        adapters=True,
     ),
 ):
     register(_method)

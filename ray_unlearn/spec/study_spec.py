@@ -14,7 +14,7 @@ from ray_unlearn.spec.bounds import (
 from ray_unlearn.spec.data_spec import DataSpec
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
-from ray_unlearn.spec.method_registry import PUBLISHED
+from ray_unlearn.spec.method_registry import PUBLISHED, method_named
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.score_weights import ScoreWeights
@@ -136,6 +136,7 @@ class StudySpec(Strict):
                 "operations.parallel: `shard` is for whole models; use `replicate` with "
                 "`model.lora`"
             )
+        self._check_adapters()
         if self.operations.head == "liger" and self.operations.gpus_per_worker == 0:
             raise ValueError(
                 "operations.head: the kernels of `liger` need GPUs; use `fused`, or set "
@@ -158,6 +159,14 @@ class StudySpec(Strict):
                 "`pareto`"
             )
         return self
+
+    def _check_adapters(self) -> None:
+        for method in self.methods:
+            if method_named(method).adapters and self.model.lora is None:
+                raise ValueError(
+                    f"methods: {method} trains adapters alone; set `model.lora: {{rank: 16}}`, or "
+                    "take it out"
+                )
 
     def _check_strength(self) -> None:
         if self.evaluation.strength == "trained":

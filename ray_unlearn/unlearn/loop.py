@@ -28,6 +28,8 @@ from ray_unlearn.unlearn.methods.labels import random_labels
 from ray_unlearn.unlearn.methods.losses import BY_TARGET, Given
 from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
 from ray_unlearn.unlearn.sharded_model import whole
+from ray_unlearn.unlearn.state_terms import OF_STATES, part_of_state_loss
+from ray_unlearn.unlearn.trained_layers import trained_parameters, training_only
 from ray_unlearn.unlearn.workspace import Workspace
 
 NO_CHECKPOINTS = NoCheckpointer()
@@ -67,7 +69,8 @@ def unlearn(
     """
     workspace.reset(config.seed)
     torch.manual_seed(config.seed)
-    optimizer = adamw(workspace.parameters, config, workspace.rounding)
+    trained = trained_parameters(workspace, config)
+    optimizer = adamw(trained, config, workspace.rounding)
     reuse_memory(optimizer, workspace.last_optimizer)
     workspace.last_optimizer = optimizer
     meter = Meter(workspace, config)
@@ -92,10 +95,12 @@ def unlearn(
             yield Ended("complete")
             return
         update = meter.start_update()
-        losses: dict[str, Tensor] = {
-            term.name: backward(workspace, config, term, update, meter) for term in terms(config)
-        }
-        grad_norm = reduce_and_clip(workspace, config, losses)
+        with training_only(workspace, trained):
+            losses: dict[str, Tensor] = {
+                term.name: backward(workspace, config, term, update, meter)
+                for term in terms(config)
+            }
+        grad_norm = reduce_and_clip(workspace, config, trained, losses)
         if reason := not_finite(update, losses, grad_norm):
             yield Ended("diverged", reason)
             return
@@ -172,6 +177,8 @@ def part_of_loss(
     if idle:
         inputs = inputs.without_targets()
     n, needs = len(inputs.rows), term.loss.needs
+    if needs in OF_STATES:
+        return part_of_state_loss(workspace, config, term, inputs, targets)
     numbers = numbered_documents(workspace, term, indices)
     document = torch.from_numpy(numbers[:n]).to(workspace.device)
 
@@ -240,7 +247,12 @@ def labels_of(
     return labels[: len(inputs.rows)]
 
 
-def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str, Tensor]) -> Tensor:
+def reduce_and_clip(
+    workspace: Workspace,
+    config: TrialConfig,
+    trained: list[torch.nn.Parameter],
+    losses: dict[str, Tensor],
+) -> Tensor:
     """Sum gradients and losses over the workers, and clip the gradient's global L2 norm.
 
     Sharded gradients are summed already.
@@ -248,13 +260,13 @@ def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str,
     Returns:
         The norm before clipping.
     """
-    for parameter in workspace.parameters:
+    for parameter in trained:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in workspace.parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     workspace.comm.all_reduce_sum([*([] if workspace.sharded else gradients), *losses.values()])
     norm = whole(torch.nn.utils.get_total_norm(gradients))
-    torch.nn.utils.clip_grads_with_norm_(workspace.parameters, config.max_grad_norm, norm)
+    torch.nn.utils.clip_grads_with_norm_(trained, config.max_grad_norm, norm)
     return norm
 
 

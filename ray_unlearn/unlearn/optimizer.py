@@ -56,9 +56,12 @@ def reuse_memory(optimizer: torch.optim.Optimizer, previous: torch.optim.Optimiz
     """Give a new optimizer the states of the previous trial, set to zero.
 
     For a large model, allocating new memory takes longer than everything else between two trials.
-    Both optimizers must be over the same parameters.
+    What the new one does not train is left out.
     """
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for p, state in ({} if previous is None else previous.state).items():
+        if id(p) not in trained:
+            continue
         for tensor in state.values():
             tensor.zero_()
         optimizer.state[p] = state

@@ -33,6 +33,7 @@ from ray_unlearn.unlearn.memory import (
 from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.model import load_tokenizer
 from ray_unlearn.unlearn.model_files import check_source, check_vocabulary
+from ray_unlearn.unlearn.trained_layers import check_trained_layers
 
 ROW_BYTES = 50 * len(COLUMNS)
 """Bytes of a row in the ledger; measured: 4.9 kB."""
@@ -79,13 +80,14 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
 
     Raises:
         UserError: the model's config, weight files or tokenizer cannot be used, or its architecture
-            cannot be trained on such sequences.
+            cannot be trained on such sequences, or a method finds nothing to train in it.
     """
     check_source(spec.model)
     config = model_config(spec)
     if is_local(spec.model.source):
         _check_tokenizer(spec, config.vocab_size)
     length = spec.data.sequence_length
+    check_trained_layers(spec)
     cost = count_update(config, length)
     trials = updates = evaluations = calibrations = 0
     tokens = flops = 0.0

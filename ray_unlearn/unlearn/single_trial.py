@@ -20,6 +20,7 @@ from ray_unlearn.unlearn.memory import active_parameter_count
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
 from ray_unlearn.unlearn.strength import trained_weights
+from ray_unlearn.unlearn.trained_layers import check_trained_layers
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
 
 
@@ -39,6 +40,7 @@ class Single:
         record: Record | None = None,
     ) -> None:
         make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
+        check_trained_layers(spec)
         self.spec = spec
         data = prepare(spec.data, spec.model, say=say)
         self.context = context_digest(spec, data)

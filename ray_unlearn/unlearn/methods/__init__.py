@@ -21,6 +21,10 @@ class Term:
     labels: Labels
     weight: float
     batch_size: int
+    layer_depth: float = 1.0
+    """Depth of the layer that a loss of hidden states looks at."""
+    trained_layers: int | None = None
+    """Layers that are trained, that one and those below it; None: all."""
 
 
 def loss_of(term: TermSpec) -> Loss:
@@ -33,6 +37,7 @@ def terms(config: TrialConfig) -> tuple[Term, ...]:
 
     The mixing weights appear here and nowhere else.
     """
+    used = config.definition.hyperparameters
     return tuple(
         Term(
             spec.name,
@@ -41,6 +46,8 @@ def terms(config: TrialConfig) -> tuple[Term, ...]:
             spec.labels,
             1.0 if spec.weight is None else getattr(config, spec.weight),
             config.batch_size if spec.split == "forget" else config.retain_batch_size,
+            config.layer_depth,
+            config.trained_layers if "trained_layers" in used else None,
         )
         for spec in config.definition.terms
     )

@@ -1,4 +1,4 @@
-"""The losses: pure functions of the log-probabilities of a term's targets.
+"""The losses: pure functions of log-probabilities, or hidden states, at a term's targets.
 
 Each returns the part of the loss that these targets have in the global batch, a scalar: the loss of
 a batch is the sum over its micro-batches and workers. Where a source writes a mean over tokens or
@@ -7,7 +7,9 @@ documents, it is over all of the global batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -43,8 +45,29 @@ class Given:
         return values.new_zeros(count).index_add(0, self.document, values)
 
 
-LossFunction = Callable[[Given, Hyperparameters], Tensor]
+@dataclass(frozen=True)
+class GivenStates:
+    """What a loss sees of hidden states, float32, at n targets of some sequences.
 
+    states: of each layer that is looked at, [n, its width].
+    targets: number of targets in the *global* batch.
+    directions: a random unit vector [width] for each of them, the same in all of a trial.
+    reference: of the same layers of the vanilla model, where they are needed.
+    """
+
+    states: list[Tensor]
+    targets: int
+    directions: list[Tensor]
+    reference: list[Tensor]
+
+    def mean_square(self, differences: list[Tensor]) -> Tensor:
+        """Mean over layers, targets and width of squares; of differences [n, width] by layer."""
+        total = sum(difference.square().mean(-1).sum() for difference in differences)
+        return torch.as_tensor(total) / (len(differences) * self.targets)
+
+
+LossFunction = Callable[[Any, Hyperparameters], Tensor]
+"""From `Given` or `GivenStates`, as its needs say."""
 
 LOSSES: dict[str, Loss] = {}
 """By the name that `TermSpec.loss` gives."""
@@ -140,3 +163,36 @@ def saturation_ascent(given: Given, chosen: Hyperparameters) -> Tensor:
     p = given.values.detach().exp()
     weight = p**chosen.confidence_power * (1 - p).clamp(min=0) ** chosen.doubt_power
     return (weight * given.values).sum() / given.targets
+
+
+@loss("hidden")
+def steered(given: GivenStates, chosen: Hyperparameters) -> Tensor:
+    """RMU's forget loss: mean square of h - steering u, h the states of a layer.
+
+    Li et al., ICML 2024, arXiv 2403.03218: documents to be forgotten get the states of none.
+    """
+    pairs = zip(given.states, given.directions, strict=True)
+    return given.mean_square([state - chosen.steering * unit for state, unit in pairs])
+
+
+@loss("reference_hidden")
+def unmoved(given: GivenStates, chosen: Hyperparameters) -> Tensor:
+    """RMU's retain loss: mean square of h - h_0, the same layer's states of the vanilla model."""
+    pairs = zip(given.states, given.reference, strict=True)
+    return given.mean_square([state - before for state, before in pairs])
+
+
+@loss("residuals")
+def shifted_residuals(given: GivenStates, chosen: Hyperparameters) -> Tensor:
+    """Mean square of r - steering u_k, r what the adapters of layer k add to its output.
+
+    Qin et al. 2024, arXiv 2411.08443: documents to be forgotten get shifted features.
+    """
+    pairs = zip(given.states, given.directions, strict=True)
+    return given.mean_square([state - chosen.steering * unit for state, unit in pairs])
+
+
+@loss("residuals")
+def zero_residuals(given: GivenStates, chosen: Hyperparameters) -> Tensor:
+    """Mean square of what adapters add: documents to be kept get the vanilla model's features."""
+    return given.mean_square(given.states)
