@@ -86,6 +86,7 @@ from ray_unlearn.store.target import (
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.memory import active_parameter_count
+from ray_unlearn.unlearn.methods import asks_alternatives
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, host_gib
 from ray_unlearn.unlearn.trained_layers import check_trained_layers
@@ -166,7 +167,7 @@ def run_study(
             make_ready(spec.model, report)
         check_trained_layers(spec)
         _check_disk(place, spec)
-        data = prepare(spec.data, spec.model, say=say)
+        data = prepare(spec.data, spec.model, say=say, refusals=asks_alternatives(spec.methods))
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
         with place.create_ledger(_header(spec, data, dealing)) as ledger:
             if halves_of is not None and halves_of.halves:
@@ -220,7 +221,7 @@ def resume_study(
         with stages(quiet) as report:
             make_ready(spec.model, report)
         check_trained_layers(spec)
-        data = prepare(spec.data, spec.model, say=say)
+        data = prepare(spec.data, spec.model, say=say, refusals=asks_alternatives(spec.methods))
         _check_same_data(ledger.record.header, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         _check_same_model(ledger.record.header, spec.model)

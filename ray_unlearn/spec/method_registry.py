@@ -22,7 +22,7 @@ from ray_unlearn.spec.method_modules import load_user_methods
 
 TermName = Literal["forget", "retain"]
 TrainedSplit = Literal["forget", "retain", "general_retain"]
-Labels = Literal["true", "random", "adversarial"]
+Labels = Literal["true", "random", "adversarial", "alternative"]
 Needs = Literal[
     "logprob_sum",
     "kl_sum",
@@ -32,6 +32,7 @@ Needs = Literal[
     "hidden",
     "reference_hidden",
     "residuals",
+    "preference",
 ]
 """What a loss is computed from.
 
@@ -42,6 +43,8 @@ reference_logprobs: the same, and those of the vanilla model P_0.
 hidden: hidden states of the layer at `layer_depth`, at the places that predict a target.
 reference_hidden: the same, and those of the vanilla model.
 residuals: what the adapters of each layer add to its output there (`model.lora`).
+preference: log P and log P_0 of each target of the documents, and of alternative answers to their
+    prompts.
 """
 
 METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -68,7 +71,8 @@ class TermSpec:
     loss: str | Loss
     """Name of a function in `ray_unlearn.unlearn.methods.losses`, or a user's own."""
     labels: Labels = "true"
-    """What the tokens of the documents are replaced by as targets."""
+    """What the tokens of the documents are replaced by as targets; `alternative`: by another
+    answer to the same prompt, or, where the loss needs `preference`, compared with it."""
     weight: str | None = None
     """The hyperparameter that multiplies the loss; None: 1."""
 
@@ -94,6 +98,11 @@ class Method:
     def retain_set(self) -> TrainedSplit | None:
         """The split of the retain term; None for a method without retain data."""
         return next((term.split for term in self.terms if term.name == "retain"), None)
+
+    @property
+    def alternatives(self) -> bool:
+        """True for a method that asks for alternative answers to the forget set's prompts."""
+        return any(term.labels == "alternative" for term in self.terms)
 
     @property
     def mixed(self) -> bool:
@@ -210,14 +219,20 @@ def _alone(name: str, formula: str, loss: str, labels: Labels = "true", *own: st
 
 
 def _mixed(
-    name: str, formula: str, loss: str, retain: str, split: TrainedSplit, *own: str
+    name: str,
+    formula: str,
+    loss: str,
+    retain: str,
+    split: TrainedSplit,
+    *own: str,
+    labels: Labels = "true",
 ) -> Method:
-    """A forget term on true labels with a retain term beside it."""
+    """A forget term with a retain term beside it."""
     return Method(
         name,
         formula,
         (
-            TermSpec("forget", "forget", loss, weight="w_f"),
+            TermSpec("forget", "forget", loss, labels, "w_f"),
             TermSpec("retain", split, retain, weight="w_r"),
         ),
         (*TRAINING_HYPERPARAMETERS, *MIXING_HYPERPARAMETERS, *own),
@@ -305,6 +320,25 @@ for _method in (
         "cross_entropy",
         "retain",
         "logit_penalty",
+    ),
+    _alone("dpo", "DPO(U, alternative answers preferred)", "dpo", "alternative", "beta"),
+    _mixed(
+        "dpo_descent_in_distribution",
+        "w_f DPO(U, alternative answers preferred) + w_r NLL(R)",
+        "dpo",
+        "cross_entropy",
+        "retain",
+        "beta",
+        labels="alternative",
+    ),
+    _alone("idk", "CE(U's prompts, alternative answers)", "cross_entropy", "alternative"),
+    _mixed(
+        "idk_descent_in_distribution",
+        "w_f CE(U's prompts, alternative answers) + w_r NLL(R)",
+        "cross_entropy",
+        "cross_entropy",
+        "retain",
+        labels="alternative",
     ),
     *(
         _mixed(

@@ -136,7 +136,7 @@ class StudySpec(Strict):
                 "operations.parallel: `shard` is for whole models; use `replicate` with "
                 "`model.lora`"
             )
-        self._check_adapters()
+        self._check_what_methods_need()
         if self.operations.head == "liger" and self.operations.gpus_per_worker == 0:
             raise ValueError(
                 "operations.head: the kernels of `liger` need GPUs; use `fused`, or set "
@@ -160,9 +160,17 @@ class StudySpec(Strict):
             )
         return self
 
-    def _check_adapters(self) -> None:
+    def _check_what_methods_need(self) -> None:
+        forget = self.data.splits.get("forget")
         for method in self.methods:
-            if method_named(method).adapters and self.model.lora is None:
+            needs = method_named(method)
+            if needs.alternatives and (forget is None or not forget.has_answers):
+                raise ValueError(
+                    f"methods: {method} teaches other answers to the prompts of the forget set, "
+                    "which has none; name the fields `prompt` and `answer`, or `messages`, of "
+                    "`data.splits.forget`, or take the method out"
+                )
+            if needs.adapters and self.model.lora is None:
                 raise ValueError(
                     f"methods: {method} trains adapters alone; set `model.lora: {{rank: 16}}`, or "
                     "take it out"
@@ -267,7 +275,7 @@ class StudySpec(Strict):
         for split in content["data"]["splits"].values():
             if split["path"] is not None:
                 split["path"] = "a local path"
-            _without_none(split, "prompt", "answer", "messages")
+            _without_none(split, "prompt", "answer", "messages", "alternative")
         _without_none(content["data"], "chat_template", "separator")
         return content
 

@@ -62,7 +62,7 @@ class UpdateCost:
         """
         if term.loss.needs in ("hidden", "reference_hidden", "residuals"):
             return self.body(lengths) * self._share_of_body(term)
-        passes = {"logprobs": 1, "reference_logprobs": 2}.get(term.loss.needs, 0)
+        passes = {"logprobs": 1, "reference_logprobs": 2, "preference": 2}.get(term.loss.needs, 0)
         per_target = passes * self.forward_per_target + (
             self.kl_per_target
             if term.loss.needs in ("kl_sum", "distillation_sum")

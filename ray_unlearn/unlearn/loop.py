@@ -19,7 +19,7 @@ from ray_unlearn.unlearn.calibration import Calibration, calibrated_row
 from ray_unlearn.unlearn.checkpoint import Checkpointer, NoCheckpointer, TrialState
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.evaluate import evaluate
-from ray_unlearn.unlearn.head import distillation_sum, function_of_logprobs, kl_sum, logprob_sum
+from ray_unlearn.unlearn.head import distillation_sum, function_by_head, kl_sum, logprob_sum
 from ray_unlearn.unlearn.liger import liger_kl_sum, liger_logprob_sum
 from ray_unlearn.unlearn.logprobs import distillation, kl_from_reference, target_logprobs
 from ray_unlearn.unlearn.meter import Meter
@@ -27,6 +27,7 @@ from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
 from ray_unlearn.unlearn.methods.losses import BY_TARGET, Given
 from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
+from ray_unlearn.unlearn.preference_terms import as_read, part_of_preference, passed_tokens
 from ray_unlearn.unlearn.sharded_model import whole
 from ray_unlearn.unlearn.state_terms import OF_STATES, part_of_state_loss
 from ray_unlearn.unlearn.trained_layers import trained_parameters, training_only
@@ -139,9 +140,11 @@ def backward(
     """
     tokens = workspace.data.splits[term.split]
     indices, epochs = batch(config.seed, term.split, update, term.batch_size, len(tokens))
-    targets = int(tokens.target_mask[indices].sum())
+    consumed = int(tokens.target_mask[indices].sum())
+    term, indices, epochs = as_read(workspace, config, term, indices, epochs)
+    targets = int(workspace.data.splits[term.split].target_mask[indices].sum())
     documents = int(numbered_documents(workspace, term, indices).max(initial=-1)) + 1
-    meter.count(term, workspace.document_lengths(term.split, indices), targets)
+    meter.count(term, consumed, *passed_tokens(workspace, config, term, indices, epochs))
     own, own_epochs = workspace.comm.shard(indices), workspace.comm.shard(epochs)
     size = workspace.micro_batch_size or max(1, len(own))
     total = torch.zeros((), device=workspace.device)
@@ -182,6 +185,11 @@ def part_of_loss(
     numbers = numbered_documents(workspace, term, indices)
     document = torch.from_numpy(numbers[:n]).to(workspace.device)
 
+    if needs == "preference":
+        empty = torch.zeros(0, device=workspace.device)
+        known = Given(empty, targets, documents, document)
+        return part_of_preference(workspace, config, term, indices, epochs, known, idle=idle)
+
     def loss(values: Tensor, reference: Tensor | None = None) -> Tensor:
         given = Given(values, targets, documents, document, reference)
         return term.loss.function(given, config)
@@ -204,11 +212,9 @@ def part_of_loss(
     reference = None
     if needs == "reference_logprobs":
         reference = workspace.reference.logprobs(term.split, indices, labels)
-    function = partial(loss, reference=reference)
-    if head == "plain":
-        return function(scored(inputs, partial(target_logprobs, targets=labels)))
-    use = partial(function_of_logprobs, targets=labels, function=function)
-    found: Tensor = scored(inputs, use)
+    found: Tensor = scored(
+        inputs, function_by_head(head, labels, partial(loss, reference=reference))
+    )
     return found
 
 

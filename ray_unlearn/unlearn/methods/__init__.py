@@ -4,9 +4,10 @@
 trial's values.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from ray_unlearn.spec.method_registry import Labels, Loss, TermName, TermSpec
+from ray_unlearn.spec.method_registry import Labels, Loss, TermName, TermSpec, method_named
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.methods.losses import LOSSES
 
@@ -30,6 +31,11 @@ class Term:
 def loss_of(term: TermSpec) -> Loss:
     """The loss of a term, ours by its name or a user's own."""
     return term.loss if isinstance(term.loss, Loss) else LOSSES[term.loss]
+
+
+def asks_alternatives(methods: Collection[str]) -> bool:
+    """Whether one of these methods asks for alternative answers."""
+    return any(method_named(name).alternatives for name in methods)
 
 
 def terms(config: TrialConfig) -> tuple[Term, ...]:

@@ -16,9 +16,14 @@ from torch.nn.functional import logsigmoid
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import Loss, Needs
 
-OF_REFERENCE: tuple[Needs, ...] = ("kl_sum", "distillation_sum", "reference_logprobs")
-"""Needs for which P_0 is asked."""
-BY_TARGET: tuple[Needs, ...] = ("logprobs", "reference_logprobs")
+OF_REFERENCE: tuple[Needs, ...] = (
+    "kl_sum",
+    "distillation_sum",
+    "reference_logprobs",
+    "preference",
+)
+"""Needs for which P_0's final hidden states are asked for."""
+BY_TARGET: tuple[Needs, ...] = ("logprobs", "reference_logprobs", "preference")
 """Needs for which a loss sees single targets and their documents."""
 
 
@@ -38,6 +43,8 @@ class Given:
     documents: int
     document: Tensor
     reference: Tensor | None = None
+    alternative: "Given | None" = None
+    """The same of alternative answers to the same documents' prompts, where they are needed."""
 
     def per_document(self, values: Tensor) -> Tensor:
         """Sums of values [n] over the targets of each document, [D]."""
@@ -128,6 +135,24 @@ def npo(given: Given, chosen: Hyperparameters) -> Tensor:
     assert given.reference is not None
     ratio = given.per_document(given.values - given.reference)
     return -2 / chosen.beta * logsigmoid(-chosen.beta * ratio).sum() / given.documents
+
+
+@loss("preference")
+def dpo(given: Given, chosen: Hyperparameters) -> Tensor:
+    """-(2/beta) mean over documents of log sigmoid(beta ((s' - s'_0) - (s - s_0))).
+
+    s is the log-probability of a document's answer, s' that of the alternative one (DPO, Rafailov
+    et al. 2023, arXiv 2305.18290; for unlearning Maini et al. 2024, arXiv 2401.06121, and Mekala et
+    al. 2024, arXiv 2409.13474). The factor is that of `npo`, to which it goes over where the
+    alternative does not change.
+    """
+    other = given.alternative
+    assert given.reference is not None
+    assert other is not None
+    assert other.reference is not None
+    ratio = given.per_document(given.values - given.reference)
+    preferred = other.per_document(other.values - other.reference) - ratio
+    return -2 / chosen.beta * logsigmoid(chosen.beta * preferred).sum() / given.documents
 
 
 @loss("logprobs")
