@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from questions import question_files
+from test_checkpoint import it_goes_on
 from tiny import study_file
 
 from ray_unlearn.spec.errors import UserError
@@ -291,6 +292,13 @@ def test_a_lane_adopts_the_vanilla_models_states_of_alternatives(spec: StudySpec
     second.adopt(quantities)
     assert run(second, config("dpo")) == run(opened(spec), config("dpo"))
     assert ALTERNATIVE not in opened(spec).quantities(["idk"])["hidden"]
+
+
+@pytest.mark.parametrize("method", ["dpo", "idk"])
+def test_it_goes_on_from_a_checkpoint_bit_for_bit(
+    spec: StudySpec, tmp_path: Path, method: str
+) -> None:
+    it_goes_on(lambda: opened(spec), method, tmp_path, 3)
 
 
 def test_padding_of_alternatives_counts_nowhere(spec: StudySpec) -> None:

@@ -1,11 +1,13 @@
 """Terms of hidden states: RMU and residual alignment, against plain PyTorch and by hand."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from test_checkpoint import it_goes_on
 from torch import nn
 
 from ray_unlearn.spec.errors import UserError
@@ -34,6 +36,7 @@ from ray_unlearn.unlearn.methods.losses import (
 )
 from ray_unlearn.unlearn.model import load_model
 from ray_unlearn.unlearn.policy import WholeModel
+from ray_unlearn.unlearn.strength import put_back, trained_weights
 from ray_unlearn.unlearn.trained_layers import check_trained_layers
 from ray_unlearn.unlearn.workspace import Workspace
 
@@ -190,6 +193,30 @@ def test_used_workspace_equals_fresh_one_bit_for_bit(
         assert run(used, config(method)) == expected
     assert run(used, config("npo")) == after
     assert all(p.requires_grad for p in used.parameters)
+
+
+@pytest.mark.parametrize(("method", "lora"), [("rmu", LORA), ("residual_alignment", LORA)])
+def test_it_goes_on_from_a_checkpoint_bit_for_bit(
+    tiny_study: StudySpec, tmp_path: Path, method: str, lora: LoraSpec
+) -> None:
+    it_goes_on(lambda: opened(tiny_study, lora), method, tmp_path, 3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_strength_moves_what_rmu_trained_alone(tiny_study: StudySpec, dtype: str) -> None:
+    spec = tiny_study.model_copy(
+        update={"model": tiny_study.model.model_copy(update={"dtype": dtype})}
+    )
+    workspace = opened(spec)
+    run(workspace, config("rmu"))
+    own = ("model.layers.0.mlp.down_proj.weight",)
+    trained = trained_weights(workspace.parameters)
+    assert moved(workspace) == set(own)
+    workspace.policy.mix(trained, 0.5)
+    assert moved(workspace) == set(own)
+    put_back(workspace.parameters, trained)
+    again = trained_weights(workspace.parameters)
+    assert all(torch.equal(a, b) for a, b in zip(again, trained, strict=True))
 
 
 def test_rmu_trains_adapters_of_its_layers_alone(tiny_study: StudySpec) -> None:
