@@ -23,8 +23,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
+from ray_unlearn.spec.trial_config import hyperparameters_in
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row, is_as_trained, row_key
 from ray_unlearn.store.target import TARGET_TOLERANCE
@@ -76,9 +76,7 @@ class Configuration:
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """All of them; `steps` is the update of the row."""
-        return {name: self.trial.config[name] for name in HYPERPARAMETERS} | {
-            "steps": self.row["update"]
-        }
+        return hyperparameters_in(self.trial.config) | {"steps": self.row["update"]}
 
 
 class ScoreRule:
@@ -195,7 +193,7 @@ class ScoreRule:
         """
         distinct: dict[tuple[Any, ...], Configuration] = {}
         for trial, row in sorted(self._scored(record), key=_by_score):
-            key = (trial.method, *(trial.config[name] for name in HYPERPARAMETERS))
+            key = (trial.method, *sorted(hyperparameters_in(trial.config).items()))
             distinct.setdefault(key, Configuration(trial, row))
         found = list(distinct.values())
         if not per_method:

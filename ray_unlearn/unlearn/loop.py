@@ -25,7 +25,7 @@ from ray_unlearn.unlearn.logprobs import distillation, kl_from_reference, target
 from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
-from ray_unlearn.unlearn.methods.losses import BY_TARGET, Given
+from ray_unlearn.unlearn.methods.losses import BY_TARGET, PENALTY, Given
 from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
 from ray_unlearn.unlearn.sharded_model import whole
 from ray_unlearn.unlearn.workspace import Workspace
@@ -190,7 +190,7 @@ def part_of_loss(
         return loss(scored(inputs, partial(KL[head], **compared)))
     labels = labels_of(workspace, config, term, indices, epochs, inputs)
     if needs == "distillation_sum":
-        compared["penalty"] = config.logit_penalty
+        compared["penalty"] = getattr(config, PENALTY)
         return loss(scored(inputs, partial(DISTILLATION[head], targets=labels, **compared)))
     if needs == "logprob_sum":
         return loss(scored(inputs, partial(LOGPROB[head], targets=labels)))

@@ -20,7 +20,7 @@ from typing import Any
 
 from ray_unlearn.analysis.statistics.paired_difference import ALPHA, t_interval
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
+from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.failure_reasons import OutcomeCounts
@@ -194,7 +194,7 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
         int(trial.config["seed"]): trial
         for trial in record.trials.values()
         if trial.method == method
-        and all(trial.config[name] == wanted[name] for name in HYPERPARAMETERS)
+        and all(trial.config[name] == value for name, value in wanted.items())
     }
     scores: dict[int, float] = {}
     without: dict[str, int] = {}

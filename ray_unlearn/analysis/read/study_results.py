@@ -40,7 +40,7 @@ from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec, public_name
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.schema import STATUSES
-from ray_unlearn.store.table import baseline_table, result_table
+from ray_unlearn.store.table import baseline_table, result_table, settings_of
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class StudyResults:
     rescored: ScoreWeights | None = None
     """Weights that its rows were scored with again; None: its scores are those it was searched
     with."""
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Hyperparameters in the columns of `rows`."""
+        return settings_of(list(self.rows))
 
     @property
     def weights(self) -> ScoreWeights:

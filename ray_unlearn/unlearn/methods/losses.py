@@ -7,15 +7,17 @@ documents, it is over all of the global batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ray_unlearn.spec.hyperparameters import Hyperparameters
-from ray_unlearn.spec.method_registry import Loss, Needs
+from ray_unlearn.spec.method_registry import LOGIT_PENALTY, Loss, Needs
 
 OF_REFERENCE: tuple[Needs, ...] = ("kl_sum", "distillation_sum", "reference_logprobs")
 """Needs for which P_0 is asked."""
+PENALTY = LOGIT_PENALTY.name
+"""What lowers P_0's logits of the targets in a `distillation_sum`."""
 BY_TARGET: tuple[Needs, ...] = ("logprobs", "reference_logprobs")
 """Needs for which a loss sees single targets and their documents."""
 
@@ -43,7 +45,8 @@ class Given:
         return values.new_zeros(count).index_add(0, self.document, values)
 
 
-LossFunction = Callable[[Given, Hyperparameters], Tensor]
+LossFunction = Callable[[Given, Any], Tensor]
+"""The second is the trial, a `TrialConfig`, with its method's own hyperparameters as fields."""
 
 
 LOSSES: dict[str, Loss] = {}
@@ -61,7 +64,7 @@ def loss(needs: Needs) -> Callable[[LossFunction], LossFunction]:
 
 
 @loss("logprob_sum")
-def ascent(given: Given, chosen: Hyperparameters) -> Tensor:
+def ascent(given: Given, chosen: Any) -> Tensor:
     """-NLL(U) = mean log P(x_t | x_<t).
 
     Minimising it is gradient ascent on the language-modelling loss.
@@ -70,7 +73,7 @@ def ascent(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("logprob_sum")
-def cross_entropy(given: Given, chosen: Hyperparameters) -> Tensor:
+def cross_entropy(given: Given, chosen: Any) -> Tensor:
     """NLL = -mean log P(label_t | x_<t).
 
     Minimising it is descent on true labels, or fits random or adversarial ones.
@@ -79,13 +82,13 @@ def cross_entropy(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("kl_sum")
-def kl_divergence(given: Given, chosen: Hyperparameters) -> Tensor:
+def kl_divergence(given: Given, chosen: Any) -> Tensor:
     """Mean KL(P_0 || P_theta) over real positions, zero for the vanilla model."""
     return given.values.sum() / given.targets
 
 
 @loss("distillation_sum")
-def undial(given: Given, chosen: Hyperparameters) -> Tensor:
+def undial(given: Given, chosen: Any) -> Tensor:
     """Mean cross-entropy to softmax(z_0 - logit_penalty onehot(x_t)), z_0 the logits of P_0.
 
     UNDIAL (Dong et al., NAACL 2025, arXiv 2402.10052, eq. 3): the model becomes P_0 that has been
@@ -95,7 +98,7 @@ def undial(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("reference_logprobs")
-def npo(given: Given, chosen: Hyperparameters) -> Tensor:
+def npo(given: Given, chosen: Any) -> Tensor:
     """Negative preference optimisation: (2/beta) mean over documents of log(1 + (P / P_0)^beta).
 
     P of a document is the product over its targets (Zhang et al., COLM 2024, arXiv 2404.05868,
@@ -108,7 +111,7 @@ def npo(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("logprobs")
-def simnpo(given: Given, chosen: Hyperparameters) -> Tensor:
+def simnpo(given: Given, chosen: Any) -> Tensor:
     """NPO without a reference, by the mean log-probability of a document.
 
     -(2/beta) mean over documents of log sigmoid(-beta mean log P - gamma) (Fan et al. 2024, arXiv
@@ -121,7 +124,7 @@ def simnpo(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("logprobs")
-def weighted_ascent(given: Given, chosen: Hyperparameters) -> Tensor:
+def weighted_ascent(given: Given, chosen: Any) -> Tensor:
     """WGA: mean of P^confidence_power log P over targets, the weight without gradient.
 
     Wang et al., ICLR 2025, arXiv 2502.19301: tokens that are forgotten count less.
@@ -131,7 +134,7 @@ def weighted_ascent(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("logprobs")
-def saturation_ascent(given: Given, chosen: Hyperparameters) -> Tensor:
+def saturation_ascent(given: Given, chosen: Any) -> Tensor:
     """SatImp: mean of P^confidence_power (1 - P)^doubt_power log P, the weight without gradient.
 
     Yang et al. 2025, arXiv 2505.11953: tokens that are forgotten, and those that are certain, count
