@@ -51,7 +51,7 @@ test: setup lint
 # The slow tests that have caught something (docs/findings.md): a driver killed, a node lost, drained or cut off, processes
 # killed at random; a cluster without the token; lanes of two workers, models over four.
 CI_SLOW := \
-  tests/execution/test_calibrated_study.py \
+  tests/execution/test_calibrated_study.py tests/execution/test_shipped_method.py \
   tests/execution/test_elastic.py::test_lanes_follow_nodes_that_join_and_leave \
   tests/execution/test_elastic.py::test_a_drained_nodes_trial_goes_on_elsewhere_from_a_checkpoint_and_no_retry_is_used \
   tests/execution/test_elastic.py::test_a_lost_nodes_trial_goes_on_elsewhere_and_no_retry_is_used \

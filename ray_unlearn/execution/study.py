@@ -330,7 +330,7 @@ class _Run:
         with (
             self.place.publishing(self.say),
             Observation(self.spec, self.ledger, self.search.total, self.say) as observation,
-            connected(self.address, operations),
+            connected(self.address, operations, self.spec.methods),
             Interrupt(self.say) as interrupt,
             Fleet(operations, self._open_workspace(), trials, worker_gib, self.say) as fleet,
         ):

@@ -15,6 +15,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import Strict
 
 Schedule = Literal["constant", "linear", "cosine"]
+OptimizerName = Literal["adamw", "sgd", "signsgd"]
 
 
 class Hyperparameters(Strict):
@@ -24,7 +25,7 @@ class Hyperparameters(Strict):
     written before do not have it (see `with_defaults`), and trial ids leave defaults out.
     """
 
-    learning_rate: float = Field(gt=0, le=LARGEST_FACTOR, description="peak learning rate of AdamW")
+    learning_rate: float = Field(gt=0, le=LARGEST_FACTOR, description="peak learning rate")
     steps: int = Field(ge=1, le=MOST_UPDATES, description="optimizer updates")
     batch_size: int = Field(
         8, ge=1, le=MOST_SEQUENCES, description="forget sequences per update, over all workers"
@@ -43,14 +44,15 @@ class Hyperparameters(Strict):
     warmup_ratio: float = Field(
         0.0, ge=0, lt=1, description="warm-up as a fraction of `steps` (decaying schedules)"
     )
-    weight_decay: float = Field(
-        0.0, ge=0, le=LARGEST_FACTOR, description="decoupled weight decay of AdamW"
-    )
+    weight_decay: float = Field(0.0, ge=0, le=LARGEST_FACTOR, description="decoupled weight decay")
     max_grad_norm: float = Field(
         1.0,
         gt=0,
         le=LARGEST_FACTOR,
         description="gradients are clipped to this global L2 norm",
+    )
+    optimizer: OptimizerName = Field(
+        "adamw", description="AdamW; SGD without momentum; its signs alone"
     )
     adam_beta1: float = Field(
         0.9, ge=0, lt=1, description="decay rate of AdamW's mean of gradients"
@@ -68,6 +70,16 @@ class Hyperparameters(Strict):
                 "`warmup_ratio` depends on `steps`, so a constant schedule would lose its free "
                 "steps; use `warmup_steps`"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _betas_of_adamw(self) -> Self:
+        fields = type(self).model_fields
+        for name in ("adam_beta1", "adam_beta2"):
+            if self.optimizer != "adamw" and getattr(self, name) != fields[name].default:
+                raise ValueError(
+                    f"`{name}` has no effect with `optimizer: {self.optimizer}`; remove it"
+                )
         return self
 
     @property
@@ -111,7 +123,8 @@ class Hyperparameter:
     above: float | None = None
     """Bound that no value reaches."""
     at_least: float | None = None
-    at_most: float = LARGEST_FACTOR
+    at_most: float | None = None
+    """None: the largest number that a column of tables holds."""
     choices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,11 +135,17 @@ class Hyperparameter:
             )
         if self.name in HYPERPARAMETERS or self.name in NOT_FOR_HYPERPARAMETERS:
             raise UserError(f"hyperparameter {self.name!r}: the name is taken; choose another")
+        if not self.choices and type(self.default) not in (int, float):
+            raise UserError(
+                f"hyperparameter {self.name!r}: default {self.default!r} is no number; give the "
+                "options as `choices`"
+            )
         try:
             values_class((self,)).model_validate(ANY | {self.name: self.default})
         except ValidationError as error:
+            problem = error.errors()[0]["msg"]
             raise UserError(
-                f"hyperparameter {self.name!r}: default {self.default!r}: {error.errors()[0]['msg']}"
+                f"hyperparameter {self.name!r}: default {self.default!r}: {problem}"
             ) from None
 
     @property
@@ -138,8 +157,13 @@ class Hyperparameter:
         """Type and bounds as pydantic has them."""
         if self.choices:
             return Literal[self.choices], Field(self.default, description=self.description)
-        bounds = {"gt": self.above, "ge": self.at_least, "le": self.at_most}
-        given: dict[str, Any] = {name: bound for name, bound in bounds.items() if bound is not None}
+        most: float | None = self.at_most
+        if most is None:
+            most = MOST_UPDATES if self.type is int else LARGEST_FACTOR
+        bounds = {"gt": self.above, "ge": self.at_least, "le": most}
+        given: dict[str, Any] = {
+            name: self.type(bound) for name, bound in bounds.items() if bound is not None
+        }
         return self.type, Field(self.default, description=self.description, **given)
 
 

@@ -225,7 +225,7 @@ def own_hyperparameters(methods: Iterable[str]) -> tuple[str, ...]:
 
 
 def value_type(name: str) -> ValueType:
-    """The type of the values of one of `known_hyperparameters`; `str` for one of several options."""
+    """The type of the values of one of `known_hyperparameters`; `str`: one of several options."""
     if name in HYPERPARAMETERS:
         return common_type(name)
     return next(one.type for method in METHODS.values() for one in method.own if one.name == name)

@@ -11,7 +11,6 @@ import math
 from pydantic.fields import FieldInfo
 
 from ray_unlearn.spec.guideline_file import Guideline
-from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange
 
@@ -35,6 +34,7 @@ class ClaimNotApplied(Exception):
 
 
 def narrowed_parameter(
+    method: str,
     name: str,
     parameter: FloatRange | IntRange | Choice | Fixed | None,
     claim: Guideline,
@@ -43,6 +43,7 @@ def narrowed_parameter(
     """The parameter narrowed to the claim, and what changed in words.
 
     Args:
+        method: whose hyperparameter it is.
         name: the hyperparameter.
         parameter: its range, choices or value in the study; None: the study does not search it.
         claim: a claim about it.
@@ -73,10 +74,8 @@ def narrowed_parameter(
         ), f"{list(parameter.choices)} -> {list(choices)}"
     if region.type == "choice":
         raise ClaimNotApplied("choices were claimed, the study has a range")
-    fields = (
-        Hyperparameters if claim.method is None else method_named(claim.method).values
-    ).model_fields
-    low, high, said = _bounds(fields[name], parameter, claim)
+    field = method_named(method).values.model_fields[name]
+    low, high, said = _bounds(field, parameter, claim)
     if isinstance(parameter, IntRange):
         low, high = math.floor(low + 1e-9), math.ceil(high - 1e-9)
         if parameter.free:

@@ -214,22 +214,25 @@ class SearchSpace(Strict):
                 )
 
     def _check_combinations(self) -> None:
-        """Refuse a space that could sample a schedule and a warm-up that exclude each other."""
-        schedule = self.parameters.get("schedule")
-        for value in _edge_values(schedule) if schedule is not None else ["constant"]:
-            chosen = {"learning_rate": 1e-3, "steps": 10**9, "schedule": value}
-            for name in ("warmup_steps", "warmup_ratio"):
-                parameter = self.parameters.get(name)
-                if parameter is not None and parameter.when.get("schedule", value) == value:
-                    chosen[name] = _edge_values(parameter)[-1]
-            try:
-                Hyperparameters.model_validate(chosen)
-            except ValidationError as error:
-                message = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(
-                    f"with `schedule: {value}` the space can draw what is no trial: {message} "
-                    "(or make it conditional: `when: {schedule: ...}`)"
-                ) from None
+        """Refuse a space that could sample values that exclude each other."""
+        defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
+        for switch, names in EXCLUSIVE.items():
+            switching = self.parameters.get(switch)
+            values = [defaults[switch]] if switching is None else _edge_values(switching)
+            for value in values:
+                chosen = {"learning_rate": 1e-3, "steps": 10**9, switch: value}
+                for name in names:
+                    parameter = self.parameters.get(name)
+                    if parameter is not None and parameter.when.get(switch, value) == value:
+                        chosen[name] = _unusual(parameter, defaults[name])
+                try:
+                    Hyperparameters.model_validate(chosen)
+                except ValidationError as error:
+                    message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                    raise ValueError(
+                        f"with `{switch}: {value}` the space can draw what is no trial: {message} "
+                        f"(or make it conditional: `when: {{{switch}: ...}}`)"
+                    ) from None
 
     @property
     def free_steps(self) -> bool:
@@ -299,6 +302,19 @@ def _as_trials_hold_it(method: Method, name: str, value: Scalar) -> Any:
 def _with(method: Method, name: str, value: Scalar) -> Hyperparameters:
     """A configuration with this value, which is valid if the value is."""
     return method.values.model_validate(ANY | {name: value})
+
+
+EXCLUSIVE = {
+    "schedule": ("warmup_steps", "warmup_ratio"),
+    "optimizer": ("adam_beta1", "adam_beta2"),
+}
+"""Hyperparameters that some options of another exclude."""
+
+
+def _unusual(parameter: Parameter, default: Any) -> Any:
+    """The last of its edge values that is not the default, if there is one."""
+    values = _edge_values(parameter)
+    return next((value for value in reversed(values) if value != default), default)
 
 
 def _edge_values(parameter: FloatRange | IntRange | Choice | Fixed) -> list[Any]:

@@ -102,8 +102,22 @@ def modules_of(methods: Collection[str]) -> str:
     return ",".join(dict.fromkeys([*named_modules(), *own]))
 
 
-def _digest(module: str) -> str:
+def shipped_files(methods: Collection[str]) -> list[Path]:
+    """Files and package folders that other nodes need for these methods.
+
+    An installed module is not among them: it is on the nodes as this package is.
+    """
+    found = {module.partition(".")[0] for name in methods if (module := method_named(name).module)}
+    paths = [path for module in sorted(found) if (path := _source(module)) is not None]
+    packages = [path.parent if path.name == "__init__.py" else path for path in paths]
+    return [path for path in packages if not {"site-packages", "dist-packages"} & set(path.parts)]
+
+
+def _source(module: str) -> Path | None:
     path = getattr(sys.modules[module], "__file__", None)
-    if path is None:
-        return ""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+    return None if path is None else Path(path).resolve()
+
+
+def _digest(module: str) -> str:
+    path = _source(module)
+    return "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:12]

@@ -113,9 +113,8 @@ def _trial_table(
     fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
     fields += [pa.field("strength", pa.float64())]
     fields += [pa.field(name, pa.float64()) for name in SCORES]
-    lines = [
-        _trial_line(trial, rule.row(trial), settings) for _, trial in sorted(record.trials.items())
-    ]
+    trials = (trial for _, trial in sorted(record.trials.items()))
+    lines = [_trial_line(trial, rule.row(trial), settings) for trial in trials]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 

@@ -26,7 +26,7 @@ from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
 from ray_unlearn.unlearn.methods.losses import BY_TARGET, PENALTY, Given
-from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
+from ray_unlearn.unlearn.optimizer import make_optimizer, reuse_memory
 from ray_unlearn.unlearn.sharded_model import whole
 from ray_unlearn.unlearn.workspace import Workspace
 
@@ -67,7 +67,7 @@ def unlearn(
     """
     workspace.reset(config.seed)
     torch.manual_seed(config.seed)
-    optimizer = adamw(workspace.parameters, config, workspace.rounding)
+    optimizer = make_optimizer(workspace.parameters, config, workspace.rounding)
     reuse_memory(optimizer, workspace.last_optimizer)
     workspace.last_optimizer = optimizer
     meter = Meter(workspace, config)

@@ -53,7 +53,7 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if frame.empty:
         raise UserError(f"{where}: holds no trial yet; report on it once the first trial has begun")
     columns: dict[str, Any] = {}
-    settings = settings_of(list(frame))
+    settings = settings_of([str(name) for name in frame])
     for name in (*IDENTITY_COLUMNS, "method", "seed", *settings, *COLUMNS):
         if name in TEXT_COLUMNS or (name in settings and _is_text(frame, name)):
             values = frame[name] if name in frame else pd.Series("", index=frame.index)

@@ -78,7 +78,7 @@ class StudyResults:
     @property
     def hyperparameters(self) -> tuple[str, ...]:
         """Hyperparameters in the columns of `rows`."""
-        return settings_of(list(self.rows))
+        return settings_of([str(name) for name in self.rows])
 
     @property
     def weights(self) -> ScoreWeights:
