@@ -19,8 +19,10 @@ from ray_unlearn.store.schema import (
     AS_TRAINED,
     BASELINE_COLUMNS,
     COLUMNS,
+    HALVES,
     RUNNING,
     SCHEMA_VERSION,
+    Row,
     row_key,
 )
 from ray_unlearn.store.score import ScoreRule
@@ -32,9 +34,13 @@ TABLE_COLUMNS = (
 )  # fmt: skip
 TEXT_COLUMNS = frozenset((
     "study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "score_rule",
-    "method",
+    "method", "objective",
     *(name for name in HYPERPARAMETERS if value_type(name) is str),
 ))  # fmt: skip
+OBJECTIVE_COLUMNS = ("objective", "feasible", *(f"violation_{half}" for half in HALVES))
+"""More columns, in tables of studies whose objective is more than the weighted sum: what it is, as
+the study file has it; whether the row is feasible; the sum of its margins outside the constraints
+on either half (`store.objective`)."""
 LINES_AT_A_TIME = 5_000
 """Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the
 table."""
@@ -45,7 +51,8 @@ def result_table(record: Record) -> pa.Table:
     """One line per evaluation row: who and how it was, the configuration, `COLUMNS`.
 
     `candidate` is true where the row stands for a configuration that could be deployed, `scored`
-    where it is the one that scores its trial by `score_rule` (see `store.score`).
+    where it is the one that scores its trial by `score_rule` (see `store.score`). Where the
+    objective is more than the weighted sum, `OBJECTIVE_COLUMNS` come last.
     Ordered by trial number, update and strength. A trial without rows (it failed, or diverged
     before its first evaluation) has one line with no `update`, so that it is counted and not
     forgotten.
@@ -58,7 +65,9 @@ def result_table(record: Record) -> pa.Table:
         "model": spec.model.source,
         "score_rule": rule.name,
     }
-    schema, tables = _schema(), []
+    written = spec.objective.beyond_weights()
+    study |= {"objective": written} if written else {}
+    schema, tables = _schema(OBJECTIVE_COLUMNS if written else ()), []
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
         known: dict[str, Any] = study | {
@@ -76,13 +85,20 @@ def result_table(record: Record) -> pa.Table:
             known
             | {"candidate": row_key(row) in candidates, "scored": row_key(row) == scored}
             | {"strength": AS_TRAINED}
-            | dict(row.items())
+            | metrics
+            | (_feasibility(metrics, rule) if written else {})
             for row in sorted(trial.rows, key=row_key)
+            for metrics in [dict(row.items())]
         ] or [known | {"candidate": False, "scored": False}]
         if len(lines) >= LINES_AT_A_TIME:
             tables.append(pa.Table.from_pylist(lines, schema=schema))
             lines = []
     return pa.concat_tables([*tables, pa.Table.from_pylist(lines, schema=schema)])
+
+
+def _feasibility(row: Row, rule: ScoreRule) -> dict[str, Any]:
+    found = {f"violation_{half}": rule.violation(row, half) for half in HALVES}
+    return {"feasible": found[f"violation_{HALVES[0]}"] == 0.0} | found
 
 
 def baseline_table(record: Record) -> pa.Table:
@@ -124,11 +140,11 @@ _INTEGER_COLUMNS = {"number", "seed", "update"} | {
 def _type(name: str) -> pa.DataType:
     if name in TEXT_COLUMNS:
         return pa.string()
-    if name in ("candidate", "scored"):
+    if name in ("candidate", "scored", "feasible"):
         return pa.bool_()
     return pa.int64() if name in _INTEGER_COLUMNS else pa.float64()
 
 
-def _schema() -> pa.Schema:
-    fields = [pa.field(name, _type(name)) for name in TABLE_COLUMNS]
+def _schema(more: tuple[str, ...] = ()) -> pa.Schema:
+    fields = [pa.field(name, _type(name)) for name in (*TABLE_COLUMNS, *more)]
     return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})
