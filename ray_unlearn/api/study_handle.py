@@ -409,4 +409,6 @@ class Study:
         reasons = FailureReasons(own).counts
         if reasons:
             return f"{who}: {reasons_in_words(reasons)}"
+        if feasible := self.status().feasible:
+            return f"{who}: {feasible}"
         return f"{who} yet; see `status()`"

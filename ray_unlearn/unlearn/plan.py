@@ -16,6 +16,7 @@ import torch
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec, is_local
+from ray_unlearn.store.objective import Objective
 from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.unlearn.architecture import layout_of_architecture, model_config
 from ray_unlearn.unlearn.calibration import COST_SHARE, MOST_CALIBRATED, USUAL_PASSES
@@ -79,8 +80,9 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
 
     Raises:
         UserError: the model's config, weight files or tokenizer cannot be used, or its architecture
-            cannot be trained on such sequences.
+            cannot be trained on such sequences; the objective names a metric that is not measured.
     """
+    Objective.of(spec)  # refuses a metric that rows do not have
     check_source(spec.model)
     config = model_config(spec)
     if is_local(spec.model.source):

@@ -112,12 +112,16 @@ def chosen_for_export(
     best = rule.best(record)
     chosen = (None if best is None else best[0]) if trial == "best" else _named(record, trial)
     if chosen is None:
-        raise UserError(f"{spec.name}: no trial has a score yet, so there is no best one")
+        raise UserError(f"{spec.name}: {rule.why_none(record)}, so there is no best one")
     steps = int(chosen.config["steps"])
     if update is None:
         scored = rule.row(chosen)
         if scored is None:
-            raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an update")
+            outside = rule.outside(chosen)
+            why = f" within the constraints ({outside})" if outside else ""
+            raise UserError(
+                f"trial {trial} ({chosen.status}) has no scored row{why}; name an update"
+            )
         wanted, found = row_key(scored)
     else:
         wanted, found = update, AS_TRAINED

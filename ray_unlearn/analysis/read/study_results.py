@@ -34,9 +34,10 @@ from ray_unlearn.analysis.read.table_files import (
 from ray_unlearn.analysis.read.text_tables import REPAIRED, SUFFIXES
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec, public_name
+from ray_unlearn.spec.study_spec import StudySpec, public_name
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.schema import STATUSES
