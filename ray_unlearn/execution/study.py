@@ -85,6 +85,7 @@ from ray_unlearn.store.target import (
 )
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.data import StudyData, prepare
+from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.memory import active_parameter_count
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, host_gib
@@ -290,6 +291,9 @@ class _Run:
                 libraries=_libraries(),
             )
         )
+        for finding in self.data.findings:
+            if finding.state != "ok":
+                self._warn(finding)
         rule = ScoreRule.of(record, self.spec)
         drop_outdated_weights(self.ledger, rule, self.place.storage)
         files, freed = self._removed_leftovers()
@@ -312,6 +316,12 @@ class _Run:
     def _note(self, text: str) -> None:
         self.say(text)
         self.ledger.append(Note(text))
+
+    def _warn(self, finding: Finding) -> None:
+        """Say what a check found, and record it once."""
+        self.say(f"{finding.state}: {finding}")
+        if str(finding) not in self.ledger.record.notes:
+            self.ledger.append(Note(str(finding)))
 
     def _unfinished(self) -> bool:
         return next(pending(self.ledger.record.trials, self.search.total), None) is not None
