@@ -11,10 +11,10 @@ import typer
 
 from ray_unlearn.cli.confirm_command import confirm_command
 from ray_unlearn.cli.diff_command import diff_command
+from ray_unlearn.cli.doctor_command import doctor_command
 from ray_unlearn.cli.plan_command import plan_command
 from ray_unlearn.cli.study_commands import resume_command, run_command, status_command
 from ray_unlearn.cli.table_commands import (
-    doctor_command,
     methods_command,
     report_command,
     schema_command,

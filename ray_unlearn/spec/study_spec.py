@@ -236,6 +236,8 @@ class StudySpec(Strict):
                 split["path"] = "a local path"
             _without_none(split, "prompt", "answer", "messages")
         _without_none(content["data"], "chat_template", "separator")
+        if self.data.blank_rows == "refuse":
+            del content["data"]["blank_rows"]
         return content
 
     def results_digest(self) -> str:
