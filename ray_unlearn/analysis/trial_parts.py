@@ -28,7 +28,6 @@ from ray_unlearn.analysis.searched import (
 )
 from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
 from ray_unlearn.analysis.statistics.trajectories import COMPONENTS
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.study_spec import StrengthMode
 from ray_unlearn.store.schema import AS_TRAINED, HALVES
 
@@ -88,7 +87,7 @@ def study_part(study: StudyResults) -> SourceTrials:
     """Trials of one of our own studies."""
     rows = study.rows
     lines = rows.drop_duplicates("number").set_index("number")
-    trials = lines[["method", "seed", "status", *HYPERPARAMETERS]].copy()
+    trials = lines[["method", "seed", "status", *study.hyperparameters]].copy()
     trials = trials.assign(
         study=study.key,
         domain=study.domain,
@@ -147,7 +146,7 @@ def study_part(study: StudyResults) -> SourceTrials:
         if study.spec is None
         else {method: space_axes(study.spec, method) for method in study.spec.methods}
     )
-    return _scored(trials, evaluations, chosen, HYPERPARAMETERS, axes, free, rules)
+    return _scored(trials, evaluations, chosen, study.hyperparameters, axes, free, rules)
 
 
 def _changes(study: StudyResults) -> dict[str, pd.Series | float]:

@@ -201,7 +201,9 @@ def _narrowed_space(
     for name, claim in claims.items():
         place = f"{space.method}, {name}"
         try:
-            parameters[name], said = narrowed_parameter(name, parameters.get(name), claim, grace)
+            parameters[name], said = narrowed_parameter(
+                space.method, name, parameters.get(name), claim, grace
+            )
             notes.append(f"{place}: {said} (claim {claim.id})")
         except ClaimNotApplied as reason:
             notes.append(f"{place}: unchanged: {reason}")

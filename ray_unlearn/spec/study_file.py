@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
-from ray_unlearn.spec.method_registry import PUBLISHED, method_named
+from ray_unlearn.spec.method_registry import PUBLISHED, known_hyperparameters, method_named
 from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec, is_local
@@ -69,7 +68,7 @@ def _check_overrides(path: Path, overrides: dict[str, Any], methods: tuple[str, 
     """Refuse an override that no method of the study uses; it would be ignored silently."""
     used = {name for method in methods for name in method_named(method).hyperparameters}
     for name in overrides:
-        if name in HYPERPARAMETERS and name not in used:
+        if name in known_hyperparameters() and name not in used:
             raise UserError(
                 f"{path}: space_overrides.{name}: no method of this study uses it "
                 f"({', '.join(methods)}); remove it"

@@ -25,8 +25,8 @@ from ray_unlearn.unlearn.logprobs import distillation, kl_from_reference, target
 from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
-from ray_unlearn.unlearn.methods.losses import BY_TARGET, Given
-from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
+from ray_unlearn.unlearn.methods.losses import BY_TARGET, PENALTY, Given
+from ray_unlearn.unlearn.optimizer import make_optimizer, reuse_memory
 from ray_unlearn.unlearn.preference_terms import as_read, part_of_preference, passed_tokens
 from ray_unlearn.unlearn.sharded_model import whole
 from ray_unlearn.unlearn.state_terms import OF_STATES, part_of_state_loss
@@ -71,7 +71,7 @@ def unlearn(
     workspace.reset(config.seed)
     torch.manual_seed(config.seed)
     trained = trained_parameters(workspace, config)
-    optimizer = adamw(trained, config, workspace.rounding)
+    optimizer = make_optimizer(trained, config, workspace.rounding)
     reuse_memory(optimizer, workspace.last_optimizer)
     workspace.last_optimizer = optimizer
     meter = Meter(workspace, config)
@@ -205,7 +205,7 @@ def part_of_loss(
         return loss(scored(inputs, partial(KL[head], **compared)))
     labels = labels_of(workspace, config, term, indices, epochs, inputs)
     if needs == "distillation_sum":
-        compared["penalty"] = config.logit_penalty
+        compared["penalty"] = getattr(config, PENALTY)
         return loss(scored(inputs, partial(DISTILLATION[head], targets=labels, **compared)))
     if needs == "logprob_sum":
         return loss(scored(inputs, partial(LOGPROB[head], targets=labels)))

@@ -8,6 +8,7 @@ import torch
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.objective import Objective
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Dealing, Row
@@ -21,7 +22,6 @@ from ray_unlearn.unlearn.methods import asks_alternatives
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
 from ray_unlearn.unlearn.strength import trained_weights
-from ray_unlearn.unlearn.trained_layers import check_trained_layers
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
 
 
@@ -40,8 +40,8 @@ class Single:
         say: Callable[[str], None] = lambda text: None,
         record: Record | None = None,
     ) -> None:
+        self.objective = Objective.of(spec)
         make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
-        check_trained_layers(spec)
         self.spec = spec
         data = prepare(spec.data, spec.model, say=say, refusals=asks_alternatives(spec.methods))
         self.context = context_digest(spec, data)
@@ -94,7 +94,7 @@ class Single:
         for row in unlearn(self.workspace, config, calibration=calibration):
             if isinstance(row, Ended):
                 return row
-            on_row(scored(row, baselines, weights))
+            on_row(scored(row, baselines, weights, self.objective))
         raise AssertionError("a trial ends with `Ended`")
 
     def load_weights(self, path: Path) -> None:

@@ -45,7 +45,7 @@ def part_of_state_loss(
         with adapter_outputs(policy.model) as found:
             part = policy.scored(inputs, of_adapters)
         return part
-    layer = layer_at(config.layer_depth, len(decoder_layers(policy.model)))
+    layer = layer_at(term.layer_depth, len(decoder_layers(policy.model)))
     reference: list[Tensor] = []
     if term.loss.needs == "reference_hidden":
         with torch.no_grad(), policy.reference() as vanilla:

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from torch import nn
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.hyperparameters import Hyperparameters
-from ray_unlearn.spec.method_registry import method_named
+from ray_unlearn.spec.method_registry import LAYER_DEPTH, TRAINED_LAYERS, method_named
 from ray_unlearn.spec.model_spec import LoraSpec
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
@@ -34,7 +33,7 @@ def trained_parameters(workspace: Workspace, config: TrialConfig) -> list[nn.Par
     Raises:
         UserError: the layers have no parameters that the method trains.
     """
-    if "trained_layers" not in config.definition.hyperparameters:
+    if TRAINED_LAYERS not in config.definition.own:
         return workspace.parameters
     layers = decoder_layers(workspace.policy.model)
     chosen = {
@@ -49,9 +48,10 @@ def trained_parameters(workspace: Workspace, config: TrialConfig) -> list[nn.Par
     return found
 
 
-def _trained_layers(layers: nn.ModuleList, chosen: Hyperparameters) -> nn.ModuleList:
-    top = layer_at(chosen.layer_depth, len(layers))
-    return layers[max(0, top - chosen.trained_layers) : top]
+def _trained_layers(layers: nn.ModuleList, config: TrialConfig) -> nn.ModuleList:
+    depth, many = (getattr(config, one.name) for one in (LAYER_DEPTH, TRAINED_LAYERS))
+    top = layer_at(depth, len(layers))
+    return layers[max(0, top - many) : top]
 
 
 @contextmanager
@@ -73,15 +73,18 @@ def training_only(workspace: Workspace, trained: Collection[nn.Parameter]) -> It
             p.grad = None
 
 
-def check_trained_layers(spec: StudySpec) -> None:
+def check_trained_layers(spec: StudySpec) -> str:
     """Refuse methods that find nothing to train in the study's model; no weights are loaded.
+
+    Returns:
+        What is trained, in words.
 
     Raises:
         UserError: its layers have no parameters of a known name, or no adapters there.
     """
-    names = [n for n in spec.methods if "trained_layers" in method_named(n).hyperparameters]
+    names = [name for name in spec.methods if TRAINED_LAYERS in method_named(name).own]
     if not names:
-        return
+        return "all that the policy trains"
     model = on_meta(model_config(spec))
     for layer in decoder_layers(model):
         adapted = [
@@ -91,6 +94,7 @@ def check_trained_layers(spec: StudySpec) -> None:
         ]
         if not adapted:
             raise _nothing_to_train(names[0], model, spec.model.lora)
+    return f"{', '.join(names)}: the last matrix of the MLP in some layers"
 
 
 def _is_trained(layer: nn.Module, name: str, lora: LoraSpec | None) -> bool:

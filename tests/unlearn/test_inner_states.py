@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from test_checkpoint import it_goes_on
 from torch import nn
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.model_spec import LoraSpec
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
@@ -41,7 +41,7 @@ from ray_unlearn.unlearn.trained_layers import check_trained_layers
 from ray_unlearn.unlearn.workspace import Workspace
 
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
-CHOSEN = Hyperparameters(learning_rate=1, steps=1, steering=2.0)
+CHOSEN = SimpleNamespace(steering=2.0, shift=2.0)
 LORA = LoraSpec(rank=4, alpha=8)
 
 
@@ -231,7 +231,7 @@ def test_rmu_trains_adapters_of_its_layers_alone(tiny_study: StudySpec) -> None:
 def test_residuals_are_what_adapters_add(tiny_study: StudySpec) -> None:
     """With their sum over layers written out: outputs with adapters less those without."""
     workspace = opened(tiny_study, LORA)
-    trial = config("residual_alignment", steering=1.0)
+    trial = config("residual_alignment", shift=1.0)
     rows = run(workspace, trial)
     model = workspace.policy.model
     wrapped = [m for m in model.modules() if hasattr(m, "lora_B")]

@@ -175,16 +175,17 @@ def _plain_preference(loss: str, trial: TrialConfig, logits, before, ids, real) 
         penalty = trial.logit_penalty * F.one_hot(ids, logits.shape[-1])
         soft = (before - penalty).softmax(-1)
         return F.cross_entropy(logits[real], soft[real])
-    logp, beta = chosen(logits), trial.beta
+    logp, own = chosen(logits), trial.model_extra or {}
+    beta = own.get("beta", math.nan)
     if loss == "npo":
         odds = (beta * (logp.sum(1) - chosen(before).sum(1))).exp()
         return 2 / beta * torch.log1p(odds).mean()
     if loss == "simnpo":
-        return -2 / beta * F.logsigmoid(-beta * logp.sum(1) / real.sum(1) - trial.gamma).mean()
+        return -2 / beta * F.logsigmoid(-beta * logp.sum(1) / real.sum(1) - own["gamma"]).mean()
     p = logp.detach().exp()
-    weight = p**trial.confidence_power
+    weight = p ** own["confidence_power"]
     if loss == "saturation_ascent":
-        weight = weight * (1 - p) ** trial.doubt_power
+        weight = weight * (1 - p) ** own["doubt_power"]
     return (weight * logp)[real].mean()
 
 

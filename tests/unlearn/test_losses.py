@@ -1,11 +1,11 @@
 """Each loss by hand on three numbers, and each method's terms."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.methods import terms
@@ -24,9 +24,7 @@ from ray_unlearn.unlearn.methods.losses import (
 from ray_unlearn.unlearn.state_terms import OF_STATES
 
 LOGPROBS = torch.tensor([math.log(0.5), math.log(0.25), math.log(0.125)])
-CHOSEN = Hyperparameters(
-    learning_rate=1, steps=1, beta=0.5, gamma=0.1, confidence_power=2, doubt_power=1
-)
+CHOSEN = SimpleNamespace(beta=0.5, gamma=0.1, confidence_power=2, doubt_power=1)
 
 
 def given(
@@ -83,7 +81,7 @@ def test_dpo_of_an_alternative_that_does_not_change_is_npo() -> None:
 def test_npo_goes_over_into_ascent_on_documents() -> None:
     """As beta goes to 0, its gradient is that of the mean log-probability of a document."""
     x = LOGPROBS.clone().requires_grad_()
-    small = CHOSEN.model_copy(update={"beta": 1e-4})
+    small = SimpleNamespace(beta=1e-4)
     npo(given(x, reference=LOGPROBS), small).backward()
     assert torch.allclose(x.grad, torch.full((3,), 1 / 2), atol=1e-3)
 

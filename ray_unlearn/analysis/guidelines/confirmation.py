@@ -20,7 +20,7 @@ from typing import Any
 
 from ray_unlearn.analysis.statistics.paired_difference import ALPHA, t_interval
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
+from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.failure_reasons import OutcomeCounts
@@ -33,6 +33,7 @@ CONFIDENCE = 1 - ALPHA
 REPORTED = f"score_{HALVES[1]}"
 ENDED_WITHOUT_SCORE = "no_finite_score"
 OUT_OF_REACH = "target_out_of_reach"
+OUTSIDE = "outside_the_constraints"
 UNFINISHED = "unfinished"
 
 
@@ -194,7 +195,7 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
         int(trial.config["seed"]): trial
         for trial in record.trials.values()
         if trial.method == method
-        and all(trial.config[name] == wanted[name] for name in HYPERPARAMETERS)
+        and all(trial.config[name] == value for name, value in wanted.items())
     }
     scores: dict[int, float] = {}
     without: dict[str, int] = {}
@@ -233,6 +234,8 @@ def _outcome(trial: Trial | None, rule: ScoreRule, calibrated: bool) -> float | 
         return score
     if trial.status != "complete":
         return trial.status
+    if rule.outside(trial):
+        return OUTSIDE
     return OUT_OF_REACH if kind == rule.meets_target and row is None else ENDED_WITHOUT_SCORE
 
 

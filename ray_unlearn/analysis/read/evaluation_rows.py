@@ -8,9 +8,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import ScoreRuleName
-from ray_unlearn.store.schema import AS_TRAINED, BASELINE_COLUMNS, FORMER_OUTCOMES, STATUSES
-from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS
+from ray_unlearn.spec.objective_spec import ScoreRuleName
+from ray_unlearn.store.schema import (
+    AS_TRAINED,
+    BASELINE_COLUMNS,
+    COLUMNS,
+    FORMER_OUTCOMES,
+    STATUSES,
+)
+from ray_unlearn.store.table import IDENTITY_COLUMNS, TEXT_COLUMNS, settings_of
 
 REQUIRED = (
     "number",
@@ -47,8 +53,9 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if frame.empty:
         raise UserError(f"{where}: holds no trial yet; report on it once the first trial has begun")
     columns: dict[str, Any] = {}
-    for name in TABLE_COLUMNS:
-        if name in TEXT_COLUMNS:
+    settings = settings_of([str(name) for name in frame])
+    for name in (*IDENTITY_COLUMNS, "method", "seed", *settings, *COLUMNS):
+        if name in TEXT_COLUMNS or (name in settings and _is_text(frame, name)):
             values = frame[name] if name in frame else pd.Series("", index=frame.index)
             columns[name] = values.astype(object).where(values.notna(), "").astype(str)
         elif name in FLAGS:
@@ -84,6 +91,14 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
             "name the study's directory instead, or write its table again"
         )
     return tidy
+
+
+def _is_text(frame: pd.DataFrame, name: str) -> bool:
+    """Whether a hyperparameter that only some methods have is one of several options."""
+    if name not in frame or pd.api.types.is_numeric_dtype(frame[name].dtype):
+        return False
+    values = frame[name].dropna()
+    return bool(pd.to_numeric(values, errors="coerce").isna().any())
 
 
 def best_candidates(rows: pd.DataFrame, trial: str) -> pd.Index:

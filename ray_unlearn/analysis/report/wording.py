@@ -14,7 +14,6 @@ from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.verdict import ranked_methods
 from ray_unlearn.analysis.tolerance import vanilla_score
 from ray_unlearn.store.schema import AS_TRAINED, STATUSES
-from ray_unlearn.store.table import CONFIG_COLUMNS
 
 NO_SCORE = "no trial has a score yet"
 STATUS_WORDS = {
@@ -40,7 +39,7 @@ def configuration(study: StudyResults, row: pd.Series) -> str:
 
 def other_values(study: StudyResults, row: pd.Series) -> dict[str, str]:
     """Searched hyperparameters of this row's method beside learning rate and steps, with values."""
-    names = [name for name in CONFIG_COLUMNS if name in study.rows and name not in NAMED_APART]
+    names = [name for name in study.hyperparameters if name not in NAMED_APART]
     if study.spec is not None:
         sampled = study.spec.spaces[row["method"]].sampled()
         names = [name for name in names if name in sampled]

@@ -7,7 +7,15 @@ trial's values.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ray_unlearn.spec.method_registry import Labels, Loss, TermName, TermSpec, method_named
+from ray_unlearn.spec.method_registry import (
+    LAYER_DEPTH,
+    TRAINED_LAYERS,
+    Labels,
+    Loss,
+    TermName,
+    TermSpec,
+    method_named,
+)
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.methods.losses import LOSSES
 
@@ -43,7 +51,6 @@ def terms(config: TrialConfig) -> tuple[Term, ...]:
 
     The mixing weights appear here and nowhere else.
     """
-    used = config.definition.hyperparameters
     return tuple(
         Term(
             spec.name,
@@ -52,8 +59,8 @@ def terms(config: TrialConfig) -> tuple[Term, ...]:
             spec.labels,
             1.0 if spec.weight is None else getattr(config, spec.weight),
             config.batch_size if spec.split == "forget" else config.retain_batch_size,
-            config.layer_depth,
-            config.trained_layers if "trained_layers" in used else None,
+            getattr(config, LAYER_DEPTH.name, 1.0),
+            getattr(config, TRAINED_LAYERS.name, None),
         )
         for spec in config.definition.terms
     )

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ray_unlearn.spec.hyperparameters import Hyperparameters
-from ray_unlearn.spec.method_registry import Loss, Needs
+from ray_unlearn.spec.method_registry import LOGIT_PENALTY, Loss, Needs
 
 OF_REFERENCE: tuple[Needs, ...] = (
     "kl_sum",
@@ -23,6 +22,8 @@ OF_REFERENCE: tuple[Needs, ...] = (
     "preference",
 )
 """Needs for which P_0's final hidden states are asked for."""
+PENALTY = LOGIT_PENALTY.name
+"""What lowers P_0's logits of the targets in a `distillation_sum`."""
 BY_TARGET: tuple[Needs, ...] = ("logprobs", "reference_logprobs", "preference")
 """Needs for which a loss sees single targets and their documents."""
 
@@ -73,8 +74,9 @@ class GivenStates:
         return torch.as_tensor(total) / (len(differences) * self.targets)
 
 
-LossFunction = Callable[[Any, Hyperparameters], Tensor]
-"""From `Given` or `GivenStates`, as its needs say."""
+LossFunction = Callable[[Any, Any], Tensor]
+"""From `Given` or `GivenStates`, and the trial, a `TrialConfig`, with its method's own
+hyperparameters as fields."""
 
 LOSSES: dict[str, Loss] = {}
 """By the name that `TermSpec.loss` gives."""
@@ -91,7 +93,7 @@ def loss(needs: Needs) -> Callable[[LossFunction], LossFunction]:
 
 
 @loss("logprob_sum")
-def ascent(given: Given, chosen: Hyperparameters) -> Tensor:
+def ascent(given: Given, chosen: Any) -> Tensor:
     """-NLL(U) = mean log P(x_t | x_<t).
 
     Minimising it is gradient ascent on the language-modelling loss.
@@ -100,7 +102,7 @@ def ascent(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("logprob_sum")
-def cross_entropy(given: Given, chosen: Hyperparameters) -> Tensor:
+def cross_entropy(given: Given, chosen: Any) -> Tensor:
     """NLL = -mean log P(label_t | x_<t).
 
     Minimising it is descent on true labels, or fits random or adversarial ones.
@@ -109,13 +111,13 @@ def cross_entropy(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("kl_sum")
-def kl_divergence(given: Given, chosen: Hyperparameters) -> Tensor:
+def kl_divergence(given: Given, chosen: Any) -> Tensor:
     """Mean KL(P_0 || P_theta) over real positions, zero for the vanilla model."""
     return given.values.sum() / given.targets
 
 
 @loss("distillation_sum")
-def undial(given: Given, chosen: Hyperparameters) -> Tensor:
+def undial(given: Given, chosen: Any) -> Tensor:
     """Mean cross-entropy to softmax(z_0 - logit_penalty onehot(x_t)), z_0 the logits of P_0.
 
     UNDIAL (Dong et al., NAACL 2025, arXiv 2402.10052, eq. 3): the model becomes P_0 that has been
@@ -125,7 +127,7 @@ def undial(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("reference_logprobs")
-def npo(given: Given, chosen: Hyperparameters) -> Tensor:
+def npo(given: Given, chosen: Any) -> Tensor:
     """Negative preference optimisation: (2/beta) mean over documents of log(1 + (P / P_0)^beta).
 
     P of a document is the product over its targets (Zhang et al., COLM 2024, arXiv 2404.05868,
@@ -138,7 +140,7 @@ def npo(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("preference")
-def dpo(given: Given, chosen: Hyperparameters) -> Tensor:
+def dpo(given: Given, chosen: Any) -> Tensor:
     """-(2/beta) mean over documents of log sigmoid(beta ((s' - s'_0) - (s - s_0))).
 
     s is the log-probability of a document's answer, s' that of the alternative one (DPO, Rafailov
@@ -156,7 +158,7 @@ def dpo(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("logprobs")
-def simnpo(given: Given, chosen: Hyperparameters) -> Tensor:
+def simnpo(given: Given, chosen: Any) -> Tensor:
     """NPO without a reference, by the mean log-probability of a document.
 
     -(2/beta) mean over documents of log sigmoid(-beta mean log P - gamma) (Fan et al. 2024, arXiv
@@ -169,7 +171,7 @@ def simnpo(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("logprobs")
-def weighted_ascent(given: Given, chosen: Hyperparameters) -> Tensor:
+def weighted_ascent(given: Given, chosen: Any) -> Tensor:
     """WGA: mean of P^confidence_power log P over targets, the weight without gradient.
 
     Wang et al., ICLR 2025, arXiv 2502.19301: tokens that are forgotten count less.
@@ -179,7 +181,7 @@ def weighted_ascent(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("logprobs")
-def saturation_ascent(given: Given, chosen: Hyperparameters) -> Tensor:
+def saturation_ascent(given: Given, chosen: Any) -> Tensor:
     """SatImp: mean of P^confidence_power (1 - P)^doubt_power log P, the weight without gradient.
 
     Yang et al. 2025, arXiv 2505.11953: tokens that are forgotten, and those that are certain, count
@@ -191,7 +193,7 @@ def saturation_ascent(given: Given, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("hidden")
-def steered(given: GivenStates, chosen: Hyperparameters) -> Tensor:
+def steered(given: GivenStates, chosen: Any) -> Tensor:
     """RMU's forget loss: mean square of h - steering u, h the states of a layer.
 
     Li et al., ICML 2024, arXiv 2403.03218: documents to be forgotten get the states of none.
@@ -201,23 +203,23 @@ def steered(given: GivenStates, chosen: Hyperparameters) -> Tensor:
 
 
 @loss("reference_hidden")
-def unmoved(given: GivenStates, chosen: Hyperparameters) -> Tensor:
+def unmoved(given: GivenStates, chosen: Any) -> Tensor:
     """RMU's retain loss: mean square of h - h_0, the same layer's states of the vanilla model."""
     pairs = zip(given.states, given.reference, strict=True)
     return given.mean_square([state - before for state, before in pairs])
 
 
 @loss("residuals")
-def shifted_residuals(given: GivenStates, chosen: Hyperparameters) -> Tensor:
-    """Mean square of r - steering u_k, r what the adapters of layer k add to its output.
+def shifted_residuals(given: GivenStates, chosen: Any) -> Tensor:
+    """Mean square of r - shift u_k, r what the adapters of layer k add to its output.
 
     Qin et al. 2024, arXiv 2411.08443: documents to be forgotten get shifted features.
     """
     pairs = zip(given.states, given.directions, strict=True)
-    return given.mean_square([state - chosen.steering * unit for state, unit in pairs])
+    return given.mean_square([state - chosen.shift * unit for state, unit in pairs])
 
 
 @loss("residuals")
-def zero_residuals(given: GivenStates, chosen: Hyperparameters) -> Tensor:
+def zero_residuals(given: GivenStates, chosen: Any) -> Tensor:
     """Mean square of what adapters add: documents to be kept get the vanilla model's features."""
     return given.mean_square(given.states)
