@@ -164,7 +164,7 @@ def run_study(
         with stages(quiet) as report:
             make_ready(spec.model, report)
         _check_disk(place, spec)
-        data = prepare(spec.data, spec.model, say=say)
+        data = prepare(spec.data, spec.model, say=say, evaluation=spec.evaluation)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
         with place.create_ledger(_header(spec, data, dealing)) as ledger:
             if halves_of is not None and halves_of.halves:
@@ -217,7 +217,7 @@ def resume_study(
         place.publish(SPEC_FILE)
         with stages(quiet) as report:
             make_ready(spec.model, report)
-        data = prepare(spec.data, spec.model, say=say)
+        data = prepare(spec.data, spec.model, say=say, evaluation=spec.evaluation)
         _check_same_data(ledger.record.header, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         _check_same_model(ledger.record.header, spec.model)

@@ -1,8 +1,14 @@
 """DataSpec: the document sets of one domain and how they become token sequences."""
 
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ray_unlearn.spec.bounds import (
     LONGEST_SEPARATOR,
@@ -16,6 +22,13 @@ Split = Literal[
     "forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation"
 ]
 SPLITS: tuple[str, ...] = get_args(Split)
+ALTERNATIVES = ("paraphrased", "perturbed")
+"""Kinds of answers beside the true one."""
+
+
+def place_of(name: str) -> str:
+    """Where a study file names the source of a split or of a watched set."""
+    return f"data.splits.{name}" if name.partition("/")[0] in SPLITS else f"evaluation.sets.{name}"
 
 
 class SplitSource(Strict):
@@ -37,6 +50,14 @@ class SplitSource(Strict):
         None,
         description="field that holds a list of {role, content}, instead of `text`; the last one "
         "is the answer, all before it the prompt",
+    )
+    paraphrased: str | None = Field(
+        None,
+        description="field that holds the answer in other words, for the truth ratio; null: the "
+        "answer itself",
+    )
+    perturbed: str | None = Field(
+        None, description="field that holds wrong answers, one or a list, for the truth ratio"
     )
     id: str | None = Field(
         None, description="field that identifies a document; default: its position"
@@ -70,7 +91,18 @@ class SplitSource(Strict):
             raise ValueError("give `prompt` and `answer`, or `messages`; remove one of the two")
         if self.has_answers and self.text != "text":
             raise ValueError(f"`text: {self.text}` is not read beside an answer; remove it")
+        if self.perturbed is not None and not self.has_answers:
+            raise ValueError("`perturbed` is for prompts and answers; name their fields too")
+        if self.paraphrased is not None and self.perturbed is None:
+            raise ValueError("`paraphrased` is compared with `perturbed`; name that field too")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_alternatives(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies of before there were alternative answers had no such keys."""
+        content: dict[str, Any] = handler(self)
+        absent = {name for name in ALTERNATIVES if content[name] is None}
+        return {key: value for key, value in content.items() if key not in absent}
 
     @property
     def has_answers(self) -> bool:
@@ -85,6 +117,12 @@ class SplitSource(Strict):
         if self.prompt is not None and self.answer is not None:
             return (self.prompt, self.answer)
         return (self.text,)
+
+    @property
+    def alternatives(self) -> dict[str, str]:
+        """Fields of other answers, by what they are: `paraphrased`, `perturbed`."""
+        fields = {name: getattr(self, name) for name in ALTERNATIVES}
+        return {name: field for name, field in fields.items() if field is not None}
 
 
 class DataSpec(Strict):
@@ -161,13 +199,6 @@ class DataSpec(Strict):
             )
         if template is not None and separator is not None:
             raise ValueError("`separator` is not used with `chat_template`; remove one of the two")
-        given = "chat_template" if template is not None else "separator"
-        answers = any(source.has_answers for source in self.splits.values())
-        if not answers and (template is not None or separator is not None):
-            raise ValueError(
-                f"`{given}` is for prompts and answers, and no split has any; remove it, or name "
-                "the fields `prompt` and `answer`, or `messages`, of a split"
-            )
         bare = [name for name, source in self.splits.items() if source.messages is not None]
         if bare and template is None:
             raise ValueError(

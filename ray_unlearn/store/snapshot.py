@@ -16,6 +16,7 @@ from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row, strength_of
 from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
+from ray_unlearn.store.study_columns import extra_columns
 from ray_unlearn.store.table import CONFIG_COLUMNS, result_table
 
 SCORES = tuple(f"score_{half}" for half in HALVES)
@@ -58,8 +59,8 @@ class Snapshot:
     trials: pa.Table
     """One line per trial, by number.
 
-    It has identity, outcome, hyperparameters, number of rows, and update, strength and scores of
-    the row that scores the trial (null if it has no score).
+    It has identity, outcome, hyperparameters, number of rows, and update, strength, scores and the
+    study's own columns of the row that scores the trial (null if it has no score).
     """
     bests: tuple[BestConfiguration, ...]
     """The best configuration of each method that has a score, lowest score first."""
@@ -81,7 +82,9 @@ def taken(folder: Path) -> Snapshot:
         key=lambda best: (best.score_selection, best.number),
     )
     spec = where_it_is_now(spec, folder)
-    return Snapshot(spec, rows, _trial_table(record, rule, rows.schema), tuple(ranked))
+    extra = tuple(extra_columns(spec))
+    trials = _trial_table(record, rule, rows.schema, extra)
+    return Snapshot(spec, rows, trials, tuple(ranked))
 
 
 def _best(record: Record, rule: ScoreRule, method: str) -> BestConfiguration | None:
@@ -104,17 +107,21 @@ def _best(record: Record, rule: ScoreRule, method: str) -> BestConfiguration | N
     )
 
 
-def _trial_table(record: Record, rule: ScoreRule, known: pa.Schema) -> pa.Table:
+def _trial_table(
+    record: Record, rule: ScoreRule, known: pa.Schema, extra: tuple[str, ...]
+) -> pa.Table:
     settings = tuple(name for name in CONFIG_COLUMNS if name not in IDENTITY)
     fields = [known.field(name) for name in (*IDENTITY, *settings)]
     fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
     fields += [pa.field("strength", pa.float64())]
-    fields += [pa.field(name, pa.float64()) for name in SCORES]
-    lines = [_trial_line(trial, rule.row(trial)) for _, trial in sorted(record.trials.items())]
+    fields += [pa.field(name, pa.float64()) for name in (*SCORES, *extra)]
+    lines = [
+        _trial_line(trial, rule.row(trial), extra) for _, trial in sorted(record.trials.items())
+    ]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 
-def _trial_line(trial: Trial, scored: Row | None) -> dict[str, Any]:
+def _trial_line(trial: Trial, scored: Row | None, extra: tuple[str, ...]) -> dict[str, Any]:
     line = {name: trial.config.get(name) for name in CONFIG_COLUMNS} | {
         "number": trial.number,
         "trial_id": trial.trial_id,
@@ -125,5 +132,6 @@ def _trial_line(trial: Trial, scored: Row | None) -> dict[str, Any]:
     }
     if scored is not None:
         line |= {name: scored[name] for name in ("update", *SCORES)}
+        line |= {name: scored.get(name) for name in extra}
         line["strength"] = strength_of(scored)
     return line

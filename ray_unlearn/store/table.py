@@ -3,6 +3,7 @@
 It is plain pyarrow.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ray_unlearn.store.schema import (
     row_key,
 )
 from ray_unlearn.store.score import ScoreRule
+from ray_unlearn.store.study_columns import extra_columns, extra_names
 
 CONFIG_COLUMNS = ("method", "seed", *HYPERPARAMETERS)
 TABLE_COLUMNS = (
@@ -42,7 +44,7 @@ UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repe
 
 
 def result_table(record: Record) -> pa.Table:
-    """One line per evaluation row: who and how it was, the configuration, `COLUMNS`.
+    """One line per evaluation row: who and how it was, the configuration, `study_columns`.
 
     `candidate` is true where the row stands for a configuration that could be deployed, `scored`
     where it is the one that scores its trial by `score_rule` (see `store.score`).
@@ -58,7 +60,7 @@ def result_table(record: Record) -> pa.Table:
         "model": spec.model.source,
         "score_rule": rule.name,
     }
-    schema, tables = _schema(), []
+    schema, tables = _schema(extra_columns(spec)), []
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
         known: dict[str, Any] = study | {
@@ -86,13 +88,16 @@ def result_table(record: Record) -> pa.Table:
 
 
 def baseline_table(record: Record) -> pa.Table:
-    """One line per baseline (vanilla, exact_retrain): `baseline` and `BASELINE_COLUMNS`."""
-    lines = [
-        {"baseline": name} | {c: row.get(c) for c in BASELINE_COLUMNS}
-        for name, row in record.baselines.items()
-    ]
+    """One line per baseline (vanilla, exact_retrain): `baseline` and `BASELINE_COLUMNS`.
+
+    What the study's rows have beside `COLUMNS` follows, as far as a baseline has it.
+    """
+    rows = {name: dict(row.items()) for name, row in record.baselines.items()}
+    extra = dict.fromkeys(name for row in rows.values() for name in extra_names(row))
+    columns = [*BASELINE_COLUMNS, *(name for name in extra if name not in BASELINE_COLUMNS)]
+    lines = [{"baseline": name} | {c: row.get(c) for c in columns} for name, row in rows.items()]
     fields = [pa.field("baseline", pa.string())]
-    fields += [pa.field(name, _type(name)) for name in BASELINE_COLUMNS]
+    fields += [pa.field(name, _type(name)) for name in columns]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 
@@ -129,6 +134,6 @@ def _type(name: str) -> pa.DataType:
     return pa.int64() if name in _INTEGER_COLUMNS else pa.float64()
 
 
-def _schema() -> pa.Schema:
-    fields = [pa.field(name, _type(name)) for name in TABLE_COLUMNS]
+def _schema(extra: Iterable[str]) -> pa.Schema:
+    fields = [pa.field(name, _type(name)) for name in (*TABLE_COLUMNS, *extra)]
     return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})

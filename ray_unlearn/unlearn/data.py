@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.demo import DOMAINS, cache_folder, demo_domain
-from ray_unlearn.spec.data_spec import SPLITS, DataSpec
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec, place_of
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.evaluation_spec import EvaluationSpec
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.schema import HALVED_SETS, Dealing
+from ray_unlearn.unlearn.alternative_answers import Owners, with_alternatives
 from ray_unlearn.unlearn.conversations import written_out
 from ray_unlearn.unlearn.document_hash import text_hash
 from ray_unlearn.unlearn.former_digests import former_data_digest
@@ -65,6 +67,17 @@ class StudyData:
     """How documents come to their halves."""
     to_deal: bool = False
     """The vanilla model's losses are still to deal the halves (`halves.deal_halves`)."""
+    watched: tuple[str, ...] = ()
+    """Names of `evaluation.sets`, each the name of its split too."""
+    owners: Owners = field(default_factory=dict)
+    """Of the splits of alternative answers."""
+    tokenizer: Any = None
+    """To read what is generated; None where nothing is."""
+
+    @property
+    def special_tokens(self) -> tuple[int, ...]:
+        """Ids that end an answer: each is beside the text."""
+        return tuple(sorted(self.tokenizer.all_special_ids))
 
     @cached_property
     def packed(self) -> bool:
@@ -72,8 +85,8 @@ class StudyData:
         return any(tokens.position_ids is not None for tokens in self.splits.values())
 
     def evaluated(self, name: str) -> TokenSet:
-        """The token set of the metrics named `name`: forget, approximate, retain or general."""
-        return self.splits[EVALUATED[name]]
+        """The token set of the metrics named `name`: ours (forget ...), or of a watched set."""
+        return self.splits[split_evaluated(name)]
 
     def as_dealt(self, dealing: Dealing, halves: Mapping[str, str]) -> "StudyData":
         """The data with the halves of a study.
@@ -100,7 +113,7 @@ class StudyData:
     def notes(self) -> list[str]:
         """What whoever reads the study's results should know of its data."""
         return [
-            f"data.splits.{name}: {full} of {len(tokens.selection)} answers reach the end of their "
+            f"{place_of(name)}: {full} of {len(tokens.selection)} answers reach the end of their "
             f"sequence of {tokens.input_ids.shape[1]} tokens and may be cut there; a larger "
             "`data.sequence_length` keeps them whole"
             for name, tokens in self.splits.items()
@@ -113,6 +126,11 @@ class StudyData:
         return {name: half_letters(self.splits[name].selection) for name in HALVED_SPLITS}
 
 
+def split_evaluated(name: str) -> str:
+    """The split that the metrics of a set are measured on."""
+    return EVALUATED.get(name, name)
+
+
 def half_letters(selection: NDArray[np.bool_]) -> str:
     """A character per document: `s` (selection) or `r` (reporting)."""
     return "".join("s" if chosen else "r" for chosen in selection)
@@ -123,8 +141,9 @@ def prepare(
     model: ModelSpec,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    evaluation: EvaluationSpec | None = None,
 ) -> StudyData:
-    """Read, check, tokenise and cut all splits.
+    """Read, check, tokenise and cut all splits and watched sets.
 
     The arrays are cached by the hash of everything that decides them.
 
@@ -133,20 +152,22 @@ def prepare(
         model: whose tokenizer is used.
         cache: folder for tokenised data; default `token_cache()`.
         say: called with each line of progress.
+        evaluation: its `sets`, and whether anything is generated; None: neither.
 
     Raises:
         UserError: whatever `read_documents` and `written_out` find; a document without a target;
             documents shared between two splits; an evaluated split with one document, which leaves
             a half (selection, reporting) without any.
     """
-    documents = read_documents(spec)
+    sets = {} if evaluation is None else evaluation.sets
+    documents, owners = with_alternatives(read_documents(spec, sets))
     _refuse_overlap(documents)
     tokenizer = load_tokenizer(model)
     documents = {
         name: written_out(split, spec, tokenizer, name) for name, split in documents.items()
     }
     path = (cache or token_cache()) / f"{_cache_key(spec, documents, tokenizer)}.npz"
-    splits = _load(path)
+    splits = _load(path, tuple(documents))
     if splits is None:
         say("tokenising")
         splits = {
@@ -156,7 +177,7 @@ def prepare(
     _check_halves(splits)
     special = set(tokenizer.all_special_ids)
     allowed = np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int32)
-    digests = {name: split_digest(documents[name], splits[name]) for name in SPLITS}
+    digests = {name: split_digest(documents[name], splits[name]) for name in documents}
     return StudyData(
         spec.domain or DOMAINS[demo_domain(spec.source or "")],
         digest([digests, hashlib.sha256(allowed.tobytes()).hexdigest()], length=32),
@@ -164,6 +185,9 @@ def prepare(
         allowed,
         digests,
         former_data_digest(spec, documents, tokenizer),
+        watched=tuple(sets),
+        owners=owners,
+        tokenizer=tokenizer if evaluation is not None and evaluation.generate else None,
     )
 
 
@@ -266,11 +290,11 @@ def _save(path: Path, splits: dict[str, TokenSet]) -> None:
         ) from None
 
 
-def _load(path: Path) -> dict[str, TokenSet] | None:
+def _load(path: Path, names: Sequence[str]) -> dict[str, TokenSet] | None:
     """The cached arrays; None if they are missing or damaged, so that they are made again."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: _token_set(arrays, name) for name in SPLITS}
+            return {name: _token_set(arrays, name) for name in names}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 

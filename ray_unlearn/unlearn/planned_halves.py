@@ -11,7 +11,7 @@ from ray_unlearn.store.target import HalfTarget, half_targets
 from ray_unlearn.unlearn.architecture import model_config
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import HALVED_SPLITS, StudyData, prepare
-from ray_unlearn.unlearn.evaluate import evaluate_vanilla
+from ray_unlearn.unlearn.evaluate import measured_vanilla
 from ray_unlearn.unlearn.halves import balanced_halves
 from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.workspace import Workspace
@@ -38,10 +38,10 @@ def planned_halves(spec: StudySpec) -> tuple[HalfTarget, HalfTarget] | None:
     data = prepare(spec.data, spec.model).as_dealt("balanced", {})
     if _is_small(spec, data):
         workspace = Workspace.open(
-            spec.model, data, spec.evaluation, spec.operations, Comm.single()
+            spec.model, data, spec.evaluation.bare, spec.operations, Comm.single()
         )
         workspace.reset()
-        return half_targets(evaluate_vanilla(workspace))
+        return half_targets(measured_vanilla(workspace).row)
     tokens = data.evaluated("approximate").target_document
     sizes = np.bincount(tokens).astype(np.float64)
     chosen = balanced_halves(sizes, sizes)

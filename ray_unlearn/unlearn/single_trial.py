@@ -40,7 +40,7 @@ class Single:
     ) -> None:
         make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
         self.spec = spec
-        data = prepare(spec.data, spec.model, say=say)
+        data = prepare(spec.data, spec.model, say=say, evaluation=spec.evaluation)
         self.context = context_digest(spec, data)
         self._former_context = context_digest(spec, data, former=True)
         dealing: Dealing = "balanced" if record is None else record.header.dealing

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ray_unlearn.demo import demo_domain
 from ray_unlearn.demo import documents as demo_documents
-from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource, place_of
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.unlearn.document_hash import text_hash
@@ -16,8 +16,10 @@ from ray_unlearn.unlearn.document_hash import text_hash
 TEXT_FILES = (".txt", ".md")
 
 
-def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
-    """The documents of every split in `SPLITS`, in source order.
+def read_documents(
+    spec: DataSpec, sets: Mapping[str, SplitSource] | None = None
+) -> dict[str, list[Document]]:
+    """The documents of every split in `SPLITS` and of watched sets, in source order.
 
     Where no `retain_heldout` is given, `heldout_share` of the retain documents (by hash) are held
     out.
@@ -28,17 +30,17 @@ def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
     if spec.source is not None:
         splits = demo_documents(demo_domain(spec.source))
     else:
-        splits = {
-            name: list(_read(source, f"data.splits.{name}")) for name, source in spec.splits.items()
-        }
+        splits = {name: list(_read(source, place_of(name))) for name, source in spec.splits.items()}
         if "retain_heldout" not in splits:
             splits |= _hold_out(splits["retain"], spec.heldout_share)
-    for name in SPLITS:
-        if not splits[name]:
+    watched = {name: list(_read(source, place_of(name))) for name, source in (sets or {}).items()}
+    found = {name: splits[name] for name in SPLITS} | watched
+    for name, documents in found.items():
+        if not documents:
             raise UserError(
-                f"data.splits.{name}: no documents; check `limit`, `pattern`, or give more text"
+                f"{place_of(name)}: no documents; check `limit`, `pattern`, or give more text"
             )
-    return {name: splits[name] for name in SPLITS}
+    return found
 
 
 def _hold_out(documents: list[Document], share: float) -> dict[str, list[Document]]:
@@ -120,7 +122,7 @@ def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[Docum
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
-    wanted = [*source.fields, *([source.id] if source.id else [])]
+    wanted = [*source.fields, *source.alternatives.values(), *([source.id] if source.id else [])]
     missing = [name for name in wanted if name not in file.schema_arrow.names]
     if missing:
         raise UserError(
@@ -166,7 +168,9 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
             "check the name and the network, or download it and use `path`"
         ) from None
     missing = [
-        field for field in (*source.fields, source.id) if field and field not in data.column_names
+        field
+        for field in (*source.fields, *source.alternatives.values(), source.id)
+        if field and field not in data.column_names
     ]
     if missing:
         raise UserError(
@@ -190,7 +194,21 @@ def _document(entry: dict[str, object], source: SplitSource, number: str, place:
             f"{place}: the answer in field {source.fields[-1]!r} is empty, so there is nothing to "
             "predict; remove the row"
         )
-    return Document(name, "\n".join(turn.content for turn in turns), turns)
+    others = {kind: _answers(entry, field, place) for kind, field in source.alternatives.items()}
+    text = "\n".join(turn.content for turn in turns)
+    return Document(
+        name, text, turns, None, others.get("paraphrased", ()), others.get("perturbed", ())
+    )
+
+
+def _answers(entry: Mapping[str, object], field: str, place: str) -> tuple[str, ...]:
+    """One answer, or a list of them."""
+    given = _value(entry, field, place)
+    answers = given if isinstance(given, list) else [given]
+    found = tuple(_text_field({field: answer}, field, place) for answer in answers)
+    if not found or not all(answer.strip() for answer in found):
+        raise UserError(f"{place}: field {field!r} holds an empty answer, or none; remove the row")
+    return found
 
 
 def _conversation(entry: dict[str, object], field: str, place: str) -> tuple[Turn, ...]:
