@@ -78,10 +78,11 @@ def can_cache(scored: Scored, anchor: Batch) -> bool:
 def _likely(scored: Scored, head: nn.Linear, prompt: list[int], answer: list[int]) -> bool:
     """Whether each token of an answer is the most likely one, to rounding, by a plain pass."""
     ids = torch.tensor([prompt + answer], device=head.weight.device)
-    logits = head(hidden_states(scored.model, ids)[0, len(prompt) - 1 : -1]).float()
+    given = head(hidden_states(scored.model, ids)[0, len(prompt) - 1 : -1])
+    logits = given.float()
     chosen = logits.gather(-1, ids[0, len(prompt) :, None])[:, 0]
     behind = (logits.amax(-1) - chosen) / (logits.amax(-1) - logits.amin(-1))
-    return bool((behind <= TOLERANCE.get(head.weight.dtype, 5e-2)).all())
+    return bool((behind <= TOLERANCE.get(given.dtype, 5e-2)).all())
 
 
 def _with_cache(

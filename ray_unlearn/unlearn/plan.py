@@ -16,7 +16,7 @@ import torch
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec, is_local
-from ray_unlearn.store.schema import COLUMNS
+from ray_unlearn.store.study_columns import study_columns
 from ray_unlearn.unlearn.architecture import layout_of_architecture, model_config
 from ray_unlearn.unlearn.calibration import COST_SHARE, MOST_CALIBRATED, USUAL_PASSES
 from ray_unlearn.unlearn.context_length import check_positions
@@ -34,8 +34,8 @@ from ray_unlearn.unlearn.methods import terms
 from ray_unlearn.unlearn.model import load_tokenizer
 from ray_unlearn.unlearn.model_files import check_source, check_vocabulary
 
-ROW_BYTES = 50 * len(COLUMNS)
-"""Bytes of a row in the ledger; measured: 4.9 kB."""
+COLUMN_BYTES = 50
+"""Bytes of a column of a row in the ledger; measured: 4.9 kB for a row."""
 LANE_PROCESSES_GIB = 0.9
 """GiB of controller, worker and helpers of an idle Ray Train run, measured on a CPU."""
 
@@ -140,6 +140,14 @@ def _notes(spec: StudySpec, config: Any, cost: UpdateCost) -> Iterator[str]:
             f"about {USUAL_PASSES} passes over the forget set to each trial that reaches its end, "
             f"and more of them only while they take less than {100 * COST_SHARE:.0f} % of its time"
         )
+    for asked in spec.evaluation.generate:
+        when = "the last row of each trial" if asked.at == "last" else "every row"
+        number = "all" if asked.documents is None else f"{asked.documents:,}"
+        yield (
+            f"evaluation.generate: up to {asked.max_new_tokens} tokens are decoded for {number} "
+            f"documents of {', '.join(asked.sets)} at {when}, one pass per token; `documents`, "
+            "`max_new_tokens` and `at: last` make it less"
+        )
     if cost.estimated:
         yield f"FLOPs of updates are estimated: {cost.estimated}"
 
@@ -215,7 +223,8 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None
     # The weights and two float32 moments.
     checkpoint = weights + 8 * parameters if operations.checkpoint_every_s is not None else 0
     best = weights if operations.keep_best else 0
-    return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (
+    row_bytes = COLUMN_BYTES * len(study_columns(spec))
+    return rows * row_bytes * (3 if operations.tensorboard else 2) + 2 * (
         (lanes or lanes_here(spec)) * checkpoint + best
     )
 

@@ -94,6 +94,24 @@ def test_rouge_l_by_hand() -> None:
     assert rouge_l("", "word") == rouge_l("word", "...") == (0.0, 0.0)
 
 
+ROUGE_SCORE = (
+    ("In Oslo, in 1923.", "He was born in Oslo in 1923", 1.0, 0.727273),
+    ("It's a test-case: 3.5%", "its a test case 3 5", 0.714286, 0.769231),
+    ("Étude naïve, 東京", "etude naive", 0.0, 0.0),
+    ("The cats were running quickly.", "A cat runs, quick!", 0.0, 0.0),
+    ("a b c d", "d c b a", 0.25, 0.25),
+    ("a b a b a", "b a b", 0.6, 0.75),
+)
+"""True and given text, recall and F1 by `rouge-score` 0.1.2 with `use_stemmer=False`."""
+
+
+@pytest.mark.parametrize(("true", "given", "recall", "f1"), ROUGE_SCORE)
+def test_rouge_l_is_that_of_the_usual_package(
+    true: str, given: str, recall: float, f1: float
+) -> None:
+    assert rouge_l(true, given) == pytest.approx((recall, f1), abs=1e-6)
+
+
 def plainly(first: list[str], second: list[str]) -> int:
     table = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
     for i, a in enumerate(first):
