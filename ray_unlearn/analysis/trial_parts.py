@@ -28,7 +28,7 @@ from ray_unlearn.analysis.searched import (
 )
 from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
 from ray_unlearn.analysis.statistics.trajectories import COMPONENTS
-from ray_unlearn.spec.study_spec import StrengthMode
+from ray_unlearn.spec.evaluation_spec import StrengthMode
 from ray_unlearn.store.schema import AS_TRAINED, HALVES
 
 IDENTITY = ("study", "domain", "model", "method", "status")

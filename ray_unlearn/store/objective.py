@@ -17,6 +17,7 @@ from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.objective_spec import Limits, ObjectiveSpec
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS, HALVES, Column, Row
+from ray_unlearn.store.study_columns import set_of, study_columns
 
 SELECTION = HALVES[0]
 SCORE_NAME = "score"
@@ -108,7 +109,7 @@ class Objective:
 
 def metric_columns(spec: StudySpec | None = None) -> Mapping[str, Column]:
     """The columns that rows of a study have, by name; of any study where none is given."""
-    return COLUMNS
+    return COLUMNS if spec is None else study_columns(spec)
 
 
 def objective_of(
@@ -134,6 +135,14 @@ def objective_of(
 
 def _check_measured(objective: Objective, spec: StudySpec) -> None:
     """Refuse metrics that this study does not measure."""
+    late = {name for one in spec.evaluation.generate if one.at == "last" for name in one.sets}
+    for metric in objective.metrics:
+        found = set_of(metric)
+        if found is not None and found[0] in late and found[1].startswith(("rouge", "exact_match")):
+            raise UserError(
+                f"{spec.name}: objective: `{metric}` is measured at the last row of a trial alone; "
+                "set `at: every` in `evaluation.generate`"
+            )
     model = spec.model
     if "exact_distance" in objective.metrics and model.exact_retrain is None:
         raise UserError(

@@ -17,6 +17,7 @@ from ray_unlearn.analysis.figures.tradeoff import tradeoff_figure
 from ray_unlearn.analysis.numerals import percentage
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.health import boundary_hits, unscored
+from ray_unlearn.analysis.report.own_columns_section import own_columns_section
 from ray_unlearn.analysis.report.page import (
     Block,
     Bullets,
@@ -129,6 +130,7 @@ def _details(
     return (
         chosen_table(study, table),
         _baselines(study, anchor),
+        *own_columns_section(study, anchor),
         Section("How the trials went", (Facts(_facts(study)), outcome_table(table))),
         Section("At the bounds of the search", _bounds(study)),
         *_pictures(study, anchor, out),
