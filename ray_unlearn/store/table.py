@@ -67,6 +67,7 @@ def result_table(record: Record) -> pa.Table:
     }
     written = spec.objective.beyond_weights()
     study |= {"objective": written} if written else {}
+    nowhere = {"feasible": False} if written else {}
     schema, tables = _schema(OBJECTIVE_COLUMNS if written else ()), []
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
@@ -89,7 +90,7 @@ def result_table(record: Record) -> pa.Table:
             | (_feasibility(metrics, rule) if written else {})
             for row in sorted(trial.rows, key=row_key)
             for metrics in [dict(row.items())]
-        ] or [known | {"candidate": False, "scored": False}]
+        ] or [known | {"candidate": False, "scored": False} | nowhere]
         if len(lines) >= LINES_AT_A_TIME:
             tables.append(pa.Table.from_pylist(lines, schema=schema))
             lines = []

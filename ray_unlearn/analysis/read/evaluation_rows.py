@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.store.schema import AS_TRAINED, BASELINE_COLUMNS, FORMER_OUTCOMES, STATUSES
-from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS
+from ray_unlearn.store.table import OBJECTIVE_COLUMNS, TABLE_COLUMNS, TEXT_COLUMNS
 
 REQUIRED = (
     "number",
@@ -23,7 +23,7 @@ REQUIRED = (
     "score_selection",
     "score_reporting",
 )
-FLAGS = ("candidate", "scored")
+FLAGS = ("candidate", "scored", "feasible")
 NOT_A_NUMBER = ("nan", "+nan", "-nan")
 """How programs write a value that is not finite; an empty cell is something else: nothing was
 measured."""
@@ -33,7 +33,8 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """A table of evaluation rows with our columns in our order and types; lines stay as they are.
 
     Absent metrics are NaN, absent texts empty. A table of before `scored` was a column is scored by
-    `best_row`.
+    `best_row`. Columns of an objective beyond the weighted sum are there only where the table has
+    them.
 
     Raises:
         UserError: a column that is missing or of another type, an unknown status or score rule.
@@ -47,7 +48,8 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if frame.empty:
         raise UserError(f"{where}: holds no trial yet; report on it once the first trial has begun")
     columns: dict[str, Any] = {}
-    for name in TABLE_COLUMNS:
+    more = [name for name in OBJECTIVE_COLUMNS if name in frame]
+    for name in (*TABLE_COLUMNS, *more):
         if name in TEXT_COLUMNS:
             values = frame[name] if name in frame else pd.Series("", index=frame.index)
             columns[name] = values.astype(object).where(values.notna(), "").astype(str)
