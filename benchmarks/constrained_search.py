@@ -44,7 +44,7 @@ def kl(rate: float, w_r: float, truth: str) -> float:
     """KL on general text at log10 learning rate and log10 w_r."""
     away: float = 2.0 ** (w_r**2)
     if truth == "cliff":
-        return 0.2 * BOUND * away if rate <= -3.5 + 0.1 * w_r else 20 * BOUND * away
+        return (0.2 if rate <= -3.5 else 20) * BOUND * away
     return float(BOUND * 10 ** (2 * (rate + 3.5)) * away)
 
 
