@@ -52,6 +52,12 @@ class ScoreInfo(Strict):
         description="of the score's parts, as `objective`; null: not known, as in files of before "
         "it was recorded, or the score is not made of these parts",
     )
+    objective: str | None = Field(
+        None,
+        description="what was minimised instead of the weighted sum, and the constraints, as in "
+        "`objective` of a study file; null: the weighted sum without constraints, or a foreign "
+        "table's score",
+    )
     checkpoint_rule: str = Field(
         description="which evaluation of a trial its score is taken at, in words"
     )

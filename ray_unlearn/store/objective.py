@@ -112,6 +112,16 @@ def metric_columns(spec: StudySpec | None = None) -> Mapping[str, Column]:
     return COLUMNS if spec is None else study_columns(spec)
 
 
+def metric_column(metric: str, columns: Mapping[str, Column] = COLUMNS) -> Column:
+    """The column of a metric that is named without its half; that of the selection half.
+
+    Raises:
+        KeyError: no column is called so.
+    """
+    halved = f"{metric}_{SELECTION}"
+    return columns[halved] if halved in columns else columns[metric]
+
+
 def objective_of(
     written: ObjectiveSpec, columns: Mapping[str, Column] = COLUMNS, where: str = ""
 ) -> Objective:
@@ -183,16 +193,17 @@ def _as_limits(bound: float, column: Column, metric: str, place: str) -> Limits:
 
 def _column(metric: str, columns: Mapping[str, Column], place: str) -> Column:
     """The column of a metric; of a halved one that of the selection half."""
-    found = columns.get(f"{metric}_{SELECTION}") or columns.get(metric)
     if metric == SCORE_NAME:
         raise UserError(f"{place}: `score` is what the objective makes; name one of its parts")
-    if found is None:
+    try:
+        return metric_column(metric, columns)
+    except KeyError:
         names = {name.removesuffix(f"_{half}") for name in columns for half in HALVES} - {
             SCORE_NAME
         }
         names = {name for name in names if not name.endswith(tuple(f"_{h}" for h in HALVES))}
-        raise UserError(f"{place}: unknown metric {metric!r}{_nearest_metric(metric, names)}")
-    return found
+        hint = _nearest_metric(metric, names)
+        raise UserError(f"{place}: unknown metric {metric!r}{hint}") from None
 
 
 def _nearest_metric(metric: str, names: set[str]) -> str:

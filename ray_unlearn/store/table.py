@@ -93,6 +93,7 @@ def result_table(record: Record) -> pa.Table:
     settings = config_columns(spec)
     written = spec.objective.beyond_weights()
     study |= {"objective": written} if written else {}
+    nowhere = {"feasible": False} if written else {}
     more = (*extra_columns(spec), *(OBJECTIVE_COLUMNS if written else ()))
     schema, tables = _schema(settings, more), []
     lines: list[dict[str, Any]] = []
@@ -116,7 +117,7 @@ def result_table(record: Record) -> pa.Table:
             | (_feasibility(metrics, rule) if written else {})
             for row in sorted(trial.rows, key=row_key)
             for metrics in [dict(row.items())]
-        ] or [known | {"candidate": False, "scored": False}]
+        ] or [known | {"candidate": False, "scored": False} | nowhere]
         if len(lines) >= LINES_AT_A_TIME:
             tables.append(pa.Table.from_pylist(lines, schema=schema))
             lines = []

@@ -18,7 +18,12 @@ from ray_unlearn.store.schema import (
     STATUSES,
 )
 from ray_unlearn.store.study_columns import extra_names
-from ray_unlearn.store.table import IDENTITY_COLUMNS, TEXT_COLUMNS, settings_of
+from ray_unlearn.store.table import (
+    IDENTITY_COLUMNS,
+    OBJECTIVE_COLUMNS,
+    TEXT_COLUMNS,
+    settings_of,
+)
 
 REQUIRED = (
     "number",
@@ -31,7 +36,7 @@ REQUIRED = (
     "score_selection",
     "score_reporting",
 )
-FLAGS = ("candidate", "scored")
+FLAGS = ("candidate", "scored", "feasible")
 NOT_A_NUMBER = ("nan", "+nan", "-nan")
 """How programs write a value that is not finite; an empty cell is something else: nothing was
 measured."""
@@ -41,7 +46,8 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """A table of evaluation rows with our columns in our order and types; lines stay as they are.
 
     Absent metrics are NaN, absent texts empty. A table of before `scored` was a column is scored by
-    `best_row`.
+    `best_row`. Columns of an objective beyond the weighted sum are there only where the table has
+    them.
 
     Raises:
         UserError: a column that is missing or of another type, an unknown status or score rule.
@@ -57,7 +63,8 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     settings = settings_of([str(name) for name in frame])
     every = (*IDENTITY_COLUMNS, "method", "seed", *settings, *COLUMNS)
-    for name in (*every, *_more(frame, every)):
+    more = (name for name in OBJECTIVE_COLUMNS if name in frame)
+    for name in (*every, *_more(frame, every), *more):
         if name in TEXT_COLUMNS or (name in settings and _is_text(frame, name)):
             values = frame[name] if name in frame else pd.Series("", index=frame.index)
             columns[name] = values.astype(object).where(values.notna(), "").astype(str)
