@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import typer
 
+from ray_unlearn.cli.attack_command import attack_command
 from ray_unlearn.cli.confirm_command import confirm_command
 from ray_unlearn.cli.diff_command import diff_command
 from ray_unlearn.cli.plan_command import plan_command
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report_command,
     "why": why_command,
     "confirm": confirm_command,
+    "attack": attack_command,
     "export": export_command,
     "verify": verify_command,
     "diff": diff_command,

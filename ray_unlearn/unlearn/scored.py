@@ -26,6 +26,10 @@ class Scored(nn.Module):
         self.model = model
         self._autocast = autocast
 
+    def like(self, model: Any) -> "Scored":
+        """Another model, called in the same precision."""
+        return Scored(model, self._autocast)
+
     def forward(self, batch: Batch, use: Callable[[Tensor, nn.Linear], T]) -> T:
         """`use(hidden states, head)`."""
         device = batch.input_ids.device.type

@@ -29,7 +29,7 @@ def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
         splits = demo_documents(demo_domain(spec.source))
     else:
         splits = {
-            name: list(_read(source, f"data.splits.{name}")) for name, source in spec.splits.items()
+            name: read_split(source, f"data.splits.{name}") for name, source in spec.splits.items()
         }
         if "retain_heldout" not in splits:
             splits |= _hold_out(splits["retain"], spec.heldout_share)
@@ -39,6 +39,19 @@ def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
                 f"data.splits.{name}: no documents; check `limit`, `pattern`, or give more text"
             )
     return {name: splits[name] for name in SPLITS}
+
+
+def read_split(source: SplitSource, where: str) -> list[Document]:
+    """The documents of one source, in its order.
+
+    Args:
+        source: a file, a folder, or a data set of the hub.
+        where: the field or option that names it, for messages.
+
+    Raises:
+        UserError: as `read_documents`; an empty source gives an empty list.
+    """
+    return list(_read(source, where))
 
 
 def _hold_out(documents: list[Document], share: float) -> dict[str, list[Document]]:

@@ -37,6 +37,7 @@ from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec, public_name
+from ray_unlearn.store.attack_file import AttackedModel, read_attacks
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.schema import STATUSES
@@ -74,6 +75,8 @@ class StudyResults:
     rescored: ScoreWeights | None = None
     """Weights that its rows were scored with again; None: its scores are those it was searched
     with."""
+    attacks: tuple[AttackedModel, ...] = ()
+    """Models that were attacked after the study (`ray-unlearn attack`)."""
 
     @property
     def weights(self) -> ScoreWeights:
@@ -282,6 +285,7 @@ def _from_directory(folder: Path, reading: Reading) -> StudyResults | ForeignRes
         header=_facts(vars(record.header) | record.header.other),
         notes=tuple(record.notes),
         duplicates=len(found) - len(rows),
+        attacks=tuple(read_attacks(ledger.parent)),
     )
 
 
