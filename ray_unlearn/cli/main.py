@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import typer
 
+from ray_unlearn.cli.attack_command import attack_command
 from ray_unlearn.cli.confirm_command import confirm_command
 from ray_unlearn.cli.diff_command import diff_command
 from ray_unlearn.cli.doctor_command import doctor_command
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report_command,
     "why": why_command,
     "confirm": confirm_command,
+    "attack": attack_command,
     "export": export_command,
     "evaluate": evaluate_command,
     "verify": verify_command,

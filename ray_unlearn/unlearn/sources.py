@@ -52,6 +52,19 @@ def read_documents(
     return found
 
 
+def read_split(source: SplitSource, where: str) -> list[Document]:
+    """The documents of one source, in its order.
+
+    Args:
+        source: a file, a folder, or a data set of the hub.
+        where: the field or option that names it, for messages.
+
+    Raises:
+        UserError: as `read_documents`; an empty source gives an empty list.
+    """
+    return list(_read(source, where))
+
+
 def _hold_out(documents: list[Document], share: float) -> dict[str, list[Document]]:
     held = [int(text_hash(document.text)[:8], 16) / 16**8 < share for document in documents]
     return {

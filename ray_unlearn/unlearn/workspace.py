@@ -48,6 +48,7 @@ from ray_unlearn.unlearn.reference import Reference
 from ray_unlearn.unlearn.retrained import Retrained
 from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.sharded_model import ShardedModel
+from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.weight_sharing import SharedModel
 
 Quantities = dict[str, Any]
@@ -223,7 +224,11 @@ class Workspace:
 
     def batch(self, split: str, indices: NDArray[np.int64]) -> Batch:
         """These sequences on the device, without padding where the model can do without."""
-        return MAKERS[self.layout](self.data.splits[split], indices, self.device)
+        return self.batch_of(self.data.splits[split], indices)
+
+    def batch_of(self, tokens: TokenSet, indices: NDArray[np.int64]) -> Batch:
+        """`batch` of sequences that are in none of the study's splits."""
+        return MAKERS[self.layout](tokens, indices, self.device)
 
     def document_lengths(self, split: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Lengths that a pass over these sequences computes: of documents, or of padded rows."""

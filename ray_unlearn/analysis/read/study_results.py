@@ -40,6 +40,7 @@ from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec, public_name
 from ray_unlearn.spec.task_results import TASKS_FILE, TaskResults, read_task_results
+from ray_unlearn.store.attack_file import AttackedModel, read_attacks
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.schema import STATUSES
@@ -77,6 +78,8 @@ class StudyResults:
     rescored: ScoreWeights | None = None
     """Weights that its rows were scored with again; None: its scores are those it was searched
     with."""
+    attacks: tuple[AttackedModel, ...] = ()
+    """Models that were attacked after the study (`ray-unlearn attack`)."""
     task_results: tuple[TaskResults, ...] = ()
     """What `ray-unlearn evaluate` measured of its models."""
 
@@ -318,6 +321,7 @@ def _from_directory(folder: Path, reading: Reading) -> StudyResults | ForeignRes
         notes=tuple(record.notes),
         duplicates=len(found) - len(rows),
         task_results=_task_results(folder),
+        attacks=tuple(read_attacks(ledger.parent)),
     )
 
 
