@@ -29,7 +29,8 @@ def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
         splits = demo_documents(demo_domain(spec.source))
     else:
         splits = {
-            name: list(_read(source, f"data.splits.{name}")) for name, source in spec.splits.items()
+            name: list(read_source(source, f"data.splits.{name}"))
+            for name, source in spec.splits.items()
         }
         if "retain_heldout" not in splits:
             splits |= _hold_out(splits["retain"], spec.heldout_share)
@@ -49,8 +50,16 @@ def _hold_out(documents: list[Document], share: float) -> dict[str, list[Documen
     }
 
 
-def _read(source: SplitSource, where: str) -> Iterator[Document]:
-    """The first `limit` documents, with every library's errors as a UserError."""
+def read_source(source: SplitSource, where: str) -> Iterator[Document]:
+    """The first `limit` documents of a source, whatever library reads them.
+
+    Args:
+        source: file, folder or data set.
+        where: its name in messages.
+
+    Raises:
+        UserError: it is missing, damaged, or lacks a field.
+    """
     from pyarrow import ArrowException
 
     try:
