@@ -66,8 +66,8 @@ def _refuse_copies(given: Documents) -> None:
                 continue
             where = "twice in" if other == name else f"in `{other}` and"
             raise UserError(
-                f"{name}: document {document.id!r} is {where} `{name}` (also as {twin!r}); the "
-                "retrained model would know it: keep one of them"
+                f"{name}: document {document.id!r} is {where} `{name}` (also as {twin!r}), and "
+                "splits must not share documents: keep one of them"
             )
 
 
