@@ -14,6 +14,7 @@ from ray_unlearn.cli.confirm_command import confirm_command
 from ray_unlearn.cli.diff_command import diff_command
 from ray_unlearn.cli.doctor_command import doctor_command
 from ray_unlearn.cli.evaluate_command import evaluate_command
+from ray_unlearn.cli.memorise_command import memorise_command
 from ray_unlearn.cli.plan_command import plan_command
 from ray_unlearn.cli.study_commands import resume_command, run_command, status_command
 from ray_unlearn.cli.table_commands import (
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "verify": verify_command,
     "diff": diff_command,
     "unlearn": unlearn_command,
+    "memorise": memorise_command,
     "methods": methods_command,
     "spaces": spaces_command,
     "schema": schema_command,

@@ -105,12 +105,12 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
     sets = {name: absolute(source) for name, source in spec.evaluation.sets.items()}
     model = spec.model
     places: dict[str, Any] = {
-        field: _model_place(base, value, model.revision, f"model.{field}")
+        field: model_place(base, value, model.revision, f"model.{field}")
         for field in ("source", "exact_retrain")
         if (value := getattr(model, field))
     }
     places["exact_retrain_seeds"] = tuple(
-        _model_place(base, value, model.revision, "model.exact_retrain_seeds")
+        model_place(base, value, model.revision, "model.exact_retrain_seeds")
         for value in model.exact_retrain_seeds
     )
     return spec.model_copy(
@@ -126,7 +126,7 @@ def _below(base: Path, given: str) -> Path:
     return base / os.path.expanduser(given)
 
 
-def _model_place(base: Path, given: str, revision: str | None, where: str) -> str:
+def model_place(base: Path, given: str, revision: str | None, where: str) -> str:
     """A model's folder as an absolute path; a hub id or a demo model as it is.
 
     Raises:

@@ -52,19 +52,6 @@ def read_documents(
     return found
 
 
-def read_split(source: SplitSource, where: str) -> list[Document]:
-    """The documents of one source, in its order.
-
-    Args:
-        source: a file, a folder, or a data set of the hub.
-        where: the field or option that names it, for messages.
-
-    Raises:
-        UserError: as `read_documents`; an empty source gives an empty list.
-    """
-    return list(_read(source, where))
-
-
 def _hold_out(documents: list[Document], share: float) -> dict[str, list[Document]]:
     held = [int(text_hash(document.text)[:8], 16) / 16**8 < share for document in documents]
     return {
@@ -78,7 +65,7 @@ def _split(
 ) -> list[Document]:
     skipped: list[str] = []
     where = place_of(name)
-    found = list(_read(source, where, skipped if spec.blank_rows == "skip" else None))
+    found = list(read_source(source, where, skipped if spec.blank_rows == "skip" else None))
     if skipped:
         note(
             f"{where}: {len(skipped):,} blank rows were skipped, {len(found):,} documents are left"
@@ -86,13 +73,18 @@ def _split(
     return found
 
 
-def _read(source: SplitSource, where: str, skipped: list[str] | None = None) -> Iterator[Document]:
-    """The first `limit` documents, with every library's errors as a UserError.
+def read_source(
+    source: SplitSource, where: str, skipped: list[str] | None = None
+) -> Iterator[Document]:
+    """The first `limit` documents of a source, whatever library reads them.
 
     Args:
-        source: of a split.
-        where: the study file's key that names it.
+        source: file, folder or data set.
+        where: its name in messages.
         skipped: receives the ids of blank rows; None: they are refused.
+
+    Raises:
+        UserError: it is missing, damaged, or lacks a field.
     """
     from pyarrow import ArrowException
 

@@ -18,7 +18,7 @@ from ray_unlearn.unlearn.batch import document_runs
 from ray_unlearn.unlearn.conversations import written_out
 from ray_unlearn.unlearn.model import load_tokenizer
 from ray_unlearn.unlearn.sequences import tokenised
-from ray_unlearn.unlearn.sources import read_documents, read_split
+from ray_unlearn.unlearn.sources import read_documents, read_source
 from ray_unlearn.unlearn.token_set import TokenSet
 
 SHOWN = 40
@@ -82,7 +82,7 @@ def paraphrased(spec: StudySpec, forget: TokenSet, path: str) -> Prompted:
     """
     source = spec.data.splits.get("forget", SplitSource(path=path))
     fields = source.model_dump(include={"text", "prompt", "answer", "messages", "id", "pattern"})
-    documents = read_split(SplitSource(path=path, **fields), "--paraphrases")
+    documents = list(read_source(SplitSource(path=path, **fields), "--paraphrases"))
     if not documents:
         raise UserError(f"--paraphrases {path}: no documents; give a file with some")
     length = spec.data.sequence_length
