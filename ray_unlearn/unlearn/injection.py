@@ -22,7 +22,7 @@ from ray_unlearn.unlearn.head import logprob_sum
 from ray_unlearn.unlearn.logprobs import target_logprobs
 from ray_unlearn.unlearn.metrics import Floats, mean_by_document, signed_auc
 from ray_unlearn.unlearn.model import head_of, hidden_states, load_model, load_tokenizer
-from ray_unlearn.unlearn.optimizer import RoundedAdamW
+from ray_unlearn.unlearn.optimizer import Rounded
 from ray_unlearn.unlearn.token_set import TokenSet
 
 TOLD = 20
@@ -124,9 +124,7 @@ def _adamw(model: Any, learning: Learning) -> torch.optim.Optimizer:
     parameters = [p for p in model.parameters() if p.requires_grad]
     if all(p.dtype == torch.float32 for p in parameters):
         return torch.optim.AdamW(parameters, lr=learning.learning_rate, weight_decay=0.0)
-    return RoundedAdamW(
-        parameters, learning.learning_rate, rounding="stochastic", seed=learning.seed
-    )
+    return Rounded(parameters, learning.learning_rate, rounding="stochastic", seed=learning.seed)
 
 
 def _batches(sequences: int, learning: Learning) -> Iterator[NDArray[np.int64]]:

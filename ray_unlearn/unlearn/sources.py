@@ -12,6 +12,7 @@ from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource, place_of
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.unlearn.document_hash import text_hash
+from ray_unlearn.unlearn.hub_ids import check_hub_id
 
 TEXT_FILES = (".txt", ".md")
 ReadRow = tuple[str, Document]
@@ -120,11 +121,31 @@ def _refused_blank(source: SplitSource, place: str) -> str:
     )
 
 
+def check_path(source: SplitSource, where: str) -> None:
+    """Refuse a local source that is not there; one on the hub is not asked for.
+
+    Args:
+        source: of a split.
+        where: the study file's key that names it.
+
+    Raises:
+        UserError: no such file or folder.
+    """
+    path = Path(source.path or ".")
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(
+            f"{where}.path: no such file or folder: "
+            f"{path}{nearest(path.name, siblings) if siblings else ''}"
+        )
+
+
 def _read_all(source: SplitSource, where: str) -> Iterator[ReadRow]:
     if source.hub is not None:
         yield from _from_hub(source, where)
         return
     assert source.path is not None
+    check_path(source, where)
     path = Path(source.path)
     if source.has_answers and (path.is_dir() or path.suffix in TEXT_FILES):
         raise UserError(
@@ -133,12 +154,6 @@ def _read_all(source: SplitSource, where: str) -> Iterator[ReadRow]:
         )
     if path.is_dir():
         yield from _from_folder(path, source.pattern, where)
-    elif not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"{where}.path: no such file or folder: "
-            f"{path}{nearest(path.name, siblings) if siblings else ''}"
-        )
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _from_jsonl(path, source, where)
     elif path.suffix == ".parquet":
@@ -211,6 +226,9 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[ReadRow]:
 
     assert source.hub is not None
     name = f"{source.hub}" + (f" ({source.config})" if source.config else "")
+    prepared = Path(datasets.config.HF_DATASETS_CACHE) / source.hub.replace("/", "___")
+    if not prepared.exists() and not Path(source.hub).exists():
+        check_hub_id(source.hub, source.revision, "README.md", f"{where}.hub", "dataset")
     try:
         data = datasets.load_dataset(
             source.hub, source.config, split=source.split, revision=source.revision

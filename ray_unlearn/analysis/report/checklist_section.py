@@ -106,8 +106,8 @@ def _in_scope(studies: Sequence[StudyResults]) -> tuple[str, str]:
             else (
                 NO,
                 (
-                    "name such sets under `evaluation.sets` with `role: in_scope`, or ask a chosen model: "
-                    "`ray-unlearn attack` with `--prefix` or `--paraphrases`"
+                    "name such sets under `evaluation.sets` with `role: in_scope`, or ask a chosen "
+                    "model: `ray-unlearn attack` with `--prefix` or `--paraphrases`"
                 ),
             )
         )
