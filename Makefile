@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo campaign reference smollm2 test test-ci test-slow lint bench clean
+.PHONY: setup demo campaign reference smollm2 test test-ci test-slow test-lm-eval lint bench clean
 
 setup: .venv/.ready
 
@@ -70,6 +70,11 @@ test-ci: setup
 SLOW ?=
 test-slow: setup
 	@$(if $(SLOW),$(BIN)/pytest -m slow $(SLOW),$(BIN)/python scripts/slow_tests.py)
+
+# The extra lm-eval brings 22 packages of its own, which `setup` leaves out.
+test-lm-eval: setup
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lm-eval]'
+	@$(BIN)/pytest tests/api/test_evaluate.py
 
 lint: setup
 	@$(BIN)/ruff check .

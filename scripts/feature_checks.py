@@ -19,6 +19,8 @@ from ray_unlearn.store.schema import COLUMNS
 REPOSITORY = Path(__file__).parent.parent
 SOURCES = ("*.py", "*.yaml", "*.sh")
 """Where a peer's feature is looked for, if its row does not say otherwise."""
+NOT_THERE = ("no", "0")
+"""Cells that need no test."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,19 @@ class Feature:
 
 
 def ours(feature: Feature) -> str:
-    """Our cell: `yes`, `no`, or a number."""
+    """Our cell: `yes`, `no`, a number, or `untested` where the row names no test that exists."""
     checks = [check.split(" ", 1) for check in feature.ours.split("; ")]
     if feature.counted:
-        (_, argument), *_ = checks
-        return str(_number(argument))
-    return "yes" if all(CHECKS[kind](argument) for kind, argument in checks) else "no"
+        found = str(_number(checks[0][1]))
+    else:
+        found = "yes" if all(CHECKS[kind](argument) for kind, argument in checks) else "no"
+    return found if found in NOT_THERE or _is_tested(feature) else "untested"
 
 
-def lacks_test(feature: Feature) -> bool:
-    """Whether we say that we have it, and the row names no test that exists."""
-    if ours(feature) in ("no", "0"):
-        return False
+def _is_tested(feature: Feature) -> bool:
     file, _, name = (feature.test or "").partition("::")
     path = REPOSITORY / file
-    return not (path.is_file() and re.search(rf"\bdef {name}\(", _text(path)))
+    return path.is_file() and re.search(rf"\bdef {name}\(", _text(path)) is not None
 
 
 @cache

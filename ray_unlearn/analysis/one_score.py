@@ -7,7 +7,8 @@ import pandas as pd
 
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
+from ray_unlearn.spec.objective_spec import ScoreRuleName
+from ray_unlearn.spec.study_spec import StrengthMode
 from ray_unlearn.store.schema import AS_TRAINED
 
 OWN_SCORE = "score"

@@ -1,6 +1,7 @@
 """`Study`: the handle of a study in Python."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,11 +9,12 @@ from typing import TYPE_CHECKING
 from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.task_results import TaskResults
 from ray_unlearn.store.failure_reasons import FailureReasons, reasons_in_words
 from ray_unlearn.store.location import fetched, opened, send
 from ray_unlearn.store.repair import repair, repair_remote
 from ray_unlearn.store.snapshot import BestConfiguration, Snapshot, taken
-from ray_unlearn.store.status import Status
+from ray_unlearn.store.status import Status, open_study
 from ray_unlearn.store.status import status as read_status
 from ray_unlearn.store.storage import is_remote, storage_at
 from ray_unlearn.store.table import write_table
@@ -352,6 +354,68 @@ class Study:
             write_trial_model(folder, storage, output, str(trial), update, say, strength)
         return output
 
+    def evaluate(
+        self,
+        tasks: str | Sequence[str],
+        trial: str | int = "best",
+        *,
+        update: int | None = None,
+        strength: float | None = None,
+        num_fewshot: int | None = None,
+        limit: int | None = None,
+        batch_size: int | None = None,
+        chat_template: bool = False,
+        say: Say | None = None,
+    ) -> TaskResults:
+        """Run lm-evaluation-harness on the model of a trial, on vanilla and the retrained model.
+
+        The results are stored with the study, and `report` shows them. The same call again replaces
+        them. Data sets come from the hub, from its cache, or from the files of a task file; the
+        variables that forbid the network (HF_DATASETS_OFFLINE) are the caller's.
+
+        Args:
+            tasks: names of tasks or groups of lm-eval, or paths of task files (.yaml), whose own
+                paths are relative to their folders.
+            trial: `best`, or the id or number of a trial.
+            update: as in `export`.
+            strength: as in `export`.
+            num_fewshot: examples before each question; None: as each task has it.
+            limit: take the first examples of each task only.
+            batch_size: sequences per forward pass; None: the study's `evaluation.batch_size`.
+            chat_template: write prompts with the tokenizer's chat template.
+            say: called with each line of progress; None: the lines go to stderr.
+
+        Returns:
+            A record whose `scores` have `task`, `metric`, and `values` and `standard_errors` by
+            model: `this`, `vanilla` and, where there is one, `exact_retrain`.
+
+        Raises:
+            UserError: lm-eval is not installed, an unknown task, data that cannot be loaded, or
+                what `export` refuses.
+            StorageError: the study cannot be read or written.
+
+        Example:
+            >>> study.evaluate("arc_easy", limit=100).scores[0].values
+            {'this': 0.61, 'vanilla': 0.62, 'exact_retrain': 0.62}
+        """
+        from ray_unlearn.unlearn.lm_eval_tasks import load_tasks
+        from ray_unlearn.unlearn.task_evaluation import evaluate_trial
+        from ray_unlearn.unlearn.trial_model import chosen_for_export
+
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        with fetched(self.location) as folder:
+            chosen_for_export(*open_study(folder), str(trial), update, strength)  # fails early
+            return evaluate_trial(
+                folder,
+                storage_at(self.location),
+                str(trial),
+                load_tasks(names, num_fewshot, limit, chat_template),
+                voice(say),
+                update=update,
+                strength=strength,
+                batch_size=batch_size,
+            )
+
     def verify(self) -> Verification:
         """Check that the study is whole: rows, outcomes, trials, best weights, leftovers.
 
@@ -409,4 +473,6 @@ class Study:
         reasons = FailureReasons(own).counts
         if reasons:
             return f"{who}: {reasons_in_words(reasons)}"
+        if feasible := self.status().feasible:
+            return f"{who}: {feasible}"
         return f"{who} yet; see `status()`"

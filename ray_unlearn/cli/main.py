@@ -11,10 +11,11 @@ import typer
 
 from ray_unlearn.cli.confirm_command import confirm_command
 from ray_unlearn.cli.diff_command import diff_command
+from ray_unlearn.cli.doctor_command import doctor_command
+from ray_unlearn.cli.evaluate_command import evaluate_command
 from ray_unlearn.cli.plan_command import plan_command
 from ray_unlearn.cli.study_commands import resume_command, run_command, status_command
 from ray_unlearn.cli.table_commands import (
-    doctor_command,
     methods_command,
     report_command,
     schema_command,
@@ -34,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "why": why_command,
     "confirm": confirm_command,
     "export": export_command,
+    "evaluate": evaluate_command,
     "verify": verify_command,
     "diff": diff_command,
     "unlearn": unlearn_command,

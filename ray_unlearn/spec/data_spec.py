@@ -104,6 +104,11 @@ class DataSpec(Strict):
     max_sequences_per_document: int | None = Field(
         None, ge=1, le=MOST_SEQUENCES, description="longer documents are cut"
     )
+    blank_rows: Literal["refuse", "skip"] = Field(
+        "refuse",
+        description="what becomes of rows without text or answer; skip: they are left out, counted "
+        "and mentioned",
+    )
     chat_template: str | None = Field(
         None,
         min_length=1,

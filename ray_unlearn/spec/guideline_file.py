@@ -12,9 +12,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import Strict, validated
-from ray_unlearn.spec.study_spec import ScoreRuleName, StrengthMode
+from ray_unlearn.spec.study_spec import StrengthMode
 
 GUIDELINES_VERSION = 2
 

@@ -16,39 +16,15 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
 from ray_unlearn.spec.method_registry import PUBLISHED
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.objective_spec import ObjectiveSpec
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.search_space import Fixed, IntRange, SearchSpace
 from ray_unlearn.spec.search_spec import SearchSpec
 from ray_unlearn.spec.strict import Strict, digest
 from ray_unlearn.spec.trial_config import TrialConfig
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-ScoreRuleName = Literal["best_row", "stop_rule"]
 StrengthMode = Literal["trained", "target", "both"]
-
-
-class ObjectiveSpec(ScoreWeights):
-    """Weights of the score, and the rule that picks the row to score.
-
-    score = w_forget * forget gap + mean over sets of w_set * utility loss; see METRICS in
-    `store.schema`.
-    """
-
-    pareto: bool = Field(
-        False, description="two objectives, forget gap and utility loss, instead of their sum"
-    )
-    score_rule: ScoreRuleName = Field(
-        "best_row",
-        description="the evaluation that scores a trial. best_row: the best one on the selection "
-        "half; stop_rule: the first at which the forget set is as surprising as the approximate "
-        "set, else the last",
-    )
-
-    @property
-    def weights(self) -> ScoreWeights:
-        """The weights alone."""
-        return ScoreWeights(forget_gap=self.forget_gap, retain=self.retain, general=self.general)
 
 
 class EvaluationSpec(Strict):
@@ -260,6 +236,8 @@ class StudySpec(Strict):
                 split["path"] = "a local path"
             _without_none(split, "prompt", "answer", "messages")
         _without_none(content["data"], "chat_template", "separator")
+        if self.data.blank_rows == "refuse":
+            del content["data"]["blank_rows"]
         return content
 
     def results_digest(self) -> str:

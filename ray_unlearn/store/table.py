@@ -21,8 +21,10 @@ from ray_unlearn.store.schema import (
     AS_TRAINED,
     BASELINE_COLUMNS,
     COLUMNS,
+    HALVES,
     RUNNING,
     SCHEMA_VERSION,
+    Row,
     row_key,
 )
 from ray_unlearn.store.score import ScoreRule
@@ -36,9 +38,13 @@ IDENTITY_COLUMNS = (
 TABLE_COLUMNS = (*IDENTITY_COLUMNS, *CONFIG_COLUMNS, *COLUMNS)
 TEXT_COLUMNS = frozenset((
     "study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "score_rule",
-    "method",
+    "method", "objective",
     *(name for name in HYPERPARAMETERS if common_type(name) is str),
 ))  # fmt: skip
+OBJECTIVE_COLUMNS = ("objective", "feasible", *(f"violation_{half}" for half in HALVES))
+"""More columns, in tables of studies whose objective is more than the weighted sum: what it is, as
+the study file has it; whether the row is feasible; the sum of its margins outside the constraints
+on either half (`store.objective`)."""
 LINES_AT_A_TIME = 5_000
 """Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the
 table."""
@@ -69,7 +75,8 @@ def result_table(record: Record) -> pa.Table:
     """One line per evaluation row: who and how it was, the configuration, `COLUMNS`.
 
     `candidate` is true where the row stands for a configuration that could be deployed, `scored`
-    where it is the one that scores its trial by `score_rule` (see `store.score`).
+    where it is the one that scores its trial by `score_rule` (see `store.score`). Where the
+    objective is more than the weighted sum, `OBJECTIVE_COLUMNS` come last.
     Ordered by trial number, update and strength. A trial without rows (it failed, or diverged
     before its first evaluation) has one line with no `update`, so that it is counted and not
     forgotten.
@@ -83,7 +90,9 @@ def result_table(record: Record) -> pa.Table:
         "score_rule": rule.name,
     }
     settings = config_columns(spec)
-    schema, tables = _schema(settings), []
+    written = spec.objective.beyond_weights()
+    study |= {"objective": written} if written else {}
+    schema, tables = _schema(settings, OBJECTIVE_COLUMNS if written else ()), []
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
         known: dict[str, Any] = study | {
@@ -101,13 +110,20 @@ def result_table(record: Record) -> pa.Table:
             known
             | {"candidate": row_key(row) in candidates, "scored": row_key(row) == scored}
             | {"strength": AS_TRAINED}
-            | dict(row.items())
+            | metrics
+            | (_feasibility(metrics, rule) if written else {})
             for row in sorted(trial.rows, key=row_key)
+            for metrics in [dict(row.items())]
         ] or [known | {"candidate": False, "scored": False}]
         if len(lines) >= LINES_AT_A_TIME:
             tables.append(pa.Table.from_pylist(lines, schema=schema))
             lines = []
     return pa.concat_tables([*tables, pa.Table.from_pylist(lines, schema=schema)])
+
+
+def _feasibility(row: Row, rule: ScoreRule) -> dict[str, Any]:
+    found = {f"violation_{half}": rule.violation(row, half) for half in HALVES}
+    return {"feasible": found[f"violation_{HALVES[0]}"] == 0.0} | found
 
 
 def baseline_table(record: Record) -> pa.Table:
@@ -147,14 +163,14 @@ TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 def _type(name: str) -> pa.DataType:
     if name in TEXT_COLUMNS:
         return pa.string()
-    if name in ("candidate", "scored"):
+    if name in ("candidate", "scored", "feasible"):
         return pa.bool_()
     if name in ("number", "seed", "update"):
         return pa.int64()
     return TYPES[value_type(name)] if name in known_hyperparameters() else pa.float64()
 
 
-def _schema(settings: tuple[str, ...]) -> pa.Schema:
-    names = (*IDENTITY_COLUMNS, *settings, *COLUMNS)
+def _schema(settings: tuple[str, ...], more: tuple[str, ...]) -> pa.Schema:
+    names = (*IDENTITY_COLUMNS, *settings, *COLUMNS, *more)
     fields = [pa.field(name, _type(name)) for name in names]
     return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})

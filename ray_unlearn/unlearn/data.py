@@ -27,6 +27,8 @@ from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.schema import HALVED_SETS, Dealing
 from ray_unlearn.unlearn.conversations import written_out
 from ray_unlearn.unlearn.document_hash import text_hash
+from ray_unlearn.unlearn.duplicates import duplicate_findings
+from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.former_digests import former_data_digest
 from ray_unlearn.unlearn.model import load_tokenizer
 from ray_unlearn.unlearn.sequences import tokenised
@@ -65,6 +67,8 @@ class StudyData:
     """How documents come to their halves."""
     to_deal: bool = False
     """The vanilla model's losses are still to deal the halves (`halves.deal_halves`)."""
+    findings: tuple[Finding, ...] = ()
+    """What was found when the documents were read: blank rows, copies."""
 
     @cached_property
     def packed(self) -> bool:
@@ -99,7 +103,7 @@ class StudyData:
     @property
     def notes(self) -> list[str]:
         """What whoever reads the study's results should know of its data."""
-        return [
+        return [str(finding) for finding in self.findings if finding.state != "ok"] + [
             f"data.splits.{name}: {full} of {len(tokens.selection)} answers reach the end of their "
             f"sequence of {tokens.input_ids.shape[1]} tokens and may be cut there; a larger "
             "`data.sequence_length` keeps them whole"
@@ -139,8 +143,13 @@ def prepare(
             documents shared between two splits; an evaluated split with one document, which leaves
             a half (selection, reporting) without any.
     """
-    documents = read_documents(spec)
+    notes: list[str] = []
+    documents = read_documents(spec, notes.append)
     _refuse_overlap(documents)
+    findings = (
+        *(Finding("blank rows", "note", note) for note in notes),
+        *duplicate_findings(documents),
+    )
     tokenizer = load_tokenizer(model)
     documents = {
         name: written_out(split, spec, tokenizer, name) for name, split in documents.items()
@@ -164,6 +173,7 @@ def prepare(
         allowed,
         digests,
         former_data_digest(spec, documents, tokenizer),
+        findings=findings,
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.objective import Objective
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Dealing, Row
@@ -38,6 +39,7 @@ class Single:
         say: Callable[[str], None] = lambda text: None,
         record: Record | None = None,
     ) -> None:
+        self.objective = Objective.of(spec)
         make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
         self.spec = spec
         data = prepare(spec.data, spec.model, say=say)
@@ -91,7 +93,7 @@ class Single:
         for row in unlearn(self.workspace, config, calibration=calibration):
             if isinstance(row, Ended):
                 return row
-            on_row(scored(row, baselines, weights))
+            on_row(scored(row, baselines, weights, self.objective))
         raise AssertionError("a trial ends with `Ended`")
 
     def load_weights(self, path: Path) -> None:

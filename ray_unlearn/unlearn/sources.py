@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ray_unlearn.demo import demo_domain
@@ -14,23 +14,30 @@ from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.unlearn.document_hash import text_hash
 
 TEXT_FILES = (".txt", ".md")
+ReadRow = tuple[str, Document]
+"""Where a document was found, in words, and the document."""
 
 
-def read_documents(spec: DataSpec) -> dict[str, list[Document]]:
+def read_documents(
+    spec: DataSpec, note: Callable[[str], None] = lambda text: None
+) -> dict[str, list[Document]]:
     """The documents of every split in `SPLITS`, in source order.
 
     Where no `retain_heldout` is given, `heldout_share` of the retain documents (by hash) are held
     out.
 
+    Args:
+        spec: the sources, and what becomes of blank rows.
+        note: called with how many rows of a split were blank and skipped, where there were any.
+
     Raises:
-        UserError: a missing file, field or data set; an empty split; text that is not a string.
+        UserError: a missing file, field or data set; an empty split; text that is not a string; a
+            blank row, if they are refused.
     """
     if spec.source is not None:
         splits = demo_documents(demo_domain(spec.source))
     else:
-        splits = {
-            name: list(_read(source, f"data.splits.{name}")) for name, source in spec.splits.items()
-        }
+        splits = {name: _split(spec, name, note) for name in spec.splits}
         if "retain_heldout" not in splits:
             splits |= _hold_out(splits["retain"], spec.heldout_share)
     for name in SPLITS:
@@ -49,13 +56,37 @@ def _hold_out(documents: list[Document], share: float) -> dict[str, list[Documen
     }
 
 
-def _read(source: SplitSource, where: str) -> Iterator[Document]:
-    """The first `limit` documents, with every library's errors as a UserError."""
+def _split(spec: DataSpec, name: str, note: Callable[[str], None]) -> list[Document]:
+    source, where = spec.splits[name], f"data.splits.{name}"  # type: ignore[index]
+    skipped: list[str] = []
+    found = list(_read(source, where, skipped if spec.blank_rows == "skip" else None))
+    if skipped:
+        note(
+            f"{where}: {len(skipped):,} blank rows were skipped, {len(found):,} documents are left"
+        )
+    return found
+
+
+def _read(source: SplitSource, where: str, skipped: list[str] | None = None) -> Iterator[Document]:
+    """The first `limit` documents, with every library's errors as a UserError.
+
+    Args:
+        source: of a split.
+        where: the study file's key that names it.
+        skipped: receives the ids of blank rows; None: they are refused.
+    """
     from pyarrow import ArrowException
 
+    count = 0
     try:
-        for count, document in enumerate(_read_all(source, where), start=1):
+        for place, document in _read_all(source, where):
+            if _is_blank(document):
+                if skipped is None:
+                    raise UserError(_refused_blank(source, place))
+                skipped.append(document.id)
+                continue
             yield document
+            count += 1
             if count == source.limit:
                 return
     except (OSError, EOFError, UnicodeError, zlib.error, ArrowException) as error:
@@ -64,7 +95,21 @@ def _read(source: SplitSource, where: str) -> Iterator[Document]:
         ) from None
 
 
-def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
+def _is_blank(document: Document) -> bool:
+    """Whether a document has no text, or no answer."""
+    text = document.turns[-1].content if document.turns else document.text
+    return not text.strip()
+
+
+def _refused_blank(source: SplitSource, place: str) -> str:
+    part = f"the answer in field {source.fields[-1]!r}" if source.has_answers else "the text"
+    return (
+        f"{place}: {part} is empty, so there is nothing to predict; remove it, or set "
+        "`data.blank_rows: skip`"
+    )
+
+
+def _read_all(source: SplitSource, where: str) -> Iterator[ReadRow]:
     if source.hub is not None:
         yield from _from_hub(source, where)
         return
@@ -88,7 +133,7 @@ def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
     elif path.suffix == ".parquet":
         yield from _from_parquet(path, source, where)
     elif path.suffix in TEXT_FILES:
-        yield Document(path.name, _text_of(path, where))
+        yield f"{where}.path: {path}", Document(path.name, _text_of(path, where))
     else:
         raise UserError(
             f"{where}.path: unknown file type {path.name!r}; use .jsonl, .jsonl.gz, .parquet, "
@@ -96,7 +141,7 @@ def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
         )
 
 
-def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[Document]:
+def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
@@ -113,10 +158,10 @@ def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[Documen
                     f"{where}.path: {path}, line {number}: must be an object, got "
                     f"{type(entry).__name__}"
                 )
-            yield _document(entry, source, str(number), f"{where}.path: {path}, line {number}")
+            yield _row(entry, source, str(number), f"{where}.path: {path}, line {number}")
 
 
-def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[Document]:
+def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow]:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
@@ -131,15 +176,16 @@ def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[Docum
     for batch in file.iter_batches(columns=wanted):
         for entry in batch.to_pylist():
             number += 1
-            yield _document(entry, source, str(number), f"{where}.path: {path}, row {number}")
+            yield _row(entry, source, str(number), f"{where}.path: {path}, row {number}")
 
 
-def _from_folder(path: Path, pattern: str, where: str) -> Iterator[Document]:
+def _from_folder(path: Path, pattern: str, where: str) -> Iterator[ReadRow]:
     files = sorted(file for file in path.glob(pattern) if file.is_file())
     if not files:
         raise UserError(f"{where}.path: no file in {path} matches {pattern!r}; set `pattern`")
     for file in files:
-        yield Document(str(file.relative_to(path)), _text_of(file, where))
+        name = str(file.relative_to(path))
+        yield f"{where}.path: {file}", Document(name, _text_of(file, where))
 
 
 def _text_of(path: Path, where: str) -> str:
@@ -149,7 +195,7 @@ def _text_of(path: Path, where: str) -> str:
         raise UserError(f"{where}.path: {path}: cannot be read as UTF-8 text: {error}") from None
 
 
-def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
+def _from_hub(source: SplitSource, where: str) -> Iterator[ReadRow]:
     import datasets
 
     assert source.hub is not None
@@ -173,24 +219,21 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
             f"{where}: {name} has no field {missing[0]!r}{nearest(missing[0], data.column_names)}"
         )
     for number, entry in enumerate(data, start=1):
-        yield _document(entry, source, str(number), f"{where}.hub: {name}, row {number}")
+        yield _row(entry, source, str(number), f"{where}.hub: {name}, row {number}")
 
 
-def _document(entry: dict[str, object], source: SplitSource, number: str, place: str) -> Document:
+def _row(entry: dict[str, object], source: SplitSource, number: str, place: str) -> ReadRow:
     name = str(entry[source.id]) if source.id and source.id in entry else number
+    if entry.get(source.fields[-1], "") is None:  # null: a blank row
+        return place, Document(name, "")
     if not source.has_answers:
-        return Document(name, _text_field(entry, source.text, place))
+        return place, Document(name, _text_field(entry, source.text, place))
     if source.messages is not None:
         turns = _conversation(entry, source.messages, place)
     else:
         prompt, answer = (_text_field(entry, field, place) for field in source.fields)
         turns = (Turn("user", prompt), Turn("assistant", answer))
-    if not turns[-1].content.strip():
-        raise UserError(
-            f"{place}: the answer in field {source.fields[-1]!r} is empty, so there is nothing to "
-            "predict; remove the row"
-        )
-    return Document(name, "\n".join(turn.content for turn in turns), turns)
+    return place, Document(name, "\n".join(turn.content for turn in turns), turns)
 
 
 def _conversation(entry: dict[str, object], field: str, place: str) -> tuple[Turn, ...]:

@@ -1,6 +1,7 @@
 """The unlearned model of a study's trial, from its best weights or by running the trial again."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, StorageError, UserError
@@ -58,6 +59,54 @@ def write_trial_model(
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
+    made = rebuilt_trial(study, storage, trial, update, say, strength)
+    made.single.save(output)
+    row = next((row for row in made.trial.rows if row_key(row) == made.at), None)
+    try:
+        write_card(output, made.single.spec, made.config, made.trial.trial_id, made.at, row)
+    except OSError as error:
+        raise StorageError(f"{output}: the model card cannot be written: {error}") from None
+    say(f"model: {output} ({made.how})")
+
+
+@dataclass(frozen=True)
+class RebuiltTrial:
+    """A trial whose model is the policy of `single`.
+
+    `at` is the update and strength of the model, `how` says in words where it came from.
+    """
+
+    single: Single
+    trial: Trial
+    config: TrialConfig
+    at: RowKey
+    how: str
+
+
+def rebuilt_trial(
+    study: Path,
+    storage: Storage,
+    trial: str,
+    update: int | None,
+    say: Say,
+    strength: float | None = None,
+) -> RebuiltTrial:
+    """Make the model of a trial, from the weights that the study kept or by running it again.
+
+    Args:
+        study: study directory, or a copy of it.
+        storage: where the study's weights are.
+        trial: id or number of the trial, or `best`.
+        update: the update to stop at; None: that of the row that scores the trial.
+        say: called with each line of progress.
+        strength: a in W_0 + a (W_t - W_0); None: that of the row that scores the trial, or 1 if
+            `update` is given.
+
+    Raises:
+        UserError: no such trial or update, no score, model or data have changed since, or the trial
+            diverges.
+        StorageError: the study cannot be read.
+    """
     spec, record = open_study(study)
     chosen, at = chosen_for_export(spec, record, trial, update, strength)
     wanted, mixed = at
@@ -78,15 +127,9 @@ def write_trial_model(
         if mixed != AS_TRAINED:
             single.mix(mixed)
         how = f"trial {chosen.number} run again to update {wanted}"
-    single.save(output)
-    row = next((row for row in chosen.rows if row_key(row) == at), None)
-    try:
-        write_card(output, single.spec, config, chosen.trial_id, at, row)
-    except OSError as error:
-        raise StorageError(f"{output}: the model card cannot be written: {error}") from None
     if mixed != AS_TRAINED:
         how += f", at strength {mixed:.4g}"
-    say(f"model: {output} ({how})")
+    return RebuiltTrial(single, chosen, config, at, how)
 
 
 def chosen_for_export(
@@ -112,12 +155,16 @@ def chosen_for_export(
     best = rule.best(record)
     chosen = (None if best is None else best[0]) if trial == "best" else _named(record, trial)
     if chosen is None:
-        raise UserError(f"{spec.name}: no trial has a score yet, so there is no best one")
+        raise UserError(f"{spec.name}: {rule.why_none(record)}, so there is no best one")
     steps = int(chosen.config["steps"])
     if update is None:
         scored = rule.row(chosen)
         if scored is None:
-            raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an update")
+            outside = rule.outside(chosen)
+            why = f" within the constraints ({outside})" if outside else ""
+            raise UserError(
+                f"trial {trial} ({chosen.status}) has no scored row{why}; name an update"
+            )
         wanted, found = row_key(scored)
     else:
         wanted, found = update, AS_TRAINED

@@ -5,8 +5,9 @@ from typing import Any
 
 from ray_unlearn.spec.data_spec import DataSpec
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.objective_spec import ObjectiveSpec
 from ray_unlearn.spec.search_space import SearchSpace
-from ray_unlearn.spec.study_spec import EvaluationSpec, ObjectiveSpec, StudySpec
+from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.record import Record, Trial

@@ -33,6 +33,7 @@ CONFIDENCE = 1 - ALPHA
 REPORTED = f"score_{HALVES[1]}"
 ENDED_WITHOUT_SCORE = "no_finite_score"
 OUT_OF_REACH = "target_out_of_reach"
+OUTSIDE = "outside_the_constraints"
 UNFINISHED = "unfinished"
 
 
@@ -233,6 +234,8 @@ def _outcome(trial: Trial | None, rule: ScoreRule, calibrated: bool) -> float | 
         return score
     if trial.status != "complete":
         return trial.status
+    if rule.outside(trial):
+        return OUTSIDE
     return OUT_OF_REACH if kind == rule.meets_target and row is None else ENDED_WITHOUT_SCORE
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import ScoreRuleName
+from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.store.schema import (
     AS_TRAINED,
     BASELINE_COLUMNS,

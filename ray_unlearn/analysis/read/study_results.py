@@ -34,9 +34,11 @@ from ray_unlearn.analysis.read.table_files import (
 from ray_unlearn.analysis.read.text_tables import REPAIRED, SUFFIXES
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec, public_name
+from ray_unlearn.spec.study_spec import StudySpec, public_name
+from ray_unlearn.spec.task_results import TASKS_FILE, TaskResults, read_task_results
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.schema import STATUSES
@@ -74,6 +76,8 @@ class StudyResults:
     rescored: ScoreWeights | None = None
     """Weights that its rows were scored with again; None: its scores are those it was searched
     with."""
+    task_results: tuple[TaskResults, ...] = ()
+    """What `ray-unlearn evaluate` measured of its models."""
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -287,7 +291,13 @@ def _from_directory(folder: Path, reading: Reading) -> StudyResults | ForeignRes
         header=_facts(vars(record.header) | record.header.other),
         notes=tuple(record.notes),
         duplicates=len(found) - len(rows),
+        task_results=_task_results(folder),
     )
+
+
+def _task_results(folder: Path) -> tuple[TaskResults, ...]:
+    file = folder / TASKS_FILE
+    return read_task_results(file.read_bytes(), str(file)) if file.is_file() else ()
 
 
 def _ours(columns: list[str], reading: Reading) -> bool:

@@ -51,7 +51,7 @@ def checklist_section(studies: Sequence[StudyResults]) -> Section:
         (
             "utility far from it",
             PARTLY,
-            "loss on documents of other kinds; no other skill, no benchmark",
+            _far(studies),
         ),
         ("efficiency", *_efficiency(studies)),
         ("scope", PARTLY, _scope(studies)),
@@ -100,6 +100,21 @@ def _efficiency(studies: Sequence[StudyResults]) -> tuple[str, str]:
         return _share(studies, known), text
     text = "FLOPs, seconds and memory of each evaluation; the cost of retraining is not known"
     return PARTLY, text + ": give `model.pretraining_tokens`"
+
+
+def _far(studies: Sequence[StudyResults]) -> str:
+    measured = [one for study in studies for one in study.task_results]
+    tasks = {score.task for one in measured for score in one.scores}
+    if not tasks:
+        return (
+            "loss on documents of other kinds; no other skill, no benchmark: `ray-unlearn "
+            "evaluate` runs tasks of lm-evaluation-harness"
+        )
+    models = len({one.question[:3] for one in measured})
+    return (
+        f"loss on documents of other kinds; {counted(len(tasks), 'task')} of "
+        f"lm-evaluation-harness, on {counted(models, 'chosen model')} alone"
+    )
 
 
 def _measured(study: StudyResults, column: str) -> bool:

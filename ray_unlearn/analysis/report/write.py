@@ -51,6 +51,7 @@ from ray_unlearn.analysis.report.study_sections import (
     study_blocks_beside,
 )
 from ray_unlearn.analysis.report.study_tables import metrics_table
+from ray_unlearn.analysis.report.task_section import task_section
 from ray_unlearn.analysis.report.variance_section import variance_section
 from ray_unlearn.analysis.statistics.processors import one_blas_thread
 from ray_unlearn.spec.errors import StorageError
@@ -209,6 +210,7 @@ def _page(
         (
             *sections,
             *studies_section(studies),
+            *task_section(results.studies),
             *((checklist_section(results.studies),) if studies else ()),
             Section("How to reproduce", (Paragraph(REPRODUCE), command, origin), "reproduce"),
             Section("Limits", (Bullets(LIMITS),), "limits"),
