@@ -38,6 +38,11 @@ class SplitSource(Strict):
         description="field that holds a list of {role, content}, instead of `text`; the last one "
         "is the answer, all before it the prompt",
     )
+    alternative: str | None = Field(
+        None,
+        description="field of the forget set that holds another answer, or a list of them, for "
+        "methods that teach one (`dpo`, `idk`); null: refusals (I don't know)",
+    )
     id: str | None = Field(
         None, description="field that identifies a document; default: its position"
     )
@@ -70,6 +75,11 @@ class SplitSource(Strict):
             raise ValueError("give `prompt` and `answer`, or `messages`; remove one of the two")
         if self.has_answers and self.text != "text":
             raise ValueError(f"`text: {self.text}` is not read beside an answer; remove it")
+        if self.alternative is not None and not self.has_answers:
+            raise ValueError(
+                "`alternative` needs a prompt that it answers: name the fields `prompt` and "
+                "`answer`, or `messages`, beside it"
+            )
         return self
 
     @property
@@ -79,7 +89,7 @@ class SplitSource(Strict):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of an entry that make a document, without its id."""
+        """The fields of an entry that make a document, without its id and alternatives."""
         if self.messages is not None:
             return (self.messages,)
         if self.prompt is not None and self.answer is not None:
@@ -153,6 +163,16 @@ class DataSpec(Strict):
             if not self.domain:
                 raise ValueError(
                     "`domain` is required with `splits`: it names the data in tables and reports"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _alternatives_are_of_the_forget_set(self) -> Self:
+        for name, source in self.splits.items():
+            if source.alternative is not None and name != "forget":
+                raise ValueError(
+                    f"splits.{name}.alternative: only documents of `forget` have other answers; "
+                    "remove it"
                 )
         return self
 

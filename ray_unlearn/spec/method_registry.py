@@ -7,7 +7,7 @@ without loading a model.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
@@ -31,14 +31,29 @@ from ray_unlearn.spec.method_modules import load_user_methods
 
 TermName = Literal["forget", "retain"]
 TrainedSplit = Literal["forget", "retain", "general_retain"]
-Labels = Literal["true", "random", "adversarial"]
-Needs = Literal["logprob_sum", "kl_sum", "distillation_sum", "logprobs", "reference_logprobs"]
+Labels = Literal["true", "random", "adversarial", "alternative"]
+Needs = Literal[
+    "logprob_sum",
+    "kl_sum",
+    "distillation_sum",
+    "logprobs",
+    "reference_logprobs",
+    "hidden",
+    "reference_hidden",
+    "residuals",
+    "preference",
+]
 """What a loss is computed from.
 
 logprob_sum, kl_sum, distillation_sum: a sum over targets, whose gradient comes from the same pass
     over the head; the last of cross-entropies to P_0 with its logits of the targets lowered.
 logprobs: log P of each target, for any differentiable function: the head is passed twice.
 reference_logprobs: the same, and those of the vanilla model P_0.
+hidden: hidden states of the layer at `layer_depth`, at the places that predict a target.
+reference_hidden: the same, and those of the vanilla model.
+residuals: what the adapters of each layer add to its output there (`model.lora`).
+preference: log P and log P_0 of each target of the documents, and of alternative answers to their
+    prompts.
 """
 
 WITHOUT_DEFAULT = ("learning_rate", "steps")
@@ -64,7 +79,8 @@ class TermSpec:
     loss: str | Loss
     """Name of a function in `ray_unlearn.unlearn.methods.losses`, or a user's own."""
     labels: Labels = "true"
-    """What the tokens of the documents are replaced by as targets."""
+    """What the tokens of the documents are replaced by as targets; `alternative`: by another
+    answer to the same prompt, or, where the loss needs `preference`, compared with it."""
     weight: str | None = None
     """The hyperparameter that multiplies the loss; None: 1."""
 
@@ -85,6 +101,8 @@ class Method:
     """Of a user's method, its search space beside the shared fragments; None: a file has it."""
     module: str = ""
     """The module that a user's method is defined in."""
+    adapters: bool = False
+    """It can train adapters alone: a study without `model.lora` is refused."""
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -114,6 +132,11 @@ class Method:
     def retain_set(self) -> TrainedSplit | None:
         """The split of the retain term; None for a method without retain data."""
         return next((term.split for term in self.terms if term.name == "retain"), None)
+
+    @property
+    def alternatives(self) -> bool:
+        """True for a method that asks for alternative answers to the forget set's prompts."""
+        return any(term.labels == "alternative" for term in self.terms)
 
     @property
     def mixed(self) -> bool:
@@ -245,7 +268,7 @@ def method_named(name: str) -> Method:
 
 
 BETA = Hyperparameter(
-    "beta", 0.1, "how sharply NPO and SimNPO stop at documents that are forgotten", above=0
+    "beta", 0.1, "how sharply NPO, SimNPO and DPO stop at documents that are forgotten", above=0
 )
 GAMMA = Hyperparameter(
     "gamma",
@@ -266,6 +289,26 @@ DOUBT_POWER = Hyperparameter(
 LOGIT_PENALTY = Hyperparameter(
     "logit_penalty", 10.0, "what UNDIAL takes off the vanilla model's logit of each target", above=0
 )
+LAYER_DEPTH = Hyperparameter(
+    "layer_depth",
+    0.25,
+    "layer whose hidden states RMU steers, as a fraction of the model's layers",
+    above=0,
+    at_most=1,
+)
+TRAINED_LAYERS = Hyperparameter(
+    "trained_layers",
+    3,
+    "layers that RMU trains, the steered one and those just below it",
+    at_least=1,
+    at_most=1024,
+)
+STEERING = Hyperparameter(
+    "steering", 20.0, "length of the vector that RMU steers forget documents' states to", above=0
+)
+SHIFT = Hyperparameter(
+    "shift", 1.0, "length of the vector that features of forget documents are shifted by", above=0
+)
 
 
 def _alone(
@@ -276,14 +319,20 @@ def _alone(
 
 
 def _mixed(
-    name: str, formula: str, loss: str, retain: str, split: TrainedSplit, *own: Hyperparameter
+    name: str,
+    formula: str,
+    loss: str,
+    retain: str,
+    split: TrainedSplit,
+    *own: Hyperparameter,
+    labels: Labels = "true",
 ) -> Method:
-    """A forget term on true labels with a retain term beside it."""
+    """A forget term with a retain term beside it."""
     return Method(
         name,
         formula,
         (
-            TermSpec("forget", "forget", loss, weight="w_f"),
+            TermSpec("forget", "forget", loss, labels, "w_f"),
             TermSpec("retain", split, retain, weight="w_r"),
         ),
         (*TRAINING_HYPERPARAMETERS, *MIXING_HYPERPARAMETERS),
@@ -372,6 +421,49 @@ for _method in (
         "cross_entropy",
         "retain",
         LOGIT_PENALTY,
+    ),
+    _alone("dpo", "DPO(U, alternative answers preferred)", "dpo", "alternative", BETA),
+    _mixed(
+        "dpo_descent_in_distribution",
+        "w_f DPO(U, alternative answers preferred) + w_r NLL(R)",
+        "dpo",
+        "cross_entropy",
+        "retain",
+        BETA,
+        labels="alternative",
+    ),
+    _alone("idk", "CE(U's prompts, alternative answers)", "cross_entropy", "alternative"),
+    _mixed(
+        "idk_descent_in_distribution",
+        "w_f CE(U's prompts, alternative answers) + w_r NLL(R)",
+        "cross_entropy",
+        "cross_entropy",
+        "retain",
+        labels="alternative",
+    ),
+    *(
+        _mixed(
+            name,
+            f"w_f ||h - steering u||^2 on U + w_r ||h - h_0||^2 on {letter}, h of one layer",
+            "steered",
+            "unmoved",
+            split,
+            LAYER_DEPTH,
+            TRAINED_LAYERS,
+            STEERING,
+        )
+        for name, (_, split, letter) in zip(("rmu_general", "rmu"), SPLITS, strict=True)
+    ),
+    replace(
+        _mixed(
+            "residual_alignment",
+            "w_f ||r - shift u||^2 on U + w_r ||r||^2 on R, r = alpha/rank B A x",
+            "shifted_residuals",
+            "zero_residuals",
+            "retain",
+            SHIFT,
+        ),
+        adapters=True,
     ),
 ):
     register(_method)

@@ -14,7 +14,7 @@ from ray_unlearn.spec.bounds import (
 from ray_unlearn.spec.data_spec import DataSpec
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
-from ray_unlearn.spec.method_registry import PUBLISHED
+from ray_unlearn.spec.method_registry import PUBLISHED, method_named
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.objective_spec import ObjectiveSpec
 from ray_unlearn.spec.operations import Operations
@@ -112,6 +112,7 @@ class StudySpec(Strict):
                 "operations.parallel: `shard` is for whole models; use `replicate` with "
                 "`model.lora`"
             )
+        self._check_what_methods_need()
         if self.operations.head == "liger" and self.operations.gpus_per_worker == 0:
             raise ValueError(
                 "operations.head: the kernels of `liger` need GPUs; use `fused`, or set "
@@ -134,6 +135,22 @@ class StudySpec(Strict):
                 "`pareto`"
             )
         return self
+
+    def _check_what_methods_need(self) -> None:
+        forget = self.data.splits.get("forget")
+        for method in self.methods:
+            needs = method_named(method)
+            if needs.alternatives and (forget is None or not forget.has_answers):
+                raise ValueError(
+                    f"methods: {method} teaches other answers to the prompts of the forget set, "
+                    "which has none; name the fields `prompt` and `answer`, or `messages`, of "
+                    "`data.splits.forget`, or take the method out"
+                )
+            if needs.adapters and self.model.lora is None:
+                raise ValueError(
+                    f"methods: {method} trains adapters alone; set `model.lora: {{rank: 16}}`, or "
+                    "take it out"
+                )
 
     def _check_strength(self) -> None:
         if self.evaluation.strength == "trained":
@@ -234,7 +251,7 @@ class StudySpec(Strict):
         for split in content["data"]["splits"].values():
             if split["path"] is not None:
                 split["path"] = "a local path"
-            _without_none(split, "prompt", "answer", "messages")
+            _without_none(split, "prompt", "answer", "messages", "alternative")
         _without_none(content["data"], "chat_template", "separator")
         if self.data.blank_rows == "refuse":
             del content["data"]["blank_rows"]

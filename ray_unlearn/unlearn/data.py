@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.schema import HALVED_SETS, Dealing
+from ray_unlearn.unlearn.alternatives import ALTERNATIVE, alternative_documents, as_alternatives
 from ray_unlearn.unlearn.conversations import written_out
 from ray_unlearn.unlearn.document_hash import text_hash
 from ray_unlearn.unlearn.duplicates import duplicate_findings
@@ -127,6 +128,8 @@ def prepare(
     model: ModelSpec,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    *,
+    refusals: bool = False,
 ) -> StudyData:
     """Read, check, tokenise and cut all splits.
 
@@ -137,6 +140,8 @@ def prepare(
         model: whose tokenizer is used.
         cache: folder for tokenised data; default `token_cache()`.
         say: called with each line of progress.
+        refusals: forget documents without alternative answers of their own get refusals, which are
+            part of the methods that use them and in no digest (`asks_alternatives`).
 
     Raises:
         UserError: whatever `read_documents` and `written_out` find; a document without a target;
@@ -151,21 +156,33 @@ def prepare(
         *duplicate_findings(documents),
     )
     tokenizer = load_tokenizer(model)
+    alternatives, owners = alternative_documents(documents["forget"], refusals)
+    folder = cache or token_cache()
+
+    def arrays(of: dict[str, list[Document]], layout: DataSpec) -> dict[str, TokenSet]:
+        path = folder / f"{_cache_key(layout, of, tokenizer)}.npz"
+        found = _load(path, tuple(of))
+        if found is None:
+            say("tokenising")
+            found = {name: tokenised(each, tokenizer, layout, name) for name, each in of.items()}
+            _save(path, found)
+        return found
+
     documents = {
         name: written_out(split, spec, tokenizer, name) for name, split in documents.items()
     }
-    path = (cache or token_cache()) / f"{_cache_key(spec, documents, tokenizer)}.npz"
-    splits = _load(path)
-    if splits is None:
-        say("tokenising")
-        splits = {
-            name: tokenised(split, tokenizer, spec, name) for name, split in documents.items()
-        }
-        _save(path, splits)
+    splits = arrays(documents, spec)
     _check_halves(splits)
     special = set(tokenizer.all_special_ids)
     allowed = np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int32)
     digests = {name: split_digest(documents[name], splits[name]) for name in SPLITS}
+    if alternatives:
+        written = written_out(alternatives, spec, tokenizer, "forget")
+        padded = spec.model_copy(update={"layout": "pad"})
+        found = as_alternatives(arrays({ALTERNATIVE: written}, padded)[ALTERNATIVE], owners)
+        splits[ALTERNATIVE] = found
+        if spec.splits["forget"].alternative is not None:
+            digests[ALTERNATIVE] = split_digest(written, found)
     return StudyData(
         spec.domain or DOMAINS[demo_domain(spec.source or "")],
         digest([digests, hashlib.sha256(allowed.tobytes()).hexdigest()], length=32),
@@ -276,11 +293,11 @@ def _save(path: Path, splits: dict[str, TokenSet]) -> None:
         ) from None
 
 
-def _load(path: Path) -> dict[str, TokenSet] | None:
+def _load(path: Path, names: Collection[str]) -> dict[str, TokenSet] | None:
     """The cached arrays; None if they are missing or damaged, so that they are made again."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: _token_set(arrays, name) for name in SPLITS}
+            return {name: _token_set(arrays, name) for name in names}
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
 

@@ -69,11 +69,14 @@ def reuse_memory(optimizer: torch.optim.Optimizer, previous: torch.optim.Optimiz
     """Give a new optimizer the states of the previous trial, set to zero.
 
     For a large model, allocating new memory takes longer than everything else between two trials.
-    Both optimizers must be over the same parameters. States of another kind are let go.
+    What the new one does not train is left out, and states of another kind are let go.
     """
     if previous is None or rule_of(optimizer) != rule_of(previous):
         return
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for p, state in previous.state.items():
+        if id(p) not in trained:
+            continue
         for tensor in state.values():
             tensor.zero_()
         optimizer.state[p] = state

@@ -18,6 +18,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.memory import active_parameter_count
+from ray_unlearn.unlearn.methods import asks_alternatives
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
 from ray_unlearn.unlearn.strength import trained_weights
@@ -42,7 +43,7 @@ class Single:
         self.objective = Objective.of(spec)
         make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
         self.spec = spec
-        data = prepare(spec.data, spec.model, say=say)
+        data = prepare(spec.data, spec.model, say=say, refusals=asks_alternatives(spec.methods))
         self.context = context_digest(spec, data)
         self._former_context = context_digest(spec, data, former=True)
         dealing: Dealing = "balanced" if record is None else record.header.dealing

@@ -165,7 +165,7 @@ def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[ReadR
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
-    wanted = [*source.fields, *([source.id] if source.id else [])]
+    wanted = [*source.fields, *filter(None, (source.id, source.alternative))]
     missing = [name for name in wanted if name not in file.schema_arrow.names]
     if missing:
         raise UserError(
@@ -212,7 +212,9 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[ReadRow]:
             "check the name and the network, or download it and use `path`"
         ) from None
     missing = [
-        field for field in (*source.fields, source.id) if field and field not in data.column_names
+        field
+        for field in (*source.fields, source.id, source.alternative)
+        if field and field not in data.column_names
     ]
     if missing:
         raise UserError(
@@ -233,7 +235,24 @@ def _row(entry: dict[str, object], source: SplitSource, number: str, place: str)
     else:
         prompt, answer = (_text_field(entry, field, place) for field in source.fields)
         turns = (Turn("user", prompt), Turn("assistant", answer))
-    return place, Document(name, "\n".join(turn.content for turn in turns), turns)
+    contents = "\n".join(turn.content for turn in turns)
+    return place, Document(name, contents, turns, alternatives=_alternatives(entry, source, place))
+
+
+def _alternatives(entry: dict[str, object], source: SplitSource, place: str) -> tuple[str, ...]:
+    """The alternative answers of an entry, a text or a list of texts; of a source without, none."""
+    field = source.alternative
+    if field is None:
+        return ()
+    value = _value(entry, field, place)
+    texts = value if isinstance(value, list) else [value]
+    found = tuple(_text_field({field: text}, field, place) for text in texts)
+    if not found or not all(text.strip() for text in found):
+        raise UserError(
+            f"{place}: field {field!r} has an empty alternative answer, or none; give one, or "
+            "remove the row"
+        )
+    return found
 
 
 def _conversation(entry: dict[str, object], field: str, place: str) -> tuple[Turn, ...]:

@@ -20,6 +20,7 @@ from ray_unlearn.spec.strict import digest
 from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec
 from ray_unlearn.spec.user_methods import source_digests
 from ray_unlearn.unlearn import liger
+from ray_unlearn.unlearn.alternatives import ALTERNATIVE
 from ray_unlearn.unlearn.batch import Batch, document_runs
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.context_length import check_positions
@@ -239,7 +240,8 @@ class Workspace:
         """
         terms = [term for name in methods for term in method_named(name).terms]
         referred = (term.split for term in terms if loss_of(term).needs in OF_REFERENCE)
-        splits = [*EVALUATED.values(), *referred]
+        preferred = (ALTERNATIVE for term in terms if loss_of(term).needs == "preference")
+        splits = [*EVALUATED.values(), *referred, *preferred]
         hidden = self.reference.fill(dict.fromkeys(splits))
         wanted = any(term.labels == "adversarial" for term in terms)
         return {

@@ -54,6 +54,7 @@ CASES = {
     "descent": Case(DESCENT),
     "kl": Case(KL),
     "single log-probabilities": Case("npo_descent_in_distribution"),
+    "few layers": Case("rmu", operations={"micro_batch_size": 2}),
     "micro-batches": Case(KL, operations={"micro_batch_size": 2}),
     "P_0 not cached": Case(KL, operations={"micro_batch_size": 1}, cache_bytes=0),
     "checkpointed": Case(KL, operations={"activation_checkpointing": True}),

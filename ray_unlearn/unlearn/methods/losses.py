@@ -1,4 +1,4 @@
-"""The losses: pure functions of the log-probabilities of a term's targets.
+"""The losses: pure functions of log-probabilities, or hidden states, at a term's targets.
 
 Each returns the part of the loss that these targets have in the global batch, a scalar: the loss of
 a batch is the sum over its micro-batches and workers. Where a source writes a mean over tokens or
@@ -9,16 +9,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from ray_unlearn.spec.method_registry import LOGIT_PENALTY, Loss, Needs
 
-OF_REFERENCE: tuple[Needs, ...] = ("kl_sum", "distillation_sum", "reference_logprobs")
-"""Needs for which P_0 is asked."""
+OF_REFERENCE: tuple[Needs, ...] = (
+    "kl_sum",
+    "distillation_sum",
+    "reference_logprobs",
+    "preference",
+)
+"""Needs for which P_0's final hidden states are asked for."""
 PENALTY = LOGIT_PENALTY.name
 """What lowers P_0's logits of the targets in a `distillation_sum`."""
-BY_TARGET: tuple[Needs, ...] = ("logprobs", "reference_logprobs")
+BY_TARGET: tuple[Needs, ...] = ("logprobs", "reference_logprobs", "preference")
 """Needs for which a loss sees single targets and their documents."""
 
 
@@ -38,6 +44,8 @@ class Given:
     documents: int
     document: Tensor
     reference: Tensor | None = None
+    alternative: "Given | None" = None
+    """The same of alternative answers to the same documents' prompts, where they are needed."""
 
     def per_document(self, values: Tensor) -> Tensor:
         """Sums of values [n] over the targets of each document, [D]."""
@@ -45,9 +53,30 @@ class Given:
         return values.new_zeros(count).index_add(0, self.document, values)
 
 
-LossFunction = Callable[[Given, Any], Tensor]
-"""The second is the trial, a `TrialConfig`, with its method's own hyperparameters as fields."""
+@dataclass(frozen=True)
+class GivenStates:
+    """What a loss sees of hidden states, float32, at n targets of some sequences.
 
+    states: of each layer that is looked at, [n, its width].
+    targets: number of targets in the *global* batch.
+    directions: a random unit vector [width] for each of them, the same in all of a trial.
+    reference: of the same layers of the vanilla model, where they are needed.
+    """
+
+    states: list[Tensor]
+    targets: int
+    directions: list[Tensor]
+    reference: list[Tensor]
+
+    def mean_square(self, differences: list[Tensor]) -> Tensor:
+        """Mean over layers, targets and width of squares; of differences [n, width] by layer."""
+        total = sum(difference.square().mean(-1).sum() for difference in differences)
+        return torch.as_tensor(total) / (len(differences) * self.targets)
+
+
+LossFunction = Callable[[Any, Any], Tensor]
+"""From `Given` or `GivenStates`, and the trial, a `TrialConfig`, with its method's own
+hyperparameters as fields."""
 
 LOSSES: dict[str, Loss] = {}
 """By the name that `TermSpec.loss` gives."""
@@ -110,6 +139,24 @@ def npo(given: Given, chosen: Any) -> Tensor:
     return -2 / chosen.beta * logsigmoid(-chosen.beta * ratio).sum() / given.documents
 
 
+@loss("preference")
+def dpo(given: Given, chosen: Any) -> Tensor:
+    """-(2/beta) mean over documents of log sigmoid(beta ((s' - s'_0) - (s - s_0))).
+
+    s is the log-probability of a document's answer, s' that of the alternative one (DPO, Rafailov
+    et al. 2023, arXiv 2305.18290; for unlearning Maini et al. 2024, arXiv 2401.06121, and Mekala et
+    al. 2024, arXiv 2409.13474). The factor is that of `npo`, to which it goes over where the
+    alternative does not change.
+    """
+    other = given.alternative
+    assert given.reference is not None
+    assert other is not None
+    assert other.reference is not None
+    ratio = given.per_document(given.values - given.reference)
+    preferred = other.per_document(other.values - other.reference) - ratio
+    return -2 / chosen.beta * logsigmoid(chosen.beta * preferred).sum() / given.documents
+
+
 @loss("logprobs")
 def simnpo(given: Given, chosen: Any) -> Tensor:
     """NPO without a reference, by the mean log-probability of a document.
@@ -143,3 +190,36 @@ def saturation_ascent(given: Given, chosen: Any) -> Tensor:
     p = given.values.detach().exp()
     weight = p**chosen.confidence_power * (1 - p).clamp(min=0) ** chosen.doubt_power
     return (weight * given.values).sum() / given.targets
+
+
+@loss("hidden")
+def steered(given: GivenStates, chosen: Any) -> Tensor:
+    """RMU's forget loss: mean square of h - steering u, h the states of a layer.
+
+    Li et al., ICML 2024, arXiv 2403.03218: documents to be forgotten get the states of none.
+    """
+    pairs = zip(given.states, given.directions, strict=True)
+    return given.mean_square([state - chosen.steering * unit for state, unit in pairs])
+
+
+@loss("reference_hidden")
+def unmoved(given: GivenStates, chosen: Any) -> Tensor:
+    """RMU's retain loss: mean square of h - h_0, the same layer's states of the vanilla model."""
+    pairs = zip(given.states, given.reference, strict=True)
+    return given.mean_square([state - before for state, before in pairs])
+
+
+@loss("residuals")
+def shifted_residuals(given: GivenStates, chosen: Any) -> Tensor:
+    """Mean square of r - shift u_k, r what the adapters of layer k add to its output.
+
+    Qin et al. 2024, arXiv 2411.08443: documents to be forgotten get shifted features.
+    """
+    pairs = zip(given.states, given.directions, strict=True)
+    return given.mean_square([state - chosen.shift * unit for state, unit in pairs])
+
+
+@loss("residuals")
+def zero_residuals(given: GivenStates, chosen: Any) -> Tensor:
+    """Mean square of what adapters add: documents to be kept get the vanilla model's features."""
+    return given.mean_square(given.states)
