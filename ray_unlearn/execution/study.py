@@ -89,7 +89,7 @@ from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.machine import free_disk_gib, machine_here
 from ray_unlearn.unlearn.memory import active_parameter_count
-from ray_unlearn.unlearn.methods import asks_alternatives
+from ray_unlearn.unlearn.methods import other_answers
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, host_gib
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
@@ -173,7 +173,7 @@ def run_study(
             spec.model,
             say=say,
             evaluation=spec.evaluation,
-            refusals=asks_alternatives(spec.methods),
+            answers=other_answers(spec.methods),
         )
         admitted = _admitted(spec, data, address, place)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
@@ -236,7 +236,7 @@ def resume_study(
             spec.model,
             say=say,
             evaluation=spec.evaluation,
-            refusals=asks_alternatives(spec.methods),
+            answers=other_answers(spec.methods),
         )
         _check_same_data(ledger.record.header, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)

@@ -18,7 +18,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.memory import active_parameter_count
-from ray_unlearn.unlearn.methods import asks_alternatives
+from ray_unlearn.unlearn.methods import other_answers
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
 from ray_unlearn.unlearn.strength import trained_weights
@@ -48,7 +48,7 @@ class Single:
             spec.model,
             say=say,
             evaluation=spec.evaluation,
-            refusals=asks_alternatives(spec.methods),
+            answers=other_answers(spec.methods),
         )
         self.context = context_digest(spec, data)
         self._former_context = context_digest(spec, data, former=True)
