@@ -89,6 +89,7 @@ from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.machine import free_disk_gib, machine_here
 from ray_unlearn.unlearn.memory import active_parameter_count
+from ray_unlearn.unlearn.methods import asks_alternatives
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, host_gib
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
@@ -167,7 +168,13 @@ def run_study(
         with stages(quiet) as report:
             make_ready(spec.model, report)
         _check_disk(place, spec)
-        data = prepare(spec.data, spec.model, say=say)
+        data = prepare(
+            spec.data,
+            spec.model,
+            say=say,
+            evaluation=spec.evaluation,
+            refusals=asks_alternatives(spec.methods),
+        )
         admitted = _admitted(spec, data, address, place)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
         with place.create_ledger(_header(spec, data, dealing)) as ledger:
@@ -224,7 +231,13 @@ def resume_study(
         place.publish(SPEC_FILE)
         with stages(quiet) as report:
             make_ready(spec.model, report)
-        data = prepare(spec.data, spec.model, say=say)
+        data = prepare(
+            spec.data,
+            spec.model,
+            say=say,
+            evaluation=spec.evaluation,
+            refusals=asks_alternatives(spec.methods),
+        )
         _check_same_data(ledger.record.header, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         _check_same_model(ledger.record.header, spec.model)
@@ -343,7 +356,7 @@ class _Run:
         with (
             self.place.publishing(self.say),
             Observation(self.spec, self.ledger, self.search.total, self.say) as observation,
-            connected(self.address, operations),
+            connected(self.address, operations, self.spec.methods),
             Interrupt(self.say) as interrupt,
             Fleet(operations, self._open_workspace(), trials, worker_gib, self.say) as fleet,
         ):

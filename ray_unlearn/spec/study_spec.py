@@ -2,105 +2,25 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from ray_unlearn.spec.bounds import (
-    MOST_ROWS,
-    MOST_SEQUENCES,
-    MOST_UPDATES,
-)
+from ray_unlearn.spec.bounds import MOST_ROWS
 from ray_unlearn.spec.data_spec import DataSpec
+from ray_unlearn.spec.evaluation_spec import EvaluationSpec, check_evaluation
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
-from ray_unlearn.spec.method_registry import PUBLISHED
+from ray_unlearn.spec.method_registry import PUBLISHED, method_named
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.objective_spec import ObjectiveSpec
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.search_space import Fixed, IntRange, SearchSpace
 from ray_unlearn.spec.search_spec import SearchSpec
 from ray_unlearn.spec.strict import Strict, digest
 from ray_unlearn.spec.trial_config import TrialConfig
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-ScoreRuleName = Literal["best_row", "stop_rule"]
-StrengthMode = Literal["trained", "target", "both"]
-
-
-class ObjectiveSpec(ScoreWeights):
-    """Weights of the score, and the rule that picks the row to score.
-
-    score = w_forget * forget gap + mean over sets of w_set * utility loss; see METRICS in
-    `store.schema`.
-    """
-
-    pareto: bool = Field(
-        False, description="two objectives, forget gap and utility loss, instead of their sum"
-    )
-    score_rule: ScoreRuleName = Field(
-        "best_row",
-        description="the evaluation that scores a trial. best_row: the best one on the selection "
-        "half; stop_rule: the first at which the forget set is as surprising as the approximate "
-        "set, else the last",
-    )
-
-    @property
-    def weights(self) -> ScoreWeights:
-        """The weights alone."""
-        return ScoreWeights(forget_gap=self.forget_gap, retain=self.retain, general=self.general)
-
-
-class EvaluationSpec(Strict):
-    """When a trial is evaluated.
-
-    Every N updates, at given updates, or at `count` points, and always at its last update.
-    """
-
-    every: int | None = Field(None, ge=1, le=MOST_UPDATES)
-    at: tuple[int, ...] | None = Field(None, max_length=MOST_ROWS)
-    count: int | None = Field(
-        None, ge=1, le=MOST_ROWS, description="this many points, evenly on a log scale"
-    )
-    batch_size: int = Field(
-        16, ge=1, le=MOST_SEQUENCES, description="sequences per forward pass and worker"
-    )
-    strength: StrengthMode = Field(
-        "trained",
-        description="which models are rows. trained: the trained weights W_t; both: some trained "
-        "states also at the strength a of W_0 + a (W_t - W_0), 0 < a <= 2, where the forget set is "
-        "as surprising as the approximate set; target: as both, and only models that meet that "
-        "target can score a trial",
-    )
-
-    @field_validator("at")
-    @classmethod
-    def _rising(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and (not value or value[0] < 1 or list(value) != sorted(set(value))):
-            raise ValueError("must be rising updates from 1 on")
-        if value is not None and value[-1] > MOST_UPDATES:
-            raise ValueError(f"no update is beyond {MOST_UPDATES:,}, got {value[-1]:,}")
-        return value
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> Self:
-        if sum(rule is not None for rule in (self.every, self.at, self.count)) != 1:
-            raise ValueError("give exactly one of `every`, `at` and `count`")
-        return self
-
-    def updates(self, steps: int) -> tuple[int, ...]:
-        """The evaluated updates of a trial of `steps` updates, rising, with the last one."""
-        if self.every is not None:
-            points = set(range(self.every, steps + 1, self.every))
-        elif self.at is not None:
-            points = {update for update in self.at if update <= steps}
-        else:
-            assert self.count is not None
-            top = math.log(steps)
-            points = {
-                max(1, round(math.exp(top * (i + 1) / self.count))) for i in range(self.count)
-            }
-        return tuple(sorted(points | {steps}))
 
 
 class StudySpec(Strict):
@@ -136,12 +56,14 @@ class StudySpec(Strict):
                 "operations.parallel: `shard` is for whole models; use `replicate` with "
                 "`model.lora`"
             )
+        self._check_what_methods_need()
         if self.operations.head == "liger" and self.operations.gpus_per_worker == 0:
             raise ValueError(
                 "operations.head: the kernels of `liger` need GPUs; use `fused`, or set "
                 "`gpus_per_worker`"
             )
         self._check_strength()
+        check_evaluation(self.evaluation, self.data, self.model)
         if self.objective.pareto and self.search.sampler in ("gp",):
             raise ValueError(
                 "search.sampler: `gp` has one objective here; use `nsga2`, `tpe`, `qmc` or "
@@ -158,6 +80,22 @@ class StudySpec(Strict):
                 "`pareto`"
             )
         return self
+
+    def _check_what_methods_need(self) -> None:
+        forget = self.data.splits.get("forget")
+        for method in self.methods:
+            needs = method_named(method)
+            if needs.alternatives and (forget is None or not forget.has_answers):
+                raise ValueError(
+                    f"methods: {method} teaches other answers to the prompts of the forget set, "
+                    "which has none; name the fields `prompt` and `answer`, or `messages`, of "
+                    "`data.splits.forget`, or take the method out"
+                )
+            if needs.adapters and self.model.lora is None:
+                raise ValueError(
+                    f"methods: {method} trains adapters alone; set `model.lora: {{rank: 16}}`, or "
+                    "take it out"
+                )
 
     def _check_strength(self) -> None:
         if self.evaluation.strength == "trained":
@@ -255,10 +193,11 @@ class StudySpec(Strict):
         ]
         if self.evaluation.strength == "trained":
             del content["evaluation"]["strength"]  # studies of before it was a choice
-        for split in content["data"]["splits"].values():
+        sets = content["evaluation"].get("sets", {})
+        for split in (*content["data"]["splits"].values(), *sets.values()):
             if split["path"] is not None:
                 split["path"] = "a local path"
-            _without_none(split, "prompt", "answer", "messages")
+            _without_none(split, "prompt", "answer", "messages", "alternative")
         _without_none(content["data"], "chat_template", "separator")
         if self.data.blank_rows == "refuse":
             del content["data"]["blank_rows"]

@@ -36,6 +36,7 @@ from ray_unlearn.unlearn.plan import StudyPlan, plan
 from ray_unlearn.unlearn.planned_halves import data_are_here, model_is_here, planned_halves
 from ray_unlearn.unlearn.room import room_findings
 from ray_unlearn.unlearn.sources import check_path
+from ray_unlearn.unlearn.trained_layers import check_trained_layers
 
 Value = TypeVar("Value")
 
@@ -139,6 +140,7 @@ def _check_model(found: Admission, spec: StudySpec, lanes: int | None) -> None:
     config = _config(found, spec)
     if config is not None:
         _architecture(found, spec, config)
+        found.ask("trained layers", partial(check_trained_layers, spec), lambda said: said)
         found.plan = plan(spec, lanes)
         found.findings += _cost(spec, found.plan)
 

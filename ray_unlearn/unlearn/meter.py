@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import AS_TRAINED, Metrics, Row, check_row
+from ray_unlearn.store.study_columns import extra_names
 from ray_unlearn.unlearn.methods import Term
 from ray_unlearn.unlearn.workspace import Workspace
 
@@ -37,9 +38,16 @@ class Meter:
         self._mark = time.perf_counter()
         return self.update + 1
 
-    def count(self, term: Term, lengths: NDArray[np.int64], targets: int) -> None:
-        """Count a global batch of one term: `lengths` [documents] and its number of targets."""
-        self._tokens[term.name] += targets
+    def count(self, term: Term, consumed: int, lengths: NDArray[np.int64], targets: int) -> None:
+        """Count a global batch of one term.
+
+        Args:
+            term: the term.
+            consumed: targets of the documents that are forgotten or retained.
+            lengths: of the documents that are passed through the model, [documents].
+            targets: of these.
+        """
+        self._tokens[term.name] += consumed
         self._flops += self._cost.of(term, lengths, targets)
 
     def end_update(
@@ -86,7 +94,7 @@ class Meter:
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in row.items()
         }
-        check_row(row)
+        check_row(row, extra_names(row))
         return row
 
     def state(self) -> dict[str, Any]:

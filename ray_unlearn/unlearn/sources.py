@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ray_unlearn.demo import demo_domain
 from ray_unlearn.demo import documents as demo_documents
-from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource, place_of
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.unlearn.document_hash import text_hash
@@ -20,9 +20,11 @@ ReadRow = tuple[str, Document]
 
 
 def read_documents(
-    spec: DataSpec, note: Callable[[str], None] = lambda text: None
+    spec: DataSpec,
+    sets: Mapping[str, SplitSource] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, list[Document]]:
-    """The documents of every split in `SPLITS`, in source order.
+    """The documents of every split in `SPLITS` and of watched sets, in source order.
 
     Where no `retain_heldout` is given, `heldout_share` of the retain documents (by hash) are held
     out.
@@ -38,15 +40,17 @@ def read_documents(
     if spec.source is not None:
         splits = demo_documents(demo_domain(spec.source))
     else:
-        splits = {name: _split(spec, name, note) for name in spec.splits}
+        splits = {name: _split(spec, spec.splits[name], name, note) for name in spec.splits}
         if "retain_heldout" not in splits:
             splits |= _hold_out(splits["retain"], spec.heldout_share)
-    for name in SPLITS:
-        if not splits[name]:
+    watched = {name: _split(spec, source, name, note) for name, source in (sets or {}).items()}
+    found = {name: splits[name] for name in SPLITS} | watched
+    for name, documents in found.items():
+        if not documents:
             raise UserError(
-                f"data.splits.{name}: no documents; check `limit`, `pattern`, or give more text"
+                f"{place_of(name)}: no documents; check `limit`, `pattern`, or give more text"
             )
-    return {name: splits[name] for name in SPLITS}
+    return found
 
 
 def _hold_out(documents: list[Document], share: float) -> dict[str, list[Document]]:
@@ -57,10 +61,12 @@ def _hold_out(documents: list[Document], share: float) -> dict[str, list[Documen
     }
 
 
-def _split(spec: DataSpec, name: str, note: Callable[[str], None]) -> list[Document]:
-    source, where = spec.splits[name], f"data.splits.{name}"  # type: ignore[index]
+def _split(
+    spec: DataSpec, source: SplitSource, name: str, note: Callable[[str], None]
+) -> list[Document]:
     skipped: list[str] = []
-    found = list(_read(source, where, skipped if spec.blank_rows == "skip" else None))
+    where = place_of(name)
+    found = list(read_source(source, where, skipped if spec.blank_rows == "skip" else None))
     if skipped:
         note(
             f"{where}: {len(skipped):,} blank rows were skipped, {len(found):,} documents are left"
@@ -68,13 +74,18 @@ def _split(spec: DataSpec, name: str, note: Callable[[str], None]) -> list[Docum
     return found
 
 
-def _read(source: SplitSource, where: str, skipped: list[str] | None = None) -> Iterator[Document]:
-    """The first `limit` documents, with every library's errors as a UserError.
+def read_source(
+    source: SplitSource, where: str, skipped: list[str] | None = None
+) -> Iterator[Document]:
+    """The first `limit` documents of a source, whatever library reads them.
 
     Args:
-        source: of a split.
-        where: the study file's key that names it.
+        source: file, folder or data set.
+        where: its name in messages.
         skipped: receives the ids of blank rows; None: they are refused.
+
+    Raises:
+        UserError: it is missing, damaged, or lacks a field.
     """
     from pyarrow import ArrowException
 
@@ -180,7 +191,7 @@ def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[ReadR
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
-    wanted = [*source.fields, *([source.id] if source.id else [])]
+    wanted = [*source.fields, *source.other_answers.values(), *([source.id] if source.id else [])]
     missing = [name for name in wanted if name not in file.schema_arrow.names]
     if missing:
         raise UserError(
@@ -230,7 +241,9 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[ReadRow]:
             "check the name and the network, or download it and use `path`"
         ) from None
     missing = [
-        field for field in (*source.fields, source.id) if field and field not in data.column_names
+        field
+        for field in (*source.fields, *source.other_answers.values(), source.id)
+        if field and field not in data.column_names
     ]
     if missing:
         raise UserError(
@@ -251,7 +264,30 @@ def _row(entry: dict[str, object], source: SplitSource, number: str, place: str)
     else:
         prompt, answer = (_text_field(entry, field, place) for field in source.fields)
         turns = (Turn("user", prompt), Turn("assistant", answer))
-    return place, Document(name, "\n".join(turn.content for turn in turns), turns)
+    others = {kind: _answers(entry, field, place) for kind, field in source.other_answers.items()}
+    contents = "\n".join(turn.content for turn in turns)
+    document = Document(name, contents, turns)
+    return place, document._replace(
+        alternatives=others.get("alternative", ()),
+        paraphrased=others.get("paraphrased", ()),
+        perturbed=others.get("perturbed", ()),
+    )
+
+
+def _answers(entry: Mapping[str, object], field: str, place: str) -> tuple[str, ...]:
+    """One answer, or a list of them.
+
+    Raises:
+        UserError: none, or an empty one.
+    """
+    given = _value(entry, field, place)
+    answers = given if isinstance(given, list) else [given]
+    found = tuple(_text_field({field: answer}, field, place) for answer in answers)
+    if not found or not all(answer.strip() for answer in found):
+        raise UserError(
+            f"{place}: field {field!r} holds an empty answer, or none; give one, or remove the row"
+        )
+    return found
 
 
 def _conversation(entry: dict[str, object], field: str, place: str) -> tuple[Turn, ...]:
