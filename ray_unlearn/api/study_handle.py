@@ -1,15 +1,17 @@
 """`Study`: the handle of a study in Python."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ray_unlearn.api.attacking import attack_repeats, attack_spec, attacked
 from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.task_results import TaskResults
+from ray_unlearn.store.attack_file import AttackedModel
 from ray_unlearn.store.failure_reasons import FailureReasons, reasons_in_words
 from ray_unlearn.store.location import fetched, opened, send
 from ray_unlearn.store.repair import repair, repair_remote
@@ -245,6 +247,7 @@ class Study:
         seeds: int = 5,
         *,
         per_method: bool = False,
+        attacks: Iterable[str] = (),
         lanes: Lanes = None,
         workers: int | None = None,
         address: str | None = None,
@@ -260,6 +263,8 @@ class Study:
             top: number of configurations, ranked by the score that chose them.
             seeds: number of new seeds for each, at least 2.
             per_method: take `top` configurations of each method.
+            attacks: `relearn`, `quantise`: made on each of the new models, which this process makes
+                again one by one (as `attack` does). The report shows them.
             lanes: as in `resume`, like all arguments below.
             workers: workers per lane.
             address: address of a Ray cluster.
@@ -281,6 +286,8 @@ class Study:
         from ray_unlearn.analysis.guidelines.confirmation import confirmation, write_confirmation
         from ray_unlearn.execution.confirm import confirm_study
 
+        names = tuple(attacks)
+        how = attack_spec(names) if names else None
         self.last_run = confirm_study(
             self.location,
             top,
@@ -294,6 +301,10 @@ class Study:
         place = self.last_run.location
         with fetched(self.location) as study, fetched(place) as folder:
             found = confirmation(study, folder)
+            if how is not None:
+                attack_repeats(self.location, found, how, voice(say, quiet))
+                with fetched(self.location) as now:
+                    found = confirmation(now, folder)
             send(place, write_confirmation(found, folder))
         return found
 
@@ -415,6 +426,55 @@ class Study:
                 strength=strength,
                 batch_size=batch_size,
             )
+
+    def attack(
+        self,
+        trial: str | int = "best",
+        attacks: Iterable[str] | None = None,
+        *,
+        update: int | None = None,
+        strength: float | None = None,
+        prefixes: Iterable[str] = (),
+        paraphrases: PathLike | None = None,
+        say: Say | None = None,
+        **settings: Any,
+    ) -> AttackedModel:
+        """Attack the model of a trial, beside the vanilla and the exactly retrained one.
+
+        The model is made as `export` makes it and has to give the ledger's row. What is measured
+        is added to the study's `attacks.json`, which `report` shows (docs/attacks.md).
+
+        Args:
+            trial: `best`, or the id or number of a trial.
+            attacks: of `relearn`, `quantise` and `prompts`; None: the first two, and `prompts`
+                where some are given.
+            update: as in `export`.
+            strength: as in `export`.
+            prefixes: texts to put before each forget document or prompt.
+            paraphrases: a file or folder with the forget set in other words.
+            say: called with each line of progress; None: the lines go to stderr.
+            settings: other fields of `AttackSpec`: `updates`, `learning_rate`, `batch_size`,
+                `share`, `learnt`, `bits`, `group_size`.
+
+        Returns:
+            A record whose `outcomes` have NLL and share undone of each attack, and whose `lines`
+            make a data frame.
+
+        Raises:
+            UserError: no such trial, no score, a setting that does not exist, the model made again
+                is another one, or model or data have changed since.
+            StorageError: the study cannot be read, or the file cannot be written.
+
+        Example:
+            >>> [(one.setting, one.undone()) for one in study.attack().of("quantise")]
+            [('8 bits, groups of 64', 0.0), ('4 bits, groups of 64', 0.01)]
+        """
+        given = {"prefixes": tuple(prefixes), **settings}
+        if paraphrases is not None:
+            given["paraphrases"] = os.fspath(paraphrases)
+        how = attack_spec(attacks, **given)
+        (found,) = attacked(self.location, [(str(trial), update, strength)], how, voice(say))
+        return found
 
     def verify(self) -> Verification:
         """Check that the study is whole: rows, outcomes, trials, best weights, leftovers.

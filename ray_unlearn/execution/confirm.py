@@ -19,11 +19,12 @@ from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.study import Say, StudyResult, resume_study, run_study, to_stderr
 from ray_unlearn.spec.bounds import LARGEST_SEED, MOST_TRIALS
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.evaluation_spec import StrengthMode
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import where_it_is_now
-from ray_unlearn.spec.study_spec import StrengthMode, StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.location import fetched, study_exists
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.score import Configuration, ScoreRule
@@ -237,7 +238,7 @@ def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, s
     """Refuse another model or other data, whose scores would be no confirmation."""
     with stages(quiet) as report:
         make_ready(spec.model, report)
-    data = prepare(spec.data, spec.model, say=say)
+    data = prepare(spec.data, spec.model, say=say, evaluation=spec.evaluation)
     found, former = context_digest(spec, data), context_digest(spec, data, former=True)
     if record.header.context not in (found, former):
         raise UserError(

@@ -18,7 +18,7 @@ from ray_unlearn.store.files import best_file, checkpoint_file
 from ray_unlearn.store.schema import AS_TRAINED, RowKey
 from ray_unlearn.store.storage import FolderStorage, Storage
 from ray_unlearn.store.working_copy import header_digest_of
-from ray_unlearn.unlearn.baselines import measure_baselines
+from ray_unlearn.unlearn.baselines import measure_baselines, recall_retrained
 from ray_unlearn.unlearn.calibration import Calibration, calibration_of
 from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weights
 from ray_unlearn.unlearn.comm import Comm
@@ -121,6 +121,8 @@ class StudyWorkspace:
         workspace = self._workspace
         to_deal = workspace.data.to_deal
         rows = measure_baselines(workspace, self._spec.model) if baselines else {}
+        if not baselines:
+            recall_retrained(workspace, self._spec.model)
         quantities = workspace.quantities(self._spec.methods)
         halves = workspace.data.halves if to_deal else {}
         return Prepared(rows, quantities, tuple(workspace.notes), halves)

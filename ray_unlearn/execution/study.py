@@ -168,7 +168,13 @@ def run_study(
         with stages(quiet) as report:
             make_ready(spec.model, report)
         _check_disk(place, spec)
-        data = prepare(spec.data, spec.model, say=say, refusals=asks_alternatives(spec.methods))
+        data = prepare(
+            spec.data,
+            spec.model,
+            say=say,
+            evaluation=spec.evaluation,
+            refusals=asks_alternatives(spec.methods),
+        )
         admitted = _admitted(spec, data, address, place)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
         with place.create_ledger(_header(spec, data, dealing)) as ledger:
@@ -225,7 +231,13 @@ def resume_study(
         place.publish(SPEC_FILE)
         with stages(quiet) as report:
             make_ready(spec.model, report)
-        data = prepare(spec.data, spec.model, say=say, refusals=asks_alternatives(spec.methods))
+        data = prepare(
+            spec.data,
+            spec.model,
+            say=say,
+            evaluation=spec.evaluation,
+            refusals=asks_alternatives(spec.methods),
+        )
         _check_same_data(ledger.record.header, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         _check_same_model(ledger.record.header, spec.model)

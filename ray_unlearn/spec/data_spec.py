@@ -1,8 +1,14 @@
 """DataSpec: the document sets of one domain and how they become token sequences."""
 
-from typing import Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ray_unlearn.spec.bounds import (
     LONGEST_SEPARATOR,
@@ -16,6 +22,15 @@ Split = Literal[
     "forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation"
 ]
 SPLITS: tuple[str, ...] = get_args(Split)
+COMPARED = ("paraphrased", "perturbed")
+"""Kinds of answers that the truth ratio compares."""
+OTHER_ANSWERS = ("alternative", *COMPARED)
+"""Kinds of answers beside the true one; `alternative` ones are taught instead of it."""
+
+
+def place_of(name: str) -> str:
+    """Where a study file names the source of a split or of a watched set."""
+    return f"data.splits.{name}" if name.partition("/")[0] in SPLITS else f"evaluation.sets.{name}"
 
 
 class SplitSource(Strict):
@@ -42,6 +57,14 @@ class SplitSource(Strict):
         None,
         description="field of the forget set that holds another answer, or a list of them, for "
         "methods that teach one (`dpo`, `idk`); null: refusals (I don't know)",
+    )
+    paraphrased: str | None = Field(
+        None,
+        description="field that holds the answer in other words, for the truth ratio; null: the "
+        "answer itself",
+    )
+    perturbed: str | None = Field(
+        None, description="field that holds wrong answers, one or a list, for the truth ratio"
     )
     id: str | None = Field(
         None, description="field that identifies a document; default: its position"
@@ -80,7 +103,18 @@ class SplitSource(Strict):
                 "`alternative` needs a prompt that it answers: name the fields `prompt` and "
                 "`answer`, or `messages`, beside it"
             )
+        if self.perturbed is not None and not self.has_answers:
+            raise ValueError("`perturbed` is for prompts and answers; name their fields too")
+        if self.paraphrased is not None and self.perturbed is None:
+            raise ValueError("`paraphrased` is compared with `perturbed`; name that field too")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies of before there were other answers had no such keys."""
+        content: dict[str, Any] = handler(self)
+        absent = {name for name in OTHER_ANSWERS if content[name] is None}
+        return {key: value for key, value in content.items() if key not in absent}
 
     @property
     def has_answers(self) -> bool:
@@ -89,12 +123,18 @@ class SplitSource(Strict):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of an entry that make a document, without its id and alternatives."""
+        """The fields of an entry that make a document, without its id and other answers."""
         if self.messages is not None:
             return (self.messages,)
         if self.prompt is not None and self.answer is not None:
             return (self.prompt, self.answer)
         return (self.text,)
+
+    @property
+    def other_answers(self) -> dict[str, str]:
+        """Fields of other answers than the true one, by what they are (`OTHER_ANSWERS`)."""
+        fields = {name: getattr(self, name) for name in OTHER_ANSWERS}
+        return {name: field for name, field in fields.items() if field is not None}
 
 
 class DataSpec(Strict):
@@ -186,13 +226,6 @@ class DataSpec(Strict):
             )
         if template is not None and separator is not None:
             raise ValueError("`separator` is not used with `chat_template`; remove one of the two")
-        given = "chat_template" if template is not None else "separator"
-        answers = any(source.has_answers for source in self.splits.values())
-        if not answers and (template is not None or separator is not None):
-            raise ValueError(
-                f"`{given}` is for prompts and answers, and no split has any; remove it, or name "
-                "the fields `prompt` and `answer`, or `messages`, of a split"
-            )
         bare = [name for name, source in self.splits.items() if source.messages is not None]
         if bare and template is None:
             raise ValueError(

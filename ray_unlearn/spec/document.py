@@ -22,3 +22,7 @@ class Document(NamedTuple):
     """Characters at the start of `text` that are context; None: all of the text counts."""
     alternatives: tuple[str, ...] = ()
     """Other answers than that of the last turn."""
+    paraphrased: tuple[str, ...] = ()
+    """The answer in other words."""
+    perturbed: tuple[str, ...] = ()
+    """Wrong answers."""

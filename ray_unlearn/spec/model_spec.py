@@ -77,6 +77,12 @@ class ModelSpec(Strict):
         description="tokens P_0 was trained on: retraining costs 6 x parameters x tokens FLOPs",
     )
 
+    @property
+    def has_exact_retrain(self) -> bool:
+        """Whether a model retrained without the forget set is given; the demo brings its own."""
+        given = self.exact_retrain is not None or bool(self.exact_retrain_seeds)
+        return given or self.source.startswith("demo:")
+
     @model_validator(mode="after")
     def _one_precision(self) -> Self:
         if self.autocast is not None and self.dtype != "float32":

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from ray_unlearn.spec.data_spec import SplitSource
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.method_registry import PUBLISHED, known_hyperparameters, method_named
 from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
@@ -95,25 +96,27 @@ def _spaces_folder(path: Path, given: str | None) -> Path:
 
 
 def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
-    splits = {
-        name: source
-        if source.path is None
-        else source.model_copy(update={"path": str(_below(base, source.path).resolve())})
-        for name, source in spec.data.splits.items()
-    }
+    def absolute(source: SplitSource) -> SplitSource:
+        if source.path is None:
+            return source
+        return source.model_copy(update={"path": str(_below(base, source.path).resolve())})
+
+    splits = {name: absolute(source) for name, source in spec.data.splits.items()}
+    sets = {name: absolute(source) for name, source in spec.evaluation.sets.items()}
     model = spec.model
     places: dict[str, Any] = {
-        field: _model_place(base, value, model.revision, f"model.{field}")
+        field: model_place(base, value, model.revision, f"model.{field}")
         for field in ("source", "exact_retrain")
         if (value := getattr(model, field))
     }
     places["exact_retrain_seeds"] = tuple(
-        _model_place(base, value, model.revision, "model.exact_retrain_seeds")
+        model_place(base, value, model.revision, "model.exact_retrain_seeds")
         for value in model.exact_retrain_seeds
     )
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update={"splits": splits}),
+            "evaluation": spec.evaluation.model_copy(update={"sets": sets}),
             "model": model.model_copy(update=places),
         }
     )
@@ -123,7 +126,7 @@ def _below(base: Path, given: str) -> Path:
     return base / os.path.expanduser(given)
 
 
-def _model_place(base: Path, given: str, revision: str | None, where: str) -> str:
+def model_place(base: Path, given: str, revision: str | None, where: str) -> str:
     """A model's folder as an absolute path; a hub id or a demo model as it is.
 
     Raises:

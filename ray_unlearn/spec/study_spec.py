@@ -2,16 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from ray_unlearn.spec.bounds import (
-    MOST_ROWS,
-    MOST_SEQUENCES,
-    MOST_UPDATES,
-)
+from ray_unlearn.spec.bounds import MOST_ROWS
 from ray_unlearn.spec.data_spec import DataSpec
+from ray_unlearn.spec.evaluation_spec import EvaluationSpec, check_evaluation
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
 from ray_unlearn.spec.method_registry import PUBLISHED, method_named
@@ -24,59 +21,6 @@ from ray_unlearn.spec.strict import Strict, digest
 from ray_unlearn.spec.trial_config import TrialConfig
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-StrengthMode = Literal["trained", "target", "both"]
-
-
-class EvaluationSpec(Strict):
-    """When a trial is evaluated.
-
-    Every N updates, at given updates, or at `count` points, and always at its last update.
-    """
-
-    every: int | None = Field(None, ge=1, le=MOST_UPDATES)
-    at: tuple[int, ...] | None = Field(None, max_length=MOST_ROWS)
-    count: int | None = Field(
-        None, ge=1, le=MOST_ROWS, description="this many points, evenly on a log scale"
-    )
-    batch_size: int = Field(
-        16, ge=1, le=MOST_SEQUENCES, description="sequences per forward pass and worker"
-    )
-    strength: StrengthMode = Field(
-        "trained",
-        description="which models are rows. trained: the trained weights W_t; both: some trained "
-        "states also at the strength a of W_0 + a (W_t - W_0), 0 < a <= 2, where the forget set is "
-        "as surprising as the approximate set; target: as both, and only models that meet that "
-        "target can score a trial",
-    )
-
-    @field_validator("at")
-    @classmethod
-    def _rising(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and (not value or value[0] < 1 or list(value) != sorted(set(value))):
-            raise ValueError("must be rising updates from 1 on")
-        if value is not None and value[-1] > MOST_UPDATES:
-            raise ValueError(f"no update is beyond {MOST_UPDATES:,}, got {value[-1]:,}")
-        return value
-
-    @model_validator(mode="after")
-    def _one_rule(self) -> Self:
-        if sum(rule is not None for rule in (self.every, self.at, self.count)) != 1:
-            raise ValueError("give exactly one of `every`, `at` and `count`")
-        return self
-
-    def updates(self, steps: int) -> tuple[int, ...]:
-        """The evaluated updates of a trial of `steps` updates, rising, with the last one."""
-        if self.every is not None:
-            points = set(range(self.every, steps + 1, self.every))
-        elif self.at is not None:
-            points = {update for update in self.at if update <= steps}
-        else:
-            assert self.count is not None
-            top = math.log(steps)
-            points = {
-                max(1, round(math.exp(top * (i + 1) / self.count))) for i in range(self.count)
-            }
-        return tuple(sorted(points | {steps}))
 
 
 class StudySpec(Strict):
@@ -119,6 +63,7 @@ class StudySpec(Strict):
                 "`gpus_per_worker`"
             )
         self._check_strength()
+        check_evaluation(self.evaluation, self.data, self.model)
         if self.objective.pareto and self.search.sampler in ("gp",):
             raise ValueError(
                 "search.sampler: `gp` has one objective here; use `nsga2`, `tpe`, `qmc` or "
@@ -248,7 +193,8 @@ class StudySpec(Strict):
         ]
         if self.evaluation.strength == "trained":
             del content["evaluation"]["strength"]  # studies of before it was a choice
-        for split in content["data"]["splits"].values():
+        sets = content["evaluation"].get("sets", {})
+        for split in (*content["data"]["splits"].values(), *sets.values()):
             if split["path"] is not None:
                 split["path"] = "a local path"
             _without_none(split, "prompt", "answer", "messages", "alternative")

@@ -17,6 +17,7 @@ from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.objective_spec import Limits, ObjectiveSpec
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS, HALVES, Column, Row
+from ray_unlearn.store.study_columns import set_of, study_columns
 
 SELECTION = HALVES[0]
 SCORE_NAME = "score"
@@ -108,7 +109,17 @@ class Objective:
 
 def metric_columns(spec: StudySpec | None = None) -> Mapping[str, Column]:
     """The columns that rows of a study have, by name; of any study where none is given."""
-    return COLUMNS
+    return COLUMNS if spec is None else study_columns(spec)
+
+
+def metric_column(metric: str, columns: Mapping[str, Column] = COLUMNS) -> Column:
+    """The column of a metric that is named without its half; that of the selection half.
+
+    Raises:
+        KeyError: no column is called so.
+    """
+    halved = f"{metric}_{SELECTION}"
+    return columns[halved] if halved in columns else columns[metric]
 
 
 def objective_of(
@@ -134,6 +145,14 @@ def objective_of(
 
 def _check_measured(objective: Objective, spec: StudySpec) -> None:
     """Refuse metrics that this study does not measure."""
+    late = {name for one in spec.evaluation.generate if one.at == "last" for name in one.sets}
+    for metric in objective.metrics:
+        found = set_of(metric)
+        if found is not None and found[0] in late and found[1].startswith(("rouge", "exact_match")):
+            raise UserError(
+                f"{spec.name}: objective: `{metric}` is measured at the last row of a trial alone; "
+                "set `at: every` in `evaluation.generate`"
+            )
     model = spec.model
     if "exact_distance" in objective.metrics and model.exact_retrain is None:
         raise UserError(
@@ -174,16 +193,17 @@ def _as_limits(bound: float, column: Column, metric: str, place: str) -> Limits:
 
 def _column(metric: str, columns: Mapping[str, Column], place: str) -> Column:
     """The column of a metric; of a halved one that of the selection half."""
-    found = columns.get(f"{metric}_{SELECTION}") or columns.get(metric)
     if metric == SCORE_NAME:
         raise UserError(f"{place}: `score` is what the objective makes; name one of its parts")
-    if found is None:
+    try:
+        return metric_column(metric, columns)
+    except KeyError:
         names = {name.removesuffix(f"_{half}") for name in columns for half in HALVES} - {
             SCORE_NAME
         }
         names = {name for name in names if not name.endswith(tuple(f"_{h}" for h in HALVES))}
-        raise UserError(f"{place}: unknown metric {metric!r}{_nearest_metric(metric, names)}")
-    return found
+        hint = _nearest_metric(metric, names)
+        raise UserError(f"{place}: unknown metric {metric!r}{hint}") from None
 
 
 def _nearest_metric(metric: str, names: set[str]) -> str:

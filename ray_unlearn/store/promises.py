@@ -25,6 +25,7 @@ from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.scan import events_file, header_file, lines_of
 from ray_unlearn.store.schema import COLUMNS, FORMER_OUTCOMES, HALVES, Row, row_key
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
+from ray_unlearn.store.study_columns import extra_names
 from ray_unlearn.store.table import result_table
 
 SPEC_FILE = "study.yaml"
@@ -161,7 +162,7 @@ def table_fault(path: Path, record: Record) -> str:
 
 def _other_values(table: pa.Table, expected: pa.Table) -> str:
     wrong: list[str] = []
-    for name in COMPARED:
+    for name in (*COMPARED, *extra_names(expected.column_names)):
         if name not in table.column_names or name not in expected.column_names:
             continue
         now, wanted = table[name], expected[name]

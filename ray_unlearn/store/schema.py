@@ -1,6 +1,6 @@
-"""The evaluation row: every column with unit, direction and meaning.
+"""The evaluation row of every study: each column with unit, direction and meaning.
 
-No other module names metrics.
+Columns that only some studies have are in `study_columns`; no other module names metrics.
 
 Sets: forget U, approximate A (same domain, never seen), retain (in-distribution, held out from
 descent), general.
@@ -9,9 +9,11 @@ search; `reporting` is for reports only. The forget set is what it is: whole in 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from ray_unlearn.spec.set_names import EVALUATED_SETS
 
 SCHEMA_VERSION = 3
 """Of ledgers and tables. 2: every line of the ledger has a number, a fencing token and a checksum.
@@ -20,7 +22,7 @@ HALVES = ("selection", "reporting")
 Dealing = Literal["hash", "balanced"]
 """How a study's documents came to their halves. hash: by the last digit of each text's hash, in
 studies of before decision 17; balanced: by length and by the vanilla model's loss."""
-SETS = ("forget", "approximate", "retain", "general")
+SETS = EVALUATED_SETS
 HALVED_SETS = SETS[1:]
 MIN_K_PERCENT = (20, 30, 40, 50, 60)
 ATTACKS = (
@@ -215,12 +217,16 @@ def row_key(row: Row) -> RowKey:
     return row["update"], strength_of(row)
 
 
-def check_row(row: Row) -> None:
+def check_row(row: Row, extra: Collection[str] = ()) -> None:
     """Assert the contract between the loop and the ledger.
 
     A row has known columns only, numbers only, and an update.
+
+    Args:
+        row: the row.
+        extra: columns that it may have beside `COLUMNS`.
     """
-    unknown = [name for name in row if name not in COLUMNS]
+    unknown = [name for name in row if name not in COLUMNS and name not in extra]
     assert not unknown, f"columns not in the schema: {unknown}"
     assert isinstance(row.get("update"), int), "a row needs its update"
     bad = [name for name, value in row.items() if not isinstance(value, (int, float))]

@@ -16,6 +16,7 @@ from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import HALVES, Row, strength_of
 from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
+from ray_unlearn.store.study_columns import extra_columns
 from ray_unlearn.store.table import config_columns, result_table
 
 SCORES = tuple(f"score_{half}" for half in HALVES)
@@ -58,8 +59,8 @@ class Snapshot:
     trials: pa.Table
     """One line per trial, by number.
 
-    It has identity, outcome, hyperparameters, number of rows, and update, strength and scores of
-    the row that scores the trial (null if it has no score).
+    It has identity, outcome, hyperparameters, number of rows, and update, strength, scores and the
+    study's own columns of the row that scores the trial (null if it has no score).
     """
     bests: tuple[BestConfiguration, ...]
     """The best configuration of each method that has a score, lowest score first."""
@@ -81,7 +82,8 @@ def taken(folder: Path) -> Snapshot:
         key=lambda best: (best.score_selection, best.number),
     )
     spec = where_it_is_now(spec, folder)
-    trials = _trial_table(record, rule, rows.schema, config_columns(spec))
+    settings, extra = config_columns(spec), tuple(extra_columns(spec))
+    trials = _trial_table(record, rule, rows.schema, settings, extra)
     return Snapshot(spec, rows, trials, tuple(ranked))
 
 
@@ -106,19 +108,25 @@ def _best(record: Record, rule: ScoreRule, method: str) -> BestConfiguration | N
 
 
 def _trial_table(
-    record: Record, rule: ScoreRule, known: pa.Schema, settings: tuple[str, ...]
+    record: Record,
+    rule: ScoreRule,
+    known: pa.Schema,
+    settings: tuple[str, ...],
+    extra: tuple[str, ...],
 ) -> pa.Table:
     apart = (name for name in settings if name not in IDENTITY)
     fields = [known.field(name) for name in (*IDENTITY, *apart)]
     fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
     fields += [pa.field("strength", pa.float64())]
-    fields += [pa.field(name, pa.float64()) for name in SCORES]
+    fields += [pa.field(name, pa.float64()) for name in (*SCORES, *extra)]
     trials = (trial for _, trial in sorted(record.trials.items()))
-    lines = [_trial_line(trial, rule.row(trial), settings) for trial in trials]
+    lines = [_trial_line(trial, rule.row(trial), settings, extra) for trial in trials]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 
-def _trial_line(trial: Trial, scored: Row | None, settings: tuple[str, ...]) -> dict[str, Any]:
+def _trial_line(
+    trial: Trial, scored: Row | None, settings: tuple[str, ...], extra: tuple[str, ...]
+) -> dict[str, Any]:
     line = {name: trial.config.get(name) for name in settings} | {
         "number": trial.number,
         "trial_id": trial.trial_id,
@@ -129,5 +137,6 @@ def _trial_line(trial: Trial, scored: Row | None, settings: tuple[str, ...]) -> 
     }
     if scored is not None:
         line |= {name: scored[name] for name in ("update", *SCORES)}
+        line |= {name: scored.get(name) for name in extra}
         line["strength"] = strength_of(scored)
     return line

@@ -28,6 +28,7 @@ from ray_unlearn.store.schema import (
     row_key,
 )
 from ray_unlearn.store.score import ScoreRule
+from ray_unlearn.store.study_columns import extra_columns, extra_names
 
 CONFIG_COLUMNS = ("method", "seed", *HYPERPARAMETERS)
 """Of all studies; those of single methods follow them (`config_columns`)."""
@@ -72,7 +73,7 @@ UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repe
 
 
 def result_table(record: Record) -> pa.Table:
-    """One line per evaluation row: who and how it was, the configuration, `COLUMNS`.
+    """One line per evaluation row: who and how it was, the configuration, `study_columns`.
 
     `candidate` is true where the row stands for a configuration that could be deployed, `scored`
     where it is the one that scores its trial by `score_rule` (see `store.score`). Where the
@@ -92,7 +93,9 @@ def result_table(record: Record) -> pa.Table:
     settings = config_columns(spec)
     written = spec.objective.beyond_weights()
     study |= {"objective": written} if written else {}
-    schema, tables = _schema(settings, OBJECTIVE_COLUMNS if written else ()), []
+    nowhere = {"feasible": False} if written else {}
+    more = (*extra_columns(spec), *(OBJECTIVE_COLUMNS if written else ()))
+    schema, tables = _schema(settings, more), []
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
         known: dict[str, Any] = study | {
@@ -114,7 +117,7 @@ def result_table(record: Record) -> pa.Table:
             | (_feasibility(metrics, rule) if written else {})
             for row in sorted(trial.rows, key=row_key)
             for metrics in [dict(row.items())]
-        ] or [known | {"candidate": False, "scored": False}]
+        ] or [known | {"candidate": False, "scored": False} | nowhere]
         if len(lines) >= LINES_AT_A_TIME:
             tables.append(pa.Table.from_pylist(lines, schema=schema))
             lines = []
@@ -127,13 +130,16 @@ def _feasibility(row: Row, rule: ScoreRule) -> dict[str, Any]:
 
 
 def baseline_table(record: Record) -> pa.Table:
-    """One line per baseline (vanilla, exact_retrain): `baseline` and `BASELINE_COLUMNS`."""
-    lines = [
-        {"baseline": name} | {c: row.get(c) for c in BASELINE_COLUMNS}
-        for name, row in record.baselines.items()
-    ]
+    """One line per baseline (vanilla, exact_retrain): `baseline` and `BASELINE_COLUMNS`.
+
+    What the study's rows have beside `COLUMNS` follows, as far as a baseline has it.
+    """
+    rows = {name: dict(row.items()) for name, row in record.baselines.items()}
+    extra = dict.fromkeys(name for row in rows.values() for name in extra_names(row))
+    columns = [*BASELINE_COLUMNS, *(name for name in extra if name not in BASELINE_COLUMNS)]
+    lines = [{"baseline": name} | {c: row.get(c) for c in columns} for name, row in rows.items()]
     fields = [pa.field("baseline", pa.string())]
-    fields += [pa.field(name, _type(name)) for name in BASELINE_COLUMNS]
+    fields += [pa.field(name, _type(name)) for name in columns]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 

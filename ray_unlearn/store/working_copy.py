@@ -30,7 +30,7 @@ HEADER = "ledger/header.json"
 """The object that begins a study: the process that creates it has begun the study."""
 OWN = ("ledger/events.jsonl", "ledger/acknowledged", f"ledger/{LEASE_FILE}", HEADER)
 """Files of the working copy that have another form in the store, or are written once."""
-SMALL_FILES = ("study.yaml", "baselines.json", "live.json", TASKS_FILE)
+SMALL_FILES = ("study.yaml", "baselines.json", "live.json", TASKS_FILE, "attacks.json")
 """Files that a reader receives beside the ledger."""
 TENSORBOARD = "tensorboard/"
 

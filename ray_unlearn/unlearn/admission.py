@@ -35,6 +35,7 @@ from ray_unlearn.unlearn.model_files import check_source
 from ray_unlearn.unlearn.plan import StudyPlan, plan
 from ray_unlearn.unlearn.planned_halves import data_are_here, model_is_here, planned_halves
 from ray_unlearn.unlearn.room import room_findings
+from ray_unlearn.unlearn.sources import check_path
 from ray_unlearn.unlearn.trained_layers import check_trained_layers
 
 Value = TypeVar("Value")
@@ -243,13 +244,16 @@ def _data(found: Admission, spec: StudySpec) -> StudyData | None:
         where = "on the hub" if not data_are_here(spec) else "needed by a model that is not here"
         said = f"documents or tokens {where}: they are read when the study starts"
         found.findings.append(Finding("documents", "note", said))
+        for name, source in spec.data.splits.items():
+            found.ask("documents", partial(check_path, source, f"data.splits.{name}"), lambda _: [])
         return None
     return found.ask("documents", lambda: prepare(spec.data, spec.model), _document_words)
 
 
 def _document_words(data: StudyData) -> str:
     return "read: " + ", ".join(
-        f"{name} {len(tokens.selection):,} ({int(tokens.target_mask.sum()):,} targets)"
+        f"{name} {len(tokens.selection):,} ({len(tokens):,} sequences, "
+        f"{int(tokens.target_mask.sum()):,} targets)"
         for name, tokens in data.splits.items()
     )
 

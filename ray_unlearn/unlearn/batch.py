@@ -159,7 +159,7 @@ def attend_by_document(
     return torch.cat(parts)[None], None
 
 
-def in_one_pass(first: Batch, second: Batch) -> Batch:
+def joined_batches(first: Batch, second: Batch) -> Batch:
     """Two batches of one layout in one pass; the targets of the first come first."""
     targets = torch.cat([first.targets, second.targets])
     if first.document_lengths is not None and second.document_lengths is not None:

@@ -155,7 +155,9 @@ def most_calibrated(workspace: Workspace, config: TrialConfig) -> int:
     return int(min(max(affordable, 1), MOST_CALIBRATED))
 
 
-def calibrated_row(workspace: Workspace, meter: Meter, calibration: Calibration) -> Iterator[Row]:
+def calibrated_row(
+    workspace: Workspace, meter: Meter, calibration: Calibration, *, last: bool
+) -> Iterator[Row]:
     """Yield the row of the state just made at the strength that meets the target.
 
     There is none if no strength meets it, or if it is 1: then the row as trained stands for itself.
@@ -173,7 +175,7 @@ def calibrated_row(workspace: Workspace, meter: Meter, calibration: Calibration)
 
     found = strength_for(nll_at, calibration.trained_nll(meter.update), calibration.target)
     if isinstance(found, Calibrated) and found.strength != AS_TRAINED:
-        row = meter.row(evaluate(workspace), found.strength)
+        row = meter.row(evaluate(workspace, last=last), found.strength)
         if finite(row):
             yield row
             calibration.done(meter.update)

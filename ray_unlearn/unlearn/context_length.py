@@ -13,12 +13,13 @@ POSITION_TABLES = ("wpe", "embed_positions", "position_embeddings", "position_em
 """Names of learned position embeddings."""
 
 
-def check_positions(model: Any, length: int) -> str | None:
+def check_positions(model: Any, length: int, place: str = "data.sequence_length") -> str | None:
     """Compare the data's sequence length with the positions of a model.
 
     Args:
         model: a causal LM; it may be on the meta device.
         length: tokens of a sequence.
+        place: what in the study file makes it so long.
 
     Returns:
         A note for people if sequences are longer than the model's context but positions are
@@ -41,13 +42,13 @@ def check_positions(model: Any, length: int) -> str | None:
         there = min(table.num_embeddings, context or table.num_embeddings)
         if length > there:
             raise UserError(
-                f"data.sequence_length: {length}, but {type(model).__name__} has {there} "
+                f"{place}: {length}, but {type(model).__name__} has {there} "
                 "positions; "
                 f"use at most {there}"
             )
     elif isinstance(context, int) and length > context:
         return (
-            f"data.sequence_length: {length} tokens are more than the {context} positions that "
+            f"{place}: {length} tokens are more than the {context} positions that "
             f"{type(model).__name__} was made for; its perplexity may be poor beyond them"
         )
     return None

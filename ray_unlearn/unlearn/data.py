@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -18,14 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.demo import DOMAINS, cache_folder, demo_domain
-from ray_unlearn.spec.data_spec import SPLITS, DataSpec
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec, place_of
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.evaluation_spec import EvaluationSpec
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.schema import HALVED_SETS, Dealing
 from ray_unlearn.unlearn.alternatives import ALTERNATIVE, alternative_documents, as_alternatives
+from ray_unlearn.unlearn.compared_answers import Owners, with_compared
 from ray_unlearn.unlearn.conversations import written_out
 from ray_unlearn.unlearn.document_hash import text_hash
 from ray_unlearn.unlearn.duplicates import duplicate_findings
@@ -70,6 +72,17 @@ class StudyData:
     """The vanilla model's losses are still to deal the halves (`halves.deal_halves`)."""
     findings: tuple[Finding, ...] = ()
     """What was found when the documents were read: blank rows, copies."""
+    watched: tuple[str, ...] = ()
+    """Names of `evaluation.sets`, each the name of its split too."""
+    owners: Owners = field(default_factory=dict)
+    """Of the splits of compared answers."""
+    tokenizer: Any = None
+    """To read what is generated; None where nothing is."""
+
+    @property
+    def special_tokens(self) -> tuple[int, ...]:
+        """Ids that end an answer: each is beside the text."""
+        return tuple(sorted(self.tokenizer.all_special_ids))
 
     @cached_property
     def packed(self) -> bool:
@@ -77,8 +90,8 @@ class StudyData:
         return any(tokens.position_ids is not None for tokens in self.splits.values())
 
     def evaluated(self, name: str) -> TokenSet:
-        """The token set of the metrics named `name`: forget, approximate, retain or general."""
-        return self.splits[EVALUATED[name]]
+        """The token set of the metrics named `name`: ours (forget ...), or of a watched set."""
+        return self.splits[split_evaluated(name)]
 
     def as_dealt(self, dealing: Dealing, halves: Mapping[str, str]) -> "StudyData":
         """The data with the halves of a study.
@@ -105,7 +118,7 @@ class StudyData:
     def notes(self) -> list[str]:
         """What whoever reads the study's results should know of its data."""
         return [str(finding) for finding in self.findings if finding.state != "ok"] + [
-            f"data.splits.{name}: {full} of {len(tokens.selection)} answers reach the end of their "
+            f"{place_of(name)}: {full} of {len(tokens.selection)} answers reach the end of their "
             f"sequence of {tokens.input_ids.shape[1]} tokens and may be cut there; a larger "
             "`data.sequence_length` keeps them whole"
             for name, tokens in self.splits.items()
@@ -118,6 +131,11 @@ class StudyData:
         return {name: half_letters(self.splits[name].selection) for name in HALVED_SPLITS}
 
 
+def split_evaluated(name: str) -> str:
+    """The split that the metrics of a set are measured on."""
+    return EVALUATED.get(name, name)
+
+
 def half_letters(selection: NDArray[np.bool_]) -> str:
     """A character per document: `s` (selection) or `r` (reporting)."""
     return "".join("s" if chosen else "r" for chosen in selection)
@@ -128,10 +146,11 @@ def prepare(
     model: ModelSpec,
     cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
+    evaluation: EvaluationSpec | None = None,
     *,
     refusals: bool = False,
 ) -> StudyData:
-    """Read, check, tokenise and cut all splits.
+    """Read, check, tokenise and cut all splits and watched sets.
 
     The arrays are cached by the hash of everything that decides them.
 
@@ -140,6 +159,7 @@ def prepare(
         model: whose tokenizer is used.
         cache: folder for tokenised data; default `token_cache()`.
         say: called with each line of progress.
+        evaluation: its `sets`, and whether anything is generated; None: neither.
         refusals: forget documents without alternative answers of their own get refusals, which are
             part of the methods that use them and in no digest (`asks_alternatives`).
 
@@ -149,14 +169,16 @@ def prepare(
             a half (selection, reporting) without any.
     """
     notes: list[str] = []
-    documents = read_documents(spec, notes.append)
+    sets = {} if evaluation is None else evaluation.sets
+    documents = read_documents(spec, sets, notes.append)
     _refuse_overlap(documents)
     findings = (
         *(Finding("blank rows", "note", note) for note in notes),
         *duplicate_findings(documents),
     )
     tokenizer = load_tokenizer(model)
-    alternatives, owners = alternative_documents(documents["forget"], refusals)
+    alternatives, whose = alternative_documents(documents["forget"], refusals)
+    documents, owners = with_compared(documents)
     folder = cache or token_cache()
 
     def arrays(of: dict[str, list[Document]], layout: DataSpec) -> dict[str, TokenSet]:
@@ -175,11 +197,11 @@ def prepare(
     _check_halves(splits)
     special = set(tokenizer.all_special_ids)
     allowed = np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int32)
-    digests = {name: split_digest(documents[name], splits[name]) for name in SPLITS}
+    digests = {name: split_digest(documents[name], splits[name]) for name in documents}
     if alternatives:
         written = written_out(alternatives, spec, tokenizer, "forget")
         padded = spec.model_copy(update={"layout": "pad"})
-        found = as_alternatives(arrays({ALTERNATIVE: written}, padded)[ALTERNATIVE], owners)
+        found = as_alternatives(arrays({ALTERNATIVE: written}, padded)[ALTERNATIVE], whose)
         splits[ALTERNATIVE] = found
         if spec.splits["forget"].alternative is not None:
             digests[ALTERNATIVE] = split_digest(written, found)
@@ -191,6 +213,9 @@ def prepare(
         digests,
         former_data_digest(spec, documents, tokenizer),
         findings=findings,
+        watched=tuple(sets),
+        owners=owners,
+        tokenizer=tokenizer if evaluation is not None and evaluation.generate else None,
     )
 
 
@@ -293,7 +318,7 @@ def _save(path: Path, splits: dict[str, TokenSet]) -> None:
         ) from None
 
 
-def _load(path: Path, names: Collection[str]) -> dict[str, TokenSet] | None:
+def _load(path: Path, names: Sequence[str]) -> dict[str, TokenSet] | None:
     """The cached arrays; None if they are missing or damaged, so that they are made again."""
     try:
         with np.load(path, allow_pickle=False) as arrays:

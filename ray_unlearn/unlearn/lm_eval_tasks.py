@@ -80,8 +80,13 @@ def load_tasks(
     with _on_stderr():
         from lm_eval.tasks import TaskManager
 
-        # Indexing all tasks that come along takes seconds, and a file that is no group needs none.
-        manager = TaskManager(include_defaults=any(map(_refers_to_others, names)))
+        # Indexing all tasks that come along takes seconds, and the file of a task needs none. The
+        # file of a group is only found by its name.
+        groups = [name for name in names if _group_in(name)]
+        manager = TaskManager(
+            include_path=[str(Path(name).resolve().parent) for name in groups],
+            include_defaults=bool(groups) or not all(map(_is_file, names)),
+        )
         found: list[Any] = []
         for name in names:
             found += _loaded(manager, name)
@@ -93,10 +98,12 @@ def _is_file(name: str) -> bool:
     return name.endswith(FILE_ENDINGS)
 
 
-def _refers_to_others(name: str) -> bool:
+def _group_in(name: str) -> str | None:
+    """The group that a task file defines; None for a task, or for the name of one."""
     if not _is_file(name):
-        return True
-    return bool(re.search(r"^group:", Path(name).read_text(encoding="utf-8"), re.MULTILINE))
+        return None
+    found = re.search(r"^group: *(\S+)", Path(name).read_text(encoding="utf-8"), re.MULTILINE)
+    return found and found[1].strip("'\"")
 
 
 def _loaded(manager: Any, name: str) -> list[Any]:
@@ -107,8 +114,9 @@ def _loaded(manager: Any, name: str) -> list[Any]:
         raise UserError(f"--tasks: lm-eval has no task {name!r}; {hint}")
     path = Path(name).resolve()
     try:
+        asked = _group_in(name) or (str(path) if _is_file(name) else name)
         with chdir(path.parent) if _is_file(name) else nullcontext():
-            loaded = manager.load([str(path) if _is_file(name) else name])
+            loaded = manager.load([asked])
     # Task files, their functions and the readers of data sets raise whatever they like.
     except Exception as error:
         raise UserError(

@@ -80,8 +80,9 @@ def unlearn(
     workspace.comm.check_same(meter.update, "update of the restored checkpoint")
     while True:
         if meter.update in config.evaluate_at:
+            last = meter.update == config.steps
             if meter.update not in checkpointer.known:
-                row = meter.row(evaluate(workspace))
+                row = meter.row(evaluate(workspace, last=last))
                 if not finite_row(row):
                     first = next(name for name, value in row.items() if not math.isfinite(value))
                     yield Ended("diverged", f"{first} is not finite at update {meter.update}")
@@ -90,7 +91,7 @@ def unlearn(
                     calibration.take(row)
                 yield row
             if calibration is not None and calibration.wants(meter.update):
-                yield from calibrated_row(workspace, meter, calibration)
+                yield from calibrated_row(workspace, meter, calibration, last=last)
         checkpointer.between_updates(state)
         if meter.update == config.steps:
             yield Ended("complete")

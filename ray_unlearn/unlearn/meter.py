@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import AS_TRAINED, Metrics, Row, check_row
+from ray_unlearn.store.study_columns import extra_names
 from ray_unlearn.unlearn.methods import Term
 from ray_unlearn.unlearn.workspace import Workspace
 
@@ -93,7 +94,7 @@ class Meter:
             name: value.item() if isinstance(value, np.generic) else value
             for name, value in row.items()
         }
-        check_row(row)
+        check_row(row, extra_names(row))
         return row
 
     def state(self) -> dict[str, Any]:

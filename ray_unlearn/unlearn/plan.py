@@ -14,7 +14,7 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.objective import Objective
-from ray_unlearn.store.schema import COLUMNS
+from ray_unlearn.store.study_columns import study_columns
 from ray_unlearn.unlearn.architecture import model_config
 from ray_unlearn.unlearn.calibration import MOST_CALIBRATED
 from ray_unlearn.unlearn.cost import count_update
@@ -27,8 +27,8 @@ from ray_unlearn.unlearn.memory import (
 )
 from ray_unlearn.unlearn.methods import terms
 
-ROW_BYTES = 50 * len(COLUMNS)
-"""Bytes of a row in the ledger; measured: 4.9 kB."""
+COLUMN_BYTES = 50
+"""Bytes of a column of a row in the ledger; measured: 4.9 kB for a row."""
 LANE_PROCESSES_GIB = 0.9
 """GiB of controller, worker and helpers of an idle Ray Train run, measured on a CPU."""
 
@@ -162,7 +162,8 @@ def disk_bytes(spec: StudySpec, parameters: int | None = None, lanes: int | None
     # The weights and two float32 moments.
     checkpoint = weights + 8 * parameters if operations.checkpoint_every_s is not None else 0
     best = weights if operations.keep_best else 0
-    return rows * ROW_BYTES * (3 if operations.tensorboard else 2) + 2 * (
+    row_bytes = COLUMN_BYTES * len(study_columns(spec))
+    return rows * row_bytes * (3 if operations.tensorboard else 2) + 2 * (
         (lanes or lanes_here(spec)) * checkpoint + best
     )
 

@@ -11,7 +11,7 @@ from ray_unlearn.store.target import HalfTarget, half_targets
 from ray_unlearn.unlearn.architecture import model_config
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import HALVED_SPLITS, StudyData
-from ray_unlearn.unlearn.evaluate import evaluate_vanilla
+from ray_unlearn.unlearn.evaluate import measured_vanilla
 from ray_unlearn.unlearn.halves import balanced_halves
 from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.workspace import Workspace
@@ -41,10 +41,10 @@ def planned_halves(
     data = data.as_dealt("balanced", {})
     if _is_small(spec, data):
         workspace = Workspace.open(
-            spec.model, data, spec.evaluation, spec.operations, Comm.single()
+            spec.model, data, spec.evaluation.bare, spec.operations, Comm.single()
         )
         workspace.reset()
-        vanilla = evaluate_vanilla(workspace)
+        vanilla = measured_vanilla(workspace).row
         if (measured := half_targets(vanilla)) is not None:
             return measured, vanilla
     tokens = data.evaluated("approximate").target_document

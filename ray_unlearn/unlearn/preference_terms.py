@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.alternatives import ALTERNATIVE, drawn_alternatives
-from ray_unlearn.unlearn.batch import in_one_pass
+from ray_unlearn.unlearn.batch import joined_batches
 from ray_unlearn.unlearn.head import function_by_head
 from ray_unlearn.unlearn.methods import Term
 from ray_unlearn.unlearn.methods.losses import Given
@@ -94,7 +94,7 @@ def part_of_preference(
             replace(given, values=own, reference=before, alternative=known), config
         )
 
-    both = in_one_pass(first, second)
+    both = joined_batches(first, second)
     part: Tensor = workspace.policy.scored(
         both, function_by_head(workspace.head, both.targets, loss)
     )

@@ -28,6 +28,10 @@ class Scored(nn.Module):
         self.model = model
         self._autocast = autocast
 
+    def like(self, model: Any) -> "Scored":
+        """Another model, called in the same precision."""
+        return Scored(model, self._autocast)
+
     def forward(
         self, batch: Batch, use: Callable[[Tensor, nn.Linear], T], layer: int | None = None
     ) -> T:

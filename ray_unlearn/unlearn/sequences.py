@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ray_unlearn.spec.data_spec import DataSpec
+from ray_unlearn.spec.data_spec import DataSpec, place_of
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.unlearn.conversations import encoded_answers
@@ -77,7 +77,7 @@ def _texts(
     for index, (document, ids) in enumerate(zip(documents, encoded, strict=True)):
         if len(ids) < 2:
             raise UserError(
-                f"data.splits.{name}: document {document.id!r} has {len(ids)} token(s), and "
+                f"{place_of(name)}: document {document.id!r} has {len(ids)} token(s), and "
                 "nothing to predict; "
                 "remove it or join it to another"
             )
@@ -99,7 +99,7 @@ def _answers(
         kept = ids[:length]
         if len(kept) <= max(first, 1):  # a first token is never predicted
             raise UserError(
-                f"data.splits.{name}: document {document.id!r} {_no_answer(ids, first, length)}"
+                f"{place_of(name)}: document {document.id!r} {_no_answer(ids, first, length)}"
             )
         answer = document.text[document.prompt_length :]
         text = answer if len(kept) == len(ids) else tokenizer.decode(kept[first:])

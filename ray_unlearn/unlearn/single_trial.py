@@ -43,7 +43,13 @@ class Single:
         self.objective = Objective.of(spec)
         make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
         self.spec = spec
-        data = prepare(spec.data, spec.model, say=say, refusals=asks_alternatives(spec.methods))
+        data = prepare(
+            spec.data,
+            spec.model,
+            say=say,
+            evaluation=spec.evaluation,
+            refusals=asks_alternatives(spec.methods),
+        )
         self.context = context_digest(spec, data)
         self._former_context = context_digest(spec, data, former=True)
         dealing: Dealing = "balanced" if record is None else record.header.dealing

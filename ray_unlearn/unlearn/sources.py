@@ -8,10 +8,11 @@ from pathlib import Path
 
 from ray_unlearn.demo import demo_domain
 from ray_unlearn.demo import documents as demo_documents
-from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
+from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource, place_of
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.unlearn.document_hash import text_hash
+from ray_unlearn.unlearn.hub_ids import check_hub_id
 
 TEXT_FILES = (".txt", ".md")
 ReadRow = tuple[str, Document]
@@ -19,9 +20,11 @@ ReadRow = tuple[str, Document]
 
 
 def read_documents(
-    spec: DataSpec, note: Callable[[str], None] = lambda text: None
+    spec: DataSpec,
+    sets: Mapping[str, SplitSource] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, list[Document]]:
-    """The documents of every split in `SPLITS`, in source order.
+    """The documents of every split in `SPLITS` and of watched sets, in source order.
 
     Where no `retain_heldout` is given, `heldout_share` of the retain documents (by hash) are held
     out.
@@ -37,15 +40,17 @@ def read_documents(
     if spec.source is not None:
         splits = demo_documents(demo_domain(spec.source))
     else:
-        splits = {name: _split(spec, name, note) for name in spec.splits}
+        splits = {name: _split(spec, spec.splits[name], name, note) for name in spec.splits}
         if "retain_heldout" not in splits:
             splits |= _hold_out(splits["retain"], spec.heldout_share)
-    for name in SPLITS:
-        if not splits[name]:
+    watched = {name: _split(spec, source, name, note) for name, source in (sets or {}).items()}
+    found = {name: splits[name] for name in SPLITS} | watched
+    for name, documents in found.items():
+        if not documents:
             raise UserError(
-                f"data.splits.{name}: no documents; check `limit`, `pattern`, or give more text"
+                f"{place_of(name)}: no documents; check `limit`, `pattern`, or give more text"
             )
-    return {name: splits[name] for name in SPLITS}
+    return found
 
 
 def _hold_out(documents: list[Document], share: float) -> dict[str, list[Document]]:
@@ -56,10 +61,12 @@ def _hold_out(documents: list[Document], share: float) -> dict[str, list[Documen
     }
 
 
-def _split(spec: DataSpec, name: str, note: Callable[[str], None]) -> list[Document]:
-    source, where = spec.splits[name], f"data.splits.{name}"  # type: ignore[index]
+def _split(
+    spec: DataSpec, source: SplitSource, name: str, note: Callable[[str], None]
+) -> list[Document]:
     skipped: list[str] = []
-    found = list(_read(source, where, skipped if spec.blank_rows == "skip" else None))
+    where = place_of(name)
+    found = list(read_source(source, where, skipped if spec.blank_rows == "skip" else None))
     if skipped:
         note(
             f"{where}: {len(skipped):,} blank rows were skipped, {len(found):,} documents are left"
@@ -67,13 +74,18 @@ def _split(spec: DataSpec, name: str, note: Callable[[str], None]) -> list[Docum
     return found
 
 
-def _read(source: SplitSource, where: str, skipped: list[str] | None = None) -> Iterator[Document]:
-    """The first `limit` documents, with every library's errors as a UserError.
+def read_source(
+    source: SplitSource, where: str, skipped: list[str] | None = None
+) -> Iterator[Document]:
+    """The first `limit` documents of a source, whatever library reads them.
 
     Args:
-        source: of a split.
-        where: the study file's key that names it.
+        source: file, folder or data set.
+        where: its name in messages.
         skipped: receives the ids of blank rows; None: they are refused.
+
+    Raises:
+        UserError: it is missing, damaged, or lacks a field.
     """
     from pyarrow import ArrowException
 
@@ -109,11 +121,31 @@ def _refused_blank(source: SplitSource, place: str) -> str:
     )
 
 
+def check_path(source: SplitSource, where: str) -> None:
+    """Refuse a local source that is not there; one on the hub is not asked for.
+
+    Args:
+        source: of a split.
+        where: the study file's key that names it.
+
+    Raises:
+        UserError: no such file or folder.
+    """
+    path = Path(source.path or ".")
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(
+            f"{where}.path: no such file or folder: "
+            f"{path}{nearest(path.name, siblings) if siblings else ''}"
+        )
+
+
 def _read_all(source: SplitSource, where: str) -> Iterator[ReadRow]:
     if source.hub is not None:
         yield from _from_hub(source, where)
         return
     assert source.path is not None
+    check_path(source, where)
     path = Path(source.path)
     if source.has_answers and (path.is_dir() or path.suffix in TEXT_FILES):
         raise UserError(
@@ -122,12 +154,6 @@ def _read_all(source: SplitSource, where: str) -> Iterator[ReadRow]:
         )
     if path.is_dir():
         yield from _from_folder(path, source.pattern, where)
-    elif not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"{where}.path: no such file or folder: "
-            f"{path}{nearest(path.name, siblings) if siblings else ''}"
-        )
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _from_jsonl(path, source, where)
     elif path.suffix == ".parquet":
@@ -165,7 +191,7 @@ def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[ReadR
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
-    wanted = [*source.fields, *filter(None, (source.id, source.alternative))]
+    wanted = [*source.fields, *source.other_answers.values(), *([source.id] if source.id else [])]
     missing = [name for name in wanted if name not in file.schema_arrow.names]
     if missing:
         raise UserError(
@@ -200,6 +226,9 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[ReadRow]:
 
     assert source.hub is not None
     name = f"{source.hub}" + (f" ({source.config})" if source.config else "")
+    prepared = Path(datasets.config.HF_DATASETS_CACHE) / source.hub.replace("/", "___")
+    if not prepared.exists() and not Path(source.hub).exists():
+        check_hub_id(source.hub, source.revision, "README.md", f"{where}.hub", "dataset")
     try:
         data = datasets.load_dataset(
             source.hub, source.config, split=source.split, revision=source.revision
@@ -213,7 +242,7 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[ReadRow]:
         ) from None
     missing = [
         field
-        for field in (*source.fields, source.id, source.alternative)
+        for field in (*source.fields, *source.other_answers.values(), source.id)
         if field and field not in data.column_names
     ]
     if missing:
@@ -235,22 +264,28 @@ def _row(entry: dict[str, object], source: SplitSource, number: str, place: str)
     else:
         prompt, answer = (_text_field(entry, field, place) for field in source.fields)
         turns = (Turn("user", prompt), Turn("assistant", answer))
+    others = {kind: _answers(entry, field, place) for kind, field in source.other_answers.items()}
     contents = "\n".join(turn.content for turn in turns)
-    return place, Document(name, contents, turns, alternatives=_alternatives(entry, source, place))
+    document = Document(name, contents, turns)
+    return place, document._replace(
+        alternatives=others.get("alternative", ()),
+        paraphrased=others.get("paraphrased", ()),
+        perturbed=others.get("perturbed", ()),
+    )
 
 
-def _alternatives(entry: dict[str, object], source: SplitSource, place: str) -> tuple[str, ...]:
-    """The alternative answers of an entry, a text or a list of texts; of a source without, none."""
-    field = source.alternative
-    if field is None:
-        return ()
-    value = _value(entry, field, place)
-    texts = value if isinstance(value, list) else [value]
-    found = tuple(_text_field({field: text}, field, place) for text in texts)
-    if not found or not all(text.strip() for text in found):
+def _answers(entry: Mapping[str, object], field: str, place: str) -> tuple[str, ...]:
+    """One answer, or a list of them.
+
+    Raises:
+        UserError: none, or an empty one.
+    """
+    given = _value(entry, field, place)
+    answers = given if isinstance(given, list) else [given]
+    found = tuple(_text_field({field: answer}, field, place) for answer in answers)
+    if not found or not all(answer.strip() for answer in found):
         raise UserError(
-            f"{place}: field {field!r} has an empty alternative answer, or none; give one, or "
-            "remove the row"
+            f"{place}: field {field!r} holds an empty answer, or none; give one, or remove the row"
         )
     return found
 

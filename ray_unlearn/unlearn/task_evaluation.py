@@ -23,7 +23,7 @@ from ray_unlearn.store.schema import RowKey
 from ray_unlearn.store.storage import Storage
 from ray_unlearn.unlearn.lm_eval_tasks import AskedTasks, MeasuredScore, ScoreKey, task_scores
 from ray_unlearn.unlearn.model import exact_retrain_sources, load_model, load_tokenizer
-from ray_unlearn.unlearn.trial_model import rebuilt_trial
+from ray_unlearn.unlearn.trial_model import TrialModels
 
 Say = Callable[[str], None]
 
@@ -50,12 +50,12 @@ def evaluate_trial(
         trial: id or number of the trial, or `best`.
         tasks: see `load_tasks`.
         say: called with each line of progress.
-        update: as in `rebuilt_trial`.
-        strength: as in `rebuilt_trial`.
+        update: as in `TrialModels.make`.
+        strength: as in `TrialModels.make`.
         batch_size: sequences per forward pass; None: `evaluation.batch_size` of the study.
 
     Raises:
-        UserError: as in `rebuilt_trial`; tasks that cannot be run on this model.
+        UserError: as in `TrialModels.make`; tasks that cannot be run on this model.
         StorageError: the study cannot be read or written.
     """
     with tempfile.TemporaryDirectory(prefix="ray-unlearn-") as folder:
@@ -93,10 +93,11 @@ def _written(
     say: Say,
 ) -> tuple[StudySpec, Trial, RowKey]:
     """Write the trial's model to the folder; what was needed to make it is freed on return."""
-    made = rebuilt_trial(study, storage, trial, update, say, strength)
+    models = TrialModels(study, storage, say)
+    made = models.make(trial, update, strength)
     say(f"the trial's model: {made.how}")
-    made.single.save(folder)
-    return made.single.spec, made.trial, made.at
+    models.single.save(folder)
+    return models.single.spec, made.trial, made.at
 
 
 def _models(spec: StudySpec, folder: str) -> dict[TaskModel, str | None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, StorageError, UserError
@@ -11,7 +12,8 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.files import kept_weights
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import AS_TRAINED, RowKey, row_key
+from ray_unlearn.store.row_score import Baselines
+from ray_unlearn.store.schema import AS_TRAINED, Row, RowKey, row_key
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import Storage, local_file
@@ -59,77 +61,96 @@ def write_trial_model(
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
-    made = rebuilt_trial(study, storage, trial, update, say, strength)
-    made.single.save(output)
-    row = next((row for row in made.trial.rows if row_key(row) == made.at), None)
+    models = TrialModels(study, storage, say)
+    made = models.make(trial, update, strength)
+    single = models.single
+    single.save(output)
     try:
-        write_card(output, made.single.spec, made.config, made.trial.trial_id, made.at, row)
+        write_card(output, single.spec, made.config, made.trial.trial_id, made.at, made.row)
     except OSError as error:
         raise StorageError(f"{output}: the model card cannot be written: {error}") from None
     say(f"model: {output} ({made.how})")
 
 
 @dataclass(frozen=True)
-class RebuiltTrial:
-    """A trial whose model is the policy of `single`.
+class MadeModel:
+    """What the policy is now: the model of a trial."""
 
-    `at` is the update and strength of the model, `how` says in words where it came from.
-    """
-
-    single: Single
     trial: Trial
     config: TrialConfig
     at: RowKey
+    row: Row | None
+    """The ledger's row of that update and strength; None where there is none."""
     how: str
+    """Where its weights are from, for people."""
 
 
-def rebuilt_trial(
-    study: Path,
-    storage: Storage,
-    trial: str,
-    update: int | None,
-    say: Say,
-    strength: float | None = None,
-) -> RebuiltTrial:
-    """Make the model of a trial, from the weights that the study kept or by running it again.
+class TrialModels:
+    """The models of a study's trials, made one after another in this process.
 
     Args:
         study: study directory, or a copy of it.
         storage: where the study's weights are.
-        trial: id or number of the trial, or `best`.
-        update: the update to stop at; None: that of the row that scores the trial.
         say: called with each line of progress.
-        strength: a in W_0 + a (W_t - W_0); None: that of the row that scores the trial, or 1 if
-            `update` is given.
 
     Raises:
-        UserError: no such trial or update, no score, model or data have changed since, or the trial
-            diverges.
-        StorageError: the study cannot be read.
+        UserError: there is no study.
+        StorageError: it cannot be read.
     """
-    spec, record = open_study(study)
-    chosen, at = chosen_for_export(spec, record, trial, update, strength)
-    wanted, mixed = at
-    config = validated(TrialConfig, chosen.config, "ledger: config")
-    single = Single(where_it_is_now(spec, study), say, record)
-    if not single.can_repeat(config):
-        raise UserError(
-            "model, data or evaluation have changed since the study was run; its trial cannot be "
-            "repeated: put them back"
-        )
-    kept = kept_weights(storage, record, chosen.number, *at)
-    if kept is not None:
-        with local_file(storage, kept) as path:
-            single.load_weights(path)
-        how = f"the weights that the study kept of trial {chosen.number}, update {wanted}"
-    else:
-        _run_again(single, shortened(config, wanted), say)
+
+    def __init__(self, study: Path, storage: Storage, say: Say) -> None:
+        self.spec, self.record = open_study(study)
+        self._study = study
+        self._storage = storage
+        self._say = say
+
+    @cached_property
+    def single(self) -> Single:
+        """Model and data, whose policy is the model that was made last."""
+        return Single(where_it_is_now(self.spec, self._study), self._say, self.record)
+
+    @cached_property
+    def _baselines(self) -> Baselines:
+        self._say("measuring the baselines")
+        return self.single.baselines()
+
+    def make(
+        self, trial: str, update: int | None = None, strength: float | None = None
+    ) -> MadeModel:
+        """Make the policy the model of a trial.
+
+        Args:
+            trial: as in `write_trial_model`, like all below.
+            update: the update.
+            strength: a in W_0 + a (W_t - W_0).
+
+        Raises:
+            UserError: as in `write_trial_model`.
+            StorageError: weights cannot be read.
+        """
+        chosen, at = chosen_for_export(self.spec, self.record, trial, update, strength)
+        wanted, mixed = at
+        config = validated(TrialConfig, chosen.config, "ledger: config")
+        single = self.single
+        if not single.can_repeat(config):
+            raise UserError(
+                "model, data or evaluation have changed since the study was run; its trial cannot "
+                "be repeated: put them back"
+            )
+        kept = kept_weights(self._storage, self.record, chosen.number, *at)
+        if kept is not None:
+            with local_file(self._storage, kept) as path:
+                single.load_weights(path)
+            how = f"the weights that the study kept of trial {chosen.number}, update {wanted}"
+        else:
+            _run_again(single, shortened(config, wanted), self._baselines, self._say)
+            if mixed != AS_TRAINED:
+                single.mix(mixed)
+            how = f"trial {chosen.number} run again to update {wanted}"
         if mixed != AS_TRAINED:
-            single.mix(mixed)
-        how = f"trial {chosen.number} run again to update {wanted}"
-    if mixed != AS_TRAINED:
-        how += f", at strength {mixed:.4g}"
-    return RebuiltTrial(single, chosen, config, at, how)
+            how += f", at strength {mixed:.4g}"
+        row = next((row for row in chosen.rows if row_key(row) == at), None)
+        return MadeModel(chosen, config, at, row, how)
 
 
 def chosen_for_export(
@@ -187,11 +208,10 @@ def _named(record: Record, trial: str) -> Trial:
     raise UserError(f"no trial {trial!r}; give `best`, an id, or a number: {numbers}")
 
 
-def _run_again(single: Single, config: TrialConfig, say: Say) -> None:
-    say("measuring the baselines")
+def _run_again(single: Single, config: TrialConfig, baselines: Baselines, say: Say) -> None:
     ended = single.run(
         config,
-        single.baselines(),
+        baselines,
         lambda row: say(
             f"update {row['update']}/{config.steps}: forget ppl {row['forget_ppl']:.1f}, "
             f"score {row['score_selection']:.3f}"

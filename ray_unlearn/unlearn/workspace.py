@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.evaluation_spec import ASKED, EvaluationSpec
 from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.model_spec import ModelSpec, Rounding
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.strict import digest
-from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.user_methods import source_digests
 from ray_unlearn.unlearn import liger
 from ray_unlearn.unlearn.alternatives import ALTERNATIVE
@@ -26,6 +27,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.context_length import check_positions
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.data import EVALUATED, StudyData, half_letters
+from ray_unlearn.unlearn.decoding import NOT_CACHED, can_cache
 from ray_unlearn.unlearn.layout import (
     MAKERS,
     NOT_PACKED,
@@ -41,9 +43,12 @@ from ray_unlearn.unlearn.methods.losses import OF_REFERENCE
 from ray_unlearn.unlearn.model import DTYPES, demo_models, load_model, model_digest
 from ray_unlearn.unlearn.model_files import check_vocabulary
 from ray_unlearn.unlearn.policy import Policy, WholeModel, checkpoint_layers, make_policy
+from ray_unlearn.unlearn.questions import longest_generation
 from ray_unlearn.unlearn.reference import Reference
+from ray_unlearn.unlearn.retrained import Retrained
 from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.sharded_model import ShardedModel
+from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.weight_sharing import SharedModel
 
 Quantities = dict[str, Any]
@@ -73,6 +78,9 @@ def context_digest(spec: StudySpec, data: StudyData, *, former: bool = False) ->
         content.append(model.rounding)
     if model.lora is not None:
         content.append(model.lora.model_dump(mode="json"))
+    asked = spec.evaluation.model_dump(mode="json", include={*ASKED} - {"sets"})
+    if asked:
+        content.append(asked)
     if own := source_digests(spec.methods):
         content.append(own)
     return digest(content)
@@ -89,7 +97,7 @@ class Workspace:
         vanilla_shapes: list[torch.Size],
         comm: Comm,
         device: torch.device,
-        evaluation_batch_size: int,
+        evaluation: EvaluationSpec,
         micro_batch_size: int | None = None,
         head: Literal["fused", "plain", "liger"] = "fused",
         autocast: torch.dtype | None = None,
@@ -103,7 +111,10 @@ class Workspace:
         self.data = data
         self.comm = comm
         self.device = device
-        self.evaluation_batch_size = evaluation_batch_size
+        self.evaluation = evaluation
+        self.evaluation_batch_size = evaluation.batch_size
+        self.retrained: Retrained | None = None
+        """What rows are compared with, where the study asks for it."""
         self.micro_batch_size = micro_batch_size
         self.head = head
         self.rounding: Rounding = rounding
@@ -111,7 +122,7 @@ class Workspace:
         """The previous trial's, for its memory."""
         self.layout: Layout = layout
         self._packed = data.packed
-        self.reference = Reference(policy, data.splits, evaluation_batch_size, self.batch)
+        self.reference = Reference(policy, data.splits, evaluation.batch_size, self.batch)
         self._autocast = autocast
         self._adversarial_labels: NDArray[np.int32] | None = None
 
@@ -138,6 +149,8 @@ class Workspace:
         vanilla = load_model(model) if shared is None else shared.model()
         check_vocabulary(_largest_token(data), vanilla.get_output_embeddings().out_features)
         check_positions(vanilla, data.splits["forget"].input_ids.shape[1])
+        if (longest := longest_generation(data, evaluation)) > 0:
+            check_positions(vanilla, longest, "evaluation.generate: prompt and answer")
         shapes = [p.shape for p in vanilla.parameters()]
         autocast = None if model.autocast is None else DTYPES[model.autocast]
         shards = operations.parallel == "shard" and comm.world_size > 1
@@ -161,7 +174,7 @@ class Workspace:
             vanilla_shapes=shapes,
             comm=comm,
             device=torch.device(device),
-            evaluation_batch_size=evaluation.batch_size,
+            evaluation=evaluation,
             micro_batch_size=operations.micro_batch_size,
             head=operations.head,
             autocast=autocast,
@@ -174,6 +187,11 @@ class Workspace:
         """FLOPs of this model's updates, counted once; a note says where they are estimated."""
         length = self.data.splits["forget"].input_ids.shape[1]
         return count_update(self.policy.model.config, length)
+
+    @cached_property
+    def can_cache(self) -> bool:
+        """Whether answers are decoded with a cache of keys and values."""
+        return can_cache(self.policy.scored, self.batch("forget", np.zeros(1, dtype=np.int64)))
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -206,7 +224,11 @@ class Workspace:
 
     def batch(self, split: str, indices: NDArray[np.int64]) -> Batch:
         """These sequences on the device, without padding where the model can do without."""
-        return MAKERS[self.layout](self.data.splits[split], indices, self.device)
+        return self.batch_of(self.data.splits[split], indices)
+
+    def batch_of(self, tokens: TokenSet, indices: NDArray[np.int64]) -> Batch:
+        """`batch` of sequences that are in none of the study's splits."""
+        return MAKERS[self.layout](tokens, indices, self.device)
 
     def document_lengths(self, split: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Lengths that a pass over these sequences computes: of documents, or of padded rows."""
@@ -229,6 +251,8 @@ class Workspace:
             found.append(beyond)
         if self.update_cost.estimated:
             found.append(f"FLOPs of updates are estimated: {self.update_cost.estimated}")
+        if self.evaluation.generate and not self.can_cache:
+            found.append(NOT_CACHED.format(type(self.policy.model).__name__))
         return found
 
     def quantities(self, methods: Collection[str]) -> Quantities:
@@ -241,13 +265,14 @@ class Workspace:
         terms = [term for name in methods for term in method_named(name).terms]
         referred = (term.split for term in terms if loss_of(term).needs in OF_REFERENCE)
         preferred = (ALTERNATIVE for term in terms if loss_of(term).needs == "preference")
-        splits = [*EVALUATED.values(), *referred, *preferred]
+        splits = [*EVALUATED.values(), *self.data.watched, *referred, *preferred]
         hidden = self.reference.fill(dict.fromkeys(splits))
         wanted = any(term.labels == "adversarial" for term in terms)
         return {
             "hidden": hidden,
             "adversarial_labels": self.adversarial_labels if wanted else None,
             "halves": self.data.halves,
+            "retrained": self.retrained,
         }
 
     def use_halves(self, selection: dict[str, NDArray[np.bool_]]) -> None:
@@ -260,6 +285,7 @@ class Workspace:
         """Use what another lane of the study has computed."""
         self.reference.adopt(quantities["hidden"])
         self.data = self.data.with_halves(quantities["halves"])
+        self.retrained = quantities["retrained"]
         if quantities["adversarial_labels"] is not None:
             self.adversarial_labels = quantities["adversarial_labels"]
 

@@ -29,10 +29,12 @@ from ray_unlearn.analysis.figures.drawing import Drawing
 from ray_unlearn.analysis.figures.look import IN_THE_DARK, INK, method_look
 from ray_unlearn.analysis.read.study_results import StudyResults, load
 from ray_unlearn.analysis.report.checklist_section import checklist_section
+from ray_unlearn.analysis.report.own_columns_section import own_columns_section
 from ray_unlearn.analysis.report.page import Paragraph, Picture, Table
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.evaluation_spec import GenerateSpec, WatchedSet
 from ray_unlearn.spec.guideline_file import load_guidelines
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.store.event import BaselineMeasured
@@ -128,6 +130,55 @@ def test_the_checklist_says_what_was_not_measured(planted_study: Path) -> None:
     scope = checklist_section([study, replace(study, domain="another")]).blocks[1]
     assert isinstance(scope, Table)
     assert scope.lines[-1][2].startswith("2 domains, 2 trained models, ")
+
+
+def with_watched_sets(study: StudyResults) -> StudyResults:
+    """The study as if it had watched a set of each role, and generated answers."""
+    assert study.spec is not None
+    sets = {
+        "hard": WatchedSet(path="/nowhere", role="in_scope"),
+        "close": WatchedSet(path="/nowhere", role="near"),
+        "sums": WatchedSet(path="/nowhere", role="far"),
+    }
+    generate = (GenerateSpec(sets=("hard", "forget")),)
+    evaluation = study.spec.evaluation.model_copy(update={"sets": sets, "generate": generate})
+    spec = study.spec.model_copy(update={"evaluation": evaluation})
+    own = {"hard_ppl": 7.25, "sums_accuracy": 0.5, "forget_rouge_l": 0.125}
+    rows = study.rows.assign(**own)
+    return replace(study, spec=spec, rows=rows, baselines=study.baselines.assign(hard_ppl=3.5))
+
+
+def test_watched_sets_are_a_table_of_the_page_and_answer_the_checklist(
+    planted_study: Path,
+) -> None:
+    (study,) = load([planted_study]).studies
+    assert own_columns_section(study, "demo") == ()
+    watched = with_watched_sets(study)
+    (section,) = own_columns_section(watched, "demo")
+    (table,) = (block for block in section.blocks if isinstance(block, Table))
+    assert [line[0] for line in table.lines] == [
+        "`hard_ppl`",
+        "`sums_accuracy`",
+        "`forget_rouge_l`",
+    ]
+    assert [heading.label for heading in table.headings][2:4] == [
+        "vanilla model",
+        "exactly retrained model",
+    ]
+    assert table.lines[0][2:5] == ("3.50", "3.50", "7.25")
+    assert table.lines[1][1] == "\u2191"
+    assert table.lines[2][1:3] == ("", "\u2013")
+    page = checklist_section([watched]).blocks[1]
+    assert isinstance(page, Table)
+    found = {line[0]: line[1:] for line in page.lines}
+    in_scope = next(value for name, value in found.items() if name.startswith("hard in-scope"))
+    assert in_scope == ("yes", "loss on `hard`, in each row")
+    assert found["utility far from it"][0] == "yes"
+    assert "`close`" in found["utility near the forget set"][1]
+    assert found["what the model says when it is asked"][0] == "yes"
+    both = checklist_section([watched, study]).blocks[1]
+    assert isinstance(both, Table)
+    assert {line[0]: line[1] for line in both.lines}["utility far from it"] == "partly"
 
 
 def test_page_is_whole_and_in_order(report: Path) -> None:

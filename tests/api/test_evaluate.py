@@ -150,9 +150,29 @@ def test_a_task_that_cannot_be_loaded_is_refused_before_the_model_is_made(
 
 @needs_harness
 @pytest.mark.slow
-def test_a_misspelt_task_gets_the_nearest_name(study: ru.Study) -> None:
+def test_a_misspelt_task_gets_the_nearest_name() -> None:
+    from ray_unlearn.unlearn.lm_eval_tasks import load_tasks
+
     with pytest.raises(ru.UserError, match="did you mean 'arc_easy'"):
-        study.evaluate("arc_eassy", say=lambda text: None)
+        load_tasks(["arc_eassy"])
+
+
+@needs_harness
+@pytest.mark.slow
+def test_the_file_of_a_group_is_its_tasks_with_data_beside_it(
+    task_file: Path, tmp_path: Path
+) -> None:
+    """lm-eval itself refuses the path of such a file."""
+    from ray_unlearn.unlearn.lm_eval_tasks import load_tasks
+
+    shutil.copy(task_file.parent / "births.jsonl", tmp_path)
+    inside = TASK.strip().replace("\n", "\n    ")
+    (tmp_path / "people.yaml").write_text(f"group: people\ntask:\n  - {inside}\n")
+    (group,) = load_tasks([str(tmp_path / "people.yaml")]).loaded
+    (task,) = group.get_all_tasks()
+    assert [document["answer"] for document in task.test_docs()] == [
+        row["answer"] for row in QUESTIONS
+    ]
 
 
 @pytest.mark.skipif(HAS_HARNESS, reason="lm-eval is there")

@@ -38,6 +38,7 @@ def study(
     *spaces: SearchSpace,
     evaluate_at: tuple[int, ...] = (1, 3, 9, 30),
     pareto: bool = False,
+    objective: dict[str, Any] | None = None,
     full: SearchSpace | None = None,
     **search: Any,
 ) -> StudySpec:
@@ -55,7 +56,7 @@ def study(
             "spaces": {s.method: s for s in spaces},
             "full_spaces": {full.method: full} if full else None,
             "search": search,
-            "objective": ObjectiveSpec(pareto=pareto),
+            "objective": ObjectiveSpec(pareto=pareto, **(objective or {})),
             "evaluation": EvaluationSpec(at=evaluate_at),
         }
     )

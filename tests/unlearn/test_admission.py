@@ -1,19 +1,25 @@
 """What cannot run, or runs for nothing, is known before a study starts, and all of it at once."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
+from tiny import REPOSITORY, study_file
 
+from ray_unlearn.spec.data_spec import SplitSource
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.search_space import Fixed
+from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.admission import Admission, admission
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 from ray_unlearn.unlearn.machine import Machine
+from ray_unlearn.unlearn.sources import _read
 
 ENOUGH = Machine(cpus=64, memory_gib=512, disk_gib=1e4, gpus=8, gpu_gib=80)
 
@@ -26,10 +32,6 @@ def said(found: Admission, *states: str) -> list[str]:
 def whole(
     text_files: Path, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Admission:
-    from tiny import study_file
-
-    from ray_unlearn.spec.study_file import load_study
-
     path = study_file(tmp_path_factory.mktemp("study"), text_files, tiny_model)
     return admission(load_study(path), ENOUGH)
 
@@ -45,7 +47,7 @@ def test_every_check_has_its_line(whole: Admission) -> None:
 def test_documents_and_targets_of_each_split_are_shown(whole: Admission) -> None:
     """No command showed them."""
     (line,) = (str(f) for f in whole.findings if f.what == "documents")
-    assert line.startswith("read: forget 24 (")
+    assert line.startswith("read: forget 24 (48 sequences, ")
     assert "retain_heldout 16 (" in line
 
 
@@ -80,8 +82,44 @@ def test_a_folder_that_is_not_there_is_said_once(tiny_study: StudySpec) -> None:
     ]
 
 
-def _steps(spec: StudySpec, **changes: object) -> StudySpec:
-    return spec.model_copy(update=changes)
+def test_a_missing_folder_is_said_where_other_splits_are_on_the_hub(tiny_study: StudySpec) -> None:
+    hub = SplitSource(hub="a/b", split="train")
+    gone = SplitSource(path="/nowhere/books")
+    splits = tiny_study.data.splits | {"retain": hub, "forget": gone}
+    data = tiny_study.data.model_copy(update={"splits": splits})
+    found = admission(tiny_study.model_copy(update={"data": data}), ENOUGH)
+    assert said(found, "refused") == [
+        "data.splits.forget.path: no such file or folder: /nowhere/books"
+    ]
+
+
+def test_the_books_study_keeps_all_chunks_of_ones_own_files(
+    tmp_path: Path, text_files: Path, tiny_model: Path
+) -> None:
+    """The ready files of the published setting kept the first chunk of a document alone."""
+    content = yaml.safe_load((REPOSITORY / "studies/yi_6b_books.yaml").read_text())
+    assert "max_sequences_per_document" not in content["data"]
+    general = {"path": str(text_files / "general_retain.jsonl")}
+    held = {"path": str(text_files / "general_evaluation.jsonl")}
+    content["data"]["splits"] |= {"general_retain": general, "general_evaluation": held}
+    content["data"]["sequence_length"] = 48
+    content["model"] = {"source": str(tiny_model)}
+    content["operations"] = {}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(content))
+    for name in ("forget", "approximate", "retain"):
+        folder = tmp_path / "books" / name
+        folder.mkdir(parents=True)
+        lines = (text_files / f"{name}.jsonl").read_text().splitlines()
+        for i, line in enumerate(lines):
+            (folder / f"chapter-{i}.txt").write_text(json.loads(line)["text"])
+    (tmp_path / "books" / "forget" / "empty.txt").write_text(" ")
+    found = admission(load_study(tmp_path / "study.yaml"), ENOUGH, measures=False)
+    assert said(found, "refused") == []
+    assert found.data is not None
+    assert len(found.data.splits["forget"]) > 2 * len(lines)
+    assert (
+        "data.splits.forget: 1 blank rows were skipped, 24 documents are left" in found.data.notes
+    )
 
 
 def _large_batch(spec: StudySpec) -> StudySpec:
@@ -140,3 +178,7 @@ def test_a_hub_id_that_is_nowhere_is_refused_at_once_with_the_nearest(
     (folder / "snapshots" / "abc").mkdir(parents=True)
     (folder / "snapshots" / "abc" / "config.json").write_text("{}")
     check_hub_id("01-ai/Yi-6B", None, "config.json", "model.source")
+    with pytest.raises(
+        UserError, match=r"forget\.hub: 'a/b' is no folder.* or download it and use"
+    ):
+        list(_read(SplitSource(hub="a/b", split="train"), "data.splits.forget"))

@@ -19,7 +19,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.unlearn.alternatives import ALTERNATIVE, REFUSALS, drawn_alternatives
-from ray_unlearn.unlearn.batch import apart, in_one_pass, padded, ragged
+from ray_unlearn.unlearn.batch import apart, joined_batches, padded, ragged
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.data_order import batch
@@ -176,14 +176,14 @@ def test_two_batches_in_one_pass_are_the_two_apart(spec: StudySpec) -> None:
             make(data.splits[name], np.array(indices), torch.device("cpu"))
             for name, indices in (("forget", [3, 1]), (ALTERNATIVE, [11, 2, 60]))
         )
-        both, found = in_one_pass(one, other), []
+        both, found = joined_batches(one, other), []
         for each in (one, other, both):
             states = model.model(input_ids=each.input_ids, position_ids=each.position_ids)
             found.append(states.last_hidden_state.flatten(0, 1)[each.rows])
         assert torch.allclose(torch.cat(found[:2]), found[2], atol=1e-5)
         assert torch.equal(torch.cat([one.targets, other.targets]), both.targets)
     one, other = (ragged(data.splits[ALTERNATIVE], np.array([i]), one.rows.device) for i in (5, 90))
-    both = in_one_pass(one, other)
+    both = joined_batches(one, other)
     assert both.document_lengths == one.document_lengths + other.document_lengths
     assert torch.equal(both.input_ids[0, both.rows + 1], both.targets)
 

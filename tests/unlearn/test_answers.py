@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 from questions import question_files, questions
 from test_loop import config, fresh, run
-from tiny import REPOSITORY, study_file
+from tiny import REPOSITORY, SIZES, study_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
@@ -494,19 +494,27 @@ def test_the_ready_studies_count_the_answers_of_local_files_with_the_same_column
     name: str, tmp_path: Path, text_files: Path, tiny_model: Path
 ) -> None:
     """The hub is out of reach here: its data sets are replaced by files, the rest is theirs."""
-    spec = load_study(REPOSITORY / "studies" / f"{name}.yaml").data
+    study = load_study(REPOSITORY / "studies" / f"{name}.yaml")
+    spec = study.data
     question_files(tmp_path)
-    local = {
-        split: source.model_copy(
-            update={
-                "hub": None,
-                "path": str((tmp_path if source.has_answers else text_files) / f"{split}.jsonl"),
-            }
-        )
-        for split, source in spec.splits.items()
-    }
+    for split in SIZES:
+        others = {"paraphrased_answer": "Far from here.", "perturbed_answer": ["In A.", "In B."]}
+        lines = [json.dumps(row | others) + "\n" for row in questions(split)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+
+    def local(source: SplitSource, split: str) -> SplitSource:
+        folder = tmp_path if source.has_answers else text_files
+        return source.model_copy(update={"hub": None, "path": str(folder / f"{split}.jsonl")})
+
     model = ModelSpec(source=str(tiny_model))
-    data = prepare(spec.model_copy(update={"splits": local}), model)
+    splits = {split: local(source, split) for split, source in spec.splits.items()}
+    sets = {one: local(source, "forget") for one, source in study.evaluation.sets.items()}
+    asked = study.evaluation.model_copy(update={"sets": sets})
+    data = prepare(spec.model_copy(update={"splits": splits}), model, evaluation=asked)
+    assert data.watched == tuple(sets)
+    assert [len(data.owners[f"{one}/perturbed"]) for one in asked.model_utility] == (
+        [2 * SIZES["forget"]] * len(asked.model_utility)
+    )
     tokens, tokenizer = data.splits["general_evaluation"], load_tokenizer(model)
     row, real = questions("general_evaluation")[0], tokens.document[0] == 0
     shown = [tokenizer.decode(tokens.input_ids[0][real & part]) for part in halves_of(tokens)]

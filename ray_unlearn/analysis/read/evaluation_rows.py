@@ -1,6 +1,7 @@
 """Evaluation rows of our own tables: columns, types and order, checked."""
 
 import math
+from collections.abc import Collection
 from typing import Any, get_args
 
 import numpy as np
@@ -16,7 +17,13 @@ from ray_unlearn.store.schema import (
     FORMER_OUTCOMES,
     STATUSES,
 )
-from ray_unlearn.store.table import IDENTITY_COLUMNS, TEXT_COLUMNS, settings_of
+from ray_unlearn.store.study_columns import extra_names
+from ray_unlearn.store.table import (
+    IDENTITY_COLUMNS,
+    OBJECTIVE_COLUMNS,
+    TEXT_COLUMNS,
+    settings_of,
+)
 
 REQUIRED = (
     "number",
@@ -29,7 +36,7 @@ REQUIRED = (
     "score_selection",
     "score_reporting",
 )
-FLAGS = ("candidate", "scored")
+FLAGS = ("candidate", "scored", "feasible")
 NOT_A_NUMBER = ("nan", "+nan", "-nan")
 """How programs write a value that is not finite; an empty cell is something else: nothing was
 measured."""
@@ -39,7 +46,8 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """A table of evaluation rows with our columns in our order and types; lines stay as they are.
 
     Absent metrics are NaN, absent texts empty. A table of before `scored` was a column is scored by
-    `best_row`.
+    `best_row`. Columns of an objective beyond the weighted sum are there only where the table has
+    them.
 
     Raises:
         UserError: a column that is missing or of another type, an unknown status or score rule.
@@ -54,7 +62,9 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         raise UserError(f"{where}: holds no trial yet; report on it once the first trial has begun")
     columns: dict[str, Any] = {}
     settings = settings_of([str(name) for name in frame])
-    for name in (*IDENTITY_COLUMNS, "method", "seed", *settings, *COLUMNS):
+    every = (*IDENTITY_COLUMNS, "method", "seed", *settings, *COLUMNS)
+    more = (name for name in OBJECTIVE_COLUMNS if name in frame)
+    for name in (*every, *_more(frame, every), *more):
         if name in TEXT_COLUMNS or (name in settings and _is_text(frame, name)):
             values = frame[name] if name in frame else pd.Series("", index=frame.index)
             columns[name] = values.astype(object).where(values.notna(), "").astype(str)
@@ -216,6 +226,11 @@ def _flags(values: pd.Series, where: str) -> pd.Series:
     return flags.astype(bool)
 
 
+def _more(frame: pd.DataFrame, known: Collection[str]) -> list[str]:
+    """Columns that only some studies have, watched sets and what is generated."""
+    return [name for name in extra_names(map(str, frame.columns)) if name not in known]
+
+
 def tidy_baselines(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """Baselines by name, with our columns as floats; absent ones are NaN.
 
@@ -232,7 +247,7 @@ def tidy_baselines(frame: pd.DataFrame, where: str) -> pd.DataFrame:
         raise UserError(f"{where}: baseline {twice!r} is given twice; keep one")
     columns = {
         name: numbers(frame[name], where) if name in frame else math.nan
-        for name in BASELINE_COLUMNS
+        for name in (*BASELINE_COLUMNS, *_more(frame, BASELINE_COLUMNS))
     }
     return (
         pd.DataFrame(columns, index=frame.index)

@@ -19,6 +19,7 @@ READING = (
     "it."
 )
 YES, PARTLY, NO = "yes", "partly", "no"
+NAMES = ("relearn", "quantise")
 
 
 def checklist_section(studies: Sequence[StudyResults]) -> Section:
@@ -33,26 +34,18 @@ def checklist_section(studies: Sequence[StudyResults]) -> Section:
         ("forgetting, against exact retraining", *_exact(studies)),
         (
             "hard in-scope examples (paraphrases, translations, jailbreak prefixes)",
-            NO,
-            "no such set is evaluated: ask the exported model, and the vanilla one beside it",
+            *_in_scope(studies),
         ),
+        ("what the model says when it is asked", *_answers(studies)),
         ("membership inference", *_membership(studies)),
-        (
-            "relearning, and rounding of the weights",
-            NO,
-            "train the exported model on a part of the forget set for some updates, and an exactly "
-            "retrained one beside it",
-        ),
+        ("relearning, and rounding of the weights", *_relearning(studies)),
         (
             "utility near the forget set",
             YES,
-            "loss on held-out documents of the same domain that were to be kept",
+            "loss on held-out documents of the same domain that were to be kept"
+            + _beside(_watched(studies, "near")),
         ),
-        (
-            "utility far from it",
-            PARTLY,
-            _far(studies),
-        ),
+        ("utility far from it", *_far(studies)),
         ("efficiency", *_efficiency(studies)),
         ("scope", PARTLY, _scope(studies)),
     )
@@ -85,12 +78,89 @@ def _exact(studies: Sequence[StudyResults]) -> tuple[str, str]:
     return _share(studies, known), f"distance to a model that was trained without it{others}"
 
 
+def _watched(studies: Sequence[StudyResults], role: str) -> dict[str, list[str]]:
+    """Names of the watched sets of a role, by the study that has some."""
+    found = {
+        study.key: [name for name, one in study.spec.evaluation.sets.items() if one.role == role]
+        for study in studies
+        if study.spec is not None
+    }
+    return {key: names for key, names in found.items() if names}
+
+
+def _named(sets: dict[str, list[str]]) -> str:
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(n for own in sets.values() for n in own))
+
+
+def _beside(sets: dict[str, list[str]]) -> str:
+    return f", and of {_named(sets)}" if sets else ""
+
+
+def _in_scope(studies: Sequence[StudyResults]) -> tuple[str, str]:
+    known, asked = _watched(studies, "in_scope"), _attacked_by(studies, "prompts")
+    attacked = "the prefixes and paraphrases under Attacks, on the models named there"
+    if not known:
+        return (
+            (PARTLY, attacked)
+            if asked
+            else (
+                NO,
+                (
+                    "name such sets under `evaluation.sets` with `role: in_scope`, or ask a chosen "
+                    "model: `ray-unlearn attack` with `--prefix` or `--paraphrases`"
+                ),
+            )
+        )
+    part = YES if len(known) == len(studies) else PARTLY
+    return part, f"loss on {_named(known)}, in each row{'; ' + attacked if asked else ''}"
+
+
+def _far(studies: Sequence[StudyResults]) -> tuple[str, str]:
+    known = _watched(studies, "far")
+    part = YES if len(known) == len(studies) else PARTLY
+    other = _beside(known) or "; no other skill"
+    return part, f"loss on documents of other kinds{other}; {_tasks(studies)}"
+
+
+def _answers(studies: Sequence[StudyResults]) -> tuple[str, str]:
+    known = {
+        study.key: sorted({name for one in asked for name in one.sets})
+        for study in studies
+        if study.spec is not None and (asked := study.spec.evaluation.generate)
+    }
+    if not known:
+        return NO, "nothing is generated: name sets under `evaluation.generate`"
+    part = YES if len(known) == len(studies) else PARTLY
+    return part, f"greedy answers to {_named(known)} against the true ones, word by word"
+
+
 def _membership(studies: Sequence[StudyResults]) -> tuple[str, str]:
     known = [study for study in studies if _measured(study, "mia_loss_auc_reporting")]
     return _share(studies, known), (
         "AUC of loss, zlib, Min-K% and Min-K%++ attacks on documents; no attack that trains models "
         "of its own"
     )
+
+
+def _attacked_by(studies: Sequence[StudyResults], attack: str) -> list[StudyResults]:
+    return [study for study in studies if any(model.of(attack) for model in study.attacks)]
+
+
+def _relearning(studies: Sequence[StudyResults]) -> tuple[str, str]:
+    known = [_attacked_by(studies, attack) for attack in NAMES]
+    if not any(known):
+        return NO, "`ray-unlearn attack` relearns and rounds a chosen model"
+    if not all(known):
+        done, missing = NAMES if known[0] else NAMES[::-1]
+        return PARTLY, (
+            f"{done}, under Attacks, on the models named there; `ray-unlearn attack --attacks "
+            f"{missing}` measures the rest"
+        )
+    both = [study for study in studies if all(_attacked_by([study], one) for one in NAMES)]
+    where = "under Attacks, on the models named there"
+    if any(study.baseline("exact_retrain") is None for study in known[0]):
+        return PARTLY, f"{where}; without an exactly retrained model there is no fair reference"
+    return _share(studies, both), f"{where}, beside the exactly retrained model"
 
 
 def _efficiency(studies: Sequence[StudyResults]) -> tuple[str, str]:
@@ -102,18 +172,15 @@ def _efficiency(studies: Sequence[StudyResults]) -> tuple[str, str]:
     return PARTLY, text + ": give `model.pretraining_tokens`"
 
 
-def _far(studies: Sequence[StudyResults]) -> str:
+def _tasks(studies: Sequence[StudyResults]) -> str:
     measured = [one for study in studies for one in study.task_results]
     tasks = {score.task for one in measured for score in one.scores}
     if not tasks:
-        return (
-            "loss on documents of other kinds; no other skill, no benchmark: `ray-unlearn "
-            "evaluate` runs tasks of lm-evaluation-harness"
-        )
+        return "no benchmark: `ray-unlearn evaluate` runs tasks of lm-evaluation-harness"
     models = len({one.question[:3] for one in measured})
     return (
-        f"loss on documents of other kinds; {counted(len(tasks), 'task')} of "
-        f"lm-evaluation-harness, on {counted(models, 'chosen model')} alone"
+        f"{counted(len(tasks), 'task')} of lm-evaluation-harness, on "
+        f"{counted(models, 'chosen model')} alone"
     )
 
 

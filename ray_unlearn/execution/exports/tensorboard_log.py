@@ -20,8 +20,9 @@ from ray_unlearn.execution.drawn_points import Sampled, active
 from ray_unlearn.spec.search_space import Choice, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Trial
-from ray_unlearn.store.schema import SETS, Row, is_as_trained, row_key
+from ray_unlearn.store.schema import COLUMNS, SETS, Row, is_as_trained, row_key
 from ray_unlearn.store.score import ScoreRule
+from ray_unlearn.store.study_columns import set_of
 
 BEST = (
     "score_selection",
@@ -55,6 +56,8 @@ def tag(column: str) -> str:
         return f"training/{column}"
     if column.startswith(OBJECTIVES):
         return f"objective/{column}"
+    if column not in COLUMNS:
+        return "/".join(set_of(column) or ("benchmark", column))
     group, _, rest = column.partition("_")
     return f"{group}/{rest}" if group in {*SETS, "mia"} else f"cost/{column}"
 

@@ -1,0 +1,3 @@
+"""Names of the sets that every study evaluates; no pydantic here, for the hub starts with it."""
+
+EVALUATED_SETS = ("forget", "approximate", "retain", "general")
