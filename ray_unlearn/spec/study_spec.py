@@ -197,7 +197,7 @@ class StudySpec(Strict):
         for split in (*content["data"]["splits"].values(), *sets.values()):
             if split["path"] is not None:
                 split["path"] = "a local path"
-            _without_none(split, "prompt", "answer", "messages", "alternative")
+            _without_none(split, "prompt", "answer", "messages")
         _without_none(content["data"], "chat_template", "separator")
         if self.data.blank_rows == "refuse":
             del content["data"]["blank_rows"]
