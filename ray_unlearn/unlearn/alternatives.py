@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.unlearn.batch import target_documents
+from ray_unlearn.unlearn.compared_answers import split_of
 from ray_unlearn.unlearn.token_set import TokenSet
 
-ALTERNATIVE = "alternative"
-MISMATCHED = "mismatched"
-"""Names of their token sets, and of the labels that ask for them; the latter are answers of retain
-documents (LLMU, Yao et al. 2023, arXiv 2310.10683)."""
+ALTERNATIVE = split_of("forget", "alternative")
+"""Name of their token set."""
+MISMATCHED = split_of("forget", "mismatched")
+"""Name of the token set of answers of retain documents (LLMU, Yao et al. 2023, arXiv 2310.10683).
+"""
 MISMATCHES = 8
 """Answers of retain documents for each prompt of the forget set."""
 REFUSALS = (

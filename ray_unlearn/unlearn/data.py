@@ -186,7 +186,7 @@ def prepare(
     tokenizer = load_tokenizer(model)
     own = alternative_documents(documents["forget"], "alternative" in answers)
     others = {ALTERNATIVE: own} if own[0] else {}
-    if MISMATCHED in answers:
+    if "mismatched" in answers:
         others[MISMATCHED] = mismatched_documents(documents["forget"], documents["retain"])
     documents, owners = with_compared(documents)
     folder = cache or token_cache()

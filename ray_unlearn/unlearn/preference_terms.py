@@ -11,6 +11,7 @@ from ray_unlearn.spec.method_registry import OTHER_ANSWERS
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.alternatives import ALTERNATIVE, drawn_alternatives
 from ray_unlearn.unlearn.batch import joined_batches
+from ray_unlearn.unlearn.compared_answers import split_of
 from ray_unlearn.unlearn.head import function_by_head
 from ray_unlearn.unlearn.methods import Term
 from ray_unlearn.unlearn.methods.losses import Given
@@ -38,9 +39,9 @@ def as_read(
 
     A term that is fitted to other answers alone reads those instead of the forget set's.
     """
-    kind = term.labels
-    if kind not in OTHER_ANSWERS or term.loss.needs == "preference":
+    if term.labels not in OTHER_ANSWERS or term.loss.needs == "preference":
         return term, indices, epochs
+    kind = split_of("forget", term.labels)
     chosen = alternatives_of(workspace, config, indices, epochs, kind)
     return replace(term, split=kind, labels="true"), chosen, np.zeros_like(chosen)
 

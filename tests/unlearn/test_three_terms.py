@@ -29,7 +29,7 @@ def spec(tmp_path: Path, text_files: Path, tiny_model: Path) -> StudySpec:
 
 
 def test_each_prompt_has_answers_of_retain_documents(spec: StudySpec) -> None:
-    data = prepare(spec.data, spec.model, answers=(MISMATCHED,))
+    data = prepare(spec.data, spec.model, answers=("mismatched",))
     path = Path(str(spec.data.splits["retain"].path))
     known = {json.loads(line)["answer"] for line in path.read_text().splitlines()}
     forget, other = data.splits["forget"], data.splits[MISMATCHED]
@@ -44,7 +44,7 @@ def test_each_prompt_has_answers_of_retain_documents(spec: StudySpec) -> None:
 
 
 def test_three_terms_consume_what_two_do_and_each_has_a_column(spec: StudySpec) -> None:
-    workspace = opened(spec, prepare(spec.data, spec.model, answers=(MISMATCHED,)))
+    workspace = opened(spec, prepare(spec.data, spec.model, answers=("mismatched",)))
     *rows, _ = unlearn(workspace, config("llmu", w_mismatch=0.5))
     *two, _ = unlearn(workspace, config("ascent_kl_in_distribution"))
     assert isinstance(rows[-1], dict)
@@ -57,7 +57,7 @@ def test_three_terms_consume_what_two_do_and_each_has_a_column(spec: StudySpec) 
 
 
 def test_each_weight_is_that_of_its_term(spec: StudySpec) -> None:
-    workspace = opened(spec, prepare(spec.data, spec.model, answers=(MISMATCHED,)))
+    workspace = opened(spec, prepare(spec.data, spec.model, answers=("mismatched",)))
     weights = [term.weight for term in terms(config("llmu", w_f=2.0, w_mismatch=0.5, w_r=3.0))]
     assert weights == [2.0, 0.5, 3.0]
     *quiet, _ = unlearn(workspace, config("llmu", w_mismatch=1e-9))
@@ -68,7 +68,7 @@ def test_each_weight_is_that_of_its_term(spec: StudySpec) -> None:
 
 
 def test_used_lane_equals_fresh_one(spec: StudySpec) -> None:
-    data = prepare(spec.data, spec.model, answers=(MISMATCHED,))
+    data = prepare(spec.data, spec.model, answers=("mismatched",))
     fresh = run(opened(spec, data), config("llmu"))
     used = opened(spec, data)
     run(used, config("gradient_ascent", learning_rate=0.1))
