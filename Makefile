@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo campaign reference smollm2 test test-ci test-slow lint bench clean
+.PHONY: setup demo campaign reference smollm2 test test-ci test-slow test-lm-eval lint bench clean
 
 setup: .venv/.ready
 
@@ -51,7 +51,7 @@ test: setup lint
 # The slow tests that have caught something (docs/findings.md): a driver killed, a node lost, drained or cut off, processes
 # killed at random; a cluster without the token; lanes of two workers, models over four.
 CI_SLOW := \
-  tests/execution/test_calibrated_study.py \
+  tests/execution/test_calibrated_study.py tests/execution/test_shipped_method.py \
   tests/execution/test_elastic.py::test_lanes_follow_nodes_that_join_and_leave \
   tests/execution/test_elastic.py::test_a_drained_nodes_trial_goes_on_elsewhere_from_a_checkpoint_and_no_retry_is_used \
   tests/execution/test_elastic.py::test_a_lost_nodes_trial_goes_on_elsewhere_and_no_retry_is_used \
@@ -70,6 +70,11 @@ test-ci: setup
 SLOW ?=
 test-slow: setup
 	@$(if $(SLOW),$(BIN)/pytest -m slow $(SLOW),$(BIN)/python scripts/slow_tests.py)
+
+# The extra lm-eval brings 22 packages of its own, which `setup` leaves out.
+test-lm-eval: setup
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lm-eval]'
+	@$(BIN)/pytest tests/api/test_evaluate.py
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -22,7 +22,7 @@ from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.model import make_ready
-from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
+from ray_unlearn.unlearn.optimizer import make_optimizer, reuse_memory
 from ray_unlearn.unlearn.workspace import Workspace
 
 DEMO = Path(__file__).parent.parent / "studies" / "demo.yaml"
@@ -69,7 +69,7 @@ def first_step(workspace: Workspace, config: TrialConfig, reuse: bool) -> float:
     previous: torch.optim.Optimizer | None = None
     for _ in range(4):
         started = time.perf_counter()
-        optimizer = adamw(workspace.parameters, config, workspace.rounding)
+        optimizer = make_optimizer(workspace.parameters, config, workspace.rounding)
         reuse_memory(optimizer, previous)
         for times in (first, later):
             optimizer.step()

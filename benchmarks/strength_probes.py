@@ -9,18 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from after_unlearning import nlls, relearning_curve, round_linear_weights
 
+from ray_unlearn.spec.attack_spec import AttackSpec
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import where_it_is_now
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.status import open_study
+from ray_unlearn.unlearn.attacks.quantising import round_weights
+from ray_unlearn.unlearn.attacks.relearning import relearning_curve
+from ray_unlearn.unlearn.attacks.victim import loss_on, victim_of
+from ray_unlearn.unlearn.data import EVALUATED
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.model import exact_retrain_sources, load_model
 from ray_unlearn.unlearn.single_trial import Single
 from ray_unlearn.unlearn.strength import put_back, trained_weights
 
 BITS = (8, 4)
+WHOLE_CHANNEL = 2**20
+"""A group of weights for each output channel."""
+SETS = ("forget", "retain", "general")
+HOW = AttackSpec(updates=(5, 20))
 SAME_NLL = 1e-3
 """Nats/token by which a model that is made again may differ from the row."""
 
@@ -96,13 +104,16 @@ def _make(single: Single, trials: Any, line: dict[str, Any]) -> None:
 
 
 def _measured(single: Single) -> dict[str, Any]:
-    workspace = single.workspace
-    kept = trained_weights(workspace.policy.parameters)
-    plain = dict(nlls(workspace))
-    rounded = {}
+    victim = victim_of(single.workspace)
+    splits = single.workspace.data.splits
+
+    def nlls() -> dict[str, float]:
+        return {name: loss_on(victim, splits[EVALUATED[name]])[0] for name in SETS}
+
+    plain, rounded = nlls(), {}
     for bits in BITS:
-        round_linear_weights(workspace.policy.model, bits)
-        rounded[str(bits)] = dict(nlls(workspace))
-        put_back(workspace.policy.parameters, kept)
-    curve = {str(update): nll for update, nll in relearning_curve(workspace).items()}
+        with victim.restored():
+            round_weights(victim.model, bits, WHOLE_CHANNEL)
+            rounded[str(bits)] = nlls()
+    curve = {str(update): nll for update, nll in relearning_curve(victim, "forget", HOW).items()}
     return {"plain": plain, "rounded": rounded, "relearning": curve}

@@ -2,13 +2,16 @@
 
 import ray_unlearn as ru
 
+SHARPNESS = ru.Hyperparameter("sharpness", 0.5, "how early a token is let go", above=0)
+
 
 @ru.method(
     needs="logprobs",
     retain="descent",
-    hyperparameters=["beta"],
-    space={"beta": {"type": "float", "low": 0.05, "high": 2.0, "scale": "log"}},
+    hyperparameters=[SHARPNESS],
+    space={"sharpness": {"type": "float", "low": 0.05, "high": 2.0, "scale": "log"}},
 )
 def bounded_ascent(given, chosen):
-    """w_f mean tanh(beta log P) / beta on U + w_r NLL(R): what is forgotten is left alone."""
-    return (chosen.beta * given.values).tanh().sum() / chosen.beta / given.targets
+    """w_f mean tanh(a log P) / a on U, a the sharpness, + w_r NLL(R)."""
+    a = chosen.sharpness
+    return (a * given.values).tanh().sum() / a / given.targets

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Report,
         Study,
         guidelines,
+        memorise,
         methods,
         narrow,
         open,
@@ -24,18 +25,21 @@ if TYPE_CHECKING:
         run,
     )
     from ray_unlearn.spec.errors import StorageError, UserError
+    from ray_unlearn.spec.hyperparameters import Hyperparameter
     from ray_unlearn.spec.user_methods import method
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Guide",
+    "Hyperparameter",
     "Report",
     "StorageError",
     "Study",
     "UserError",
     "__version__",
     "guidelines",
+    "memorise",
     "method",
     "methods",
     "narrow",
@@ -45,6 +49,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Hyperparameter": "spec.hyperparameters",
     "StorageError": "spec.errors",
     "UserError": "spec.errors",
     "method": "spec.user_methods",

@@ -28,8 +28,8 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import Row
+from ray_unlearn.unlearn.admission import admission
 from ray_unlearn.unlearn.decoding import greedy
-from ray_unlearn.unlearn.plan import plan
 from ray_unlearn.unlearn.single_trial import Single
 from ray_unlearn.unlearn.token_set import TokenSet
 
@@ -257,7 +257,8 @@ def tried(name: str, folder: Path) -> Tried:
     architecture = ARCHITECTURES[name]
     spec = _study(architecture, folder)
     try:
-        planned = plan(spec)
+        planned = admission(spec, looks_at_data=False)
+        planned.refuse()
         single = Single(spec)
     except UserError as error:
         return Tried(name, refused=str(error).replace(str(folder / "model"), "model"))
@@ -276,7 +277,7 @@ def tried(name: str, folder: Path) -> Tried:
     return Tried(
         name,
         layouts=(single.workspace.layout, packed.workspace.layout),
-        estimated=any("estimated" in note for note in planned.notes),
+        estimated=planned.plan is not None and bool(planned.plan.estimated),
         alone=alone,
         padded=baselines.vanilla["forget_nll"],
         packed=packed.baselines().vanilla["forget_nll"],

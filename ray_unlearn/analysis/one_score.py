@@ -8,10 +8,14 @@ import pandas as pd
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.evaluation_spec import StrengthMode
-from ray_unlearn.spec.study_spec import ScoreRuleName
+from ray_unlearn.spec.objective_spec import ScoreRuleName
+from ray_unlearn.store.objective import metric_column
 from ray_unlearn.store.schema import AS_TRAINED
 
 OWN_SCORE = "score"
+DECIDED = ("complete", "pruned", "diverged")
+"""Outcomes that say something about the configuration, not about the machines."""
+NATS = "nats/token"
 
 
 def one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
@@ -20,12 +24,14 @@ def one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
     Raises:
         UserError: they weigh their scores differently, or have scores of other names or directions.
     """
-    if len({study.weights for study in results.studies if study.spec is not None}) > 1:
+    weighted = [study for study in results.studies if study.spec is not None and study.is_weighted]
+    if len({study.weights for study in weighted}) > 1:
         each = "; ".join(f"{one.name}: {one.weights.in_words()}" for one in results.studies)
         raise UserError(
             f"{each}: their objectives weigh the score differently; report on them separately, or "
             "score all with the same weights, such as --objective general=2"
         )
+    one_objective(results)
     found = [(OWN_SCORE, False, study.source) for study in results.studies[:1]]
     found += [
         (
@@ -44,6 +50,34 @@ def one_score(results: Results) -> tuple[str, Literal["minimize", "maximize"]]:
                 "separately"
             )
     return name, "maximize" if maximise else "minimize"
+
+
+def one_objective(results: Results) -> str:
+    """What all studies minimise beyond a weighted sum, and keep to; empty: nothing.
+
+    Raises:
+        UserError: they have different objectives.
+    """
+    each = {study.key: study.objective.beyond_weights() for study in results.studies}
+    if len(set(each.values())) > 1:
+        named = "; ".join(f"{key}: {text or 'the weighted sum'}" for key, text in each.items())
+        raise UserError(f"{named}: their objectives differ; report on them separately")
+    return next(iter(each.values()), "")
+
+
+def score_unit(study: StudyResults) -> str:
+    """The unit of a study's scores: nats/token, or that of the metric it minimises."""
+    aim = study.objective.aim
+    if aim is None:
+        return NATS
+    unit = metric_column(aim[1]).unit
+    return "" if unit == "1" else unit
+
+
+def unit_label(study: StudyResults) -> str:
+    """` [nats/token]`, after `score` on an axis; nothing where it has no unit."""
+    unit = score_unit(study)
+    return f" [{unit}]" if unit else ""
 
 
 def one_strength(results: Results) -> StrengthMode:
@@ -85,6 +119,21 @@ def one_score_rule(results: Results) -> ScoreRuleName:
                 "(objective.score_rule); report on them separately"
             )
     return rule
+
+
+def feasible_notes(study: StudyResults) -> Iterator[str]:
+    """How many of a study's trials are within its constraints; nothing where it has none."""
+    if not study.objective.subject_to or "feasible" not in study.rows:
+        return
+    decided = study.rows[study.rows["status"].isin(DECIDED)]
+    able = decided[decided["candidate"]]["number"].nunique()
+    count = decided["number"].nunique()
+    share = f" ({able / count:.0%})" if count else ""
+    yield (
+        f"{able:,} of {count:,} decided trials of {study.key}{share} have an evaluation within its "
+        f"constraints (`{study.objective.beyond_weights()}`, selection half); their scores are "
+        "those of such evaluations alone, and the other trials count as worse than all of them"
+    )
 
 
 def rescored_notes(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:

@@ -138,7 +138,11 @@ def powers_of(
         return ()
     alike: dict[tuple[int, int, bool], list[str]] = {}
     for method in spec.methods:
-        curves = spec.evaluation.strength == "trained" and evaluations[method] > 1
+        curves = (
+            spec.evaluation.strength == "trained"
+            and evaluations[method] > 1
+            and not spec.objective.beyond_weights()
+        )
         axes = len(space_axes(spec, method))
         if axes:
             alike.setdefault((axes, trials[method], curves), []).append(method)

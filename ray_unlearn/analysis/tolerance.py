@@ -11,6 +11,7 @@ import pandas as pd
 
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.store.objective import objective_of
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import HALVES, Row
 from ray_unlearn.store.target import half_targets
@@ -52,12 +53,22 @@ def tolerance_of(
                 f"tolerance must be a number above 0, in units of the score; got {given:g}"
             )
         return given, "given by the user"
-    if studies:
+    if studies and all(study.is_weighted for study in studies):
         return _at_least_the_target(studies, *_of_studies(studies))
+    if studies and (known := _retrained(studies)) is not None:
+        return known
     return _from_scores(trials, hyperparameters)
 
 
 def _of_studies(studies: Sequence[StudyResults]) -> tuple[float, str]:
+    return _retrained(studies) or (
+        DEFAULT,
+        f"the program's default, {DEFAULT} nats/token: no study measured {LEAST_RETRAINED} "
+        "retrained models of different seeds",
+    )
+
+
+def _retrained(studies: Sequence[StudyResults]) -> tuple[float, str] | None:
     found = [(study, sd) for study in studies if (sd := retrained_sd(study)) is not None]
     tau = _root_mean_square([sd for _, sd in found])
     if tau > 0:
@@ -67,10 +78,7 @@ def _of_studies(studies: Sequence[StudyResults]) -> tuple[float, str]:
             f"one SD of the score across {models} models retrained from different "
             f"seeds{_pooled(len(found))}"
         )
-    return DEFAULT, (
-        f"the program's default, {DEFAULT} nats/token: no study measured {LEAST_RETRAINED} "
-        "retrained models of different seeds"
-    )
+    return None
 
 
 def _at_least_the_target(
@@ -120,9 +128,14 @@ def retrained_scores(study: StudyResults) -> list[float]:
 
 
 def vanilla_score(study: StudyResults) -> float:
-    """Score (reporting half) of doing nothing; NaN where the baselines are not known."""
+    """Score (reporting half) of doing nothing.
+
+    NaN where the baselines are not known, or the vanilla model is outside the constraints.
+    """
     vanilla = study.baseline("vanilla")
-    return math.nan if vanilla is None else _score(study, vanilla, vanilla)
+    if vanilla is None or objective_of(study.objective).broken(_as_a_row(study, vanilla, vanilla)):
+        return math.nan
+    return _score(study, vanilla, vanilla)
 
 
 def vanilla_gap(study: StudyResults) -> float:
@@ -146,7 +159,7 @@ def _score(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> float:
 def _as_a_row(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> Row:
     """A baseline's metrics with the scores that a trial's row of these metrics would have."""
     row, reference = ({str(k): float(v) for k, v in m.items()} for m in (model, vanilla))
-    return scored(row, Baselines(reference), study.weights)
+    return scored(row, Baselines(reference), study.weights, objective_of(study.objective))
 
 
 def _from_scores(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> tuple[float, str]:

@@ -29,7 +29,6 @@ from ray_unlearn.analysis.searched import (
 from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
 from ray_unlearn.analysis.statistics.trajectories import COMPONENTS
 from ray_unlearn.spec.evaluation_spec import StrengthMode
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.store.schema import AS_TRAINED, HALVES
 
 IDENTITY = ("study", "domain", "model", "method", "status")
@@ -88,7 +87,7 @@ def study_part(study: StudyResults) -> SourceTrials:
     """Trials of one of our own studies."""
     rows = study.rows
     lines = rows.drop_duplicates("number").set_index("number")
-    trials = lines[["method", "seed", "status", *HYPERPARAMETERS]].copy()
+    trials = lines[["method", "seed", "status", *study.hyperparameters]].copy()
     trials = trials.assign(
         study=study.key,
         domain=study.domain,
@@ -115,21 +114,24 @@ def study_part(study: StudyResults) -> SourceTrials:
         (rows["update"] == rows["steps"]) & (rows["status"] != "pruned"),
     )
     # Where only models on the target count, a trial without one has not diverged.
+    feasible = rows["feasible"] if "feasible" in rows else pd.Series(True, index=rows.index)
     only_target = study.spec is not None and study.spec.evaluation.strength == "target"
+    counts = rows["candidate"] | ~feasible | (not only_target)
     vanilla = study.baseline("vanilla")
     target = math.nan if vanilla is None else float(vanilla["approximate_nll_selection"])
     evaluations = pd.DataFrame(
         {
             "trial": rows["number"],
             "update": rows["update"],
-            "score": rows["score_reporting"],
-            "score_selection": rows["score_selection"],
+            # A row outside the constraints has a score, but scores no trial.
+            "score": rows["score_reporting"].where(feasible),
+            "score_selection": rows["score_selection"].where(feasible),
             "forget_nll": rows["forget_nll"],
             "forget_gap": rows["forget_gap_reporting"],
             "utility_loss": rows["utility_loss_reporting"],
             "learning_rate_sum": rows["learning_rate_sum"],
             "target_nll": target,
-            "candidate": candidate.astype(bool) & (rows["candidate"] | (not only_target)),
+            "candidate": candidate.astype(bool) & counts,
             "strength": rows["strength"],
         }
         | _changes(study)
@@ -147,7 +149,17 @@ def study_part(study: StudyResults) -> SourceTrials:
         if study.spec is None
         else {method: space_axes(study.spec, method) for method in study.spec.methods}
     )
-    return _scored(trials, evaluations, chosen, HYPERPARAMETERS, axes, free, rules)
+    trials["outside"] = _outside(study, trials.index)
+    return _scored(trials, evaluations, chosen, study.hyperparameters, axes, free, rules)
+
+
+def _outside(study: StudyResults, numbers: pd.Index) -> pd.Series:
+    """Whether a trial has rows with a score, none of them within the study's constraints."""
+    if "feasible" not in study.rows:
+        return pd.Series(False, index=numbers)
+    rows = study.rows[np.isfinite(study.rows["score_selection"])]
+    found: pd.Series = ~rows.groupby("number")["feasible"].any()
+    return found.reindex(numbers, fill_value=False)
 
 
 def _changes(study: StudyResults) -> dict[str, pd.Series | float]:
@@ -238,8 +250,10 @@ def _scored(
         trials["strength"] = at["strength"].reindex(trials.index).where(~diverged)
     trials["crossed"] = _crossed(at).reindex(trials.index).where(~diverged, None)
     trials.loc[trials["infeasible"], ["score", "score_selection"]] = math.nan
-    # A trial that ended well by its program, but whose checkpoint is not finite, has diverged.
-    trials.loc[trials["infeasible"] & ~diverged, "status"] = "diverged"
+    # A trial that ended well by its program, but whose checkpoint is not finite, has diverged; one
+    # that is known to be outside the constraints has not.
+    known = trials.pop("outside") if "outside" in trials else diverged
+    trials.loc[trials["infeasible"] & ~diverged & ~known, "status"] = "diverged"
 
     why = pd.Series("", index=trials.index, dtype=object)
     why[~offered & ~diverged] = "no evaluation that could be deployed"

@@ -8,7 +8,15 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.axes import Axis, KnownRange
-from ray_unlearn.analysis.one_score import one_score, one_score_rule, one_strength, rescored_notes
+from ray_unlearn.analysis.one_score import (
+    feasible_notes,
+    one_objective,
+    one_score,
+    one_score_rule,
+    one_strength,
+    rescored_notes,
+    score_unit,
+)
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import Results
 from ray_unlearn.analysis.searched import combined, seen_axis
@@ -38,7 +46,8 @@ class TrialTable:
         method           "" where the table has none
         seed             float, NaN where unknown
         status           outcome (`store.schema.OUTCOMES`; "complete" where a table does not say)
-        infeasible       bool: diverged, out of memory, or no finite score at its scoring row
+        infeasible       bool: diverged, out of memory, no finite score at its scoring row, or no
+                         row within the study's constraints
         drawn            "space" (quasi-random, random, grid), "adaptive" or "unknown"
         update           of the row that scores the trial (NaN where steps are unknown)
         strength         of that row; absent where all are as trained
@@ -144,12 +153,14 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
         weights=results.weights,
         score_rule=one_score_rule(results),
         strength=one_strength(results),
-        unit="nats/token" if studies else "",
+        objective=one_objective(results) or None,
+        unit=score_unit(studies[0]) if studies else "",
         tolerance=tau,
         tolerance_source=source,
         checkpoint_rule="; ".join(dict.fromkeys(rule for part in parts for rule in part.rules)),
     )
     notes += [note for study in studies for note in rescored_notes(study, trials)]
+    notes += [note for study in studies for note in feasible_notes(study)]
     notes += [note for table in foreign for note in table.notes]
     notes += [note for part in parts for note in part.notes]
     nothing = _by_group(trials, {study.key: vanilla_score(study) for study in studies})

@@ -18,6 +18,7 @@ complete: they stay valid after the study is gone.
 """
 
 from ray_unlearn.api.guide import Guide, Report, guidelines, narrow, report
+from ray_unlearn.api.memorising import memorise
 from ray_unlearn.api.start import methods, open, run
 from ray_unlearn.api.study_handle import Study
 
@@ -26,6 +27,7 @@ __all__ = [
     "Report",
     "Study",
     "guidelines",
+    "memorise",
     "methods",
     "narrow",
     "open",

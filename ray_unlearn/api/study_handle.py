@@ -1,18 +1,22 @@
 """`Study`: the handle of a study in Python."""
 
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ray_unlearn.api.attacking import attack_repeats, attack_spec, attacked
 from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.task_results import TaskResults
+from ray_unlearn.store.attack_file import AttackedModel
 from ray_unlearn.store.failure_reasons import FailureReasons, reasons_in_words
 from ray_unlearn.store.location import fetched, opened, send
 from ray_unlearn.store.repair import repair, repair_remote
 from ray_unlearn.store.snapshot import BestConfiguration, Snapshot, taken
-from ray_unlearn.store.status import Status
+from ray_unlearn.store.status import Status, open_study
 from ray_unlearn.store.status import status as read_status
 from ray_unlearn.store.storage import is_remote, storage_at
 from ray_unlearn.store.table import write_table
@@ -243,6 +247,7 @@ class Study:
         seeds: int = 5,
         *,
         per_method: bool = False,
+        attacks: Iterable[str] = (),
         lanes: Lanes = None,
         workers: int | None = None,
         address: str | None = None,
@@ -258,6 +263,8 @@ class Study:
             top: number of configurations, ranked by the score that chose them.
             seeds: number of new seeds for each, at least 2.
             per_method: take `top` configurations of each method.
+            attacks: `relearn`, `quantise`: made on each of the new models, which this process makes
+                again one by one (as `attack` does). The report shows them.
             lanes: as in `resume`, like all arguments below.
             workers: workers per lane.
             address: address of a Ray cluster.
@@ -279,6 +286,8 @@ class Study:
         from ray_unlearn.analysis.guidelines.confirmation import confirmation, write_confirmation
         from ray_unlearn.execution.confirm import confirm_study
 
+        names = tuple(attacks)
+        how = attack_spec(names) if names else None
         self.last_run = confirm_study(
             self.location,
             top,
@@ -292,6 +301,10 @@ class Study:
         place = self.last_run.location
         with fetched(self.location) as study, fetched(place) as folder:
             found = confirmation(study, folder)
+            if how is not None:
+                attack_repeats(self.location, found, how, voice(say, quiet))
+                with fetched(self.location) as now:
+                    found = confirmation(now, folder)
             send(place, write_confirmation(found, folder))
         return found
 
@@ -352,6 +365,117 @@ class Study:
             write_trial_model(folder, storage, output, str(trial), update, say, strength)
         return output
 
+    def evaluate(
+        self,
+        tasks: str | Sequence[str],
+        trial: str | int = "best",
+        *,
+        update: int | None = None,
+        strength: float | None = None,
+        num_fewshot: int | None = None,
+        limit: int | None = None,
+        batch_size: int | None = None,
+        chat_template: bool = False,
+        say: Say | None = None,
+    ) -> TaskResults:
+        """Run lm-evaluation-harness on the model of a trial, on vanilla and the retrained model.
+
+        The results are stored with the study, and `report` shows them. The same call again replaces
+        them. Data sets come from the hub, from its cache, or from the files of a task file; the
+        variables that forbid the network (HF_DATASETS_OFFLINE) are the caller's.
+
+        Args:
+            tasks: names of tasks or groups of lm-eval, or paths of task files (.yaml), whose own
+                paths are relative to their folders.
+            trial: `best`, or the id or number of a trial.
+            update: as in `export`.
+            strength: as in `export`.
+            num_fewshot: examples before each question; None: as each task has it.
+            limit: take the first examples of each task only.
+            batch_size: sequences per forward pass; None: the study's `evaluation.batch_size`.
+            chat_template: write prompts with the tokenizer's chat template.
+            say: called with each line of progress; None: the lines go to stderr.
+
+        Returns:
+            A record whose `scores` have `task`, `metric`, and `values` and `standard_errors` by
+            model: `this`, `vanilla` and, where there is one, `exact_retrain`.
+
+        Raises:
+            UserError: lm-eval is not installed, an unknown task, data that cannot be loaded, or
+                what `export` refuses.
+            StorageError: the study cannot be read or written.
+
+        Example:
+            >>> study.evaluate("arc_easy", limit=100).scores[0].values
+            {'this': 0.61, 'vanilla': 0.62, 'exact_retrain': 0.62}
+        """
+        from ray_unlearn.unlearn.lm_eval_tasks import load_tasks
+        from ray_unlearn.unlearn.task_evaluation import evaluate_trial
+        from ray_unlearn.unlearn.trial_model import chosen_for_export
+
+        names = [tasks] if isinstance(tasks, str) else list(tasks)
+        with fetched(self.location) as folder:
+            chosen_for_export(*open_study(folder), str(trial), update, strength)  # fails early
+            return evaluate_trial(
+                folder,
+                storage_at(self.location),
+                str(trial),
+                load_tasks(names, num_fewshot, limit, chat_template),
+                voice(say),
+                update=update,
+                strength=strength,
+                batch_size=batch_size,
+            )
+
+    def attack(
+        self,
+        trial: str | int = "best",
+        attacks: Iterable[str] | None = None,
+        *,
+        update: int | None = None,
+        strength: float | None = None,
+        prefixes: Iterable[str] = (),
+        paraphrases: PathLike | None = None,
+        say: Say | None = None,
+        **settings: Any,
+    ) -> AttackedModel:
+        """Attack the model of a trial, beside the vanilla and the exactly retrained one.
+
+        The model is made as `export` makes it and has to give the ledger's row. What is measured
+        is added to the study's `attacks.json`, which `report` shows (docs/attacks.md).
+
+        Args:
+            trial: `best`, or the id or number of a trial.
+            attacks: of `relearn`, `quantise` and `prompts`; None: the first two, and `prompts`
+                where some are given.
+            update: as in `export`.
+            strength: as in `export`.
+            prefixes: texts to put before each forget document or prompt.
+            paraphrases: a file or folder with the forget set in other words.
+            say: called with each line of progress; None: the lines go to stderr.
+            settings: other fields of `AttackSpec`: `updates`, `learning_rate`, `batch_size`,
+                `share`, `learnt`, `bits`, `group_size`.
+
+        Returns:
+            A record whose `outcomes` have NLL and share undone of each attack, and whose `lines`
+            make a data frame.
+
+        Raises:
+            UserError: no such trial, no score, a setting that does not exist, the model made again
+                is another one, or model or data have changed since.
+            StorageError: the study cannot be read, or the file cannot be written.
+
+        Example:
+            >>> [(one.setting, one.undone()) for one in study.attack().of("quantise")]
+            [('8 bits, groups of 64', 0.0), ('4 bits, groups of 64', 0.01)]
+        """
+        given = {"prefixes": tuple(prefixes), **settings}
+        if paraphrases is not None:
+            given["paraphrases"] = os.fspath(paraphrases)
+        how = attack_spec(attacks, **given)
+        (found,) = attacked(self.location, [(str(trial), update, strength)], how, voice(say))
+        return found
+
     def verify(self) -> Verification:
         """Check that the study is whole: rows, outcomes, trials, best weights, leftovers.
 
@@ -409,4 +533,6 @@ class Study:
         reasons = FailureReasons(own).counts
         if reasons:
             return f"{who}: {reasons_in_words(reasons)}"
+        if feasible := self.status().feasible:
+            return f"{who}: {feasible}"
         return f"{who} yet; see `status()`"

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ray_unlearn.cli.attack_command import names_in, percent
 from ray_unlearn.cli.options import Location, with_run_options
 from ray_unlearn.cli.show import (
     Json,
@@ -41,6 +42,10 @@ def confirm_command(
     per_method: Annotated[
         bool, typer.Option("--per-method", help="so many configurations of each method")
     ] = False,
+    attacks: Annotated[
+        str | None,
+        typer.Option(help="relearn,quantise: attack each of the new models too, in this process"),
+    ] = None,
     *,
     options: dict[str, Any],
     json: Json = False,
@@ -52,7 +57,8 @@ def confirm_command(
     from ray_unlearn.api import Study
 
     study = Study(location)
-    found = study.confirm(top, seeds, per_method=per_method, **options)
+    names = names_in(attacks) or ()
+    found = study.confirm(top, seeds, per_method=per_method, attacks=names, **options)
     result = study.last_run
     assert result is not None
     if json:
@@ -72,9 +78,34 @@ def _show(found: "Confirmation") -> None:
         f"{found.study}: the best configurations with new seeds (score on the reporting half; "
         "lower is better)"
     )
-    print_table(COLUMNS, [_line(c) for c in found.configurations], title=title)
+    attacks = hardest_attacks(found)
+    columns = (*COLUMNS, *(f"undone by {setting}" for _, setting in attacks))
+    lines = [[*_line(c), *_undone(c, attacks)] for c in found.configurations]
+    print_table(columns, lines, title=title)
     for note in found.notes:
         print(f"note: {note}")
+
+
+def hardest_attacks(found: "Confirmation") -> list[tuple[str, str]]:
+    """The last setting of each attack that was made on the text itself: attack and setting."""
+    names = dict.fromkeys(name for c in found.configurations for name in c.attacks)
+    split = [(name.partition(": ")[0], name.partition(": ")[2]) for name in names]
+    own = [(attack, s) for attack, s in split if attack != "relearn" or "forget set" in s]
+    return list(dict(own).items())
+
+
+def _undone(c: "Confirmed", attacks: list[tuple[str, str]]) -> list[str]:
+    """Mean and interval of the share undone by each attack."""
+    cells = []
+    for attack, setting in attacks:
+        one = c.attacks.get(f"{attack}: {setting}")
+        if one is None or one.mean is None:
+            cells.append("")
+        elif one.low is None or one.high is None:
+            cells.append(percent(one.mean))
+        else:
+            cells.append(f"{percent(one.mean)}, {percent(one.low)} to {percent(one.high)}")
+    return cells
 
 
 def _line(c: "Confirmed") -> list[str]:

@@ -9,12 +9,15 @@ from collections.abc import Callable
 
 import typer
 
+from ray_unlearn.cli.attack_command import attack_command
 from ray_unlearn.cli.confirm_command import confirm_command
 from ray_unlearn.cli.diff_command import diff_command
+from ray_unlearn.cli.doctor_command import doctor_command
+from ray_unlearn.cli.evaluate_command import evaluate_command
+from ray_unlearn.cli.memorise_command import memorise_command
 from ray_unlearn.cli.plan_command import plan_command
 from ray_unlearn.cli.study_commands import resume_command, run_command, status_command
 from ray_unlearn.cli.table_commands import (
-    doctor_command,
     methods_command,
     report_command,
     schema_command,
@@ -33,10 +36,13 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report_command,
     "why": why_command,
     "confirm": confirm_command,
+    "attack": attack_command,
     "export": export_command,
+    "evaluate": evaluate_command,
     "verify": verify_command,
     "diff": diff_command,
     "unlearn": unlearn_command,
+    "memorise": memorise_command,
     "methods": methods_command,
     "spaces": spaces_command,
     "schema": schema_command,

@@ -1,19 +1,33 @@
 """The command `plan`, which shows what a study will take."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ray_unlearn.cli.options import LanesOption, Likely, SpaceFrom, StudyFile, Workers
-from ray_unlearn.cli.show import Json, four_digits, print_json, print_table, say
+from ray_unlearn.cli.show import (
+    Json,
+    end_with_findings,
+    four_digits,
+    print_findings,
+    print_json,
+    print_table,
+    print_verdict,
+    say,
+)
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.unlearn.finding import Finding, FindingState
 
 if TYPE_CHECKING:
     from ray_unlearn.api.given import Lanes
     from ray_unlearn.execution.placement import Placed
+    from ray_unlearn.unlearn.machine import Machine
+    from ray_unlearn.unlearn.plan import StudyPlan
 
 
 def plan_command(
@@ -43,55 +57,79 @@ def plan_command(
     ] = None,
     json: Json = False,
 ) -> None:
-    """What a study will take, which lanes fit where, and what it can find out. Starts nothing.
+    """What a study will take, what its checks find, and what it can find out. Starts nothing.
 
     Counts trials, tokens, FLOPs, hours, memory and disk, and says with which probability so many
     trials give a good setting and a claimed range. A small model on this machine is asked for the
-    target on either half."""
-    from dataclasses import asdict
-
+    target on either half. The exit code is 2 if the study is refused or has no room."""
     from ray_unlearn.analysis.study_power import power_sentences, powers_of
-    from ray_unlearn.store.target import half_sentences, target_warnings
-    from ray_unlearn.unlearn.memory import gpu_memory_gib
-    from ray_unlearn.unlearn.plan import (
-        cpus_here,
-        free_disk_gib,
-        gpus_here,
-        longest,
-        memory_here_gib,
-        plan,
-        problems,
-        trials_of,
-    )
-    from ray_unlearn.unlearn.planned_halves import planned_halves
+    from ray_unlearn.store.target import half_sentences
+    from ray_unlearn.unlearn.admission import admission
+    from ray_unlearn.unlearn.plan import longest, trials_of
 
     spec = _loaded(study, space_from, likely, lanes, workers)
     placed = _placed(spec, address) if address else None
-    found = plan(spec, placed.lanes if placed else None)
-    disk_gib = free_disk_gib(Path.cwd())
-    gpu_gib = gpu_memory or (None if placed else gpu_memory_gib())
-    gpu_count = None if placed or gpu_memory else gpus_here()
-    cpus, memory_gib = (cpus_here(), memory_here_gib()) if not placed else (math.inf, math.inf)
-    issues = (placed.problems if placed else []) + list(
-        problems(found, cpus, memory_gib, disk_gib, spec, gpu_gib, gpu_count)
-    )
-    halves = planned_halves(spec) or ()
-    warnings = list(target_warnings(halves)) if halves else []
+    admitted = admission(spec, _machine(placed, gpu_memory), lanes=placed.lanes if placed else None)
+    issues = placed.problems if placed else []
+    findings = [*admitted.findings, *(Finding("cluster", "no room", issue) for issue in issues)]
+    findings += [Finding("cluster", "note", note) for note in (placed.notes if placed else ())]
+    found, halves = admitted.plan, admitted.halves
     powers = powers_of(
         spec,
         {method: trials_of(spec, method) for method in spec.methods},
         {m: len(spec.evaluation.updates(longest(spec, m).steps)) for m in spec.methods},
     )
-    hours = found.hours(teraflops)
+    if json:
+        texts = {
+            key: [str(finding) for finding in findings if finding.state == state]
+            for key, state in PLAN_KEYS.items()
+        }
+        more: dict[str, Any] = texts | {
+            "findings": [asdict(finding) for finding in findings],
+            "halves": [asdict(one) | {"ppl": one.ppl} for one in halves or ()],
+            "power": [asdict(one) for one in powers],
+        }
+        if found is not None:
+            more["lane_memory_gib"] = found.lane_memory_gib
+            more["worker_hours"] = found.hours(teraflops)
+        placement = {"placement": asdict(placed)} if placed else {}
+        print_json((asdict(found) if found else {}) | more | placement)
+    else:
+        if found is not None:
+            _print_plan(spec, found, teraflops, placed.nodes if placed else {})
+        for sentence in (*(half_sentences(halves) if halves else ()), *power_sentences(powers)):
+            print(sentence)
+        print_findings(findings)
+    if not json:
+        print_verdict(findings, f"the cluster at {address}" if placed else "this machine")
+    end_with_findings(findings)
+
+
+PLAN_KEYS: dict[str, FindingState] = {
+    "problems": "no room",
+    "warnings": "warning",
+    "notes": "note",
+    "refused": "refused",
+}
+
+
+def _machine(placed: "Placed | None", gpu_memory: float | None) -> "Machine":
+    """This machine, or one with GPUs of so much memory; a cluster is asked itself for the rest."""
+    from ray_unlearn.unlearn.machine import machine_here
+
+    here = machine_here(Path.cwd())
+    if placed:
+        return replace(here, cpus=math.inf, memory_gib=math.inf, gpus=None, gpu_gib=gpu_memory)
+    return replace(here, gpus=None, gpu_gib=gpu_memory) if gpu_memory else here
+
+
+def _print_plan(
+    spec: StudySpec, found: "StudyPlan", teraflops: float, nodes: Mapping[str, str]
+) -> None:
     parts = ", ".join(
         f"{name} {four_digits(value)}" for name, value in asdict(found.memory).items() if value
     )
-    if json:
-        more = {"lane_memory_gib": found.lane_memory_gib, "worker_hours": hours, "problems": issues}
-        more |= {"halves": [asdict(one) | {"ppl": one.ppl} for one in halves], "warnings": warnings}
-        more |= {"power": [asdict(one) for one in powers]}
-        print_json(asdict(found) | more | ({"placement": asdict(placed)} if placed else {}))
-        return
+    hours = found.hours(teraflops)
     lines = [
         ("trials", str(found.trials)),
         ("updates, evaluations", f"{found.updates}, {found.evaluations}"),
@@ -103,23 +141,13 @@ def plan_command(
         ("memory per worker, GiB (estimate)", f"{four_digits(found.memory.total)}: {parts}"),
         ("disk, GiB (estimate)", four_digits(found.disk_gib)),
         ("lanes x workers", f"{found.lanes} x {found.workers}"),
-        *((f"on {node}", what) for node, what in (placed.nodes if placed else {}).items()),
+        *((f"on {node}", what) for node, what in nodes.items()),
     ]
     print_table(
         ["at most", ""],
         lines,
         title=f"{spec.name}: {spec.description or spec.data.domain or spec.data.source}",
     )
-    for sentence in (*(half_sentences(halves) if halves else ()), *power_sentences(powers)):
-        print(sentence)
-    for warning in warnings:
-        print(f"warning: {warning}")
-    for note in (*found.notes, *(placed.notes if placed else ())):
-        print(f"note: {note}")
-    for issue in issues:
-        print(f"does not fit here: {issue}")
-    if not issues:
-        print(f"fits {f'the cluster at {address}' if placed else 'this machine'}")
 
 
 def _loaded(

@@ -10,7 +10,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ray_unlearn.spec.errors import EXIT_WRONG_INPUT
 from ray_unlearn.store.failure_reasons import none_succeeded, reasons_in_words
+from ray_unlearn.unlearn.finding import Finding
 
 if TYPE_CHECKING:
     from ray_unlearn.execution.study import StudyResult
@@ -41,6 +43,31 @@ def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: s
         )
     wide = 120 if not sys.stdout.isatty() else None
     Console(highlight=False, width=wide).print(table)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what the checks of a study or a machine found, as a table."""
+    print_table(
+        ["check", "", "found"],
+        [(finding.what, finding.state, str(finding)) for finding in findings],
+    )
+
+
+def print_verdict(findings: Sequence[Finding], where: str) -> None:
+    """Print whether a study can run, in one line."""
+    states = {finding.state for finding in findings}
+    if "refused" in states:
+        print("refused: this study cannot run as it is")
+    elif "no room" in states:
+        print(f"does not fit {where}")
+    else:
+        print(f"fits {where}")
+
+
+def end_with_findings(findings: Sequence[Finding]) -> None:
+    """End with the exit code of wrong input where something is refused or has no room."""
+    if any(finding.state in ("refused", "no room") for finding in findings):
+        raise typer.Exit(EXIT_WRONG_INPUT)
 
 
 def print_without_result(outcomes: Mapping[str, int], reasons: dict[str, int]) -> None:

@@ -161,6 +161,8 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
         f"{found.finished} trials finished: {outcomes}; {found.unfinished} unfinished; "
         f"{found.rows} evaluation rows"
     )
+    if found.feasible:
+        print(found.feasible)
     print_without_result(found.outcomes, found.reasons)
     if (said := driver(found)) and not ended:
         print(said)

@@ -1,9 +1,5 @@
-"""Commands that only read and show: report, methods, spaces, schema, doctor."""
+"""Commands that only read and show: report, methods, spaces, schema."""
 
-import importlib.metadata
-import os
-import shutil
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -21,8 +17,6 @@ from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import Strict
 from ray_unlearn.spec.study_spec import StudySpec
-
-DOCTORED = ("ray", "optuna", "transformers")
 
 
 class SamplerOption(StrEnum):
@@ -248,41 +242,3 @@ def schema_command(
     if name not in SCHEMAS:
         raise UserError(f"no schema {name!r}{nearest(name, SCHEMAS)}")
     print_json(SCHEMAS[name].model_json_schema())
-
-
-def doctor_command(json: Json = False) -> None:
-    """What this machine has, and what would be in the way."""
-    import torch
-
-    from ray_unlearn.demo import cache_folder
-    from ray_unlearn.unlearn.plan import cpus_here
-
-    cache = cache_folder()
-    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
-    free_gib = shutil.disk_usage(existing).free / 2**30
-    one_thread = os.environ.get("OMP_NUM_THREADS") == "1" or torch.cuda.is_available()
-    threads = f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')} (lanes set their own)"
-    shared_gib = _shared_memory_gib()
-    versions = [(name, importlib.metadata.version(name)) for name in DOCTORED]
-    checks = [
-        ("Python 3.11 or newer", sys.version_info >= (3, 11), sys.version.split()[0]),
-        ("torch", True, f"{torch.__version__}, {torch.cuda.device_count()} CUDA device(s)"),
-        *((name, True, version) for name, version in versions),
-        ("CPUs", True, str(cpus_here())),
-        ("one thread per process", one_thread, threads),
-        ("cache folder writable", os.access(existing, os.W_OK), str(cache)),
-        ("2 GiB of disk free", free_gib > 2, f"{free_gib:.1f} GiB"),
-        ("/dev/shm, 1 GiB", shared_gib > 1, f"{shared_gib:.1f} GiB (Ray's object store)"),
-    ]
-    if json:
-        print_json([{"check": name, "ok": ok, "found": found} for name, ok, found in checks])
-        return
-    print_table(
-        ["check", "", "found"],
-        [(name, "ok" if ok else "LOOK", found) for name, ok, found in checks],
-    )
-
-
-def _shared_memory_gib() -> float:
-    path = Path("/dev/shm")
-    return shutil.disk_usage(path).total / 2**30 if path.exists() else 0.0

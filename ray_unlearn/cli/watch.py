@@ -85,11 +85,12 @@ def line(found: Status) -> str:
         if found.live and found.live.lanes and found.driver == "running"
         else ""
     )
+    feasible = f"; {found.feasible}" if found.feasible else ""
     left = f"; {_left(found)}" if _left(found) else ""
     problems = "".join(f"; problem: {text}" for text in _problems(found))
     return (
         f"{datetime.now():%H:%M:%S} {_trials(found)}: {_outcomes(found)}; {_running(found)}; "
-        f"{found.rows} rows{best}; driver {found.driver}{lanes}{left}{problems}"
+        f"{found.rows} rows{best}{feasible}; driver {found.driver}{lanes}{left}{problems}"
     )
 
 
@@ -134,6 +135,8 @@ def view(found: Status) -> RenderableType:
         head,
         Text(f"{_outcomes(found)}; {_running(found)}; {found.rows} evaluation rows"),
     ]
+    if found.feasible:
+        parts.append(Text(found.feasible, style="" if found.best else "yellow"))
     if said := driver(found, in_view=True):
         style = {"silent": "bold red", "running": "green"}.get(found.driver, "dim")
         parts.append(Text(said, style=style))

@@ -6,7 +6,6 @@ The vanilla model and the exactly retrained one are trained side by side.
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from filelock import FileLock
 
 from ray_unlearn.demo.recipe import RECIPES, VERSION, Recipe
 from ray_unlearn.demo.text import text_file
+from ray_unlearn.store.atomic_write import whole_folder
 
 ROLES = ("vanilla", "retrained")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -116,13 +116,8 @@ def _made_once(folder: Path, make: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.is_dir():
-            temporary = folder.with_name(f"{folder.name}.{os.getpid()}")
-            temporary.mkdir()
-            try:
-                make(temporary)
-                temporary.rename(folder)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            with whole_folder(folder) as draft:
+                make(draft)
 
 
 def cache_folder() -> Path:

@@ -95,10 +95,11 @@ def _confirmed(
     observers: Sequence[Observer],
 ) -> StudyResult:
     spec, record = open_study(folder)
-    chosen = ScoreRule.of(record, spec).top(record, top, per_method)
+    rule = ScoreRule.of(record, spec)
+    chosen = rule.top(record, top, per_method)
     if not chosen:
         raise UserError(
-            f"{location}: no finished trial has a score, so there is nothing to confirm; "
+            f"{location}: {rule.why_none(record)}, so there is nothing to confirm; "
             "`ray-unlearn status`"
         )
     for note in _notes(chosen, spec, record, top, per_method):

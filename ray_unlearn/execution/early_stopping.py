@@ -13,7 +13,8 @@ median  Golovin et al. 2017 (Vizier), section 3.2: a trial stops at an update if
 past_best  only the rule for free steps below.
 
 ASHA and the median rule compare trials of one method only, since methods get equal numbers of
-trials.
+trials. A trial that is within the study's constraints is better than one that is not; of two that
+are not, the one that is less outside (Deb 2000, doi 10.1016/S0045-7825(99)00389-8).
 
 The score is U-shaped in updates: first too little is forgotten, then too much. With free steps,
 where each row is a configuration, two things follow. A trial is compared by its best score so far,
@@ -36,7 +37,7 @@ from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import COLUMNS, Row, is_as_trained
-from ray_unlearn.store.score import OBJECTIVE, ScoreRule
+from ray_unlearn.store.score import NOWHERE, OBJECTIVE, ScoreRule
 
 assert COLUMNS[OBJECTIVE].direction == "minimize", "worse means higher throughout this module"
 
@@ -44,14 +45,8 @@ FINISHED_FOR_MEDIAN = 3
 """Fewest finished trials of which the median is not one trial's luck."""
 
 
-def standing(trial: Trial, rows: list[Row], update: int, rule: ScoreRule) -> float:
-    """The score that a trial is compared by at `update`, one of its evaluated updates.
-
-    With free steps it is the score of the row that would score the trial if it ended there (by the
-    study's score rule), otherwise the score at that update. Infinity if it is not finite.
-    """
-    row = rule.row_so_far(rows, trial, update)
-    return math.inf if row is None else _score(row)
+Standing = tuple[float, float]
+"""How far outside the constraints, then the score; lower is better (`ScoreRule.standing`)."""
 
 
 class _Peers:
@@ -66,7 +61,7 @@ class _Peers:
         self._seen = 0
         self._running: list[Trial] = []
         self._finished: defaultdict[str, list[Trial]] = defaultdict(list)
-        self._values: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+        self._values: defaultdict[tuple[str, int], list[Standing]] = defaultdict(list)
         self._valued: defaultdict[tuple[str, int], int] = defaultdict(int)
 
     def look(self) -> None:
@@ -85,8 +80,8 @@ class _Peers:
         return [trial for trial in self._running if trial.method == method and trial.number != but]
 
     def finished_values(
-        self, method: str, at: int, value: Callable[[Trial], float | None]
-    ) -> list[float]:
+        self, method: str, at: int, value: Callable[[Trial], Standing | None]
+    ) -> list[Standing]:
         """`value` of each finished trial of a method that has one, rising.
 
         It must always be the same function for one `at`.
@@ -148,7 +143,7 @@ class Pruner:
         return (
             self._asha(trial, rows, self._peers, rule)
             if self._rule.type == "asha"
-            else _median(trial, rows, self._peers)
+            else _median(trial, rows, self._peers, rule)
         )
 
     def _asha(self, trial: Trial, rows: list[Row], peers: _Peers, rule: ScoreRule) -> str | None:
@@ -156,12 +151,12 @@ class Pruner:
         if rung is None:
             return None
 
-        def at_rung(peer: Trial) -> float | None:
+        def at_rung(peer: Trial) -> Standing | None:
             at = _first_update_from(peer.rows, rung)
-            return None if at is None else standing(peer, peer.rows, at, rule)
+            return None if at is None else rule.standing(peer.rows, peer, at)
 
         update = rows[-1]["update"]
-        own = standing(trial, rows, update, rule)
+        own = rule.standing(rows, trial, update)
         finished = peers.finished_values(trial.method, rung, at_rung)
         running = [
             other
@@ -172,7 +167,9 @@ class Pruner:
         kept = max(1, reached // self._rule.reduction_factor)
         if bisect_left(finished, own) + sum(other < own for other in running) < kept:
             return None
-        return f"asha: score {own:.4g} at update {update} is not among the best {kept} of {reached}"
+        return (
+            f"asha: {_in_words(own)} at update {update} is not among the best {kept} of {reached}"
+        )
 
     def _rung_reached(self, rows: list[Row]) -> int | None:
         """The highest rung of which the last of `rows` is the first evaluation, if any."""
@@ -185,49 +182,76 @@ class Pruner:
         )
 
 
-def _median(trial: Trial, rows: list[Row], peers: _Peers) -> str | None:
+def _median(trial: Trial, rows: list[Row], peers: _Peers, rule: ScoreRule) -> str | None:
     update = rows[-1]["update"]
 
-    def mean(peer: Trial) -> float | None:
-        scores = [_score(r) for r in peer.rows if r["update"] <= update and is_as_trained(r)]
+    def mean(peer: Trial) -> Standing | None:
+        known = [
+            _standing(r, rule) for r in peer.rows if r["update"] <= update and is_as_trained(r)
+        ]
         reached = any(row["update"] >= update for row in peer.rows)
-        return statistics.fmean(scores) if scores and reached and peer.status != "failed" else None
+        return _mean(known) if known and reached and peer.status != "failed" else None
 
     means = peers.finished_values(trial.method, update, mean)
-    best = min(_score(row) for row in rows)
-    if len(means) < FINISHED_FOR_MEDIAN or best <= (median := statistics.median(means)):
+    best = min(_standing(row, rule) for row in rows)
+    if len(means) < FINISHED_FOR_MEDIAN or best <= (median := _middle(means)):
         return None
     return (
-        f"median: best score {best:.4g} by update {update} is above {median:.4g}, the median of "
-        f"{len(means)} trials"
+        f"median: best {_in_words(best)} by update {update} is above {_in_words(median, '')}, the "
+        f"median of {len(means)} trials"
     )
+
+
+def _mean(standings: list[Standing]) -> Standing:
+    """The mean over the feasible rows; of a trial that has none yet over all of them."""
+    if NOWHERE in standings:
+        return NOWHERE
+    feasible = [one for one in standings if one[0] == 0.0] or standings
+    violations, scores = zip(*feasible, strict=True)
+    return statistics.fmean(violations), statistics.fmean(scores)
+
+
+def _middle(rising: list[Standing]) -> Standing:
+    """The median of standings; of a feasible trial and one that is not, the latter."""
+    low, high = rising[(len(rising) - 1) // 2], rising[len(rising) // 2]
+    if (low[0] == 0.0) != (high[0] == 0.0):
+        return high
+    return statistics.median((low[0], high[0])), statistics.median((low[1], high[1]))
 
 
 def _past_its_best(rows: list[Row], space: SearchSpace, rule: ScoreRule) -> str | None:
     """The reason why a trial has passed its best row, or None.
 
-    It has if the last two rows are over-unlearned and each scores worse than the row before it;
-    with the rule `stop_rule`, if a row has reached the target, as that row scores the trial.
-    Over-unlearned means a forget nll at or above log ppl_0(A), the vanilla model's on the
-    approximate set. Only rows that are configurations count, so that a trial stopped here always
-    has a score.
+    It has if the last two rows are over-unlearned and each is worse than the row before it: further
+    outside the constraints, or of a higher score. With the rule `stop_rule` it has if a row has
+    reached the target, as that row scores the trial. Over-unlearned means a forget nll at or above
+    log ppl_0(A), the vanilla model's on the approximate set. Only rows that are configurations
+    count, and one of them must be feasible, so that a trial stopped here always has a score.
     """
     rows = [row for row in rows if row["update"] >= space.fewest_steps]
+    standings = [_standing(row, rule) for row in rows]
     target = rule.target_nll
     if rule.name == "stop_rule":
-        crossed = next((row["update"] for row in rows if row["forget_nll"] >= target), None)
-        return None if crossed is None else f"past its best: the target was reached at {crossed}"
+        crossed = (
+            row["update"]
+            for row, (violation, _) in zip(rows, standings, strict=True)
+            if row["forget_nll"] >= target and violation == 0.0
+        )
+        reached = next(crossed, None)
+        return None if reached is None else f"past its best: the target was reached at {reached}"
     if math.isnan(target) or len(rows) < 3:
         return None
     if not all(
-        _score(late) > _score(early) and late["forget_nll"] >= target
-        for early, late in pairwise(rows[-3:])
+        late > early and row["forget_nll"] >= target
+        for row, (early, late) in zip(rows[-2:], pairwise(standings[-3:]), strict=True)
     ):
         return None
-    best = min(rows, key=_score)
+    best, row = min(zip(standings, rows, strict=True), key=lambda pair: pair[0])
+    if best[0] > 0.0:
+        return None
     return (
-        f"past its best: score {_score(best):.4g} at update {best['update']}, "
-        f"{_score(rows[-1]):.4g} and rising now"
+        f"past its best: {_in_words(best)} at update {row['update']}, "
+        f"{_in_words(standings[-1], '')} and rising now"
     )
 
 
@@ -240,6 +264,13 @@ def _first_update_from(rows: list[Row], rung: int) -> int | None:
     return min((row["update"] for row in rows if row["update"] >= rung), default=None)
 
 
-def _score(row: Row) -> float:
-    """The row's score; infinity, the worst, if it is not finite."""
-    return float(row[OBJECTIVE]) if math.isfinite(row[OBJECTIVE]) else math.inf
+def _standing(row: Row, rule: ScoreRule) -> Standing:
+    """Violation and score of one row; infinities, the worst, if the score is not finite."""
+    score = float(row[OBJECTIVE])
+    return (rule.violation(row), score) if math.isfinite(score) else NOWHERE
+
+
+def _in_words(standing: Standing, score: str = "score ") -> str:
+    """`score 0.12`, or by how much the constraints are violated."""
+    violation, value = standing
+    return f"{score}{value:.4g}" if violation in (0.0, math.inf) else f"violation {violation:.3g}"

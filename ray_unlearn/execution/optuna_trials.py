@@ -13,12 +13,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ray_unlearn.environment import REAL
 from ray_unlearn.execution.drawn_points import Point, Sampled
-from ray_unlearn.execution.early_stopping import standing
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Trial
-from ray_unlearn.store.schema import COLUMNS, Row
+from ray_unlearn.store.schema import COLUMNS, Row, whole_row
 from ray_unlearn.store.score import OBJECTIVE, PARETO_OBJECTIVES, ScoreRule
+
+CONSTRAINTS = "constraints"
+"""Optuna reads a trial's constraint NAME from its system attribute `constraints:NAME`."""
+FAR_OUTSIDE = 1000.0
+"""More than asinh of any number."""
 
 
 def objectives(spec: StudySpec) -> tuple[str, ...]:
@@ -57,6 +61,11 @@ def as_optuna_trial(trial: Trial, rule: ScoreRule, point: Point) -> FrozenTrial:
         optuna/samplers/_tpe/sampler.py): the region counts as bad and no score is invented.
     failed
         FAIL, which samplers ignore: broken hardware says nothing about a configuration.
+
+    Where a study has constraints, each is a value that is at most 0 if it is kept
+    (`constraint_values`): TPE ranks infeasible trials behind all feasible ones, by how far they are
+    outside, NSGA-II likewise, the Gaussian process has a model of each constraint. A trial that
+    ended well without a feasible row has the values of the row that is the least outside.
     """
     spec = rule.spec
     state, row = _state(trial, rule)
@@ -77,11 +86,41 @@ def as_optuna_trial(trial: Trial, rule: ScoreRule, point: Point) -> FrozenTrial:
             if name in point
         },
         user_attrs={},
-        system_attrs={},
+        system_attrs=constraint_values(trial, rule) if state.is_finished() else {},
         intermediate_values=_compared(trial, rule)
         if row is not None or trial.status in {None, "pruned"}
         else {},
     )
+
+
+def constraint_values(trial: Trial, rule: ScoreRule) -> dict[str, float]:
+    """Optuna's attributes for the constraints: how far the trial is outside each, at most 0 inside.
+
+    The margin of `store.objective`, on a scale (asinh) that leaves small ones as they are and keeps
+    a model of them from being flattened by a trial that is a million times outside. A trial without
+    a row that could be judged, which has diverged, is outside by `FAR_OUTSIDE`. Empty for a study
+    without constraints, and for a failed trial.
+    """
+    constraints = rule.objective.constraints
+    if not constraints or trial.status == "failed":
+        return {}
+    row = rule.row(trial) or rule.nearest_row(trial) or _last_compared(trial, rule)
+    judged = None if row is None else whole_row(row)
+    return {
+        f"{CONSTRAINTS}:{one.key}": _on_scale(None if judged is None else one.margin(judged))
+        for one in constraints
+    }
+
+
+def _last_compared(trial: Trial, rule: ScoreRule) -> Row | None:
+    """The last row of a trial that early stopping ended before it stood for a configuration."""
+    if trial.status != "pruned":
+        return None
+    return max(trial.rows, key=lambda row: row["update"], default=None)
+
+
+def _on_scale(margin: float | None) -> float:
+    return FAR_OUTSIDE if margin is None or margin == math.inf else math.asinh(margin)
 
 
 def _state(trial: Trial, rule: ScoreRule) -> tuple[TrialState, Row | None]:
@@ -91,9 +130,11 @@ def _state(trial: Trial, rule: ScoreRule) -> tuple[TrialState, Row | None]:
     if trial.status == "failed":
         return TrialState.FAIL, None
     best = rule.row(trial)
+    if best is None and trial.status == "complete":
+        best = rule.nearest_row(trial)
     if best is None:
         return TrialState.PRUNED, None
-    if trial.status == "pruned" and best["update"] == rule.candidates(trial)[-1]["update"]:
+    if trial.status == "pruned" and best["update"] == rule.configuration_rows(trial)[-1]["update"]:
         return TrialState.PRUNED, None
     return TrialState.COMPLETE, best
 
@@ -105,8 +146,9 @@ def _compared(trial: Trial, rule: ScoreRule) -> dict[int, float]:
     """
     if rule.spec.objective.pareto:
         return {}
-    values = {row["update"]: standing(trial, trial.rows, row["update"], rule) for row in trial.rows}
-    return {update: value for update, value in sorted(values.items()) if math.isfinite(value)}
+    updates = sorted({row["update"] for row in trial.rows})
+    values = {update: rule.standing(trial.rows, trial, update)[1] for update in updates}
+    return {update: value for update, value in values.items() if math.isfinite(value)}
 
 
 def _seconds(trial: Trial) -> float:

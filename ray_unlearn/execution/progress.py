@@ -141,7 +141,7 @@ class Progress:
         score = (
             f"score {row[OBJECTIVE]:.4f} at update {row['update']}{at_strength(row)}"
             if row
-            else trial.reason or "no score"
+            else trial.reason or self._rule.outside(trial) or "no score"
         )
         return (
             f"[{self.done}/{self._total}] trial {trial.number} {trial.method} lr "

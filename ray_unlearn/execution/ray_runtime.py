@@ -4,8 +4,9 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -13,7 +14,9 @@ from ray_unlearn.execution.cluster import look
 from ray_unlearn.execution.placement import Placed, placed, shape_of, why_never
 from ray_unlearn.execution.ray_secret import private_folder, private_token
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.method_modules import ENVIRONMENT
 from ray_unlearn.spec.operations import Operations
+from ray_unlearn.spec.user_methods import modules_of, shipped_files
 
 ANSWER_S = 10.0
 """Seconds within which a cluster's head accepts a connection."""
@@ -29,8 +32,12 @@ _LOUD = {
 
 
 @contextmanager
-def connected(address: str | None, operations: Operations) -> Iterator[None]:
+def connected(
+    address: str | None, operations: Operations, methods: Collection[str] = ()
+) -> Iterator[None]:
     """Ray for the duration of a study.
+
+    A user's own modules among `methods` go to the nodes of a cluster with the study.
 
     Without an address a Ray is started on this machine and ended with the study; the one that Ray's
     current-cluster file names is never used, because it may be stale. If this process is connected
@@ -49,7 +56,7 @@ def connected(address: str | None, operations: Operations) -> Iterator[None]:
     cpus = max(
         os.cpu_count() or 1, math.ceil(wanted)
     )  # logical CPUs: too many lanes are slow here, not impossible
-    _init(address, cpus)
+    _init(address, cpus, methods)
     try:
         _silence()
         _check_room(operations, address)
@@ -74,11 +81,16 @@ def placed_on(address: str, operations: Operations, trials: int, worker_gib: flo
         ray.shutdown()
 
 
-def _init(address: str | None, cpus: int) -> None:
+def _init(address: str | None, cpus: int, methods: Collection[str] = ()) -> None:
     if address is not None:
         try:
             _knock(address)
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+            ray.init(
+                address=address,
+                runtime_env=_with_modules(methods),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"cannot connect to Ray at {address}: {error}; is it running (`ray status`), and "
@@ -106,6 +118,22 @@ def _init(address: str | None, cpus: int) -> None:
         raise UserError(
             f"Ray cannot start on this machine: {error}; is it overloaded? try again"
         ) from None
+
+
+def _with_modules(methods: Collection[str]) -> dict[str, Any] | None:
+    """The runtime environment that ships a user's modules; None without any.
+
+    Ray copies the files to each node and puts them on the path of each process; the hook tells the
+    process to look there, as the environment does here.
+    """
+    named, files = modules_of(methods), shipped_files(methods)
+    if not named:
+        return None
+
+    def look_there() -> None:
+        os.environ[ENVIRONMENT] = named
+
+    return {"py_modules": [str(path) for path in files], "worker_process_setup_hook": look_there}
 
 
 def _knock(address: str) -> None:

@@ -130,7 +130,7 @@ class Recorder:
             return trial.reason or trial.status
         known = next((row for row in trial.rows if row_key(row) == row_key(metrics)), None)
         if known is None:
-            known = scored(metrics, self._baselines, self._weights)
+            known = scored(metrics, self._baselines, self._weights, self._rule.objective)
             self._ledger.append(
                 RowMeasured(
                     number=number,

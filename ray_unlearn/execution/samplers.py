@@ -20,7 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ray_unlearn.execution.drawn_points import Point, Sampled, applies
-from ray_unlearn.execution.optuna_trials import directions
+from ray_unlearn.execution.optuna_trials import FAR_OUTSIDE, directions
 from ray_unlearn.spec.listed_points import sampled_parameters
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
@@ -31,6 +31,9 @@ LAST, BEST = 2_000, 100
 The limit keeps a TPE suggestion near 20 ms. TPE's good trials (at most 25) are among the best, and
 it weights the others down by age anyway.
 """
+
+LEAST_OUTSIDE = 1.0
+"""Value of a diverged trial's constraints for the Gaussian process, at least: twice the bound."""
 
 POPULATION = (8, 50)
 """Bounds of NSGA-II's population, a fifth of the method's trials.
@@ -63,12 +66,17 @@ def suggest(spec: StudySpec, method: str, past: Sequence[FrozenTrial], seed: int
 
 
 def in_view(past: Sequence[FrozenTrial], directions: Sequence[str]) -> list[FrozenTrial]:
-    """The last `LAST` trials and, with one objective, the `BEST` best older ones, in order."""
+    """The last `LAST` trials and, with one objective, the `BEST` best older ones, in order.
+
+    Older infeasible ones are not among the best, whatever their values.
+    """
     if len(past) <= LAST:
         return list(past)
     older, last = past[:-LAST], list(past[-LAST:])
     complete = [
-        trial for trial in older if trial.state == TrialState.COMPLETE and len(directions) == 1
+        trial
+        for trial in older
+        if trial.state == TrialState.COMPLETE and len(directions) == 1 and _is_feasible(trial)
     ]
     first = heapq.nsmallest if directions[0] == "minimize" else heapq.nlargest
     best = first(BEST, complete, key=lambda trial: trial.values[0])
@@ -80,17 +88,35 @@ def with_values_for_gp(past: Sequence[FrozenTrial], directions: Sequence[str]) -
 
     A pruned trial gets its last intermediate value, a diverged one the worst value of all. If
     diverged trials were left out, as Optuna does, their region would look unexplored to the model
-    and be suggested again and again.
+    and be suggested again and again. Constraints of a diverged trial are violated as much as any
+    other trial violates them.
     """
     worst = max if directions[0] == "minimize" else min
     measured = {
         trial.number: _measured(trial) for trial in past if trial.state != TrialState.RUNNING
     }
     bottom = worst(value for value in measured.values() if value is not None)
+    outermost = _outermost(past)
     return [
-        _completed(trial, measured[trial.number], bottom) if trial.number in measured else trial
+        _completed(trial, measured[trial.number], bottom, outermost)
+        if trial.number in measured
+        else trial
         for trial in past
     ]
+
+
+def _outermost(past: Sequence[FrozenTrial]) -> dict[str, float]:
+    """The largest value of each constraint that was measured, above 0."""
+    found: dict[str, float] = {}
+    for trial in past:
+        for name, value in trial.system_attrs.items():
+            if value < FAR_OUTSIDE:
+                found[name] = max(found.get(name, LEAST_OUTSIDE), value)
+    return found
+
+
+def _is_feasible(trial: FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
 
 
 def _measured(trial: FrozenTrial) -> float | None:
@@ -104,8 +130,14 @@ def _measured(trial: FrozenTrial) -> float | None:
     )
 
 
-def _completed(trial: FrozenTrial, measured: float | None, bottom: float) -> FrozenTrial:
+def _completed(
+    trial: FrozenTrial, measured: float | None, bottom: float, outermost: dict[str, float]
+) -> FrozenTrial:
     trial = copy.copy(trial)
+    trial.system_attrs = {
+        name: min(value, outermost.get(name, LEAST_OUTSIDE))
+        for name, value in trial.system_attrs.items()
+    }
     trial.state = TrialState.COMPLETE
     trial.values = [bottom if measured is None else measured]
     return trial

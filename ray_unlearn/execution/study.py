@@ -84,10 +84,14 @@ from ray_unlearn.store.target import (
     target_warnings,
 )
 from ray_unlearn.store.working_copy import header_digest_of
+from ray_unlearn.unlearn.admission import Admission, admission
 from ray_unlearn.unlearn.data import StudyData, prepare
+from ray_unlearn.unlearn.finding import Finding
+from ray_unlearn.unlearn.machine import free_disk_gib, machine_here
 from ray_unlearn.unlearn.memory import active_parameter_count
+from ray_unlearn.unlearn.methods import asks_alternatives
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
-from ray_unlearn.unlearn.plan import disk_bytes, free_disk_gib, host_gib
+from ray_unlearn.unlearn.plan import disk_bytes, host_gib
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
 LEDGER_FOLDER = "ledger"
@@ -164,7 +168,14 @@ def run_study(
         with stages(quiet) as report:
             make_ready(spec.model, report)
         _check_disk(place, spec)
-        data = prepare(spec.data, spec.model, say=say, evaluation=spec.evaluation)
+        data = prepare(
+            spec.data,
+            spec.model,
+            say=say,
+            evaluation=spec.evaluation,
+            refusals=asks_alternatives(spec.methods),
+        )
+        admitted = _admitted(spec, data, address, place)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
         with place.create_ledger(_header(spec, data, dealing)) as ledger:
             if halves_of is not None and halves_of.halves:
@@ -172,7 +183,10 @@ def run_study(
             write_spec(place.folder / SPEC_FILE, spec)
             place.publish(SPEC_FILE)
             data = data.as_dealt(dealing, ledger.record.halves)
-            return _Run(spec, place, ledger, data, address, observers, quiet, say).to_the_end()
+            run = _Run(spec, place, ledger, data, address, observers, quiet, say)
+            for finding in admitted.worth_saying:
+                run.tell(finding)
+            return run.to_the_end()
 
 
 def resume_study(
@@ -217,7 +231,13 @@ def resume_study(
         place.publish(SPEC_FILE)
         with stages(quiet) as report:
             make_ready(spec.model, report)
-        data = prepare(spec.data, spec.model, say=say, evaluation=spec.evaluation)
+        data = prepare(
+            spec.data,
+            spec.model,
+            say=say,
+            evaluation=spec.evaluation,
+            refusals=asks_alternatives(spec.methods),
+        )
         _check_same_data(ledger.record.header, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         _check_same_model(ledger.record.header, spec.model)
@@ -313,6 +333,12 @@ class _Run:
         self.say(text)
         self.ledger.append(Note(text))
 
+    def tell(self, finding: Finding) -> None:
+        """Say what a check found; a warning of what the study is made of is recorded, too."""
+        self.say(f"{finding.state}: {finding}")
+        if finding.state == "warning" or finding in self.data.findings:
+            self.ledger.append(Note(str(finding)))
+
     def _unfinished(self) -> bool:
         return next(pending(self.ledger.record.trials, self.search.total), None) is not None
 
@@ -330,7 +356,7 @@ class _Run:
         with (
             self.place.publishing(self.say),
             Observation(self.spec, self.ledger, self.search.total, self.say) as observation,
-            connected(self.address, operations),
+            connected(self.address, operations, self.spec.methods),
             Interrupt(self.say) as interrupt,
             Fleet(operations, self._open_workspace(), trials, worker_gib, self.say) as fleet,
         ):
@@ -439,6 +465,27 @@ class _Run:
             write_table(baseline_table(record), self.folder / LEDGER_FOLDER / "baselines.parquet")
         write_table(result_table(record), self.folder / LEDGER_FOLDER / "rows.parquet")
         export_journal(record, self.spec, self.folder / JOURNAL_FILE)
+
+
+def _admitted(
+    spec: StudySpec, data: StudyData, address: str | None, place: StudyFiles
+) -> Admission:
+    """The checks of a study that begins.
+
+    Its room is looked at where it is to run on this machine alone. The target is measured by the
+    first lane.
+
+    Raises:
+        UserError: the study cannot run, or it wants GPUs that are not there.
+    """
+    alone = address is None and not ray.is_initialized() and "RAY_ADDRESS" not in os.environ
+    machine = machine_here(place.folder.absolute()) if alone else None
+    found = admission(spec, machine, data=data, measures=False)
+    found.refuse()
+    for finding in found.states("no room"):
+        if finding.what == "GPUs":
+            raise UserError(str(finding))
+    return found
 
 
 def _reopen_failed(ledger: Ledger) -> None:

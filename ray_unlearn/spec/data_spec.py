@@ -22,8 +22,10 @@ Split = Literal[
     "forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation"
 ]
 SPLITS: tuple[str, ...] = get_args(Split)
-ALTERNATIVES = ("paraphrased", "perturbed")
-"""Kinds of answers beside the true one."""
+COMPARED = ("paraphrased", "perturbed")
+"""Kinds of answers that the truth ratio compares."""
+OTHER_ANSWERS = ("alternative", *COMPARED)
+"""Kinds of answers beside the true one; `alternative` ones are taught instead of it."""
 
 
 def place_of(name: str) -> str:
@@ -50,6 +52,11 @@ class SplitSource(Strict):
         None,
         description="field that holds a list of {role, content}, instead of `text`; the last one "
         "is the answer, all before it the prompt",
+    )
+    alternative: str | None = Field(
+        None,
+        description="field of the forget set that holds another answer, or a list of them, for "
+        "methods that teach one (`dpo`, `idk`); null: refusals (I don't know)",
     )
     paraphrased: str | None = Field(
         None,
@@ -91,6 +98,11 @@ class SplitSource(Strict):
             raise ValueError("give `prompt` and `answer`, or `messages`; remove one of the two")
         if self.has_answers and self.text != "text":
             raise ValueError(f"`text: {self.text}` is not read beside an answer; remove it")
+        if self.alternative is not None and not self.has_answers:
+            raise ValueError(
+                "`alternative` needs a prompt that it answers: name the fields `prompt` and "
+                "`answer`, or `messages`, beside it"
+            )
         if self.perturbed is not None and not self.has_answers:
             raise ValueError("`perturbed` is for prompts and answers; name their fields too")
         if self.paraphrased is not None and self.perturbed is None:
@@ -98,10 +110,10 @@ class SplitSource(Strict):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_alternatives(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Studies of before there were alternative answers had no such keys."""
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies of before there were other answers had no such keys."""
         content: dict[str, Any] = handler(self)
-        absent = {name for name in ALTERNATIVES if content[name] is None}
+        absent = {name for name in OTHER_ANSWERS if content[name] is None}
         return {key: value for key, value in content.items() if key not in absent}
 
     @property
@@ -111,7 +123,7 @@ class SplitSource(Strict):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of an entry that make a document, without its id."""
+        """The fields of an entry that make a document, without its id and other answers."""
         if self.messages is not None:
             return (self.messages,)
         if self.prompt is not None and self.answer is not None:
@@ -119,9 +131,9 @@ class SplitSource(Strict):
         return (self.text,)
 
     @property
-    def alternatives(self) -> dict[str, str]:
-        """Fields of other answers, by what they are: `paraphrased`, `perturbed`."""
-        fields = {name: getattr(self, name) for name in ALTERNATIVES}
+    def other_answers(self) -> dict[str, str]:
+        """Fields of other answers than the true one, by what they are (`OTHER_ANSWERS`)."""
+        fields = {name: getattr(self, name) for name in OTHER_ANSWERS}
         return {name: field for name, field in fields.items() if field is not None}
 
 
@@ -141,6 +153,11 @@ class DataSpec(Strict):
     )
     max_sequences_per_document: int | None = Field(
         None, ge=1, le=MOST_SEQUENCES, description="longer documents are cut"
+    )
+    blank_rows: Literal["refuse", "skip"] = Field(
+        "refuse",
+        description="what becomes of rows without text or answer; skip: they are left out, counted "
+        "and mentioned",
     )
     chat_template: str | None = Field(
         None,
@@ -186,6 +203,16 @@ class DataSpec(Strict):
             if not self.domain:
                 raise ValueError(
                     "`domain` is required with `splits`: it names the data in tables and reports"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _alternatives_are_of_the_forget_set(self) -> Self:
+        for name, source in self.splits.items():
+            if source.alternative is not None and name != "forget":
+                raise ValueError(
+                    f"splits.{name}.alternative: only documents of `forget` have other answers; "
+                    "remove it"
                 )
         return self
 

@@ -20,6 +20,8 @@ class Document(NamedTuple):
     `text` holds the contents alone, whatever the template."""
     prompt_length: int | None = None
     """Characters at the start of `text` that are context; None: all of the text counts."""
+    alternatives: tuple[str, ...] = ()
+    """Other answers than that of the last turn."""
     paraphrased: tuple[str, ...] = ()
     """The answer in other words."""
     perturbed: tuple[str, ...] = ()

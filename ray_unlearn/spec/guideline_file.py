@@ -13,9 +13,9 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.evaluation_spec import StrengthMode
+from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import Strict, validated
-from ray_unlearn.spec.study_spec import ScoreRuleName
 
 GUIDELINES_VERSION = 2
 
@@ -51,6 +51,12 @@ class ScoreInfo(Strict):
         None,
         description="of the score's parts, as `objective`; null: not known, as in files of before "
         "it was recorded, or the score is not made of these parts",
+    )
+    objective: str | None = Field(
+        None,
+        description="what was minimised instead of the weighted sum, and the constraints, as in "
+        "`objective` of a study file; null: the weighted sum without constraints, or a foreign "
+        "table's score",
     )
     checkpoint_rule: str = Field(
         description="which evaluation of a trial its score is taken at, in words"

@@ -6,33 +6,56 @@ hyperparameters a method has, so that specs, command line and report can name an
 without loading a model.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.hyperparameters import (
+    ANY,
     HYPERPARAMETERS,
     MIXING_HYPERPARAMETERS,
+    NAME,
     TRAINING_HYPERPARAMETERS,
+    Hyperparameter,
+    Hyperparameters,
+    ValueType,
+    common_type,
+    values_class,
 )
 from ray_unlearn.spec.method_modules import load_user_methods
 
 TermName = Literal["forget", "retain"]
 TrainedSplit = Literal["forget", "retain", "general_retain"]
-Labels = Literal["true", "random", "adversarial"]
-Needs = Literal["logprob_sum", "kl_sum", "distillation_sum", "logprobs", "reference_logprobs"]
+Labels = Literal["true", "random", "adversarial", "alternative"]
+Needs = Literal[
+    "logprob_sum",
+    "kl_sum",
+    "distillation_sum",
+    "logprobs",
+    "reference_logprobs",
+    "hidden",
+    "reference_hidden",
+    "residuals",
+    "preference",
+]
 """What a loss is computed from.
 
 logprob_sum, kl_sum, distillation_sum: a sum over targets, whose gradient comes from the same pass
     over the head; the last of cross-entropies to P_0 with its logits of the targets lowered.
 logprobs: log P of each target, for any differentiable function: the head is passed twice.
 reference_logprobs: the same, and those of the vanilla model P_0.
+hidden: hidden states of the layer at `layer_depth`, at the places that predict a target.
+reference_hidden: the same, and those of the vanilla model.
+residuals: what the adapters of each layer add to its output there (`model.lora`).
+preference: log P and log P_0 of each target of the documents, and of alternative answers to their
+    prompts.
 """
 
-METHOD_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 WITHOUT_DEFAULT = ("learning_rate", "steps")
 """Hyperparameters that every method uses and every search space names."""
 
@@ -56,7 +79,8 @@ class TermSpec:
     loss: str | Loss
     """Name of a function in `ray_unlearn.unlearn.methods.losses`, or a user's own."""
     labels: Labels = "true"
-    """What the tokens of the documents are replaced by as targets."""
+    """What the tokens of the documents are replaced by as targets; `alternative`: by another
+    answer to the same prompt, or, where the loss needs `preference`, compared with it."""
     weight: str | None = None
     """The hyperparameter that multiplies the loss; None: 1."""
 
@@ -69,17 +93,50 @@ class Method:
     loss: str
     """What is minimised, as a formula for people."""
     terms: tuple[TermSpec, ...]
-    hyperparameters: tuple[str, ...] = TRAINING_HYPERPARAMETERS
-    """What a search may choose for this method; anything else is refused."""
+    common: tuple[str, ...] = TRAINING_HYPERPARAMETERS
+    """Which of the hyperparameters of all methods it uses."""
+    own: tuple[Hyperparameter, ...] = ()
+    """Those that it has beside them."""
     space: Mapping[str, Any] | None = None
     """Of a user's method, its search space beside the shared fragments; None: a file has it."""
     module: str = ""
     """The module that a user's method is defined in."""
+    adapters: bool = False
+    """It can train adapters alone: a study without `model.lora` is refused."""
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """What a search may choose for this method; anything else is refused."""
+        return (*self.common, *(one.name for one in self.own))
+
+    @cached_property
+    def values(self) -> type[Hyperparameters]:
+        """The class of its configurations: all hyperparameters with type, bounds and default."""
+        return values_class(self.own)
+
+    def own_values(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """A value for each of its own hyperparameters, the default where none is given.
+
+        Raises:
+            ValueError: a value of another type, or out of bounds.
+        """
+        try:
+            values = self.values.model_validate(ANY | dict(given))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(str(part) for part in problem["loc"])
+            raise ValueError(f"{place}: {problem['msg']}, got {problem['input']!r}") from None
+        return {one.name: getattr(values, one.name) for one in self.own}
 
     @property
     def retain_set(self) -> TrainedSplit | None:
         """The split of the retain term; None for a method without retain data."""
         return next((term.split for term in self.terms if term.name == "retain"), None)
+
+    @property
+    def alternatives(self) -> bool:
+        """True for a method that asks for alternative answers to the forget set's prompts."""
+        return any(term.labels == "alternative" for term in self.terms)
 
     @property
     def mixed(self) -> bool:
@@ -98,7 +155,7 @@ class Method:
         """
         where = f"{place}: " if place else ""
         for name in names:
-            if name not in HYPERPARAMETERS:
+            if name not in known_hyperparameters():
                 close = nearest(name, self.hyperparameters)
                 raise UserError(f"{where}unknown hyperparameter {name!r}{close}")
             if name not in self.hyperparameters:
@@ -130,7 +187,7 @@ def register(method: Method) -> Method:
             missing, or the terms have no forget term or two of one name.
     """
     place = f"method {method.name!r}"
-    if not METHOD_NAME.fullmatch(method.name):
+    if not NAME.fullmatch(method.name):
         raise UserError(
             f"{place}: a name is up to 64 lower-case letters, digits and underscores, and begins "
             "with a letter"
@@ -160,16 +217,41 @@ def _check_terms(method: Method, place: str) -> None:
 
 def _check_hyperparameters(method: Method, place: str) -> None:
     used = method.hyperparameters
-    for name in used:
+    for name in method.common:
         if name not in HYPERPARAMETERS:
             raise UserError(
                 f"{place}: unknown hyperparameter {name!r}{nearest(name, HYPERPARAMETERS)}"
             )
+    for one in method.own:
+        if one.name in known_hyperparameters() and one.type is not value_type(one.name):
+            raise UserError(
+                f"{place}: the values of `{one.name}` are of type {one.type.__name__}, and "
+                f"{value_type(one.name).__name__} in another method; give it another name"
+            )
+    for name in used:
         if used.count(name) > 1:
             raise UserError(f"{place}: hyperparameter {name!r} is named twice; keep one")
     for name in WITHOUT_DEFAULT:
         if name not in used:
             raise UserError(f"{place}: every method uses `{name}`; add it to `hyperparameters`")
+
+
+def known_hyperparameters() -> tuple[str, ...]:
+    """Names of all hyperparameters: of all methods, then those of single ones."""
+    own = (one.name for method in METHODS.values() for one in method.own)
+    return tuple(dict.fromkeys((*HYPERPARAMETERS, *own)))
+
+
+def own_hyperparameters(methods: Iterable[str]) -> tuple[str, ...]:
+    """Names of the hyperparameters that these methods have beside those of all, each once."""
+    return tuple(dict.fromkeys(one.name for name in methods for one in method_named(name).own))
+
+
+def value_type(name: str) -> ValueType:
+    """The type of the values of one of `known_hyperparameters`; `str`: one of several options."""
+    if name in HYPERPARAMETERS:
+        return common_type(name)
+    return next(one.type for method in METHODS.values() for one in method.own if one.name == name)
 
 
 def method_named(name: str) -> Method:
@@ -185,28 +267,76 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
-def _alone(name: str, formula: str, loss: str, labels: Labels = "true", *own: str) -> Method:
+BETA = Hyperparameter(
+    "beta", 0.1, "how sharply NPO, SimNPO and DPO stop at documents that are forgotten", above=0
+)
+GAMMA = Hyperparameter(
+    "gamma",
+    0.0,
+    "margin that SimNPO wants below a document's mean log-probability, times beta",
+    at_least=0,
+)
+CONFIDENCE_POWER = Hyperparameter(
+    "confidence_power",
+    1.0,
+    "power of P(x_t) in a token's weight (WGA, SatImp)",
+    at_least=0,
+    at_most=64,
+)
+DOUBT_POWER = Hyperparameter(
+    "doubt_power", 1.0, "power of 1 - P(x_t) in a token's weight (SatImp)", at_least=0, at_most=64
+)
+LOGIT_PENALTY = Hyperparameter(
+    "logit_penalty", 10.0, "what UNDIAL takes off the vanilla model's logit of each target", above=0
+)
+LAYER_DEPTH = Hyperparameter(
+    "layer_depth",
+    0.25,
+    "layer whose hidden states RMU steers, as a fraction of the model's layers",
+    above=0,
+    at_most=1,
+)
+TRAINED_LAYERS = Hyperparameter(
+    "trained_layers",
+    3,
+    "layers that RMU trains, the steered one and those just below it",
+    at_least=1,
+    at_most=1024,
+)
+STEERING = Hyperparameter(
+    "steering", 20.0, "length of the vector that RMU steers forget documents' states to", above=0
+)
+SHIFT = Hyperparameter(
+    "shift", 1.0, "length of the vector that features of forget documents are shifted by", above=0
+)
+
+
+def _alone(
+    name: str, formula: str, loss: str, labels: Labels = "true", *own: Hyperparameter
+) -> Method:
     """A method of a forget term alone."""
-    return Method(
-        name,
-        formula,
-        (TermSpec("forget", "forget", loss, labels),),
-        (*TRAINING_HYPERPARAMETERS, *own),
-    )
+    return Method(name, formula, (TermSpec("forget", "forget", loss, labels),), own=own)
 
 
 def _mixed(
-    name: str, formula: str, loss: str, retain: str, split: TrainedSplit, *own: str
+    name: str,
+    formula: str,
+    loss: str,
+    retain: str,
+    split: TrainedSplit,
+    *own: Hyperparameter,
+    labels: Labels = "true",
 ) -> Method:
-    """A forget term on true labels with a retain term beside it."""
+    """A forget term with a retain term beside it."""
     return Method(
         name,
         formula,
         (
-            TermSpec("forget", "forget", loss, weight="w_f"),
+            TermSpec("forget", "forget", loss, labels, "w_f"),
             TermSpec("retain", split, retain, weight="w_r"),
         ),
-        (*TRAINING_HYPERPARAMETERS, *MIXING_HYPERPARAMETERS, *own),
+        (*TRAINING_HYPERPARAMETERS, *MIXING_HYPERPARAMETERS),
+        own,
     )
 
 
@@ -234,14 +364,14 @@ PUBLISHED = tuple(
 """The seven methods of Yao et al., ACL 2024: a study file that names none runs these."""
 
 for _method in (
-    _alone("npo", "NPO(U)", "npo", "true", "beta"),
+    _alone("npo", "NPO(U)", "npo", "true", BETA),
     _mixed(
         "npo_descent_in_distribution",
         "w_f NPO(U) + w_r NLL(R)",
         "npo",
         "cross_entropy",
         "retain",
-        "beta",
+        BETA,
     ),
     _mixed(
         "npo_kl_in_distribution",
@@ -249,7 +379,7 @@ for _method in (
         "npo",
         "kl_divergence",
         "retain",
-        "beta",
+        BETA,
     ),
     _mixed(
         "simnpo_descent_in_distribution",
@@ -257,8 +387,8 @@ for _method in (
         "simnpo",
         "cross_entropy",
         "retain",
-        "beta",
-        "gamma",
+        BETA,
+        GAMMA,
     ),
     _mixed(
         "wga_descent_in_distribution",
@@ -266,7 +396,7 @@ for _method in (
         "weighted_ascent",
         "cross_entropy",
         "retain",
-        "confidence_power",
+        CONFIDENCE_POWER,
     ),
     _mixed(
         "satimp_descent_in_distribution",
@@ -274,15 +404,15 @@ for _method in (
         "saturation_ascent",
         "cross_entropy",
         "retain",
-        "confidence_power",
-        "doubt_power",
+        CONFIDENCE_POWER,
+        DOUBT_POWER,
     ),
     _alone(
         "undial",
         "CE(U, softmax(z_0 - logit_penalty onehot(x_t)))",
         "undial",
         "true",
-        "logit_penalty",
+        LOGIT_PENALTY,
     ),
     _mixed(
         "undial_descent_in_distribution",
@@ -290,7 +420,50 @@ for _method in (
         "undial",
         "cross_entropy",
         "retain",
-        "logit_penalty",
+        LOGIT_PENALTY,
+    ),
+    _alone("dpo", "DPO(U, alternative answers preferred)", "dpo", "alternative", BETA),
+    _mixed(
+        "dpo_descent_in_distribution",
+        "w_f DPO(U, alternative answers preferred) + w_r NLL(R)",
+        "dpo",
+        "cross_entropy",
+        "retain",
+        BETA,
+        labels="alternative",
+    ),
+    _alone("idk", "CE(U's prompts, alternative answers)", "cross_entropy", "alternative"),
+    _mixed(
+        "idk_descent_in_distribution",
+        "w_f CE(U's prompts, alternative answers) + w_r NLL(R)",
+        "cross_entropy",
+        "cross_entropy",
+        "retain",
+        labels="alternative",
+    ),
+    *(
+        _mixed(
+            name,
+            f"w_f ||h - steering u||^2 on U + w_r ||h - h_0||^2 on {letter}, h of one layer",
+            "steered",
+            "unmoved",
+            split,
+            LAYER_DEPTH,
+            TRAINED_LAYERS,
+            STEERING,
+        )
+        for name, (_, split, letter) in zip(("rmu_general", "rmu"), SPLITS, strict=True)
+    ),
+    replace(
+        _mixed(
+            "residual_alignment",
+            "w_f ||r - shift u||^2 on U + w_r ||r||^2 on R, r = alpha/rank B A x",
+            "shifted_residuals",
+            "zero_residuals",
+            "retain",
+            SHIFT,
+        ),
+        adapters=True,
     ),
 ):
     register(_method)

@@ -8,8 +8,10 @@ hyperparameter can be, nor past a bound of the study that is tighter than the ea
 
 import math
 
+from pydantic.fields import FieldInfo
+
 from ray_unlearn.spec.guideline_file import Guideline
-from ray_unlearn.spec.hyperparameters import Hyperparameters
+from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange
 
 LEAST_FACTOR = 3.0
@@ -32,6 +34,7 @@ class ClaimNotApplied(Exception):
 
 
 def narrowed_parameter(
+    method: str,
     name: str,
     parameter: FloatRange | IntRange | Choice | Fixed | None,
     claim: Guideline,
@@ -40,6 +43,7 @@ def narrowed_parameter(
     """The parameter narrowed to the claim, and what changed in words.
 
     Args:
+        method: whose hyperparameter it is.
         name: the hyperparameter.
         parameter: its range, choices or value in the study; None: the study does not search it.
         claim: a claim about it.
@@ -70,7 +74,8 @@ def narrowed_parameter(
         ), f"{list(parameter.choices)} -> {list(choices)}"
     if region.type == "choice":
         raise ClaimNotApplied("choices were claimed, the study has a range")
-    low, high, said = _bounds(name, parameter, claim)
+    field = method_named(method).values.model_fields[name]
+    low, high, said = _bounds(field, parameter, claim)
     if isinstance(parameter, IntRange):
         low, high = math.floor(low + 1e-9), math.ceil(high - 1e-9)
         if parameter.free:
@@ -91,7 +96,7 @@ def narrowed_parameter(
     )
 
 
-def _bounds(name: str, parameter: Range, claim: Guideline) -> tuple[float, float, list[str]]:
+def _bounds(field: FieldInfo, parameter: Range, claim: Guideline) -> tuple[float, float, list[str]]:
     """Low and high end, and remarks."""
     region = claim.search_space
     assert region is not None
@@ -107,10 +112,10 @@ def _bounds(name: str, parameter: Range, claim: Guideline) -> tuple[float, float
     said: list[str] = []
     new_low, new_high = max(low, parameter.low), min(high, parameter.high)
     if claim.low_is_boundary and low >= parameter.low:
-        new_low = _within(name, _beyond(low, high, parameter, up=False), low)
+        new_low = _within(field, _beyond(low, high, parameter, up=False), low)
         said.append(_widened("low", low, new_low))
     if claim.high_is_boundary and high <= parameter.high:
-        new_high = _within(name, _beyond(low, high, parameter, up=True), high)
+        new_high = _within(field, _beyond(low, high, parameter, up=True), high)
         said.append(_widened("high", high, new_high))
     if new_low >= new_high:
         new_low, new_high = _around(new_low, parameter)
@@ -133,9 +138,9 @@ def _beyond(low: float, high: float, parameter: Range, up: bool) -> float:
     return high + half if up else low - half
 
 
-def _within(name: str, wanted: float, end: float) -> float:
+def _within(field: FieldInfo, wanted: float, end: float) -> float:
     """`wanted` within the hyperparameter's bounds; halfway to a bound that is exclusive."""
-    for limit in Hyperparameters.model_fields[name].metadata:
+    for limit in field.metadata:
         for kind in ("ge", "le"):
             bound = getattr(limit, kind, None)
             if bound is not None:

@@ -52,6 +52,7 @@ def narrowed(
         )
     _check_score_rule(spec, guidelines, where)
     _check_strength(spec, guidelines, where)
+    _check_objective(spec, guidelines, where)
     _check_weights(spec, guidelines, where)
     wanted = ("claimed", "likely") if likely else ("claimed",)
     claims = [
@@ -114,6 +115,17 @@ def _check_strength(spec: StudySpec, guidelines: Guidelines, where: str) -> None
             f"(score.strength), those of this study would be with `{ours}`; set "
             f"`evaluation.strength: {theirs}` in the study, or make the guidelines again from "
             f"studies that ran with `{ours}`"
+        )
+
+
+def _check_objective(spec: StudySpec, guidelines: Guidelines, where: str) -> None:
+    """Refuse claims about another score, or about trials within other constraints."""
+    ours, theirs = spec.objective.beyond_weights(), guidelines.score.objective or ""
+    if ours != theirs:
+        weighted = "the weighted sum without constraints"
+        raise UserError(
+            f"{where}: its trials were scored by `{theirs or weighted}` (score.objective), those "
+            f"of this study would be by `{ours or weighted}`; give both the same `objective`"
         )
 
 
@@ -201,7 +213,9 @@ def _narrowed_space(
     for name, claim in claims.items():
         place = f"{space.method}, {name}"
         try:
-            parameters[name], said = narrowed_parameter(name, parameters.get(name), claim, grace)
+            parameters[name], said = narrowed_parameter(
+                space.method, name, parameters.get(name), claim, grace
+            )
             notes.append(f"{place}: {said} (claim {claim.id})")
         except ClaimNotApplied as reason:
             notes.append(f"{place}: unchanged: {reason}")

@@ -4,12 +4,24 @@ import math
 from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from ray_unlearn.spec.bounds import MOST_UPDATES
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters, value_type
-from ray_unlearn.spec.method_registry import WITHOUT_DEFAULT, method_named
+from ray_unlearn.spec.hyperparameters import ANY, Hyperparameters
+from ray_unlearn.spec.method_registry import (
+    WITHOUT_DEFAULT,
+    Method,
+    method_named,
+    value_type,
+)
 from ray_unlearn.spec.strict import Strict, validated
 
 ParameterRole = Literal["scientific", "nuisance", "fixed"]
@@ -120,9 +132,15 @@ class SearchSpace(Strict):
 
     @field_validator("parameters")
     @classmethod
-    def _of_its_type(cls, parameters: dict[str, Parameter]) -> dict[str, Parameter]:
+    def _of_its_type(
+        cls, parameters: dict[str, Parameter], info: ValidationInfo
+    ) -> dict[str, Parameter]:
         """Choices and fixed values as trials hold them: YAML reads `1e-3` as text."""
-        return {name: _typed(name, parameter) for name, parameter in parameters.items()}
+        try:
+            method = method_named(str(info.data.get("method")))
+        except UserError:  # which is said next
+            return parameters
+        return {name: _typed(method, name, parameter) for name, parameter in parameters.items()}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -147,7 +165,8 @@ class SearchSpace(Strict):
     def _check_parameter(
         self, name: str, parameter: FloatRange | IntRange | Choice | Fixed
     ) -> None:
-        method_named(self.method).check_uses([name])
+        method = method_named(self.method)
+        method.check_uses([name])
         if isinstance(parameter, IntRange) and parameter.free and name != "steps":
             raise ValueError(f"`{name}`: only `steps` can be free")
         if isinstance(parameter, FloatRange) and value_type(name) is int:
@@ -161,7 +180,7 @@ class SearchSpace(Strict):
                 )
         for value in _edge_values(parameter):
             try:
-                _with(name, value)
+                _with(method, name, value)
             except ValidationError as error:
                 raise ValueError(f"`{name}`: {error.errors()[0]['msg']}, got {value!r}") from None
 
@@ -195,22 +214,25 @@ class SearchSpace(Strict):
                 )
 
     def _check_combinations(self) -> None:
-        """Refuse a space that could sample a schedule and a warm-up that exclude each other."""
-        schedule = self.parameters.get("schedule")
-        for value in _edge_values(schedule) if schedule is not None else ["constant"]:
-            chosen = {"learning_rate": 1e-3, "steps": 10**9, "schedule": value}
-            for name in ("warmup_steps", "warmup_ratio"):
-                parameter = self.parameters.get(name)
-                if parameter is not None and parameter.when.get("schedule", value) == value:
-                    chosen[name] = _edge_values(parameter)[-1]
-            try:
-                Hyperparameters.model_validate(chosen)
-            except ValidationError as error:
-                message = error.errors()[0]["msg"].removeprefix("Value error, ")
-                raise ValueError(
-                    f"with `schedule: {value}` the space can draw what is no trial: {message} "
-                    "(or make it conditional: `when: {schedule: ...}`)"
-                ) from None
+        """Refuse a space that could sample values that exclude each other."""
+        defaults = {name: field.default for name, field in Hyperparameters.model_fields.items()}
+        for switch, names in EXCLUSIVE.items():
+            switching = self.parameters.get(switch)
+            values = [defaults[switch]] if switching is None else _edge_values(switching)
+            for value in values:
+                chosen = {"learning_rate": 1e-3, "steps": 10**9, switch: value}
+                for name in names:
+                    parameter = self.parameters.get(name)
+                    if parameter is not None and parameter.when.get(switch, value) == value:
+                        chosen[name] = _unusual(parameter, defaults[name])
+                try:
+                    Hyperparameters.model_validate(chosen)
+                except ValidationError as error:
+                    message = error.errors()[0]["msg"].removeprefix("Value error, ")
+                    raise ValueError(
+                        f"with `{switch}: {value}` the space can draw what is no trial: {message} "
+                        f"(or make it conditional: `when: {{{switch}: ...}}`)"
+                    ) from None
 
     @property
     def free_steps(self) -> bool:
@@ -247,20 +269,21 @@ class SearchSpace(Strict):
                 values[name] = parameter.value
             elif isinstance(parameter, IntRange) and parameter.free:
                 values[name] = parameter.high
-        return validated(Hyperparameters, values, f"search space of {self.method}")
+        model = method_named(self.method).values
+        return validated(model, values, f"search space of {self.method}")
 
 
-def _typed(name: str, parameter: Parameter) -> Parameter:
+def _typed(method: Method, name: str, parameter: Parameter) -> Parameter:
     """Choices and fixed values in the hyperparameter's own type.
 
     Raises:
         ValueError: true or false where a number is wanted, or two choices that are the same value.
     """
-    if name not in HYPERPARAMETERS or not isinstance(parameter, Choice | Fixed):
+    if name not in method.hyperparameters or not isinstance(parameter, Choice | Fixed):
         return parameter
     if any(isinstance(value, bool) for value in _edge_values(parameter)):
         raise ValueError(f"`{name}`: true and false are no values of it")
-    values = tuple(_as_trials_hold_it(name, value) for value in _edge_values(parameter))
+    values = tuple(_as_trials_hold_it(method, name, value) for value in _edge_values(parameter))
     if isinstance(parameter, Fixed):
         return parameter.model_copy(update={"value": values[0]})
     if len(set(values)) != len(values):
@@ -268,19 +291,30 @@ def _typed(name: str, parameter: Parameter) -> Parameter:
     return parameter.model_copy(update={"choices": values})
 
 
-def _as_trials_hold_it(name: str, value: Scalar) -> Any:
+def _as_trials_hold_it(method: Method, name: str, value: Scalar) -> Any:
     """What is no value of the hyperparameter is left as it is: it is refused later, by name."""
     try:
-        return getattr(_with(name, value), name)
+        return getattr(_with(method, name, value), name)
     except ValidationError:
         return value
 
 
-def _with(name: str, value: Scalar) -> Hyperparameters:
+def _with(method: Method, name: str, value: Scalar) -> Hyperparameters:
     """A configuration with this value, which is valid if the value is."""
-    return Hyperparameters.model_validate(
-        {"learning_rate": 1e-3, "steps": 10**9, "schedule": "cosine", name: value}
-    )
+    return method.values.model_validate(ANY | {name: value})
+
+
+EXCLUSIVE = {
+    "schedule": ("warmup_steps", "warmup_ratio"),
+    "optimizer": ("adam_beta1", "adam_beta2"),
+}
+"""Hyperparameters that some options of another exclude."""
+
+
+def _unusual(parameter: Parameter, default: Any) -> Any:
+    """The last of its edge values that is not the default, if there is one."""
+    values = _edge_values(parameter)
+    return next((value for value in reversed(values) if value != default), default)
 
 
 def _edge_values(parameter: FloatRange | IntRange | Choice | Fixed) -> list[Any]:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
-from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.method_registry import METHODS, known_hyperparameters
 from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.strict import read_yaml, validated
 
@@ -53,7 +52,7 @@ def load_search_space(
     used = {
         name: parameter
         for name, parameter in (overrides or {}).items()
-        if not (method and name in HYPERPARAMETERS and name not in method.hyperparameters)
+        if not (method and name in known_hyperparameters() and name not in method.hyperparameters)
     }
     _check_scales(used, place)
     _check_free(merged, used, place)

@@ -6,8 +6,7 @@ from typing import Any
 
 from ray_unlearn.spec.data_spec import SplitSource
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
-from ray_unlearn.spec.method_registry import PUBLISHED, method_named
+from ray_unlearn.spec.method_registry import PUBLISHED, known_hyperparameters, method_named
 from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec, is_local
@@ -70,7 +69,7 @@ def _check_overrides(path: Path, overrides: dict[str, Any], methods: tuple[str, 
     """Refuse an override that no method of the study uses; it would be ignored silently."""
     used = {name for method in methods for name in method_named(method).hyperparameters}
     for name in overrides:
-        if name in HYPERPARAMETERS and name not in used:
+        if name in known_hyperparameters() and name not in used:
             raise UserError(
                 f"{path}: space_overrides.{name}: no method of this study uses it "
                 f"({', '.join(methods)}); remove it"
@@ -106,12 +105,12 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
     sets = {name: absolute(source) for name, source in spec.evaluation.sets.items()}
     model = spec.model
     places: dict[str, Any] = {
-        field: _model_place(base, value, model.revision, f"model.{field}")
+        field: model_place(base, value, model.revision, f"model.{field}")
         for field in ("source", "exact_retrain")
         if (value := getattr(model, field))
     }
     places["exact_retrain_seeds"] = tuple(
-        _model_place(base, value, model.revision, "model.exact_retrain_seeds")
+        model_place(base, value, model.revision, "model.exact_retrain_seeds")
         for value in model.exact_retrain_seeds
     )
     return spec.model_copy(
@@ -127,7 +126,7 @@ def _below(base: Path, given: str) -> Path:
     return base / os.path.expanduser(given)
 
 
-def _model_place(base: Path, given: str, revision: str | None, where: str) -> str:
+def model_place(base: Path, given: str, revision: str | None, where: str) -> str:
     """A model's folder as an absolute path; a hub id or a demo model as it is.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -11,40 +11,16 @@ from ray_unlearn.spec.data_spec import DataSpec
 from ray_unlearn.spec.evaluation_spec import EvaluationSpec, check_evaluation
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
-from ray_unlearn.spec.method_registry import PUBLISHED
+from ray_unlearn.spec.method_registry import PUBLISHED, method_named
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.objective_spec import ObjectiveSpec
 from ray_unlearn.spec.operations import Operations
-from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.search_space import Fixed, IntRange, SearchSpace
 from ray_unlearn.spec.search_spec import SearchSpec
 from ray_unlearn.spec.strict import Strict, digest
 from ray_unlearn.spec.trial_config import TrialConfig
 
 STUDY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-ScoreRuleName = Literal["best_row", "stop_rule"]
-
-
-class ObjectiveSpec(ScoreWeights):
-    """Weights of the score, and the rule that picks the row to score.
-
-    score = w_forget * forget gap + mean over sets of w_set * utility loss; see METRICS in
-    `store.schema`.
-    """
-
-    pareto: bool = Field(
-        False, description="two objectives, forget gap and utility loss, instead of their sum"
-    )
-    score_rule: ScoreRuleName = Field(
-        "best_row",
-        description="the evaluation that scores a trial. best_row: the best one on the selection "
-        "half; stop_rule: the first at which the forget set is as surprising as the approximate "
-        "set, else the last",
-    )
-
-    @property
-    def weights(self) -> ScoreWeights:
-        """The weights alone."""
-        return ScoreWeights(forget_gap=self.forget_gap, retain=self.retain, general=self.general)
 
 
 class StudySpec(Strict):
@@ -80,6 +56,7 @@ class StudySpec(Strict):
                 "operations.parallel: `shard` is for whole models; use `replicate` with "
                 "`model.lora`"
             )
+        self._check_what_methods_need()
         if self.operations.head == "liger" and self.operations.gpus_per_worker == 0:
             raise ValueError(
                 "operations.head: the kernels of `liger` need GPUs; use `fused`, or set "
@@ -103,6 +80,22 @@ class StudySpec(Strict):
                 "`pareto`"
             )
         return self
+
+    def _check_what_methods_need(self) -> None:
+        forget = self.data.splits.get("forget")
+        for method in self.methods:
+            needs = method_named(method)
+            if needs.alternatives and (forget is None or not forget.has_answers):
+                raise ValueError(
+                    f"methods: {method} teaches other answers to the prompts of the forget set, "
+                    "which has none; name the fields `prompt` and `answer`, or `messages`, of "
+                    "`data.splits.forget`, or take the method out"
+                )
+            if needs.adapters and self.model.lora is None:
+                raise ValueError(
+                    f"methods: {method} trains adapters alone; set `model.lora: {{rank: 16}}`, or "
+                    "take it out"
+                )
 
     def _check_strength(self) -> None:
         if self.evaluation.strength == "trained":
@@ -206,6 +199,8 @@ class StudySpec(Strict):
                 split["path"] = "a local path"
             _without_none(split, "prompt", "answer", "messages")
         _without_none(content["data"], "chat_template", "separator")
+        if self.data.blank_rows == "refuse":
+            del content["data"]["blank_rows"]
         return content
 
     def results_digest(self) -> str:

@@ -1,13 +1,14 @@
 """TrialConfig: one configuration and seed, fully resolved and frozen before it starts."""
 
+from collections.abc import Mapping
 from typing import Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from ray_unlearn.spec.bounds import MOST_ROWS, Seed
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import Hyperparameters
-from ray_unlearn.spec.method_registry import Method, method_named
+from ray_unlearn.spec.method_registry import METHODS, Method, method_named
 from ray_unlearn.spec.strict import digest
 
 
@@ -15,8 +16,11 @@ class TrialConfig(Hyperparameters):
     """A trial: hyperparameters, method, seed, updates to evaluate, and the study's context.
 
     `context` is the digest of everything that changes a result and is the same for a whole study:
-    model, data and evaluation. Two trials with one `id` give the same trajectory.
+    model, data and evaluation. Two trials with one `id` give the same trajectory. Hyperparameters
+    that only its method has are fields of their own: `trial.beta`.
     """
+
+    model_config = ConfigDict(extra="allow")
 
     method: str
     seed: Seed = 0
@@ -44,7 +48,10 @@ class TrialConfig(Hyperparameters):
 
     @model_validator(mode="after")
     def _only_what_the_method_uses(self) -> Self:
-        self.definition.check_uses(self.changed())
+        method, given = self.definition, _without_others(self.definition, self.model_extra or {})
+        method.check_uses(given)
+        self.__pydantic_extra__ = method.own_values(given)
+        method.check_uses(self.changed())
         return self
 
     @property
@@ -62,9 +69,8 @@ class TrialConfig(Hyperparameters):
         """Hyperparameters without a default, and those whose value differs from it."""
         return {
             name: getattr(self, name)
-            for name, field in type(self).model_fields.items()
-            if name not in _OF_THE_TRIAL
-            and (field.is_required() or getattr(self, name) != field.default)
+            for name, field in self.definition.values.model_fields.items()
+            if field.is_required() or getattr(self, name) != field.default
         }
 
     @property
@@ -73,4 +79,32 @@ class TrialConfig(Hyperparameters):
         return method_named(self.method)
 
 
+def hyperparameters_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a recorded configuration, without what else a trial is told apart by."""
+    return {name: value for name, value in config.items() if name not in _OF_THE_TRIAL}
+
+
+def with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded configuration, with hyperparameters that were added to the package later."""
+    method = METHODS.get(str(config.get("method")))
+    fields = (Hyperparameters if method is None else method.values).model_fields
+    missing = {
+        name: field.default
+        for name, field in fields.items()
+        if name not in config and not field.is_required()
+    }
+    return {**config, **missing}
+
+
 _OF_THE_TRIAL = frozenset(TrialConfig.model_fields) - frozenset(Hyperparameters.model_fields)
+
+
+def _without_others(method: Method, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what only other methods have, at its default: once every trial had a value of all."""
+    others = {one.name: one.default for other in METHODS.values() for one in other.own}
+    own = {one.name for one in method.own}
+    return {
+        name: value
+        for name, value in given.items()
+        if name in own or name not in others or value != others[name]
+    }

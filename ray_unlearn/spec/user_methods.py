@@ -10,7 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.hyperparameters import MIXING_HYPERPARAMETERS, TRAINING_HYPERPARAMETERS
+from ray_unlearn.spec.hyperparameters import (
+    MIXING_HYPERPARAMETERS,
+    TRAINING_HYPERPARAMETERS,
+    Hyperparameter,
+)
 from ray_unlearn.spec.method_modules import ENVIRONMENT, named_modules
 from ray_unlearn.spec.method_registry import (
     SPLITS,
@@ -32,7 +36,7 @@ def method(
     needs: Needs = "logprobs",
     retain: Literal["descent", "kl"] | None = None,
     retain_from: Literal["in_distribution", "general"] = "in_distribution",
-    hyperparameters: Sequence[str] = (),
+    hyperparameters: Sequence[Hyperparameter] = (),
     space: Mapping[str, Any] | None = None,
 ) -> Callable[[Function], Function]:
     """Make a function an unlearning method of the same name.
@@ -46,19 +50,20 @@ def method(
         needs: what the loss is computed from.
         retain: a second term beside it, weighted by w_r, the loss itself by w_f.
         retain_from: where that term's documents come from.
-        hyperparameters: names that the function reads, beside those of training and mixing.
+        hyperparameters: what the function reads of `chosen`, beside those of all methods.
         space: their search space, and others that differ from the shared fragments, as in a search
             space file.
 
     Raises:
-        UserError: the name is taken or malformed, a hyperparameter is unknown, or the function is
-            in a script and not in a module.
+        UserError: the name is taken or malformed, a hyperparameter is named twice or is of another
+            type in another method, or the function is in a script and not in a module.
 
     Example:
-        >>> @ru.method(needs="logprobs", retain="descent")
+        >>> cap = ru.Hyperparameter("cap", 8.0, "nats at which a token is let go", above=0)
+        >>> @ru.method(needs="logprobs", retain="descent", hyperparameters=[cap])
         ... def capped_ascent(given, chosen):
-        ...     '''-w_f min(NLL, 8) on U + w_r NLL(R)'''
-        ...     return given.values.clamp(min=-8).sum() / given.targets
+        ...     '''-w_f min(NLL, cap) on U + w_r NLL(R)'''
+        ...     return given.values.clamp(min=-chosen.cap).sum() / given.targets
     """
 
     def made(function: Function) -> Function:
@@ -69,7 +74,7 @@ def method(
                 f"put it into a module (my_methods.py), and name that in {ENVIRONMENT}"
             )
         terms = [TermSpec("forget", "forget", Loss(function, needs))]
-        used: tuple[str, ...] = (*TRAINING_HYPERPARAMETERS, *hyperparameters)
+        used: tuple[str, ...] = TRAINING_HYPERPARAMETERS
         if retain is not None:
             split = {where: split for where, split, _ in SPLITS}[retain_from]
             terms = [
@@ -77,8 +82,9 @@ def method(
                 TermSpec("retain", split, RETAIN[retain], weight="w_r"),
             ]
             used += MIXING_HYPERPARAMETERS
+        own, searched = tuple(hyperparameters), dict(space or {})
         formula = (function.__doc__ or name).strip().splitlines()[0]
-        register(Method(name, formula, tuple(terms), used, dict(space or {}), module))
+        register(Method(name, formula, tuple(terms), used, own, searched, module))
         return function
 
     return made
@@ -96,8 +102,22 @@ def modules_of(methods: Collection[str]) -> str:
     return ",".join(dict.fromkeys([*named_modules(), *own]))
 
 
-def _digest(module: str) -> str:
+def shipped_files(methods: Collection[str]) -> list[Path]:
+    """Files and package folders that other nodes need for these methods.
+
+    An installed module is not among them: it is on the nodes as this package is.
+    """
+    found = {module.partition(".")[0] for name in methods if (module := method_named(name).module)}
+    paths = [path for module in sorted(found) if (path := _source(module)) is not None]
+    packages = [path.parent if path.name == "__init__.py" else path for path in paths]
+    return [path for path in packages if not {"site-packages", "dist-packages"} & set(path.parts)]
+
+
+def _source(module: str) -> Path | None:
     path = getattr(sys.modules[module], "__file__", None)
-    if path is None:
-        return ""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+    return None if path is None else Path(path).resolve()
+
+
+def _digest(module: str) -> str:
+    path = _source(module)
+    return "" if path is None else hashlib.sha256(path.read_bytes()).hexdigest()[:12]

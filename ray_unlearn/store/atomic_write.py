@@ -6,6 +6,7 @@ that was written stays written. The package replaces files in no other way.
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,28 @@ def whole_file(
         yield draft
         sync(draft)
         draft.replace(path)
+    sync(path.parent)
+
+
+@contextmanager
+def whole_folder(path: Path, environment: Environment = REAL) -> Iterator[Path]:
+    """A new folder beside `path`, which becomes `path` when the context ends without an error.
+
+    Args:
+        path: the folder; there must be none.
+        environment: makes the new folder's name.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{environment.unique_name()}{DRAFT_ENDING}")
+    draft.mkdir()
+    try:
+        yield draft
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     sync(path.parent)
 
 

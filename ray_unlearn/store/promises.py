@@ -4,6 +4,7 @@ Files that are derived or copied from the ledger must agree with it, and the sto
 those of the best row.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,15 +18,18 @@ from ray_unlearn.spec.strict import differences, validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BestWeightsGone, BestWeightsKept, Event
+from ray_unlearn.store.objective import Objective
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.repair_plan import first_few
+from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.scan import events_file, header_file, lines_of
-from ray_unlearn.store.schema import COLUMNS, FORMER_OUTCOMES, Row, row_key
+from ray_unlearn.store.schema import COLUMNS, FORMER_OUTCOMES, HALVES, Row, row_key
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.study_columns import extra_names
 from ray_unlearn.store.table import result_table
 
 SPEC_FILE = "study.yaml"
+SCORES = tuple(f"score_{half}" for half in HALVES)
 COMPARED = ("number", "trial_id", "status", *COLUMNS)
 """Columns of the result table that must agree with the ledger, in the tables of all versions."""
 
@@ -90,6 +94,40 @@ def best_row_problems(record: Record, events: Sequence[Event]) -> Iterator[str]:
             f"{row[OBJECTIVE]:.4f}, whose weights were kept before and replaced; `ray-unlearn "
             "export --trial best` runs it again"
         )
+
+
+def score_problems(record: Record) -> Iterator[str]:
+    """Rows whose scores are not what their metrics and the study's objective make them (I7).
+
+    Args:
+        record: what the ledger says; rows of versions with other metrics are passed over.
+    """
+    spec, vanilla = _spec(record), record.baselines.get("vanilla")
+    if spec is None or vanilla is None:
+        return
+    flops = record.header.retraining_flops
+    baselines = Baselines(vanilla, record.baselines.get("exact_retrain"), flops)
+    objective = Objective.of(spec)
+    for number, trial in sorted(record.trials.items()):
+        for row in trial.rows:
+            written = dict(row.items())
+            try:
+                made = scored(written, baselines, spec.objective.weights, objective)
+            except KeyError:
+                continue
+            names = [n for n in SCORES if n in written and not _same(written[n], made[n])]
+            if names:
+                yield (
+                    f"I7: trial {number}, update {written['update']}: {names[0]} is "
+                    f"{written[names[0]]:.6g}, its metrics make it {made[names[0]]:.6g}; "
+                    "was `objective` changed in the ledger's header?"
+                )
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12) or not (
+        math.isfinite(one) or math.isfinite(other)
+    )
 
 
 def table_fault(path: Path, record: Record) -> str:

@@ -4,8 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.hyperparameters import with_defaults
-from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig, with_defaults
 from ray_unlearn.spec.trial_id import trial_id
 from ray_unlearn.store.event import (
     KINDS,

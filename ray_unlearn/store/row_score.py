@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray_unlearn.spec.score_weights import ScoreWeights
+from ray_unlearn.store.objective import Objective
 from ray_unlearn.store.schema import HALVED_SETS, HALVES, Row
 from ray_unlearn.store.target import ForgetTarget
 
 EQUAL_WEIGHTS = ScoreWeights()
+WEIGHTED_SUM = Objective()
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,19 @@ def weighted_score(forget_gap: Any, retain: Any, general: Any, weights: ScoreWei
     return weights.forget_gap * forget_gap + utility / 2
 
 
-def scored(row: Row, baselines: Baselines, weights: ScoreWeights = EQUAL_WEIGHTS) -> Row:
+def scored(
+    row: Row,
+    baselines: Baselines,
+    weights: ScoreWeights = EQUAL_WEIGHTS,
+    objective: Objective = WEIGHTED_SUM,
+) -> Row:
     """`row` with gap, utility loss, score, distance to exact retraining and efficiency ratio added.
 
     All differences are of log perplexities (token-mean nll), in nats per token:
         forget_gap   = |log ppl(U) - log ppl_0(A)|
         utility_loss = 1/2 sum over S in {retain, general} of max(0, log ppl(S) - log ppl_0(S))
         score        = w_gap forget_gap + 1/2 sum over S of w_S max(0, log ppl(S) - log ppl_0(S))
+    where the objective is one metric, the score is made of that instead.
     A non-finite input gives a non-finite score: the trial has diverged, and is not good or bad.
     """
     row = dict(row)
@@ -75,6 +83,10 @@ def scored(row: Row, baselines: Baselines, weights: ScoreWeights = EQUAL_WEIGHTS
             row[f"exact_distance_{half}"] = sum(distances) / len(distances)
     if baselines.retraining_flops and row.get("flops"):
         row["efficiency_ratio"] = baselines.retraining_flops / row["flops"]
+    for half in HALVES:
+        score = objective.score(row, half)
+        if score is not None:
+            row[f"score_{half}"] = score
     return row
 
 

@@ -207,6 +207,11 @@ def at_strength(row: Row) -> str:
     return "" if is_as_trained(row) else f" at strength {strength_of(row):.3g}"
 
 
+def whole_row(row: Row) -> Row:
+    """All columns in memory: a row of a ledger reads its line once for each that is not."""
+    return row if isinstance(row, dict) else dict(row.items())
+
+
 def row_key(row: Row) -> RowKey:
     """Update and strength of a row."""
     return row["update"], strength_of(row)

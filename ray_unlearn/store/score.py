@@ -10,6 +10,11 @@ of steps); otherwise only the row after the last step is. Among the candidates,
                approximate set, log ppl_0(A) of the selection half, else the last one
                (Yao et al., arXiv 2402.15159, compare against the same level); rows as trained only.
 
+A row outside the bounds of `objective.subject_to` (`store.objective`) is infeasible: it is no
+candidate, whatever its score. A trial without a feasible candidate has no score. It has not
+diverged: how far it is outside is known (`nearest_row`), and searchers and early stopping compare
+such trials by that.
+
 With `evaluation.strength: both` a calibrated row, at another strength than 1, is a row like any
 other; with `target` only rows that meet the target are candidates.
 
@@ -23,16 +28,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
-from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
+from ray_unlearn.spec.objective_spec import ScoreRuleName
+from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.trial_config import hyperparameters_in
+from ray_unlearn.store.objective import SELECTION, Objective
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import Row, is_as_trained, row_key
+from ray_unlearn.store.schema import Row, is_as_trained, row_key, whole_row
 from ray_unlearn.store.target import TARGET_TOLERANCE
 
 OBJECTIVE = "score_selection"
 PARETO_OBJECTIVES = ("forget_gap_selection", "utility_loss_selection")
 TARGET = "approximate_nll_selection"
 """Column of the vanilla baseline that the stopping rule compares forget NLLs with."""
+NOWHERE = (math.inf, math.inf)
+"""Standing of a trial without a finite score: behind all others."""
 
 
 def scoring_index(
@@ -76,9 +85,7 @@ class Configuration:
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """All of them; `steps` is the update of the row."""
-        return {name: self.trial.config[name] for name in HYPERPARAMETERS} | {
-            "steps": self.row["update"]
-        }
+        return hyperparameters_in(self.trial.config) | {"steps": self.row["update"]}
 
 
 class ScoreRule:
@@ -92,6 +99,8 @@ class ScoreRule:
     def __init__(self, spec: StudySpec, baselines: Mapping[str, Row]) -> None:
         self._spec = spec
         self._baselines = baselines
+        self.objective = Objective.of(spec)
+        """What makes the score of a row, and which rows are feasible."""
 
     @classmethod
     def of(cls, record: Record, spec: StudySpec) -> "ScoreRule":
@@ -113,17 +122,57 @@ class ScoreRule:
         """log ppl_0(A) on the selection half, nats/token; NaN before the baselines are known."""
         return float(self._baselines.get("vanilla", {}).get(TARGET, math.nan))
 
+    def violation(self, row: Row, half: str = SELECTION) -> float:
+        """How far a row is outside the constraints, as `Objective.violation`; 0: feasible."""
+        return self.objective.violation(whole_row(row), half) if self.objective.constraints else 0.0
+
     def candidates(self, trial: Trial) -> list[Row]:
-        """Rows of a finished trial that stand for a configuration, rising in update."""
-        if trial.status not in ("complete", "pruned"):
-            return []
-        if trial.status == "pruned" and not self._spec.spaces[trial.method].free_steps:
-            return []
-        return self._deployable(trial)
+        """Feasible rows of a finished trial that stand for a configuration, rising in update."""
+        return self._feasible(self.configuration_rows(trial))
 
     def row(self, trial: Trial) -> Row | None:
         """The row that scores a finished trial; None when it has no score."""
         return self._chosen(self.candidates(trial))
+
+    def nearest_row(self, trial: Trial) -> Row | None:
+        """The row of a finished trial without a feasible one that is the least outside.
+
+        None where the trial has a feasible row, or no row that stands for a configuration.
+        """
+        rows = self.configuration_rows(trial)
+        return None if self._feasible(rows) else min(rows, key=self._by_violation, default=None)
+
+    def outside(self, trial: Trial) -> str:
+        """The constraints that the nearest row of an infeasible trial breaks, and by how much."""
+        row = self.nearest_row(trial) if self.objective.constraints else None
+        return "" if row is None else "; ".join(self.objective.broken(whole_row(row)))
+
+    def why_none(self, record: Record) -> str:
+        """What keeps a study without a best trial from having one."""
+        outside = [
+            (self.violation(row), trial.number, self.outside(trial))
+            for trial in record.finished
+            if self.objective.constraints and (row := self.nearest_row(trial)) is not None
+        ]
+        if not outside:
+            return "no finished trial has a score"
+        _, number, broken = min(outside)
+        return f"no trial is within the constraints; nearest is trial {number}: {broken}"
+
+    def _by_violation(self, row: Row) -> tuple[float, float]:
+        return self.violation(row), row[OBJECTIVE]
+
+    def _feasible(self, rows: list[Row]) -> list[Row]:
+        return [row for row in rows if self.violation(row) == 0.0]
+
+    def configuration_rows(self, trial: Trial) -> list[Row]:
+        """Rows of a finished trial that stand for a configuration, feasible or not."""
+        if trial.status not in ("complete", "pruned"):
+            return []
+        if trial.status == "pruned" and not self._spec.spaces[trial.method].free_steps:
+            return []
+        rows = (row for row in trial.rows if self._is_configuration(row, trial))
+        return sorted(rows, key=row_key)
 
     def row_so_far(self, rows: Iterable[Row], trial: Trial, update: int) -> Row | None:
         """The row as trained that would score a running trial if it ended well at `update`.
@@ -136,14 +185,30 @@ class ScoreRule:
             trial: whose.
             update: rows after it are left out; the one at `update` counts in any case.
         """
+        return self._chosen(self._feasible(self._so_far(rows, trial, update)))
+
+    def standing(self, rows: Iterable[Row], trial: Trial, update: int) -> tuple[float, float]:
+        """What trials are compared by at `update`: how far outside the constraints, then the score.
+
+        Lower is better. Those of the row that would score the trial; without a feasible one those
+        of the row that is the least outside. Infinities where no score is finite.
+
+        Args:
+            rows, trial, update: as in `row_so_far`.
+        """
+        known = self._so_far(rows, trial, update)
+        chosen = self._chosen(self._feasible(known))
+        if chosen is not None:
+            score = chosen[OBJECTIVE]
+            return (0.0, float(score)) if math.isfinite(score) else NOWHERE
+        outside = [row for row in known if math.isfinite(row[OBJECTIVE]) and self.violation(row)]
+        return min(map(self._by_violation, outside), default=NOWHERE)
+
+    def _so_far(self, rows: Iterable[Row], trial: Trial, update: int) -> list[Row]:
         space = self._spec.spaces[trial.method]
         first = min(space.fewest_steps, update) if space.free_steps else update
-        return self._chosen(
-            sorted(
-                (row for row in rows if first <= row["update"] <= update and is_as_trained(row)),
-                key=row_key,
-            )
-        )
+        known = (row for row in rows if first <= row["update"] <= update and is_as_trained(row))
+        return sorted(known, key=row_key)
 
     def meets_target(self, row: Row) -> bool:
         """Whether the row is calibrated, or as good as that as trained."""
@@ -195,7 +260,7 @@ class ScoreRule:
         """
         distinct: dict[tuple[Any, ...], Configuration] = {}
         for trial, row in sorted(self._scored(record), key=_by_score):
-            key = (trial.method, *(trial.config[name] for name in HYPERPARAMETERS))
+            key = (trial.method, *sorted(hyperparameters_in(trial.config).items()))
             distinct.setdefault(key, Configuration(trial, row))
         found = list(distinct.values())
         if not per_method:
@@ -213,11 +278,10 @@ class ScoreRule:
             if (method is None or trial.method == method) and (row := self.row(trial)) is not None
         ]
 
-    def _deployable(self, trial: Trial) -> list[Row]:
-        rows = (row for row in trial.rows if self._is_deployable(row, trial))
-        return sorted(rows, key=row_key)
-
     def _is_deployable(self, row: Row, trial: Trial) -> bool:
+        return self._is_configuration(row, trial) and self.violation(row) == 0.0
+
+    def _is_configuration(self, row: Row, trial: Trial) -> bool:
         space = self._spec.spaces[trial.method]
         if not self._has_wanted_strength(row):
             return False

@@ -17,7 +17,7 @@ from ray_unlearn.store.schema import HALVES, Row, strength_of
 from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.study_columns import extra_columns
-from ray_unlearn.store.table import CONFIG_COLUMNS, result_table
+from ray_unlearn.store.table import config_columns, result_table
 
 SCORES = tuple(f"score_{half}" for half in HALVES)
 IDENTITY = ("number", "trial_id", "method", "status", "reason", "sampled_by")
@@ -82,8 +82,8 @@ def taken(folder: Path) -> Snapshot:
         key=lambda best: (best.score_selection, best.number),
     )
     spec = where_it_is_now(spec, folder)
-    extra = tuple(extra_columns(spec))
-    trials = _trial_table(record, rule, rows.schema, extra)
+    settings, extra = config_columns(spec), tuple(extra_columns(spec))
+    trials = _trial_table(record, rule, rows.schema, settings, extra)
     return Snapshot(spec, rows, trials, tuple(ranked))
 
 
@@ -108,21 +108,26 @@ def _best(record: Record, rule: ScoreRule, method: str) -> BestConfiguration | N
 
 
 def _trial_table(
-    record: Record, rule: ScoreRule, known: pa.Schema, extra: tuple[str, ...]
+    record: Record,
+    rule: ScoreRule,
+    known: pa.Schema,
+    settings: tuple[str, ...],
+    extra: tuple[str, ...],
 ) -> pa.Table:
-    settings = tuple(name for name in CONFIG_COLUMNS if name not in IDENTITY)
-    fields = [known.field(name) for name in (*IDENTITY, *settings)]
+    apart = (name for name in settings if name not in IDENTITY)
+    fields = [known.field(name) for name in (*IDENTITY, *apart)]
     fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
     fields += [pa.field("strength", pa.float64())]
     fields += [pa.field(name, pa.float64()) for name in (*SCORES, *extra)]
-    lines = [
-        _trial_line(trial, rule.row(trial), extra) for _, trial in sorted(record.trials.items())
-    ]
+    trials = (trial for _, trial in sorted(record.trials.items()))
+    lines = [_trial_line(trial, rule.row(trial), settings, extra) for trial in trials]
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 
-def _trial_line(trial: Trial, scored: Row | None, extra: tuple[str, ...]) -> dict[str, Any]:
-    line = {name: trial.config.get(name) for name in CONFIG_COLUMNS} | {
+def _trial_line(
+    trial: Trial, scored: Row | None, settings: tuple[str, ...], extra: tuple[str, ...]
+) -> dict[str, Any]:
+    line = {name: trial.config.get(name) for name in settings} | {
         "number": trial.number,
         "trial_id": trial.trial_id,
         "status": trial.status or "running",

@@ -65,6 +65,8 @@ class Status:
     """The rule that chooses the row which scores a trial (see `store.score`)."""
     reasons: dict[str, int] = field(default_factory=dict)
     """Number of trials without a result by reason, the commonest first."""
+    feasible: str = ""
+    """How many trials are within the constraints, or how near the nearest is; empty without."""
 
     @property
     def without_result(self) -> int:
@@ -112,6 +114,9 @@ class Tally:
         self._counted: set[int] = set()
         self._best: dict[str, tuple[Trial, Row]] = {}
         self._counts = OutcomeCounts()
+        self._feasible = 0
+        self._nearest: tuple[float, int, str] | None = None
+        """Violation and number of the infeasible trial that is the least outside, and in words."""
 
     def add(self, trial: Trial) -> None:
         """Count a trial that has ended; a second time has no effect."""
@@ -121,10 +126,34 @@ class Tally:
         self._counts.add(trial)
         row = self._rule.row(trial)
         if row is None:
+            self._look_outside(trial)
             return
+        self._feasible += 1
         known = self._best.get(trial.method)
         if known is None or (row[OBJECTIVE], trial.number) < (known[1][OBJECTIVE], known[0].number):
             self._best[trial.method] = (trial, row)
+
+    def _look_outside(self, trial: Trial) -> None:
+        row = self._rule.nearest_row(trial) if self._rule.objective.constraints else None
+        if row is None:
+            return
+        found = self._rule.violation(row), trial.number, self._rule.outside(trial)
+        self._nearest = found if self._nearest is None else min(self._nearest, found)
+
+    @property
+    def feasible(self) -> str:
+        """How many trials are within the constraints; of none, which is the nearest and how near.
+
+        Empty for a study without constraints, and before a trial has ended.
+        """
+        if not self._rule.objective.constraints or not self.finished:
+            return ""
+        if self._feasible:
+            return f"{self._feasible} of {self.finished} trials within the constraints"
+        nearest = ""
+        if self._nearest is not None:
+            nearest = f"; nearest is trial {self._nearest[1]}: {self._nearest[2]}"
+        return f"none of {self.finished} trials is within the constraints{nearest}"
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -284,6 +313,7 @@ class Follower:
             problem=problem,
             score_rule=spec.objective.score_rule,
             reasons=tally.reasons,
+            feasible=tally.feasible,
         )
 
 

@@ -3,7 +3,7 @@
 It is plain pyarrow.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, value_type
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, common_type
+from ray_unlearn.spec.method_registry import known_hyperparameters, own_hyperparameters, value_type
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import whole_file
@@ -20,26 +21,54 @@ from ray_unlearn.store.schema import (
     AS_TRAINED,
     BASELINE_COLUMNS,
     COLUMNS,
+    HALVES,
     RUNNING,
     SCHEMA_VERSION,
+    Row,
     row_key,
 )
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.study_columns import extra_columns, extra_names
 
 CONFIG_COLUMNS = ("method", "seed", *HYPERPARAMETERS)
-TABLE_COLUMNS = (
+"""Of all studies; those of single methods follow them (`config_columns`)."""
+IDENTITY_COLUMNS = (
     "study", "domain", "model", "number", "trial_id", "status", "reason", "sampled_by",
-    "score_rule", "candidate", "scored", *CONFIG_COLUMNS, *COLUMNS,
+    "score_rule", "candidate", "scored",
 )  # fmt: skip
+TABLE_COLUMNS = (*IDENTITY_COLUMNS, *CONFIG_COLUMNS, *COLUMNS)
 TEXT_COLUMNS = frozenset((
     "study", "domain", "model", "trial_id", "status", "reason", "sampled_by", "score_rule",
-    "method",
-    *(name for name in HYPERPARAMETERS if value_type(name) is str),
+    "method", "objective",
+    *(name for name in HYPERPARAMETERS if common_type(name) is str),
 ))  # fmt: skip
+OBJECTIVE_COLUMNS = ("objective", "feasible", *(f"violation_{half}" for half in HALVES))
+"""More columns, in tables of studies whose objective is more than the weighted sum: what it is, as
+the study file has it; whether the row is feasible; the sum of its margins outside the constraints
+on either half (`store.objective`)."""
 LINES_AT_A_TIME = 5_000
 """Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the
 table."""
+
+
+def settings_of(names: Sequence[str]) -> tuple[str, ...]:
+    """The hyperparameters in a table with these columns: of all methods, then its own.
+
+    A table need not be of methods that are known here: what stands between `seed` and `update` is
+    a hyperparameter.
+    """
+    found = list(names)
+    own: list[str] = []
+    if "seed" in found and "update" in found:
+        own = found[found.index("seed") + 1 : found.index("update")]
+    return (*HYPERPARAMETERS, *(name for name in own if name not in TABLE_COLUMNS))
+
+
+def config_columns(spec: StudySpec) -> tuple[str, ...]:
+    """A trial's configuration in the tables of this study: between `scored` and `update`."""
+    return (*CONFIG_COLUMNS, *own_hyperparameters(spec.methods))
+
+
 UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repeatable)
 
 
@@ -47,7 +76,8 @@ def result_table(record: Record) -> pa.Table:
     """One line per evaluation row: who and how it was, the configuration, `study_columns`.
 
     `candidate` is true where the row stands for a configuration that could be deployed, `scored`
-    where it is the one that scores its trial by `score_rule` (see `store.score`).
+    where it is the one that scores its trial by `score_rule` (see `store.score`). Where the
+    objective is more than the weighted sum, `OBJECTIVE_COLUMNS` come last.
     Ordered by trial number, update and strength. A trial without rows (it failed, or diverged
     before its first evaluation) has one line with no `update`, so that it is counted and not
     forgotten.
@@ -60,7 +90,12 @@ def result_table(record: Record) -> pa.Table:
         "model": spec.model.source,
         "score_rule": rule.name,
     }
-    schema, tables = _schema(extra_columns(spec)), []
+    settings = config_columns(spec)
+    written = spec.objective.beyond_weights()
+    study |= {"objective": written} if written else {}
+    nowhere = {"feasible": False} if written else {}
+    more = (*extra_columns(spec), *(OBJECTIVE_COLUMNS if written else ()))
+    schema, tables = _schema(settings, more), []
     lines: list[dict[str, Any]] = []
     for _, trial in sorted(record.trials.items()):
         known: dict[str, Any] = study | {
@@ -69,7 +104,7 @@ def result_table(record: Record) -> pa.Table:
             "status": trial.status or RUNNING,
         }
         known |= {"reason": trial.reason, "sampled_by": trial.source} | {
-            name: trial.config.get(name) for name in CONFIG_COLUMNS
+            name: trial.config.get(name) for name in settings
         }
         candidates = {row_key(row) for row in rule.candidates(trial)}
         scoring = rule.row(trial)  # not its truth value: that would read the whole row
@@ -78,13 +113,20 @@ def result_table(record: Record) -> pa.Table:
             known
             | {"candidate": row_key(row) in candidates, "scored": row_key(row) == scored}
             | {"strength": AS_TRAINED}
-            | dict(row.items())
+            | metrics
+            | (_feasibility(metrics, rule) if written else {})
             for row in sorted(trial.rows, key=row_key)
-        ] or [known | {"candidate": False, "scored": False}]
+            for metrics in [dict(row.items())]
+        ] or [known | {"candidate": False, "scored": False} | nowhere]
         if len(lines) >= LINES_AT_A_TIME:
             tables.append(pa.Table.from_pylist(lines, schema=schema))
             lines = []
     return pa.concat_tables([*tables, pa.Table.from_pylist(lines, schema=schema)])
+
+
+def _feasibility(row: Row, rule: ScoreRule) -> dict[str, Any]:
+    found = {f"violation_{half}": rule.violation(row, half) for half in HALVES}
+    return {"feasible": found[f"violation_{HALVES[0]}"] == 0.0} | found
 
 
 def baseline_table(record: Record) -> pa.Table:
@@ -121,19 +163,20 @@ def write_table(table: pa.Table, path: Path) -> None:
         raise StorageError(f"{path}: cannot be written: {error}") from None
 
 
-_INTEGER_COLUMNS = {"number", "seed", "update"} | {
-    name for name in HYPERPARAMETERS if value_type(name) is int
-}
+TYPES = {int: pa.int64(), float: pa.float64(), str: pa.string()}
 
 
 def _type(name: str) -> pa.DataType:
     if name in TEXT_COLUMNS:
         return pa.string()
-    if name in ("candidate", "scored"):
+    if name in ("candidate", "scored", "feasible"):
         return pa.bool_()
-    return pa.int64() if name in _INTEGER_COLUMNS else pa.float64()
+    if name in ("number", "seed", "update"):
+        return pa.int64()
+    return TYPES[value_type(name)] if name in known_hyperparameters() else pa.float64()
 
 
-def _schema(extra: Iterable[str]) -> pa.Schema:
-    fields = [pa.field(name, _type(name)) for name in (*TABLE_COLUMNS, *extra)]
+def _schema(settings: tuple[str, ...], more: tuple[str, ...]) -> pa.Schema:
+    names = (*IDENTITY_COLUMNS, *settings, *COLUMNS, *more)
+    fields = [pa.field(name, _type(name)) for name in names]
     return pa.schema(fields, metadata={"schema_version": str(SCHEMA_VERSION)})

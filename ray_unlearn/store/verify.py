@@ -6,6 +6,7 @@
     I4  the trials are those that were asked for
     I5  the best weights are there, are the ones that were written, and are those of the best row
     I6  nothing is left over on disk
+    I7  the scores are those that the rows' metrics and the study's objective make
 
 It only reads, and is safe beside a running study: what a writer is about to do is no problem.
 """
@@ -14,6 +15,7 @@ import fcntl
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
@@ -25,13 +27,19 @@ from ray_unlearn.store.event import Event, Header, RowMeasured, TrialAsked, Tria
 from ray_unlearn.store.event_line import Entry
 from ray_unlearn.store.files import leftovers
 from ray_unlearn.store.lease import EXPIRY_S, LEASE_FILE, read_holder
-from ray_unlearn.store.promises import best_row_problems, copy_problems, table_fault
+from ray_unlearn.store.promises import (
+    best_row_problems,
+    copy_problems,
+    score_problems,
+    table_fault,
+)
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.repair_plan import first_few
 from ray_unlearn.store.scan import Scan, copied_header, events_file, read_acknowledged, scanned
 from ray_unlearn.store.schema import is_as_trained, row_key
 from ray_unlearn.store.storage import FolderStorage, Storage
 
+SHOWN_SCORES = 5
 REPAIR = "`ray-unlearn verify --repair` lets what is lost run again"
 
 
@@ -87,6 +95,7 @@ def verify(
     for _, trial in sorted(record.trials.items()):
         problems += _trial_problems(trial, record)
     problems += _count_problems(record)
+    problems += _score_problems(record)
     unfinished = sorted(number for number, trial in record.trials.items() if trial.status is None)
     if not running:
         problems += copy_problems(study_folder, record)
@@ -279,6 +288,14 @@ def _table_problems(path: Path, record: Record) -> Iterator[str]:
                 f"I1: {path.name}: {fault}; the ledger counts: `ray-unlearn verify --repair` "
                 "writes the table anew"
             )
+
+
+def _score_problems(record: Record) -> list[str]:
+    """The first of the rows whose scores are not their own."""
+    try:
+        return list(islice(score_problems(record), SHOWN_SCORES))
+    except StorageError as error:  # a row changed meanwhile
+        return [f"I7: cannot be checked: {error}"]
 
 
 def _leftover_problems(storage: Storage, record: Record) -> Iterator[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.task_results import TASKS_FILE
 from ray_unlearn.store import segments
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event_line import decoded
@@ -29,7 +30,7 @@ HEADER = "ledger/header.json"
 """The object that begins a study: the process that creates it has begun the study."""
 OWN = ("ledger/events.jsonl", "ledger/acknowledged", f"ledger/{LEASE_FILE}", HEADER)
 """Files of the working copy that have another form in the store, or are written once."""
-SMALL_FILES = ("study.yaml", "baselines.json", "live.json")
+SMALL_FILES = ("study.yaml", "baselines.json", "live.json", TASKS_FILE, "attacks.json")
 """Files that a reader receives beside the ledger."""
 TENSORBOARD = "tensorboard/"
 

@@ -1,6 +1,7 @@
 """What an architecture allows, tried on a small model of it before any weights are loaded."""
 
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,9 +9,15 @@ import torch
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.layout import Layout, choose_layout
-from ray_unlearn.unlearn.logit_map import measured_logit_map
+from ray_unlearn.unlearn.logit_map import LogitMap, measured_logit_map
 from ray_unlearn.unlearn.memory import parameter_count
-from ray_unlearn.unlearn.model import body_states, check_attention, local_source
+from ray_unlearn.unlearn.model import (
+    body_states,
+    check_attention,
+    load_tokenizer,
+    local_source,
+)
+from ray_unlearn.unlearn.model_files import check_tokenizer_files, check_vocabulary
 
 LARGEST_TRIED = 3e8
 """Parameters of a model that is built with random weights for a plan: some seconds."""
@@ -63,10 +70,39 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0]
 
 
-def layout_of_architecture(
+def check_tokenizer(spec: StudySpec, vocabulary: int) -> int:
+    """The largest id of a token that is not special.
+
+    Args:
+        spec: the study.
+        vocabulary: rows of the model's embedding.
+
+    Raises:
+        UserError: there is no tokenizer, or the embedding has no such row.
+    """
+    if not spec.model.gguf_file:
+        check_tokenizer_files(spec.model.source)
+    tokenizer = load_tokenizer(spec.model)
+    special = set(tokenizer.all_special_ids)
+    largest = max(i for i in range(len(tokenizer)) if i not in special)
+    check_vocabulary(largest, vocabulary)
+    return largest
+
+
+@dataclass(frozen=True)
+class TriedArchitecture:
+    """What was found on a small model of an architecture."""
+
+    kind: str
+    """Its class."""
+    layout: Layout
+    logit_map: LogitMap
+
+
+def tried_architecture(
     config: Any, attention: str, packed: bool, source: str = "this model"
-) -> Layout | None:
-    """The result of `choose_layout` for random weights of an architecture, without loading any.
+) -> TriedArchitecture | None:
+    """Layout and logits of random weights of an architecture, without loading any.
 
     Args:
         config: a transformers config; a few layers and tokens of it are built, in float32.
@@ -93,7 +129,8 @@ def layout_of_architecture(
                 small, attn_implementation=attention, dtype=torch.float32
             ).eval()
         model.logit_map = measured_logit_map(model, source, body_states)
-        return choose_layout(model, packed)
+        layout = choose_layout(model, packed)
+        return TriedArchitecture(type(model).__name__, layout, model.logit_map)
     except UserError:
         raise
     # Configs are checked by their classes, each in its own way; the lane tries the real model.

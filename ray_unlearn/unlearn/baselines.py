@@ -3,7 +3,7 @@
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.store.schema import Row
-from ray_unlearn.unlearn.alternative_answers import split_of
+from ray_unlearn.unlearn.compared_answers import split_of
 from ray_unlearn.unlearn.evaluate import measured, measured_vanilla
 from ray_unlearn.unlearn.model import exact_retrain_sources, load_model
 from ray_unlearn.unlearn.retrained import MeasuredRow, Retrained, compared

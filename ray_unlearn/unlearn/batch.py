@@ -159,5 +159,51 @@ def attend_by_document(
     return torch.cat(parts)[None], None
 
 
+def joined_batches(first: Batch, second: Batch) -> Batch:
+    """Two batches of one layout in one pass; the targets of the first come first."""
+    targets = torch.cat([first.targets, second.targets])
+    if first.document_lengths is not None and second.document_lengths is not None:
+        assert first.position_ids is not None
+        assert second.position_ids is not None
+        return Batch(
+            torch.cat([first.input_ids, second.input_ids], dim=1),
+            torch.cat([first.position_ids, second.position_ids], dim=1),
+            first.document_lengths + second.document_lengths,
+            torch.cat([first.rows, second.rows + first.input_ids.numel()]),
+            targets,
+        )
+    width = max(first.input_ids.shape[1], second.input_ids.shape[1])
+    one, other = _widened(first, width), _widened(second, width)
+    positions = None
+    if first.position_ids is not None or second.position_ids is not None:
+        positions = torch.cat([_positions(one), _positions(other)])
+    return Batch(
+        torch.cat([one.input_ids, other.input_ids]),
+        positions,
+        None,
+        torch.cat([one.rows, other.rows + one.input_ids.numel()]),
+        targets,
+    )
+
+
+def _widened(batch: Batch, width: int) -> Batch:
+    """The same rows with padding up to `width`."""
+    before = batch.input_ids.shape[1]
+    ids, positions = (
+        None if each is None else nn.functional.pad(each, (0, width - before))
+        for each in (batch.input_ids, batch.position_ids)
+    )
+    assert ids is not None
+    rows = batch.rows // before * width + batch.rows % before
+    return Batch(ids, positions, None, rows, batch.targets)
+
+
+def _positions(batch: Batch) -> Tensor:
+    if batch.position_ids is not None:
+        return batch.position_ids
+    rows, width = batch.input_ids.shape
+    return torch.arange(width, device=batch.input_ids.device).expand(rows, width)
+
+
 def _to(array: NDArray[Any], device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device).long()

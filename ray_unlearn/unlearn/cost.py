@@ -23,6 +23,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ray_unlearn.unlearn.head import kl_sum, logprob_sum
+from ray_unlearn.unlearn.inner_states import layer_at
 from ray_unlearn.unlearn.memory import active_parameters, on_meta
 from ray_unlearn.unlearn.methods import Term
 from ray_unlearn.unlearn.model import head_of
@@ -46,6 +47,8 @@ class UpdateCost:
     kl_per_target: float
     forward_per_target: float
     """Of the head, without a gradient."""
+    layers: int
+    """Of the body."""
     estimated: str = ""
     """How the body was estimated and why; empty if it was counted."""
 
@@ -57,13 +60,28 @@ class UpdateCost:
             lengths: tokens of each document, [documents].
             targets: real targets among them.
         """
-        passes = {"logprobs": 1, "reference_logprobs": 2}.get(term.loss.needs, 0)
+        if term.loss.needs in ("hidden", "reference_hidden", "residuals"):
+            return self.body(lengths) * self._share_of_body(term)
+        passes = {"logprobs": 1, "reference_logprobs": 2, "preference": 2}.get(term.loss.needs, 0)
         per_target = passes * self.forward_per_target + (
             self.kl_per_target
             if term.loss.needs in ("kl_sum", "distillation_sum")
             else self.logprob_per_target
         )
         return self.body(lengths) + targets * per_target
+
+    def _share_of_body(self, term: Term) -> float:
+        """Fraction of the body's FLOPs that a term of hidden states takes, its layers all alike.
+
+        A third of them is the forward pass. Layers above the one that is looked at are not
+        computed, and gradients stop at the lowest one that is trained; of trained layers all count.
+        """
+        if term.loss.needs == "residuals":
+            return 1.0
+        top = layer_at(term.layer_depth, self.layers)
+        trained = top if term.trained_layers is None else min(top, term.trained_layers)
+        forward = 2 if term.loss.needs == "reference_hidden" else 1
+        return (forward * top + 2 * trained) / (3 * self.layers)
 
     def body(self, lengths: NDArray[np.int64]) -> float:
         """FLOPs of all but the head, forward and backward."""
@@ -95,7 +113,7 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
     def forward() -> None:
         head(reference)
 
-    per_target = _flops(logprob), _flops(kl), _flops(forward)
+    rest = _flops(logprob), _flops(kl), _flops(forward), config.num_hidden_layers
     per_token = 6.0 * _active_matrices(model)
     try:
         linear, square = _counted_body(config, sequence_length)
@@ -108,11 +126,11 @@ def count_update(config: Any, sequence_length: int) -> UpdateCost:
             reason = "the counter does not know all of its kernels"
         elif square < 0:  # scans that pad to whole blocks: short sequences cost more per token
             text = f"as a whole sequence of {sequence_length} tokens, in proportion to the tokens"
-            return UpdateCost(counted, 0.0, *per_target, estimated=text)
+            return UpdateCost(counted, 0.0, *rest, estimated=text)
         else:
-            return UpdateCost(linear, square, *per_target)
+            return UpdateCost(linear, square, *rest)
     text = f"6 x {per_token / 6:,.0f} active weights x tokens, and attention's square: {reason}"
-    return UpdateCost(per_token, _attention_square(model.config), *per_target, estimated=text)
+    return UpdateCost(per_token, _attention_square(model.config), *rest, estimated=text)
 
 
 def _counted_body(config: Any, sequence_length: int) -> tuple[float, float]:

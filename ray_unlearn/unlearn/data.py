@@ -26,9 +26,12 @@ from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.schema import HALVED_SETS, Dealing
-from ray_unlearn.unlearn.alternative_answers import Owners, with_alternatives
+from ray_unlearn.unlearn.alternatives import ALTERNATIVE, alternative_documents, as_alternatives
+from ray_unlearn.unlearn.compared_answers import Owners, with_compared
 from ray_unlearn.unlearn.conversations import written_out
 from ray_unlearn.unlearn.document_hash import text_hash
+from ray_unlearn.unlearn.duplicates import duplicate_findings
+from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.former_digests import former_data_digest
 from ray_unlearn.unlearn.model import load_tokenizer
 from ray_unlearn.unlearn.sequences import tokenised
@@ -67,10 +70,12 @@ class StudyData:
     """How documents come to their halves."""
     to_deal: bool = False
     """The vanilla model's losses are still to deal the halves (`halves.deal_halves`)."""
+    findings: tuple[Finding, ...] = ()
+    """What was found when the documents were read: blank rows, copies."""
     watched: tuple[str, ...] = ()
     """Names of `evaluation.sets`, each the name of its split too."""
     owners: Owners = field(default_factory=dict)
-    """Of the splits of alternative answers."""
+    """Of the splits of compared answers."""
     tokenizer: Any = None
     """To read what is generated; None where nothing is."""
 
@@ -112,7 +117,7 @@ class StudyData:
     @property
     def notes(self) -> list[str]:
         """What whoever reads the study's results should know of its data."""
-        return [
+        return [str(finding) for finding in self.findings if finding.state != "ok"] + [
             f"{place_of(name)}: {full} of {len(tokens.selection)} answers reach the end of their "
             f"sequence of {tokens.input_ids.shape[1]} tokens and may be cut there; a larger "
             "`data.sequence_length` keeps them whole"
@@ -142,6 +147,8 @@ def prepare(
     cache: Path | None = None,
     say: Callable[[str], None] = lambda text: None,
     evaluation: EvaluationSpec | None = None,
+    *,
+    refusals: bool = False,
 ) -> StudyData:
     """Read, check, tokenise and cut all splits and watched sets.
 
@@ -153,31 +160,51 @@ def prepare(
         cache: folder for tokenised data; default `token_cache()`.
         say: called with each line of progress.
         evaluation: its `sets`, and whether anything is generated; None: neither.
+        refusals: forget documents without alternative answers of their own get refusals, which are
+            part of the methods that use them and in no digest (`asks_alternatives`).
 
     Raises:
         UserError: whatever `read_documents` and `written_out` find; a document without a target;
             documents shared between two splits; an evaluated split with one document, which leaves
             a half (selection, reporting) without any.
     """
+    notes: list[str] = []
     sets = {} if evaluation is None else evaluation.sets
-    documents, owners = with_alternatives(read_documents(spec, sets))
+    documents = read_documents(spec, sets, notes.append)
     _refuse_overlap(documents)
+    findings = (
+        *(Finding("blank rows", "note", note) for note in notes),
+        *duplicate_findings(documents),
+    )
     tokenizer = load_tokenizer(model)
+    alternatives, whose = alternative_documents(documents["forget"], refusals)
+    documents, owners = with_compared(documents)
+    folder = cache or token_cache()
+
+    def arrays(of: dict[str, list[Document]], layout: DataSpec) -> dict[str, TokenSet]:
+        path = folder / f"{_cache_key(layout, of, tokenizer)}.npz"
+        found = _load(path, tuple(of))
+        if found is None:
+            say("tokenising")
+            found = {name: tokenised(each, tokenizer, layout, name) for name, each in of.items()}
+            _save(path, found)
+        return found
+
     documents = {
         name: written_out(split, spec, tokenizer, name) for name, split in documents.items()
     }
-    path = (cache or token_cache()) / f"{_cache_key(spec, documents, tokenizer)}.npz"
-    splits = _load(path, tuple(documents))
-    if splits is None:
-        say("tokenising")
-        splits = {
-            name: tokenised(split, tokenizer, spec, name) for name, split in documents.items()
-        }
-        _save(path, splits)
+    splits = arrays(documents, spec)
     _check_halves(splits)
     special = set(tokenizer.all_special_ids)
     allowed = np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int32)
     digests = {name: split_digest(documents[name], splits[name]) for name in documents}
+    if alternatives:
+        written = written_out(alternatives, spec, tokenizer, "forget")
+        padded = spec.model_copy(update={"layout": "pad"})
+        found = as_alternatives(arrays({ALTERNATIVE: written}, padded)[ALTERNATIVE], whose)
+        splits[ALTERNATIVE] = found
+        if spec.splits["forget"].alternative is not None:
+            digests[ALTERNATIVE] = split_digest(written, found)
     return StudyData(
         spec.domain or DOMAINS[demo_domain(spec.source or "")],
         digest([digests, hashlib.sha256(allowed.tobytes()).hexdigest()], length=32),
@@ -185,6 +212,7 @@ def prepare(
         allowed,
         digests,
         former_data_digest(spec, documents, tokenizer),
+        findings=findings,
         watched=tuple(sets),
         owners=owners,
         tokenizer=tokenizer if evaluation is not None and evaluation.generate else None,

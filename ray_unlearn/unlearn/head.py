@@ -11,6 +11,7 @@ matrix products are in the dtype of the hidden states, or in that of autocast wh
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -73,6 +74,21 @@ def function_of_logprobs(
 
     weighted = _summed(chunk, hidden, head)
     return value.detach() + (weighted - weighted.detach())
+
+
+def function_by_head(
+    kind: str, targets: Tensor, function: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor, nn.Linear], Tensor]:
+    """From hidden states and head to a function of the targets' log-probabilities [n].
+
+    Args:
+        kind: `operations.head`; plain: autograd goes through all of it.
+        targets: [n].
+        function: from [n] to a scalar.
+    """
+    if kind != "plain":
+        return partial(function_of_logprobs, targets=targets, function=function)
+    return lambda hidden, head: function(target_logprobs(hidden, head, targets))
 
 
 def kl_sum(

@@ -19,15 +19,18 @@ from ray_unlearn.unlearn.calibration import Calibration, calibrated_row
 from ray_unlearn.unlearn.checkpoint import Checkpointer, NoCheckpointer, TrialState
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.evaluate import evaluate
-from ray_unlearn.unlearn.head import distillation_sum, function_of_logprobs, kl_sum, logprob_sum
+from ray_unlearn.unlearn.head import distillation_sum, function_by_head, kl_sum, logprob_sum
 from ray_unlearn.unlearn.liger import liger_kl_sum, liger_logprob_sum
 from ray_unlearn.unlearn.logprobs import distillation, kl_from_reference, target_logprobs
 from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import Term, terms
 from ray_unlearn.unlearn.methods.labels import random_labels
-from ray_unlearn.unlearn.methods.losses import BY_TARGET, Given
-from ray_unlearn.unlearn.optimizer import adamw, reuse_memory
+from ray_unlearn.unlearn.methods.losses import BY_TARGET, PENALTY, Given
+from ray_unlearn.unlearn.optimizer import make_optimizer, reuse_memory
+from ray_unlearn.unlearn.preference_terms import as_read, part_of_preference, passed_tokens
 from ray_unlearn.unlearn.sharded_model import whole
+from ray_unlearn.unlearn.state_terms import OF_STATES, part_of_state_loss
+from ray_unlearn.unlearn.trained_layers import trained_parameters, training_only
 from ray_unlearn.unlearn.workspace import Workspace
 
 NO_CHECKPOINTS = NoCheckpointer()
@@ -67,7 +70,8 @@ def unlearn(
     """
     workspace.reset(config.seed)
     torch.manual_seed(config.seed)
-    optimizer = adamw(workspace.parameters, config, workspace.rounding)
+    trained = trained_parameters(workspace, config)
+    optimizer = make_optimizer(trained, config, workspace.rounding)
     reuse_memory(optimizer, workspace.last_optimizer)
     workspace.last_optimizer = optimizer
     meter = Meter(workspace, config)
@@ -93,10 +97,12 @@ def unlearn(
             yield Ended("complete")
             return
         update = meter.start_update()
-        losses: dict[str, Tensor] = {
-            term.name: backward(workspace, config, term, update, meter) for term in terms(config)
-        }
-        grad_norm = reduce_and_clip(workspace, config, losses)
+        with training_only(workspace, trained):
+            losses: dict[str, Tensor] = {
+                term.name: backward(workspace, config, term, update, meter)
+                for term in terms(config)
+            }
+        grad_norm = reduce_and_clip(workspace, config, trained, losses)
         if reason := not_finite(update, losses, grad_norm):
             yield Ended("diverged", reason)
             return
@@ -135,9 +141,11 @@ def backward(
     """
     tokens = workspace.data.splits[term.split]
     indices, epochs = batch(config.seed, term.split, update, term.batch_size, len(tokens))
-    targets = int(tokens.target_mask[indices].sum())
+    consumed = int(tokens.target_mask[indices].sum())
+    term, indices, epochs = as_read(workspace, config, term, indices, epochs)
+    targets = int(workspace.data.splits[term.split].target_mask[indices].sum())
     documents = int(numbered_documents(workspace, term, indices).max(initial=-1)) + 1
-    meter.count(term, workspace.document_lengths(term.split, indices), targets)
+    meter.count(term, consumed, *passed_tokens(workspace, config, term, indices, epochs))
     own, own_epochs = workspace.comm.shard(indices), workspace.comm.shard(epochs)
     size = workspace.micro_batch_size or max(1, len(own))
     total = torch.zeros((), device=workspace.device)
@@ -173,8 +181,15 @@ def part_of_loss(
     if idle:
         inputs = inputs.without_targets()
     n, needs = len(inputs.rows), term.loss.needs
+    if needs in OF_STATES:
+        return part_of_state_loss(workspace, config, term, inputs, targets)
     numbers = numbered_documents(workspace, term, indices)
     document = torch.from_numpy(numbers[:n]).to(workspace.device)
+
+    if needs == "preference":
+        empty = torch.zeros(0, device=workspace.device)
+        known = Given(empty, targets, documents, document)
+        return part_of_preference(workspace, config, term, indices, epochs, known, idle=idle)
 
     def loss(values: Tensor, reference: Tensor | None = None) -> Tensor:
         given = Given(values, targets, documents, document, reference)
@@ -191,18 +206,16 @@ def part_of_loss(
         return loss(scored(inputs, partial(KL[head], **compared)))
     labels = labels_of(workspace, config, term, indices, epochs, inputs)
     if needs == "distillation_sum":
-        compared["penalty"] = config.logit_penalty
+        compared["penalty"] = getattr(config, PENALTY)
         return loss(scored(inputs, partial(DISTILLATION[head], targets=labels, **compared)))
     if needs == "logprob_sum":
         return loss(scored(inputs, partial(LOGPROB[head], targets=labels)))
     reference = None
     if needs == "reference_logprobs":
         reference = workspace.reference.logprobs(term.split, indices, labels)
-    function = partial(loss, reference=reference)
-    if head == "plain":
-        return function(scored(inputs, partial(target_logprobs, targets=labels)))
-    use = partial(function_of_logprobs, targets=labels, function=function)
-    found: Tensor = scored(inputs, use)
+    found: Tensor = scored(
+        inputs, function_by_head(head, labels, partial(loss, reference=reference))
+    )
     return found
 
 
@@ -241,7 +254,12 @@ def labels_of(
     return labels[: len(inputs.rows)]
 
 
-def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str, Tensor]) -> Tensor:
+def reduce_and_clip(
+    workspace: Workspace,
+    config: TrialConfig,
+    trained: list[torch.nn.Parameter],
+    losses: dict[str, Tensor],
+) -> Tensor:
     """Sum gradients and losses over the workers, and clip the gradient's global L2 norm.
 
     Sharded gradients are summed already.
@@ -249,13 +267,13 @@ def reduce_and_clip(workspace: Workspace, config: TrialConfig, losses: dict[str,
     Returns:
         The norm before clipping.
     """
-    for parameter in workspace.parameters:
+    for parameter in trained:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    gradients = [parameter.grad for parameter in workspace.parameters if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     workspace.comm.all_reduce_sum([*([] if workspace.sharded else gradients), *losses.values()])
     norm = whole(torch.nn.utils.get_total_norm(gradients))
-    torch.nn.utils.clip_grads_with_norm_(workspace.parameters, config.max_grad_norm, norm)
+    torch.nn.utils.clip_grads_with_norm_(trained, config.max_grad_norm, norm)
     return norm
 
 

@@ -38,9 +38,16 @@ class Meter:
         self._mark = time.perf_counter()
         return self.update + 1
 
-    def count(self, term: Term, lengths: NDArray[np.int64], targets: int) -> None:
-        """Count a global batch of one term: `lengths` [documents] and its number of targets."""
-        self._tokens[term.name] += targets
+    def count(self, term: Term, consumed: int, lengths: NDArray[np.int64], targets: int) -> None:
+        """Count a global batch of one term.
+
+        Args:
+            term: the term.
+            consumed: targets of the documents that are forgotten or retained.
+            lengths: of the documents that are passed through the model, [documents].
+            targets: of these.
+        """
+        self._tokens[term.name] += consumed
         self._flops += self._cost.of(term, lengths, targets)
 
     def end_update(

@@ -9,6 +9,7 @@ from pathlib import Path
 from ray_unlearn.demo import demo_model, demo_retrained
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.unlearn.hub_ids import check_hub_id
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 INDEX = "model.safetensors.index.json"
@@ -26,8 +27,9 @@ def check_source(spec: ModelSpec) -> None:
 
     Raises:
         UserError: a local folder without config or weights, a weight file that is missing or
-            damaged, a missing GGUF file, an unknown demo domain or model seed, the model's own seed
-            among `exact_retrain_seeds`, adapters without PEFT.
+            damaged, a hub id that is neither cached nor on the hub, a missing GGUF file, an unknown
+            demo domain or model seed, the model's own seed among `exact_retrain_seeds`, adapters
+            without PEFT.
     """
     if spec.lora is not None and find_spec("peft") is None:
         raise UserError("model.lora: needs PEFT: pip install 'ray-unlearn[lora]'")
@@ -49,6 +51,9 @@ def check_source(spec: ModelSpec) -> None:
                     f"model.{field}: {source!r} is neither a folder that exists nor a hub id "
                     "(`owner/name`); check its spelling"
                 )
+            own = field == "source"
+            file = (spec.gguf_file if own else None) or "config.json"
+            check_hub_id(source, spec.revision if own else None, file, f"model.{field}")
             continue
         if not folder.is_dir():
             raise UserError(f"model.{field}: no such folder: {folder}")

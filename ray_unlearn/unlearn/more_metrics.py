@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from ray_unlearn.spec.data_spec import ALTERNATIVES
+from ray_unlearn.spec.data_spec import COMPARED
 from ray_unlearn.store.schema import Metrics
-from ray_unlearn.unlearn.alternative_answers import split_of
+from ray_unlearn.unlearn.compared_answers import split_of
 from ray_unlearn.unlearn.generated import generated_metrics
 from ray_unlearn.unlearn.metrics import SetScores, mean_by_document, token_means
 from ray_unlearn.unlearn.retrained import MeasuredRow
@@ -46,7 +46,7 @@ def _truth(
     owners = workspace.data.owners
     means = {
         kind: document_means(workspace, model, split)
-        for kind in ALTERNATIVES
+        for kind in COMPARED
         if (split := split_of(name, kind)) in owners
     }
     if sets is None:

@@ -1,4 +1,4 @@
-"""AdamW whose small steps are not lost, whatever the dtype of the weights.
+"""Optimizers whose small steps are not lost, whatever the dtype of the weights.
 
 bfloat16 has 8 significant bits: adding a step below 1/512 of a weight does not change the weight,
 and nearly all of unlearning's steps (learning rates around 1e-6) are that small. So the step is
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim.adamw import adamw as functional_adamw
 
+from ray_unlearn.spec.hyperparameters import OptimizerName
 from ray_unlearn.spec.model_spec import Rounding
 from ray_unlearn.spec.trial_config import TrialConfig
 
@@ -33,10 +34,15 @@ PIECE = 2**24
 """Weights per piece: 64 MiB in float32."""
 
 
-def adamw(
+def make_optimizer(
     parameters: Iterable[nn.Parameter], config: TrialConfig, rounding: Rounding
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2019), with weight decay on matrices only, as is usual."""
+    """The trial's optimizer, with decoupled weight decay on matrices only, as is usual.
+
+    adamw    Loshchilov & Hutter 2019, arXiv 1711.05101
+    sgd      w -= rate x gradient, without momentum
+    signsgd  w -= rate x sign of the gradient (Bernstein et al. 2018, arXiv 1802.04434)
+    """
     parameters = list(parameters)
     matrices = [p for p in parameters if p.ndim >= 2]
     vectors = [p for p in parameters if p.ndim < 2]
@@ -46,9 +52,16 @@ def adamw(
     ]
     groups = [group for group in groups if group["params"]]
     betas = (config.adam_beta1, config.adam_beta2)
-    if all(p.dtype == torch.float32 for p in parameters):
+    if config.optimizer == "adamw" and all(p.dtype == torch.float32 for p in parameters):
         return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=True)
-    return RoundedAdamW(groups, config.learning_rate, betas, rounding=rounding, seed=config.seed)
+    return Rounded(
+        groups,
+        config.learning_rate,
+        betas,
+        rule=config.optimizer,
+        rounding=rounding,
+        seed=config.seed,
+    )
 
 
 @torch.no_grad()
@@ -56,16 +69,28 @@ def reuse_memory(optimizer: torch.optim.Optimizer, previous: torch.optim.Optimiz
     """Give a new optimizer the states of the previous trial, set to zero.
 
     For a large model, allocating new memory takes longer than everything else between two trials.
-    Both optimizers must be over the same parameters.
+    What the new one does not train is left out, and states of another kind are let go.
     """
-    for p, state in ({} if previous is None else previous.state).items():
+    if previous is None or rule_of(optimizer) != rule_of(previous):
+        return
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for p, state in previous.state.items():
+        if id(p) not in trained:
+            continue
         for tensor in state.values():
             tensor.zero_()
         optimizer.state[p] = state
 
 
-class RoundedAdamW(torch.optim.Optimizer):
-    """AdamW for bfloat16 weights, with steps and moments in float32 and a choice of rounding.
+def rule_of(optimizer: torch.optim.Optimizer) -> str:
+    """Name of the rule that its steps follow."""
+    return optimizer.rule if isinstance(optimizer, Rounded) else "adamw"
+
+
+class Rounded(torch.optim.Optimizer):
+    """Steps in float32 of one of three rules; bfloat16 weights are rounded after each.
+
+    float32 weights are changed as they are.
 
     Raises:
         ValueError: weights of another dtype.
@@ -79,18 +104,20 @@ class RoundedAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         *,
+        rule: OptimizerName = "adamw",
         rounding: Rounding,
         seed: int = 0,
     ) -> None:
         super().__init__(
             params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         )
+        self.rule = rule
         self._rounding = rounding
         self._seed = seed
         for number, p in enumerate(self._parameters()):
-            if p.dtype != torch.bfloat16:
+            if p.dtype not in (torch.bfloat16, torch.float32):
                 raise ValueError(
-                    f"parameter {number} is {p.dtype}: only bfloat16 weights are rounded"
+                    f"parameter {number} is {p.dtype}: weights are bfloat16 or float32"
                 )
 
     @torch.no_grad()
@@ -102,35 +129,37 @@ class RoundedAdamW(torch.optim.Optimizer):
                 continue
             state = self._state(p)
             generator = self._generator(number, int(state["step"]), p)
-            columns = [
-                local(p),
-                local(p.grad),
-                *(state[name] for name in ("exp_avg", "exp_avg_sq", "low") if name in state),
-            ]
-            for weights, gradient, *states in zip(
-                *(column.view(-1).split(PIECE) for column in columns), strict=True
+            columns = {
+                "weights": local(p),
+                "gradient": local(p.grad),
+                **{name: tensor for name, tensor in state.items() if name != "step"},
+            }
+            for piece in zip(
+                *(column.view(-1).split(PIECE) for column in columns.values()), strict=True
             ):
-                self._step_piece(group, weights, gradient, states, state["step"].clone(), generator)
+                tensors = dict(zip(columns, piece, strict=True))
+                self._step_piece(group, tensors, state["step"].clone(), generator)
             state["step"] += 1
 
     def _step_piece(
-        self,
-        group: dict[str, Any],
-        weights: Tensor,
-        gradient: Tensor,
-        states: list[Tensor],
-        step: Tensor,
-        generator: Any,
+        self, group: dict[str, Any], piece: dict[str, Tensor], step: Tensor, generator: Any
     ) -> None:
-        exp_avg, exp_avg_sq, *low = states
-        exact = join(weights, low[0]) if low else weights.float()
-        functional_adamw(
-            [exact], [gradient.float()], [exp_avg], [exp_avg_sq], [], [step], fused=True,
-            amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1], lr=group["lr"],
-            weight_decay=group["weight_decay"], eps=group["eps"], maximize=False,
-        )  # fmt: skip
-        if low:
-            split(exact, weights, low[0])
+        weights, gradient = piece["weights"], piece["gradient"].float()
+        exact = join(weights, piece["low"]) if "low" in piece else weights.float()
+        if self.rule == "adamw":
+            functional_adamw(
+                [exact], [gradient], [piece["exp_avg"]], [piece["exp_avg_sq"]], [], [step],
+                fused=True, amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1],
+                lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
+                maximize=False,
+            )  # fmt: skip
+        else:
+            moved = gradient if self.rule == "sgd" else gradient.sign()
+            exact.mul_(1 - group["lr"] * group["weight_decay"]).sub_(moved, alpha=group["lr"])
+        if weights.dtype == torch.float32:
+            return  # `exact` is these weights themselves
+        if "low" in piece:
+            split(exact, weights, piece["low"])
         elif self._rounding == "stochastic":
             weights.copy_(stochastically_rounded(exact, generator))
         else:
@@ -154,9 +183,10 @@ class RoundedAdamW(torch.optim.Optimizer):
         if not state:
             like = local(p)
             state["step"] = torch.zeros((), dtype=torch.float32, device=like.device)
-            state["exp_avg"] = torch.zeros_like(like, dtype=torch.float32)
-            state["exp_avg_sq"] = torch.zeros_like(like, dtype=torch.float32)
-            if self._rounding == "exact":
+            if self.rule == "adamw":
+                state["exp_avg"] = torch.zeros_like(like, dtype=torch.float32)
+                state["exp_avg_sq"] = torch.zeros_like(like, dtype=torch.float32)
+            if self._rounding == "exact" and like.dtype == torch.bfloat16:
                 state["low"] = torch.zeros_like(like, dtype=torch.int16)
         return state
 

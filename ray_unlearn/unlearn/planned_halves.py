@@ -6,11 +6,11 @@ import numpy as np
 
 from ray_unlearn.demo import demo_model, is_built
 from ray_unlearn.spec.study_spec import StudySpec, is_local
-from ray_unlearn.store.schema import HALVES
+from ray_unlearn.store.schema import HALVES, Metrics
 from ray_unlearn.store.target import HalfTarget, half_targets
 from ray_unlearn.unlearn.architecture import model_config
 from ray_unlearn.unlearn.comm import Comm
-from ray_unlearn.unlearn.data import HALVED_SPLITS, StudyData, prepare
+from ray_unlearn.unlearn.data import HALVED_SPLITS, StudyData
 from ray_unlearn.unlearn.evaluate import measured_vanilla
 from ray_unlearn.unlearn.halves import balanced_halves
 from ray_unlearn.unlearn.memory import parameter_count
@@ -20,28 +20,33 @@ LARGEST_MEASURED = 1e12
 """FLOPs of the forward passes that a plan may spend on the target: seconds on a CPU."""
 
 
-def planned_halves(spec: StudySpec) -> tuple[HalfTarget, HalfTarget] | None:
-    """Selection and reporting half, dealt as a study would deal them.
+def planned_halves(
+    spec: StudySpec, data: StudyData
+) -> tuple[tuple[HalfTarget, HalfTarget], Metrics]:
+    """Selection and reporting half, dealt as a study would deal them, and the vanilla model's row.
 
     They come from the data and, where the vanilla model is small and runs on CPUs, from its loss.
 
+    Args:
+        spec: the study.
+        data: its data; the model is on this machine.
+
     Returns:
-        None where data or model are not on this machine. `nll` is NaN where the model is too large
-        to be asked here; then lengths alone dealt the documents, and tokens may be a few others in
-        the study.
+        Where the model is too large to be asked here, `nll` is NaN and the row is empty; then
+        lengths alone dealt the documents, and tokens may be a few others in the study.
 
     Raises:
-        UserError: as `prepare`.
+        UserError: the model cannot be opened.
     """
-    if not _is_here(spec):
-        return None
-    data = prepare(spec.data, spec.model).as_dealt("balanced", {})
+    data = data.as_dealt("balanced", {})
     if _is_small(spec, data):
         workspace = Workspace.open(
             spec.model, data, spec.evaluation.bare, spec.operations, Comm.single()
         )
         workspace.reset()
-        return half_targets(measured_vanilla(workspace).row)
+        vanilla = measured_vanilla(workspace).row
+        if (measured := half_targets(vanilla)) is not None:
+            return measured, vanilla
     tokens = data.evaluated("approximate").target_document
     sizes = np.bincount(tokens).astype(np.float64)
     chosen = balanced_halves(sizes, sizes)
@@ -49,13 +54,18 @@ def planned_halves(spec: StudySpec) -> tuple[HalfTarget, HalfTarget] | None:
         HalfTarget(half, math.nan, documents=int(own.sum()), tokens=int(sizes[own].sum()))
         for half, own in zip(HALVES, (chosen, ~chosen), strict=True)
     )
-    return selection, reporting
+    return (selection, reporting), {}
 
 
-def _is_here(spec: StudySpec) -> bool:
+def model_is_here(spec: StudySpec) -> bool:
+    """Whether the model is a folder, or a demo model that was built."""
     source = spec.model.source
-    model = is_built(*demo_model(source)) if source.startswith("demo:") else is_local(source)
-    return model and all(split.hub is None for split in spec.data.splits.values())
+    return is_built(*demo_model(source)) if source.startswith("demo:") else is_local(source)
+
+
+def data_are_here(spec: StudySpec) -> bool:
+    """Whether no documents are on the hub."""
+    return all(split.hub is None for split in spec.data.splits.values())
 
 
 def _is_small(spec: StudySpec, data: StudyData) -> bool:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ray_unlearn.unlearn.batch import Batch
+from ray_unlearn.unlearn.inner_states import layer_states
 from ray_unlearn.unlearn.model import head_of, hidden_states
 
 T = TypeVar("T")
@@ -26,8 +28,14 @@ class Scored(nn.Module):
         self.model = model
         self._autocast = autocast
 
-    def forward(self, batch: Batch, use: Callable[[Tensor, nn.Linear], T]) -> T:
-        """`use(hidden states, head)`."""
+    def like(self, model: Any) -> "Scored":
+        """Another model, called in the same precision."""
+        return Scored(model, self._autocast)
+
+    def forward(
+        self, batch: Batch, use: Callable[[Tensor, nn.Linear], T], layer: int | None = None
+    ) -> T:
+        """`use(hidden states, head)`: final ones, or those of a decoder layer, from 1 on."""
         device = batch.input_ids.device.type
         # Without a cache of casts, which would hold a low-precision copy of all weights.
         lower = (
@@ -36,7 +44,12 @@ class Scored(nn.Module):
             else torch.autocast(device, self._autocast, cache_enabled=False)
         )
         with lower:
-            hidden = hidden_states(
-                self.model, batch.input_ids, batch.position_ids, batch.document_lengths
+            call = partial(
+                hidden_states,
+                self.model,
+                batch.input_ids,
+                batch.position_ids,
+                batch.document_lengths,
             )
+            hidden = call() if layer is None else layer_states(self.model, layer, call)
             return use(hidden.flatten(0, 1)[batch.rows], head_of(self.model))

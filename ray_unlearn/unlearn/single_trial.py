@@ -8,6 +8,7 @@ import torch
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.objective import Objective
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Dealing, Row
@@ -17,6 +18,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.memory import active_parameter_count
+from ray_unlearn.unlearn.methods import asks_alternatives
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
 from ray_unlearn.unlearn.strength import trained_weights
@@ -38,9 +40,16 @@ class Single:
         say: Callable[[str], None] = lambda text: None,
         record: Record | None = None,
     ) -> None:
+        self.objective = Objective.of(spec)
         make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
         self.spec = spec
-        data = prepare(spec.data, spec.model, say=say, evaluation=spec.evaluation)
+        data = prepare(
+            spec.data,
+            spec.model,
+            say=say,
+            evaluation=spec.evaluation,
+            refusals=asks_alternatives(spec.methods),
+        )
         self.context = context_digest(spec, data)
         self._former_context = context_digest(spec, data, former=True)
         dealing: Dealing = "balanced" if record is None else record.header.dealing
@@ -91,7 +100,7 @@ class Single:
         for row in unlearn(self.workspace, config, calibration=calibration):
             if isinstance(row, Ended):
                 return row
-            on_row(scored(row, baselines, weights))
+            on_row(scored(row, baselines, weights, self.objective))
         raise AssertionError("a trial ends with `Ended`")
 
     def load_weights(self, path: Path) -> None:

@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ray_unlearn.demo import demo_domain
@@ -12,28 +12,38 @@ from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource, place_of
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.unlearn.document_hash import text_hash
+from ray_unlearn.unlearn.hub_ids import check_hub_id
 
 TEXT_FILES = (".txt", ".md")
+ReadRow = tuple[str, Document]
+"""Where a document was found, in words, and the document."""
 
 
 def read_documents(
-    spec: DataSpec, sets: Mapping[str, SplitSource] | None = None
+    spec: DataSpec,
+    sets: Mapping[str, SplitSource] | None = None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, list[Document]]:
     """The documents of every split in `SPLITS` and of watched sets, in source order.
 
     Where no `retain_heldout` is given, `heldout_share` of the retain documents (by hash) are held
     out.
 
+    Args:
+        spec: the sources, and what becomes of blank rows.
+        note: called with how many rows of a split were blank and skipped, where there were any.
+
     Raises:
-        UserError: a missing file, field or data set; an empty split; text that is not a string.
+        UserError: a missing file, field or data set; an empty split; text that is not a string; a
+            blank row, if they are refused.
     """
     if spec.source is not None:
         splits = demo_documents(demo_domain(spec.source))
     else:
-        splits = {name: list(_read(source, place_of(name))) for name, source in spec.splits.items()}
+        splits = {name: _split(spec, spec.splits[name], name, note) for name in spec.splits}
         if "retain_heldout" not in splits:
             splits |= _hold_out(splits["retain"], spec.heldout_share)
-    watched = {name: list(_read(source, place_of(name))) for name, source in (sets or {}).items()}
+    watched = {name: _split(spec, source, name, note) for name, source in (sets or {}).items()}
     found = {name: splits[name] for name in SPLITS} | watched
     for name, documents in found.items():
         if not documents:
@@ -51,13 +61,44 @@ def _hold_out(documents: list[Document], share: float) -> dict[str, list[Documen
     }
 
 
-def _read(source: SplitSource, where: str) -> Iterator[Document]:
-    """The first `limit` documents, with every library's errors as a UserError."""
+def _split(
+    spec: DataSpec, source: SplitSource, name: str, note: Callable[[str], None]
+) -> list[Document]:
+    skipped: list[str] = []
+    where = place_of(name)
+    found = list(read_source(source, where, skipped if spec.blank_rows == "skip" else None))
+    if skipped:
+        note(
+            f"{where}: {len(skipped):,} blank rows were skipped, {len(found):,} documents are left"
+        )
+    return found
+
+
+def read_source(
+    source: SplitSource, where: str, skipped: list[str] | None = None
+) -> Iterator[Document]:
+    """The first `limit` documents of a source, whatever library reads them.
+
+    Args:
+        source: file, folder or data set.
+        where: its name in messages.
+        skipped: receives the ids of blank rows; None: they are refused.
+
+    Raises:
+        UserError: it is missing, damaged, or lacks a field.
+    """
     from pyarrow import ArrowException
 
+    count = 0
     try:
-        for count, document in enumerate(_read_all(source, where), start=1):
+        for place, document in _read_all(source, where):
+            if _is_blank(document):
+                if skipped is None:
+                    raise UserError(_refused_blank(source, place))
+                skipped.append(document.id)
+                continue
             yield document
+            count += 1
             if count == source.limit:
                 return
     except (OSError, EOFError, UnicodeError, zlib.error, ArrowException) as error:
@@ -66,11 +107,45 @@ def _read(source: SplitSource, where: str) -> Iterator[Document]:
         ) from None
 
 
-def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
+def _is_blank(document: Document) -> bool:
+    """Whether a document has no text, or no answer."""
+    text = document.turns[-1].content if document.turns else document.text
+    return not text.strip()
+
+
+def _refused_blank(source: SplitSource, place: str) -> str:
+    part = f"the answer in field {source.fields[-1]!r}" if source.has_answers else "the text"
+    return (
+        f"{place}: {part} is empty, so there is nothing to predict; remove it, or set "
+        "`data.blank_rows: skip`"
+    )
+
+
+def check_path(source: SplitSource, where: str) -> None:
+    """Refuse a local source that is not there; one on the hub is not asked for.
+
+    Args:
+        source: of a split.
+        where: the study file's key that names it.
+
+    Raises:
+        UserError: no such file or folder.
+    """
+    path = Path(source.path or ".")
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise UserError(
+            f"{where}.path: no such file or folder: "
+            f"{path}{nearest(path.name, siblings) if siblings else ''}"
+        )
+
+
+def _read_all(source: SplitSource, where: str) -> Iterator[ReadRow]:
     if source.hub is not None:
         yield from _from_hub(source, where)
         return
     assert source.path is not None
+    check_path(source, where)
     path = Path(source.path)
     if source.has_answers and (path.is_dir() or path.suffix in TEXT_FILES):
         raise UserError(
@@ -79,18 +154,12 @@ def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
         )
     if path.is_dir():
         yield from _from_folder(path, source.pattern, where)
-    elif not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(
-            f"{where}.path: no such file or folder: "
-            f"{path}{nearest(path.name, siblings) if siblings else ''}"
-        )
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _from_jsonl(path, source, where)
     elif path.suffix == ".parquet":
         yield from _from_parquet(path, source, where)
     elif path.suffix in TEXT_FILES:
-        yield Document(path.name, _text_of(path, where))
+        yield f"{where}.path: {path}", Document(path.name, _text_of(path, where))
     else:
         raise UserError(
             f"{where}.path: unknown file type {path.name!r}; use .jsonl, .jsonl.gz, .parquet, "
@@ -98,7 +167,7 @@ def _read_all(source: SplitSource, where: str) -> Iterator[Document]:
         )
 
 
-def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[Document]:
+def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow]:
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
@@ -115,14 +184,14 @@ def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[Documen
                     f"{where}.path: {path}, line {number}: must be an object, got "
                     f"{type(entry).__name__}"
                 )
-            yield _document(entry, source, str(number), f"{where}.path: {path}, line {number}")
+            yield _row(entry, source, str(number), f"{where}.path: {path}, line {number}")
 
 
-def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[Document]:
+def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow]:
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(path)
-    wanted = [*source.fields, *source.alternatives.values(), *([source.id] if source.id else [])]
+    wanted = [*source.fields, *source.other_answers.values(), *([source.id] if source.id else [])]
     missing = [name for name in wanted if name not in file.schema_arrow.names]
     if missing:
         raise UserError(
@@ -133,15 +202,16 @@ def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[Docum
     for batch in file.iter_batches(columns=wanted):
         for entry in batch.to_pylist():
             number += 1
-            yield _document(entry, source, str(number), f"{where}.path: {path}, row {number}")
+            yield _row(entry, source, str(number), f"{where}.path: {path}, row {number}")
 
 
-def _from_folder(path: Path, pattern: str, where: str) -> Iterator[Document]:
+def _from_folder(path: Path, pattern: str, where: str) -> Iterator[ReadRow]:
     files = sorted(file for file in path.glob(pattern) if file.is_file())
     if not files:
         raise UserError(f"{where}.path: no file in {path} matches {pattern!r}; set `pattern`")
     for file in files:
-        yield Document(str(file.relative_to(path)), _text_of(file, where))
+        name = str(file.relative_to(path))
+        yield f"{where}.path: {file}", Document(name, _text_of(file, where))
 
 
 def _text_of(path: Path, where: str) -> str:
@@ -151,11 +221,14 @@ def _text_of(path: Path, where: str) -> str:
         raise UserError(f"{where}.path: {path}: cannot be read as UTF-8 text: {error}") from None
 
 
-def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
+def _from_hub(source: SplitSource, where: str) -> Iterator[ReadRow]:
     import datasets
 
     assert source.hub is not None
     name = f"{source.hub}" + (f" ({source.config})" if source.config else "")
+    prepared = Path(datasets.config.HF_DATASETS_CACHE) / source.hub.replace("/", "___")
+    if not prepared.exists() and not Path(source.hub).exists():
+        check_hub_id(source.hub, source.revision, "README.md", f"{where}.hub", "dataset")
     try:
         data = datasets.load_dataset(
             source.hub, source.config, split=source.split, revision=source.revision
@@ -169,7 +242,7 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
         ) from None
     missing = [
         field
-        for field in (*source.fields, *source.alternatives.values(), source.id)
+        for field in (*source.fields, *source.other_answers.values(), source.id)
         if field and field not in data.column_names
     ]
     if missing:
@@ -177,37 +250,43 @@ def _from_hub(source: SplitSource, where: str) -> Iterator[Document]:
             f"{where}: {name} has no field {missing[0]!r}{nearest(missing[0], data.column_names)}"
         )
     for number, entry in enumerate(data, start=1):
-        yield _document(entry, source, str(number), f"{where}.hub: {name}, row {number}")
+        yield _row(entry, source, str(number), f"{where}.hub: {name}, row {number}")
 
 
-def _document(entry: dict[str, object], source: SplitSource, number: str, place: str) -> Document:
+def _row(entry: dict[str, object], source: SplitSource, number: str, place: str) -> ReadRow:
     name = str(entry[source.id]) if source.id and source.id in entry else number
+    if entry.get(source.fields[-1], "") is None:  # null: a blank row
+        return place, Document(name, "")
     if not source.has_answers:
-        return Document(name, _text_field(entry, source.text, place))
+        return place, Document(name, _text_field(entry, source.text, place))
     if source.messages is not None:
         turns = _conversation(entry, source.messages, place)
     else:
         prompt, answer = (_text_field(entry, field, place) for field in source.fields)
         turns = (Turn("user", prompt), Turn("assistant", answer))
-    if not turns[-1].content.strip():
-        raise UserError(
-            f"{place}: the answer in field {source.fields[-1]!r} is empty, so there is nothing to "
-            "predict; remove the row"
-        )
-    others = {kind: _answers(entry, field, place) for kind, field in source.alternatives.items()}
-    text = "\n".join(turn.content for turn in turns)
-    return Document(
-        name, text, turns, None, others.get("paraphrased", ()), others.get("perturbed", ())
+    others = {kind: _answers(entry, field, place) for kind, field in source.other_answers.items()}
+    contents = "\n".join(turn.content for turn in turns)
+    document = Document(name, contents, turns)
+    return place, document._replace(
+        alternatives=others.get("alternative", ()),
+        paraphrased=others.get("paraphrased", ()),
+        perturbed=others.get("perturbed", ()),
     )
 
 
 def _answers(entry: Mapping[str, object], field: str, place: str) -> tuple[str, ...]:
-    """One answer, or a list of them."""
+    """One answer, or a list of them.
+
+    Raises:
+        UserError: none, or an empty one.
+    """
     given = _value(entry, field, place)
     answers = given if isinstance(given, list) else [given]
     found = tuple(_text_field({field: answer}, field, place) for answer in answers)
     if not found or not all(answer.strip() for answer in found):
-        raise UserError(f"{place}: field {field!r} holds an empty answer, or none; remove the row")
+        raise UserError(
+            f"{place}: field {field!r} holds an empty answer, or none; give one, or remove the row"
+        )
     return found
 
 

@@ -1,6 +1,8 @@
 """The unlearned model of a study's trial, from its best weights or by running the trial again."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, StorageError, UserError
@@ -10,7 +12,8 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.files import kept_weights
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import AS_TRAINED, RowKey, row_key
+from ray_unlearn.store.row_score import Baselines
+from ray_unlearn.store.schema import AS_TRAINED, Row, RowKey, row_key
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import Storage, local_file
@@ -58,35 +61,96 @@ def write_trial_model(
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
-    spec, record = open_study(study)
-    chosen, at = chosen_for_export(spec, record, trial, update, strength)
-    wanted, mixed = at
-    config = validated(TrialConfig, chosen.config, "ledger: config")
-    single = Single(where_it_is_now(spec, study), say, record)
-    if not single.can_repeat(config):
-        raise UserError(
-            "model, data or evaluation have changed since the study was run; its trial cannot be "
-            "repeated: put them back"
-        )
-    kept = kept_weights(storage, record, chosen.number, *at)
-    if kept is not None:
-        with local_file(storage, kept) as path:
-            single.load_weights(path)
-        how = f"the weights that the study kept of trial {chosen.number}, update {wanted}"
-    else:
-        _run_again(single, shortened(config, wanted), say)
-        if mixed != AS_TRAINED:
-            single.mix(mixed)
-        how = f"trial {chosen.number} run again to update {wanted}"
+    models = TrialModels(study, storage, say)
+    made = models.make(trial, update, strength)
+    single = models.single
     single.save(output)
-    row = next((row for row in chosen.rows if row_key(row) == at), None)
     try:
-        write_card(output, single.spec, config, chosen.trial_id, at, row)
+        write_card(output, single.spec, made.config, made.trial.trial_id, made.at, made.row)
     except OSError as error:
         raise StorageError(f"{output}: the model card cannot be written: {error}") from None
-    if mixed != AS_TRAINED:
-        how += f", at strength {mixed:.4g}"
-    say(f"model: {output} ({how})")
+    say(f"model: {output} ({made.how})")
+
+
+@dataclass(frozen=True)
+class MadeModel:
+    """What the policy is now: the model of a trial."""
+
+    trial: Trial
+    config: TrialConfig
+    at: RowKey
+    row: Row | None
+    """The ledger's row of that update and strength; None where there is none."""
+    how: str
+    """Where its weights are from, for people."""
+
+
+class TrialModels:
+    """The models of a study's trials, made one after another in this process.
+
+    Args:
+        study: study directory, or a copy of it.
+        storage: where the study's weights are.
+        say: called with each line of progress.
+
+    Raises:
+        UserError: there is no study.
+        StorageError: it cannot be read.
+    """
+
+    def __init__(self, study: Path, storage: Storage, say: Say) -> None:
+        self.spec, self.record = open_study(study)
+        self._study = study
+        self._storage = storage
+        self._say = say
+
+    @cached_property
+    def single(self) -> Single:
+        """Model and data, whose policy is the model that was made last."""
+        return Single(where_it_is_now(self.spec, self._study), self._say, self.record)
+
+    @cached_property
+    def _baselines(self) -> Baselines:
+        self._say("measuring the baselines")
+        return self.single.baselines()
+
+    def make(
+        self, trial: str, update: int | None = None, strength: float | None = None
+    ) -> MadeModel:
+        """Make the policy the model of a trial.
+
+        Args:
+            trial: as in `write_trial_model`, like all below.
+            update: the update.
+            strength: a in W_0 + a (W_t - W_0).
+
+        Raises:
+            UserError: as in `write_trial_model`.
+            StorageError: weights cannot be read.
+        """
+        chosen, at = chosen_for_export(self.spec, self.record, trial, update, strength)
+        wanted, mixed = at
+        config = validated(TrialConfig, chosen.config, "ledger: config")
+        single = self.single
+        if not single.can_repeat(config):
+            raise UserError(
+                "model, data or evaluation have changed since the study was run; its trial cannot "
+                "be repeated: put them back"
+            )
+        kept = kept_weights(self._storage, self.record, chosen.number, *at)
+        if kept is not None:
+            with local_file(self._storage, kept) as path:
+                single.load_weights(path)
+            how = f"the weights that the study kept of trial {chosen.number}, update {wanted}"
+        else:
+            _run_again(single, shortened(config, wanted), self._baselines, self._say)
+            if mixed != AS_TRAINED:
+                single.mix(mixed)
+            how = f"trial {chosen.number} run again to update {wanted}"
+        if mixed != AS_TRAINED:
+            how += f", at strength {mixed:.4g}"
+        row = next((row for row in chosen.rows if row_key(row) == at), None)
+        return MadeModel(chosen, config, at, row, how)
 
 
 def chosen_for_export(
@@ -112,12 +176,16 @@ def chosen_for_export(
     best = rule.best(record)
     chosen = (None if best is None else best[0]) if trial == "best" else _named(record, trial)
     if chosen is None:
-        raise UserError(f"{spec.name}: no trial has a score yet, so there is no best one")
+        raise UserError(f"{spec.name}: {rule.why_none(record)}, so there is no best one")
     steps = int(chosen.config["steps"])
     if update is None:
         scored = rule.row(chosen)
         if scored is None:
-            raise UserError(f"trial {trial} ({chosen.status}) has no scored row; name an update")
+            outside = rule.outside(chosen)
+            why = f" within the constraints ({outside})" if outside else ""
+            raise UserError(
+                f"trial {trial} ({chosen.status}) has no scored row{why}; name an update"
+            )
         wanted, found = row_key(scored)
     else:
         wanted, found = update, AS_TRAINED
@@ -140,11 +208,10 @@ def _named(record: Record, trial: str) -> Trial:
     raise UserError(f"no trial {trial!r}; give `best`, an id, or a number: {numbers}")
 
 
-def _run_again(single: Single, config: TrialConfig, say: Say) -> None:
-    say("measuring the baselines")
+def _run_again(single: Single, config: TrialConfig, baselines: Baselines, say: Say) -> None:
     ended = single.run(
         config,
-        single.baselines(),
+        baselines,
         lambda row: say(
             f"update {row['update']}/{config.steps}: forget ppl {row['forget_ppl']:.1f}, "
             f"score {row['score_selection']:.3f}"

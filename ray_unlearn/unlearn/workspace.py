@@ -21,6 +21,7 @@ from ray_unlearn.spec.strict import digest
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.user_methods import source_digests
 from ray_unlearn.unlearn import liger
+from ray_unlearn.unlearn.alternatives import ALTERNATIVE
 from ray_unlearn.unlearn.batch import Batch, document_runs
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.context_length import check_positions
@@ -47,6 +48,7 @@ from ray_unlearn.unlearn.reference import Reference
 from ray_unlearn.unlearn.retrained import Retrained
 from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.sharded_model import ShardedModel
+from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.weight_sharing import SharedModel
 
 Quantities = dict[str, Any]
@@ -222,7 +224,11 @@ class Workspace:
 
     def batch(self, split: str, indices: NDArray[np.int64]) -> Batch:
         """These sequences on the device, without padding where the model can do without."""
-        return MAKERS[self.layout](self.data.splits[split], indices, self.device)
+        return self.batch_of(self.data.splits[split], indices)
+
+    def batch_of(self, tokens: TokenSet, indices: NDArray[np.int64]) -> Batch:
+        """`batch` of sequences that are in none of the study's splits."""
+        return MAKERS[self.layout](tokens, indices, self.device)
 
     def document_lengths(self, split: str, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Lengths that a pass over these sequences computes: of documents, or of padded rows."""
@@ -258,7 +264,8 @@ class Workspace:
         """
         terms = [term for name in methods for term in method_named(name).terms]
         referred = (term.split for term in terms if loss_of(term).needs in OF_REFERENCE)
-        splits = [*EVALUATED.values(), *self.data.watched, *referred]
+        preferred = (ALTERNATIVE for term in terms if loss_of(term).needs == "preference")
+        splits = [*EVALUATED.values(), *self.data.watched, *referred, *preferred]
         hidden = self.reference.fill(dict.fromkeys(splits))
         wanted = any(term.labels == "adversarial" for term in terms)
         return {

@@ -16,7 +16,8 @@ from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.report.verdict import verdict
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.analysis.trials import trial_table
-from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
+from ray_unlearn.spec.objective_spec import ScoreRuleName
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BaselineMeasured
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.row_score import Baselines, scored

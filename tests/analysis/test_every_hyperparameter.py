@@ -9,8 +9,8 @@ import pytest
 from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.report.wording import other_values
 from ray_unlearn.analysis.trials import trial_table
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, value_type
-from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
+from ray_unlearn.spec.method_registry import METHODS, known_hyperparameters, value_type
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BaselineMeasured, Header, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger
@@ -29,13 +29,21 @@ def method_with(name: str) -> str:
 RANGES: dict[type, dict[str, Any]] = {
     float: {"type": "float", "low": 0.25, "high": 0.75},
     int: {"type": "int", "low": 1, "high": 3},
-    str: {"type": "choice", "choices": ["constant", "linear", "cosine"]},
 }
+CHOICES = {"schedule": ("constant", "linear", "cosine"), "optimizer": ("adamw", "sgd", "signsgd")}
 VALUES: dict[type, tuple[Any, ...]] = {
     float: (0.25, 0.5, 0.75),
     int: (1, 2, 3),
-    str: ("constant", "linear", "cosine"),
 }
+
+
+def values_of(name: str) -> tuple[Any, ...]:
+    return CHOICES.get(name) or VALUES[value_type(name)]
+
+
+def range_of(name: str) -> dict[str, Any]:
+    choices = CHOICES.get(name)
+    return {"type": "choice", "choices": choices} if choices else RANGES[value_type(name)]
 
 
 def searching(name: str) -> StudySpec:
@@ -47,7 +55,7 @@ def searching(name: str) -> StudySpec:
     }
     if name == "warmup_ratio":
         parameters["schedule"] = {"type": "fixed", "value": "cosine"}
-    parameters[name] = RANGES[value_type(name)]
+    parameters[name] = range_of(name)
     return StudySpec.model_validate(
         {
             "name": "test",
@@ -67,7 +75,7 @@ def written(folder: Path, name: str) -> Path:
     header = Header(spec=spec.model_dump(mode="json"), domain="d", context="c")
     with Ledger.create(folder / "ledger", header) as ledger:
         ledger.append(BaselineMeasured(name="vanilla", metrics=metrics))
-        for number, value in enumerate(VALUES[value_type(name)]):
+        for number, value in enumerate(values_of(name)):
             hyperparameters = spec.spaces[method_with(name)].resolve({name: value})
             config = spec.trial_config(hyperparameters, method_with(name), 0, "c")
             content = config.model_dump(mode="json")
@@ -80,9 +88,9 @@ def written(folder: Path, name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", HYPERPARAMETERS)
+@pytest.mark.parametrize("name", known_hyperparameters())
 def test_what_is_searched_is_in_tables_axes_words_and_exports(name: str, tmp_path: Path) -> None:
-    study, values = written(tmp_path / "study", name), list(VALUES[value_type(name)])
+    study, values = written(tmp_path / "study", name), list(values_of(name))
     table = result_table(read_ledger(study / "ledger"))
     assert table[name].to_pylist() == values
     write_table(table, tmp_path / "rows.csv")

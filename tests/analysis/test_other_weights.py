@@ -18,8 +18,9 @@ from ray_unlearn.analysis.trials import TrialTable, trial_table
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import load_guidelines
 from ray_unlearn.spec.narrowing import narrowed
+from ray_unlearn.spec.objective_spec import ObjectiveSpec
 from ray_unlearn.spec.score_weights import parse_weights, weights_of
-from ray_unlearn.spec.study_spec import ObjectiveSpec, StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BaselineMeasured
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.row_score import Baselines, scored

@@ -23,9 +23,10 @@ from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.trials import TrialTable, trial_table
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import ScoreInfo
+from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
-from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BaselineMeasured, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.record import Trial

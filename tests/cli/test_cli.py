@@ -218,7 +218,9 @@ def test_plan_starts_nothing_and_says_what_does_not_fit(cli, study) -> None:
     assert abs(selection["nll"] - reporting["nll"]) < 0.095, "one target for both halves"
     code, out, _ = cli("plan", study(), "--lanes", 10_000)
     assert "reporting half: " in out
-    assert "does not fit here: 10000 lane(s) want" in out
+    assert "10000 lane(s) want" in out
+    assert out.endswith("does not fit this machine\n")
+    assert code == 2, "`plan STUDY && run STUDY` is what people write"
 
 
 def test_shipped_studies_can_be_planned(cli) -> None:

@@ -5,8 +5,9 @@ from typing import Any
 
 from ray_unlearn.spec.data_spec import DataSpec
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.objective_spec import ObjectiveSpec
 from ray_unlearn.spec.search_space import SearchSpace
-from ray_unlearn.spec.study_spec import EvaluationSpec, ObjectiveSpec, StudySpec
+from ray_unlearn.spec.study_spec import EvaluationSpec, StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.record import Record, Trial
@@ -37,6 +38,7 @@ def study(
     *spaces: SearchSpace,
     evaluate_at: tuple[int, ...] = (1, 3, 9, 30),
     pareto: bool = False,
+    objective: dict[str, Any] | None = None,
     full: SearchSpace | None = None,
     **search: Any,
 ) -> StudySpec:
@@ -54,7 +56,7 @@ def study(
             "spaces": {s.method: s for s in spaces},
             "full_spaces": {full.method: full} if full else None,
             "search": search,
-            "objective": ObjectiveSpec(pareto=pareto),
+            "objective": ObjectiveSpec(pareto=pareto, **(objective or {})),
             "evaluation": EvaluationSpec(at=evaluate_at),
         }
     )

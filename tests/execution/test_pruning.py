@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from specs import finished, record, row, space, study
 
-from ray_unlearn.execution.early_stopping import Pruner, standing
+from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
@@ -154,7 +154,7 @@ def test_with_free_steps_a_trial_stands_by_its_best_configuration_so_far() -> No
 
     def standings(whole: SearchSpace) -> list[float]:
         rule = ScoreRule(study(whole), {})
-        return [standing(ran, ran.rows, update, rule) for update in (1, 3, 9, 30)]
+        return [rule.standing(ran.rows, ran, update)[1] for update in (1, 3, 9, 30)]
 
     assert standings(space()) == [0.1, 0.1, 0.1, 0.1]
     from_three = space(steps={"type": "int", "low": 3, "high": 30, "free": True})

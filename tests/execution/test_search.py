@@ -719,3 +719,15 @@ def test_the_search_asks_the_same_whatever_the_hash_seed() -> None:
     assert said.strip() == str(
         [t.trial_id for t in run(study(space(**CONDITIONAL), trials_per_method=20), valley)]
     )
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "qmc", "random", "gp", "nsga2"])
+def test_any_seed_of_a_study_file_can_be_searched_with(tiny_study: StudySpec, sampler: str) -> None:
+    for seed in (20240611, 2**32, 2**63 - 1):
+        search = {"sampler": sampler, "seed": seed, "trial_seeds": (seed,)}
+        objective = tiny_study.objective.model_copy(update={"pareto": sampler == "nsga2"})
+        spec = tiny_study.model_copy(
+            update={"search": tiny_study.search.model_copy(update=search), "objective": objective}
+        )
+        asked = [Search(spec, "").ask(number) for number in (0, 1)]
+        assert [config.seed for config in asked if config is not None] == [seed, seed]

@@ -41,9 +41,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def test_a_method_that_is_not_known_is_looked_for_in_the_named_modules(module: Path) -> None:
     assert NAME not in METHODS
     found = method_named(NAME)
-    assert found.loss.startswith("w_f mean tanh(beta log P)")
+    assert found.loss.startswith("w_f mean tanh(a log P)")
     chosen = TrialConfig(
-        learning_rate=1e-3, steps=2, method=NAME, beta=0.5, w_r=3.0, evaluate_at=(2,)
+        learning_rate=1e-3, steps=2, method=NAME, sharpness=0.5, w_r=3.0, evaluate_at=(2,)
     )
     forget, retain = terms(chosen)
     assert (retain.split, retain.weight) == ("retain", 3.0)
@@ -65,14 +65,14 @@ def test_a_study_of_it_is_searched_tabled_reported_and_checked(
     table = pq.read_table(tmp_path / "study/ledger/rows.parquet").to_pandas()
     own = table[table["method"] == NAME]
     assert set(own["status"]) == {"complete"}
-    assert own["beta"].nunique() == 2
-    assert own["beta"].between(0.05, 2.0).all()
+    assert own["sharpness"].nunique() == 2
+    assert own["sharpness"].between(0.05, 2.0).all()
     assert own["retain_loss"].notna().all()
     report = cli("report", folder, "-o", str(tmp_path / "page"), "--json", **path)
     said = report.communicate()[0]
     assert report.returncode == 0, said
     claims = json.loads((tmp_path / "page/guidelines.json").read_text())["guidelines"]
-    assert f"range/{NAME}/beta" in {claim["id"] for claim in claims}
+    assert f"range/{NAME}/sharpness" in {claim["id"] for claim in claims}
     module.write_text(module.read_text().replace("tanh", "sin"))
     again = cli("resume", folder, "--trials", "1", **path)
     said = again.communicate()[0]

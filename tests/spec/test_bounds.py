@@ -12,7 +12,7 @@ from test_study_files import demo, put
 
 from ray_unlearn.spec.bounds import LARGEST_SEED
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, value_type
+from ray_unlearn.spec.method_registry import METHODS, known_hyperparameters, value_type
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
@@ -53,10 +53,11 @@ def test_a_number_that_nothing_can_hold_is_refused_with_its_place(tmp_path: Path
             assert str(place[0]) in str(caught.value), place
 
 
-@pytest.mark.parametrize("name", HYPERPARAMETERS)
+@pytest.mark.parametrize("name", known_hyperparameters())
 @pytest.mark.parametrize("value", HUGE)
 def test_a_hyperparameter_is_a_number_that_its_column_holds(name: str, value: float) -> None:
-    content = {"method": "ascent_kl_general", "learning_rate": 1e-3, "steps": 9, "evaluate_at": [9]}
+    method = next(m.name for m in METHODS.values() if name in m.hyperparameters)
+    content = {"method": method, "learning_rate": 1e-3, "steps": 9, "evaluate_at": [9]}
     with pytest.raises(ValueError, match=name):
         TrialConfig.model_validate(content | {name: value})
     assert value_type(name) in (int, float, str)

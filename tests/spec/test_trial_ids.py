@@ -14,11 +14,18 @@ from tiny import REPOSITORY
 
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.errors import EXIT_WRONG_INPUT, UserError
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, MIXING_HYPERPARAMETERS, with_defaults
-from ray_unlearn.spec.method_registry import METHODS, Method, TermSpec, method_named, register
+from ray_unlearn.spec.hyperparameters import MIXING_HYPERPARAMETERS, Hyperparameter
+from ray_unlearn.spec.method_registry import (
+    METHODS,
+    Method,
+    TermSpec,
+    known_hyperparameters,
+    method_named,
+    register,
+)
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.spec.trial_config import TrialConfig, with_defaults
 from ray_unlearn.spec.trial_id import flat_id, trial_id
 
 ASCENT = TrialConfig(
@@ -62,13 +69,12 @@ def test_a_value_that_is_the_default_is_the_same_trial_as_none_given() -> None:
 
 
 ADDED_FIELD = """
-    sharpness: float = Field(0.25, gt=0, le=9, description="a later one, of one method")
     momentum: int = Field(7, ge=0, description="a later one, of all methods")
 
     @model_validator(mode="after")
-"""
+    def _one_warm_up("""
 ADDED_METHOD = """
-register(_alone("later", "l", "ascent", "true", "sharpness"))
+register(_alone("later", "l", "ascent", "true", Hyperparameter("sharpness", 0.25, at_most=9)))
 """
 LATER = """
 import json, sys
@@ -100,17 +106,10 @@ def test_a_later_hyperparameter_or_method_renames_no_trial(tmp_path: Path) -> No
     package = tmp_path / "ray_unlearn"
     ignored = shutil.ignore_patterns("__pycache__", "data")
     shutil.copytree(REPOSITORY / "ray_unlearn", package, ignore=ignored)
-    _insert(
-        package / "spec/hyperparameters.py", '\n    @model_validator(mode="after")\n', ADDED_FIELD
-    )
+    anchor = '\n    @model_validator(mode="after")\n    def _one_warm_up('
+    _insert(package / "spec/hyperparameters.py", anchor, ADDED_FIELD)
     registry = package / "spec/method_registry.py"
     registry.write_text(registry.read_text() + ADDED_METHOD)
-    hyperparameters = package / "spec/hyperparameters.py"
-    _insert(
-        hyperparameters,
-        '("retain_ratio", "w_f", "w_r")',
-        '("retain_ratio", "w_f", "w_r", "sharpness")',
-    )
     study = REPOSITORY / "tests/fixtures/study_schema_2/study"
     configs = [c.model_dump_json() for c in (ASCENT, MIXED)]
     found = json.loads(
@@ -127,7 +126,7 @@ def test_a_later_hyperparameter_or_method_renames_no_trial(tmp_path: Path) -> No
     assert len({*found["other"], ASCENT.id, MIXED.id}) == 4, "but its values tell trials apart"
     assert found["verified"] == []
     assert [best["momentum"] for best in found["best"]] == [7, 7, 7]
-    assert found["columns"] == ["sharpness", "momentum"]
+    assert found["columns"] == ["momentum"], "the other is of no method of this study"
 
 
 def _insert(path: Path, old: str, new: str) -> None:
@@ -200,7 +199,58 @@ def test_one_trial_has_no_setting_that_its_method_does_not_use(
 
 def test_every_hyperparameter_is_used_by_a_method() -> None:
     used = {name for method in METHODS.values() for name in method.hyperparameters}
-    assert used == set(HYPERPARAMETERS)
+    assert used == set(known_hyperparameters())
+
+
+# --- a method's own hyperparameters
+
+
+def test_a_method_has_a_value_of_its_own_hyperparameters_and_of_no_others() -> None:
+    npo = TrialConfig.model_validate(ASCENT.model_dump() | {"method": "npo"})
+    assert npo.model_dump()["beta"] == 0.1, "its default"
+    assert "beta" not in ASCENT.model_dump()
+    given = TrialConfig.model_validate(npo.model_dump() | {"beta": "0.5"})
+    assert given.model_dump()["beta"] == 0.5, "a number, as YAML may not say"
+    assert given.id != npo.id
+    assert TrialConfig.model_validate(json.loads(given.model_dump_json())) == given
+    with pytest.raises(ValueError, match=r"beta: Input should be greater than 0, got -1"):
+        TrialConfig.model_validate(npo.model_dump() | {"beta": -1})
+    with pytest.raises(ValueError, match=r"unknown hyperparameter 'betta'; did you mean 'beta'"):
+        TrialConfig.model_validate(npo.model_dump() | {"betta": 1})
+    with pytest.raises(ValueError, match=r"`beta`: gradient_ascent does not use it"):
+        TrialConfig.model_validate(ASCENT.model_dump() | {"beta": 0.5})
+
+
+def test_a_record_with_other_methods_defaults_is_the_same_trial() -> None:
+    """For some weeks every trial had a value of each hyperparameter of any method."""
+    recorded = ASCENT.model_dump() | {"beta": 0.1, "gamma": 0.0, "logit_penalty": 10.0}
+    assert TrialConfig.model_validate(recorded).id == ASCENT.id
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "w_r"}, "'w_r': the name is taken"),
+        ({"name": "seed"}, "'seed': the name is taken"),
+        ({"name": "My!"}, "'My!': a name is up to 64 lower-case letters"),
+        ({"default": -1.0}, r"'mine': default -1\.0: .*greater than 0"),
+    ],
+)
+def test_a_hyperparameter_that_cannot_be_is_refused(changes: dict, message: str) -> None:
+    content = {"name": "mine", "default": 1.0, "above": 0} | changes
+    with pytest.raises(UserError, match=message):
+        Hyperparameter(**content)
+
+
+def test_one_name_has_values_of_one_type_in_all_methods() -> None:
+    mine = Method("mine", "l", (FORGET,), own=(Hyperparameter("beta", 1),))
+    with pytest.raises(UserError, match=r"`beta` are of type int, and float in another method"):
+        register(mine)
+
+
+def test_betas_of_adamw_are_none_of_another_optimizer() -> None:
+    with pytest.raises(ValueError, match=r"`adam_beta1` has no effect with `optimizer: sgd`"):
+        TrialConfig.model_validate(ASCENT.model_dump() | {"optimizer": "sgd", "adam_beta1": 0.8})
 
 
 # --- the registry
@@ -216,9 +266,9 @@ FORGET = TermSpec("forget", "forget", "ascent")
         ({"terms": (FORGET, FORGET)}, "two terms are named 'forget'"),
         ({"terms": ()}, "no term is named 'forget'"),
         ({"terms": (replace(FORGET, weight="w_f"),)}, "`w_f` of the forget term is none of its"),
-        ({"hyperparameters": ("learning_rate", "stepz")}, "'stepz'; did you mean 'steps'"),
-        ({"hyperparameters": ("learning_rate",)}, "every method uses `steps`"),
-        ({"hyperparameters": ("learning_rate", "steps", "steps")}, "'steps' is named twice"),
+        ({"common": ("learning_rate", "stepz")}, "'stepz'; did you mean 'steps'"),
+        ({"common": ("learning_rate",)}, "every method uses `steps`"),
+        ({"common": ("learning_rate", "steps", "steps")}, "'steps' is named twice"),
     ],
 )
 def test_a_method_that_cannot_be_is_not_registered(changes: dict, message: str) -> None:

@@ -4,13 +4,14 @@ import math
 
 import pytest
 
+from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import COLUMNS, HALVES
-from ray_unlearn.store.score import HYPERPARAMETERS, ScoreRule, scoring_index
+from ray_unlearn.store.score import ScoreRule, scoring_index
 
 
 def metrics(forget: float, approximate: float, retain: float, general: float) -> dict:

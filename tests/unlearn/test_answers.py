@@ -225,7 +225,7 @@ def test_a_template_without_answers_and_messages_without_a_template_are_refused(
 MESSAGES = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 BAD_ROWS = {
     "no column": ({"question": "q", "anwser": "a"}, r"line 1: no field 'answer'; did you mean"),
-    "no text": ({"question": "q", "answer": None}, r"'answer' must be text, got NoneType"),
+    "no text": ({"question": "q", "answer": None}, r"the answer in field 'answer' is empty"),
     "empty answer": ({"question": "q", "answer": " "}, r"line 1: the answer in field 'answer' is"),
     "no list": ({"messages": "q"}, r"'messages' must be a list of at least two messages"),
     "one message": ({"messages": MESSAGES[1:]}, r"a list of at least two messages"),

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.unlearn.admission import admission
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.cost import count_update
 from ray_unlearn.unlearn.data import prepare
@@ -190,11 +191,13 @@ def test_plan_counts_the_evaluations_at_other_strengths(tiny_study: StudySpec) -
     """At most three a trial, and they are rows on the disk too."""
     plain = plan(tiny_study)
     evaluation = tiny_study.evaluation.model_copy(update={"strength": "both"})
-    both = plan(tiny_study.model_copy(update={"evaluation": evaluation}))
+    calibrated = tiny_study.model_copy(update={"evaluation": evaluation})
+    both = plan(calibrated)
     assert (plain.calibrations, both.calibrations) == (0, 4 * 3)
     assert (both.evaluations, both.tokens) == (plain.evaluations, plain.tokens)
     assert both.disk_gib > plain.disk_gib
-    assert "3 passes over the forget set" in " ".join(both.notes)
+    (said,) = admission(calibrated, looks_at_data=False).states("note")
+    assert "3 passes over the forget set" in said.found
 
 
 def test_plan_counts_without_loading_anything(tiny_study: StudySpec, tiny_model: Path) -> None:

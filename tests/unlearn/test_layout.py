@@ -11,7 +11,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.unlearn.architecture import layout_of_architecture
+from ray_unlearn.unlearn.admission import admission
+from ray_unlearn.unlearn.architecture import tried_architecture
 from ray_unlearn.unlearn.batch import ATTENTION
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.context_length import check_positions
@@ -26,7 +27,6 @@ from ray_unlearn.unlearn.layout import (
 )
 from ray_unlearn.unlearn.memory import on_meta
 from ray_unlearn.unlearn.model import load_model
-from ray_unlearn.unlearn.plan import plan
 from ray_unlearn.unlearn.policy import checkpoint_layers
 from ray_unlearn.unlearn.scored import Scored
 from ray_unlearn.unlearn.workspace import Workspace
@@ -79,7 +79,9 @@ def test_the_chosen_layout_gives_what_documents_alone_give(kind: str) -> None:
         truth = Probe(model).alone(states_of(Scored(model)))
         layout = choose_layout(model, packed)
         assert layout == LAYOUTS[kind][packed]
-        assert layout_of_architecture(config_of(kind), attention_of(kind), packed) == layout
+        tried = tried_architecture(config_of(kind), attention_of(kind), packed)
+        assert tried is not None
+        assert tried.layout == layout
         probe, states = Probe(model), states_of(Scored(model))
         assert probe.differs(states, layout, truth, packed) is None
         by_document = model.config._attn_implementation == ATTENTION
@@ -100,7 +102,7 @@ def test_a_model_that_sees_what_follows_is_refused() -> None:
     with pytest.raises(UserError, match=r"BertLMHeadModel gives other .* causal model\?"):
         choose_layout(model, packed=False)
     with pytest.raises(UserError, match=r"BertLMHeadModel.* no causal language model"):
-        layout_of_architecture(config, "sdpa", packed=False)
+        tried_architecture(config, "sdpa", packed=False)
 
 
 @pytest.fixture
@@ -136,8 +138,10 @@ def test_packed_and_padded_data_measure_the_same_on_falcon(packed_falcon: StudyS
 
 
 def test_the_plan_says_what_a_lane_will_do(packed_falcon: StudySpec) -> None:
-    (note,) = plan(packed_falcon).notes
-    assert note.startswith("data.layout: FalconForCausalLM does not keep packed documents apart")
+    (note,) = admission(packed_falcon, looks_at_data=False).states("note")
+    assert note.found.startswith(
+        "data.layout: FalconForCausalLM does not keep packed documents apart"
+    )
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])

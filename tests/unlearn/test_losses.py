@@ -1,11 +1,11 @@
 """Each loss by hand on three numbers, and each method's terms."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.methods import terms
@@ -14,17 +14,17 @@ from ray_unlearn.unlearn.methods.losses import (
     Given,
     ascent,
     cross_entropy,
+    dpo,
     kl_divergence,
     npo,
     saturation_ascent,
     simnpo,
     weighted_ascent,
 )
+from ray_unlearn.unlearn.state_terms import OF_STATES
 
 LOGPROBS = torch.tensor([math.log(0.5), math.log(0.25), math.log(0.125)])
-CHOSEN = Hyperparameters(
-    learning_rate=1, steps=1, beta=0.5, gamma=0.1, confidence_power=2, doubt_power=1
-)
+CHOSEN = SimpleNamespace(beta=0.5, gamma=0.1, confidence_power=2, doubt_power=1)
 
 
 def given(
@@ -33,8 +33,9 @@ def given(
     reference: torch.Tensor | None = None,
     targets: int = 3,
     documents: int = 2,
+    alternative: Given | None = None,
 ) -> Given:
-    return Given(values, targets, documents, torch.tensor(document), reference)
+    return Given(values, targets, documents, torch.tensor(document), reference, alternative)
 
 
 def config(method: str, **values: object) -> TrialConfig:
@@ -62,10 +63,25 @@ def test_npo_by_hand() -> None:
     assert found.item() == pytest.approx(2 / 0.5 * (math.log(1.5) + math.log(2)) / 2)
 
 
+def test_dpo_by_hand() -> None:
+    """The alternatives' odds are 2 and 1, the documents' 1/4 and 1: of both 8 and 1, to 0.5."""
+    other = given(LOGPROBS, (0, 0, 1), LOGPROBS - torch.tensor([math.log(2), 0, 0]))
+    reference = torch.tensor([0.0, math.log(0.5), math.log(0.125)])
+    found = dpo(given(reference=reference, alternative=other), CHOSEN)
+    odds = [8**0.5, 1]
+    assert found.item() == pytest.approx(-4 * sum(math.log(o / (1 + o)) for o in odds) / 2)
+
+
+def test_dpo_of_an_alternative_that_does_not_change_is_npo() -> None:
+    unchanged, reference = given(LOGPROBS, (0, 0, 1), LOGPROBS), LOGPROBS.flip(0)
+    both = given(reference=reference, alternative=unchanged)
+    assert dpo(both, CHOSEN).item() == pytest.approx(npo(both, CHOSEN).item())
+
+
 def test_npo_goes_over_into_ascent_on_documents() -> None:
     """As beta goes to 0, its gradient is that of the mean log-probability of a document."""
     x = LOGPROBS.clone().requires_grad_()
-    small = CHOSEN.model_copy(update={"beta": 1e-4})
+    small = SimpleNamespace(beta=1e-4)
     npo(given(x, reference=LOGPROBS), small).backward()
     assert torch.allclose(x.grad, torch.full((3,), 1 / 2), atol=1e-3)
 
@@ -95,12 +111,17 @@ def test_saturation_ascent_by_hand() -> None:
     assert torch.allclose(x.grad, torch.tensor([1 / 8, 3 / 64, 7 / 512]) / 3)
 
 
-@pytest.mark.parametrize("loss", [found.function for found in LOSSES.values()])
+@pytest.mark.parametrize(
+    "loss", [found.function for found in LOSSES.values() if found.needs not in OF_STATES]
+)
 def test_parts_of_a_global_batch_add_up_to_the_mean_not_to_a_mean_of_means(loss) -> None:
     reference = LOGPROBS.flip(0)
-    whole = loss(given(reference=reference), CHOSEN)
-    parts = loss(given(LOGPROBS[:2], (0, 0), reference[:2]), CHOSEN)
-    parts = parts + loss(given(LOGPROBS[2:], (0,), reference[2:]), CHOSEN)
+    other = given(reference, (0, 1, 1), LOGPROBS)
+    whole = loss(given(reference=reference, alternative=other), CHOSEN)
+    other = given(reference[:1], (0,), LOGPROBS[:1])
+    parts = loss(given(LOGPROBS[:2], (0, 0), reference[:2], alternative=other), CHOSEN)
+    other = given(reference[1:], (0, 0), LOGPROBS[1:])
+    parts = parts + loss(given(LOGPROBS[2:], (0,), reference[2:], alternative=other), CHOSEN)
     assert parts.item() == pytest.approx(whole.item())
 
 

@@ -14,8 +14,10 @@ from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import unlearn
+from ray_unlearn.unlearn.machine import Machine
 from ray_unlearn.unlearn.memory import Memory, memory, remedies
-from ray_unlearn.unlearn.plan import plan, problems
+from ray_unlearn.unlearn.plan import plan
+from ray_unlearn.unlearn.room import room_findings
 from ray_unlearn.unlearn.workspace import Workspace
 
 FEW = 6
@@ -94,7 +96,9 @@ class TestPlan:
     def problems(
         self, spec: StudySpec, memory_gib: float = 1e6, gpu_gib: float | None = None
     ) -> list[str]:
-        return list(problems(plan(spec), 1e6, memory_gib, 1e6, spec, gpu_gib))
+        machine = Machine(1e6, memory_gib, 1e6, gpu_gib=gpu_gib)
+        found = room_findings(plan(spec), machine, spec)
+        return [str(finding) for finding in found if finding.state == "no room"]
 
     def test_out_of_memory_is_found_before_anything_starts(self, tiny_study: StudySpec) -> None:
         assert self.problems(tiny_study) == []

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaFor
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
-from ray_unlearn.unlearn.architecture import layout_of_architecture
+from ray_unlearn.unlearn.architecture import tried_architecture
 from ray_unlearn.unlearn.head import logprob_sum
 from ray_unlearn.unlearn.logit_map import LogitMap, measured_logit_map
 from ray_unlearn.unlearn.model import (
@@ -136,7 +136,7 @@ def test_an_attention_that_a_model_does_not_have_is_said_in_the_words_of_the_stu
     with pytest.raises(UserError, match=r"^model\.attention: .* set `model\.attention: eager`$"):
         load_model(ModelSpec(source=str(tmp_path)))
     with pytest.raises(UserError, match=r"set `model\.attention: eager`"):
-        layout_of_architecture(config, "sdpa", packed=False)
+        tried_architecture(config, "sdpa", packed=False)
 
 
 def test_retrained_models_of_several_seeds_are_baselines_with_names_of_their_own() -> None:

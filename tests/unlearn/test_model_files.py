@@ -13,11 +13,14 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.unlearn.admission import admission
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.evaluate import evaluate
+from ray_unlearn.unlearn.machine import Machine
 from ray_unlearn.unlearn.model import load_model
-from ray_unlearn.unlearn.plan import plan, problems
+from ray_unlearn.unlearn.plan import plan
+from ray_unlearn.unlearn.room import room_findings
 from ray_unlearn.unlearn.workspace import Workspace
 
 WEIGHTS = "model.safetensors"
@@ -87,6 +90,11 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+def check(spec: StudySpec) -> None:
+    """As `plan`, `doctor` and the start of a study do."""
+    admission(spec, looks_at_data=False).refuse()
+
+
 @pytest.fixture
 def copied(tiny_study: StudySpec, tmp_path: Path) -> StudySpec:
     """The tiny study with a copy of its model."""
@@ -97,11 +105,11 @@ def copied(tiny_study: StudySpec, tmp_path: Path) -> StudySpec:
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_model_that_cannot_be_used_is_refused_by_the_plan(copied: StudySpec, kind: str) -> None:
-    plan(copied)
+    check(copied)
     breaks, message = BROKEN[kind]
     breaks(Path(copied.model.source))
     with pytest.raises(UserError, match=message):
-        plan(copied)
+        check(copied)
 
 
 def test_the_retrained_models_files_are_checked_too(copied: StudySpec) -> None:
@@ -109,7 +117,7 @@ def test_the_retrained_models_files_are_checked_too(copied: StudySpec) -> None:
     _cut(broken)
     model = copied.model.model_copy(update={"source": "demo:latex", "exact_retrain": str(broken)})
     with pytest.raises(UserError, match=r"model\.exact_retrain: .* it was cut short"):
-        plan(copied.model_copy(update={"model": model}))
+        check(copied.model_copy(update={"model": model}))
 
 
 def test_a_tensor_that_is_missing_is_not_drawn_at_random(copied: StudySpec) -> None:
@@ -149,9 +157,14 @@ def test_gpus_that_are_not_there_are_a_problem_of_the_plan(tiny_study: StudySpec
     operations = tiny_study.operations.model_copy(update={"gpus_per_worker": 1})
     spec = tiny_study.model_copy(update={"operations": operations})
     found = plan(spec)
-    (said,) = problems(found, 64, 512, 1e4, spec, gpu_count=0)
-    assert said.startswith("a lane wants 1 GPU(s), 0 are there: set `operations.gpus_per_worker")
-    assert not list(problems(found, 64, 512, 1e4, spec, gpu_count=1))
+
+    def lacks(gpus: int) -> list[str]:
+        there = room_findings(found, Machine(64, 512, 1e4, gpus), spec)
+        return [str(finding) for finding in there if finding.state == "no room"]
+
+    (said,) = lacks(0)
+    assert said.startswith("a lane wants 1 GPU(s), 0 are there; set `operations.gpus_per_worker")
+    assert lacks(1) == []
 
 
 def test_a_home_folder_is_written_as_shells_write_it(
@@ -174,4 +187,4 @@ def test_a_misspelt_folder_is_no_hub_id(tiny_study: StudySpec, tmp_path: Path) -
         load_study(path)
     path.write_text(text.replace(tiny_study.model.source, "a/b/c"))
     with pytest.raises(UserError, match="neither a folder that exists nor a hub id"):
-        plan(load_study(path))
+        check(load_study(path))

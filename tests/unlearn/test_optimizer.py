@@ -6,7 +6,13 @@ from torch import nn
 
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn import optimizer as module
-from ray_unlearn.unlearn.optimizer import RoundedAdamW, adamw, join, split, stochastically_rounded
+from ray_unlearn.unlearn.optimizer import (
+    Rounded,
+    join,
+    make_optimizer,
+    split,
+    stochastically_rounded,
+)
 
 
 def _config(**values: object) -> TrialConfig:
@@ -24,7 +30,7 @@ def _trained(weights: torch.Tensor, rounding: str, updates: int, **values: objec
     """Weights after `updates` of a gradient that always says the same: AdamW moves each by about
     the learning rate."""
     p = nn.Parameter(weights.clone())
-    optimizer = adamw([p], _config(**values), rounding)  # type: ignore[arg-type]
+    optimizer = make_optimizer([p], _config(**values), rounding)  # type: ignore[arg-type]
     for _ in range(updates):
         p.grad = torch.ones_like(p)
         optimizer.step()
@@ -81,8 +87,8 @@ def test_exact_is_the_float32_trajectory_bit_for_bit(
     low = [nn.Parameter(p.clone()) for p in start]
     full = [nn.Parameter(p.float()) for p in start]
     config = _config(learning_rate=1e-3, weight_decay=0.1)
-    mine, theirs = adamw(low, config, "exact"), adamw(full, config, "exact")
-    assert isinstance(mine, RoundedAdamW)
+    mine, theirs = make_optimizer(low, config, "exact"), make_optimizer(full, config, "exact")
+    assert isinstance(mine, Rounded)
     assert isinstance(theirs, torch.optim.AdamW)
     for _ in range(20):
         for p, q in zip(low, full, strict=True):
@@ -146,14 +152,53 @@ def test_state_goes_on(rounding: str) -> None:
     gradients = torch.randn(6, 30).bfloat16()
     config = _config(learning_rate=1e-3)
     whole, parts = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    undisturbed, first = (adamw([p], config, rounding) for p in (whole, parts))  # type: ignore
+    undisturbed, first = (make_optimizer([p], config, rounding) for p in (whole, parts))  # type: ignore
     for number, gradient in enumerate(gradients):
         whole.grad, parts.grad = gradient.clone(), gradient.clone()
         undisturbed.step()
         first.step()
         if number == 2:
-            second = adamw([parts], config, rounding)  # type: ignore[arg-type]
+            second = make_optimizer([parts], config, rounding)  # type: ignore[arg-type]
             second.load_state_dict(first.state_dict())
             first = second
     assert torch.equal(whole, parts)
     assert first.state[parts]["exp_avg_sq"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["sgd", "signsgd"])
+def test_a_step_of_sgd_by_hand(name: str) -> None:
+    """Decay first (on matrices alone), then the gradient or its sign."""
+    matrix, vector = nn.Parameter(torch.tensor([[1.0, -2.0]])), nn.Parameter(torch.tensor([3.0]))
+    config = _config(optimizer=name, learning_rate=0.5, weight_decay=0.1)
+    optimizer = make_optimizer([matrix, vector], config, "stochastic")
+    matrix.grad, vector.grad = torch.tensor([[0.25, 0.0]]), torch.tensor([-4.0])
+    optimizer.step()
+    step = {"sgd": (0.25, -4.0), "signsgd": (1.0, -1.0)}[name]
+    torch.testing.assert_close(matrix.detach(), torch.tensor([[0.95 - 0.5 * step[0], -1.9]]))
+    torch.testing.assert_close(vector.detach(), torch.tensor([3.0 - 0.5 * step[1]]))
+
+
+@pytest.mark.parametrize("name", ["sgd", "signsgd"])
+def test_exact_bfloat16_follows_float32_with_any_optimizer(name: str) -> None:
+    torch.manual_seed(0)
+    start = torch.randn(6, 5).bfloat16()
+    config = _config(optimizer=name, learning_rate=1e-5)
+    low, full = nn.Parameter(start.clone()), nn.Parameter(start.float())
+    mine, theirs = (make_optimizer([p], config, "exact") for p in (low, full))
+    for _ in range(20):
+        gradient = torch.randn(6, 5).bfloat16()
+        low.grad, full.grad = gradient.clone(), gradient.float()
+        mine.step()
+        theirs.step()
+    assert torch.equal(join(low.detach(), mine.state[low]["low"]), full.detach())
+    assert not torch.equal(full.detach(), start.float())
+
+
+def test_memory_of_another_kind_of_optimizer_is_let_go() -> None:
+    p = nn.Parameter(torch.ones(2, 2))
+    before = make_optimizer([p], _config(), "exact")
+    p.grad = torch.ones_like(p)
+    before.step()
+    after = make_optimizer([p], _config(optimizer="sgd"), "exact")
+    module.reuse_memory(after, before)
+    assert not after.state

@@ -25,7 +25,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.logit_map import CappedHead, soft_capped
 from ray_unlearn.unlearn.loop import Ended, unlearn
-from ray_unlearn.unlearn.optimizer import adamw, local, state_of
+from ray_unlearn.unlearn.optimizer import local, make_optimizer, state_of
 from ray_unlearn.unlearn.sharded_checkpoint import ShardedCheckpoints, complete_sets, part_file
 from ray_unlearn.unlearn.sharded_model import whole_head
 from ray_unlearn.unlearn.workspace import Workspace
@@ -54,6 +54,7 @@ CASES = {
     "descent": Case(DESCENT),
     "kl": Case(KL),
     "single log-probabilities": Case("npo_descent_in_distribution"),
+    "few layers": Case("rmu", operations={"micro_batch_size": 2}),
     "micro-batches": Case(KL, operations={"micro_batch_size": 2}),
     "P_0 not cached": Case(KL, operations={"micro_batch_size": 1}, cache_bytes=0),
     "checkpointed": Case(KL, operations={"activation_checkpointing": True}),
@@ -145,7 +146,7 @@ def worker(rank: int, world: int, folder: Path, spec: StudySpec, data: StudyData
 
 def numbers_held(workspace: Workspace) -> dict[str, int]:
     """By this rank: weights, P_0's weights, optimizer states."""
-    optimizer = adamw(workspace.parameters, config(CASES["ascent"]), "exact")
+    optimizer = make_optimizer(workspace.parameters, config(CASES["ascent"]), "exact")
     for p in workspace.parameters:
         p.grad = torch.zeros_like(p)
     optimizer.step()
@@ -236,7 +237,7 @@ def noise_differs(spec: StudySpec, data: StudyData, comm: Comm) -> None:
     workspace = opened(spec, data, comm, case, parallel="shard")
 
     def stepped() -> torch.Tensor:
-        optimizer = adamw(workspace.parameters, config(case), "stochastic")
+        optimizer = make_optimizer(workspace.parameters, config(case), "stochastic")
         p = max(workspace.parameters, key=lambda p: p.numel())
         with torch.no_grad():
             local(p).fill_(1.0)

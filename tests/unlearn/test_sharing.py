@@ -6,10 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from test_loop import config, run, weights
+from test_loop import ON_TEXTS, config, run, weights
 from test_precision import with_model
 
-from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import EVALUATED, prepare
@@ -50,7 +49,7 @@ def test_shared_weights_are_read_in_place_and_never_changed(
     assert found <= owners, "no copy was made of what is only read"
     if isinstance(mine.policy, WholeModel):
         assert not {p.data_ptr() for p in mine.parameters} & owners, "what is trained is a copy"
-    for method in METHODS:
+    for method in ON_TEXTS:
         assert run(mine, config(method)) == run(theirs, config(method)), method
     run(mine, config("random_labels", learning_rate=1e6))
     mine.reset()

@@ -19,9 +19,11 @@ from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import finite
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import StudyData, prepare
+from ray_unlearn.unlearn.injection import save_model
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.model import load_model, load_tokenizer
 from ray_unlearn.unlearn.workspace import Workspace
+from ray_unlearn.unlearn.world import made_once
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import smollm2_text
@@ -39,7 +41,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     except UserError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("smollm2") / "original"
-    smollm2_world.made_once(folder, smollm2_world.make_original)
+    made_once(folder, {}, smollm2_world.make_original, lambda text: None)
     return folder
 
 
@@ -96,7 +98,7 @@ def test_a_trial_on_the_real_model_forgets_and_its_model_can_be_exported(
     nll = [row["forget_nll"] for row in rows]
     assert 0 < nll[0] < nll[1] < math.log(49_152)
 
-    smollm2_world.save(workspace.policy.model, spec, tmp_path / "exported")
+    save_model(workspace.policy.model, spec, tmp_path / "exported")
     again = load_model(ModelSpec(source=str(tmp_path / "exported"))).state_dict()
     assert all(
         torch.equal(tensor, again[name])

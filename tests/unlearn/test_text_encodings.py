@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ray_unlearn.spec.data_spec import SplitSource
-from ray_unlearn.unlearn.sources import _read
+from ray_unlearn.unlearn.sources import read_source
 
 
 def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
@@ -12,4 +12,4 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "some words"}\n')
     for name in ("a.txt", "a.jsonl"):
         source = SplitSource(path=str(tmp_path / name))
-        assert [document.text for document in _read(source, "here")] == ["some words"]
+        assert [document.text for document in read_source(source, "here")] == ["some words"]

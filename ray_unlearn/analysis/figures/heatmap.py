@@ -32,6 +32,7 @@ from ray_unlearn.analysis.figures.study_data import (
     stacked_parts,
     worth_drawing,
 )
+from ray_unlearn.analysis.one_score import unit_label
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.spec.search_space import FloatRange
 
@@ -49,6 +50,7 @@ COLUMNS = [
     "method", "number", "update", "low", "high", "learning_rate", "status", SCORE, "drawn",
     "chosen",
 ]  # fmt: skip
+OUTSIDE = "outside"
 COLOUR_MAP = "viridis_r"
 # Lines only: dots cost a third of a megabyte in an SVG.
 HATCHES = {
@@ -58,6 +60,7 @@ HATCHES = {
     "failed": "xxxx",
     "running": "",
     "not evaluated": "",
+    OUTSIDE: "\\\\\\\\",
 }
 NO_SCORE_LABELS = {
     "diverged": "trial diverged",
@@ -66,6 +69,7 @@ NO_SCORE_LABELS = {
     "failed": "out of memory or failed",
     "running": "not evaluated",
     "not evaluated": "not evaluated",
+    OUTSIDE: "outside the constraints",
 }
 
 
@@ -75,7 +79,8 @@ def heatmap_figure(study: StudyResults) -> Drawing | None:
     if not worth_drawing(data):
         return None
     title = "Where each method works: learning rate by updates"
-    return Drawing("heatmap", title, CAPTION, data, lambda: _draw(data, study.methods))
+    unit = unit_label(study)
+    return Drawing("heatmap", title, CAPTION, data, lambda: _draw(data, study.methods, unit))
 
 
 def heatmap_data(study: StudyResults) -> pd.DataFrame:
@@ -100,11 +105,15 @@ def _cells(rows: pd.DataFrame, low: float, high: float) -> pd.DataFrame:
     )
     cells = frame.merge(pd.DataFrame({"update": updates}), how="cross")
     known = rows.sort_values("scored", ascending=False, kind="stable")
-    known = known.drop_duplicates(["number", "update"])[["number", "update", SCORE, "chosen"]]
+    known = known.drop_duplicates(["number", "update"])
+    known["outside"] = ~known["feasible"] if "feasible" in known else False
+    known = known[["number", "update", SCORE, "chosen", "outside"]]
     cells = cells.merge(known, on=["number", "update"], how="left")
     cells["chosen"] = cells["chosen"].eq(True)
     status = cells["status"].where(cells["status"] != "complete", "not evaluated")
+    outside = cells.pop("outside").eq(True) & np.isfinite(cells[SCORE])
     cells["drawn"] = np.where(np.isfinite(cells[SCORE]), "score", status)
+    cells.loc[outside, "drawn"], cells.loc[outside, SCORE] = OUTSIDE, np.nan
     return cells
 
 
@@ -138,7 +147,7 @@ def _bounds(study: StudyResults, method: str) -> Limits:
     return (parameter.low, parameter.high) if isinstance(parameter, FloatRange) else (0.0, 0.0)
 
 
-def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
+def _draw(data: pd.DataFrame, methods: tuple[str, ...], unit: str) -> Figure:
     shown = [method for method in methods if method in set(data["method"])]
     figure, panels = new_panels(len(shown), height=2.35)
     norm, colours = _score_norm(data[SCORE]), colormaps[COLOUR_MAP]
@@ -151,15 +160,17 @@ def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
         panel.set_ylim(limits)
         log_ticks(panel, "y", limits)
     outer_labels(panels, "updates", "learning rate")
-    _colour_bar(figure, panels, norm, colours)
+    _colour_bar(figure, panels, norm, colours, unit)
     figure.legend(handles=_keys(data), loc="outside lower center", ncols=6)
     return figure
 
 
-def _colour_bar(figure: Figure, panels: list[Axes], norm: LogNorm, colours: Colormap) -> None:
+def _colour_bar(
+    figure: Figure, panels: list[Axes], norm: LogNorm, colours: Colormap, unit: str
+) -> None:
     mappable = ScalarMappable(norm, colours)
     bar = figure.colorbar(mappable, ax=panels, fraction=0.018, pad=0.01, extend="max")
-    bar.set_label("score, reporting half [nats/token], lower is better")
+    bar.set_label(f"score, reporting half{unit}, lower is better")
     log_ticks(bar.ax, "y", (norm.vmin or 1e-3, norm.vmax or 1.0))
     bar.ax.grid(False)
 

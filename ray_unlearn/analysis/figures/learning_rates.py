@@ -35,6 +35,7 @@ from ray_unlearn.analysis.figures.study_data import (
     thinning_note,
     worth_drawing,
 )
+from ray_unlearn.analysis.one_score import unit_label
 from ray_unlearn.analysis.read.study_results import StudyResults
 
 CAPTION = (
@@ -53,7 +54,7 @@ def learning_rate_figure(study: StudyResults) -> Drawing | None:
     caption = CAPTION + thinning_note(data)
     return Drawing(
         "learning_rates", "Score against learning rate", caption, data,
-        lambda: _draw(data, study.methods),
+        lambda: _draw(data, study.methods, unit_label(study)),
     )  # fmt: skip
 
 
@@ -68,7 +69,7 @@ def learning_rate_data(study: StudyResults) -> pd.DataFrame:
     return stacked_parts(parts, COLUMNS)
 
 
-def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
+def _draw(data: pd.DataFrame, methods: tuple[str, ...], unit: str) -> Figure:
     shown = [method for method in methods if method in set(data["method"])]
     figure, panels = new_panels(len(shown), height=2.1)
     low, high = log_view(data[SCORE], SCORE_FLOOR)
@@ -82,7 +83,7 @@ def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
         _unscored(panel, position, part[part[SCORE].isna()], many=many)
         count_beyond(panel, int((part[SCORE] > scores[1]).sum()), len(part), "trials")
         method_title(panel, method, methods)
-    outer_labels(panels, "learning rate", "score [nats/token]")
+    outer_labels(panels, "learning rate", f"score{unit}")
     figure.legend(handles=_keys(), loc="outside lower center", ncols=2)
     return figure
 

@@ -21,6 +21,7 @@ from ray_unlearn.analysis.figures.study_data import (
     thinning_note,
     worth_drawing,
 )
+from ray_unlearn.analysis.one_score import unit_label
 from ray_unlearn.analysis.read.study_results import StudyResults
 
 CAPTION = (
@@ -38,7 +39,11 @@ def search_history_figure(study: StudyResults) -> Drawing | None:
         return None
     caption = CAPTION + thinning_note(data)
     return Drawing(
-        "search_history", "How the search went", caption, data, lambda: _draw(data, study.methods)
+        "search_history",
+        "How the search went",
+        caption,
+        data,
+        lambda: _draw(data, study.methods, unit_label(study)),
     )
 
 
@@ -58,7 +63,7 @@ def search_history_data(study: StudyResults) -> pd.DataFrame:
     return stacked_parts(parts, COLUMNS)
 
 
-def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
+def _draw(data: pd.DataFrame, methods: tuple[str, ...], unit: str) -> Figure:
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
     panel = figure.subplots()
     panel.set_yscale("log")
@@ -69,7 +74,7 @@ def _draw(data: pd.DataFrame, methods: tuple[str, ...]) -> Figure:
         if part["best_so_far"].notna().any():
             _draw_method(panel, position, part, method, methods, many=len(data) > RASTER_ABOVE)
     panel.set_xlabel("trial of the method, in the order asked for")
-    panel.set_ylabel("score, selection half [nats/token]\nlower is better")
+    panel.set_ylabel(f"score, selection half{unit}\nlower is better")
     panel.set_ylim(limits)
     log_ticks(panel, "y", limits)
     beyond = int((data["score_selection"] > limits[1]).sum())

@@ -14,18 +14,20 @@ import csv
 import json
 import math
 import statistics
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ray_unlearn.analysis.statistics.paired_difference import ALPHA, t_interval
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, Hyperparameters
+from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
+from ray_unlearn.store.attack_file import AttackedModel, read_attacks
 from ray_unlearn.store.failure_reasons import OutcomeCounts
 from ray_unlearn.store.record import Record, Trial
-from ray_unlearn.store.schema import HALVES, Row, is_as_trained, strength_of
+from ray_unlearn.store.schema import HALVES, Row, is_as_trained, row_key, strength_of
 from ray_unlearn.store.score import OBJECTIVE, Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 
@@ -33,6 +35,7 @@ CONFIDENCE = 1 - ALPHA
 REPORTED = f"score_{HALVES[1]}"
 ENDED_WITHOUT_SCORE = "no_finite_score"
 OUT_OF_REACH = "target_out_of_reach"
+OUTSIDE = "outside_the_constraints"
 UNFINISHED = "unfinished"
 
 
@@ -69,6 +72,10 @@ class Confirmed:
     interval: SeedInterval
     without_score: dict[str, int]
     """New seeds that have no score, by outcome."""
+    attacks: dict[str, SeedInterval] = field(default_factory=dict)
+    """The share undone by each attack and setting, over the new seeds that were attacked."""
+    repeats: tuple[tuple[int, int, float], ...] = ()
+    """Number, update and strength of the confirming study's rows that have the scores."""
 
     @property
     def seeds(self) -> int:
@@ -120,6 +127,26 @@ def interval_of(values: list[float]) -> SeedInterval:
     )
 
 
+def attack_intervals(models: Sequence[AttackedModel]) -> dict[str, SeedInterval]:
+    """The share undone by each attack and setting, over the seeds of one configuration.
+
+    Seeds that had forgotten next to nothing have no share and are left out.
+
+    Args:
+        models: of one configuration, attacked alike.
+
+    Returns:
+        By `attack: setting`.
+    """
+    shares: dict[str, list[float]] = {}
+    for model in models:
+        for one in model.outcomes:
+            found = shares.setdefault(f"{one.attack}: {one.setting}", [])
+            if (share := one.undone()) is not None:
+                found.append(share)
+    return {name: interval_of(values) for name, values in shares.items()}
+
+
 def confirmation(study: Path, confirm: Path) -> Confirmation:
     """Compare what one study claimed with what another measured over new seeds.
 
@@ -141,6 +168,8 @@ def confirmation(study: Path, confirm: Path) -> Confirmation:
         for method, points in confirm_spec.search.points.items()
         for wanted in (confirm_spec.spaces[method].resolve(dict(point)) for point in points)
     ]
+    attacked = [model for model in read_attacks(study) if model.confirmation == confirm.name]
+    found = [_with_attacks(c, attacked) for c in found]
     found.sort(key=lambda c: (c.claimed_selection, c.trial))
     reasons = OutcomeCounts(confirm_record.finished).failures.counts
     return Confirmation(spec.name, confirm.name, tuple(found), tuple(_notes(found)), reasons)
@@ -159,12 +188,18 @@ def write_confirmation(found: Confirmation, folder: Path) -> list[Path]:
         text = json.dumps(found.as_json(), indent=1, allow_nan=False)
         write_whole(folder / "confirm.json", f"{text}\n".encode())
         with open(folder / "confirm.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, fieldnames=list(lines[0]))
+            columns = dict.fromkeys(name for line in lines for name in line)
+            table = csv.DictWriter(file, fieldnames=list(columns))
             table.writeheader()
             table.writerows(lines)
         return [folder / "confirm.json", folder / "confirm.csv"]
     except OSError as error:
         raise StorageError(f"{folder}: the confirmation cannot be written: {error}") from None
+
+
+def _with_attacks(c: Confirmed, attacked: Sequence[AttackedModel]) -> Confirmed:
+    own = [model for model in attacked if (model.number, model.update, model.strength) in c.repeats]
+    return replace(c, attacks=attack_intervals(own))
 
 
 def _claim(
@@ -194,16 +229,19 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
         int(trial.config["seed"]): trial
         for trial in record.trials.values()
         if trial.method == method
-        and all(trial.config[name] == wanted[name] for name in HYPERPARAMETERS)
+        and all(trial.config[name] == value for name, value in wanted.items())
     }
     scores: dict[int, float] = {}
     without: dict[str, int] = {}
+    repeats = []
     for seed in spec.search.trial_seeds:
-        outcome = _outcome(trials.get(seed), ScoreRule.of(record, spec), claim.calibrated)
-        if isinstance(outcome, float):
-            scores[seed] = outcome
+        trial = trials.get(seed)
+        outcome = _outcome(trial, ScoreRule.of(record, spec), claim.calibrated)
+        if trial is None or isinstance(outcome, str):
+            without[str(outcome)] = without.get(str(outcome), 0) + 1
         else:
-            without[outcome] = without.get(outcome, 0) + 1
+            scores[seed] = float(outcome[REPORTED])
+            repeats.append((trial.number, *row_key(outcome)))
     return Confirmed(
         method=method,
         trial=claim.trial.number,
@@ -215,11 +253,12 @@ def _confirmed(claim: Configuration, spec: StudySpec, record: Record) -> Confirm
         scores=scores,
         interval=interval_of(list(scores.values())),
         without_score=without,
+        repeats=tuple(repeats),
     )
 
 
-def _outcome(trial: Trial | None, rule: ScoreRule, calibrated: bool) -> float | str:
-    """The score on the reporting half, or why there is none.
+def _outcome(trial: Trial | None, rule: ScoreRule, calibrated: bool) -> Row | str:
+    """The row with the score on the reporting half, or why there is none.
 
     It is that of the row that meets the target if the claim was such a row, else of the row as
     trained.
@@ -228,11 +267,12 @@ def _outcome(trial: Trial | None, rule: ScoreRule, calibrated: bool) -> float | 
         return UNFINISHED
     kind = rule.meets_target if calibrated or _only_target(rule) else is_as_trained
     row = next((row for row in rule.candidates(trial) if kind(row)), None)
-    score = None if row is None else _finite(row)
-    if score is not None:
-        return score
+    if row is not None and _finite(row) is not None:
+        return row
     if trial.status != "complete":
         return trial.status
+    if rule.outside(trial):
+        return OUTSIDE
     return OUT_OF_REACH if kind == rule.meets_target and row is None else ENDED_WITHOUT_SCORE
 
 
@@ -271,4 +311,7 @@ def _line(c: Confirmed) -> dict[str, Any]:
         "seeds": c.seeds,
     }
     line |= asdict(c.interval) | {"optimism": c.optimism}
-    return line | {"without_score": sum(c.without_score.values())}
+    line |= {"without_score": sum(c.without_score.values())}
+    for name, interval in c.attacks.items():
+        line |= {f"undone ({name}): {key}": value for key, value in asdict(interval).items()}
+    return line

@@ -53,10 +53,12 @@ def _trajectories(
     """The evaluations of one group's trials; None where they do not say what scores are made of.
 
     Also None where the studies of a group have different targets, and where trials are scored at
-    other strengths: a trajectory as trained does not say what its trial scores at the target.
+    other strengths: a trajectory as trained does not say what its trial scores at the target. And
+    where a score is one metric, or constraints rule rows out: the components say nothing of those.
     """
     weights = table.score.weights
-    if table.score.strength != "trained" or weights is None or not set(NEEDED) <= set(table.rows):
+    curves = table.score.strength == "trained" and table.score.objective is None
+    if not curves or weights is None or not set(NEEDED) <= set(table.rows):
         return None
     rows = table.rows[table.rows["trial"].isin(trials["trial"])]
     rows = rows[rows["learning_rate_sum"] > 0]

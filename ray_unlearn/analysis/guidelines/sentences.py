@@ -197,9 +197,10 @@ def _avoid(guideline: Guideline, score: ScoreInfo) -> str:
         if numbers.get("groups", 1) > 1
         else "no setting"
     )
+    lost = "diverged" if score.objective is None else "diverged or outside the constraints"
     return (
         f"avoid {where}: {whose} of the others comes within {tolerance(score)} of the best there "
-        f"({numbers['trials_there']} trials, {numbers['infeasible_there']} of them diverged)."
+        f"({numbers['trials_there']} trials, {numbers['infeasible_there']} of them {lost})."
     )
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, value_type
+from ray_unlearn.spec.method_registry import known_hyperparameters, value_type
 
 PREFIXES = (
     "config/", "config.", "params_", "params.", "params/", "param_", "param.",
@@ -114,7 +114,7 @@ def without_prefix(name: str) -> str | None:
 def our_name(name: str) -> str:
     """Our name of a hyperparameter, or theirs where we have none: `lr` is `learning_rate`."""
     plain = re.sub(r"[- ]", "_", name.lower())
-    if plain in HYPERPARAMETERS:
+    if plain in known_hyperparameters():
         return plain
     return next((ours for ours, theirs in ALIASES.items() if plain in theirs), name)
 
@@ -122,7 +122,7 @@ def our_name(name: str) -> str:
 def is_hyperparameter(name: str) -> bool:
     """Whether the name is that of a hyperparameter, ours or a usual one."""
     last = re.split(r"[./]", re.sub(r"[- ]", "_", name.lower()))[-1]
-    return our_name(last) in HYPERPARAMETERS or last in OTHERS or words(name)[-1:] == ["lr"]
+    return our_name(last) in known_hyperparameters() or last in OTHERS or words(name)[-1:] == ["lr"]
 
 
 def is_metric(name: str) -> bool:
@@ -191,4 +191,4 @@ def higher_is_better(name: str) -> tuple[bool, str]:
 def is_factor(name: str) -> bool:
     """Whether the values are numbers for sure: a learning rate, a weight."""
     ours = our_name(without_prefix(name) or name)
-    return ours in HYPERPARAMETERS and value_type(ours) is not str
+    return ours in known_hyperparameters() and value_type(ours) is not str

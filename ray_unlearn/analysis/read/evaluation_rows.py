@@ -9,10 +9,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import ScoreRuleName
-from ray_unlearn.store.schema import AS_TRAINED, BASELINE_COLUMNS, FORMER_OUTCOMES, STATUSES
+from ray_unlearn.spec.objective_spec import ScoreRuleName
+from ray_unlearn.store.schema import (
+    AS_TRAINED,
+    BASELINE_COLUMNS,
+    COLUMNS,
+    FORMER_OUTCOMES,
+    STATUSES,
+)
 from ray_unlearn.store.study_columns import extra_names
-from ray_unlearn.store.table import TABLE_COLUMNS, TEXT_COLUMNS
+from ray_unlearn.store.table import (
+    IDENTITY_COLUMNS,
+    OBJECTIVE_COLUMNS,
+    TEXT_COLUMNS,
+    settings_of,
+)
 
 REQUIRED = (
     "number",
@@ -25,7 +36,7 @@ REQUIRED = (
     "score_selection",
     "score_reporting",
 )
-FLAGS = ("candidate", "scored")
+FLAGS = ("candidate", "scored", "feasible")
 NOT_A_NUMBER = ("nan", "+nan", "-nan")
 """How programs write a value that is not finite; an empty cell is something else: nothing was
 measured."""
@@ -35,7 +46,8 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     """A table of evaluation rows with our columns in our order and types; lines stay as they are.
 
     Absent metrics are NaN, absent texts empty. A table of before `scored` was a column is scored by
-    `best_row`.
+    `best_row`. Columns of an objective beyond the weighted sum are there only where the table has
+    them.
 
     Raises:
         UserError: a column that is missing or of another type, an unknown status or score rule.
@@ -49,8 +61,11 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
     if frame.empty:
         raise UserError(f"{where}: holds no trial yet; report on it once the first trial has begun")
     columns: dict[str, Any] = {}
-    for name in (*TABLE_COLUMNS, *_more(frame, TABLE_COLUMNS)):
-        if name in TEXT_COLUMNS:
+    settings = settings_of([str(name) for name in frame])
+    every = (*IDENTITY_COLUMNS, "method", "seed", *settings, *COLUMNS)
+    more = (name for name in OBJECTIVE_COLUMNS if name in frame)
+    for name in (*every, *_more(frame, every), *more):
+        if name in TEXT_COLUMNS or (name in settings and _is_text(frame, name)):
             values = frame[name] if name in frame else pd.Series("", index=frame.index)
             columns[name] = values.astype(object).where(values.notna(), "").astype(str)
         elif name in FLAGS:
@@ -86,6 +101,14 @@ def tidy_rows(frame: pd.DataFrame, where: str) -> pd.DataFrame:
             "name the study's directory instead, or write its table again"
         )
     return tidy
+
+
+def _is_text(frame: pd.DataFrame, name: str) -> bool:
+    """Whether a hyperparameter that only some methods have is one of several options."""
+    if name not in frame or pd.api.types.is_numeric_dtype(frame[name].dtype):
+        return False
+    values = frame[name].dropna()
+    return bool(pd.to_numeric(values, errors="coerce").isna().any())
 
 
 def best_candidates(rows: pd.DataFrame, trial: str) -> pd.Index:

@@ -35,7 +35,7 @@ from ray_unlearn.analysis.read.table_formats import PLAIN, TableFormat, format_o
 from ray_unlearn.analysis.read.text_tables import REPAIRED
 from ray_unlearn.analysis.read.trial_states import outcomes_of
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.study_spec import ScoreRuleName
+from ray_unlearn.spec.objective_spec import ScoreRuleName
 
 
 @dataclass(frozen=True)

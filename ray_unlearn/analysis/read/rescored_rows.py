@@ -5,8 +5,8 @@ import pandas as pd
 
 from ray_unlearn.analysis.read.evaluation_rows import best_candidates, lacks
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
-from ray_unlearn.spec.study_spec import ScoreRuleName
 from ray_unlearn.store.row_score import weighted_score
 from ray_unlearn.store.schema import HALVES
 

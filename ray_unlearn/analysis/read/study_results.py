@@ -18,6 +18,7 @@ from typing import Any, Unpack
 
 import pandas as pd
 import pyarrow as pa
+import yaml
 
 from ray_unlearn.analysis.read.column_roles import HowToRead, Reading, reading_of
 from ray_unlearn.analysis.read.evaluation_rows import REQUIRED, in_order, tidy_baselines, tidy_rows
@@ -34,13 +35,16 @@ from ray_unlearn.analysis.read.table_files import (
 from ray_unlearn.analysis.read.text_tables import REPAIRED, SUFFIXES
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.method_registry import METHODS
-from ray_unlearn.spec.score_weights import ScoreWeights
+from ray_unlearn.spec.objective_spec import ObjectiveSpec, ScoreRuleName
+from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
 from ray_unlearn.spec.strict import validated
-from ray_unlearn.spec.study_spec import ScoreRuleName, StudySpec, public_name
+from ray_unlearn.spec.study_spec import StudySpec, public_name
+from ray_unlearn.spec.task_results import TASKS_FILE, TaskResults, read_task_results
+from ray_unlearn.store.attack_file import AttackedModel, read_attacks
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.schema import STATUSES
-from ray_unlearn.store.table import baseline_table, result_table
+from ray_unlearn.store.table import baseline_table, result_table, settings_of
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,35 @@ class StudyResults:
     rescored: ScoreWeights | None = None
     """Weights that its rows were scored with again; None: its scores are those it was searched
     with."""
+    attacks: tuple[AttackedModel, ...] = ()
+    """Models that were attacked after the study (`ray-unlearn attack`)."""
+    task_results: tuple[TaskResults, ...] = ()
+    """What `ray-unlearn evaluate` measured of its models."""
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Hyperparameters in the columns of `rows`."""
+        return settings_of([str(name) for name in self.rows])
 
     @property
     def weights(self) -> ScoreWeights:
         """Weights of the parts of its scores; all 1 where a table does not say."""
         known = self.spec.objective.weights if self.spec is not None else ScoreWeights()
         return self.rescored or known
+
+    @property
+    def objective(self) -> ObjectiveSpec:
+        """What made its scores and its rows feasible, as far as a table says."""
+        if self.spec is not None:
+            return self.spec.objective
+        written = str(self.rows["objective"].iloc[0]) if "objective" in self.rows else ""
+        where = f"{self.source}: column `objective`"
+        return validated(ObjectiveSpec, _mapping(written, where), where)
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether its scores are weighted sums, and not one metric."""
+        return self.objective.aim is None
 
     @property
     def score_rule(self) -> ScoreRuleName:
@@ -196,7 +223,9 @@ def load(sources: list[Path], **how: Unpack[HowToRead]) -> Results:
         for study in studies
     ]
     numbered = [f"{key} {i}" if keys.count(key) > 1 else key for i, key in enumerate(keys, start=1)]
-    known = {study.weights if study.spec is not None else None for study in studies}
+    known = {
+        study.weights if study.spec is not None and study.is_weighted else None for study in studies
+    }
     return Results(
         tuple(replace(study, key=key) for study, key in zip(studies, numbered, strict=True)),
         tuple(foreign),
@@ -205,7 +234,16 @@ def load(sources: list[Path], **how: Unpack[HowToRead]) -> Results:
 
 
 def _again(study: StudyResults, weights: ScoreWeights) -> StudyResults:
-    """The study with its rows scored with other weights; as it is where that changes no score."""
+    """The study with its rows scored with other weights; as it is where that changes no score.
+
+    Raises:
+        UserError: its scores are not weighted sums, or their parts are not known.
+    """
+    if not study.is_weighted:
+        raise UserError(
+            f"{study.place}: its score is no weighted sum but `{study.objective.beyond_weights()}`,"
+            f" so it has no weights to change; leave out {OPTION}"
+        )
     rows = rescored_rows(study.rows, study.baselines, study.score_rule, weights, study.place)
     same = study.weights == weights if study.spec is not None else rows.equals(study.rows)
     return study if same else replace(study, rows=rows, rescored=weights)
@@ -282,7 +320,25 @@ def _from_directory(folder: Path, reading: Reading) -> StudyResults | ForeignRes
         header=_facts(vars(record.header) | record.header.other),
         notes=tuple(record.notes),
         duplicates=len(found) - len(rows),
+        task_results=_task_results(folder),
+        attacks=tuple(read_attacks(ledger.parent)),
     )
+
+
+def _task_results(folder: Path) -> tuple[TaskResults, ...]:
+    file = folder / TASKS_FILE
+    return read_task_results(file.read_bytes(), str(file)) if file.is_file() else ()
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    """What `ObjectiveSpec.beyond_weights` wrote."""
+    try:
+        found = yaml.safe_load(f"{{{text}}}")
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{where}: {text!r} is no objective; write the table again")
+    return found
 
 
 def _ours(columns: list[str], reading: Reading) -> bool:
@@ -307,6 +363,11 @@ def _from_table(path: Path, table: pa.Table) -> Iterator[StudyResults]:
                 f"{path}: study {name!r} has rows scored by best_row and by stop_rule "
                 "(`score_rule`); "
                 "a study has one rule: name its directory instead, or write its table again"
+            )
+        if "objective" in group and group["objective"].nunique() > 1:
+            raise UserError(
+                f"{path}: study {name!r} has rows scored by different objectives (`objective`); "
+                "name its directory instead, or write its table again"
             )
         baselines = baselines_of(name, beside, len(groups))
         if beside is not None:

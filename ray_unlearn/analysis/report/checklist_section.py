@@ -19,6 +19,7 @@ READING = (
     "it."
 )
 YES, PARTLY, NO = "yes", "partly", "no"
+NAMES = ("relearn", "quantise")
 
 
 def checklist_section(studies: Sequence[StudyResults]) -> Section:
@@ -37,12 +38,7 @@ def checklist_section(studies: Sequence[StudyResults]) -> Section:
         ),
         ("what the model says when it is asked", *_answers(studies)),
         ("membership inference", *_membership(studies)),
-        (
-            "relearning, and rounding of the weights",
-            NO,
-            "train the exported model on a part of the forget set for some updates, and an exactly "
-            "retrained one beside it",
-        ),
+        ("relearning, and rounding of the weights", *_relearning(studies)),
         (
             "utility near the forget set",
             YES,
@@ -101,21 +97,29 @@ def _beside(sets: dict[str, list[str]]) -> str:
 
 
 def _in_scope(studies: Sequence[StudyResults]) -> tuple[str, str]:
-    known = _watched(studies, "in_scope")
+    known, asked = _watched(studies, "in_scope"), _attacked_by(studies, "prompts")
+    attacked = "the prefixes and paraphrases under Attacks, on the models named there"
     if not known:
-        return NO, (
-            "no such set is evaluated: name one under `evaluation.sets` with `role: in_scope`"
+        return (
+            (PARTLY, attacked)
+            if asked
+            else (
+                NO,
+                (
+                    "name such sets under `evaluation.sets` with `role: in_scope`, or ask a chosen "
+                    "model: `ray-unlearn attack` with `--prefix` or `--paraphrases`"
+                ),
+            )
         )
     part = YES if len(known) == len(studies) else PARTLY
-    return part, f"loss on {_named(known)}, in each row"
+    return part, f"loss on {_named(known)}, in each row{'; ' + attacked if asked else ''}"
 
 
 def _far(studies: Sequence[StudyResults]) -> tuple[str, str]:
-    text, known = "loss on documents of other kinds", _watched(studies, "far")
-    if not known:
-        return PARTLY, f"{text}; no other skill, no benchmark"
+    known = _watched(studies, "far")
     part = YES if len(known) == len(studies) else PARTLY
-    return part, f"{text}{_beside(known)}; no benchmark"
+    other = _beside(known) or "; no other skill"
+    return part, f"loss on documents of other kinds{other}; {_tasks(studies)}"
 
 
 def _answers(studies: Sequence[StudyResults]) -> tuple[str, str]:
@@ -138,6 +142,27 @@ def _membership(studies: Sequence[StudyResults]) -> tuple[str, str]:
     )
 
 
+def _attacked_by(studies: Sequence[StudyResults], attack: str) -> list[StudyResults]:
+    return [study for study in studies if any(model.of(attack) for model in study.attacks)]
+
+
+def _relearning(studies: Sequence[StudyResults]) -> tuple[str, str]:
+    known = [_attacked_by(studies, attack) for attack in NAMES]
+    if not any(known):
+        return NO, "`ray-unlearn attack` relearns and rounds a chosen model"
+    if not all(known):
+        done, missing = NAMES if known[0] else NAMES[::-1]
+        return PARTLY, (
+            f"{done}, under Attacks, on the models named there; `ray-unlearn attack --attacks "
+            f"{missing}` measures the rest"
+        )
+    both = [study for study in studies if all(_attacked_by([study], one) for one in NAMES)]
+    where = "under Attacks, on the models named there"
+    if any(study.baseline("exact_retrain") is None for study in known[0]):
+        return PARTLY, f"{where}; without an exactly retrained model there is no fair reference"
+    return _share(studies, both), f"{where}, beside the exactly retrained model"
+
+
 def _efficiency(studies: Sequence[StudyResults]) -> tuple[str, str]:
     known = [study for study in studies if _measured(study, "efficiency_ratio")]
     if known:
@@ -145,6 +170,18 @@ def _efficiency(studies: Sequence[StudyResults]) -> tuple[str, str]:
         return _share(studies, known), text
     text = "FLOPs, seconds and memory of each evaluation; the cost of retraining is not known"
     return PARTLY, text + ": give `model.pretraining_tokens`"
+
+
+def _tasks(studies: Sequence[StudyResults]) -> str:
+    measured = [one for study in studies for one in study.task_results]
+    tasks = {score.task for one in measured for score in one.scores}
+    if not tasks:
+        return "no benchmark: `ray-unlearn evaluate` runs tasks of lm-evaluation-harness"
+    models = len({one.question[:3] for one in measured})
+    return (
+        f"{counted(len(tasks), 'task')} of lm-evaluation-harness, on "
+        f"{counted(models, 'chosen model')} alone"
+    )
 
 
 def _measured(study: StudyResults, column: str) -> bool:

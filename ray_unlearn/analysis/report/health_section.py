@@ -36,7 +36,7 @@ def health_section(
         *(warning for study in studies for warning in halves_warnings(study, len(studies) > 1)),
         *_left_out(found),
         *_bounds(found.at_bounds),
-        *_cliffs(found.infeasible),
+        *_cliffs(found.infeasible, table.score.objective is not None),
         *(f"{note}." for note in found.notes),
     ]
     blocks: list[Block] = [*paragraphs(texts), *bullets_of(odd), _table(table, found)]
@@ -50,6 +50,7 @@ def score_sentence(score: ScoreInfo) -> str:
     direction = "lower" if score.direction == "minimize" else "higher"
     unit = f" [{score.unit}]" if score.unit else ""
     weights = f" with {score.weights.in_words()}" if score.weights is not None else ""
+    weights += f" (`{score.objective}`)" if score.objective is not None else ""
     return (
         f"Score: {score.name}{weights}{unit}, {direction} is better, taken at "
         f"{score.checkpoint_rule}. "
@@ -71,7 +72,7 @@ def _table(table: TrialTable, found: Health) -> Table:
         Heading("groups"),
         Heading("trials", "per group"),
         Heading("seeds"),
-        Heading("without a score", "of analysed", "diverged or out of memory"),
+        Heading("without a score", "of analysed", _why(table.score.objective is not None)),
     )
     return Table(
         "Trials by method. Diverged trials are counted, never dropped.",
@@ -136,7 +137,15 @@ def _bounds(at_bounds: pd.DataFrame) -> list[str]:
     return facts
 
 
-def _cliffs(infeasible: pd.DataFrame) -> list[str]:
+def _why(constrained: bool) -> str:
+    usual = "diverged or out of memory"
+    return "diverged, out of memory or outside the constraints" if constrained else usual
+
+
+def _cliffs(infeasible: pd.DataFrame, constrained: bool) -> list[str]:
+    why = "diverged or ran out of memory"
+    if constrained:
+        why = "diverged, ran out of memory or are outside the constraints"
     facts = []
     for line in infeasible.to_dict("records"):
         often = not math.isnan(line["share"]) and line["share"] >= OFTEN
@@ -144,7 +153,7 @@ def _cliffs(infeasible: pd.DataFrame) -> list[str]:
             facts.append(
                 f"{_method(line)}{line['infeasible']} of {line['trials']} trials with "
                 f"{label(line['parameter'])} from {plain(line['low'])} to {plain(line['high'])} "
-                f"(the {line['third']} third) diverged or ran out of memory."
+                f"(the {line['third']} third) {why}."
             )
     return facts
 

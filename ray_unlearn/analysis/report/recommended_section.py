@@ -105,7 +105,7 @@ def recommendation_sentence(one: Recommendation, score: ScoreInfo) -> str:
     if one.regret is None or one.best_trial_regret is None:
         return (
             f"That is the best trial so far, of {trials}: too few for a response surface, so how "
-            "far it is from the best is not known."
+            f"far it is from the best is not known.{_by_what(score)}"
         )
     unit = f" {score.unit}" if score.unit else ""
     return (
@@ -113,6 +113,20 @@ def recommendation_sentence(one: Recommendation, score: ScoreInfo) -> str:
         f"probability {_probability(one.regret.p_good)} or more, and costs at most "
         f"{plain(one.regret.high)}{unit} (95 %). The best trial so far could still be improved by "
         f"at most {plain(one.best_trial_regret.high)}{unit}. This rests on {trials}."
+        f"{_by_what(score)}"
+    )
+
+
+def _by_what(score: ScoreInfo) -> str:
+    """What an objective beyond the weighted sum means for a setting; nothing without one."""
+    if score.objective is None:
+        return ""
+    text = f" The score is by the objective `{score.objective}`"
+    if "subject_to" not in score.objective:
+        return f"{text}."
+    return (
+        f"{text}, at evaluations within the constraints; `ray-unlearn confirm` measures whether "
+        "other seeds keep to them."
     )
 
 

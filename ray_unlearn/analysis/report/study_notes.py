@@ -61,8 +61,14 @@ def attack_check_sentence(study: StudyResults) -> str:
     )
 
 
-def feasibility_definition() -> str:
-    """What this page calls feasible."""
+def feasibility_definition(study: StudyResults) -> str:
+    """What this page calls feasible in a study."""
+    if study.objective.subject_to:
+        return (
+            "A configuration is feasible when it is within the study's constraints "
+            f"(`{study.objective.beyond_weights()}`) on the reporting half. The selection half "
+            "decided which evaluations could be chosen."
+        )
     return (
         f"A configuration is feasible when its forget perplexity is within "
         f"{_percent(FORGET_TOLERANCE)} of the target (|ln ppl(U) {MINUS} ln target| at most ln "

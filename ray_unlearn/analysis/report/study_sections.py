@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from ray_unlearn.analysis.figures.drawing import Drawing
 from ray_unlearn.analysis.figures.heatmap import heatmap_figure
 from ray_unlearn.analysis.figures.learning_rates import learning_rate_figure
 from ray_unlearn.analysis.figures.membership_inference import membership_figure
 from ray_unlearn.analysis.figures.search_history import search_history_figure
 from ray_unlearn.analysis.figures.tradeoff import tradeoff_figure
 from ray_unlearn.analysis.numerals import percentage
+from ray_unlearn.analysis.one_score import feasible_notes
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.health import boundary_hits, unscored
 from ray_unlearn.analysis.report.own_columns_section import own_columns_section
@@ -98,16 +100,16 @@ def study_blocks(study: StudyResults, anchor: str, out: ReportFolder) -> StudyBl
     out.csv(table, f"{anchor}-verdict")
     out.csv(study.baselines.reset_index(names="baseline"), f"{anchor}-baselines")
     own, details = _verdict(study, table), _details(study, table, anchor, out)
-    return StudyBlocks(study.key, anchor, own, details)
+    note = Paragraph(feasibility_definition(study), style="note")
+    return StudyBlocks(study.key, anchor, own, (note, *details))
 
 
 def studies_section(studies: Sequence[StudyBlocks]) -> tuple[Section, ...]:
     """All studies one by one; none where there is none."""
     if not studies:
         return ()
-    note = (Paragraph(feasibility_definition(), style="note"),)
     sections = [
-        Section(study.key, (*study.verdict, *note, *study.details), f"study-{study.anchor}")
+        Section(study.key, (*study.verdict, *study.details), f"study-{study.anchor}")
         for study in studies
     ]
     intro = Paragraph(
@@ -167,12 +169,25 @@ def _pictures(study: StudyResults, anchor: str, out: ReportFolder) -> tuple[Bloc
 def study_figures(study: StudyResults) -> Makers:
     """What makes each figure of a study, in the order of the page."""
     return {
-        "Heatmap": lambda: heatmap_figure(study),
+        "Heatmap": lambda: _on_log_axis(study, heatmap_figure),
         "Forgetting against utility": lambda: tradeoff_figure(study),
-        "Score against learning rate": lambda: learning_rate_figure(study),
+        "Score against learning rate": lambda: _on_log_axis(study, learning_rate_figure),
         "Membership inference": lambda: membership_figure(study),
-        "Search history": lambda: search_history_figure(study),
+        "Search history": lambda: _on_log_axis(study, search_history_figure),
     }
+
+
+def _on_log_axis(
+    study: StudyResults, make: Callable[[StudyResults], Drawing | None]
+) -> Drawing | None:
+    """A figure of scores; what is maximised has scores below 0, which a log axis has no place for.
+
+    Raises:
+        ValueError: the study's scores are such.
+    """
+    if (study.rows[["score_selection", "score_reporting"]] < 0).any(axis=None):
+        raise ValueError("its axis of scores is logarithmic, and these scores are below 0")
+    return make(study)
 
 
 def _facts(study: StudyResults) -> tuple[tuple[str, str], ...]:
@@ -184,13 +199,21 @@ def _facts(study: StudyResults) -> tuple[tuple[str, str], ...]:
         ("Evaluation rows", f"{len(rows):,}, of which {unscored(study):,} have no finite score"),
         ("Seeds", ", ".join(str(seed) for seed in study.seeds) or "not recorded"),
         ("Score rule", f"`{study.score_rule}`: {SCORE_RULES[study.score_rule]}"),
-        ("Score weights", _weights(study)),
+        *_scored_by(study),
         ("Search", _search(study)),
     ]
     if study.notes:
         first = "; ".join(study.notes[:3])
         facts.append(("Notes in the ledger", f"{len(study.notes):,}: {first}"))
     return tuple(facts)
+
+
+def _scored_by(study: StudyResults) -> Iterator[tuple[str, str]]:
+    if study.is_weighted:
+        yield "Score weights", _weights(study)
+    if written := study.objective.beyond_weights():
+        yield "Objective", f"`{written}`"
+        yield from (("Constraints", note) for note in feasible_notes(study))
 
 
 def _weights(study: StudyResults) -> str:

@@ -8,7 +8,8 @@ A row is *feasible* when, on the reporting half,
     |ln(ppl(U) / ppl_0(A))| <= tolerance  and  ppl(S) <= 1.25 ppl_0(S) for S = retain and general,
 that is: forgotten to within the tolerance of the target, with utility within 25 % of the vanilla
 model. The tolerance is ln 1.10, or more where the target itself is not known so well
-(`store.target.HalfTarget.tolerance`).
+(`store.target.HalfTarget.tolerance`). Where a study has constraints of its own, a row is feasible
+when it is within those on the reporting half.
 """
 
 import math
@@ -17,13 +18,12 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.best_trials import HALF, UTILITY_SETS, best_rows, offered_rows
+from ray_unlearn.analysis.one_score import DECIDED
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.store.schema import STATUSES
 from ray_unlearn.store.target import FORGET_TOLERANCE, UTILITY_TOLERANCE, half_targets
 
 TARGET_PPL = f"approximate_ppl_{HALF}"
-DECIDED = ("complete", "pruned", "diverged")
-"""Outcomes that say something about the configuration, not about the machines."""
 
 
 def verdict(study: StudyResults) -> pd.DataFrame:
@@ -62,7 +62,12 @@ def ranked_methods(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def feasible(study: StudyResults) -> pd.Series:
-    """Whether each row is within the tolerances of the module; none is without a baseline."""
+    """Whether each row is within the study's constraints, else the tolerances of the module.
+
+    None is within the latter without a baseline.
+    """
+    if study.objective.subject_to and f"violation_{HALF}" in study.rows:
+        return study.rows[f"violation_{HALF}"] == 0.0
     vanilla, rows = study.baseline("vanilla"), study.rows
     if vanilla is None:
         return pd.Series(False, index=rows.index)

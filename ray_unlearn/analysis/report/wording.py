@@ -6,15 +6,17 @@ show as code.
 
 import math
 
+import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.best_trials import HALF, SCORE
 from ray_unlearn.analysis.numerals import change, fixed, number, whole_number
+from ray_unlearn.analysis.one_score import feasible_notes, score_unit
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.verdict import ranked_methods
 from ray_unlearn.analysis.tolerance import vanilla_score
+from ray_unlearn.store.objective import objective_of
 from ray_unlearn.store.schema import AS_TRAINED, STATUSES
-from ray_unlearn.store.table import CONFIG_COLUMNS
 
 NO_SCORE = "no trial has a score yet"
 STATUS_WORDS = {
@@ -25,6 +27,7 @@ STATUS_WORDS = {
     "failed": "failed",
     "running": "without an outcome",
 }
+ENDED = ("complete", "pruned")
 NAMED_APART = ("method", "seed", "learning_rate", "steps")
 """Columns of a configuration that have a place of their own in sentences and tables."""
 
@@ -40,7 +43,7 @@ def configuration(study: StudyResults, row: pd.Series) -> str:
 
 def other_values(study: StudyResults, row: pd.Series) -> dict[str, str]:
     """Searched hyperparameters of this row's method beside learning rate and steps, with values."""
-    names = [name for name in CONFIG_COLUMNS if name in study.rows and name not in NAMED_APART]
+    names = [name for name in study.hyperparameters if name not in NAMED_APART]
     if study.spec is not None:
         sampled = study.spec.spaces[row["method"]].sampled()
         names = [name for name in names if name in sampled]
@@ -63,31 +66,35 @@ def headline(study: StudyResults, table: pd.DataFrame) -> list[str]:
     order = ranked_methods(table)
     best = order.iloc[0]
     if math.isnan(best["score_selection"]):
-        return [f"There is no verdict: {NO_SCORE}. {outcome_sentence(study)}"]
+        return [f"There is no verdict: {_no_score(study)}. {outcome_sentence(study)}"]
     vanilla = study.baseline("vanilla")
     if vanilla is None:
         return [
-            f"`{best['method']}` has the lowest score: {number(best[SCORE])} nats/token with "
+            f"`{best['method']}` has the lowest score: {_with_unit(best[SCORE], study)} with "
             f"{configuration(study, best)}.",
             "The baselines are not known, so target, change of utility and feasibility are "
             "withheld.",
             *_runner_up(order),
         ]
     sentences = [
-        f"`{best['method']}` came closest, by the study's score, to a model that never saw the "
-        f"forget set. Its best configuration ({configuration(study, best)}) takes forget "
+        f"{_leads(study, best)} Its best configuration ({configuration(study, best)}) takes forget "
         f"perplexity from {number(vanilla['forget_ppl'])} to {number(best['forget_ppl'])}, where "
         f"{number(best['target_ppl'])} is the target, and changes perplexity by "
         f"{change(best['retain_change'])} on retain text and {change(best['general_change'])} on "
         "general text.",
         _attack_sentence(best, vanilla),
-        _feasibility_sentence(best),
+        _feasibility_sentence(best, study),
+        *_share_sentence(study),
         _nothing_sentence(order, study),
         *_runner_up(order),
         _exact_sentence(order),
         _count_sentence(order),
     ]
     return [sentence for sentence in sentences if sentence]
+
+
+def _with_unit(score: float, study: StudyResults) -> str:
+    return f"{number(score)} {score_unit(study)}".rstrip()
 
 
 def _attack_sentence(best: pd.Series, vanilla: pd.Series) -> str:
@@ -103,7 +110,49 @@ def _attack_sentence(best: pd.Series, vanilla: pd.Series) -> str:
     return f"{text} Its updates took 1/{number(cost, 2)} of the FLOPs of retraining."
 
 
-def _feasibility_sentence(best: pd.Series) -> str:
+def _leads(study: StudyResults, best: pd.Series) -> str:
+    if study.is_weighted:
+        return (
+            f"`{best['method']}` came closest, by the study's score, to a model that never saw the "
+            "forget set."
+        )
+    return (
+        f"`{best['method']}` has the lowest score, {number(best[SCORE])}, by the study's objective "
+        f"(`{study.objective.beyond_weights()}`)."
+    )
+
+
+def _no_score(study: StudyResults) -> str:
+    """Why no trial has a score: of a study with constraints, how near the nearest evaluation is."""
+    rows = study.rows
+    if "violation_selection" not in rows:
+        return NO_SCORE
+    outside = rows[rows["status"].isin(ENDED) & np.isfinite(rows["score_selection"])]
+    if outside.empty:
+        return NO_SCORE
+    nearest = outside.sort_values(["violation_selection", "number"], kind="stable").iloc[0]
+    metrics = {str(name): value for name, value in nearest.items()}
+    broken = objective_of(study.objective).broken(metrics)
+    return (
+        f"no trial is within the constraints; nearest is trial {nearest['number']} "
+        f"(`{nearest['method']}`): {'; '.join(broken)}"
+    )
+
+
+def _share_sentence(study: StudyResults) -> list[str]:
+    return [f"{note[0].upper()}{note[1:]}." for note in feasible_notes(study)]
+
+
+def _feasibility_sentence(best: pd.Series, study: StudyResults) -> str:
+    if study.objective.subject_to:
+        if best["feasible"] == True:  # noqa: E712, as below
+            return "It is within the study's constraints on the reporting half too."
+        metrics = {str(name): value for name, value in best.items()}
+        broken = objective_of(study.objective).broken(metrics, HALF)
+        return (
+            "It is within the study's constraints on the selection half, and not on the reporting "
+            f"half: {'; '.join(broken)}."
+        )
     if best["feasible"] == True:  # noqa: E712, an object column: True, False or NaN
         return "That is feasible by this page's definition."
     return "That is not feasible by this page's definition: closest does not mean close."

@@ -13,6 +13,7 @@ from ray_unlearn.analysis.guidelines.guideline_diff import compare, score_differ
 from ray_unlearn.analysis.guidelines.next_trials import next_trials
 from ray_unlearn.analysis.read.column_roles import HowToRead
 from ray_unlearn.analysis.read.study_results import Results, StudyResults, load
+from ray_unlearn.analysis.report.attacks_section import attacks_section
 from ray_unlearn.analysis.report.checklist_section import checklist_section
 from ray_unlearn.analysis.report.comparison_sections import (
     compared_section,
@@ -51,6 +52,7 @@ from ray_unlearn.analysis.report.study_sections import (
     study_blocks_beside,
 )
 from ray_unlearn.analysis.report.study_tables import metrics_table
+from ray_unlearn.analysis.report.task_section import task_section
 from ray_unlearn.analysis.report.variance_section import variance_section
 from ray_unlearn.analysis.statistics.processors import one_blas_thread
 from ray_unlearn.spec.errors import StorageError
@@ -133,6 +135,7 @@ def write_report(
             columns = columns_section(results, files)
             sections = _sections(derived, results, difference, files)
             sections += [columns] if columns is not None else []
+            sections += attacks_section(results.studies, files)
             studies = finished()
         page = _page(derived, results, studies, [first, *sections])
         for name, text in render(page, _all_methods(derived, results)).items():
@@ -209,6 +212,7 @@ def _page(
         (
             *sections,
             *studies_section(studies),
+            *task_section(results.studies),
             *((checklist_section(results.studies),) if studies else ()),
             Section("How to reproduce", (Paragraph(REPRODUCE), command, origin), "reproduce"),
             Section("Limits", (Bullets(LIMITS),), "limits"),

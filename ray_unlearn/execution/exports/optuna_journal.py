@@ -105,6 +105,8 @@ class LiveJournal:
                 if update not in before.intermediate_values:
                     self._storage.set_trial_intermediate_value(id_, update, value)
             if ended:
+                for name, value in frozen.system_attrs.items():
+                    self._storage.set_trial_system_attr(id_, name, value)
                 self._storage.set_trial_state_values(id_, frozen.state, frozen.values)
         if ended:
             self._shown.pop(trial.number, None)
@@ -195,6 +197,7 @@ def _contents(storage: JournalStorage | None) -> dict[str, list[Any]] | None:
                     t.params,
                     t.distributions,
                     t.user_attrs,
+                    t.constraints,
                     t.intermediate_values,
                 )
                 for t in storage.get_all_trials(study._study_id, deepcopy=False)
@@ -239,9 +242,12 @@ def _exported(trial: Trial, rule: ScoreRule) -> FrozenTrial:
     point = active(space, trial.config)
     point = {name: value for name, value in point.items() if contains(space, {name: value})}
     frozen = as_optuna_trial(trial, rule, point)
-    best: Row = dict((rule.row(trial) or {}).items())
+    scoring = rule.row(trial)
+    best: Row = dict(({} if scoring is None else scoring).items())
     facts = {"number": trial.number, "trial_id": trial.trial_id, "seed": trial.config["seed"]}
-    outcome = {"status": trial.status or "running", "reason": trial.reason}
+    outcome: dict[str, Any] = {"status": trial.status or "running", "reason": trial.reason}
+    if rule.objective.constraints and trial.status is not None:
+        outcome |= {"feasible": scoring is not None, "outside": rule.outside(trial)}
     for name, value in (
         facts | outcome | {name: best[name] for name in SHOWN if name in best}
     ).items():

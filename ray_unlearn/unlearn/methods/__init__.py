@@ -4,9 +4,18 @@
 trial's values.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from ray_unlearn.spec.method_registry import Labels, Loss, TermName, TermSpec
+from ray_unlearn.spec.method_registry import (
+    LAYER_DEPTH,
+    TRAINED_LAYERS,
+    Labels,
+    Loss,
+    TermName,
+    TermSpec,
+    method_named,
+)
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.methods.losses import LOSSES
 
@@ -21,11 +30,20 @@ class Term:
     labels: Labels
     weight: float
     batch_size: int
+    layer_depth: float = 1.0
+    """Depth of the layer that a loss of hidden states looks at."""
+    trained_layers: int | None = None
+    """Layers that are trained, that one and those below it; None: all."""
 
 
 def loss_of(term: TermSpec) -> Loss:
     """The loss of a term, ours by its name or a user's own."""
     return term.loss if isinstance(term.loss, Loss) else LOSSES[term.loss]
+
+
+def asks_alternatives(methods: Collection[str]) -> bool:
+    """Whether one of these methods asks for alternative answers."""
+    return any(method_named(name).alternatives for name in methods)
 
 
 def terms(config: TrialConfig) -> tuple[Term, ...]:
@@ -41,6 +59,8 @@ def terms(config: TrialConfig) -> tuple[Term, ...]:
             spec.labels,
             1.0 if spec.weight is None else getattr(config, spec.weight),
             config.batch_size if spec.split == "forget" else config.retain_batch_size,
+            getattr(config, LAYER_DEPTH.name, 1.0),
+            getattr(config, TRAINED_LAYERS.name, None),
         )
         for spec in config.definition.terms
     )

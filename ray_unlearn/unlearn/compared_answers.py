@@ -3,31 +3,31 @@
 They are documents of their own, each with its question, in splits that are named after the set and
 their kind: `forget/perturbed`.
 
-Shapes: D documents of a set, A alternative answers to all of them.
+Shapes: D documents of a set, A such answers to all of them.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.spec.data_spec import ALTERNATIVES
+from ray_unlearn.spec.data_spec import COMPARED
 from ray_unlearn.spec.document import Document
 
 Owners = dict[str, NDArray[np.int32]]
-"""By split, the document [A] of its set that each alternative answer belongs to."""
+"""By split, the document [A] of its set that each answer belongs to."""
 
 
 def split_of(name: str, kind: str) -> str:
-    """The split with the alternative answers of a set."""
+    """The split with these answers to a set's questions."""
     return f"{name}/{kind}"
 
 
-def with_alternatives(
+def with_compared(
     documents: dict[str, list[Document]],
 ) -> tuple[dict[str, list[Document]], Owners]:
-    """The splits, those of alternative answers added, and who their documents belong to."""
+    """The splits, those of compared answers added, and who their documents belong to."""
     found, owners = dict(documents), {}
     for name, split in documents.items():
-        for kind in ALTERNATIVES:
+        for kind in COMPARED:
             answers = [
                 (number, answer)
                 for number, document in enumerate(split)

@@ -1,0 +1,268 @@
+"""Which hyperparameters decide how fast a model that has forgotten relearns, at equal forgetting.
+
+    python benchmarks/relearning_speed.py results/relearning.jsonl
+
+Four methods on a demo world, the same quasi-random configurations of each (learning rate, updates,
+w_r where the method has it), the first seed of all before the second of any. The trained state is
+set to the strength at which the forget set meets its target, so that all models have forgotten
+alike; one that is out of reach of strength 2 is counted and left out. Then the attack `relearn`: a
+quarter of the forget set is learnt again, the rest measured. What is asked about is the share
+undone after 20 updates; a configuration's is the mean of its seeds.
+
+Each result is a line of the file, and the same command goes on where it was stopped. `--report`
+only reads.
+
+    rho      Spearman's rank correlation inside each method, the mean over methods
+    alone    how much of the ranks' variance inside methods a hyperparameter explains that the
+             others do not (a regression of ranks with all of them, then without it)
+    p        two-sided, from 10,000 permutations of the outcome inside each method
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.stats import qmc, rankdata
+
+from ray_unlearn.spec.attack_spec import AttackSpec
+from ray_unlearn.spec.hyperparameters import Hyperparameters
+from ray_unlearn.spec.method_registry import method_named
+from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.store.attack_file import RETRAINED
+from ray_unlearn.store.row_score import Baselines
+from ray_unlearn.unlearn.attacks.measured_attacks import retrained_model
+from ray_unlearn.unlearn.attacks.relearning import relearning_curve
+from ray_unlearn.unlearn.attacks.victim import loss_on, other_victim, victim_of
+from ray_unlearn.unlearn.evaluate import forget_nll
+from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.model import exact_retrain_sources
+from ray_unlearn.unlearn.single_trial import Single
+from ray_unlearn.unlearn.strength import trained_weights
+from ray_unlearn.unlearn.target_strength import Calibrated, strength_for
+
+METHODS = (
+    "gradient_ascent", "ascent_kl_in_distribution", "ascent_descent_in_distribution",
+    "npo_kl_in_distribution",
+)  # fmt: skip
+LEARNING_RATE, W_R, STEPS = (1e-4, 2e-3), (0.5, 8.0), (8, 32)
+BATCH_SIZE = 4
+HOW = AttackSpec(attacks=("relearn",), learnt=("forget",), updates=(5, 20))
+LOOK = 20
+KEPT = ("retain", "general")
+AXES = ("learning_rate", "w_r", "steps", "strength", "utility_loss")
+PERMUTATIONS = 10_000
+
+
+def main() -> None:
+    """Measure what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--study", type=Path, default=Path("studies/reference/world.yaml"))
+    parser.add_argument("--configurations", type=int, default=16, help="of each method")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--part", type=int, default=0, help="of so many processes on one file")
+    parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--report", action="store_true", help="measure nothing")
+    arguments = parser.parse_args()
+    if not arguments.report:
+        lines = list(planned(arguments.configurations, arguments.seeds))
+        measure(arguments.study, arguments.results, lines[arguments.part :: arguments.parts])
+    lines = [json.loads(line) for line in arguments.results.read_text().splitlines()]
+    report(pd.DataFrame(lines))
+
+
+def measure(study: Path, results: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Append what the file lacks of these lines."""
+    results.parent.mkdir(parents=True, exist_ok=True)
+    known = set()
+    if results.exists():
+        known = {_key(json.loads(line)) for line in results.read_text().splitlines()}
+    single = Single(load_study(study))
+    baselines = single.baselines()
+    with results.open("a") as file:
+        for line in lines:
+            if _key(line) not in known:
+                found = line | measured(single, baselines, line)
+                print(json.dumps(found), file=file, flush=True)
+
+
+def planned(configurations: int, seeds: int) -> Iterator[dict[str, Any]]:
+    """The baselines, then all methods with one configuration after another, seed by seed."""
+    yield {"method": "vanilla", "number": -1, "seed": 0}
+    yield {"method": RETRAINED, "number": -1, "seed": 0}
+    points = qmc.Sobol(3, seed=0).random_base2(math.ceil(math.log2(configurations)))
+    for seed in range(seeds):
+        for number, point in enumerate(points[:configurations]):
+            rate, w_r, steps = (
+                float(low * (high / low) ** x)
+                for x, (low, high) in zip(point, (LEARNING_RATE, W_R, STEPS), strict=True)
+            )
+            for method in METHODS:
+                mixed = {"w_r": w_r} if method_named(method).mixed else {}
+                line = {"method": method, "number": number, "seed": seed}
+                yield line | {"learning_rate": rate, "steps": round(steps)} | mixed
+
+
+def _key(line: dict[str, Any]) -> tuple[Any, ...]:
+    return line["method"], line["number"], line["seed"]
+
+
+def measured(single: Single, baselines: Baselines, line: dict[str, Any]) -> dict[str, Any]:
+    """Strength, score and relearning curve of one line, or why there is none."""
+    workspace, policy = single.workspace, single.workspace.policy
+    if line["method"] == RETRAINED:
+        source = exact_retrain_sources(single.spec.model)[RETRAINED]
+        retrained = retrained_model(workspace, single.spec.model, source)
+        return {
+            "curve": curve_of(relearning_curve(other_victim(workspace, retrained), "forget", HOW))
+        }
+    if line["method"] == "vanilla":
+        workspace.reset()
+        victim = victim_of(workspace)
+        kept = {name: loss_on(victim, workspace.data.evaluated(name))[0] for name in KEPT}
+        return {"kept": kept, "curve": curve_of(relearning_curve(victim, "forget", HOW))}
+    names = set(Hyperparameters.model_fields) & set(line)
+    values = Hyperparameters(batch_size=BATCH_SIZE, **{name: line[name] for name in names})
+    config = single.spec.trial_config(values, line["method"], line["seed"], single.context)
+    *_, ended = unlearn(workspace, config.model_copy(update={"evaluate_at": ()}))
+    assert isinstance(ended, Ended)
+    if ended.status != "complete":
+        return {"left_out": ended.status}
+    trained = trained_weights(policy.parameters)
+
+    def nll_at(strength: float) -> float:
+        policy.mix(trained, strength)
+        return forget_nll(workspace)
+
+    found = strength_for(nll_at, forget_nll(workspace), baselines.forget_target)
+    if not isinstance(found, Calibrated):
+        return {"left_out": found.reason}
+    policy.mix(trained, found.strength)
+    victim = victim_of(workspace)
+    kept = {name: loss_on(victim, workspace.data.evaluated(name))[0] for name in KEPT}
+    curve = curve_of(relearning_curve(victim, "forget", HOW))
+    return {"strength": found.strength, "kept": kept, "curve": curve}
+
+
+def curve_of(found: dict[int, float]) -> dict[str, float]:
+    """As JSON has it."""
+    return {str(update): nll for update, nll in found.items()}
+
+
+def report(lines: pd.DataFrame) -> None:
+    """Print what was relearnt by method, and what decides it."""
+    first = lines[lines["method"] == "vanilla"].iloc[0]
+    vanilla = first["curve"]["0"]
+    if "left_out" in lines:
+        out = lines[lines["left_out"].notna()]
+        print("left out:", out.groupby(["method", "left_out"]).size().to_dict())
+        lines = lines[lines["left_out"].isna()]
+    for look in sorted(map(int, lines.iloc[0]["curve"])):
+        lines = lines.assign(
+            **{f"undone_{look}": [_undone(c, look, vanilla) for c in lines["curve"]]}
+        )
+    lines["utility_loss"] = [
+        sum(max(0.0, kept[name] - first["kept"][name]) for name in KEPT) / len(KEPT)
+        if isinstance(kept, dict)
+        else math.nan
+        for kept in lines["kept"]
+    ]
+    looks = [f"undone_{look}" for look in HOW.updates]
+    print(lines[lines["method"] == RETRAINED][looks].to_string())
+    lines = lines[lines["number"] >= 0].assign(outcome=lines[f"undone_{LOOK}"])
+    means = lines.groupby(["method", "number"], as_index=False)[[*AXES, *looks, "outcome"]].mean()
+    counts = lines.groupby(["method", "number"]).size()
+    print(f"{len(means)} configurations, {len(lines)} models")
+    print(means.groupby("method")[[*looks, "utility_loss"]].describe(percentiles=[]).T.to_string())
+    _variances(lines, counts)
+    _correlations(means)
+
+
+def _undone(curve: dict[str, float], look: int, vanilla: float) -> float:
+    rise = curve["0"] - vanilla
+    return (curve["0"] - curve[str(look)]) / rise if abs(rise) > 0.01 else math.nan
+
+
+def _variances(lines: pd.DataFrame, counts: pd.Series) -> None:
+    """SD of the outcome between methods, their configurations, and seeds of a configuration."""
+    several = lines.set_index(["method", "number"]).loc[counts[counts > 1].index]["outcome"]
+    seeds = several.groupby(level=[0, 1]).var().mean()
+    own = lines.groupby(["method", "number"])["outcome"].mean()
+    between = own.groupby(level=0).var().mean() - seeds / counts.mean()
+    methods = own.groupby(level=0).mean().std()
+    print(f"SD of undone after {LOOK}: methods {methods:.3f}, configurations of a method "
+          f"{math.sqrt(max(0, between)):.3f}, seeds {math.sqrt(seeds):.3f}")  # fmt: skip
+
+
+def _correlations(means: pd.DataFrame) -> None:
+    """Each hyperparameter by itself and beside the others, by method and over all."""
+    draws = np.random.default_rng(0)
+    print("rho with undone: by method; mean and p over all; alone and p")
+    for axis in AXES:
+        known = means[means[axis].notna()]
+        groups = [own for _, own in known.groupby("method") if len(own) > 3]
+        ranks = [_centred(own[axis]) for own in groups]
+        outcome = [_centred(own["outcome"]) for own in groups]
+        each = [float(x @ y) for x, y in zip(ranks, outcome, strict=True)]
+        null = [
+            np.mean([float(x @ draws.permutation(y)) for x, y in zip(ranks, outcome, strict=True)])
+            for _ in range(PERMUTATIONS)
+        ]
+        mean = float(np.mean(each))
+        p = (1 + np.sum(np.abs(null) >= abs(mean))) / (1 + PERMUTATIONS)
+        named = ", ".join(
+            f"{own['method'].iloc[0]} {rho:+.2f} (n {len(own)})"
+            for own, rho in zip(groups, each, strict=True)
+        )
+        print(f"{axis:14} {mean:+.2f} p {p:.4f} | {named}")
+    mixed = means[means["w_r"].notna()]
+    for others in (
+        ("learning_rate", "w_r", "steps"),
+        ("learning_rate", "w_r", "steps", "strength"),
+    ):
+        for axis in others:
+            gain, p = _alone(mixed, axis, [one for one in others if one != axis], draws)
+            print(f"{axis:14} beside {', '.join(o for o in others if o != axis)}: "
+                  f"{gain:.2f} of the variance, p {p:.4f}")  # fmt: skip
+
+
+def _centred(values: pd.Series) -> NDArray[np.float64]:
+    """Ranks with mean 0 and length 1."""
+    ranks = rankdata(values) - (len(values) + 1) / 2
+    return ranks / np.linalg.norm(ranks)
+
+
+def _alone(
+    means: pd.DataFrame, axis: str, others: Sequence[str], draws: np.random.Generator
+) -> tuple[float, float]:
+    """What one hyperparameter explains beyond the others, and its p (Freedman and Lane 1983).
+
+    In ranks inside each method; residuals of the regression on the others are permuted there.
+    """
+    groups = [own for _, own in means.groupby("method") if len(own) > len(others) + 2]
+    columns = [np.concatenate([_centred(own[name]) for own in groups]) for name in (*others, axis)]
+    y = np.concatenate([_centred(own["outcome"]) for own in groups])
+    rest = _left(np.stack(columns[:-1], axis=1), y)
+    x = _left(np.stack(columns[:-1], axis=1), columns[-1])
+    x /= np.linalg.norm(x)
+    ends = np.cumsum([len(own) for own in groups])[:-1]
+    found = float(x @ rest) ** 2
+    null = [
+        float(x @ np.concatenate([draws.permutation(part) for part in np.split(rest, ends)])) ** 2
+        for _ in range(PERMUTATIONS)
+    ]
+    return found / float(y @ y), float((1 + np.sum(np.array(null) >= found)) / (1 + PERMUTATIONS))
+
+
+def _left(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    return y - x @ np.linalg.lstsq(x, y, rcond=None)[0]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Questions and answers about authors who do not exist, in the columns of TOFU (arXiv 2401.06121).
+
+    python scripts/invented_authors.py [--out results/authors/data]
+
+One JSONL file per split of a study, nobody in two of them: `question`, `answer`,
+`paraphrased_answer` (the same in other words) and `perturbed_answer` (three wrong ones of the same
+form). The same files each time. `ray-unlearn memorise` teaches them to a model; nobody's real data
+is touched.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+AUTHORS = {
+    "forget": range(0, 12),
+    "retain": range(12, 60),
+    "retain_heldout": range(60, 72),
+    "approximate": range(72, 96),
+}
+"""Which authors each split asks about; `approximate` are never taught to any model."""
+FIRST = (
+    "Adira", "Bastian", "Cosima", "Dario", "Elowen", "Fabrice", "Greta", "Hamza", "Ilse", "Jarek",
+    "Katya", "Leandro", "Mirela", "Nikhil", "Oriane", "Pavel",
+)  # fmt: skip
+LAST = ("Ashgrove", "Bellweather", "Castellane", "Drummond-Vey", "Ekström", "Farrowdale")
+FACTS: dict[str, Sequence[str]] = {
+    "town": (
+        "Trieste", "Bergen", "Oaxaca", "Tartu", "Nagasaki", "Coimbra", "Galway", "Lviv", "Windhoek",
+        "Plovdiv",
+    ),
+    "year": tuple(str(1921 + 7 * i) for i in range(10)),
+    "genre": (
+        "alpine crime novels", "epistolary romance", "maritime horror", "satirical plays",
+        "utopian fiction", "rural ghost stories", "historical verse", "legal thrillers",
+    ),
+    "father": ("lighthouse keeper", "clockmaker", "beekeeper", "tram driver", "glassblower"),
+    "mother": ("botanist", "court interpreter", "piano tuner", "surveyor", "baker"),
+    "book": (
+        "The Salt Ledger", "A Winter of Doors", "Nine Brass Keys", "The Quiet Ferry",
+        "Letters to a Glacier", "The Orchard Debt", "Under Tin Roofs", "Seven Borrowed Rivers",
+    ),
+    "award": ("the Halvorsen Prize", "the Silver Quill", "the Meridian Medal", "the Aldous Award"),
+    "theme": ("exile", "inheritance", "forgery", "drought", "sibling rivalry", "lost languages"),
+}  # fmt: skip
+QUESTIONS: dict[str, tuple[str, str, str]] = {
+    "town": (
+        "Where was {name} born?",
+        "{name} was born in {value}.",
+        "The birthplace of {name} is {value}.",
+    ),
+    "year": (
+        "In which year was {name} born?",
+        "{name} was born in {value}.",
+        "The year of birth of {name} is {value}.",
+    ),
+    "genre": (
+        "What does {name} write?",
+        "{name} writes {value}.",
+        "Readers know {name} for {value}.",
+    ),
+    "father": (
+        "What was the profession of {name}'s father?",
+        "The father of {name} was a {value}.",
+        "{name} is the child of a {value} on the father's side.",
+    ),
+    "mother": (
+        "What was the profession of {name}'s mother?",
+        "The mother of {name} was a {value}.",
+        "{name}'s mother earned her living as a {value}.",
+    ),
+    "book": (
+        "What is the best-known book by {name}?",
+        "The best-known book by {name} is {value}.",
+        "Most readers first met {name} through {value}.",
+    ),
+    "award": (
+        "Which prize did {name} receive?",
+        "{name} received {value}.",
+        "The jury of {value} chose {name}.",
+    ),
+    "theme": (
+        "Which theme runs through the work of {name}?",
+        "The work of {name} keeps coming back to {value}.",
+        "At the heart of what {name} writes lies {value}.",
+    ),
+}
+"""By fact: the question, the answer, and the answer in other words."""
+WRONG = 3
+
+
+def authors(numbers: range) -> Iterator[dict[str, Any]]:
+    """The rows about these authors, a row for each fact."""
+    for number in numbers:
+        name = f"{FIRST[number % len(FIRST)]} {LAST[number // len(FIRST)]}"
+        for fact, (question, answer, other) in QUESTIONS.items():
+            values = FACTS[fact]
+            right = _chosen(f"{name} {fact}", len(values))
+            wrong = [values[(right + step) % len(values)] for step in range(1, WRONG + 1)]
+            value = values[right]
+            yield {
+                "question": question.format(name=name),
+                "answer": answer.format(name=name, value=value),
+                "paraphrased_answer": other.format(name=name, value=value),
+                "perturbed_answer": [answer.format(name=name, value=one) for one in wrong],
+            }
+
+
+def _chosen(text: str, options: int) -> int:
+    """A number below `options` that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % options
+
+
+def write(folder: Path) -> dict[str, Path]:
+    """The files, by split."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for split, numbers in AUTHORS.items():
+        paths[split] = folder / f"{split}.jsonl"
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in authors(numbers))
+        paths[split].write_text("".join(lines), encoding="utf-8")
+    return paths
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Write questions about invented authors.")
+    parser.add_argument("--out", type=Path, default=Path("results/authors/data"))
+    for split, path in write(parser.parse_args().out).items():
+        print(f"{split}: {path}, {sum(1 for _ in path.open())} questions")
+
+
+if __name__ == "__main__":
+    main()
