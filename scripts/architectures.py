@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from tokenizers import ByteLevelBPETokenizer
@@ -28,6 +29,7 @@ from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import Row
 from ray_unlearn.unlearn.admission import admission
+from ray_unlearn.unlearn.decoding import greedy
 from ray_unlearn.unlearn.single_trial import Single
 from ray_unlearn.unlearn.token_set import TokenSet
 
@@ -35,6 +37,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 VOCABULARY = 300
 SAME = 1e-5
 """Largest difference of NLLs, nats/token, that is rounding."""
+ANSWER_TOKENS = 8
 METHOD = "ascent_kl_in_distribution"
 SPLITS = (
     "forget", "approximate", "retain", "retain_heldout", "general_retain", "general_evaluation",
@@ -222,10 +225,14 @@ as a study uses a model.
   document alone, within 1e-5 nats/token.
 - reloads: the model after one update, saved and loaded by transformers, has the NLL that the study
   measured.
+- answers: how greedy answers to padded prompts are decoded (`evaluation.generate`), with a *cache*
+  of keys and values, or by *plain* forward passes where that would give something else; *same*:
+  they are what the model's own forward pass gives, token by token, for each prompt alone.
 - FLOPs estimated: they cannot be counted for this architecture, and the result table says so.
 
-| architecture | `model_type` | `model.attention` | a trial | layout | same NLL | reloads | |
-|---|---|---|---|---|---|---|---|
+| architecture | `model_type` | `model.attention` | a trial | layout | same NLL | reloads | \
+answers | |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -248,6 +255,12 @@ class Tried:
     outcome: str = ""
     trained: float = 0.0
     reloaded: float = 0.0
+    cached: bool = False
+    """Whether answers are decoded with a cache."""
+    answers: tuple[list[int], ...] = ()
+    """Of padded prompts."""
+    answers_alone: tuple[list[int], ...] = ()
+    """Of each prompt, token by token."""
 
 
 def tried(name: str, folder: Path) -> Tried:
@@ -262,12 +275,14 @@ def tried(name: str, folder: Path) -> Tried:
         return Tried(name, refused=str(error).replace(str(folder / "model"), "model"))
     packing = spec.data.model_copy(update={"layout": "pack"})
     packed = Single(spec.model_copy(update={"data": packing}))
+    forget = single.workspace.data.splits["forget"]
+    prompts = [forget.input_ids[i, : 3 + 2 * i].tolist() for i in range(3)]
+    answers = _answers(single, prompts)
     rows: list[Row] = []
     baselines = single.baselines()
     point = Hyperparameters(learning_rate=1e-3, steps=1, batch_size=4)
     ended = single.run(spec.trial_config(point, METHOD, 0, single.context), baselines, rows.append)
     single.save(folder / "trained")
-    forget = single.workspace.data.splits["forget"]
     attention = architecture.attention
     alone, joined = _by_itself(folder / "model", attention, forget)
     return Tried(
@@ -281,7 +296,28 @@ def tried(name: str, folder: Path) -> Tried:
         outcome=ended.status,
         trained=rows[-1]["forget_nll"],
         reloaded=_by_itself(folder / "trained", attention, forget)[0],
+        cached=single.workspace.can_cache,
+        answers=tuple(answers),
+        answers_alone=tuple(_answer(folder / "model", attention, one) for one in prompts),
     )
+
+
+def _answers(single: Single, prompts: list[list[int]]) -> list[list[int]]:
+    workspace = single.workspace
+    anchor = workspace.batch("forget", np.zeros(1, dtype=np.int64))
+    cached = workspace.can_cache
+    return greedy(workspace.policy.scored, anchor, prompts, ANSWER_TOKENS, (), cached=cached)
+
+
+@torch.no_grad()
+def _answer(folder: Path, attention: str, prompt: list[int]) -> list[int]:
+    """The most likely tokens by a model's own logits, without a cache and padding."""
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation=attention).eval()
+    ids = list(prompt)
+    for _ in range(ANSWER_TOKENS):
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, -1]
+        ids.append(int(logits.argmax()))
+    return ids[len(prompt) :]
 
 
 def _by_itself(folder: Path, attention: str, tokens: TokenSet) -> tuple[float, float]:
@@ -364,13 +400,15 @@ def line(one: Tried) -> str:
     architecture = ARCHITECTURES[one.name]
     cells = [one.name, f"`{architecture.kind}`", f"`{architecture.attention}`"]
     if one.refused:
-        cells += ["refused", "", "", "", one.refused.removeprefix("model.source: ")]
+        cells += ["refused", "", "", "", "", one.refused.removeprefix("model.source: ")]
     else:
         cells += [
             one.outcome,
             " / ".join(layout.replace("_", " ") for layout in one.layouts),
             _same(one.padded, one.alone) + " / " + _same(one.packed, one.alone),
             _same(one.reloaded, one.trained),
+            f"{'cache' if one.cached else 'plain'}, "
+            f"{'same' if one.answers == one.answers_alone else 'other'}",
             "FLOPs estimated" if one.estimated else "",
         ]
     return f"| {' | '.join(cells)} |\n"

@@ -28,6 +28,7 @@ def test_an_architecture_trains_exactly_or_is_refused(name: str, tmp_path: Path)
     assert found.padded == pytest.approx(found.alone, abs=SAME)
     assert found.packed == pytest.approx(found.alone, abs=SAME)
     assert abs(found.trained - found.alone) > 10 * SAME, "it was trained"
+    assert found.answers == found.answers_alone
     assert found.reloaded == pytest.approx(found.trained, abs=SAME)
 
 

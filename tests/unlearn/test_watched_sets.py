@@ -11,16 +11,19 @@ from test_loop import config, run, weights
 from tiny import study_file
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.evaluation_spec import RESERVED
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.store.schema import COLUMNS
+from ray_unlearn.store.schema import BASELINE_COLUMNS, COLUMNS
 from ray_unlearn.store.study_columns import extra_columns, is_column, set_of, study_columns
+from ray_unlearn.store.table import CONFIG_COLUMNS
 from ray_unlearn.unlearn.baselines import measure_baselines, recall_retrained
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.plan import plan
 from ray_unlearn.unlearn.workspace import Workspace, context_digest
 
 
@@ -190,3 +193,22 @@ def test_columns_are_derived_from_the_spec_alone(watching) -> None:
     assert all(map(is_column, columns))
     assert not set(columns) & set(COLUMNS)
     assert extra_columns(watching()) == {}
+
+
+def test_no_name_makes_a_column_that_is_ours_already() -> None:
+    """Two columns of one name would be one in the table, with the numbers of either."""
+    taken = {found[0] for name in BASELINE_COLUMNS if (found := set_of(name)) is not None}
+    assert taken <= RESERVED
+    assert not {name for name in CONFIG_COLUMNS if set_of(name)}
+
+
+def test_a_plan_counts_what_is_watched(watching) -> None:
+    asked = {"sets": ["hard"], "max_new_tokens": 7, "documents": 5}
+    bare, spec = watching(), watching(sets={"hard": watching.wrong}, generate=asked)
+    less, more = plan(bare, 1), plan(spec, 1)
+    assert more.disk_gib > less.disk_gib
+    assert more.memory.hidden_states > less.memory.hidden_states
+    (note,) = set(more.notes) - set(less.notes)
+    assert note.startswith(
+        "evaluation.generate: up to 7 tokens are decoded for 5 documents of hard"
+    )

@@ -14,8 +14,8 @@ from ray_unlearn.store.study_columns import extra_columns, extra_names
 
 TITLE = "Watched sets and answers"
 READING = (
-    "Sets and metrics that this study asked for (`evaluation`). They are of whole sets, without "
-    "halves, and no trial was chosen by them."
+    "Sets and metrics that this study asked for (`evaluation`), beside those of every study. They "
+    "are no part of the score, and of whole sets where no half is named."
 )
 
 
