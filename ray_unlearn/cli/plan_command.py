@@ -110,6 +110,8 @@ def plan_command(
         lines,
         title=f"{spec.name}: {spec.description or spec.data.domain or spec.data.source}",
     )
+    if written := spec.objective.beyond_weights():
+        print(f"objective: {written}")
     for sentence in (*(half_sentences(halves) if halves else ()), *power_sentences(powers)):
         print(sentence)
     for warning in warnings:

@@ -59,7 +59,8 @@ class Snapshot:
     """One line per trial, by number.
 
     It has identity, outcome, hyperparameters, number of rows, and update, strength and scores of
-    the row that scores the trial (null if it has no score).
+    the row that scores the trial (null if it has no score). Where the study has constraints, also
+    `feasible`, and `outside`: which of them the nearest row of an infeasible trial breaks.
     """
     bests: tuple[BestConfiguration, ...]
     """The best configuration of each method that has a score, lowest score first."""
@@ -110,7 +111,12 @@ def _trial_table(record: Record, rule: ScoreRule, known: pa.Schema) -> pa.Table:
     fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
     fields += [pa.field("strength", pa.float64())]
     fields += [pa.field(name, pa.float64()) for name in SCORES]
-    lines = [_trial_line(trial, rule.row(trial)) for _, trial in sorted(record.trials.items())]
+    trials = [trial for _, trial in sorted(record.trials.items())]
+    lines = [_trial_line(trial, rule.row(trial)) for trial in trials]
+    if rule.objective.constraints:
+        fields += [pa.field("feasible", pa.bool_()), pa.field("outside", pa.string())]
+        for line, trial in zip(lines, trials, strict=True):
+            line |= {"feasible": rule.row(trial) is not None, "outside": rule.outside(trial)}
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 
