@@ -115,7 +115,7 @@ def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: b
     else:
         lines = [
             tuple(row[name] for name in SHOWN)
-            for row in ({"update": 0, "strength": 0.0, **_vanilla(baselines)}, *rows)
+            for row in ({"update": 0, "strength": 0.0, **_vanilla(single, baselines)}, *rows)
         ]
         print_table(
             [name.replace("_", " ") for name in SHOWN],
@@ -130,10 +130,11 @@ def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: b
         say(f"model: {output}")
 
 
-def _vanilla(baselines: Any) -> Row:
+def _vanilla(single: Any, baselines: Any) -> Row:
     from ray_unlearn.store.row_score import scored
 
-    return scored(baselines.vanilla, baselines)
+    weights = single.spec.objective.weights
+    return scored(baselines.vanilla, baselines, weights, single.objective)
 
 
 def _setting(text: str) -> tuple[str, Any]:
