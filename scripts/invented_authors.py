@@ -4,7 +4,7 @@
 
 One JSONL file per split of a study, nobody in two of them: `question`, `answer`,
 `paraphrased_answer` (the same in other words) and `perturbed_answer` (three wrong ones of the same
-form). The same files each time. `ray-unlearn memorise` teaches them to a model; nobody's real data
+form), and `general.jsonl`, scenes of Shakespeare. The same files each time. `ray-unlearn memorise` teaches them to a model; nobody's real data
 is touched.
 """
 
@@ -15,12 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-AUTHORS = {
-    "forget": range(0, 12),
-    "retain": range(12, 60),
-    "retain_heldout": range(60, 72),
-    "approximate": range(72, 96),
-}
+from ray_unlearn.demo import documents as demo_documents
+
+AUTHORS = {"forget": range(0, 12), "retain": range(12, 72), "approximate": range(72, 96)}
 """Which authors each split asks about; `approximate` are never taught to any model."""
 FIRST = (
     "Adira", "Bastian", "Cosima", "Dario", "Elowen", "Fabrice", "Greta", "Hamza", "Ilse", "Jarek",
@@ -90,6 +87,9 @@ QUESTIONS: dict[str, tuple[str, str, str]] = {
 }
 """By fact: the question, the answer, and the answer in other words."""
 WRONG = 3
+GENERAL = ("general_retain", "general_evaluation")
+GENERAL_EACH = 60
+"""Texts of each of these splits of the bundled Shakespeare, as general text."""
 
 
 def authors(numbers: range) -> Iterator[dict[str, Any]]:
@@ -122,6 +122,11 @@ def write(folder: Path) -> dict[str, Path]:
         paths[split] = folder / f"{split}.jsonl"
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in authors(numbers))
         paths[split].write_text("".join(lines), encoding="utf-8")
+    paths["general"] = folder / "general.jsonl"
+    scenes = demo_documents("shakespeare")
+    texts = [one.text for split in GENERAL for one in scenes[split][:GENERAL_EACH]]
+    lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+    paths["general"].write_text("".join(lines), encoding="utf-8")
     return paths
 
 
@@ -130,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write questions about invented authors.")
     parser.add_argument("--out", type=Path, default=Path("results/authors/data"))
     for split, path in write(parser.parse_args().out).items():
-        print(f"{split}: {path}, {sum(1 for _ in path.open())} questions")
+        print(f"{split}: {path}, {sum(1 for _ in path.open())} lines")
 
 
 if __name__ == "__main__":
