@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ray_unlearn.spec.data_spec import place_of
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import Metrics
@@ -234,6 +235,15 @@ def _cost(spec: StudySpec, planned: StudyPlan) -> Iterator[Finding]:
             f"and more of them only while they take less than {100 * COST_SHARE:.0f} % of its time"
         )
         yield Finding("calibrated rows", "note", said)
+    for asked in spec.evaluation.generate:
+        when = "the last row of each trial" if asked.at == "last" else "every row"
+        number = "all" if asked.documents is None else f"{asked.documents:,}"
+        said = (
+            f"evaluation.generate: up to {asked.max_new_tokens} tokens are decoded for {number} "
+            f"documents of {', '.join(asked.sets)} at {when}, one pass per token"
+        )
+        less = "`documents`, `max_new_tokens` and `at: last` make it less"
+        yield Finding("answers", "note", said, less)
     seeds = spec.search.trial_seeds
     yield Finding("seeds", "ok", f"{len(seeds)} for trials, up to {max(seeds)}")
 
@@ -244,10 +254,11 @@ def _data(found: Admission, spec: StudySpec) -> StudyData | None:
         where = "on the hub" if not data_are_here(spec) else "needed by a model that is not here"
         said = f"documents or tokens {where}: they are read when the study starts"
         found.findings.append(Finding("documents", "note", said))
-        for name, source in spec.data.splits.items():
-            found.ask("documents", partial(check_path, source, f"data.splits.{name}"), lambda _: [])
+        for name, source in (*spec.data.splits.items(), *spec.evaluation.sets.items()):
+            found.ask("documents", partial(check_path, source, place_of(name)), lambda _: [])
         return None
-    return found.ask("documents", lambda: prepare(spec.data, spec.model), _document_words)
+    read = partial(prepare, spec.data, spec.model, evaluation=spec.evaluation)
+    return found.ask("documents", read, _document_words)
 
 
 def _document_words(data: StudyData) -> str:
