@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -118,7 +119,7 @@ def _show(world: "World") -> None:
     )
     for note in world.notes:
         print(f"note: {note}")
-    print(f"a study of it: ray-unlearn run {world.study}")
+    print(f"a study of it: ray-unlearn run {quote(str(world.study))}")
 
 
 def _words(name: str) -> str:

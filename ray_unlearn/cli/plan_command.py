@@ -97,6 +97,8 @@ def plan_command(
     else:
         if found is not None:
             _print_plan(spec, found, teraflops, placed.nodes if placed else {})
+        if written := spec.objective.beyond_weights():
+            print(f"objective: {written}")
         for sentence in (*(half_sentences(halves) if halves else ()), *power_sentences(powers)):
             print(sentence)
         print_findings(findings)

@@ -131,6 +131,7 @@ class Recorder:
         known = next((row for row in trial.rows if row_key(row) == row_key(metrics)), None)
         if known is None:
             known = scored(metrics, self._baselines, self._weights, self._rule.objective)
+            self._note_absent(trial.method, known)
             self._ledger.append(
                 RowMeasured(
                     number=number,
@@ -147,6 +148,16 @@ class Recorder:
         if reason is not None:
             self.outcome(number, attempt, "pruned", reason)
         return reason
+
+    def _note_absent(self, method: str, row: Row) -> None:
+        """Say once of each method that its rows lack what the objective reads."""
+        for name in self._rule.objective.absent(row):
+            text = (
+                f"rows of {method} have no `{name}`, which the study's objective reads: none of "
+                "them can score its trial"
+            )
+            if text not in self.record.notes:
+                self.note(text)
 
     def settled(self, number: int) -> bool:
         """Whether a trial that a stopped study had begun is over.

@@ -135,7 +135,15 @@ class ObjectiveSpec(ScoreWeights):
         """
         content = self.model_dump(mode="json")
         shown = {name: content[name] for name in (*AIMS, "subject_to") if name in content}
-        return json.dumps(shown).replace('"', "")[1:-1]
+        return json.dumps(_as_written(shown)).replace('"', "")[1:-1]
+
+
+def _as_written(value: Any) -> Any:
+    """Whole numbers without their fraction: 12, not 12.0."""
+    if isinstance(value, dict):
+        return {name: _as_written(one) for name, one in value.items()}
+    whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
+    return int(value) if whole else value
 
 
 def _check_no_half(name: str) -> None:

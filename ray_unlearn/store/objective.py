@@ -88,6 +88,10 @@ class Objective:
         aimed = () if self.aim is None else (self.aim[1],)
         return tuple(dict.fromkeys((*aimed, *(one.metric for one in self.constraints))))
 
+    def absent(self, row: Row) -> list[str]:
+        """Metrics that it reads and the row does not have at all."""
+        return [m for m in self.metrics if m not in row and f"{m}_{SELECTION}" not in row]
+
     def score(self, row: Row, half: str) -> float | None:
         """The score of a row, lower is better; None where it is the weighted sum."""
         if self.aim is None:

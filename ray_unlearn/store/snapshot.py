@@ -60,7 +60,9 @@ class Snapshot:
     """One line per trial, by number.
 
     It has identity, outcome, hyperparameters, number of rows, and update, strength, scores and the
-    study's own columns of the row that scores the trial (null if it has no score).
+    study's own columns of the row that scores the trial (null if it has no score). Where the study
+    has constraints, also `feasible`, and `outside`: which of them the nearest row of an infeasible
+    trial breaks.
     """
     bests: tuple[BestConfiguration, ...]
     """The best configuration of each method that has a score, lowest score first."""
@@ -119,8 +121,12 @@ def _trial_table(
     fields += [pa.field("rows", pa.int64()), pa.field("update", pa.int64())]
     fields += [pa.field("strength", pa.float64())]
     fields += [pa.field(name, pa.float64()) for name in (*SCORES, *extra)]
-    trials = (trial for _, trial in sorted(record.trials.items()))
+    trials = [trial for _, trial in sorted(record.trials.items())]
     lines = [_trial_line(trial, rule.row(trial), settings, extra) for trial in trials]
+    if rule.objective.constraints:
+        fields += [pa.field("feasible", pa.bool_()), pa.field("outside", pa.string())]
+        for line, trial in zip(lines, trials, strict=True):
+            line |= {"feasible": rule.row(trial) is not None, "outside": rule.outside(trial)}
     return pa.Table.from_pylist(lines, schema=pa.schema(fields))
 
 

@@ -49,6 +49,7 @@ def write_card(
         f"# {spec.name}: {config.method}", "",
         f"Made by ray-unlearn from `{source}` (revision {spec.model.revision or 'not pinned'}): "
         f"trial {trial_id} after update {update} at strength {strength:g}.", "",
+        *_chosen_by(spec),
         "It was trained to forget the forget set of "
         f"{spec.data.domain or spec.data.source or 'its study'}. That it no longer shows that text "
         "is measured below, not proven: relearning and quantisation can bring text back.", "",
@@ -65,6 +66,12 @@ def write_card(
     if measured:
         lines += ["", "| metric | value |", "|---|---|", *measured]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _chosen_by(spec: StudySpec) -> list[str]:
+    """What the study searched for, where it is more than the weighted sum."""
+    written = spec.objective.beyond_weights()
+    return [f"Its study's objective was `{written}`.", ""] if written else []
 
 
 def _licence(source: str) -> str | None:

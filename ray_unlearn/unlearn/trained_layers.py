@@ -21,7 +21,7 @@ from ray_unlearn.unlearn.memory import on_meta
 from ray_unlearn.unlearn.workspace import Workspace
 
 DOWN_PROJECTION = re.compile(
-    r"(?<!attn\.)(?<!attention\.)\b"
+    r"^(?!.*(attn|attention)).*\b"
     r"(down_proj|fc2|fc_out|dense_4h_to_h|w2|output_linear|c_proj)\b(?!.*\bbias$)"
 )
 """What architectures call the last matrix of an MLP, in the names of a layer's parameters."""

@@ -15,14 +15,17 @@ from specs import finished, record, space, study
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.exports.optuna_journal import export_journal
 from ray_unlearn.execution.optuna_trials import FAR_OUTSIDE, as_optuna_trial
+from ray_unlearn.execution.resume import write_spec
 from ray_unlearn.execution.samplers import LEAST_OUTSIDE, in_view, with_values_for_gp
 from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
+from ray_unlearn.store.promises import SPEC_FILE, score_problems
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import HALVED_SETS, HALVES, Outcome, Row
 from ray_unlearn.store.score import ScoreRule
+from ray_unlearn.store.snapshot import taken
 from ray_unlearn.store.status import open_study, status
 from ray_unlearn.store.table import OBJECTIVE_COLUMNS, result_table
 from ray_unlearn.store.verify import verify
@@ -280,6 +283,27 @@ def test_a_study_without_feasible_trials_says_which_is_nearest(tmp_path: Path) -
     assert verify(tmp_path).problems == []
 
 
+def test_a_metric_that_a_method_never_measures_is_said_so_once(tmp_path: Path) -> None:
+    simulated = InProcess(tmp_path, small_study(objective={"minimise": "retain_loss"}))
+    simulated.session()
+    _, ledger = open_study(tmp_path)
+    said = [note for note in ledger.notes if "retain_loss" in note]
+    assert len(said) == 2, "one of each method"
+    assert said[0].startswith("rows of gradient_ascent have no `retain_loss`")
+    assert status(tmp_path).best == []
+
+
+def test_the_trials_of_a_study_say_which_are_feasible(tmp_path: Path) -> None:
+    simulated = InProcess(tmp_path, constrained_study())
+    simulated.session()
+    write_spec(tmp_path / SPEC_FILE, simulated.spec)
+    spec, ledger = open_study(tmp_path)
+    rule = ScoreRule.of(ledger, spec)
+    for line, trial in zip(taken(tmp_path).trials.to_pylist(), ledger.finished, strict=True):
+        assert line["feasible"] == (rule.row(trial) is not None)
+        assert line["outside"] == rule.outside(trial)
+
+
 def test_verify_finds_a_score_that_is_not_its_rows_own(tmp_path: Path) -> None:
     simulated = InProcess(tmp_path, small_study())
     simulated.session()
@@ -290,8 +314,6 @@ def test_verify_finds_a_score_that_is_not_its_rows_own(tmp_path: Path) -> None:
     assert "subject_to" not in changed["spec"]["objective"], "written as before"
     assert rest
     ledger.header.spec["objective"]["minimise"] = "retain_nll"
-    from ray_unlearn.store.promises import score_problems
-
     problems = list(score_problems(ledger))
     assert len(problems) == sum(len(trial.rows) for trial in ledger.trials.values())
     assert problems[0].startswith("I7: trial 0, update 1: score_selection is")

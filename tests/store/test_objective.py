@@ -141,6 +141,9 @@ def test_studies_without_one_are_written_as_before() -> None:
     assert again.beyond_weights() == (
         "minimise: forget_gap, subject_to: {general_kl: {at_most: 0.01}}"
     )
+    assert ObjectiveSpec(subject_to={"retain_ppl": 12}).beyond_weights() == (
+        "subject_to: {retain_ppl: 12}"
+    )
 
 
 # Feasible rows

@@ -39,7 +39,8 @@ def whole(
 def test_every_check_has_its_line(whole: Admission) -> None:
     assert [finding.what for finding in whole.findings if finding.what != "target"] == [
         "model files", "kind of model", "tokenizer", "context length", "attention, packing, logits",
-        "FLOPs of updates", "seeds", "documents", "copies of documents", "CPUs", "memory", "disk",
+        "trained layers", "FLOPs of updates", "seeds", "documents", "copies of documents", "CPUs",
+        "memory", "disk",
     ]  # fmt: skip
     assert said(whole, "refused", "no room") == []
 

@@ -37,7 +37,7 @@ from ray_unlearn.unlearn.methods.losses import (
 from ray_unlearn.unlearn.model import load_model
 from ray_unlearn.unlearn.policy import WholeModel
 from ray_unlearn.unlearn.strength import put_back, trained_weights
-from ray_unlearn.unlearn.trained_layers import check_trained_layers
+from ray_unlearn.unlearn.trained_layers import DOWN_PROJECTION, check_trained_layers
 from ray_unlearn.unlearn.workspace import Workspace
 
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]
@@ -267,6 +267,28 @@ def test_residual_alignment_without_adapters_is_refused(tiny_study: StudySpec) -
         StudySpec.model_validate(content)
     content["model"]["lora"] = {"rank": 4}
     assert StudySpec.model_validate(content).methods == ("residual_alignment",)
+
+
+NAMES = {
+    "mlp.down_proj.weight": True,  # Llama
+    "mlp.experts.down_proj": True,  # Mixtral
+    "mlp.c_proj.weight": True,  # GPT-2
+    "mlp.c_proj.bias": False,
+    "attn.c_proj.weight": False,
+    "fc2.weight": True,  # OPT
+    "mlp.dense_4h_to_h.weight": True,  # Falcon, BLOOM, GPT-NeoX
+    "attention.dense.weight": False,
+    "feed_forward.w2.weight": True,  # LFM 2
+    "self_attention.experts.output_linear.weight": False,  # JetMoE
+    "mlp.output_linear.weight": True,
+    "mlp.experts.down_proj_bias": False,  # GPT-OSS
+    "mlp.down_proj.lora_A.default.weight": True,
+    "mixer.out_proj.weight": False,  # Mamba
+}
+
+
+def test_rmu_finds_the_last_matrix_of_an_mlp_by_its_name() -> None:
+    assert {name: bool(DOWN_PROJECTION.search(name)) for name in NAMES} == NAMES
 
 
 def test_rmu_without_adapters_where_it_trains_is_refused(tiny_study: StudySpec) -> None:
