@@ -236,6 +236,15 @@ def _cost(spec: StudySpec, planned: StudyPlan) -> Iterator[Finding]:
             f"and more of them only while they take less than {100 * COST_SHARE:.0f} % of its time"
         )
         yield Finding("calibrated rows", "note", said)
+    for asked in spec.evaluation.generate:
+        when = "the last row of each trial" if asked.at == "last" else "every row"
+        number = "all" if asked.documents is None else f"{asked.documents:,}"
+        said = (
+            f"evaluation.generate: up to {asked.max_new_tokens} tokens are decoded for {number} "
+            f"documents of {', '.join(asked.sets)} at {when}, one pass per token"
+        )
+        less = "`documents`, `max_new_tokens` and `at: last` make it less"
+        yield Finding("answers", "note", said, less)
     seeds = spec.search.trial_seeds
     yield Finding("seeds", "ok", f"{len(seeds)} for trials, up to {max(seeds)}")
 

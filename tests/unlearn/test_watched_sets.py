@@ -18,6 +18,7 @@ from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import BASELINE_COLUMNS, COLUMNS
 from ray_unlearn.store.study_columns import extra_columns, is_column, set_of, study_columns
 from ray_unlearn.store.table import CONFIG_COLUMNS
+from ray_unlearn.unlearn.admission import admission
 from ray_unlearn.unlearn.baselines import measure_baselines, recall_retrained
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
@@ -208,7 +209,12 @@ def test_a_plan_counts_what_is_watched(watching) -> None:
     less, more = plan(bare, 1), plan(spec, 1)
     assert more.disk_gib > less.disk_gib
     assert more.memory.hidden_states > less.memory.hidden_states
-    (note,) = set(more.notes) - set(less.notes)
-    assert note.startswith(
-        "evaluation.generate: up to 7 tokens are decoded for 5 documents of hard"
-    )
+    found = admission(spec, looks_at_data=False).findings
+    said = "up to 7 tokens are decoded for 5 documents of hard at every row"
+    assert any(said in one.found for one in found)
+
+
+def test_a_set_that_is_not_there_is_known_before_anything_starts(watching) -> None:
+    found = admission(watching(sets={"hard": {"path": "nowhere.jsonl"}}), measures=False)
+    (refused,) = found.states("refused")
+    assert refused.found.startswith("evaluation.sets.hard.path: no such file")
