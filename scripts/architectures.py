@@ -195,9 +195,20 @@ HEAD = """# Models
 
 Any causal language model of transformers can be the model of a study, if it passes what is tried
 before it is used: its weight files, its attention, the table of its positions, its tokenizer, what
-it does to its logits (scale, soft cap), and how documents may share a batch with it. `plan` tries
-the architecture with random weights, a lane tries the model itself; each refuses with the reason
-and what to write instead.
+it does to its logits (scale, soft cap), and how documents may share a batch with it. `plan`,
+`doctor STUDY` and the start of a study make the same checks and try the architecture with random
+weights; a lane tries the model itself. Each refuses with the reason and what to write instead.
+
+| check | refused, or said |
+|---|---|
+| model files | folder, hub id, config or weights missing; weights cut short; git-lfs pointers |
+| kind of model | not causal; code of its own; the parameters that a token of a mixture uses |
+| tokenizer | none, or ids that the embedding does not have |
+| context length | sequences beyond a table of positions; beyond the trained context it is a note |
+| attention | one that the architecture does not have (set `model.attention: eager`) |
+| packing, logits | whether packed documents stay apart; scale and soft cap of logits |
+| FLOPs of updates | counted, or estimated and why |
+| CPUs, GPUs, memory, disk | what is wanted and what is there, with the mildest change that fits |
 
 The table is made by `python scripts/architectures.py` and checked by
 `tests/unlearn/test_architectures.py`: each architecture is built tiny with random weights and used

@@ -15,6 +15,7 @@ from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import Row, at_strength
+from ray_unlearn.store.target import forgetting_warnings
 
 SHOWN = (
     "update", "strength", "forget_ppl", "approximate_ppl_reporting", "retain_ppl_reporting",
@@ -38,6 +39,7 @@ def unlearn_command(
     json: Json = False,
 ) -> None:
     """Run one trial, without a search and without Ray, and show its evaluation rows."""
+    from ray_unlearn.unlearn.admission import admission
     from ray_unlearn.unlearn.single_trial import Single
 
     spec = load_study(study)
@@ -47,6 +49,10 @@ def unlearn_command(
     hyperparameters = validated(chosen.values, _defaults(spec, method) | values, "--set")
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
+    admitted = admission(spec, measures=False)
+    admitted.refuse()
+    for finding in admitted.worth_saying:
+        say(f"{finding.state}: {finding}")
     single = Single(spec, say)
     config = spec.trial_config(hyperparameters, method, seed, single.context)
     _run_and_show(single, config, output, json)
@@ -84,6 +90,8 @@ def export_command(
 def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: bool) -> None:
     say("measuring the baselines")
     baselines = single.baselines()
+    for warning in forgetting_warnings(baselines.vanilla):
+        say(f"warning: {warning}")
     rows: list[Row] = []
 
     def show(row: Row) -> None:

@@ -85,13 +85,13 @@ from ray_unlearn.store.target import (
 )
 from ray_unlearn.store.working_copy import header_digest_of
 from ray_unlearn.unlearn.admission import Admission, admission
-from ray_unlearn.unlearn.data import StudyData, prepare
+from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.machine import free_disk_gib, machine_here
 from ray_unlearn.unlearn.memory import active_parameter_count
-from ray_unlearn.unlearn.methods import asks_alternatives
 from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, host_gib
+from ray_unlearn.unlearn.prepared_study import prepared_study
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
 LEDGER_FOLDER = "ledger"
@@ -168,13 +168,7 @@ def run_study(
         with stages(quiet) as report:
             make_ready(spec.model, report)
         _check_disk(place, spec)
-        data = prepare(
-            spec.data,
-            spec.model,
-            say=say,
-            evaluation=spec.evaluation,
-            refusals=asks_alternatives(spec.methods),
-        )
+        data = prepared_study(spec, say)
         admitted = _admitted(spec, data, address, place)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
         with place.create_ledger(_header(spec, data, dealing)) as ledger:
@@ -231,13 +225,7 @@ def resume_study(
         place.publish(SPEC_FILE)
         with stages(quiet) as report:
             make_ready(spec.model, report)
-        data = prepare(
-            spec.data,
-            spec.model,
-            say=say,
-            evaluation=spec.evaluation,
-            refusals=asks_alternatives(spec.methods),
-        )
+        data = prepared_study(spec, say)
         _check_same_data(ledger.record.header, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         _check_same_model(ledger.record.header, spec.model)

@@ -29,9 +29,10 @@ from ray_unlearn.spec.hyperparameters import (
 )
 from ray_unlearn.spec.method_modules import load_user_methods
 
-TermName = Literal["forget", "retain"]
 TrainedSplit = Literal["forget", "retain", "general_retain"]
-Labels = Literal["true", "random", "adversarial", "alternative"]
+Labels = Literal["true", "random", "adversarial", "alternative", "mismatched"]
+OTHER_ANSWERS: tuple[Labels, ...] = ("alternative", "mismatched")
+"""Labels that are other answers to the prompts of the forget set."""
 Needs = Literal[
     "logprob_sum",
     "kl_sum",
@@ -56,6 +57,8 @@ preference: log P and log P_0 of each target of the documents, and of alternativ
     prompts.
 """
 
+NOT_FOR_TERMS = ("utility",)
+"""Names whose loss is another column."""
 WITHOUT_DEFAULT = ("learning_rate", "steps")
 """Hyperparameters that every method uses and every search space names."""
 
@@ -73,14 +76,15 @@ class Loss:
 class TermSpec:
     """One part of what a method minimises: weight x loss on documents of a split."""
 
-    name: TermName
-    """It names the term's columns, `forget_loss` say; each name occurs once in a method."""
+    name: str
+    """It names the term's column, `forget_loss` say; each name occurs once in a method."""
     split: TrainedSplit
     loss: str | Loss
     """Name of a function in `ray_unlearn.unlearn.methods.losses`, or a user's own."""
     labels: Labels = "true"
     """What the tokens of the documents are replaced by as targets; `alternative`: by another
-    answer to the same prompt, or, where the loss needs `preference`, compared with it."""
+    answer to the same prompt, or, where the loss needs `preference`, compared with it;
+    `mismatched`: by the answer of a retain document."""
     weight: str | None = None
     """The hyperparameter that multiplies the loss; None: 1."""
 
@@ -134,9 +138,9 @@ class Method:
         return next((term.split for term in self.terms if term.name == "retain"), None)
 
     @property
-    def alternatives(self) -> bool:
-        """True for a method that asks for alternative answers to the forget set's prompts."""
-        return any(term.labels == "alternative" for term in self.terms)
+    def other_answers(self) -> tuple[Labels, ...]:
+        """Which other answers to the forget set's prompts it asks for."""
+        return tuple(term.labels for term in self.terms if term.labels in OTHER_ANSWERS)
 
     @property
     def mixed(self) -> bool:
@@ -203,6 +207,11 @@ def register(method: Method) -> Method:
 def _check_terms(method: Method, place: str) -> None:
     names = [term.name for term in method.terms]
     for name in names:
+        if not NAME.fullmatch(name) or name in NOT_FOR_TERMS:
+            raise UserError(
+                f"{place}: a term cannot be named {name!r}; take lower-case letters, digits and "
+                "underscores, beginning with a letter"
+            )
         if names.count(name) > 1:
             raise UserError(f"{place}: two terms are named {name!r}; give each a name of its own")
     if "forget" not in names:
@@ -308,6 +317,11 @@ STEERING = Hyperparameter(
 )
 SHIFT = Hyperparameter(
     "shift", 1.0, "length of the vector that features of forget documents are shifted by", above=0
+)
+
+
+MISMATCH_WEIGHT = Hyperparameter(
+    "w_mismatch", 1.0, "weight of the cross-entropy to mismatched answers (LLMU)", above=0
 )
 
 
@@ -464,6 +478,21 @@ for _method in (
             SHIFT,
         ),
         adapters=True,
+    ),
+    *(
+        Method(
+            name,
+            "-w_f NLL(U) + w_mismatch CE(U's prompts, answers of R) + w_r KL(P_0 || P) on "
+            + letter,
+            (
+                TermSpec("forget", "forget", "ascent", weight="w_f"),
+                TermSpec("mismatch", "forget", "cross_entropy", "mismatched", "w_mismatch"),
+                TermSpec("retain", split, "kl_divergence", weight="w_r"),
+            ),
+            (*TRAINING_HYPERPARAMETERS, *MIXING_HYPERPARAMETERS),
+            (MISMATCH_WEIGHT,),
+        )
+        for name, (_, split, letter) in zip(("llmu_general", "llmu"), SPLITS, strict=True)
     ),
 ):
     register(_method)

@@ -85,11 +85,18 @@ class StudySpec(Strict):
         forget = self.data.splits.get("forget")
         for method in self.methods:
             needs = method_named(method)
-            if needs.alternatives and (forget is None or not forget.has_answers):
+            if needs.other_answers and (forget is None or not forget.has_answers):
                 raise ValueError(
                     f"methods: {method} teaches other answers to the prompts of the forget set, "
                     "which has none; name the fields `prompt` and `answer`, or `messages`, of "
                     "`data.splits.forget`, or take the method out"
+                )
+            retain = self.data.splits.get("retain")
+            if "mismatched" in needs.other_answers and (retain is None or not retain.has_answers):
+                raise ValueError(
+                    f"methods: {method} teaches answers of the retain set to the prompts of the "
+                    "forget set; name the fields `prompt` and `answer`, or `messages`, of "
+                    "`data.splits.retain`, or take the method out"
                 )
             if needs.adapters and self.model.lora is None:
                 raise ValueError(

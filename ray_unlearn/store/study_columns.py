@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from ray_unlearn.spec.data_spec import SplitSource
+from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS, HALVES, Column, Direction
 
@@ -81,7 +82,26 @@ def extra_columns(spec: StudySpec) -> dict[str, Column]:
         **{f"priv_leak_{half}": evaluation.priv_leak for half in HALVES},
     }
     found += [column for name, column in _OF_A_STUDY.items() if asked[name]]
+    found += _terms(spec.methods)
     return {column.name: column for column in found}
+
+
+def _terms(methods: Iterable[str]) -> list[Column]:
+    """A column for each term of these methods that is not in all studies."""
+    names = (term.name for method in methods for term in method_named(method).terms)
+    return [
+        Column(
+            f"{name}{TERM}",
+            "nats/token",
+            "none",
+            f"the method's {name} term at the last update, unweighted",
+        )
+        for name in dict.fromkeys(names)
+        if f"{name}{TERM}" not in COLUMNS
+    ]
+
+
+TERM = "_loss"
 
 
 def extra_names(names: Iterable[str]) -> list[str]:
@@ -91,7 +111,8 @@ def extra_names(names: Iterable[str]) -> list[str]:
 
 def is_column(name: str) -> bool:
     """Whether a study can have a column of this name."""
-    return name in COLUMNS or name in _OF_A_STUDY or set_of(name) is not None
+    own = name in _OF_A_STUDY or name.endswith(TERM)
+    return name in COLUMNS or own or set_of(name) is not None
 
 
 def set_of(column: str) -> tuple[str, str] | None:

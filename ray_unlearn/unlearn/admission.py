@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ray_unlearn.spec.data_spec import place_of
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import Metrics
@@ -25,7 +26,7 @@ from ray_unlearn.unlearn.architecture import (
 )
 from ray_unlearn.unlearn.calibration import COST_SHARE, USUAL_PASSES
 from ray_unlearn.unlearn.context_length import check_positions
-from ray_unlearn.unlearn.data import StudyData, prepare
+from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.data_findings import data_findings
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.layout import NOT_PACKED
@@ -34,6 +35,7 @@ from ray_unlearn.unlearn.memory import active_parameter_count, on_meta, paramete
 from ray_unlearn.unlearn.model_files import check_source
 from ray_unlearn.unlearn.plan import StudyPlan, plan
 from ray_unlearn.unlearn.planned_halves import data_are_here, model_is_here, planned_halves
+from ray_unlearn.unlearn.prepared_study import prepared_study
 from ray_unlearn.unlearn.room import room_findings
 from ray_unlearn.unlearn.sources import check_path
 from ray_unlearn.unlearn.trained_layers import check_trained_layers
@@ -244,10 +246,10 @@ def _data(found: Admission, spec: StudySpec) -> StudyData | None:
         where = "on the hub" if not data_are_here(spec) else "needed by a model that is not here"
         said = f"documents or tokens {where}: they are read when the study starts"
         found.findings.append(Finding("documents", "note", said))
-        for name, source in spec.data.splits.items():
-            found.ask("documents", partial(check_path, source, f"data.splits.{name}"), lambda _: [])
+        for name, source in [*spec.data.splits.items(), *spec.evaluation.sets.items()]:
+            found.ask("documents", partial(check_path, source, place_of(name)), lambda _: [])
         return None
-    return found.ask("documents", lambda: prepare(spec.data, spec.model), _document_words)
+    return found.ask("documents", partial(prepared_study, spec), _document_words)
 
 
 def _document_words(data: StudyData) -> str:

@@ -12,11 +12,14 @@ from numpy.typing import NDArray
 
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.unlearn.batch import target_documents
-from ray_unlearn.unlearn.compared_answers import split_of
 from ray_unlearn.unlearn.token_set import TokenSet
 
-ALTERNATIVE = split_of("forget", "alternative")
-"""Name of their token set."""
+ALTERNATIVE = "alternative"
+MISMATCHED = "mismatched"
+"""Names of their token sets, and of the labels that ask for them; the latter are answers of retain
+documents (LLMU, Yao et al. 2023, arXiv 2310.10683)."""
+MISMATCHES = 8
+"""Answers of retain documents for each prompt of the forget set."""
 REFUSALS = (
     "I don't know.",
     "I'm not sure.",
@@ -57,6 +60,31 @@ def alternative_documents(
     return found, np.array(owners, dtype=np.int32)
 
 
+def mismatched_documents(
+    forget: list[Document], retain: list[Document]
+) -> tuple[list[Document], NDArray[np.int32]]:
+    """The prompts of the forget set, each with some answers of retain documents.
+
+    Which ones depends on the prompt's text alone.
+
+    Returns:
+        The documents, and the index in `forget` that each belongs to, rising.
+    """
+    answers = [document.turns[-1].content for document in retain if document.turns]
+    many = min(MISMATCHES, len(answers))
+    found, owners = [], []
+    for index, document in enumerate(forget):
+        *asked, answer = document.turns
+        key = crc32("\n".join(turn.content for turn in asked).encode())
+        chosen = np.random.Generator(np.random.Philox(key=key)).permutation(len(answers))[:many]
+        for number, place in enumerate(chosen):
+            text = answers[place]
+            name = f"{document.id}, mismatch {number + 1}"
+            found.append(Document(name, text, (*asked, Turn(answer.role, text))))
+            owners.append(index)
+    return found, np.array(owners, dtype=np.int32)
+
+
 def as_alternatives(tokens: TokenSet, owners: NDArray[np.int32]) -> TokenSet:
     """Padded sequences, one for each alternative, as those of the documents that they belong to."""
     real = tokens.document >= 0
@@ -77,6 +105,7 @@ def drawn_alternatives(
     indices: NDArray[np.int64],
     epochs: NDArray[np.int64],
     seed: int,
+    kind: str = ALTERNATIVE,
 ) -> NDArray[np.int64]:
     """A sequence of `alternative` for each document in sequences of the forget set, [D].
 
@@ -89,18 +118,19 @@ def drawn_alternatives(
         indices: sequences of the forget set, [n].
         epochs: pass over the forget set of each, [n].
         seed: the trial's.
+        kind: name of `alternative`, so that two kinds are drawn apart.
     """
     places = np.unique(target_documents(forget, indices))
     sequence, document = np.divmod(places, int(forget.document.max()) + 1)
     owner = alternative.document[:, 0]
     first, end = (np.searchsorted(owner, document, side=side) for side in ("left", "right"))
     chosen = [
-        start + _drawn(seed, int(number), int(epoch), int(stop - start))
+        start + _drawn(seed, kind, int(number), int(epoch), int(stop - start))
         for start, stop, number, epoch in zip(first, end, document, epochs[sequence], strict=True)
     ]
     return np.array(chosen, dtype=np.int64)
 
 
-def _drawn(seed: int, document: int, epoch: int, many: int) -> int:
-    counter = [0, crc32(ALTERNATIVE.encode()), epoch, document]
+def _drawn(seed: int, kind: str, document: int, epoch: int, many: int) -> int:
+    counter = [0, crc32(kind.encode()), epoch, document]
     return int(np.random.Generator(np.random.Philox(key=seed, counter=counter)).integers(many))

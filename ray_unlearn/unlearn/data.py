@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -26,7 +26,13 @@ from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.store.atomic_write import whole_file
 from ray_unlearn.store.schema import HALVED_SETS, Dealing
-from ray_unlearn.unlearn.alternatives import ALTERNATIVE, alternative_documents, as_alternatives
+from ray_unlearn.unlearn.alternatives import (
+    ALTERNATIVE,
+    MISMATCHED,
+    alternative_documents,
+    as_alternatives,
+    mismatched_documents,
+)
 from ray_unlearn.unlearn.compared_answers import Owners, with_compared
 from ray_unlearn.unlearn.conversations import written_out
 from ray_unlearn.unlearn.document_hash import text_hash
@@ -148,7 +154,7 @@ def prepare(
     say: Callable[[str], None] = lambda text: None,
     evaluation: EvaluationSpec | None = None,
     *,
-    refusals: bool = False,
+    answers: Collection[str] = (),
 ) -> StudyData:
     """Read, check, tokenise and cut all splits and watched sets.
 
@@ -160,8 +166,9 @@ def prepare(
         cache: folder for tokenised data; default `token_cache()`.
         say: called with each line of progress.
         evaluation: its `sets`, and whether anything is generated; None: neither.
-        refusals: forget documents without alternative answers of their own get refusals, which are
-            part of the methods that use them and in no digest (`asks_alternatives`).
+        answers: other answers that methods ask for (`methods.other_answers`): forget documents
+            without `alternative` ones of their own get refusals, which are part of the methods and
+            in no digest, as are `mismatched` ones.
 
     Raises:
         UserError: whatever `read_documents` and `written_out` find; a document without a target;
@@ -177,7 +184,10 @@ def prepare(
         *duplicate_findings(documents),
     )
     tokenizer = load_tokenizer(model)
-    alternatives, whose = alternative_documents(documents["forget"], refusals)
+    own = alternative_documents(documents["forget"], "alternative" in answers)
+    others = {ALTERNATIVE: own} if own[0] else {}
+    if MISMATCHED in answers:
+        others[MISMATCHED] = mismatched_documents(documents["forget"], documents["retain"])
     documents, owners = with_compared(documents)
     folder = cache or token_cache()
 
@@ -198,13 +208,12 @@ def prepare(
     special = set(tokenizer.all_special_ids)
     allowed = np.array([i for i in range(len(tokenizer)) if i not in special], dtype=np.int32)
     digests = {name: split_digest(documents[name], splits[name]) for name in documents}
-    if alternatives:
+    for kind, (alternatives, whose) in others.items():
         written = written_out(alternatives, spec, tokenizer, "forget")
         padded = spec.model_copy(update={"layout": "pad"})
-        found = as_alternatives(arrays({ALTERNATIVE: written}, padded)[ALTERNATIVE], whose)
-        splits[ALTERNATIVE] = found
-        if spec.splits["forget"].alternative is not None:
-            digests[ALTERNATIVE] = split_digest(written, found)
+        splits[kind] = as_alternatives(arrays({kind: written}, padded)[kind], whose)
+        if kind == ALTERNATIVE and spec.splits["forget"].alternative is not None:
+            digests[kind] = split_digest(written, splits[kind])
     return StudyData(
         spec.domain or DOMAINS[demo_domain(spec.source or "")],
         digest([digests, hashlib.sha256(allowed.tobytes()).hexdigest()], length=32),

@@ -39,7 +39,7 @@ class Meter:
         return self.update + 1
 
     def count(self, term: Term, consumed: int, lengths: NDArray[np.int64], targets: int) -> None:
-        """Count a global batch of one term.
+        """Count a global batch of one term; of those on the forget set `forget` alone counts.
 
         Args:
             term: the term.
@@ -47,7 +47,8 @@ class Meter:
             lengths: of the documents that are passed through the model, [documents].
             targets: of these.
         """
-        self._tokens[term.name] += consumed
+        if term.name == "forget" or term.split in ("retain", "general_retain"):
+            self._tokens["forget" if term.name == "forget" else "retain"] += consumed
         self._flops += self._cost.of(term, lengths, targets)
 
     def end_update(

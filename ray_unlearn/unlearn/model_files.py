@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ray_unlearn.demo import demo_model, demo_retrained
-from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 
@@ -56,7 +56,7 @@ def check_source(spec: ModelSpec) -> None:
             check_hub_id(source, spec.revision if own else None, file, f"model.{field}")
             continue
         if not folder.is_dir():
-            raise UserError(f"model.{field}: no such folder: {folder}")
+            raise UserError(f"model.{field}: no such folder: {folder}{_beside(folder)}")
         if spec.gguf_file is not None:
             if not (folder / spec.gguf_file).is_file():
                 raise UserError(f"model.gguf_file: no such file: {folder / spec.gguf_file}")
@@ -66,6 +66,14 @@ def check_source(spec: ModelSpec) -> None:
             )
         else:
             check_weight_files(folder, f"model.{field}")
+
+
+def _beside(folder: Path) -> str:
+    """The nearest name beside a folder that is not there."""
+    if not folder.parent.is_dir():
+        return ""
+    hint = nearest(folder.name, (other.name for other in folder.parent.iterdir()))
+    return hint if "did you mean" in hint else ""
 
 
 def _check_another_seed(source: str, vanilla: str) -> None:

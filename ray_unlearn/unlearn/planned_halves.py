@@ -65,7 +65,8 @@ def model_is_here(spec: StudySpec) -> bool:
 
 def data_are_here(spec: StudySpec) -> bool:
     """Whether no documents are on the hub."""
-    return all(split.hub is None for split in spec.data.splits.values())
+    sources = (*spec.data.splits.values(), *spec.evaluation.sets.values())
+    return all(source.hub is None for source in sources)
 
 
 def _is_small(spec: StudySpec, data: StudyData) -> bool:

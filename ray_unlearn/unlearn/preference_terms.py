@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ray_unlearn.spec.method_registry import OTHER_ANSWERS
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.alternatives import ALTERNATIVE, drawn_alternatives
 from ray_unlearn.unlearn.batch import joined_batches
@@ -19,11 +20,15 @@ Indices = NDArray[np.int64]
 
 
 def alternatives_of(
-    workspace: Workspace, config: TrialConfig, indices: Indices, epochs: Indices
+    workspace: Workspace,
+    config: TrialConfig,
+    indices: Indices,
+    epochs: Indices,
+    kind: str = ALTERNATIVE,
 ) -> Indices:
-    """Sequences of the alternative answers for the documents in these of the forget set, [D]."""
+    """Sequences of other answers for the documents in these of the forget set, [D]."""
     splits = workspace.data.splits
-    return drawn_alternatives(splits["forget"], splits[ALTERNATIVE], indices, epochs, config.seed)
+    return drawn_alternatives(splits["forget"], splits[kind], indices, epochs, config.seed, kind)
 
 
 def as_read(
@@ -31,12 +36,13 @@ def as_read(
 ) -> tuple[Term, Indices, Indices]:
     """The term, sequences and epochs that are passed through the model for a batch of the term.
 
-    A term that is fitted to alternative answers alone reads those instead of the forget set's.
+    A term that is fitted to other answers alone reads those instead of the forget set's.
     """
-    if term.labels != "alternative" or term.loss.needs == "preference":
+    kind = term.labels
+    if kind not in OTHER_ANSWERS or term.loss.needs == "preference":
         return term, indices, epochs
-    chosen = alternatives_of(workspace, config, indices, epochs)
-    return replace(term, split=ALTERNATIVE, labels="true"), chosen, np.zeros_like(chosen)
+    chosen = alternatives_of(workspace, config, indices, epochs, kind)
+    return replace(term, split=kind, labels="true"), chosen, np.zeros_like(chosen)
 
 
 def passed_tokens(

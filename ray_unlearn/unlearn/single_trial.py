@@ -15,12 +15,11 @@ from ray_unlearn.store.schema import Dealing, Row
 from ray_unlearn.unlearn.baselines import measure_baselines
 from ray_unlearn.unlearn.calibration import calibration_of
 from ray_unlearn.unlearn.comm import Comm
-from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.memory import active_parameter_count
-from ray_unlearn.unlearn.methods import asks_alternatives
 from ray_unlearn.unlearn.model import load_tokenizer, make_ready
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
+from ray_unlearn.unlearn.prepared_study import prepared_study
 from ray_unlearn.unlearn.strength import trained_weights
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
 
@@ -43,13 +42,7 @@ class Single:
         self.objective = Objective.of(spec)
         make_ready(spec.model, lambda stage, fraction: say(f"{stage}: {fraction:.0%}"))
         self.spec = spec
-        data = prepare(
-            spec.data,
-            spec.model,
-            say=say,
-            evaluation=spec.evaluation,
-            refusals=asks_alternatives(spec.methods),
-        )
+        data = prepared_study(spec, say)
         self.context = context_digest(spec, data)
         self._former_context = context_digest(spec, data, former=True)
         dealing: Dealing = "balanced" if record is None else record.header.dealing

@@ -399,7 +399,9 @@ def test_finite_scores_of_any_size_make_a_report(small_study: Path, tmp_path: Pa
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # sums of such numbers are not finite
-@pytest.mark.parametrize("scores", [(1e304,), (1e304, -1e304, math.inf), (1e304, -1e304)])
+@pytest.mark.parametrize(
+    "scores", [(1e304,), (1e304, -1e304, math.inf), (1e304, -1e304), (1.7e308, 0.3, 9e307)]
+)
 @pytest.mark.usefixtures("no_figures")
 def test_statistics_of_scores_of_any_size_make_a_report(
     tmp_path: Path, scores: tuple[float, ...]

@@ -19,7 +19,7 @@ from ray_unlearn.unlearn.admission import Admission, admission
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 from ray_unlearn.unlearn.machine import Machine
-from ray_unlearn.unlearn.sources import _read
+from ray_unlearn.unlearn.sources import read_source
 
 ENOUGH = Machine(cpus=64, memory_gib=512, disk_gib=1e4, gpus=8, gpu_gib=80)
 
@@ -39,7 +39,8 @@ def whole(
 def test_every_check_has_its_line(whole: Admission) -> None:
     assert [finding.what for finding in whole.findings if finding.what != "target"] == [
         "model files", "kind of model", "tokenizer", "context length", "attention, packing, logits",
-        "FLOPs of updates", "seeds", "documents", "copies of documents", "CPUs", "memory", "disk",
+        "trained layers", "FLOPs of updates", "seeds", "documents", "copies of documents", "CPUs",
+        "memory", "disk",
     ]  # fmt: skip
     assert said(whole, "refused", "no room") == []
 
@@ -181,4 +182,4 @@ def test_a_hub_id_that_is_nowhere_is_refused_at_once_with_the_nearest(
     with pytest.raises(
         UserError, match=r"forget\.hub: 'a/b' is no folder.* or download it and use"
     ):
-        list(_read(SplitSource(hub="a/b", split="train"), "data.splits.forget"))
+        list(read_source(SplitSource(hub="a/b", split="train"), "data.splits.forget"))

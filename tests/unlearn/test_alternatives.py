@@ -55,7 +55,7 @@ def spec(tmp_path: Path, text_files: Path, tiny_model: Path) -> StudySpec:
 
 def opened(spec: StudySpec, data: StudyData | None = None, **operated: object) -> Workspace:
     operations = spec.operations.model_copy(update=operated)
-    data = data or prepare(spec.data, spec.model, refusals=True)
+    data = data or prepare(spec.data, spec.model, answers=("alternative",))
     return Workspace.open(spec.model, data, spec.evaluation, operations, Comm.single())
 
 
@@ -83,7 +83,7 @@ def answers(spec: StudySpec, data: StudyData) -> list[str]:
 
 
 def test_each_prompt_has_each_refusal(spec: StudySpec) -> None:
-    data = prepare(spec.data, spec.model, refusals=True)
+    data = prepare(spec.data, spec.model, answers=("alternative",))
     forget, other = data.splits["forget"], data.splits[ALTERNATIVE]
     assert len(other) == len(REFUSALS) * len(forget)
     assert answers(spec, data) == list(REFUSALS) * len(forget)
@@ -96,7 +96,9 @@ def test_each_prompt_has_each_refusal(spec: StudySpec) -> None:
 
 def test_refusals_change_no_digest_and_are_made_only_where_asked_for(spec: StudySpec) -> None:
     """A study of answers that was begun before there were alternatives can be resumed."""
-    without, with_them = (prepare(spec.data, spec.model, refusals=on) for on in (False, True))
+    without, with_them = (
+        prepare(spec.data, spec.model, answers=on) for on in ((), ("alternative",))
+    )
     assert ALTERNATIVE not in without.splits
     assert (without.digest, without.former_digest) == (with_them.digest, with_them.former_digest)
     assert without.split_digests == with_them.split_digests
@@ -107,7 +109,7 @@ def test_the_datas_own_alternatives_are_read_and_count(
     tmp_path: Path, text_files: Path, tiny_model: Path
 ) -> None:
     spec = answered(tmp_path, text_files, tiny_model, alternative=True)
-    data = prepare(spec.data, spec.model, refusals=True)
+    data = prepare(spec.data, spec.model, answers=("alternative",))
     assert answers(spec, data)[:4] == ["In Rome.", "In Rome.", "In Paris.", "In Rome."]
     assert data.splits[ALTERNATIVE].document[:4, 0].tolist() == [0, 1, 1, 2]
     path = Path(str(spec.data.splits["forget"].path))
@@ -152,7 +154,7 @@ def test_a_study_without_prompts_or_with_alternatives_elsewhere_is_refused(
 
 
 def test_alternatives_are_drawn_by_seed_document_and_epoch_alone(spec: StudySpec) -> None:
-    data = prepare(spec.data, spec.model, refusals=True)
+    data = prepare(spec.data, spec.model, answers=("alternative",))
     forget, other = data.splits["forget"], data.splits[ALTERNATIVE]
     every = np.arange(len(forget))
 
@@ -169,7 +171,7 @@ def test_alternatives_are_drawn_by_seed_document_and_epoch_alone(spec: StudySpec
 
 def test_two_batches_in_one_pass_are_the_two_apart(spec: StudySpec) -> None:
     """Of each layout, padded to one width where they have rows."""
-    data = prepare(spec.data, spec.model, refusals=True)
+    data = prepare(spec.data, spec.model, answers=("alternative",))
     model = load_model(spec.model)
     for make in (padded, apart):
         one, other = (
@@ -302,7 +304,7 @@ def test_it_goes_on_from_a_checkpoint_bit_for_bit(
 
 
 def test_padding_of_alternatives_counts_nowhere(spec: StudySpec) -> None:
-    data = prepare(spec.data, spec.model, refusals=True)
+    data = prepare(spec.data, spec.model, answers=("alternative",))
     tokens = data.splits[ALTERNATIVE]
     ids = np.where(tokens.document < 0, 17, tokens.input_ids).astype(np.int32)
     other = replace(data, splits=dict(data.splits) | {ALTERNATIVE: replace(tokens, input_ids=ids)})

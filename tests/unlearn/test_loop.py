@@ -23,7 +23,7 @@ from ray_unlearn.unlearn.model import load_model
 from ray_unlearn.unlearn.policy import WholeModel
 from ray_unlearn.unlearn.workspace import Workspace
 
-ON_TEXTS = [n for n, method in METHODS.items() if not (method.adapters or method.alternatives)]
+ON_TEXTS = [n for n, method in METHODS.items() if not (method.adapters or method.other_answers)]
 """Methods that the tiny study can run; see test_inner_states.py and test_alternatives.py."""
 BY_PROBABILITY = [name for name in ON_TEXTS if not name.startswith("rmu")]
 REPEATABLE = [name for name, column in COLUMNS.items() if column.repeatable]

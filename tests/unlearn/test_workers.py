@@ -20,7 +20,7 @@ from ray_unlearn.store.schema import COLUMNS
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.loop import Ended, unlearn
-from ray_unlearn.unlearn.methods import asks_alternatives
+from ray_unlearn.unlearn.methods import other_answers
 from ray_unlearn.unlearn.workspace import Workspace
 
 METHODS = [
@@ -49,7 +49,7 @@ def trajectories(studies: Studies, comm: Comm, cache: Path) -> dict[str, list[di
 def trajectories_of(
     spec: StudySpec, methods: list[str], comm: Comm, cache: Path
 ) -> dict[str, list[dict]]:
-    data = prepare(spec.data, spec.model, cache, refusals=asks_alternatives(methods))
+    data = prepare(spec.data, spec.model, cache, answers=other_answers(methods))
     workspace = Workspace.open(spec.model, data, spec.evaluation, spec.operations, comm)
     found = {}
     for method in methods:

@@ -37,6 +37,9 @@ from ray_unlearn.analysis.read.trial_states import outcomes_of
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.objective_spec import ScoreRuleName
 
+LARGEST_SCORE = 1e304
+"""A score beyond it is of a diverged model: sums of such numbers are not finite."""
+
 
 @dataclass(frozen=True)
 class ForeignFile:
@@ -185,7 +188,7 @@ def _rows(frame: pd.DataFrame, codes: NDArray[np.int64], sign: float) -> pd.Data
     for name in (name for name in METRICS if name in frame):
         values = frame[name].to_numpy()[evaluated]
         if name.startswith("score"):
-            rows[name] = np.where(np.isfinite(values), sign * values, np.nan)
+            rows[name] = np.where(np.abs(values) <= LARGEST_SCORE, sign * values, np.nan)
         else:
             rows[name] = values
     return rows

@@ -12,7 +12,6 @@ from ray_unlearn.spec.method_registry import (
     TRAINED_LAYERS,
     Labels,
     Loss,
-    TermName,
     TermSpec,
     method_named,
 )
@@ -24,7 +23,7 @@ from ray_unlearn.unlearn.methods.losses import LOSSES
 class Term:
     """One part of a trial's loss: weight * loss on `batch_size` documents of `split`."""
 
-    name: TermName
+    name: str
     split: str
     loss: Loss
     labels: Labels
@@ -41,9 +40,9 @@ def loss_of(term: TermSpec) -> Loss:
     return term.loss if isinstance(term.loss, Loss) else LOSSES[term.loss]
 
 
-def asks_alternatives(methods: Collection[str]) -> bool:
-    """Whether one of these methods asks for alternative answers."""
-    return any(method_named(name).alternatives for name in methods)
+def other_answers(methods: Collection[str]) -> frozenset[str]:
+    """Which other answers to the forget set's prompts these methods ask for."""
+    return frozenset(kind for name in methods for kind in method_named(name).other_answers)
 
 
 def terms(config: TrialConfig) -> tuple[Term, ...]:
