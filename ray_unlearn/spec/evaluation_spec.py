@@ -26,8 +26,10 @@ from ray_unlearn.spec.strict import Strict
 
 StrengthMode = Literal["trained", "target", "both"]
 SetName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-RESERVED = frozenset((*SPLITS, *EVALUATED_SETS, "mia", "score", "model", "priv"))
-"""Names that columns of ours begin with."""
+TAUGHT = ("alternative", "mismatched")
+"""Token sets of answers that methods teach, beside the splits."""
+RESERVED = frozenset((*SPLITS, *EVALUATED_SETS, *TAUGHT, "mia", "score", "model", "priv"))
+"""Names that columns of ours begin with, or that data have."""
 ASKED = frozenset(("sets", "generate", "model_utility", "priv_leak"))
 """Keys that are left out of a resolved study where nothing is asked."""
 

@@ -146,6 +146,7 @@ def test_rows_are_compared_with_the_exactly_retrained_model(watching, tiny_model
     ("evaluation", "said"),
     [
         ({"sets": {"forget": {"path": "x.jsonl"}}}, "this name has a meaning already"),
+        ({"sets": {"alternative": {"path": "x.jsonl"}}}, "this name has a meaning already"),
         ({"sets": {"Hard": {"path": "x.jsonl"}}}, "should match pattern"),
         ({"generate": {"sets": ["hrd"]}, "sets": {"hard": {"path": "x"}}}, "did you mean 'hard'"),
         ({"model_utility": ["forget"]}, "must be one of `evaluation.sets`, with `perturbed`"),
