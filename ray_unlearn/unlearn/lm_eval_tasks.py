@@ -67,7 +67,7 @@ def load_tasks(
     Raises:
         UserError: lm-eval is not installed, an unknown task, data that cannot be loaded.
     """
-    if find_spec("lm_eval") is None:
+    if any(find_spec(name) is None for name in ("lm_eval", "accelerate")):
         raise UserError(f"--tasks: needs lm-evaluation-harness: {INSTALL}")
     if not names:
         raise UserError("--tasks: name at least one task, or the path of a task file (.yaml)")

@@ -9,10 +9,10 @@ from ray_unlearn.spec.task_results import TaskModel, TaskResults, TaskScore
 
 TITLE = "Tasks of lm-evaluation-harness"
 READING = (
-    "Chosen models on tasks, measured by `ray-unlearn evaluate` after the studies, beside the "
-    "vanilla and the exactly retrained model. No trial was chosen by them, and no claim of this "
-    "page rests on them. \u00b1 is the standard error over a task's examples: models answer the "
-    "same ones, so their differences are more certain than that."
+    "Chosen models on tasks, measured by `ray-unlearn evaluate` after the studies (`lm_eval.json` "
+    "beside the ledger), next to the vanilla and the exactly retrained model. No trial was chosen "
+    "by them, and no claim of this page rests on them. \u00b1 is the standard error over a task's "
+    "examples; models answer the same ones, so a difference is usually more certain than that."
 )
 MODELS: tuple[tuple[TaskModel, str], ...] = (
     ("this", "unlearned"),
