@@ -28,6 +28,12 @@ def relearnt(updates: int, nll: float) -> AttackOutcome:
     return AttackOutcome("relearn", setting, "forget", updates, BEFORE, after)
 
 
+def test_a_share_of_next_to_nothing_has_no_sign(results: StudyResults, tmp_path: Path) -> None:
+    model = replace(attacked(), outcomes=(relearnt(5, 5.001),))
+    [line] = table_of(replace(results, attacks=(model,)), tmp_path).lines
+    assert line[5] == "0 %"
+
+
 def attacked(number: int = 3, nll: float = 4.0, **about: object) -> AttackedModel:
     rounded = {name: value + 0.1 for name, value in BEFORE.items()}
     outcomes = (
