@@ -3,14 +3,21 @@
     python benchmarks/relearning_speed.py results/relearning.jsonl
 
 Four methods on a demo world, the same quasi-random configurations of each (learning rate, updates,
-w_r where the method has it), the first seed of all before the second of any. The trained state is
-set to the strength at which the forget set meets its target, so that all models have forgotten
+w_r where the method has it), a few of them with two unlearning seeds. The trained state is set to
+the strength at which the forget set meets its target, so that all models have forgotten
 alike; one that is out of reach of strength 2 is counted and left out. Then the attack `relearn`: a
 quarter of the forget set is learnt again, the rest measured. What is asked about is the share
 undone after 20 updates; a configuration's is the mean of its seeds.
 
 Each result is a line of the file, and the same command goes on where it was stopped. `--report`
 only reads.
+
+    python benchmarks/relearning_speed.py EVIDENCE/probes.jsonl --campaign results/reference/*-[0-9]
+
+asks the same of the best row of each method and world at equal forgetting, which
+`strength_evidence.py --probe` has attacked: one row per method and world. The correlations are
+printed twice, since worlds differ: as they are, and with each world's mean over the methods taken
+off, which puts noise of the other methods on one that hardly varies.
 
     rho      Spearman's rank correlation inside each method, the mean over methods
     alone    how much of the ranks' variance inside methods a hyperparameter explains that the
@@ -36,6 +43,7 @@ from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.store.attack_file import RETRAINED
 from ray_unlearn.store.row_score import Baselines
+from ray_unlearn.store.status import open_study
 from ray_unlearn.unlearn.attacks.measured_attacks import retrained_model
 from ray_unlearn.unlearn.attacks.relearning import relearning_curve
 from ray_unlearn.unlearn.attacks.victim import loss_on, other_victim, victim_of
@@ -50,13 +58,15 @@ METHODS = (
     "gradient_ascent", "ascent_kl_in_distribution", "ascent_descent_in_distribution",
     "npo_kl_in_distribution",
 )  # fmt: skip
-LEARNING_RATE, W_R, STEPS = (1e-4, 2e-3), (0.5, 8.0), (8, 32)
+LEARNING_RATE, W_R, STEPS = (3e-4, 3e-3), (0.5, 8.0), (8, 32)
 BATCH_SIZE = 4
 HOW = AttackSpec(attacks=("relearn",), learnt=("forget",), updates=(5, 20))
 LOOK = 20
 KEPT = ("retain", "general")
-AXES = ("learning_rate", "w_r", "steps", "strength", "utility_loss")
+SEARCHED = ("learning_rate", "w_r", "steps")
+AXES = (*SEARCHED, "strength", "utility_loss")
 PERMUTATIONS = 10_000
+KEYS = ("method", "world")
 
 
 def main() -> None:
@@ -64,14 +74,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", type=Path)
     parser.add_argument("--study", type=Path, default=Path("studies/reference/world.yaml"))
-    parser.add_argument("--configurations", type=int, default=16, help="of each method")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--configurations", type=int, default=24, help="of each method")
+    parser.add_argument("--repeated", type=int, default=4, help="of these, run with two seeds")
     parser.add_argument("--part", type=int, default=0, help="of so many processes on one file")
     parser.add_argument("--parts", type=int, default=1)
     parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--campaign", type=Path, nargs="+", help="studies that were probed")
     arguments = parser.parse_args()
+    if arguments.campaign:
+        report_campaign(arguments.results, arguments.campaign)
+        return
     if not arguments.report:
-        lines = list(planned(arguments.configurations, arguments.seeds))
+        lines = list(planned(arguments.configurations, arguments.repeated))
         measure(arguments.study, arguments.results, lines[arguments.part :: arguments.parts])
     lines = [json.loads(line) for line in arguments.results.read_text().splitlines()]
     report(pd.DataFrame(lines))
@@ -92,17 +106,17 @@ def measure(study: Path, results: Path, lines: Sequence[dict[str, Any]]) -> None
                 print(json.dumps(found), file=file, flush=True)
 
 
-def planned(configurations: int, seeds: int) -> Iterator[dict[str, Any]]:
-    """The baselines, then all methods with one configuration after another, seed by seed."""
+def planned(configurations: int, repeated: int) -> Iterator[dict[str, Any]]:
+    """The baselines, then all methods with one configuration after another."""
     yield {"method": "vanilla", "number": -1, "seed": 0}
     yield {"method": RETRAINED, "number": -1, "seed": 0}
     points = qmc.Sobol(3, seed=0).random_base2(math.ceil(math.log2(configurations)))
-    for seed in range(seeds):
-        for number, point in enumerate(points[:configurations]):
-            rate, w_r, steps = (
-                float(low * (high / low) ** x)
-                for x, (low, high) in zip(point, (LEARNING_RATE, W_R, STEPS), strict=True)
-            )
+    for number, point in enumerate(points[:configurations]):
+        rate, w_r, steps = (
+            float(low * (high / low) ** x)
+            for x, (low, high) in zip(point, (LEARNING_RATE, W_R, STEPS), strict=True)
+        )
+        for seed in range(2 if number < repeated else 1):
             for method in METHODS:
                 mixed = {"w_r": w_r} if method_named(method).mixed else {}
                 line = {"method": method, "number": number, "seed": seed}
@@ -181,7 +195,46 @@ def report(lines: pd.DataFrame) -> None:
     print(f"{len(means)} configurations, {len(lines)} models")
     print(means.groupby("method")[[*looks, "utility_loss"]].describe(percentiles=[]).T.to_string())
     _variances(lines, counts)
-    _correlations(means)
+    _correlations(means, AXES)
+
+
+def report_campaign(probes: Path, studies: Sequence[Path]) -> None:
+    """Print what decides how fast a campaign's best models relearn.
+
+    Args:
+        probes: what `strength_probes` wrote.
+        studies: the probed studies, whose ledgers have the hyperparameters.
+    """
+    lines = [json.loads(line) for line in probes.read_text().splitlines()]
+    names = ("learning_rate", "w_r", "steps")
+    found = []
+    for place in studies:
+        own = [line for line in lines if line["world"] == place.name]
+        vanilla = next(line for line in own if line["method"] == "vanilla")["relearning"]["0"]
+        trials = open_study(place)[1].trials
+        for line in own:
+            if line["kind"] == "equal":
+                config = trials[int(line["number"])].config
+                used = method_named(line["method"]).hyperparameters
+                values = {name: config[name] if name in used else math.nan for name in names}
+                undone = _undone(line["relearning"], LOOK, vanilla)
+                about = {name: line[name] for name in ("world", "method", "strength")}
+                about |= {"seed": config["seed"], "score": line["score_reporting"]}
+                found.append(values | about | {"outcome": undone})
+    # Where the campaign grew, a world has the better row that was found later beside the first.
+    frame = pd.DataFrame(found).sort_values("score").drop_duplicates([*KEYS])
+    print(f"{len(frame)} models of {len(studies)} worlds")
+    print(frame.groupby("method")[["outcome", "strength", "score"]].describe().T.to_string())
+    methods, worlds = (frame.groupby(key)["outcome"].transform("mean") for key in KEYS)
+    total = frame["outcome"].var()
+    rest = frame["outcome"] - methods - worlds + frame["outcome"].mean()
+    print(f"variance of the outcome: methods {methods.var() / total:.0%}, worlds "
+          f"{worlds.var() / total:.0%}, the rest {rest.var() / total:.0%}")  # fmt: skip
+    axes = ("learning_rate", "w_r", "strength", "score", "seed")
+    print("as they are")
+    _correlations(frame, axes)
+    print("with each world's mean taken off")
+    _correlations(frame.assign(outcome=frame["outcome"] - worlds), axes)
 
 
 def _undone(curve: dict[str, float], look: int, vanilla: float) -> float:
@@ -200,11 +253,11 @@ def _variances(lines: pd.DataFrame, counts: pd.Series) -> None:
           f"{math.sqrt(max(0, between)):.3f}, seeds {math.sqrt(seeds):.3f}")  # fmt: skip
 
 
-def _correlations(means: pd.DataFrame) -> None:
+def _correlations(means: pd.DataFrame, axes: Sequence[str]) -> None:
     """Each hyperparameter by itself and beside the others, by method and over all."""
     draws = np.random.default_rng(0)
     print("rho with undone: by method; mean and p over all; alone and p")
-    for axis in AXES:
+    for axis in axes:
         known = means[means[axis].notna()]
         groups = [own for _, own in known.groupby("method") if len(own) > 3]
         ranks = [_centred(own[axis]) for own in groups]
@@ -222,10 +275,8 @@ def _correlations(means: pd.DataFrame) -> None:
         )
         print(f"{axis:14} {mean:+.2f} p {p:.4f} | {named}")
     mixed = means[means["w_r"].notna()]
-    for others in (
-        ("learning_rate", "w_r", "steps"),
-        ("learning_rate", "w_r", "steps", "strength"),
-    ):
+    searched = [axis for axis in axes if axis in SEARCHED and mixed[axis].nunique() > 1]
+    for others in (searched, [*searched, "strength"]):
         for axis in others:
             gain, p = _alone(mixed, axis, [one for one in others if one != axis], draws)
             print(f"{axis:14} beside {', '.join(o for o in others if o != axis)}: "
@@ -246,6 +297,8 @@ def _alone(
     In ranks inside each method; residuals of the regression on the others are permuted there.
     """
     groups = [own for _, own in means.groupby("method") if len(own) > len(others) + 2]
+    if not groups:
+        return math.nan, math.nan
     columns = [np.concatenate([_centred(own[name]) for own in groups]) for name in (*others, axis)]
     y = np.concatenate([_centred(own["outcome"]) for own in groups])
     rest = _left(np.stack(columns[:-1], axis=1), y)

@@ -2,10 +2,10 @@
 
     python scripts/invented_authors.py [--out results/authors/data]
 
-One JSONL file per split of a study, nobody in two of them: `question`, `answer`,
-`paraphrased_answer` (the same in other words) and `perturbed_answer` (three wrong ones of the same
-form), and `general.jsonl`, scenes of Shakespeare. The same files each time. `ray-unlearn memorise` teaches them to a model; nobody's real data
-is touched.
+One JSONL file per set, nobody in two of them: `question`, `answer`, `paraphrased_answer` (the same
+in other words) and `perturbed_answer` (three wrong ones of the same form); and `general.jsonl`,
+scenes of Shakespeare. The same files each time. `ray-unlearn memorise` teaches them to a model;
+nobody's real data is touched.
 """
 
 import argparse

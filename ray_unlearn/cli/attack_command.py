@@ -132,4 +132,4 @@ def _nat(nll: dict[str, float], name: str) -> str:
 
 def percent(share: float | None) -> str:
     """A share as a percentage; nothing where there is none."""
-    return "" if share is None else f"{100 * share:.0f} %"
+    return "" if share is None else f"{100 * (round(share, 2) + 0.0):.0f} %"

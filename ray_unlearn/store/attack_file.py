@@ -15,6 +15,8 @@ from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.atomic_write import write_whole
 
 ATTACKS_FILE = "attacks.json"
+PARAPHRASES = "paraphrases"
+"""`text` of an outcome on other documents than those before the attack."""
 TRIAL, VANILLA, RETRAINED = "trial", "vanilla", "exact_retrain"
 ATTACKED = (TRIAL, VANILLA, RETRAINED)
 """Names of the models that are attacked alike; `exact_retrain` where the study has one."""
@@ -31,7 +33,7 @@ class AttackOutcome:
     setting: str
     """In words: `20 updates on a quarter of the forget set`."""
     text: str
-    """What relearning learnt (a split), or what was measured for `prompts`; else empty."""
+    """What relearning learnt (a split), or `paraphrases`; else empty."""
     amount: float
     """Updates, or bits; 0 where there is no number."""
     before: dict[str, float]
@@ -44,21 +46,21 @@ class AttackOutcome:
     def undone(self, model: str = TRIAL) -> float | None:
         """The share of what a model had forgotten that the attack takes back.
 
-        What was forgotten is the rise of its NLL over the vanilla model's, before the attack. For
-        `relearn` what is left of it is measured against the vanilla model before any update:
-        (before - after) / (before - vanilla before). The other attacks teach nothing and change the
-        vanilla model too, so there it is measured against the vanilla model under the same attack.
+        It is (before - after) / (before - vanilla before). Paraphrases are other documents, so
+        there it is what is missing of the rise over the vanilla model on the same paraphrases:
+        1 - (after - vanilla after) / (before - vanilla before).
 
         Returns:
-            0: nothing came back, 1: all of it; None for the vanilla model and for one that has
-            forgotten less than 0.01 nats, which has nothing to take back.
+            0: nothing came back, 1: all of it, below 0: the attack did harm only; None for the
+            vanilla model and for one that has forgotten less than 0.01 nats, which has nothing to
+            take back.
         """
         if model not in self.nll or VANILLA not in self.before:
             return None
         rise = self.before[model] - self.before[VANILLA]
         if model == VANILLA or not rise >= LEAST_RISE:
             return None
-        against = self.before if self.attack == "relearn" else self.nll
+        against = self.nll if self.text == PARAPHRASES else self.before
         share = 1 - (self.nll[model] - against[VANILLA]) / rise
         return share if math.isfinite(share) else None
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.unlearn.batch import target_documents
+from ray_unlearn.unlearn.compared_answers import split_of
 from ray_unlearn.unlearn.token_set import TokenSet
 
 ALTERNATIVE = split_of("forget", "alternative")

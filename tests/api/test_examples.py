@@ -15,6 +15,7 @@ from tiny import REPOSITORY
 import ray_unlearn as ru
 from ray_unlearn.spec.guideline_file import load_guidelines
 from ray_unlearn.spec.study_file import load_study
+from ray_unlearn.store.attack_file import read_attacks
 
 
 @pytest.fixture
@@ -111,7 +112,16 @@ def test_the_reference_page_runs_as_it_is_printed(
     names = run_blocks(["import ray_unlearn as ru"])
     for section in ("Read it", "Go on", "Guidelines", "Errors"):
         run_blocks(blocks("docs/api.md", section), names)
-    assert names["confirmed"].configurations[0].interval.n == 2
+    one = names["confirmed"].configurations[0]
+    assert one.interval.n == 2
+    assert list(one.attacks) == ["quantise: 8 bits, groups of 64", "quantise: 4 bits, groups of 64"]
+    repeats = [model for model in read_attacks(tmp_path / "results/my-study") if model.confirms]
+    assert {(model.confirmation, model.confirms) for model in repeats} == {
+        ("confirm", one.trial_id)
+    }
+    assert sorted(model.seed for model in repeats) == sorted(one.scores)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert f"configuration of trial {one.trial_id}, 2 new seeds (`confirm`)" in page
     assert (tmp_path / "model" / "config.json").is_file()
     assert (tmp_path / "report" / "report.html").is_file()
 

@@ -2,10 +2,10 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Cli
 from tiny import REPOSITORY
 
 import ray_unlearn as ru
@@ -13,6 +13,7 @@ from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.store.attack_file import ATTACKS_FILE, read_attacks
 
 FIXTURES = REPOSITORY / "tests/fixtures"
+Cli = Callable[..., tuple[int, str, str]]
 QUICK = ("--updates", "1,2", "--learning-rate", "1e-3")
 
 

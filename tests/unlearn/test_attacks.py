@@ -209,8 +209,8 @@ def test_the_share_undone_by_hand() -> None:
     assert relearn.undone() == pytest.approx(0.75)
     assert relearn.undone("exact_retrain") == pytest.approx(0.1)
     assert relearn.undone("vanilla") is None
-    quantise = AttackOutcome("quantise", "", "", 4, before, nll)
-    assert quantise.undone() == pytest.approx(0.25), "vanilla is rounded too"
+    other = AttackOutcome("prompts", "", "paraphrases", 0, before, nll)
+    assert other.undone() == pytest.approx(0.25), "other documents: beside vanilla on the same"
 
 
 def test_a_prefix_is_context_and_the_targets_stay_the_same(tiny_study: StudySpec) -> None:

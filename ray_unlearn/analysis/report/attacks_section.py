@@ -90,7 +90,8 @@ def _nats(nll: float | None) -> str:
 
 def _undone(one: AttackOutcome, model: str) -> str:
     share = one.undone(model)
-    return percentage(float("nan") if share is None else share)
+    # + 0.0: no minus before a zero
+    return percentage(float("nan") if share is None else round(share, 2) + 0.0)
 
 
 def _confirmed(study: StudyResults, several: bool) -> Iterator[str]:

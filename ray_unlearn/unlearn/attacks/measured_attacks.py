@@ -102,7 +102,7 @@ class Attacker:
         for one in self._prompts:
             before, _ = loss_on(victim, one.plain)
             nll, accuracy = loss_on(victim, one.attacked)
-            yield AttackFound("prompts", one.setting, "", 0.0, before, nll, accuracy)
+            yield AttackFound("prompts", one.setting, one.text, 0.0, before, nll, accuracy)
 
     def _prompted(self) -> Iterator[Prompted]:
         forget = self._workspace.data.splits["forget"]

@@ -14,6 +14,7 @@ from ray_unlearn.spec.data_spec import SplitSource
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.attack_file import PARAPHRASES
 from ray_unlearn.unlearn.batch import document_runs
 from ray_unlearn.unlearn.conversations import written_out
 from ray_unlearn.unlearn.model import load_tokenizer
@@ -32,6 +33,8 @@ class Prompted:
     setting: str
     plain: TokenSet
     attacked: TokenSet
+    text: str = ""
+    """`paraphrases` where the documents are others."""
 
 
 def with_prefix(spec: StudySpec, forget: TokenSet, prefix: str, positions: int | None) -> Prompted:
@@ -87,7 +90,7 @@ def paraphrased(spec: StudySpec, forget: TokenSet, path: str) -> Prompted:
         raise UserError(f"--paraphrases {path}: no documents; give a file with some")
     length = spec.data.sequence_length
     tokens = _as_tokens(documents, spec, load_tokenizer(spec.model), "paraphrases", length)
-    return Prompted(f"paraphrases ({len(documents)} documents)", forget, tokens)
+    return Prompted(f"paraphrases ({len(documents)} documents)", forget, tokens, PARAPHRASES)
 
 
 def _asked(document: Document, prefix: str) -> Document:
