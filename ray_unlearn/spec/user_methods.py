@@ -36,6 +36,7 @@ def method(
     needs: Needs = "logprobs",
     retain: Literal["descent", "kl"] | None = None,
     retain_from: Literal["in_distribution", "general"] = "in_distribution",
+    terms: Sequence[TermSpec] = (),
     hyperparameters: Sequence[Hyperparameter] = (),
     space: Mapping[str, Any] | None = None,
 ) -> Callable[[Function], Function]:
@@ -50,6 +51,8 @@ def method(
         needs: what the loss is computed from.
         retain: a second term beside it, weighted by w_r, the loss itself by w_f.
         retain_from: where that term's documents come from.
+        terms: more terms, each with a name, a split, a loss (a name of ours, or a `Loss` of
+            another function), labels and the hyperparameter that weights it.
         hyperparameters: what the function reads of `chosen`, beside those of all methods.
         space: their search space, and others that differ from the shared fragments, as in a search
             space file.
@@ -73,18 +76,18 @@ def method(
                 f"method {name!r}: it is defined in a script, which other processes cannot import; "
                 f"put it into a module (my_methods.py), and name that in {ENVIRONMENT}"
             )
-        terms = [TermSpec("forget", "forget", Loss(function, needs))]
+        whole = [TermSpec("forget", "forget", Loss(function, needs))]
         used: tuple[str, ...] = TRAINING_HYPERPARAMETERS
         if retain is not None:
             split = {where: split for where, split, _ in SPLITS}[retain_from]
-            terms = [
+            whole = [
                 TermSpec("forget", "forget", Loss(function, needs), weight="w_f"),
                 TermSpec("retain", split, RETAIN[retain], weight="w_r"),
             ]
             used += MIXING_HYPERPARAMETERS
         own, searched = tuple(hyperparameters), dict(space or {})
         formula = (function.__doc__ or name).strip().splitlines()[0]
-        register(Method(name, formula, tuple(terms), used, own, searched, module))
+        register(Method(name, formula, (*whole, *terms), used, own, searched, module))
         return function
 
     return made

@@ -119,10 +119,13 @@ def write_splits(splits: Documents, sources: Mapping[str, SplitSource], folder: 
 
 
 def split_sources(sources: Mapping[str, SplitSource], folder: str) -> dict[str, dict[str, str]]:
-    """`data.splits` of a study file for the files of `write_splits`."""
+    """`data.splits` of a study file for the files of `write_splits`.
+
+    Other answers stay in all files; a study reads those of the forget set alone.
+    """
     return {
         name: {"path": f"{folder}/{name}.jsonl", "id": "id"}
-        | _fields(sources[origin_of_split(name, sources)])
+        | _fields(sources[origin_of_split(name, sources)], name == "forget")
         for name in SPLITS
     }
 
@@ -134,18 +137,22 @@ def origin_of_split(name: str, sources: Mapping[str, SplitSource]) -> str:
     return name.partition("_")[0]
 
 
-def _fields(source: SplitSource) -> dict[str, str]:
+def _fields(source: SplitSource, with_others: bool) -> dict[str, str]:
+    others = {kind: kind for kind in source.other_answers if with_others}
     if source.messages is not None:
-        return {"messages": "messages"}
-    return {"prompt": "prompt", "answer": "answer"} if source.has_answers else {}
+        return {"messages": "messages"} | others
+    return {"prompt": "prompt", "answer": "answer"} | others if source.has_answers else {}
 
 
 def _entry(document: Document, source: SplitSource) -> dict[str, Any]:
+    others = {kind: document.others(kind) for kind in source.other_answers}
     if source.messages is not None:
-        return {"id": document.id, "messages": [turn._asdict() for turn in document.turns]}
+        turns = [turn._asdict() for turn in document.turns]
+        return {"id": document.id, "messages": turns} | others
     if source.has_answers:
         prompt, answer = document.turns
-        return {"id": document.id, "prompt": prompt.content, "answer": answer.content}
+        content = {"id": document.id, "prompt": prompt.content, "answer": answer.content}
+        return content | others
     return {"id": document.id, "text": document.text}
 
 

@@ -80,6 +80,45 @@ def test_a_study_of_it_is_searched_tabled_reported_and_checked(
     assert f"the source of method '{NAME}' has changed since the study began" in said
 
 
+def test_the_tutorial_is_the_example() -> None:
+    text = (EXAMPLE.parents[1] / "docs/methods.md").read_text()
+    tutorial = text.partition("## A method of your own")[2].partition("```python\n")[2]
+    code = EXAMPLE.read_text().partition("\n\n")[2]
+    assert tutorial.partition("```")[0] == code
+
+
+THREE_TERMS = '''
+import ray_unlearn as ru
+
+CALM = ru.Hyperparameter("w_calm", 0.5, "weight of the squares", at_least=0)
+
+
+def squares(given, chosen):
+    return given.values.square().sum() / given.targets
+
+
+@ru.method(
+    terms=[ru.TermSpec("calm", "general_retain", ru.Loss(squares, "logprobs"), weight="w_calm")],
+    hyperparameters=[CALM],
+    retain="kl",
+)
+def calm_ascent(given, chosen):
+    """w_f log P on U + w_r KL on R + w_calm (log P)^2 on G"""
+    return given.values.sum() / given.targets
+'''
+
+
+def test_a_users_method_has_terms_of_any_name(module: Path) -> None:
+    module.write_text(module.read_text() + THREE_TERMS)
+    chosen = TrialConfig(
+        learning_rate=1e-3, steps=2, method=method_named("calm_ascent").name, evaluate_at=(2,)
+    )
+    calm = terms(chosen)[2]
+    assert (calm.name, calm.split, calm.weight) == ("calm", "general_retain", 0.5)
+    given = Given(torch.tensor([-2.0, 0.0]), 2, 1, torch.tensor([0, 0]))
+    assert calm.loss.function(given, chosen).item() == 2.0
+
+
 def test_a_module_that_cannot_be_imported_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -220,3 +220,22 @@ def test_what_is_wrong_is_said_before_anything_is_made(
 def test_a_disk_without_room_is_refused_with_both_sizes(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"the models need 1048576\.0 GiB, and .* are free"):
         check_space(tmp_path / "deep" / "world", 2**50)
+
+
+def test_other_answers_of_the_documents_are_kept(
+    make: Callable[..., World], given: dict[str, Path]
+) -> None:
+    """TOFU's truth ratio and `dpo` can be asked of a world."""
+    rows = [json.loads(line) for line in given["forget"].read_text().splitlines()]
+    for row in rows:
+        row |= {"wrong": ["In Rome, in 1850.", "In Paris, in 1851."], "other": "Who knows."}
+    write(given["forget"], rows)
+    source = (
+        f"{{path: {given['forget']}, prompt: question, answer: answer, perturbed: wrong, "
+        "alternative: other}"
+    )
+    forget = load_study(make(forget=source, epochs=1).study).data.splits["forget"]
+    assert forget.other_answers == {"alternative": "alternative", "perturbed": "perturbed"}
+    first = json.loads(Path(str(forget.path)).read_text().splitlines()[0])
+    assert first["perturbed"] == ["In Rome, in 1850.", "In Paris, in 1851."]
+    assert first["alternative"] == ["Who knows."]
