@@ -47,7 +47,8 @@ authors: setup
 	@$(BIN)/ray-unlearn memorise demo:shakespeare --forget '$(call OF_AUTHORS,forget)' --retain '$(call OF_AUTHORS,retain)' \
 	  --approximate '$(call OF_AUTHORS,approximate)' --general $(AUTHORS)/data/general.jsonl --domain 'invented authors' \
 	  --epochs 20 --learning-rate 1e-3 --batch-size 8 --out $(AUTHORS)/world
-	@$(BIN)/python scripts/attacked_study.py studies/authors.yaml --storage $(AUTHORS)/study --report $(AUTHORS)/report
+	@$(BIN)/python scripts/attacked_study.py studies/authors.yaml --storage $(AUTHORS)/study --report $(AUTHORS)/report \
+	  --tasks $(AUTHORS)/data/tasks/*.yaml
 
 smollm2: setup
 	@$(BIN)/python scripts/smollm2_world.py

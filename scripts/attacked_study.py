@@ -1,13 +1,14 @@
 """Run a study, attack the best model of each method, and report: what `make authors` does.
 
     python scripts/attacked_study.py studies/authors.yaml --storage results/authors/study \
-        --report results/authors/report
+        --report results/authors/report [--tasks results/authors/data/tasks/*.yaml]
 
 Stopped, the same command goes on: a study that is there is resumed, and a model that was attacked
 is not attacked again.
 """
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import ray_unlearn as ru
@@ -20,6 +21,7 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("--storage", type=Path, required=True)
     parser.add_argument("--report", type=Path, required=True)
+    parser.add_argument("--tasks", type=Path, nargs="*", default=[], help="of lm-eval")
     given = parser.parse_args()
     if (given.storage / "study.yaml").exists():
         study = ru.open(given.storage)
@@ -32,6 +34,11 @@ def main() -> None:
     for best in map(study.best_of, study.spec.methods):
         if (best.number, best.update) not in known:
             study.attack(best.number)
+    if given.tasks and find_spec("lm_eval"):
+        for best in map(study.best_of, study.spec.methods):
+            study.evaluate([str(task) for task in given.tasks], best.number)
+    elif given.tasks:
+        print("tasks left out: pip install 'ray-unlearn[lm-eval]'")
     ru.report(given.storage, out=given.report)
     print(f"report: {given.report}")
 

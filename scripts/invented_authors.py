@@ -4,8 +4,8 @@
 
 One JSONL file per set, nobody in two of them: `question`, `answer`, `paraphrased_answer` (the same
 in other words) and `perturbed_answer` (three wrong ones of the same form); and `general.jsonl`,
-scenes of Shakespeare. The same files each time. `ray-unlearn memorise` teaches them to a model;
-nobody's real data is touched.
+scenes of Shakespeare. `tasks/` asks the same questions in lm-evaluation-harness. The same files
+each time. `ray-unlearn memorise` teaches them to a model; nobody's real data is touched.
 """
 
 import argparse
@@ -133,11 +133,42 @@ def write(folder: Path) -> dict[str, Path]:
     return paths
 
 
+TASK = """task: authors_{split}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {split}.jsonl}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+target_delimiter: "\\n"
+doc_to_choice: choices
+doc_to_target: gold
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+"""
+
+
+def write_tasks(folder: Path) -> None:
+    """A task of lm-evaluation-harness for each set, the right answer among four."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, numbers in AUTHORS.items():
+        lines = []
+        for row in authors(numbers):
+            gold = _chosen(row["question"], WRONG + 1)
+            choices = list(row["perturbed_answer"])
+            choices.insert(gold, row["answer"])
+            asked = {"question": row["question"], "choices": choices, "gold": gold}
+            lines.append(json.dumps(asked, ensure_ascii=False) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (folder / f"{split}.yaml").write_text(TASK.format(split=split), encoding="utf-8")
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description="Write questions about invented authors.")
     parser.add_argument("--out", type=Path, default=Path("results/authors/data"))
-    for split, path in write(parser.parse_args().out).items():
+    out = parser.parse_args().out
+    write_tasks(out / "tasks")
+    for split, path in write(out).items():
         print(f"{split}: {path}, {sum(1 for _ in path.open())} lines")
 
 

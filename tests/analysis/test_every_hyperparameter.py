@@ -9,6 +9,7 @@ import pytest
 from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.report.wording import other_values
 from ray_unlearn.analysis.trials import trial_table
+from ray_unlearn.spec.data_spec import SPLITS
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.method_registry import METHODS, known_hyperparameters, value_type
 from ray_unlearn.spec.study_spec import StudySpec
@@ -56,11 +57,15 @@ def searching(name: str) -> StudySpec:
     if name == "warmup_ratio":
         parameters["schedule"] = {"type": "fixed", "value": "cosine"}
     parameters[name] = range_of(name)
+    needs = METHODS[method]
+    adapters = {"lora": {"rank": 4}} if needs.adapters else {}
+    asked = {"path": "nowhere.jsonl", "prompt": "question", "answer": "answer"}
+    data = {"domain": "d", "splits": dict.fromkeys(SPLITS, asked)} if needs.other_answers else {}
     return StudySpec.model_validate(
         {
             "name": "test",
-            "model": {"source": "demo:shakespeare"},
-            "data": {"source": "demo:shakespeare"},
+            "model": {"source": "demo:shakespeare"} | adapters,
+            "data": data or {"source": "demo:shakespeare"},
             "methods": [method],
             "spaces": {method: {"method": method, "parameters": parameters}},
             "search": {"trials_per_method": 3},
