@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     )
     from ray_unlearn.spec.errors import StorageError, UserError
     from ray_unlearn.spec.hyperparameters import Hyperparameter
-    from ray_unlearn.spec.method_registry import Loss, TermSpec
+    from ray_unlearn.spec.method_terms import Loss, TermSpec
     from ray_unlearn.spec.user_methods import method
 
 __version__ = "0.1.0"
@@ -53,9 +53,9 @@ __all__ = [
 
 _HOMES = {
     "Hyperparameter": "spec.hyperparameters",
-    "Loss": "spec.method_registry",
+    "Loss": "spec.method_terms",
     "StorageError": "spec.errors",
-    "TermSpec": "spec.method_registry",
+    "TermSpec": "spec.method_terms",
     "UserError": "spec.errors",
     "method": "spec.user_methods",
 }

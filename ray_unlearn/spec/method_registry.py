@@ -6,11 +6,11 @@ hyperparameters a method has, so that specs, command line and report can name an
 without loading a model.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,65 +28,24 @@ from ray_unlearn.spec.hyperparameters import (
     values_class,
 )
 from ray_unlearn.spec.method_modules import load_user_methods
-
-TrainedSplit = Literal["forget", "retain", "general_retain"]
-Labels = Literal["true", "random", "adversarial", "alternative", "mismatched"]
-OTHER_ANSWERS: tuple[Labels, ...] = ("alternative", "mismatched")
-"""Labels that are other answers to the prompts of the forget set."""
-Needs = Literal[
-    "logprob_sum",
-    "kl_sum",
-    "distillation_sum",
-    "logprobs",
-    "reference_logprobs",
-    "hidden",
-    "reference_hidden",
-    "residuals",
-    "preference",
-]
-"""What a loss is computed from.
-
-logprob_sum, kl_sum, distillation_sum: a sum over targets, whose gradient comes from the same pass
-    over the head; the last of cross-entropies to P_0 with its logits of the targets lowered.
-logprobs: log P of each target, for any differentiable function: the head is passed twice.
-reference_logprobs: the same, and those of the vanilla model P_0.
-hidden: hidden states of the layer at `layer_depth`, at the places that predict a target.
-reference_hidden: the same, and those of the vanilla model.
-residuals: what the adapters of each layer add to its output there (`model.lora`).
-preference: log P and log P_0 of each target of the documents, and of alternative answers to their
-    prompts.
-"""
+from ray_unlearn.spec.method_terms import OTHER_ANSWERS, Labels, TermSpec, TrainedSplit
+from ray_unlearn.spec.own_hyperparameters import (
+    BETA,
+    CONFIDENCE_POWER,
+    DOUBT_POWER,
+    GAMMA,
+    LAYER_DEPTH,
+    LOGIT_PENALTY,
+    MISMATCH_WEIGHT,
+    SHIFT,
+    STEERING,
+    TRAINED_LAYERS,
+)
 
 NOT_FOR_TERMS = ("utility",)
 """Names whose loss is another column."""
 WITHOUT_DEFAULT = ("learning_rate", "steps")
 """Hyperparameters that every method uses and every search space names."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A pure function of what it needs and the trial's hyperparameters."""
-
-    function: Callable[[Any, Any], Any]
-    """From `unlearn.methods.losses.Given` and a `TrialConfig` to a scalar tensor."""
-    needs: Needs
-
-
-@dataclass(frozen=True)
-class TermSpec:
-    """One part of what a method minimises: weight x loss on documents of a split."""
-
-    name: str
-    """It names the term's column, `forget_loss` say; each name occurs once in a method."""
-    split: TrainedSplit
-    loss: str | Loss
-    """Name of a function in `ray_unlearn.unlearn.methods.losses`, or a user's own."""
-    labels: Labels = "true"
-    """What the tokens of the documents are replaced by as targets; `alternative`: by another
-    answer to the same prompt, or, where the loss needs `preference`, compared with it;
-    `mismatched`: by the answer of a retain document."""
-    weight: str | None = None
-    """The hyperparameter that multiplies the loss; None: 1."""
 
 
 @dataclass(frozen=True)
@@ -274,55 +233,6 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}{nearest(name, METHODS)}")
     return METHODS[name]
-
-
-BETA = Hyperparameter(
-    "beta", 0.1, "how sharply NPO, SimNPO and DPO stop at documents that are forgotten", above=0
-)
-GAMMA = Hyperparameter(
-    "gamma",
-    0.0,
-    "margin that SimNPO wants below a document's mean log-probability, times beta",
-    at_least=0,
-)
-CONFIDENCE_POWER = Hyperparameter(
-    "confidence_power",
-    1.0,
-    "power of P(x_t) in a token's weight (WGA, SatImp)",
-    at_least=0,
-    at_most=64,
-)
-DOUBT_POWER = Hyperparameter(
-    "doubt_power", 1.0, "power of 1 - P(x_t) in a token's weight (SatImp)", at_least=0, at_most=64
-)
-LOGIT_PENALTY = Hyperparameter(
-    "logit_penalty", 10.0, "what UNDIAL takes off the vanilla model's logit of each target", above=0
-)
-LAYER_DEPTH = Hyperparameter(
-    "layer_depth",
-    0.25,
-    "layer whose hidden states RMU steers, as a fraction of the model's layers",
-    above=0,
-    at_most=1,
-)
-TRAINED_LAYERS = Hyperparameter(
-    "trained_layers",
-    3,
-    "layers that RMU trains, the steered one and those just below it",
-    at_least=1,
-    at_most=1024,
-)
-STEERING = Hyperparameter(
-    "steering", 20.0, "length of the vector that RMU steers forget documents' states to", above=0
-)
-SHIFT = Hyperparameter(
-    "shift", 1.0, "length of the vector that features of forget documents are shifted by", above=0
-)
-
-
-MISMATCH_WEIGHT = Hyperparameter(
-    "w_mismatch", 1.0, "weight of the cross-entropy to mismatched answers (LLMU)", above=0
-)
 
 
 def _alone(

@@ -16,12 +16,7 @@ from pydantic import (
 from ray_unlearn.spec.bounds import MOST_UPDATES
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import ANY, Hyperparameters
-from ray_unlearn.spec.method_registry import (
-    WITHOUT_DEFAULT,
-    Method,
-    method_named,
-    value_type,
-)
+from ray_unlearn.spec.method_registry import WITHOUT_DEFAULT, Method, method_named, value_type
 from ray_unlearn.spec.strict import Strict, validated
 
 ParameterRole = Literal["scientific", "nuisance", "fixed"]

@@ -16,15 +16,8 @@ from ray_unlearn.spec.hyperparameters import (
     Hyperparameter,
 )
 from ray_unlearn.spec.method_modules import ENVIRONMENT, named_modules
-from ray_unlearn.spec.method_registry import (
-    SPLITS,
-    Loss,
-    Method,
-    Needs,
-    TermSpec,
-    method_named,
-    register,
-)
+from ray_unlearn.spec.method_registry import SPLITS, Method, method_named, register
+from ray_unlearn.spec.method_terms import Loss, Needs, TermSpec
 
 RETAIN = {"descent": "cross_entropy", "kl": "kl_divergence"}
 

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ray_unlearn.spec.method_registry import OTHER_ANSWERS
+from ray_unlearn.spec.method_terms import OTHER_ANSWERS
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.alternatives import ALTERNATIVE, drawn_alternatives
 from ray_unlearn.unlearn.batch import joined_batches

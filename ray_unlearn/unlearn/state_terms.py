@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ray_unlearn.spec.method_registry import Needs
+from ray_unlearn.spec.method_terms import Needs
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.batch import Batch
 from ray_unlearn.unlearn.inner_states import (

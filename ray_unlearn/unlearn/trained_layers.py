@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from torch import nn
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.method_registry import LAYER_DEPTH, TRAINED_LAYERS, method_named
+from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.model_spec import LoraSpec
+from ray_unlearn.spec.own_hyperparameters import LAYER_DEPTH, TRAINED_LAYERS
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.architecture import model_config

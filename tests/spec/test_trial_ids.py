@@ -18,11 +18,11 @@ from ray_unlearn.spec.hyperparameters import MIXING_HYPERPARAMETERS, Hyperparame
 from ray_unlearn.spec.method_registry import (
     METHODS,
     Method,
-    TermSpec,
     known_hyperparameters,
     method_named,
     register,
 )
+from ray_unlearn.spec.method_terms import TermSpec
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig, with_defaults

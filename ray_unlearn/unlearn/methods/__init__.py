@@ -7,14 +7,9 @@ trial's values.
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ray_unlearn.spec.method_registry import (
-    LAYER_DEPTH,
-    TRAINED_LAYERS,
-    Labels,
-    Loss,
-    TermSpec,
-    method_named,
-)
+from ray_unlearn.spec.method_registry import method_named
+from ray_unlearn.spec.method_terms import Labels, Loss, TermSpec
+from ray_unlearn.spec.own_hyperparameters import LAYER_DEPTH, TRAINED_LAYERS
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.methods.losses import LOSSES
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from ray_unlearn.spec.method_registry import LOGIT_PENALTY, Loss, Needs
+from ray_unlearn.spec.method_terms import Loss, Needs
+from ray_unlearn.spec.own_hyperparameters import LOGIT_PENALTY
 
 OF_REFERENCE: tuple[Needs, ...] = (
     "kl_sum",
