@@ -113,7 +113,7 @@ class SplitSource(Strict):
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Studies of before there were other answers had no such keys."""
         content: dict[str, Any] = handler(self)
-        absent = {name for name in OTHER_ANSWERS if content[name] is None}
+        absent = {name for name in OTHER_ANSWERS if content.get(name) is None}
         return {key: value for key, value in content.items() if key not in absent}
 
     @property

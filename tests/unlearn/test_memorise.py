@@ -230,10 +230,8 @@ def test_other_answers_of_the_documents_are_kept(
     for row in rows:
         row |= {"wrong": ["In Rome, in 1850.", "In Paris, in 1851."], "other": "Who knows."}
     write(given["forget"], rows)
-    source = (
-        f"{{path: {given['forget']}, prompt: question, answer: answer, perturbed: wrong, "
-        "alternative: other}"
-    )
+    source = {"path": str(given["forget"]), "prompt": "question", "answer": "answer"}
+    source |= {"perturbed": "wrong", "alternative": "other"}
     forget = load_study(make(forget=source, epochs=1).study).data.splits["forget"]
     assert forget.other_answers == {"alternative": "alternative", "perturbed": "perturbed"}
     first = json.loads(Path(str(forget.path)).read_text().splitlines()[0])
