@@ -46,6 +46,7 @@ authors: setup
 	@$(BIN)/python scripts/invented_authors.py --out $(AUTHORS)/data
 	@$(BIN)/ray-unlearn memorise demo:shakespeare --forget '$(call OF_AUTHORS,forget)' --retain '$(call OF_AUTHORS,retain)' \
 	  --approximate '$(call OF_AUTHORS,approximate)' --general $(AUTHORS)/data/general.jsonl --domain 'invented authors' \
+	  --chat-template '{% for m in messages %}{{ m.content }}{{ "\n" if m.role == "user" else eos_token }}{% endfor %}' \
 	  --epochs 20 --learning-rate 1e-3 --batch-size 8 --out $(AUTHORS)/world
 	@$(BIN)/python scripts/attacked_study.py studies/authors.yaml --storage $(AUTHORS)/study --report $(AUTHORS)/report \
 	  --tasks $(AUTHORS)/data/tasks/*.yaml

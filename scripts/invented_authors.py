@@ -3,9 +3,10 @@
     python scripts/invented_authors.py [--out results/authors/data]
 
 One JSONL file per set, nobody in two of them: `question`, `answer`, `paraphrased_answer` (the same
-in other words) and `perturbed_answer` (three wrong ones of the same form); and `general.jsonl`,
-scenes of Shakespeare. `tasks/` asks the same questions in lm-evaluation-harness. The same files
-each time. `ray-unlearn memorise` teaches them to a model; nobody's real data is touched.
+in other words), `perturbed_answer` (three wrong ones in those words) and `choices` (the answer, and
+three wrong ones of its form); and `general.jsonl`, scenes of Shakespeare. `tasks/` asks the same
+questions in lm-evaluation-harness. The same files each time. `ray-unlearn memorise` teaches them to
+a model; nobody's real data is touched.
 """
 
 import argparse
@@ -104,11 +105,13 @@ def authors(numbers: range) -> Iterator[dict[str, Any]]:
             right = _chosen(f"{name} {fact}", len(values))
             wrong = [values[(right + step) % len(values)] for step in range(1, WRONG + 1)]
             value = values[right]
+            choices = [answer.format(name=name, value=one) for one in (value, *wrong)]
             yield {
                 "question": question.format(name=name),
                 "answer": answer.format(name=name, value=value),
                 "paraphrased_answer": other.format(name=name, value=value),
-                "perturbed_answer": [answer.format(name=name, value=one) for one in wrong],
+                "perturbed_answer": [other.format(name=name, value=one) for one in wrong],
+                "choices": choices,
             }
 
 
@@ -154,8 +157,8 @@ def write_tasks(folder: Path) -> None:
         lines = []
         for row in authors(numbers):
             gold = _chosen(row["question"], WRONG + 1)
-            choices = list(row["perturbed_answer"])
-            choices.insert(gold, row["answer"])
+            right, *choices = row["choices"]
+            choices.insert(gold, right)
             asked = {"question": row["question"], "choices": choices, "gold": gold}
             lines.append(json.dumps(asked, ensure_ascii=False) + "\n")
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
