@@ -19,6 +19,11 @@ asks the same of the best row of each method and world at equal forgetting, whic
 printed twice, since worlds differ: as they are, and with each world's mean over the methods taken
 off, which puts noise of the other methods on one that hardly varies.
 
+    python benchmarks/relearning_speed.py results/optimizers.jsonl --optimizers
+
+asks whether the optimizer matters: two methods with retain text, AdamW, SGD and the signs of SGD,
+the same quasi-random configurations of each, learning rates that make steps of about equal length.
+
     rho      Spearman's rank correlation inside each method, the mean over methods
     alone    how much of the ranks' variance inside methods a hyperparameter explains that the
              others do not (a regression of ranks with all of them, then without it)
@@ -59,6 +64,10 @@ METHODS = (
     "npo_kl_in_distribution",
 )  # fmt: skip
 LEARNING_RATE, W_R, STEPS = (3e-4, 3e-3), (0.5, 8.0), (8, 32)
+OPTIMIZERS = {"adamw": 1.0, "signsgd": 0.5, "sgd": 500.0}
+"""What a learning rate of AdamW is multiplied by, so that a step is about as long: it moves each of
+0.9 M weights by nearly its rate, SGD all of them together by its rate (gradients are clipped to
+norm 1)."""
 BATCH_SIZE = 4
 HOW = AttackSpec(attacks=("relearn",), learnt=("forget",), updates=(5, 20))
 LOOK = 20
@@ -78,6 +87,7 @@ def main() -> None:
     parser.add_argument("--repeated", type=int, default=4, help="of these, run with two seeds")
     parser.add_argument("--part", type=int, default=0, help="of so many processes on one file")
     parser.add_argument("--parts", type=int, default=1)
+    parser.add_argument("--optimizers", action="store_true", help="compare these instead")
     parser.add_argument("--report", action="store_true", help="measure nothing")
     parser.add_argument("--campaign", type=Path, nargs="+", help="studies that were probed")
     arguments = parser.parse_args()
@@ -86,9 +96,11 @@ def main() -> None:
         return
     if not arguments.report:
         lines = list(planned(arguments.configurations, arguments.repeated))
+        if arguments.optimizers:
+            lines = with_optimizers(lines)
         measure(arguments.study, arguments.results, lines[arguments.part :: arguments.parts])
     lines = [json.loads(line) for line in arguments.results.read_text().splitlines()]
-    report(pd.DataFrame(lines))
+    report_optimizers(pd.DataFrame(lines)) if arguments.optimizers else report(pd.DataFrame(lines))
 
 
 def measure(study: Path, results: Path, lines: Sequence[dict[str, Any]]) -> None:
@@ -123,8 +135,18 @@ def planned(configurations: int, repeated: int) -> Iterator[dict[str, Any]]:
                 yield line | {"learning_rate": rate, "steps": round(steps)} | mixed
 
 
+def with_optimizers(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The baselines, and the configurations of mixed methods with each optimizer."""
+    mixed = [line for line in lines if "w_r" in line and line["method"].startswith("ascent")]
+    return [line for line in lines if line["number"] < 0] + [
+        line | {"optimizer": name, "learning_rate": line["learning_rate"] * factor}
+        for line in mixed
+        for name, factor in OPTIMIZERS.items()
+    ]
+
+
 def _key(line: dict[str, Any]) -> tuple[Any, ...]:
-    return line["method"], line["number"], line["seed"]
+    return line["method"], line.get("optimizer"), line["number"], line["seed"]
 
 
 def measured(single: Single, baselines: Baselines, line: dict[str, Any]) -> dict[str, Any]:
@@ -196,6 +218,32 @@ def report(lines: pd.DataFrame) -> None:
     print(means.groupby("method")[[*looks, "utility_loss"]].describe(percentiles=[]).T.to_string())
     _variances(lines, counts)
     _correlations(means, AXES)
+
+
+def report_optimizers(lines: pd.DataFrame) -> None:
+    """Print what was relearnt by method and optimizer, and whether the latter matters."""
+    first = lines[lines["method"] == "vanilla"].iloc[0]
+    vanilla = first["curve"]["0"]
+    asked = lines[lines["number"] >= 0]
+    out = asked["left_out"].notna() if "left_out" in asked else pd.Series(False, asked.index)
+    print("left out:", asked[out].groupby(["method", "optimizer"]).size().to_dict())
+    kept = asked[~out]
+    kept = kept.assign(outcome=[_undone(curve, LOOK, vanilla) for curve in kept["curve"]])
+    by = kept.groupby(["method", "optimizer"])
+    print(by[["outcome", "strength"]].agg(["count", "mean", "std"]).to_string())
+    draws = np.random.default_rng(0)
+    for method, own in kept.groupby("method"):
+        values, names = own["outcome"].to_numpy(), own["optimizer"].to_numpy()
+        found = _between(values, names)
+        null = [_between(draws.permutation(values), names) for _ in range(PERMUTATIONS)]
+        p = (1 + np.sum(np.array(null) >= found)) / (1 + PERMUTATIONS)
+        print(f"{method}: optimizers explain {found:.0%} of the variance, p {p:.4f}")
+
+
+def _between(values: NDArray[np.float64], names: NDArray[Any]) -> float:
+    """Share of the variance that lies between groups."""
+    means = pd.Series(values).groupby(names).transform("mean")
+    return float(means.var(ddof=0) / values.var())
 
 
 def report_campaign(probes: Path, studies: Sequence[Path]) -> None:
