@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from test_alternatives import run
 from test_checkpoint import it_goes_on
 from torch import nn
 
@@ -26,7 +27,7 @@ from ray_unlearn.unlearn.inner_states import (
     layer_at,
     layer_states,
 )
-from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.loop import unlearn
 from ray_unlearn.unlearn.methods.losses import (
     GivenStates,
     shifted_residuals,
@@ -57,13 +58,6 @@ def config(method: str, **values: object) -> TrialConfig:
         "learning_rate": 3e-3, "steps": 3, "batch_size": 4, "evaluate_at": (1, 3), "seed": 5
     }  # fmt: skip
     return TrialConfig(method=method, **(least | values))
-
-
-def run(workspace: Workspace, config: TrialConfig) -> list[dict]:
-    *rows, ended = unlearn(workspace, config)
-    assert isinstance(ended, Ended)
-    assert ended.status == "complete"
-    return [{n: row[n] for n in REPEATABLE if n in row} for row in rows if isinstance(row, dict)]
 
 
 def moved(workspace: Workspace) -> set[str]:
