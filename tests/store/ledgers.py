@@ -109,6 +109,11 @@ def resealed(line: bytes) -> bytes:
     return body + b', "crc": "%08x"}\n' % zlib.crc32(body)
 
 
+def lines_of(study: Path) -> list[bytes]:
+    """The lines of a study's file of events."""
+    return events_file(study / "ledger").read_bytes().splitlines(keepends=True)
+
+
 def written(study: Path, events: Iterable[Event]) -> Path:
     """A study directory with these events."""
     header = Header(spec=spec().model_dump(mode="json"), domain="test", context="c")

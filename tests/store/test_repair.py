@@ -14,6 +14,7 @@ from ledgers import (
     copied,
     finished,
     interleaved,
+    lines_of,
     outcome_event,
     resealed,
     row_event,
@@ -49,10 +50,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def content_of(study: Path) -> bytes:
     return events_file(study / "ledger").read_bytes()
-
-
-def lines_of(study: Path) -> list[bytes]:
-    return content_of(study).splitlines(keepends=True)
 
 
 def flipped(content: bytes, bit: int) -> bytes:
