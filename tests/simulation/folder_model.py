@@ -189,18 +189,23 @@ class Steps:
             after = ("written", fence, len(state.lines))
             yield ("writes event", number, "with fence", fence), written, after
         elif at == "written":
-            line = state.lines[number]
-            if mine or not self._ways.checks_after:
-                lines = (*state.lines[:number], line._replace(acknowledged=True))
-                told = state._replace(lines=(*lines, *state.lines[number + 1 :]))
-                after = ("open", fence, line.number + 1)
-                yield ("event", line.number, "is acknowledged"), told, after
-            else:
-                yield ("finds another's lease, and stops",), state, idle
+            yield from self._checks_again(state, fence, number, mine)
         dead = state
         if at == "checked" and not state.late:
             dead = state._replace(late=state.late | {Line(number, fence)})
         yield ("dies",), dead, idle
+
+    def _checks_again(
+        self, state: Folder, fence: int, at: int, mine: bool
+    ) -> Iterator[tuple[tuple[object, ...], Folder, tuple[object, ...]]]:
+        line = state.lines[at]
+        if mine or not self._ways.checks_after:
+            told = line._replace(acknowledged=True)
+            lines = (*state.lines[:at], told, *state.lines[at + 1 :])
+            after = ("open", fence, line.number + 1)
+            yield ("event", line.number, "is acknowledged"), state._replace(lines=lines), after
+        else:
+            yield ("finds another's lease, and stops",), state, ("idle",)
 
     def _reads(
         self, state: Folder, fence: int, mine: bool

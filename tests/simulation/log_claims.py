@@ -24,7 +24,7 @@ def _number_changed(before: State, what: tuple[object, ...], after: State) -> st
     if ABSENT in after.log[len(before.log) :]:
         return f"number {len(before.log)} is absent, and there is a later one"
     for number, (was, now) in enumerate(zip(before.log, after.log, strict=False)):
-        if was == now or ABSENT in (was, now) and before.harm is None:
+        if was == now or (ABSENT in (was, now) and before.harm is None):
             continue  # after joining, the joined copy tells (`_joined_differs`)
         if was in (ABSENT, DAMAGED):
             if now not in (LOST, before.harm.event):

@@ -209,7 +209,8 @@ class World:
         lines = [line for _, line in read_events(self._storage, environment=Still())]
         events_file(folder).write_bytes(b"".join(lines))
         scan = scanned(folder)
-        assert not (scan.stale or scan.damaged or scan.missing), "a reader leaves an event out"
+        left_out = [*scan.stale, *scan.damaged, *scan.missing]
+        assert not left_out, "a reader leaves an event out"
         names, found = {}, []
         for entry in scan.entries:
             if isinstance(entry.event, LedgerOpened):

@@ -69,12 +69,15 @@ def test_the_real_log_takes_every_step_of_the_model(
     answers_lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(object_log, "ATTEMPTS", 1)  # the model opens again instead
-    size = Size(2, 4, joins=False, damage=False)
+    take_every_step(Size(2, 4, joins=False, damage=False), tmp_path, answers_lost=answers_lost)
+
+
+def take_every_step(size: Size, folder: Path, *, answers_lost: bool) -> None:
     model = model_of(size)
     paths = paths_over_every_step(model)
-    print(len(paths), "paths,", sum(map(len, paths)), "steps")
+    print(f"{len(paths)} paths, {sum(map(len, paths)):,} steps")
     for path in paths:
-        follow(World(tmp_path, size.processes, answers_lost=answers_lost), model, path)
+        follow(World(folder, size.processes, answers_lost=answers_lost), model, path)
 
 
 def taken_for_success(patch: pytest.MonkeyPatch) -> None:
@@ -111,7 +114,5 @@ def test_code_that_breaks_a_rule_is_seen_to_leave_the_model(
 ) -> None:
     monkeypatch.setattr(object_log, "ATTEMPTS", 1)
     break_rule(monkeypatch)
-    model = model_of(Size(2, 3, joins=False, damage=False))
     with pytest.raises(AssertionError):
-        for path in paths_over_every_step(model):
-            follow(World(tmp_path, 2, answers_lost=False), model, path)
+        take_every_step(Size(2, 3, joins=False, damage=False), tmp_path, answers_lost=False)
