@@ -89,6 +89,5 @@ def test_claimed_fences_would_lose_nothing_whoever_is_stopped() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ways", [Ways(2, 4, claims=True), Ways(3, 3, claims=True)], ids=str)
-def test_claimed_fences_lose_nothing_in_more_states(ways: Ways) -> None:
-    assert not walk(ways).wrong
+def test_claimed_fences_lose_nothing_in_more_states() -> None:
+    assert not walk(Ways(processes=2, claims=True)).wrong
