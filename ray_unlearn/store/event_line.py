@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.given_file import json_value
 from ray_unlearn.store.event import (
     KINDS,
     BestWeightsGone,
@@ -28,6 +29,7 @@ from ray_unlearn.store.event import (
     TrialEnded,
     UnknownEvent,
 )
+from ray_unlearn.store.event_types import fits, is_metric
 from ray_unlearn.store.schema import AS_TRAINED, FORMER_OUTCOMES
 
 HOT = (
@@ -107,7 +109,10 @@ class StoredRow(Mapping[str, Any]):
         body = line[:-_SUFFIX]
         if zlib.crc32(body) != self._crc or line[-_SUFFIX:] != _suffix(self._crc):
             raise StorageError(self._changed())
-        return self._hot | _numbers(json.loads(body[self._more :]))
+        more = _metrics(body[self._more :])
+        if more is None:  # its checksum is right, so it was written so
+            raise StorageError(f"{self._path}: byte {self._offset}: a row that holds no metrics")
+        return self._hot | more
 
     def _changed(self) -> str:
         with open(self._path, "rb") as file:
@@ -175,11 +180,13 @@ def decoded(line: bytes, path: Path, offset: int, *, checked: bool = True) -> En
         return None
     if at >= 0:
         more = at + len(_MORE)
+        hot = content.get("metrics", {})
         if content["kind"] == "row":
-            hot = content["metrics"]
             content["metrics"] = StoredRow(hot, path, offset, len(line), more, crc)
+        elif (rest := _metrics(body[more:])) is None:
+            return None
         else:
-            content["metrics"] |= _numbers(json.loads(body[more:]))
+            content["metrics"] = hot | rest
     return _entry(content, offset, len(line))
 
 
@@ -187,7 +194,7 @@ def renumbered(line: bytes, seq: int) -> bytes:
     """A trusted line with another number and its other content unchanged."""
     body = line[:-_SUFFIX] + b"}" if line[-_SUFFIX:].startswith(_CRC) else line
     first: dict[str, Any] = {"seq": seq}
-    return _sealed(first | json.loads(body) | first)
+    return _sealed(first | json_value(body) | first)
 
 
 def _entry(content: dict[str, Any], offset: int, length: int) -> Entry | None:
@@ -198,7 +205,7 @@ def _entry(content: dict[str, Any], offset: int, length: int) -> Entry | None:
 
 
 def _event(content: dict[str, Any]) -> Event | None:
-    """The event of a line's content; None if a key is missing."""
+    """The event of a line's content; None if a key is missing, or has a value of another type."""
     found: type[Any] | None = _CLASSES.get(content["kind"])
     if found is None:
         return UnknownEvent(str(content["kind"]))
@@ -216,26 +223,41 @@ def _event(content: dict[str, Any]) -> Event | None:
         event: Event = found(**known)
     except TypeError:
         return None
-    return event
+    return event if fits(event) else None
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
     try:
-        content = json.loads(text)
+        content = json_value(text)
     except ValueError:
         return None
-    if not text.endswith((b"\n", b"}")) or not isinstance(content, dict) or "kind" not in content:
+    if not text.endswith((b"\n", b"}")) or not isinstance(content, dict):
+        return None
+    whole = isinstance(content.get("seq", 0), int) and isinstance(content.get("token", 0), int)
+    if not whole or not isinstance(content.get("kind"), str):
         return None
     if "metrics" in content:
-        content["metrics"] = _numbers(content["metrics"])
+        metrics = _numbers(content["metrics"])
+        if metrics is None:
+            return None
+        content["metrics"] = metrics
         if content["kind"] == "row":
             content["metrics"]["update"] = content.get("update")
             content["metrics"].setdefault("strength", AS_TRAINED)
     return content
 
 
-def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics with NaN in place of null, which stood for a non-finite number."""
+def _metrics(text: bytes) -> dict[str, Any] | None:
+    try:
+        return _numbers(json_value(text))
+    except ValueError:
+        return None
+
+
+def _numbers(metrics: Any) -> dict[str, Any] | None:
+    """Metrics with NaN in place of null, which stood for a non-finite number; None if none."""
+    if not isinstance(metrics, dict) or not all(map(is_metric, metrics.values())):
+        return None
     return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 

@@ -19,7 +19,9 @@ from typing import IO
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.given_file import given_bytes, json_value
 from ray_unlearn.store.atomic_write import write_whole
+from ray_unlearn.store.typed_fields import has_its_types
 
 HEARTBEAT_S = 5.0
 EXPIRY_S = 60.0
@@ -56,9 +58,12 @@ class Holder:
         Raises:
             ValueError, KeyError, TypeError: another version wrote it.
         """
-        found = json.loads(content)
+        found = json_value(content)
         names = ("token", "host", "pid", "started", "released")
-        return cls(*(found[name] for name in names if name != "released" or name in found))
+        holder = cls(*(found[name] for name in names if name != "released" or name in found))
+        if not has_its_types(holder):
+            raise TypeError("a value of another type")
+        return holder
 
 
 class Lease:
@@ -168,7 +173,7 @@ class Lease:
 def read_holder(folder: Path) -> Holder | None:
     """The present or last holder of the lease; None if there was none or the file is unreadable."""
     try:
-        return Holder.from_json((folder / LEASE_FILE).read_bytes())
+        return Holder.from_json(given_bytes(folder / LEASE_FILE))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -1,6 +1,8 @@
 """Result tables as files: the table, the baselines beside it, and the digest of a file."""
 
+import csv
 import hashlib
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -29,11 +31,13 @@ def read_cells(path: Path) -> tuple[pa.Table, str]:
         table = pq.read_table(path)
     except UserError:
         raise
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path}: cannot be read as a table: {str(error).splitlines()[0]}"
-        ) from None
-    version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: cannot be read as a table: {reason}") from None
+    written = (table.schema.metadata or {}).get(b"schema_version", b"0")
+    version = int(written) if re.fullmatch(rb"\d{1,9}", written) else None
+    if version is None:
+        raise UserError(f"{path}: its schema version {written!r} is no number; write it again")
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn"
