@@ -88,6 +88,10 @@ def yaml_value(text: str) -> Any:
         raise ValueError(f"not valid YAML: {error}") from None
     except RecursionError:
         raise ValueError("not valid YAML: nested too deeply") from None
+    except UserError:
+        raise
+    except ValueError as error:  # an impossible date, a number of thousands of digits
+        raise ValueError(f"a value cannot be read: {error}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ LANE_FIELDS = (
 
 `busy_s`: computing; `verdict_s`: a row waits for the driver; `idle_s`: no trial; `up_s`: their sum.
 """
+_SHOWN = {"index", "state", "trial", "node", "busy_s", "up_s", "restarts", "waiting_for"}
 
 Sign = Literal["running", "silent", "ended", "unknown"]
 """State of the driver by its sign of life.
@@ -107,8 +108,9 @@ def read_live(study: Path) -> Live | None:
 
 
 def _is_lane(lane: dict[str, Any]) -> bool:
+    """Whether a lane has what a view shows of it."""
     times = [lane.get(name) for name in ("busy_s", "up_s")]
-    return lane.keys() >= set(LANE_FIELDS) and all(t is None or is_number(t) for t in times)
+    return lane.keys() >= _SHOWN and all(t is None or is_number(t) for t in times)
 
 
 def age_s(live: Live, now: datetime) -> float:

@@ -174,7 +174,6 @@ def _problem(file: Path) -> str | None:
         whole = 8 + length + max(map(int, ends), default=0)
     except FileNotFoundError:
         return f"is missing, but {INDEX} names it; download it"
-    whole = 8 + length + max(map(int, ends), default=0)
     except (ArithmeticError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"cannot be read ({type(error).__name__}); download it again"
     if size != whole:

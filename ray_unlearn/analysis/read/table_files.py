@@ -27,8 +27,9 @@ def read_cells(path: Path) -> tuple[pa.Table, str]:
     """The file as it is, and what separates its cells (`,` where they are not text)."""
     try:
         if path.suffix.lower() in SUFFIXES:
-            return read_text(path)
-        table = pq.read_table(path)
+            table, separator = read_text(path)
+            return _with_text(table), separator
+        table = _with_text(pq.read_table(path))
     except UserError:
         raise
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
@@ -43,6 +44,18 @@ def read_cells(path: Path) -> tuple[pa.Table, str]:
             f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn"
         )
     return table, ","
+
+
+def _with_text(table: pa.Table) -> pa.Table:
+    """The table with columns of bytes as text.
+
+    Raises:
+        pa.ArrowException: the bytes are no UTF-8.
+    """
+    for at, field in enumerate(table.schema):
+        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            table = table.set_column(at, field.name, table.column(at).cast(pa.string()))
+    return table
 
 
 def baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:
