@@ -217,7 +217,7 @@ def _event(content: dict[str, Any]) -> Event | None:
         rest = content.keys() - _ENVELOPE - set(names)
         known["other"] = {name: content[name] for name in content if name in rest}
         known.setdefault("schema_version", 0)
-    if found is TrialEnded and "status" in known:
+    if found is TrialEnded and isinstance(known.get("status"), str):
         known["status"] = FORMER_OUTCOMES.get(known["status"], known["status"])
     try:
         event: Event = found(**known)

@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 import yaml
-from guarded import command, guarded
+from guarded import BrokenPromise, command, controls, guarded
 from tiny import REPOSITORY
 
 from ray_unlearn.analysis.read.study_results import load
@@ -188,9 +188,21 @@ def _cli(*arguments: str) -> Call:
 
 
 def _report(*sources: str) -> Call:
-    return lambda place: (
-        lambda: report(*(place / source for source in sources), out=place / "report")
-    )
+    """The whole report, whose pages show text as it is."""
+
+    def call(place: Path) -> Callable[[], Any]:
+        def written() -> None:
+            page = Path(report(*(place / source for source in sources), out=place / "report").page)
+            for text in (page.read_text(), page.with_suffix(".md").read_text()):
+                if bad := controls(text):
+                    at = text.index(bad[0])
+                    raise BrokenPromise(f"the page holds {bad[0]!r}: {text[at - 80 : at + 40]!r}")
+                if "<script" in text or "<img src=x" in text:
+                    raise BrokenPromise("the page holds markup of a name")
+
+        return written
+
+    return call
 
 
 def _trials(*sources: str) -> Call:

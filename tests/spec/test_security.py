@@ -11,6 +11,7 @@ import re
 import stat
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -503,8 +504,8 @@ def test_a_hostile_table_makes_a_harmless_report(tmp_path: Path) -> None:
             "method": methods[i % 3],
             "step": 10,
             "score": (i * 7919 % 101) / 101,
-            f"lr{SCRIPT}": 10 ** -(2 + i * 31 % 97 / 30),
-            "kind": f"<b>{i % 2}</b>",
+            f"lr`{SCRIPT}": 10 ** -(2 + i * 31 % 97 / 30),
+            "kind": f"<b>{i % 2}</b>\x1b[31m\u202e",
             "notes": f"{SCRIPT}{i}",
         }
         for i in range(150)
@@ -514,6 +515,10 @@ def test_a_hostile_table_makes_a_harmless_report(tmp_path: Path) -> None:
     html = write_report([source], tmp_path / "out", sampler="random").read_text(encoding="utf-8")
     assert "&lt;script&gt;" in html, "the names are there"
     assert "<svg" in html
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        acting = {one for one in text if unicodedata.category(one) in ("Cc", "Cf")}
+        assert acting == {"\n"}, "no escape, no text from right to left"
     tags = re.findall(r"<\s*([a-zA-Z]+)([^>]*)>", html)
     assert {name.lower() for name, _ in tags} & {
         "script",
