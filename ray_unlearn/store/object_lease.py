@@ -10,13 +10,14 @@ Cloud Storage, Azure); a process that sees a new claim beside its own gives way.
 was wrongly taken for dead does no harm: see `segments`.
 """
 
-import json
+
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.given_file import json_value
 from ray_unlearn.store.lease import EXPIRY_S, Holder
 from ray_unlearn.store.storage import Storage
 
@@ -192,7 +193,7 @@ def read_claim(storage: Storage, claim: LeaseClaim) -> tuple[Holder | None, int]
     """
     try:
         content = storage.read(claim.name)
-        return Holder.from_json(content), int(json.loads(content).get("acknowledged", -1))
+        return Holder.from_json(content), int(json_value(content).get("acknowledged", -1))
     except FileNotFoundError:
         return None, -1
     except (ValueError, TypeError, KeyError):  # written by another version: its age decides

@@ -63,7 +63,8 @@ def world(folder: Path) -> Path:
     shutil.copytree(FIXTURES / "study_schema_2/model", place / "model")
     shutil.copytree(FIXTURES / "study_schema_2/text", place / "text")
     shutil.copytree(REPOSITORY / "search_spaces", place / "search_spaces")
-    shutil.copy(REPOSITORY / "docs/reference/guidelines.json", place)
+    for name in ("guidelines.json", "before.json"):
+        shutil.copy(REPOSITORY / "docs/reference/guidelines.json", place / name)
     _study_files(place)
     _tables(place)
     _sharded(place / "sharded", place / "model")
@@ -85,11 +86,13 @@ def _study_files(place: Path) -> None:
         split["path"] = str(place / f"text/{name}.jsonl")
     (place / "study/study.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
     written = {"name": "mine", "spaces": "search_spaces"}
-    written |= {key: spec[key] for key in ("model", "data", "methods", "search")}
+    written |= {key: spec[key] for key in ("model", "data", "methods", "search", "evaluation")}
     (place / "mine.yaml").write_text(yaml.safe_dump(written, sort_keys=False))
     shutil.copy(REPOSITORY / "studies/campaign/shakespeare.yaml", place / "reference.yaml")
     given = yaml.safe_load((place / "reference.yaml").read_text())
     given["spaces"] = "search_spaces"
+    given["evaluation"]["strength"] = "both"  # as in the guidelines
+    given["search"]["scheduler"] = {"type": "none"}
     (place / "reference.yaml").write_text(yaml.safe_dump(given, sort_keys=False))
 
 
@@ -128,7 +131,7 @@ def _tables(place: Path) -> None:
     (run.parent / "meta.yaml").write_text(yaml.safe_dump({"experiment_id": "0", "name": "d"}))
     evals = place / "open_unlearning/task_a/evals"
     evals.mkdir(parents=True)
-    (evals / "TOFU_SUMMARY.json").write_text(json.dumps({"forget_quality": 0.1, "utility": 0.5}))
+    (evals / "TOFU_SUMMARY.json").write_text(json.dumps({"forget_quality": 0.1}))
 
 
 def _deepcave(folder: Path, lines: list[dict[str, Any]]) -> None:
@@ -269,7 +272,6 @@ ENTRANCES = (
             ),
             "plan": _cli("plan", "{}/mine.yaml"),
             "verify": _cli("verify", "{}/study"),
-            "diff": _cli("diff", "{}/mine.yaml", "{}/reference.yaml"),
         },
         slow=("plan",),
     ),
@@ -287,8 +289,8 @@ ENTRANCES = (
             "narrow": lambda place: lambda: narrow(
                 place / "reference.yaml", place / "guidelines.json", likely=True
             ),
-            "diff": _cli("diff", "{}/guidelines.json", "docs/reference/guidelines.json"),
-            "why": _cli("why", "{}/guidelines.json", "gradient_ascent"),
+            "diff": _cli("diff", "{}/guidelines.json", "{}/before.json"),
+            "why": _cli("why", "{}/guidelines.json"),
         },
     ),
     Entrance(
