@@ -31,6 +31,7 @@ from ray_unlearn.store.event import (
 )
 from ray_unlearn.store.event_types import fits, is_metric
 from ray_unlearn.store.schema import AS_TRAINED, FORMER_OUTCOMES
+from ray_unlearn.store.typed_fields import is_int
 
 HOT = (
     "score_selection", "forget_gap_selection", "utility_loss_selection", "forget_nll",
@@ -52,10 +53,10 @@ _ENVELOPE = {"seq", "token", "kind", "time", "crc"}
 class Entry(NamedTuple):
     """A line of the ledger."""
 
-    seq: int | None
-    """Number of the event; None in ledgers of schema version 1, which had none."""
+    seq: int
+    """Number of the event, from 0 for the header."""
     fence: int
-    """The writer's fence; 0 in ledgers of schema version 1."""
+    """The writer's fence; `token` on disk."""
     event: Event
     offset: int
     """Byte at which the line begins in its file; -1 for a header from its copy."""
@@ -158,19 +159,15 @@ def encoded(event: Event, seq: int, fence: int, time: str = "") -> bytes:
     return _sealed(content)
 
 
-def decoded(line: bytes, path: Path, offset: int, *, checked: bool = True) -> Entry | None:
+def decoded(line: bytes, path: Path, offset: int) -> Entry | None:
     """The entry of a line; None if the line is torn or damaged.
 
     Args:
         line: the bytes, line end included.
         path: the file, from which a row's remaining columns are read later.
         offset: byte at which the line begins in the file.
-        checked: False accepts a line without a checksum (ledgers of schema version 1).
     """
     body = line[:-_SUFFIX]
-    if line[-_SUFFIX : -_SUFFIX + len(_CRC)] != _CRC:
-        plain = _parsed(line) if not checked and line.endswith(b"\n") else None
-        return None if plain is None else _entry(plain, offset, len(line))
     crc = zlib.crc32(body)
     if line[-_SUFFIX:] != _suffix(crc):
         return None
@@ -190,18 +187,11 @@ def decoded(line: bytes, path: Path, offset: int, *, checked: bool = True) -> En
     return _entry(content, offset, len(line))
 
 
-def renumbered(line: bytes, seq: int) -> bytes:
-    """A trusted line with another number and its other content unchanged."""
-    body = line[:-_SUFFIX] + b"}" if line[-_SUFFIX:].startswith(_CRC) else line
-    first: dict[str, Any] = {"seq": seq}
-    return _sealed(first | json_value(body) | first)
-
-
 def _entry(content: dict[str, Any], offset: int, length: int) -> Entry | None:
     event = _event(content)
     if event is None:
         return None
-    return Entry(content.get("seq"), content.get("token", 0), event, offset, length)
+    return Entry(content["seq"], content["token"], event, offset, length)
 
 
 def _event(content: dict[str, Any]) -> Event | None:
@@ -231,10 +221,11 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         content = json_value(text)
     except ValueError:
         return None
-    if not text.endswith((b"\n", b"}")) or not isinstance(content, dict):
+    if not isinstance(content, dict) or not content.keys() >= {"seq", "token", "kind"}:
         return None
-    whole = isinstance(content.get("seq", 0), int) and isinstance(content.get("token", 0), int)
-    if not whole or not isinstance(content.get("kind"), str):
+    if not (is_int(content["seq"]) and is_int(content["token"])):
+        return None
+    if not isinstance(content["kind"], str):
         return None
     if "metrics" in content:
         metrics = _numbers(content["metrics"])

@@ -79,7 +79,12 @@ def _markdown(value: Any) -> Any:
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    flat = " ".join(printable(value).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = (
+        " ".join(printable(value).split())
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+    )
     if flat in COLUMNS:
         return flat
     parts = re.split("`+", flat)  # runs of backticks would pair otherwise than one by one
