@@ -23,8 +23,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path[:0] = [str(Path(__file__).parent.parent / "tests" / name) for name in ("", "hostile")]
 
-from entrances import ENTRANCES, called, made_hostile, world
-from guarded import BrokenPromise
+from entrances import ENTRANCES, called, made_hostile, world  # noqa: E402
+from guarded import BrokenPromise  # noqa: E402
 
 SLOW_SHARE = 0.02
 MEMORY = 3 * 2**30

@@ -4,7 +4,7 @@ A dataclass takes anything. What a reader of the file takes for granted would th
 is first used, in as many ways as there are uses.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import fields
 from functools import cache
 from types import NoneType, UnionType
@@ -31,7 +31,8 @@ def is_number(value: Any) -> bool:
 
 
 @cache
-def _checks_of(kind: type[Any]) -> tuple[tuple[str, Fits], ...]:
+def _checks_of(kind: Hashable) -> tuple[tuple[str, Fits], ...]:
+    assert isinstance(kind, type)
     hints = get_type_hints(kind)
     return tuple((field.name, _check(hints[field.name])) for field in fields(kind))
 

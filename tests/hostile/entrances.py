@@ -1,4 +1,4 @@
-"""The ways in: which files a reader is given, how they are made hostile, and what is called then."""
+"""The ways in: files that a reader is given, how they are made hostile, and what is called."""
 
 import json
 import shutil
@@ -79,7 +79,7 @@ def world(folder: Path) -> Path:
 
 
 def _study_files(place: Path) -> None:
-    """`study.yaml` of the study, its model and texts where they are now, and one written by hand."""
+    """`study.yaml` with model and texts where they are now, and a file as people write it."""
     spec = yaml.safe_load((place / "study/study.yaml").read_text())
     spec["model"]["source"] = str(place / "model")
     for name, split in spec["data"]["splits"].items():
@@ -301,7 +301,7 @@ ENTRANCES = (
     Entrance(
         "beside the events",
         ("study/ledger/header.json", "study/ledger/lease.json", "study/ledger/acknowledged"),
-        (lambda data, random: m.json_values(data, random),) + m.BYTES,
+        (m.json_values, *m.BYTES),
         READS_A_STUDY | {"repair": _repaired},
     ),
     Entrance(

@@ -1,4 +1,4 @@
-"""Hostile changes of real files: of their bytes, of the values in them, and of the files themselves.
+"""Hostile changes of real files: of their bytes, of the values in them, of the files themselves.
 
 Each takes a `random.Random`, which is hypothesis's own in the tests and a seeded one in
 `benchmarks/fuzz.py`.
@@ -42,7 +42,8 @@ SNIPPETS = (
     "{<<: [{a: 1}, {b: 2}]}", "=", "0x" + "f" * 9000, "1:" * 3000 + "1", "1:1:1.5", "9" * 5000,
     ".inf", "-.inf", ".nan", "1e999", "2001-99-99", "2001-01-01", "2001-01-01 10:00:00", "0o17",
     "0b" + "1" * 9000, "~", "'", '"', "|", ">", "%", "@", "`", "- a", "a: b: c", "[", "{", "]",
-    "[" * 900, "{a: " * 400, "\t", "\x07", "\\", "'\\x1b[31m'", '"\\e[31m\\a"', '"\\0"', "---", "...",
+    "[" * 900, "{a: " * 400, "\t", "\x07", "\\", "'\\x1b[31m'", '"\\e[31m\\a"', '"\\0"', "---",
+    "...",
 )  # fmt: skip
 PIECES = (
     b"\0", b"\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b"\r", b"{", b"}", b"[", b"]", b'"', b",",

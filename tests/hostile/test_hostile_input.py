@@ -107,7 +107,7 @@ def test_a_traceback_a_file_outside_and_a_program_are_noticed(first: Path) -> No
     place = copied(first)
     victim = place.parent / "outside/victim.txt"
     for call, said in {
-        lambda: [][1]: "IndexError",
+        lambda: {}["a"]: "KeyError",
         lambda: victim.write_text("mine"): "victim.txt",
         lambda: os.posix_spawn("/bin/true", ["true"], {}): "posix_spawn",
         lambda: print("\x1b[31mred"): "printed",

@@ -159,7 +159,7 @@ ONE_PLACE = {
         "unlearn/world.py", "unlearn/conversations.py", "demo/pretrain.py", "demo/text.py",
         "demo/build.py",  # of their own making, in this process or on this machine
     },
-    r"(?<![\w.>] )(?<!\w)print\(": {
+    r"(?m)^ *print\(": {
         "cli/show.py", "cli/main.py", "cli/watch.py", "api/given.py", "execution/study.py",
         "execution/stages.py", "__init__.py", "api/guide.py",  # the last two in examples
     },
