@@ -4,15 +4,15 @@ A dataclass takes anything. What a reader of the file takes for granted would th
 is first used, in as many ways as there are uses.
 """
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
-from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 LARGEST_INTEGER = 2**63 - 1
 """Of the columns of a table."""
 Fits = Callable[[Any], bool]
+_CHECKS: dict[type[Any], list[tuple[str, Fits]]] = {}
 
 
 def has_its_types(instance: Any) -> bool:
@@ -30,11 +30,11 @@ def is_number(value: Any) -> bool:
     return type(value) is float or is_int(value)
 
 
-@cache
-def _checks_of(kind: Hashable) -> tuple[tuple[str, Fits], ...]:
-    assert isinstance(kind, type)
-    hints = get_type_hints(kind)
-    return tuple((field.name, _check(hints[field.name])) for field in fields(kind))
+def _checks_of(kind: type[Any]) -> list[tuple[str, Fits]]:
+    if kind not in _CHECKS:
+        hints = get_type_hints(kind)
+        _CHECKS[kind] = [(field.name, _check(hints[field.name])) for field in fields(kind)]
+    return _CHECKS[kind]
 
 
 def _check(hint: Any) -> Fits:

@@ -25,7 +25,7 @@ from ray_unlearn.spec.printable import MOST_CHARACTERS, printable
 from ray_unlearn.store.storage import FolderStorage
 
 KEPT = REPOSITORY / "tests/fixtures/hostile"
-EXAMPLES = 3
+EXAMPLES = 2
 """Of each entrance; the fuzzer makes thousands."""
 
 
