@@ -10,6 +10,7 @@ from ray_unlearn.cli.show import (
     Json,
     failure_line,
     print_json,
+    print_line,
     print_table,
     print_without_result,
     say,
@@ -157,18 +158,18 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
         ", ".join(f"{count} {name}" for name, count in found.outcomes.items() if count)
         or "none finished"
     )
-    print(
+    print_line(
         f"{found.finished} trials finished: {outcomes}; {found.unfinished} unfinished; "
         f"{found.rows} evaluation rows"
     )
     if found.feasible:
-        print(found.feasible)
+        print_line(found.feasible)
     print_without_result(found.outcomes, found.reasons)
     if (said := driver(found)) and not ended:
-        print(said)
+        print_line(said)
     for problem in found.live.problems if found.live else []:
-        print(f"problem: {problem}")
+        print_line(f"problem: {problem}")
     if len(found.notes) > SHOWN_NOTES:
-        print(f"{len(found.notes)} notes, the last {SHOWN_NOTES} of them (`--json` has all):")
+        print_line(f"{len(found.notes)} notes, the last {SHOWN_NOTES} of them (`--json` has all):")
     for note in found.notes[-SHOWN_NOTES:]:
-        print(f"note: {note}")
+        print_line(f"note: {note}")

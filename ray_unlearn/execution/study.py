@@ -56,6 +56,7 @@ from ray_unlearn.execution.stages import stages
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.method_modules import ENVIRONMENT
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.printable import printable
 from ray_unlearn.spec.strict import differences
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.user_methods import modules_of, source_digests
@@ -89,7 +90,7 @@ from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.machine import free_disk_gib, machine_here
 from ray_unlearn.unlearn.memory import active_parameter_count
-from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
+from ray_unlearn.unlearn.model import config_of, exact_retrain_sources, make_ready, model_digest
 from ray_unlearn.unlearn.plan import disk_bytes, host_gib
 from ray_unlearn.unlearn.prepared_study import prepared_study
 from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
@@ -127,7 +128,7 @@ Say = Callable[[str], None]
 
 
 def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def run_study(
@@ -526,13 +527,7 @@ def _retraining_flops(model: ModelSpec) -> float:
     """`workspace.retraining_flops` with parameters counted on the meta device, without loading."""
     if model.source.startswith("demo:") or not model.pretraining_tokens:
         return retraining_flops(model, 0)
-    from transformers import AutoConfig
-
-    gguf = {"gguf_file": model.gguf_file} if model.gguf_file else {}
-    config = AutoConfig.from_pretrained(
-        local_source(model.source), revision=model.revision, trust_remote_code=False, **gguf
-    )
-    return retraining_flops(model, active_parameter_count(config))
+    return retraining_flops(model, active_parameter_count(config_of(model)))
 
 
 def _code_version() -> str:

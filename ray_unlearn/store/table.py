@@ -119,9 +119,19 @@ def result_table(record: Record) -> pa.Table:
             for metrics in [dict(row.items())]
         ] or [known | {"candidate": False, "scored": False} | nowhere]
         if len(lines) >= LINES_AT_A_TIME:
-            tables.append(pa.Table.from_pylist(lines, schema=schema))
+            tables.append(_typed(lines, schema))
             lines = []
-    return pa.concat_tables([*tables, pa.Table.from_pylist(lines, schema=schema)])
+    return pa.concat_tables([*tables, _typed(lines, schema)])
+
+
+def _typed(lines: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(lines, schema=schema)
+    except (pa.ArrowException, OverflowError) as error:
+        raise StorageError(
+            f"ledger: a trial has a hyperparameter or metric of another type: {error}; "
+            "`ray-unlearn verify` names the trial"
+        ) from None
 
 
 def _feasibility(row: Row, rule: ScoreRule) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Readers of documents: demo text, the hub, JSONL, Parquet, text files and folders."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from ray_unlearn.demo import documents as demo_documents
 from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource, place_of
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.given_file import json_value
 from ray_unlearn.unlearn.document_hash import text_hash
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 
@@ -174,7 +174,7 @@ def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
+                entry = json_value(line)
             except ValueError as error:
                 raise UserError(
                     f"{where}.path: {path}, line {number}: not valid JSON: {error}"
