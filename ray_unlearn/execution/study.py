@@ -56,6 +56,7 @@ from ray_unlearn.execution.stages import stages
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.method_modules import ENVIRONMENT
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.row_tasks import RowTask, task_digests
 from ray_unlearn.spec.strict import differences
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.user_methods import modules_of, source_digests
@@ -230,6 +231,7 @@ def resume_study(
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         _check_same_model(ledger.record.header, spec.model)
         _check_same_methods(ledger.record.header, spec.methods)
+        _check_same_tasks(ledger.record.header, spec.evaluation.tasks)
         _check_disk(place, spec)
         if retry_failed:
             _reopen_failed(ledger)
@@ -513,6 +515,7 @@ def _header(spec: StudySpec, data: StudyData, dealing: Dealing = "balanced") -> 
         code_version=_code_version(),
         libraries=_libraries(),
         methods=source_digests(spec.methods),
+        tasks=task_digests(spec.evaluation.tasks),
     )
 
 
@@ -569,6 +572,13 @@ def _check_same_methods(header: Header, methods: Sequence[str]) -> None:
     for name, began in header.methods.items():
         if now.get(name) != began:
             _refuse_other(f"the source of method {name!r}", "source", began, now.get(name, "none"))
+
+
+def _check_same_tasks(header: Header, tasks: Sequence[RowTask]) -> None:
+    now = task_digests(tasks)
+    for name, began in header.tasks.items():
+        if now.get(name) != began:
+            _refuse_other(f"the task file {name!r}", "file", began, now.get(name, "none"))
 
 
 def _refuse_other(where: str, what: str, began: str, now: str) -> None:

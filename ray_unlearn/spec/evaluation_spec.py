@@ -21,6 +21,7 @@ from ray_unlearn.spec.bounds import (
 from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
 from ray_unlearn.spec.errors import nearest
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.row_tasks import RowTask
 from ray_unlearn.spec.set_names import EVALUATED_SETS
 from ray_unlearn.spec.strict import Strict
 
@@ -30,7 +31,7 @@ TAUGHT = ("alternative", "mismatched")
 """Token sets of answers that methods teach, beside the splits."""
 RESERVED = frozenset((*SPLITS, *EVALUATED_SETS, *TAUGHT, "mia", "score", "model", "priv"))
 """Names that columns of ours begin with, or that data have."""
-ASKED = frozenset(("sets", "generate", "model_utility", "priv_leak"))
+ASKED = frozenset(("sets", "generate", "model_utility", "priv_leak", "tasks"))
 """Keys that are left out of a resolved study where nothing is asked."""
 
 
@@ -112,8 +113,13 @@ class EvaluationSpec(Strict):
     priv_leak: bool = Field(
         False, description="MUSE's PrivLeak against the exactly retrained model, with Min-K% 40"
     )
+    tasks: tuple[RowTask, ...] = Field(
+        (),
+        description="tasks of lm-evaluation-harness (extra `lm-eval`): their metrics are columns "
+        "of every row; one entry, or a list of them",
+    )
 
-    @field_validator("generate", mode="before")
+    @field_validator("generate", "tasks", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, dict) else value
@@ -146,10 +152,25 @@ class EvaluationSpec(Strict):
             raise ValueError("generate.sets: a set is named twice; keep one")
         return self
 
+    @model_validator(mode="after")
+    def _tasks_once(self) -> Self:
+        columns = [column for task in self.tasks for column in task.columns]
+        twice = [column for column in columns if columns.count(column) > 1]
+        if twice:
+            raise ValueError(
+                f"tasks: two of them make a column {twice[0]!r}; name each task and metric once"
+            )
+        return self
+
     @property
     def evaluated(self) -> tuple[str, ...]:
         """The names of all sets that are evaluated."""
         return (*EVALUATED_SETS, *self.sets)
+
+    @property
+    def reads_tokenizer(self) -> bool:
+        """Whether rows need the tokenizer beside the tokens."""
+        return bool(self.generate or self.tasks)
 
     @property
     def bare(self) -> "EvaluationSpec":

@@ -103,6 +103,12 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
 
     splits = {name: absolute(source) for name, source in spec.data.splits.items()}
     sets = {name: absolute(source) for name, source in spec.evaluation.sets.items()}
+    tasks = tuple(
+        task.model_copy(update={"task": str(_below(base, task.task).resolve())})
+        if task.is_file
+        else task
+        for task in spec.evaluation.tasks
+    )
     model = spec.model
     places: dict[str, Any] = {
         field: model_place(base, value, model.revision, f"model.{field}")
@@ -116,7 +122,7 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update={"splits": splits}),
-            "evaluation": spec.evaluation.model_copy(update={"sets": sets}),
+            "evaluation": spec.evaluation.model_copy(update={"sets": sets, "tasks": tasks}),
             "model": model.model_copy(update=places),
         }
     )
@@ -144,7 +150,7 @@ def model_place(base: Path, given: str, revision: str | None, where: str) -> str
 
 
 def where_it_is_now(spec: StudySpec, folder: Path) -> StudySpec:
-    """The ledger's spec with model, data and operations of `study.yaml`, as a study may have moved.
+    """The ledger's spec with the places and operations of `study.yaml`, as a study may have moved.
 
     Args:
         spec: the spec in the ledger's header.
@@ -157,5 +163,11 @@ def where_it_is_now(spec: StudySpec, folder: Path) -> StudySpec:
     if not path.exists():
         return spec
     now = load_study(path)
-    places = {"model": now.model, "data": now.data, "operations": now.operations}
+    asked = {"sets": now.evaluation.sets, "tasks": now.evaluation.tasks}
+    places = {
+        "model": now.model,
+        "data": now.data,
+        "operations": now.operations,
+        "evaluation": spec.evaluation.model_copy(update=asked),
+    }
     return spec.model_copy(update=places)

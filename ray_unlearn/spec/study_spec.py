@@ -198,6 +198,8 @@ class StudySpec(Strict):
         content["model"]["exact_retrain_seeds"] = [
             "a local folder" if is_local(source) else source for source in again
         ]
+        if self.evaluation.tasks:
+            content["evaluation"]["tasks"] = [task.decisive() for task in self.evaluation.tasks]
         if self.evaluation.strength == "trained":
             del content["evaluation"]["strength"]  # studies of before it was a choice
         sets = content["evaluation"].get("sets", {})

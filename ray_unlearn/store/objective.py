@@ -149,6 +149,7 @@ def objective_of(
 
 def _check_measured(objective: Objective, spec: StudySpec) -> None:
     """Refuse metrics that this study does not measure."""
+    _check_late_tasks(objective, spec)
     late = {name for one in spec.evaluation.generate if one.at == "last" for name in one.sets}
     for metric in objective.metrics:
         found = set_of(metric)
@@ -169,6 +170,16 @@ def _check_measured(objective: Objective, spec: StudySpec) -> None:
             f"{spec.name}: objective: `efficiency_ratio` needs the cost of retraining; say "
             "`model.pretraining_tokens`, or bound `flops`"
         )
+
+
+def _check_late_tasks(objective: Objective, spec: StudySpec) -> None:
+    late = {name for task in spec.evaluation.tasks if task.at == "last" for name in task.columns}
+    for metric in objective.metrics:
+        if metric in late:
+            raise UserError(
+                f"{spec.name}: objective: `{metric}` is measured at the last row of a trial alone; "
+                "set `at: every` in `evaluation.tasks`"
+            )
 
 
 def _constraints(

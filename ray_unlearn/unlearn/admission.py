@@ -30,6 +30,7 @@ from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.data_findings import data_findings
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.layout import NOT_PACKED
+from ray_unlearn.unlearn.loaded_tasks import check_task_names, task_findings
 from ray_unlearn.unlearn.machine import Machine
 from ray_unlearn.unlearn.memory import active_parameter_count, on_meta, parameter_count
 from ray_unlearn.unlearn.model_files import check_source
@@ -148,6 +149,7 @@ def _check_model(found: Admission, spec: StudySpec, lanes: int | None) -> None:
 
 
 def _check_data(found: Admission, spec: StudySpec, looks: bool, measures: bool) -> None:
+    _check_tasks(found, spec, looks)
     if found.data is not None:
         found.findings.append(Finding("documents", "ok", _document_words(found.data)))
     elif looks:
@@ -157,6 +159,18 @@ def _check_data(found: Admission, spec: StudySpec, looks: bool, measures: bool) 
     found.findings += data_findings(spec, found.data)
     if measures and found.plan is not None and not found.states("refused"):
         _target(found, spec, found.data)
+
+
+def _check_tasks(found: Admission, spec: StudySpec, looks: bool) -> None:
+    """The tasks that rows have columns of; only files and installation where data are not read."""
+    if not spec.evaluation.tasks:
+        return
+    planned = found.plan
+    rows = 0 if planned is None else planned.evaluations + planned.calibrations
+    if looks:
+        found.ask("tasks", partial(task_findings, spec.evaluation, rows), lambda said: said)
+    else:
+        found.ask("tasks", partial(check_task_names, spec.evaluation), lambda _: "not loaded yet")
 
 
 def _config(found: Admission, spec: StudySpec) -> Any | None:
