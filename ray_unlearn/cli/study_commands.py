@@ -138,6 +138,9 @@ def _last_line(result: "StudyResult") -> str:
     return f"done; report with: ray-unlearn report {result.location}"
 
 
+BEST = ("method", "trial", "learning rate", "updates", "score", "forget ppl", "target ppl")
+
+
 def _show(found: "Status", json: bool, ended: bool = False) -> None:
     """Show a study's state; after a run that has just `ended`, without the line on its driver."""
     from ray_unlearn.cli.watch import driver
@@ -145,10 +148,12 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
     if json:
         print_json(found.as_json())
         return
+    tasks = dict.fromkeys(name for best in found.best for name in best.tasks)
     print_table(
-        ["method", "trial", "learning rate", "updates", "score", "forget ppl", "target ppl"],
+        [*BEST, *tasks],
         [
             (b.method, b.trial_id, b.learning_rate, b.where, b.score, b.forget_ppl, b.target_ppl)
+            + tuple(b.tasks.get(name, "") for name in tasks)
             for b in found.best
         ],
         title=f"{found.name}: best of each method so far (selection half; score: lower is better)",

@@ -111,6 +111,23 @@ class Objective:
         return [one.broken(row, half) for one in self.constraints if one.excess(row, half) > 0]
 
 
+def written_objective(spec: StudySpec) -> str:
+    """What a table of a study's rows says of its objective; empty for the weighted sum.
+
+    Whoever reads it may not have the spec, which alone says the better side of the study's own
+    columns: their bounds are written out.
+    """
+    objective, columns = spec.objective, study_columns(spec)
+    place = f"{spec.name}: objective.subject_to"
+    bounds = {
+        metric: _as_limits(bound, columns[metric], metric, place)
+        if metric in columns and metric not in COLUMNS and not isinstance(bound, Limits)
+        else bound
+        for metric, bound in objective.subject_to.items()
+    }
+    return objective.model_copy(update={"subject_to": bounds}).beyond_weights()
+
+
 def metric_columns(spec: StudySpec | None = None) -> Mapping[str, Column]:
     """The columns that rows of a study have, by name; of any study where none is given."""
     return COLUMNS if spec is None else study_columns(spec)

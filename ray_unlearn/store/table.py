@@ -16,6 +16,7 @@ from ray_unlearn.spec.method_registry import known_hyperparameters, own_hyperpar
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import whole_file
+from ray_unlearn.store.objective import written_objective
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.schema import (
     AS_TRAINED,
@@ -91,7 +92,7 @@ def result_table(record: Record) -> pa.Table:
         "score_rule": rule.name,
     }
     settings = config_columns(spec)
-    written = spec.objective.beyond_weights()
+    written = written_objective(spec)
     study |= {"objective": written} if written else {}
     nowhere = {"feasible": False} if written else {}
     more = (*extra_columns(spec), *(OBJECTIVE_COLUMNS if written else ()))
