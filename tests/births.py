@@ -1,4 +1,4 @@
-"""A task of lm-evaluation-harness with its data beside it, and what is right without the harness."""
+"""Tasks of lm-evaluation-harness with their data, and what is right without the harness."""
 
 import json
 import math

@@ -152,8 +152,10 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
     print_table(
         [*BEST, *tasks],
         [
-            (b.method, b.trial_id, b.learning_rate, b.where, b.score, b.forget_ppl, b.target_ppl)
-            + tuple(b.tasks.get(name, "") for name in tasks)
+            (
+                *(b.method, b.trial_id, b.learning_rate, b.where, b.score, b.forget_ppl),
+                *(b.target_ppl, *(b.tasks.get(name, "") for name in tasks)),
+            )
             for b in found.best
         ],
         title=f"{found.name}: best of each method so far (selection half; score: lower is better)",

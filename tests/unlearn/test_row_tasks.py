@@ -33,7 +33,7 @@ BIRTHS, TOWNS, TOLD = "task.births.perplexity", "task.towns.acc", "task.told.exa
 
 @pytest.fixture
 def asking(watching, tmp_path: Path):  # noqa: F811
-    """A function that loads the tiny study with the three tasks; arguments go to `births.yaml`'s."""
+    """A function that loads the tiny study with the three tasks; arguments go to the first."""
     task_files(tmp_path)
 
     def load(**changes: Any) -> StudySpec:
@@ -170,9 +170,9 @@ def test_tasks_change_neither_the_trajectory_nor_the_model(watching, asking) -> 
         before = (model.training, model.dtype, model.config._attn_implementation)
         settings, keys = model.generation_config, set(vars(model))
         random.seed(5)
-        np.random.seed(5)
+        np.random.seed(5)  # noqa: NPY002
         rows, ended = run(workspace, trial)
-        drawn = (random.random(), np.random.random(), float(torch.rand(1)))
+        drawn = (random.random(), np.random.random(), float(torch.rand(1)))  # noqa: NPY002
         assert (model.training, model.dtype, model.config._attn_implementation) == before
         assert model.generation_config is settings
         assert set(vars(model)) == keys

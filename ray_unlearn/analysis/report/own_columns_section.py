@@ -14,8 +14,8 @@ from ray_unlearn.store.study_columns import extra_columns, extra_names
 
 TITLE = "Watched sets, answers and tasks"
 READING = (
-    "Sets, metrics and tasks that this study asked for (`evaluation`), beside those of every study. "
-    "They are no part of the weighted score, and of whole sets where no half is named."
+    "Sets, metrics and tasks that this study asked for (`evaluation`), beside those of every "
+    "study. They are no part of the weighted score, and of whole sets where no half is named."
 )
 
 
