@@ -127,6 +127,25 @@ def admission(
     return found
 
 
+def readmission(spec: StudySpec, machine: Machine | None = None) -> Admission:
+    """What may have changed since a study was admitted: model files, tasks, the machine.
+
+    Nothing is read but names, sizes and the model's config.
+
+    Args:
+        spec: the study.
+        machine: where it is to go on; None: room is not looked at.
+    """
+    found = Admission()
+    found.ask("model files", partial(check_source, spec.model), lambda _: "whole, as far as seen")
+    _check_tasks(found, spec, looks=False)
+    if not found.states("refused"):
+        found.plan = found.ask("plan", partial(plan, spec), lambda _: [])
+    if machine is not None and found.plan is not None:
+        found.findings += room_findings(found.plan, machine, spec)
+    return found
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Small models are tried here, and spinning threads make them ten times slower."""
