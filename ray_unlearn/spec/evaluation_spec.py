@@ -18,7 +18,7 @@ from ray_unlearn.spec.bounds import (
     MOST_SEQUENCES,
     MOST_UPDATES,
 )
-from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
+from ray_unlearn.spec.data_spec import EXAMPLES, SPLITS, DataSpec, SplitSource, place_of
 from ray_unlearn.spec.errors import nearest
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.row_tasks import RowTask
@@ -44,6 +44,27 @@ class WatchedSet(SplitSource):
         "jailbreak prefixes); near: close to it and to be kept; far: another skill; null: not "
         "said",
     )
+
+    examples: SplitSource | None = Field(
+        None,
+        description="questions with their answers that stand before each question of the set, all "
+        "of them in their order (few-shot prompts, as MUSE asks); null: none",
+    )
+
+    @model_validator(mode="after")
+    def _examples_are_answers(self) -> Self:
+        if self.examples is None:
+            return self
+        if not (self.has_answers and self.examples.has_answers):
+            where = "examples" if self.has_answers else "the set"
+            raise ValueError(
+                f"`examples` are questions and answers before others: name the fields `prompt` and "
+                f"`answer`, or `messages`, of {where}"
+            )
+        if self.examples.other_answers:
+            name = next(iter(self.examples.other_answers))
+            raise ValueError(f"examples.{name}: is not read; remove it")
+        return self
 
     @property
     def to_be_kept(self) -> bool:
@@ -163,6 +184,16 @@ class EvaluationSpec(Strict):
         return self
 
     @property
+    def sources(self) -> dict[str, SplitSource]:
+        """What its sets are read from, by place in a study file."""
+        found: dict[str, SplitSource] = {}
+        for name, one in self.sets.items():
+            found[place_of(name)] = one
+            if one.examples is not None:
+                found[f"{place_of(name)}.{EXAMPLES}"] = one.examples
+        return found
+
+    @property
     def evaluated(self) -> tuple[str, ...]:
         """The names of all sets that are evaluated."""
         return (*EVALUATED_SETS, *self.sets)
@@ -235,16 +266,15 @@ def check_evaluation(evaluation: EvaluationSpec, data: DataSpec, model: ModelSpe
 def _check_templates(evaluation: EvaluationSpec, data: DataSpec) -> None:
     template, separator = data.chat_template, data.separator
     given = "chat_template" if template is not None else "separator"
-    sources = (*data.splits.values(), *evaluation.sets.values())
+    sources = (*data.splits.values(), *evaluation.sources.values())
     asks = any(source.has_answers for source in sources)
     if not asks and (template is not None or separator is not None):
         raise ValueError(
             f"data: `{given}` is for prompts and answers, and no split has any; remove it, or name "
             "the fields `prompt` and `answer`, or `messages`, of a split"
         )
-    bare = [name for name, source in evaluation.sets.items() if source.messages is not None]
+    bare = [place for place, source in evaluation.sources.items() if source.messages is not None]
     if bare and template is None:
         raise ValueError(
-            f"evaluation.sets.{bare[0]}.messages: needs `data.chat_template`: `tokenizer`, or a "
-            "Jinja template"
+            f"{bare[0]}.messages: needs `data.chat_template`: `tokenizer`, or a Jinja template"
         )

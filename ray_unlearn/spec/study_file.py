@@ -2,14 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ray_unlearn.spec.data_spec import SplitSource
+from ray_unlearn.spec.data_spec import EXAMPLES, SplitSource
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.evaluation_spec import WatchedSet
 from ray_unlearn.spec.method_registry import PUBLISHED, known_hyperparameters, method_named
 from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec, is_local
+
+Source = TypeVar("Source", bound=SplitSource)
 
 
 def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpec:
@@ -96,13 +99,18 @@ def _spaces_folder(path: Path, given: str | None) -> Path:
 
 
 def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
-    def absolute(source: SplitSource) -> SplitSource:
+    def absolute(source: Source) -> Source:
         if source.path is None:
             return source
         return source.model_copy(update={"path": str(_below(base, source.path).resolve())})
 
     splits = {name: absolute(source) for name, source in spec.data.splits.items()}
-    sets = {name: absolute(source) for name, source in spec.evaluation.sets.items()}
+    sets: dict[str, WatchedSet] = {
+        name: absolute(one).model_copy(
+            update={EXAMPLES: None if one.examples is None else absolute(one.examples)}
+        )
+        for name, one in spec.evaluation.sets.items()
+    }
     tasks = tuple(
         task.model_copy(update={"task": str(_below(base, task.task).resolve())})
         if task.is_file

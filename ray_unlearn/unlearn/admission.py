@@ -288,8 +288,9 @@ def _data(found: Admission, spec: StudySpec) -> StudyData | None:
         where = "on the hub" if not data_are_here(spec) else "needed by a model that is not here"
         said = f"documents or tokens {where}: they are read when the study starts"
         found.findings.append(Finding("documents", "note", said))
-        for name, source in [*spec.data.splits.items(), *spec.evaluation.sets.items()]:
-            found.ask("documents", partial(check_path, source, place_of(name)), lambda _: [])
+        splits = {place_of(name): source for name, source in spec.data.splits.items()}
+        for place, source in (splits | spec.evaluation.sources).items():
+            found.ask("documents", partial(check_path, source, place), lambda _: [])
         return None
     return found.ask("documents", partial(prepared_study, spec), _document_words)
 
