@@ -6,7 +6,8 @@ from tiny import REPOSITORY
 from ray_unlearn.spec import method_registry
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import Hyperparameter
-from ray_unlearn.spec.method_registry import METHODS, Method, own_hyperparameters, register
+from ray_unlearn.spec.method_definition import Method
+from ray_unlearn.spec.method_registry import METHODS, own_hyperparameters, register
 from ray_unlearn.spec.method_terms import TermSpec
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
