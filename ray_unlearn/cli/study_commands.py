@@ -15,6 +15,7 @@ from ray_unlearn.cli.show import (
     say,
 )
 from ray_unlearn.spec.bounds import MOST_TRIALS
+from ray_unlearn.spec.row_tasks import TASK_COLUMN
 
 if TYPE_CHECKING:
     from ray_unlearn.api import Study
@@ -150,7 +151,7 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
         return
     tasks = dict.fromkeys(name for best in found.best for name in best.tasks)
     print_table(
-        [*BEST, *tasks],
+        [*BEST, *(name.removeprefix(TASK_COLUMN) for name in tasks)],
         [
             (
                 *(b.method, b.trial_id, b.learning_rate, b.where, b.score, b.forget_ppl),

@@ -44,6 +44,7 @@ from ray_unlearn.execution.recorder import Observer, Recorder
 from ray_unlearn.execution.resume import (
     SPEC_FILE,
     drop_outdated_weights,
+    record_trials,
     resumed_spec,
     trials_to_reach,
     write_spec,
@@ -213,7 +214,6 @@ def resume_study(
         if expected is not None:
             add_trials = trials_to_reach(expected, ledger, str(location))
         spec = resumed_spec(place.folder, ledger, operations, add_trials)
-        place.publish(SPEC_FILE)
         failed = retry_failed and any(t.status == "failed" for t in ledger.record.finished)
         total = Search(spec, "").total
         left = failed or next(pending(ledger.record.trials, total), None) is not None
@@ -225,6 +225,8 @@ def resume_study(
         check_unchanged(ledger.record.header, spec, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         check_disk(place, spec)
+        record_trials(place.folder, ledger, spec)
+        place.publish(SPEC_FILE)
         if retry_failed:
             _reopen_failed(ledger)
         return _Run(spec, place, ledger, data, address, observers, quiet, say).to_the_end()

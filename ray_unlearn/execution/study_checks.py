@@ -50,7 +50,8 @@ def readmitted(
     Raises:
         UserError: as in `admitted`.
     """
-    found = readmission(spec, _machine(address, place) if has_trials_left else None)
+    machine = _machine(address, place) if has_trials_left else None
+    found = readmission(spec, machine, has_trials_left)
     found.refuse()
     _refuse_without_gpus(found)
     return found

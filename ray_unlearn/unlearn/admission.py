@@ -127,7 +127,9 @@ def admission(
     return found
 
 
-def readmission(spec: StudySpec, machine: Machine | None = None) -> Admission:
+def readmission(
+    spec: StudySpec, machine: Machine | None = None, asks_tasks: bool = True
+) -> Admission:
     """What may have changed since a study was admitted: model files, tasks, the machine.
 
     Nothing is read but names, sizes and the model's config.
@@ -135,10 +137,12 @@ def readmission(spec: StudySpec, machine: Machine | None = None) -> Admission:
     Args:
         spec: the study.
         machine: where it is to go on; None: room is not looked at.
+        asks_tasks: whether there will be rows with columns of tasks.
     """
     found = Admission()
     found.ask("model files", partial(check_source, spec.model), lambda _: "whole, as far as seen")
-    _check_tasks(found, spec, looks=False)
+    if asks_tasks:
+        _check_tasks(found, spec, looks=False)
     if not found.states("refused"):
         found.plan = found.ask("plan", partial(plan, spec), lambda _: [])
     if machine is not None and found.plan is not None:

@@ -51,6 +51,17 @@ def test_a_pointer_in_the_place_of_weights_is_said_before_data_are_read(
         resume_study(folder, quiet=True, say=lambda text: None)
 
 
+def test_a_refused_resume_adds_no_trials(begun: Callable[..., Path], tmp_path: Path) -> None:
+    """Each attempt did, until the study had as many more as there were attempts."""
+    folder = begun()
+    (tmp_path / "model" / "model.safetensors").write_text(POINTER)
+    files = [folder / "study.yaml", folder / "ledger" / "events.jsonl"]
+    before = [path.read_bytes() for path in files]
+    with pytest.raises(UserError, match="git-lfs pointer"):
+        resume_study(folder, add_trials=3, quiet=True, say=lambda text: None)
+    assert [path.read_bytes() for path in files] == before
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_gpus_that_are_not_on_this_machine_are_said_and_no_lane_waits_for_them(
     begun: Callable[..., Path], monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,7 @@ from ray_unlearn.unlearn.baselines import measure_baselines
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import StudyData, prepare
 from ray_unlearn.unlearn.evaluate import evaluate
+from ray_unlearn.unlearn.lm_eval_answers import _answered_together
 from ray_unlearn.unlearn.plan import plan
 from ray_unlearn.unlearn.workspace import Workspace, context_digest
 
@@ -212,6 +213,32 @@ def worker(rank: int, folder: str, spec: StudySpec, data: StudyData) -> None:
     found = {parallel: measured(spec, data, comm, parallel) for parallel in ("replicate", "shard")}
     (Path(folder) / f"rank{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
+
+
+def half_broken(rank: int, folder: str) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+
+    def answer(requests: list[int]) -> list[int]:
+        if 3 in requests:
+            raise ValueError("3 does not suit this model")
+        return [10 * request for request in requests]
+
+    comm = Comm.distributed()
+    found = _answered_together(comm, answer, [0, 1, 2])
+    with pytest.raises(ValueError, match="3 does not suit") as caught:
+        _answered_together(comm, answer, [0, 1, 2, 3])
+    (Path(folder) / f"rank{rank}.json").write_text(json.dumps([found, str(caught.value)]))
+    dist.destroy_process_group()
+
+
+def test_a_worker_that_cannot_answer_keeps_no_other_waiting(tmp_path: Path) -> None:
+    run_ranks(half_broken, (str(tmp_path),), 2)
+    for rank in range(2):
+        found, said = json.loads((tmp_path / f"rank{rank}.json").read_text())
+        assert found == [0, 10, 20]
+        assert said == "3 does not suit this model"
 
 
 @needs_harness
