@@ -31,7 +31,7 @@ def resumed_spec(
 ) -> StudySpec:
     """The spec to go on with; a missing `study.yaml` is written again from the ledger.
 
-    A new number of trials is recorded by `record_trials`, once the study has been admitted.
+    A new number of trials is recorded by `record_extension`, once the study has been admitted.
 
     Args:
         folder: the study directory.
@@ -65,7 +65,7 @@ def resumed_spec(
     return spec
 
 
-def record_trials(folder: Path, ledger: Ledger, spec: StudySpec) -> None:
+def record_extension(folder: Path, ledger: Ledger, spec: StudySpec) -> None:
     """Record the number of trials to go on with, if it is another one than the study had.
 
     Raises:

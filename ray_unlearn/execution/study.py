@@ -44,7 +44,7 @@ from ray_unlearn.execution.recorder import Observer, Recorder
 from ray_unlearn.execution.resume import (
     SPEC_FILE,
     drop_outdated_weights,
-    record_trials,
+    record_extension,
     resumed_spec,
     trials_to_reach,
     write_spec,
@@ -225,7 +225,7 @@ def resume_study(
         check_unchanged(ledger.record.header, spec, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
         check_disk(place, spec)
-        record_trials(place.folder, ledger, spec)
+        record_extension(place.folder, ledger, spec)
         place.publish(SPEC_FILE)
         if retry_failed:
             _reopen_failed(ledger)
