@@ -86,7 +86,7 @@ test-slow: setup
 # The extra lm-eval brings 22 packages of its own, which `setup` leaves out.
 test-lm-eval: setup
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lm-eval]'
-	@$(BIN)/pytest tests/api/test_evaluate.py
+	@$(BIN)/pytest tests/api/test_evaluate.py tests/unlearn/test_row_tasks.py
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -54,7 +54,8 @@ def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: s
             *(four_digits(cell) if isinstance(cell, (int, float)) else shown(cell) for cell in row)
         )
     wide = 120 if not sys.stdout.isatty() else None
-    Console(highlight=False, width=wide).print(table)
+    # Text in brackets is text: `pip install ray-unlearn[lm-eval]`.
+    Console(highlight=False, width=wide, markup=False).print(table)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -16,6 +16,7 @@ from ray_unlearn.cli.show import (
     say,
 )
 from ray_unlearn.spec.bounds import MOST_TRIALS
+from ray_unlearn.spec.row_tasks import TASK_COLUMN
 
 if TYPE_CHECKING:
     from ray_unlearn.api import Study
@@ -139,6 +140,9 @@ def _last_line(result: "StudyResult") -> str:
     return f"done; report with: ray-unlearn report {result.location}"
 
 
+BEST = ("method", "trial", "learning rate", "updates", "score", "forget ppl", "target ppl")
+
+
 def _show(found: "Status", json: bool, ended: bool = False) -> None:
     """Show a study's state; after a run that has just `ended`, without the line on its driver."""
     from ray_unlearn.cli.watch import driver
@@ -146,10 +150,14 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
     if json:
         print_json(found.as_json())
         return
+    tasks = dict.fromkeys(name for best in found.best for name in best.tasks)
     print_table(
-        ["method", "trial", "learning rate", "updates", "score", "forget ppl", "target ppl"],
+        [*BEST, *(name.removeprefix(TASK_COLUMN) for name in tasks)],
         [
-            (b.method, b.trial_id, b.learning_rate, b.where, b.score, b.forget_ppl, b.target_ppl)
+            (
+                *(b.method, b.trial_id, b.learning_rate, b.where, b.score, b.forget_ppl),
+                *(b.target_ppl, *(b.tasks.get(name, "") for name in tasks)),
+            )
             for b in found.best
         ],
         title=f"{found.name}: best of each method so far (selection half; score: lower is better)",

@@ -126,7 +126,7 @@ class StoredRow(Mapping[str, Any]):
         )
 
 
-FORMER = {"strength": AS_TRAINED, "dealing": "hash", "methods": {}}
+FORMER = {"strength": AS_TRAINED, "dealing": "hash", "methods": {}, "tasks": {}}
 """Fields that older versions do not know, with the value that all of their lines stand for."""
 
 

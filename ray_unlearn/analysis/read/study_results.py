@@ -42,8 +42,10 @@ from ray_unlearn.spec.study_spec import StudySpec, public_name
 from ray_unlearn.spec.task_results import TASKS_FILE, TaskResults, read_task_results
 from ray_unlearn.store.attack_file import AttackedModel, read_attacks
 from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.objective import Objective, objective_of
 from ray_unlearn.store.scan import events_file
-from ray_unlearn.store.schema import STATUSES
+from ray_unlearn.store.schema import COLUMNS, STATUSES, Column
+from ray_unlearn.store.study_columns import extra_names, study_columns
 from ray_unlearn.store.table import baseline_table, result_table, settings_of
 
 
@@ -102,6 +104,19 @@ class StudyResults:
         written = str(self.rows["objective"].iloc[0]) if "objective" in self.rows else ""
         where = f"{self.source}: column `objective`"
         return validated(ObjectiveSpec, _mapping(written, where), where)
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """The columns that its rows have; without a spec the side of some is not known."""
+        if self.spec is not None:
+            return study_columns(self.spec)
+        own = extra_names(map(str, self.rows.columns))
+        return COLUMNS | {name: Column(name, "1", "none", "") for name in own}
+
+    @property
+    def rule(self) -> Objective:
+        """Its objective as a rule for rows."""
+        return objective_of(self.objective, self.columns, self.source)
 
     @property
     def is_weighted(self) -> bool:
