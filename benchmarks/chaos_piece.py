@@ -151,7 +151,7 @@ class Piece:
 
     def _events(self) -> Path | None:
         if self._kind.remote:
-            found = sorted(self._scratch.glob("*/ledger/events.jsonl"), key=os.path.getmtime)
+            found = sorted(self._scratch.glob("ray-unlearn-*/**/events.jsonl"), key=os.path.getmtime)
             return found[-1] if found else None
         path = self._folder / "study" / "ledger" / "events.jsonl"
         return path if path.exists() else None
@@ -171,9 +171,8 @@ class Piece:
         process = started([*arguments, *address], self._output, self._environment())
         while process.poll() is None:
             phase = self._next_phase(kills)
-            if self._wait(process, phase):
-                self._kill(process, phase)
-                self._recover(process)
+            if self._wait(process, phase) and (target := self._kill(process, phase)):
+                self._recover(process, target)
         self._watch.look()
         self._judge(process.returncode)
         return process.returncode
@@ -212,7 +211,8 @@ class Piece:
             time.sleep(LOOK_S)
         return False
 
-    def _kill(self, process: "subprocess.Popen[bytes]", phase: str) -> None:
+    def _kill(self, process: "subprocess.Popen[bytes]", phase: str) -> str:
+        """Kill one of the processes that are there; returns which, empty if it was gone."""
         there = self._there | {"driver": [process.pid]}
         counts = Counter(line["target"] for line in self._log.of("kill"))
         weights = [1 / (1 + counts[target]) for target in there]
@@ -229,6 +229,8 @@ class Piece:
                 session_s=round(time.monotonic() - watch.started, 3),
             )  # fmt: skip
             self._again(target)
+            return target
+        return ""
 
     def _look_around(self) -> None:
         """Note the processes of each target, so that a kill need not look for them."""
@@ -250,28 +252,26 @@ class Piece:
             time.sleep(self._rng.uniform(0, 5))
             self._server.start()
 
-    def _recover(self, process: "subprocess.Popen[bytes]") -> None:
+    def _recover(self, process: "subprocess.Popen[bytes]", target: str) -> None:
         """Wait until the study goes on, or its driver ends."""
         self._watch.look()  # what was on its way
         began, before = time.monotonic(), self._watch.progress
-        self._wait_for_progress(process, before)
+        deadly = target not in (SURVIVED if self._kind.warm else SURVIVED - {"node"}) | {"store"}
+        while process.poll() is None and (deadly or self._watch.progress == before):
+            self._watch.look()
+            if time.monotonic() > began + LIMIT_S:
+                self._hangs(process)
+            time.sleep(LOOK_S)
+            if self._watch.over and not deadly:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=GONE_S)
+                break
         code = process.poll()
         self._log.add(
             "outcome", kill=len(self._log.of("kill")), piece=self._number,
             driver="goes on" if code is None else f"ended with {code}",
             seconds=round(time.monotonic() - began, 3),
         )  # fmt: skip
-
-    def _wait_for_progress(self, process: "subprocess.Popen[bytes]", before: int) -> None:
-        limit = time.monotonic() + LIMIT_S
-        while process.poll() is None and self._watch.progress == before and not self._watch.over:
-            self._watch.look()
-            if time.monotonic() > limit:
-                self._hangs(process)
-            time.sleep(LOOK_S)
-        if self._watch.over:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=GONE_S)
 
     def _hangs(self, process: "subprocess.Popen[bytes]") -> None:
         self._violated(f"no progress in {LIMIT_S:.0f} s: {self._output.read_text()[-600:]}")
