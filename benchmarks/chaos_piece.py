@@ -39,6 +39,8 @@ from chaos_watch import PHASES, Watch
 LIMIT_S = 420.0
 """Seconds without any progress after which a study hangs."""
 LOOK_S = 0.005
+SETTLED_S = 3.0
+"""Seconds after a kill in which what was on its way still arrives."""
 LOOK_AROUND_S = 1.0
 """Seconds between two looks for the processes, which take longer than a checkpoint's draft."""
 SURVIVED = {"controller", "worker", "tune actor", "node"}
@@ -151,8 +153,8 @@ class Piece:
 
     def _events(self) -> Path | None:
         if self._kind.remote:
-            found = sorted(self._scratch.glob("ray-unlearn-*/**/events.jsonl"), key=os.path.getmtime)
-            return found[-1] if found else None
+            copies = self._scratch.glob("ray-unlearn-*/**/events.jsonl")
+            return max(copies, key=os.path.getmtime, default=None)
         path = self._folder / "study" / "ledger" / "events.jsonl"
         return path if path.exists() else None
 
@@ -254,8 +256,11 @@ class Piece:
 
     def _recover(self, process: "subprocess.Popen[bytes]", target: str) -> None:
         """Wait until the study goes on, or its driver ends."""
-        self._watch.look()  # what was on its way
-        began, before = time.monotonic(), self._watch.progress
+        began = time.monotonic()
+        while process.poll() is None and time.monotonic() < began + SETTLED_S:
+            self._watch.look()
+            time.sleep(LOOK_S)
+        before = self._watch.progress
         deadly = target not in (SURVIVED if self._kind.warm else SURVIVED - {"node"}) | {"store"}
         while process.poll() is None and (deadly or self._watch.progress == before):
             self._watch.look()
