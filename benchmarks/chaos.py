@@ -18,6 +18,7 @@ import secrets
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -98,7 +99,7 @@ class Reference:
         """The rows of the first `trials` trials of each method, as they are without faults."""
         methods = kind.methods or self._content["methods"]
         folder = self._out / ("calm-" + "-".join(map(str, methods)))
-        study = study_file(folder.with_suffix(".yaml"), self._content, kind, trials)
+        study = study_file(self._content, kind, folder.with_suffix(".yaml"), trials)
         environment = os.environ | {"OMP_NUM_THREADS": "1", MARK: self._mark}
         log, command = folder.with_suffix(".log"), ["run", str(study), "--storage", str(folder)]
         wanted = trials * len(methods)
@@ -117,7 +118,7 @@ def _finished(folder: Path) -> int:
         return 0
 
 
-def study_file(path: Path, content: dict[str, Any], kind: Kind, trials: int) -> Path:
+def study_file(content: dict[str, Any], kind: Kind, path: Path, trials: int) -> Path:
     """The study of a piece, with so many trials of each method."""
     search = {"search": {**content["search"], "trials_per_method": trials}}
     operations = {"operations": content.get("operations", {}) | OPERATIONS | {"lanes": kind.lanes}}
@@ -176,14 +177,16 @@ def _run(given: argparse.Namespace, log: ChaosLog) -> None:
             piece = Piece(number, kind, given.out, log, rng, mark, warm, port)
             here = len(log.of("kill", number))
             quota = min(given.per_piece, here + given.kills - len(kills))
-            piece.run(quota, lambda path, n, k=kind: study_file(path, content, k, n))
-            table = reference.table(kind, piece.trials)
-            piece.check(lambda rows, calm=table: differing_cells(calm, rows))
+            try:
+                piece.run(quota, partial(study_file, content, kind))
+                table = reference.table(kind, piece.trials)
+                piece.check(partial(differing_cells, table))
+            finally:
+                piece.close()
             print(f"piece {number} ({kind.name}) done\n{log.totals()}", flush=True)
     finally:
         warm.close()
-        for what in ("study", "store"):
-            end(marked(f"{mark}-{what}"))
+        end(marked(f"{mark}-study"))
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -89,29 +89,33 @@ class Piece:
         """Processes of each target, as of the last look."""
         self._early = False
         """Whether this session of the driver is killed at its start, if a start is to be."""
+        self._survived = SURVIVED if kind.warm else SURVIVED - {"node"}
         self._killed: set[str] = set()
         """Targets in this session of the driver."""
 
     def run(self, kills: int, study: Callable[[Path, int], Path]) -> None:
         """Legs with kills until there are so many, then one to its end."""
         began = time.monotonic()
-        try:
-            if self._server is not None:
-                self._server.start()
-            while True:
-                file = study(self._folder / "study.yaml", self.trials)
-                self._total = self.trials * len(yaml.safe_load(file.read_text())["methods"])
-                self._plan = [*self._plan, *PHASES]
-                self._rng.shuffle(self._plan)
-                while self._session(file, kills) != 0:
-                    pass
-                if len(self._log.of("kill", self._number)) >= kills:
-                    break
-                self._log.add("leg", piece=self._number, trials=self.trials)
-                self.trials += 1
-            self._seconds = time.monotonic() - began
-        finally:
-            end(marked(f"{self._mark}-study"))
+        if self._server is not None:
+            self._server.start()
+        while True:
+            file = study(self._folder / "study.yaml", self.trials)
+            self._total = self.trials * len(yaml.safe_load(file.read_text())["methods"])
+            self._plan = [*self._plan, *PHASES]
+            self._rng.shuffle(self._plan)
+            while self._session(file, kills) != 0:
+                pass
+            if len(self._log.of("kill", self._number)) >= kills:
+                break
+            self._log.add("leg", piece=self._number, trials=self.trials)
+            self.trials += 1
+        self._seconds = time.monotonic() - began
+
+    def close(self) -> None:
+        """End the driver and the store's server, if they are there, and clean up."""
+        for what in ("study", "store"):
+            end(marked(f"{self._mark}-{what}"))
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def check(self, differing: Callable[[pa.Table], list[str]]) -> None:
         """Verify, compare, look for processes; then throw the study away unless it is at fault."""
@@ -129,10 +133,7 @@ class Piece:
         if self._kind.warm:
             for left in outliving(f"{self._mark}-ray", OF_A_CLUSTER):
                 self._violated(f"process left: {left}")
-        if self._server is not None:
-            end(marked(f"{self._mark}-store"))
         self._log.add("end", piece=self._number, rows=table.num_rows, seconds=self._seconds)
-        shutil.rmtree(self._scratch, ignore_errors=True)
         if not self._log.of("violation", self._number):
             shutil.rmtree(self._folder)
 
@@ -261,7 +262,7 @@ class Piece:
             self._watch.look()
             time.sleep(LOOK_S)
         before = self._watch.progress
-        deadly = target not in (SURVIVED if self._kind.warm else SURVIVED - {"node"}) | {"store"}
+        deadly = target not in self._survived | {"store"}
         while process.poll() is None and (deadly or self._watch.progress == before):
             self._watch.look()
             if time.monotonic() > began + LIMIT_S:
@@ -289,7 +290,7 @@ class Piece:
         if self._watch.lost:
             self._violated(f"ledger: {self._watch.lost}")
             self._watch.lost = ""
-        if code and self._killed <= SURVIVED:
+        if code and self._killed <= self._survived:
             self._violated(f"ended with {code} although only {self._killed} died: {said}")
         if code == 4 and "store" not in self._killed:
             self._violated(f"ended with 4 after {self._killed}: {said}")
