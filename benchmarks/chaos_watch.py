@@ -21,6 +21,9 @@ from urllib.parse import unquote
 PHASES = ("start", "trial", "evaluation", "checkpoint", "publish", "end")
 WRITING_S = 0.02
 """A draft lasts about so long."""
+OPENING = 0.5
+"""Of the kills in a start: those that are aimed at the moment in which it opens the study."""
+OPENING_S = 0.2
 OF_A_TRIAL = {"trial", "row", "outcome"}
 
 
@@ -53,6 +56,7 @@ class Watch:
     def driver_starts(self) -> None:
         """Forget what the session before was doing."""
         self.started = self.changed = time.monotonic()
+        self._started_s = time.time()
         self._started_at = datetime.now(UTC).isoformat()
         self._fresh = 0
         self.at_work = False
@@ -88,7 +92,8 @@ class Watch:
         """A random moment of a phase: true once it has come, for who asks again and again."""
         if phase == "start":
             at = self.started + rng.uniform(0, self.start_s)
-            return lambda: time.monotonic() >= at
+            opening = rng.random() < OPENING
+            return lambda: self._is_opened(rng) if opening else time.monotonic() >= at
         if phase in ("checkpoint", "publish"):
             return lambda: self.at_work and self._being_written(phase == "checkpoint", rng)
         share, before, last_row = rng.random(), self.progress, self.row_at
@@ -106,6 +111,16 @@ class Watch:
             return self.row_at > last_row and now >= evaluates + share * self.evaluation_s
 
         return come
+
+    def _is_opened(self, rng: random.Random) -> bool:
+        """Whether the driver has just taken the study over, or begins it."""
+        opened = any(self._drafts())
+        with contextlib.suppress(OSError):
+            lease = self._trials.parent / "ledger" / "lease.json"
+            opened = opened or lease.stat().st_mtime > self._started_s
+        if opened:
+            time.sleep(rng.uniform(0, OPENING_S))
+        return opened
 
     def _being_written(self, checkpoint: bool, rng: random.Random) -> bool:
         if not any(_is_checkpoint(name) is checkpoint for name in self._drafts()):

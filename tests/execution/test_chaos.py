@@ -12,11 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import chaos
+import obstore
 import pyarrow as pa
 import pytest
+from chaos_kinds import StoreServer, store_environment
 from chaos_log import ChaosLog
-from chaos_processes import began, marked
+from chaos_processes import began, free_port, marked
 from chaos_watch import Watch
+from object_store import BUCKET
+from obstore.exceptions import AlreadyExistsError
+from obstore.store import S3Store
 from running import StudyFile
 
 from ray_unlearn.store.schema import COLUMNS
@@ -105,6 +110,32 @@ def test_a_line_that_is_gone_is_seen(tmp_path: Path) -> None:
         watch.look()
         assert bool(watch.lost) is lost, content
     assert "line 2 of 3" in watch.lost
+
+
+def test_what_the_store_has_answered_outlives_its_server(tmp_path: Path) -> None:
+    """Else a kill of the server would lose what a study was right to count on."""
+    mark, port = f"store-{tmp_path.name}", free_port()
+    server, address = StoreServer(tmp_path, port, mark), store_environment(port)
+    store = S3Store(
+        BUCKET, endpoint=address["AWS_ENDPOINT_URL"], region="us-east-1",
+        access_key_id="x", secret_access_key="y", client_options={"allow_http": True},
+    )  # fmt: skip
+    names = ["trials/best/0007-48-at-0.87.safetensors", "ledger/log/0000000001.jsonl"]
+    try:
+        server.start()
+        for name in names:
+            obstore.put(store, name, name.encode())
+        chaos.end(marked(mark))
+        server.start()
+        assert bytes(obstore.get(store, names[0]).bytes()) == names[0].encode()
+        with pytest.raises(AlreadyExistsError):
+            obstore.put(store, names[0], b"other", mode="create")
+        obstore.delete(store, names[1])
+        chaos.end(marked(mark))
+        server.start()
+        assert [found["path"] for part in obstore.list(store) for found in part] == names[:1]
+    finally:
+        chaos.end(marked(mark))
 
 
 def test_a_process_is_known_by_its_mark_and_its_start(tmp_path: Path) -> None:
