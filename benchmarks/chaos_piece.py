@@ -154,8 +154,10 @@ class Piece:
 
     def _events(self) -> Path | None:
         if self._kind.remote:
-            copies = self._scratch.glob("ray-unlearn-*/**/events.jsonl")
-            return max(copies, key=os.path.getmtime, default=None)
+            with contextlib.suppress(OSError):  # a driver that ends removes its copy meanwhile
+                copies = self._scratch.glob("ray-unlearn-*/**/events.jsonl")
+                return max(copies, key=os.path.getmtime, default=None)
+            return None
         path = self._folder / "study" / "ledger" / "events.jsonl"
         return path if path.exists() else None
 

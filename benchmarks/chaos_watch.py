@@ -136,7 +136,8 @@ class Watch:
             return
         study = self._trials.parent
         folders = [study, study / "ledger", self._trials / "best"]
-        folders += self._trials.glob("[0-9]*/")
+        with contextlib.suppress(OSError):  # a folder may go while it is looked at
+            folders += self._trials.glob("[0-9]*/")
         for folder in folders:
             with contextlib.suppress(OSError):
                 yield from (str(path) for path in folder.iterdir() if path.suffix == ".tmp")
@@ -182,8 +183,11 @@ class Watch:
             self.over_at = time.monotonic()
 
     def _newest_checkpoint(self) -> int:
+        paths: list[Path] = []
+        with contextlib.suppress(OSError):
+            paths += self._trials.glob("[0-9]*/last*.pt")
         newest = 0
-        for path in self._trials.glob("[0-9]*/last*.pt"):
+        for path in paths:
             with contextlib.suppress(OSError):
                 newest = max(newest, path.stat().st_mtime_ns)
         return newest
