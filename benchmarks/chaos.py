@@ -144,13 +144,12 @@ def main() -> None:
         for kind in ("study", "ray", "store"):
             end(marked(f"{line['mark']}-{kind}"))
     signal.signal(signal.SIGTERM, _stop)
-    began = time.monotonic()
     try:
         _run(given, log)
     except KeyboardInterrupt:
         print("stopped; the same command goes on")
     finally:
-        log.add("time", seconds=time.monotonic() - began)
+        log.add_time()
         print(log.totals())
     sys.exit(1 if log.of("violation") else 0)
 
@@ -183,6 +182,7 @@ def _run(given: argparse.Namespace, log: ChaosLog) -> None:
                 piece.check(partial(differing_cells, table))
             finally:
                 piece.close()
+            log.add_time()
             print(f"piece {number} ({kind.name}) done\n{log.totals()}", flush=True)
     finally:
         warm.close()

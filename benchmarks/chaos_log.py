@@ -9,6 +9,7 @@
 """
 
 import json
+import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ class ChaosLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._since = time.monotonic()
         self.lines: list[Line] = []
         if path.exists():
             whole = path.read_bytes().rpartition(b"\n")[0]
@@ -35,6 +37,12 @@ class ChaosLog:
         self.lines.append(line)
         with open(self.path, "a") as file:
             file.write(json.dumps(line) + "\n")
+
+    def add_time(self) -> None:
+        """Append the seconds since the last such line, or since this run began."""
+        now = time.monotonic()
+        self.add("time", seconds=now - self._since)
+        self._since = now
 
     def of(self, kind: str, piece: int | None = None) -> list[Line]:
         """The lines of a kind, of one piece or of all."""
