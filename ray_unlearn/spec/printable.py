@@ -20,7 +20,7 @@ def printable(text: str) -> str:
     escaped = _SUSPECT.sub(_escaped, text)
     if len(escaped) <= MOST_CHARACTERS:
         return escaped
-    return "\n".join(shortened(line, MOST_CHARACTERS) for line in escaped.split("\n"))
+    return "\n".join(clipped(line, MOST_CHARACTERS) for line in escaped.split("\n"))
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -30,7 +30,7 @@ def _escaped(found: re.Match[str]) -> str:
     return one.encode("unicode_escape").decode("ascii")
 
 
-def shortened(line: str, most: int = 200) -> str:
+def clipped(line: str, most: int = 200) -> str:
     """A line with its middle left out where it has more than `most` characters."""
     left_out = len(line) - most
     if left_out <= 0:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.given_file import given_text
-from ray_unlearn.spec.printable import shortened
+from ray_unlearn.spec.printable import clipped
 
 
 class Strict(BaseModel):
@@ -149,7 +149,7 @@ def _sentence(model: type[Strict], problem: dict[str, Any], where: str) -> str:
     shown = (
         ""
         if isinstance(value, dict) or problem["type"] == "value_error"
-        else f", got {shortened(repr(value))}"
+        else f", got {clipped(repr(value))}"
     )
     return f"{where}: {place + ': ' if place else ''}{message}{shown}"
 

@@ -29,7 +29,7 @@ from ray_unlearn.store.event import (
     TrialEnded,
     UnknownEvent,
 )
-from ray_unlearn.store.event_types import fits, is_metric
+from ray_unlearn.store.event_types import has_valid_fields, is_row_number
 from ray_unlearn.store.schema import AS_TRAINED, FORMER_OUTCOMES
 from ray_unlearn.store.typed_fields import is_int
 
@@ -213,7 +213,7 @@ def _event(content: dict[str, Any]) -> Event | None:
         event: Event = found(**known)
     except TypeError:
         return None
-    return event if fits(event) else None
+    return event if has_valid_fields(event) else None
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
@@ -247,7 +247,7 @@ def _metrics(text: bytes) -> dict[str, Any] | None:
 
 def _numbers(metrics: Any) -> dict[str, Any] | None:
     """Metrics with NaN in place of null, which stood for a non-finite number; None if none."""
-    if not isinstance(metrics, dict) or not all(map(is_metric, metrics.values())):
+    if not isinstance(metrics, dict) or not all(map(is_row_number, metrics.values())):
         return None
     return {name: math.nan if value is None else value for name, value in metrics.items()}
 

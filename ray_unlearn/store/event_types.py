@@ -13,7 +13,7 @@ SECTIONS = ("model", "data", "spaces", "search", "evaluation", "objective", "ope
 """Of a header's spec: mappings, where they are there."""
 
 
-def fits(event: Event) -> bool:
+def has_valid_fields(event: Event) -> bool:
     """Whether all fields of an event have their types; trials can be told by their configurations.
 
     What a whole configuration or spec says is checked where it is used.
@@ -27,7 +27,7 @@ def fits(event: Event) -> bool:
     return True
 
 
-def is_metric(value: Any) -> bool:
+def is_row_number(value: Any) -> bool:
     """Whether a value is a number of a row; null stands for one that is not finite."""
     return value is None or is_number(value)
 
@@ -47,4 +47,4 @@ def _config_fits(config: dict[str, Any]) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | bool) or is_metric(value)
+    return isinstance(value, str | bool) or is_row_number(value)
