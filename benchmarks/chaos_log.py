@@ -5,6 +5,7 @@
 {"kind": "outcome", "kill": 41, "driver": "went on", ...}        what became of the study
 {"kind": "leg", "piece": 3, "trials": 2}                        all trials have their outcome
 {"kind": "violation", "piece": 3, "what": "..."}
+{"kind": "time", "seconds": 61.0}                               that it has taken so far
 {"kind": "end", "piece": 3, "seconds": 251.0, "rows": 35}       verified and compared
 """
 
