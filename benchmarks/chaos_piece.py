@@ -41,8 +41,7 @@ LIMIT_S = 420.0
 LOOK_S = 0.005
 SETTLED_S = 3.0
 """Seconds after a kill in which what was on its way still arrives."""
-LOOK_AROUND_S = 1.0
-"""Seconds between two looks for the processes, which take longer than a checkpoint's draft."""
+LOOK_AROUND_S = 1.0  # between two looks for processes, which take longer than a draft lasts
 SURVIVED = {"controller", "worker", "tune actor", "node"}
 """Targets whose death a driver outlives, by docs/survival.md."""
 
@@ -120,8 +119,7 @@ class Piece:
     def check(self, differing: Callable[[pa.Table], list[str]]) -> None:
         """Verify, compare, look for processes; then throw the study away unless it is at fault."""
         rows = self._folder / "rows.parquet"
-        said = self._command("verify", self._location)
-        if said:
+        if said := self._command("verify", self._location):
             self._violated(f"verify: {said}")
         if said := self._command("export", self._location, "-o", str(rows)):
             self._violated(f"export: {said}")
