@@ -70,7 +70,7 @@ CI_SLOW := \
   tests/execution/test_elastic.py::test_the_end_leaves_no_thread_in_ray_and_waits_for_no_lane_that_waits \
   "tests/execution/test_study.py::test_two_workers_give_the_trajectories_of_one[shard]" \
   tests/execution/test_remote_study.py::test_stopped_and_killed_it_goes_on_elsewhere \
-  tests/execution/test_survival.py::test_random_kills_lose_nothing_and_count_nothing_twice \
+  tests/execution/test_chaos.py::test_random_kills_lose_nothing_and_count_nothing_twice \
   tests/execution/test_survival.py::test_the_ledger_alone_is_enough_to_resume \
   tests/cluster/test_hosts.py::test_a_dead_host_and_a_parted_one_cost_a_study_nothing \
   tests/cluster/test_hosts.py::test_without_the_token_nobody_gets_in \
