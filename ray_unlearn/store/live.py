@@ -93,13 +93,21 @@ class Live:
 def read_live(study: Path) -> Live | None:
     """The last report that was written; None if there is none of this version."""
     try:
-        content = json.loads((study / LIVE_FILE).read_bytes())
+        return parsed_live((study / LIVE_FILE).read_bytes())
+    except OSError:
+        return None
+
+
+def parsed_live(text: bytes) -> Live | None:
+    """The report in a `live.json`; None if it is of another version, or torn."""
+    try:
+        content = json.loads(text)
         if content["schema_version"] != SCHEMA_VERSION:
             return None
         if datetime.fromisoformat(content["time"]).tzinfo is None:
             return None
         return Live(**{f.name: content[f.name] for f in fields(Live)})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

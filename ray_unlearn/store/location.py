@@ -144,7 +144,7 @@ def opened(location: str | Path, environment: Environment = REAL) -> Iterator[St
     """
     storage = storage_at(location, environment)
     if not storage.remote:
-        yield StudyFiles(str(location), Path(location), storage, environment)
+        yield StudyFiles(str(location), Path(location).expanduser(), storage, environment)
         return
     with _scratch(location) as folder:
         _check(storage, environment)
@@ -168,7 +168,7 @@ def copied(location: str | Path) -> Iterator[Path | WorkingCopy]:
     """`fetched` for repeated looks: a folder, or a copy that can be refreshed."""
     storage = storage_at(location)
     if not storage.remote:
-        yield Path(location)
+        yield Path(location).expanduser()
         return
     storage.patience_s = HASTY_S
     with _scratch(location) as folder:
@@ -222,7 +222,7 @@ def study_exists(location: str | Path) -> bool:
     """
     storage = storage_at(location)
     storage.patience_s = min(storage.patience_s, HASTY_S)
-    return StudyFiles(str(location), Path(location), storage).occupied()
+    return StudyFiles(str(location), Path(location).expanduser(), storage).occupied()
 
 
 def _is_there(storage: Storage, name: str) -> bool:
