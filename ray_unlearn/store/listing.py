@@ -128,7 +128,7 @@ def _remote(place: str, environment: Environment) -> Iterator[ListedStudy]:
     studies = _by_study(files)
     for name, (events, own) in sorted(studies.items()):
         location = str(below(address if path else top, *filter(None, name.split("/"))))
-        size = sum(file.size for file in own)
+        size = sum(file.bytes for file in own)
         bare = ListedStudy(name or ".", location, "broken", size_bytes=size)
         yield _fetched(bare, storage, name, events, environment)
 
