@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ray_unlearn.cli import COMMANDS, ENTRIES, command_named
+from ray_unlearn.cli import COMMANDS, HEADINGS, command_named
 from ray_unlearn.cli.verbose import Verbose, log_to_stderr, with_verbose
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, UserError
 
@@ -30,7 +30,7 @@ class _Commands(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            if name not in ENTRIES:
+            if name not in COMMANDS:
                 raise KeyError(name)
             one = typer.Typer(add_completion=False, **SETTINGS)
             one.command(name)(with_verbose(command_named(name)))
@@ -44,10 +44,10 @@ class _Commands(MutableMapping[str, Any]):
         del self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(ENTRIES)
+        return iter(COMMANDS)
 
     def __len__(self) -> int:
-        return len(ENTRIES)
+        return len(COMMANDS)
 
 
 class _Group(TyperGroup):
@@ -59,11 +59,11 @@ class _Group(TyperGroup):
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names, in the order of `--help`."""
-        return list(ENTRIES)
+        return list(COMMANDS)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write each group with whole sentences; click would cut them at the line's end."""
-        for heading, commands in COMMANDS.items():
+        for heading, commands in HEADINGS.items():
             with formatter.section(heading):
                 formatter.write_dl(
                     [(name, entry.summary) for name, entry in commands.items()], col_max=10
@@ -73,7 +73,7 @@ class _Group(TyperGroup):
         """Complete names without making the commands, which would import them all."""
         made, self.commands = (
             self.commands,
-            {name: TyperCommand(name, help=entry.summary) for name, entry in ENTRIES.items()},
+            {name: TyperCommand(name, help=entry.summary) for name, entry in COMMANDS.items()},
         )
         try:
             return super().shell_complete(ctx, incomplete)

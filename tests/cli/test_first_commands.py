@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny import REPOSITORY
 
-from ray_unlearn.cli import COMMANDS, ENTRIES, command_named
+from ray_unlearn.cli import COMMANDS, HEADINGS, command_named
 from ray_unlearn.environment import REAL
 from ray_unlearn.store.follow import LedgerFollower
 from ray_unlearn.store.listing import listed
@@ -36,7 +36,7 @@ def test_the_version_names_what_a_report_of_a_fault_needs(cli) -> None:
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("command", ["", *ENTRIES])
+@pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_is_there_by_both_names(cli, command: str, flag: str) -> None:
     code, out, _ = cli(*filter(None, [command]), flag)
     assert code == 0
@@ -47,7 +47,7 @@ def test_help_is_there_by_both_names(cli, command: str, flag: str) -> None:
 def test_help_says_all_of_each_command_under_a_heading(cli) -> None:
     _, out, _ = cli("--help")
     words = " ".join(out.split())
-    for heading, commands in COMMANDS.items():
+    for heading, commands in HEADINGS.items():
         assert f"{heading}:" in out
         for name, entry in commands.items():
             assert f"{name} {entry.summary}" in words
@@ -55,7 +55,7 @@ def test_help_says_all_of_each_command_under_a_heading(cli) -> None:
 
 
 def test_what_help_says_of_a_command_is_what_the_command_says() -> None:
-    for name, entry in ENTRIES.items():
+    for name, entry in COMMANDS.items():
         first, _, _ = (command_named(name).__doc__ or "").partition("\n")
         assert first == entry.summary
 

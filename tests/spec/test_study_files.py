@@ -147,7 +147,7 @@ BAD = {
         r"`batch_size`: true and false are no values of it",
     ),
     "one choice in two spellings": (
-        put("space_overrides.learning_rate", {"type": "choice", "choices": ["1e-3", 0.001]}),
+        put("space_overrides.learning_rate", {"type": "choice", "choices": ["1.0e-3", 0.001]}),
         r"`learning_rate`: choices must differ",
     ),
     "a condition for what has no default": (
