@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import REPOSITORY
 
@@ -51,6 +51,9 @@ def test_a_learning_rate_is_a_number_however_it_is_written(
     | st.text(max_size=8)
     | st.floats(allow_nan=False)
 )
+@example("\x85")
+@example("a\u2028b")
+@example("12e5")
 def test_a_study_that_is_written_is_read_as_it_was(tmp_path_factory, value: object) -> None:
     """A revision such as 12e5 must not come back as a number."""
     file = tmp_path_factory.mktemp("yaml") / "study.yaml"
