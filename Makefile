@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo campaign reference authors smollm2 test test-ci test-slow test-lm-eval lint bench audit sbom lock clean
+.PHONY: setup demo campaign reference authors smollm2 test test-ci test-slow test-lm-eval lint bench audit sbom lock release-check clean
 
 setup: .venv/.ready
 
@@ -82,6 +82,10 @@ test-ci: setup
 SLOW ?=
 test-slow: setup
 	@$(if $(SLOW),$(BIN)/pytest -m slow $(SLOW),$(BIN)/python scripts/slow_tests.py)
+
+# Builds, installs the wheel as a stranger would, runs a study through it, and says what a release still lacks.
+release-check:
+	@$(PYTHON) scripts/release_check.py
 
 # The extra lm-eval brings 22 packages of its own, which `setup` leaves out.
 test-lm-eval: setup

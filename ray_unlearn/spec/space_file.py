@@ -38,7 +38,8 @@ def load_search_space(
     if not isinstance(includes, list):
         raise UserError(f"{path}: include: must be a list of fragment files, got {includes!r}")
     for fragment in includes:
-        fragment_path = path.parent / str(fragment)  # an absolute one stays as it is
+        # An absolute one stays as it is.
+        fragment_path = path.parent / Path(str(fragment)).expanduser()
         body = read_yaml(fragment_path)
         unknown = set(body) - {"parameters"}
         if unknown:
