@@ -11,6 +11,7 @@ import typer
 
 from ray_unlearn.cli.attack_command import attack_command
 from ray_unlearn.cli.confirm_command import confirm_command
+from ray_unlearn.cli.demo_command import demo_command
 from ray_unlearn.cli.diff_command import diff_command
 from ray_unlearn.cli.doctor_command import doctor_command
 from ray_unlearn.cli.evaluate_command import evaluate_command
@@ -29,6 +30,7 @@ from ray_unlearn.cli.why_command import why_command
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, UserError
 
 COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo_command,
     "run": run_command,
     "resume": resume_command,
     "status": status_command,
