@@ -1,7 +1,7 @@
 """Train the demo models that come with the package, or hold theirs against new ones.
 
     python scripts/demo_models.py            # replaces ray_unlearn/demo/models/shakespeare-*
-    python scripts/demo_models.py --check    # trains in a temporary folder, compares, changes nothing
+    python scripts/demo_models.py --check    # trains elsewhere, compares, changes nothing
 
 It takes about 90 s on two cores. The tokenizer must come out the same byte for byte on any machine.
 The weights do so on machines whose kernels add numbers in the same order (processor, versions of
@@ -46,7 +46,9 @@ def differences(one: Path, other: Path) -> list[str]:
         other: likewise.
     """
     found = []
-    metrics = [json.loads((folder / "world.json").read_text())["metrics"] for folder in (one, other)]
+    metrics = [
+        json.loads((folder / "world.json").read_text())["metrics"] for folder in (one, other)
+    ]
     for role in ROLES:
         if (one / role / "tokenizer.json").read_bytes() != (
             other / role / "tokenizer.json"

@@ -55,6 +55,10 @@ def test_a_package_built_from_the_source_archive_has_them_too(tmp_path: Path) ->
 
 def test_whose_text_the_models_learnt_is_said_beside_the_licence(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as content:
-        (notice,) = (name for name in content.namelist() if name.endswith("licenses/NOTICE.md")
-                     or name.endswith("licenses/ray_unlearn/demo/data/NOTICE.md"))
+        (notice,) = (
+            name
+            for name in content.namelist()
+            if name.endswith("licenses/NOTICE.md")
+            or name.endswith("licenses/ray_unlearn/demo/data/NOTICE.md")
+        )
         assert "models" in content.read(notice).decode()

@@ -35,8 +35,9 @@ class Study:
     """A study that was run or is running: read it, go on with it, export its model.
 
     `run` and `open` make it. The first access reads the study, and from then on `best`, `trials`,
-    `rows` and `baselines` show that moment; `refresh` reads it again. Nothing is written before `resume`,
-    `confirm` or `repair` is called, so a study that is running elsewhere can be opened at any time.
+    `rows` and `baselines` show that moment; `refresh` reads it again. Nothing is written before
+    `resume`, `confirm` or `repair` is called, so a study that is running elsewhere can be opened at
+    any time.
 
     Attributes:
         location: the study's folder, or its address in an object store.

@@ -56,28 +56,31 @@ def demo_command(
 
 
 def _show_outcome(study: "Study", written: "Report") -> None:
-    """What the best model has forgotten and kept, what to run, and where to go on."""
+    """Print what the best model has forgotten and kept, what to run, and where to go on."""
     from ray_unlearn.analysis.report.recommended_section import recommendation_text
 
-    best, models = study.best, study.baselines.set_index("baseline")
-    target = four_digits(float(models.loc["vanilla"]["approximate_ppl_reporting"]))
-    lines = [("before (vanilla)", models.loc["vanilla"])]
-    lines += [(f"after {best.method}, trial {best.number}", best.metrics)]
-    lines += [("retrained without the forget set", models.loc["exact_retrain"])]
+    best = study.best
+    rows: dict[str, Any] = {row["baseline"]: row for row in study.baselines.to_dict("records")}
+    target = four_digits(rows["vanilla"]["approximate_ppl_reporting"])
+    named = {
+        "before (vanilla)": rows["vanilla"],
+        f"after {best.method}, trial {best.number}": best.metrics,
+        "retrained without the forget set": rows["exact_retrain"],
+    }
     print_table(
         ["perplexity of the model", *SHOWN],
-        [(name, *(float(row[column]) for column in SHOWN.values())) for name, row in lines],
-        title="What was forgotten and kept: the forget set should become as surprising as text that "
-        f"the model never saw ({target}), and the rest stay as it was",
+        [(name, *(row[column] for column in SHOWN.values())) for name, row in named.items()],
+        title="What was forgotten and kept: the forget set should become as surprising as text "
+        f"that the model never saw ({target}), and the rest stay as it was",
     )
     for recommended in written.guide.recommendations[:1]:
         print(recommendation_text(recommended, written.guide.file.score))
     place = shlex.quote(study.location)
     print(
-        f"Next:\n"
-        f"  the report, in a browser:              {written.page}\n"
-        f"  does it hold with other seeds?         ray-unlearn confirm {place}\n"
-        f"  the unlearned model as a folder:       ray-unlearn export {place} model/\n"
-        f"  can what it forgot be brought back?    ray-unlearn attack {place}\n"
-        f"  more trials, so that more is claimed:  ray-unlearn resume {place} --trials 10"
+        "Next:\n"
+        f"  the report, in a browser:            {written.page}\n"
+        f"  does it hold with other seeds?       ray-unlearn confirm {place}\n"
+        f"  the unlearned model as a folder:     ray-unlearn export {place} --trial best -o model\n"
+        f"  can what it forgot be brought back?  ray-unlearn attack {place}\n"
+        f"  more trials, so more is claimed:     ray-unlearn resume {place} --trials 10"
     )
