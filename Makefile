@@ -19,9 +19,7 @@ setup: .venv/.ready
 
 # Each demo is a new study in a folder of its own: nothing of an earlier one is lost.
 demo: setup
-	@folder=results/demo-$$(date +%Y%m%d-%H%M%S) && \
-	$(BIN)/ray-unlearn run studies/demo.yaml --storage $$folder && \
-	$(BIN)/ray-unlearn report $$folder
+	@$(BIN)/ray-unlearn demo
 
 # Seven methods, three domains, three seeds: about an hour on two cores. Stopped, it goes on where it was: `make campaign` again.
 CAMPAIGN ?= results/campaign

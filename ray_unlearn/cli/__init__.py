@@ -17,6 +17,11 @@ STUDIES, RESULTS, MODELS, HELP = "Run a study", "Look at results", "Make models"
 
 HEADINGS: dict[str, dict[str, CommandEntry]] = {
     STUDIES: {
+        "demo": CommandEntry(
+            "demo_command",
+            "demo_command",
+            "See it work: seven methods on Shakespeare scenes, a report, and what to do next.",
+        ),
         "plan": CommandEntry(
             "plan_command",
             "plan_command",

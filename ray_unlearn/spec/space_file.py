@@ -67,10 +67,15 @@ def load_search_space(
 
 
 def packaged_spaces() -> Path:
-    """The search spaces that come with the package (in a checkout: those beside it)."""
+    """The search spaces that come with the package."""
+    return packaged_folder("search_spaces")
+
+
+def packaged_folder(name: str) -> Path:
+    """A folder of files that come with the package (in a checkout: beside it)."""
     package = Path(__file__).resolve().parent.parent
-    inside = package / "search_spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
 
 
 def _own_space(path: Path) -> dict[str, Any] | None:
