@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ray_unlearn.cli.options import with_run_options
-from ray_unlearn.cli.show import four_digits, print_table, say
+from ray_unlearn.cli.show import four_digits, print_line, print_table, say
 from ray_unlearn.cli.study_commands import finish_run, show_study
 from ray_unlearn.spec.space_file import packaged_folder
 
@@ -74,9 +74,9 @@ def _show_outcome(study: "Study", written: "Report") -> None:
         f"that the model never saw ({target}), and the rest stay as it was",
     )
     for recommended in written.guide.recommendations[:1]:
-        print(recommendation_text(recommended, written.guide.file.score))
+        print_line(recommendation_text(recommended, written.guide.file.score))
     place = shlex.quote(study.location)
-    print(
+    print_line(
         "Next:\n"
         f"  the report, in a browser:            {written.page}\n"
         f"  does it hold with other seeds?       ray-unlearn confirm {place}\n"

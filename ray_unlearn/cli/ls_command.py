@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ray_unlearn.cli.show import Json, four_digits, print_json, print_table
+from ray_unlearn.cli.show import Json, four_digits, print_json, print_line, print_table
 from ray_unlearn.spec.errors import EXIT_STORAGE
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def ls_command(
     if json:
         print_json([asdict(study) for study in found])
     elif not found:
-        print(f"no studies below {place}")
+        print_line(f"no studies below {place}")
     else:
         print_table(
             ["study", "state", "trials", "best", "method", "last sign", "size"],
@@ -36,7 +36,7 @@ def ls_command(
         )
         for study in found:
             if study.problem:
-                print(f"{study.name}: {study.problem}")
+                print_line(f"{study.name}: {study.problem}")
     if any(study.problem for study in found):
         raise typer.Exit(EXIT_STORAGE)
 
