@@ -68,6 +68,10 @@ class Environment:
             return True
         return True
 
+    def fsync(self, handle: int) -> None:
+        """Put an open file's content, or an open folder's names, on disk."""
+        os.fsync(handle)
+
     def event(self) -> threading.Event:
         """An event that threads of this environment wait for."""
         return threading.Event()

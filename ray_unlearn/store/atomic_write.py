@@ -34,9 +34,9 @@ def whole_file(
         path.parent.mkdir(parents=True, exist_ok=True)
     with _draft(path, environment) as draft:
         yield draft
-        sync(draft)
+        sync(draft, environment)
         draft.replace(path)
-    sync(path.parent)
+    sync(path.parent, environment)
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def whole_folder(path: Path, environment: Environment = REAL) -> Iterator[Path]:
         draft.rename(path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    sync(path.parent)
+    sync(path.parent, environment)
 
 
 def write_whole(path: Path, content: bytes, environment: Environment = REAL) -> None:
@@ -83,12 +83,12 @@ def create_whole(path: Path, content: bytes, environment: Environment = REAL) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     with _draft(path, environment) as draft:
         draft.write_bytes(content)
-        sync(draft)
+        sync(draft, environment)
         try:
             os.link(draft, path)
         except FileExistsError:
             return False
-    sync(path.parent)
+    sync(path.parent, environment)
     return True
 
 
@@ -102,7 +102,7 @@ def _draft(path: Path, environment: Environment) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
-def sync(path: Path) -> None:
+def sync(path: Path, environment: Environment = REAL) -> None:
     """Put a file's content, or a folder's list of names, on disk.
 
     Raises:
@@ -110,7 +110,7 @@ def sync(path: Path) -> None:
     """
     handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        environment.fsync(handle)
     except OSError as error:
         # Some network file systems cannot sync a folder; their servers do it by themselves.
         if error.errno != errno.EINVAL:

@@ -127,7 +127,7 @@ class Ledger:
             line = ledger._write(header)
             write_whole(header_file(folder), line, environment)  # the folder is synced with it
             for parent in (folder.parent, folder.parent.parent):
-                sync(parent)
+                sync(parent, environment)
         except OSError as error:
             ledger.close()
             raise StorageError(f"{header_file(folder)}: cannot be written: {error}") from None
@@ -217,7 +217,7 @@ class Ledger:
         start = self._file.tell()
         try:
             _write_all(self._file, line)
-            os.fsync(self._file.fileno())
+            self._environment.fsync(self._file.fileno())
         except OSError as error:
             self._take_back(start)
             raise StorageError(
