@@ -1,0 +1,164 @@
+"""A simulated object store, and the network in front of it that is not to be trusted.
+
+It has obstore's methods and raises `obstore.exceptions`. The store itself is what S3, Google Cloud
+Storage and Azure promise today: an object is whole, reads see all finished writes, and of many
+`create`s of one name one succeeds.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from machines import Machines, Program
+from obstore.exceptions import AlreadyExistsError, GenericError
+from scheduler import EPOCH
+
+ANSWER_S = 30.0
+"""Seconds after which a client gives a request up."""
+LATEST_S = 240.0
+"""Seconds after which a request that got stuck may still take effect."""
+NETWORK = ("error before", "error after", "slow", "stuck", "killed before", "killed after")
+
+
+class ObjectStore:
+    """Objects by name, each with the time of its last change."""
+
+    def __init__(self, machines: Machines) -> None:
+        self.machines = machines
+        self.objects: dict[str, tuple[bytes, float]] = {}
+        self.requests = 0
+
+    def create(self, path: str, content: bytes) -> None:
+        """Make an object unless there is one."""
+        if path in self.objects:
+            raise AlreadyExistsError(f"Object at location {path} already exists")
+        self.replace(path, content)
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Make or replace an object."""
+        self.objects[path] = (content, self.machines.now)
+
+    def about(self, path: str) -> dict[str, Any]:
+        """What `head` says."""
+        if path not in self.objects:
+            raise FileNotFoundError(f"Object at location {path} not found")
+        content, changed = self.objects[path]
+        modified = datetime.fromtimestamp(EPOCH + changed, UTC)
+        size = len(content)
+        return {"path": path, "last_modified": modified, "size": size, "e_tag": None}
+
+
+class Answered:
+    """obstore's `GetResult`."""
+
+    def __init__(self, content: bytes, meta: dict[str, Any]) -> None:
+        self._content = content
+        self.meta = meta
+
+    def bytes(self) -> bytes:
+        return self._content
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._content
+
+
+class Client:
+    """One process's way to the store."""
+
+    def __init__(self, store: ObjectStore, program: Program) -> None:
+        self._store = store
+        self._program = program
+
+    def put(self, path: str, file: Any, *, mode: str = "overwrite", **_: Any) -> dict[str, Any]:
+        """Make an object; with `mode="create"` only if there is none."""
+        content = file if isinstance(file, bytes) else bytes(_all_of(file))
+        write = self._store.create if mode == "create" else self._store.replace
+        self._request(lambda: write(path, content), writes=True)
+        return {"e_tag": None, "version": None}
+
+    def get(self, path: str, **_: Any) -> Answered:
+        """An object's content."""
+
+        def read() -> Answered:
+            meta = self._store.about(path)
+            return Answered(self._store.objects[path][0], meta)
+
+        return self._request(read)
+
+    def head(self, path: str) -> dict[str, Any]:
+        """An object's size and age."""
+        return self._request(lambda: self._store.about(path))
+
+    def list(
+        self, prefix: str | None = None, *, offset: str | None = None, **_: Any
+    ) -> Iterator[Sequence[dict[str, Any]]]:
+        """Objects below a prefix, after `offset`, in pages."""
+
+        def page() -> list[dict[str, Any]]:
+            under = f"{prefix.rstrip('/')}/" if prefix else ""
+            names = sorted(n for n in self._store.objects if n.startswith(under))
+            return [self._store.about(n) for n in names if offset is None or n > offset]
+
+        yield self._request(page)
+
+    def delete(self, paths: str | Sequence[str]) -> None:
+        """Delete objects; nothing happens where there is none."""
+
+        def remove() -> None:
+            for path in [paths] if isinstance(paths, str) else paths:
+                self._store.objects.pop(path, None)
+
+        self._request(remove, writes=True)
+
+    def _request(self, effect: Callable[[], Any], writes: bool = False) -> Any:
+        machines, program = self._store.machines, self._program
+        faults, chance = machines.faults, machines.random
+        self._store.requests += 1
+        latency = chance.uniform(0.002, 0.05)
+        if program.home.cut_until > machines.now:
+            machines.faults.counts["no answer"] += 1
+            program.sleep(min(ANSWER_S, program.home.cut_until - machines.now + 0.1))
+            raise GenericError("Generic S3 error: no answer")
+        kinds = NETWORK if writes else ("error before", "slow", "killed before")
+        match faults.strike(*kinds):
+            case "error before":
+                program.sleep(latency)
+                raise GenericError("Generic S3 error: HTTP status 503 before")
+            case "error after":
+                program.sleep(latency)
+                _ignoring_conflict(effect)
+                program.sleep(latency)
+                raise GenericError("Generic S3 error: HTTP status 500 after")
+            case "slow":
+                latency = chance.uniform(1.0, ANSWER_S)
+            case "stuck":
+                late_s = chance.uniform(ANSWER_S, LATEST_S)
+                machines.scheduler.loop.call_later(late_s, _ignoring_conflict, effect)
+                program.sleep(ANSWER_S)
+                raise GenericError("Generic S3 error: operation timed out")
+            case "killed before":
+                program.kill()
+            case "killed after":
+                program.sleep(latency)
+                _ignoring_conflict(effect)
+                program.kill()
+        program.sleep(latency)
+        answer = effect()
+        program.sleep(latency)
+        return answer
+
+
+def _ignoring_conflict(effect: Callable[[], Any]) -> None:
+    try:
+        effect()
+    except AlreadyExistsError:
+        pass
+
+
+def _all_of(file: Any) -> bytes:
+    if hasattr(file, "read"):
+        return file.read()
+    if hasattr(file, "__fspath__"):
+        with open(file, "rb") as opened:
+            return opened.read()
+    return bytes(file)
