@@ -1,4 +1,4 @@
-"""The one seam for what is not deterministic: clock, sleep, randomness, names, host, threads.
+"""The one seam for what is not deterministic: clock, randomness, names, host, threads, disk.
 
 The store and the state machines of a study receive an `Environment` and use no other clock,
 randomness or thread. A test can therefore run a whole study in one process under its own clock and
@@ -69,7 +69,11 @@ class Environment:
         return True
 
     def fsync(self, handle: int) -> None:
-        """Put an open file's content, or an open folder's names, on disk."""
+        """Put an open file, or a folder's list of names, on disk.
+
+        Raises:
+            OSError: the disk is full or fails.
+        """
         os.fsync(handle)
 
     def event(self) -> threading.Event:
