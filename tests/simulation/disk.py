@@ -131,7 +131,6 @@ class Disk:
             return ""
         if program.home.cut_until > machines.now:
             # A hard mount: the call waits until the server is back.
-            machines.faults.counts["no answer"] += 1
             machines.scheduler.sleep(program.home.cut_until - machines.now)
         elif machines.random.random() < PREEMPTED:
             machines.scheduler.sleep(machines.random.expovariate(100))
@@ -171,9 +170,9 @@ class Disk:
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
         inode = os.fstat(file.fileno()).st_ino
         holder, held = self._locked.get(inode, (None, None))
-        if holder is not None and holder.alive and not held.closed:
-            if self._locks == "all" or holder.home is program.home:
-                raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
+        taken = holder is not None and holder.alive and not held.closed
+        if taken and (self._locks == "all" or holder.home is program.home):
+            raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
         self._locked[inode] = program, file
 
     def holds(self, path: Any) -> bool:

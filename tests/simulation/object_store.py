@@ -6,6 +6,7 @@ Storage and Azure promise today: an object is whole, reads see all finished writ
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,10 +22,16 @@ NETWORK = ("error before", "error after", "slow", "stuck", "killed before", "kil
 
 
 class ObjectStore:
-    """Objects by name, each with the time of its last change."""
+    """Objects by name, each with the time of its last change.
 
-    def __init__(self, machines: Machines) -> None:
+    Args:
+        machines: the clock, and what goes wrong.
+        retries: times that a client makes a failed request again, as obstore does.
+    """
+
+    def __init__(self, machines: Machines, retries: int = 0) -> None:
         self.machines = machines
+        self.retries = retries
         self.objects: dict[str, tuple[bytes, float]] = {}
         self.requests = 0
 
@@ -58,7 +65,7 @@ class Answered:
     def bytes(self) -> bytes:
         return self._content
 
-    def __iter__(self) -> Iterator[bytes]:
+    def stream(self, min_chunk_size: int = 0) -> Iterator[bytes]:
         yield self._content
 
 
@@ -111,12 +118,21 @@ class Client:
         self._request(remove, writes=True)
 
     def _request(self, effect: Callable[[], Any], writes: bool = False) -> Any:
+        for again in range(self._store.retries, -1, -1):
+            try:
+                return self._attempt(effect, writes)
+            except GenericError:
+                if not again:
+                    raise
+            self._program.sleep(self._store.machines.random.uniform(0.1, 10.0))
+        raise AssertionError
+
+    def _attempt(self, effect: Callable[[], Any], writes: bool) -> Any:
         machines, program = self._store.machines, self._program
         faults, chance = machines.faults, machines.random
         self._store.requests += 1
         latency = chance.uniform(0.002, 0.05)
         if program.home.cut_until > machines.now:
-            machines.faults.counts["no answer"] += 1
             program.sleep(min(ANSWER_S, program.home.cut_until - machines.now + 0.1))
             raise GenericError("Generic S3 error: no answer")
         kinds = NETWORK if writes else ("error before", "slow", "killed before")
@@ -149,10 +165,8 @@ class Client:
 
 
 def _ignoring_conflict(effect: Callable[[], Any]) -> None:
-    try:
+    with suppress(AlreadyExistsError):
         effect()
-    except AlreadyExistsError:
-        pass
 
 
 def _all_of(file: Any) -> bytes:

@@ -40,7 +40,7 @@ def _torn_write(disk: Disk, fault: str, data: Any, write: Callable[[Any], int]) 
     """Write all, or a part and then fail."""
     if not fault:
         return write(data)
-    write(bytes(data)[: disk.random.randint(0, len(data) - 1)])
+    write(bytes(data)[: disk.random.randint(0, max(0, len(data) - 1))])
     if fault == "killed inside":
         disk.kill()
     code = errno.ENOSPC if fault == "disk full" else errno.EIO
