@@ -158,6 +158,31 @@ class Note:
 
 
 @dataclass(frozen=True)
+class LedgerOpened:
+    """A process has made the study its own: whoever wrote it before cannot go on."""
+
+    host: str = ""
+    pid: int = 0
+    key: str = ""
+    """Tells it from every other process."""
+
+
+@dataclass(frozen=True)
+class EventLost:
+    """What a repair puts in the place of an event that is damaged or gone."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class EventsWithdrawn:
+    """Events that do not count, because a repair found that they contradict others."""
+
+    numbers: list[int]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class UnknownEvent:
     """An event of a kind that this version does not know."""
 
@@ -168,13 +193,14 @@ TrialEvent = RowMeasured | TrialEnded | TrialReopened | BestWeightsKept | BestWe
 """Events that mean nothing without their trial's `TrialAsked`."""
 Event = (
     Header | SessionBegan | StudyExtended | BaselineMeasured | HalvesDealt | TrialAsked
-    | TrialEvent | Note | UnknownEvent
+    | TrialEvent | Note | LedgerOpened | EventLost | EventsWithdrawn | UnknownEvent
 )  # fmt: skip
 
 KINDS: dict[type[Any], str] = {
     Header: "header", SessionBegan: "session", StudyExtended: "amendment",
     BaselineMeasured: "baseline", HalvesDealt: "halves", TrialAsked: "trial", RowMeasured: "row",
     BestWeightsKept: "artefact", BestWeightsGone: "artefact", TrialEnded: "outcome",
-    TrialReopened: "reopened", Note: "note",
+    TrialReopened: "reopened", Note: "note", LedgerOpened: "opened", EventLost: "lost",
+    EventsWithdrawn: "withdrawn",
 }  # fmt: skip
 """Name of each class on disk."""

@@ -50,10 +50,10 @@ _ENVELOPE = {"seq", "token", "kind", "time", "crc"}
 class Entry(NamedTuple):
     """A line of the ledger."""
 
-    seq: int | None
-    """Number of the event; None in ledgers of schema version 1, which had none."""
+    seq: int
+    """Number of the event, from 0 for the header."""
     fence: int
-    """The writer's fence; 0 in ledgers of schema version 1."""
+    """The writer's fence; `token` on disk."""
     event: Event
     offset: int
     """Byte at which the line begins in its file; -1 for a header from its copy."""
@@ -153,19 +153,15 @@ def encoded(event: Event, seq: int, fence: int, time: str = "") -> bytes:
     return _sealed(content)
 
 
-def decoded(line: bytes, path: Path, offset: int, *, checked: bool = True) -> Entry | None:
+def decoded(line: bytes, path: Path, offset: int) -> Entry | None:
     """The entry of a line; None if the line is torn or damaged.
 
     Args:
         line: the bytes, line end included.
         path: the file, from which a row's remaining columns are read later.
         offset: byte at which the line begins in the file.
-        checked: False accepts a line without a checksum (ledgers of schema version 1).
     """
     body = line[:-_SUFFIX]
-    if line[-_SUFFIX : -_SUFFIX + len(_CRC)] != _CRC:
-        plain = _parsed(line) if not checked and line.endswith(b"\n") else None
-        return None if plain is None else _entry(plain, offset, len(line))
     crc = zlib.crc32(body)
     if line[-_SUFFIX:] != _suffix(crc):
         return None
@@ -183,18 +179,11 @@ def decoded(line: bytes, path: Path, offset: int, *, checked: bool = True) -> En
     return _entry(content, offset, len(line))
 
 
-def renumbered(line: bytes, seq: int) -> bytes:
-    """A trusted line with another number and its other content unchanged."""
-    body = line[:-_SUFFIX] + b"}" if line[-_SUFFIX:].startswith(_CRC) else line
-    first: dict[str, Any] = {"seq": seq}
-    return _sealed(first | json.loads(body) | first)
-
-
 def _entry(content: dict[str, Any], offset: int, length: int) -> Entry | None:
     event = _event(content)
     if event is None:
         return None
-    return Entry(content.get("seq"), content.get("token", 0), event, offset, length)
+    return Entry(content["seq"], content["token"], event, offset, length)
 
 
 def _event(content: dict[str, Any]) -> Event | None:
@@ -224,7 +213,9 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         content = json.loads(text)
     except ValueError:
         return None
-    if not text.endswith((b"\n", b"}")) or not isinstance(content, dict) or "kind" not in content:
+    if not isinstance(content, dict) or not content.keys() >= {"seq", "token", "kind"}:
+        return None
+    if not (isinstance(content["seq"], int) and isinstance(content["token"], int)):
         return None
     if "metrics" in content:
         content["metrics"] = _numbers(content["metrics"])

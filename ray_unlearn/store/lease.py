@@ -1,25 +1,19 @@
-"""The lease: the right of one process at a time to write a study.
+"""The lease: who writes a study, and since when.
 
-`ledger/lease.json` names the holder. On one machine an advisory lock (`flock`) decides, which the
-kernel drops with the process. Between machines, and on a file system without locks, the file's age
-decides: the holder touches it every few seconds, and after `EXPIRY_S` of silence another process
-may take the study over. Each holder's fence is one higher than the last one's. A former holder that
-wakes up reads the file before it appends, finds a fence that is not its own, and stops. A line that
-it had half written by then carries its old fence, and readers leave it out (Kleppmann 2016, "How to
-do distributed locking", where the fence is called fencing token).
+`ledger/lease.json` names the holder, who touches it every few seconds; after `EXPIRY_S` of silence
+another process may take the study over. It spares a second process its work and tells people whom
+to stop. What keeps two writers apart is in the log itself: a lock and the fence in a folder (see
+`folder_log`), the number of each event in an object store (see `object_log`).
 """
 
-import contextlib
-import fcntl
 import json
-import os
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import IO
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.atomic_write import write_whole
+from ray_unlearn.store.storage import Storage
 
 HEARTBEAT_S = 5.0
 EXPIRY_S = 60.0
@@ -37,17 +31,21 @@ class Holder:
     started: float
     """Seconds since the epoch, by the holder's clock."""
     released: bool = False
+    acknowledged: int = -1
+    """Number of the last event that the holder had acknowledged; -1 if the lease does not say."""
 
-    def as_json(self, **more: object) -> bytes:
+    def as_json(self) -> bytes:
         """The content of a lease."""
-        content = {
+        content: dict[str, object] = {
             "token": self.fence,
             "host": self.host,
             "pid": self.pid,
             "started": self.started,
             "released": self.released,
         }
-        return json.dumps(content | more).encode()
+        if self.acknowledged >= 0:
+            content["acknowledged"] = self.acknowledged
+        return json.dumps(content).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> "Holder":
@@ -57,146 +55,138 @@ class Holder:
             ValueError, KeyError, TypeError: another version wrote it.
         """
         found = json.loads(content)
-        names = ("token", "host", "pid", "started", "released")
-        return cls(*(found[name] for name in names if name != "released" or name in found))
+        fence, host, pid, started = (found[name] for name in ("token", "host", "pid", "started"))
+        released, acknowledged = bool(found.get("released")), int(found.get("acknowledged", -1))
+        return cls(int(fence), str(host), int(pid), float(started), released, acknowledged)
+
+
+@dataclass(frozen=True)
+class LeasePlace:
+    """The place of a lease: its storage, and its name there."""
+
+    storage: Storage
+    name: str = f"ledger/{LEASE_FILE}"
+    environment: Environment = REAL
+
+    def holder(self) -> Holder | None:
+        """The present or last holder; None if there was none or the lease cannot be read."""
+        try:
+            return Holder.from_json(self.storage.read(self.name))
+        except (OSError, ValueError, TypeError, KeyError, OverflowError):
+            return None
+
+    def silence_s(self) -> float:
+        """Seconds since the lease was touched; 0 if that cannot be found out.
+
+        Both times are by the storage's clock, because hosts disagree on the time.
+        """
+        probe = f"{self.name}-{self.environment.unique_name()}.tmp"
+        try:
+            self.storage.write(probe, b"")
+            now = self.storage.about(probe).modified
+            self.storage.remove(probe)
+            return max(0.0, now - self.storage.about(self.name).modified)
+        except OSError:
+            return 0.0
+
+    def refuse_if_held(self, *, locked: bool = False) -> Holder | None:
+        """The last holder, who is gone.
+
+        Args:
+            locked: a lock has shown that no process of this host holds the lease.
+
+        Raises:
+            StorageError: the holder may be alive; the message has host, process and age.
+        """
+        holder, here = self.holder(), self.environment
+        if holder is None or holder.released:
+            return holder
+        same = holder.host == here.host
+        if same and (locked or not here.is_alive(holder.pid)):
+            return holder
+        silent, other = self.silence_s(), "process" if same else "host"
+        if silent < EXPIRY_S:
+            raise StorageError(
+                f"{self.storage.url}: another {other} is writing this study: "
+                f"{self.described(holder)}; if that {other} is dead, try again in "
+                f"{EXPIRY_S - silent:.0f} s"
+            )
+        return holder
+
+    def described(self, holder: Holder | None) -> str:
+        """A holder for people: `process 12 on host a, for 3 min, last heard 2 s ago`."""
+        if holder is None:
+            return "an unknown process"
+        held = max(0.0, self.environment.time() - holder.started)
+        return (
+            f"process {holder.pid} on host {holder.host}, for {_duration(held)}, last heard "
+            f"{self.silence_s():.0f} s ago; wait for it, or stop it first"
+        )
 
 
 class Lease:
-    """The right to write in `folder`, held from `take` to `release`."""
+    """The lease in one process's hands, renewed by a thread until `stop`.
 
-    def __init__(self, folder: Path, holder: Holder, environment: Environment = REAL) -> None:
-        self.fence = holder.fence
-        self._path = folder / LEASE_FILE
-        self._holder = holder
-        self._environment = environment
-        self._stop = environment.event()
-        self._beat = environment.start_thread(self._renew, "lease")
+    Args:
+        place: where it is written.
+        fence: the holder's fence.
+        renew: called every `HEARTBEAT_S`; False ends the renewals.
 
-    @classmethod
-    def take(
-        cls, folder: Path, file: IO[bytes], what: str, environment: Environment = REAL
-    ) -> "Lease":
-        """Lock `file` (in `folder`) and become the holder.
+    Raises:
+        OSError: it cannot be written.
+    """
 
-        Args:
-            folder: the folder of `lease.json`.
-            file: locked for as long as it is open.
-            what: name of what is locked, for errors.
-            environment: clock, host and threads.
+    def __init__(self, place: LeasePlace, fence: int, renew: Callable[["Lease"], bool]) -> None:
+        here = place.environment
+        self.place = place
+        self.holder = Holder(fence, here.host, here.pid, here.time())
+        self._renew = renew
+        self._stop = here.event()
+        self.write()
+        self._beat = here.start_thread(self._beats, "lease")
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process holds the lease now, or it cannot be read."""
+        now = self.place.holder()
+        return now is None or replace(now, acknowledged=-1) != replace(self.holder, acknowledged=-1)
+
+    def write(self) -> None:
+        """Make the lease ours.
 
         Raises:
-            StorageError: another process holds the lease; the message has host, process and age.
+            OSError: it cannot be written.
         """
-        before = read_holder(folder)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(
-                f"{what}: another process is writing this study: "
-                f"{describe_holder(folder, before, environment)}"
-            ) from None
-        except OSError:  # a file system without locks: there the age decides on one machine too
-            locks = False
-        else:
-            locks = True
-        here = before is not None and before.host == environment.host
-        if before is not None and not before.released and not (here and locks):
-            silent, other = _silence_s(folder, environment), "process" if here else "host"
-            if silent < EXPIRY_S:
-                raise StorageError(
-                    f"{what}: another {other} is writing this study: "
-                    f"{describe_holder(folder, before, environment)}; if that {other} is dead, "
-                    f"try again in {EXPIRY_S - silent:.0f} s"
-                )
-        fence = 1 if before is None else before.fence + 1
-        holder = Holder(fence, environment.host, environment.pid, environment.time())
-        try:
-            write_whole(folder / LEASE_FILE, holder.as_json(), environment)
-        except OSError as error:
-            raise StorageError(f"{folder / LEASE_FILE}: cannot be written: {error}") from None
-        return cls(folder, holder, environment)
+        self.place.storage.write(self.place.name, self.holder.as_json())
+
+    def acknowledged(self, number: int) -> None:
+        """Take down the number of the last event; it is written with the next renewal."""
+        self.holder = replace(self.holder, acknowledged=number)
 
     def outrank(self, fence: int) -> None:
-        """Make the fence higher than `fence`, the highest in the ledger.
-
-        `lease.json`, with its count, may have been lost before this lease was taken. But if another
-        process holds the lease by now, that process wrote the higher fence.
+        """Make the fence higher than `fence`.
 
         Raises:
-            StorageError: this process has lost the study.
+            OSError: it cannot be written.
         """
-        if self.fence <= fence:
-            self.check()
-            self._holder = replace(self._holder, fence=fence + 1)
-            self.fence = fence + 1
-            write_whole(self._path, self._holder.as_json(), self._environment)
+        if self.holder.fence <= fence:
+            self.holder = replace(self.holder, fence=fence + 1)
+            self.write()
 
-    def check(self) -> None:
-        """Check that this process still holds the lease and may write.
-
-        Raises:
-            StorageError: another process holds it.
-        """
-        now = read_holder(self._path.parent)
-        if now is None or now.fence != self.fence:
-            raise StorageError(
-                f"{self._path}: this process has lost the study to "
-                f"{describe_holder(self._path.parent, now, self._environment)}; it stops here, "
-                "and what the other one writes counts"
-            )
-
-    def release(self) -> None:
+    def stop(self) -> None:
         """Give the lease back, if it is still ours."""
         self._stop.set()
         self._beat.join()
-        holder = read_holder(self._path.parent)
-        if holder is not None and holder.fence == self.fence:
-            # On a full disk only the lock, or the lease's age, shows that the study is free.
-            with contextlib.suppress(OSError):
-                released = replace(self._holder, released=True)
-                write_whole(self._path, released.as_json(), self._environment)
+        if not self.lost:
+            self.holder = replace(self.holder, released=True)
+            with suppress(OSError):  # then it expires by its age
+                self.write()
 
-    def _renew(self) -> None:
+    def _beats(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
-            holder = read_holder(self._path.parent)
-            if holder is None or holder.fence != self.fence:
-                return
-            with contextlib.suppress(OSError):
-                os.utime(self._path)
-
-
-def read_holder(folder: Path) -> Holder | None:
-    """The present or last holder of the lease; None if there was none or the file is unreadable."""
-    try:
-        return Holder.from_json((folder / LEASE_FILE).read_bytes())
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def describe_holder(folder: Path, holder: Holder | None, environment: Environment = REAL) -> str:
-    """The holder for people: `process 12 on host a, for 3 min, last heard 2 s ago`."""
-    if holder is None:
-        return "an unknown process"
-    held = max(0.0, environment.time() - holder.started)
-    return (
-        f"process {holder.pid} on host {holder.host}, for {_duration(held)}, last heard "
-        f"{_silence_s(folder, environment):.0f} s ago; wait for it, or stop it first"
-    )
-
-
-def _silence_s(folder: Path, environment: Environment) -> float:
-    """Seconds since the lease was touched.
-
-    Both times are by the clock of the file system, because hosts disagree on the time.
-    """
-    probe = folder / f"clock.{environment.unique_name()}.tmp"
-    try:
-        probe.touch()
-        now = probe.stat().st_mtime
-        probe.unlink()
-        return max(0.0, now - (folder / LEASE_FILE).stat().st_mtime)
-    except OSError:
-        return 0.0
+            with suppress(OSError):
+                if not self._renew(self):
+                    return
 
 
 def _duration(seconds: float) -> str:

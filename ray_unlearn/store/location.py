@@ -13,12 +13,13 @@ from pathlib import Path
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.event import Header
-from ray_unlearn.store.lease import LEASE_FILE, Holder
 from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.object_events import event_object
+from ray_unlearn.store.object_log import ObjectLog
+from ray_unlearn.store.older_form import refuse_older_form
 from ray_unlearn.store.scan import events_file
-from ray_unlearn.store.segments import SEGMENTS
 from ray_unlearn.store.storage import Storage, storage_at
-from ray_unlearn.store.working_copy import HEADER, Publisher, RemoteWriter, WorkingCopy
+from ray_unlearn.store.working_copy import HEADER, Publisher, WorkingCopy, fetch_small_files
 
 SPEC = "study.yaml"
 HASTY_S = 20.0
@@ -36,7 +37,6 @@ class StudyFiles:
     storage: Storage
     """Storage of weights and checkpoints, which lanes on other machines read and write."""
     environment: Environment = REAL
-    _writer: RemoteWriter | None = None
     _publisher: Publisher | None = None
 
     def occupied(self) -> bool:
@@ -47,59 +47,39 @@ class StudyFiles:
         """
         if not self.storage.remote:
             return events_file(self.folder / "ledger").exists() or (self.folder / SPEC).exists()
-        try:
-            return any(
-                file.name in (SPEC, HEADER) or file.name.startswith(SEGMENTS)
-                for file in self.storage.files()
-            )
-        except OSError as error:
-            raise StorageError(str(error)) from None
+        return any(_is_there(self.storage, name) for name in (event_object(0), SPEC, HEADER))
 
     def create_ledger(self, header: Header) -> Ledger:
         """Begin the study (see `Ledger.create`); of many processes that try, one succeeds."""
-        writer = self._take() if self.storage.remote else None
-        return Ledger.create(self.folder / "ledger", header, writer, self.environment)
+        folder, here = self.folder / "ledger", self.environment
+        if not self.storage.remote:
+            return Ledger.create(folder, header, here)
+        refuse_older_form(self.storage)
+        log = ObjectLog.begun(self.storage, folder, here)
+        self._publisher = Publisher(self.storage, self.folder, log, here)
+        return Ledger.begun(log, header, here)
 
     def open_ledger(self) -> Ledger:
         """Go on with the study (see `Ledger.open`)."""
         if not self.storage.remote:
-            return Ledger.open(self.folder / "ledger", environment=self.environment)
-        if not self.occupied():
-            raise StorageError(f"{self.location}: no study there; is the address right?")
-        writer = self._take()  # first, so that nothing is added after it was read
-        try:
-            writer.complete_creation()
-            WorkingCopy(self.storage, self.folder, self.environment).refresh()
-        except BaseException:
-            writer.lease.release()
-            raise
-        return Ledger.open(self.folder / "ledger", writer, self.environment)
+            return Ledger.open(self.folder / "ledger", self.environment)
+        return Ledger.continued(self.taken_log(), self.environment)
 
-    def _take(self) -> RemoteWriter:
-        self._writer = RemoteWriter(self.storage, self.folder, self.environment)
-        self._publisher = Publisher(self.storage, self.folder, self._writer, self.environment)
-        return self._writer
-
-    @contextmanager
-    def borrowed(self) -> Iterator[None]:
-        """The study's lease, without opening its ledger, over an up-to-date working copy.
+    def taken_log(self) -> ObjectLog:
+        """The log of a remote study, taken over from whoever wrote it before.
 
         Raises:
-            StorageError: another process holds it, or the storage fails.
+            StorageError: no study there, another process holds it, it has an older form, or the
+                storage fails.
         """
-        writer = self._take()
+        refuse_older_form(self.storage)
         try:
-            writer.complete_creation()
-            WorkingCopy(self.storage, self.folder, self.environment).refresh()
-            # The folder's own lease is free. A repair takes it twice, to write and to open what it
-            # wrote. Its last fence is then that of the store's lease, which the next holder
-            # outranks.
-            here = self.environment
-            held = Holder(writer.lease.fence - 2, here.host, here.pid, here.time(), released=True)
-            (self.folder / "ledger" / LEASE_FILE).write_bytes(held.as_json())
-            yield
-        finally:
-            writer.lease.release()
+            fetch_small_files(self.storage, self.folder)
+        except OSError as error:
+            raise StorageError(str(error)) from None
+        log = ObjectLog.opened(self.storage, self.folder / "ledger", self.environment)
+        self._publisher = Publisher(self.storage, self.folder, log, self.environment)
+        return log
 
     def publish(self, *names: str) -> None:
         """Copy files of the folder to the storage, if it is another place.
@@ -137,15 +117,6 @@ class StudyFiles:
             except OSError as error:
                 raise StorageError(str(error)) from None
 
-    def replace_ledger(self) -> None:
-        """Make the repaired working copy the study's ledger.
-
-        Raises:
-            StorageError: the storage fails.
-        """
-        if self._writer is not None:
-            self._writer.replace()
-
     def publishing(self, say: Callable[[str], None]) -> AbstractContextManager[object]:
         """A context that publishes changed files every few seconds; `say` receives failures."""
         return nullcontext() if self._publisher is None else self._publisher.running(say)
@@ -164,11 +135,8 @@ def opened(location: str | Path, environment: Environment = REAL) -> Iterator[St
         yield StudyFiles(str(location), Path(location), storage, environment)
         return
     with _scratch(location) as folder:
-        place = StudyFiles(str(location), folder, storage, environment)
         _check(storage, environment)
-        if not place.occupied():
-            _check_creation(storage, environment)
-        yield place
+        yield StudyFiles(str(location), folder, storage, environment)
 
 
 @contextmanager
@@ -245,23 +213,25 @@ def study_exists(location: str | Path) -> bool:
     return StudyFiles(str(location), Path(location), storage).occupied()
 
 
+def _is_there(storage: Storage, name: str) -> bool:
+    try:
+        storage.about(name)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StorageError(str(error)) from None
+    return True
+
+
 def _check(storage: Storage, environment: Environment) -> None:
-    """Refuse a store that cannot write, read, list and delete, before expensive work."""
-    name = f"ledger/probe-{environment.unique_name(6)}"
-    with _hasty(storage):
-        storage.write(name, b"?")
-        if storage.read(name) != b"?" or all(file.name != name for file in storage.files("ledger")):
-            raise StorageError(
-                f"{storage.url}: what was just written is not there; it must list and read its own "
-                "writes"
-            )
-        storage.remove(name)
+    """Refuse a store that a study cannot use, before expensive work.
 
-
-def _check_creation(storage: Storage, environment: Environment) -> None:
-    """Refuse a store that would let a second study replace the first one."""
+    It must list, read and delete what was written, and must not replace an object that should be
+    created only if it is absent: two runs could destroy each other's study.
+    """
     name = f"ledger/probe-{environment.unique_name(6)}"
-    with _hasty(storage):
+    patience, storage.patience_s = storage.patience_s, HASTY_S
+    try:
         storage.create(name, b"first")
         if storage.create(name, b"second"):
             raise StorageError(
@@ -269,15 +239,12 @@ def _check_creation(storage: Storage, environment: Environment) -> None:
                 "are absent (`If-None-Match: *`), so that two runs could destroy each other's "
                 "study; use a store, or a newer version of its server, that can"
             )
+        if all(file.name != name for file in storage.files("ledger", after="ledger/probe")):
+            raise StorageError(
+                f"{storage.url}: what was just written is not there; it must list and read its own "
+                "writes"
+            )
         storage.remove(name)
-
-
-@contextmanager
-def _hasty(storage: Storage) -> Iterator[None]:
-    """A context in which failures are waited for briefly and become a StorageError."""
-    patience, storage.patience_s = storage.patience_s, HASTY_S
-    try:
-        yield
     except OSError as error:
         raise StorageError(str(error)) from None
     finally:

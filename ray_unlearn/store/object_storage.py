@@ -1,251 +1,199 @@
-"""A prefix of an object store as a storage, through pyarrow's filesystems.
+"""A prefix of an object store as a storage, through obstore.
 
-Requests that fail for a reason that may pass are made again, with growing pauses.
+obstore makes requests again that fail for a reason that may pass (server errors, throttling,
+connections without an answer), with growing pauses.
 """
 
-import logging
-import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
-from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
-
-import pyarrow as pa
-from pyarrow import fs
+from typing import Any
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.store.atomic_write import whole_file
-from ray_unlearn.store.object_creation import create_object, s3_server
+from ray_unlearn.store.object_access import object_store_at
 from ray_unlearn.store.stored_file import Stored, checked_name, is_inside
 
 PATIENCE_S = 120.0
 """Seconds for which a storage that answers with server errors, or not at all, is asked again."""
-FIRST_PAUSE_S = 0.2
-LONGEST_PAUSE_S = 15.0
-ANSWER_S = 30.0
-"""Seconds without an answer after which a connection is dropped and the request made again."""
-
-PASSING = {408, 409, 425, 429}
-"""HTTP statuses below 500 that do not depend on the request, so that it is made again."""
-FINAL = re.compile(
-    r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|INVALID_CLIENT_TOKEN|"
-    r"SIGNATURE_DOES_NOT_MATCH|NoSuchBucket|no such host|Could ?n.t resolve host|PERMISSION_DENIED|"
-    r"UNAUTHENTICATED|InvalidAccessKeyId|AuthFailure|not support",
-    re.IGNORECASE,
-)
-STATUS = re.compile(r"(?:HTTP|with) status (\d+)")
-REFUSED = re.compile(
-    r"ACCESS_DENIED|INVALID_ACCESS_KEY|SIGNATURE|UNAUTHENTICATED|PERMISSION|credential|"
-    r"(?<![\w/.:-])40[13](?![\w/.-])",
-    re.IGNORECASE,
-)
-"""Matches an error about credentials.
-
-A number counts as a status only on its own: 403.8 ms, a port and a name are not.
-"""
-
-Answer = TypeVar("Answer")
-_log = logging.getLogger(__name__)
+CHUNK_BYTES = 8 * 2**20
+CONFLICTS = 3
 
 
 class ObjectStorage:
     """A `storage.Storage` below an address in an object store.
 
     It has nothing but its address until it is used, so it can be sent to other machines.
+
+    Args:
+        url: the address (see `storage.checked_url`).
+        environment: makes the names of drafts.
+        store: what answers instead of the server at the address: an object with obstore's methods.
     """
 
     remote = True
 
-    def __init__(self, url: str, environment: Environment = REAL) -> None:
+    def __init__(self, url: str, environment: Environment = REAL, store: Any = None) -> None:
         self.url = url
-        self._environment = environment
         self.patience_s = PATIENCE_S
-        self._answer_s = ANSWER_S
-        parts = urlsplit(url)
-        self._base = (
-            parts.netloc.rpartition("@")[2] + parts.path if parts.scheme in ("s3", "gs") else ""
-        )
+        self._environment = environment
+        self._given = store
+        self._stores: dict[float, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """The state to pickle, without connections."""
-        return {name: value for name, value in vars(self).items() if name != "_remote"}
+        return vars(self) | {"_stores": {}}
 
-    @cached_property
-    def _remote(self) -> tuple[Any, str]:
-        """pyarrow's filesystem, and the path of the study in it."""
-        parts = urlsplit(self.url)
-        if parts.scheme == "s3":
-            return _s3(dict(parse_qsl(parts.query)), self._answer_s), self._base
-        filesystem, path = fs.FileSystem.from_uri(self.url)
-        if parts.scheme == "gs" and not parts.query and not parts.username:
-            filesystem = fs.GcsFileSystem(retry_time_limit=timedelta(seconds=self._answer_s))
-        return filesystem, path
+    @contextmanager
+    def _asked(self, what: str) -> Iterator[Any]:
+        """The store; its errors become OSErrors that say what to do.
 
-    def files(self, under: str = "") -> list[Stored]:
+        Raises:
+            FileNotFoundError: there is no such object (obstore's own).
+            OSError: the store fails, and failed for `patience_s`.
+        """
+        from obstore.exceptions import (
+            BaseError,
+            NotSupportedError,
+            PermissionDeniedError,
+            UnauthenticatedError,
+        )
+
+        try:
+            yield self._store()
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise OSError(
+                f"{self.url}: {what}: {_in_short(error)}; are there credentials for it here "
+                "(environment, profile, or the machine's identity), and may they read, write, list "
+                "and delete there?"
+            ) from None
+        except (NotSupportedError, NotImplementedError) as error:
+            raise OSError(
+                f"{self.url}: {what}: {_in_short(error)}; this store cannot do what a study needs: "
+                "to create an object only if it is absent"
+            ) from None
+        except BaseError as error:
+            raise OSError(
+                f"{self.url}: {what}: {_in_short(error)}; is there such a bucket, are there "
+                "credentials for it here, and is the server reachable (AWS_ENDPOINT_URL, region, "
+                "network)?"
+            ) from None
+
+    def _store(self) -> Any:
+        if self._given is not None:
+            return self._given
+        if self.patience_s not in self._stores:
+            patience = timedelta(seconds=self.patience_s)
+            self._stores[self.patience_s] = object_store_at(self.url, patience)
+        return self._stores[self.patience_s]
+
+    def files(self, under: str = "", after: str = "") -> list[Stored]:
         """See `storage.Storage`; leaves out names that this package cannot have written."""
         if under:
             checked_name(under)
+        with self._asked(f"listing {under or 'it'}") as store:
+            pages = store.list(under or None, offset=after or None)
+            found = [_stored(about) for page in pages for about in page]
+        inside = (stored for stored in found if is_inside(stored.name))
+        return sorted(inside, key=lambda stored: stored.name)
 
-        def ask() -> list[Stored]:
-            filesystem, base = self._remote
-            where = f"{base}/{under}".rstrip("/")
-            entries = filesystem.get_file_info(
-                fs.FileSelector(where, recursive=True, allow_not_found=True)
-            )
-            files = [entry for entry in entries if entry.type == fs.FileType.File]
-            found = [
-                Stored(e.path[len(base) + 1 :], e.size or 0, (e.mtime_ns or 0) / 1e9) for e in files
-            ]
-            return sorted(
-                (stored for stored in found if is_inside(stored.name)),
-                key=lambda stored: stored.name,
-            )
-
-        return self._patiently(ask, f"listing {under or 'it'}")
+    def about(self, name: str) -> Stored:
+        """See `storage.Storage`."""
+        checked_name(name)
+        with self._asked(f"looking at {name}") as store:
+            return _stored(store.head(name))
 
     def read(self, name: str) -> bytes:
         """See `storage.Storage`."""
         checked_name(name)
-
-        def ask() -> bytes:
-            filesystem, base = self._remote
-            with filesystem.open_input_stream(f"{base}/{name}", compression=None) as stream:
-                return bytes(stream.read())
-
-        return self._patiently(ask, f"reading {name}")
+        with self._asked(f"reading {name}") as store:
+            return bytes(store.get(name).bytes())
 
     def write(self, name: str, content: bytes) -> None:
         """See `storage.Storage`."""
         checked_name(name)
-
-        def ask() -> None:
-            filesystem, base = self._remote
-            stream = filesystem.open_output_stream(f"{base}/{name}", compression=None)
-            stream.write(content)
-            stream.close()  # not in a `finally`: closing makes the object, whole
-
-        self._patiently(ask, f"writing {name}")
+        with self._writing(name) as store:
+            store.put(name, content)
 
     def create(self, name: str, content: bytes) -> bool:
         """See `storage.Storage`.
 
         A request whose answer was lost is made again, and then finds the object with this content.
         """
+        from obstore.exceptions import AlreadyExistsError
+
         checked_name(name)
-        ask = partial(create_object, self.url, name, content, self._answer_s)
-        return self._patiently(ask, f"creating {name}") or self.read(name) == content
+        for _ in range(CONFLICTS):
+            with self._writing(name) as store:
+                try:
+                    store.put(name, content, mode="create", use_multipart=False)
+                    return True
+                except AlreadyExistsError as error:
+                    conflict = _in_short(error)
+            with suppress(FileNotFoundError):  # S3 answers so, too, while another one is writing it
+                return self.read(name) == content
+        raise OSError(f"{self.url}: creating {name}: {conflict}, and is not there; try again")
+
+    def exchange(self, name: str, before: bytes, after: bytes) -> bool:
+        """See `storage.Storage`."""
+        from obstore.exceptions import PreconditionError
+
+        checked_name(name)
+        with self._writing(name) as store:
+            found = store.get(name)
+            if bytes(found.bytes()) != before:
+                return False
+            version = {key: found.meta[key] for key in ("e_tag", "version") if found.meta[key]}
+            try:
+                store.put(name, after, mode=version, use_multipart=False)
+            except PreconditionError:
+                return False
+        return True
 
     def put(self, path: Path, name: str) -> None:
         """See `storage.Storage`."""
         checked_name(name)
-
-        def ask() -> None:
-            filesystem, base = self._remote
-            with open(path, "rb") as file:
-                stream = filesystem.open_output_stream(f"{base}/{name}", compression=None)
-                shutil.copyfileobj(file, stream, 8 * 2**20)
-                stream.close()  # not in a `finally`, as in `write`
-
-        self._patiently(ask, f"writing {name}")
+        path.stat()  # a file that is gone is not a missing bucket
+        with self._writing(name) as store:
+            store.put(name, path)
 
     def fetch(self, name: str, path: Path) -> None:
         """See `storage.Storage`."""
         checked_name(name)
-
-        def ask() -> None:
-            filesystem, base = self._remote
-            with (
-                whole_file(path, self._environment) as draft,
-                filesystem.open_input_stream(f"{base}/{name}", compression=None) as stream,
-                open(draft, "wb") as file,
-            ):
-                shutil.copyfileobj(stream, file, 8 * 2**20)
-
-        self._patiently(ask, f"reading {name}")
+        with (
+            self._asked(f"reading {name}") as store,
+            whole_file(path, self._environment) as draft,
+            open(draft, "wb") as file,
+        ):
+            for chunk in store.get(name).stream(min_chunk_size=CHUNK_BYTES):
+                file.write(chunk)
 
     def remove(self, name: str) -> None:
         """See `storage.Storage`."""
         checked_name(name)
+        try:
+            with self._asked(f"deleting {name}") as store:
+                store.delete(name)
+        except FileNotFoundError:
+            return
 
-        def ask() -> None:
-            filesystem, base = self._remote
-            try:
-                filesystem.delete_file(f"{base}/{name}")
-            except FileNotFoundError:
-                return
-
-        self._patiently(ask, f"deleting {name}")
-
-    def _patiently(self, ask: Callable[[], Answer], what: str) -> Answer:
-        """The answer of `ask`, which is called again while its failure may pass.
-
-        Raises:
-            OSError: the failure lasted, or cannot pass.
-        """
-        deadline = self._environment.monotonic() + self.patience_s
-        pause = FIRST_PAUSE_S
-        while True:
-            try:
-                return ask()
-            except (OSError, pa.ArrowException) as error:
-                if _is_final(error) or self._environment.monotonic() + pause > deadline:
-                    if isinstance(error, OSError) and error.errno is not None:
-                        raise
-                    raise OSError(f"{self.url}: {what}: {remedy(error)}") from None
-                _log.info("%s: %s: %s; again in %.1f s", self.url, what, error, pause)
-            # Jitter (Brooker 2015): many lanes that failed together do not retry together.
-            self._environment.sleep(self._environment.uniform(pause / 2, pause))
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[Any]:
+        try:
+            with self._asked(f"writing {name}") as store:
+                yield store
+        except FileNotFoundError as error:
+            raise OSError(
+                f"{self.url}: writing {name}: {_in_short(error)}; make the bucket first, or "
+                "correct its name"
+            ) from None
 
 
-def _s3(options: dict[str, str], answer_s: float) -> Any:
-    """pyarrow's filesystem for S3, with server, region and credentials as the AWS tools find them.
-
-    The SDK retries single requests.
-    """
-    endpoint, region = s3_server(options)
-    scheme, _, host = (endpoint or "").partition("://")
-    return fs.S3FileSystem(
-        endpoint_override=host or None,
-        scheme=scheme or options.get("scheme") or "https",
-        region=region,
-        connect_timeout=10,
-        request_timeout=answer_s,
-        allow_delayed_open=True,  # one request for a small object instead of three
-        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
-    )
+def _stored(about: Any) -> Stored:
+    return Stored(about["path"], about["size"], about["last_modified"].timestamp())
 
 
-def _is_final(error: Exception) -> bool:
-    """Whether asking again cannot help."""
-    if isinstance(
-        error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)
-    ):
-        return True
-    if isinstance(error, OSError) and error.errno is not None and not _from_server(error):
-        return True  # a local disk
-    text = str(error)
-    status = STATUS.search(text)
-    if status is not None and int(status[1]) < 500:
-        return int(status[1]) not in PASSING
-    return FINAL.search(text) is not None
-
-
-def _from_server(error: OSError) -> bool:
-    return "AWS Error" in str(error) or "http" in str(error).lower()
-
-
-def remedy(error: Exception) -> str:
-    """A storage's error message, and what to do about it."""
-    text = " ".join(str(error).split())
-    if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|does not exist", text):
-        return f"{text}; make the bucket first, or correct its name"
-    if REFUSED.search(text):
-        return (
-            f"{text}; are there credentials for it here (environment, profile, or the machine's "
-            "identity), and may they read, write, list and delete there?"
-        )
-    return f"{text}; is the server reachable from here (AWS_ENDPOINT_URL, region, network)?"
+def _in_short(error: Exception) -> str:
+    """obstore's message without the dump of its source."""
+    return " ".join(str(error).partition("\n\nDebug source")[0].split())

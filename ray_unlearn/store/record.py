@@ -12,8 +12,11 @@ from ray_unlearn.store.event import (
     BestWeightsGone,
     BestWeightsKept,
     Event,
+    EventLost,
+    EventsWithdrawn,
     HalvesDealt,
     Header,
+    LedgerOpened,
     Note,
     RowMeasured,
     SessionBegan,
@@ -103,11 +106,11 @@ class Record:
                 self.best_weights = None
             case StudyExtended():
                 self.trials_per_method = event.trials_per_method
+            case LedgerOpened() | EventLost() | EventsWithdrawn():
+                pass
             case Header():
                 raise StorageError(
-                    "ledger: two studies were begun at this location, the second over the first; "
-                    "`ray-unlearn verify --repair` keeps the one with more events as the study and "
-                    "sets the other aside"
+                    "ledger: a second header; `ray-unlearn verify --repair` withdraws it"
                 )
             case UnknownEvent():
                 raise StorageError(

@@ -1,33 +1,32 @@
 """Repair of a damaged ledger.
 
-What cannot be trusted is set aside, never deleted, and its trials run again. Good lines are
-renumbered in a new file, together with events on what was lost. The file replaces the old one whole
-or not at all: if the repair is killed at any moment, the study is as damaged as before or repaired,
-and a second repair finishes the job.
+What cannot be trusted is set aside, never deleted, and its trials run again. A damaged or lost
+event is replaced by one of the same number that says so; all else that a repair has to say is
+appended like any event. If the repair is killed at any moment, a second one finishes the job.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.store.atomic_write import whole_file
-from ray_unlearn.store.event import Event, Note, TrialReopened
-from ray_unlearn.store.event_line import Entry, decoded, encoded, renumbered
-from ray_unlearn.store.lease import Lease
+from ray_unlearn.store.event import Event, EventLost, EventsWithdrawn, Note, TrialReopened
+from ray_unlearn.store.event_line import Entry, decoded, encoded
+from ray_unlearn.store.folder_log import FolderLog, Log
 from ray_unlearn.store.ledger import Ledger
-from ray_unlearn.store.location import SPEC, StudyFiles
+from ray_unlearn.store.location import StudyFiles
 from ray_unlearn.store.promises import table_fault
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.repair_plan import RepairPlan, plan_repair
-from ray_unlearn.store.scan import Scan, copied_header, events_file, scanned, write_acknowledged
-from ray_unlearn.store.separate_studies import separate_studies, set_aside
+from ray_unlearn.store.scan import Scan, copied_header, events_file, scanned
 from ray_unlearn.store.table import result_table, write_table
+
+LOST = "damaged or gone; the notes of the repair say more"
 
 
 def repair(study_folder: Path, environment: Environment = REAL) -> list[str]:
-    """Repair the ledger of a study.
+    """Repair the ledger of a study in a folder.
 
     Returns:
         What was done, one sentence each; empty if nothing was wrong.
@@ -43,38 +42,88 @@ def repair(study_folder: Path, environment: Environment = REAL) -> list[str]:
             f"{study_folder}: no study there (no ledger/events.jsonl); give the folder of "
             "`run --storage`"
         )
-    with _held(folder, environment) as lease:
-        separated = separate_studies(folder, environment)
-        header, scan = _looked_at(folder)
-        plan = plan_repair(folder, scan)
-        if plan.texts or plan.reopened:
-            _carry_out(plan, header, folder, lease, environment)
-    known = sum(isinstance(entry.event, Note) for entry in plan.entries)
-    # Opening cuts a torn end, and proves that the ledger opens.
-    with Ledger.open(folder, environment=environment) as ledger:
-        if separated:
-            ledger.append(Note(f"repair: {separated}"))
+    return repaired(FolderLog(folder, environment=environment), environment)
+
+
+def repaired(log: Log, environment: Environment = REAL) -> list[str]:
+    """Repair the ledger of a log, and close it.
+
+    Returns:
+        As `repair`.
+
+    Raises:
+        StorageError: as in `repair`.
+    """
+    folder = log.path.parent
+    try:
+        known = _carried_out(log, environment)
+    except OSError as error:
+        log.close()
+        raise StorageError(
+            f"{log.path}: not repaired: {error}; free some space, then try again"
+        ) from None
+    except BaseException:
+        log.close()
+        raise
+    # Opening proves that the ledger opens.
+    with Ledger.continued(log, environment) as ledger:
         done = ledger.record.notes[known:]
         return done + _table_repaired(folder / "rows.parquet", ledger.record)
+
+
+def _carried_out(log: Log, environment: Environment) -> int:
+    """Repair what is damaged; returns the number of notes before.
+
+    Raises:
+        OSError: the disk is full, or the storage fails.
+        StorageError: as in `repair`.
+    """
+    folder = log.path.parent
+    while True:
+        header, scan = _looked_at(folder)
+        plan = plan_repair(folder, scan, log.acknowledged)
+        known = sum(isinstance(entry.event, Note) for entry in plan.entries)
+        if not plan.needed:
+            return known
+        aside = _set_aside(plan, log.path, environment)
+        if log.take_over(scan):
+            break
+    time = environment.now().isoformat(timespec="milliseconds")
+    news = [
+        encoded(event, seq, log.fence, time)
+        for seq, event in enumerate(_news(plan, aside), start=log.next_seq)
+    ]
+    _amend(plan, header, news, log)
+    log.acknowledged = -1  # what is gone from the end has been said
+    return known
+
+
+def _news(plan: RepairPlan, aside: list[str]) -> Iterator[Event]:
+    """What is appended."""
+    texts = [*plan.texts, *aside]
+    texts += [f"trial {number} runs again: {reason}" for number, reason in plan.reopened.items()]
+    for number, reason in plan.reopened.items():
+        yield TrialReopened(number, reason)
+    for text in texts:
+        yield Note(f"repair: {text}")
+    for reason, numbers in plan.withdrawn.items():
+        yield EventsWithdrawn(numbers, reason)
 
 
 def repair_remote(place: StudyFiles) -> list[str]:
     """`repair` for a study in an object store.
 
-    The working copy is repaired and then replaces the study's ledger. The former segments stay in
-    the store but no longer count.
-
     Raises:
         UserError, StorageError: as in `repair`.
     """
-    with place.borrowed():
-        done = repair(place.folder, place.environment)
-        if done:
-            place.replace_ledger()
-            place.publish(*(f"ledger/{path.name}" for path in set_aside(place.folder / "ledger")))
-            if not (place.folder / SPEC).exists():
-                place.remove(SPEC)
-        return done
+    done = repaired(place.taken_log(), place.environment)
+    place.publish(*(f"ledger/{path.name}" for path in set_aside(place.folder / "ledger")))
+    return done
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """Files with what repairs have removed from a ledger."""
+    return sorted(folder.glob("damaged-*.jsonl"))
 
 
 def _table_repaired(path: Path, record: Record) -> list[str]:
@@ -90,18 +139,6 @@ def _table_repaired(path: Path, record: Record) -> list[str]:
     return [f"{path.name} was written anew: it {fault}"]
 
 
-@contextmanager
-def _held(folder: Path, environment: Environment) -> Iterator[Lease]:
-    """The study's lease, as a writer holds it."""
-    path = events_file(folder)
-    with open(path, "ab") as file:
-        lease = Lease.take(folder, file, str(path), environment)
-        try:
-            yield lease
-        finally:
-            lease.release()
-
-
 def _looked_at(folder: Path) -> tuple[bytes, Scan]:
     """The header line, from its copy if need be, and the scan of all lines."""
     try:
@@ -113,63 +150,56 @@ def _looked_at(folder: Path) -> tuple[bytes, Scan]:
         return file.readline(), scan
 
 
-def _carry_out(
-    plan: RepairPlan, header: bytes, folder: Path, lease: Lease, environment: Environment
-) -> None:
-    """Set lines aside, write the new file, and replace the old one with it.
+def _set_aside(plan: RepairPlan, path: Path, environment: Environment) -> list[str]:
+    """Copy what leaves the file to another one; says where it is.
 
     Raises:
-        StorageError: the disk is full, or the study was taken over; the old file is unchanged.
+        OSError: the disk is full.
     """
-    path = events_file(folder)
-    now = environment.now()
-    time = now.isoformat(timespec="milliseconds")
-    aside = folder / f"damaged-{now:%Y%m%dT%H%M%S%f}Z.jsonl"
-    texts = list(plan.texts)
-    if plan.aside:
-        texts.append(f"what was set aside is kept in {aside.name}")
-    texts += [f"trial {number} runs again: {reason}" for number, reason in plan.reopened.items()]
-    new: list[Event] = [
-        *(TrialReopened(number, reason) for number, reason in plan.reopened.items()),
-        *(Note(f"repair: {text}") for text in texts),
-    ]
-    first = len(plan.entries) + 1
-    try:
-        if plan.aside:
-            with whole_file(aside, environment) as draft:
-                _write(draft, (_bytes(path, offset, length) for offset, length in plan.aside))
-        with whole_file(path, environment) as draft:
-            _write(
-                draft,
-                [header],
-                (_line(path, entry, seq) for seq, entry in enumerate(plan.entries, start=1)),
-                (encoded(e, seq, lease.fence, time) for seq, e in enumerate(new, start=first)),
-            )
-            lease.check()
-        # After the file: a number that is too high is a false alarm, one that is too low would hide
-        # a loss.
-        write_acknowledged(folder, len(plan.entries) + len(new))
-    except OSError as error:
-        raise StorageError(
-            f"{path}: not repaired: {error}; free some space, then try again"
-        ) from None
+    if not plan.aside:
+        return []
+    aside = path.with_name(f"damaged-{environment.now():%Y%m%dT%H%M%S%f}Z.jsonl")
+    with whole_file(aside, environment) as draft:
+        draft.write_bytes(b"".join(_bytes(path, *where) for where in plan.aside))
+    return [f"what was set aside is kept in {aside.name}"]
 
 
-def _line(path: Path, entry: Entry, seq: int) -> bytes:
-    """The line of an entry under its new number."""
+def _amend(plan: RepairPlan, header: bytes, news: list[bytes], log: Log) -> None:
+    """Put a line in the place of each lost event, and append the news.
+
+    Raises:
+        OSError: the disk is full, or the storage fails.
+        StorageError: the study was taken over, or a good line has changed.
+    """
+    _, scan = _looked_at(log.path.parent)
+    good = {entry.seq: entry for entry in (*scan.entries[1:], *scan.withdrawn)}
+    fences = {0: 1} | {number: entry.fence for number, entry in good.items()}
+    fences[0] = min(fences.values())
+    lines = {0: header} if plan.header_lost else {}
+    for number in plan.lost:
+        # The fence of the event before it, as they do not fall from one to the next; and no time,
+        # so that two repairs write the same.
+        fences[number] = fences[number - 1]
+        lines[number] = encoded(EventLost(LOST), number, fences[number])
+
+    def write(draft: Path) -> None:
+        kept = {0: header} | lines
+        with open(draft, "wb") as file:
+            for number in sorted(fences):
+                file.write(kept.get(number) or _line(log.path, good[number]))
+
+    log.repair(lines, news, write)
+
+
+def _line(path: Path, entry: Entry) -> bytes:
+    """The line of an entry."""
     line = _bytes(path, entry.offset, entry.length)
-    if decoded(line, path, entry.offset, checked=False) is None:
+    if decoded(line, path, entry.offset) is None:
         raise StorageError(
             f"{path}: the line at byte {entry.offset} changed while it was being repaired; is the "
             "disk failing? Copy the study elsewhere, then try again"
         )
-    return renumbered(line, seq)
-
-
-def _write(path: Path, *parts: Iterable[bytes]) -> None:
-    with open(path, "wb") as file:
-        for part in parts:
-            file.writelines(part)
+    return line
 
 
 def _bytes(path: Path, offset: int, length: int) -> bytes:

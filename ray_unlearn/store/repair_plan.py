@@ -1,4 +1,4 @@
-"""Plan of a repair: which events stay, what is set aside, and which trials have to run again.
+"""Plan of a repair: what is lost, what is set aside, and which trials have to run again.
 
 A lost line may have belonged to any trial. So a trial with an outcome that may have lost rows runs
 again, unless all the rows that it should have are there.
@@ -6,11 +6,13 @@ again, unless all the rows that it should have are there.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.event import (
+    EventLost,
+    Header,
     RowMeasured,
     TrialAsked,
     TrialEnded,
@@ -19,8 +21,10 @@ from ray_unlearn.store.event import (
 )
 from ray_unlearn.store.event_line import Entry
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.scan import Scan, events_file, read_acknowledged
+from ray_unlearn.store.scan import Scan, events_file
 from ray_unlearn.store.schema import AS_TRAINED, RowKey
+
+MOST_LOST = 1_000_000
 
 
 @dataclass
@@ -55,8 +59,14 @@ class _Trial:
 class RepairPlan:
     """The changes that a repair will make."""
 
+    header_lost: bool
+    """Whether the header is its copy."""
     entries: list[Entry]
-    """Lines that stay, without the header."""
+    """Good lines, without the header."""
+    lost: list[int]
+    """Numbers of the events that are damaged or gone."""
+    withdrawn: dict[str, list[int]]
+    """Numbers of the events that contradict others, by reason."""
     aside: list[tuple[int, int]]
     """Offset and length of what is moved out of the file."""
     texts: list[str]
@@ -64,30 +74,51 @@ class RepairPlan:
     reopened: dict[int, str]
     """Trials that run again: number and reason."""
 
+    @property
+    def needed(self) -> bool:
+        """Whether there is anything to repair; opening cuts a torn end, and says so."""
+        return bool(self.texts or self.reopened)
 
-def plan_repair(folder: Path, scan: Scan) -> RepairPlan:
+
+def plan_repair(folder: Path, scan: Scan, acknowledged: int) -> RepairPlan:
     """Plan the repair of a ledger.
 
+    Args:
+        folder: the ledger's folder.
+        scan: its lines.
+        acknowledged: number of the last event that was acknowledged.
+
     Raises:
-        StorageError: an event of a kind that this code does not know.
+        StorageError: an event of a kind that this code does not know, or too much is missing.
     """
     trials, left_out = _judged(scan)
-    kept = [entry for index, entry in enumerate(scan.entries) if index and index not in left_out]
     record = Record(scan.header)
-    for entry in kept:
-        record.apply(entry.event)
+    withdrawn: dict[str, list[int]] = {}
+    for index, entry in enumerate(scan.entries[1:], start=1):
+        if index in left_out:
+            withdrawn.setdefault(left_out[index], []).append(entry.seq)
+        else:
+            record.apply(entry.event)
+    if sum(1 + last - first for first, last in scan.missing) > MOST_LOST:
+        raise StorageError(
+            f"{events_file(folder)}: not repaired: {MOST_LOST:,} events and more are missing; is "
+            "this a part of another study? Restore the file from a copy"
+        )
+    lost = [number for first, last in scan.missing for number in range(first, last + 1)]
     gaps = _gaps(scan)
     doubts = {number: trial.doubt(gaps) for number, trial in sorted(trials.items())}
     reopened = {number: doubt for number, doubt in doubts.items() if doubt}
     size = events_file(folder).stat().st_size
     aside = [(line.offset, line.length) for line in scan.damaged]
-    unused = [*scan.stale, *(scan.entries[index] for index in left_out)]
-    aside += [(entry.offset, entry.length) for entry in unused]
-    texts = list(_texts(scan, left_out))
+    aside += [(entry.offset, entry.length) for entry in scan.stale]
+    texts = list(_texts(scan, withdrawn))
     if texts or reopened:  # otherwise opening cuts and notes the torn end
         aside += [(size - scan.torn_bytes, scan.torn_bytes)] if scan.torn_bytes else []
-        texts += _end_texts(scan, read_acknowledged(folder))
-    return RepairPlan(kept, sorted(aside), texts, reopened)
+        texts += _end_texts(scan, acknowledged)
+    header_lost = scan.entries[0].offset < 0
+    return RepairPlan(
+        header_lost, scan.entries[1:], lost, withdrawn, sorted(aside), texts, reopened
+    )
 
 
 def _judged(scan: Scan) -> tuple[dict[int, _Trial], dict[int, str]]:
@@ -98,7 +129,9 @@ def _judged(scan: Scan) -> tuple[dict[int, _Trial], dict[int, str]]:
     calibrates = evaluation.get("strength", "trained") != "trained"
     for index, entry in enumerate(scan.entries):
         event = entry.event
-        if isinstance(event, TrialAsked):
+        if isinstance(event, Header) and index:
+            left_out[index] = "a second header"
+        elif isinstance(event, TrialAsked):
             if event.number in trials:
                 left_out[index] = f"of trial {event.number}, begun a second time"
             else:
@@ -125,28 +158,20 @@ def _take_in(trial: _Trial, event: TrialEvent, index: int, left_out: dict[int, s
         case TrialEnded():
             trial.ended, trial.status = index, event.status
         case TrialReopened():
-            trial.ended = None
+            trial.begun, trial.ended = index, None
 
 
 def _gaps(scan: Scan) -> list[int]:
-    """Indices of entries before which something is lost.
-
-    Losses show in the numbers or, in a ledger of schema version 1, which had none, in damaged
-    lines.
-    """
-    found = []
-    for index, (before, after) in enumerate(pairwise(scan.entries), start=1):
-        if before.seq is not None and after.seq is not None:
-            lost = after.seq > before.seq + 1
-        else:
-            lost = any(before.offset < line.offset < after.offset for line in scan.damaged)
-            lost = lost or any(after.seq == end + 1 for _, end in scan.missing)
-        if lost:
-            found.append(index)
-    return found
+    """Indices of entries before which something is lost, or was lost before an earlier repair."""
+    after_gap = {last + 1 for _, last in scan.missing}
+    return [
+        index
+        for index, entry in enumerate(scan.entries)
+        if entry.seq in after_gap or isinstance(entry.event, EventLost)
+    ]
 
 
-def _texts(scan: Scan, left_out: dict[int, str]) -> Iterator[str]:
+def _texts(scan: Scan, withdrawn: dict[str, list[int]]) -> Iterator[str]:
     if scan.entries[0].offset < 0:
         yield "the header line was damaged or gone; it was taken from its copy"
     if scan.damaged:
@@ -158,9 +183,8 @@ def _texts(scan: Scan, left_out: dict[int, str]) -> Iterator[str]:
         yield f"these events are lost: {first_few(spans)}"
     if scan.stale:
         yield f"{len(scan.stale)} event(s) of a process that had lost the study were set aside"
-    for reason in dict.fromkeys(left_out.values()):
-        count = sum(other == reason for other in left_out.values())
-        yield f"{count} event(s) were set aside: {reason}"
+    for reason, numbers in withdrawn.items():
+        yield f"{len(numbers)} event(s) were withdrawn: {reason}"
 
 
 def _end_texts(scan: Scan, acknowledged: int) -> Iterator[str]:

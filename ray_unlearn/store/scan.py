@@ -10,12 +10,12 @@ from pathlib import Path
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.atomic_write import write_whole
-from ray_unlearn.store.event import Header
+from ray_unlearn.store.event import EventsWithdrawn, Header
 from ray_unlearn.store.event_line import Entry, decoded
 from ray_unlearn.store.schema import SCHEMA_VERSION
 
-CHECKED_SINCE = 2
-"""First schema version in which every line has a checksum."""
+FIRST_READABLE = 2
+"""First schema version in which every line has a number and a checksum."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ class Scan:
     """The good lines; the first is the header."""
     damaged: list[Damaged] = field(default_factory=list)
     stale: list[Entry] = field(default_factory=list)
-    """Lines of a process that had lost its lease; they do not count."""
+    """Lines of a process that had lost its lease, and numbers a second time; neither counts."""
+    withdrawn: list[Entry] = field(default_factory=list)
+    """Good lines that a repair has found to contradict others; they do not count."""
     missing: list[tuple[int, int]] = field(default_factory=list)
     """First and last event of each gap in the numbering, which damaged lines cause as well."""
     good_bytes: int = 0
@@ -50,8 +52,7 @@ class Scan:
         """The number of the next event."""
         if not self.entries:
             return 0
-        last = self.entries[-1].seq
-        return len(self.entries) if last is None else last + 1
+        return self.entries[-1].seq + 1
 
     @property
     def header(self) -> Header:
@@ -73,15 +74,14 @@ def scanned(folder: Path, header: bytes | None = None) -> Scan:
             newer schema.
     """
     path = events_file(folder)
-    scan, fence, expected, checked = Scan(), 0, 1, True
+    scan, fence, expected = Scan(), 0, 1
     if header is not None and not _begins_well(path):
-        copy, checked = _header(decoded(header, path, -1), header, header_file(folder))
-        scan.entries = [copy]
+        scan.entries = [_header(decoded(header, path, -1), header, header_file(folder))]
     for number, (offset, line) in enumerate(lines_of(path), start=1):
-        entry = decoded(line, path, offset, checked=checked)
+        entry = decoded(line, path, offset)
         is_header = not scan.entries
         if is_header:
-            entry, checked = _header(entry, line, path)
+            entry = _header(entry, line, path)
         if entry is None:
             if not line.endswith(b"\n"):
                 scan.torn_bytes = len(line)
@@ -90,20 +90,21 @@ def scanned(folder: Path, header: bytes | None = None) -> Scan:
             scan.damaged.append(Damaged(number, offset, len(line), shown))
             continue
         scan.good_bytes = offset + len(line)
-        if entry.fence < fence:
+        repeated = entry.fence == fence and entry.seq < expected and not is_header
+        if entry.fence < fence or repeated:
             scan.stale.append(entry)
             continue
-        seq = expected if entry.seq is None else entry.seq
         if entry.fence > fence:
-            _overrule(scan, seq)
+            _overrule(scan, entry.seq)
         fence = entry.fence
         if not is_header:
-            if seq > expected:
-                scan.missing.append((expected, seq - 1))
-            expected = seq + 1
+            if entry.seq > expected:
+                scan.missing.append((expected, entry.seq - 1))
+            expected = entry.seq + 1
         scan.entries.append(entry)
     if not scan.entries:
         raise StorageError(f"{path}: empty; {_lost_or_never_there(path)}")
+    _withdraw(scan)
     return scan
 
 
@@ -180,10 +181,18 @@ def _overrule(scan: Scan, seq: int) -> None:
     The new writer never read them.
     """
     while len(scan.entries) > 1:
-        last = scan.entries[-1].seq
-        if last is None or last < seq:
+        if scan.entries[-1].seq < seq:
             return
         scan.stale.append(scan.entries.pop())
+
+
+def _withdraw(scan: Scan) -> None:
+    """Take the events out that a repair has withdrawn."""
+    repairs = [e.event for e in scan.entries if isinstance(e.event, EventsWithdrawn)]
+    gone = {number for event in repairs for number in event.numbers}
+    if gone:
+        scan.withdrawn = [entry for entry in scan.entries if entry.seq in gone]
+        scan.entries = [entry for entry in scan.entries if entry.seq not in gone]
 
 
 def _begins_well(path: Path) -> bool:
@@ -207,25 +216,25 @@ def _lost_or_never_there(path: Path) -> str:
     return "nothing was recorded, remove the directory"
 
 
-def _header(entry: Entry | None, line: bytes, path: Path) -> tuple[Entry, bool]:
-    """The first line, and whether all lines after it have checksums (since schema version 2)."""
-    found = decoded(line, path, 0, checked=False) if entry is None else entry
-    header = None if found is None else found.event
-    version = header.schema_version if isinstance(header, Header) else 0
-    if found is None or (entry is None and CHECKED_SINCE <= version <= SCHEMA_VERSION):
+def _header(entry: Entry | None, line: bytes, path: Path) -> Entry:
+    """The first line, if it is a header that this version can read."""
+    if entry is None:
         if not line.endswith(b"\n"):
             raise StorageError(f"{path}: the header line is torn; {_lost_or_never_there(path)}")
         raise StorageError(
             f"{path}: the header line is damaged; `ray-unlearn verify --repair` takes it from its "
             "copy"
         )
-    if not isinstance(header, Header):
+    if not isinstance(entry.event, Header):
         raise StorageError(f"{path}: does not begin with a header; this is no ledger")
-    if version > SCHEMA_VERSION:
+    version = entry.event.schema_version
+    if not FIRST_READABLE <= version <= SCHEMA_VERSION:
+        remedy = "update" if version > SCHEMA_VERSION else "read it with the version that wrote it"
         raise StorageError(
-            f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update"
+            f"{path}: schema version {version} is not one of {FIRST_READABLE} to {SCHEMA_VERSION}, "
+            f"which this version reads; {remedy}"
         )
-    return found, version >= CHECKED_SINCE
+    return entry
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -6,8 +6,8 @@
     gs://bucket/studies/my-study                Google Cloud Storage
     abfss://container@account.dfs.core.windows.net/studies/my-study     Azure
 
-Credentials come from the environment or the identity of the machine, through pyarrow's filesystems,
-and never from the address, which appears in messages, logs and process lists.
+Credentials come from the environment or the identity of the machine, and never from the address,
+which appears in messages, logs and process lists.
 """
 
 import hashlib
@@ -44,8 +44,16 @@ class Storage(Protocol):
     patience_s: float
     """Seconds for which a failing storage is asked again."""
 
-    def files(self, under: str = "") -> list[Stored]:
-        """All files below a folder, by name; empty if there is no such folder."""
+    def files(self, under: str = "", after: str = "") -> list[Stored]:
+        """All files below a folder, by name; empty if there is no such folder.
+
+        Args:
+            under: the folder, below the study.
+            after: leave out files up to this name.
+        """
+
+    def about(self, name: str) -> Stored:
+        """Size and age of one file."""
 
     def read(self, name: str) -> bytes:
         """The content of a file."""
@@ -60,6 +68,13 @@ class Storage(Protocol):
 
         Returns:
             True if the file has this content now, False if it existed with another content.
+        """
+
+    def exchange(self, name: str, before: bytes, after: bytes) -> bool:
+        """Replace a file's content if it is still what it was.
+
+        Returns:
+            False if it has another content by now.
         """
 
     def put(self, path: Path, name: str) -> None:
@@ -193,11 +208,16 @@ class FolderStorage:
                 "deleted; to keep a study on another disk, link the whole folder"
             )
 
-    def files(self, under: str = "") -> list[Stored]:
+    def files(self, under: str = "", after: str = "") -> list[Stored]:
         """See `Storage`."""
         top = self.path(under) if under else self._folder
         self._stay_inside(top)
-        return self._stored(top.rglob("*"))
+        return [stored for stored in self._stored(top.rglob("*")) if stored.name > after]
+
+    def about(self, name: str) -> Stored:
+        """See `Storage`."""
+        found = self.path(name).stat()
+        return Stored(name, found.st_size, found.st_mtime)
 
     def files_at_the_top(self) -> list[Stored]:
         """Files in the folder itself, by name."""
@@ -228,6 +248,13 @@ class FolderStorage:
         """See `Storage`."""
         path = self.path(name)
         return create_whole(path, content, self._environment) or path.read_bytes() == content
+
+    def exchange(self, name: str, before: bytes, after: bytes) -> bool:
+        """See `Storage`; only an object store decides between two that do it at once."""
+        same = self.read(name) == before
+        if same:
+            self.write(name, after)
+        return same
 
     def put(self, path: Path, name: str) -> None:
         """See `Storage`."""

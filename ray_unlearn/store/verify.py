@@ -26,7 +26,7 @@ from ray_unlearn.store.best_weights import best_weights_problems
 from ray_unlearn.store.event import Event, Header, RowMeasured, TrialAsked, TrialEnded
 from ray_unlearn.store.event_line import Entry
 from ray_unlearn.store.files import leftovers
-from ray_unlearn.store.lease import EXPIRY_S, LEASE_FILE, read_holder
+from ray_unlearn.store.lease import EXPIRY_S, LEASE_FILE, Holder, LeasePlace
 from ray_unlearn.store.promises import (
     best_row_problems,
     copy_problems,
@@ -117,7 +117,7 @@ def verify(
 
 def _running(folder: Path, remote: bool, environment: Environment) -> str:
     """The present holder of the lease, by the lock on this machine or else by the lease's age."""
-    holder = read_holder(folder)
+    holder = _holder(folder)
     if holder is not None and holder.released:
         return ""
     if remote and holder is None:
@@ -132,6 +132,10 @@ def _running(folder: Path, remote: bool, environment: Environment) -> str:
     if not held:
         return ""
     return "an unknown process" if holder is None else f"process {holder.pid} on host {holder.host}"
+
+
+def _holder(folder: Path) -> Holder | None:
+    return LeasePlace(FolderStorage(folder), LEASE_FILE).holder()
 
 
 def _locked(path: Path) -> bool | None:
@@ -198,9 +202,8 @@ def _taken_in(record: Record, entry: Entry) -> Iterator[str]:
             record.apply(event)
     except StorageError as error:
         yield f"I1: {error}"
-    except (KeyError, TypeError) as error:  # a line of schema 1, which has no checksum
-        what = "?" if entry.seq is None else entry.seq
-        yield f"I1: event {what} at byte {entry.offset} lacks or garbles {error}; {REPAIR}"
+    except (KeyError, TypeError) as error:  # a line that another program has sealed
+        yield f"I1: event {entry.seq} at byte {entry.offset} lacks or garbles {error}; {REPAIR}"
 
 
 def _contradiction(record: Record, event: Event) -> str:
@@ -280,7 +283,7 @@ def _table_problems(path: Path, record: Record) -> Iterator[str]:
 
     After a crash an older table may still be there, until `resume`.
     """
-    holder = read_holder(path.parent)
+    holder = _holder(path.parent)
     if holder is not None and holder.released:
         fault = table_fault(path, record)
         if fault:

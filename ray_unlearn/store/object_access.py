@@ -1,9 +1,4 @@
-"""Creation of an object only if it is absent, the one write that the store itself has to decide.
-
-pyarrow's filesystems cannot write "only if absent", so this request goes through obstore (PUT with
-`If-None-Match: *` on S3, the same by other names on Google Cloud Storage and Azure), to the same
-server and with the same credentials.
-"""
+"""Access to an object store: server, credentials and retries."""
 
 import configparser
 import importlib.util
@@ -14,37 +9,45 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 CONNECT_S = 10.0
-ATTEMPTS = 3
+ANSWER_S = 30.0
+"""Seconds without an answer after which a connection is dropped and the request made again."""
+RETRIES = 1000
+"""More than fit in any patience, which ends the retries."""
+FIRST_PAUSE = timedelta(milliseconds=200)
+LONGEST_PAUSE = timedelta(seconds=15)
 
 
-def create_object(url: str, name: str, content: bytes, answer_s: float) -> bool:
-    """Make an object unless there is one of that name.
+def object_store_at(url: str, patience: timedelta) -> Any:
+    """obstore's store below an address, without any request over the network.
 
     Args:
         url: address of the study (see `storage.checked_url`).
-        name: name of the object, below the study.
-        content: content of the object.
-        answer_s: seconds without an answer after which a request is given up.
-
-    Returns:
-        Whether it was made.
-
-    Raises:
-        OSError: the store fails, or cannot create objects only if they are absent.
+        patience: how long a request is made again that fails for a reason that may pass.
     """
-    import obstore
-    from obstore.exceptions import AlreadyExistsError, BaseError
+    from obstore.store import from_url
 
-    try:
-        obstore.put(_store(url, answer_s), name, content, mode="create", use_multipart=False)
-    except AlreadyExistsError:
-        return False
-    except (BaseError, NotImplementedError) as error:
-        raise OSError(str(error).partition("\n\nDebug source")[0]) from None
-    return True
+    parts = urlsplit(url)
+    settings: dict[str, Any] = {
+        "client_options": {
+            "timeout": f"{ANSWER_S:.0f}s",
+            "connect_timeout": f"{CONNECT_S:.0f}s",
+            "allow_http": True,
+        },
+        "retry_config": {
+            "max_retries": RETRIES,
+            "retry_timeout": patience,
+            "backoff": {"init_backoff": FIRST_PAUSE, "max_backoff": LONGEST_PAUSE, "base": 2},
+        },
+    }
+    if parts.scheme == "s3":
+        settings |= _s3_settings(dict(parse_qsl(parts.query)))
+    if parts.username == "anonymous":
+        settings["skip_signature"] = True
+    account = parts.netloc if parts.scheme.startswith("abfs") else parts.netloc.rpartition("@")[2]
+    return from_url(f"{parts.scheme}://{account}{parts.path}", **settings)
 
 
-def s3_server(options: dict[str, str]) -> tuple[str | None, str | None]:
+def _s3_server(options: dict[str, str]) -> tuple[str | None, str | None]:
     """Address and region of the S3 server, from a study address's options or the environment.
 
     Returns:
@@ -64,28 +67,8 @@ def s3_server(options: dict[str, str]) -> tuple[str | None, str | None]:
     return endpoint, region or ("us-east-1" if endpoint else None)
 
 
-def _store(url: str, answer_s: float) -> Any:
-    from obstore.store import from_url
-
-    parts = urlsplit(url)
-    settings: dict[str, Any] = {
-        "client_options": {
-            "timeout": f"{answer_s:.0f}s",
-            "connect_timeout": f"{CONNECT_S:.0f}s",
-            "allow_http": True,
-        },
-        "retry_config": {"max_retries": ATTEMPTS, "retry_timeout": timedelta(seconds=answer_s)},
-    }
-    if parts.scheme == "s3":
-        settings |= _s3_settings(dict(parse_qsl(parts.query)))
-    if parts.username == "anonymous":
-        settings["skip_signature"] = True
-    account = parts.netloc if parts.scheme.startswith("abfs") else parts.netloc.rpartition("@")[2]
-    return from_url(f"{parts.scheme}://{account}{parts.path}", **settings)
-
-
 def _s3_settings(options: dict[str, str]) -> dict[str, Any]:
-    endpoint, region = s3_server(options)
+    endpoint, region = _s3_server(options)
     settings: dict[str, Any] = {"region": region} if region else {}
     if endpoint:
         settings["endpoint"] = endpoint
