@@ -175,9 +175,9 @@ class FolderLog:
             folder.mkdir(parents=True, exist_ok=True)
             # Appends never overwrite, whatever others do.
             self._lines = LinesFile(self.path, "xb" if new else "ab", environment)
-            if new:
-                for parent in (folder, folder.parent, folder.parent.parent):
-                    sync(parent, environment)
+            # Also of a study that is there: who began or repaired it may have died before this.
+            for parent in (folder, folder.parent, folder.parent.parent):
+                sync(parent, environment)
         except FileExistsError:
             raise StorageError(
                 f"{self.path} exists; continue that study with `ray-unlearn resume`"

@@ -150,12 +150,13 @@ class LogWorld(Machines, ABC):
             text = f"event {self._issued}"
             self.oracle.issue(text)
             ledger.append(Note(text))
-            self.oracle.acknowledge(text, ledger._seq - 1)
+            number = ledger._log.next_seq - 1
+            self.oracle.acknowledge(text, number)
             if first:  # who is acknowledged has seen all that was acknowledged before
                 self.compare(f"writer {program.pid}", ledger.record, list(self.oracle.acknowledged))
                 first = False
             self.outcomes["acknowledged"] += 1
-            self.note(f"acknowledged {ledger._seq - 1}: {text}", program.pid)
+            self.note(f"acknowledged {number}: {text}", program.pid)
             program.sleep(self.random.expovariate(1 / self.gap_s))
 
     def _refused(self, program: Program, error: Exception, how: str = "refused") -> bool:

@@ -36,13 +36,13 @@ class Program(Environment):
         host.programs.append(self)
 
     def start(self, body: Callable[[], Any]) -> Process:
-        """Run `body` as its main thread, and end with it."""
+        """Run `body` as its main thread. Then half of all end, the others idle, as notebooks do."""
 
         def main() -> None:
-            try:
-                body()
-            finally:
-                self.alive = False
+            body()
+            self.name = "idle"
+            if self.world.random.random() < 0.5:
+                self.kill()
 
         return self._task(main, self.name)
 

@@ -8,10 +8,11 @@ Storage and Azure promise today: an object is whole, reads see all finished writ
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from machines import Machines, Program
-from obstore.exceptions import AlreadyExistsError, GenericError
+from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 from scheduler import EPOCH
 
 ANSWER_S = 30.0
@@ -32,8 +33,10 @@ class ObjectStore:
     def __init__(self, machines: Machines, retries: int = 0) -> None:
         self.machines = machines
         self.retries = retries
-        self.objects: dict[str, tuple[bytes, float]] = {}
+        self.objects: dict[str, tuple[bytes, float, int]] = {}
+        """Content, time of the last change, and its number."""
         self.requests = 0
+        self._changes = 0
 
     def create(self, path: str, content: bytes) -> None:
         """Make an object unless there is one."""
@@ -43,16 +46,27 @@ class ObjectStore:
 
     def replace(self, path: str, content: bytes) -> None:
         """Make or replace an object."""
-        self.objects[path] = (content, self.machines.now)
+        self._changes += 1
+        self.objects[path] = (content, self.machines.now, self._changes)
+
+    def exchange(self, path: str, content: bytes, e_tag: str) -> None:
+        """Replace an object that has not changed since."""
+        if path not in self.objects or self.about(path)["e_tag"] != e_tag:
+            raise PreconditionError(f"{path} has changed")
+        self.replace(path, content)
 
     def about(self, path: str) -> dict[str, Any]:
         """What `head` says."""
         if path not in self.objects:
             raise FileNotFoundError(f"Object at location {path} not found")
-        content, changed = self.objects[path]
-        modified = datetime.fromtimestamp(EPOCH + changed, UTC)
-        size = len(content)
-        return {"path": path, "last_modified": modified, "size": size, "e_tag": None}
+        content, changed, number = self.objects[path]
+        return {
+            "path": path,
+            "last_modified": datetime.fromtimestamp(EPOCH + changed, UTC),
+            "size": len(content),
+            "e_tag": f'"{number}"',
+            "version": None,
+        }
 
 
 class Answered:
@@ -76,11 +90,20 @@ class Client:
         self._store = store
         self._program = program
 
-    def put(self, path: str, file: Any, *, mode: str = "overwrite", **_: Any) -> dict[str, Any]:
-        """Make an object; with `mode="create"` only if there is none."""
-        content = file if isinstance(file, bytes) else bytes(_all_of(file))
-        write = self._store.create if mode == "create" else self._store.replace
-        self._request(lambda: write(path, content), writes=True)
+    def put(self, path: str, file: Any, *, mode: Any = "overwrite", **_: Any) -> dict[str, Any]:
+        """Make an object; `create`: if there is none; with an `e_tag`: if it is that one still."""
+        content = file if isinstance(file, bytes) else Path(file).read_bytes()
+
+        def write() -> None:
+            match mode:
+                case "create":
+                    self._store.create(path, content)
+                case "overwrite":
+                    self._store.replace(path, content)
+                case _:
+                    self._store.exchange(path, content, mode["e_tag"])
+
+        self._request(write, writes=True)
         return {"e_tag": None, "version": None}
 
     def get(self, path: str, **_: Any) -> Answered:
@@ -165,14 +188,5 @@ class Client:
 
 
 def _ignoring_conflict(effect: Callable[[], Any]) -> None:
-    with suppress(AlreadyExistsError):
+    with suppress(AlreadyExistsError, PreconditionError):
         effect()
-
-
-def _all_of(file: Any) -> bytes:
-    if hasattr(file, "read"):
-        return file.read()
-    if hasattr(file, "__fspath__"):
-        with open(file, "rb") as opened:
-            return opened.read()
-    return bytes(file)

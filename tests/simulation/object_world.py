@@ -115,7 +115,7 @@ class ObjectWorld(LogWorld):
         if not names:
             return
         name = chance.choice(names)
-        content, changed = self.store.objects[name]
+        content, *about = self.store.objects[name]
         if name.startswith(object_events.EVENTS):
             self.oracle.damaged = True
             self.oracle.excused.add(excused(content))
@@ -124,7 +124,7 @@ class ObjectWorld(LogWorld):
             return
         damaged = bytearray(content)
         damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
-        self.store.objects[name] = bytes(damaged), changed
+        self.store.objects[name] = bytes(damaged), about[0], about[1]
 
     def look(self) -> None:
         """Event by event, the log is dense."""
