@@ -14,6 +14,7 @@ from ray_unlearn.spec.task_results import TaskResults
 from ray_unlearn.store.attack_file import AttackedModel
 from ray_unlearn.store.failure_reasons import FailureReasons, reasons_in_words
 from ray_unlearn.store.location import fetched, opened, send
+from ray_unlearn.store.migrate import migrate
 from ray_unlearn.store.repair import repair, repair_remote
 from ray_unlearn.store.snapshot import BestConfiguration, Snapshot, taken
 from ray_unlearn.store.status import Status, open_study
@@ -512,6 +513,28 @@ class Study:
             return repair(Path(self.location))
         with opened(self.location) as place:
             return repair_remote(place)
+
+    def migrate(self) -> list[str]:
+        """Give a study in an object store, written by a version before 0.2, the form of this one.
+
+        Returns:
+            What was done, one sentence each.
+
+        Raises:
+            UserError: the study is in a folder, whose form has not changed.
+            StorageError: a process is running it, or the store fails; the study is as it was.
+
+        Example:
+            >>> ru.open("s3://bucket/studies/my-study").migrate()
+            ['412 events are objects of their own now']
+        """
+        self._seen = None
+        if not is_remote(self.location):
+            raise UserError(
+                f"{self.location}: nothing to migrate: only studies in object stores have an older "
+                "form"
+            )
+        return migrate(storage_at(self.location))
 
     @property
     def _snapshot(self) -> Snapshot:

@@ -24,7 +24,7 @@ from ray_unlearn.cli.table_commands import (
     spaces_command,
 )
 from ray_unlearn.cli.trial_commands import export_command, unlearn_command
-from ray_unlearn.cli.verify_command import verify_command
+from ray_unlearn.cli.verify_command import migrate_command, verify_command
 from ray_unlearn.cli.why_command import why_command
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, UserError
 
@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export_command,
     "evaluate": evaluate_command,
     "verify": verify_command,
+    "migrate": migrate_command,
     "diff": diff_command,
     "unlearn": unlearn_command,
     "memorise": memorise_command,

@@ -1,4 +1,4 @@
-"""The command `verify`, which checks that a study is sound."""
+"""The commands `verify`, which checks that a study is sound, and `migrate`."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -39,6 +39,14 @@ def verify_command(
         if not found.problems:
             print(_clean(found, location))
     raise typer.Exit(EXIT_STORAGE if found.problems else 0)
+
+
+def migrate_command(location: Location) -> None:
+    """Give a study in an object store, written by a version before 0.2, the form of this one."""
+    from ray_unlearn.api import Study
+
+    for sentence in Study(location).migrate():
+        print(sentence)
 
 
 def _clean(found: "Verification", location: str) -> str:

@@ -120,9 +120,7 @@ class LinesFile:
             )
         start = self.file.tell()
         try:
-            rest = memoryview(line)
-            while rest:
-                rest = rest[self.file.write(rest) :]
+            _write_all(self.file, line)
             self._environment.fsync(self.file.fileno())
         except OSError as error:
             self.cut(start)
@@ -145,6 +143,17 @@ class LinesFile:
     def close(self) -> None:
         """Close the file, which drops its lock."""
         self.file.close()
+
+
+def _write_all(file: IO[bytes], line: bytes) -> None:
+    """Write a line without a buffer.
+
+    Raises:
+        OSError: the disk is full; a part may have been written.
+    """
+    rest = memoryview(line)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 class FolderLog:

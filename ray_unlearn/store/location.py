@@ -14,12 +14,18 @@ from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.ledger import Ledger
-from ray_unlearn.store.object_events import event_object
+from ray_unlearn.store.object_events import EVENTS, event_object
 from ray_unlearn.store.object_log import ObjectLog
 from ray_unlearn.store.older_form import refuse_older_form
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.storage import Storage, storage_at
-from ray_unlearn.store.working_copy import HEADER, Publisher, WorkingCopy, fetch_small_files
+from ray_unlearn.store.working_copy import (
+    HEADER,
+    HEADER_COPY,
+    Publisher,
+    WorkingCopy,
+    fetch_small_files,
+)
 
 SPEC = "study.yaml"
 HASTY_S = 20.0
@@ -47,7 +53,13 @@ class StudyFiles:
         """
         if not self.storage.remote:
             return events_file(self.folder / "ledger").exists() or (self.folder / SPEC).exists()
-        return any(_is_there(self.storage, name) for name in (event_object(0), SPEC, HEADER))
+        try:
+            for name in (event_object(0), SPEC, HEADER, HEADER_COPY):
+                if _is_there(self.storage, name):
+                    return True
+            return bool(self.storage.files(EVENTS))  # the first event may be lost
+        except OSError as error:
+            raise StorageError(str(error)) from None
 
     def create_ledger(self, header: Header) -> Ledger:
         """Begin the study (see `Ledger.create`); of many processes that try, one succeeds."""
@@ -218,8 +230,6 @@ def _is_there(storage: Storage, name: str) -> bool:
         storage.about(name)
     except FileNotFoundError:
         return False
-    except OSError as error:
-        raise StorageError(str(error)) from None
     return True
 
 

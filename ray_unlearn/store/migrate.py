@@ -18,6 +18,7 @@ from ray_unlearn.store.object_events import (
     read_events,
 )
 from ray_unlearn.store.older_form import fetch_older_form, remove_older_form
+from ray_unlearn.store.promises import SPEC_FILE
 from ray_unlearn.store.repair import repair, set_aside
 from ray_unlearn.store.scan import events_file, header_file, lines_of
 from ray_unlearn.store.storage import Storage
@@ -67,9 +68,12 @@ def _migrated(storage: Storage, study: Path, environment: Environment) -> list[s
         for run in complete_runs(0, len(lines)):
             storage.write(joined_object(run), b"".join(lines[number] for number in run))
         storage.put(header_file(ledger), HEADER_COPY)
-        for path in (*set_aside(ledger), *ledger.glob("other-study-*.jsonl")):
+        others = list(ledger.glob("other-study-*.jsonl"))
+        for path in (*set_aside(ledger), *others):
             storage.put(path, f"ledger/{path.name}")
             done.append(f"ledger/{path.name} holds what is no part of the study")
+        if others:
+            storage.remove(SPEC_FILE)  # of the last one; `resume` writes it anew
         if not storage.create(event_object(0), lines[0]) or _read_back(storage) != lines:
             raise StorageError(f"{storage.url}: another process migrates this study; look again")
     finally:

@@ -110,6 +110,8 @@ class ObjectLog:
 
     def take_over(self, scan: Scan) -> bool:
         """See `folder_log.Log`: creates the next event, unless somebody was quicker."""
+        if self._lease is not None:  # it is ours already
+            return True
         # Fences do not fall from one event to the next.
         self.fence = 1 + scan.entries[-1].fence
         number, time = self.next_seq, self._environment.now().isoformat(timespec="milliseconds")

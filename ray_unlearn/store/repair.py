@@ -81,6 +81,8 @@ def _carried_out(log: Log, environment: Environment) -> int:
     folder = log.path.parent
     while True:
         header, scan = _looked_at(folder)
+        if log.next_seq > scan.next_seq:  # the last objects are damaged
+            scan.missing.append((scan.next_seq, log.next_seq - 1))
         plan = plan_repair(folder, scan, log.acknowledged)
         known = sum(isinstance(entry.event, Note) for entry in plan.entries)
         if not plan.needed:
@@ -172,9 +174,8 @@ def _amend(plan: RepairPlan, header: bytes, news: list[bytes], log: Log) -> None
         StorageError: the study was taken over, or a good line has changed.
     """
     _, scan = _looked_at(log.path.parent)
-    good = {entry.seq: entry for entry in (*scan.entries[1:], *scan.withdrawn)}
-    fences = {0: 1} | {number: entry.fence for number, entry in good.items()}
-    fences[0] = min(fences.values())
+    good = {entry.seq: entry for entry in (*scan.entries, *scan.withdrawn)}
+    fences = {number: entry.fence for number, entry in good.items()}
     lines = {0: header} if plan.header_lost else {}
     for number in plan.lost:
         # The fence of the event before it, as they do not fall from one to the next; and no time,

@@ -58,13 +58,13 @@ class WorkingCopy:
             raise StorageError(str(error)) from None
 
     def _refresh_ledger(self) -> None:
+        if not self._next:
+            refuse_older_form(self.storage)
         place = LeasePlace(self.storage)
         holder = place.holder()  # before the events: a writer goes on
         events = read_events(self.storage, self._next, self._environment)
         ledger = self.folder / "ledger"
         ledger.mkdir(parents=True, exist_ok=True)
-        if not events and not self._next:
-            refuse_older_form(self.storage)
         if events:
             content = b"".join(line for _, line in events)
             if self._next:

@@ -12,7 +12,7 @@ from object_store import BUCKET, object_store
 import ray_unlearn as ru
 from ray_unlearn.api import Study
 from ray_unlearn.store.ledger import read_ledger
-from ray_unlearn.store.segments import Segment
+from ray_unlearn.store.object_events import event_object
 from ray_unlearn.store.storage import storage_at
 from ray_unlearn.store.table import result_table
 
@@ -91,8 +91,8 @@ def test_a_study_in_an_object_store_reads_as_the_same_study(
             monkeypatch.setenv(name, value)
         url = f"s3://{BUCKET}/my-study"
         storage, events = storage_at(url), Path(finished) / "ledger" / "events.jsonl"
-        last = events.read_bytes().count(b"\n") - 1
-        storage.put(events, Segment(1, 0, last, base=True).name)
+        for number, line in enumerate(events.read_bytes().splitlines(keepends=True)):
+            storage.write(event_object(number), line)
         storage.put(Path(finished) / "study.yaml", "study.yaml")
         there, here = ru.open(url), ru.open(finished)
         assert there.best == here.best

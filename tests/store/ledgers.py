@@ -4,6 +4,7 @@ model."""
 import hashlib
 import json
 import shutil
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from ray_unlearn.store.event import (
 )
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.location import fetched, opened
+from ray_unlearn.store.object_events import event_object
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.schema import Outcome
-from ray_unlearn.store.storage import storage_at
+from ray_unlearn.store.storage import Storage, storage_at
 
 EVALUATE_AT = (1, 2, 4)
 LEARNING_RATE = {"type": "float", "low": 1e-5, "high": 1.0, "scale": "log"}
@@ -101,6 +103,17 @@ def interleaved() -> list[Event]:
     return [*start(4), *first, c[1], a[4], c[2], d[0], c[3], d[1], c[4]]
 
 
+def resealed(line: bytes) -> bytes:
+    """A line that was edited, with the checksum of what it is now."""
+    body = line[: line.rindex(b', "crc"')]
+    return body + b', "crc": "%08x"}\n' % zlib.crc32(body)
+
+
+def lines_of(study: Path) -> list[bytes]:
+    """The lines of a study's file of events."""
+    return events_file(study / "ledger").read_bytes().splitlines(keepends=True)
+
+
 def written(study: Path, events: Iterable[Event]) -> Path:
     """A study directory with these events."""
     header = Header(spec=spec().model_dump(mode="json"), domain="test", context="c")
@@ -121,6 +134,12 @@ def finished(study: Path) -> Path:
     (study / name).parent.mkdir(parents=True)
     (study / name).write_bytes(content)
     return study
+
+
+def put_events(storage: Storage, events: Path) -> None:
+    """The events of a file as the objects of a study."""
+    for number, line in enumerate(events.read_bytes().splitlines(keepends=True)):
+        storage.write(event_object(number), line)
 
 
 def begin(location: str, header: Header) -> None:

@@ -15,8 +15,10 @@ import pytest
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store import lease
 from ray_unlearn.store.event import Header, Note
+from ray_unlearn.store.folder_log import FolderLog
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.scan import events_file
+from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.verify import verify
 
 NOTE = Note(text="mine")
@@ -83,7 +85,7 @@ def test_a_writer_that_lost_the_study_cannot_append_and_the_new_one_loses_nothin
         sleeper.append(NOTE)
     assert len(read_ledger(tmp_path).notes) == 1
     sleeper.close()
-    holder = lease.read_holder(tmp_path)
+    holder = lease.LeasePlace(FolderStorage(tmp_path), lease.LEASE_FILE).holder()
     assert holder is not None
     assert not holder.released, "what the new holder wrote into the lease stays"
 
@@ -92,11 +94,13 @@ def test_a_line_that_was_on_its_way_when_the_lease_was_lost_does_not_count(tmp_p
     """Between looking and writing there is always a moment."""
     sleeper = Ledger.create(tmp_path, Header())
     sleeper.append(NOTE)
-    late = sleeper._write
-    sleeper._lease.check = lambda: None  # type: ignore[method-assign]
+    log = sleeper._log
+    assert isinstance(log, FolderLog)
+    log.check = lambda: None  # type: ignore[method-assign]
     unlocked = open(events_file(tmp_path), "ab", buffering=0)  # noqa: SIM115
-    sleeper._file.close()
-    sleeper._file = unlocked
+    log._lines.close()
+    log._lines.file = unlocked
+    late = sleeper.append
     with Ledger.open(tmp_path) as ledger:
         ledger.append(Note("new holder"))
         late(Note("late"))

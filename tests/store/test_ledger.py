@@ -25,11 +25,19 @@ from ray_unlearn.store.event import (
     TrialEnded,
     TrialReopened,
 )
-from ray_unlearn.store.event_line import decoded, encoded, renumbered
+from ray_unlearn.store.event_line import decoded, encoded
+from ray_unlearn.store.folder_log import FolderLog, LinesFile
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.scan import events_file
 
 CONFIG = {"method": "gradient_ascent", "steps": 4, "learning_rate": 0.1}
+
+
+def lines_file(ledger: Ledger) -> LinesFile:
+    """The file that a ledger writes."""
+    log = ledger._log
+    assert isinstance(log, FolderLog)
+    return log._lines
 
 
 def filled(folder: Path) -> None:
@@ -133,12 +141,13 @@ def test_full_disk_is_a_storage_error_and_keeps_what_was_there(tmp_path: Path) -
     filled(tmp_path)
     before = events_file(tmp_path).read_bytes()
     with Ledger.open(tmp_path) as ledger:
-        real = ledger._file
+        lines = lines_file(ledger)
+        real = lines.file
         with open("/dev/full", "wb", buffering=0) as full:
-            ledger._file = full
+            lines.file = full
             with pytest.raises(StorageError, match="free some space") as caught:
                 ledger.append(Note(text="x"))
-            ledger._file = real
+            lines.file = real
     assert caught.value.exit_code == 4
     assert events_file(tmp_path).read_bytes() == before
 
@@ -187,8 +196,8 @@ def test_nothing_is_written_behind_a_torn_event_that_cannot_be_cut(
     with Ledger.create(tmp_path, Header()) as ledger:
         ledger.append(Note("one"))
         with monkeypatch.context() as patch:
-            patch.setattr("ray_unlearn.store.ledger._write_all", torn)
-            patch.setattr(ledger, "_file", _Stubborn(ledger._file))
+            patch.setattr("ray_unlearn.store.folder_log._write_all", torn)
+            patch.setattr(lines_file(ledger), "file", _Stubborn(lines_file(ledger).file))
             with pytest.raises(StorageError, match="Input/output"):
                 ledger.append(Note("lost"))
         with pytest.raises(StorageError, match="an earlier event"):
@@ -229,12 +238,12 @@ def test_a_byte_that_changes_after_opening_never_reaches_a_table(tmp_path: Path)
 
 
 def test_a_row_of_a_file_that_was_replaced_is_no_other_row(tmp_path: Path) -> None:
-    """A repair numbers lines anew: a whole line with a checksum of its own is at that place."""
+    """Somebody put another study's file there: a whole line with a checksum of its own."""
     path = cold(tmp_path / "ledger")
     [row] = read_ledger(path.parent).trials[0].rows
     other = cold(tmp_path / "other").read_bytes().replace(b"3.83", b"4.83")
     lines = other.splitlines(keepends=True)
-    path.write_bytes(b"".join([*lines[:2], renumbered(lines[2], 2)]))
+    path.write_bytes(b"".join([*lines[:2], lines[2]]))
     with pytest.raises(StorageError, match="is not what it was"):
         row["grad_norm"]
     path.unlink()

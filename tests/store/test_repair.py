@@ -14,7 +14,9 @@ from ledgers import (
     copied,
     finished,
     interleaved,
+    lines_of,
     outcome_event,
+    resealed,
     row_event,
     rows_of,
     start,
@@ -24,13 +26,12 @@ from ledgers import (
 )
 
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.spec.trial_config import TrialConfig
-from ray_unlearn.spec.trial_id import flat_id
 from ray_unlearn.store.event import Note
 from ray_unlearn.store.event_line import encoded
+from ray_unlearn.store.folder_log import FolderLog
 from ray_unlearn.store.ledger import Ledger, read_ledger
-from ray_unlearn.store.repair import repair
-from ray_unlearn.store.scan import acknowledged_file, events_file, header_file
+from ray_unlearn.store.repair import repair, repaired
+from ray_unlearn.store.scan import events_file, header_file
 from ray_unlearn.store.table import result_table, write_table
 from ray_unlearn.store.verify import verify
 
@@ -49,10 +50,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def content_of(study: Path) -> bytes:
     return events_file(study / "ledger").read_bytes()
-
-
-def lines_of(study: Path) -> list[bytes]:
-    return content_of(study).splitlines(keepends=True)
 
 
 def flipped(content: bytes, bit: int) -> bytes:
@@ -209,22 +206,18 @@ def test_a_pruned_trial_runs_again_when_what_is_lost_may_be_its_own(
     assert [record.trials[n].status for n in (0, 1, 2)] == ["complete", "pruned", None]
 
 
-def test_events_of_a_trial_whose_beginning_is_lost_are_set_aside(
+def test_events_of_a_trial_whose_beginning_is_lost_do_not_count(
     study: Path, tmp_path: Path
 ) -> None:
     bad = copied(study, tmp_path / "s", without(study, line_with(study, kind="trial", number=2)))
     texts = repair(bad)
     assert any(
-        "4 event(s) were set aside: of trial 2, whose beginning is lost" in text for text in texts
-    )
-    [kept] = (bad / "ledger").glob("damaged-*.jsonl")
-    assert (
-        kept.read_bytes()
-        == b"".join(line for line in lines_of(study)[1:] if b'"number": 2' in line)[
-            len(lines_of(study)[line_with(study, kind="trial", number=2)]) :
-        ]
+        "4 event(s) were withdrawn: of trial 2, whose beginning is lost" in text for text in texts
     )
     assert sorted(read_ledger(bad / "ledger").trials) == [0, 1, 3]
+    for line in lines_of(study)[1:]:
+        assert line in lines_of(bad) or b'"kind": "trial", "number": 2' in line, "nothing else goes"
+    assert repair(bad) == [], "what is withdrawn is no damage"
 
 
 @pytest.mark.parametrize("how", ["garbled", "deleted", "empty"])
@@ -267,7 +260,7 @@ def test_a_torn_tail_and_a_lost_end_are_named(study: Path, tmp_path: Path) -> No
     assert f"events {last} to {last} had been acknowledged" in text
 
 
-def test_contradictions_are_set_aside(tmp_path: Path) -> None:
+def test_contradictions_do_not_count(tmp_path: Path) -> None:
     """A lost `reopened` line leaves an outcome before rows; a row or a beginning may stand
     twice."""
     bad = written(
@@ -282,7 +275,7 @@ def test_contradictions_are_set_aside(tmp_path: Path) -> None:
         ],
     )
     assert any(problem.startswith("I2") for problem in verify(bad).problems)
-    assert len(repair(bad)) == 4
+    assert len(repair(bad)) == 3
     assert verify(bad).problems == []
     [trial] = read_ledger(bad / "ledger").finished
     assert (trial.status, [row["update"] for row in trial.rows]) == ("complete", [1, 2, 4])
@@ -325,12 +318,15 @@ def test_killed_right_after_the_new_file_is_in_place_the_repair_is_done(
         study, tmp_path / "s", without(study, line_with(study, kind="row", number=0, update=2))
     )
 
-    def killed(folder: Path, number: int) -> None:
+    def killed(*what: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ray_unlearn.store.repair.write_acknowledged", killed)
+    monkeypatch.setattr("ray_unlearn.store.repair.Ledger.continued", killed)
+    log = FolderLog(bad / "ledger")
     with pytest.raises(KeyboardInterrupt):
-        repair(bad)
+        repaired(log)
+    monkeypatch.undo()
+    log.close()  # the kernel does that
     with Ledger.open(bad / "ledger") as ledger:
         assert [ledger.record.trials[n].status for n in (0, 1, 2)] == [None, None, "complete"]
 
@@ -347,42 +343,13 @@ def test_a_table_that_is_wrong_is_written_anew(tmp_path: Path) -> None:
 # --- the ledger itself
 
 
-def unchecked(study: Path) -> Path:
-    """A study of schema 1: no numbers, no tokens, no checksums."""
-    folder = study / "ledger"
-    events = [json.loads(line) for line in lines_of(study)]
-    for event in events:
-        for key in ("seq", "token", "crc"):
-            event.pop(key)
-        event["metrics"] = event.get("metrics", {}) | event.pop("more", {})
-        if event["kind"] == "trial":
-            event["trial_id"] = flat_id(TrialConfig.model_validate(event["config"]))
-    events[0]["schema_version"] = 1
-    events_file(folder).write_text("".join(json.dumps(event) + "\n" for event in events))
-    for path in (acknowledged_file(folder), header_file(folder)):
-        path.unlink()
-    return study
-
-
-def test_a_study_of_schema_1_goes_on(study: Path, tmp_path: Path) -> None:
-    old = unchecked(copied(study, tmp_path / "s"))
-    for _ in range(2):
-        with Ledger.open(old / "ledger") as ledger:
-            ledger.append(Note(text="on"))
-    assert sorted(read_ledger(old / "ledger").trials) == [0, 1, 2, 3]
-    assert verify(old).problems == []
-    lines = lines_of(old)
-    events_file(old / "ledger").write_bytes(b"".join([*lines[:8], b"{garbled\n", *lines[9:]]))
-    assert repair(old)
-    assert not [p for p in verify(old).problems if p.startswith(("I1", "I2"))]
-
-
-def test_a_whole_last_line_of_schema_1_without_its_end_is_torn(study: Path, tmp_path: Path) -> None:
-    old = unchecked(copied(study, tmp_path / "s"))
-    events_file(old / "ledger").write_bytes(content_of(old)[:-1])
-    with Ledger.open(old / "ledger") as ledger:
-        assert "torn" in ledger.record.notes[-1]
-    assert read_ledger(old / "ledger").trials[2].status is None
+def test_a_study_of_schema_1_is_refused_in_words(study: Path, tmp_path: Path) -> None:
+    old = copied(study, tmp_path / "s")
+    first, *rest = lines_of(old)
+    first = resealed(first.replace(b'"schema_version": 3', b'"schema_version": 1'))
+    events_file(old / "ledger").write_bytes(b"".join([first, *rest]))
+    with pytest.raises(StorageError, match="read it with the version that wrote it"):
+        Ledger.open(old / "ledger")
 
 
 def test_what_the_old_holder_wrote_after_the_new_one_had_read_does_not_count(

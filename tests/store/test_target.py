@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from ledgers import resealed
 
 from ray_unlearn.analysis.read.evaluation_rows import REQUIRED, tidy_rows
 from ray_unlearn.store.event import TrialEnded
-from ray_unlearn.store.event_line import decoded, encoded, renumbered
+from ray_unlearn.store.event_line import decoded, encoded
 from ray_unlearn.store.target import (
     HalfTarget,
     forgetting_warnings,
@@ -87,7 +88,7 @@ def test_a_study_without_baselines_says_nothing() -> None:
 
 def test_an_outcome_of_before_is_read_by_its_word_of_now(tmp_path: Path) -> None:
     line = encoded(TrialEnded(number=0, status="diverged", reason="loss is not finite"), 5, 1)
-    former = renumbered(line.replace(b'"diverged"', b'"infeasible"'), 5)
+    former = resealed(line.replace(b'"diverged"', b'"infeasible"'))
     assert b'"infeasible"' in former, "the line on disk stays as it is"
     found = decoded(former, tmp_path / "events.jsonl", 0)
     assert found is not None

@@ -16,6 +16,7 @@ import yaml
 from ledgers import (
     finished,
     interleaved,
+    lines_of,
     outcome_event,
     row_event,
     safetensors,
@@ -88,10 +89,6 @@ def test_another_host_is_running_it_for_as_long_as_its_lease_is_young(tmp_path: 
     assert verify(study).running == "process 3 on host elsewhere"
     os.utime(lease, (time.time() - 600, time.time() - 600))
     assert verify(study).running == ""
-
-
-def lines_of(study: Path) -> list[bytes]:
-    return events_file(study / "ledger").read_bytes().splitlines(keepends=True)
 
 
 def put(study: Path, lines: list[bytes]) -> None:
