@@ -131,6 +131,11 @@ class LinesFile:
             ) from None
         return self.file.tell() - len(line)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether this is still the file at its path, which a repair replaces."""
+        return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
+
     def tail(self, start: int) -> bytes:
         """What is in the file from `start` on."""
         handle = self.file.fileno()
@@ -205,9 +210,22 @@ class FolderLog:
         try:
             self._lease = self._taken()
             self.acknowledged = read_acknowledged(folder)
+            self._refuse_if_replaced()
         except BaseException:
             self._lines.close()
             raise
+
+    def _refuse_if_replaced(self) -> None:
+        """Refuse a file that was replaced between its opening and the taking of its lock."""
+        try:
+            current = self._lines.is_current
+        except OSError:  # removed
+            current = False
+        if not current:
+            self._lease.stop()
+            raise StorageError(
+                f"{self.path}: another process has repaired this study at the same moment; try again"
+            )
 
     def opening(self) -> None:
         """See `Log`."""

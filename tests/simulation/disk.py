@@ -134,9 +134,15 @@ class Disk:
             machines.scheduler.sleep(program.home.cut_until - machines.now)
         elif machines.random.random() < PREEMPTED:
             machines.scheduler.sleep(machines.random.expovariate(100))
-        fault = machines.faults.strike(*kinds)
-        if fault == "killed before":
-            program.kill()
+        fault = machines.faults.strike("stopped inside", *kinds)
+        match fault:
+            case "stopped inside":
+                program.stop(machines.random.choice([5, 70, 130, 200]))
+                return ""
+            case "killed before":
+                program.kill()
+            case _:
+                program.disturbed |= bool(fault)
         return fault
 
     @property

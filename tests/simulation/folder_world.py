@@ -29,6 +29,7 @@ class FolderWorld(LogWorld):
         "disk full": 0.02,
         "disk error": 0.01,
         "slow": 0.01,
+        "stopped inside": 0.004,
     }
     chaos: ClassVar[Mapping[str, int]] = {
         "killed": 6,
@@ -41,7 +42,7 @@ class FolderWorld(LogWorld):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.locks = self.random.choice(["all", "all", "host", "none"])
+        self.locks = self.random.choice(["all", "host", "none"])
         self.disk = Disk(self.root / "disk", self, self.locks)
         self.disk.root.mkdir()
         self.folder = self.disk.root / "study"

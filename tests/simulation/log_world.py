@@ -63,7 +63,8 @@ class LogWorld(Machines, ABC):
         """Changes of holder."""
         self.trace: list[tuple[float, int, str]] = []
         self.outcomes: Counter[str] = Counter()
-        self._holder = -1
+        self._holder: Program | None = None
+        self._held_since = 0.0
         self._issued = 0
         base = MEMORY if os.access(MEMORY, os.W_OK) else None
         self.root = Path(tempfile.mkdtemp(prefix="simulation-", dir=base))
@@ -111,7 +112,7 @@ class LogWorld(Machines, ABC):
     def drive(self, program: Program) -> None:
         """What `run` or `resume` does."""
         place = self.place(program)
-        expected = list(self.oracle.acknowledged)
+        expected, began = list(self.oracle.acknowledged), self.now
         try:
             new = not place.occupied()
             if new:
@@ -124,40 +125,49 @@ class LogWorld(Machines, ABC):
                 self._remedy(program)
             return
         try:
-            self._opened(program, ledger, new, expected)
+            self._opened(program, ledger, new, expected, began)
             with place.publishing(lambda text: None):
                 self._write(program, ledger)
         except (StorageError, OSError) as error:
             self._refused(program, error, "stopped")
+            with suppress(StorageError):  # as a study's last words do
+                self._append(program, ledger)
         ledger.close()
+        if self._holder is program:
+            self._holder = None
         self.note("closed", program.pid)
 
     def _opened(
-        self, program: Program, ledger: Ledger, new: bool, expected: list[str]
+        self, program: Program, ledger: Ledger, new: bool, expected: list[str], began: float
     ) -> None:
         self.oracle.created = True
-        self.holders += self._holder != program.pid
-        self._holder = program.pid
+        former, self._holder = self._holder, program
+        self.holders += 1
+        if former and former.alive and not former.disturbed and began > self._held_since:
+            self.oracle.violated("ousted", f"{former.pid} by {program.pid}, though it was well")
+        self._held_since = self.now
         self.note(f"{'created' if new else 'opened'}, fence {ledger.fence}", program.pid)
         self.outcomes["created" if new else "opened"] += 1
         self.compare(f"process {program.pid}", ledger.record, expected)
 
     def _write(self, program: Program, ledger: Ledger) -> None:
         end = self.now + self.random.expovariate(1 / 60)
-        first = True
-        while self.now < end or first:
-            self._issued += 1
-            text = f"event {self._issued}"
-            self.oracle.issue(text)
-            ledger.append(Note(text))
-            number = ledger._log.next_seq - 1
-            self.oracle.acknowledge(text, number)
-            if first:  # who is acknowledged has seen all that was acknowledged before
-                self.compare(f"writer {program.pid}", ledger.record, list(self.oracle.acknowledged))
-                first = False
-            self.outcomes["acknowledged"] += 1
-            self.note(f"acknowledged {number}: {text}", program.pid)
+        self._append(program, ledger)
+        # Who is acknowledged has seen all that was acknowledged before.
+        self.compare(f"writer {program.pid}", ledger.record, list(self.oracle.acknowledged))
+        while self.now < end:
             program.sleep(self.random.expovariate(1 / self.gap_s))
+            self._append(program, ledger)
+
+    def _append(self, program: Program, ledger: Ledger) -> None:
+        self._issued += 1
+        text = f"event {self._issued}"
+        self.oracle.issue(text)
+        ledger.append(Note(text))
+        number = ledger._log.next_seq - 1
+        self.oracle.acknowledge(text, number)
+        self.outcomes["acknowledged"] += 1
+        self.note(f"acknowledged {number}: {text}", program.pid)
 
     def _refused(self, program: Program, error: Exception, how: str = "refused") -> bool:
         self.outcomes[how] += 1
@@ -189,6 +199,8 @@ class LogWorld(Machines, ABC):
     # -- what befalls it ---------------------------------------------------------------------------
 
     def _wreak(self) -> None:
+        for _ in range(self.drivers):  # at once
+            self.start("driver", self.drive)
         kinds = [kind for kind in self.chaos if kind != "damaged" or self.damages]
         weights = [self.chaos[kind] for kind in kinds]
         while self.now < self.duration_s:
@@ -224,10 +236,10 @@ class LogWorld(Machines, ABC):
                 program.kill()
             case "paused":
                 self.note(f"process {program.pid} is stopped for {span:.1f} s")
-                program.paused_until = self.now + span
+                program.stop(span)
             case "host cut off":
                 self.note(f"{host.name} is cut off for {span:.1f} s")
-                host.cut_until = self.now + span
+                host.cut_off(self.now + span)
             case "clock jumped":
                 host.offset_s += chance.uniform(-3600, 3600)
                 self.note(f"the clock of {host.name} jumps")

@@ -20,6 +20,12 @@ class Host:
         """Until when it reaches neither stores nor file systems of the network."""
         self.programs: list[Program] = []
 
+    def cut_off(self, until: float) -> None:
+        """Part it from all stores and file systems."""
+        self.cut_until = until
+        for program in self.programs:
+            program.disturbed = True
+
 
 class Program(Environment):
     """One process of a host, with all its threads: its clock, its names, and its end."""
@@ -32,6 +38,8 @@ class Program(Environment):
         self._pid = world.pids
         self.paused_until = 0.0
         self.alive = True
+        self.disturbed = False
+        """Whether anything went wrong with it that can keep it from renewing a lease."""
         self.tasks: list[Process] = []
         host.programs.append(self)
 
@@ -50,6 +58,13 @@ class Program(Environment):
         task = self.world.scheduler.start(name, body, self)
         self.tasks.append(task)
         return task
+
+    def stop(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later. Who stops himself stops here."""
+        self.paused_until = self.world.now + seconds
+        self.disturbed = True
+        if self.world.scheduler.current in self.tasks:
+            self.world.scheduler.sleep(0.0)
 
     def kill(self) -> None:
         """SIGKILL. Who kills himself says nothing more either."""

@@ -19,7 +19,10 @@ ANSWER_S = 30.0
 """Seconds after which a client gives a request up."""
 LATEST_S = 240.0
 """Seconds after which a request that got stuck may still take effect."""
-NETWORK = ("error before", "error after", "slow", "stuck", "killed before", "killed after")
+NETWORK = (
+    "stopped before", "stopped after", "error before", "error after", "slow", "stuck", "killed before",
+    "killed after",
+)  # fmt: skip
 
 
 class ObjectStore:
@@ -150,6 +153,13 @@ class Client:
             self._program.sleep(self._store.machines.random.uniform(0.1, 10.0))
         raise AssertionError
 
+    def _stopped(self, effect: Callable[[], Any], seconds: float) -> Any:
+        """The process is stopped while its request is answered."""
+        try:
+            return effect()
+        finally:
+            self._program.stop(seconds)
+
     def _attempt(self, effect: Callable[[], Any], writes: bool) -> Any:
         machines, program = self._store.machines, self._program
         faults, chance = machines.faults, machines.random
@@ -158,8 +168,14 @@ class Client:
         if program.home.cut_until > machines.now:
             program.sleep(min(ANSWER_S, program.home.cut_until - machines.now + 0.1))
             raise GenericError("Generic S3 error: no answer")
-        kinds = NETWORK if writes else ("error before", "slow", "killed before")
-        match faults.strike(*kinds):
+        kinds = NETWORK if writes else ("stopped before", "error before", "slow", "killed before")
+        fault = faults.strike(*kinds)
+        program.disturbed |= bool(fault)
+        match fault:
+            case "stopped before":
+                program.stop(chance.choice([5, 70, 130, 200]))
+            case "stopped after":
+                return self._stopped(effect, chance.choice([5, 70, 130, 200]))
             case "error before":
                 program.sleep(latency)
                 raise GenericError("Generic S3 error: HTTP status 503 before")

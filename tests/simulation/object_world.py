@@ -30,10 +30,12 @@ class ObjectWorld(LogWorld):
     """See `LogWorld`."""
 
     rates: ClassVar[Mapping[str, float]] = {
-        "error before": 0.02,
-        "error after": 0.02,
+        "stopped before": 0.01,
+        "stopped after": 0.01,
+        "error before": 0.03,
+        "error after": 0.03,
         "slow": 0.01,
-        "stuck": 0.01,
+        "stuck": 0.02,
         "killed before": 0.005,
         "killed after": 0.01,
     }
@@ -43,7 +45,7 @@ class ObjectWorld(LogWorld):
         "host cut off": 4,
         "clock jumped": 2,
         "host lost": 1,
-        "damaged": 1,
+        "damaged": 2,
     }
 
     def __init__(self, *args: Any) -> None:
@@ -114,12 +116,15 @@ class ObjectWorld(LogWorld):
             names = [name for name in names if name != object_events.event_object(0)]
         if not names:
             return
-        name = chance.choice(names)
+        joined = [name for name in names if name.startswith(object_events.JOINED)]
+        names.sort(key=lambda name: (name not in joined, name))
+        name = chance.choice(joined if joined and chance.random() < 0.5 else names)
         content, *about = self.store.objects[name]
         if name.startswith(object_events.EVENTS):
             self.oracle.damaged = True
             self.oracle.excused.add(excused(content))
-        if chance.random() < 0.3:
+        # That the last ones are gone, nobody could know.
+        if chance.random() < 0.3 and name not in (names[-1], *joined):
             del self.store.objects[name]
             return
         damaged = bytearray(content)

@@ -13,6 +13,9 @@ UNREADABLE = (
 )  # fmt: skip
 """Words of errors that a study must not show unless bytes were damaged."""
 
+SAID = ("repair:", "are gone from the end", "cut a torn last line")
+"""Words of the notes that tell of a loss."""
+
 
 class Oracle:
     """The events of one study, as its writers know them.
@@ -63,11 +66,16 @@ class Oracle:
             texts: the events that were found.
             expected: those that had been acknowledged before the reading began.
         """
+        texts = list(texts)
+        told = any(word in text for text in texts for word in SAID)
         texts = [text for text in texts if text.startswith("event ")]
         present = set(texts)
         if len(present) < len(texts):
             double = [text for text, count in Counter(texts).items() if count > 1]
             self.violated("duplicate", f"{who} found {double[:3]} twice")
+        hidden = [text for text in expected if text in self.excused and text not in present]
+        if hidden and not told:
+            self.violated("silent", f"{who} does not find {hidden[:3]}, damaged, and nobody says so")
         strange = present - self.issued
         if strange:
             self.violated("invented", f"{who} found {sorted(strange)[:3]}, which nobody wrote")
