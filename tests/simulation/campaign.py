@@ -9,8 +9,14 @@ from typing import Any
 from folder_world import FolderWorld
 from object_world import ObjectWorld
 from shrink import Run, history, shrunk
+from study_world import FolderStudyWorld, ObjectStudyWorld
 
-WORLDS: dict[str, type[Any]] = {"folder": FolderWorld, "object": ObjectWorld}
+WORLDS: dict[str, type[Any]] = {
+    "folder": FolderWorld,
+    "object": ObjectWorld,
+    "folder study": FolderStudyWorld,
+    "object study": ObjectStudyWorld,
+}
 
 
 @dataclass

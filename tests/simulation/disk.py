@@ -35,7 +35,7 @@ class Disk:
         self._under = f"{root}/"
         self._machines = machines
         self._locks = locks
-        self._locked: dict[int, tuple[Program, Any]] = {}
+        self._locked: dict[tuple[int, str], tuple[Program, Any]] = {}
         self._contents: dict[int, bytes] = {}
         """By inode, what of a file is on disk."""
         self._names: dict[int, dict[str, int]] = {}
@@ -174,12 +174,12 @@ class Disk:
             return
         if self._locks == "none":
             raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-        inode = os.fstat(file.fileno()).st_ino
-        holder, held = self._locked.get(inode, (None, None))
-        taken = holder is not None and holder.alive and not held.closed
-        if taken and (self._locks == "all" or holder.home is program.home):
+        where = program.home.name if self._locks == "host" else ""
+        lock = os.fstat(file.fileno()).st_ino, where
+        holder, held = self._locked.get(lock, (None, None))
+        if holder is not None and holder.alive and not held.closed:
             raise BlockingIOError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
-        self._locked[inode] = program, file
+        self._locked[lock] = program, file
 
     def holds(self, path: Any) -> bool:
         """Whether a file is on this disk, and a simulated process asks."""

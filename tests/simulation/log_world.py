@@ -20,7 +20,7 @@ from faults import Faults
 from machines import Host, Machines, Program
 from oracle import Oracle
 
-from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.store.event import Header, Note
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles
@@ -117,7 +117,7 @@ class LogWorld(Machines, ABC):
             new = not place.occupied()
             if new:
                 program.sleep(self.random.uniform(0, 20))  # model and data are made ready
-                ledger = place.create_ledger(Header(spec={"name": "simulated"}))
+                ledger = place.create_ledger(Header(spec={"by": program.pid}))
             else:
                 ledger = place.open_ledger()
         except (StorageError, OSError) as error:
@@ -172,7 +172,7 @@ class LogWorld(Machines, ABC):
     def _refused(self, program: Program, error: Exception, how: str = "refused") -> bool:
         self.outcomes[how] += 1
         self.note(f"{how}: {error}", program.pid)
-        if not isinstance(error, StorageError):
+        if not isinstance(error, StorageError | UserError):
             where = "".join(traceback.format_tb(error.__traceback__)[1:3])
             self.oracle.violated("traceback", f"{error!r} {where}")
         return self.oracle.refused(f"process {program.pid} at {self.now:.1f} s", error)
@@ -194,7 +194,9 @@ class LogWorld(Machines, ABC):
 
     def compare(self, who: str, record: Record, expected: list[str]) -> None:
         """What somebody has read, with what was acknowledged before."""
-        self.oracle.found(f"{who} at {self.now:.1f} s", record.notes, expected)
+        who = f"{who} at {self.now:.1f} s"
+        self.oracle.found(who, record.notes, expected)
+        self.oracle.begun(who, record.header.spec["by"])
 
     # -- what befalls it ---------------------------------------------------------------------------
 
@@ -269,7 +271,7 @@ class LogWorld(Machines, ABC):
     def _until_ended(self, name: str, body: Callable[[], None]) -> None:
         self.scheduler.run(self.scheduler.start(name, body))
         for process in self.scheduler.processes:
-            if process.error is not None:
+            if process.machine is not None and process.error is not None:
                 raise process.error
 
     def close(self) -> None:

@@ -36,6 +36,7 @@ class Oracle:
         """Events whose bytes were damaged."""
         self.damaged = False
         self.created = False
+        self._by = 0
         self.broken: Counter[str] = Counter()
         self.violations: list[str] = []
 
@@ -86,6 +87,12 @@ class Oracle:
         numbers = [self.acknowledged[text] for text in in_order]
         if numbers != sorted(numbers) and not self.damaged:
             self.violated("out of order", f"{who} found {in_order[-3:]}")
+
+    def begun(self, who: str, by: int) -> None:
+        """Somebody has read who began the study, which nobody may begin anew."""
+        self._by = self._by or by
+        if by != self._by:
+            self.violated("replaced", f"{who} finds the study of {by} in place of {self._by}'s")
 
     def refused(self, who: str, error: Exception) -> bool:
         """An error of the package; returns whether it says that the study is damaged."""
