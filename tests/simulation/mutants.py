@@ -91,10 +91,8 @@ FOLDER = (
         "store.repair:_amend", "for number in sorted(fences):", "for number in sorted(fences)[:-1]:",
     ),
     mutant(
-        "folder", "an event is in the record before it is on disk",
-        "store.ledger:Ledger._write",
-        "offset = self._log.append(seq, line)", "offset = 0",
-        harmless="",
+        "folder", "an event is in the record and never on disk",
+        "store.ledger:Ledger._write", "offset = self._log.append(seq, line)", "offset = 0",
     ),
 )  # fmt: skip
 
@@ -133,11 +131,11 @@ OBJECT = (
         "object", "no event says that the study was taken over",
         OBJECTS + "take_over", "if self._storage.create(event_object(number), line):\n"
         "            self._append_here(line)\n", "if True:\n",
+        harmless="the number of its first event keeps the former writer out as well",
     ),
     mutant(
         "object", "the lease is ignored",
         "store.lease:LeasePlace.refuse_if_held", "if silent < EXPIRY_S:", "if False:",
-        harmless="the lease is advisory: the number of each event keeps two writers apart",
     ),
     mutant(
         "object", "the lease and the numbers are ignored",
@@ -155,10 +153,52 @@ OBJECT = (
     mutant(
         "object", "fences begin with 1 again",
         OBJECTS + "take_over", "self.fence = 1 + scan.entries[-1].fence", "self.fence = 1",
+        harmless="one event per number: in an object store no line is ever told apart by its fence",
     ),
     mutant(
         "object", "a repair replaces what another one has repaired",
         OBJECTS + "repair", "if before is not None and is_event(before, number):", "if False:",
     ),
 )  # fmt: skip
-MUTANTS = FOLDER + OBJECT
+HUB = "execution.hub:Hub."
+RECORDER = "execution.recorder:Recorder."
+
+STUDY = (
+    mutant(
+        "folder study", "a lane goes on before its row is dealt with",
+        HUB + "verdict", "return job is None or job.handled >= job.sequence", "return True",
+    ),
+    mutant(
+        "folder study", "a row that is reported again is recorded again",
+        RECORDER + "row", "if known is None:", "if True:",
+    ),
+    mutant(
+        "folder study", "a second outcome counts",
+        RECORDER + "outcome", "if trial.status is not None:", "if False:",
+    ),
+    mutant(
+        "folder study", "a worker of a former start is heard",
+        HUB + "_is_current", "return ", "return True or ",
+    ),
+    mutant(
+        "folder study", "the row of a lost worker still waits when its trial runs again",
+        "execution.hub_jobs:HubJob.interrupt", "self.item, self.handled = None, self.sequence",
+        "pass",
+    ),
+    mutant(
+        "folder study", "a dead hub fails trials",
+        "execution.conductor:Conductor.gave_up",
+        "if not self._hub.answers():", "if False:",
+        "execution.conductor:Conductor.gave_up",
+        "elif self._given_up[number] > ACTOR_RESTARTS:", "elif True:",
+    ),
+    mutant(
+        "folder study", "trials that a stopped study had begun are not asked again",
+        "execution.conductor:pending", "if trial.status is None", "if False",
+    ),
+    mutant(
+        "folder study", "a pull that comes twice hands out the next row",
+        "execution.hub_jobs:HubJob.arrived", "self.sequence > handled", "True",
+    ),
+)  # fmt: skip
+MUTANTS = FOLDER + OBJECT + STUDY

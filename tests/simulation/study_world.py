@@ -22,10 +22,11 @@ from scheduler import Process, Scheduler
 
 from ray_unlearn.execution.conductor import LaneError
 from ray_unlearn.spec.errors import StorageError
-from ray_unlearn.store.event import TrialEnded, TrialReopened
+from ray_unlearn.store.event import RowMeasured, TrialEnded, TrialReopened
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles
 from ray_unlearn.store.record import Record
+from ray_unlearn.store.schema import RowKey
 from ray_unlearn.store.scan import lines_of, scanned
 
 Rows = dict[int, list[dict[str, Any]]]
@@ -206,10 +207,17 @@ class StudyWorld(LogWorld):
             self.oracle.violated("no progress", f"{len(self.final.finished)} trials ended")
         elif rows(self.final) != self._expected:
             self.oracle.violated("table", "rows are not those of an undisturbed study")
+        measured: Counter[tuple[int, RowKey]] = Counter()
         for entry in scanned(folder).entries:
-            if isinstance(entry.event, TrialEnded | TrialReopened):
-                number = entry.event.number
-                self.ends[number] += 1 if isinstance(entry.event, TrialEnded) else -1
+            match entry.event:
+                case TrialEnded(number=number):
+                    self.ends[number] += 1
+                case TrialReopened(number=number):
+                    self.ends[number] -= 1
+                case RowMeasured() as row:
+                    measured[row.number, row.key] += 1
+        if double := [key for key, count in measured.items() if count > 1]:
+            self.oracle.violated("duplicate", f"rows {double[:3]} are there twice")
         if twice := [number for number, count in self.ends.items() if count > 1]:
             self.oracle.violated("two outcomes", f"of trials {twice}")
 
