@@ -515,7 +515,7 @@ class Study:
             return repair_remote(place)
 
     def migrate(self) -> list[str]:
-        """Give a study in an object store, written by a version before 0.2, the form of this one.
+        """Give a study in an object store, written by an older version, the form of this one.
 
         Returns:
             What was done, one sentence each.

@@ -42,7 +42,7 @@ def verify_command(
 
 
 def migrate_command(location: Location) -> None:
-    """Give a study in an object store, written by a version before 0.2, the form of this one."""
+    """Give a study in an object store, written by an older version, the form of this one."""
     from ray_unlearn.api import Study
 
     for sentence in Study(location).migrate():

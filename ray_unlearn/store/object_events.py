@@ -68,17 +68,27 @@ def read_events(
     Raises:
         OSError: the storage fails.
     """
-    runs = _usable_runs(storage, first) if first % RUNS[-1] == 0 else []
+    runs = _neighbours(stored_runs(storage), first)
     copies = _copies(storage, runs, environment)
-    found = dict(copies)
-    start = max(found) + 1 if found else first
-    listed = _numbers(storage, start)
+    listed = _numbers(storage, max(copies, default=first - 1) + 1)
     # A number that a listing leaves out is asked for itself before it is called lost.
-    last = max([*found, *listed], default=start - 1)
+    last = max([*copies, *listed], default=first - 1)
+    # Last: what a repair says comes after its marks.
+    found = _unmarked(copies, runs, replaced_events(storage))
     numbers = [n for n in range(first, last + 1) if n not in found]
     lines = environment.map(partial(_line, storage), numbers, READERS)
     found |= {n: line for n, line in zip(numbers, lines, strict=True) if line is not None}
     return sorted(found.items())
+
+
+def replaced_events(storage: Storage) -> set[int]:
+    """Numbers of the events that a repair replaced.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    matches = (_REPLACED.fullmatch(file.name) for file in storage.files(REPLACED))
+    return {int(match[1]) for match in matches if match}
 
 
 def complete_runs(start: int, end: int) -> Iterator[range]:
@@ -102,17 +112,9 @@ def is_event(line: bytes, number: int) -> bool:
     return entry is not None and entry.seq == number
 
 
-def _usable_runs(storage: Storage, first: int) -> list[range]:
-    """Neighbouring joined runs from a number on, the largest at each place."""
-    stored = stored_runs(storage)
-    if not stored:
-        return []
-    matches = (_REPLACED.fullmatch(file.name) for file in storage.files(REPLACED))
-    replaced = {int(match[1]) for match in matches if match}
-    by_first: dict[int, range] = {}
-    for run in sorted(stored, key=len):
-        if not any(number in run for number in replaced):
-            by_first[run[0]] = run
+def _neighbours(runs: set[range], first: int) -> list[range]:
+    """Runs that follow one another from a number on, the largest at each place."""
+    by_first = {run[0]: run for run in sorted(runs, key=len)}
     found: list[range] = []
     while first in by_first:
         found.append(by_first[first])
@@ -120,17 +122,21 @@ def _usable_runs(storage: Storage, first: int) -> list[range]:
     return found
 
 
-def _copies(
-    storage: Storage, runs: list[range], environment: Environment
-) -> list[tuple[int, bytes]]:
+def _copies(storage: Storage, runs: list[range], environment: Environment) -> dict[int, bytes]:
     """The lines of the joined objects that are what their names say."""
     contents = environment.map(lambda run: storage.read(joined_object(run)), runs, READERS)
-    return [
-        (number, line)
+    return {
+        number: line
         for run, content in zip(runs, contents, strict=True)
         if is_run(content, run)
         for number, line in zip(run, content.splitlines(keepends=True), strict=True)
-    ]
+    }
+
+
+def _unmarked(copies: dict[int, bytes], runs: list[range], replaced: set[int]) -> dict[int, bytes]:
+    """The lines of the copies of which no event has been replaced."""
+    marked = [run for run in runs if not replaced.isdisjoint(run)]
+    return {n: line for n, line in copies.items() if not any(n in run for run in marked)}
 
 
 def _numbers(storage: Storage, start: int) -> list[int]:

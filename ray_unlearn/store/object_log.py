@@ -81,20 +81,18 @@ class ObjectLog:
         try:
             former = LeasePlace(storage, environment=environment).refuse_if_held()
             log.acknowledged = -1 if former is None else former.acknowledged
-            write_whole(log.path, b"", environment)
-            log._read_on()
+            log._read()
         except OSError as error:
             raise StorageError(str(error)) from None
         if not log.next_seq:
             raise StorageError(f"{storage.url}: no study there; is the address right?")
         return log
 
-    def _read_on(self) -> None:
-        """Append the events from `next_seq` on to the local file."""
-        events = read_events(self._storage, self.next_seq, self._environment)
-        with open(self.path, "ab") as file:
-            file.writelines(line for _, line in events)
-        self.next_seq = events[-1][0] + 1 if events else self.next_seq
+    def _read(self) -> None:
+        """Make the local file anew."""
+        events = read_events(self._storage, environment=self._environment)
+        write_whole(self.path, b"".join(line for _, line in events), self._environment)
+        self.next_seq = events[-1][0] + 1 if events else 0
         self._reopen()
 
     def _reopen(self) -> None:
@@ -123,7 +121,7 @@ class ObjectLog:
                 return True
             self._attempts += 1
             if self._attempts < ATTEMPTS:
-                self._read_on()
+                self._read()  # all of it: it may have been a repair
                 return False
         except OSError as error:
             raise StorageError(str(error)) from None
@@ -246,23 +244,24 @@ class ObjectLog:
     def repair(
         self, lost: Mapping[int, bytes], news: Sequence[bytes], write: Callable[[Path], None]
     ) -> None:
-        """See `folder_log.Log`: the news first, as the last object makes the log whole again."""
+        """See `folder_log.Log`: what makes the log whole again comes last.
+
+        The marks come first: whoever reads the news must not read copies of the events any more.
+        """
         self.check()
+        stored = {number: self._stored(number) for number in lost}
+        # What is whole was damaged on its way only, or another process has repaired it.
+        gone = {n: old for n, old in stored.items() if old is None or not is_event(old, n)}
+        for number, old in sorted(gone.items()):
+            self._storage.create(replaced_object(number), old or b"")
         for line in news:
             self.append(self.next_seq, line)
-        for number, line in sorted(lost.items()):
-            before = self._stored(number)
-            if before is not None and is_event(before, number):
-                continue  # it was damaged on its way, or another process has repaired it
-            # First, so that no copy of the event is read any more.
-            self._storage.create(replaced_object(number), before or b"")
-            if before is None:
-                self._storage.create(event_object(number), line)
+        for number, old in sorted(gone.items()):
+            if old is None:
+                self._storage.create(event_object(number), lost[number])
             else:
-                self._storage.exchange(event_object(number), before, line)
-        write_whole(self.path, b"", self._environment)
-        self.next_seq = 0
-        self._read_on()
+                self._storage.exchange(event_object(number), old, lost[number])
+        self._read()
 
     def _stored(self, number: int) -> bytes | None:
         try:

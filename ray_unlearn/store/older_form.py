@@ -1,4 +1,4 @@
-"""Studies in object stores in the form of versions before 0.2, and their migration.
+"""Studies in object stores in the form of older versions, and their migration.
 
     ledger/segments/00000003-0000000120-0000000120.jsonl   event 120, written under fence 3
     ledger/segments/00000003-0000000000-0000000063.jsonl   events 0 to 63 of that writer

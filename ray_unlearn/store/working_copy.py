@@ -18,7 +18,7 @@ from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.task_results import TASKS_FILE
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.lease import LEASE_FILE, LeasePlace
-from ray_unlearn.store.object_events import event_object, is_event, read_events
+from ray_unlearn.store.object_events import event_object, is_event, read_events, replaced_events
 from ray_unlearn.store.object_log import ObjectLog
 from ray_unlearn.store.older_form import refuse_older_form
 from ray_unlearn.store.scan import events_file, write_acknowledged
@@ -44,6 +44,7 @@ class WorkingCopy:
         self._environment = environment
         self._next = 0
         """Number of the first event that is not in the file yet."""
+        self._replaced: set[int] = set()
 
     def refresh(self) -> None:
         """Fetch the ledger's new events, which are appended to the file, and the small files.
@@ -63,6 +64,10 @@ class WorkingCopy:
         place = LeasePlace(self.storage)
         holder = place.holder()  # before the events: a writer goes on
         events = read_events(self.storage, self._next, self._environment)
+        replaced = replaced_events(self.storage)
+        if self._next and replaced != self._replaced:  # by a repair: what was read is not so
+            events, self._next = read_events(self.storage, 0, self._environment), 0
+        self._replaced = replaced
         ledger = self.folder / "ledger"
         ledger.mkdir(parents=True, exist_ok=True)
         if events:

@@ -111,7 +111,7 @@ def test_a_study_in_an_object_store(
         "baselines.json",
         "ledger/rows.parquet",
         "ledger/baselines.parquet",
-        "ledger/header.json",
+        "ledger/first_event.json",
         "optuna.journal",
         "live.json",
         "metrics.prom",

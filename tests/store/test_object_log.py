@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ledgers import begin, names_at, notes_at
@@ -485,3 +486,64 @@ def test_a_lease_that_is_lost_lowers_no_fence(memory: Memory, tmp_path: Path) ->
     memory.remove(LEASE)
     with ledger_at(memory, tmp_path / "3") as ledger:
         assert ledger.fence == 3
+
+
+def test_a_reader_that_has_read_a_copy_reads_anew_after_a_repair(
+    memory: Memory, tmp_path: Path, short_runs: None
+) -> None:
+    """It would have the old event and what runs again for its loss: a row twice."""
+    joined_study(memory, tmp_path / "1", 9)
+    copy = WorkingCopy(memory, tmp_path / "copy")
+    copy.folder.mkdir()
+    copy.refresh()
+    assert read_ledger(copy.folder / "ledger").notes[1] == "1"
+    whole = dict(read_events(memory))
+    for run in (range(8), range(2, 4)):
+        memory.remove(joined_object(run))
+    memory.write(event_object(3), damaged(whole[3]))
+    repaired(ObjectLog.opened(memory, tmp_path / "2" / "ledger"))
+    copy.refresh()
+    assert "1" not in read_ledger(copy.folder / "ledger").notes
+    there = events_file(copy.folder / "ledger").read_bytes()
+    assert there == b"".join(line for _, line in read_events(memory))
+
+
+def test_who_loses_the_race_to_a_repair_reads_what_it_has_replaced(
+    memory: Memory, tmp_path: Path, short_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had read the event whole, before it was damaged."""
+    monkeypatch.setattr(leases, "EXPIRY_S", -1.0)
+    with begun_at(memory, tmp_path / "1") as ledger:
+        for number in range(5):
+            ledger.append(note(number))
+    slow = ObjectLog.opened(memory, tmp_path / "2" / "ledger", Host("slow"))
+    memory.write(event_object(3), damaged(memory.read(event_object(3))))
+    repaired(ObjectLog.opened(memory, tmp_path / "3" / "ledger", Host("b")), Host("b"))
+    with Ledger.continued(slow, Host("slow")) as ledger:
+        assert "1" not in ledger.record.notes
+
+
+def test_a_repair_marks_what_it_replaces_before_it_says_so(memory: Memory, tmp_path: Path) -> None:
+    """A copy that a former writer still makes could make the damage unseen in between."""
+    with begun_at(memory, tmp_path / "1") as ledger:
+        for number in range(5):
+            ledger.append(note(number))
+    memory.write(event_object(3), damaged(memory.read(event_object(3))))
+    changed: list[str] = []
+
+    class Seen:
+        def __getattr__(self, what: str) -> Any:
+            def ask(name: str, *rest: Any, **more: Any) -> Any:
+                if what == "put":
+                    changed.append(name)
+                return getattr(memory._given, what)(name, *rest, **more)
+
+            return ask
+
+    storage = ObjectStorage("s3://memory/study", store=Seen())
+    repaired(ObjectLog.opened(storage, tmp_path / "2" / "ledger"))
+    events = [name for name in changed if "lease" not in name]
+    news = [event_object(number) for number in range(8, len(memory.files("ledger/log")))]
+    expected = [event_object(7), replaced_object(3), *news, event_object(3)]
+    assert len(news) > 1
+    assert events == expected, "its own event, the marks, the news, and last what it replaces"
