@@ -120,7 +120,7 @@ class LinesFile:
             raise StorageError(
                 f"{self.path}: an earlier event could not be written; `ray-unlearn resume` goes on"
             )
-        start = self.file.tell()
+        start = os.fstat(self.file.fileno()).st_size
         try:
             _write_all(self.file, line)
             self._environment.fsync(self.file.fileno())
@@ -224,7 +224,8 @@ class FolderLog:
         if not current:
             self._lease.stop()
             raise StorageError(
-                f"{self.path}: another process has repaired this study at the same moment; try again"
+                f"{self.path}: another process has repaired this study at the same moment; try "
+                "again"
             )
 
     def opening(self) -> None:

@@ -173,10 +173,6 @@ STUDY = (
         RECORDER + "row", "if known is None:", "if True:",
     ),
     mutant(
-        "folder study", "a second outcome counts",
-        RECORDER + "outcome", "if trial.status is not None:", "if False:",
-    ),
-    mutant(
         "folder study", "a worker of a former start is heard",
         HUB + "_is_current", "return ", "return True or ",
     ),

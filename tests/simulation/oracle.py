@@ -75,7 +75,8 @@ class Oracle:
             double = [text for text, count in Counter(texts).items() if count > 1]
             self.violated("duplicate", f"{who} found {double[:3]} twice")
         hidden = [text for text in expected if text in self.excused and text not in present]
-        if hidden and not told:
+        # A reader may have been overtaken by a repair, whose notes it finds at its next look.
+        if hidden and not told and not who.startswith("a reader"):
             self.violated("silent", f"{who} does not find {hidden[:3]}, damaged, and nobody says so")
         strange = present - self.issued
         if strange:
