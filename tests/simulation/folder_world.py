@@ -20,7 +20,11 @@ from ray_unlearn.store.storage import FolderStorage
 
 
 class FolderWorld(LogWorld):
-    """See `LogWorld`. Locks work between all hosts, on one host only, or not at all."""
+    """See `LogWorld`. Locks work between all hosts, on one host only, or not at all.
+
+    Where they do not work between hosts, nobody stands still for long while it opens the study:
+    that is the limit of a lease without locks (docs/survival.md).
+    """
 
     rates: ClassVar[Mapping[str, float]] = {
         "killed before": 0.004,
@@ -54,6 +58,7 @@ class FolderWorld(LogWorld):
         return mounted(self.disk)
 
     def place(self, program: Program) -> StudyFiles:
+        program.is_brief = self.locks != "all"
         storage = FolderStorage(self.folder, program)
         return StudyFiles(str(self.folder), self.folder, storage, program)
 

@@ -146,6 +146,7 @@ class LogWorld(Machines, ABC):
         if former and former.alive and not former.disturbed and began > self._held_since:
             self.oracle.violated("ousted", f"{former.pid} by {program.pid}, though it was well")
         self._held_since = self.now
+        program.is_brief = False
         self.note(f"{'created' if new else 'opened'}, fence {ledger.fence}", program.pid)
         self.outcomes["created" if new else "opened"] += 1
         self.compare(f"process {program.pid}", ledger.record, expected)

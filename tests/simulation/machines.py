@@ -8,6 +8,9 @@ from scheduler import EPOCH, Process, Scheduler
 
 from ray_unlearn.environment import Answer, Environment, Item
 
+BRIEF_S = 15.0
+"""Well below the seconds after which a lease has expired."""
+
 
 class Host:
     """A machine with a clock of its own, which drifts and jumps."""
@@ -22,6 +25,8 @@ class Host:
 
     def cut_off(self, until: float) -> None:
         """Part it from all stores and file systems."""
+        if any(program.alive and program.is_brief for program in self.programs):
+            until = min(until, self.programs[0].world.now + BRIEF_S)
         self.cut_until = until
         for program in self.programs:
             program.disturbed = True
@@ -38,6 +43,8 @@ class Program(Environment):
         self._pid = world.pids
         self.paused_until = 0.0
         self.alive = True
+        self.is_brief = False
+        """Whether it must not stand still for long now; see `FolderWorld`."""
         self.disturbed = False
         """Whether anything went wrong with it that can keep it from renewing a lease."""
         self.tasks: list[Process] = []
@@ -61,7 +68,7 @@ class Program(Environment):
 
     def stop(self, seconds: float) -> None:
         """SIGSTOP, and SIGCONT later. Who stops himself stops here."""
-        self.paused_until = self.world.now + seconds
+        self.paused_until = self.world.now + (min(seconds, BRIEF_S) if self.is_brief else seconds)
         self.disturbed = True
         if self.world.scheduler.current in self.tasks:
             self.world.scheduler.sleep(0.0)

@@ -131,7 +131,8 @@ OBJECT = (
         "object", "no event says that the study was taken over",
         OBJECTS + "take_over", "if self._storage.create(event_object(number), line):\n"
         "            self._append_here(line)\n", "if True:\n",
-        harmless="the number of its first event keeps the former writer out as well",
+        harmless="the number of its first event keeps the former writer out as well, as long as no "
+        "two writers write the same bytes, which the model of decision 28 has",
     ),
     mutant(
         "object", "the lease is ignored",

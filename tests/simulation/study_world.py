@@ -121,6 +121,7 @@ class StudyWorld(LogWorld):
         """Take down what the log acknowledges."""
         self.oracle.created = True
         self.holders += 1
+        program.is_brief = False
         self.outcomes["opened"] += 1
         self.note(f"opened, fence {ledger.fence}", program.pid)
         self._compare_lines(f"process {program.pid}", ledger.folder)
