@@ -155,9 +155,7 @@ class Scheduler:
         self._most_steps = steps
         self._latency = latency_s, late, late_s
 
-    def start(
-        self, name: str, body: Callable[[], Any], machine: Machine | None = None
-    ) -> Process:
+    def start(self, name: str, body: Callable[[], Any], machine: Machine | None = None) -> Process:
         """A new process; it runs when its turn comes."""
         process = Process(self, name, body, machine)
         self.processes.append(process)

@@ -1,5 +1,4 @@
-"""Faults that a seed decides on, counted by kind, and switched off one by one to shrink a failure.
-"""
+"""Faults that a seed decides on, counted by kind, switched off one by one to shrink a failure."""
 
 import random
 from collections import Counter

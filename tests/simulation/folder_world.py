@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from disk import Disk
-from log_world import LogWorld, excused
+from log_world import LogWorld
 from machines import Program
+from oracle import event_of
 from system_calls import mounted
 
 from ray_unlearn.spec.errors import StorageError
@@ -111,5 +112,5 @@ class FolderWorld(LogWorld):
         start = 0
         for line in before:
             if start <= at < start + len(line) or start == at + 1:
-                self.oracle.excused.add(excused(line))
+                self.oracle.excused.add(event_of(line))
             start += len(line)

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import ClassVar, Self
 
+from disk import close_handles_below
 from faults import Faults
 from machines import Host, Machines, Program
 from oracle import Oracle
@@ -215,11 +216,6 @@ class LogWorld(Machines, ABC):
             if living:
                 self._befall(kind, self.random.choice(living), self.random.choice(self.hosts))
 
-    @property
-    def programs(self) -> list[Program]:
-        """Processes that live."""
-        return [p for host in self.hosts for p in host.programs if p.alive]
-
     def _living(self) -> list[Program]:
         return [program for program in self.programs if program.name == "driver"]
 
@@ -278,7 +274,7 @@ class LogWorld(Machines, ABC):
     def close(self) -> None:
         """Unwind all processes and remove the files."""
         self.scheduler.close()
-        _close_files_below(self.root)
+        close_handles_below(self.root)
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _calm(self) -> None:
@@ -301,20 +297,3 @@ class LogWorld(Machines, ABC):
         ledger = self.place(program).open_ledger()
         self.compare("the judge", ledger.record, list(self.oracle.acknowledged))
         ledger.close()
-
-
-def _close_files_below(root: Path) -> None:
-    """Handles that killed processes held open; file objects are closed with their last reference.
-    """
-    for handle in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            path = os.readlink(f"/proc/self/fd/{handle}")
-            if path.startswith(f"{root}/") and path.rstrip(" (deleted)").endswith("acknowledged"):
-                os.close(int(handle))
-
-
-def excused(line: bytes) -> str:
-    """The event of a line that is about to be damaged."""
-    return line.partition(b'"text": "')[2].partition(b'"')[0].decode("utf-8", "replace")
-
-

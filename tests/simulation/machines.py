@@ -155,6 +155,11 @@ class Machines:
         return Program(self, host, name)
 
     @property
+    def programs(self) -> list[Program]:
+        """Processes that live."""
+        return [p for host in self.hosts for p in host.programs if p.alive]
+
+    @property
     def acting(self) -> Program | None:
         """The process that runs now."""
         current = self.scheduler.current

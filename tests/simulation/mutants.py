@@ -88,7 +88,8 @@ FOLDER = (
     ),
     mutant(
         "folder", "a repair drops the last good line",
-        "store.repair:_amend", "for number in sorted(fences):", "for number in sorted(fences)[:-1]:",
+        "store.repair:_amend",
+        "for number in sorted(fences):", "for number in sorted(fences)[:-1]:",
     ),
     mutant(
         "folder", "an event is in the record and never on disk",

@@ -20,8 +20,8 @@ ANSWER_S = 30.0
 LATEST_S = 240.0
 """Seconds after which a request that got stuck may still take effect."""
 NETWORK = (
-    "stopped before", "stopped after", "error before", "error after", "slow", "stuck", "killed before",
-    "killed after",
+    "stopped before", "stopped after", "error before", "error after", "slow", "stuck",
+    "killed before", "killed after",
 )  # fmt: skip
 
 

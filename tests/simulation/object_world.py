@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
-from log_world import LogWorld, excused
+from log_world import LogWorld
 from machines import Program
 from object_store import Client, ObjectStore
+from oracle import event_of
 
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store import object_events, object_log
@@ -122,7 +123,7 @@ class ObjectWorld(LogWorld):
         content, *about = self.store.objects[name]
         if name.startswith(object_events.EVENTS):
             self.oracle.damaged = True
-            self.oracle.excused.add(excused(content))
+            self.oracle.excused.add(event_of(content))
         # That the last ones are gone, nobody could know.
         if chance.random() < 0.3 and name not in (names[-1], *joined):
             del self.store.objects[name]

@@ -77,7 +77,9 @@ class Oracle:
         hidden = [text for text in expected if text in self.excused and text not in present]
         # A reader may have been overtaken by a repair, whose notes it finds at its next look.
         if hidden and not told and not who.startswith("a reader"):
-            self.violated("silent", f"{who} does not find {hidden[:3]}, damaged, and nobody says so")
+            self.violated(
+                "silent", f"{who} does not find {hidden[:3]}, damaged, and nobody says so"
+            )
         strange = present - self.issued
         if strange:
             self.violated("invented", f"{who} found {sorted(strange)[:3]}, which nobody wrote")
@@ -102,3 +104,8 @@ class Oracle:
         if bad and not self.damaged and self.created:
             self.violated("unreadable", f"{who}: {text[:200]}")
         return bad
+
+
+def event_of(line: bytes) -> str:
+    """The event of a line that is about to be damaged."""
+    return line.partition(b'"text": "')[2].partition(b'"')[0].decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""The world of a whole study: drivers, hub, lanes, Tune's side and recorder, over a simulated store.
+"""The world of a whole study: drivers, hub, lanes, Tune's side, recorder, over a simulated store.
 
 `in_process` runs a session; here it has a simulated host, clock and store, ends with its driver,
 and is resumed elsewhere, or begun twice at once, until faults stop. Then the study must end by
@@ -26,8 +26,8 @@ from ray_unlearn.store.event import RowMeasured, TrialEnded, TrialReopened
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.schema import RowKey
 from ray_unlearn.store.scan import lines_of, scanned
+from ray_unlearn.store.schema import RowKey
 
 Rows = dict[int, list[dict[str, Any]]]
 TRIALS = 12
@@ -254,5 +254,3 @@ def undisturbed() -> Rows:
 def _text(line: bytes) -> str:
     """What the oracle calls a line: its checksum."""
     return f"event {line[-11:-3].decode()}"
-
-
