@@ -4,6 +4,7 @@ compares with what openers and readers find.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -37,6 +38,7 @@ class Oracle:
         self.damaged = False
         self.created = False
         self._by = 0
+        self._told: set[str] = set()
         self.broken: Counter[str] = Counter()
         self.violations: list[str] = []
 
@@ -68,15 +70,20 @@ class Oracle:
             expected: those that had been acknowledged before the reading began.
         """
         texts = list(texts)
-        told = any(word in text for text in texts for word in SAID)
+        told = [text for text in texts if any(word in text for word in SAID)]
         texts = [text for text in texts if text.startswith("event ")]
         present = set(texts)
         if len(present) < len(texts):
             double = [text for text, count in Counter(texts).items() if count > 1]
             self.violated("duplicate", f"{who} found {double[:3]} twice")
         hidden = [text for text in expected if text in self.excused and text not in present]
-        # A reader may have been overtaken by a repair, whose notes it finds at its next look.
-        if hidden and not told and not who.startswith("a reader"):
+        # The note that tells may be damaged later: it is enough that it was there once.
+        self._told.update(t for t in hidden if any(_tells(n, self.acknowledged[t]) for n in told))
+        hidden = [text for text in hidden if text not in self._told]
+        # A reader may have been overtaken by a repair, whose notes it finds at its next look. And
+        # the notes may have been damaged before anybody read them.
+        untold = any(word in text for text in self.excused for word in SAID)
+        if hidden and not untold and not who.startswith("a reader"):
             self.violated(
                 "silent", f"{who} does not find {hidden[:3]}, damaged, and nobody says so"
             )
@@ -104,6 +111,13 @@ class Oracle:
         if bad and not self.damaged and self.created:
             self.violated("unreadable", f"{who}: {text[:200]}")
         return bad
+
+
+def _tells(note: str, number: int) -> bool:
+    """Whether a note says that this event is lost: by its number, or among `4 more`."""
+    spans = re.findall(r"(\d+)(?: to (\d+))?", note)
+    named = any(int(first) <= number <= int(last or first) for first, last in spans)
+    return named or "more" in note or "torn last line" in note
 
 
 def event_of(line: bytes) -> str:
