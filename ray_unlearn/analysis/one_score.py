@@ -70,7 +70,7 @@ def score_unit(study: StudyResults) -> str:
     aim = study.objective.aim
     if aim is None:
         return NATS
-    unit = metric_column(aim[1]).unit
+    unit = metric_column(aim[1], study.columns).unit
     return "" if unit == "1" else unit
 
 

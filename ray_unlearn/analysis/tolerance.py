@@ -11,7 +11,6 @@ import pandas as pd
 
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.store.objective import objective_of
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import HALVES, Row
 from ray_unlearn.store.target import half_targets
@@ -133,7 +132,7 @@ def vanilla_score(study: StudyResults) -> float:
     NaN where the baselines are not known, or the vanilla model is outside the constraints.
     """
     vanilla = study.baseline("vanilla")
-    if vanilla is None or objective_of(study.objective).broken(_as_a_row(study, vanilla, vanilla)):
+    if vanilla is None or study.rule.broken(_as_a_row(study, vanilla, vanilla)):
         return math.nan
     return _score(study, vanilla, vanilla)
 
@@ -159,7 +158,7 @@ def _score(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> float:
 def _as_a_row(study: StudyResults, model: pd.Series, vanilla: pd.Series) -> Row:
     """A baseline's metrics with the scores that a trial's row of these metrics would have."""
     row, reference = ({str(k): float(v) for k, v in m.items()} for m in (model, vanilla))
-    return scored(row, Baselines(reference), study.weights, objective_of(study.objective))
+    return scored(row, Baselines(reference), study.weights, study.rule)
 
 
 def _from_scores(trials: pd.DataFrame, hyperparameters: tuple[str, ...]) -> tuple[float, str]:

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal
 
+from ray_unlearn.spec.printable import printable
+
 PathLike = str | os.PathLike[str]
 Lanes = int | Literal["auto"] | None
 Say = Callable[[str], None]
@@ -28,4 +30,4 @@ def _to_nobody(text: str) -> None:
 
 
 def _to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)

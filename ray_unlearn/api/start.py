@@ -4,8 +4,9 @@ from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.api.guide import Guide, as_spec, narrow
 from ray_unlearn.api.study_handle import Study
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.method_definition import Method
 from ray_unlearn.spec.method_modules import load_user_methods
-from ray_unlearn.spec.method_registry import METHODS, Method
+from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.location import study_exists
 

@@ -11,6 +11,7 @@ from ray_unlearn.cli.show import (
     failure_line,
     four_digits,
     print_json,
+    print_line,
     print_table,
     print_without_result,
     say,
@@ -83,7 +84,7 @@ def _show(found: "Confirmation") -> None:
     lines = [[*_line(c), *_undone(c, attacks)] for c in found.configurations]
     print_table(columns, lines, title=title)
     for note in found.notes:
-        print(f"note: {note}")
+        print_line(f"note: {note}")
 
 
 def hardest_attacks(found: "Confirmation") -> list[tuple[str, str]]:

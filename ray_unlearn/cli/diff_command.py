@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.cli.show import Json, print_json, print_line, print_table, say
 from ray_unlearn.spec.guideline_file import load_guidelines
 
 
@@ -29,6 +29,6 @@ def diff_command(
         print_json([asdict(difference) for difference in found])
         return
     if not found:
-        print("neither file claims anything")
+        print_line("neither file claims anything")
         return
     print_table(["change", "claim"], [(difference.change, difference.text) for difference in found])

@@ -27,6 +27,7 @@ from ray_unlearn.cli.trial_commands import export_command, unlearn_command
 from ray_unlearn.cli.verify_command import migrate_command, verify_command
 from ray_unlearn.cli.why_command import why_command
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, UserError
+from ray_unlearn.spec.printable import printable
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "run": run_command,
@@ -74,7 +75,7 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.cli.show import Json, print_json, print_line, print_table, say
 from ray_unlearn.spec.bounds import LARGEST_SEED
 from ray_unlearn.spec.errors import UserError
 
@@ -118,8 +118,8 @@ def _show(world: "World") -> None:
         title="Perplexity per token, and the AUC of the loss attack (0.5: not remembered)",
     )
     for note in world.notes:
-        print(f"note: {note}")
-    print(f"a study of it: ray-unlearn run {quote(str(world.study))}")
+        print_line(f"note: {note}")
+    print_line(f"a study of it: ray-unlearn run {quote(str(world.study))}")
 
 
 def _words(name: str) -> str:

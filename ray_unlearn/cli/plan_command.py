@@ -15,6 +15,7 @@ from ray_unlearn.cli.show import (
     four_digits,
     print_findings,
     print_json,
+    print_line,
     print_table,
     print_verdict,
     say,
@@ -98,9 +99,9 @@ def plan_command(
         if found is not None:
             _print_plan(spec, found, teraflops, placed.nodes if placed else {})
         if written := spec.objective.beyond_weights():
-            print(f"objective: {written}")
+            print_line(f"objective: {written}")
         for sentence in (*(half_sentences(halves) if halves else ()), *power_sentences(powers)):
-            print(sentence)
+            print_line(sentence)
         print_findings(findings)
     if not json:
         print_verdict(findings, f"the cluster at {address}" if placed else "this machine")

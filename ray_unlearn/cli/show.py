@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ray_unlearn.spec.errors import EXIT_WRONG_INPUT
+from ray_unlearn.spec.printable import printable
 from ray_unlearn.store.failure_reasons import none_succeeded, reasons_in_words
 from ray_unlearn.unlearn.finding import Finding
 
@@ -22,27 +24,38 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON for scripts")]
 
 def say(text: str) -> None:
     """Print one line for the operator on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(stderr=True, highlight=False, soft_wrap=True).print(printable(text), markup=False)
+
+
+def print_line(text: str) -> None:
+    """Print text for people on stdout, without what a terminal would obey (see `printable`)."""
+    print(printable(text))
+
+
+def shown(cell: object, style: str = "") -> Text:
+    """A value as rich may show it: neither its markup nor control characters do anything."""
+    return Text(printable(str(cell)), style=style)
 
 
 def print_json(content: Any) -> None:
-    """Print JSON on stdout; NaN becomes null."""
+    """Print JSON on stdout; what is not finite becomes null."""
     print(json.dumps(json_ready(content), indent=2, allow_nan=False))
 
 
 def print_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], title: str = "") -> None:
     """Print a table on stdout, with numbers right-aligned."""
     rows = [list(line) for line in lines]
-    table = Table(title=title or None, title_justify="left", header_style="bold")
+    table = Table(title=shown(title) if title else None, title_justify="left", header_style="bold")
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[index], (int, float)) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(shown(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(
-            *(four_digits(cell) if isinstance(cell, (int, float)) else str(cell) for cell in row)
+            *(four_digits(cell) if isinstance(cell, (int, float)) else shown(cell) for cell in row)
         )
     wide = 120 if not sys.stdout.isatty() else None
-    Console(highlight=False, width=wide).print(table)
+    # Text in brackets is text: `pip install ray-unlearn[lm-eval]`.
+    Console(highlight=False, width=wide, markup=False).print(table)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -57,11 +70,11 @@ def print_verdict(findings: Sequence[Finding], where: str) -> None:
     """Print whether a study can run, in one line."""
     states = {finding.state for finding in findings}
     if "refused" in states:
-        print("refused: this study cannot run as it is")
+        print_line("refused: this study cannot run as it is")
     elif "no room" in states:
-        print(f"does not fit {where}")
+        print_line(f"does not fit {where}")
     else:
-        print(f"fits {where}")
+        print_line(f"fits {where}")
 
 
 def end_with_findings(findings: Sequence[Finding]) -> None:
@@ -74,7 +87,7 @@ def print_without_result(outcomes: Mapping[str, int], reasons: dict[str, int]) -
     """How many trials have no result, and why; nothing where all have one."""
     if reasons:
         count = f"{sum(reasons.values())} of {sum(outcomes.values())}"
-        print(f"without a result: {count} trials: {reasons_in_words(reasons)}")
+        print_line(f"without a result: {count} trials: {reasons_in_words(reasons)}")
 
 
 def failure_line(result: "StudyResult") -> str:
@@ -95,11 +108,11 @@ def four_digits(value: float) -> str:
 
 
 def json_ready(content: Any) -> Any:
-    """The content as JSON can hold it: NaN becomes null, tuples become lists."""
+    """The content as JSON can hold it: what is not finite becomes null, tuples become lists."""
     if isinstance(content, dict):
         return {str(key): json_ready(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):
         return [json_ready(value) for value in content]
-    if isinstance(content, float) and math.isnan(content):
+    if isinstance(content, float) and not math.isfinite(content):
         return None
     return content

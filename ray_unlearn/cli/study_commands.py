@@ -10,11 +10,13 @@ from ray_unlearn.cli.show import (
     Json,
     failure_line,
     print_json,
+    print_line,
     print_table,
     print_without_result,
     say,
 )
 from ray_unlearn.spec.bounds import MOST_TRIALS
+from ray_unlearn.spec.row_tasks import TASK_COLUMN
 
 if TYPE_CHECKING:
     from ray_unlearn.api import Study
@@ -138,6 +140,9 @@ def _last_line(result: "StudyResult") -> str:
     return f"done; report with: ray-unlearn report {result.location}"
 
 
+BEST = ("method", "trial", "learning rate", "updates", "score", "forget ppl", "target ppl")
+
+
 def _show(found: "Status", json: bool, ended: bool = False) -> None:
     """Show a study's state; after a run that has just `ended`, without the line on its driver."""
     from ray_unlearn.cli.watch import driver
@@ -145,10 +150,14 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
     if json:
         print_json(found.as_json())
         return
+    tasks = dict.fromkeys(name for best in found.best for name in best.tasks)
     print_table(
-        ["method", "trial", "learning rate", "updates", "score", "forget ppl", "target ppl"],
+        [*BEST, *(name.removeprefix(TASK_COLUMN) for name in tasks)],
         [
-            (b.method, b.trial_id, b.learning_rate, b.where, b.score, b.forget_ppl, b.target_ppl)
+            (
+                *(b.method, b.trial_id, b.learning_rate, b.where, b.score, b.forget_ppl),
+                *(b.target_ppl, *(b.tasks.get(name, "") for name in tasks)),
+            )
             for b in found.best
         ],
         title=f"{found.name}: best of each method so far (selection half; score: lower is better)",
@@ -157,18 +166,18 @@ def _show(found: "Status", json: bool, ended: bool = False) -> None:
         ", ".join(f"{count} {name}" for name, count in found.outcomes.items() if count)
         or "none finished"
     )
-    print(
+    print_line(
         f"{found.finished} trials finished: {outcomes}; {found.unfinished} unfinished; "
         f"{found.rows} evaluation rows"
     )
     if found.feasible:
-        print(found.feasible)
+        print_line(found.feasible)
     print_without_result(found.outcomes, found.reasons)
     if (said := driver(found)) and not ended:
-        print(said)
+        print_line(said)
     for problem in found.live.problems if found.live else []:
-        print(f"problem: {problem}")
+        print_line(f"problem: {problem}")
     if len(found.notes) > SHOWN_NOTES:
-        print(f"{len(found.notes)} notes, the last {SHOWN_NOTES} of them (`--json` has all):")
+        print_line(f"{len(found.notes)} notes, the last {SHOWN_NOTES} of them (`--json` has all):")
     for note in found.notes[-SHOWN_NOTES:]:
-        print(f"note: {note}")
+        print_line(f"note: {note}")

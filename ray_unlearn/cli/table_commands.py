@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.cli.show import Json, print_json, print_table, say
+from ray_unlearn.cli.show import Json, print_json, print_line, print_table, say
 from ray_unlearn.spec.bounds import LARGEST_SEED, MOST_TRIALS
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.guideline_file import Guidelines
@@ -161,7 +161,7 @@ def report_command(
         found |= {"likely": likely, "leave_alone": alone}
         print_json(found | {"best": [trial.model_dump(mode="json") for trial in best]})
     else:
-        print(written.page)
+        print_line(str(written.page))
 
 
 def _names(listed: str | None) -> tuple[str, ...]:
@@ -182,7 +182,7 @@ def methods_command(json: Json = False) -> None:
         )
         return
     print_table(["method", "loss to minimise", "retain data"], lines)
-    print(
+    print_line(
         "U forget set, R retain set (same domain), G general set, P_0 vanilla model; the first "
         "seven: Yao et al., ACL 2024; the sources of the others are in docs/methods.md"
     )

@@ -9,7 +9,7 @@ from ray_unlearn.cli.options import Location
 from ray_unlearn.cli.show import Json, print_json, print_table, say
 from ray_unlearn.spec.bounds import LARGEST_SEED
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
-from ray_unlearn.spec.method_registry import method_named
+from ray_unlearn.spec.method_registry import check_uses, method_named
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
@@ -45,7 +45,7 @@ def unlearn_command(
     spec = load_study(study)
     values: dict[str, Any] = dict(_setting(text) for text in settings or [])
     chosen = method_named(method)
-    chosen.check_uses(values, "--set")
+    check_uses(chosen, values, "--set")
     hyperparameters = validated(chosen.values, _defaults(spec, method) | values, "--set")
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ray_unlearn.cli.options import Location
-from ray_unlearn.cli.show import Json, print_json
+from ray_unlearn.cli.show import Json, print_json, print_line
 from ray_unlearn.spec.errors import EXIT_STORAGE
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def verify_command(
         print_json(asdict(found) | {"repaired": repaired})
     else:
         for sentence in (*repaired, *found.problems):
-            print(sentence)
+            print_line(sentence)
         if not found.problems:
-            print(_clean(found, location))
+            print_line(_clean(found, location))
     raise typer.Exit(EXIT_STORAGE if found.problems else 0)
 
 
@@ -46,7 +46,7 @@ def migrate_command(location: Location) -> None:
     from ray_unlearn.api import Study
 
     for sentence in Study(location).migrate():
-        print(sentence)
+        print_line(sentence)
 
 
 def _clean(found: "Verification", location: str) -> str:

@@ -15,7 +15,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ray_unlearn.cli.show import json_ready
+from ray_unlearn.cli.show import json_ready, shown
+from ray_unlearn.spec.printable import printable
 from ray_unlearn.store.failure_reasons import reasons_in_words
 from ray_unlearn.store.live import in_words
 from ray_unlearn.store.status import Follower, Status
@@ -55,7 +56,7 @@ def watch(
                 print(
                     json.dumps(json_ready(found.as_json()), allow_nan=False)
                     if as_json
-                    else line(found),
+                    else printable(line(found)),
                     flush=True,
                 )
             if found.over:
@@ -130,30 +131,27 @@ def view(found: Status) -> RenderableType:
     total = found.asked_for or max(1, found.finished)
     head = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=total, completed=found.finished, width=36)
-    head.add_row(Text(f"{found.name}: {_trials(found)}", style="bold"), bar, _left(found))
+    head.add_row(shown(f"{found.name}: {_trials(found)}", style="bold"), bar, _left(found))
     parts: list[RenderableType] = [
         head,
-        Text(f"{_outcomes(found)}; {_running(found)}; {found.rows} evaluation rows"),
+        shown(f"{_outcomes(found)}; {_running(found)}; {found.rows} evaluation rows"),
     ]
     if found.feasible:
-        parts.append(Text(found.feasible, style="" if found.best else "yellow"))
+        parts.append(shown(found.feasible, style="" if found.best else "yellow"))
     if said := driver(found, in_view=True):
         style = {"silent": "bold red", "running": "green"}.get(found.driver, "dim")
-        parts.append(Text(said, style=style))
+        parts.append(shown(said, style=style))
     if found.reasons:
         said = f"{found.without_result} without a result: {reasons_in_words(found.reasons)}"
-        parts.append(Text(said, style="bold red" if found.none_succeeded else "yellow"))
-    parts += [Text(f"problem: {text}", style="yellow") for text in _problems(found)]
+        parts.append(shown(said, style="bold red" if found.none_succeeded else "yellow"))
+    parts += [shown(f"problem: {text}", style="yellow") for text in _problems(found)]
     if found.live and found.live.lanes and found.driver == "running":
         parts.append(Padding(_lanes(found.live.lanes), (1, 0, 0, 0)))
-        parts += [Text(f"a lane waits for {text}", style="yellow") for text in waits(found)]
+        parts += [shown(f"a lane waits for {text}", style="yellow") for text in waits(found)]
     if found.best:
         parts.append(Padding(_best(found), (1, 0, 0, 0)))
     if found.notes:
-        notes = [
-            Text(f"note: {text}", style="dim", overflow="ellipsis", no_wrap=True)
-            for text in found.notes
-        ]
+        notes = [_one_line(f"note: {text}") for text in found.notes]
         parts.append(Padding(Group(*notes[-SHOWN_NOTES:]), (1, 0, 0, 0)))
     return Group(*parts)
 
@@ -167,6 +165,12 @@ def waits(found: Status) -> list[str]:
     )
 
 
+def _one_line(text: str) -> Text:
+    note = shown(text, style="dim")
+    note.overflow, note.no_wrap = "ellipsis", True
+    return note
+
+
 def _lanes(lanes: list[dict[str, Any]]) -> Table:
     table = _table(
         "lane", "state", "trial", "busy", "up", "restarts", "where", words=("state", "where")
@@ -176,17 +180,17 @@ def _lanes(lanes: list[dict[str, Any]]) -> Table:
     for lane in lanes[:SHOWN_LANES]:
         up, busy = lane["up_s"], lane["busy_s"]
         table.add_row(
-            str(lane["index"]),
-            str(lane["state"]),
-            "" if lane["trial"] is None else str(lane["trial"]),
+            shown(lane["index"]),
+            shown(lane["state"]),
+            shown("" if lane["trial"] is None else lane["trial"]),
             f"{busy / up:.0%}" if up and busy is not None else "",
             in_words(up) if up else "",
-            str(lane["restarts"] or ""),
-            str(lane["node"] or ""),
+            shown(lane["restarts"] or ""),
+            shown(lane["node"] or ""),
         )
     if len(lanes) > SHOWN_LANES:
         rest = lanes[SHOWN_LANES:]
-        table.add_row("...", f"{len(rest)} more: {_states(rest)}")
+        table.add_row("...", shown(f"{len(rest)} more: {_states(rest)}"))
     return table
 
 
@@ -205,7 +209,11 @@ def _best(found: Status) -> Table:
         numbers = [f"{best.learning_rate:.2e}", best.where, f"{best.score:.4f}"]
         perplexities = [f"{best.forget_ppl:.4g}", f"{best.target_ppl:.4g}"]
         table.add_row(
-            best.method, str(best.number), *numbers, *perplexities, style="" if place else "bold"
+            shown(best.method),
+            str(best.number),
+            *numbers,
+            *perplexities,
+            style="" if place else "bold",
         )
     return table
 

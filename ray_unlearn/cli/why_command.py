@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ray_unlearn.cli.show import Json, print_json
+from ray_unlearn.cli.show import Json, print_json, print_line
 from ray_unlearn.spec.errors import EXIT_STORAGE
 
 
@@ -32,11 +32,11 @@ def why_command(
         if json:
             print_json(guide.sentences)
         else:
-            print("\n".join(f"{name}\n  {text}" for name, text in guide.sentences.items()))
+            print_line("\n".join(f"{name}\n  {text}" for name, text in guide.sentences.items()))
         return
     found = guide.why(claim)
     if json:
         print_json(found.as_json())
     else:
-        print(found)
+        print_line(str(found))
     raise typer.Exit(0 if found.sound else EXIT_STORAGE)

@@ -19,7 +19,7 @@ from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.study import Say, StudyResult, resume_study, run_study, to_stderr
 from ray_unlearn.spec.bounds import LARGEST_SEED, MOST_TRIALS
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.evaluation_spec import StrengthMode
+from ray_unlearn.spec.evaluation_spec import ASKED, StrengthMode
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.strict import validated
@@ -30,8 +30,8 @@ from ray_unlearn.store.record import Record
 from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import below
-from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.model import make_ready
+from ray_unlearn.unlearn.prepared_study import prepared_study
 from ray_unlearn.unlearn.workspace import context_digest
 
 CONFIRM_FOLDER = "confirm"
@@ -177,6 +177,8 @@ def confirming_spec(
             ),  # no trial has more updates, so each is evaluated at its last one alone
             "batch_size": spec.evaluation.batch_size,
             "strength": _strength(spec, chosen),
+            # Its objective may read them, and they are of the last update alone.
+            **spec.evaluation.model_dump(mode="json", include=set(ASKED)),
         },
         # Which seed came out best means nothing, so its weights are not worth the disk space.
         "operations": spec.operations.model_dump(mode="json") | {"keep_best": False},
@@ -238,7 +240,7 @@ def _check_context(spec: StudySpec, record: Record, folder: Path, quiet: bool, s
     """Refuse another model or other data, whose scores would be no confirmation."""
     with stages(quiet) as report:
         make_ready(spec.model, report)
-    data = prepare(spec.data, spec.model, say=say, evaluation=spec.evaluation)
+    data = prepared_study(spec, say)
     found, former = context_digest(spec, data), context_digest(spec, data, former=True)
     if record.header.context not in (found, former):
         raise UserError(

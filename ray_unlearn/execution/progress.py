@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.execution.notebook_display import NotebookDisplay
+from ray_unlearn.spec.printable import printable
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.live import in_words
 from ray_unlearn.store.record import Record, Trial
@@ -120,7 +121,8 @@ class Progress:
         self._tally.add(trial)
         self._refresh()
         if self._notebook is None and not self._console.is_terminal:
-            self._console.print(self._line(trial), soft_wrap=True, highlight=False, markup=False)
+            line = printable(self._line(trial))
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
     @property
     def done(self) -> int:

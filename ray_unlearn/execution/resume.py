@@ -31,9 +31,11 @@ def resumed_spec(
 ) -> StudySpec:
     """The spec to go on with; a missing `study.yaml` is written again from the ledger.
 
+    A new number of trials is recorded by `record_extension`, once the study has been admitted.
+
     Args:
         folder: the study directory.
-        ledger: open for appending; a new number of trials is recorded in it.
+        ledger: open for appending.
         operations: values that replace those of `operations`, for this run only.
         add_trials: trials of each method to add, kept in `study.yaml`.
 
@@ -47,7 +49,7 @@ def resumed_spec(
     began = with_trials(began, record.trials_per_method or began.search.trials_per_method)
     if not path.exists():
         write_spec(path, began)
-    spec = load_study(path)
+    spec = load_study(path, operations)
     _refuse_changes(path, began, spec)
     if add_trials is not None:
         if spec.search.trials_per_method is None:
@@ -60,12 +62,22 @@ def resumed_spec(
             )
         spec = with_trials(spec, wanted)
     _refuse_fewer(path, record, spec)
-    if spec.search.trials_per_method != began.search.trials_per_method:
-        write_spec(
-            path, spec
-        )  # first, so that after a kill in between the next resume still finds the new number
-        ledger.append(StudyExtended(spec.search.trials_per_method))
-    return load_study(path, operations) if operations else spec
+    return spec
+
+
+def record_extension(folder: Path, ledger: Ledger, spec: StudySpec) -> None:
+    """Record the number of trials to go on with, if it is another one than the study had.
+
+    Raises:
+        StorageError: `study.yaml` or the ledger cannot be written.
+    """
+    record, wanted = ledger.record, spec.search.trials_per_method
+    began = validated(StudySpec, record.header.spec, "ledger header: spec")
+    if wanted != (record.trials_per_method or began.search.trials_per_method):
+        path = folder / SPEC_FILE
+        # First, so that after a kill in between the next resume still finds the new number.
+        write_spec(path, with_trials(load_study(path), wanted))
+        ledger.append(StudyExtended(wanted))
 
 
 def trials_to_reach(expected: StudySpec, ledger: Ledger, where: str) -> int | None:

@@ -18,11 +18,8 @@ Everything that can be refused is refused before Ray starts.
 """
 
 import contextlib
-import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -47,23 +44,25 @@ from ray_unlearn.execution.recorder import Observer, Recorder
 from ray_unlearn.execution.resume import (
     SPEC_FILE,
     drop_outdated_weights,
+    record_extension,
     resumed_spec,
     trials_to_reach,
     write_spec,
 )
 from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
+from ray_unlearn.execution.study_checks import admitted, check_disk, check_unchanged, readmitted
+from ray_unlearn.execution.study_header import code_version, libraries, study_header
 from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
 from ray_unlearn.spec.method_modules import ENVIRONMENT
-from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.printable import printable
 from ray_unlearn.spec.strict import differences
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.spec.user_methods import modules_of, source_digests
+from ray_unlearn.spec.user_methods import modules_of
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import (
     BestWeightsGone,
     HalvesDealt,
-    Header,
     Note,
     SessionBegan,
     TrialReopened,
@@ -73,7 +72,7 @@ from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles, opened
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.schema import Dealing, Row
+from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.table import baseline_table, result_table, write_table
@@ -84,21 +83,15 @@ from ray_unlearn.store.target import (
     target_warnings,
 )
 from ray_unlearn.store.working_copy import header_digest_of
-from ray_unlearn.unlearn.admission import Admission, admission
 from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.finding import Finding
-from ray_unlearn.unlearn.machine import free_disk_gib, machine_here
-from ray_unlearn.unlearn.memory import active_parameter_count
-from ray_unlearn.unlearn.model import exact_retrain_sources, local_source, make_ready, model_digest
-from ray_unlearn.unlearn.plan import disk_bytes, host_gib
+from ray_unlearn.unlearn.model import exact_retrain_sources, make_ready
+from ray_unlearn.unlearn.plan import host_gib
 from ray_unlearn.unlearn.prepared_study import prepared_study
-from ray_unlearn.unlearn.workspace import context_digest, retraining_flops
 
 LEDGER_FOLDER = "ledger"
 BASELINES_FILE = "baselines.json"
 TENSORBOARD_FOLDER = "tensorboard"
-LIBRARIES = ("ray", "torch", "transformers", "optuna", "numpy", "tokenizers")
-SMALLEST_FREE_BYTES = 200 * 2**20
 
 
 @dataclass(frozen=True)
@@ -127,7 +120,7 @@ Say = Callable[[str], None]
 
 
 def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def run_study(
@@ -167,18 +160,18 @@ def run_study(
         Search(spec, "")  # refuses a grid that is too large
         with stages(quiet) as report:
             make_ready(spec.model, report)
-        _check_disk(place, spec)
+        check_disk(place, spec)
         data = prepared_study(spec, say)
-        admitted = _admitted(spec, data, address, place)
+        found = admitted(spec, data, address, place)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
-        with place.create_ledger(_header(spec, data, dealing)) as ledger:
+        with place.create_ledger(study_header(spec, data, dealing)) as ledger:
             if halves_of is not None and halves_of.halves:
                 ledger.append(HalvesDealt(halves_of.halves))
             write_spec(place.folder / SPEC_FILE, spec)
             place.publish(SPEC_FILE)
             data = data.as_dealt(dealing, ledger.record.halves)
             run = _Run(spec, place, ledger, data, address, observers, quiet, say)
-            for finding in admitted.worth_saying:
+            for finding in found.worth_saying:
                 run.tell(finding)
             return run.to_the_end()
 
@@ -222,15 +215,19 @@ def resume_study(
         if expected is not None:
             add_trials = trials_to_reach(expected, ledger, str(location))
         spec = resumed_spec(place.folder, ledger, operations, add_trials)
-        place.publish(SPEC_FILE)
+        failed = retry_failed and any(t.status == "failed" for t in ledger.record.finished)
+        total = Search(spec, "").total
+        left = failed or next(pending(ledger.record.trials, total), None) is not None
+        for finding in readmitted(spec, address, place, left).worth_saying:
+            say(f"{finding.state}: {finding}")
         with stages(quiet) as report:
             make_ready(spec.model, report)
         data = prepared_study(spec, say)
-        _check_same_data(ledger.record.header, data)
+        check_unchanged(ledger.record.header, spec, data)
         data = data.as_dealt(ledger.record.header.dealing, ledger.record.halves)
-        _check_same_model(ledger.record.header, spec.model)
-        _check_same_methods(ledger.record.header, spec.methods)
-        _check_disk(place, spec)
+        check_disk(place, spec)
+        record_extension(place.folder, ledger, spec)
+        place.publish(SPEC_FILE)
         if retry_failed:
             _reopen_failed(ledger)
         return _Run(spec, place, ledger, data, address, observers, quiet, say).to_the_end()
@@ -284,7 +281,7 @@ class _Run:
     def _begin_session(self) -> None:
         """Record who goes on and with what; remove what a killed process left behind."""
         header, record = self.ledger.record.header, self.ledger.record
-        now = {"code_version": _code_version(), "libraries": _libraries()}
+        now = {"code_version": code_version(), "libraries": libraries(self.spec)}
         before = record.sessions[-1] if record.sessions else header
         began = {name: getattr(before, name) for name in now}
         if changes := differences(began, now):
@@ -294,8 +291,8 @@ class _Run:
                 total=self.search.total,
                 host=REAL.host,
                 pid=REAL.pid,
-                code_version=_code_version(),
-                libraries=_libraries(),
+                code_version=code_version(),
+                libraries=libraries(self.spec),
             )
         )
         rule = ScoreRule.of(record, self.spec)
@@ -455,125 +452,8 @@ class _Run:
         export_journal(record, self.spec, self.folder / JOURNAL_FILE)
 
 
-def _admitted(
-    spec: StudySpec, data: StudyData, address: str | None, place: StudyFiles
-) -> Admission:
-    """The checks of a study that begins.
-
-    Its room is looked at where it is to run on this machine alone. The target is measured by the
-    first lane.
-
-    Raises:
-        UserError: the study cannot run, or it wants GPUs that are not there.
-    """
-    alone = address is None and not ray.is_initialized() and "RAY_ADDRESS" not in os.environ
-    machine = machine_here(place.folder.absolute()) if alone else None
-    found = admission(spec, machine, data=data, measures=False)
-    found.refuse()
-    for finding in found.states("no room"):
-        if finding.what == "GPUs":
-            raise UserError(str(finding))
-    return found
-
-
 def _reopen_failed(ledger: Ledger) -> None:
     for trial in ledger.record.finished:
         if trial.status == "failed":
             reason = f"asked for by --retry-failed; it had failed: {trial.reason}"
             ledger.append(TrialReopened(trial.number, reason))
-
-
-def _check_disk(place: StudyFiles, spec: StudySpec) -> None:
-    """Refuse a disk that the study would fill; a torn study is worse than none."""
-    folder = place.folder
-    there = (
-        sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        if folder.exists()
-        else 0
-    )
-    needed = max(SMALLEST_FREE_BYTES, 0 if place.storage.remote else disk_bytes(spec) - there)
-    free = free_disk_gib(folder.absolute()) * 2**30
-    if free < needed:
-        raise StorageError(
-            f"{folder}: {free / 2**20:.0f} MiB free, the study may need {needed / 2**20:.0f} "
-            "MiB; free some space"
-        )
-
-
-def _header(spec: StudySpec, data: StudyData, dealing: Dealing = "balanced") -> Header:
-    return Header(
-        spec=spec.model_dump(mode="json"),
-        domain=data.domain,
-        data_digest=data.digest,
-        split_digests=data.split_digests,
-        model_digest=model_digest(spec.model),
-        context=context_digest(spec, data),
-        retraining_flops=_retraining_flops(spec.model),
-        dealing=dealing,
-        code_version=_code_version(),
-        libraries=_libraries(),
-        methods=source_digests(spec.methods),
-    )
-
-
-def _libraries() -> dict[str, str]:
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in LIBRARIES
-    }
-
-
-def _retraining_flops(model: ModelSpec) -> float:
-    """`workspace.retraining_flops` with parameters counted on the meta device, without loading."""
-    if model.source.startswith("demo:") or not model.pretraining_tokens:
-        return retraining_flops(model, 0)
-    from transformers import AutoConfig
-
-    gguf = {"gguf_file": model.gguf_file} if model.gguf_file else {}
-    config = AutoConfig.from_pretrained(
-        local_source(model.source), revision=model.revision, trust_remote_code=False, **gguf
-    )
-    return retraining_flops(model, active_parameter_count(config))
-
-
-def _code_version() -> str:
-    """The installed version and a digest of the sources, which tells two checkouts apart."""
-    try:
-        version = importlib.metadata.version("ray-unlearn")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    root = Path(__file__).parent.parent
-    total = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        total.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return f"{version} ({total.hexdigest()[:12]})"
-
-
-def _check_same_data(header: Header, data: StudyData) -> None:
-    """Refuse other data than the study began with, by its digest or, begun long ago, the former."""
-    if header.data_digest in (data.digest, data.former_digest):
-        return
-    began = header.split_digests
-    changed = [name for name, now in data.split_digests.items() if began.get(name, now) != now]
-    where = f"the documents or tokens of {', '.join(changed)}" if changed else "the data"
-    _refuse_other(where, "data", header.data_digest, data.digest)
-
-
-def _check_same_model(header: Header, model: ModelSpec) -> None:
-    began, now = header.model_digest, model_digest(model)
-    if began not in (now, model_digest(model, former=True)):
-        _refuse_other("the model", "model", began, now)
-
-
-def _check_same_methods(header: Header, methods: Sequence[str]) -> None:
-    now = source_digests(methods)
-    for name, began in header.methods.items():
-        if now.get(name) != began:
-            _refuse_other(f"the source of method {name!r}", "source", began, now.get(name, "none"))
-
-
-def _refuse_other(where: str, what: str, began: str, now: str) -> None:
-    verb = "have" if where.startswith("the documents") else "has"
-    raise UserError(
-        f"{where} {verb} changed since the study began (digest {began}, now {now}): its trials "
-        f"could not be compared; put the {what} back, or start a new study with `ray-unlearn run`"
-    )

@@ -28,6 +28,10 @@ OTHER_ANSWERS = ("alternative", *COMPARED)
 """Kinds of answers beside the true one; `alternative` ones are taught instead of it."""
 
 
+EXAMPLES = "examples"
+"""Field of watched sets: questions with answers before each of theirs."""
+
+
 def place_of(name: str) -> str:
     """Where a study file names the source of a split or of a watched set."""
     return f"data.splits.{name}" if name.partition("/")[0] in SPLITS else f"evaluation.sets.{name}"
@@ -111,9 +115,10 @@ class SplitSource(Strict):
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Studies of before there were other answers had no such keys."""
+        """Studies of before there were other answers, or examples, had no such keys."""
         content: dict[str, Any] = handler(self)
-        absent = {name for name in OTHER_ANSWERS if content.get(name) is None}
+        asked = (*OTHER_ANSWERS, EXAMPLES)
+        absent = {name for name in asked if content.get(name) is None}
         return {key: value for key, value in content.items() if key not in absent}
 
     @property

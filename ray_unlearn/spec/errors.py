@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from ray_unlearn.spec.printable import printable
+
 EXIT_WRONG_INPUT = 2
 EXIT_FAILED_TRIALS = 3
 EXIT_STORAGE = 4
@@ -10,9 +12,15 @@ EXIT_INTERRUPTED = 130
 
 
 class UserError(ValueError):
-    """Wrong usage or input, shown without a traceback; the process ends with `exit_code`."""
+    """Wrong usage or input, shown without a traceback; the process ends with `exit_code`.
+
+    A message quotes what others have written, so it is made `printable` here, once for all.
+    """
 
     exit_code = EXIT_WRONG_INPUT
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class StorageError(UserError):

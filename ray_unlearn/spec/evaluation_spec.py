@@ -18,9 +18,10 @@ from ray_unlearn.spec.bounds import (
     MOST_SEQUENCES,
     MOST_UPDATES,
 )
-from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource
+from ray_unlearn.spec.data_spec import EXAMPLES, SPLITS, DataSpec, SplitSource, place_of
 from ray_unlearn.spec.errors import nearest
 from ray_unlearn.spec.model_spec import ModelSpec
+from ray_unlearn.spec.row_tasks import RowTask
 from ray_unlearn.spec.set_names import EVALUATED_SETS
 from ray_unlearn.spec.strict import Strict
 
@@ -30,7 +31,7 @@ TAUGHT = ("alternative", "mismatched")
 """Token sets of answers that methods teach, beside the splits."""
 RESERVED = frozenset((*SPLITS, *EVALUATED_SETS, *TAUGHT, "mia", "score", "model", "priv"))
 """Names that columns of ours begin with, or that data have."""
-ASKED = frozenset(("sets", "generate", "model_utility", "priv_leak"))
+ASKED = frozenset(("sets", "generate", "model_utility", "priv_leak", "tasks"))
 """Keys that are left out of a resolved study where nothing is asked."""
 
 
@@ -43,6 +44,27 @@ class WatchedSet(SplitSource):
         "jailbreak prefixes); near: close to it and to be kept; far: another skill; null: not "
         "said",
     )
+
+    examples: SplitSource | None = Field(
+        None,
+        description="questions with their answers that stand before each question of the set, all "
+        "of them in their order (few-shot prompts, as MUSE asks); null: none",
+    )
+
+    @model_validator(mode="after")
+    def _examples_are_answers(self) -> Self:
+        if self.examples is None:
+            return self
+        if not (self.has_answers and self.examples.has_answers):
+            where = "examples" if self.has_answers else "the set"
+            raise ValueError(
+                f"`examples` are questions and answers before others: name the fields `prompt` and "
+                f"`answer`, or `messages`, of {where}"
+            )
+        if self.examples.other_answers:
+            name = next(iter(self.examples.other_answers))
+            raise ValueError(f"examples.{name}: is not read; remove it")
+        return self
 
     @property
     def to_be_kept(self) -> bool:
@@ -112,8 +134,13 @@ class EvaluationSpec(Strict):
     priv_leak: bool = Field(
         False, description="MUSE's PrivLeak against the exactly retrained model, with Min-K% 40"
     )
+    tasks: tuple[RowTask, ...] = Field(
+        (),
+        description="tasks of lm-evaluation-harness (extra `lm-eval`): their metrics are columns "
+        "of every row; one entry, or a list of them",
+    )
 
-    @field_validator("generate", mode="before")
+    @field_validator("generate", "tasks", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, dict) else value
@@ -146,10 +173,35 @@ class EvaluationSpec(Strict):
             raise ValueError("generate.sets: a set is named twice; keep one")
         return self
 
+    @model_validator(mode="after")
+    def _tasks_once(self) -> Self:
+        columns = [column for task in self.tasks for column in task.columns]
+        twice = [column for column in columns if columns.count(column) > 1]
+        if twice:
+            raise ValueError(
+                f"tasks: two of them make a column {twice[0]!r}; name each task and metric once"
+            )
+        return self
+
+    @property
+    def sources(self) -> dict[str, SplitSource]:
+        """What its sets are read from, by place in a study file."""
+        found: dict[str, SplitSource] = {}
+        for name, one in self.sets.items():
+            found[place_of(name)] = one
+            if one.examples is not None:
+                found[f"{place_of(name)}.{EXAMPLES}"] = one.examples
+        return found
+
     @property
     def evaluated(self) -> tuple[str, ...]:
         """The names of all sets that are evaluated."""
         return (*EVALUATED_SETS, *self.sets)
+
+    @property
+    def reads_tokenizer(self) -> bool:
+        """Whether rows need the tokenizer beside the tokens."""
+        return bool(self.generate or self.tasks)
 
     @property
     def bare(self) -> "EvaluationSpec":
@@ -214,16 +266,15 @@ def check_evaluation(evaluation: EvaluationSpec, data: DataSpec, model: ModelSpe
 def _check_templates(evaluation: EvaluationSpec, data: DataSpec) -> None:
     template, separator = data.chat_template, data.separator
     given = "chat_template" if template is not None else "separator"
-    sources = (*data.splits.values(), *evaluation.sets.values())
+    sources = (*data.splits.values(), *evaluation.sources.values())
     asks = any(source.has_answers for source in sources)
     if not asks and (template is not None or separator is not None):
         raise ValueError(
             f"data: `{given}` is for prompts and answers, and no split has any; remove it, or name "
             "the fields `prompt` and `answer`, or `messages`, of a split"
         )
-    bare = [name for name, source in evaluation.sets.items() if source.messages is not None]
+    bare = [place for place, source in evaluation.sources.items() if source.messages is not None]
     if bare and template is None:
         raise ValueError(
-            f"evaluation.sets.{bare[0]}.messages: needs `data.chat_template`: `tokenizer`, or a "
-            "Jinja template"
+            f"{bare[0]}.messages: needs `data.chat_template`: `tokenizer`, or a Jinja template"
         )

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.evaluation_spec import StrengthMode
+from ray_unlearn.spec.given_file import given_bytes, json_value
 from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.spec.score_weights import ScoreWeights
 from ray_unlearn.spec.strict import Strict, validated
@@ -361,12 +362,12 @@ def load_guidelines(path: Path) -> Guidelines:
         UserError: the file is missing, not JSON, another program's, or of a newer version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_value(given_bytes(path))
     except FileNotFoundError:
         raise UserError(
             f"{path}: no such file; `ray-unlearn report` writes a guidelines.json"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(content, dict) or "guidelines" not in content:
         raise UserError(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from graphlib import TopologicalSorter
 
 from ray_unlearn.spec.errors import nearest
-from ray_unlearn.spec.method_registry import method_named
+from ray_unlearn.spec.method_registry import check_uses, method_named
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange, Scalar, SearchSpace
 
 Listed = Mapping[str, Scalar]
@@ -54,7 +54,7 @@ def check_points(space: SearchSpace, points: Iterable[Listed], where: str) -> No
 
 def _check_point(space: SearchSpace, point: Listed, place: str) -> None:
     sampled = sampled_parameters(space)
-    method_named(space.method).check_uses(point, place)
+    check_uses(method_named(space.method), point, place)
     for name in point:
         if name not in sampled:
             raise ValueError(

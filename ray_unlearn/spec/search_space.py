@@ -16,7 +16,13 @@ from pydantic import (
 from ray_unlearn.spec.bounds import MOST_UPDATES
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import ANY, Hyperparameters
-from ray_unlearn.spec.method_registry import WITHOUT_DEFAULT, Method, method_named, value_type
+from ray_unlearn.spec.method_definition import Method
+from ray_unlearn.spec.method_registry import (
+    WITHOUT_DEFAULT,
+    check_uses,
+    method_named,
+    value_type,
+)
 from ray_unlearn.spec.strict import Strict, validated
 
 ParameterRole = Literal["scientific", "nuisance", "fixed"]
@@ -161,7 +167,7 @@ class SearchSpace(Strict):
         self, name: str, parameter: FloatRange | IntRange | Choice | Fixed
     ) -> None:
         method = method_named(self.method)
-        method.check_uses([name])
+        check_uses(method, [name])
         if isinstance(parameter, IntRange) and parameter.free and name != "steps":
             raise ValueError(f"`{name}`: only `steps` can be free")
         if isinstance(parameter, FloatRange) and value_type(name) is int:

@@ -9,6 +9,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.given_file import given_text
+from ray_unlearn.spec.printable import clipped
 
 
 class Strict(BaseModel):
@@ -23,19 +25,26 @@ Model = TypeVar("Model", bound=Strict)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without duplicate keys and aliases.
+    """Safe YAML without duplicate keys, aliases and tags.
 
     Plain YAML silently takes the last of duplicate keys. Ten nested aliases can expand to more
-    values than fit in memory.
+    values than fit in memory. A tag makes PyYAML take one kind of value for another, which fails
+    in as many ways as there are kinds.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """The next node of the document; refuses an alias."""
+        """The next node of the document; refuses an alias and a tag."""
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise UserError(
                 f"line {event.start_mark.line + 1}: alias *{event.anchor}: write the value out "
                 "instead"
+            )
+        event = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            raise yaml.MarkedYAMLError(
+                problem=f"tag {event.tag}: write the value out instead",
+                problem_mark=event.start_mark,
             )
         return super().compose_node(parent, index)
 
@@ -43,6 +52,8 @@ class _Loader(yaml.SafeLoader):
 def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise UserError(f"line {key_node.start_mark.line + 1}: a key must be a name")
         key = loader.construct_object(key_node)
         if key in seen:
             raise UserError(
@@ -52,7 +63,35 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
     return loader.construct_mapping(node, deep=True)
 
 
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """An integer of 64 bits: one of 5,000 digits is not even printed, and fits into no table."""
+    value = loader.construct_yaml_int(node)
+    if abs(value) >= 2**64:
+        raise ValueError(f"line {node.start_mark.line + 1}: an integer of more than 64 bits")
+    return value
+
+
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_duplicates)
+_Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+
+
+def yaml_value(text: str) -> Any:
+    """The value that a YAML text stands for, without aliases and tags.
+
+    Raises:
+        ValueError: it is none, has an alias or a tag, gives a key twice, nests too deeply, or holds
+            a date or a number that cannot be.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML: {error}") from None
+    except RecursionError:
+        raise ValueError("not valid YAML: nested too deeply") from None
+    except UserError:
+        raise
+    except ValueError as error:  # an impossible date, a number of thousands of digits
+        raise ValueError(f"a value cannot be read: {error}") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -62,21 +101,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: missing or unreadable file, YAML syntax, a key given twice, or not a mapping.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = yaml_value(given_text(path))
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else None
         hint = nearest(path.name, (p.name for p in folder.glob("*.y*ml"))) if folder else ""
         raise UserError(f"{path}: no such file{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    except RecursionError:
-        raise UserError(f"{path}: not valid YAML: nested too deeply") from None
-    except UserError as error:
+    except ValueError as error:
         raise UserError(f"{path}: {error}") from None
-    except ValueError as error:  # an impossible date, a number of thousands of digits
-        raise UserError(f"{path}: a value cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise UserError(
             f"{path}: must hold a mapping of keys to values, got {type(content).__name__}"
@@ -114,7 +147,9 @@ def _sentence(model: type[Strict], problem: dict[str, Any], where: str) -> str:
         return f"{where}: {place}: this key is required"
     message = str(problem["msg"]).removeprefix("Value error, ")
     shown = (
-        "" if isinstance(value, dict) or problem["type"] == "value_error" else f", got {value!r}"
+        ""
+        if isinstance(value, dict) or problem["type"] == "value_error"
+        else f", got {clipped(repr(value))}"
     )
     return f"{where}: {place + ': ' if place else ''}{message}{shown}"
 

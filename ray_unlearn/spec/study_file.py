@@ -2,14 +2,17 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from ray_unlearn.spec.data_spec import SplitSource
+from ray_unlearn.spec.data_spec import EXAMPLES, SplitSource
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.evaluation_spec import WatchedSet
 from ray_unlearn.spec.method_registry import PUBLISHED, known_hyperparameters, method_named
 from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec, is_local
+
+Source = TypeVar("Source", bound=SplitSource)
 
 
 def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpec:
@@ -96,13 +99,24 @@ def _spaces_folder(path: Path, given: str | None) -> Path:
 
 
 def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
-    def absolute(source: SplitSource) -> SplitSource:
+    def absolute(source: Source) -> Source:
         if source.path is None:
             return source
         return source.model_copy(update={"path": str(_below(base, source.path).resolve())})
 
     splits = {name: absolute(source) for name, source in spec.data.splits.items()}
-    sets = {name: absolute(source) for name, source in spec.evaluation.sets.items()}
+    sets: dict[str, WatchedSet] = {
+        name: absolute(one).model_copy(
+            update={EXAMPLES: None if one.examples is None else absolute(one.examples)}
+        )
+        for name, one in spec.evaluation.sets.items()
+    }
+    tasks = tuple(
+        task.model_copy(update={"task": str(_below(base, task.task).resolve())})
+        if task.is_file
+        else task
+        for task in spec.evaluation.tasks
+    )
     model = spec.model
     places: dict[str, Any] = {
         field: model_place(base, value, model.revision, f"model.{field}")
@@ -116,7 +130,7 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
     return spec.model_copy(
         update={
             "data": spec.data.model_copy(update={"splits": splits}),
-            "evaluation": spec.evaluation.model_copy(update={"sets": sets}),
+            "evaluation": spec.evaluation.model_copy(update={"sets": sets, "tasks": tasks}),
             "model": model.model_copy(update=places),
         }
     )
@@ -144,7 +158,7 @@ def model_place(base: Path, given: str, revision: str | None, where: str) -> str
 
 
 def where_it_is_now(spec: StudySpec, folder: Path) -> StudySpec:
-    """The ledger's spec with model, data and operations of `study.yaml`, as a study may have moved.
+    """The ledger's spec with the places and operations of `study.yaml`, as a study may have moved.
 
     Args:
         spec: the spec in the ledger's header.
@@ -157,5 +171,11 @@ def where_it_is_now(spec: StudySpec, folder: Path) -> StudySpec:
     if not path.exists():
         return spec
     now = load_study(path)
-    places = {"model": now.model, "data": now.data, "operations": now.operations}
+    asked = {"sets": now.evaluation.sets, "tasks": now.evaluation.tasks}
+    places = {
+        "model": now.model,
+        "data": now.data,
+        "operations": now.operations,
+        "evaluation": spec.evaluation.model_copy(update=asked),
+    }
     return spec.model_copy(update=places)

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from ray_unlearn.spec.bounds import MOST_ROWS
-from ray_unlearn.spec.data_spec import DataSpec
+from ray_unlearn.spec.data_spec import EXAMPLES, DataSpec
 from ray_unlearn.spec.evaluation_spec import EvaluationSpec, check_evaluation
 from ray_unlearn.spec.hyperparameters import Hyperparameters
 from ray_unlearn.spec.listed_points import check_points
@@ -198,10 +198,13 @@ class StudySpec(Strict):
         content["model"]["exact_retrain_seeds"] = [
             "a local folder" if is_local(source) else source for source in again
         ]
+        if self.evaluation.tasks:
+            content["evaluation"]["tasks"] = [task.decisive() for task in self.evaluation.tasks]
         if self.evaluation.strength == "trained":
             del content["evaluation"]["strength"]  # studies of before it was a choice
         sets = content["evaluation"].get("sets", {})
-        for split in (*content["data"]["splits"].values(), *sets.values()):
+        examples = (one[EXAMPLES] for one in sets.values() if EXAMPLES in one)
+        for split in (*content["data"]["splits"].values(), *sets.values(), *examples):
             if split["path"] is not None:
                 split["path"] = "a local path"
             _without_none(split, "prompt", "answer", "messages")

@@ -8,7 +8,8 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from ray_unlearn.spec.bounds import MOST_ROWS, Seed
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.hyperparameters import Hyperparameters
-from ray_unlearn.spec.method_registry import METHODS, Method, method_named
+from ray_unlearn.spec.method_definition import Method
+from ray_unlearn.spec.method_registry import METHODS, check_uses, method_named
 from ray_unlearn.spec.strict import digest
 
 
@@ -49,9 +50,9 @@ class TrialConfig(Hyperparameters):
     @model_validator(mode="after")
     def _only_what_the_method_uses(self) -> Self:
         method, given = self.definition, _without_others(self.definition, self.model_extra or {})
-        method.check_uses(given)
+        check_uses(method, given)
         self.__pydantic_extra__ = method.own_values(given)
-        method.check_uses(self.changed())
+        check_uses(method, self.changed())
         return self
 
     @property

@@ -15,9 +15,11 @@ from ray_unlearn.spec.hyperparameters import (
     TRAINING_HYPERPARAMETERS,
     Hyperparameter,
 )
+from ray_unlearn.spec.method_definition import Method
 from ray_unlearn.spec.method_modules import ENVIRONMENT, named_modules
-from ray_unlearn.spec.method_registry import SPLITS, Method, method_named, register
+from ray_unlearn.spec.method_registry import method_named, register
 from ray_unlearn.spec.method_terms import Loss, Needs, TermSpec
+from ray_unlearn.spec.shipped_methods import SPLITS
 
 RETAIN = {"descent": "cross_entropy", "kl": "kl_divergence"}
 

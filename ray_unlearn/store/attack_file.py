@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.given_file import given_bytes, json_value
 from ray_unlearn.store.atomic_write import write_whole
+from ray_unlearn.store.typed_fields import has_its_types
 
 ATTACKS_FILE = "attacks.json"
 PARAPHRASES = "paraphrases"
@@ -112,11 +114,11 @@ def read_attacks(folder: Path) -> list[AttackedModel]:
     """
     path = folder / ATTACKS_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_value(given_bytes(path))
         return [_model(entry) for entry in content["models"]]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ArithmeticError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise StorageError(
             f"{path}: cannot be read: {type(error).__name__}: {error}; remove it, and attack again "
             "with `ray-unlearn attack`"
@@ -171,7 +173,10 @@ def _line(outcome: AttackOutcome) -> dict[str, Any]:
 
 def _model(entry: Mapping[str, Any]) -> AttackedModel:
     outcomes = tuple(AttackOutcome(**_with_nan(one)) for one in entry["outcomes"])
-    return AttackedModel(**{**entry, "outcomes": outcomes})
+    model = AttackedModel(**{**entry, "outcomes": outcomes})
+    if not all(map(has_its_types, (model, *outcomes))):
+        raise TypeError("a value of another type")
+    return model
 
 
 def _with_nan(entry: Mapping[str, Any]) -> dict[str, Any]:

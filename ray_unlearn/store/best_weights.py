@@ -1,10 +1,10 @@
 """A check that the best weights are the ones that were written (I5 of `verify`)."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_unlearn.spec.given_file import json_value
 from ray_unlearn.store.event import BestWeightsKept
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.schema import row_key
@@ -68,9 +68,9 @@ def safetensors_fault(path: Path) -> str:
             return f"a header of {length} bytes does not fit into {size}"
         content = file.read(length)
     try:
-        header = json.loads(content)
+        header = json_value(content)
         spans = [_span(entry) for name, entry in header.items() if name != "__metadata__"]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ArithmeticError, ValueError, TypeError, KeyError, AttributeError):
         return "its header cannot be read"
     data = size - 8 - length
     if any(not 0 <= begin <= end <= data for begin, end in spans):

@@ -41,6 +41,8 @@ class Header:
     """How documents come to their halves; ledgers of before decision 17 do not say."""
     methods: dict[str, str] = field(default_factory=dict)
     """By name, a digest of the source of each method that is the user's own."""
+    tasks: dict[str, str] = field(default_factory=dict)
+    """By name, a digest of each file of a task whose metrics are columns of rows."""
     other: dict[str, Any] = field(default_factory=dict)
     """Keys that this version does not know."""
 

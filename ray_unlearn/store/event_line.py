@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.given_file import json_value
 from ray_unlearn.store.event import (
     KINDS,
     BestWeightsGone,
@@ -28,7 +29,9 @@ from ray_unlearn.store.event import (
     TrialEnded,
     UnknownEvent,
 )
+from ray_unlearn.store.event_types import has_valid_fields, is_row_number
 from ray_unlearn.store.schema import AS_TRAINED, FORMER_OUTCOMES
+from ray_unlearn.store.typed_fields import is_int
 
 HOT = (
     "score_selection", "forget_gap_selection", "utility_loss_selection", "forget_nll",
@@ -107,7 +110,10 @@ class StoredRow(Mapping[str, Any]):
         body = line[:-_SUFFIX]
         if zlib.crc32(body) != self._crc or line[-_SUFFIX:] != _suffix(self._crc):
             raise StorageError(self._changed())
-        return self._hot | _numbers(json.loads(body[self._more :]))
+        more = _metrics(body[self._more :])
+        if more is None:  # its checksum is right, so it was written so
+            raise StorageError(f"{self._path}: byte {self._offset}: a row that holds no metrics")
+        return self._hot | more
 
     def _changed(self) -> str:
         with open(self._path, "rb") as file:
@@ -120,7 +126,7 @@ class StoredRow(Mapping[str, Any]):
         )
 
 
-FORMER = {"strength": AS_TRAINED, "dealing": "hash", "methods": {}}
+FORMER = {"strength": AS_TRAINED, "dealing": "hash", "methods": {}, "tasks": {}}
 """Fields that older versions do not know, with the value that all of their lines stand for."""
 
 
@@ -171,11 +177,13 @@ def decoded(line: bytes, path: Path, offset: int) -> Entry | None:
         return None
     if at >= 0:
         more = at + len(_MORE)
+        hot = content.get("metrics", {})
         if content["kind"] == "row":
-            hot = content["metrics"]
             content["metrics"] = StoredRow(hot, path, offset, len(line), more, crc)
+        elif (rest := _metrics(body[more:])) is None:
+            return None
         else:
-            content["metrics"] |= _numbers(json.loads(body[more:]))
+            content["metrics"] = hot | rest
     return _entry(content, offset, len(line))
 
 
@@ -187,7 +195,7 @@ def _entry(content: dict[str, Any], offset: int, length: int) -> Entry | None:
 
 
 def _event(content: dict[str, Any]) -> Event | None:
-    """The event of a line's content; None if a key is missing."""
+    """The event of a line's content; None if a key is missing, or has a value of another type."""
     found: type[Any] | None = _CLASSES.get(content["kind"])
     if found is None:
         return UnknownEvent(str(content["kind"]))
@@ -199,34 +207,48 @@ def _event(content: dict[str, Any]) -> Event | None:
         rest = content.keys() - _ENVELOPE - set(names)
         known["other"] = {name: content[name] for name in content if name in rest}
         known.setdefault("schema_version", 0)
-    if found is TrialEnded and "status" in known:
+    if found is TrialEnded and isinstance(known.get("status"), str):
         known["status"] = FORMER_OUTCOMES.get(known["status"], known["status"])
     try:
         event: Event = found(**known)
     except TypeError:
         return None
-    return event
+    return event if has_valid_fields(event) else None
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
     try:
-        content = json.loads(text)
+        content = json_value(text)
     except ValueError:
         return None
     if not isinstance(content, dict) or not content.keys() >= {"seq", "token", "kind"}:
         return None
-    if not (isinstance(content["seq"], int) and isinstance(content["token"], int)):
+    if not (is_int(content["seq"]) and is_int(content["token"])):
+        return None
+    if not isinstance(content["kind"], str):
         return None
     if "metrics" in content:
-        content["metrics"] = _numbers(content["metrics"])
+        metrics = _numbers(content["metrics"])
+        if metrics is None:
+            return None
+        content["metrics"] = metrics
         if content["kind"] == "row":
             content["metrics"]["update"] = content.get("update")
             content["metrics"].setdefault("strength", AS_TRAINED)
     return content
 
 
-def _numbers(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics with NaN in place of null, which stood for a non-finite number."""
+def _metrics(text: bytes) -> dict[str, Any] | None:
+    try:
+        return _numbers(json_value(text))
+    except ValueError:
+        return None
+
+
+def _numbers(metrics: Any) -> dict[str, Any] | None:
+    """Metrics with NaN in place of null, which stood for a non-finite number; None if none."""
+    if not isinstance(metrics, dict) or not all(map(is_row_number, metrics.values())):
+        return None
     return {name: math.nan if value is None else value for name, value in metrics.items()}
 
 

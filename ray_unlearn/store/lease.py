@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.given_file import json_value
 from ray_unlearn.store.storage import Storage
 
 HEARTBEAT_S = 5.0
@@ -54,7 +55,7 @@ class Holder:
         Raises:
             ValueError, KeyError, TypeError: another version wrote it.
         """
-        found = json.loads(content)
+        found = json_value(content)
         fence, host, pid, started = (found[name] for name in ("token", "host", "pid", "started"))
         released, acknowledged = bool(found.get("released")), int(found.get("acknowledged", -1))
         return cls(int(fence), str(host), int(pid), float(started), released, acknowledged)

@@ -11,7 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from ray_unlearn.spec.given_file import given_bytes, json_value
 from ray_unlearn.store.atomic_write import write_whole
+from ray_unlearn.store.typed_fields import has_its_types, is_number
 
 LIVE_FILE = "live.json"
 SCHEMA_VERSION = 1
@@ -28,6 +30,7 @@ LANE_FIELDS = (
 
 `busy_s`: computing; `verdict_s`: a row waits for the driver; `idle_s`: no trial; `up_s`: their sum.
 """
+_SHOWN = {"index", "state", "trial", "node", "busy_s", "up_s", "restarts", "waiting_for"}
 
 Sign = Literal["running", "silent", "ended", "unknown"]
 """State of the driver by its sign of life.
@@ -93,14 +96,21 @@ class Live:
 def read_live(study: Path) -> Live | None:
     """The last report that was written; None if there is none of this version."""
     try:
-        content = json.loads((study / LIVE_FILE).read_bytes())
+        content = json_value(given_bytes(study / LIVE_FILE))
         if content["schema_version"] != SCHEMA_VERSION:
             return None
         if datetime.fromisoformat(content["time"]).tzinfo is None:
             return None
-        return Live(**{f.name: content[f.name] for f in fields(Live)})
+        live = Live(**{f.name: content[f.name] for f in fields(Live)})
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return live if has_its_types(live) and all(map(_is_lane, live.lanes)) else None
+
+
+def _is_lane(lane: dict[str, Any]) -> bool:
+    """Whether a lane has what a view shows of it."""
+    times = [lane.get(name) for name in ("busy_s", "up_s")]
+    return lane.keys() >= _SHOWN and all(t is None or is_number(t) for t in times)
 
 
 def age_s(live: Live, now: datetime) -> float:

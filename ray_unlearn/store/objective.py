@@ -111,6 +111,23 @@ class Objective:
         return [one.broken(row, half) for one in self.constraints if one.excess(row, half) > 0]
 
 
+def written_objective(spec: StudySpec) -> str:
+    """What a table of a study's rows says of its objective; empty for the weighted sum.
+
+    Whoever reads it may not have the spec, which alone says the better side of the study's own
+    columns: their bounds are written out.
+    """
+    objective, columns = spec.objective, study_columns(spec)
+    place = f"{spec.name}: objective.subject_to"
+    bounds = {
+        metric: _as_limits(bound, columns[metric], metric, place)
+        if metric in columns and metric not in COLUMNS and not isinstance(bound, Limits)
+        else bound
+        for metric, bound in objective.subject_to.items()
+    }
+    return objective.model_copy(update={"subject_to": bounds}).beyond_weights()
+
+
 def metric_columns(spec: StudySpec | None = None) -> Mapping[str, Column]:
     """The columns that rows of a study have, by name; of any study where none is given."""
     return COLUMNS if spec is None else study_columns(spec)
@@ -149,6 +166,7 @@ def objective_of(
 
 def _check_measured(objective: Objective, spec: StudySpec) -> None:
     """Refuse metrics that this study does not measure."""
+    _check_late_tasks(objective, spec)
     late = {name for one in spec.evaluation.generate if one.at == "last" for name in one.sets}
     for metric in objective.metrics:
         found = set_of(metric)
@@ -169,6 +187,16 @@ def _check_measured(objective: Objective, spec: StudySpec) -> None:
             f"{spec.name}: objective: `efficiency_ratio` needs the cost of retraining; say "
             "`model.pretraining_tokens`, or bound `flops`"
         )
+
+
+def _check_late_tasks(objective: Objective, spec: StudySpec) -> None:
+    late = {name for task in spec.evaluation.tasks if task.at == "last" for name in task.columns}
+    for metric in objective.metrics:
+        if metric in late:
+            raise UserError(
+                f"{spec.name}: objective: `{metric}` is measured at the last row of a trial alone; "
+                "set `at: every` in `evaluation.tasks`"
+            )
 
 
 def _constraints(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.given_file import given_bytes
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import EventsWithdrawn, Header
 from ray_unlearn.store.event_line import Entry, decoded
@@ -116,7 +117,7 @@ def copied_header(folder: Path) -> bytes:
     """
     path = header_file(folder)
     try:
-        line = path.read_bytes()
+        line = given_bytes(path)
     except OSError:
         line = b""
     entry = decoded(line, path, -1)
@@ -161,7 +162,7 @@ def read_acknowledged(folder: Path) -> int:
     Read it before the events, because a writer goes on.
     """
     try:
-        return int(acknowledged_file(folder).read_bytes())
+        return int(given_bytes(acknowledged_file(folder), 64))
     except (OSError, ValueError):
         return -1
 

@@ -35,6 +35,8 @@ class Best:
     forget_ppl: float
     target_ppl: float
     strength: float = AS_TRAINED
+    tasks: dict[str, float] = field(default_factory=dict)
+    """Columns of tasks that its row has (`evaluation.tasks`)."""
 
     @property
     def where(self) -> str:
@@ -290,12 +292,14 @@ class Follower:
         assert spec is not None
         assert record is not None
         assert tally is not None
+        asked = spec.evaluation.tasks
         target = record.baselines.get("vanilla", {}).get("approximate_ppl_selection", float("nan"))
         bests = [
             Best(
                 trial.method, trial.number, trial.trial_id, row["update"],
                 trial.config["learning_rate"], row[OBJECTIVE],
                 row.get("forget_ppl", float("nan")), target, strength_of(row),
+                {name: row[name] for one in asked for name in one.columns if name in row},
             )
             for trial, row in tally.ranked
         ]  # fmt: skip

@@ -13,6 +13,7 @@ which appears in messages, logs and process lists.
 import hashlib
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -162,9 +163,7 @@ def local_file(storage: Storage, name: str) -> Iterator[Path]:
         OSError: as in `Storage.fetch`.
     """
     if isinstance(storage, FolderStorage):
-        path = storage.path(name)
-        path.stat()
-        yield path
+        yield storage.readable(name)
         return
     with tempfile.TemporaryDirectory(prefix="ray-unlearn-") as folder:
         path = Path(folder) / Path(name).name
@@ -199,6 +198,18 @@ class FolderStorage:
         self._stay_inside(
             path.parent
         )  # if the file itself is a link, the link is replaced or deleted, not its target
+        return path
+
+    def readable(self, name: str) -> Path:
+        """Path of a file that is read: a regular one, and no link out of the folder.
+
+        Raises:
+            OSError: it is neither, or not there.
+        """
+        path = self.path(name)
+        self._stay_inside(path)
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError(f"{path}: no regular file")
         return path
 
     def _stay_inside(self, path: Path) -> None:
@@ -238,7 +249,7 @@ class FolderStorage:
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""
-        return self.path(name).read_bytes()
+        return self.readable(name).read_bytes()
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
@@ -263,7 +274,7 @@ class FolderStorage:
 
     def fetch(self, name: str, path: Path) -> None:
         """See `Storage`."""
-        shutil.copyfile(self.path(name), path)
+        shutil.copyfile(self.readable(name), path)
 
     def remove(self, name: str) -> None:
         """See `Storage`."""

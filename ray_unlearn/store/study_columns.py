@@ -1,7 +1,8 @@
 """The columns of one study: those of every study, and those that its spec asks for.
 
 A watched set `paraphrases` has `paraphrases_nll`, `paraphrases_ppl` and so on. It is whole, like
-the forget set: nothing is chosen by it, so it has no halves.
+the forget set: nothing is chosen by it, so it has no halves. A task `births` of lm-eval has
+`task.births.acc`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 from ray_unlearn.spec.data_spec import SplitSource
 from ray_unlearn.spec.method_registry import method_named
+from ray_unlearn.spec.row_tasks import TASK_COLUMN, Better, RowTask
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS, HALVES, Column, Direction
 
@@ -82,8 +84,18 @@ def extra_columns(spec: StudySpec) -> dict[str, Column]:
         **{f"priv_leak_{half}": evaluation.priv_leak for half in HALVES},
     }
     found += [column for name, column in _OF_A_STUDY.items() if asked[name]]
+    found += (column for task in evaluation.tasks for column in _of_task(task))
     found += _terms(spec.methods)
     return {column.name: column for column in found}
+
+
+SIDES: dict[Better, Direction] = {"maximise": "maximize", "minimise": "minimize", "none": "none"}
+
+
+def _of_task(task: RowTask) -> Iterator[Column]:
+    for name, metric in task.columns.items():
+        said = f"{metric} of the task {task.name}, lm-evaluation-harness"
+        yield Column(name, "1", SIDES[task.metrics[metric]], said)
 
 
 def _terms(methods: Iterable[str]) -> list[Column]:
@@ -111,7 +123,7 @@ def extra_names(names: Iterable[str]) -> list[str]:
 
 def is_column(name: str) -> bool:
     """Whether a study can have a column of this name."""
-    own = name in _OF_A_STUDY or name.endswith(TERM)
+    own = name in _OF_A_STUDY or name.endswith(TERM) or name.startswith(TASK_COLUMN)
     return name in COLUMNS or own or set_of(name) is not None
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, common_type
 from ray_unlearn.spec.method_registry import known_hyperparameters, own_hyperparameters, value_type
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import whole_file
+from ray_unlearn.store.objective import written_objective
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.schema import (
     AS_TRAINED,
@@ -28,7 +29,7 @@ from ray_unlearn.store.schema import (
     row_key,
 )
 from ray_unlearn.store.score import ScoreRule
-from ray_unlearn.store.study_columns import extra_columns, extra_names
+from ray_unlearn.store.study_columns import extra_columns, extra_names, is_column
 
 CONFIG_COLUMNS = ("method", "seed", *HYPERPARAMETERS)
 """Of all studies; those of single methods follow them (`config_columns`)."""
@@ -46,6 +47,12 @@ OBJECTIVE_COLUMNS = ("objective", "feasible", *(f"violation_{half}" for half in 
 """More columns, in tables of studies whose objective is more than the weighted sum: what it is, as
 the study file has it; whether the row is feasible; the sum of its margins outside the constraints
 on either half (`store.objective`)."""
+REPORT_COLUMNS = (
+    "trial", "group", "why", "infeasible", "drawn", "crossed", "score", "forget_gap",
+    "utility_loss",
+    "target_nll", "chosen_by", "valued_by", "forget_change", "retain_change", "general_change",
+)  # fmt: skip
+"""Columns that reports add to tables (`analysis.trials`); nothing else can be called so."""
 LINES_AT_A_TIME = 5_000
 """Lines that are Python objects at a time: a line takes some 10 KiB as such and 1 KiB in the
 table."""
@@ -67,6 +74,23 @@ def settings_of(names: Sequence[str]) -> tuple[str, ...]:
 def config_columns(spec: StudySpec) -> tuple[str, ...]:
     """A trial's configuration in the tables of this study: between `scored` and `update`."""
     return (*CONFIG_COLUMNS, *own_hyperparameters(spec.methods))
+
+
+def check_column_names(spec: StudySpec) -> None:
+    """Refuse hyperparameters of single methods that are called as a column is, or looks.
+
+    Raises:
+        UserError: one is; a table would show one in place of the other.
+    """
+    taken = {*TABLE_COLUMNS, *BASELINE_COLUMNS, *OBJECTIVE_COLUMNS, *REPORT_COLUMNS}
+    taken |= extra_columns(spec).keys()
+    for method in spec.methods:
+        for name in own_hyperparameters([method]):
+            if name in taken or is_column(name):
+                raise UserError(
+                    f"{spec.name}: methods: {method}: its hyperparameter {name!r} is named like a "
+                    "column of tables; call it otherwise where it is registered"
+                )
 
 
 UNREPEATABLE = tuple(name for name, column in COLUMNS.items() if not column.repeatable)
@@ -91,7 +115,7 @@ def result_table(record: Record) -> pa.Table:
         "score_rule": rule.name,
     }
     settings = config_columns(spec)
-    written = spec.objective.beyond_weights()
+    written = written_objective(spec)
     study |= {"objective": written} if written else {}
     nowhere = {"feasible": False} if written else {}
     more = (*extra_columns(spec), *(OBJECTIVE_COLUMNS if written else ()))
@@ -119,9 +143,19 @@ def result_table(record: Record) -> pa.Table:
             for metrics in [dict(row.items())]
         ] or [known | {"candidate": False, "scored": False} | nowhere]
         if len(lines) >= LINES_AT_A_TIME:
-            tables.append(pa.Table.from_pylist(lines, schema=schema))
+            tables.append(_typed(lines, schema))
             lines = []
-    return pa.concat_tables([*tables, pa.Table.from_pylist(lines, schema=schema)])
+    return pa.concat_tables([*tables, _typed(lines, schema)])
+
+
+def _typed(lines: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    try:
+        return pa.Table.from_pylist(lines, schema=schema)
+    except (pa.ArrowException, OverflowError) as error:
+        raise StorageError(
+            f"ledger: a trial has a hyperparameter or metric of another type: {error}; "
+            "`ray-unlearn verify` names the trial"
+        ) from None
 
 
 def _feasibility(row: Row, rule: ScoreRule) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.data_findings import data_findings
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.layout import NOT_PACKED
+from ray_unlearn.unlearn.loaded_tasks import check_task_names, task_findings
 from ray_unlearn.unlearn.machine import Machine
 from ray_unlearn.unlearn.memory import active_parameter_count, on_meta, parameter_count
 from ray_unlearn.unlearn.model_files import check_source
@@ -126,6 +127,29 @@ def admission(
     return found
 
 
+def readmission(
+    spec: StudySpec, machine: Machine | None = None, asks_tasks: bool = True
+) -> Admission:
+    """What may have changed since a study was admitted: model files, tasks, the machine.
+
+    Nothing is read but names, sizes and the model's config.
+
+    Args:
+        spec: the study.
+        machine: where it is to go on; None: room is not looked at.
+        asks_tasks: whether there will be rows with columns of tasks.
+    """
+    found = Admission()
+    found.ask("model files", partial(check_source, spec.model), lambda _: "whole, as far as seen")
+    if asks_tasks:
+        _check_tasks(found, spec, looks=False)
+    if not found.states("refused"):
+        found.plan = found.ask("plan", partial(plan, spec), lambda _: [])
+    if machine is not None and found.plan is not None:
+        found.findings += room_findings(found.plan, machine, spec)
+    return found
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Small models are tried here, and spinning threads make them ten times slower."""
@@ -148,6 +172,7 @@ def _check_model(found: Admission, spec: StudySpec, lanes: int | None) -> None:
 
 
 def _check_data(found: Admission, spec: StudySpec, looks: bool, measures: bool) -> None:
+    _check_tasks(found, spec, looks)
     if found.data is not None:
         found.findings.append(Finding("documents", "ok", _document_words(found.data)))
     elif looks:
@@ -157,6 +182,18 @@ def _check_data(found: Admission, spec: StudySpec, looks: bool, measures: bool) 
     found.findings += data_findings(spec, found.data)
     if measures and found.plan is not None and not found.states("refused"):
         _target(found, spec, found.data)
+
+
+def _check_tasks(found: Admission, spec: StudySpec, looks: bool) -> None:
+    """The tasks that rows have columns of; only files and installation where data are not read."""
+    if not spec.evaluation.tasks:
+        return
+    planned = found.plan
+    rows = 0 if planned is None else planned.evaluations + planned.calibrations
+    if looks:
+        found.ask("tasks", partial(task_findings, spec.evaluation, rows), lambda said: said)
+    else:
+        found.ask("tasks", partial(check_task_names, spec.evaluation), lambda _: "not loaded yet")
 
 
 def _config(found: Admission, spec: StudySpec) -> Any | None:
@@ -255,8 +292,9 @@ def _data(found: Admission, spec: StudySpec) -> StudyData | None:
         where = "on the hub" if not data_are_here(spec) else "needed by a model that is not here"
         said = f"documents or tokens {where}: they are read when the study starts"
         found.findings.append(Finding("documents", "note", said))
-        for name, source in [*spec.data.splits.items(), *spec.evaluation.sets.items()]:
-            found.ask("documents", partial(check_path, source, place_of(name)), lambda _: [])
+        splits = {place_of(name): source for name, source in spec.data.splits.items()}
+        for place, source in (splits | spec.evaluation.sources).items():
+            found.ask("documents", partial(check_path, source, place), lambda _: [])
         return None
     return found.ask("documents", partial(prepared_study, spec), _document_words)
 

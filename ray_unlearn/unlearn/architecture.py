@@ -14,8 +14,8 @@ from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.model import (
     body_states,
     check_attention,
+    config_of,
     load_tokenizer,
-    local_source,
 )
 from ray_unlearn.unlearn.model_files import check_tokenizer_files, check_vocabulary
 
@@ -33,7 +33,7 @@ def model_config(spec: StudySpec) -> Any:
     Raises:
         UserError: it cannot be read, or is that of no causal language model.
     """
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, LlamaConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, LlamaConfig
 
     from ray_unlearn.demo import Recipe
 
@@ -44,30 +44,13 @@ def model_config(spec: StudySpec) -> Any:
             intermediate_size=recipe.intermediate, num_hidden_layers=recipe.layers,
             num_attention_heads=recipe.heads, tie_word_embeddings=True,
         )  # fmt: skip
-    arguments = {"gguf_file": spec.model.gguf_file} if spec.model.gguf_file else {}
-    try:
-        config = AutoConfig.from_pretrained(
-            local_source(spec.model.source),
-            revision=spec.model.revision,
-            trust_remote_code=False,
-            **arguments,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.source: no config for {spec.model.source!r}: {_reason(error)}"
-        ) from None
+    config = config_of(spec.model)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
             f"model.source: {spec.model.source!r} is a {config.model_type} model, for which there "
             "is no causal language model; use one that predicts the next token"
         )
     return config
-
-
-def _reason(error: Exception) -> str:
-    if "trust_remote_code" in str(error):
-        return "it needs code of its own, which is never run; use an architecture of transformers"
-    return str(error).splitlines()[0]
 
 
 def check_tokenizer(spec: StudySpec, vocabulary: int) -> int:

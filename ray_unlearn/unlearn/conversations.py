@@ -17,6 +17,9 @@ from ray_unlearn.spec.errors import UserError
 PLACEHOLDER = "4f1c9be2a7d0"
 """Stands for an answer, to find where a template writes it."""
 
+AFTER_EXAMPLE = "\n\n"
+"""After an example before a question, where there is no template, as in MUSE."""
+
 FIXED_DATE = (
     "{%- macro strftime_now(format) -%}{{ format | replace('%Y', '2024') | replace('%m', '07') "
     "| replace('%B', 'July') | replace('%b', 'Jul') | replace('%d', '26') }}{%- endmacro %}{{ '' }}"
@@ -50,13 +53,21 @@ def written_out(
             continue
         if template is None:
             separator = "\n" if spec.separator is None else spec.separator
-            head = document.turns[0].content + separator
+            head = _head(document.turns, separator)
             text = head + document.turns[-1].content
         else:
             where = f"data.chat_template: document {document.id!r} of `{name}`"
             head, text = _templated(document.turns, template, tokenizer, where)
         found.append(Document(document.id, text, prompt_length=len(head.rstrip(" "))))
     return found
+
+
+def _head(turns: tuple[Turn, ...], separator: str) -> str:
+    """What stands before the answer without a template: examples, each with its answer, prompt."""
+    *examples, prompt = [turn.content for turn in turns[:-1]]
+    pairs = zip(examples[::2], examples[1::2], strict=True)
+    shown = "".join(asked + separator + told + AFTER_EXAMPLE for asked, told in pairs)
+    return shown + prompt + separator
 
 
 def _template_text(wanted: str, tokenizer: Any) -> str:

@@ -224,7 +224,7 @@ def prepare(
         findings=findings,
         watched=tuple(sets),
         owners=owners,
-        tokenizer=tokenizer if evaluation is not None and evaluation.generate else None,
+        tokenizer=tokenizer if evaluation is not None and evaluation.reads_tokenizer else None,
     )
 
 

@@ -103,7 +103,7 @@ def _with_cache(
         pad_token_id=0,
         use_cache=True,
     )
-    with _plainly(model):
+    with plainly(model):
         found = model.generate(ids, attention_mask=mask, generation_config=config)
     answers: list[list[int]] = found[:, longest:].tolist()
     return answers
@@ -130,7 +130,7 @@ def _without_cache(
 
 
 @contextmanager
-def _plainly(model: Any) -> Iterator[None]:
+def plainly(model: Any) -> Iterator[None]:
     """The model without its own generation settings, and with an attention that reads masks.
 
     Settings that nothing is said of would come from the model's generation_config.json, a penalty

@@ -1,4 +1,4 @@
-"""Tasks of lm-evaluation-harness (EleutherAI), run in this process on a model in memory.
+"""Tasks of lm-evaluation-harness (EleutherAI) with their data, loaded in this process.
 
 https://github.com/EleutherAI/lm-evaluation-harness, Gao et al. 2024. Whether data sets may come
 from the network is the user's setting (HF_DATASETS_OFFLINE, HF_HUB_OFFLINE), which stays as it is.
@@ -8,18 +8,19 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.row_tasks import FILE_ENDINGS
 
 INSTALL = "pip install 'ray-unlearn[lm-eval]'"
-FILE_ENDINGS = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,24 @@ class AskedTasks:
     num_fewshot: int | None = None
     limit: int | None = None
     chat_template: bool = False
+    place: str = "--tasks"
+    """Where they were asked for, in errors."""
 
+    @property
+    def each(self) -> list[Any]:
+        """The tasks, those of groups one by one."""
+        return [
+            task
+            for one in self.loaded
+            for task in (one.get_all_tasks() if hasattr(one, "get_all_tasks") else (one,))
+        ]
 
-@dataclass(frozen=True)
-class MeasuredScore:
-    """A metric of a task for one model; NaN where it has no value."""
-
-    value: float
-    standard_error: float
-    higher_is_better: bool | None
-    examples: int | None
-
-
-ScoreKey = tuple[str, str, str]
-"""Task, metric, filter."""
+    @property
+    def examples(self) -> int:
+        """Examples that one model is asked."""
+        return sum(
+            min(self.limit or len(task.eval_docs), len(task.eval_docs)) for task in self.each
+        )
 
 
 def load_tasks(
@@ -54,6 +59,7 @@ def load_tasks(
     num_fewshot: int | None = None,
     limit: int | None = None,
     chat_template: bool = False,
+    place: str = "--tasks",
 ) -> AskedTasks:
     """Load tasks and their data, before anything expensive starts.
 
@@ -63,21 +69,20 @@ def load_tasks(
         num_fewshot: examples before each question; None: as each task has it.
         limit: take the first examples of each task only.
         chat_template: write prompts with the tokenizer's chat template.
+        place: where they are asked for, for errors.
 
     Raises:
         UserError: lm-eval is not installed, an unknown task, data that cannot be loaded.
     """
-    if any(find_spec(name) is None for name in ("lm_eval", "accelerate")):
-        raise UserError(f"--tasks: needs lm-evaluation-harness: {INSTALL}")
+    check_installed(place)
     if not names:
-        raise UserError("--tasks: name at least one task, or the path of a task file (.yaml)")
+        raise UserError(f"{place}: name at least one task, or the path of a task file (.yaml)")
     twice = [name for name in names if list(names).count(name) > 1]
     if twice:
-        raise UserError(f"--tasks: {twice[0]!r} is named twice; name it once")
+        raise UserError(f"{place}: {twice[0]!r} is named twice; name it once")
     for name in filter(_is_file, names):
-        if not Path(name).is_file():
-            raise UserError(f"--tasks: no such task file: {name}")
-    with _on_stderr():
+        check_task_file(name, place)
+    with on_stderr():
         from lm_eval.tasks import TaskManager
 
         # Indexing all tasks that come along takes seconds, and the file of a task needs none. The
@@ -89,9 +94,51 @@ def load_tasks(
         )
         found: list[Any] = []
         for name in names:
-            found += _loaded(manager, name)
+            found += _loaded(manager, name, place)
     shown = tuple(Path(name).name if _is_file(name) else name for name in names)
-    return AskedTasks(shown, manager, tuple(found), num_fewshot, limit, chat_template)
+    asked = AskedTasks(shown, manager, tuple(found), num_fewshot, limit, chat_template, place)
+    for task in asked.each:
+        _set_up(task, num_fewshot)
+    return asked
+
+
+def check_installed(place: str) -> None:
+    """Refuse tasks where lm-eval, or what it runs models with, is not installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if any(find_spec(name) is None for name in ("lm_eval", "accelerate")):
+        raise UserError(f"{place}: needs lm-evaluation-harness: {INSTALL}")
+
+
+def check_task_file(name: str, place: str) -> None:
+    """Refuse the path of a task file that is not there.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not Path(name).is_file():
+        raise UserError(f"{place}: no such task file: {name}")
+
+
+def _set_up(task: Any, num_fewshot: int | None) -> None:
+    """Examples before each question as lm-eval has them; sums that overflow are infinite."""
+    own = task.get_config("num_fewshot")
+    if num_fewshot is None and own is None:
+        task.set_config(key="num_fewshot", value=0)
+    elif num_fewshot is not None and own != 0:
+        task.set_config(key="num_fewshot", value=num_fewshot)
+    for metric, aggregate in getattr(task, "_aggregation_list", {}).items():
+        task._aggregation_list[metric] = partial(_or_infinity, aggregate)
+
+
+def _or_infinity(aggregate: Callable[[Any], float], items: Any) -> float:
+    """What lm-eval raises an error for: the perplexity of a model that knows nothing any more."""
+    try:
+        return aggregate(items)
+    except OverflowError:
+        return math.inf
 
 
 def _is_file(name: str) -> bool:
@@ -106,12 +153,12 @@ def _group_in(name: str) -> str | None:
     return found and found[1].strip("'\"")
 
 
-def _loaded(manager: Any, name: str) -> list[Any]:
+def _loaded(manager: Any, name: str, place: str) -> list[Any]:
     """The tasks, or the group, of that name."""
     if not _is_file(name) and name not in manager.all_tasks:
         close = get_close_matches(name, manager.all_tasks, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]!r}?" if close else "`lm-eval ls tasks` lists them"
-        raise UserError(f"--tasks: lm-eval has no task {name!r}; {hint}")
+        raise UserError(f"{place}: lm-eval has no task {name!r}; {hint}")
     path = Path(name).resolve()
     try:
         asked = _group_in(name) or (str(path) if _is_file(name) else name)
@@ -120,7 +167,7 @@ def _loaded(manager: Any, name: str) -> list[Any]:
     # Task files, their functions and the readers of data sets raise whatever they like.
     except Exception as error:
         raise UserError(
-            f"--tasks: {name} cannot be loaded: {type(error).__name__}: {error}; without a network "
+            f"{place}: {name} cannot be loaded: {type(error).__name__}: {error}; without a network "
             "its data must be in the cache, or in files that a task file (.yaml) names"
         ) from None
     groups = list(loaded["groups"].values())
@@ -130,72 +177,8 @@ def _loaded(manager: Any, name: str) -> list[Any]:
     return [group for group in groups if group.name not in below] + alone
 
 
-def task_scores(
-    tasks: AskedTasks, model: Any, tokenizer: Any, batch_size: int, autocast: str | None = None
-) -> dict[ScoreKey, MeasuredScore]:
-    """Run the tasks on a model.
-
-    Args:
-        tasks: see `load_tasks`.
-        model: a transformers model, on the device to use.
-        tokenizer: its tokenizer.
-        batch_size: sequences per forward pass.
-        autocast: dtype to compute in; None: that of the weights.
-
-    Raises:
-        UserError: the tasks cannot be run on this model.
-    """
-    with _on_stderr():
-        from lm_eval import simple_evaluate
-        from lm_eval.models.huggingface import HFLM
-
-        lm = HFLM(
-            pretrained=model,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            mixed_precision_dtype=autocast,
-        )
-        try:
-            found = simple_evaluate(
-                lm,
-                tasks=list(tasks.loaded),
-                task_manager=tasks.manager,
-                num_fewshot=tasks.num_fewshot,
-                limit=tasks.limit,
-                apply_chat_template=tasks.chat_template,
-                log_samples=False,
-            )
-        # The harness says in many ways that a task does not suit a model.
-        except (ValueError, AssertionError, KeyError, RuntimeError, IndexError) as error:
-            raise UserError(
-                f"--tasks: {', '.join(tasks.names)}: cannot be evaluated: "
-                f"{type(error).__name__}: {error}"
-            ) from None
-    assert found is not None, "one process has all results"
-    return dict(_scores(found))
-
-
-def _scores(found: Any) -> Iterator[tuple[ScoreKey, MeasuredScore]]:
-    for task, cells in found["results"].items():
-        counts = found["n-samples"].get(task, {})
-        better = found["higher_is_better"].get(task, {})
-        for key, value in cells.items():
-            metric, comma, way = key.partition(",")
-            if comma and not metric.endswith("_stderr"):
-                error = _number(cells.get(f"{metric}_stderr,{way}"))
-                score = MeasuredScore(
-                    _number(value), error, better.get(metric), counts.get("effective")
-                )
-                yield (task, metric, way), score
-
-
-def _number(value: Any) -> float:
-    """The value; NaN for what is no number, such as `N/A`."""
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
 @contextmanager
-def _on_stderr() -> Iterator[None]:
+def on_stderr() -> Iterator[None]:
     """Send what the harness prints to stderr, and drop its remarks."""
     logger = logging.getLogger("lm_eval")
     before = logger.level

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ray_unlearn.demo import DemoModels, build, build_retrained, demo_model, demo_retrained
@@ -94,6 +93,32 @@ def _retrained_again(source: str) -> Path:
     return build_retrained(*demo_retrained(source))
 
 
+def config_of(spec: ModelSpec, source: str | None = None) -> Any:
+    """The transformers config of a model.
+
+    Args:
+        spec: names the model.
+        source: another model than `spec.source`.
+
+    Raises:
+        UserError: it cannot be read, or needs code of its own.
+    """
+    from transformers import AutoConfig
+
+    gguf = {"gguf_file": spec.gguf_file} if spec.gguf_file and source is None else {}
+    try:
+        return AutoConfig.from_pretrained(
+            source or local_source(spec.source),
+            revision=spec.revision if source is None else None,
+            trust_remote_code=False,
+            **gguf,
+        )
+    except Exception as error:
+        raise UserError(
+            f"model.source: no config for {source or spec.source!r}: {reason_of(error)}"
+        ) from None
+
+
 def load_tokenizer(spec: ModelSpec) -> Any:
     """The model's tokenizer.
 
@@ -111,9 +136,9 @@ def load_tokenizer(spec: ModelSpec) -> Any:
         return AutoTokenizer.from_pretrained(
             source, revision=spec.revision, trust_remote_code=False, **arguments
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:
         raise UserError(
-            f"model.source: no tokenizer for {spec.source!r}: {_first_line(error)}"
+            f"model.source: no tokenizer for {spec.source!r}: {reason_of(error)}"
         ) from None
 
 
@@ -149,10 +174,10 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
             output_loading_info=True,
             **arguments,
         )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
+    except Exception as error:
         _say_attention(spec, source)
         raise UserError(
-            f"model.source: cannot load {source or spec.source!r}: {_first_line(error)}"
+            f"model.source: cannot load {source or spec.source!r}: {reason_of(error)}"
         ) from None
     if missing := sorted(loaded["missing_keys"]):
         raise UserError(
@@ -214,13 +239,9 @@ def check_attention(config: Any, attention: str) -> None:
 
 def _say_attention(spec: ModelSpec, source: str | None) -> None:
     """Raise what is wrong with the attention of a model that could not be loaded, if it is that."""
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(
-            source or local_source(spec.source), trust_remote_code=False
-        )
-    except (OSError, ValueError):
+        config = config_of(spec, source)
+    except UserError:
         return
     check_attention(config, spec.attention)
 
@@ -252,9 +273,7 @@ def model_digest(spec: ModelSpec, *, former: bool = False) -> str:
     source = local_source(spec.source)
     folder = Path(source)
     if not folder.is_dir():
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(source, revision=spec.revision, trust_remote_code=False)
+        config = config_of(spec)
         return digest([source, getattr(config, "_commit_hash", None) or spec.revision])
     also = [path for name in WEIGHT_MAPS if (path := folder / name).is_file()]
     if former or spec.gguf_file or not also:
@@ -275,5 +294,13 @@ def _as_plain_weights(model: Any) -> Any:
     return plain
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def reason_of(error: Exception) -> str:
+    """Why a file of a model could not be read, in one line.
+
+    transformers, tokenizers and safetensors have no common error: a value of another kind than
+    they take for granted fails wherever it is first used, as any kind of exception.
+    """
+    if "trust_remote_code" in str(error):
+        return "it needs code of its own, which is never run; use an architecture of transformers"
+    said = " ".join(line.strip() for line in str(error).strip().splitlines()[:1])
+    return said if isinstance(error, OSError) and said else f"{said} ({type(error).__name__})"

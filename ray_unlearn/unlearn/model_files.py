@@ -1,6 +1,5 @@
 """The files of a model, checked before anything is loaded from them."""
 
-import json
 import re
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from ray_unlearn.demo import demo_model, demo_retrained
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.given_file import given_bytes, json_value
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 
@@ -144,7 +144,10 @@ def check_vocabulary(largest: int, vocabulary: int) -> None:
 
 def _indexed(index: Path, where: str) -> Iterable[str]:
     try:
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        found = {str(name) for name in json_value(given_bytes(index))["weight_map"].values()}
+        if outside := [name for name in found if name.startswith("/") or ".." in name.split("/")]:
+            raise ValueError(f"it names {outside[0]!r}, which is outside the model's folder")
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{where}: {index} cannot be read ({type(error).__name__}: {error}); download it again"
@@ -166,13 +169,13 @@ def _problem(file: Path) -> str | None:
             if len(begin) < 8 or length > min(LARGEST_HEADER, size):
                 return f"is no safetensors file ({size} bytes); download it again"
             content.seek(8)
-            tensors = json.loads(content.read(length))
+            tensors = json_value(content.read(length))
         ends = [tensor["data_offsets"][1] for n, tensor in tensors.items() if n != "__metadata__"]
+        whole = 8 + length + max(map(int, ends), default=0)
     except FileNotFoundError:
         return f"is missing, but {INDEX} names it; download it"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ArithmeticError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"cannot be read ({type(error).__name__}); download it again"
-    whole = 8 + length + max(ends, default=0)
     if size != whole:
         return f"has {size} bytes, its header says {whole}: it was cut short; download it again"
     return None

@@ -1,4 +1,4 @@
-"""What only some studies measure: watched sets, truth ratios, generated answers."""
+"""What only some studies measure: watched sets, truth ratios, generated answers, tasks."""
 
 import numpy as np
 
@@ -6,6 +6,7 @@ from ray_unlearn.spec.data_spec import COMPARED
 from ray_unlearn.store.schema import Metrics
 from ray_unlearn.unlearn.compared_answers import split_of
 from ray_unlearn.unlearn.generated import generated_metrics
+from ray_unlearn.unlearn.measured_tasks import task_metrics
 from ray_unlearn.unlearn.metrics import SetScores, mean_by_document, token_means
 from ray_unlearn.unlearn.retrained import MeasuredRow
 from ray_unlearn.unlearn.scored import Scored
@@ -17,7 +18,7 @@ from ray_unlearn.unlearn.workspace import Workspace
 def more_metrics(
     workspace: Workspace, model: Scored, sets: dict[str, SetScores] | None, last: bool
 ) -> MeasuredRow:
-    """What only some studies measure: watched sets, truth ratios, what is generated.
+    """What only some studies measure: watched sets, truth ratios, what is generated, tasks.
 
     A collective of all ranks; the row is whole on rank 0.
     """
@@ -27,6 +28,7 @@ def more_metrics(
             every = np.ones(len(sets[name].selection), dtype=bool)
             row |= token_means(sets[name], name, "", every)
     row |= generated_metrics(workspace, model, last)
+    row |= task_metrics(workspace, model, last)
     truths: dict[str, Truth] = {}
     for name in ("forget", *workspace.data.watched):
         if split_of(name, "perturbed") in workspace.data.owners:

@@ -15,6 +15,7 @@ from ray_unlearn.spec.search_space import Choice, Fixed, FloatRange, IntRange, S
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.objective import Objective
 from ray_unlearn.store.study_columns import study_columns
+from ray_unlearn.store.table import check_column_names
 from ray_unlearn.unlearn.architecture import model_config
 from ray_unlearn.unlearn.calibration import MOST_CALIBRATED
 from ray_unlearn.unlearn.cost import count_update
@@ -72,8 +73,9 @@ def plan(spec: StudySpec, lanes: int | None = None) -> StudyPlan:
 
     Raises:
         UserError: the model's config cannot be read; the objective names a metric that is not
-            measured.
+            measured; a hyperparameter is named like a column.
     """
+    check_column_names(spec)
     Objective.of(spec)  # refuses a metric that rows do not have
     config = model_config(spec)
     length = spec.data.sequence_length

@@ -65,7 +65,7 @@ def model_is_here(spec: StudySpec) -> bool:
 
 def data_are_here(spec: StudySpec) -> bool:
     """Whether no documents are on the hub."""
-    sources = (*spec.data.splits.values(), *spec.evaluation.sets.values())
+    sources = (*spec.data.splits.values(), *spec.evaluation.sources.values())
     return all(source.hub is None for source in sources)
 
 

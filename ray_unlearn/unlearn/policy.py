@@ -181,9 +181,13 @@ def load_policy(policy: Policy, path: Path) -> None:
     Raises:
         UserError: the file is of another model, or of other adapters.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    found, own = load_file(path), policy.weights()
+    try:
+        found, own = load_file(path), policy.weights()
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
     if own.keys() != found.keys() or any(own[name].shape != found[name].shape for name in own):
         raise UserError(
             f"{path}: its tensors are not those of this study's model; was `model.lora` changed?"

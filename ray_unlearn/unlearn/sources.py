@@ -1,27 +1,29 @@
 """Readers of documents: demo text, the hub, JSONL, Parquet, text files and folders."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from ray_unlearn.demo import demo_domain
 from ray_unlearn.demo import documents as demo_documents
-from ray_unlearn.spec.data_spec import SPLITS, DataSpec, SplitSource, place_of
+from ray_unlearn.spec.data_spec import EXAMPLES, SPLITS, DataSpec, SplitSource, place_of
 from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.evaluation_spec import WatchedSet
+from ray_unlearn.spec.given_file import json_value
 from ray_unlearn.unlearn.document_hash import text_hash
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 
 TEXT_FILES = (".txt", ".md")
+SYSTEM = "system"
 ReadRow = tuple[str, Document]
 """Where a document was found, in words, and the document."""
 
 
 def read_documents(
     spec: DataSpec,
-    sets: Mapping[str, SplitSource] | None = None,
+    sets: Mapping[str, WatchedSet] | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, list[Document]]:
     """The documents of every split in `SPLITS` and of watched sets, in source order.
@@ -43,7 +45,7 @@ def read_documents(
         splits = {name: _split(spec, spec.splits[name], name, note) for name in spec.splits}
         if "retain_heldout" not in splits:
             splits |= _hold_out(splits["retain"], spec.heldout_share)
-    watched = {name: _split(spec, source, name, note) for name, source in (sets or {}).items()}
+    watched = {name: _watched(spec, one, name, note) for name, one in (sets or {}).items()}
     found = {name: splits[name] for name in SPLITS} | watched
     for name, documents in found.items():
         if not documents:
@@ -72,6 +74,24 @@ def _split(
             f"{where}: {len(skipped):,} blank rows were skipped, {len(found):,} documents are left"
         )
     return found
+
+
+def _watched(
+    spec: DataSpec, source: WatchedSet, name: str, note: Callable[[str], None]
+) -> list[Document]:
+    """A watched set, with its examples as turns before the question of each document."""
+    found = _split(spec, source, name, note)
+    if source.examples is None:
+        return found
+    shown = list(read_source(source.examples, f"{place_of(name)}.{EXAMPLES}"))
+    before = tuple(turn for one in shown for turn in one.turns if turn.role != SYSTEM)
+    return [document._replace(turns=_after(before, document.turns)) for document in found]
+
+
+def _after(before: tuple[Turn, ...], turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """A conversation with others before it; what the system says stays first."""
+    first = 1 if turns[0].role == SYSTEM else 0
+    return (*turns[:first], *before, *turns[first:])
 
 
 def read_source(
@@ -174,7 +194,7 @@ def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow
             if not line.strip():
                 continue
             try:
-                entry = json.loads(line)
+                entry = json_value(line)
             except ValueError as error:
                 raise UserError(
                     f"{where}.path: {path}, line {number}: not valid JSON: {error}"

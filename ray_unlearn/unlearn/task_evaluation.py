@@ -21,7 +21,8 @@ from ray_unlearn.spec.task_results import (
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.schema import RowKey
 from ray_unlearn.store.storage import Storage
-from ray_unlearn.unlearn.lm_eval_tasks import AskedTasks, MeasuredScore, ScoreKey, task_scores
+from ray_unlearn.unlearn.lm_eval_answers import MeasuredScore, ScoreKey, task_scores
+from ray_unlearn.unlearn.lm_eval_tasks import AskedTasks
 from ray_unlearn.unlearn.model import exact_retrain_sources, load_model, load_tokenizer
 from ray_unlearn.unlearn.trial_model import TrialModels
 

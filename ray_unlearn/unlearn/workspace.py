@@ -17,6 +17,7 @@ from ray_unlearn.spec.evaluation_spec import ASKED, EvaluationSpec
 from ray_unlearn.spec.method_registry import method_named
 from ray_unlearn.spec.model_spec import ModelSpec, Rounding
 from ray_unlearn.spec.operations import Operations
+from ray_unlearn.spec.row_tasks import task_digests
 from ray_unlearn.spec.strict import digest
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.user_methods import source_digests
@@ -38,6 +39,7 @@ from ray_unlearn.unlearn.layout import (
     choose_layout,
     states_of,
 )
+from ray_unlearn.unlearn.loaded_tasks import LoadedTask, loaded_tasks
 from ray_unlearn.unlearn.methods import loss_of
 from ray_unlearn.unlearn.methods.losses import OF_REFERENCE
 from ray_unlearn.unlearn.model import DTYPES, demo_models, load_model, model_digest
@@ -79,6 +81,8 @@ def context_digest(spec: StudySpec, data: StudyData, *, former: bool = False) ->
     if model.lora is not None:
         content.append(model.lora.model_dump(mode="json"))
     asked = spec.evaluation.model_dump(mode="json", include={*ASKED} - {"sets"})
+    if tasks := spec.evaluation.tasks:
+        asked["tasks"] = [[task.decisive() for task in tasks], task_digests(tasks)]
     if asked:
         content.append(asked)
     if own := source_digests(spec.methods):
@@ -103,6 +107,7 @@ class Workspace:
         autocast: torch.dtype | None = None,
         rounding: Rounding = "stochastic",
         layout: Layout = "stored",
+        tasks: tuple[LoadedTask, ...] = (),
     ) -> None:
         self.policy = policy
         self.sharded = isinstance(policy, ShardedModel)
@@ -121,9 +126,10 @@ class Workspace:
         self.last_optimizer: torch.optim.Optimizer | None = None
         """The previous trial's, for its memory."""
         self.layout: Layout = layout
+        self.tasks = tasks
         self._packed = data.packed
         self.reference = Reference(policy, data.splits, evaluation.batch_size, self.batch)
-        self._autocast = autocast
+        self.autocast = autocast
         self._adversarial_labels: NDArray[np.int32] | None = None
 
     @classmethod
@@ -142,7 +148,8 @@ class Workspace:
         Raises:
             UserError: the model cannot be loaded; its vocabulary is smaller than its tokenizer's;
                 it has fewer positions than a sequence has tokens; it gives other results for
-                documents in a batch than for each alone; `head: liger` cannot be used here.
+                documents in a batch than for each alone; `head: liger` cannot be used here; a task
+                of lm-eval cannot be loaded.
         """
         if operations.head == "liger":
             liger.kernels(torch.device(device))
@@ -180,7 +187,13 @@ class Workspace:
             autocast=autocast,
             rounding=model.rounding,
             layout=layout,
+            tasks=loaded_tasks(evaluation),
         )
+
+    @property
+    def comm_of_whole_models(self) -> Comm:
+        """The workers that each have a whole model and can share work; alone in a sharded lane."""
+        return Comm.single() if self.sharded else self.comm
 
     @cached_property
     def update_cost(self) -> UpdateCost:
@@ -209,7 +222,7 @@ class Workspace:
             UserError: it cannot read the batches that the policy reads.
         """
         model = model if self.sharded else model.to(self.device)
-        scored = Scored(model.requires_grad_(False), self._autocast)
+        scored = Scored(model.requires_grad_(False), self.autocast)
         # In its own config the model may have another attention, or layers of another kind.
         if self.layout == "by_document" and choose_layout(model, self._packed) != self.layout:
             raise UserError(

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.spec.given_file import given_bytes, json_value
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.store.atomic_write import whole_folder, write_whole
 from ray_unlearn.unlearn.data import StudyData
@@ -91,7 +92,7 @@ def made_once(
 
 def _refuse_another_origin(folder: Path, origin: Mapping[str, Any]) -> None:
     try:
-        before = json.loads((folder / MADE_FROM).read_text(encoding="utf-8"))
+        before = json_value(given_bytes(folder / MADE_FROM))
     except (OSError, ValueError):
         raise UserError(
             f"{folder}: has no {MADE_FROM} that says what it was made from; choose another --out, "

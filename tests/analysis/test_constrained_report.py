@@ -18,10 +18,11 @@ from ray_unlearn.analysis.trials import trial_table
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.narrowing import narrowed
 from ray_unlearn.spec.objective_spec import ObjectiveSpec
+from ray_unlearn.spec.row_tasks import RowTask
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BaselineMeasured
 from ray_unlearn.store.ledger import read_ledger
-from ray_unlearn.store.objective import objective_of
+from ray_unlearn.store.objective import Objective, objective_of
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.table import baseline_table, result_table, write_table
@@ -178,3 +179,39 @@ def test_what_is_maximised_is_reported_and_not_drawn_on_a_log_axis(tmp_path: Pat
     write_report([high], tmp_path / "report", seed=0)
     page = (tmp_path / "report" / "report.md").read_text()
     assert "its axis of scores is logarithmic, and these scores are below 0" in page
+
+
+def test_a_bound_on_a_column_of_this_study_alone_is_reported_and_read_from_a_table(
+    tmp_path: Path,
+) -> None:
+    """The column of a task: what every study has does not say which side of it is better."""
+    column = "task.births.acc"
+    spec = spec_of("births", minimise="forget_gap", subject_to={column: 0.3})
+    task = RowTask.model_validate({"task": "births", "metrics": ["acc"]})
+    evaluation = spec.evaluation.model_copy(update={"tasks": (task,)})
+    spec = spec.model_copy(update={"evaluation": evaluation})
+    objective = Objective.of(spec)
+    with quick_ledger(tmp_path / "births", spec) as ledger:
+        vanilla = baselines()["vanilla"] | {column: 0.9}
+        ledger.append(BaselineMeasured(name="vanilla", metrics=vanilla))
+        known = Baselines(vanilla)
+        for rate in RATES:
+            metrics = dict(row(rate, 10, ObjectiveSpec())) | {column: 0.9 - 800 * rate}
+            rows = {10: scored(metrics, known, spec.objective.weights, objective)}
+            write_trial(ledger, spec, METHOD, {"learning_rate": rate, "w_r": 2.0}, rows)
+    record = read_ledger(tmp_path / "births" / "ledger")
+    write_table(result_table(record), tmp_path / "rows.parquet")
+    write_table(baseline_table(record), tmp_path / "baselines.parquet")
+    for source in (tmp_path / "births", tmp_path / "rows.parquet"):
+        write_report([source], tmp_path / "report", seed=0)
+        page = (tmp_path / "report" / "report.md").read_text()
+        assert f"| `{column}` |" in page
+        results = load([source])
+        trials = trial_table(results).trials
+        assert trials["infeasible"].sum() == sum(0.9 - 800 * rate < 0.3 for rate in RATES) > 0
+        assert results.studies[0].rule.broken({column: 0.2}) == [
+            f"{column} 0.2 is below 0.3 by 0.1"
+        ]
+    write_report([tmp_path / "births"], tmp_path / "report", seed=0)
+    page = (tmp_path / "report" / "report.md").read_text()
+    assert "births of lm-evaluation-harness, in rows" in page

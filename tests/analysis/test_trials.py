@@ -33,7 +33,13 @@ from ray_unlearn.store.record import Trial
 from ray_unlearn.store.row_score import Baselines, scored
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule, scoring_index
-from ray_unlearn.store.table import baseline_table, result_table, write_table
+from ray_unlearn.store.table import (
+    REPORT_COLUMNS,
+    TABLE_COLUMNS,
+    baseline_table,
+    result_table,
+    write_table,
+)
 
 METHOD = "ascent_descent_general"
 TARGET = math.log(VANILLA_PPL["approximate"])
@@ -225,6 +231,12 @@ def test_axes_are_those_of_the_search_space(planted_study: Path) -> None:
     rate = Axis("learning_rate", "log", 1e-4, 1e-3)
     assert table.axes["gradient_ascent"] == (rate,)  # free steps are no axis: the rule decides
     assert table.axes[METHOD] == (rate, Axis("w_r", "log", 0.5, 10.0))
+
+
+def test_what_a_report_adds_to_tables_no_hyperparameter_may_be_called(planted_study: Path) -> None:
+    found = trial_table(load([planted_study]))
+    columns = {*found.trials.columns, *found.rows.columns, *found.left_out.columns}
+    assert columns - set(TABLE_COLUMNS) <= set(REPORT_COLUMNS)
 
 
 @pytest.mark.parametrize("ending", [".parquet", ".csv"])

@@ -1,12 +1,10 @@
 """`study.evaluate`: lm-evaluation-harness on the right models, and where its numbers appear."""
 
-import json
-import math
 import shutil
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from births import HAS_HARNESS, QUESTIONS, TASK, needs_harness, own_perplexity, task_files
 from tiny import study_file
 
 import ray_unlearn as ru
@@ -18,35 +16,12 @@ from ray_unlearn.spec.task_results import (
     task_results_as_json,
 )
 
-HAS_HARNESS = find_spec("lm_eval") is not None
-needs_harness = pytest.mark.skipif(
-    not HAS_HARNESS, reason="lm-eval is missing: pip install 'ray-unlearn[lm-eval]'"
-)
-QUESTIONS = [
-    {"question": f"Where was {name} born?", "answer": f" in {town}"}
-    for name, town in (("Ada", "Oslo"), ("Bo", "Lima"), ("Cleo", "Bern"), ("Dan", "Riga"))
-]
-TASK = """
-task: births
-dataset_path: json
-dataset_kwargs: {data_files: {test: births.jsonl}}
-test_split: test
-output_type: loglikelihood
-doc_to_text: "{{question}}"
-doc_to_target: "{{answer}}"
-metric_list:
-  - {metric: perplexity, aggregation: perplexity, higher_is_better: false}
-"""
-
 
 @pytest.fixture(scope="module")
 def task_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task with its data beside it, in a folder that is not the current one."""
     folder = tmp_path_factory.mktemp("tasks")
-    lines = [json.dumps(row) + "\n" for row in QUESTIONS]
-    (folder / "births.jsonl").write_text("".join(lines))
-    (folder / "births.yaml").write_text(TASK)
-    return folder / "births.yaml"
+    return task_files(folder)
 
 
 @pytest.fixture(scope="module")
@@ -80,24 +55,6 @@ def study(
         operations={"lanes": 1},
     )
     return ru.run(file, folder / "study", quiet=True)
-
-
-def own_perplexity(folder: Path, tokenizer_folder: Path) -> float:
-    """exp of minus the mean log-probability of an answer, without the harness."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    total = 0.0
-    for row in QUESTIONS:
-        question = tokenizer(row["question"])["input_ids"]
-        ids = torch.tensor([question + tokenizer(row["answer"])["input_ids"]])
-        with torch.no_grad():
-            logprobs = model(ids).logits[0, :-1].double().log_softmax(-1)
-        chosen = logprobs.gather(-1, ids[0, 1:, None])[len(question) - 1 :]
-        total += float(chosen.sum())
-    return math.exp(-total / len(QUESTIONS))
 
 
 @needs_harness

@@ -12,7 +12,9 @@ import ray
 import yaml
 from tiny import REPOSITORY, study_file
 
+from ray_unlearn.cli.show import print_findings
 from ray_unlearn.spec.method_registry import METHODS
+from ray_unlearn.unlearn.finding import Finding
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +229,12 @@ def test_shipped_studies_can_be_planned(cli) -> None:
     code, out, err = cli("plan", REPOSITORY / "studies/demo.yaml", "--json")
     assert code == 0, err
     assert json.loads(out)["trials"] >= 7
+
+
+def test_brackets_in_a_remedy_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """They were taken for markup: `pip install 'ray-unlearn'` does not bring lm-eval."""
+    print_findings([Finding("tasks", "refused", "pip install 'ray-unlearn[lm-eval]'")])
+    assert "'ray-unlearn[lm-eval]'" in capsys.readouterr().out
 
 
 def test_tables(cli) -> None:

@@ -9,7 +9,7 @@ import pytest
 from ray_unlearn.execution.confirm import confirming_spec
 from ray_unlearn.execution.resume import write_spec
 from ray_unlearn.execution.search import Search
-from ray_unlearn.execution.study import _header
+from ray_unlearn.execution.study_header import study_header
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import RowMeasured, SessionBegan, TrialAsked, TrialEnded
 from ray_unlearn.store.ledger import Ledger
@@ -24,7 +24,7 @@ ROW = {"score_selection": 0.5, "score_reporting": 0.6, "forget_nll": 3.0}
 
 def written(folder: Path, spec: StudySpec, ends: Ends) -> Path:
     """A study of trials that ended like this; a complete one has a row with a score."""
-    header = _header(spec, prepare(spec.data, spec.model))
+    header = study_header(spec, prepare(spec.data, spec.model))
     search = Search(spec, header.context)
     with Ledger.create(folder / "ledger", header) as ledger:
         ledger.append(SessionBegan(total=len(ends)))

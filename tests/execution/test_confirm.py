@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from questions import question_files
 from specs import FREE_STEPS, finished, record, row, space, study
 from tiny import study_file
 
@@ -375,6 +376,38 @@ def test_the_best_of_a_real_study_is_run_again_with_new_seeds(
     (folder / "study.yaml").write_text(edited)
     with pytest.raises(UserError, match="model or data have changed"):
         confirm_study(folder, 1, 3, quiet=True, say=said.append)
+
+
+def test_a_study_of_taught_answers_and_watched_sets_is_confirmed_on_what_it_was_searched_on(
+    ray_here: None, tmp_path: Path, text_files: Path, tiny_model: Path
+) -> None:
+    """It was refused, as if its data had changed, and its objective named a set that the
+    confirmation did not have."""
+    splits: dict[str, dict[str, Any]] = dict(question_files(tmp_path))
+    path = Path(splits["forget"]["path"])
+    rows = [json.loads(line) | {"other": "I forgot."} for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    splits["forget"] = splits["forget"] | {"alternative": "other"}
+    spec = load_study(
+        study_file(
+            tmp_path,
+            text_files,
+            tiny_model,
+            data={"domain": "people", "sequence_length": 64, "splits": splits},
+            methods=["idk"],
+            search={"sampler": "random", "trials_per_method": 2, "quasi_random_share": 0.5},
+            objective={"minimise": "again_ppl"},
+            evaluation={"at": [1, 4], "sets": {"again": dict(splits["retain"])}},
+            operations={"lanes": 1, "tensorboard": False, "checkpoint_every_s": None},
+        )
+    )
+    folder = tmp_path / "study"
+    assert run_study(spec, folder, quiet=True).exit_code == 0
+    result = confirm_study(folder, 1, 2, quiet=True, say=lambda text: None)
+    assert result.counts == {"complete": 2}
+    trials = read_ledger(folder / "confirm" / "ledger").finished
+    assert all(t.rows[0]["score_selection"] == t.rows[0]["again_ppl"] for t in trials)
+    assert verify(folder / "confirm").problems == []
 
 
 def test_new_seeds_end_where_seeds_end() -> None:

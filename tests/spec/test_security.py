@@ -11,6 +11,7 @@ import re
 import stat
 import sys
 import threading
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -150,6 +151,32 @@ def test_no_source_runs_what_it_reads(path: Path) -> None:
         assert [one.partition(": ")[2] for one in found] == ["import_module runs text"]
     else:
         assert found == []
+
+
+ONE_PLACE = {
+    r"\bjson\.loads?\(": {
+        "spec/given_file.py",
+        "unlearn/world.py", "unlearn/conversations.py", "demo/pretrain.py", "demo/text.py",
+        "demo/build.py",  # of their own making, in this process or on this machine
+    },
+    r"(?m)^ *print\(": {
+        "cli/show.py", "cli/main.py", "cli/watch.py", "api/given.py", "execution/study.py",
+        "execution/stages.py", "__init__.py", "api/guide.py",  # the last two in examples
+    },
+}  # fmt: skip
+"""What is done in one place, so that no other can forget the bounds and the escapes."""
+
+
+@pytest.mark.parametrize("pattern", ONE_PLACE, ids=["json", "print"])
+def test_others_files_are_read_and_shown_in_one_place(pattern: str) -> None:
+    package = REPOSITORY / "ray_unlearn"
+    found = {
+        path.relative_to(package).as_posix()
+        for path in SOURCES
+        if re.search(pattern, path.read_text(encoding="utf-8"))
+    }
+    assert found <= ONE_PLACE[pattern], "spec/given_file.py, spec/printable.py"
+    assert len(found) > 1, "the pattern finds what it looks for"
 
 
 @pytest.mark.parametrize(
@@ -511,8 +538,8 @@ def test_a_hostile_table_makes_a_harmless_report(tmp_path: Path) -> None:
             "method": methods[i % 3],
             "step": 10,
             "score": (i * 7919 % 101) / 101,
-            f"lr{SCRIPT}": 10 ** -(2 + i * 31 % 97 / 30),
-            "kind": f"<b>{i % 2}</b>",
+            f"lr`{SCRIPT}": 10 ** -(2 + i * 31 % 97 / 30),
+            "kind": f"<b>{i % 2}</b>\x1b[31m\u202e",
             "notes": f"{SCRIPT}{i}",
         }
         for i in range(150)
@@ -522,6 +549,10 @@ def test_a_hostile_table_makes_a_harmless_report(tmp_path: Path) -> None:
     html = write_report([source], tmp_path / "out", sampler="random").read_text(encoding="utf-8")
     assert "&lt;script&gt;" in html, "the names are there"
     assert "<svg" in html
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / "out" / name).read_text(encoding="utf-8")
+        acting = {one for one in text if unicodedata.category(one) in ("Cc", "Cf")}
+        assert acting == {"\n"}, "no escape, no text from right to left"
     tags = re.findall(r"<\s*([a-zA-Z]+)([^>]*)>", html)
     assert {name.lower() for name, _ in tags} & {
         "script",

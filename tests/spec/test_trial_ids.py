@@ -15,9 +15,9 @@ from tiny import REPOSITORY
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.errors import EXIT_WRONG_INPUT, UserError
 from ray_unlearn.spec.hyperparameters import MIXING_HYPERPARAMETERS, Hyperparameter
+from ray_unlearn.spec.method_definition import Method
 from ray_unlearn.spec.method_registry import (
     METHODS,
-    Method,
     known_hyperparameters,
     method_named,
     register,
@@ -74,7 +74,8 @@ ADDED_FIELD = """
     @model_validator(mode="after")
     def _one_warm_up("""
 ADDED_METHOD = """
-register(_alone("later", "l", "ascent", "true", Hyperparameter("sharpness", 0.25, at_most=9)))
+_later = _alone("later", "l", "ascent", "true", Hyperparameter("sharpness", 0.25, at_most=9))
+BESIDE_THEM = (*BESIDE_THEM, _later)
 """
 LATER = """
 import json, sys
@@ -108,8 +109,8 @@ def test_a_later_hyperparameter_or_method_renames_no_trial(tmp_path: Path) -> No
     shutil.copytree(REPOSITORY / "ray_unlearn", package, ignore=ignored)
     anchor = '\n    @model_validator(mode="after")\n    def _one_warm_up('
     _insert(package / "spec/hyperparameters.py", anchor, ADDED_FIELD)
-    registry = package / "spec/method_registry.py"
-    registry.write_text(registry.read_text() + ADDED_METHOD)
+    shipped = package / "spec/shipped_methods.py"
+    shipped.write_text(shipped.read_text() + ADDED_METHOD)
     study = REPOSITORY / "tests/fixtures/study_schema_2/study"
     configs = [c.model_dump_json() for c in (ASCENT, MIXED)]
     found = json.loads(

@@ -254,6 +254,7 @@ def test_a_row_of_a_file_that_was_replaced_is_no_other_row(tmp_path: Path) -> No
 def test_the_bytes_of_each_event_are_those_of_older_versions() -> None:
     """Ledgers are read by other programs, and by older versions of this one."""
     row = {"forget_nll": 3.0, "grad_norm": math.inf}
+    least = {"method": "m", "learning_rate": 0.1, "steps": 4}
     events: list[tuple[Event, str]] = [
         (
             Header(2, {"name": "x"}, "d", "1", {"forget": "9"}, "2", "3", 4.0, "0.1", {"ray": "2"}),
@@ -274,8 +275,9 @@ def test_the_bytes_of_each_event_are_those_of_older_versions() -> None:
             '"more": {"grad_norm": null}',
         ),
         (
-            TrialAsked(number=0, trial_id="a", source="tpe", config={"steps": 4}),
-            '"trial", "number": 0, "trial_id": "a", "source": "tpe", "config": {"steps": 4}',
+            TrialAsked(number=0, trial_id="a", source="tpe", config=least),
+            '"trial", "number": 0, "trial_id": "a", "source": "tpe", "config": {"method": "m", '
+            '"learning_rate": 0.1, "steps": 4}',
         ),
         (
             RowMeasured(number=0, trial_id="a", attempt=1, update=2, metrics=row),

@@ -216,7 +216,7 @@ def left(name: str) -> Callable[[Path], None]:
 
 COPY_OF_0 = replace(trial_event(0), number=3)
 RENAMED = replace(trial_event(3), trial_id="0123456789ab")
-INVALID = replace(trial_event(3), config={"method": "gradient_ascent", "steps": 0})
+INVALID = replace(trial_event(3), config=trial_event(3).config | {"steps": 0})
 SIXTH = [event for n in (3, 4, 5) for event in whole_trial(n)]
 NO_ROW = BestWeightsKept(number=2, update=3, file=BEST, bytes=1, sha256="x")
 

@@ -509,6 +509,10 @@ def test_the_ready_studies_count_the_answers_of_local_files_with_the_same_column
     model = ModelSpec(source=str(tiny_model))
     splits = {split: local(source, split) for split, source in spec.splits.items()}
     sets = {one: local(source, "forget") for one, source in study.evaluation.sets.items()}
+    for one, source in study.evaluation.sets.items():
+        if source.examples is not None:
+            first = local(source.examples, "retain").model_copy(update={"limit": 2})
+            sets[one] = sets[one].model_copy(update={"examples": first})
     asked = study.evaluation.model_copy(update={"sets": sets})
     data = prepare(spec.model_copy(update={"splits": splits}), model, evaluation=asked)
     assert data.watched == tuple(sets)

@@ -11,7 +11,8 @@ from test_alternatives import REPEATABLE, config, opened, run
 from tiny import study_file
 
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.method_registry import Method, register
+from ray_unlearn.spec.method_definition import Method
+from ray_unlearn.spec.method_registry import register
 from ray_unlearn.spec.method_terms import Loss, TermSpec
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec

@@ -101,12 +101,13 @@ def test_a_used_lane_says_what_a_fresh_one_says(watching) -> None:
     trial = config("gradient_ascent", learning_rate=1e-3)
     used = opened(spec)
     run(used, config("random_labels", seed=3))
-    again = list(_rows(used, trial))
-    assert again == list(_rows(opened(spec), trial))
+    again = list(repeatable_rows(used, trial))
+    assert again == list(repeatable_rows(opened(spec), trial))
     assert set(extra_columns(spec)) < set(again[0])
 
 
-def _rows(workspace: Workspace, trial: TrialConfig) -> Iterator[dict]:
+def repeatable_rows(workspace: Workspace, trial: TrialConfig) -> Iterator[dict]:
+    """Whole rows of a trial, without times and memory."""
     for row in unlearn(workspace, trial):
         if not isinstance(row, Ended):
             yield {n: v for n, v in row.items() if n not in COLUMNS or COLUMNS[n].repeatable}
@@ -114,7 +115,7 @@ def _rows(workspace: Workspace, trial: TrialConfig) -> Iterator[dict]:
 
 def test_answers_of_the_last_row_alone_cost_no_other_row(watching) -> None:
     asked = {"sets": ["forget"], "max_new_tokens": 2, "at": "last"}
-    rows = list(_rows(opened(watching(generate=asked)), config("gradient_ascent")))
+    rows = list(repeatable_rows(opened(watching(generate=asked)), config("gradient_ascent")))
     assert ["forget_rouge_l" in row for row in rows] == [False, True]
 
 
@@ -132,7 +133,7 @@ def test_rows_are_compared_with_the_exactly_retrained_model(watching, tiny_model
         assert row["forget_quality"] == 1.0
         assert row["priv_leak_selection"] == row["priv_leak_reporting"] == 0.0
     assert set(found["exact_retrain"]) - {"update"} <= set(study_columns(spec))
-    rows = list(_rows(workspace, config("gradient_ascent", learning_rate=3e-2)))
+    rows = list(repeatable_rows(workspace, config("gradient_ascent", learning_rate=3e-2)))
     assert rows[-1]["forget_quality"] < 1.0
     later = opened(spec)
     later.use_halves({n: workspace.data.evaluated(n).selection for n in ("retain",)})

@@ -25,6 +25,7 @@ from ray_unlearn.analysis.read.table_formats import (
     TableFormat,
 )
 from ray_unlearn.analysis.read.text_tables import flattened, records_table
+from ray_unlearn.spec.errors import UserError
 
 Records = list[dict[str, Any]]
 DEEPCAVE_STATES = {
@@ -62,8 +63,24 @@ def results_folder(folder: Path) -> ForeignFile | None:
     Raises:
         UserError: a file in it is damaged.
     """
-    for reader in (_ray_tune, _mlflow, _deepcave, _open_unlearning):
-        found = reader(folder)
+    readers = {
+        RAY_TUNE: _ray_tune,
+        MLFLOW: _mlflow,
+        DEEPCAVE: _deepcave,
+        OPEN_UNLEARNING: _open_unlearning,
+    }
+    for name, reader in readers.items():
+        try:
+            found = reader(folder)
+        except UserError:
+            raise
+        # What another program writes has no schema that could be checked first: a value of
+        # another kind than the reader takes for granted fails wherever it is used.
+        except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as no:
+            raise UserError(
+                f"{folder}: looks like {name}, but holds something else than that writes: "
+                f"{type(no).__name__}: {no}"
+            ) from None
         if found is not None:
             return found
     return None

@@ -9,10 +9,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ray_unlearn.analysis.read.record_files import loaded
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.given_file import given_bytes, given_text
+from ray_unlearn.spec.strict import yaml_value
 
 STATES = {1: "running", 2: "scheduled", 3: "finished", 4: "failed", 5: "killed"}
 """`mlflow.entities.RunStatus`; a database has the words."""
@@ -36,17 +36,18 @@ def mlflow_folder(folder: Path) -> tuple[list[dict[str, Any]], list[Path]] | Non
     )
     files, records = [], []
     for file in found:
-        meta = loaded(file, yaml.safe_load)
+        meta = loaded(file, yaml_value)
         if "run_id" not in meta or meta.get("lifecycle_stage") == "deleted":
             continue
         above = file.parent.parent / "meta.yaml"
-        named = loaded(above, yaml.safe_load).get("name") if above.is_file() else None
+        named = loaded(above, yaml_value).get("name") if above.is_file() else None
         params, metrics = (_in_folder(file.parent / kind) for kind in ("params", "metrics"))
         known = {"run_id": meta["run_id"], "experiment": named or file.parent.parent.name}
         status = meta.get("status")
         known["status"] = STATES[status] if status in STATES else str(status).lower()
         known |= {
-            f"params.{name}": part.read_text(errors="replace") for name, part in params.items()
+            f"params.{name}": given_bytes(part).decode(errors="replace")
+            for name, part in params.items()
         }
         known |= {f"metrics.{name}": _last(part) for name, part in metrics.items()}
         records.append(known)
@@ -98,8 +99,8 @@ def _in_folder(folder: Path) -> dict[str, Path]:
 def _last(file: Path) -> float | None:
     """The value at the greatest step: lines are `time value step ...`, once `time value`."""
     try:
-        lines = [line.split() for line in file.read_text().splitlines() if line.strip()]
+        lines = [line.split() for line in given_text(file).splitlines() if line.strip()]
         points = [(int(line[2]) if len(line) > 2 else 0, int(line[0]), line[1]) for line in lines]
         return float(max(points, key=lambda point: point[:2])[2]) if points else None
-    except (ValueError, IndexError, UnicodeError):
+    except (OSError, ValueError, IndexError):
         raise UserError(f"{file}: is no metric of MLflow (`time value step` in a line)") from None

@@ -4,16 +4,15 @@ Hyperparameters come from the training's `.hydra/config.yaml` where it lies besi
 from the folder's name, as in `..._GradDiff_lr1e-05_alpha5_epoch10`.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ray_unlearn.analysis.read.record_files import loaded
 from ray_unlearn.analysis.read.text_tables import flattened
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.given_file import given_bytes, json_value
+from ray_unlearn.spec.strict import yaml_value
 
 METHODS = (
     "GradAscent", "GradDiff", "NPO", "SimNPO", "DPO", "IdkDPO", "IdkNLL", "RMU", "UNDIAL", "AltPO",
@@ -52,8 +51,8 @@ def open_unlearning_records(folder: Path) -> tuple[list[dict[str, Any]], list[Pa
 def _metrics(file: Path) -> dict[str, float]:
     """Each metric's number: of a summary as it is, of an evaluation its `agg_value`."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json_value(given_bytes(file))
+    except (OSError, ValueError) as error:
         raise UserError(f"{file}: is no JSON: {error}") from None
     if not isinstance(content, dict):
         raise UserError(f"{file}: holds no record of metrics")
@@ -81,7 +80,7 @@ def _configured(folder: Path, place: Path) -> dict[str, Any]:
     for above in (place, *place.parents):
         file = above / ".hydra" / "config.yaml"
         if file.is_file() and isinstance(
-            trainer := (config := loaded(file, yaml.safe_load)).get("trainer"), dict
+            trainer := (config := loaded(file, yaml_value)).get("trainer"), dict
         ):
             args = {**(trainer.get("args") or {}), **(trainer.get("method_args") or {})}
             found = {"method": trainer.get("handler"), "forget_split": config.get("forget_split")}

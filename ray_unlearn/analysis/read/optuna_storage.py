@@ -1,6 +1,5 @@
 """An Optuna storage as records, one a trial: SQLite files and journals, read with Optuna."""
 
-import json
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +7,7 @@ from typing import Any
 
 from ray_unlearn.analysis.axes import KnownRange
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.given_file import json_value
 
 SQLITE = b"SQLite format 3\0"
 
@@ -60,7 +60,7 @@ def storage_kind(path: Path) -> str | None:
     if not newline or not first.startswith(b"{"):
         return None
     try:
-        return "journal" if "op_code" in json.loads(first) else None
+        return "journal" if "op_code" in json_value(first) else None
     except ValueError:
         return None
 

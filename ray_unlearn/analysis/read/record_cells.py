@@ -1,13 +1,13 @@
 """Cells that hold records, such as W&B's `config` and `summary`: a column for each key."""
 
 import ast
-import json
 import re
 from typing import Any
 
 import pyarrow as pa
 
 from ray_unlearn.analysis.read.text_tables import records_table
+from ray_unlearn.spec.given_file import json_value
 
 NOT_FINITE = re.compile(r"(?<=[\s:\[,(])-?(?:nan|inf)\b")
 LOOKED_AT = 100
@@ -52,7 +52,7 @@ def _records(column: pa.ChunkedArray) -> list[dict[str, Any]] | None:
 
 def _record(text: str) -> dict[str, Any] | None:
     try:
-        found = json.loads(text)
+        found = json_value(text)
     except ValueError:
         try:
             found = ast.literal_eval(NOT_FINITE.sub("None", text.strip()))

@@ -1,24 +1,22 @@
 """Files of other programs that hold a record, or one value a line."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.given_file import LARGEST_RECORDS, given_text, json_value
 
 
-def loaded(path: Path, read: Callable[[str], Any] = json.loads) -> dict[str, Any]:
+def loaded(path: Path, read: Callable[[str], Any] = json_value) -> dict[str, Any]:
     """The record in a file.
 
     Raises:
         UserError: it cannot be read, or holds something else.
     """
     try:
-        found = read(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        found = read(given_text(path, LARGEST_RECORDS))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise UserError(f"{path}: holds no record `{{...}}`")
@@ -33,10 +31,13 @@ def json_lines(path: Path) -> Iterator[Any]:
     """
     if not path.is_file():
         return
-    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = given_text(path, LARGEST_RECORDS).splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):
         try:
-            yield json.loads(line)
+            yield json_value(line)
         except ValueError as error:
             if number < len(lines):
                 raise UserError(f"{path}: line {number} is no JSON: {error}") from None

@@ -18,7 +18,6 @@ from typing import Any, Unpack
 
 import pandas as pd
 import pyarrow as pa
-import yaml
 
 from ray_unlearn.analysis.read.column_roles import HowToRead, Reading, reading_of
 from ray_unlearn.analysis.read.evaluation_rows import REQUIRED, in_order, tidy_baselines, tidy_rows
@@ -34,16 +33,19 @@ from ray_unlearn.analysis.read.table_files import (
 )
 from ray_unlearn.analysis.read.text_tables import REPAIRED, SUFFIXES
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.given_file import given_bytes
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.objective_spec import ObjectiveSpec, ScoreRuleName
 from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
-from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.strict import validated, yaml_value
 from ray_unlearn.spec.study_spec import StudySpec, public_name
 from ray_unlearn.spec.task_results import TASKS_FILE, TaskResults, read_task_results
 from ray_unlearn.store.attack_file import AttackedModel, read_attacks
 from ray_unlearn.store.ledger import read_ledger
+from ray_unlearn.store.objective import Objective, objective_of
 from ray_unlearn.store.scan import events_file
-from ray_unlearn.store.schema import STATUSES
+from ray_unlearn.store.schema import COLUMNS, STATUSES, Column
+from ray_unlearn.store.study_columns import extra_names, study_columns
 from ray_unlearn.store.table import baseline_table, result_table, settings_of
 
 
@@ -102,6 +104,19 @@ class StudyResults:
         written = str(self.rows["objective"].iloc[0]) if "objective" in self.rows else ""
         where = f"{self.source}: column `objective`"
         return validated(ObjectiveSpec, _mapping(written, where), where)
+
+    @property
+    def columns(self) -> dict[str, Column]:
+        """The columns that its rows have; without a spec the side of some is not known."""
+        if self.spec is not None:
+            return study_columns(self.spec)
+        own = extra_names(map(str, self.rows.columns))
+        return COLUMNS | {name: Column(name, "1", "none", "") for name in own}
+
+    @property
+    def rule(self) -> Objective:
+        """Its objective as a rule for rows."""
+        return objective_of(self.objective, self.columns, self.source)
 
     @property
     def is_weighted(self) -> bool:
@@ -259,9 +274,10 @@ def _same(one: StudyResults, other: StudyResults) -> bool:
 def _read(source: Path, reading: Reading) -> Iterator[StudyResults | ForeignResults]:
     if source.is_dir():
         yield _from_directory(source, reading)
-    elif not source.exists():
+    elif not source.is_file():
+        what = "neither a file nor a folder" if source.exists() else "no such file or folder"
         raise UserError(
-            f"{source}: no such file or folder; name a study directory or a result table "
+            f"{source}: {what}; name a study directory or a result table "
             f"(.parquet, {', '.join(SUFFIXES)})"
         )
     elif (storage := storage_file(source)) is not None:
@@ -327,14 +343,14 @@ def _from_directory(folder: Path, reading: Reading) -> StudyResults | ForeignRes
 
 def _task_results(folder: Path) -> tuple[TaskResults, ...]:
     file = folder / TASKS_FILE
-    return read_task_results(file.read_bytes(), str(file)) if file.is_file() else ()
+    return read_task_results(given_bytes(file), str(file)) if file.is_file() else ()
 
 
 def _mapping(text: str, where: str) -> dict[str, Any]:
     """What `ObjectiveSpec.beyond_weights` wrote."""
     try:
-        found = yaml.safe_load(f"{{{text}}}")
-    except yaml.YAMLError:
+        found = yaml_value(f"{{{text}}}")
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise UserError(f"{where}: {text!r} is no objective; write the table again")

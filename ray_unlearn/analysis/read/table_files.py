@@ -1,6 +1,8 @@
 """Result tables as files: the table, the baselines beside it, and the digest of a file."""
 
+import csv
 import hashlib
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -25,20 +27,35 @@ def read_cells(path: Path) -> tuple[pa.Table, str]:
     """The file as it is, and what separates its cells (`,` where they are not text)."""
     try:
         if path.suffix.lower() in SUFFIXES:
-            return read_text(path)
-        table = pq.read_table(path)
+            table, separator = read_text(path)
+            return _with_text(table), separator
+        table = _with_text(pq.read_table(path))
     except UserError:
         raise
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(
-            f"{path}: cannot be read as a table: {str(error).splitlines()[0]}"
-        ) from None
-    version = int((table.schema.metadata or {}).get(b"schema_version", b"0"))
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: cannot be read as a table: {reason}") from None
+    written = (table.schema.metadata or {}).get(b"schema_version", b"0")
+    version = int(written) if re.fullmatch(rb"\d{1,9}", written) else None
+    if version is None:
+        raise UserError(f"{path}: its schema version {written!r} is no number; write it again")
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{path}: schema version {version} is newer than {SCHEMA_VERSION}; update ray_unlearn"
         )
     return table, ","
+
+
+def _with_text(table: pa.Table) -> pa.Table:
+    """The table with columns of bytes as text.
+
+    Raises:
+        pa.ArrowException: the bytes are no UTF-8.
+    """
+    for at, field in enumerate(table.schema):
+        if pa.types.is_binary(field.type) or pa.types.is_large_binary(field.type):
+            table = table.set_column(at, field.name, table.column(at).cast(pa.string()))
+    return table
 
 
 def baselines_beside(path: Path) -> tuple[Path, pd.DataFrame] | None:

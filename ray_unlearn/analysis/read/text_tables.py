@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.given_file import json_value
 from ray_unlearn.store.table import TEXT_COLUMNS
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json")
@@ -131,7 +132,7 @@ def _json_table(path: Path, content: bytes | None) -> pa.Table:
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             try:
-                records.append(json.loads(line))
+                records.append(json_value(line))
             except ValueError as error:
                 raise UserError(f"{path}: line {number} is no JSON: {error}") from None
             if not isinstance(records[-1], dict):
@@ -142,7 +143,7 @@ def _json_table(path: Path, content: bytes | None) -> pa.Table:
 def _records(path: Path, text: str) -> list[dict[str, Any]]:
     """A list of records, or what `DataFrame.to_json` makes of one."""
     try:
-        found = json.loads(text)
+        found = json_value(text)
     except ValueError as error:
         raise UserError(f"{path}: is no JSON: {error}") from None
     if isinstance(found, dict) and {"columns", "data"} <= found.keys() <= {"index", *SPLIT}:

@@ -175,13 +175,18 @@ def _efficiency(studies: Sequence[StudyResults]) -> tuple[str, str]:
 def _tasks(studies: Sequence[StudyResults]) -> str:
     measured = [one for study in studies for one in study.task_results]
     tasks = {score.task for one in measured for score in one.scores}
-    if not tasks:
-        return "no benchmark: `ray-unlearn evaluate` runs tasks of lm-evaluation-harness"
-    models = len({one.question[:3] for one in measured})
-    return (
-        f"{counted(len(tasks), 'task')} of lm-evaluation-harness, on "
-        f"{counted(models, 'chosen model')} alone"
-    )
+    in_rows = [task.name for study in studies if study.spec for task in study.spec.evaluation.tasks]
+    said = []
+    if in_rows:
+        said.append(f"{', '.join(dict.fromkeys(in_rows))} of lm-evaluation-harness, in rows")
+    if tasks:
+        models = len({one.question[:3] for one in measured})
+        said.append(
+            f"{counted(len(tasks), 'task')} of lm-evaluation-harness, on "
+            f"{counted(models, 'chosen model')} alone"
+        )
+    none = "no benchmark: `ray-unlearn evaluate` runs tasks of lm-evaluation-harness"
+    return "; ".join(said) or none
 
 
 def _measured(study: StudyResults, column: str) -> bool:

@@ -12,10 +12,10 @@ from ray_unlearn.analysis.report.study_tables import ARROWS, ARROWS_EXPLAINED, B
 from ray_unlearn.store.schema import Column
 from ray_unlearn.store.study_columns import extra_columns, extra_names
 
-TITLE = "Watched sets and answers"
+TITLE = "Watched sets, answers and tasks"
 READING = (
-    "Sets and metrics that this study asked for (`evaluation`), beside those of every study. They "
-    "are no part of the score, and of whole sets where no half is named."
+    "Sets, metrics and tasks that this study asked for (`evaluation`), beside those of every "
+    "study. They are no part of the weighted score, and of whole sets where no half is named."
 )
 
 

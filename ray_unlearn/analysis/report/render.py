@@ -10,6 +10,7 @@ from markupsafe import Markup, escape
 
 from ray_unlearn.analysis.figures.look import colour_sheet, method_look, page_colour
 from ray_unlearn.analysis.report.page import Block, Page, Table
+from ray_unlearn.spec.printable import printable
 from ray_unlearn.store.schema import COLUMNS
 
 PACKAGE = "ray_unlearn.analysis.report"
@@ -37,7 +38,7 @@ def render(page: Page, methods: Sequence[str]) -> dict[str, str]:
 
 
 def _html_templates(methods: Sequence[str]) -> jinja2.Environment:
-    html = jinja2.Environment(**SETTINGS, autoescape=True)
+    html = jinja2.Environment(**SETTINGS, autoescape=True, finalize=_shown)
     html.filters |= {"code": code, "breakable": breakable}
     css = files(PACKAGE).joinpath("style.css").read_text(encoding="utf-8")
     html.globals["css"] = Markup(colour_sheet() + css)
@@ -58,12 +59,17 @@ def _kind(block: Block) -> str:
 
 def code(text: str) -> Markup:
     """Escaped text with `names` between backticks as code."""
-    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(printable(text)))))
 
 
 def breakable(text: str) -> Markup:
     """Escaped text that may be broken after underscores."""
-    return Markup(str(escape(text)).replace("_", "_<wbr>"))
+    return Markup(str(escape(printable(text))).replace("_", "_<wbr>"))
+
+
+def _shown(value: Any) -> Any:
+    """Every value put into the HTML page: its text is escaped afterwards."""
+    return value if isinstance(value, Markup) or not isinstance(value, str) else printable(value)
 
 
 def _markdown(value: Any) -> Any:
@@ -73,7 +79,12 @@ def _markdown(value: Any) -> Any:
     """
     if not isinstance(value, str) or isinstance(value, Markup):
         return value
-    flat = " ".join(value.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    flat = (
+        " ".join(printable(value).split())
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace(">", "&gt;")
+    )
     if flat in COLUMNS:
         return flat
     parts = re.split("`+", flat)  # runs of backticks would pair otherwise than one by one

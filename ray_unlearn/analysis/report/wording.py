@@ -15,7 +15,6 @@ from ray_unlearn.analysis.one_score import feasible_notes, score_unit
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.verdict import ranked_methods
 from ray_unlearn.analysis.tolerance import vanilla_score
-from ray_unlearn.store.objective import objective_of
 from ray_unlearn.store.schema import AS_TRAINED, STATUSES
 
 NO_SCORE = "no trial has a score yet"
@@ -132,7 +131,7 @@ def _no_score(study: StudyResults) -> str:
         return NO_SCORE
     nearest = outside.sort_values(["violation_selection", "number"], kind="stable").iloc[0]
     metrics = {str(name): value for name, value in nearest.items()}
-    broken = objective_of(study.objective).broken(metrics)
+    broken = study.rule.broken(metrics)
     return (
         f"no trial is within the constraints; nearest is trial {nearest['number']} "
         f"(`{nearest['method']}`): {'; '.join(broken)}"
@@ -148,7 +147,7 @@ def _feasibility_sentence(best: pd.Series, study: StudyResults) -> str:
         if best["feasible"] == True:  # noqa: E712, as below
             return "It is within the study's constraints on the reporting half too."
         metrics = {str(name): value for name, value in best.items()}
-        broken = objective_of(study.objective).broken(metrics, HALF)
+        broken = study.rule.broken(metrics, HALF)
         return (
             "It is within the study's constraints on the selection half, and not on the reporting "
             f"half: {'; '.join(broken)}."

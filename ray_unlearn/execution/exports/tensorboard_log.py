@@ -17,6 +17,7 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from ray_unlearn.execution.drawn_points import Sampled, active
+from ray_unlearn.spec.row_tasks import TASK_COLUMN
 from ray_unlearn.spec.search_space import Choice, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Trial
@@ -56,6 +57,8 @@ def tag(column: str) -> str:
         return f"training/{column}"
     if column.startswith(OBJECTIVES):
         return f"objective/{column}"
+    if column.startswith(TASK_COLUMN):
+        return column.replace(".", "/")
     if column not in COLUMNS:
         return "/".join(set_of(column) or ("benchmark", column))
     group, _, rest = column.partition("_")
