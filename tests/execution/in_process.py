@@ -19,6 +19,7 @@ from ray_unlearn.environment import Environment
 from ray_unlearn.execution.conductor import Conductor, first_job, record_first_job
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.hub import Hub
+from ray_unlearn.execution.hub_line import HubDied
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import LaneLink, RunningTrial, run_lane
 from ray_unlearn.execution.lane_pool import LanePool
@@ -494,7 +495,11 @@ class TuneStandIn:
 
     def _tell(self, number: int) -> None:
         reply, _, order = self._session.pulls.pop(number)
-        delivery = reply.result()
+        try:
+            delivery = reply.result()
+        except HubDied:  # the trial's actor fails with it
+            self._session.given_up.append(number)
+            return
         if not isinstance(delivery.item, RowReported):
             self._conductor.ended(number, delivery)
             self._conductor.closed(number)
