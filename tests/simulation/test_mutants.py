@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from campaign import one
-from mutants import MUTANTS
+from mutants import MUTANTS, RARE
 from mutation import Mutant
 
 SEEDS = 200
@@ -34,6 +34,13 @@ def test_a_planted_mistake_is_noticed(mutant: Mutant) -> None:
             return  # it can still be planted; decision 27 says why nobody can notice
         killed = next((seed for seed in range(SEEDS) if one(mutant.world, seed).failing), None)
     assert killed is not None
+
+
+@pytest.mark.parametrize("mutant", RARE, ids=lambda mutant: mutant.name)
+def test_a_rare_mistake_can_still_be_planted(mutant: Mutant) -> None:
+    """Else it says nothing, should somebody look for it in a long run."""
+    with mutant.planted():
+        pass
 
 
 def test_there_are_enough_mistakes_and_few_are_harmless() -> None:
