@@ -46,21 +46,12 @@ FOLDER = (
         "    return cls(log, concluded(early, log.path), environment)",
     ),
     mutant(
-        "folder", "a holder never hears that it has lost the study",
-        "store.lease:Lease.lost", "now is None or", "False and",
-    ),
-    mutant(
         "folder", "the age of the lease is not asked for",
         "store.lease:LeasePlace.refuse_if_held", "if silent < EXPIRY_S:", "if False:",
     ),
     mutant(
         "folder", "a lost lease begins again with fence 1",
         LOG + "FolderLog.take_over", "self._lease.outrank(scan.entries[-1].fence)", "pass",
-    ),
-    mutant(
-        "folder", "damaged lines are left out silently",
-        "store.ledger:concluded", "if scan.damaged:", "if False:",
-        "store.ledger:concluded", "if scan.missing:", "if False:",
     ),
     mutant(
         "folder", "a repair drops the last good line",
@@ -125,10 +116,6 @@ OBJECT = (
         EVENTS + "_copies", "if is_run(content, run)", "if content",
     ),
     mutant(
-        "object", "a reader stops at the first gap",
-        "store.ledger:concluded", "if scan.missing:", "if False:",
-    ),
-    mutant(
         "object", "fences begin with 1 again",
         OBJECTS + "take_over", "self.fence = 1 + scan.entries[-1].fence", "self.fence = 1",
         harmless="one event per number: in an object store no line is ever told apart by its fence",
@@ -159,6 +146,19 @@ STUDY = (
     ),
 )  # fmt: skip
 RARE = (
+    mutant(
+        "folder", "a holder never hears that it has lost the study",
+        "store.lease:Lease.lost", "now is None or", "False and",
+    ),
+    mutant(
+        "folder", "damaged lines are left out silently",
+        "store.ledger:concluded", "if scan.damaged:", "if False:",
+        "store.ledger:concluded", "if scan.missing:", "if False:",
+    ),
+    mutant(
+        "object", "a reader stops at the first gap",
+        "store.ledger:concluded", "if scan.missing:", "if False:",
+    ),
     mutant(
         "folder", "a torn line is cut without looking at what is there by now",
         LOG + "LinesFile.cut", "if torn.startswith(self.tail(start)):", "if True:",

@@ -4,7 +4,6 @@ compares with what openers and readers find.
 """
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 
@@ -38,7 +37,6 @@ class Oracle:
         self.damaged = False
         self.created = False
         self._by = 0
-        self._told: set[str] = set()
         self.broken: Counter[str] = Counter()
         self.violations: list[str] = []
 
@@ -77,13 +75,10 @@ class Oracle:
             double = [text for text, count in Counter(texts).items() if count > 1]
             self.violated("duplicate", f"{who} found {double[:3]} twice")
         hidden = [text for text in expected if text in self.excused and text not in present]
-        # The note that tells may be damaged later: it is enough that it was there once.
-        self._told.update(t for t in hidden if any(_tells(n, self.acknowledged[t]) for n in told))
-        hidden = [text for text in hidden if text not in self._told]
         # A reader may have been overtaken by a repair, whose notes it finds at its next look. And
         # the notes may have been damaged before anybody read them.
         untold = any(word in text for text in self.excused for word in SAID)
-        if hidden and not untold and not who.startswith("a reader"):
+        if hidden and not told and not untold and not who.startswith("a reader"):
             self.violated(
                 "silent", f"{who} does not find {hidden[:3]}, damaged, and nobody says so"
             )
@@ -111,13 +106,6 @@ class Oracle:
         if bad and not self.damaged and self.created:
             self.violated("unreadable", f"{who}: {text[:200]}")
         return bad
-
-
-def _tells(note: str, number: int) -> bool:
-    """Whether a note says that this event is lost: by its number, or among `4 more`."""
-    spans = re.findall(r"(\d+)(?: to (\d+))?", note)
-    named = any(int(first) <= number <= int(last or first) for first, last in spans)
-    return named or "more" in note or "torn last line" in note
 
 
 def event_of(line: bytes) -> str:
