@@ -184,10 +184,6 @@ RARE = (
         "store.scan:scanned", "if entry.fence < fence or repeated:", "if entry.fence < fence:",
     ),
     mutant(
-        "object", "a repair replaces what another one has repaired",
-        OBJECTS + "repair", "if before is not None and is_event(before, number):", "if False:",
-    ),
-    mutant(
         "folder study", "a worker of a former start is heard",
         HUB + "_is_current", "return ", "return True or ",
     ),
