@@ -93,7 +93,7 @@ OBJECT = (
     ),
     mutant(
         "object", "who finds a number taken goes on with the next one",
-        OBJECTS + "take_over", "self._read_on()", "self.next_seq += 1",
+        OBJECTS + "take_over", "self._read()", "self.next_seq += 1",
     ),
     mutant(
         "object", "no event says that the study was taken over",
