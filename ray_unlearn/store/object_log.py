@@ -139,11 +139,8 @@ class ObjectLog:
 
     def _hold(self) -> None:
         """Write the lease, which is advisory: without it the study goes on."""
-        if self._lease is None:
-            place = LeasePlace(self._storage, environment=self._environment)
-            self._lease = Lease(place, self.fence, self._renewed)
-        else:  # a repair took the study over, and now opens it
-            self._lease.outrank(self.fence - 1)
+        place = LeasePlace(self._storage, environment=self._environment)
+        self._lease = Lease(place, self.fence, self._renewed)
         self._lease.acknowledged(self.next_seq - 1)
 
     def _renewed(self, lease: Lease) -> bool:
