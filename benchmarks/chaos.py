@@ -1,53 +1,55 @@
 """Kill a study's processes at random, resume it to its end, and compare it with an undisturbed one.
 
-    python benchmarks/chaos.py [--kills 50] [--seed 0] [--study FILE]
+    python benchmarks/chaos.py --kills 1000 --out DIR [--pieces warm object-store] [--seed 0]
 
-Driver, workers, Ray Train controllers, Ray Tune actors and the hub receive SIGKILL. In the end
-`ray-unlearn verify` must be clean, the number of trials exact, no process left, and, with one lane
-and a sampler without memory (`random`, `qmc`), the result table identical to the undisturbed run's,
-row for row, in every column but those of the clock and the memory.
+Driver, workers, Ray Train controllers, Ray Tune actors, the hub, nodes, the head and the object
+store's server receive SIGKILL, at moments spread evenly over a study's phases (`chaos_watch`). It
+goes study by study ("pieces", `chaos_piece`); stopped, or killed, it goes on where it was.
+
+After each piece `ray-unlearn verify` must be clean, the result table identical to the undisturbed
+study's, row for row, in every column but those of the clock and the memory, no line of the ledger
+lost on the way, and no process left. Exit code 1 if anything was violated.
 """
 
 import argparse
-import contextlib
 import os
 import random
+import secrets
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections import Counter
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute
 import yaml
+from chaos_kinds import KINDS, Kind, started, store_environment
+from chaos_log import ChaosLog
+from chaos_piece import Piece
+from chaos_processes import MARK, OwnRay, end, free_port, marked
 
+from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.table import UNREPEATABLE, result_table
-from ray_unlearn.store.verify import Verification, verify
 
-TARGETS = {
-    "driver": b"",
-    "worker": b"RayTrainWorker",
-    "controller": b"TrainController",
-    "tune actor": b"ThinTrial",
-    "hub": b"ray::Hub",
-}
-STUDY = {
+STUDY: dict[str, Any] = {
     "name": "chaos",
     "model": {"source": "demo:shakespeare"},
     "data": {"source": "demo:shakespeare", "sequence_length": 128},
-    "methods": ["gradient_ascent", "random_labels", "ascent_kl_in_distribution"],
+    "methods": ["gradient_ascent"],
     "space_overrides": {
         "learning_rate": {"type": "float", "low": 2e-4, "high": 1e-3, "scale": "log"},
-        "steps": {"type": "int", "low": 1, "high": 12, "free": True},
+        "steps": {"type": "int", "low": 1, "high": 30, "free": True},
     },
-    "search": {"sampler": "random", "trials_per_method": 8, "quasi_random_share": 0.5},
-    "evaluation": {"at": [4, 8, 12]},
+    "search": {"sampler": "random", "trials_per_method": 1},
+    "evaluation": {"at": [6, 12, 18, 24, 30]},
 }
+"""A trial is longer than the start of a lane, so that kills find trials and not only starts."""
+
 OPERATIONS = {
-    "lanes": 1,
     "max_retries": 1000,
     "checkpoint_every_s": 0,
     "tensorboard": False,
@@ -55,69 +57,28 @@ OPERATIONS = {
 }
 
 
-@dataclass
-class Chaos:
-    """The kills in a study, and its result."""
-
-    kills: Counter[str] = field(default_factory=Counter)
-    starts: int = 0
-    seconds: float = 0.0
-    exits: list[int] = field(default_factory=list)
-    orphans: list[str] = field(default_factory=list)
-    """Processes left when Ray's agents, which wait 60 s for a dead head, should be gone."""
-
-
 def undisturbed(study: Path, folder: Path) -> float:
     """Run the study without any fault, and return the seconds it took."""
     start = time.monotonic()
-    process = _start(study, folder, folder.with_suffix(".log"))
-    if process.wait() != 0:
-        raise RuntimeError(folder.with_suffix(".log").read_text())
-    return time.monotonic() - start
-
-
-def disturbed(
-    study: Path, folder: Path, kills: int, seed: int, mean_s: float = 8.0, limit_s: float = 3600.0
-) -> Chaos:
-    """Run the study to its end, with `kills` of its processes killed on the way.
-
-    A process is killed every `mean_s` seconds on average, at exponentially distributed moments,
-    whatever the study is doing then: starting, training, writing, ending.
-    """
-    rng, chaos, start = random.Random(seed), Chaos(), time.monotonic()
     log = folder.with_suffix(".log")
-    seen: dict[int, str] = {}
-    while True:
-        process = _start(study, folder, log)
-        chaos.starts += 1
-        while process.poll() is None:
-            if time.monotonic() - start > limit_s:
-                process.kill()
-                raise TimeoutError(
-                    f"not done after {limit_s:.0f} s: {chaos}\n{log.read_text()[-4000:]}"
-                )
-            moment = time.monotonic() + rng.expovariate(1 / mean_s)
-            while process.poll() is None and time.monotonic() < moment:
-                seen |= descendants(process.pid)
-                time.sleep(0.1)
-            if process.poll() is None and chaos.kills.total() < kills:
-                _kill(process.pid, rng.choice(list(TARGETS)), chaos)
-            elif process.poll() is None:
-                seen |= descendants(process.pid)
-        chaos.exits.append(process.returncode)
-        if process.returncode == 0:
-            chaos.seconds = time.monotonic() - start
-            chaos.orphans = _outlive(seen)
-            return chaos
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = started(["run", str(study), "--storage", str(folder)], log, environment)
+    if process.wait() != 0:
+        raise RuntimeError(log.read_text())
+    return time.monotonic() - start
 
 
 def compare(one: Path, two: Path) -> list[str]:
     """Cells in which two studies' result tables differ, apart from clock and memory."""
-    tables = [
-        result_table(read_ledger(folder / "ledger")).drop_columns(list(UNREPEATABLE))
-        for folder in (one, two)
-    ]
-    first, second = (table.drop_columns(["study"]).to_pylist() for table in tables)
+    first, second = (result_table(read_ledger(folder / "ledger")) for folder in (one, two))
+    return differing_cells(first, second)
+
+
+def differing_cells(one: pa.Table, two: pa.Table) -> list[str]:
+    """Cells in which two result tables differ, apart from clock and memory."""
+    first, second = (
+        table.drop_columns([*UNREPEATABLE, "study"]).to_pylist() for table in (one, two)
+    )
     if len(first) != len(second):
         return [f"{len(first)} rows and {len(second)} rows"]
     return [
@@ -128,118 +89,108 @@ def compare(one: Path, two: Path) -> list[str]:
     ]
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """Process ids below `pid` with their start times, because Linux reuses ids."""
-    parents: dict[int, list[int]] = {}
-    began: dict[int, str] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if fields[0] != "Z":
-                parents.setdefault(int(fields[1]), []).append(int(path.parent.name))
-                began[int(path.parent.name)] = fields[19]
-    found, waiting = {}, [pid]
-    while waiting:
-        for child in parents.get(waiting.pop(), []):
-            found[child] = began[child]
-            waiting.append(child)
-    return found
+class Reference:
+    """The undisturbed studies, each as long as the longest piece needs it."""
+
+    def __init__(self, out: Path, content: dict[str, Any], mark: str) -> None:
+        self._out, self._content, self._mark = out, content, mark
+
+    def table(self, kind: Kind, trials: int) -> pa.Table:
+        """The rows of the first `trials` trials of each method, as they are without faults."""
+        methods = kind.methods or self._content["methods"]
+        folder = self._out / ("calm-" + "-".join(map(str, methods)))
+        study = study_file(self._content, kind, folder.with_suffix(".yaml"), trials)
+        environment = os.environ | {"OMP_NUM_THREADS": "1", MARK: self._mark}
+        log, command = folder.with_suffix(".log"), ["run", str(study), "--storage", str(folder)]
+        wanted = trials * len(methods)
+        if _finished(folder) < wanted:
+            process = started([*command, "--resume"], log, environment)
+            if process.wait() != 0:
+                raise RuntimeError(log.read_text())
+        table = result_table(read_ledger(folder / "ledger"))
+        return table.filter(pa.compute.less(table["number"], wanted))
 
 
-def _start(study: Path, folder: Path, log: Path) -> "subprocess.Popen[bytes]":
-    begun = (folder / "ledger" / "events.jsonl").exists() and (
-        folder / "ledger" / "events.jsonl"
-    ).stat().st_size > 0
-    arguments = ["resume", str(folder)] if begun else ["run", str(study), "--storage", str(folder)]
-    command = [
-        sys.executable,
-        "-c",
-        "from ray_unlearn.cli.main import main; main()",
-        *arguments,
-        "--quiet",
-    ]
-    with open(log, "ab") as file:
-        return subprocess.Popen(
-            command,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+def _finished(folder: Path) -> int:
+    try:
+        return len(read_ledger(folder / "ledger").finished)
+    except StorageError:
+        return 0
 
 
-def _kill(driver: int, target: str, chaos: Chaos) -> None:
-    victims = [driver]
-    if TARGETS[target]:
-        victims = [pid for pid in descendants(driver) if TARGETS[target] in _command(pid)]
-    if victims:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(max(victims), signal.SIGKILL)
-            chaos.kills[target] += 1
-
-
-def _command(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def _outlive(seen: dict[int, str]) -> list[str]:
-    """The processes that are still alive after a minute and a half."""
-
-    def alive() -> list[int]:
-        found = []
-        for pid, began in seen.items():
-            with contextlib.suppress(OSError):
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                if fields[0] != "Z" and fields[19] == began:
-                    found.append(pid)
-        return found
-
-    deadline = time.monotonic() + 90
-    while alive() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return [f"{pid} {_command(pid)[:80]!r}" for pid in alive()]
+def study_file(content: dict[str, Any], kind: Kind, path: Path, trials: int) -> Path:
+    """The study of a piece, with so many trials of each method."""
+    search = {"search": {**content["search"], "trials_per_method": trials}}
+    operations = {"operations": content.get("operations", {}) | OPERATIONS | {"lanes": kind.lanes}}
+    methods = {"methods": [*kind.methods]} if kind.methods else {}
+    path.write_text(yaml.safe_dump(content | methods | search | operations))
+    return path
 
 
 def main() -> None:
-    """Run both, print what was killed and how they compare; exit 1 if anything differs."""
-    parser = argparse.ArgumentParser(description="random SIGKILLs over one study")
-    parser.add_argument("--kills", type=int, default=50)
+    """Kill until the number is reached, print the totals; exit 1 if anything was violated."""
+    parser = argparse.ArgumentParser(description="random SIGKILLs over studies")
+    parser.add_argument("--kills", type=int, default=50, help="in all, earlier runs included")
+    parser.add_argument("--out", type=Path, required=True, help="state, logs and studies")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--study", type=Path, help="default: 24 trials on the demo world")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="chaos-") as scratch:
-        study = Path(scratch) / "study.yaml"
-        content = yaml.safe_load(arguments.study.read_text()) if arguments.study else STUDY
-        study.write_text(
-            yaml.safe_dump(content | {"operations": content.get("operations", {}) | OPERATIONS})
-        )
-        calm, wild = Path(scratch) / "calm", Path(scratch) / "wild"
-        calm_s = undisturbed(study, calm)
-        chaos = disturbed(study, wild, arguments.kills, arguments.seed)
-        found: Verification = verify(wild)
-        differences = compare(calm, wild)
-        killed = ", ".join(f"{count} {name}" for name, count in chaos.kills.most_common())
-        print(
-            f"killed: {chaos.kills.total()} ({killed}); {chaos.starts} starts of the driver; "
-            f"exits {chaos.exits}"
-        )
-        print(f"undisturbed {calm_s:.0f} s, disturbed {chaos.seconds:.0f} s")
-        print(
-            f"verify: {'clean' if not found.problems else found.problems}; complete: "
-            f"{found.complete}"
-        )
-        print(
-            f"{found.trials} trials of {found.asked_for}, {found.rows} rows, {found.rows} rows "
-            "compared"
-        )
-        print(
-            f"result table: {'identical' if not differences else differences[:10]}; orphans: "
-            f"{chaos.orphans or 'none'}"
-        )
-        good = not found.problems and found.complete and not differences and not chaos.orphans
-    sys.exit(0 if good else 1)
+    parser.add_argument("--study", type=Path, help="default: trials of seconds on the demo")
+    parser.add_argument("--per-piece", type=int, default=18, help="kills of one study")
+    parser.add_argument("--pieces", nargs="+", choices=[*KINDS], default=[*KINDS])
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    given.out = given.out.resolve()
+    log = ChaosLog(given.out / "kills.jsonl")
+    for line in log.of("run"):  # of a run that was killed itself
+        for kind in ("study", "ray", "store"):
+            end(marked(f"{line['mark']}-{kind}"))
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        _run(given, log)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on")
+    finally:
+        log.add_time()
+        print(log.totals())
+    sys.exit(1 if log.of("violation") else 0)
+
+
+def _run(given: argparse.Namespace, log: ChaosLog) -> None:
+    mark = secrets.token_hex(6)
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "10")  # 60: a dead head's
+    log.add("run", mark=mark)
+    content = yaml.safe_load(given.study.read_text()) if given.study else STUDY
+    port = free_port()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | store_environment(port)
+    reference = Reference(given.out, content, f"{mark}-study")
+    warm = OwnRay(f"{mark}-ray", environment, given.out / "ray.log")
+    try:
+        while len(kills := log.of("kill")) < given.kills:
+            number = log.next_piece
+            kind = KINDS[given.pieces[number % len(given.pieces)]]
+            known = [line["name"] for line in log.of("piece", number)]
+            if known:
+                kind = KINDS[known[0]]
+            else:
+                log.add("piece", piece=number, name=kind.name)
+            rng = random.Random(f"{given.seed} {number} {len(kills)}")
+            piece = Piece(number, kind, given.out, log, rng, mark, warm, port)
+            here = len(log.of("kill", number))
+            quota = min(given.per_piece, here + given.kills - len(kills))
+            try:
+                piece.run(quota, partial(study_file, content, kind))
+                table = reference.table(kind, piece.trials)
+                piece.check(partial(differing_cells, table))
+            finally:
+                piece.close()
+            log.add_time()
+            print(f"piece {number} ({kind.name}) done\n{log.totals()}", flush=True)
+    finally:
+        warm.close()
+        end(marked(f"{mark}-study"))
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 import ray_unlearn
-from ray_unlearn.cli.main import COMMANDS
+from ray_unlearn.cli import COMMANDS
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.study_spec import StudySpec

@@ -2,13 +2,15 @@
 
     python tests/object_store.py --errors 0.05 --slow 0.02 --slow-s 3
 
-Prints its port, then serves until it is killed. `GET /_faults` says how often it did what.
+Prints its port, then serves until it is killed. `GET /_faults` says how often it did what. With
+`--keep FOLDER` its objects are files there as well, and a server that is started again has them.
 """
 
 import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -16,9 +18,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from urllib.request import urlopen
+from xml.sax.saxutils import unescape
 
 BUCKET = "studies"
 ENVIRONMENT = {
@@ -28,6 +33,9 @@ ENVIRONMENT = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 ERROR = b'<?xml version="1.0"?><Error><Code>%s</Code><Message>injected</Message></Error>'
+
+SIGNED = {"Authorization": "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request"}
+KEY = re.compile("<Key>(.*?)</Key>")
 
 Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -82,6 +90,61 @@ class Faulty:
         return [ERROR % code]
 
 
+class Kept:
+    """A WSGI application whose objects outlive its process.
+
+    An object is a file `objects/<bucket>/<key>` before its request is answered, so whatever a
+    client has been told is there after a kill. `requests/` names what is being carried out.
+    """
+
+    def __init__(self, inner: Application, folder: Path) -> None:
+        from werkzeug.test import Client
+
+        self._inner, self._client = inner, Client(inner)
+        self._objects, self._requests = folder / "objects", folder / "requests"
+        for place in (self._objects / BUCKET, self._requests):
+            place.mkdir(parents=True, exist_ok=True)
+        for path in self._requests.iterdir():
+            path.unlink()
+        self._client.put(f"/{BUCKET}")
+        for path in sorted(self._objects.glob(f"{BUCKET}/**/*")):
+            if path.is_file() and path.suffix != ".draft":
+                name = path.relative_to(self._objects).as_posix()
+                self._client.put(f"/{quote(name)}", data=path.read_bytes())
+
+    def __call__(self, environ: dict[str, Any], start: Any) -> Iterable[bytes]:
+        name = str(environ["PATH_INFO"]).strip("/")
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return self._inner(environ, start)
+        changed = [name]
+        if environ["QUERY_STRING"].startswith("delete"):
+            body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+            environ["wsgi.input"] = BytesIO(body)
+            changed = [f"{name}/{unescape(key)}" for key in KEY.findall(body.decode())]
+        mark = self._requests / f"{quote(changed[0], safe='')}.{threading.get_ident()}"
+        mark.touch()
+        try:
+            answer = list(self._inner(environ, start))
+            for one in changed:
+                self._keep(one)
+            return answer
+        finally:
+            mark.unlink()
+
+    def _keep(self, name: str) -> None:
+        if "/" not in name:
+            return  # the bucket
+        path = self._objects / name
+        found = self._client.get(f"/{quote(name)}", headers=SIGNED)
+        if found.status_code == 200:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draft = path.with_name(f"{path.name}.{threading.get_ident()}.draft")
+            draft.write_bytes(found.data)
+            draft.replace(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
 def main() -> None:
     """Serve."""
     from moto.server import DomainDispatcherApplication, create_backend_app
@@ -97,8 +160,11 @@ def main() -> None:
     parser.add_argument("--slow-s", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--keep", type=Path, help="folder in which the objects outlive the server")
     given = parser.parse_args()
-    application = DomainDispatcherApplication(create_backend_app)
+    application: Application = DomainDispatcherApplication(create_backend_app)
+    if given.keep is not None:
+        application = Kept(application, given.keep)
     faulty = Faulty(application, given.errors, given.slow, given.slow_s, given.seed)
     server = make_server("127.0.0.1", given.port, faulty, threaded=True, request_handler=Quiet)
     print(server.server_port, flush=True)

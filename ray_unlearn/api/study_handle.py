@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 class Study:
     """A study that was run or is running: read it, go on with it, export its model.
 
-    `run` and `open` make it. The first access reads the study, and from then on `best`, `trials`
-    and `rows` show that moment; `refresh` reads it again. Nothing is written before `resume`,
-    `confirm` or `repair` is called, so a study that is running elsewhere can be opened at any time.
+    `run` and `open` make it. The first access reads the study, and from then on `best`, `trials`,
+    `rows` and `baselines` show that moment; `refresh` reads it again. Nothing is written before
+    `resume`, `confirm` or `repair` is called, so a study that is running elsewhere can be opened at
+    any time.
 
     Attributes:
         location: the study's folder, or its address in an object store.
@@ -160,6 +161,23 @@ class Study:
             >>> study.rows.groupby("number")["forget_ppl"].max()
         """
         return self._snapshot.rows.to_pandas()
+
+    @property
+    def baselines(self) -> "pd.DataFrame":
+        """The models that no trial changed, by the metrics of the result table.
+
+        Returns:
+            One line each: `baseline` (`vanilla` and, where the study has exactly retrained models,
+            `exact_retrain`, `exact_retrain_2` ...), and the metrics of docs/metrics.md.
+
+        Raises:
+            UserError: no study there.
+            StorageError: it cannot be read.
+
+        Example:
+            >>> study.baselines.set_index("baseline")["forget_ppl"]
+        """
+        return self._snapshot.baselines.to_pandas()
 
     def status(self) -> Status:
         """The state of the study now.

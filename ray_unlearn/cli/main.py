@@ -5,63 +5,118 @@ Logs and progress go to stderr, results to stdout.
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator, MutableMapping
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from ray_unlearn.cli.attack_command import attack_command
-from ray_unlearn.cli.confirm_command import confirm_command
-from ray_unlearn.cli.diff_command import diff_command
-from ray_unlearn.cli.doctor_command import doctor_command
-from ray_unlearn.cli.evaluate_command import evaluate_command
-from ray_unlearn.cli.memorise_command import memorise_command
-from ray_unlearn.cli.plan_command import plan_command
-from ray_unlearn.cli.study_commands import resume_command, run_command, status_command
-from ray_unlearn.cli.table_commands import (
-    methods_command,
-    report_command,
-    schema_command,
-    spaces_command,
-)
-from ray_unlearn.cli.trial_commands import export_command, unlearn_command
-from ray_unlearn.cli.verify_command import migrate_command, verify_command
-from ray_unlearn.cli.why_command import why_command
+from ray_unlearn.cli import COMMANDS, HEADINGS, command_named
+from ray_unlearn.cli.verbose import Verbose, log_to_stderr, with_verbose
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, UserError
 from ray_unlearn.spec.printable import printable
 
-COMMANDS: dict[str, Callable[..., None]] = {
-    "run": run_command,
-    "resume": resume_command,
-    "status": status_command,
-    "plan": plan_command,
-    "report": report_command,
-    "why": why_command,
-    "confirm": confirm_command,
-    "attack": attack_command,
-    "export": export_command,
-    "evaluate": evaluate_command,
-    "verify": verify_command,
-    "migrate": migrate_command,
-    "diff": diff_command,
-    "unlearn": unlearn_command,
-    "memorise": memorise_command,
-    "methods": methods_command,
-    "spaces": spaces_command,
-    "schema": schema_command,
-    "doctor": doctor_command,
+SETTINGS: dict[str, Any] = {
+    "pretty_exceptions_enable": False,
+    "rich_markup_mode": None,
+    "context_settings": {"help_option_names": ["-h", "--help"]},
 }
-"""The commands in the order of `--help`, which stays fast as each imports what it needs itself."""
 
-app = typer.Typer(
-    name="ray-unlearn",
-    help="Hyperparameter studies of machine unlearning for pre-trained language models.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
+
+class _Commands(MutableMapping[str, Any]):
+    """The commands by name, each made when it is asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            if name not in COMMANDS:
+                raise KeyError(name)
+            one = typer.Typer(add_completion=False, **SETTINGS)
+            one.command(name)(with_verbose(command_named(name)))
+            self._made[name] = typer.main.get_command(one)
+        return self._made[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._made[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class _Group(TyperGroup):
+    """The commands under headings, without importing any of them for it."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.commands = _Commands()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Their names, in the order of `--help`."""
+        return list(COMMANDS)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write each group with whole sentences; click would cut them at the line's end."""
+        for heading, commands in HEADINGS.items():
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [(name, entry.summary) for name, entry in commands.items()], col_max=10
+                )
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Complete names without making the commands, which would import them all."""
+        made, self.commands = (
+            self.commands,
+            {name: TyperCommand(name, help=entry.summary) for name, entry in COMMANDS.items()},
+        )
+        try:
+            return super().shell_complete(ctx, incomplete)
+        finally:
+            self.commands = made
+
+
+app = typer.Typer(name="ray-unlearn", cls=_Group, no_args_is_help=True, **SETTINGS)
+
+
+def _show_version(asked: bool) -> None:
+    """Print the versions that a report of a fault needs, from what is installed."""
+    if not asked:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+    from platform import python_version
+
+    from ray_unlearn import __version__
+
+    parts = [f"ray-unlearn {__version__}", f"Python {python_version()}"]
+    for name in ("torch", "ray"):
+        try:
+            parts.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            parts.append(f"no {name}")
+    print(", ".join(parts))
+    raise typer.Exit
+
+
+@app.callback(epilog="First: ray-unlearn plan STUDY.yaml, then run; COMMAND -h shows its options.")
+def _whole(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="print versions and exit"
+        ),
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Hyperparameter studies of machine unlearning for pre-trained language models."""
+    if verbose:
+        log_to_stderr()
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Commands on studies: run, resume, status."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -53,7 +53,7 @@ def run_command(
     from ray_unlearn.api import run
 
     done = run(study, storage, resume=go_on, space_from=space_from, likely=likely, **options)
-    _finish(done, json)
+    finish_run(done, json)
 
 
 @with_run_options
@@ -79,7 +79,7 @@ def resume_command(
 
     study = Study(location)
     study.resume(trials, retry_failed=retry_failed, **options)
-    _finish(study, json)
+    finish_run(study, json)
 
 
 def status_command(
@@ -106,7 +106,7 @@ def status_command(
     if watch:
         _watch(location, every, json)
     else:
-        _show(Study(location).status(), json)
+        show_study(Study(location).status(), json)
 
 
 def _watch(location: str, every_s: float, json: bool) -> None:
@@ -122,11 +122,11 @@ def _watch(location: str, every_s: float, json: bool) -> None:
         watch(follower, every_s, json)
 
 
-def _finish(study: "Study", json: bool) -> None:
+def finish_run(study: "Study", json: bool) -> NoReturn:
     """Show a run's results and, in the last line, how it ended and what to do next."""
     result = study.last_run
     assert result is not None
-    _show(study.status(), json, ended=True)
+    show_study(study.status(), json, ended=True)
     if not json:
         say(_last_line(result))
     raise typer.Exit(result.exit_code)
@@ -143,7 +143,7 @@ def _last_line(result: "StudyResult") -> str:
 BEST = ("method", "trial", "learning rate", "updates", "score", "forget ppl", "target ppl")
 
 
-def _show(found: "Status", json: bool, ended: bool = False) -> None:
+def show_study(found: "Status", json: bool, ended: bool = False) -> None:
     """Show a study's state; after a run that has just `ended`, without the line on its driver."""
     from ray_unlearn.cli.watch import driver
 

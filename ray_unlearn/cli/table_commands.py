@@ -1,8 +1,9 @@
 """Commands that only read and show: report, methods, spaces, schema."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,8 +16,7 @@ from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.score_weights import parse_weights
 from ray_unlearn.spec.search_space import Choice, Fixed, SearchSpace
 from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
-from ray_unlearn.spec.strict import Strict
-from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.spec.written_schema import search_space_schema, study_schema
 
 
 class SamplerOption(StrEnum):
@@ -226,10 +226,10 @@ def _space_lines(space: SearchSpace) -> list[tuple[str, str, str, str]]:
     return lines
 
 
-SCHEMAS: dict[str, type[Strict]] = {
-    "study": StudySpec,
-    "search-space": SearchSpace,
-    "guidelines": Guidelines,
+SCHEMAS: dict[str, Callable[[], dict[str, Any]]] = {
+    "study": study_schema,
+    "search-space": search_space_schema,
+    "guidelines": Guidelines.model_json_schema,
 }
 
 
@@ -238,7 +238,9 @@ def schema_command(
         str, typer.Argument(help="study, search-space or guidelines", show_default=False)
     ],
 ) -> None:
-    """JSON Schema of the resolved files, for editors and other programs."""
+    """JSON Schema of the files that people write, for editors, and of `guidelines.json`.
+
+    It names your own methods and their hyperparameters where they are installed."""
     if name not in SCHEMAS:
         raise UserError(f"no schema {name!r}{nearest(name, SCHEMAS)}")
-    print_json(SCHEMAS[name].model_json_schema())
+    print_json(SCHEMAS[name]())

@@ -1,4 +1,4 @@
-"""The demo models of a domain, trained once and cached.
+"""The demo models of a domain: those that come with the package, or trained once and cached.
 
 The vanilla model and the exactly retrained one are trained side by side.
 """
@@ -24,6 +24,8 @@ from ray_unlearn.store.atomic_write import whole_folder
 ROLES = ("vanilla", "retrained")
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 PERIOD_S = 0.5  # seconds between two looks at the processes
+SHIPPED = Path(__file__).parent / "models"
+"""Models that come with the package, named as in the cache; scripts/demo_models.py makes them."""
 
 Progress = Callable[[str, float], None]
 
@@ -49,9 +51,11 @@ def build(
     recipe: Recipe | None = None,
     seed: int = 0,
 ) -> DemoModels:
-    """The demo models of a domain, trained on the first call and then read from the cache.
+    """The demo models of a domain: from the cache, from the package, or trained and cached.
 
-    Training takes two processes about 90 s. The seed sets the initial weights and the order of the
+    Those of `demo:shakespeare` come with the package; training others takes two processes about
+    90 s. Models in the cache come first: studies may have been run on them, and another machine's
+    are not the same bit for bit. The seed sets the initial weights and the order of the
     batches of both models; the text, the splits and the tokenizer are the same for every seed.
 
     Args:
@@ -69,14 +73,15 @@ def build(
     recipe = replace(recipe or RECIPES[domain], seed=seed)
     progress = progress or (lambda stage, fraction: None)
     folder = _world_folder(domain, recipe, cache_dir)
-    _made_once(folder, lambda place: _train_into(place, domain, recipe, progress))
+    if not folder.is_dir():
+        _made_once(folder, lambda place: train_models(place, domain, recipe, progress))
     progress(f"demo world {domain} is ready", 1.0)
     info = json.loads((folder / "world.json").read_text())
     return DemoModels(domain, folder, folder / "vanilla", folder / "retrained", info)
 
 
 def is_built(domain: str, seed: int = 0) -> bool:
-    """Whether the models of a domain and a training seed are in the cache."""
+    """Whether the models of a domain and a training seed need not be trained."""
     folder = _world_folder(domain, replace(RECIPES[domain], seed=seed))
     return (folder / "world.json").is_file()
 
@@ -106,9 +111,10 @@ def build_retrained(
 
 
 def _world_folder(domain: str, recipe: Recipe, cache_dir: Path | None = None) -> Path:
-    """Where the models of a domain and a recipe are, or will be, in the cache."""
+    """Where the models of a domain and a recipe are, or will be: cache, package, or cache."""
     name = f"{domain}-{cache_key(domain, recipe)}"
-    return (cache_dir or cache_folder()) / "demo_world" / name
+    cached, shipped = (cache_dir or cache_folder()) / "demo_world" / name, SHIPPED / name
+    return shipped if shipped.is_dir() and not cached.is_dir() else cached
 
 
 def _made_once(folder: Path, make: Callable[[Path], None]) -> None:
@@ -134,7 +140,7 @@ def cache_key(domain: str, recipe: Recipe) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def _train_into(folder: Path, domain: str, recipe: Recipe, progress: Progress) -> None:
+def train_models(folder: Path, domain: str, recipe: Recipe, progress: Progress) -> None:
     """Train both models, one process each, and write world.json."""
     started = time.monotonic()
     _train(folder, domain, recipe, ROLES, progress)

@@ -18,6 +18,7 @@ from ray_unlearn.spec.method_modules import ENVIRONMENT
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.user_methods import modules_of, shipped_files
 
+_log = logging.getLogger(__name__)
 ANSWER_S = 10.0
 """Seconds within which a cluster's head accepts a connection."""
 
@@ -82,6 +83,8 @@ def placed_on(address: str, operations: Operations, trials: int, worker_gib: flo
 
 
 def _init(address: str | None, cpus: int, methods: Collection[str] = ()) -> None:
+    where = f"here, with {cpus} CPUs" if address is None else f"at {address}"
+    _log.info("connect to Ray %s", where)
     if address is not None:
         try:
             _knock(address)

@@ -5,11 +5,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ray_unlearn.spec.bounds import MOST_TRIALS
 from ray_unlearn.spec.errors import StorageError, UserError
-from ray_unlearn.spec.strict import differences, validated
+from ray_unlearn.spec.strict import differences, validated, yaml_text
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
@@ -130,7 +128,7 @@ def write_spec(path: Path, spec: StudySpec) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    content = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    content = yaml_text(spec.model_dump(mode="json"))
     try:
         write_whole(path, content.encode())
     except OSError as error:

@@ -266,6 +266,9 @@ class _Run:
                     self._tidy_up()
                 raise
             self._tidy_up()
+        else:  # whoever recorded the last outcome may have died before this
+            self._drop_outdated_weights()
+            self._tidy_up()
         return self._result(interrupted)
 
     def _result(self, interrupted: bool) -> StudyResult:
@@ -295,8 +298,7 @@ class _Run:
                 libraries=libraries(self.spec),
             )
         )
-        rule = ScoreRule.of(record, self.spec)
-        drop_outdated_weights(self.ledger, rule, self.place.storage)
+        self._drop_outdated_weights()
         files, freed = self._removed_leftovers()
         if files:
             self._note(
@@ -436,6 +438,10 @@ class _Run:
             self._removed_leftovers()  # of lanes that were ended in the middle of a write
             self._write_exports()
             self.place.publish_all()
+
+    def _drop_outdated_weights(self) -> None:
+        rule = ScoreRule.of(self.ledger.record, self.spec)
+        drop_outdated_weights(self.ledger, rule, self.place.storage)
 
     def _removed_leftovers(self) -> tuple[int, int]:
         try:

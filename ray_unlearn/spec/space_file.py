@@ -38,7 +38,8 @@ def load_search_space(
     if not isinstance(includes, list):
         raise UserError(f"{path}: include: must be a list of fragment files, got {includes!r}")
     for fragment in includes:
-        fragment_path = path.parent / str(fragment)  # an absolute one stays as it is
+        # An absolute one stays as it is.
+        fragment_path = path.parent / Path(str(fragment)).expanduser()
         body = read_yaml(fragment_path)
         unknown = set(body) - {"parameters"}
         if unknown:
@@ -66,10 +67,15 @@ def load_search_space(
 
 
 def packaged_spaces() -> Path:
-    """The search spaces that come with the package (in a checkout: those beside it)."""
+    """The search spaces that come with the package."""
+    return packaged_folder("search_spaces")
+
+
+def packaged_folder(name: str) -> Path:
+    """A folder of files that come with the package (in a checkout: beside it)."""
     package = Path(__file__).resolve().parent.parent
-    inside = package / "search_spaces"
-    return inside if inside.is_dir() else package.parent / "search_spaces"
+    inside = package / name
+    return inside if inside.is_dir() else package.parent / name
 
 
 def _own_space(path: Path) -> dict[str, Any] | None:

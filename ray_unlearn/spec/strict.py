@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import logging
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from ray_unlearn.spec.encodings import utf8_text
 from ray_unlearn.spec.errors import UserError, nearest
-from ray_unlearn.spec.given_file import given_text
+from ray_unlearn.spec.given_file import LARGEST_TEXT, given_bytes
 from ray_unlearn.spec.printable import clipped
 
 
@@ -24,8 +27,14 @@ class Strict(BaseModel):
 Model = TypeVar("Model", bound=Strict)
 
 
+_log = logging.getLogger(__name__)
+_FLOAT_TAG = "tag:yaml.org,2002:float"
+_SCIENTIFIC = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+"""Numbers as people and YAML 1.2 write them. YAML 1.1, which PyYAML reads, has `1e-5` as text."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without duplicate keys, aliases and tags.
+    """Safe YAML with `1e-5` as a number, and without duplicate keys, aliases and tags.
 
     Plain YAML silently takes the last of duplicate keys. Ten nested aliases can expand to more
     values than fit in memory. A tag makes PyYAML take one kind of value for another, which fails
@@ -53,7 +62,10 @@ def _mapping_without_duplicates(loader: _Loader, node: yaml.MappingNode) -> dict
     seen: set[Any] = set()
     for key_node, _ in node.value:
         if not isinstance(key_node, yaml.ScalarNode):
-            raise UserError(f"line {key_node.start_mark.line + 1}: a key must be a name")
+            raise UserError(
+                f"line {key_node.start_mark.line + 1}: a key must be a name, got a {key_node.id}; "
+                "quote it"
+            )
         key = loader.construct_object(key_node)
         if key in seen:
             raise UserError(
@@ -85,13 +97,34 @@ def yaml_value(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"not valid YAML: {error}") from None
+        raise ValueError(_broken(error)) from None
     except RecursionError:
         raise ValueError("not valid YAML: nested too deeply") from None
     except UserError:
         raise
     except ValueError as error:  # an impossible date, a number of thousands of digits
         raise ValueError(f"a value cannot be read: {error}") from None
+
+
+class _Dumper(yaml.SafeDumper):
+    """Safe YAML that is read as it was: text that `_Loader` would read as a number is quoted."""
+
+
+def _text_node(dumper: _Dumper, text: str) -> yaml.Node:
+    """Text; line breaks of Unicode are escaped, because PyYAML writes them bare and folds them."""
+    style = '"' if _LINE_BREAKS.search(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_LINE_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
+_Dumper.add_representer(str, _text_node)
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver(_FLOAT_TAG, _SCIENTIFIC, [*"-+.0123456789"])
+
+
+def yaml_text(content: dict[str, Any]) -> str:
+    """The content as a YAML file that `read_yaml` reads as it was."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -101,20 +134,35 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: missing or unreadable file, YAML syntax, a key given twice, or not a mapping.
     """
     try:
-        content = yaml_value(given_text(path))
+        content = yaml_value(utf8_text(given_bytes(path, LARGEST_TEXT)))
     except FileNotFoundError:
         folder = path.parent if path.parent.is_dir() else None
         hint = nearest(path.name, (p.name for p in folder.glob("*.y*ml"))) if folder else ""
         raise UserError(f"{path}: no such file{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(
-            f"{path}: must hold a mapping of keys to values, got {type(content).__name__}"
-        )
+        found = "nothing" if content is None else type(content).__name__
+        raise UserError(f"{path}: must hold a mapping of keys to values, got {found}")
+    for key in content:
+        if not isinstance(key, str):
+            raise UserError(f"{path}: key {key!r} must be a name; quote it")
+    _log.info("read %s", path)
     return content
+
+
+def _broken(error: yaml.YAMLError) -> str:
+    """What is wrong with a YAML file, with the line and what to do about it."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
+    if mark is None or problem is None:  # a character that YAML does not allow
+        return f"not valid YAML: {error}"
+    place = f"line {mark.line + 1}, column {mark.column + 1}"
+    if "'\\t'" in problem:
+        return f"{place}: not valid YAML: a tab; indent with spaces"
+    return f"{place}: not valid YAML: {problem}"
 
 
 def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
@@ -146,6 +194,8 @@ def _sentence(model: type[Strict], problem: dict[str, Any], where: str) -> str:
     if problem["type"] == "missing":
         return f"{where}: {place}: this key is required"
     message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "string_type" and type(value) in (bool, int, float):
+        message = "must be text; put it in quotes"
     shown = (
         ""
         if isinstance(value, dict) or problem["type"] == "value_error"

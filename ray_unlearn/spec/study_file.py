@@ -10,7 +10,7 @@ from ray_unlearn.spec.evaluation_spec import WatchedSet
 from ray_unlearn.spec.method_registry import PUBLISHED, known_hyperparameters, method_named
 from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import read_yaml, validated
-from ray_unlearn.spec.study_spec import StudySpec, is_local
+from ray_unlearn.spec.study_spec import StudySpec
 
 Source = TypeVar("Source", bound=SplitSource)
 
@@ -31,6 +31,7 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
         UserError: every problem found at the first level that has one, each with file, field, value
             and remedy.
     """
+    path = path.expanduser()
     content = read_yaml(path)
     overrides = content.pop("space_overrides", None)
     methods = content.get("methods", list(PUBLISHED))
@@ -81,7 +82,7 @@ def _check_overrides(path: Path, overrides: dict[str, Any], methods: tuple[str, 
 
 def _spaces_folder(path: Path, given: str | None) -> Path:
     if given is not None:
-        folder = path.parent / given
+        folder = _below(path.parent, given)
         if not folder.is_dir():
             raise UserError(f"{path}: spaces: no such folder: {folder}")
         return folder
@@ -143,18 +144,30 @@ def _below(base: Path, given: str) -> Path:
 def model_place(base: Path, given: str, revision: str | None, where: str) -> str:
     """A model's folder as an absolute path; a hub id or a demo model as it is.
 
+    Whether the folder is there is asked when the model is needed: a study's model may be gone when
+    its report is made.
+
     Raises:
         UserError: it looks like a folder beside others, and there is none of that name.
     """
     path = _below(base, given)
-    if is_local(given) or given.startswith("~") or path.is_dir():
+    if is_path(given) or path.exists():
         return str(path.resolve())
     if "/" in given and revision is None and path.parent.is_dir():
-        hint = nearest(path.name, (other.name for other in path.parent.iterdir()))
+        hint = nearest(path.name, _names_in(path.parent))
         raise UserError(
             f"{where}: no such folder: {path}{hint} (for the hub's {given!r} set `model.revision`)"
         )
     return given
+
+
+def is_path(given: str) -> bool:
+    """Whether a model's source can only be a path: a hub id is `name` or `owner/name`."""
+    return given.startswith((".", "/", "~")) or given.endswith("/") or given.count("/") > 1
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [other.name for other in folder.iterdir() if not other.name.startswith(".")]
 
 
 def where_it_is_now(spec: StudySpec, folder: Path) -> StudySpec:

@@ -96,13 +96,21 @@ class Live:
 def read_live(study: Path) -> Live | None:
     """The last report that was written; None if there is none of this version."""
     try:
-        content = json_value(given_bytes(study / LIVE_FILE))
+        return parsed_live(given_bytes(study / LIVE_FILE))
+    except OSError:
+        return None
+
+
+def parsed_live(text: bytes) -> Live | None:
+    """The report in a `live.json`; None if it is of another version, or torn."""
+    try:
+        content = json_value(text)
         if content["schema_version"] != SCHEMA_VERSION:
             return None
         if datetime.fromisoformat(content["time"]).tzinfo is None:
             return None
         live = Live(**{f.name: content[f.name] for f in fields(Live)})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     return live if has_its_types(live) and all(map(_is_lane, live.lanes)) else None
 

@@ -4,6 +4,7 @@ A location is what users write. `opened` gives the process that runs a study its
 gives a reader a folder to read.
 """
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,6 +28,7 @@ from ray_unlearn.store.working_copy import (
     fetch_small_files,
 )
 
+_log = logging.getLogger(__name__)
 SPEC = "study.yaml"
 HASTY_S = 20.0
 """Longest wait of a command that only reads, or has not begun, for a storage without an answer."""
@@ -143,8 +145,9 @@ def opened(location: str | Path, environment: Environment = REAL) -> Iterator[St
         StorageError: the store cannot be written, or cannot decide which process begins a study.
     """
     storage = storage_at(location, environment)
+    _log.info("open the study at %s to write", storage.url)
     if not storage.remote:
-        yield StudyFiles(str(location), Path(location), storage, environment)
+        yield StudyFiles(str(location), Path(location).expanduser(), storage, environment)
         return
     with _scratch(location) as folder:
         _check(storage, environment)
@@ -167,8 +170,9 @@ def fetched(location: str | Path) -> Iterator[Path]:
 def copied(location: str | Path) -> Iterator[Path | WorkingCopy]:
     """`fetched` for repeated looks: a folder, or a copy that can be refreshed."""
     storage = storage_at(location)
+    _log.info("read the study at %s", storage.url)
     if not storage.remote:
-        yield Path(location)
+        yield Path(location).expanduser()
         return
     storage.patience_s = HASTY_S
     with _scratch(location) as folder:
@@ -222,7 +226,7 @@ def study_exists(location: str | Path) -> bool:
     """
     storage = storage_at(location)
     storage.patience_s = min(storage.patience_s, HASTY_S)
-    return StudyFiles(str(location), Path(location), storage).occupied()
+    return StudyFiles(str(location), Path(location).expanduser(), storage).occupied()
 
 
 def _is_there(storage: Storage, name: str) -> bool:

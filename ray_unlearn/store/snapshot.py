@@ -17,7 +17,7 @@ from ray_unlearn.store.schema import HALVES, Row, strength_of
 from ray_unlearn.store.score import Configuration, ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.study_columns import extra_columns
-from ray_unlearn.store.table import config_columns, result_table
+from ray_unlearn.store.table import baseline_table, config_columns, result_table
 
 SCORES = tuple(f"score_{half}" for half in HALVES)
 IDENTITY = ("number", "trial_id", "method", "status", "reason", "sampled_by")
@@ -64,6 +64,8 @@ class Snapshot:
     has constraints, also `feasible`, and `outside`: which of them the nearest row of an infeasible
     trial breaks.
     """
+    baselines: pa.Table
+    """One line per model that no trial changed, as `store.table.baseline_table` gives them."""
     bests: tuple[BestConfiguration, ...]
     """The best configuration of each method that has a score, lowest score first."""
 
@@ -86,7 +88,7 @@ def taken(folder: Path) -> Snapshot:
     spec = where_it_is_now(spec, folder)
     settings, extra = config_columns(spec), tuple(extra_columns(spec))
     trials = _trial_table(record, rule, rows.schema, settings, extra)
-    return Snapshot(spec, rows, trials, tuple(ranked))
+    return Snapshot(spec, rows, trials, baseline_table(record), tuple(ranked))
 
 
 def _best(record: Record, rule: ScoreRule, method: str) -> BestConfiguration | None:

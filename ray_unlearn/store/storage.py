@@ -101,7 +101,7 @@ def storage_at(location: str | Path, environment: Environment = REAL) -> Storage
             names.
     """
     if not is_remote(location):
-        return FolderStorage(Path(location), environment)
+        return FolderStorage(Path(location).expanduser(), environment)
     from ray_unlearn.store.object_storage import ObjectStorage
 
     return ObjectStorage(checked_url(str(location)), environment)
@@ -150,7 +150,7 @@ def checked_url(url: str) -> str:
 def below(location: str | Path, *names: str) -> str | Path:
     """The location of something inside another: `below("s3://b/study?region=x", "confirm")`."""
     if not is_remote(location):
-        return Path(location).joinpath(*names)
+        return Path(location).expanduser().joinpath(*names)
     base, mark, query = str(location).partition("?")
     return "/".join([base.rstrip("/"), *names]) + mark + query
 

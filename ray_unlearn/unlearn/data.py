@@ -4,6 +4,7 @@ Shapes: N sequences of T tokens, D documents; what a target is: `token_set`.
 """
 
 import hashlib
+import logging
 import tempfile
 import zipfile
 import zlib
@@ -57,6 +58,9 @@ HALVED_SPLITS = tuple(EVALUATED[name] for name in HALVED_SETS)
 
 _CACHE_VERSION = 2
 """Raised when `tokenised` makes other arrays of the same input; 1 ignored white space."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,7 @@ def prepare(
     def arrays(of: dict[str, list[Document]], layout: DataSpec) -> dict[str, TokenSet]:
         path = folder / f"{_cache_key(layout, of, tokenizer)}.npz"
         found = _load(path, tuple(of))
+        _log.info("tokens of %s: %s", ", ".join(of), path if found else "not cached, made now")
         if found is None:
             say("tokenising")
             found = {name: tokenised(each, tokenizer, layout, name) for name, each in of.items()}

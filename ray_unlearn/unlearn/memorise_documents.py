@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filelock import FileLock, Timeout
 
 from ray_unlearn.spec.data_spec import DataSpec, SplitSource
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
-from ray_unlearn.spec.strict import validated
+from ray_unlearn.spec.strict import validated, yaml_text
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.atomic_write import write_whole
@@ -115,7 +114,7 @@ def _made(
     world = make_models(out, wanted.model, data, wanted.learning, BOTH_LEARN, say)
     path = out / "study.yaml"
     if not path.exists():  # it may have been edited
-        write_whole(path, yaml.safe_dump(dict(content), sort_keys=False).encode())
+        write_whole(path, yaml_text(dict(content)).encode())
     load_study(path)
     return replace(world, study=path)
 
@@ -189,5 +188,5 @@ def _as_original(content: Mapping[str, Any], model: ModelSpec) -> StudySpec:
     """The study with the original model, which exists already, to be checked as studies are."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "study.yaml"
-        path.write_text(yaml.safe_dump(dict(content), sort_keys=False), encoding="utf-8")
+        path.write_text(yaml_text(dict(content)), encoding="utf-8")
         return load_study(path).model_copy(update={"model": model})

@@ -4,6 +4,7 @@ The rest of the package calls them through `hidden_states` and `head_of`.
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from ray_unlearn.unlearn.former_digests import former_folder_digest
 from ray_unlearn.unlearn.logit_map import CappedHead, logit_map_of, measured_logit_map
 from ray_unlearn.unlearn.model_files import check_source, check_tokenizer_files
 
+_log = logging.getLogger(__name__)
 WEIGHT_MAPS = ("model.safetensors.index.json", "adapter_config.json")
 """Files beside a model's config that decide how its weight files become a model.
 
@@ -155,10 +157,11 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
     """
 
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
     check_source(spec)
+    _log.info("load the model %s", source or spec.source)
     arguments: dict[str, Any] = (
         {"gguf_file": spec.gguf_file}
         if spec.gguf_file and source is None

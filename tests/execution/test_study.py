@@ -118,6 +118,23 @@ def test_running_into_a_study_or_resuming_a_finished_one_starts_nothing(
     assert (folder / "ledger" / "events.jsonl").read_bytes() == before
 
 
+def test_a_driver_killed_after_the_last_outcome_leaves_nothing_to_clean_up_by_hand(
+    finished: tuple[StudyResult, Path], tmp_path: Path
+) -> None:
+    """It had not written the table yet, nor removed what the lanes had left; `resume` has no trial
+    to run, and does both."""
+    folder = shutil.copytree(finished[1], tmp_path / "study")
+    table = folder / "ledger" / "rows.parquet"
+    pq.write_table(pq.read_table(table).slice(0, 9), table)  # of the run before
+    for name in ("trials/0005/last.1-0.pt", "optuna.journal.1a2b.tmp"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"torn")
+    assert len(verify(folder).problems) == 3
+    assert resume_study(folder, quiet=True).exit_code == 0
+    assert (verify(folder).problems, verify(folder).complete) == ([], True)
+    assert pq.read_table(table).num_rows == 18
+
+
 @pytest.mark.slow
 def test_one_lane_gives_the_same_study_twice(
     finished: tuple[StudyResult, Path], spec_of: Callable[..., StudySpec], tmp_path: Path

@@ -80,23 +80,6 @@ def test_the_ledger_alone_is_enough_to_resume(
 
 
 @pytest.mark.slow
-def test_random_kills_lose_nothing_and_count_nothing_twice(
-    study_of: StudyFile, undisturbed: Path, tmp_path: Path
-) -> None:
-    """`benchmarks/chaos.py` does the same with 50 kills and the demo's model."""
-    study = study_of(checkpoint_every_s=0, max_retries=100)
-    done = chaos.disturbed(
-        study, tmp_path / "wild", kills=5, seed=int(time.time()), mean_s=3.0, limit_s=400
-    )
-    found = verify(tmp_path / "wild")
-    assert found.problems == [], done
-    assert (found.complete, found.trials, found.rows) == (True, 4, 12), done
-    assert chaos.compare(undisturbed, tmp_path / "wild") == [], done
-    assert done.orphans == [], done
-    assert done.kills.total() >= 1
-
-
-@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
 def test_a_full_disk_stops_the_study_and_room_lets_it_go_on(

@@ -108,7 +108,7 @@ def test_a_traceback_a_file_outside_and_a_program_are_noticed(first: Path) -> No
     victim = place.parent / "outside/victim.txt"
     for call, said in {
         lambda: {}["a"]: "KeyError",
-        lambda: victim.write_text("mine"): "victim.txt",
+        lambda: victim.write_text("mine"): "outside",
         lambda: os.posix_spawn("/bin/true", ["true"], {}): "posix_spawn",
         lambda: print("\x1b[31mred"): "printed",
         command("status", place / "nowhere", "--every", "x", "--json"): "",

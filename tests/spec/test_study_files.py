@@ -147,7 +147,7 @@ BAD = {
         r"`batch_size`: true and false are no values of it",
     ),
     "one choice in two spellings": (
-        put("space_overrides.learning_rate", {"type": "choice", "choices": ["1e-3", 0.001]}),
+        put("space_overrides.learning_rate", {"type": "choice", "choices": ["1.0e-3", 0.001]}),
         r"`learning_rate`: choices must differ",
     ),
     "a condition for what has no default": (
@@ -306,19 +306,6 @@ def test_warm_up_in_one_way_only() -> None:
             learning_rate=1, steps=100, schedule="cosine", warmup_ratio=0.03
         ).warmup_updates
         == 3
-    )
-
-
-@pytest.mark.parametrize("name", ["study", "search_space"])
-def test_published_schema_is_current(name: str) -> None:
-    import json
-
-    from ray_unlearn.spec.search_space import SearchSpace
-
-    model = {"study": StudySpec, "search_space": SearchSpace}[name]
-    published = json.loads((REPOSITORY / f"docs/schema/{name}.schema.json").read_text())
-    assert published == model.model_json_schema(), (
-        f"run: ray-unlearn schema {name.replace('_', '-')} > docs/schema/{name}.schema.json"
     )
 
 

@@ -2,10 +2,16 @@
 
 import json
 import math
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from transformers import LlamaForCausalLM
 
 from ray_unlearn.demo import (
     DOMAINS,
@@ -15,17 +21,23 @@ from ray_unlearn.demo import (
     build_retrained,
     demo_model,
     documents,
+    is_built,
 )
-from ray_unlearn.demo.build import cache_key
-from ray_unlearn.demo.recipe import RECIPES
+from ray_unlearn.demo.build import ROLES, SHIPPED, cache_key
+from ray_unlearn.demo.pretrain import document_losses, training_texts
+from ray_unlearn.demo.recipe import RECIPES, VERSION
 from ray_unlearn.demo.text import text_file
+from ray_unlearn.demo.tokenizer import train_tokenizer
 from ray_unlearn.spec.data_spec import SPLITS, DataSpec
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.model import model_digest
 
+REPOSITORY = Path(__file__).parents[2]
 SHORT = Recipe(steps=4, layers=1)
+DIGESTS = ["ccdd05788f96", "c643aa3c9913"]
+"""Of the vanilla and the retrained model that come with the package."""
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -145,6 +157,79 @@ def test_both_models_speak_the_same_tokens_and_cost_is_counted(
     # 6 x parameters x tokens counts no attention and no embedding: the same order of magnitude
     rough = 6 * info["parameters"] * info["retraining_tokens"]
     assert 0.5 < info["retraining_flops"] / rough < 2
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> DemoModels:
+    """The models that come with the package, asked for with an empty cache."""
+    return build("shakespeare", tmp_path / "cache")
+
+
+def test_the_demo_trains_nothing_and_writes_nothing_into_the_cache(
+    shipped: DemoModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shipped.folder.parent == SHIPPED
+    assert build_retrained("shakespeare", 0, tmp_path / "cache") == shipped.retrained
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setenv("RAY_UNLEARN_CACHE", str(tmp_path / "cache"))
+    assert is_built("shakespeare")
+    assert not is_built("shakespeare", seed=1)
+    assert not is_built("latex")
+
+
+def test_a_model_that_was_trained_here_stays_the_one_of_studies_run_on_it(
+    shipped: DemoModels, tmp_path: Path
+) -> None:
+    """Weights trained on another kind of processor differ in bits, and `resume` refuses them."""
+    cached = tmp_path / "cache" / "demo_world" / shipped.folder.name
+    shutil.copytree(shipped.folder, cached)
+    assert build("shakespeare", tmp_path / "cache").vanilla == cached / "vanilla"
+
+
+def test_another_recipe_or_text_never_gets_the_models_of_the_package(tmp_path: Path) -> None:
+    """The recipe that is shipped is the one that is written down."""
+    info = json.loads(next(SHIPPED.glob("shakespeare-*/world.json")).read_text())
+    assert (info["recipe"], info["recipe_version"]) == (asdict(RECIPES["shakespeare"]), VERSION)
+    assert [folder.name for folder in SHIPPED.iterdir()] == [
+        f"shakespeare-{cache_key('shakespeare', RECIPES['shakespeare'])}"
+    ]
+
+
+def test_the_models_of_the_package_are_the_ones_that_studies_were_run_on(
+    shipped: DemoModels,
+) -> None:
+    """Another digest, and no study on `demo:shakespeare` could be resumed or joined by new ones."""
+    digests = [model_digest(ModelSpec(source=str(getattr(shipped, role)))) for role in ROLES]
+    assert digests == DIGESTS
+
+
+def test_the_models_of_the_package_have_the_losses_that_the_recipe_gave_them(
+    shipped: DemoModels,
+) -> None:
+    """A damaged or wrong weight file, or other tokens, would show here."""
+    recipe = RECIPES["shakespeare"]
+    splits = documents("shakespeare")
+    tokenizer = train_tokenizer(training_texts(splits, "retrained"), recipe.vocabulary)
+    for role in ROLES:
+        folder = shipped.folder / role
+        saved = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        model = LlamaForCausalLM.from_pretrained(folder)
+        for split in ("forget", "retain_heldout"):
+            encoded = [tokenizer.encode(document.text).ids for document in splits[split]]
+            assert encoded == [saved.encode(document.text).ids for document in splits[split]]
+            nats, counts = zip(*document_losses(model, encoded, recipe.context), strict=True)
+            expected = math.log(shipped.info["metrics"][role][f"{split}_ppl"])
+            assert sum(nats) / sum(counts) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_the_recipe_makes_the_models_of_the_package() -> None:
+    """Trained anew: the same tokenizer, and losses within what another rounding changes."""
+    script = REPOSITORY / "scripts" / "demo_models.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.slow

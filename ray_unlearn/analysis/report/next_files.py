@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import pandas as pd
-import yaml
 
 from ray_unlearn.analysis.guidelines.next_trials import NextTrial
 from ray_unlearn.analysis.read.study_results import StudyResults
 from ray_unlearn.analysis.report.report_files import ReportFolder
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.next_study import study_of_configurations
+from ray_unlearn.spec.strict import yaml_text
 
 
 def write_next(
@@ -36,7 +36,7 @@ def write_next(
         }
         content = study_of_configurations(study.spec, configurations).model_dump(mode="json")
         name = "next" if len(studies) == 1 else files.unique(f"next-{study.key}")
-        files.text(f"{name}.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        files.text(f"{name}.yaml", yaml_text(content))
     lines = [
         {"method": trial.method, "group": trial.group, **trial.values, "gain": trial.gain}
         for trial in found

@@ -1,0 +1,80 @@
+"""What a contributor and a release rely on: hooks with CI's tools, and a check that says no."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import REPOSITORY
+
+sys.path.insert(0, str(REPOSITORY / "scripts"))
+from release_check import slow_tests_open, wrong_versions
+
+
+def test_a_commit_is_checked_by_the_tools_of_make_lint() -> None:
+    config = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())
+    (repository,) = config["repos"]
+    hooks = {hook["entry"].replace(" --force-exclude", "") for hook in repository["hooks"]}
+    recipe = (REPOSITORY / "Makefile").read_text().partition("\nlint: setup\n")[2]
+    lines = recipe.partition("\n\n")[0].splitlines()
+    tools = {line.strip().removeprefix("@$(BIN)/").removesuffix(" .") for line in lines}
+    # `--check` is for CI; a hook writes.
+    assert hooks == {
+        f".venv/bin/{tool.removesuffix(' --check').removesuffix(' .')}" for tool in tools
+    }
+    assert repository["repo"] == "local", "another repository would pin other versions"
+
+
+def test_actions_run_what_a_person_runs() -> None:
+    workflow = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())
+    runs = [step["run"] for step in workflow["jobs"]["ci"]["steps"] if "run" in step]
+    assert runs == [".ci/run"]
+
+
+@pytest.mark.parametrize("name", ["fault", "wish"])
+def test_an_issue_form_has_what_a_form_needs(name: str) -> None:
+    form = yaml.safe_load((REPOSITORY / f".github/ISSUE_TEMPLATE/{name}.yml").read_text())
+    assert form["name"]
+    assert form["description"]
+    for part in form["body"]:
+        assert part["type"] in ("markdown", "textarea", "input")
+        assert part["type"] == "markdown" or part["attributes"]["label"]
+
+
+def test_this_version_is_written_alike_everywhere() -> None:
+    assert wrong_versions(REPOSITORY) == []
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "docs").mkdir()
+    for name in ("pyproject.toml", "CITATION.cff", "CHANGELOG.md"):
+        (tmp_path / name).write_bytes((REPOSITORY / name).read_bytes())
+    (tmp_path / "ray_unlearn").mkdir()
+    (tmp_path / "ray_unlearn/__init__.py").write_text('__version__ = "9.9.9"\n')
+    return tmp_path
+
+
+def test_a_version_that_was_forgotten_stops_a_release(repository: Path) -> None:
+    (open_point,) = wrong_versions(repository)
+    assert open_point.startswith("ray_unlearn/__init__.py says 9.9.9, pyproject.toml ")
+
+
+@pytest.mark.parametrize(
+    ("line", "open_points"),
+    [
+        ("| 2026-12-01 | abcdef0 | 90 passed, 2 skipped | 3000 |", []),
+        ("| 2026-11-24 to 2026-11-29 | abcdef0 | passed, in parts | |", []),
+        ("| 2026-12-01 | abcdef0 | 1 failed, 89 passed | 3000 |", ["did not pass: 1 failed"]),
+        ("| 2026-12-01 | 1234567 | 90 passed | 3000 |", ["ran on 1234567 (2026-12-01), not on"]),
+        ("", ["no line"]),
+    ],
+)
+def test_slow_tests_of_another_commit_stop_a_release(
+    repository: Path, line: str, open_points: list[str]
+) -> None:
+    table = "# Releases\n\n| date | commit | result | seconds |\n|---|---|---|---|\n"
+    (repository / "docs/releases.md").write_text(table + line + "\n")
+    found = slow_tests_open(repository, "abcdef0123456789")
+    for said, expected in zip(found, open_points, strict=True):
+        assert expected in said
