@@ -99,9 +99,11 @@ class LinesFile:
     def __init__(self, path: Path, mode: str, environment: Environment = REAL) -> None:
         self.path = path
         self._environment = environment
-        # No buffer: a line that did not fit must not wait and follow the next one to disk.
-        self.file: IO[bytes] = open(path, mode, buffering=0)  # noqa: SIM115
-        self.file.seek(0, os.SEEK_END)
+        if mode == "xb":
+            open(path, mode).close()
+        # Appends never overwrite, whatever others do. No buffer: a line that did not fit must not
+        # wait and follow the next one to disk.
+        self.file: IO[bytes] = open(path, "ab+", buffering=0)  # noqa: SIM115
         self._torn = False
         """Part of a line that could not be written is at the end, and stays there."""
 
@@ -118,25 +120,38 @@ class LinesFile:
             raise StorageError(
                 f"{self.path}: an earlier event could not be written; `ray-unlearn resume` goes on"
             )
-        start = self.file.tell()
+        start = os.fstat(self.file.fileno()).st_size
         try:
             _write_all(self.file, line)
             self._environment.fsync(self.file.fileno())
         except OSError as error:
-            self.cut(start)
+            self.cut(start, line)
             raise StorageError(
                 f"{self.path}: {error}; free some space, then `ray-unlearn resume`"
             ) from None
         return self.file.tell() - len(line)
 
-    def cut(self, start: int) -> None:
-        """Cut what was written from `start` on, so that the next line begins there.
+    @property
+    def is_current(self) -> bool:
+        """Whether this is still the file at its path, which a repair replaces."""
+        return os.path.samestat(os.fstat(self.file.fileno()), self.path.stat())
 
-        Truncating leaves the position where it is: the next write would fill the gap with zeros.
+    def tail(self, start: int) -> bytes:
+        """What is in the file from `start` on."""
+        handle = self.file.fileno()
+        return os.pread(handle, os.fstat(handle).st_size - start, start)
+
+    def cut(self, start: int, torn: bytes) -> None:
+        """Cut what is in the file from `start` on, so that the next line begins there.
+
+        Nothing is cut if that is not the beginning of `torn`: then another process, which has the
+        study by now, has written there.
         """
         try:
-            self.file.truncate(start)
-            self.file.seek(start)
+            if torn.startswith(self.tail(start)):
+                self.file.truncate(start)
+            else:
+                self._torn = True
         except OSError:  # the torn end is cut when the study is opened again
             self._torn = True
 
@@ -176,17 +191,16 @@ class FolderLog:
         self._environment = environment
         self.acknowledged = -1
         self.next_seq = 0
-        self._torn_at: int | None = None
-        """Byte at which a torn line begins, which is cut before the next one."""
+        self._torn: tuple[int, bytes] | None = None
+        """A torn line and where it begins; it is cut before the next one."""
         if not new and not self.path.exists():
             raise StorageError(f"{self.path}: no ledger there; is this a study directory?")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            # Appends never overwrite, whatever others do.
             self._lines = LinesFile(self.path, "xb" if new else "ab", environment)
-            if new:
-                for parent in (folder, folder.parent, folder.parent.parent):
-                    sync(parent, environment)
+            # Also of a study that is there: who began or repaired it may have died before this.
+            for parent in (folder, folder.parent, folder.parent.parent):
+                sync(parent, environment)
         except FileExistsError:
             raise StorageError(
                 f"{self.path} exists; continue that study with `ray-unlearn resume`"
@@ -196,9 +210,23 @@ class FolderLog:
         try:
             self._lease = self._taken()
             self.acknowledged = read_acknowledged(folder)
+            self._refuse_if_replaced()
         except BaseException:
             self._lines.close()
             raise
+
+    def _refuse_if_replaced(self) -> None:
+        """Refuse a file that was replaced between its opening and the taking of its lock."""
+        try:
+            current = self._lines.is_current
+        except OSError:  # removed
+            current = False
+        if not current:
+            self._lease.stop()
+            raise StorageError(
+                f"{self.path}: another process has repaired this study at the same moment; try "
+                "again"
+            )
 
     def opening(self) -> None:
         """See `Log`."""
@@ -243,16 +271,17 @@ class FolderLog:
             self._lease.outrank(scan.entries[-1].fence)
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written: {error}") from None
-        self._torn_at = scan.good_bytes if scan.torn_bytes else None
+        torn = self._lines.tail(scan.good_bytes) if scan.torn_bytes else b""
+        self._torn = (scan.good_bytes, torn) if torn else None
         self.next_seq = scan.next_seq
         return True
 
     def append(self, seq: int, line: bytes) -> int:
         """See `Log`."""
         self.check()
-        if self._torn_at is not None:
-            self._lines.cut(self._torn_at)
-            self._torn_at = None
+        if self._torn is not None:
+            self._lines.cut(*self._torn)
+            self._torn = None
         offset = self._lines.append(line)
         self.next_seq = seq + 1
         # Whoever takes over writes the lease first and reads then. So if it is still ours, the next
@@ -274,7 +303,7 @@ class FolderLog:
             self.check()
         lines.path = self.path
         self._lines.close()
-        self._lines, self._torn_at = lines, None
+        self._lines, self._torn = lines, None
         self.next_seq += len(news)
 
     def check(self) -> None:

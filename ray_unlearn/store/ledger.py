@@ -129,6 +129,9 @@ class Ledger:
                     break
             restore_header_copy(log.path.parent, environment)
             ledger = cls(log, record, environment)
+        except OSError as error:
+            log.close()
+            raise StorageError(f"{log.path}: cannot be opened: {error}") from None
         except BaseException:
             log.close()
             raise

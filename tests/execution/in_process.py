@@ -15,9 +15,11 @@ from scheduler import Process, Scheduler, SimulatedEnvironment, SimulatedLine
 from specs import space, study
 from stand_in import NLL
 
+from ray_unlearn.environment import Environment
 from ray_unlearn.execution.conductor import Conductor, first_job, record_first_job
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.hub import Hub
+from ray_unlearn.execution.hub_line import HubDied
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane import LaneLink, RunningTrial, run_lane
 from ray_unlearn.execution.lane_pool import LanePool
@@ -100,7 +102,7 @@ def no_trouble(config: TrialConfig, update: int, running: RunningTrial) -> None:
 class SurfaceWorkspace:
     """Trials on the surface. Checkpoints and weights are files of the study."""
 
-    def __init__(self, simulated: "InProcess", environment: SimulatedEnvironment) -> None:
+    def __init__(self, simulated: "InProcess", environment: Environment) -> None:
         self._simulated = simulated
         self._environment = environment
         self._adopted = False
@@ -115,7 +117,8 @@ class SurfaceWorkspace:
 
     def trial(self, config: TrialConfig, running: RunningTrial) -> Iterator[Row | Ended]:
         checkpoint = self._simulated.storage.path(f"trials/{running.number:04d}/last.pt")
-        done = int(checkpoint.read_text()) if checkpoint.exists() else 0
+        text = checkpoint.read_text() if checkpoint.exists() else ""
+        done = int(text) if text.isdigit() else 0  # none, or a torn one
         if done:
             running.restored(done)
         for update in range(done + 1, config.steps + 1):
@@ -216,12 +219,16 @@ class Session:
     """One driver and its lanes."""
 
     def __init__(
-        self, simulated: InProcess, happens: "Callable[[Session], None] | None" = None
+        self,
+        simulated: InProcess,
+        happens: "Callable[[Session], None] | None" = None,
+        scheduler: Any = None,
+        environment: Environment | None = None,
     ) -> None:
         self.simulated = simulated
         self.spec = simulated.spec
-        self.scheduler = Scheduler(simulated.seed, **simulated.network)
-        self.environment = SimulatedEnvironment(self.scheduler)
+        self.scheduler = scheduler or Scheduler(simulated.seed, **simulated.network)
+        self.environment = environment or SimulatedEnvironment(self.scheduler)
         operations = self.spec.operations
         self.hub = Hub(0, operations.max_retries, environment=self.environment)
         self.line = SimulatedLine(self.scheduler, self.hub)
@@ -241,7 +248,7 @@ class Session:
 
     def run(self) -> None:
         """Until the driver has ended."""
-        driver = self.scheduler.start("driver", self._drive)
+        driver = self.scheduler.start("driver", self.drive)
         self.driver = driver
         if self._happens is not None:
             happens = self._happens
@@ -296,15 +303,19 @@ class Session:
 
     # -- the driver --------------------------------------------------------------------------------
 
-    def _drive(self) -> None:
-        ledger_folder = self.simulated.folder / "ledger"
-        header = Header(spec=self.spec.model_dump(mode="json"), context="c", retraining_flops=1.0)
-        ledger = (
-            Ledger.open(ledger_folder)
-            if ledger_folder.exists()
-            else Ledger.create(ledger_folder, header)
-        )
-        with ledger:
+    def opened(self) -> Ledger:
+        """The study's ledger, begun if there is none."""
+        folder = self.simulated.folder / "ledger"
+        return Ledger.open(folder) if folder.exists() else Ledger.create(folder, self.header)
+
+    @property
+    def header(self) -> Header:
+        """The first event."""
+        return Header(spec=self.spec.model_dump(mode="json"), context="c", retraining_flops=1.0)
+
+    def drive(self) -> None:
+        """What the driver does."""
+        with self.opened() as ledger:
             self.simulated.record = ledger.record
             search = Search(self.spec, "c")
             search.replay(ledger.record)
@@ -484,7 +495,11 @@ class TuneStandIn:
 
     def _tell(self, number: int) -> None:
         reply, _, order = self._session.pulls.pop(number)
-        delivery = reply.result()
+        try:
+            delivery = reply.result()
+        except HubDied:  # the trial's actor fails with it
+            self._session.given_up.append(number)
+            return
         if not isinstance(delivery.item, RowReported):
             self._conductor.ended(number, delivery)
             self._conductor.closed(number)

@@ -1,16 +1,16 @@
 """Synchronous code of many processes in one: a deterministic scheduler with a clock of its own.
 
-Each process is a thread, but only one thread runs at a time: it hands on when it waits, and what
-comes next follows from the seed. Time passes only when all wait (`virtual_time`).
+Each process is a greenlet: it hands on when it waits, and what comes next follows from the seed.
+Time passes only when all wait (`virtual_time`).
 """
 
 import asyncio
 import pickle
 import random
-import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
+from greenlet import getcurrent, greenlet
 from virtual_time import VirtualLoop
 
 from ray_unlearn.environment import Environment
@@ -23,70 +23,106 @@ STEPS = 100_000
 
 
 class Killed(BaseException):
-    """The process was killed. No code of ours catches it."""
+    """The process was killed, and the scheduler is closed. No code of ours catches it."""
+
+
+class Machine(Protocol):
+    """What a process runs on; see `simulation.machines`."""
+
+    paused_until: float
 
 
 class Process:
-    """A thread that runs when the scheduler says so."""
+    """A greenlet that runs when the scheduler says so: a process, or one of its threads.
 
-    def __init__(self, scheduler: "Scheduler", name: str, body: Callable[[], Any]) -> None:
+    A killed one never runs again: not its `finally` either, as after SIGKILL. Only when the
+    scheduler is closed is it unwound, so that its files are closed.
+    """
+
+    def __init__(
+        self,
+        scheduler: "Scheduler",
+        name: str,
+        body: Callable[[], Any],
+        machine: Machine | None = None,
+    ) -> None:
         self.name = name
         self.pid = 1000 + len(scheduler.processes)
+        self.machine = machine
         self.killed = self.hung = self.over = False
         self.error: BaseException | None = None
         self.result: Any = None
         self.ended: asyncio.Future[None] = scheduler.loop.create_future()
         self._scheduler = scheduler
         self._body = body
-        self._go = threading.Semaphore(0)
-        self._back = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._greenlet = greenlet(self._run, parent=scheduler.main)
 
     def _run(self) -> None:
-        self._go.acquire()
         try:
-            self._check()
             self.result = self._body()
         except Killed:
             pass
         except BaseException as error:
             self.error = error
-        self.over = True
-        self._back.release()
+        self._ends()
 
-    def _check(self) -> None:
-        if self.killed:
-            raise Killed
+    def _ends(self) -> None:
+        self.over = True
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def resume(self) -> None:
         """Run until it waits or ends. Called by the loop."""
-        if self.over or (self.hung and not self.killed):
+        if self.over or self.hung:
+            return
+        loop = self._scheduler.loop
+        if self.machine is not None and self.machine.paused_until > loop.time():
+            loop.call_at(self.machine.paused_until, self.resume)
             return
         self._scheduler.count()
         before, self._scheduler.current = self._scheduler.current, self
-        self._go.release()
-        self._back.acquire()
+        self._greenlet.switch()
         self._scheduler.current = before
-        if self.over:
-            self._thread.join()
-            if not self.ended.done():
-                self.ended.set_result(None)
 
     def wait(self, future: "asyncio.Future[Any]") -> None:
         """Called by the process itself: run on when the future is there."""
         future.add_done_callback(lambda _: self.resume())
-        while True:
-            self._back.release()
-            self._go.acquire()
-            self._check()
-            if future.done():
-                return
+        self.hand_on()
+        while not future.done():
+            self.hand_on()
+
+    def sleep(self, seconds: float) -> None:
+        """Called by the process itself: run on after so long."""
+        woken: list[bool] = []
+        self._scheduler.loop.call_later(seconds, self._wake, woken)
+        while not woken:
+            self.hand_on()
+
+    def _wake(self, woken: list[bool]) -> None:
+        woken.append(True)
+        self.resume()
+
+    def hand_on(self) -> None:
+        """Let others run. A killed process stays here for ever."""
+        if self._scheduler.closing:
+            raise Killed
+        self._scheduler.main.switch()
+        while self.killed and not self._scheduler.closing:
+            self._scheduler.main.switch()
 
     def kill(self) -> None:
         """SIGKILL: it says nothing more."""
-        self.killed = True
-        self._scheduler.loop.call_soon(self.resume)
+        if not self.over:
+            self.killed = True
+            self._ends()
+
+    def unwind(self) -> None:
+        """Close what a process that will not run again holds open. Called by the loop's owner."""
+        self.kill()
+        before, self._scheduler.current = self._scheduler.current, self
+        if self._greenlet and not self._greenlet.dead:
+            self._greenlet.throw(Killed)
+        self._scheduler.current = before
 
 
 class Scheduler:
@@ -97,22 +133,31 @@ class Scheduler:
         latency_s: messages take up to so long each way.
         late: share of messages that take up to `late_s`.
         late_s: see `late`.
+        steps: more resumptions than this are an error.
     """
 
     def __init__(
-        self, seed: int = 0, latency_s: float = 0.01, late: float = 0.0, late_s: float = 20.0
+        self,
+        seed: int = 0,
+        latency_s: float = 0.01,
+        late: float = 0.0,
+        late_s: float = 20.0,
+        steps: int = STEPS,
     ) -> None:
         self.loop = VirtualLoop()
+        self.main = getcurrent()
+        self.closing = False
         self.random = random.Random(seed)
         self.processes: list[Process] = []
         self.current: Process | None = None
         self.messages = 0
-        self._steps = 0
+        self.steps = 0
+        self._most_steps = steps
         self._latency = latency_s, late, late_s
 
-    def start(self, name: str, body: Callable[[], Any]) -> Process:
+    def start(self, name: str, body: Callable[[], Any], machine: Machine | None = None) -> Process:
         """A new process; it runs when its turn comes."""
-        process = Process(self, name, body)
+        process = Process(self, name, body, machine)
         self.processes.append(process)
         self.loop.call_soon(process.resume)
         return process
@@ -126,10 +171,9 @@ class Scheduler:
 
     def close(self) -> None:
         """Kill all that is left."""
+        self.closing = True
         for process in self.processes:
-            if not process.over:
-                process.kill()
-                self.loop.run_until_complete(process.ended)
+            process.unwind()
         tasks = asyncio.all_tasks(self.loop)
         for task in tasks:
             task.cancel()
@@ -143,7 +187,7 @@ class Scheduler:
 
     def sleep(self, seconds: float) -> None:
         """The process that runs now waits."""
-        self.me().wait(self.timer(seconds))
+        self.me().sleep(seconds)
 
     def timer(self, seconds: float) -> "asyncio.Future[None]":
         """Done after so long."""
@@ -158,8 +202,8 @@ class Scheduler:
 
     def count(self) -> None:
         """One more step."""
-        self._steps += 1
-        assert self._steps < STEPS, "it goes round in circles"
+        self.steps += 1
+        assert self.steps < self._most_steps, "it goes round in circles"
 
 
 async def _ended(tasks: "set[asyncio.Task[Any]]") -> None:
@@ -228,8 +272,9 @@ class SimulatedLine(HubLine):
         return self.send(method, *args, **kwargs).result()
 
     def send(self, method: Any, *args: Any, **kwargs: Any) -> SimulatedReply:
-        if self._scheduler.current is not None:
-            self._scheduler.current._check()
+        current = self._scheduler.current
+        if current is not None and current.killed:
+            current.hand_on()
         self._scheduler.messages += 1
         call = self._carried(method, *copied(args), **copied(kwargs))
         return SimulatedReply(self._scheduler, self._scheduler.loop.create_task(call))
