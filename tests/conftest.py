@@ -17,7 +17,9 @@ from tiny import SIZES, study_file
 if TYPE_CHECKING:
     from ray_unlearn.spec.study_spec import StudySpec
 
-ORDER = ("cli", "execution", "api", "unlearn", "analysis", "cluster", "store")
+ORDER = (
+    "cli", "execution", "api", "unlearn", "simulation", "hostile", "analysis", "cluster", "store",
+)  # fmt: skip
 """Folders in the order of what they cost, so that two processes finish at about the same time;
 first the one that asserts that it does not start Ray, while no process has one."""
 

@@ -18,7 +18,7 @@ from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.object_events import EVENTS, event_object
 from ray_unlearn.store.object_log import ObjectLog
 from ray_unlearn.store.older_form import refuse_older_form
-from ray_unlearn.store.scan import events_file
+from ray_unlearn.store.scan import events_file, header_file
 from ray_unlearn.store.storage import Storage, storage_at
 from ray_unlearn.store.working_copy import (
     HEADER,
@@ -71,7 +71,13 @@ class StudyFiles:
         refuse_older_form(self.storage)
         log = ObjectLog.begun(self.storage, folder, here)
         self._publisher = Publisher(self.storage, self.folder, log, here)
-        return Ledger.begun(log, header, here)
+        ledger = Ledger.begun(log, header, here)
+        try:
+            self.storage.put(header_file(folder), HEADER_COPY)
+        except OSError as error:
+            ledger.close()
+            raise StorageError(str(error)) from None
+        return ledger
 
     def open_ledger(self) -> Ledger:
         """Go on with the study (see `Ledger.open`)."""

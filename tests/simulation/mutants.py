@@ -197,7 +197,7 @@ RARE = (
         "execution.hub_jobs:HubJob.arrived", "self.sequence > handled", "True",
     ),
 )  # fmt: skip
-"""Mistakes that 25 to 60 seeds did not notice.
+"""Mistakes that no rule notices in 25 to 60 seeds, or (three) none for long.
 
 They need a stop of a minute at one system call, or one late message, and a second process at the
 same moment. Those of the log are walked in all states by the models of decision 28, those of the

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ledgers import begin, names_at, notes_at
+from ledgers import names_at, notes_at
 from object_store import Store
 from obstore.store import MemoryStore
 
@@ -463,10 +463,8 @@ def test_a_watching_copy_recovers_from_damage_that_is_repaired(
 
 
 def test_the_header_comes_back_from_its_copy(url: str) -> None:
-    begin(url, HEADER)
-    with opened(url) as place, place.open_ledger() as ledger:
+    with opened(url) as place, place.create_ledger(HEADER) as ledger:
         ledger.append(note("x"))
-        place.publish_all()
     storage = storage_at(url)
     header = storage.read(event_object(0))
     storage.write(event_object(0), damaged(header))
