@@ -68,16 +68,19 @@ def read_events(
     Raises:
         OSError: the storage fails.
     """
-    runs = _neighbours(stored_runs(storage), first)
-    copies = _copies(storage, runs, environment)
-    listed = _numbers(storage, max(copies, default=first - 1) + 1)
+    replaced = replaced_events(storage)
+    while True:
+        copies = _copies(storage, first, replaced, environment)
+        listed = _numbers(storage, max(copies, default=first - 1) + 1)
+        # Again: what a repair says comes after its marks, so who has read it must know them.
+        marked, replaced = replaced, replaced_events(storage)
+        if marked == replaced:
+            break
     # A number that a listing leaves out is asked for itself before it is called lost.
     last = max([*copies, *listed], default=first - 1)
-    # Last: what a repair says comes after its marks.
-    found = _unmarked(copies, runs, replaced_events(storage))
-    numbers = [n for n in range(first, last + 1) if n not in found]
+    numbers = [n for n in range(first, last + 1) if n not in copies]
     lines = environment.map(partial(_line, storage), numbers, READERS)
-    found |= {n: line for n, line in zip(numbers, lines, strict=True) if line is not None}
+    found = copies | {n: line for n, line in zip(numbers, lines, strict=True) if line is not None}
     return sorted(found.items())
 
 
@@ -112,31 +115,36 @@ def is_event(line: bytes, number: int) -> bool:
     return entry is not None and entry.seq == number
 
 
-def _neighbours(runs: set[range], first: int) -> list[range]:
-    """Runs that follow one another from a number on, the largest at each place."""
-    by_first = {run[0]: run for run in sorted(runs, key=len)}
+def _cover(runs: set[range], first: int) -> list[range]:
+    """Runs from a number on that do not overlap, the largest at each place."""
     found: list[range] = []
-    while first in by_first:
-        found.append(by_first[first])
-        first += len(found[-1])
+    for run in sorted(runs, key=lambda run: (run[0], -len(run))):
+        if run[0] >= first:
+            found.append(run)
+            first = run[-1] + 1
     return found
 
 
-def _copies(storage: Storage, runs: list[range], environment: Environment) -> dict[int, bytes]:
-    """The lines of the joined objects that are what their names say."""
-    contents = environment.map(lambda run: storage.read(joined_object(run)), runs, READERS)
-    return {
-        number: line
-        for run, content in zip(runs, contents, strict=True)
-        if is_run(content, run)
-        for number, line in zip(run, content.splitlines(keepends=True), strict=True)
-    }
+def _copies(
+    storage: Storage, first: int, replaced: set[int], environment: Environment
+) -> dict[int, bytes]:
+    """The lines of joined objects from a number on, the largest that are what their names say.
 
-
-def _unmarked(copies: dict[int, bytes], runs: list[range], replaced: set[int]) -> dict[int, bytes]:
-    """The lines of the copies of which no event has been replaced."""
-    marked = [run for run in runs if not replaced.isdisjoint(run)]
-    return {n: line for n, line in copies.items() if not any(n in run for run in marked)}
+    A copy of an event that a repair has replaced is none.
+    """
+    usable = {run for run in stored_runs(storage) if replaced.isdisjoint(run)}
+    lines: dict[range, list[bytes]] = {}
+    while True:
+        runs = _cover(usable, first)
+        new = [run for run in runs if run not in lines]
+        contents = environment.map(lambda run: storage.read(joined_object(run)), new, READERS)
+        for run, content in zip(new, contents, strict=True):
+            if is_run(content, run):
+                lines[run] = content.splitlines(keepends=True)
+            else:  # smaller ones may be whole
+                usable.remove(run)
+        if all(run in lines for run in runs):
+            return {n: one for run in runs for n, one in zip(run, lines[run], strict=True)}
 
 
 def _numbers(storage: Storage, start: int) -> list[int]:

@@ -545,3 +545,22 @@ def test_a_repair_marks_what_it_replaces_before_it_says_so(memory: Memory, tmp_p
     expected = [event_object(7), replaced_object(3), *news, event_object(3)]
     assert len(news) > 1
     assert events == expected, "its own event, the marks, the news, and last what it replaces"
+
+
+def test_a_smaller_copy_stands_in_for_a_larger_one_that_cannot_be_used(
+    memory: Memory, tmp_path: Path, short_runs: None
+) -> None:
+    """An event that is whole in one copy alone is not lost, also after a repair beside it."""
+    joined_study(memory, tmp_path / "1", 9)
+    whole = dict(read_events(memory))
+    memory.write(event_object(5), damaged(whole[5]))
+    memory.write(joined_object(range(8)), b"damaged")
+    assert dict(read_events(memory)) == whole
+    memory.write(event_object(3), damaged(whole[3]))
+    memory.write(joined_object(range(2, 4)), b"damaged")
+    assert repaired(ObjectLog.opened(memory, tmp_path / "2" / "ledger"))
+    memory.write(joined_object(range(8)), b"".join(whole[number] for number in range(8)))
+    lines = dict(read_events(memory))
+    assert lines[5] == whole[5]
+    assert b'"kind": "lost"' in lines[3]
+    ledger_at(memory, tmp_path / "3").close()
