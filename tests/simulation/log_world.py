@@ -123,7 +123,7 @@ class LogWorld(Machines, ABC):
                 ledger = place.open_ledger()
         except (StorageError, OSError) as error:
             if self._refused(program, error):
-                self._remedy(program)
+                self._remedy(program, error)
             return
         try:
             self._opened(program, ledger, new, expected, began)
@@ -155,8 +155,10 @@ class LogWorld(Machines, ABC):
     def _write(self, program: Program, ledger: Ledger) -> None:
         end = self.now + self.random.expovariate(1 / 60)
         self._append(program, ledger)
-        # Who is acknowledged has seen all that was acknowledged before.
-        self.compare(f"writer {program.pid}", ledger.record, list(self.oracle.acknowledged))
+        # Who is acknowledged an event has seen all that was acknowledged before it.
+        mine = ledger._log.next_seq - 1
+        before = [text for text, number in self.oracle.acknowledged.items() if number < mine]
+        self.compare(f"writer {program.pid}", ledger.record, before)
         while self.now < end:
             program.sleep(self.random.expovariate(1 / self.gap_s))
             self._append(program, ledger)
@@ -179,17 +181,17 @@ class LogWorld(Machines, ABC):
             self.oracle.violated("traceback", f"{error!r} {where}")
         return self.oracle.refused(f"process {program.pid} at {self.now:.1f} s", error)
 
-    def _remedy(self, program: Program) -> None:
+    def _remedy(self, program: Program, error: Exception) -> None:
         """Do what the message says: remove what was never begun, or repair."""
-        if not self.oracle.created:
+        if not self.oracle.created and "nothing was recorded" in str(error):
             if len(self._living()) < 2:
                 self.remove()
                 self.note("removed, as nothing was recorded", program.pid)
             return
         try:
             done = self.repair(program)
-        except StorageError as error:
-            self.note(f"not repaired: {error}", program.pid)
+        except StorageError as refusal:
+            self.note(f"not repaired: {refusal}", program.pid)
             return
         self.outcomes["repaired"] += 1
         self.note(f"repaired: {done}", program.pid)

@@ -8,8 +8,8 @@ from unittest import mock
 
 from log_world import LogWorld
 from machines import Program
-from object_store import Client, ObjectStore
 from oracle import event_of
+from simulated_store import Client, ObjectStore
 
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store import object_events, object_log

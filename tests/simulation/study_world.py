@@ -114,7 +114,7 @@ class StudyWorld(LogWorld):
                 session.drive()
         except (StorageError, LaneError, OSError) as error:
             if self._refused(program, error, "stopped"):
-                self._remedy(program)
+                self._remedy(program, error)
         session.finish()
 
     def watch(self, program: Program, ledger: Ledger) -> None:
