@@ -12,6 +12,7 @@ otherwise make a deleted number anew.
 import re
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
@@ -24,6 +25,7 @@ REPLACED = "ledger/replaced"
 RUNS = (4096, 64)
 """Numbers of events in a joined object, the largest first; each begins at a multiple of its own."""
 READERS = 16
+MOST_ABSENT = 1_000
 _EVENT = re.compile(EVENTS + r"/(\d{10,})\.jsonl")
 _JOINED = re.compile(JOINED + r"/(\d{10,})-(\d{10,})\.jsonl")
 _REPLACED = re.compile(REPLACED + r"/(\d{10,})\.jsonl")
@@ -76,9 +78,12 @@ def read_events(
         marked, replaced = replaced, replaced_events(storage)
         if marked == replaced:
             break
-    # A number that a listing leaves out is asked for itself before it is called lost.
+    # A number that a listing leaves out is asked for itself before it is called lost; not all of
+    # them where a name of a foreign object is far off.
     last = max([*copies, *listed], default=first - 1)
-    numbers = [n for n in range(first, last + 1) if n not in copies]
+    known = copies.keys() | set(listed)
+    absent = islice((n for n in range(first, last + 1) if n not in known), MOST_ABSENT)
+    numbers = sorted({*listed, *absent} - copies.keys())
     lines = environment.map(partial(_line, storage), numbers, READERS)
     found = copies | {n: line for n, line in zip(numbers, lines, strict=True) if line is not None}
     return sorted(found.items())

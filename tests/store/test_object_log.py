@@ -564,3 +564,16 @@ def test_a_smaller_copy_stands_in_for_a_larger_one_that_cannot_be_used(
     assert lines[5] == whole[5]
     assert b'"kind": "lost"' in lines[3]
     ledger_at(memory, tmp_path / "3").close()
+
+
+def test_a_name_far_off_costs_no_memory_and_is_refused_in_words(
+    memory: Memory, tmp_path: Path
+) -> None:
+    """Somebody has put an object there, or a listing is forged."""
+    begun_at(memory, tmp_path / "1").close()
+    memory.write(event_object(9_999_999_999), b"x")
+    assert len(read_events(memory)) == 3
+    with pytest.raises(StorageError, match=r"verify .*--repair"):
+        ledger_at(memory, tmp_path / "2")
+    with pytest.raises(StorageError, match="events and more are missing"):
+        repaired(ObjectLog.opened(memory, tmp_path / "3" / "ledger"))
