@@ -20,7 +20,7 @@ from ray_unlearn.store.object_events import (
 from ray_unlearn.store.older_form import fetch_older_form, remove_older_form
 from ray_unlearn.store.promises import SPEC_FILE
 from ray_unlearn.store.repair import repair, set_aside
-from ray_unlearn.store.scan import events_file, header_file, lines_of
+from ray_unlearn.store.scan import events_file, header_file, lines_of, scanned
 from ray_unlearn.store.storage import Storage
 from ray_unlearn.store.working_copy import HEADER_COPY
 
@@ -63,6 +63,7 @@ def _migrated(storage: Storage, study: Path, environment: Environment) -> list[s
         fetch_older_form(storage, ledger, environment)
         done = repair(study, environment)
         lines = [line for _, line in lines_of(events_file(ledger))]
+        lease.outrank(scanned(ledger).entries[-1].fence - 1)
         names = range(1, len(lines))
         environment.map(lambda n: storage.write(event_object(n), lines[n]), names, READERS)
         for run in complete_runs(0, len(lines)):

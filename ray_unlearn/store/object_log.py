@@ -15,7 +15,7 @@ from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import LedgerOpened
 from ray_unlearn.store.event_line import encoded
 from ray_unlearn.store.folder_log import LinesFile
-from ray_unlearn.store.lease import Lease, LeasePlace
+from ray_unlearn.store.lease import HEARTBEAT_S, Lease, LeasePlace
 from ray_unlearn.store.object_events import (
     RUNS,
     complete_runs,
@@ -30,6 +30,8 @@ from ray_unlearn.store.object_events import (
 from ray_unlearn.store.scan import Scan, events_file, lines_of
 from ray_unlearn.store.storage import Storage
 
+PATIENCE_S = 2 * HEARTBEAT_S
+"""Longest wait for a living holder's lease."""
 ATTEMPTS = 5
 """Number of times that a process that opens a study gives way to others that do the same."""
 
@@ -56,6 +58,8 @@ class ObjectLog:
         self._ends: list[int] = []
         """Byte at which each line ends in the local file, one per event if none is lost."""
         self._attempts = 0
+        self._lease_fence = 0
+        """The fence in the lease, as far as it is known."""
         self._lock = environment.lock()
         self._joined: set[range] | None = None
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,14 +83,19 @@ class ObjectLog:
         """
         log = cls(storage, folder, environment)
         try:
-            former = LeasePlace(storage, environment=environment).refuse_if_held()
-            log.acknowledged = -1 if former is None else former.acknowledged
+            log._refuse_if_held()
             log._read()
         except OSError as error:
             raise StorageError(str(error)) from None
         if not log.next_seq:
             raise StorageError(f"{storage.url}: no study there; is the address right?")
         return log
+
+    def _refuse_if_held(self) -> None:
+        former = LeasePlace(self._storage, environment=self._environment).refuse_if_held()
+        if former is not None:
+            self._lease_fence = former.fence
+            self.acknowledged = max(self.acknowledged, former.acknowledged)
 
     def _read(self) -> None:
         """Make the local file anew."""
@@ -111,10 +120,17 @@ class ObjectLog:
         if self._lease is not None:  # it is ours already
             return True
         # Fences do not fall from one event to the next.
-        self.fence = 1 + scan.entries[-1].fence
+        last = scan.entries[-1].fence
+        self.fence = 1 + last
         number, time = self.next_seq, self._environment.now().isoformat(timespec="milliseconds")
         line = encoded(self.opening(), number, self.fence, time)
         try:
+            if self._lease_fence < last:
+                # It is not its last writer's lease: that one is about to write it, or a request of
+                # an earlier one was late. If it is alive, it writes it soon.
+                self._environment.sleep(PATIENCE_S)
+                self._refuse_if_held()
+                self._lease_fence = last
             if self._storage.create(event_object(number), line):
                 self._append_here(line)
                 self._hold()

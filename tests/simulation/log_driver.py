@@ -45,6 +45,9 @@ class Still(Environment):
     def time(self) -> float:
         return 1e9
 
+    def sleep(self, seconds: float) -> None:
+        """Nothing: nobody writes a lease meanwhile."""
+
     def is_alive(self, pid: int) -> bool:
         return False
 

@@ -40,8 +40,11 @@ def test_a_run_that_prepared_while_another_ran_destroys_nothing(url: str, store:
         assert ledger.record.notes == ["result"], "and the lease is free again"
 
 
-def test_a_study_whose_process_died_right_after_it_was_begun_is_resumed(url: str) -> None:
+def test_a_study_whose_process_died_right_after_it_was_begun_is_resumed(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing but the header is there: no event of its own, no lease, no copy."""
+    monkeypatch.setattr("ray_unlearn.store.object_log.PATIENCE_S", 0.1)
     begin(url, FIRST)
     for name in names_at(url, ""):
         if name != event_object(0):

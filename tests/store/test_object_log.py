@@ -62,7 +62,9 @@ class Memory(ObjectStorage):
 
 
 @pytest.fixture
-def memory() -> Memory:
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    """Nobody waits long for a lease there."""
+    monkeypatch.setattr("ray_unlearn.store.object_log.PATIENCE_S", 0.05)
     return Memory(MemoryStore())
 
 
@@ -577,3 +579,37 @@ def test_a_name_far_off_costs_no_memory_and_is_refused_in_words(
         ledger_at(memory, tmp_path / "2")
     with pytest.raises(StorageError, match="events and more are missing"):
         repaired(ObjectLog.opened(memory, tmp_path / "3" / "ledger"))
+
+
+def test_a_lease_that_a_dead_process_wrote_late_ousts_no_holder(
+    memory: Memory, tmp_path: Path
+) -> None:
+    """The request was on its way for minutes. The holder writes its own again soon."""
+    begun_at(memory, tmp_path / "1", "a").close()
+    late = memory.read(LEASE)
+    with ledger_at(memory, tmp_path / "2", "b") as holder:
+        mine = memory.read(LEASE)
+        memory.write(LEASE, late)
+
+        class Waits(Host):
+            def sleep(self, seconds: float) -> None:
+                memory.write(LEASE, mine)
+
+        there = Waits("c")
+        with pytest.raises(StorageError, match=r"another host is writing this study.*host b"):
+            Ledger.continued(ObjectLog.opened(memory, tmp_path / "3" / "ledger", there), there)
+        holder.append(note("undisturbed"))
+
+
+def test_who_loses_the_race_to_a_holder_that_is_well_is_refused(
+    memory: Memory, tmp_path: Path
+) -> None:
+    """Not: takes the study from it at once."""
+    begun_at(memory, tmp_path / "1").close()
+    log = ObjectLog.opened(memory, tmp_path / "2" / "ledger", Host("slow"))
+    with (
+        ledger_at(memory, tmp_path / "3", "b") as quick,
+        pytest.raises(StorageError, match="another host is writing this study"),
+    ):
+        Ledger.continued(log, Host("slow"))
+    assert quick.record.notes == []
