@@ -19,7 +19,7 @@ from ray_unlearn.store.object_events import EVENTS, event_object
 from ray_unlearn.store.object_log import ObjectLog
 from ray_unlearn.store.older_form import refuse_older_form
 from ray_unlearn.store.scan import events_file, header_file
-from ray_unlearn.store.storage import Storage, storage_at
+from ray_unlearn.store.storage import Storage, is_stored, storage_at
 from ray_unlearn.store.working_copy import (
     HEADER,
     HEADER_COPY,
@@ -57,7 +57,7 @@ class StudyFiles:
             return events_file(self.folder / "ledger").exists() or (self.folder / SPEC).exists()
         try:
             for name in (event_object(0), SPEC, HEADER, HEADER_COPY):
-                if _is_there(self.storage, name):
+                if is_stored(self.storage, name):
                     return True
             return bool(self.storage.files(EVENTS))  # the first event may be lost
         except OSError as error:
@@ -233,14 +233,6 @@ def study_exists(location: str | Path) -> bool:
     storage = storage_at(location)
     storage.patience_s = min(storage.patience_s, HASTY_S)
     return StudyFiles(str(location), Path(location).expanduser(), storage).occupied()
-
-
-def _is_there(storage: Storage, name: str) -> bool:
-    try:
-        storage.about(name)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _check(storage: Storage, environment: Environment) -> None:

@@ -21,7 +21,7 @@ from ray_unlearn.store.older_form import fetch_older_form, remove_older_form
 from ray_unlearn.store.promises import SPEC_FILE
 from ray_unlearn.store.repair import repair, set_aside
 from ray_unlearn.store.scan import events_file, header_file, lines_of, scanned
-from ray_unlearn.store.storage import Storage
+from ray_unlearn.store.storage import Storage, is_stored
 from ray_unlearn.store.working_copy import HEADER_COPY
 
 
@@ -36,22 +36,13 @@ def migrate(storage: Storage, environment: Environment = REAL) -> list[str]:
             fails. The study is as it was.
     """
     try:
-        if read_first(storage):
+        if is_stored(storage, event_object(0)):
             remove_older_form(storage)  # what a killed migration has left
             return ["it has the form of this version already"]
         with tempfile.TemporaryDirectory(prefix="ray-unlearn-") as folder:
             return _migrated(storage, Path(folder), environment)
     except OSError as error:
         raise StorageError(f"{error}; the study is as it was, try again") from None
-
-
-def read_first(storage: Storage) -> bool:
-    """Whether the study has the form of this version."""
-    try:
-        storage.about(event_object(0))
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _migrated(storage: Storage, study: Path, environment: Environment) -> list[str]:

@@ -23,7 +23,7 @@ from ray_unlearn.store.event_line import decoded
 from ray_unlearn.store.lease import LeasePlace
 from ray_unlearn.store.object_events import event_object
 from ray_unlearn.store.scan import events_file, header_file
-from ray_unlearn.store.storage import Storage
+from ray_unlearn.store.storage import Storage, is_stored
 
 HEADER = "ledger/header.json"
 SEGMENTS = "ledger/segments"
@@ -47,9 +47,9 @@ def refuse_older_form(storage: Storage) -> None:
         StorageError: it has the older form, or the storage fails.
     """
     try:
-        if _exists(storage, event_object(0)):
+        if is_stored(storage, event_object(0)):
             return
-        older = _exists(storage, HEADER) or bool(storage.files(SEGMENTS))
+        older = is_stored(storage, HEADER) or bool(storage.files(SEGMENTS))
     except OSError as error:
         raise StorageError(str(error)) from None
     if older:
@@ -57,14 +57,6 @@ def refuse_older_form(storage: Storage) -> None:
             f"{storage.url}: this study was written by an older version; `ray-unlearn migrate "
             f"{storage.url}` gives it the form of this one, and loses nothing"
         )
-
-
-def _exists(storage: Storage, name: str) -> bool:
-    try:
-        storage.about(name)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def fetch_older_form(storage: Storage, folder: Path, environment: Environment = REAL) -> None:
@@ -96,7 +88,7 @@ def fetch_older_form(storage: Storage, folder: Path, environment: Environment = 
     studies = _apart(b"".join(contents).splitlines(keepends=True))
     chosen = max(studies, key=lambda lines: (_headed(lines), len(lines)))
     write_whole(events_file(folder), b"".join(chosen), environment)
-    if len(studies) == 1 and _exists(storage, HEADER):
+    if len(studies) == 1 and is_stored(storage, HEADER):
         write_whole(header_file(folder), storage.read(HEADER), environment)
     others = [lines for lines in studies if lines is not chosen]
     for number, lines in enumerate(others, start=1):

@@ -171,6 +171,19 @@ def local_file(storage: Storage, name: str) -> Iterator[Path]:
         yield path
 
 
+def is_stored(storage: Storage, name: str) -> bool:
+    """Whether there is a file of that name.
+
+    Raises:
+        OSError: the storage fails.
+    """
+    try:
+        storage.about(name)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def file_sha256(path: Path) -> str:
     """Hex SHA-256 of a file's content."""
     with open(path, "rb") as file:
