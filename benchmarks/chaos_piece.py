@@ -2,7 +2,8 @@
 
 A leg ends when every trial has its outcome. `run --resume` with one trial more begins the next one.
 In each leg one kill is aimed at each phase, so that kills are spread evenly over the phases and not
-over time, most of which is waiting for Ray.
+over time, most of which is waiting for Ray. Each is the first of a burst, whose others come while
+the study recovers.
 """
 
 import contextlib
@@ -39,9 +40,15 @@ from chaos_watch import PHASES, Watch
 LIMIT_S = 420.0
 """Seconds without any progress after which a study hangs."""
 LOOK_S = 0.005
+AGAIN = "again"
+"""What a kill is aimed at that follows another one."""
 SETTLED_S = 3.0
 """Seconds after a kill in which what was on its way still arrives."""
 LOOK_AROUND_S = 1.0  # between two looks for processes, which take longer than a draft lasts
+MORE = 0.75
+"""Chance that another kill follows one."""
+PAUSE_S = 3.0
+"""Longest time between two kills of a burst."""
 SURVIVED = {"controller", "worker", "tune actor", "node"}
 """Targets whose death a driver outlives, by docs/survival.md."""
 
@@ -175,7 +182,7 @@ class Piece:
         while process.poll() is None:
             phase = self._next_phase(kills)
             if self._wait(process, phase) and (target := self._kill(process, phase)):
-                self._recover(process, target)
+                self._recover(process, {target, *self._more(process, kills)})
         self._watch.look()
         self._judge(process.returncode)
         return process.returncode
@@ -224,7 +231,8 @@ class Piece:
         now = watch.phase
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-            self._plan.remove(phase)
+            if phase != AGAIN:
+                self._plan.remove(phase)
             self._killed.add(target)
             self._log.add(
                 "kill", piece=self._number, target=target, pid=pid, phase=now, aimed_at=phase,
@@ -234,6 +242,20 @@ class Piece:
             self._again(target)
             return target
         return ""
+
+    def _more(self, process: "subprocess.Popen[bytes]", kills: int) -> set[str]:
+        """Kill others while the study recovers from a kill; returns which."""
+        killed = set()
+        while self._rng.random() < MORE and len(self._log.of("kill", self._number)) < kills:
+            until = time.monotonic() + self._rng.uniform(0, PAUSE_S)
+            while process.poll() is None and time.monotonic() < until:
+                self._watch.look()
+                time.sleep(LOOK_S)
+            self._look_around()
+            if process.poll() is not None:
+                break
+            killed.add(self._kill(process, AGAIN))
+        return killed - {""}
 
     def _look_around(self) -> None:
         """Note the processes of each target, so that a kill need not look for them."""
@@ -255,14 +277,14 @@ class Piece:
             time.sleep(self._rng.uniform(0, 5))
             self._server.start()
 
-    def _recover(self, process: "subprocess.Popen[bytes]", target: str) -> None:
+    def _recover(self, process: "subprocess.Popen[bytes]", killed: set[str]) -> None:
         """Wait until the study goes on, or its driver ends."""
         began = time.monotonic()
         while process.poll() is None and time.monotonic() < began + SETTLED_S:
             self._watch.look()
             time.sleep(LOOK_S)
         before = self._watch.progress
-        deadly = target not in self._survived | {"store"}
+        deadly = not killed <= self._survived | {"store"}
         while process.poll() is None and (deadly or self._watch.progress == before):
             self._watch.look()
             if time.monotonic() > began + LIMIT_S:

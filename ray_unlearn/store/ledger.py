@@ -85,11 +85,13 @@ class Ledger:
         """
         ledger = cls(log, Record(header), environment)
         try:
-            line = ledger._write(header)
+            # The copy first: a header may be damaged as soon as it is there.
+            copy = encoded(header, log.next_seq, log.fence)
+            write_whole(header_file(ledger.folder), copy, environment)
+            ledger._write(header)
             opening = log.opening()
             if opening is not None:
                 ledger.append(opening)
-            write_whole(header_file(ledger.folder), line, environment)
         except OSError as error:
             ledger.close()
             raise StorageError(
@@ -167,7 +169,7 @@ class Ledger:
         """
         self._write(event, self._environment.now().isoformat(timespec="milliseconds"))
 
-    def _write(self, event: Event, time: str = "") -> bytes:
+    def _write(self, event: Event, time: str = "") -> None:
         seq = self._log.next_seq
         line = encoded(event, seq, self.fence, time)
         offset = self._log.append(seq, line)
@@ -177,7 +179,6 @@ class Ledger:
             stored = decoded(line, self._log.path, offset)
             assert stored is not None
             self.record.apply(stored.event)
-        return line
 
     def __enter__(self) -> Self:
         return self

@@ -28,7 +28,7 @@ from ray_unlearn.store.event import (
 from ray_unlearn.store.event_line import decoded, encoded
 from ray_unlearn.store.folder_log import FolderLog, LinesFile
 from ray_unlearn.store.ledger import Ledger, read_ledger
-from ray_unlearn.store.scan import events_file
+from ray_unlearn.store.scan import events_file, header_file
 
 CONFIG = {"method": "gradient_ascent", "steps": 4, "learning_rate": 0.1}
 
@@ -121,6 +121,20 @@ def test_create_refuses_an_existing_ledger_and_open_a_missing_one(tmp_path: Path
         Ledger.create(tmp_path, Header())
     with pytest.raises(StorageError, match="no ledger there"):
         Ledger.open(tmp_path / "none")
+
+
+def test_a_header_has_its_copy_before_it_is_written(tmp_path: Path) -> None:
+    """Else a study whose first process died in between could not be opened again after damage."""
+    copies = []
+
+    class Witness(FolderLog):
+        def append(self, seq: int, line: bytes) -> int:
+            copies.append((header_file(tmp_path).read_bytes(), line))
+            return super().append(seq, line)
+
+    Ledger.begun(Witness(tmp_path, new=True), Header()).close()
+    [(copy, line)] = copies
+    assert copy == line
 
 
 def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
