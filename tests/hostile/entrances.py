@@ -9,16 +9,19 @@ from random import Random
 from typing import Any
 
 import mutations as m
+import obstore
 import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 import yaml
 from guarded import BrokenPromise, command, controls, guarded
+from obstore.store import MemoryStore
 from tiny import REPOSITORY
 
 from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.trials import trial_table
 from ray_unlearn.api import Study, narrow, report
+from ray_unlearn.environment import Environment
 from ray_unlearn.spec.data_spec import SplitSource
 from ray_unlearn.spec.guideline_file import load_guidelines
 from ray_unlearn.spec.model_spec import ModelSpec
@@ -26,7 +29,14 @@ from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.task_results import TASKS_FILE, TaskResults, TaskScore, task_results_as_json
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.attack_file import AttackedModel, AttackOutcome, write_attacks
+from ray_unlearn.store.lease import Holder
+from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import LANE_FIELDS, Live
+from ray_unlearn.store.location import StudyFiles
+from ray_unlearn.store.object_events import event_object, joined_object
+from ray_unlearn.store.object_storage import ObjectStorage
+from ray_unlearn.store.repair import repair_remote
+from ray_unlearn.store.working_copy import HEADER_COPY, WorkingCopy
 from ray_unlearn.unlearn.checkpoint import VERSION, TrialState
 from ray_unlearn.unlearn.model import load_model, load_tokenizer
 from ray_unlearn.unlearn.model_files import check_source
@@ -69,6 +79,7 @@ def world(folder: Path) -> Path:
     _tables(place)
     _sharded(place / "sharded", place / "model")
     _measured_later(place / "study")
+    _objects(place / "objects", place / "study")
     torch.save(
         {"version": VERSION, "trial_id": CONFIG.id, "meter": {"update": 1}, "parameters": [1.0]},
         place / "last.pt",
@@ -178,6 +189,18 @@ def _measured_later(study: Path) -> None:
     (study / "live.json").write_text(json.dumps(asdict(live)))
 
 
+def _objects(folder: Path, study: Path) -> None:
+    """The study as it is in an object store, a file per object."""
+    lines = (study / "ledger/events.jsonl").read_bytes().splitlines(keepends=True)
+    objects = {event_object(number): line for number, line in enumerate(lines)}
+    objects[joined_object(range(64))] = b"".join(lines[:64])
+    objects[HEADER_COPY] = lines[0]
+    objects["ledger/lease.json"] = Holder(1, "a", 1, 0.0, released=True).as_json()
+    for name, content in objects.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
 def _by_model() -> tuple[dict[str, float], dict[str, float]]:
     return {"trial": 3.0, "vanilla": 1.0}, {"trial": 1.5, "vanilla": 1.0}
 
@@ -253,6 +276,52 @@ def _documents(place: Path) -> Callable[[], Any]:
     return lambda: list(read_source(source, "data.splits.forget"))
 
 
+class Impatient(Environment):
+    """A machine that waits for no other process's lease."""
+
+    def sleep(self, seconds: float) -> None:
+        pass
+
+
+def _stored(place: Path, *, joined: bool) -> ObjectStorage:
+    """A store with the objects that are there; it has no links, folders or pipes."""
+    store = MemoryStore()
+    for path in sorted((place / "objects").rglob("*")):
+        name = path.relative_to(place / "objects").as_posix()
+        if path.is_file() and not path.is_symlink() and (joined or "/joined/" not in name):
+            obstore.put(store, name, path.read_bytes())
+    return ObjectStorage("s3://bucket/study", store=store)
+
+
+def _read_objects(*, joined: bool) -> Call:
+    """A reader that looks twice, as `status --watch` does."""
+
+    def call(place: Path) -> Callable[[], Any]:
+        def read() -> None:
+            copy = WorkingCopy(_stored(place, joined=joined), place / "copy")
+            for _ in range(2):
+                copy.refresh()
+                read_ledger(place / "copy/ledger")
+
+        return read
+
+    return call
+
+
+def _continue_objects(*, joined: bool) -> Call:
+    """A driver that goes on, once the study is repaired."""
+
+    def call(place: Path) -> Callable[[], Any]:
+        def repaired() -> None:
+            storage, here = _stored(place, joined=joined), Impatient()
+            repair_remote(StudyFiles(storage.url, place / "repaired", storage, here))
+            StudyFiles(storage.url, place / "mine", storage, here).open_ledger().close()
+
+        return repaired
+
+    return call
+
+
 READS_A_STUDY: dict[str, Call] = {
     "status": _cli("status", "{}/study"),
     "status --json": _cli("status", "{}/study", "--json"),
@@ -303,6 +372,17 @@ ENTRANCES = (
         ("study/ledger/header.json", "study/ledger/lease.json", "study/ledger/acknowledged"),
         (m.json_values, *m.BYTES),
         READS_A_STUDY | {"repair": _repaired},
+    ),
+    Entrance(
+        "objects of a study",
+        ("objects/ledger/log/*", "objects/ledger/joined/*", "objects/ledger/*.json"),
+        (m.ledger_values,) * 6 + (m.ledger_order,) * 2 + m.BYTES,
+        {
+            "read": _read_objects(joined=True),
+            "read event by event": _read_objects(joined=False),
+            "repair": _continue_objects(joined=True),
+            "repair event by event": _continue_objects(joined=False),
+        },
     ),
     Entrance(
         "live", ("study/live.json",), JSON,
