@@ -21,7 +21,7 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,6 @@ from ray_unlearn.store.files import kept_weights, remove_leftovers
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles, opened
 from ray_unlearn.store.record import Record
-from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.storage import FolderStorage
 from ray_unlearn.store.table import baseline_table, result_table, write_table
@@ -355,7 +354,7 @@ class _Run:
                 return True
             record_first_job(self.ledger, first, self.say)
             self._say_target()
-            self._write_baselines(first.rows)
+            self._write_baselines()
             with self._observed(observation) as observers:
                 recorder = Recorder(
                     self.spec,
@@ -424,8 +423,8 @@ class _Run:
                 observers.append(stack.enter_context(contextlib.closing(board)))
             yield observers
 
-    def _write_baselines(self, rows: Mapping[str, Row]) -> None:
-        if rows:
+    def _write_baselines(self) -> None:
+        if rows := self.ledger.record.baselines:
             text = json.dumps(rows, indent=1, sort_keys=True)
             write_whole(self.folder / BASELINES_FILE, f"{text}\n".encode())
 
@@ -450,8 +449,9 @@ class _Run:
             raise StorageError(str(error)) from None
 
     def _write_exports(self) -> None:
-        """Tables and Optuna journal: made from the ledger, so they can be made again."""
+        """Tables, Optuna journal, baselines: made from the ledger, so they can be made again."""
         record = self.ledger.record
+        self._write_baselines()
         if record.baselines:
             write_table(baseline_table(record), self.folder / LEDGER_FOLDER / "baselines.parquet")
         write_table(result_table(record), self.folder / LEDGER_FOLDER / "rows.parquet")

@@ -126,6 +126,9 @@ def test_a_driver_killed_after_the_last_outcome_leaves_nothing_to_clean_up_by_ha
     folder = shutil.copytree(finished[1], tmp_path / "study")
     table = folder / "ledger" / "rows.parquet"
     pq.write_table(pq.read_table(table).slice(0, 9), table)  # of the run before
+    for_people = folder / "baselines.json"
+    measured = for_people.read_text()
+    for_people.unlink()
     for name in ("trials/0005/last.1-0.pt", "optuna.journal.1a2b.tmp"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"torn")
@@ -133,6 +136,7 @@ def test_a_driver_killed_after_the_last_outcome_leaves_nothing_to_clean_up_by_ha
     assert resume_study(folder, quiet=True).exit_code == 0
     assert (verify(folder).problems, verify(folder).complete) == ([], True)
     assert pq.read_table(table).num_rows == 18
+    assert for_people.read_text() == measured
 
 
 @pytest.mark.slow
