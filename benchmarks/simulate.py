@@ -73,6 +73,8 @@ def main() -> int:
         if sum(tally.faults.values()) >= given.faults:
             break
     _printed(tally, time.monotonic() - begun)
+    if tally.failing:
+        print("failing: " + ", ".join(f"{kind} {seed}" for kind, seed in sorted(tally.failing)))
     for kind, seed in tally.failing[:SHOWN]:
         print(f"\n--world {kind} --seed {seed}\n{explained(kind, seed)}")
     return 1 if tally.failing else 0

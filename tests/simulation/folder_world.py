@@ -74,7 +74,7 @@ class FolderWorld(LogWorld):
         while True:
             program.sleep(self.random.expovariate(1 / 40))
             follows = self.random.random() < 0.7
-            expected = list(self.oracle.acknowledged)
+            expected, began = list(self.oracle.acknowledged), self.now
             if not events_file(self.folder / "ledger").exists():
                 continue
             try:
@@ -84,7 +84,7 @@ class FolderWorld(LogWorld):
                 continue
             except StorageError as error:
                 self.outcomes["not read"] += 1
-                self.oracle.refused(f"a reader at {self.now:.1f} s", error)
+                self.oracle.refused(f"a reader at {self.now:.1f} s", error, began)
                 continue
             self.outcomes["read"] += 1
             self.compare("a reader", record, expected)

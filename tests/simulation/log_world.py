@@ -122,7 +122,7 @@ class LogWorld(Machines, ABC):
             else:
                 ledger = place.open_ledger()
         except (StorageError, OSError) as error:
-            if self._refused(program, error):
+            if self._refused(program, error, began):
                 self._remedy(program, error)
             return
         try:
@@ -130,7 +130,7 @@ class LogWorld(Machines, ABC):
             with place.publishing(lambda text: None):
                 self._write(program, ledger)
         except (StorageError, OSError) as error:
-            self._refused(program, error, "stopped")
+            self._refused(program, error, self.now, "stopped")
             with suppress(StorageError):  # as a study's last words do
                 self._append(program, ledger)
         ledger.close()
@@ -141,7 +141,7 @@ class LogWorld(Machines, ABC):
     def _opened(
         self, program: Program, ledger: Ledger, new: bool, expected: list[str], began: float
     ) -> None:
-        self.oracle.created = True
+        self.oracle.create()
         former, self._holder = self._holder, program
         self.holders += 1
         if former and former.alive and not former.disturbed and began > self._held_since:
@@ -173,13 +173,15 @@ class LogWorld(Machines, ABC):
         self.outcomes["acknowledged"] += 1
         self.note(f"acknowledged {number}: {text}", program.pid)
 
-    def _refused(self, program: Program, error: Exception, how: str = "refused") -> bool:
+    def _refused(
+        self, program: Program, error: Exception, began: float, how: str = "refused"
+    ) -> bool:
         self.outcomes[how] += 1
         self.note(f"{how}: {error}", program.pid)
         if not isinstance(error, StorageError | UserError):
             where = "".join(traceback.format_tb(error.__traceback__)[1:3])
             self.oracle.violated("traceback", f"{error!r} {where}")
-        return self.oracle.refused(f"process {program.pid} at {self.now:.1f} s", error)
+        return self.oracle.refused(f"process {program.pid} at {self.now:.1f} s", error, began)
 
     def _remedy(self, program: Program, error: Exception) -> None:
         """Do what the message says: remove what was never begun, or repair."""

@@ -87,7 +87,7 @@ class ObjectWorld(LogWorld):
         follower = LedgerFollower(copy.folder / "ledger")
         while True:
             program.sleep(self.random.expovariate(1 / 40))
-            expected = list(self.oracle.acknowledged)
+            expected, began = list(self.oracle.acknowledged), self.now
             try:
                 copy.refresh()
                 if not events_file(copy.folder / "ledger").exists():
@@ -95,7 +95,7 @@ class ObjectWorld(LogWorld):
                 record = follower.poll()[0]
             except StorageError as error:
                 self.outcomes["not read"] += 1
-                self.oracle.refused(f"a reader at {self.now:.1f} s", error)
+                self.oracle.refused(f"a reader at {self.now:.1f} s", error, began)
                 continue
             self.outcomes["read"] += 1
             self.compare("a reader", record, expected)

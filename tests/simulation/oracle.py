@@ -35,7 +35,8 @@ class Oracle:
         self.excused: set[str] = set()
         """Events whose bytes were damaged."""
         self.damaged = False
-        self.created = False
+        self.created_at = math.inf
+        """When somebody was told that the study is begun."""
         self._by = 0
         self.broken: Counter[str] = Counter()
         self.violations: list[str] = []
@@ -99,11 +100,29 @@ class Oracle:
         if by != self._by:
             self.violated("replaced", f"{who} finds the study of {by} in place of {self._by}'s")
 
-    def refused(self, who: str, error: Exception) -> bool:
-        """An error of the package; returns whether it says that the study is damaged."""
+    @property
+    def created(self) -> bool:
+        """Whether somebody was told that the study is begun."""
+        return self.created_at < math.inf
+
+    def create(self) -> None:
+        """Somebody is told that the study is begun."""
+        self.created_at = min(self.created_at, self._clock())
+
+    def refused(self, who: str, error: Exception, began: float) -> bool:
+        """An error of the package.
+
+        Args:
+            who: for messages.
+            error: what was raised.
+            began: when the reading began.
+
+        Returns:
+            Whether it says that the study is damaged.
+        """
         text = str(error)
         bad = any(word in text for word in UNREADABLE)
-        if bad and not self.damaged and self.created:
+        if bad and not self.damaged and self.created_at < began:
             self.violated("unreadable", f"{who}: {text[:200]}")
         return bad
 

@@ -7,7 +7,7 @@ itself, with the table of an undisturbed one.
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -68,11 +68,15 @@ class SimulatedSession(Session):
         self.world = world
         self.program = program
         self.place = place
+        self.began: float | None = None
+        """Since when it is being opened; None before and after."""
 
     def opened(self) -> Ledger:
+        self.began, expected = self.world.now, list(self.world.oracle.acknowledged)
         new = not self.place.occupied()
         ledger = self.place.create_ledger(self.header) if new else self.place.open_ledger()
-        self.world.watch(self.program, ledger)
+        self.world.watch(self.program, ledger, expected)
+        self.began = None
         return ledger
 
     def finish(self) -> None:
@@ -113,18 +117,23 @@ class StudyWorld(LogWorld):
             with session.place.publishing(lambda text: None):
                 session.drive()
         except (StorageError, LaneError, OSError) as error:
-            if self._refused(program, error, "stopped"):
+            if self._refused(program, error, session.began or self.now, "stopped"):
                 self._remedy(program, error)
         session.finish()
 
-    def watch(self, program: Program, ledger: Ledger) -> None:
-        """Take down what the log acknowledges."""
-        self.oracle.created = True
+    def watch(self, program: Program, ledger: Ledger, expected: list[str]) -> None:
+        """Take down what the log acknowledges; `expected` was there before it was opened."""
+        self.oracle.create()
         self.holders += 1
         program.is_brief = False
         self.outcomes["opened"] += 1
         self.note(f"opened, fence {ledger.fence}", program.pid)
-        self._compare_lines(f"process {program.pid}", ledger.folder)
+        # It may be told late that it has opened the study, and others go on meanwhile.
+        mine = ledger._log.next_seq
+        before = [text for text, number in self.oracle.acknowledged.items() if number < mine]
+        self._compare_lines(
+            f"process {program.pid}", ledger.folder, dict.fromkeys([*expected, *before])
+        )
         append = ledger._log.append
 
         def watched(seq: int, line: bytes) -> int:
@@ -138,11 +147,11 @@ class StudyWorld(LogWorld):
 
         ledger._log.append = watched  # type: ignore[method-assign]
 
-    def _compare_lines(self, who: str, folder: Path) -> None:
+    def _compare_lines(self, who: str, folder: Path, expected: Iterable[str]) -> None:
         at = {entry.offset for entry in scanned(folder).entries}
         lines = [line for offset, line in lines_of(folder / "events.jsonl") if offset in at]
         found = [text for text in map(_text, lines) if text in self.oracle.issued]
-        self.oracle.found(f"{who} at {self.now:.1f} s", found, list(self.oracle.acknowledged))
+        self.oracle.found(f"{who} at {self.now:.1f} s", found, expected)
 
     def compare(self, who: str, record: Record, expected: list[str]) -> None:
         """A reader's record can be read; what is in it is compared line by line elsewhere."""
@@ -196,7 +205,7 @@ class StudyWorld(LogWorld):
             self.scheduler.sleep(100.0)
             ledger = self.place(program).open_ledger()
             self.final = ledger.record
-            self._compare_lines("the judge", ledger.folder)
+            self._compare_lines("the judge", ledger.folder, self.oracle.acknowledged)
             ledger.close()
             if len(self.final.finished) == TRIALS:
                 break
