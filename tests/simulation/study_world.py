@@ -117,7 +117,8 @@ class StudyWorld(LogWorld):
             with session.place.publishing(lambda text: None):
                 session.drive()
         except (StorageError, LaneError, OSError) as error:
-            if self._refused(program, error, session.began or self.now, "stopped"):
+            began = self.now if session.began is None else session.began
+            if self._refused(program, error, began, "stopped"):
                 self._remedy(program, error)
         session.finish()
 
