@@ -1,5 +1,6 @@
 """What a contributor and a release rely on: hooks with CI's tools, and a check that says no."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -39,6 +40,18 @@ def test_an_issue_form_has_what_a_form_needs(name: str) -> None:
     for part in form["body"]:
         assert part["type"] in ("markdown", "textarea", "input")
         assert part["type"] == "markdown" or part["attributes"]["label"]
+
+
+def test_every_fault_that_a_study_survives_names_a_test_that_is_there() -> None:
+    text = (REPOSITORY / "docs/survival.md").read_text()
+    promised, _, shown = text.partition("## Faults")[2].partition("## Point by point")
+    faults, points = (
+        [line.split("|")[1] for line in part.partition("\n## ")[0].splitlines() if line[:2] == "| "]
+        for part in (promised, shown)
+    )
+    assert faults == points
+    for file, name in re.findall(r"`(\w+/test_\w+\.py)::(\w+)`", shown):
+        assert f"\ndef {name}(" in (REPOSITORY / "tests" / file).read_text(), f"{file}: {name}"
 
 
 def test_this_version_is_written_alike_everywhere() -> None:
