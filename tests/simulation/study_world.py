@@ -28,6 +28,7 @@ from ray_unlearn.store.location import StudyFiles
 from ray_unlearn.store.record import Record
 from ray_unlearn.store.scan import lines_of, scanned
 from ray_unlearn.store.schema import RowKey
+from ray_unlearn.store.verify import verify
 
 Rows = dict[int, list[dict[str, Any]]]
 TRIALS = 12
@@ -211,6 +212,11 @@ class StudyWorld(LogWorld):
             if len(self.final.finished) == TRIALS:
                 break
         self._judge_table(ledger.folder)
+        storage = self.place(program).storage
+        found = verify(ledger.folder.parent, storage, program).problems
+        # The weights are no weights; that files are left over is looked at when a study ends.
+        if problems := [what for what in found if not what.startswith(("I5", "I6"))]:
+            self.oracle.violated("verify", problems[0])
 
     def _judge_table(self, folder: Path) -> None:
         assert self.final is not None
