@@ -142,6 +142,7 @@ class Lease:
         self.place = place
         self.holder = Holder(fence, here.host, here.pid, here.time())
         self._renew = renew
+        self._written = b""
         self._stop = here.event()
         self.write()
         self._beat = here.start_thread(self._beats, "lease")
@@ -149,6 +150,9 @@ class Lease:
     @property
     def lost(self) -> bool:
         """Whether another process holds the lease now, or it cannot be read."""
+        with suppress(OSError):
+            if self.place.storage.read(self.place.name) == self._written:
+                return False
         now = self.place.holder()
         return now is None or replace(now, acknowledged=-1) != replace(self.holder, acknowledged=-1)
 
@@ -158,7 +162,9 @@ class Lease:
         Raises:
             OSError: it cannot be written.
         """
-        self.place.storage.write(self.place.name, self.holder.as_json())
+        content = self.holder.as_json()
+        self.place.storage.write(self.place.name, content)
+        self._written = content
 
     def acknowledged(self, number: int) -> None:
         """Take down the number of the last event; it is written with the next renewal."""

@@ -14,11 +14,11 @@ from pathlib import Path
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.event import Header
-from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.ledger import Ledger, first_line
 from ray_unlearn.store.object_events import EVENTS, event_object
-from ray_unlearn.store.object_log import ObjectLog
+from ray_unlearn.store.object_log import ObjectLog, begun_by_another
 from ray_unlearn.store.older_form import refuse_older_form
-from ray_unlearn.store.scan import events_file, header_file
+from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.storage import Storage, is_stored, storage_at
 from ray_unlearn.store.working_copy import (
     HEADER,
@@ -71,13 +71,15 @@ class StudyFiles:
         refuse_older_form(self.storage)
         log = ObjectLog.begun(self.storage, folder, here)
         self._publisher = Publisher(self.storage, self.folder, log, here)
-        ledger = Ledger.begun(log, header, here)
+        # The copy first, and only if absent: a late request of another `run` may not replace it.
         try:
-            self.storage.put(header_file(folder), HEADER_COPY)
+            free = not is_stored(self.storage, event_object(0))
+            mine = free and self.storage.create(HEADER_COPY, first_line(header, log))
         except OSError as error:
-            ledger.close()
             raise StorageError(str(error)) from None
-        return ledger
+        if not mine:
+            raise StorageError(begun_by_another(self.storage.url))
+        return Ledger.begun(log, header, here)
 
     def open_ledger(self) -> Ledger:
         """Go on with the study (see `Ledger.open`)."""

@@ -27,13 +27,21 @@ from ray_unlearn.store.object_events import (
     replaced_object,
     stored_runs,
 )
-from ray_unlearn.store.scan import Scan, events_file, lines_of
+from ray_unlearn.store.scan import Scan, events_file, header_file, lines_of
 from ray_unlearn.store.storage import Storage
 
 PATIENCE_S = 2 * HEARTBEAT_S
 """Longest wait for a living holder's lease."""
 ATTEMPTS = 5
 """Number of times that a process that opens a study gives way to others that do the same."""
+
+
+def begun_by_another(url: str) -> str:
+    """Why a process that was about to begin a study does not."""
+    return (
+        f"{url}: another process has begun a study here meanwhile; nothing of it was touched. Go "
+        f"on with it: `ray-unlearn resume {url}`, or choose another location for this one"
+    )
 
 
 class ObjectLog:
@@ -88,8 +96,16 @@ class ObjectLog:
         except OSError as error:
             raise StorageError(str(error)) from None
         if not log.next_seq:
-            raise StorageError(f"{storage.url}: no study there; is the address right?")
+            raise StorageError(log._why_empty())
         return log
+
+    def _why_empty(self) -> str:
+        if header_file(self.path.parent).is_file():
+            return (
+                f"{self._storage.url}: empty; a process died while it began a study here; nothing "
+                "was recorded, remove what is there"
+            )
+        return f"{self._storage.url}: no study there; is the address right?"
 
     def _refuse_if_held(self) -> None:
         former = LeasePlace(self._storage, environment=self._environment).refuse_if_held()
@@ -209,11 +225,7 @@ class ObjectLog:
     def _refusal(self) -> str:
         url = self._storage.url
         if self._lease is None:
-            return (
-                f"{url}: another process has begun a study here meanwhile; nothing of it was "
-                f"touched. Go on with it: `ray-unlearn resume {url}`, or choose another location "
-                "for this one"
-            )
+            return begun_by_another(url)
         return (
             f"{url}: this process has lost the study: {self._lost}; it stops here; go on with "
             f"`ray-unlearn resume {url}`"

@@ -130,12 +130,15 @@ def copied_header(folder: Path) -> bytes:
 
 
 def restore_header_copy(folder: Path, environment: Environment = REAL) -> None:
-    """Make the copy of the header equal to the ledger's first line.
+    """Make the copy of the header equal to the ledger's first line, if that is whole.
 
     Raises:
         OSError: the copy cannot be written.
     """
-    _, line = next(lines_of(events_file(folder)))
+    path = events_file(folder)
+    _, line = next(lines_of(path))
+    if decoded(line, path, 0) is None:
+        return  # it was damaged after the study was read; the copy is all that is left
     copy = header_file(folder)
     if not copy.is_file() or copy.read_bytes() != line:
         write_whole(copy, line, environment)

@@ -486,8 +486,9 @@ class TuneStandIn:
                 if not self._conductor.unfinished:
                     return
                 finished = False
-            for number in [n for n, (reply, *_) in pulls.items() if reply.done()]:
-                self._tell(number)
+            for number in list(pulls):  # actors die meanwhile
+                if number in pulls and pulls[number][0].done():
+                    self._tell(number)
             self._session.environment.sleep(0.05)
 
     def _pull(self, number: int, handled: int, order: Any) -> tuple[Any, int, Any]:

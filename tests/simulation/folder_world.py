@@ -87,7 +87,7 @@ class FolderWorld(LogWorld):
                 self.oracle.refused(f"a reader at {self.now:.1f} s", error, began)
                 continue
             self.outcomes["read"] += 1
-            self.compare("a reader", record, expected)
+            self.compare("a reader", record, expected, began)
 
     def befall(self, kind: str) -> None:
         if kind == "power cut":

@@ -5,6 +5,7 @@ The unmodified store runs, over a simulated disk (`folder_world`) or a simulated
 """
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
@@ -198,11 +199,14 @@ class LogWorld(Machines, ABC):
         self.outcomes["repaired"] += 1
         self.note(f"repaired: {done}", program.pid)
 
-    def compare(self, who: str, record: Record, expected: list[str]) -> None:
-        """What somebody has read, with what was acknowledged before."""
+    def compare(
+        self, who: str, record: Record, expected: list[str], began: float = math.inf
+    ) -> None:
+        """What somebody has read since `began`, with what was acknowledged before."""
         who = f"{who} at {self.now:.1f} s"
         self.oracle.found(who, record.notes, expected)
-        self.oracle.begun(who, record.header.spec["by"])
+        if began > self.oracle.created_at:  # else it may be removed, as nobody was told of it
+            self.oracle.begun(who, record.header.spec["by"])
 
     # -- what befalls it ---------------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ OBJECT = (
     ),
     mutant(
         "object", "fences begin with 1 again",
-        OBJECTS + "take_over", "self.fence = 1 + scan.entries[-1].fence", "self.fence = 1",
+        OBJECTS + "take_over", "self.fence = 1 + last", "self.fence = 1",
         harmless="one event per number: in an object store no line is ever told apart by its fence",
     ),
 )  # fmt: skip

@@ -18,7 +18,7 @@ from ray_unlearn.store.location import StudyFiles
 from ray_unlearn.store.object_storage import ObjectStorage
 from ray_unlearn.store.repair import repair_remote
 from ray_unlearn.store.scan import events_file
-from ray_unlearn.store.working_copy import HEADER_COPY, WorkingCopy
+from ray_unlearn.store.working_copy import WorkingCopy
 
 URL = "s3://bucket/study"
 RUNS = (16, 4)
@@ -98,7 +98,7 @@ class ObjectWorld(LogWorld):
                 self.oracle.refused(f"a reader at {self.now:.1f} s", error, began)
                 continue
             self.outcomes["read"] += 1
-            self.compare("a reader", record, expected)
+            self.compare("a reader", record, expected, began)
 
     def befall(self, kind: str) -> None:
         if kind == "host lost":
@@ -113,8 +113,6 @@ class ObjectWorld(LogWorld):
         """A bit of an object flips, or the object is lost. A joined copy costs no event."""
         chance = self.faults.random
         names = sorted(name for name in self.store.objects if name.startswith(COUNTED))
-        if HEADER_COPY not in self.store.objects:
-            names = [name for name in names if name != object_events.event_object(0)]
         if not names:
             return
         joined = [name for name in names if name.startswith(object_events.JOINED)]

@@ -5,6 +5,7 @@ and is resumed elsewhere, or begun twice at once, until faults stop. Then the st
 itself, with the table of an undisturbed one.
 """
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -155,7 +156,9 @@ class StudyWorld(LogWorld):
         found = [text for text in map(_text, lines) if text in self.oracle.issued]
         self.oracle.found(f"{who} at {self.now:.1f} s", found, expected)
 
-    def compare(self, who: str, record: Record, expected: list[str]) -> None:
+    def compare(
+        self, who: str, record: Record, expected: list[str], began: float = math.inf
+    ) -> None:
         """A reader's record can be read; what is in it is compared line by line elsewhere."""
         for trial in record.trials.values():
             keys = [row["update"] for row in trial.rows]

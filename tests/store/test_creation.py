@@ -15,8 +15,10 @@ from ray_unlearn.store.lease import LEASE_FILE
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.location import fetched, opened
 from ray_unlearn.store.object_events import event_object
+from ray_unlearn.store.object_log import ObjectLog
 from ray_unlearn.store.storage import FolderStorage, storage_at
 from ray_unlearn.store.verify import verify
+from ray_unlearn.store.working_copy import HEADER_COPY
 
 FIRST = Header(spec=spec().model_dump(mode="json"), domain="first", context="c")
 SECOND = Header(spec=spec().model_dump(mode="json"), domain="second", context="c")
@@ -59,6 +61,38 @@ def test_a_study_whose_process_died_right_after_it_was_begun_is_resumed(
     assert notes_at(url) == ["on"]
     with fetched(url) as folder:
         assert verify(folder, storage_at(url)).problems == []
+
+
+def test_a_header_has_its_copy_before_it_is_created_and_no_other_run_replaces_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request of a dead `run` that arrived late replaced the copy; once the first event was
+    damaged, a repair gave the study the other one's header."""
+    copies = []
+    create = ObjectLog.append
+
+    def append(log: ObjectLog, seq: int, line: bytes) -> int:
+        copies.append((storage_at(url).read(HEADER_COPY), line))
+        return create(log, seq, line)
+
+    monkeypatch.setattr(ObjectLog, "append", append)
+    with opened(url) as first, opened(url) as second:
+        first.create_ledger(FIRST).close()
+        copy, line = copies[0]
+        assert copy == line
+        storage_at(url).remove(event_object(0))
+        with pytest.raises(StorageError, match="another process has begun a study here"):
+            second.create_ledger(SECOND)
+    assert storage_at(url).read(HEADER_COPY) == copy
+
+
+def test_a_place_where_a_process_died_before_the_first_event_says_so(url: str) -> None:
+    begin(url, FIRST)
+    for name in names_at(url, ""):
+        if name != HEADER_COPY:
+            storage_at(url).remove(name)
+    with opened(url) as place, pytest.raises(StorageError, match="nothing was recorded, remove"):
+        place.open_ledger()
 
 
 def test_a_study_whose_first_event_is_gone_is_not_written_over(url: str) -> None:

@@ -31,7 +31,7 @@ from ray_unlearn.store.event_line import encoded
 from ray_unlearn.store.folder_log import FolderLog
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.repair import repair, repaired
-from ray_unlearn.store.scan import events_file, header_file
+from ray_unlearn.store.scan import events_file, header_file, restore_header_copy
 from ray_unlearn.store.table import result_table, write_table
 from ray_unlearn.store.verify import verify
 
@@ -241,6 +241,15 @@ def test_the_header_comes_back_from_its_copy(study: Path, tmp_path: Path, how: s
         assert told(read_ledger(bad / "ledger")) == told(read_ledger(study / "ledger")) | {
             "sessions": read_ledger(bad / "ledger").sessions
         }
+
+
+def test_a_header_that_is_damaged_while_it_is_opened_does_not_cost_its_copy(
+    study: Path, tmp_path: Path
+) -> None:
+    bad = copied(study, tmp_path / "s", b"#" + content_of(study)[1:])
+    whole = header_file(bad / "ledger").read_bytes()
+    restore_header_copy(bad / "ledger")
+    assert header_file(bad / "ledger").read_bytes() == whole
 
 
 def test_without_header_and_copy_it_says_so_and_changes_nothing(
