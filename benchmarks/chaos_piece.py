@@ -37,6 +37,8 @@ from chaos_processes import (
 )
 from chaos_watch import PHASES, Watch
 
+from ray_unlearn.spec.errors import EXIT_WRONG_INPUT
+
 LIMIT_S = 420.0
 """Seconds without any progress after which a study hangs."""
 LOOK_S = 0.005
@@ -49,6 +51,7 @@ MORE = 0.75
 """Chance that another kill follows one."""
 PAUSE_S = 3.0
 """Longest time between two kills of a burst."""
+NO_NODE = "the largest node has 0 CPU"
 SURVIVED = {"controller", "worker", "tune actor", "node"}
 """Targets whose death a driver outlives, by docs/survival.md."""
 
@@ -312,6 +315,8 @@ class Piece:
         if self._watch.lost:
             self._violated(f"ledger: {self._watch.lost}")
             self._watch.lost = ""
+        if code == EXIT_WRONG_INPUT and NO_NODE in said:
+            return  # nodes that were put back had not joined yet
         if code and self._killed <= self._survived:
             self._violated(f"ended with {code} although only {self._killed} died: {said}")
         if code == 4 and "store" not in self._killed:
