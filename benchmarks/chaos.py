@@ -44,10 +44,13 @@ STUDY: dict[str, Any] = {
         "learning_rate": {"type": "float", "low": 2e-4, "high": 1e-3, "scale": "log"},
         "steps": {"type": "int", "low": 1, "high": 30, "free": True},
     },
-    "search": {"sampler": "random", "trials_per_method": 1},
+    "search": {"sampler": "random", "quasi_random_share": 0.0, "trials_per_method": 1},
     "evaluation": {"at": [6, 12, 18, 24, 30]},
 }
-"""A trial is longer than the start of a lane, so that kills find trials and not only starts."""
+"""A trial is longer than the start of a lane, so that kills find trials and not only starts.
+
+Each leg adds a trial, so the first ones must not depend on how many there are in all.
+"""
 
 OPERATIONS = {
     "max_retries": 1000,

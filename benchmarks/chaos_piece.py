@@ -47,8 +47,10 @@ AGAIN = "again"
 SETTLED_S = 3.0
 """Seconds after a kill in which what was on its way still arrives."""
 LOOK_AROUND_S = 1.0  # between two looks for processes, which take longer than a draft lasts
-MORE = 0.75
+MORE = 0.92
 """Chance that another kill follows one."""
+ENDS_A_BURST = 0.4
+"""Weight of targets whose death ends the driver, and with it the burst."""
 PAUSE_S = 3.0
 """Longest time between two kills of a burst."""
 NO_NODE = "the largest node has 0 CPU"
@@ -228,7 +230,10 @@ class Piece:
         """Kill one of the processes that are there; returns which, empty if it was gone."""
         there = self._there | {"driver": [process.pid]}
         counts = Counter(line["target"] for line in self._log.of("kill"))
-        weights = [1 / (1 + counts[target]) for target in there]
+        weights = [
+            (1 if target in self._survived else ENDS_A_BURST) / (1 + counts[target])
+            for target in there
+        ]
         [target] = self._rng.choices([*there], weights)
         pid, watch = self._rng.choice(there[target]), self._watch
         now = watch.phase
