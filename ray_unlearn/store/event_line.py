@@ -47,6 +47,8 @@ _FIELDS = {
     kind_class: [field.name for field in fields(kind_class) if field.init and field.name != "other"]
     for kind_class in KINDS
 }
+LINE_BEGINS = b'{"seq": '
+"""Stands nowhere else in a line, as quotes inside of text are escaped."""
 _ENVELOPE = {"seq", "token", "kind", "time", "crc"}
 
 

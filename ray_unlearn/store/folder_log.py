@@ -232,7 +232,8 @@ class FolderLog:
         """See `Log`."""
 
     def _taken(self) -> Lease:
-        place = LeasePlace(FolderStorage(self._folder), LEASE_FILE, self._environment)
+        storage = FolderStorage(self._folder, self._environment)
+        place = LeasePlace(storage, LEASE_FILE, self._environment)
         try:
             fcntl.flock(self._lines.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             locked = True

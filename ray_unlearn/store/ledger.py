@@ -86,7 +86,8 @@ class Ledger:
         ledger = cls(log, Record(header), environment)
         try:
             # The copy first: a header may be damaged as soon as it is there.
-            write_whole(header_file(ledger.folder), first_line(header, log), environment)
+            copy = encoded(header, 0, log.fence)
+            write_whole(header_file(ledger.folder), copy, environment)
             ledger._write(header)
             opening = log.opening()
             if opening is not None:
@@ -196,11 +197,6 @@ class Ledger:
             self._closed = True
             self._log.close()
             os.close(self._acknowledged)
-
-
-def first_line(header: Header, log: Log) -> bytes:
-    """The line of a header in an empty log."""
-    return encoded(header, 0, log.fence)
 
 
 def read_ledger(folder: Path) -> Record:

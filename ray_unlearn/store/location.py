@@ -14,15 +14,14 @@ from pathlib import Path
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.event import Header
-from ray_unlearn.store.ledger import Ledger, first_line
-from ray_unlearn.store.object_events import EVENTS, event_object
-from ray_unlearn.store.object_log import ObjectLog, begun_by_another
+from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.object_events import EVENTS, HEADER_COPY, event_object
+from ray_unlearn.store.object_log import ObjectLog
 from ray_unlearn.store.older_form import refuse_older_form
 from ray_unlearn.store.scan import events_file
 from ray_unlearn.store.storage import Storage, is_stored, storage_at
 from ray_unlearn.store.working_copy import (
     HEADER,
-    HEADER_COPY,
     Publisher,
     WorkingCopy,
     fetch_small_files,
@@ -71,14 +70,6 @@ class StudyFiles:
         refuse_older_form(self.storage)
         log = ObjectLog.begun(self.storage, folder, here)
         self._publisher = Publisher(self.storage, self.folder, log, here)
-        # The copy first, and only if absent: a late request of another `run` may not replace it.
-        try:
-            free = not is_stored(self.storage, event_object(0))
-            mine = free and self.storage.create(HEADER_COPY, first_line(header, log))
-        except OSError as error:
-            raise StorageError(str(error)) from None
-        if not mine:
-            raise StorageError(begun_by_another(self.storage.url))
         return Ledger.begun(log, header, here)
 
     def open_ledger(self) -> Ledger:

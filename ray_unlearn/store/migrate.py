@@ -11,6 +11,7 @@ from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.store.lease import Lease, LeasePlace
 from ray_unlearn.store.object_events import (
+    HEADER_COPY,
     READERS,
     complete_runs,
     event_object,
@@ -22,7 +23,6 @@ from ray_unlearn.store.promises import SPEC_FILE
 from ray_unlearn.store.repair import repair, set_aside
 from ray_unlearn.store.scan import events_file, header_file, lines_of, scanned
 from ray_unlearn.store.storage import Storage, is_stored
-from ray_unlearn.store.working_copy import HEADER_COPY
 
 
 def migrate(storage: Storage, environment: Environment = REAL) -> list[str]:

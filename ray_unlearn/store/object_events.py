@@ -3,6 +3,7 @@
     ledger/log/0000000120.jsonl                   event 120, for ever
     ledger/joined/0000000064-0000000127.jsonl     a copy of events 64 to 127, quicker to read
     ledger/replaced/0000000120.jsonl              what was there before a repair, if anything
+    ledger/first_event.json                       a copy of the header, which is there before it is
 
 An event's object is created only if it is absent, so there is one event per number whoever writes,
 and none is ever left out. Nothing is deleted: a request that was on its way for minutes could
@@ -16,12 +17,13 @@ from itertools import islice
 from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
-from ray_unlearn.store.event_line import decoded
+from ray_unlearn.store.event_line import LINE_BEGINS, decoded
 from ray_unlearn.store.storage import Storage
 
 EVENTS = "ledger/log"
 JOINED = "ledger/joined"
 REPLACED = "ledger/replaced"
+HEADER_COPY = "ledger/first_event.json"
 RUNS = (4096, 64)
 """Numbers of events in a joined object, the largest first; each begins at a multiple of its own."""
 READERS = 16
@@ -165,4 +167,7 @@ def _line(storage: Storage, number: int) -> bytes | None:
         content = storage.read(event_object(number))
     except FileNotFoundError:
         return None
-    return content.rstrip(b"\n").replace(b"\n", b" ") + b"\n"
+    if is_event(content, number):
+        return content
+    # One line that no reader takes for two.
+    return content.replace(b"\n", b" ").replace(LINE_BEGINS, b"") + b"\n"

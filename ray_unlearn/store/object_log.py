@@ -17,6 +17,7 @@ from ray_unlearn.store.event_line import encoded
 from ray_unlearn.store.folder_log import LinesFile
 from ray_unlearn.store.lease import HEARTBEAT_S, Lease, LeasePlace
 from ray_unlearn.store.object_events import (
+    HEADER_COPY,
     RUNS,
     complete_runs,
     event_object,
@@ -28,20 +29,12 @@ from ray_unlearn.store.object_events import (
     stored_runs,
 )
 from ray_unlearn.store.scan import Scan, events_file, header_file, lines_of
-from ray_unlearn.store.storage import Storage
+from ray_unlearn.store.storage import Storage, is_stored
 
 PATIENCE_S = 2 * HEARTBEAT_S
 """Longest wait for a living holder's lease."""
 ATTEMPTS = 5
 """Number of times that a process that opens a study gives way to others that do the same."""
-
-
-def begun_by_another(url: str) -> str:
-    """Why a process that was about to begin a study does not."""
-    return (
-        f"{url}: another process has begun a study here meanwhile; nothing of it was touched. Go "
-        f"on with it: `ray-unlearn resume {url}`, or choose another location for this one"
-    )
 
 
 class ObjectLog:
@@ -147,6 +140,8 @@ class ObjectLog:
                 self._environment.sleep(PATIENCE_S)
                 self._refuse_if_held()
                 self._lease_fence = last
+            if scan.entries[0].offset == 0:  # else it is the copy
+                self._storage.create(HEADER_COPY, next(lines_of(self.path))[1])
             if self._storage.create(event_object(number), line):
                 self._append_here(line)
                 self._hold()
@@ -196,7 +191,9 @@ class ObjectLog:
             self.check()
             assert seq == self.next_seq, "events are appended in their order"
             try:
-                mine = self._storage.create(event_object(seq), line)
+                mine = (seq or self._header_is_mine(line)) and self._storage.create(
+                    event_object(seq), line
+                )
             except OSError as error:
                 self._lost = "an earlier event could not be written"
                 raise StorageError(
@@ -216,6 +213,15 @@ class ObjectLog:
                 self._begin()
         return offset
 
+    def _header_is_mine(self, line: bytes) -> bool:
+        """Whether this process begins the study.
+
+        The header's copy comes first, and only if absent. A late request of another `run` may not
+        replace it, and a header may be damaged as soon as it is there.
+        """
+        begun = is_stored(self._storage, event_object(0))
+        return not begun and self._storage.create(HEADER_COPY, line)
+
     def _begin(self) -> None:
         try:
             self._hold()
@@ -225,7 +231,11 @@ class ObjectLog:
     def _refusal(self) -> str:
         url = self._storage.url
         if self._lease is None:
-            return begun_by_another(url)
+            return (
+                f"{url}: another process has begun a study here meanwhile; nothing of it was "
+                f"touched. Go on with it: `ray-unlearn resume {url}`, or choose another location "
+                "for this one"
+            )
         return (
             f"{url}: this process has lost the study: {self._lost}; it stops here; go on with "
             f"`ray-unlearn resume {url}`"

@@ -12,7 +12,7 @@ from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.given_file import given_bytes
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.event import EventsWithdrawn, Header
-from ray_unlearn.store.event_line import Entry, decoded
+from ray_unlearn.store.event_line import LINE_BEGINS, Entry, decoded
 from ray_unlearn.store.schema import SCHEMA_VERSION
 
 FIRST_READABLE = 2
@@ -77,14 +77,13 @@ def scanned(folder: Path, header: bytes | None = None) -> Scan:
     path = events_file(folder)
     scan, fence, expected = Scan(), 0, 1
     if header is not None and not _begins_well(path):
-        scan.entries = [_header(decoded(header, path, -1), header, header_file(folder))]
-    for number, (offset, line) in enumerate(lines_of(path), start=1):
-        entry = decoded(line, path, offset)
+        copy = header_file(folder)
+        scan.entries = [_header(decoded(header, copy, -1), copy)]
+    for number, offset, line, found, torn in _parted(path):
         is_header = not scan.entries
-        if is_header:
-            entry = _header(entry, line, path)
+        entry = _header(found, path, torn=torn) if is_header else found
         if entry is None:
-            if not line.endswith(b"\n"):
+            if torn:
                 scan.torn_bytes = len(line)
                 break
             shown = line[:80].decode("utf-8", "replace")
@@ -109,6 +108,25 @@ def scanned(folder: Path, header: bytes | None = None) -> Scan:
     return scan
 
 
+def _parted(path: Path) -> Iterator[tuple[int, int, bytes, Entry | None, bool]]:
+    """Number, offset, bytes and entry of each line, and whether it is torn.
+
+    A line may begin behind one whose end is damaged, or that is torn, as its writer died and one
+    that had lost the study woke up. A torn one was not acknowledged; if it was, its number is
+    missing.
+    """
+    for number, (offset, line) in enumerate(lines_of(path), start=1):
+        entry = decoded(line, path, offset)
+        at = line.rfind(LINE_BEGINS)
+        if entry is None and at > 0 and (rest := decoded(line[at:], path, offset + at)):
+            before = line[:at]
+            if number == 1 or decoded(before[:-1] + b"\n", path, offset):
+                yield number, offset, before, None, False
+            yield number, offset + at, line[at:], rest, False
+        else:
+            yield number, offset, line, entry, not line.endswith(b"\n")
+
+
 def copied_header(folder: Path) -> bytes:
     """The header line from its copy.
 
@@ -122,10 +140,11 @@ def copied_header(folder: Path) -> bytes:
         line = b""
     entry = decoded(line, path, -1)
     if entry is None or not isinstance(entry.event, Header):
-        raise StorageError(
-            f"{path}: the copy of the header is missing or damaged too; restore the ledger from a "
-            "copy"
-        )
+        lines = sum(1 for _ in lines_of(events_file(folder)))
+        remedy = "restore the ledger from a copy"
+        if lines < 2 and read_acknowledged(folder) < 1:
+            remedy = "nothing was recorded after it, remove what is there"
+        raise StorageError(f"{path}: the copy of the header is missing or damaged too; {remedy}")
     return line
 
 
@@ -202,7 +221,7 @@ def _withdraw(scan: Scan) -> None:
 def _begins_well(path: Path) -> bool:
     for _, line in lines_of(path):
         try:
-            _header(decoded(line, path, 0), line, path)
+            _header(decoded(line, path, 0), path)
         except StorageError:
             return False
         return True
@@ -220,10 +239,10 @@ def _lost_or_never_there(path: Path) -> str:
     return "nothing was recorded, remove the directory"
 
 
-def _header(entry: Entry | None, line: bytes, path: Path) -> Entry:
+def _header(entry: Entry | None, path: Path, *, torn: bool = False) -> Entry:
     """The first line, if it is a header that this version can read."""
     if entry is None:
-        if not line.endswith(b"\n"):
+        if torn:
             raise StorageError(f"{path}: the header line is torn; {_lost_or_never_there(path)}")
         raise StorageError(
             f"{path}: the header line is damaged; `ray-unlearn verify --repair` takes it from its "

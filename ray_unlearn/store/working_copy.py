@@ -18,7 +18,13 @@ from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.task_results import TASKS_FILE
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.lease import LEASE_FILE, LeasePlace
-from ray_unlearn.store.object_events import event_object, is_event, read_events, replaced_events
+from ray_unlearn.store.object_events import (
+    HEADER_COPY,
+    event_object,
+    is_event,
+    read_events,
+    replaced_events,
+)
 from ray_unlearn.store.object_log import ObjectLog
 from ray_unlearn.store.older_form import refuse_older_form
 from ray_unlearn.store.scan import events_file, write_acknowledged
@@ -26,8 +32,7 @@ from ray_unlearn.store.storage import Storage
 
 PUBLISH_S = 10.0
 HEADER = "ledger/header.json"
-HEADER_COPY = "ledger/first_event.json"
-"""The copy of the header in the store, where `HEADER` is the name of an older form."""
+"""The copy of the header; in a store, where that is the name of an older form, `HEADER_COPY`."""
 OWN = ("ledger/events.jsonl", "ledger/acknowledged", f"ledger/{LEASE_FILE}")
 """Files of the working copy that have another form in the store."""
 SMALL_FILES = ("study.yaml", "baselines.json", "live.json", TASKS_FILE, "attacks.json")

@@ -33,10 +33,10 @@ from ray_unlearn.store.lease import Holder
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import LANE_FIELDS, Live
 from ray_unlearn.store.location import StudyFiles
-from ray_unlearn.store.object_events import event_object, joined_object
+from ray_unlearn.store.object_events import HEADER_COPY, event_object, joined_object
 from ray_unlearn.store.object_storage import ObjectStorage
 from ray_unlearn.store.repair import repair_remote
-from ray_unlearn.store.working_copy import HEADER_COPY, WorkingCopy
+from ray_unlearn.store.working_copy import WorkingCopy
 from ray_unlearn.unlearn.checkpoint import VERSION, TrialState
 from ray_unlearn.unlearn.model import load_model, load_tokenizer
 from ray_unlearn.unlearn.model_files import check_source

@@ -1,5 +1,6 @@
 """A study in a folder, on a local disk or a file system of the network."""
 
+import re
 import shutil
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -105,12 +106,13 @@ class FolderWorld(LogWorld):
             return
         content = bytearray(path.read_bytes())
         at = self.faults.random.randrange(len(content))
-        before = bytes(content).splitlines(keepends=True)
+        # A line's end may have been damaged before.
+        before = re.findall(rb".+?(?=\{\"seq\": |\Z)", bytes(content), re.DOTALL)
         content[at] ^= 1 << self.faults.random.randrange(8)
         self.disk.damage(path, bytes(content))
         self.oracle.damaged = True
         start = 0
         for line in before:
-            if start <= at < start + len(line) or start == at + 1:
+            if start <= at < start + len(line):
                 self.oracle.excused.add(event_of(line))
             start += len(line)

@@ -123,6 +123,9 @@ class LogWorld(Machines, ABC):
             else:
                 ledger = place.open_ledger()
         except (StorageError, OSError) as error:
+            if self._holder and program.is_brief and began <= self._held_since:
+                # Without locks: both had looked at the lease, and this one wrote it last.
+                self._holder.disturbed = True
             if self._refused(program, error, began):
                 self._remedy(program, error)
             return
@@ -186,18 +189,25 @@ class LogWorld(Machines, ABC):
 
     def _remedy(self, program: Program, error: Exception) -> None:
         """Do what the message says: remove what was never begun, or repair."""
-        if not self.oracle.created and "nothing was recorded" in str(error):
-            if len(self._living()) < 2:
-                self.remove()
-                self.note("removed, as nothing was recorded", program.pid)
+        if self._removed(program, error):
             return
         try:
             done = self.repair(program)
         except StorageError as refusal:
             self.note(f"not repaired: {refusal}", program.pid)
+            self._removed(program, refusal)
             return
         self.outcomes["repaired"] += 1
         self.note(f"repaired: {done}", program.pid)
+
+    def _removed(self, program: Program, error: Exception) -> bool:
+        """Remove what was never begun, if that is what an error asks for and nobody is at it."""
+        if self.oracle.created or "nothing was recorded" not in str(error):
+            return False
+        if len(self._living()) < 2:
+            self.remove()
+            self.note("removed, as nothing was recorded", program.pid)
+        return True
 
     def compare(
         self, who: str, record: Record, expected: list[str], began: float = math.inf

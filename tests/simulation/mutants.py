@@ -67,9 +67,9 @@ FOLDER = (
 OBJECT = (
     mutant(
         "object", "a second `run` begins the study anew",
-        OBJECTS + "append", "mine = self._storage.create(event_object(seq), line)",
-        "mine = (not self._storage.write(event_object(seq), line) if seq == 0 else "
-        "self._storage.create(event_object(seq), line))",
+        OBJECTS + "_header_is_mine", "begun = is_stored(self._storage, event_object(0))",
+        "self._storage.write(event_object(0), line)\n    begun = False",
+        OBJECTS + "_header_is_mine", "self._storage.create(HEADER_COPY, line)", "True",
     ),
     mutant(
         "object", "an event is written whether there is one or not",

@@ -14,11 +14,10 @@ from ray_unlearn.store.folder_log import FolderLog
 from ray_unlearn.store.lease import LEASE_FILE
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.location import fetched, opened
-from ray_unlearn.store.object_events import event_object
-from ray_unlearn.store.object_log import ObjectLog
+from ray_unlearn.store.object_events import HEADER_COPY, event_object
+from ray_unlearn.store.object_storage import ObjectStorage
 from ray_unlearn.store.storage import FolderStorage, storage_at
 from ray_unlearn.store.verify import verify
-from ray_unlearn.store.working_copy import HEADER_COPY
 
 FIRST = Header(spec=spec().model_dump(mode="json"), domain="first", context="c")
 SECOND = Header(spec=spec().model_dump(mode="json"), domain="second", context="c")
@@ -68,18 +67,20 @@ def test_a_header_has_its_copy_before_it_is_created_and_no_other_run_replaces_it
 ) -> None:
     """A request of a dead `run` that arrived late replaced the copy; once the first event was
     damaged, a repair gave the study the other one's header."""
-    copies = []
-    create = ObjectLog.append
+    asked = []
+    create = ObjectStorage.create
 
-    def append(log: ObjectLog, seq: int, line: bytes) -> int:
-        copies.append((storage_at(url).read(HEADER_COPY), line))
-        return create(log, seq, line)
+    def witnessed(storage: ObjectStorage, name: str, content: bytes) -> bool:
+        asked.append(name)
+        return create(storage, name, content)
 
-    monkeypatch.setattr(ObjectLog, "append", append)
+    monkeypatch.setattr(ObjectStorage, "create", witnessed)
     with opened(url) as first, opened(url) as second:
+        asked.clear()
         first.create_ledger(FIRST).close()
-        copy, line = copies[0]
-        assert copy == line
+        assert asked[:2] == [HEADER_COPY, event_object(0)]
+        copy = storage_at(url).read(HEADER_COPY)
+        assert copy == storage_at(url).read(event_object(0))
         storage_at(url).remove(event_object(0))
         with pytest.raises(StorageError, match="another process has begun a study here"):
             second.create_ledger(SECOND)

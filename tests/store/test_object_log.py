@@ -21,6 +21,7 @@ from ray_unlearn.store.event_line import encoded
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.location import copied, fetched, opened
 from ray_unlearn.store.object_events import (
+    HEADER_COPY,
     complete_runs,
     event_object,
     joined_object,
@@ -544,7 +545,7 @@ def test_a_repair_marks_what_it_replaces_before_it_says_so(memory: Memory, tmp_p
     repaired(ObjectLog.opened(storage, tmp_path / "2" / "ledger"))
     events = [name for name in changed if "lease" not in name]
     news = [event_object(number) for number in range(8, len(memory.files("ledger/log")))]
-    expected = [event_object(7), replaced_object(3), *news, event_object(3)]
+    expected = [HEADER_COPY, event_object(7), replaced_object(3), *news, event_object(3)]
     assert len(news) > 1
     assert events == expected, "its own event, the marks, the news, and last what it replaces"
 

@@ -31,7 +31,7 @@ from ray_unlearn.store.event_line import encoded
 from ray_unlearn.store.folder_log import FolderLog
 from ray_unlearn.store.ledger import Ledger, read_ledger
 from ray_unlearn.store.repair import repair, repaired
-from ray_unlearn.store.scan import events_file, header_file, restore_header_copy
+from ray_unlearn.store.scan import events_file, header_file, restore_header_copy, scanned
 from ray_unlearn.store.table import result_table, write_table
 from ray_unlearn.store.verify import verify
 
@@ -250,6 +250,31 @@ def test_a_header_that_is_damaged_while_it_is_opened_does_not_cost_its_copy(
     whole = header_file(bad / "ledger").read_bytes()
     restore_header_copy(bad / "ledger")
     assert header_file(bad / "ledger").read_bytes() == whole
+
+
+def test_a_damaged_line_end_costs_its_own_line_and_not_the_next(
+    study: Path, tmp_path: Path
+) -> None:
+    lines = lines_of(study)
+    bad = copied(study, tmp_path / "s", b"".join([*lines[:3], lines[3][:-1] + b"?", *lines[4:]]))
+    scan = scanned(bad / "ledger")
+    assert [damaged.line for damaged in scan.damaged] == [4]
+    assert [entry.seq for entry in scan.entries] == [n for n in range(len(lines)) if n != 3]
+    assert scan.missing == [(3, 3)]
+
+
+def test_a_torn_line_before_the_line_of_a_process_that_woke_up_needs_no_repair(
+    study: Path, tmp_path: Path
+) -> None:
+    """The holder died inside a write, and a former one, on a file system without locks, then
+    finished its own; both count for nothing."""
+    lines = lines_of(study)
+    late = encoded(Note("late"), len(lines), fence=0)
+    bad = copied(study, tmp_path / "s", content_of(study) + lines[-1][:20] + late)
+    assert told(read_ledger(bad / "ledger")) == told(read_ledger(study / "ledger"))
+    with Ledger.open(bad / "ledger") as ledger:
+        ledger.append(Note("on"))
+    assert read_ledger(bad / "ledger").notes[-1] == "on"
 
 
 def test_without_header_and_copy_it_says_so_and_changes_nothing(
