@@ -72,7 +72,8 @@ CI_SLOW := \
   tests/execution/test_survival.py::test_the_ledger_alone_is_enough_to_resume \
   tests/cluster/test_hosts.py::test_a_dead_host_and_a_parted_one_cost_a_study_nothing \
   tests/cluster/test_hosts.py::test_without_the_token_nobody_gets_in \
-  tests/unlearn/test_sharded.py tests/unlearn/test_strength.py tests/unlearn/test_workers.py
+  tests/unlearn/test_sharded.py tests/unlearn/test_strength.py tests/unlearn/test_workers.py \
+  tests/simulation/test_mutants.py
 test-ci: setup
 	@$(BIN)/pytest -m slow $(CI_SLOW)
 
