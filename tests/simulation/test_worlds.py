@@ -37,8 +37,10 @@ def test_whatever_happens_nothing_acknowledged_is_lost_or_twice_and_the_study_go
 
 @pytest.mark.parametrize("world", [FolderWorld, ObjectWorld])
 def test_a_seed_gives_the_same_history_every_time(world: type[FolderWorld]) -> None:
-    """A failure can be replayed."""
-    assert world(3).run().digest == world(3).run().digest != world(4).run().digest
+    """A failure can be replayed; what a power cut leaves once hung on drafts' random names."""
+    assert len({world(seed).run().digest for seed in (2, 3, 36)}) == 3
+    for seed in (2, 3, 36):
+        assert len({world(seed).run().digest for _ in range(3)}) == 1
 
 
 # -- the simulation itself -------------------------------------------------------------------------
