@@ -66,7 +66,7 @@ class LogWorld(Machines, ABC):
         self.trace: list[tuple[float, int, str]] = []
         self.outcomes: Counter[str] = Counter()
         self._holder: Program | None = None
-        self._held_since = 0.0
+        self._held_since, self._held_fence = 0.0, 0
         self._issued = 0
         base = MEMORY if os.access(MEMORY, os.W_OK) else None
         self.root = Path(tempfile.mkdtemp(prefix="simulation-", dir=base))
@@ -123,9 +123,6 @@ class LogWorld(Machines, ABC):
             else:
                 ledger = place.open_ledger()
         except (StorageError, OSError) as error:
-            if self._holder and program.is_brief and began <= self._held_since:
-                # Without locks: both had looked at the lease, and this one wrote it last.
-                self._holder.disturbed = True
             if self._refused(program, error, began):
                 self._remedy(program, error)
             return
@@ -148,9 +145,12 @@ class LogWorld(Machines, ABC):
         self.oracle.create()
         former, self._holder = self._holder, program
         self.holders += 1
-        if former and former.alive and not former.disturbed and began > self._held_since:
+        # Without locks one that had looked at the lease before may have written it since, and died.
+        between = program.is_brief and ledger.fence > self._held_fence + 1
+        late = began <= self._held_since or between
+        if former and former.alive and not former.disturbed and not late:
             self.oracle.violated("ousted", f"{former.pid} by {program.pid}, though it was well")
-        self._held_since = self.now
+        self._held_since, self._held_fence = self.now, ledger.fence
         program.is_brief = False
         self.note(f"{'created' if new else 'opened'}, fence {ledger.fence}", program.pid)
         self.outcomes["created" if new else "opened"] += 1
