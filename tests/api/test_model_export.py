@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from births import needs_harness, own_perplexity, task_files
 from huggingface_hub import ModelCard
 from printed import run_example
 from safetensors.torch import load_file, save_file
@@ -218,6 +219,28 @@ def test_the_card_shows_attacks_and_the_licence_of_the_base(
     assert (card.data.license, card.data.license_name) == ("other", "llama3")
     assert "| quantise | 4 bits |  | 0.50 |" in card.text
     assert "Not attacked" not in card.text
+
+
+@needs_harness
+def test_lm_eval_reads_the_folder_as_it_is(
+    feasible_one: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    task_files(tmp_path)
+    monkeypatch.chdir(tmp_path)  # the task's data are beside its file
+    model = feasible_one.model
+    found = lm_eval.simple_evaluate(
+        model="hf",
+        model_args=f"pretrained={model},dtype=float32",
+        device="cpu",
+        tasks=["births"],
+        task_manager=TaskManager(include_path=str(tmp_path), include_defaults=False),
+    )
+    assert found["results"]["births"]["perplexity,none"] == pytest.approx(
+        own_perplexity(model, model), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(
