@@ -77,7 +77,7 @@ class CardFacts:
     def base(self) -> str:
         """The vanilla model in words: no path of this machine."""
         source = self.spec.model.source
-        return Path(source).name if is_local(source) else source
+        return Path(source).name if is_on_this_machine(source) else source
 
 
 def card_facts(
@@ -141,7 +141,7 @@ def texts_digest(texts: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{one}\n" for one in each).encode()).hexdigest()
 
 
-def is_local(source: str) -> bool:
+def is_on_this_machine(source: str) -> bool:
     """Whether a model's source means something on this machine alone."""
     return source.startswith("demo:") or not HUB_ID.fullmatch(source)
 

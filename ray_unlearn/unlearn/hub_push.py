@@ -12,7 +12,7 @@ from typing import Any
 
 from ray_unlearn.spec.errors import EXIT_STORAGE, UserError
 from ray_unlearn.spec.model_spec import ModelSpec
-from ray_unlearn.unlearn.card_facts import is_local
+from ray_unlearn.unlearn.card_facts import is_on_this_machine
 from ray_unlearn.unlearn.model_files import HUB_ID
 from ray_unlearn.unlearn.written_model import Form
 
@@ -45,7 +45,7 @@ def check_push(repo: str, public: bool, spec: ModelSpec, form: Form) -> None:
 
     if not HUB_ID.fullmatch(repo) or "/" not in repo:
         raise UserError(_no_id(repo))
-    if form == "adapter" and is_local(spec.source):
+    if form == "adapter" and is_on_this_machine(spec.source):
         raise UserError(
             f"--push {repo}: adapters are loaded on their base model, and {spec.source!r} is on "
             "this machine alone; use `--form merged`, or a study whose `model.source` is a hub id"

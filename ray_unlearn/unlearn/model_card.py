@@ -14,7 +14,7 @@ from ray_unlearn.spec.strict import digest, yaml_text
 from ray_unlearn.store.attack_file import AttackOutcome
 from ray_unlearn.store.feasibility import REPORTING
 from ray_unlearn.store.schema import AS_TRAINED, TARGET_AUC, Row
-from ray_unlearn.unlearn.card_facts import CARD, UNKNOWN, CardFacts, is_local
+from ray_unlearn.unlearn.card_facts import CARD, UNKNOWN, CardFacts, is_on_this_machine
 
 MEASURED = {
     "forget perplexity": "forget_ppl",
@@ -70,7 +70,7 @@ def _front(facts: CardFacts) -> dict[str, Any]:
     """What the hub reads. A base that is no hub id is left out: the hub refuses such a card."""
     adapter = facts.form == "adapter"
     front: dict[str, Any] = {**facts.licence}
-    if not is_local(facts.spec.model.source):
+    if not is_on_this_machine(facts.spec.model.source):
         front["base_model"] = facts.spec.model.source
         front["base_model_relation"] = "adapter" if adapter else "finetune"
     return front | {
