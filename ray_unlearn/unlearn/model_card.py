@@ -277,5 +277,6 @@ def _number(value: Any) -> str:
 
 
 def _line(text: str) -> str:
-    """Text of others on one line, without what would end a table's cell or a code span."""
-    return clipped(printable(" ".join(text.split())).replace("`", "'"))
+    """Text of others on one line, without links, HTML, or what ends a cell or a code span."""
+    line = clipped(printable(" ".join(text.split())).replace("`", "'"))
+    return line.replace("[", "\\[").replace("<", "\\<")
