@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_unlearn.api.attacking import attack_repeats, attack_spec, attacked
+from ray_unlearn.api.exporting import check_table, export_trial
 from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.study_spec import StudySpec
@@ -334,12 +335,17 @@ class Study:
         *,
         update: int | None = None,
         strength: float | None = None,
+        form: str = "merged",
+        anyway: bool = False,
+        push: str | None = None,
+        public: bool = False,
         say: Say | None = None,
     ) -> Path:
         """Write the model of a trial or, without `trial`, the result table.
 
         The study has the best trial's weights. For another trial this process runs it again, which
-        gives the same weights bit for bit on one CPU worker.
+        gives the same weights bit for bit on one CPU worker. What was written is read again and
+        measured; its card has those numbers.
 
         Args:
             path: a new folder for a model (Hugging Face format, with its tokenizer), or a `.csv` or
@@ -348,14 +354,21 @@ class Study:
             update: the update to stop the trial at; None: that of the row that scores it.
             strength: a in W_0 + a (W_t - W_0), above 0 and at most 2; None: that of the row that
                 scores the trial, or 1, which is as trained, if `update` is given.
+            form: `merged`: whole weights; `adapter`: the LoRA adapters alone, of a study with
+                `model.lora`.
+            anyway: write also a model that the report calls not feasible.
+            push: hub id, `OWNER/NAME`, to upload the model to.
+            public: let everybody see the upload; else it is private.
             say: called with each line of progress; None: the lines go to stderr.
 
         Returns:
             `path`.
 
         Raises:
-            UserError: no such trial, no score, an update without a trial, a path that is in use or
-                has another ending, or model or data have changed since.
+            UserError: no such trial, no score, a model that is not feasible, an update without a
+                trial, a path that is in use or has another ending, model or data have changed
+                since, what was written is not the model that was measured, or an upload that cannot
+                succeed.
             StorageError: the study cannot be read or the path cannot be written.
 
         Example:
@@ -364,24 +377,22 @@ class Study:
         """
         output, say = Path(path), voice(say)
         if trial is None:
-            if update is not None:
-                raise UserError(
-                    f"{output}: the table has all updates; name a trial (`best`, an id or a "
-                    f"number) for its model after update {update}"
-                )
-            if output.suffix not in (".csv", ".parquet"):
-                raise UserError(
-                    f"{output}: give a .csv or .parquet file for the table, or name a trial "
-                    "(`best`, an id or a number) for its model"
-                )
+            check_table(output, update, push)
             write_table(self._snapshot.rows, output)
             say(f"wrote {output}")
             return output
-        from ray_unlearn.unlearn.trial_model import write_trial_model
-
-        with fetched(self.location) as folder:
-            storage = storage_at(self.location)
-            write_trial_model(folder, storage, output, str(trial), update, say, strength)
+        export_trial(
+            self.location,
+            output,
+            str(trial),
+            say,
+            update=update,
+            strength=strength,
+            form=form,
+            anyway=anyway,
+            push=push,
+            public=public,
+        )
         return output
 
     def evaluate(

@@ -75,16 +75,44 @@ def export_command(
             help="a in W_0 + a (W_t - W_0), up to 2; default: the best row's, or 1 with --update"
         ),
     ] = None,
+    form: Annotated[
+        str,
+        typer.Option(help="merged: whole weights; adapter: LoRA adapters alone (`model.lora`)"),
+    ] = "merged",
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="also a model that the report calls not feasible")
+    ] = False,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OWNER/NAME",
+            help="upload the model to the Hugging Face hub, as a private repository",
+        ),
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="let everybody see what --push uploads")
+    ] = False,
 ) -> None:
     """Write the result table, or the model of a trial.
 
     If the trial's best row is at another strength than 1, the model is the mixed one.
 
     The best trial's weights were kept; other models are made by running the trial again (the same,
-    bit for bit, on one CPU worker)."""
+    bit for bit, on one CPU worker). What was written is read again, measured, and described in a
+    model card."""
     from ray_unlearn.api import Study
 
-    Study(location).export(output, trial, update=update, strength=strength, say=say)
+    Study(location).export(
+        output,
+        trial,
+        update=update,
+        strength=strength,
+        form=form,
+        anyway=anyway,
+        push=push,
+        public=public,
+        say=say,
+    )
 
 
 def _run_and_show(single: Any, config: TrialConfig, output: Path | None, json: bool) -> None:

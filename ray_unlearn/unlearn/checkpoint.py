@@ -357,7 +357,10 @@ def save_weights(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]
     from safetensors.torch import save_file
 
     with whole_file(path) as draft:
+        draft.touch()
+        mode = draft.stat().st_mode
         save_file(tensors, draft)
+        draft.chmod(mode)  # safetensors makes files that their owner alone can read
         with open(draft, "rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = draft.stat().st_size

@@ -83,6 +83,11 @@ class WholeModel:
         """The frozen copy."""
         yield self._reference
 
+    def release(self) -> None:
+        """Free the trained weights; P_0 stays, and nothing else can be asked any more."""
+        self.parameters.clear()
+        self.model.to("meta")
+
     def merged(self) -> Any:
         """It is plain already."""
         return self.model
@@ -149,6 +154,21 @@ class Adapters:
     def merged(self) -> Any:
         """A copy with the adapters added to the weights."""
         return deepcopy(self._peft).merge_and_unload()
+
+    def save_adapters(self, folder: Path, base: str, revision: str | None) -> None:
+        """Write the adapters alone, in PEFT's format.
+
+        Args:
+            folder: where.
+            base: folder or hub id of the model that they belong on.
+            revision: of it.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        config = self._peft.peft_config[self._peft.active_adapter]
+        config.base_model_name_or_path, config.revision = base, revision
+        self._peft.save_pretrained(folder, safe_serialization=True)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The adapters."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from ray_unlearn.spec.errors import StorageError, UserError
+from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.objective import Objective
@@ -15,13 +15,15 @@ from ray_unlearn.store.schema import Dealing, Row
 from ray_unlearn.unlearn.baselines import measure_baselines
 from ray_unlearn.unlearn.calibration import calibration_of
 from ray_unlearn.unlearn.comm import Comm
+from ray_unlearn.unlearn.evaluate import evaluate
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.memory import active_parameter_count
-from ray_unlearn.unlearn.model import load_tokenizer, make_ready
+from ray_unlearn.unlearn.model import make_ready
 from ray_unlearn.unlearn.policy import Adapters, WholeModel, load_policy
 from ray_unlearn.unlearn.prepared_study import prepared_study
 from ray_unlearn.unlearn.strength import trained_weights
 from ray_unlearn.unlearn.workspace import Workspace, context_digest, retraining_flops
+from ray_unlearn.unlearn.written_model import Form, load_written, write_model
 
 
 class Single:
@@ -106,22 +108,28 @@ class Single:
         policy = self.workspace.policy
         policy.mix(trained_weights(policy.parameters), strength)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, form: Form = "merged") -> None:
         """Write the policy as it is now, with its tokenizer, as a Hugging Face folder.
-
-        Adapters are merged into the weights.
 
         Raises:
             StorageError: the folder cannot be written.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            trained = self.workspace.policy
-            assert isinstance(trained, WholeModel | Adapters), "one process holds the whole model"
-            trained.merged().save_pretrained(folder)
-            load_tokenizer(self.spec.model).save_pretrained(folder)
-        except OSError as error:
-            raise StorageError(f"{folder}: the model cannot be written: {error}") from None
+        trained = self.workspace.policy
+        assert isinstance(trained, WholeModel | Adapters), "one process holds the whole model"
+        write_model(trained, self.spec.model, folder, form)
+
+    def measure_written(self, folder: Path, form: Form = "merged") -> Row:
+        """A row of the model in a folder, read from its files; the policy is gone afterwards.
+
+        Metrics that only the last row of a trial has are left out.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        if isinstance(self.workspace.policy, WholeModel):
+            self.workspace.policy.release()  # else there would be a third copy
+        model = load_written(folder, self.spec.model, form)
+        return evaluate(self.workspace, self.workspace.scored(model), last=False)
 
 
 def shortened(config: TrialConfig, update: int) -> TrialConfig:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, StorageError, UserError
+from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_file import where_it_is_now
 from ray_unlearn.spec.study_spec import StudySpec
@@ -17,7 +17,6 @@ from ray_unlearn.store.schema import AS_TRAINED, Row, RowKey, row_key
 from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import open_study
 from ray_unlearn.store.storage import Storage, local_file
-from ray_unlearn.unlearn.model_card import write_card
 from ray_unlearn.unlearn.single_trial import Single, shortened
 from ray_unlearn.unlearn.target_strength import MOST_STRENGTH
 
@@ -28,48 +27,6 @@ class TrialEndedBadly(UserError):
     """A trial that was run again for its model diverged or ran out of memory."""
 
     exit_code = EXIT_FAILED_TRIALS
-
-
-def write_trial_model(
-    study: Path,
-    storage: Storage,
-    output: Path,
-    trial: str,
-    update: int | None,
-    say: Say,
-    strength: float | None = None,
-) -> None:
-    """Write the model of a trial as a Hugging Face folder with its tokenizer and a card.
-
-    The study has the best trial's weights. For another trial this process runs it again, which
-    gives the same weights bit for bit on one CPU worker.
-
-    Args:
-        study: study directory, or a copy of it.
-        storage: where the study's weights are.
-        output: folder for the model; must be new or empty.
-        trial: id or number of the trial, or `best`.
-        update: the update to stop at; None: that of the row that scores the trial.
-        say: called with each line of progress.
-        strength: a in W_0 + a (W_t - W_0); None: that of the row that scores the trial, or 1 if
-            `update` is given.
-
-    Raises:
-        UserError: no such trial or update, no score, `output` is in use, model or data have
-            changed since, or the trial diverges.
-        StorageError: the study cannot be read or the model cannot be written.
-    """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{output}: exists and is not empty; name a new folder")
-    models = TrialModels(study, storage, say)
-    made = models.make(trial, update, strength)
-    single = models.single
-    single.save(output)
-    try:
-        write_card(output, single.spec, made.config, made.trial.trial_id, made.at, made.row)
-    except OSError as error:
-        raise StorageError(f"{output}: the model card cannot be written: {error}") from None
-    say(f"model: {output} ({made.how})")
 
 
 @dataclass(frozen=True)
@@ -119,13 +76,17 @@ class TrialModels:
     ) -> MadeModel:
         """Make the policy the model of a trial.
 
+        The study has the best trial's weights. For another trial this process runs it again, which
+        gives the same weights bit for bit on one CPU worker.
+
         Args:
-            trial: as in `write_trial_model`, like all below.
+            trial: as in `chosen_for_export`, like all below.
             update: the update.
             strength: a in W_0 + a (W_t - W_0).
 
         Raises:
-            UserError: as in `write_trial_model`.
+            UserError: as in `chosen_for_export`; model or data have changed since, or the trial
+                diverges.
             StorageError: weights cannot be read.
         """
         chosen, at = chosen_for_export(self.spec, self.record, trial, update, strength)
@@ -149,8 +110,7 @@ class TrialModels:
             how = f"trial {chosen.number} run again to update {wanted}"
         if mixed != AS_TRAINED:
             how += f", at strength {mixed:.4g}"
-        row = next((row for row in chosen.rows if row_key(row) == at), None)
-        return MadeModel(chosen, config, at, row, how)
+        return MadeModel(chosen, config, at, row_at(chosen, at), how)
 
 
 def chosen_for_export(
@@ -197,6 +157,11 @@ def chosen_for_export(
             "as trained"
         )
     return chosen, (wanted, found if strength is None else strength)
+
+
+def row_at(trial: Trial, at: RowKey) -> Row | None:
+    """A trial's row at an update and strength; None where nothing was measured there."""
+    return next((row for row in trial.rows if row_key(row) == at), None)
 
 
 def _named(record: Record, trial: str) -> Trial:

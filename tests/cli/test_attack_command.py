@@ -123,7 +123,7 @@ def test_a_model_that_is_not_the_ledgers_is_not_attacked(cli: Cli, study: Path) 
     """Attacking another model than the one that was chosen would answer another question."""
     from ray_unlearn.store.ledger import read_ledger
     from ray_unlearn.store.storage import storage_at
-    from ray_unlearn.unlearn.attacks.attack_trials import check_same
+    from ray_unlearn.unlearn.same_model import check_same
     from ray_unlearn.unlearn.trial_model import TrialModels
 
     models = TrialModels(study, storage_at(study), print)

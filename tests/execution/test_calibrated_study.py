@@ -113,7 +113,7 @@ def calibrated_best(folder: Path) -> tuple[int, dict[str, Any]]:
 
 def exported(folder: Path, output: Path, **which: Any) -> dict[str, torch.Tensor]:
     said: list[str] = []
-    ru.open(folder).export(output, say=said.append, **which)
+    ru.open(folder).export(output, say=said.append, anyway=True, **which)
     tensors = load_file(output / "model.safetensors")
     return tensors | {"kept": torch.tensor("that the study kept" in said[-1])}
 

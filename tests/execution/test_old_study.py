@@ -56,5 +56,5 @@ def test_a_stored_study_is_resumed_under_its_own_ids_confirmed_and_exported(
         assert trial.trial_id == TrialConfig.model_validate(trial.config).id
     assert ru.open(tmp_path / "study/confirm").verify().problems == []
 
-    study.export(tmp_path / "model", trial="best")
+    study.export(tmp_path / "model", trial="best", anyway=True)
     assert (tmp_path / "model/model.safetensors").is_file()

@@ -139,7 +139,7 @@ def test_a_study_in_an_object_store(
     command("export", url, "-o", tmp_path / "rows.csv")
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == rows + 1
     assert "the weights that the study kept" in said(
-        "export", url, "--trial", "best", "-o", str(tmp_path / "model")
+        "export", url, "--trial", "best", "--anyway", "-o", str(tmp_path / "model")
     )
     said("confirm", url, "--seeds", "2", "--quiet")
     assert f"campaign/{tmp_path.name}/confirm/confirm.json" in store.names()

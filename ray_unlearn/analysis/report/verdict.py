@@ -4,12 +4,7 @@ The best configuration of a method is chosen on the *selection* half of the docu
 of `store.score`; every metric beside it is measured on the *reporting* half, so the choice does not
 flatter itself. Diverged trials are counted, never dropped.
 
-A row is *feasible* when, on the reporting half,
-    |ln(ppl(U) / ppl_0(A))| <= tolerance  and  ppl(S) <= 1.25 ppl_0(S) for S = retain and general,
-that is: forgotten to within the tolerance of the target, with utility within 25 % of the vanilla
-model. The tolerance is ln 1.10, or more where the target itself is not known so well
-(`store.target.HalfTarget.tolerance`). Where a study has constraints of its own, a row is feasible
-when it is within those on the reporting half.
+Which rows are *feasible* is said by `store.feasibility`.
 """
 
 import math
@@ -20,8 +15,9 @@ import pandas as pd
 from ray_unlearn.analysis.best_trials import HALF, UTILITY_SETS, best_rows, offered_rows
 from ray_unlearn.analysis.one_score import DECIDED
 from ray_unlearn.analysis.read.study_results import StudyResults
+from ray_unlearn.store.feasibility import SLACK, beyond_tolerances, tolerance_of_target
 from ray_unlearn.store.schema import STATUSES
-from ray_unlearn.store.target import FORGET_TOLERANCE, UTILITY_TOLERANCE, half_targets
+from ray_unlearn.store.target import FORGET_TOLERANCE
 
 TARGET_PPL = f"approximate_ppl_{HALF}"
 
@@ -62,7 +58,7 @@ def ranked_methods(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def feasible(study: StudyResults) -> pd.Series:
-    """Whether each row is within the study's constraints, else the tolerances of the module.
+    """Whether each row is within the study's constraints, else the tolerances.
 
     None is within the latter without a baseline.
     """
@@ -71,21 +67,16 @@ def feasible(study: StudyResults) -> pd.Series:
     vanilla, rows = study.baseline("vanilla"), study.rows
     if vanilla is None:
         return pd.Series(False, index=rows.index)
-    # A float's last digit must not decide about a row that is exactly on the limit.
-    slack = 1e-9
-    gap = (rows["forget_nll"] - vanilla[f"approximate_nll_{HALF}"]).abs()
-    near: pd.Series = gap <= forget_tolerance(study) + slack
-    for name in UTILITY_SETS:
-        rise = rows[f"{name}_nll_{HALF}"] - vanilla[f"{name}_nll_{HALF}"]
-        near &= rise <= math.log(UTILITY_TOLERANCE) + slack
+    near = pd.Series(True, index=rows.index)
+    for beyond in beyond_tolerances(rows, vanilla).values():
+        near &= beyond <= SLACK
     return near
 
 
 def forget_tolerance(study: StudyResults) -> float:
     """How far log ppl(U) may be from the target and still meet it, nats/token."""
     vanilla = study.baseline("vanilla")
-    targets = None if vanilla is None else half_targets(vanilla)
-    return math.log(FORGET_TOLERANCE) if targets is None else targets[1].tolerance
+    return math.log(FORGET_TOLERANCE) if vanilla is None else tolerance_of_target(vanilla)
 
 
 def relative_change(table: pd.DataFrame, vanilla: pd.Series | None, name: str) -> pd.Series:

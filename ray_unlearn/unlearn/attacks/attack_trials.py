@@ -4,17 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ray_unlearn.spec.attack_spec import AttackSpec
-from ray_unlearn.spec.errors import UserError
 from ray_unlearn.store.attack_file import AttackedModel
-from ray_unlearn.store.schema import Row
 from ray_unlearn.store.storage import Storage
 from ray_unlearn.unlearn.attacks.measured_attacks import Attacker
-from ray_unlearn.unlearn.evaluate import forget_nll
-from ray_unlearn.unlearn.trial_model import MadeModel, TrialModels
-from ray_unlearn.unlearn.workspace import Workspace
+from ray_unlearn.unlearn.same_model import check_same
+from ray_unlearn.unlearn.trial_model import TrialModels
 
-SAME_NLL = {"float32": 1e-3, "bfloat16": 2e-2}
-"""Nats per token by which a model that is made again may differ from its row, by weights' dtype."""
 Chosen = tuple[str, int | None, float | None]
 """A trial (`best`, id or number), its update and its strength; None: those of its scored row."""
 
@@ -56,26 +51,4 @@ def attack_trials(
             update=made.at[0],
             strength=made.at[1],
             outcomes=attacker.attack_policy(),
-        )
-
-
-def check_same(workspace: Workspace, made: MadeModel, dtype: str) -> None:
-    """Refuse a model whose forget NLL is not that of its row in the ledger.
-
-    A trial that is run again on another machine, or on another number of workers, may go another
-    way.
-
-    Raises:
-        UserError: it is not the same.
-    """
-    row: Row | None = made.row
-    if row is None:
-        return
-    now = forget_nll(workspace)
-    if not abs(now - row["forget_nll"]) <= SAME_NLL[dtype]:
-        raise UserError(
-            f"trial {made.trial.number}, update {made.at[0]}: made again ({made.how}), its forget "
-            f"NLL is {now:.4f} and not {row['forget_nll']:.4f} as in the ledger, so it is another "
-            "model; attack the best trial, whose weights the study has kept, or run this where the "
-            "study was run"
         )
