@@ -126,8 +126,8 @@ def test_the_reference_page_runs_as_it_is_printed(
     assert (tmp_path / "report" / "report.html").is_file()
 
 
-def test_the_readme_runs_as_it_is_printed(desk: Path) -> None:
-    [block] = blocks("README.md", "From Python")
+def test_the_quick_start_runs_as_it_is_printed(desk: Path) -> None:
+    [block] = blocks("docs/quick_start.md", "From Python")
     lines = [line for line in block.splitlines() if not line.startswith("study = ru.run(")]
     assert len(lines) == len(block.splitlines()) - 1
     run_blocks(["\n".join(lines)])
