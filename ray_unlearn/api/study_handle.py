@@ -72,7 +72,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.spec.methods
             ('gradient_ascent', 'ascent_kl_in_distribution')
         """
@@ -91,7 +91,7 @@ class Study:
             UserError: no trial has a score yet.
             StorageError: the study cannot be read.
 
-        Example:
+        Examples:
             >>> study.best.method, study.best.hyperparameters["learning_rate"]
             ('ascent_kl_in_distribution', 0.0031)
         """
@@ -113,7 +113,7 @@ class Study:
             UserError: `method` is not in this study, or none of its trials has a score.
             StorageError: the study cannot be read.
 
-        Example:
+        Examples:
             >>> [study.best_of(method).score_reporting for method in study.spec.methods]
             [0.31, 0.12]
         """
@@ -140,7 +140,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.trials.sort_values("score_selection")[["method", "learning_rate", "update"]]
         """
         return self._snapshot.trials.to_pandas()
@@ -157,7 +157,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.rows.groupby("number")["forget_ppl"].max()
         """
         return self._snapshot.rows.to_pandas()
@@ -174,7 +174,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.baselines.set_index("baseline")["forget_ppl"]
         """
         return self._snapshot.baselines.to_pandas()
@@ -190,7 +190,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.status().finished
             4
         """
@@ -207,7 +207,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.refresh().best
         """
         with fetched(self.location) as folder:
@@ -243,7 +243,7 @@ class Study:
             UserError: study, model or data were changed, or lanes cannot run.
             StorageError: no study there, another process runs it, or it cannot be written.
 
-        Example:
+        Examples:
             >>> study.resume(trials=5).last_run.counts
             {'complete': 14}
         """
@@ -298,7 +298,7 @@ class Study:
             UserError: no trial has a score, or model or data were changed.
             StorageError: no study there, or it cannot be written.
 
-        Example:
+        Examples:
             >>> found = study.confirm(top=3, seeds=5)
             >>> [(one.method, one.interval.mean) for one in found.configurations]
         """
@@ -358,7 +358,7 @@ class Study:
                 has another ending, or model or data have changed since.
             StorageError: the study cannot be read or the path cannot be written.
 
-        Example:
+        Examples:
             >>> study.export("model/", trial="best")
             PosixPath('model')
         """
@@ -424,7 +424,7 @@ class Study:
                 what `export` refuses.
             StorageError: the study cannot be read or written.
 
-        Example:
+        Examples:
             >>> study.evaluate("arc_easy", limit=100).scores[0].values
             {'this': 0.61, 'vanilla': 0.62, 'exact_retrain': 0.62}
         """
@@ -484,7 +484,7 @@ class Study:
                 is another one, or model or data have changed since.
             StorageError: the study cannot be read, or the file cannot be written.
 
-        Example:
+        Examples:
             >>> [(one.setting, one.undone()) for one in study.attack().of("quantise")]
             [('8 bits, groups of 64', 0.0), ('4 bits, groups of 64', 0.01)]
         """
@@ -505,7 +505,7 @@ class Study:
             UserError: no study there.
             StorageError: the object store cannot be read.
 
-        Example:
+        Examples:
             >>> study.verify().problems
             []
         """
@@ -522,7 +522,7 @@ class Study:
             UserError: no study there.
             StorageError: a process is running it, or it is damaged beyond repair.
 
-        Example:
+        Examples:
             >>> study.repair()
             []
         """
@@ -542,7 +542,7 @@ class Study:
             UserError: the study is in a folder, whose form has not changed.
             StorageError: a process is running it, or the store fails; the study is as it was.
 
-        Example:
+        Examples:
             >>> ru.open("s3://bucket/studies/my-study").migrate()
             ['412 events are objects of their own now']
         """
