@@ -40,8 +40,8 @@ LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".sbatch": "bash
 STYLE = """/* Names in the first column of a table stay whole. */
 .md-typeset table:not([class]) td:first-child code { white-space: nowrap; }
 """
-LINK = re.compile(r"\]\(([^)\s]+)\)")
-CODE = re.compile(r"^( *)(```+).*?^\1\2\s*$|`[^`\n]+`", re.M | re.S)
+LINK = re.compile(r"(?P<code>^( *)(```+).*?^\2\3$|`[^`\n]+`)|\]\((?P<to>[^)\s]+)\)", re.M | re.S)
+"""The target of a link, or a piece of code, in which nothing is a link."""
 HEADING = re.compile(r"^#{1,6} (.+)$", re.M)
 
 
@@ -52,10 +52,9 @@ def stage(target: Path) -> None:
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    for file in _found(FILES):
-        if not file.endswith(".md"):
-            (target / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(REPOSITORY / file, target / file)
+    for file in files():
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / file, target / file)
     (target / "site.css").write_text(STYLE, encoding="utf-8")
 
 
@@ -64,17 +63,29 @@ def pages() -> dict[str, str]:
     read = {name: (REPOSITORY / name).read_text("utf-8") for name in _found(PAGES)}
     made = {f"{name}.md": _source_page(name) for name in _found(SHOWN) if not name.endswith(".md")}
     made |= {f"{folder}/index.md": _listing(folder) for folder in LISTED}
+    made |= {f"{name}.md": _relinked(name, made[f"{name}.md"], set(made))
+             for name in _found(("examples/*.ipynb",))}  # fmt: skip
     written = {_page(name): _relinked(name, text, set(made)) for name, text in read.items()}
     reference = {f"reference/{stem}.md": schema_page(stem) for stem in SCHEMAS}
     reference |= {"reference/commands.md": commands_page(), "reference/python.md": python_page()}
     return written | made | reference
 
 
-def broken(found: dict[str, str], files: set[str]) -> list[str]:
+def files() -> set[str]:
+    """Every file of the site that is no page, by its path in the repository."""
+    return {name for name in _found(FILES) if not name.endswith(".md")}
+
+
+def links(text: str) -> list[str]:
+    """Where the links and pictures of a page lead to."""
+    return [found["to"] for found in LINK.finditer(text) if found["to"]]
+
+
+def broken(found: dict[str, str], others: set[str]) -> list[str]:
     """Links of pages that lead to no page, file or heading: `page: link`."""
     anchors = {name: _anchors(text) for name, text in found.items()}
-    return [f"{name}: {link}" for name, text in found.items() for link in LINK.findall(_prose(text))
-            if not _leads(name, link, anchors, files)]  # fmt: skip
+    return [f"{name}: {link}" for name, text in found.items() for link in links(text)
+            if not _leads(name, link, anchors, others)]  # fmt: skip
 
 
 def named(nav: list[Any]) -> Iterator[str]:
@@ -94,13 +105,13 @@ def navigation() -> list[Any]:
     return found
 
 
-def _leads(name: str, link: str, anchors: dict[str, set[str]], files: set[str]) -> bool:
+def _leads(name: str, link: str, anchors: dict[str, set[str]], others: set[str]) -> bool:
     path, _, anchor = link.partition("#")
     if re.match(r"[a-z]+:", link):
         return True
     target = os.path.normpath(os.path.join(os.path.dirname(name), path)) if path else name
     if target not in anchors:
-        return target in files and not anchor
+        return target in others and not anchor
     return not anchor or anchor in anchors[target]
 
 
@@ -113,11 +124,6 @@ def _anchors(text: str) -> set[str]:
         name = re.sub(r"[^\w\- ]", "", plain).strip().replace(" ", "-")
         found.append(f"{name}_{found.count(name)}" if name in found else name)
     return set(found)
-
-
-def _prose(text: str) -> str:
-    """A page without its code."""
-    return CODE.sub("", text)
 
 
 def _found(patterns: tuple[str, ...]) -> list[str]:
@@ -136,7 +142,7 @@ def _relinked(name: str, text: str, made: set[str]) -> str:
     """A page whose links to READMEs, folders and source files lead to their pages."""
 
     def there(link: re.Match[str]) -> str:
-        path, mark, anchor = link[1].partition("#")
+        path, mark, anchor = (link["to"] or "").partition("#")
         target = os.path.normpath(os.path.join(os.path.dirname(name), path))
         if not path or re.match(r"[a-z]+:", path):
             return link[0]
@@ -201,7 +207,7 @@ def main() -> int:
     parser.add_argument("target", type=Path, help="folder for the pages, made anew")
     target = parser.parse_args().target
     stage(target)
-    found = broken(pages(), set(_found(FILES)))
+    found = broken(pages(), files())
     for link in found:
         print(f"leads nowhere: {link}", file=sys.stderr)
     return bool(found)

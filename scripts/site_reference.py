@@ -19,6 +19,8 @@ REPOSITORY = Path(__file__).parent.parent
 PARAMETER = "parameter_"
 """Begins the names of schema definitions that stand for one hyperparameter."""
 LONGEST_DEFAULT = 60
+NO_BOUND = 1e18
+"""A number that only keeps overflow out."""
 FIRST = ("run", "open", "Study", "guidelines", "Guide", "report", "Report", "narrow", "memorise")
 """Public names in the order in which a reader needs them; all others follow."""
 
@@ -31,8 +33,8 @@ SCHEMAS = {
 
 PYTHON = """# Python reference
 
-The public names of `ray_unlearn`, from their docstrings; [from Python](../docs/api.md) shows them at
-work. Importing the package takes hundredths of a second: Ray, torch and pandas are loaded when
+The public names of `ray_unlearn`, from their docstrings; [from Python](../docs/api.md) shows them
+at work. Importing the package takes hundredths of a second: Ray, torch and pandas are loaded when
 something needs them.
 
 """
@@ -100,8 +102,8 @@ def schema_page(stem: str) -> str:
     }
     if parameters:
         parts.append(
-            "## Hyperparameters\n\nEach is a value, or a range, a choice or a fixed value as above. "
-            "Which method has which: [methods](../docs/methods.md).\n\n"
+            "## Hyperparameters\n\nEach is a value, or a range, a choice or a fixed value as above."
+            " Which method has which: [methods](../docs/methods.md).\n\n"
         )
         rows = [(f"`{name}`", _kind(one["anyOf"][0]), one["description"])
                 for name, one in parameters.items()]  # fmt: skip
@@ -167,7 +169,8 @@ def _plain(name: str, field: dict[str, Any]) -> str:
 
 def _bounds(field: dict[str, Any]) -> str:
     signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    given = [f"{sign} {field[key]:g}" for key, sign in signs.items() if key in field]
+    given = [f"{sign} {field[key]:g}" for key, sign in signs.items()
+             if key in field and abs(field[key]) < NO_BOUND]  # fmt: skip
     return f" {', '.join(given)}" if given else ""
 
 
