@@ -39,6 +39,8 @@ SHOWN = ("examples/*", "studies/**/*.yaml", "cluster/*/*.*", "cluster/container/
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".sbatch": "bash"}
 STYLE = """/* Names in the first column of a table stay whole. */
 .md-typeset table:not([class]) td:first-child code { white-space: nowrap; }
+/* Plots have a white ground: in the dark they are turned over, and keep their hues. */
+[data-md-color-scheme="slate"] .md-typeset img { filter: invert(0.93) hue-rotate(180deg); }
 """
 LINK = re.compile(r"(?P<code>^( *)(```+).*?^\2\3$|`[^`\n]+`)|\]\((?P<to>[^)\s]+)\)", re.M | re.S)
 """The target of a link, or a piece of code, in which nothing is a link."""
