@@ -39,6 +39,8 @@ SHOWN = ("examples/*", "studies/**/*.yaml", "cluster/*/*.*", "cluster/container/
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".sbatch": "bash"}
 STYLE = """/* Names in the first column of a table stay whole. */
 .md-typeset table:not([class]) td:first-child code { white-space: nowrap; }
+/* On a phone a table scrolls, and its last column can be read. */
+.md-typeset table:not([class]) td:nth-child(3):last-child { min-width: 12rem; }
 /* Plots have a white ground: in the dark they are turned over, and keep their hues. */
 [data-md-color-scheme="slate"] .md-typeset img { filter: invert(0.93) hue-rotate(180deg); }
 """
