@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo campaign reference authors smollm2 test test-ci test-slow test-lm-eval lint bench audit sbom lock release-check clean
+.PHONY: setup demo campaign reference authors smollm2 test test-ci test-slow test-lm-eval lint bench site audit sbom lock release-check clean
 
 setup: .venv/.ready
 
@@ -103,6 +103,13 @@ bench: setup
 	@$(BIN)/python benchmarks/update_loop.py
 	@$(BIN)/python benchmarks/evaluation.py
 
+# The documentation as a site, in site/: pages, and a reference made from the package. A link that leads nowhere fails.
+# To look at it: python -m http.server --directory site
+SITE := .venv-site/bin
+site: .venv-site/.ready
+	@PYTHONPATH=. $(SITE)/python scripts/site_pages.py build/site
+	@$(SITE)/zensical build --strict --clean
+
 # Known holes in the pinned packages; exit code 2 where not all could be asked for (SECURITY.md).
 AUDIT := .venv-audit/bin
 audit: .venv-audit/.ready
@@ -124,5 +131,10 @@ lock: setup
 	@$(AUDIT)/pip install --quiet --requirement scripts/audit-tools.txt
 	@touch $@
 
+.venv-site/.ready: scripts/site-tools.txt constraints.txt
+	@$(PYTHON) -m venv .venv-site
+	@$(SITE)/pip install --quiet --constraint constraints.txt --requirement scripts/site-tools.txt
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-audit results build dist
+	rm -rf .venv .venv-audit .venv-site results build dist site .cache

@@ -42,7 +42,7 @@ class Feature:
     """Whether a cell is a number: for peers, of files."""
     note: str = ""
     headline: bool = False
-    """Whether the README has the row too."""
+    """Whether the row stands at the top of the page too."""
 
     @property
     def commands(self) -> list[list[str]]:

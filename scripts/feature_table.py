@@ -3,10 +3,9 @@
     python scripts/feature_table.py                # our column again; the peers' as recorded
     python scripts/feature_table.py --peers DIR    # the peers' too, from their clones in DIR
 
-It writes `docs/features.md` and the table of README. The rows are in `features.yaml`. A cell of
-ours is a check of the package, from `feature_checks.py`, and the name of a test. A cell of a peer
-is `git grep -c` in its clone, `DIR/owner+name`; `feature_answers.json` records what it counted, and
-at which commit.
+It writes `docs/features.md`. The rows are in `features.yaml`. A cell of ours is a check of the
+package, from `feature_checks.py`, and the name of a test. A cell of a peer is `git grep -c` in its
+clone, `DIR/owner+name`; `feature_answers.json` records what it counted, and at which commit.
 """
 
 import argparse
@@ -22,8 +21,6 @@ from feature_checks import NOT_THERE, REPOSITORY, SOURCES, Feature, ours
 ROWS = REPOSITORY / "scripts" / "features.yaml"
 ANSWERS = REPOSITORY / "scripts" / "feature_answers.json"
 PAGE = REPOSITORY / "docs" / "features.md"
-README = REPOSITORY / "README.md"
-BEGIN, END = "<!-- features: made by scripts/feature_table.py -->", "<!-- end of features -->"
 
 PEERS = {
     "locuslab/open-unlearning": "OpenUnlearning",
@@ -37,13 +34,13 @@ the package finds the feature, and the test that the row names exists (if not: *
 of a peer: `git grep` finds it in the peer's code, at the commit below. A *no* only says that an
 expression is not found: a peer may have the feature under a name that nobody here thought of.
 
-`python scripts/feature_table.py` makes this page and the table of the README, and
-`tests/test_features.py` checks them. With `--peers DIR` it asks the peers again, in clones named
-`owner+name`.
+`python scripts/feature_table.py` makes this page, and `tests/test_features.py` checks it. With
+`--peers DIR` it asks the peers again, in clones named `owner+name`.
 
 | | commit | of |
 |---|---|---|
 """
+SHORT_HEAD = "\n## In short\n\nThe rows that people ask for first; all of them follow.\n\n"
 COMMANDS_HEAD = """## What decides
 
 The numbers behind a command: lines (or files, where the cell is a number) found in {names}.
@@ -142,7 +139,8 @@ def _recorded(answers: dict[str, Any], command: list[str]) -> list[int]:
 
 def page(rows: list[Feature], answers: dict[str, Any]) -> str:
     """`docs/features.md`."""
-    parts = [HEAD + "".join(_commit(peer, answers[peer]) for peer in PEERS)]
+    parts = [HEAD + "".join(_commit(peer, answers[peer]) for peer in PEERS), SHORT_HEAD]
+    parts.append(_table([row for row in rows if row.headline], answers, notes=False))
     commands = [COMMANDS_HEAD.format(names=", ".join(PEERS.values()))]
     for section in dict.fromkeys(row.section for row in rows):
         own = [row for row in rows if row.section == section]
@@ -177,16 +175,6 @@ def _decided(row: Feature, answers: dict[str, Any]) -> str:
     return "\n".join([f"# {row.name}", f"# ours: {row.ours}{test}", *found]) + "\n"
 
 
-def with_table(readme: str, rows: list[Feature], answers: dict[str, Any]) -> str:
-    """The README with its table made again."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"README.md lacks the line {BEGIN!r} or {END!r}")
-    table = _table([row for row in rows if row.headline], answers, notes=False)
-    return f"{before}{begin}\n\n{table}\n{end}{after}"
-
-
 def _as_json(answers: dict[str, Any]) -> str:
     """One line per command."""
     text = json.dumps(answers, indent=1)
@@ -200,7 +188,7 @@ def recorded() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Make both tables."""
+    """Make the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peers", type=Path, metavar="DIR", help="folder of `owner+name` clones")
     folder = parser.parse_args().peers
@@ -210,7 +198,6 @@ def main() -> None:
         ANSWERS.write_text(_as_json(answers), encoding="utf-8")
     answers = recorded()
     PAGE.write_text(page(rows, answers), encoding="utf-8")
-    README.write_text(with_table(README.read_text("utf-8"), rows, answers), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import venv
 from pathlib import Path
 
@@ -29,6 +30,7 @@ space_overrides:
 search: {sampler: random, trials_per_method: 1}
 evaluation: {at: [2, 4]}
 """
+ADDRESSES = ("Repository", "Documentation", "Changelog", "Issues")
 TABLE_ROW = re.compile(r"\| (?:[0-9-]+ to )?([0-9]{4}-[0-9]{2}-[0-9]{2}) \| (\w+) \| ([^|]*) \|")
 
 
@@ -37,7 +39,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dist", type=Path, default=REPOSITORY / "dist", help="where wheels go")
     given = parser.parse_args()
-    open_points = [*wrong_versions(REPOSITORY), *slow_tests_open(REPOSITORY, head())]
+    open_points = [
+        *wrong_versions(REPOSITORY),
+        *missing_addresses(REPOSITORY),
+        *slow_tests_open(REPOSITORY, head()),
+    ]
     with tempfile.TemporaryDirectory(prefix="release-check-") as folder:
         wheel = built(Path(folder), given.dist)
         use_as_a_stranger(wheel, Path(folder))
@@ -61,6 +67,13 @@ def wrong_versions(repository: Path) -> list[str]:
         for name, other in found.items()
         if other != version
     ]
+
+
+def missing_addresses(repository: Path) -> list[str]:
+    """Addresses that a page of the package index should link to and does not, in words."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [f"pyproject.toml has no {name} in [project.urls]"
+            for name in ADDRESSES if name not in project.get("urls", {})]  # fmt: skip
 
 
 def slow_tests_open(repository: Path, commit: str) -> list[str]:

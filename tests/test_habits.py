@@ -9,7 +9,7 @@ import yaml
 from tiny import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
-from release_check import slow_tests_open, wrong_versions
+from release_check import missing_addresses, slow_tests_open, wrong_versions
 
 
 def test_a_commit_is_checked_by_the_tools_of_make_lint() -> None:
@@ -71,6 +71,15 @@ def repository(tmp_path: Path) -> Path:
 def test_a_version_that_was_forgotten_stops_a_release(repository: Path) -> None:
     (open_point,) = wrong_versions(repository)
     assert open_point.startswith("ray_unlearn/__init__.py says 9.9.9, pyproject.toml ")
+
+
+def test_a_release_without_an_address_of_its_repository_is_stopped(repository: Path) -> None:
+    path = repository / "pyproject.toml"
+    text = path.read_text()
+    path.write_text(text.replace("[project.urls]", '[project.urls]\nIssues = "https://x.org"'))
+    assert not any("Issues" in point for point in missing_addresses(repository))
+    path.write_text(text.replace("[project.urls]", "[tool.other]"))
+    assert "pyproject.toml has no Issues in [project.urls]" in missing_addresses(repository)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def test_the_demo_of_an_installed_package_has_its_models_text_and_study(wheel: P
     with zipfile.ZipFile(wheel) as content:
         names = set(content.namelist())
     assert not needed_by_the_demo() - names
+    assert "ray_unlearn/py.typed" in names, "a type checker ignores the package's types"
     assert wheel.stat().st_size < LARGEST_BYTES
 
 

@@ -64,7 +64,7 @@ class Guide:
         Raises:
             UserError: there is no guidelines.json.
 
-        Example:
+        Examples:
             >>> ru.Guide.read("results/my-study").sentences
         """
         place = _location(where)
@@ -87,7 +87,7 @@ class Guide:
 
         Always there, however few the trials: without a response surface it is the best trial.
 
-        Example:
+        Examples:
             >>> guide.recommendations[0].setting
             {'learning_rate': 0.000508, 'w_r': 8.14}
         """
@@ -97,7 +97,7 @@ class Guide:
     def claimed(self) -> tuple[Guideline, ...]:
         """Claims that were made.
 
-        Example:
+        Examples:
             >>> [claim.text for claim in guide.claimed]
         """
         return self.file.claimed
@@ -106,7 +106,7 @@ class Guide:
     def likely(self) -> tuple[Guideline, ...]:
         """Ranges that are good with a `probability`, and what would settle them.
 
-        Example:
+        Examples:
             >>> [(g.param, g.search_space.low, g.search_space.high) for g in guide.likely]
         """
         return self._of("likely")
@@ -115,7 +115,7 @@ class Guide:
     def leave_alone(self) -> tuple[Guideline, ...]:
         """Hyperparameters of which no value that was searched costs more than the tolerance.
 
-        Example:
+        Examples:
             >>> [g.param for g in guide.leave_alone]
         """
         return self._of("leave_alone")
@@ -127,7 +127,7 @@ class Guide:
     def withheld(self) -> tuple[Guideline, ...]:
         """What is not known; `why` says what is missing.
 
-        Example:
+        Examples:
             >>> {claim.id: claim.why for claim in guide.withheld}
         """
         return self._of("not_known")
@@ -136,7 +136,7 @@ class Guide:
     def best(self) -> tuple[BestTrial, ...]:
         """The best trial of each study and method, with its hyperparameters.
 
-        Example:
+        Examples:
             >>> min(guide.best, key=lambda trial: trial.score).hyperparameters
         """
         return self.file.best_trials
@@ -148,7 +148,7 @@ class Guide:
         Returns:
             One line each: `source`, `column`, `use`, `name`, `why`.
 
-        Example:
+        Examples:
             >>> guide.columns.query("use == 'hyperparameter'")["column"].tolist()
         """
         import pandas as pd
@@ -160,7 +160,7 @@ class Guide:
     def sentences(self) -> dict[str, str]:
         """What the guide says, by id: recommended settings, then claims, made or withheld.
 
-        Example:
+        Examples:
             >>> guide.sentences["range/gradient_ascent/learning_rate"]
         """
         from ray_unlearn.analysis.why.named_records import records_of
@@ -181,7 +181,7 @@ class Guide:
             UserError: there is no such id, or a source cannot be read.
             StorageError: a source is damaged.
 
-        Example:
+        Examples:
             >>> print(guide.why("range/gradient_ascent/learning_rate"))
         """
         from ray_unlearn.analysis.why.explanation import explanation
@@ -198,7 +198,7 @@ class Guide:
             (`low`, `high` or `choices`, and `start`); `trials`, `groups` and `seeds` behind it;
             `text`, and `why` it is withheld.
 
-        Example:
+        Examples:
             >>> guide.to_frame().query("status == 'claimed'")[["method", "param", "low", "high"]]
         """
         import pandas as pd
@@ -217,7 +217,7 @@ class Guide:
         Raises:
             StorageError: the file cannot be written.
 
-        Example:
+        Examples:
             >>> guide.save("guidelines.json")
         """
         output = Path(path)
@@ -251,7 +251,7 @@ class Guide:
             UserError: nothing was claimed about what it searches, or there is no study to narrow.
             StorageError: the file cannot be written.
 
-        Example:
+        Examples:
             >>> guide.narrow("next.yaml")
             >>> ru.run("next.yaml", "results/next")
         """
@@ -322,7 +322,7 @@ def guidelines(
         UserError: no source, or one that cannot be read.
         StorageError: a study is damaged, or the object store cannot be read.
 
-    Example:
+    Examples:
         >>> guide = ru.guidelines(study, "others.csv", mapping={"lr": "learning_rate"})
         >>> guide
         <Guide: 3 claimed, 2 likely, 9 not known>
@@ -388,7 +388,7 @@ def report(
         UserError: no source, or one that cannot be reported on.
         StorageError: `out` cannot be written.
 
-    Example:
+    Examples:
         >>> ru.report(study, other, out="report/").page
         '/home/me/report/report.html'
     """
@@ -449,7 +449,7 @@ def narrow(
         UserError: nothing was claimed about what the study searches, or its sampler runs given
             points.
 
-    Example:
+    Examples:
         >>> ru.run(ru.narrow("my_study.yaml", guide), "results/narrowed")
     """
     from ray_unlearn.demo import DOMAINS, demo_domain

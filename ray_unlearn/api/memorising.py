@@ -74,7 +74,7 @@ def memorise(
             be trained; a folder that holds another world.
         StorageError: `out` cannot be written, or lacks space.
 
-    Example:
+    Examples:
         >>> world = ru.memorise("gpt2", forget="f.jsonl", retain="r.jsonl", general="g.jsonl",
         ...                     out="my-world")
         >>> study = ru.run(world.study, "results/my-world")

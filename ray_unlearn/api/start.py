@@ -49,7 +49,7 @@ def run(
             need no Ray are made before Ray starts.
         StorageError: the storage cannot be written, or its disk is nearly full.
 
-    Example:
+    Examples:
         >>> study = ru.run("my_study.yaml", "results/my-study", lanes=2)
         >>> study.last_run.counts
         {'complete': 4}
@@ -88,7 +88,7 @@ def open(location: PathLike) -> Study:
         UserError: no study there.
         StorageError: the object store cannot be read.
 
-    Example:
+    Examples:
         >>> ru.open("results/my-study").best.score_reporting
         0.124
     """
@@ -110,7 +110,7 @@ def methods() -> dict[str, Method]:
     Raises:
         UserError: a module that `RAY_UNLEARN_METHODS` names cannot be imported.
 
-    Example:
+    Examples:
         >>> ru.methods()["gradient_ascent"].loss
         '-NLL(U)'
     """

@@ -73,7 +73,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.spec.methods
             ('gradient_ascent', 'ascent_kl_in_distribution')
         """
@@ -92,7 +92,7 @@ class Study:
             UserError: no trial has a score yet.
             StorageError: the study cannot be read.
 
-        Example:
+        Examples:
             >>> study.best.method, study.best.hyperparameters["learning_rate"]
             ('ascent_kl_in_distribution', 0.0031)
         """
@@ -114,7 +114,7 @@ class Study:
             UserError: `method` is not in this study, or none of its trials has a score.
             StorageError: the study cannot be read.
 
-        Example:
+        Examples:
             >>> [study.best_of(method).score_reporting for method in study.spec.methods]
             [0.31, 0.12]
         """
@@ -141,7 +141,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.trials.sort_values("score_selection")[["method", "learning_rate", "update"]]
         """
         return self._snapshot.trials.to_pandas()
@@ -158,7 +158,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.rows.groupby("number")["forget_ppl"].max()
         """
         return self._snapshot.rows.to_pandas()
@@ -175,7 +175,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.baselines.set_index("baseline")["forget_ppl"]
         """
         return self._snapshot.baselines.to_pandas()
@@ -191,7 +191,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.status().finished
             4
         """
@@ -208,7 +208,7 @@ class Study:
             UserError: no study there.
             StorageError: it cannot be read.
 
-        Example:
+        Examples:
             >>> study.refresh().best
         """
         with fetched(self.location) as folder:
@@ -244,7 +244,7 @@ class Study:
             UserError: study, model or data were changed, or lanes cannot run.
             StorageError: no study there, another process runs it, or it cannot be written.
 
-        Example:
+        Examples:
             >>> study.resume(trials=5).last_run.counts
             {'complete': 14}
         """
@@ -299,7 +299,7 @@ class Study:
             UserError: no trial has a score, or model or data were changed.
             StorageError: no study there, or it cannot be written.
 
-        Example:
+        Examples:
             >>> found = study.confirm(top=3, seeds=5)
             >>> [(one.method, one.interval.mean) for one in found.configurations]
         """
@@ -371,7 +371,7 @@ class Study:
                 succeed.
             StorageError: the study cannot be read or the path cannot be written.
 
-        Example:
+        Examples:
             >>> study.export("model/", trial="best")
             PosixPath('model')
         """
@@ -435,7 +435,7 @@ class Study:
                 what `export` refuses.
             StorageError: the study cannot be read or written.
 
-        Example:
+        Examples:
             >>> study.evaluate("arc_easy", limit=100).scores[0].values
             {'this': 0.61, 'vanilla': 0.62, 'exact_retrain': 0.62}
         """
@@ -495,7 +495,7 @@ class Study:
                 is another one, or model or data have changed since.
             StorageError: the study cannot be read, or the file cannot be written.
 
-        Example:
+        Examples:
             >>> [(one.setting, one.undone()) for one in study.attack().of("quantise")]
             [('8 bits, groups of 64', 0.0), ('4 bits, groups of 64', 0.01)]
         """
@@ -516,7 +516,7 @@ class Study:
             UserError: no study there.
             StorageError: the object store cannot be read.
 
-        Example:
+        Examples:
             >>> study.verify().problems
             []
         """
@@ -533,7 +533,7 @@ class Study:
             UserError: no study there.
             StorageError: a process is running it, or it is damaged beyond repair.
 
-        Example:
+        Examples:
             >>> study.repair()
             []
         """
@@ -553,7 +553,7 @@ class Study:
             UserError: the study is in a folder, whose form has not changed.
             StorageError: a process is running it, or the store fails; the study is as it was.
 
-        Example:
+        Examples:
             >>> ru.open("s3://bucket/studies/my-study").migrate()
             ['412 events are objects of their own now']
         """

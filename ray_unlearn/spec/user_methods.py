@@ -56,7 +56,7 @@ def method(
         UserError: the name is taken or malformed, a hyperparameter is named twice or is of another
             type in another method, or the function is in a script and not in a module.
 
-    Example:
+    Examples:
         >>> cap = ru.Hyperparameter("cap", 8.0, "nats at which a token is let go", above=0)
         >>> @ru.method(needs="logprobs", retain="descent", hyperparameters=[cap])
         ... def capped_ascent(given, chosen):

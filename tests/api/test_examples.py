@@ -126,21 +126,46 @@ def test_the_reference_page_runs_as_it_is_printed(
     assert (tmp_path / "report" / "report.html").is_file()
 
 
-def test_the_readme_runs_as_it_is_printed(desk: Path) -> None:
-    [block] = blocks("README.md", "From Python")
+def test_the_quick_start_runs_as_it_is_printed(desk: Path) -> None:
+    [block] = blocks("docs/quick_start.md", "From Python")
     lines = [line for line in block.splitlines() if not line.startswith("study = ru.run(")]
     assert len(lines) == len(block.splitlines()) - 1
     run_blocks(["\n".join(lines)])
 
 
+def notebook_cells(name: str) -> list[str]:
+    """Code of a notebook of examples/, which keeps no output."""
+    cells = json.loads((REPOSITORY / "examples" / name).read_text())["cells"]
+    assert all(not cell.get("outputs") for cell in cells), "no output is kept in the repository"
+    return ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+
+
 def test_the_notebook_runs_where_an_event_loop_is_running(desk: Path) -> None:
     """As in a kernel: cells are called from within the loop."""
-    cells = json.loads((REPOSITORY / "examples" / "study.ipynb").read_text())["cells"]
-    pieces = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    pieces = notebook_cells("study.ipynb")
 
     async def kernel() -> dict[str, Any]:
         return run_blocks(pieces)
 
     names = asyncio.run(kernel())
     assert names["best"] == ru.open(desk / "results" / "my-study").best
-    assert all(not cell.get("outputs") for cell in cells), "no output is kept in the repository"
+
+
+def test_the_notebook_of_results_finds_what_its_table_hides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(REPOSITORY / "examples")
+    names = run_blocks(notebook_cells("results.ipynb"))
+    assert len(names["guide"].recommendations) == names["near"]["method"].nunique() == 7
+    [claim] = [claim for claim in names["own"].claimed if claim.kind == "range"]
+    assert 5e-4 < claim.search_space.low < 1e-3 < claim.search_space.high < 2e-3
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(path.name for path in (REPOSITORY / "examples").iterdir() if path.is_file()),
+)
+def test_every_example_is_run_by_a_test(name: str) -> None:
+    """By its name in a test file; a reader copies what is there."""
+    tests = (REPOSITORY / "tests").rglob("*.py")
+    assert any(f'"{name}"' in path.read_text() for path in tests)

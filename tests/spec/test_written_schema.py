@@ -107,8 +107,8 @@ def test_our_own_files_are_valid_in_an_editor(kind: str, path: Path) -> None:
 
 
 def test_the_study_file_of_the_first_page_is_valid() -> None:
-    readme = (REPOSITORY / "README.md").read_text()
-    found = [one for one in re.findall(r"```yaml\n(.*?)```", readme, re.S) if "methods:" in one]
+    page = (REPOSITORY / "docs/quick_start.md").read_text()
+    found = [one for one in re.findall(r"```yaml\n(.*?)```", page, re.S) if "methods:" in one]
     assert found
     for text in found:
         assert complaints("study", yaml.safe_load(text)) == []
