@@ -10,7 +10,7 @@ from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import Metrics
 from ray_unlearn.unlearn.architecture import model_config
-from ray_unlearn.unlearn.checkpoint import Checkpointer
+from ray_unlearn.unlearn.checkpoint import NoCheckpointer, TrialState
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import HALVED_SPLITS, StudyData
 from ray_unlearn.unlearn.evaluate import measured_vanilla
@@ -88,23 +88,27 @@ def _timed(workspace: Workspace, spec: StudySpec, method: str) -> tuple[float, f
     values = longest(spec, method).model_copy(update={"steps": UPDATES, "learning_rate": 1e-12})
     config = spec.trial_config(values, method, 0, "tried")
     config = config.model_copy(update={"evaluate_at": (UPDATES,)})
-    stamps: list[float] = []
-
-    def stamp(update: int) -> bool:
-        """Called before the first update and after each but the last."""
-        if workspace.device.type == "cuda":
-            torch.cuda.synchronize()
-        stamps.append(time.perf_counter())
-        return False
-
-    nobody = (lambda _: None,) * 3
+    watch = _StopWatch()
     try:
-        next(unlearn(workspace, config, Checkpointer(None, None, (), stamp, *nobody)))
+        next(unlearn(workspace, config, watch))
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"an update of {method} does not fit: {error}; try a smaller `batch_size`, "
             "`operations.micro_batch_size: 1`, or `model.lora: {rank: 16}`"
         ) from None
-    rest = time.perf_counter() - stamps[-1]
-    update_s = float(np.diff(stamps[1:]).min())  # the first one makes what all others use
+    rest = time.perf_counter() - watch.stamps[-1]
+    update_s = float(np.diff(watch.stamps[1:]).min())  # the first makes what all others use
     return update_s, max(0.0, rest - update_s)
+
+
+class _StopWatch(NoCheckpointer):
+    """Stands where a trial's checkpoints are made, and takes the time."""
+
+    def __init__(self) -> None:
+        self.stamps: list[float] = []
+
+    def between_updates(self, state: TrialState) -> None:
+        """Called before the first update, and after each."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.stamps.append(time.perf_counter())

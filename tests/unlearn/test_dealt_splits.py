@@ -1,5 +1,5 @@
-"""A model and a forget set make a study: what else it needs is dealt, the same each time, no document
-to two splits, and it is said from where."""
+"""A model and a forget set make a study: what else it needs is dealt, the same each time, each
+document once, and it is said from where."""
 
 import json
 import random
