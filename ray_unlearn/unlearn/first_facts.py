@@ -1,8 +1,11 @@
 """What a first study file rests on: the model's size and the lengths of the documents."""
 
+from typing import Any
+
 import torch
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.study_spec import is_local
 from ray_unlearn.unlearn.architecture import causal_config
 from ray_unlearn.unlearn.first_study import FirstFacts, FirstStudy
@@ -17,7 +20,7 @@ HALF_PRECISION = 5e8
 
 
 def first_facts(wanted: FirstStudy) -> FirstFacts:
-    """Read the model's config, its tokenizer if it is here, and the documents.
+    """Read the model's config and tokenizer, also from the hub, and local documents.
 
     Raises:
         UserError: what `read_source` finds; no document; a config or tokenizer that cannot be read.
@@ -28,11 +31,7 @@ def first_facts(wanted: FirstStudy) -> FirstFacts:
     has_gpu = torch.cuda.is_available()
     stored = str(getattr(config, "dtype", None) or "").removeprefix("torch.")
     half = has_gpu and parameters >= HALF_PRECISION and stored == "bfloat16"
-    tokenizer = None
-    if model_is_here(wanted.model):
-        if is_local(wanted.model.source):
-            check_tokenizer_files(wanted.model.source)
-        tokenizer = load_tokenizer(wanted.model)
+    tokenizer = _tokenizer(wanted.model)
     lengths = [] if tokenizer is None else [len(tokenizer(text)["input_ids"]) for text in texts]
     return FirstFacts(
         parameters,
@@ -42,6 +41,15 @@ def first_facts(wanted: FirstStudy) -> FirstFacts:
         getattr(config, "max_position_embeddings", None),
         getattr(tokenizer, "chat_template", None) is not None,
     )
+
+
+def _tokenizer(model: ModelSpec) -> Any | None:
+    """A model's tokenizer; None for a demo model that was not trained yet."""
+    if model.source.startswith("demo:") and not model_is_here(model):
+        return None
+    if is_local(model.source):
+        check_tokenizer_files(model.source)
+    return load_tokenizer(model)
 
 
 def _texts(wanted: FirstStudy) -> list[str]:

@@ -31,6 +31,8 @@ EVALUATIONS = 6
 SHORTEST, LONGEST = 64, 1024
 """Sequence lengths that are proposed; documents that are longer are cut into chunks."""
 
+PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ '\\n' }}{% endfor %}"
+
 
 @dataclass(frozen=True)
 class FirstStudy:
@@ -172,6 +174,9 @@ def _data_lines(wanted: FirstStudy, facts: FirstFacts) -> Iterator[str]:
     sources = [wanted.forget, *([wanted.pool] if wanted.pool else [])]
     if any(source.has_answers for source in sources) and facts.has_template:
         yield "  chat_template: tokenizer  # how prompts and answers become text"
+    elif any(source.messages for source in sources):
+        yield "  # The tokenizer has no chat template: write what the model was taught."
+        yield f"  chat_template: {_scalar(PLAIN_TEMPLATE)}"
     yield "  splits:"
     yield f"    forget: {_written(wanted.forget, wanted.place)}"
     if wanted.pool is not None:

@@ -1,6 +1,7 @@
 """Which fields of a file hold its documents, guessed from its first row."""
 
 import gzip
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def guessed_fields(path: Path, where: str) -> dict[str, str]:
     """
     try:
         row = _first_row(path)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zlib.error):
         return {}
     if not row:
         return {}
@@ -61,9 +62,9 @@ def _first_row(path: Path) -> dict[str, str]:
         with opener(path, "rt", encoding="utf-8-sig") as lines:
             first = next((line for line in lines if line.strip()), "{}")
         entry = json_value(first)
-        return {name: _kind(value) for name, value in entry.items()} if entry else {}
+        return {n: _kind(value) for n, value in entry.items()} if isinstance(entry, dict) else {}
     if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
+        import pyarrow.parquet as pq  # its errors are values' and the system's
 
         schema = pq.read_schema(path)
         kinds = {name: str(schema.field(name).type) for name in schema.names}

@@ -175,6 +175,25 @@ def test_fields_are_guessed_where_they_are_plain(
     assert guessed_fields(jsonl(tmp_path / "a.jsonl", [row]), "--forget") == expected
 
 
+@pytest.mark.parametrize("line", ["[1, 2]", "3", "nonsense", '{"text"', ""])
+def test_a_row_that_is_none_is_left_to_its_reader(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(line)
+    assert guessed_fields(path, "--forget") == {}
+
+
+def test_conversations_get_a_template_also_where_the_tokenizer_has_none(mine: Path) -> None:
+    talk = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]
+    jsonl(mine / "talk.jsonl", [{"messages": talk}] * 2)
+    place = mine / "study.yaml"
+    wanted = first_study(place, "model", "talk.jsonl", None, fields={})
+    for has_template in (True, False):
+        facts = FirstFacts(int(1e6), "float32", False, (9, 9), 128, has_template)
+        place.write_text(first_study_text(wanted, facts))
+        template = load_study(place).data.chat_template or ""
+        assert ("m.content" in template) is not has_template
+
+
 def test_a_guess_at_what_is_not_plain_is_none(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"one": "a", "other": "b"}])
     with pytest.raises(UserError, match="which field holds the documents"):

@@ -28,6 +28,7 @@ from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.attack_file import AttackedModel, AttackOutcome, write_attacks
 from ray_unlearn.store.live import LANE_FIELDS, Live
 from ray_unlearn.unlearn.checkpoint import VERSION, TrialState
+from ray_unlearn.unlearn.guessed_fields import guessed_fields
 from ray_unlearn.unlearn.model import load_model, load_tokenizer
 from ray_unlearn.unlearn.model_files import check_source
 from ray_unlearn.unlearn.sources import read_source
@@ -253,6 +254,10 @@ def _documents(place: Path) -> Callable[[], Any]:
     return lambda: list(read_source(source, "data.splits.forget"))
 
 
+def _guessed(place: Path) -> Callable[[], Any]:
+    return lambda: guessed_fields(place / "text/forget.jsonl", "--forget")
+
+
 READS_A_STUDY: dict[str, Call] = {
     "status": _cli("status", "{}/study"),
     "status --json": _cli("status", "{}/study", "--json"),
@@ -382,7 +387,7 @@ ENTRANCES = (
     ),
     Entrance(
         "documents", ("text/forget.jsonl",), (m.json_line_values,) * 6 + m.BYTES,
-        {"read": _documents, "plan": _cli("plan", "{}/mine.yaml")},
+        {"read": _documents, "guess": _guessed, "plan": _cli("plan", "{}/mine.yaml")},
         slow=("plan",),
     ),
     Entrance(
