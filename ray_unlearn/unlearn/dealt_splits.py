@@ -72,7 +72,7 @@ def _by_origin(spec: DataSpec) -> dict[Origin, list[str]]:
     found: dict[Origin, list[str]] = {}
     for name in DEALT:
         if name in spec.dealt:
-            found.setdefault(spec.dealt[name], []).append(name)  # type: ignore[index]
+            found.setdefault(spec.dealt[name], []).append(name)
     return dict(sorted(found.items(), reverse=True))  # the pool first
 
 
