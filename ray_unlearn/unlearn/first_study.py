@@ -152,7 +152,7 @@ def _lines(wanted: FirstStudy, facts: FirstFacts) -> Iterator[str]:
     yield f"  trials_per_method: {wanted.trials}"
     yield "evaluation:"
     yield f"  count: {EVALUATIONS}  # rows of a trial, evenly on a log scale of its updates"
-    yield "  strength: both  # also weights between vanilla and trained ones, where they meet the target"
+    yield "  strength: both  # also between vanilla and trained weights, where they meet the target"
     yield "operations:"
     yield "  lanes: auto  # as many trials at a time as fit"
     if facts.has_gpu:
