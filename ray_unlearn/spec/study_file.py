@@ -82,7 +82,7 @@ def _with_defaults(content: dict[str, Any], path: Path) -> dict[str, Any]:
     content = {"name": bare, **WRITTEN_DEFAULTS, **content}
     data = content.get("data")
     if isinstance(data, dict) and data.get("splits"):
-        content["data"] = {"domain": content["name"]} | data
+        content["data"] = {"domain": str(content["name"])} | data
     return content
 
 
