@@ -22,6 +22,12 @@ HEADINGS: dict[str, dict[str, CommandEntry]] = {
             "demo_command",
             "See it work: seven methods on Shakespeare scenes, a report, and what to do next.",
         ),
+        "init": CommandEntry(
+            "init_command",
+            "init_command",
+            "Write a short study file: from a model and documents to forget, with ranges for its "
+            "size.",
+        ),
         "plan": CommandEntry(
             "plan_command",
             "plan_command",

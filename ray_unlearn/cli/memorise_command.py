@@ -1,21 +1,17 @@
 """`ray-unlearn memorise`: a world of any model and documents."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-import yaml
 
+from ray_unlearn.cli.options import SOURCE, field_given, source_given
 from ray_unlearn.cli.show import Json, print_json, print_line, print_table, say
 from ray_unlearn.spec.bounds import LARGEST_SEED
-from ray_unlearn.spec.errors import UserError
 
 if TYPE_CHECKING:
     from ray_unlearn.unlearn.world import World
-
-SOURCE = "a file or folder, or '{path: f.jsonl, prompt: question, answer: answer}'"
 
 
 def _set(text: str) -> typer.models.OptionInfo:
@@ -67,12 +63,12 @@ def memorise_command(
 
     world = memorise(
         model,
-        forget=_source(forget, "--forget"),
-        retain=_source(retain, "--retain"),
-        general=_source(general, "--general"),
-        approximate=None if approximate is None else _source(approximate, "--approximate"),
+        forget=source_given(forget, "--forget"),
+        retain=source_given(retain, "--retain"),
+        general=source_given(general, "--general"),
+        approximate=None if approximate is None else source_given(approximate, "--approximate"),
         out=out,
-        fields=dict(map(_field, fields or [])),
+        fields=dict(map(field_given, fields or [])),
         domain=domain,
         sequence_length=sequence_length,
         chat_template=chat_template,
@@ -88,26 +84,6 @@ def memorise_command(
         print_json({"study": str(world.study), "metrics": world.metrics, "notes": world.notes})
         return
     _show(world)
-
-
-def _source(text: str, option: str) -> str | Mapping[str, Any]:
-    """A path, or a mapping as in a study file."""
-    if not text.lstrip().startswith("{"):
-        return text
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(
-            f"{option} {text!r}: is no mapping: {' '.join(str(error).split())}"
-        ) from None
-    return dict(content)
-
-
-def _field(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name or not value:
-        raise UserError(f"--field {text!r}: must be name=field, such as prompt=question")
-    return name.strip(), value.strip()
 
 
 def _show(world: "World") -> None:

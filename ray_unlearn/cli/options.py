@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +10,7 @@ import typer
 
 from ray_unlearn.cli.show import say
 from ray_unlearn.spec.bounds import MOST_WORKERS
+from ray_unlearn.spec.errors import UserError
 
 StudyFile = Annotated[Path, typer.Argument(help="study file", show_default=False)]
 Location = Annotated[
@@ -66,6 +67,7 @@ SpaceFrom = Annotated[
 Likely = Annotated[
     bool, typer.Option("--likely", help="with --space-from: search likely ranges too")
 ]
+SOURCE = "a file or folder, or '{path: f.jsonl, prompt: question, answer: answer}'"
 Quiet = Annotated[bool, typer.Option("--quiet", help="no progress display")]
 
 
@@ -101,3 +103,34 @@ def _run_options(
     quiet: Quiet = False,
 ) -> dict[str, Any]:
     return {"lanes": lanes, "workers": workers, "address": address, "quiet": quiet, "say": say}
+
+
+def source_given(text: str, option: str) -> str | Mapping[str, Any]:
+    """A path, or a mapping as in a study file.
+
+    Raises:
+        UserError: it begins like a mapping, and is none.
+    """
+    import yaml
+
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(
+            f"{option} {text!r}: is no mapping: {' '.join(str(error).split())}"
+        ) from None
+    return dict(content)
+
+
+def field_given(text: str) -> tuple[str, str]:
+    """Name and field in `prompt=question`.
+
+    Raises:
+        UserError: another form.
+    """
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise UserError(f"--field {text!r}: must be name=field, such as prompt=question")
+    return name.strip(), value.strip()

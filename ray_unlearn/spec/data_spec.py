@@ -28,6 +28,13 @@ OTHER_ANSWERS = ("alternative", *COMPARED)
 """Kinds of answers beside the true one; `alternative` ones are taught instead of it."""
 
 
+Origin = Literal["pool", "bundled"]
+"""Where documents of a split are dealt from that has no source: `data.pool`, or bundled text."""
+IN_DISTRIBUTION = ("approximate", "retain", "retain_heldout")
+"""Splits of text of the forget set's kind."""
+DEALT = tuple(name for name in SPLITS if name != "forget")
+"""Splits that can be dealt."""
+
 EXAMPLES = "examples"
 """Field of watched sets: questions with answers before each of theirs."""
 
@@ -149,7 +156,20 @@ class DataSpec(Strict):
         None, pattern=r"^demo:[a-z_]+$", description="`demo:<domain>`, the bundled text"
     )
     domain: str = Field("", description="name shown in tables and reports; the demo brings its own")
-    splits: dict[Split, SplitSource] = Field(default_factory=dict)
+    splits: dict[Split, SplitSource] = Field(
+        default_factory=dict, description="`forget`, and all others that are not to be dealt"
+    )
+    pool: SplitSource | None = Field(
+        None,
+        description="documents of the forget set's kind that the model was not trained on; dealt "
+        "to `approximate`, `retain` and `retain_heldout`, those of them that `splits` leaves out",
+    )
+    dealt: dict[Split, Origin] = Field(
+        default_factory=dict,
+        description="where the splits are dealt from that `splits` leaves out: `pool`, or "
+        "`bundled`, the text that comes with the package; default: those of the forget set's kind "
+        "from the pool if there is one, all others bundled",
+    )
     sequence_length: int = Field(128, ge=2, le=MOST_SEQUENCES, description="tokens per sequence")
     layout: Literal["pad", "pack"] = Field(
         "pad",
@@ -195,21 +215,70 @@ class DataSpec(Strict):
             )
         return source
 
+    @model_validator(mode="before")
+    @classmethod
+    def _say_what_is_dealt(cls, content: object) -> object:
+        """Write out where each split is dealt from, so that a resolved study says it."""
+        if not isinstance(content, dict) or not isinstance(splits := content.get("splits"), dict):
+            return content
+        dealt = content.get("dealt") or {}
+        if not splits or not isinstance(dealt, dict):
+            return content
+        missing = [name for name in DEALT if name not in splits and name not in dealt]
+        if "retain" in splits and "retain_heldout" in missing:
+            missing.remove("retain_heldout")  # held out from `retain`
+        own = "bundled" if content.get("pool") is None else "pool"
+        usual = {name: own if name in IN_DISTRIBUTION else "bundled" for name in missing}
+        return content | {"dealt": dealt | usual}
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if (self.source is None) == (not self.splits):
             raise ValueError("give exactly one of `source: demo:<domain>` and `splits`")
+        self._check_dealt()
         if self.splits:
-            missing = [
-                name for name in SPLITS if name not in self.splits and name != "retain_heldout"
-            ]
-            if missing:
-                raise ValueError(f"`splits` lacks {', '.join(missing)}")
+            if "forget" not in self.splits:
+                raise ValueError("`splits` lacks forget: the documents to be forgotten")
             if not self.domain:
                 raise ValueError(
                     "`domain` is required with `splits`: it names the data in tables and reports"
                 )
         return self
+
+    def _check_dealt(self) -> None:
+        if self.source is not None and (self.dealt or self.pool is not None):
+            raise ValueError("the demo brings all splits; remove `pool` and `dealt`")
+        twice = [name for name in self.dealt if name in self.splits]
+        if twice:
+            raise ValueError(f"dealt.{twice[0]}: `splits` has a source for it; remove one of both")
+        asked = [name for name, origin in self.dealt.items() if origin == "pool"]
+        if asked and self.pool is None:
+            raise ValueError(f"dealt.{asked[0]}: there is no `pool`; name its source beside it")
+        if self.pool is not None and not asked:
+            raise ValueError("`pool`: all splits have sources of their own; remove it")
+        if self.pool is not None and self.pool.other_answers:
+            raise ValueError(
+                f"pool.{next(iter(self.pool.other_answers))}: only documents of `forget` have "
+                "other answers; remove it"
+            )
+
+    @model_serializer(mode="wrap")
+    def _without_dealing(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Studies of before splits could be dealt had no such keys; nor have those that do not."""
+        content: dict[str, Any] = handler(self)
+        absent = {name for name in ("pool", "dealt") if not content.get(name)}
+        return {key: value for key, value in content.items() if key not in absent}
+
+    @property
+    def sources(self) -> dict[str, SplitSource]:
+        """All that is read, by its place in a study file."""
+        splits = {place_of(name): source for name, source in self.splits.items()}
+        return splits if self.pool is None else splits | {"data.pool": self.pool}
+
+    def has_answers(self, name: Split) -> bool:
+        """Whether the documents of a split are answers with what was asked, not texts."""
+        source = self.pool if self.dealt.get(name) == "pool" else self.splits.get(name)
+        return source is not None and source.has_answers
 
     @model_validator(mode="after")
     def _alternatives_are_of_the_forget_set(self) -> Self:
@@ -231,10 +300,10 @@ class DataSpec(Strict):
             )
         if template is not None and separator is not None:
             raise ValueError("`separator` is not used with `chat_template`; remove one of the two")
-        bare = [name for name, source in self.splits.items() if source.messages is not None]
+        bare = [place for place, source in self.sources.items() if source.messages is not None]
         if bare and template is None:
             raise ValueError(
-                f"splits.{bare[0]}.messages: needs `chat_template` beside `splits`: `tokenizer`, "
-                "or a Jinja template"
+                f"{bare[0].removeprefix('data.')}.messages: needs `chat_template` beside `splits`: "
+                "`tokenizer`, or a Jinja template"
             )
         return self

@@ -266,7 +266,7 @@ def check_evaluation(evaluation: EvaluationSpec, data: DataSpec, model: ModelSpe
 def _check_templates(evaluation: EvaluationSpec, data: DataSpec) -> None:
     template, separator = data.chat_template, data.separator
     given = "chat_template" if template is not None else "separator"
-    sources = (*data.splits.values(), *evaluation.sources.values())
+    sources = (*data.sources.values(), *evaluation.sources.values())
     asks = any(source.has_answers for source in sources)
     if not asks and (template is not None or separator is not None):
         raise ValueError(

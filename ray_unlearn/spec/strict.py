@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import re
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,6 +126,15 @@ for _yaml in (_Loader, _Dumper):
 def yaml_text(content: dict[str, Any]) -> str:
     """The content as a YAML file that `read_yaml` reads as it was."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def yaml_line(content: dict[str, Any]) -> str:
+    """The content as it stands in one line of a YAML file: `{path: f.jsonl, id: name}`."""
+    text = yaml.dump(
+        content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True,
+        width=math.inf,
+    )  # fmt: skip
+    return str(text).rstrip("\n")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Study files: YAML read, search spaces loaded, relative paths made absolute."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +14,12 @@ from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec
 
 Source = TypeVar("Source", bound=SplitSource)
+WRITTEN_DEFAULTS: dict[str, Any] = {
+    "search": {"trials_per_method": 8},
+    "evaluation": {"count": 8},
+}
+"""What a study file means that leaves these out. Eight trials are what a comparison of methods
+needs of each; `resume --trials` adds more."""
 
 
 def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpec:
@@ -32,7 +39,7 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
             and remedy.
     """
     path = path.expanduser()
-    content = read_yaml(path)
+    content = _with_defaults(read_yaml(path), path)
     overrides = content.pop("space_overrides", None)
     methods = content.get("methods", list(PUBLISHED))
     if not isinstance(methods, list) or not methods:
@@ -67,6 +74,16 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
     spec = validated(StudySpec, content, str(path))
     _check_overrides(path, overrides or {}, spec.methods)
     return _with_absolute_paths(spec, path.parent)
+
+
+def _with_defaults(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The file with what it may leave out: a model and a forget set make a study."""
+    bare = re.sub(r"[^A-Za-z0-9._-]|^[._-]+", "", path.stem)[:64] or "study"
+    content = {"name": bare, **WRITTEN_DEFAULTS, **content}
+    data = content.get("data")
+    if isinstance(data, dict) and data.get("splits"):
+        content["data"] = {"domain": str(content["name"])} | data
+    return content
 
 
 def _check_overrides(path: Path, overrides: dict[str, Any], methods: tuple[str, ...]) -> None:
@@ -106,6 +123,7 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
         return source.model_copy(update={"path": str(_below(base, source.path).resolve())})
 
     splits = {name: absolute(source) for name, source in spec.data.splits.items()}
+    pool = None if spec.data.pool is None else absolute(spec.data.pool)
     sets: dict[str, WatchedSet] = {
         name: absolute(one).model_copy(
             update={EXAMPLES: None if one.examples is None else absolute(one.examples)}
@@ -130,7 +148,7 @@ def _with_absolute_paths(spec: StudySpec, base: Path) -> StudySpec:
     )
     return spec.model_copy(
         update={
-            "data": spec.data.model_copy(update={"splits": splits}),
+            "data": spec.data.model_copy(update={"splits": splits, "pool": pool}),
             "evaluation": spec.evaluation.model_copy(update={"sets": sets, "tasks": tasks}),
             "model": model.model_copy(update=places),
         }

@@ -82,21 +82,19 @@ class StudySpec(Strict):
         return self
 
     def _check_what_methods_need(self) -> None:
-        forget = self.data.splits.get("forget")
         for method in self.methods:
             needs = method_named(method)
-            if needs.other_answers and (forget is None or not forget.has_answers):
+            if needs.other_answers and not self.data.has_answers("forget"):
                 raise ValueError(
                     f"methods: {method} teaches other answers to the prompts of the forget set, "
                     "which has none; name the fields `prompt` and `answer`, or `messages`, of "
                     "`data.splits.forget`, or take the method out"
                 )
-            retain = self.data.splits.get("retain")
-            if "mismatched" in needs.other_answers and (retain is None or not retain.has_answers):
+            if "mismatched" in needs.other_answers and not self.data.has_answers("retain"):
                 raise ValueError(
                     f"methods: {method} teaches answers of the retain set to the prompts of the "
                     "forget set; name the fields `prompt` and `answer`, or `messages`, of "
-                    "`data.splits.retain`, or take the method out"
+                    "`data.splits.retain` (or of `data.pool`), or take the method out"
                 )
             if needs.adapters and self.model.lora is None:
                 raise ValueError(
@@ -204,13 +202,15 @@ class StudySpec(Strict):
             del content["evaluation"]["strength"]  # studies of before it was a choice
         sets = content["evaluation"].get("sets", {})
         examples = (one[EXAMPLES] for one in sets.values() if EXAMPLES in one)
-        for split in (*content["data"]["splits"].values(), *sets.values(), *examples):
+        data = content["data"]
+        pool = [data["pool"]] if "pool" in data else []
+        for split in (*data["splits"].values(), *pool, *sets.values(), *examples):
             if split["path"] is not None:
                 split["path"] = "a local path"
             _without_none(split, "prompt", "answer", "messages")
-        _without_none(content["data"], "chat_template", "separator")
+        _without_none(data, "chat_template", "separator")
         if self.data.blank_rows == "refuse":
-            del content["data"]["blank_rows"]
+            del data["blank_rows"]
         return content
 
     def results_digest(self) -> str:

@@ -13,6 +13,7 @@ from ray_unlearn.spec.hyperparameters import Hyperparameters, values_class
 from ray_unlearn.spec.method_modules import load_user_methods
 from ray_unlearn.spec.method_registry import METHODS, value_type
 from ray_unlearn.spec.search_space import SearchSpace
+from ray_unlearn.spec.study_file import WRITTEN_DEFAULTS
 from ray_unlearn.spec.study_spec import StudySpec
 
 Schema = dict[str, Any]
@@ -46,7 +47,9 @@ def study_schema() -> Schema:
         "anyOf": [_parameters(), {"type": "null"}],
         "description": "ranges and values that replace those of all search spaces",
     }
-    schema["required"] = [name for name in schema["required"] if name != "spaces"]
+    schema["required"] = ["model", "data"]
+    for name, default in WRITTEN_DEFAULTS.items():
+        fields[name] = {**fields[name], "default": default}
     return {"$schema": DIALECT} | schema
 
 

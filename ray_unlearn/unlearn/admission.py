@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from ray_unlearn.spec.data_spec import place_of
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import Metrics
@@ -28,6 +27,7 @@ from ray_unlearn.unlearn.calibration import COST_SHARE, USUAL_PASSES
 from ray_unlearn.unlearn.context_length import check_positions
 from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.data_findings import data_findings
+from ray_unlearn.unlearn.dealt_splits import dealt_findings
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.layout import NOT_PACKED
 from ray_unlearn.unlearn.loaded_tasks import check_task_names, task_findings
@@ -119,7 +119,7 @@ def admission(
         measures: whether to ask a small model on this machine for the target.
     """
     found = Admission(data=data)
-    with _one_thread():
+    with one_thread():
         _check_model(found, spec, lanes)
         _check_data(found, spec, looks_at_data, measures)
     if machine is not None and found.plan is not None:
@@ -151,7 +151,7 @@ def readmission(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Small models are tried here, and spinning threads make them ten times slower."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -211,7 +211,7 @@ def _kind_words(config: Any) -> str:
 
 def _architecture(found: Admission, spec: StudySpec, config: Any) -> None:
     """Tokenizer, context length, and what a small model of the same architecture does."""
-    if model_is_here(spec):
+    if model_is_here(spec.model):
         rows = config.vocab_size
         check = partial(check_tokenizer, spec, rows)
         found.ask("tokenizer", check, lambda most: f"largest token id {most}, {rows} embeddings")
@@ -288,12 +288,12 @@ def _cost(spec: StudySpec, planned: StudyPlan) -> Iterator[Finding]:
 
 def _data(found: Admission, spec: StudySpec) -> StudyData | None:
     """The prepared data, where documents and tokenizer are on this machine."""
-    if not (data_are_here(spec) and model_is_here(spec)):
+    if not (data_are_here(spec) and model_is_here(spec.model)):
         where = "on the hub" if not data_are_here(spec) else "needed by a model that is not here"
         said = f"documents or tokens {where}: they are read when the study starts"
         found.findings.append(Finding("documents", "note", said))
-        splits = {place_of(name): source for name, source in spec.data.splits.items()}
-        for place, source in (splits | spec.evaluation.sources).items():
+        found.findings += dealt_findings(spec.data)
+        for place, source in (spec.data.sources | spec.evaluation.sources).items():
             found.ask("documents", partial(check_path, source, place), lambda _: [])
         return None
     return found.ask("documents", partial(prepared_study, spec), _document_words)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.layout import Layout, choose_layout
 from ray_unlearn.unlearn.logit_map import LogitMap, measured_logit_map
@@ -28,7 +29,16 @@ KINDS_OF_LAYERS = (
 
 
 def model_config(spec: StudySpec) -> Any:
-    """The transformers config of the model; for the demo, that of its recipe.
+    """The transformers config of a study's model.
+
+    Raises:
+        UserError: as `causal_config`.
+    """
+    return causal_config(spec.model)
+
+
+def causal_config(model: ModelSpec) -> Any:
+    """The transformers config of a model; for the demo, that of its recipe.
 
     Raises:
         UserError: it cannot be read, or is that of no causal language model.
@@ -37,17 +47,17 @@ def model_config(spec: StudySpec) -> Any:
 
     from ray_unlearn.demo import Recipe
 
-    if spec.model.source.startswith("demo:"):
+    if model.source.startswith("demo:"):
         recipe = Recipe()
         return LlamaConfig(
             vocab_size=recipe.vocabulary, hidden_size=recipe.hidden,
             intermediate_size=recipe.intermediate, num_hidden_layers=recipe.layers,
             num_attention_heads=recipe.heads, tie_word_embeddings=True,
         )  # fmt: skip
-    config = config_of(spec.model)
+    config = config_of(model)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
-            f"model.source: {spec.model.source!r} is a {config.model_type} model, for which there "
+            f"model.source: {model.source!r} is a {config.model_type} model, for which there "
             "is no causal language model; use one that predicts the next token"
         )
     return config

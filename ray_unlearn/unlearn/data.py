@@ -179,14 +179,11 @@ def prepare(
             documents shared between two splits; an evaluated split with one document, which leaves
             a half (selection, reporting) without any.
     """
-    notes: list[str] = []
+    found_on_reading: list[Finding] = []
     sets = {} if evaluation is None else evaluation.sets
-    documents = read_documents(spec, sets, notes.append)
+    documents = read_documents(spec, sets, found_on_reading.append)
     _refuse_overlap(documents)
-    findings = (
-        *(Finding("blank rows", "note", note) for note in notes),
-        *duplicate_findings(documents),
-    )
+    findings = (*found_on_reading, *duplicate_findings(documents))
     tokenizer = load_tokenizer(model)
     own = alternative_documents(documents["forget"], "alternative" in answers)
     others = {ALTERNATIVE: own} if own[0] else {}

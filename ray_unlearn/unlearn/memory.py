@@ -246,7 +246,7 @@ def _hidden_states(spec: StudySpec, hidden: int, size: int) -> float:
 
     Local text counts as a token for every two bytes; hub data count as the largest cache.
     """
-    splits = (*spec.data.splits.values(), *spec.evaluation.sets.values())
+    splits = (*spec.data.sources.values(), *spec.evaluation.sets.values())
     sources = [source.path for source in splits]
     if any(path is None for path in sources):
         return float(CACHE_BYTES)

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from ray_unlearn.demo import demo_model, is_built
+from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.study_spec import StudySpec, is_local
 from ray_unlearn.store.schema import HALVES, Metrics
 from ray_unlearn.store.target import HalfTarget, half_targets
@@ -57,15 +58,15 @@ def planned_halves(
     return (selection, reporting), {}
 
 
-def model_is_here(spec: StudySpec) -> bool:
-    """Whether the model is a folder, or a demo model that was built."""
-    source = spec.model.source
+def model_is_here(model: ModelSpec) -> bool:
+    """Whether a model is a folder, or a demo model that was built."""
+    source = model.source
     return is_built(*demo_model(source)) if source.startswith("demo:") else is_local(source)
 
 
 def data_are_here(spec: StudySpec) -> bool:
     """Whether no documents are on the hub."""
-    sources = (*spec.data.splits.values(), *spec.evaluation.sources.values())
+    sources = (*spec.data.sources.values(), *spec.evaluation.sources.values())
     return all(source.hub is None for source in sources)
 
 

@@ -12,7 +12,9 @@ from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.evaluation_spec import WatchedSet
 from ray_unlearn.spec.given_file import json_value
+from ray_unlearn.unlearn.dealt_splits import deal_splits
 from ray_unlearn.unlearn.document_hash import text_hash
+from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 
 TEXT_FILES = (".txt", ".md")
@@ -24,28 +26,27 @@ ReadRow = tuple[str, Document]
 def read_documents(
     spec: DataSpec,
     sets: Mapping[str, WatchedSet] | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    find: Callable[[Finding], None] = lambda finding: None,
 ) -> dict[str, list[Document]]:
     """The documents of every split in `SPLITS` and of watched sets, in source order.
 
-    Where no `retain_heldout` is given, `heldout_share` of the retain documents (by hash) are held
-    out.
+    Splits without a source are dealt (`dealt_splits`). Where no `retain_heldout` is given beside
+    `retain`, `heldout_share` of the retain documents (by hash) are held out.
 
     Args:
         spec: the sources, and what becomes of blank rows.
-        note: called with how many rows of a split were blank and skipped, where there were any.
+        find: called with how many rows of a split were blank and skipped, where there were any, and
+            with what was dealt from where.
 
     Raises:
         UserError: a missing file, field or data set; an empty split; text that is not a string; a
-            blank row, if they are refused.
+            blank row, if they are refused; a pool with too few documents.
     """
     if spec.source is not None:
         splits = demo_documents(demo_domain(spec.source))
     else:
-        splits = {name: _split(spec, spec.splits[name], name, note) for name in spec.splits}
-        if "retain_heldout" not in splits:
-            splits |= _hold_out(splits["retain"], spec.heldout_share)
-    watched = {name: _watched(spec, one, name, note) for name, one in (sets or {}).items()}
+        splits = _splits(spec, find)
+    watched = {name: _watched(spec, one, name, find) for name, one in (sets or {}).items()}
     found = {name: splits[name] for name in SPLITS} | watched
     for name, documents in found.items():
         if not documents:
@@ -53,6 +54,22 @@ def read_documents(
                 f"{place_of(name)}: no documents; check `limit`, `pattern`, or give more text"
             )
     return found
+
+
+def _splits(spec: DataSpec, find: Callable[[Finding], None]) -> dict[str, list[Document]]:
+    """The documents of all splits: read, dealt, held out."""
+    splits: dict[str, list[Document]] = {
+        name: _source(spec, source, place_of(name), find) for name, source in spec.splits.items()
+    }
+    if spec.dealt:
+        pool = [] if spec.pool is None else _source(spec, spec.pool, "data.pool", find)
+        dealt, findings = deal_splits(spec, splits, pool)
+        splits |= dealt
+        for finding in findings:
+            find(finding)
+    if "retain_heldout" not in splits:
+        splits |= _hold_out(splits["retain"], spec.heldout_share)
+    return splits
 
 
 def _hold_out(documents: list[Document], share: float) -> dict[str, list[Document]]:
@@ -63,24 +80,22 @@ def _hold_out(documents: list[Document], share: float) -> dict[str, list[Documen
     }
 
 
-def _split(
-    spec: DataSpec, source: SplitSource, name: str, note: Callable[[str], None]
+def _source(
+    spec: DataSpec, source: SplitSource, where: str, find: Callable[[Finding], None]
 ) -> list[Document]:
     skipped: list[str] = []
-    where = place_of(name)
     found = list(read_source(source, where, skipped if spec.blank_rows == "skip" else None))
     if skipped:
-        note(
-            f"{where}: {len(skipped):,} blank rows were skipped, {len(found):,} documents are left"
-        )
+        said = f"{len(skipped):,} blank rows were skipped, {len(found):,} documents are left"
+        find(Finding("blank rows", "note", f"{where}: {said}"))
     return found
 
 
 def _watched(
-    spec: DataSpec, source: WatchedSet, name: str, note: Callable[[str], None]
+    spec: DataSpec, source: WatchedSet, name: str, find: Callable[[Finding], None]
 ) -> list[Document]:
     """A watched set, with its examples as turns before the question of each document."""
-    found = _split(spec, source, name, note)
+    found = _source(spec, source, place_of(name), find)
     if source.examples is None:
         return found
     shown = list(read_source(source.examples, f"{place_of(name)}.{EXAMPLES}"))

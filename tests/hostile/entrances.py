@@ -38,6 +38,7 @@ from ray_unlearn.store.object_storage import ObjectStorage
 from ray_unlearn.store.repair import repair_remote
 from ray_unlearn.store.working_copy import WorkingCopy
 from ray_unlearn.unlearn.checkpoint import VERSION, TrialState
+from ray_unlearn.unlearn.guessed_fields import guessed_fields
 from ray_unlearn.unlearn.model import load_model, load_tokenizer
 from ray_unlearn.unlearn.model_files import check_source
 from ray_unlearn.unlearn.sources import read_source
@@ -322,6 +323,10 @@ def _continue_objects(*, joined: bool) -> Call:
     return call
 
 
+def _guessed(place: Path) -> Callable[[], Any]:
+    return lambda: guessed_fields(place / "text/forget.jsonl", "--forget")
+
+
 READS_A_STUDY: dict[str, Call] = {
     "status": _cli("status", "{}/study"),
     "status --json": _cli("status", "{}/study", "--json"),
@@ -462,7 +467,7 @@ ENTRANCES = (
     ),
     Entrance(
         "documents", ("text/forget.jsonl",), (m.json_line_values,) * 6 + m.BYTES,
-        {"read": _documents, "plan": _cli("plan", "{}/mine.yaml")},
+        {"read": _documents, "guess": _guessed, "plan": _cli("plan", "{}/mine.yaml")},
         slow=("plan",),
     ),
     Entrance(

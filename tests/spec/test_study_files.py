@@ -102,8 +102,8 @@ BAD = {
         r"write `demo:shakespeare` here, and the seed in `model.source` alone",
     ),
     "missing split": (
-        put("data", {"domain": "x", "splits": {"forget": {"path": "x"}}}),
-        r"`splits` lacks approximate",
+        put("data", {"domain": "x", "splits": {"retain": {"path": "x"}}}),
+        r"`splits` lacks forget",
     ),
     "empty objective": (put("objective", {"forget_gap": 0}), r"doing nothing wins"),
     "pruning two objectives": (
