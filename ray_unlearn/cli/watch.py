@@ -33,6 +33,8 @@ from ray_unlearn.store.status_words import (
 
 SHOWN_LANES = 16
 SHOWN_NOTES = 4
+STARTS_S = 20.0
+"""Seconds that a view waits at a stopped study: a `resume` loads that long before it says so."""
 
 
 def watch(
@@ -54,7 +56,8 @@ def watch(
     try:
         if console.is_terminal and not as_json:
             with Display(view(found), console=console, auto_refresh=False) as display:
-                while not found.over:
+                begins = time.monotonic() + (STARTS_S if _was_stopped(found) else 0)
+                while not found.over or time.monotonic() < begins:
                     time.sleep(every_s)
                     found = follower.poll()
                     display.update(view(found), refresh=True)
@@ -75,6 +78,10 @@ def watch(
             found = follower.poll()
     except KeyboardInterrupt:
         return
+
+
+def _was_stopped(found: Status) -> bool:
+    return found.over and found.finished != found.asked_for
 
 
 def lasting(found: Status) -> Any:

@@ -11,10 +11,10 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 """The lowest is at the target, or below it."""
 COLUMNS = 32
 WIDTH, HEIGHT = 640, 215
-LEFT, RIGHT, TOP, BOTTOM = 54, 16, 20, 26
+LEFT, RIGHT, TOP, BOTTOM = 70, 16, 24, 26
 FLOOR = HEIGHT - BOTTOM - 25
 """Where the lowest score is: the target's label has room below it."""
-LINE_GAP = 13
+LINE_GAP = 18
 """Least distance of two labels, in the units of the picture."""
 TO_COME = "·"
 MOST_DOTS = 40
@@ -96,9 +96,11 @@ def score_svg(best: BestSoFar, asked_for: int | None) -> str:
 
     parts = _frame(x(0), x(total), total)
     if best.vanilla is not None:
-        parts += _level(x(0), x(total), y(best.vanilla), -5, "vanilla", "1 4")
+        parts += _level(x(0), x(total), y(best.vanilla), "-.4em", "vanilla", "1 4")
     if best.target is not None:
-        parts += _level(x(0), x(total), y(best.target), 14, f"target: {best.target_is}", "6 4")
+        parts += _level(
+            x(0), x(total), y(best.target), "1.15em", f"target: {best.target_is}", "6 4"
+        )
     parts += _curve(best, x, y)
     marks = (best.score, best.target, best.vanilla)
     parts += _scores([one for one in marks if one is not None], y)
@@ -129,11 +131,11 @@ def _frame(left: float, right: float, total: int) -> list[str]:
     ]
 
 
-def _level(left: float, right: float, y: float, below: float, words: str, dash: str) -> list[str]:
+def _level(left: float, right: float, y: float, below: str, words: str, dash: str) -> list[str]:
     return [
         f'<path d="M{left} {y:.1f}H{right}" stroke="currentColor" stroke-opacity=".55" '
         f'stroke-dasharray="{dash}"/>',
-        f'<text x="{right}" y="{y + below:.1f}" text-anchor="end" opacity=".75">'
+        f'<text x="{right}" y="{y:.1f}" dy="{below}" text-anchor="end" opacity=".75">'
         f"{escape(words)}</text>",
     ]
 
@@ -163,6 +165,6 @@ def _scores(marks: Iterable[float], y: Place) -> list[str]:
         if all(abs(y(score) - other) >= LINE_GAP for other in placed):
             placed.append(y(score))
             found.append(
-                f'<text x="{LEFT - 8}" y="{y(score) + 4:.1f}" text-anchor="end">{score:.3g}</text>'
+                f'<text x="{LEFT - 8}" y="{y(score):.1f}" dy=".35em" text-anchor="end">{score:.3g}</text>'
             )
     return found

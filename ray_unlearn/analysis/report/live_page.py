@@ -161,17 +161,18 @@ def _best(found: Status) -> Table:
         "target.",
         (
             Heading("method", numeric=False),
-            Heading("trial"),
-            Heading("learning rate"),
-            Heading("update"),
             Heading("score"),
             Heading("forget ppl"),
             Heading("target ppl"),
+            Heading("trial"),
+            Heading("update"),
+            Heading("learning rate"),
         ),
         tuple(
             (
-                *(best.method, str(best.number), f"{best.learning_rate:.2e}", best.where),
-                *(f"{best.score:.4f}", _number(best.forget_ppl), _number(best.target_ppl)),
+                *(best.method, f"{best.score:.4f}"),
+                *(_number(best.forget_ppl), _number(best.target_ppl)),
+                *(str(best.number), best.where, f"{best.learning_rate:.2e}"),
             )
             for best in found.best
         ),

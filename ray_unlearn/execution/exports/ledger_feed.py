@@ -22,8 +22,6 @@ class Tracker(Observer, Protocol):
     `on_trial` brings a trial's run up to date with all of its rows, whatever the run has already.
     """
 
-    name: str
-
     def close(self) -> None:
         """Finish what is open; trials without an outcome may go on later."""
 

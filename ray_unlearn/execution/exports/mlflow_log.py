@@ -48,8 +48,6 @@ class MlflowTracker:
         Exception: MLflow cannot be reached.
     """
 
-    name = "mlflow"
-
     def __init__(
         self, rule: ScoreRule, study_id: str, location: str, environment: Environment = REAL
     ) -> None:

@@ -41,8 +41,6 @@ class WandbTracker:
         location: where the study is, for people.
     """
 
-    name = "wandb"
-
     def __init__(self, rule: ScoreRule, study_id: str, location: str) -> None:
         import wandb
 
