@@ -165,6 +165,7 @@ def _scores(marks: Iterable[float], y: Place) -> list[str]:
         if all(abs(y(score) - other) >= LINE_GAP for other in placed):
             placed.append(y(score))
             found.append(
-                f'<text x="{LEFT - 8}" y="{y(score):.1f}" dy=".35em" text-anchor="end">{score:.3g}</text>'
+                f'<text x="{LEFT - 8}" y="{y(score):.1f}" dy=".35em" text-anchor="end">'
+                f"{score:.3g}</text>"
             )
     return found
