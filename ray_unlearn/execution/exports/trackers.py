@@ -77,7 +77,8 @@ def send_to_trackers(
             feed.close()
     if feed.problems:
         raise StorageError(f"not everything was sent: {'; '.join(feed.problems)}")
-    say(f"sent: {found.finished} trials, {found.rows} rows to {', '.join(names)}")
+    if not beside:
+        say(f"sent: {found.finished} trials, {found.rows} rows to {', '.join(names)}")
 
 
 def _made(name: str, study_id: str, location: str, rule: ScoreRule) -> Tracker:
