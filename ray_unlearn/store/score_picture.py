@@ -67,7 +67,7 @@ def score_blocks(best: BestSoFar, asked_for: int | None, columns: int = COLUMNS)
         elif level is None:
             drawn += " "
         else:
-            part = (level - low) / (high - low)
+            part = round((level - low) / (high - low), 9)  # a rounding error is no step
             drawn += BLOCKS[min(len(BLOCKS) - 1, max(0, math.ceil(part * (len(BLOCKS) - 1))))]
     return drawn
 
