@@ -15,9 +15,9 @@ from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.execution.exports.run_facts import (
     best_metrics,
     outcome_text,
-    row_metrics,
     run_configuration,
     run_name,
+    shown_metrics,
 )
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.schema import Row
@@ -116,7 +116,7 @@ class MlflowTracker:
         sent = self._sent[trial.number]
         for place, row in enumerate(trial.rows):
             if place not in sent:
-                metrics = row_metrics(row) | {ROW: float(place)}
+                metrics = shown_metrics(row) | {ROW: float(place)}
                 self._send(self._ids[trial.number], metrics, row["update"], {})
                 sent.add(place)
 

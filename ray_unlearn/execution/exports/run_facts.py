@@ -61,7 +61,7 @@ def run_configuration(spec: StudySpec, trial: Trial) -> dict[str, Any]:
     return {"method": trial.method, "seed": trial.config["seed"]} | point
 
 
-def row_metrics(row: Row) -> dict[str, float]:
+def shown_metrics(row: Row) -> dict[str, float]:
     """All of a row's values by name, to be shown at the row's update.
 
     Calibrated rows have names of their own: they have the update of a row as trained.

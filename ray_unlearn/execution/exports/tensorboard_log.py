@@ -21,9 +21,9 @@ from ray_unlearn.execution.exports.run_facts import (
     BEST,
     best_metrics,
     outcome_text,
-    row_metrics,
     run_configuration,
     run_name,
+    shown_metrics,
 )
 from ray_unlearn.spec.search_space import Choice, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
@@ -71,7 +71,8 @@ class TensorBoardObserver:
             if any(row_key(known) == row_key(row) for known in trial.rows):
                 return
         scalars = [
-            Summary.Value(tag=name, simple_value=value) for name, value in row_metrics(row).items()
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in shown_metrics(row).items()
         ]
         self._runs[trial.number].add(Summary(value=scalars), row["update"])
 

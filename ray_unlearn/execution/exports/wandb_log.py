@@ -15,9 +15,9 @@ from typing import Any
 from ray_unlearn.execution.exports.run_facts import (
     best_metrics,
     outcome_text,
-    row_metrics,
     run_configuration,
     run_name,
+    shown_metrics,
 )
 from ray_unlearn.store.atomic_write import write_whole
 from ray_unlearn.store.record import Trial
@@ -93,7 +93,7 @@ class WandbTracker:
         run = self._runs[trial.number]
         for place in range(self._sent[trial.number], len(trial.rows)):
             row = trial.rows[place]
-            run.log(_finite(row_metrics(row)) | {"update": row["update"]}, step=place)
+            run.log(_finite(shown_metrics(row)) | {"update": row["update"]}, step=place)
             self._sent[trial.number] = place + 1
 
     def _opened(self, trial: Trial) -> Any:
