@@ -14,8 +14,10 @@ from ledgers import interleaved, outcome_event, row_event, spec, written
 
 from ray_unlearn.execution.exports import log_process
 from ray_unlearn.execution.exports.trackers import send_to_trackers
+from ray_unlearn.execution.study import resume_study, run_study
+from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import Event, Header
-from ray_unlearn.store.ledger import Ledger
+from ray_unlearn.store.ledger import Ledger, read_ledger
 
 needs_mlflow = pytest.mark.skipif(
     find_spec("mlflow") is None, reason="MLflow is missing: pip install 'ray-unlearn[mlflow]'"
@@ -167,6 +169,28 @@ def test_a_run_s_own_process_sends_what_comes_until_the_run_ends(
         more(study, events[5:])
     assert said == []
     assert Counter(mlflow_points(mlflow)) == Counter(POINTS)
+
+
+@needs_mlflow
+@pytest.mark.slow
+def test_a_study_sends_itself_and_goes_on_in_the_same_runs(
+    mlflow: Any, tmp_path: Path, tiny_study: StudySpec, ray_here: None
+) -> None:
+    operations = tiny_study.operations.model_copy(update={"loggers": ("mlflow",)})
+    said: list[str] = []
+    place = tmp_path / "s"
+    run_study(
+        tiny_study.model_copy(update={"operations": operations}), place, quiet=True, say=said.append
+    )
+    first = {name: run.info.run_id for name, run in mlflow_runs(mlflow).items()}
+    resume_study(place, add_trials=1, quiet=True, say=said.append)
+    rows = read_ledger(place / "ledger").trials
+    expected = [(n, row["update"]) for n, trial in rows.items() for row in trial.rows]
+    assert len(rows) == 6
+    assert Counter(mlflow_points(mlflow)) == Counter(expected)
+    after = {name: run.info.run_id for name, run in mlflow_runs(mlflow).items()}
+    assert {name: after[name] for name in first} == first
+    assert [text for text in said if "mlflow" in text] == []
 
 
 # -- W&B -------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ def live_html(page: LivePage, methods: tuple[str, ...]) -> str:
     """The page as HTML that needs no other file."""
     templates = html_templates(methods)
     css = files(PACKAGE).joinpath("live.css").read_text(encoding="utf-8")
-    style = templates.globals["css"] + Markup(css)
+    style = Markup(f"{templates.globals['css']}{css}")  # files of ours
     return templates.get_template(TEMPLATE).render(page=page, style=style)
 
 
