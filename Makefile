@@ -93,7 +93,7 @@ test-lm-eval: setup
 # W&B and MLflow bring 22 packages, which `setup` leaves out.
 test-loggers: setup
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[wandb,mlflow]'
-	@$(BIN)/pytest tests/store/test_trackers.py tests/store/test_ledger_feed.py
+	@$(BIN)/pytest -m "not slow" tests/store/test_trackers.py tests/store/test_ledger_feed.py
 
 lint: setup
 	@$(BIN)/ruff check .
