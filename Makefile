@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo campaign reference authors smollm2 test test-ci test-slow test-lm-eval lint bench site audit sbom lock release-check clean
+.PHONY: setup demo campaign reference authors smollm2 test test-ci test-slow test-lm-eval test-loggers lint bench site audit sbom lock release-check clean
 
 setup: .venv/.ready
 
@@ -90,6 +90,11 @@ release-check:
 test-lm-eval: setup
 	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[lm-eval]'
 	@$(BIN)/pytest tests/api/test_evaluate.py tests/unlearn/test_row_tasks.py
+
+# W&B and MLflow bring 22 packages, which `setup` leaves out.
+test-loggers: setup
+	@$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[wandb,mlflow]'
+	@$(BIN)/pytest -m "not slow" tests/store/test_trackers.py tests/store/test_ledger_feed.py
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -52,6 +52,16 @@ HEADINGS: dict[str, dict[str, CommandEntry]] = {
             "Where a study stands: outcomes and the best configuration of each method (selection "
             "half).",
         ),
+        "watch": CommandEntry(
+            "watch_command",
+            "watch_command",
+            "Watch a study until its run has ended: in the terminal, or as a page for a browser.",
+        ),
+        "log": CommandEntry(
+            "log_command",
+            "log_command",
+            "Send a study to W&B or MLflow: one run per trial, while it runs or long after.",
+        ),
         "ls": CommandEntry(
             "ls_command",
             "ls_command",

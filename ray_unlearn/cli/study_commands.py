@@ -1,6 +1,5 @@
 """Commands on studies: run, resume, status."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -104,21 +103,17 @@ def status_command(
     from ray_unlearn.api import Study
 
     if watch:
-        _watch(location, every, json)
+        watch_study(location, every, json)
     else:
         show_study(Study(location).status(), json)
 
 
-def _watch(location: str, every_s: float, json: bool) -> None:
+def watch_study(location: str, every_s: float, json: bool) -> None:
+    """Show a study in the terminal until its run has ended (see `watch.watch`)."""
     from ray_unlearn.cli.watch import watch
-    from ray_unlearn.store.location import copied
-    from ray_unlearn.store.status import Follower
+    from ray_unlearn.store.status import followed
 
-    with copied(location) as copy:
-        if isinstance(copy, Path):
-            follower = Follower(copy)
-        else:
-            follower = Follower(copy.folder, copy.refresh, name=location)
+    with followed(location) as follower:
         watch(follower, every_s, json)
 
 
@@ -145,7 +140,7 @@ BEST = ("method", "trial", "learning rate", "updates", "score", "forget ppl", "t
 
 def show_study(found: "Status", json: bool, ended: bool = False) -> None:
     """Show a study's state; after a run that has just `ended`, without the line on its driver."""
-    from ray_unlearn.cli.watch import driver
+    from ray_unlearn.store.status_words import driver_in_words
 
     if json:
         print_json(found.as_json())
@@ -173,7 +168,7 @@ def show_study(found: "Status", json: bool, ended: bool = False) -> None:
     if found.feasible:
         print_line(found.feasible)
     print_without_result(found.outcomes, found.reasons)
-    if (said := driver(found)) and not ended:
+    if (said := driver_in_words(found)) and not ended:
         print_line(said)
     for problem in found.live.problems if found.live else []:
         print_line(f"problem: {problem}")

@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -19,10 +18,23 @@ from ray_unlearn.cli.show import json_ready, shown
 from ray_unlearn.spec.printable import printable
 from ray_unlearn.store.failure_reasons import reasons_in_words
 from ray_unlearn.store.live import in_words
+from ray_unlearn.store.score_picture import course_line
 from ray_unlearn.store.status import Follower, Status
+from ray_unlearn.store.status_words import (
+    driver_in_words,
+    lanes_in_words,
+    outcomes_in_words,
+    problems_of,
+    time_left,
+    trials_in_words,
+    unfinished_in_words,
+    waits,
+)
 
 SHOWN_LANES = 16
 SHOWN_NOTES = 4
+STARTS_S = 20.0
+"""Seconds that a view waits at a stopped study: a `resume` loads that long before it says so."""
 
 
 def watch(
@@ -44,7 +56,8 @@ def watch(
     try:
         if console.is_terminal and not as_json:
             with Display(view(found), console=console, auto_refresh=False) as display:
-                while not found.over:
+                begins = time.monotonic() + (STARTS_S if _was_stopped(found) else 0)
+                while not found.over or time.monotonic() < begins:
                     time.sleep(every_s)
                     found = follower.poll()
                     display.update(view(found), refresh=True)
@@ -67,6 +80,10 @@ def watch(
         return
 
 
+def _was_stopped(found: Status) -> bool:
+    return found.over and found.finished != found.asked_for
+
+
 def lasting(found: Status) -> Any:
     """The parts of a status that count as a change: everything but passing time."""
     lanes = (
@@ -75,55 +92,25 @@ def lasting(found: Status) -> Any:
         else []
     )
     lasting = asdict(found) | {"live": None, "age_s": None}
-    return json.dumps(lasting), found.driver, lanes, _problems(found)
+    return json.dumps(lasting), found.driver, lanes, problems_of(found)
 
 
 def line(found: Status) -> str:
     """A study in one line, for logs."""
     best = f"; best {found.best[0].score:.4f} ({found.best[0].method})" if found.best else ""
     lanes = (
-        f", {_states(found.live.lanes)}"
+        f", {lanes_in_words(found.live.lanes)}"
         if found.live and found.live.lanes and found.driver == "running"
         else ""
     )
     feasible = f"; {found.feasible}" if found.feasible else ""
-    left = f"; {_left(found)}" if _left(found) else ""
-    problems = "".join(f"; problem: {text}" for text in _problems(found))
+    left = f"; {time_left(found)}" if time_left(found) else ""
+    problems = "".join(f"; problem: {text}" for text in problems_of(found))
     return (
-        f"{datetime.now():%H:%M:%S} {_trials(found)}: {_outcomes(found)}; {_running(found)}; "
-        f"{found.rows} rows{best}{feasible}; driver {found.driver}{lanes}{left}{problems}"
+        f"{datetime.now():%H:%M:%S} {trials_in_words(found)}: {outcomes_in_words(found)}; "
+        f"{unfinished_in_words(found)}; {found.rows} rows{best}{feasible}; "
+        f"driver {found.driver}{lanes}{left}{problems}"
     )
-
-
-def driver(found: Status, in_view: bool = False) -> str:
-    """Whether, where and how well the study is running, in words; empty if that is unknown.
-
-    Args:
-        found: the state of the study.
-        in_view: leave out lanes and time left, which the view shows elsewhere.
-    """
-    live = found.live
-    if live is None or found.age_s is None:
-        return ""
-    where = f"{live.host} (process {live.pid})"
-    if found.driver == "ended":
-        ended = f"{datetime.fromisoformat(live.time):%Y-%m-%d %H:%M} UTC"
-        return f"not running; the last run was on {where} and ended {ended}"
-    if found.driver == "silent":
-        return (
-            f"no sign of life of {where} for {in_words(found.age_s)}: killed, or cut off; "
-            f"if it is gone: ray-unlearn resume {found.folder}"
-        )
-    said = [f"running on {where}, last sign of life {in_words(found.age_s)} ago"]
-    if live.lanes and not in_view:
-        said.append(f"{len(live.lanes)} lane(s): {_states(live.lanes)}")
-    if live.utilisation is not None:
-        said.append(f"lanes busy {live.utilisation:.0%} of the time")
-    if live.updates_per_s is not None and live.tokens_per_s is not None:
-        said.append(f"{_rate(live.updates_per_s)} updates/s, {_rate(live.tokens_per_s)} tokens/s")
-    if (left := _left(found)) and not in_view:
-        said.append(left)
-    return "; ".join(said)
 
 
 def view(found: Status) -> RenderableType:
@@ -131,38 +118,38 @@ def view(found: Status) -> RenderableType:
     total = found.asked_for or max(1, found.finished)
     head = Table.grid(padding=(0, 2))
     bar = ProgressBar(total=total, completed=found.finished, width=36)
-    head.add_row(shown(f"{found.name}: {_trials(found)}", style="bold"), bar, _left(found))
+    head.add_row(
+        shown(f"{found.name}: {trials_in_words(found)}", style="bold"), bar, time_left(found)
+    )
     parts: list[RenderableType] = [
         head,
-        shown(f"{_outcomes(found)}; {_running(found)}; {found.rows} evaluation rows"),
+        shown(
+            f"{outcomes_in_words(found)}; {unfinished_in_words(found)}; "
+            f"{found.rows} evaluation rows"
+        ),
     ]
     if found.feasible:
         parts.append(shown(found.feasible, style="" if found.best else "yellow"))
-    if said := driver(found, in_view=True):
-        style = {"silent": "bold red", "running": "green"}.get(found.driver, "dim")
+    if said := driver_in_words(found, in_view=True):
+        style = {"silent": "bold red", "running": "green", "starting": "green"}.get(
+            found.driver, "dim"
+        )
         parts.append(shown(said, style=style))
     if found.reasons:
         said = f"{found.without_result} without a result: {reasons_in_words(found.reasons)}"
         parts.append(shown(said, style="bold red" if found.none_succeeded else "yellow"))
-    parts += [shown(f"problem: {text}", style="yellow") for text in _problems(found)]
+    parts += [shown(f"problem: {text}", style="yellow") for text in problems_of(found)]
     if found.live and found.live.lanes and found.driver == "running":
         parts.append(Padding(_lanes(found.live.lanes), (1, 0, 0, 0)))
         parts += [shown(f"a lane waits for {text}", style="yellow") for text in waits(found)]
+    if found.course.score is not None:
+        parts.append(Padding(shown(course_line(found.course, found.asked_for)), (1, 0, 0, 0)))
     if found.best:
         parts.append(Padding(_best(found), (1, 0, 0, 0)))
     if found.notes:
         notes = [_one_line(f"note: {text}") for text in found.notes]
         parts.append(Padding(Group(*notes[-SHOWN_NOTES:]), (1, 0, 0, 0)))
     return Group(*parts)
-
-
-def waits(found: Status) -> list[str]:
-    """What the lanes wait for, without repetition."""
-    return (
-        [text for text in dict.fromkeys(lane["waiting_for"] for lane in found.live.lanes) if text]
-        if found.live
-        else []
-    )
 
 
 def _one_line(text: str) -> Text:
@@ -190,7 +177,7 @@ def _lanes(lanes: list[dict[str, Any]]) -> Table:
         )
     if len(lanes) > SHOWN_LANES:
         rest = lanes[SHOWN_LANES:]
-        table.add_row("...", shown(f"{len(rest)} more: {_states(rest)}"))
+        table.add_row("...", shown(f"{len(rest)} more: {lanes_in_words(rest)}"))
     return table
 
 
@@ -223,48 +210,3 @@ def _table(*columns: str, words: Sequence[str]) -> Table:
     for name in columns:
         table.add_column(name, justify="left" if name in words else "right")
     return table
-
-
-def _trials(found: Status) -> str:
-    return f"{found.finished}/{'?' if found.asked_for is None else found.asked_for} trials"
-
-
-def _outcomes(found: Status) -> str:
-    return (
-        ", ".join(f"{count} {name}" for name, count in found.outcomes.items() if count)
-        or "none finished"
-    )
-
-
-def _running(found: Status) -> str:
-    return f"{found.unfinished} {'under way' if found.driver == 'running' else 'unfinished'}"
-
-
-def _states(lanes: list[dict[str, Any]]) -> str:
-    return ", ".join(
-        f"{count} {state}" for state, count in Counter(lane["state"] for lane in lanes).items()
-    )
-
-
-def _problems(found: Status) -> list[str]:
-    return [
-        *(found.live.problems if found.live else []),
-        *([found.problem] if found.problem else []),
-    ]
-
-
-def _left(found: Status) -> str:
-    if (
-        found.live is None
-        or found.live.eta_s is None
-        or found.age_s is None
-        or found.driver != "running"
-    ):
-        return ""
-    seconds = found.live.eta_s - found.age_s
-    # No estimate below a second: the last trial takes longer than most.
-    return f"about {in_words(seconds)} left" if seconds >= 1 else ""
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

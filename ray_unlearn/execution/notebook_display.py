@@ -22,13 +22,18 @@ class NotebookDisplay:
 
     Args:
         render: returns the present state, for rich.
+        picture: returns an SVG of it that goes below the text; empty: none.
         clock: returns seconds.
     """
 
     def __init__(
-        self, render: Callable[[], RenderableType], clock: Callable[[], float] = REAL.monotonic
+        self,
+        render: Callable[[], RenderableType],
+        picture: Callable[[], str] = str,
+        clock: Callable[[], float] = REAL.monotonic,
     ) -> None:
         self._render = render
+        self._picture = picture
         self._clock = clock
         self._handle: Any = None
         self._shown = 0.0
@@ -60,4 +65,4 @@ class NotebookDisplay:
         )
         console.print(self._render())
         html = console.export_html(inline_styles=True, code_format=PAGE, clear=False)
-        return {"text/html": html, "text/plain": console.export_text()}
+        return {"text/html": html + self._picture(), "text/plain": console.export_text()}

@@ -18,6 +18,7 @@ from ray_unlearn.store.live import in_words
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row, at_strength
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
+from ray_unlearn.store.score_picture import course_line, score_svg
 from ray_unlearn.store.status import Tally
 
 RECENT = 100
@@ -78,10 +79,12 @@ class Progress:
         self._pace = Pace()
         self._rule = ScoreRule.of(record, spec)
         self._tally = Tally(self._rule)
+        self._notebook = (
+            NotebookDisplay(self._render, self._picture) if self._console.is_jupyter else None
+        )
         self._live = Live(
             console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True
         )
-        self._notebook = NotebookDisplay(self._render) if self._console.is_jupyter else None
         for trial in record.finished:
             self._tally.add(trial)
 
@@ -161,11 +164,18 @@ class Progress:
         )
         head = Text(f"{self._spec.name}: {self.done}/{self._total} trials{self._time_left()}")
         head.append(f"   {counts}" if counts else "", style="dim")
+        course = self._tally.course
+        line = [] if course.score is None else [Text(course_line(course, self._total))]
         return Group(
             head,
+            *([] if self._notebook is not None else line),
             *([self._running_table()] if self._running else []),
             *([self._best_table()] if self._tally.ranked else []),
         )
+
+    def _picture(self) -> str:
+        """The course of the search for a notebook, as SVG."""
+        return score_svg(self._tally.course, self._total)
 
     def _running_table(self) -> Table:
         table = Table(

@@ -12,7 +12,8 @@ A study directory:
     baselines.json          for people
     optuna.journal          for optuna-dashboard; follows the study, exact when a run has ended
     live.json, metrics.prom what the driver of a running study sees (see `observation`)
-    tensorboard/            for TensorBoard, unless `operations.tensorboard: false`
+    tensorboard/            for TensorBoard, unless `operations.tensorboard: false`; MLflow and
+                            W&B (`operations.loggers`) keep theirs elsewhere
 
 Everything that can be refused is refused before Ray starts.
 """
@@ -31,8 +32,10 @@ import ray
 from ray_unlearn.environment import REAL
 from ray_unlearn.execution.conductor import LaneError, first_job, pending, record_first_job
 from ray_unlearn.execution.early_stopping import Pruner
+from ray_unlearn.execution.exports.log_process import LogProcess
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, export_journal
 from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
+from ray_unlearn.execution.exports.trackers import missing_trackers
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.lane_workspace import OpenStudy, shared_model
@@ -157,6 +160,8 @@ def run_study(
                 f"{location}`, or choose another place"
             )
         Search(spec, "")  # refuses a grid that is too large
+        if missing := missing_trackers(spec.operations.loggers, "operations.loggers"):
+            raise UserError(missing)
         with stages(quiet) as report:
             make_ready(spec.model, report)
         check_disk(place, spec)
@@ -342,6 +347,7 @@ class _Run:
         with (
             self.place.publishing(self.say),
             Observation(self.spec, self.ledger, self.search.total, self.say) as observation,
+            LogProcess(self._loggers(), self.place.location, self.say),
             connected(self.address, operations, self.spec.methods),
             Interrupt(self.say) as interrupt,
             Fleet(operations, self._open_workspace(), trials, worker_gib, self.say) as fleet,
@@ -371,6 +377,13 @@ class _Run:
                     f"{self.place.location}"
                 )
             return interrupt.requested and self._unfinished()
+
+    def _loggers(self) -> Sequence[str]:
+        """The trackers of the study file; a study that goes on does so without what is missing."""
+        loggers = self.spec.operations.loggers
+        if missing := missing_trackers(loggers, "operations.loggers"):
+            self.say(f"warning: {missing}; the study goes on without it")
+        return [name for name in loggers if not missing_trackers([name], "")]
 
     def _say_target(self) -> None:
         """What the halves hold and aim at; what is wrong with that is noted, too."""

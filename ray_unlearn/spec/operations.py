@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from ray_unlearn.spec.bounds import LONGEST_S, MOST_RETRIES, MOST_SEQUENCES, MOST_WORKERS
 from ray_unlearn.spec.strict import Strict
 
+LoggerName = Literal["wandb", "mlflow"]
+
 
 class Operations(Strict):
     """How a study is run; nothing here changes a result beyond rounding."""
@@ -51,6 +53,11 @@ class Operations(Strict):
         2, ge=0, le=MOST_RETRIES, description="times a trial is run again after its worker died"
     )
     tensorboard: bool = True
+    loggers: tuple[LoggerName, ...] = Field(
+        (),
+        description="trackers that a process beside the driver sends the study to, from its "
+        "ledger (pip install 'ray-unlearn[wandb,mlflow]'; `ray-unlearn log` does it later)",
+    )
     metrics_port: int | None = Field(
         None,
         ge=1024,

@@ -10,11 +10,12 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.given_file import json_value
-from ray_unlearn.store.storage import Storage
+from ray_unlearn.store.storage import FolderStorage, Storage
 
 HEARTBEAT_S = 5.0
 EXPIRY_S = 60.0
@@ -123,6 +124,23 @@ class LeasePlace:
             f"process {holder.pid} on host {holder.host}, for {_duration(held)}, last heard "
             f"{self.silence_s():.0f} s ago; wait for it, or stop it first"
         )
+
+
+def present_holder(folder: Path, environment: Environment = REAL) -> Holder | None:
+    """Who holds the lease of the ledger in `folder`, by its age alone; None: nobody.
+
+    Nothing is locked and nothing written: a look must not be in the way of whoever starts.
+    """
+    holder = LeasePlace(FolderStorage(folder), LEASE_FILE).holder()
+    if holder is None or holder.released:
+        return None
+    if holder.host == environment.host and not environment.is_alive(holder.pid):
+        return None
+    try:
+        silent = environment.time() - (folder / LEASE_FILE).stat().st_mtime
+    except OSError:
+        return None
+    return holder if silent < EXPIRY_S else None
 
 
 class Lease:

@@ -32,10 +32,11 @@ LANE_FIELDS = (
 """
 _SHOWN = {"index", "state", "trial", "node", "busy_s", "up_s", "restarts", "waiting_for"}
 
-Sign = Literal["running", "silent", "ended", "unknown"]
+Sign = Literal["starting", "running", "silent", "ended", "unknown"]
 """State of the driver by its sign of life.
 
-`silent`: it did not report its end, but no longer writes. `unknown`: there is no `live.json`.
+`starting`: a process holds the study and has not reported yet (`Status.starting`). `silent`: it did
+not report its end, but no longer writes. `unknown`: there is no `live.json`.
 """
 
 

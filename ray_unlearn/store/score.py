@@ -113,6 +113,11 @@ class ScoreRule:
         return self._spec
 
     @property
+    def baselines(self) -> Mapping[str, Row]:
+        """Rows of the models that no trial changed, by name."""
+        return self._baselines
+
+    @property
     def name(self) -> ScoreRuleName:
         """As the study file writes it."""
         return self._spec.objective.score_rule

@@ -3,8 +3,10 @@
 Reading it is safe while the study is running, and long after.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,14 @@ from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.strict import validated
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.store.best_so_far import BestSoFar, best_so_far
 from ray_unlearn.store.event import TrialEnded, TrialReopened
 from ray_unlearn.store.failure_reasons import OutcomeCounts, none_succeeded
 from ray_unlearn.store.follow import LedgerFollower
+from ray_unlearn.store.lease import present_holder
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
+from ray_unlearn.store.location import copied
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import AS_TRAINED, Row, strength_of
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
@@ -69,6 +74,10 @@ class Status:
     """Number of trials without a result by reason, the commonest first."""
     feasible: str = ""
     """How many trials are within the constraints, or how near the nearest is; empty without."""
+    course: BestSoFar = field(default_factory=BestSoFar)
+    """The best score so far by trials, and the level that it should reach."""
+    starting: str = ""
+    """The process that has taken the study and has not reported yet; empty without."""
 
     @property
     def without_result(self) -> int:
@@ -88,7 +97,7 @@ class Status:
     @property
     def driver(self) -> Sign:
         """Whether the study is running, by its driver's sign of life."""
-        return sign_of_life(self.live, self.age_s)
+        return "starting" if self.starting else sign_of_life(self.live, self.age_s)
 
     @property
     def over(self) -> bool:
@@ -113,7 +122,9 @@ class Tally:
 
     def __init__(self, rule: ScoreRule) -> None:
         self._rule = rule
-        self._counted: set[int] = set()
+        self._counted: dict[int, tuple[Trial, Row | None]] = {}
+        self._course: tuple[int, BestSoFar] | None = None
+        """With the number of baselines that it knew."""
         self._best: dict[str, tuple[Trial, Row]] = {}
         self._counts = OutcomeCounts()
         self._feasible = 0
@@ -124,9 +135,10 @@ class Tally:
         """Count a trial that has ended; a second time has no effect."""
         if trial.number in self._counted:
             return
-        self._counted.add(trial.number)
-        self._counts.add(trial)
         row = self._rule.row(trial)
+        self._counted[trial.number] = trial, row
+        self._course = None
+        self._counts.add(trial)
         if row is None:
             self._look_outside(trial)
             return
@@ -156,6 +168,14 @@ class Tally:
         if self._nearest is not None:
             nearest = f"; nearest is trial {self._nearest[1]}: {self._nearest[2]}"
         return f"none of {self.finished} trials is within the constraints{nearest}"
+
+    @property
+    def course(self) -> BestSoFar:
+        """The best score so far, made anew when a trial has ended."""
+        baselines = len(self._rule.baselines)
+        if self._course is None or self._course[0] != baselines:
+            self._course = baselines, best_so_far(self._counted, self._rule)
+        return self._course[1]
 
     @property
     def outcomes(self) -> dict[str, int]:
@@ -203,6 +223,21 @@ def status(folder: Path) -> Status:
     return Follower(folder).poll()
 
 
+@contextmanager
+def followed(location: str | Path) -> Iterator["Follower"]:
+    """A study for repeated looks, in a folder or an object store.
+
+    Raises:
+        UserError: not a location.
+        StorageError: the store cannot be read.
+    """
+    with copied(location) as copy:
+        if isinstance(copy, Path):
+            yield Follower(copy)
+        else:
+            yield Follower(copy.folder, copy.refresh, name=str(location))
+
+
 def _nothing() -> None:
     """The refresh of local files, which need none."""
 
@@ -238,6 +273,18 @@ class Follower:
         self._live: Live | None = None
         self._written = 0.0
         """When `_live` was written, by the monotonic clock."""
+
+    @property
+    def record(self) -> Record:
+        """All that the ledger said at the last look."""
+        assert self._record is not None, "nothing was read yet"
+        return self._record
+
+    @property
+    def rule(self) -> ScoreRule:
+        """The study's rule, with its spec."""
+        assert self._spec is not None, "nothing was read yet"
+        return ScoreRule.of(self.record, self._spec)
 
     def poll(self) -> Status:
         """The study as it is now.
@@ -318,7 +365,22 @@ class Follower:
             score_rule=spec.objective.score_rule,
             reasons=tally.reasons,
             feasible=tally.feasible,
+            course=tally.course,
+            starting=self._starting(),
         )
+
+    def _starting(self) -> str:
+        """Who holds the study since the last report, while that does not say that it runs."""
+        live = self._live
+        holder = present_holder(self._folder / "ledger", self._environment)
+        if holder is None or (live is not None and live.running):
+            return ""
+        who = holder.host, holder.pid
+        if live is not None and who == (live.host, live.pid):
+            ended = datetime.fromisoformat(live.time).timestamp()
+            if holder.started < ended:  # it is about to give the study back
+                return ""
+        return f"{holder.host} (process {holder.pid})"
 
 
 def _check_there(folder: Path) -> None:

@@ -9,7 +9,8 @@ from specs import finished, record, row, run, space, study
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver, tag
+from ray_unlearn.execution.exports.run_facts import tag
+from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
 from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Trial

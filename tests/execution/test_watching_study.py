@@ -11,7 +11,7 @@ from ray_unlearn.analysis.numerals import DASH
 from ray_unlearn.analysis.read.study_results import load
 from ray_unlearn.analysis.report.own_columns_section import own_columns_section
 from ray_unlearn.analysis.report.page import Table
-from ray_unlearn.execution.exports.tensorboard_log import tag
+from ray_unlearn.execution.exports.run_facts import tag
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import BaselineMeasured, Header, RowMeasured, TrialAsked, TrialEnded

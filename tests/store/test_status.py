@@ -26,7 +26,7 @@ from object_store import BUCKET, object_store
 from rich.console import Console
 
 from ray_unlearn.cli import watch as watching
-from ray_unlearn.environment import Environment
+from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.store import follow
 from ray_unlearn.store.event import Header, Note, TrialReopened
@@ -257,6 +257,36 @@ def test_the_age_of_the_last_sign_tells_whether_the_driver_lives() -> None:
         "running", "silent", "ended",
     ]  # fmt: skip
     assert sign_of_life(None, None) == "unknown"
+
+
+def test_a_study_that_has_just_been_taken_is_starting_and_not_over(tmp_path: Path) -> None:
+    """`status --watch` beside a `resume` that loads its data must not leave at once."""
+    study = written(tmp_path / "s", interleaved())
+    replace(LIVE, running=False, time=at(30)).write(study)
+    assert status(study).over
+    with Ledger.open(study / "ledger"):
+        found = status(study)
+        assert (found.driver, found.over) == ("starting", False)
+        assert f"process {os.getpid()}" in found.starting
+        assert f"starting on {found.starting}" in shown(found)
+        here = replace(LIVE, time=at(0), pid=os.getpid(), host=REAL.host)
+        here.write(study)
+        assert status(study).driver == "running"
+        replace(here, running=False, time=at(-1)).write(study)
+        assert status(study).over, "it has ended, and is about to give the study back"
+    assert status(study).over
+
+
+def test_a_lease_of_a_process_that_died_starts_nothing(tmp_path: Path) -> None:
+    study = written(tmp_path / "s", interleaved())
+    lease = study / "ledger" / "lease.json"
+    holder = json.loads(lease.read_text())
+    lease.write_text(json.dumps(holder | {"released": False, "pid": 2**22 + 1}))
+    assert status(study).starting == "", "no such process on this machine"
+    lease.write_text(json.dumps(holder | {"released": False, "host": "elsewhere"}))
+    assert status(study).starting == f"elsewhere (process {holder['pid']})"
+    os.utime(lease, (0, 0))
+    assert status(study).starting == "", "silent for too long"
 
 
 def test_while_watching_a_driver_with_a_wrong_clock_is_alive_as_long_as_it_writes(

@@ -15,7 +15,7 @@ from ranks import run_ranks
 from test_loop import config, run, weights
 from test_watched_sets import opened, repeatable_rows, watching  # noqa: F401
 
-from ray_unlearn.execution.exports.tensorboard_log import tag
+from ray_unlearn.execution.exports.run_facts import tag
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.objective import Objective

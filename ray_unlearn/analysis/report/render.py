@@ -32,12 +32,13 @@ def render(page: Page, methods: Sequence[str]) -> dict[str, str]:
     """
     text = _markdown_templates().get_template("report.md.jinja").render(page=page)
     return {
-        "report.html": _html_templates(methods).get_template("report.html.jinja").render(page=page),
+        "report.html": html_templates(methods).get_template("report.html.jinja").render(page=page),
         "report.md": re.sub(r"\n{3,}", "\n\n", text),
     }
 
 
-def _html_templates(methods: Sequence[str]) -> jinja2.Environment:
+def html_templates(methods: Sequence[str]) -> jinja2.Environment:
+    """The templates of HTML pages: they escape what they show, and know style and colours."""
     html = jinja2.Environment(**SETTINGS, autoescape=True, finalize=_shown)
     html.filters |= {"code": code, "breakable": breakable}
     css = files(PACKAGE).joinpath("style.css").read_text(encoding="utf-8")

@@ -16,53 +16,20 @@ from tensorboard.plugins.hparams import summary_v2 as hp
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from ray_unlearn.execution.drawn_points import Sampled, active
-from ray_unlearn.spec.row_tasks import TASK_COLUMN
+from ray_unlearn.execution.drawn_points import Sampled
+from ray_unlearn.execution.exports.run_facts import (
+    BEST,
+    best_metrics,
+    outcome_text,
+    run_configuration,
+    run_name,
+    shown_metrics,
+)
 from ray_unlearn.spec.search_space import Choice, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.record import Trial
-from ray_unlearn.store.schema import COLUMNS, SETS, Row, is_as_trained, row_key
+from ray_unlearn.store.schema import Row, row_key
 from ray_unlearn.store.score import ScoreRule
-from ray_unlearn.store.study_columns import set_of
-
-BEST = (
-    "score_selection",
-    "score_reporting",
-    "forget_gap_selection",
-    "utility_loss_selection",
-    "forget_ppl",
-    "update",
-    "strength",
-)
-"""Columns of a trial's best row shown in the HParams tab, under `best/`."""
-
-TRAINING = (
-    "strength",
-    "epoch",
-    "forget_loss",
-    "retain_loss",
-    "grad_norm",
-    "learning_rate_sum",
-    "forget_tokens",
-    "retain_tokens",
-)
-CALIBRATED = "calibrated/"
-"""Before the tags of rows at another strength than 1, which have the update of a row as trained."""
-OBJECTIVES = ("score", "forget_gap", "utility_loss", "exact_distance")
-
-
-def tag(column: str) -> str:
-    """TensorBoard's name of a column: its group and the rest, as in `forget/ppl`."""
-    if column in TRAINING:
-        return f"training/{column}"
-    if column.startswith(OBJECTIVES):
-        return f"objective/{column}"
-    if column.startswith(TASK_COLUMN):
-        return column.replace(".", "/")
-    if column not in COLUMNS:
-        return "/".join(set_of(column) or ("benchmark", column))
-    group, _, rest = column.partition("_")
-    return f"{group}/{rest}" if group in {*SETS, "mia"} else f"cost/{column}"
 
 
 class TensorBoardObserver:
@@ -88,9 +55,8 @@ class TensorBoardObserver:
     def on_trial(self, trial: Trial) -> None:
         """Begin the trial's run, with the rows that an interrupted trial has already."""
         self._close(trial.number)
-        run = self._runs[trial.number] = _Run(self._folder / f"{trial.number:04d}-{trial.method}")
-        point = active(self._spec.spaces[trial.method], trial.config)
-        values = {"method": trial.method, "seed": trial.config["seed"]} | point
+        run = self._runs[trial.number] = _Run(self._folder / run_name(trial))
+        values = run_configuration(self._spec, trial)
         run.add(hp.hparams_pb(values, trial_id=f"{trial.number:04d}"))
         for row in trial.rows:
             self.on_row(trial, row)
@@ -104,12 +70,9 @@ class TensorBoardObserver:
             self.on_trial(trial)
             if any(row_key(known) == row_key(row) for known in trial.rows):
                 return
-        trained = is_as_trained(row)
-        prefix = "" if trained else CALIBRATED
         scalars = [
-            Summary.Value(tag=prefix + tag(n), simple_value=value)
-            for n, value in row.items()
-            if n != "update" and not (trained and n == "strength")
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in shown_metrics(row).items()
         ]
         self._runs[trial.number].add(Summary(value=scalars), row["update"])
 
@@ -118,17 +81,10 @@ class TensorBoardObserver:
         if trial.number not in self._runs:
             self.on_trial(trial)
         run = self._runs[trial.number]
-        best = self._rule.row(trial)
-        if best is not None:
-            scalars = [
-                Summary.Value(tag=f"best/{n}", simple_value=v) for n, v in best.items() if n in BEST
-            ]
-            run.add(Summary(value=scalars))
-        run.add(
-            text_pb(
-                "outcome", f"{trial.status}: {trial.reason}" if trial.reason else str(trial.status)
-            )
-        )
+        best = best_metrics(self._rule, trial)
+        if best:
+            run.add(Summary(value=[Summary.Value(tag=n, simple_value=v) for n, v in best.items()]))
+        run.add(text_pb("outcome", outcome_text(trial)))
         run.add(_session_end(succeeded=trial.status in {"complete", "pruned"}))
         self._close(trial.number)
 
