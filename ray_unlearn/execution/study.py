@@ -29,7 +29,13 @@ from typing import Any
 import ray
 
 from ray_unlearn.environment import REAL
-from ray_unlearn.execution.conductor import LaneError, first_job, pending, record_first_job
+from ray_unlearn.execution.conductor import (
+    HubGone,
+    LaneError,
+    first_job,
+    pending,
+    record_first_job,
+)
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, export_journal
 from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
@@ -38,7 +44,7 @@ from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.lane_workspace import OpenStudy, shared_model
 from ray_unlearn.execution.monitor import Observation
 from ray_unlearn.execution.progress import Progress
-from ray_unlearn.execution.ray_runtime import connected
+from ray_unlearn.execution.ray_runtime import check_address, connected
 from ray_unlearn.execution.ray_tune import run_trials
 from ray_unlearn.execution.recorder import Observer, Recorder
 from ray_unlearn.execution.resume import (
@@ -53,7 +59,7 @@ from ray_unlearn.execution.search import Search
 from ray_unlearn.execution.stages import stages
 from ray_unlearn.execution.study_checks import admitted, check_disk, check_unchanged, readmitted
 from ray_unlearn.execution.study_header import code_version, libraries, study_header
-from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError, UserError
+from ray_unlearn.spec.errors import EXIT_FAILED_TRIALS, EXIT_INTERRUPTED, StorageError
 from ray_unlearn.spec.method_modules import ENVIRONMENT
 from ray_unlearn.spec.printable import printable
 from ray_unlearn.spec.strict import differences
@@ -69,6 +75,7 @@ from ray_unlearn.store.event import (
 )
 from ray_unlearn.store.failure_reasons import OutcomeCounts, none_succeeded
 from ray_unlearn.store.files import kept_weights, remove_leftovers
+from ray_unlearn.store.free_place import check_free, left_free
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles, opened
 from ray_unlearn.store.record import Record
@@ -147,16 +154,13 @@ def run_study(
             are dealt anew.
 
     Raises:
-        UserError: there is a study already, model or data cannot be used, no room on the cluster,
-        lanes cannot start.
+        UserError: there is a study already, or files of others; model or data cannot be used, no
+            room on the cluster, lanes cannot start. What was made by then is taken away again.
         StorageError: the storage cannot be written or its disk is nearly full.
     """
     with opened(location) as place:
-        if place.occupied():
-            raise UserError(
-                f"{location} holds a study already; go on with it: `ray-unlearn resume "
-                f"{location}`, or choose another place"
-            )
+        check_free(place)
+        check_address(address)
         Search(spec, "")  # refuses a grid that is too large
         with stages(quiet) as report:
             make_ready(spec.model, report)
@@ -164,7 +168,10 @@ def run_study(
         data = prepared_study(spec, say)
         found = admitted(spec, data, address, place)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
-        with place.create_ledger(study_header(spec, data, dealing)) as ledger:
+        with (
+            left_free(place, but=HubGone),
+            place.create_ledger(study_header(spec, data, dealing)) as ledger,
+        ):
             if halves_of is not None and halves_of.halves:
                 ledger.append(HalvesDealt(halves_of.halves))
             write_spec(place.folder / SPEC_FILE, spec)

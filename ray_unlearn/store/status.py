@@ -5,6 +5,7 @@ Reading it is safe while the study is running, and long after.
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import TrialEnded, TrialReopened
 from ray_unlearn.store.failure_reasons import OutcomeCounts, none_succeeded
 from ray_unlearn.store.follow import LedgerFollower
+from ray_unlearn.store.lease import LeasePlace
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
+from ray_unlearn.store.location import check_no_file
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import AS_TRAINED, Row, strength_of
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
+from ray_unlearn.store.storage import FolderStorage
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,8 @@ class Status:
     """Number of trials without a result by reason, the commonest first."""
     feasible: str = ""
     """How many trials are within the constraints, or how near the nearest is; empty without."""
+    starting: bool = False
+    """The driver's last report is of an ended run, and another process holds the study by now."""
 
     @property
     def without_result(self) -> int:
@@ -96,7 +102,7 @@ class Status:
 
         The run has ended or, if its driver left no report, all its trials have.
         """
-        return self.driver == "ended" or (
+        return (self.driver == "ended" and not self.starting) or (
             self.driver == "unknown" and self.finished == self.asked_for
         )
 
@@ -318,10 +324,24 @@ class Follower:
             score_rule=spec.objective.score_rule,
             reasons=tally.reasons,
             feasible=tally.feasible,
+            starting=self._starts_again(),
         )
+
+    def _starts_again(self) -> bool:
+        """Whether a process has taken the study since the last run ended, and lives."""
+        live = self._live
+        if live is None or live.running:
+            return False
+        holder = LeasePlace(FolderStorage(self._folder, self._environment)).holder()
+        if holder is None or holder.released:
+            return False
+        here = self._environment
+        gone = holder.host == here.host and not here.is_alive(holder.pid)
+        return holder.started > datetime.fromisoformat(live.time).timestamp() and not gone
 
 
 def _check_there(folder: Path) -> None:
+    check_no_file(folder)
     if not (folder / "ledger" / "events.jsonl").is_file():
         raise UserError(
             f"{folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"
