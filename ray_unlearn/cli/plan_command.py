@@ -173,6 +173,8 @@ def _machine(placed: "Placed | None", gpu_memory: float | None) -> "Machine":
 def _print_plan(
     spec: StudySpec, found: "StudyPlan", teraflops: float, nodes: Mapping[str, str]
 ) -> None:
+    from ray_unlearn.store.live import in_words
+
     parts = ", ".join(
         f"{name} {four_digits(value)}" for name, value in asdict(found.memory).items() if value
     )
@@ -181,10 +183,10 @@ def _print_plan(
         ("trials", str(found.trials)),
         ("updates, evaluations", f"{found.updates}, {found.evaluations}"),
         *([("calibrated rows", str(found.calibrations))] if found.calibrations else []),
-        ("tokens in updates", four_digits(found.tokens)),
+        ("tokens in updates", f"{found.tokens:,.0f}"),
         ("FLOPs in updates", four_digits(found.update_flops)),
-        (f"worker hours at {teraflops:g} TFLOP/s, evaluation apart", four_digits(hours)),
-        ("parameters", four_digits(float(found.parameters))),
+        (f"worker time at {teraflops:g} TFLOP/s, evaluation apart", in_words(3600 * hours)),
+        ("parameters", f"{found.parameters:,}"),
         ("memory per worker, GiB (estimate)", f"{four_digits(found.memory.total)}: {parts}"),
         ("disk, GiB (estimate)", four_digits(found.disk_gib)),
         ("lanes x workers", f"{found.lanes} x {found.workers}"),

@@ -355,6 +355,7 @@ class _Run:
             Fleet(operations, self._open_workspace(), trials, worker_gib, self.say) as fleet,
         ):
             observation.lanes(fleet.state)
+            self.say("the lanes load the model and measure the baselines")
             # Measured anew until a trial was judged by them: a crash may have left only the first
             # of them.
             first = first_job(fleet.hub, self._baselines_missing(), interrupt)

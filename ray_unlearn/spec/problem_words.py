@@ -62,10 +62,12 @@ def _written(problem: Mapping[str, Any], content: Any) -> Loc:
     value, kept = content, []
     parts: Loc = problem["loc"]
     for count, part in enumerate(parts, start=1):
-        inside = isinstance(value, dict) and part in value
-        if inside or (isinstance(value, list | tuple) and isinstance(part, int)):
+        if isinstance(value, dict) and part in value:
             kept.append(part)
-            value = value[part] if inside or part < len(value) else None
+            value = value[part]
+        elif isinstance(value, list | tuple) and isinstance(part, int):
+            kept.append(part)
+            value = value[part] if part < len(value) else None
         elif problem["type"] == "missing" and count == len(parts):
             kept.append(part)
     return tuple(kept)

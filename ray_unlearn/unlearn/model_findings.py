@@ -12,6 +12,7 @@ from ray_unlearn.store.target import (
 )
 from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.finding import Finding, FindingState
+from ray_unlearn.unlearn.model import reason_of
 from ray_unlearn.unlearn.tried_model import (
     AskedModel,
     asked_model,
@@ -46,7 +47,10 @@ def ask_model(
     if reason := _not_tried(spec, downloads):
         found.append(Finding("weights", "note", f"the model is not tried: {reason}"))
     else:
-        opened = ask("weights", partial(opened_here, spec, data), partial(_weight_words, spec))
+        try:
+            opened = ask("weights", partial(opened_here, spec, data), partial(_weight_words, spec))
+        except Exception as error:  # whatever a model's own code raises
+            return None, [*found, _not_callable(spec, error)]
         if opened is None:
             return None, found
         workspace = opened[0]
@@ -54,6 +58,12 @@ def ask_model(
         return None, found
     asked = asked_model(spec, data, workspace)
     return asked, [*found, *_knowledge(asked)]
+
+
+def _not_callable(spec: StudySpec, error: Exception) -> Finding:
+    """On GPUs it may work all the same."""
+    said = f"model.source: {spec.model.source} cannot be called here: {reason_of(error)}"
+    return Finding("weights", "note" if spec.operations.gpus_per_worker else "refused", said)
 
 
 def _not_tried(spec: StudySpec, downloads: bool) -> str | None:

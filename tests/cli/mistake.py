@@ -149,7 +149,9 @@ def written(text: Callable[[str], str | bytes]) -> Change:
     return change
 
 
-def documents(entries: Callable[[list[dict[str, Any]]], list[Any]], split: str = "forget") -> Change:
+def documents(
+    entries: Callable[[list[dict[str, Any]]], list[Any]], split: str = "forget"
+) -> Change:
     """The documents of a split, changed."""
 
     def change(place: Workplace) -> None:

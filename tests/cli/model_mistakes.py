@@ -29,7 +29,7 @@ def _larger_tokenizer(place: Workplace) -> None:
     tokenizer.save_pretrained(place.model)
 
 
-def _saved(kind: str):  # noqa: ANN202
+def _saved(kind: str):
     """Another kind of model in the folder, by the name of its config in transformers."""
 
     def change(place: Workplace) -> None:
@@ -106,7 +106,8 @@ def _nothing_to_forget(place: Workplace) -> None:
 
     chance = random.Random(0)
     letters = "".join(map(chr, range(33, 127)))
-    lines = [json.dumps({"text": "".join(chance.choices(letters, k=300))}) for _ in range(24)]
+    texts = ["".join(chance.choices(letters, k=300)) for _ in range(24)]
+    lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)]
     place.data().write_text("\n".join(lines))
 
 
@@ -114,48 +115,140 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
 SOURCE = "model.source"
 
 MISTAKES = [
-    Mistake("a folder misspelt", key(SOURCE, "./modle"), (SOURCE, "did you mean 'model'")),
-    Mistake("a folder misspelt beside others", key(SOURCE, "models/llama"), (SOURCE, "models/llama")),
+    Mistake("a model's folder misspelt", key(SOURCE, "./modle"), (SOURCE, "did you mean 'model'")),
+    Mistake(
+        "a folder misspelt beside others", key(SOURCE, "models/llama"), (SOURCE, "models/llama")
+    ),
     Mistake("a path beyond a hub id", key(SOURCE, "a/b/c"), (SOURCE, "no such folder")),
-    Mistake("a folder with a slash at its end", key(SOURCE, "modle/"), (SOURCE, "no such folder", "did you mean 'model'")),
-    Mistake("a home that is not there", key(SOURCE, "~/nowhere/model"), (SOURCE, "no such folder")),
-    Mistake("a hub id that is nowhere", key(SOURCE, "nobody-at-all/no-such-model-1"), (SOURCE, "is no folder", "check its spelling")),
-    Mistake("an address", key(SOURCE, "https://huggingface.co/openai-community/gpt2"), (SOURCE, "https://huggingface.co/openai-community/gpt2", "openai-community/gpt2")),
-    Mistake("a demo that is none", key(SOURCE, "demo:pyton"), ("model.source", "unknown demo domain 'pyton'", "stdlib")),
+    Mistake(
+        "a folder with a slash at its end",
+        key(SOURCE, "modle/"),
+        (SOURCE, "no such folder", "did you mean 'model'"),
+    ),
+    Mistake(
+        "a model in a home that is not there",
+        key(SOURCE, "~/nowhere/model"),
+        (SOURCE, "no such folder"),
+    ),
+    Mistake(
+        "a hub id that is nowhere",
+        key(SOURCE, "nobody-at-all/no-such-model-1"),
+        (SOURCE, "is no folder", "check its spelling"),
+    ),
+    Mistake(
+        "an address",
+        key(SOURCE, "https://huggingface.co/openai-community/gpt2"),
+        (SOURCE, "https://huggingface.co/openai-community/gpt2", "openai-community/gpt2"),
+    ),
+    Mistake(
+        "a demo that is none",
+        key(SOURCE, "demo:pyton"),
+        ("model.source", "unknown demo domain 'pyton'", "stdlib"),
+    ),
     Mistake("no source", key(SOURCE, ""), ("study.yaml", SOURCE)),
     Mistake("a file for the folder", _file_for_folder, (SOURCE, "model.safetensors", "folder")),
-    Mistake("an empty folder", _empty, (SOURCE, "no config.json")),
+    Mistake("an empty folder of a model", _empty, (SOURCE, "no config.json")),
     Mistake("adapters alone", _adapters_alone, (SOURCE, "adapter", "merge")),
     Mistake("no weights", _without_weights, (SOURCE, "has no weights", "save_pretrained")),
     Mistake("weights as pickle alone", _pickle, (SOURCE, "has no weights", "save_pretrained")),
-    Mistake("weights cut short", model_file(WEIGHTS, lambda b: b[: len(b) // 2]), (SOURCE, WEIGHTS, "download it again")),
-    Mistake("a git-lfs pointer", model_file(WEIGHTS, lambda b: POINTER), (SOURCE, WEIGHTS, "git lfs pull")),
-    Mistake("a web page for weights", model_file(WEIGHTS, lambda b: b"<html></html>"), (SOURCE, WEIGHTS, "download it again")),
-    Mistake("empty weights", model_file(WEIGHTS, lambda b: b""), (SOURCE, WEIGHTS, "download it again")),
-    Mistake("a shard that is missing", _index, (SOURCE, "model-00002-of-00002.safetensors is missing", "download it")),
-    Mistake("a tensor that is missing", _fewer_tensors, (SOURCE, "up_proj", "save_pretrained"), loads=True),
+    Mistake(
+        "weights cut short",
+        model_file(WEIGHTS, lambda b: b[: len(b) // 2]),
+        (SOURCE, WEIGHTS, "download it again"),
+    ),
+    Mistake(
+        "a git-lfs pointer for weights",
+        model_file(WEIGHTS, lambda b: POINTER),
+        (SOURCE, WEIGHTS, "git lfs pull"),
+    ),
+    Mistake(
+        "a web page for weights",
+        model_file(WEIGHTS, lambda b: b"<html></html>"),
+        (SOURCE, WEIGHTS, "download it again"),
+    ),
+    Mistake(
+        "empty weights", model_file(WEIGHTS, lambda b: b""), (SOURCE, WEIGHTS, "download it again")
+    ),
+    Mistake(
+        "a shard that is missing",
+        _index,
+        (SOURCE, "model-00002-of-00002.safetensors is missing", "download it"),
+    ),
+    Mistake(
+        "a tensor that is missing",
+        _fewer_tensors,
+        (SOURCE, "up_proj", "save_pretrained"),
+        loads=True,
+    ),
     Mistake("a config of another size", _other_shapes, (SOURCE, "size"), loads=True),
-    Mistake("weights that are no numbers", _nan, (SOURCE, "not finite"), loads=True),
-    Mistake("a config that is cut", model_file("config.json", lambda b: b[:40]), (SOURCE, "config")),
+    Mistake(
+        "weights that are no numbers",
+        _nan,
+        (SOURCE, "model.norm.weight", "not finite", "download it again"),
+        loads=True,
+    ),
+    Mistake(
+        "a config that is cut", model_file("config.json", lambda b: b[:40]), (SOURCE, "config")
+    ),
     Mistake("a config without its kind", model_config(model_type=None), (SOURCE, "model_type")),
     Mistake("a kind that is too new", model_config(model_type="llama9"), (SOURCE, "llama9")),
     Mistake("BERT", _saved("BertConfig"), (SOURCE, "no causal language model")),
     Mistake("T5", _saved("T5Config"), (SOURCE, "t5", "next token")),
     Mistake("an image model", _saved("ViTConfig"), (SOURCE, "vit", "next token")),
-    Mistake("code of its own", model_config(model_type="x", auto_map={"AutoConfig": "x.X"}), (SOURCE, "code of its own")),
+    Mistake(
+        "code of its own",
+        model_config(model_type="x", auto_map={"AutoConfig": "x.X"}),
+        (SOURCE, "code of its own"),
+    ),
     Mistake("no tokenizer", _without_tokenizer, (SOURCE, "no tokenizer", "save_pretrained")),
-    Mistake("a tokenizer that is cut", model_file("tokenizer.json", lambda b: b[:100]), (SOURCE, "no tokenizer for")),
-    Mistake("a tokenizer larger than the embedding", _larger_tokenizer, (SOURCE, "vocabulary", "resize_token_embeddings")),
+    Mistake(
+        "a tokenizer that is cut",
+        model_file("tokenizer.json", lambda b: b[:100]),
+        (SOURCE, "no tokenizer for"),
+    ),
+    Mistake(
+        "a tokenizer larger than the embedding",
+        _larger_tokenizer,
+        (SOURCE, "vocabulary", "resize_token_embeddings"),
+    ),
     Mistake("more tokens than positions", _gpt2, ("data.sequence_length", "32", "48")),
-    Mistake("a GGUF file that is not there", key("model.gguf_file", "x.gguf"), ("model.gguf_file", "no such file")),
-    Mistake("a revision of a folder", key("model.revision", 5), ("study.yaml", "model.revision", "quotes")),
-    Mistake("a retrained model that is not there", key("model.exact_retrain", "./gone"), ("model.exact_retrain", "no such folder")),
-    Mistake("a retrained model of another size", _other_retrained, ("model.exact_retrain", "config")),
-    Mistake("FlashAttention that is not installed", key("model.attention", "flash_attention_2"), ("model.attention", "sdpa")),
-    Mistake("adapters on layers that it has not", keys(model__lora={"rank": 4, "targets": ["qproj"]}), ("model.lora", "qproj"), loads=True),
+    Mistake(
+        "a GGUF file that is not there",
+        key("model.gguf_file", "x.gguf"),
+        ("model.gguf_file", "no such file"),
+    ),
+    Mistake(
+        "a revision of a folder",
+        key("model.revision", 5),
+        ("study.yaml", "model.revision", "quotes"),
+    ),
+    Mistake(
+        "a retrained model that is not there",
+        key("model.exact_retrain", "./gone"),
+        ("model.exact_retrain", "no such folder"),
+    ),
+    Mistake(
+        "a retrained model of another size", _other_retrained, ("model.exact_retrain", "config")
+    ),
+    Mistake(
+        "FlashAttention that is not installed",
+        key("model.attention", "flash_attention_2"),
+        ("model.attention", "sdpa"),
+    ),
+    Mistake(
+        "adapters on layers that it has not",
+        keys(model__lora={"rank": 4, "targets": ["qproj"]}),
+        ("model.lora", "qproj"),
+        loads=True,
+    ),
 ]
 
-SENSELESS = [
-    Mistake("nothing to forget", _nothing_to_forget, ("nothing to forget", "swapped"), ("plan", "study.yaml"), loads=True),
+MISTAKES += [
+    Mistake(
+        "nothing to forget",
+        _nothing_to_forget,
+        ("nothing to forget", "swapped"),
+        ("plan", "study.yaml"),
+        loads=True,
+    ),
 ]
-MISTAKES += SENSELESS

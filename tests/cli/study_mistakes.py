@@ -1,129 +1,288 @@
-"""Mistakes in a study file: YAML, keys, values, and settings that exclude each other."""
+"""Mistakes in the keys of a study file: values, and settings that exclude each other."""
 
-from mistake import Mistake, both, key, keys, override, renamed, without, written
+from mistake import Mistake, both, key, keys, renamed, without
 
-YAML = [
-    Mistake("a tab", written(lambda t: t.replace("  source", "\tsource")), ("study.yaml", "line 3", "indent with spaces")),
-    Mistake("a key twice", written(lambda t: t + "name: other\n"), ("study.yaml", "line", "'name' is given twice", "keep one")),
-    Mistake("an open bracket", written(lambda t: t + "x: [1, 2\n"), ("study.yaml", "line", "not valid YAML")),
-    Mistake("a colon without a space", written(lambda t: t.replace("name: mine", "name:mine")), ("study.yaml", "line", "not valid YAML")),
-    Mistake("a bad indent", written(lambda t: t.replace("  domain", " domain")), ("study.yaml", "line", "not valid YAML")),
-    Mistake("UTF-16 by PowerShell", written(lambda t: t.encode("utf-16")), ("study.yaml", "UTF-16", "save it as UTF-8")),
-    Mistake("Windows-1252", written(lambda t: ("description: café\n" + t).encode("cp1252")), ("study.yaml", "line 1", "save it as UTF-8")),
-    Mistake("an empty file", written(lambda t: ""), ("study.yaml", "got nothing")),
-    Mistake("a list, not a mapping", written(lambda t: "- name: mine\n"), ("study.yaml", "mapping")),
-    Mistake("a list as a key", written(lambda t: t + "[1, 2]: x\n"), ("study.yaml", "line", "quote it")),
-    Mistake("an anchor and an alias", written(lambda t: t + "x: &a [1]\ny: *a\n"), ("study.yaml", "line", "write the value out")),
-    Mistake("a tag", written(lambda t: t + "x: !!python/name:os.system\n"), ("study.yaml", "line", "write the value out")),
-    Mistake("a date as a name", written(lambda t: t.replace("name: mine", "name: 2024-06-11")), ("study.yaml", "name", "quotes")),
-    Mistake("a number as a name", written(lambda t: t.replace("name: mine", "name: 1e5")), ("study.yaml", "name", "quotes")),
-    Mistake("JSON Lines in place of the study", written(lambda t: '{"text": "a"}\n{"text": "b"}\n'), ("study.yaml", "line 2")),
-    Mistake("a key of bytes beyond YAML", written(lambda t: t + "x: \x07\n"), ("study.yaml", "not valid YAML")),
-]
-
-KEYS = [
-    Mistake("a section misspelt", renamed("search", "serch"), ("study.yaml", "serch", "did you mean 'search'")),
-    Mistake("a key misspelt in a section", renamed("model.source", "sorce"), ("study.yaml", "model.sorce", "did you mean 'source'")),
+MISTAKES = [
+    Mistake(
+        "a section misspelt",
+        renamed("search", "serch"),
+        ("study.yaml", "serch", "did you mean 'search'"),
+    ),
+    Mistake(
+        "a key misspelt in a section",
+        renamed("model.source", "sorce"),
+        ("study.yaml", "model.sorce", "did you mean 'source'"),
+    ),
     Mistake("no name", without("name"), ("study.yaml", "name", "required")),
     Mistake("no model", without("model"), ("study.yaml", "model", "required")),
     Mistake("no data", without("data"), ("study.yaml", "data", "required")),
     Mistake("no evaluation", without("evaluation"), ("study.yaml", "evaluation", "required")),
-    Mistake("no number of trials", without("search.trials_per_method"), ("study.yaml", "trials_per_method", "required unless")),
+    Mistake(
+        "no number of trials",
+        without("search.trials_per_method"),
+        ("study.yaml", "trials_per_method", "required unless"),
+    ),
     Mistake("no split to unlearn", without("data.splits.forget"), ("study.yaml", "lacks forget")),
-    Mistake("a split misspelt", renamed("data.splits.forget", "forgett"), ("study.yaml", "data.splits.forgett", "did you mean 'forget'")),
+    Mistake(
+        "a split misspelt",
+        renamed("data.splits.forget", "forgett"),
+        ("study.yaml", "data.splits.forgett", "did you mean 'forget'"),
+    ),
     Mistake("no domain", without("data.domain"), ("study.yaml", "`domain` is required")),
     Mistake("a name with a slash", key("name", "my/study"), ("study.yaml", "name", "letters")),
     Mistake("a name with a space", key("name", "my study"), ("study.yaml", "name", "letters")),
     Mistake("a section as a list", key("search", ["random"]), ("study.yaml", "search", "mapping")),
     Mistake("a model as text", key("model", "model"), ("study.yaml", "model", "mapping")),
-    Mistake("methods as text", key("methods", "gradient_ascent"), ("study.yaml", "methods", "list")),
+    Mistake(
+        "methods as text", key("methods", "gradient_ascent"), ("study.yaml", "methods", "list")
+    ),
     Mistake("no methods", key("methods", []), ("study.yaml", "methods", "list")),
-    Mistake("a method misspelt", key("methods", ["gradient_asent"]), ("study.yaml", "methods", "did you mean 'gradient_ascent'")),
-    Mistake("a method twice", key("methods", ["gradient_ascent"] * 2), ("study.yaml", "methods", "keep one")),
-    Mistake("a method that needs answers", key("methods", ["dpo"]), ("study.yaml", "methods: dpo", "prompt", "data.splits.forget")),
-    Mistake("a folder of spaces that is not there", key("spaces", "spaces"), ("study.yaml", "spaces", "no such folder")),
-    Mistake("two trials for text", key("search.trials_per_method", "two"), ("study.yaml", "trials_per_method", "'two'")),
-    Mistake("no trials", key("search.trials_per_method", 0), ("study.yaml", "trials_per_method", "greater than or equal to 1")),
-    Mistake("half a trial", key("search.trials_per_method", 2.5), ("study.yaml", "trials_per_method", "2.5")),
-    Mistake("more trials than fit", key("search.trials_per_method", 10**12), ("study.yaml", "trials_per_method", "less than or equal")),
-    Mistake("a sampler that is none", key("search.sampler", "bayes"), ("study.yaml", "search.sampler", "'tpe'")),
-    Mistake("a negative seed", key("search.trial_seeds", [-1]), ("study.yaml", "search.trial_seeds", "-1")),
+    Mistake(
+        "a method misspelt",
+        key("methods", ["gradient_asent"]),
+        ("study.yaml", "methods", "did you mean 'gradient_ascent'"),
+    ),
+    Mistake(
+        "a method twice",
+        key("methods", ["gradient_ascent"] * 2),
+        ("study.yaml", "methods", "keep one"),
+    ),
+    Mistake(
+        "a method that needs answers",
+        key("methods", ["dpo"]),
+        ("study.yaml", "methods: dpo", "prompt", "data.splits.forget"),
+    ),
+    Mistake(
+        "a folder of spaces that is not there",
+        key("spaces", "spaces"),
+        ("study.yaml", "spaces", "no such folder"),
+    ),
+    Mistake(
+        "two trials for text",
+        key("search.trials_per_method", "two"),
+        ("study.yaml", "trials_per_method", "'two'"),
+    ),
+    Mistake(
+        "no trials",
+        key("search.trials_per_method", 0),
+        ("study.yaml", "trials_per_method", "greater than or equal to 1"),
+    ),
+    Mistake(
+        "half a trial",
+        key("search.trials_per_method", 2.5),
+        ("study.yaml", "trials_per_method", "2.5"),
+    ),
+    Mistake(
+        "more trials than fit",
+        key("search.trials_per_method", 10**12),
+        ("study.yaml", "trials_per_method", "less than or equal"),
+    ),
+    Mistake(
+        "a sampler that is none",
+        key("search.sampler", "bayes"),
+        ("study.yaml", "search.sampler", "'tpe'"),
+    ),
+    Mistake(
+        "a negative seed",
+        key("search.trial_seeds", [-1]),
+        ("study.yaml", "search.trial_seeds", "-1"),
+    ),
     Mistake("a seed beyond 64 bits", key("search.seed", 2**63), ("study.yaml", "search.seed")),
-    Mistake("one seed that is not in a list", key("search.trial_seeds", 3), ("study.yaml", "search.trial_seeds", "3")),
-    Mistake("a scheduler that is none", key("search.scheduler", {"type": "hyperband"}), ("study.yaml", "search.scheduler.type", "'asha'")),
-    Mistake("a grace beyond the last step", key("search.scheduler", {"type": "asha", "grace_updates": 10}), ("study.yaml", "search.scheduler.grace_updates", "below")),
-    Mistake("a share above 1", key("search.quasi_random_share", 25), ("study.yaml", "search.quasi_random_share", "1")),
-    Mistake("a grid without values", both(key("search.sampler", "grid"), without("search.trials_per_method")), ("study.yaml", "learning_rate", "grid")),
-    Mistake("a grid with a number of trials", key("search.sampler", "grid"), ("study.yaml", "remove `trials_per_method`")),
-    Mistake("points for another method", key("search.warm_start", {"npo": [{"learning_rate": 1e-3}]}), ("study.yaml", "search.warm_start", "remove it")),
-    Mistake("a point outside the space", key("search.warm_start", {"gradient_ascent": [{"learning_rate": 1.0}]}), ("study.yaml", "search.warm_start", "learning_rate")),
-    Mistake("a metric misspelt", key("objective", {"minimise": "forget_gapp"}), ("objective.minimise", "did you mean 'forget_gap'")),
-    Mistake("a metric with its half", key("objective", {"minimise": "forget_gap_selection"}), ("study.yaml", "objective.minimise", "leave out")),
-    Mistake("two aims", key("objective", {"minimise": "forget_gap", "maximise": "retain_ppl"}), ("study.yaml", "objective", "give one of")),
-    Mistake("a constraint on no metric", key("objective", {"subject_to": {"retain_pl": 2}}), ("objective.subject_to", "did you mean 'retain_ppl'")),
-    Mistake("limits the wrong way round", key("objective", {"subject_to": {"retain_ppl": {"at_least": 3, "at_most": 2}}}), ("study.yaml", "objective.subject_to", "must not be above")),
-    Mistake("a negative weight", key("objective", {"retain": -1}), ("study.yaml", "objective.retain")),
-    Mistake("evaluated at nothing", key("evaluation", {"batch_size": 8}), ("study.yaml", "evaluation", "every")),
-    Mistake("evaluated at update 0", key("evaluation.at", [0, 1]), ("study.yaml", "line 46", "evaluation.at", "from 1 on")),
-    Mistake("evaluated beyond all steps", key("evaluation.at", [100, 200]), ("evaluation.at", "100", "lower it")),
-    Mistake("a set that is no set", key("evaluation.sets", {"forget": {"path": "data/retain.jsonl"}}), ("study.yaml", "line 52", "sets.forget", "use another")),
-    Mistake("an lm-eval task misspelt", key("evaluation.tasks", ["arc_eazy"]), ("evaluation.tasks", "arc_eazy")),
-    Mistake("a batch of 0", key("evaluation.batch_size", 0), ("study.yaml", "evaluation.batch_size", "1")),
-    Mistake("a strength that is none", key("evaluation.strength", "strong"), ("study.yaml", "evaluation.strength", "'target'")),
-    Mistake("a dtype that is not offered", key("model.dtype", "float16"), ("study.yaml", "model.dtype", "'bfloat16'")),
-    Mistake("autocast on bfloat16", keys(model__dtype="bfloat16", model__autocast="bfloat16"), ("study.yaml", "autocast", "remove one")),
-    Mistake("LoRA of rank 0", key("model.lora", {"rank": 0}), ("study.yaml", "model.lora.rank", "1")),
-    Mistake("an attention that is none", key("model.attention", "flash"), ("study.yaml", "model.attention", "'sdpa'")),
-    Mistake("sequences of one token", key("data.sequence_length", 1), ("study.yaml", "data.sequence_length")),
-    Mistake("sequences of zero tokens", key("data.sequence_length", 0), ("study.yaml", "data.sequence_length")),
-    Mistake("a layout that is none", key("data.layout", "packed"), ("study.yaml", "data.layout", "'pack'")),
-    Mistake("a demo and own splits", key("data.source", "demo:python"), ("study.yaml", "exactly one of")),
-    Mistake("a split from two places", key("data.splits.forget.hub", "a/b"), ("study.yaml", "data.splits.forget", "exactly one")),
-    Mistake("a split of nothing", key("data.splits.forget", {}), ("study.yaml", "data.splits.forget")),
-    Mistake("a split as text", key("data.splits.forget", "data/forget.jsonl"), ("study.yaml", "data.splits.forget", "mapping")),
-    Mistake("a prompt without an answer", key("data.splits.forget.prompt", "q"), ("study.yaml", "data.splits.forget", "answer")),
-    Mistake("messages without a template", key("data.splits.forget.messages", "m"), ("study.yaml", "chat_template")),
-    Mistake("a template that is none", key("data.chat_template", "llama3"), ("study.yaml", "chat_template", "tokenizer")),
+    Mistake(
+        "one seed that is not in a list",
+        key("search.trial_seeds", 3),
+        ("study.yaml", "search.trial_seeds", "3"),
+    ),
+    Mistake(
+        "a scheduler that is none",
+        key("search.scheduler", {"type": "hyperband"}),
+        ("study.yaml", "search.scheduler.type", "'asha'"),
+    ),
+    Mistake(
+        "a grace beyond the last step",
+        key("search.scheduler", {"type": "asha", "grace_updates": 10}),
+        ("study.yaml", "search.scheduler.grace_updates", "below"),
+    ),
+    Mistake(
+        "a share above 1",
+        key("search.quasi_random_share", 25),
+        ("study.yaml", "search.quasi_random_share", "1"),
+    ),
+    Mistake(
+        "a grid without values",
+        both(key("search.sampler", "grid"), without("search.trials_per_method")),
+        ("study.yaml", "learning_rate", "grid"),
+    ),
+    Mistake(
+        "a grid with a number of trials",
+        key("search.sampler", "grid"),
+        ("study.yaml", "remove `trials_per_method`"),
+    ),
+    Mistake(
+        "points for another method",
+        key("search.warm_start", {"npo": [{"learning_rate": 1e-3}]}),
+        ("study.yaml", "search.warm_start", "remove it"),
+    ),
+    Mistake(
+        "a point outside the space",
+        key("search.warm_start", {"gradient_ascent": [{"learning_rate": 1.0}]}),
+        ("study.yaml", "search.warm_start", "learning_rate"),
+    ),
+    Mistake(
+        "a metric misspelt",
+        key("objective", {"minimise": "forget_gapp"}),
+        ("objective.minimise", "did you mean 'forget_gap'"),
+    ),
+    Mistake(
+        "a metric with its half",
+        key("objective", {"minimise": "forget_gap_selection"}),
+        ("study.yaml", "objective.minimise", "leave out"),
+    ),
+    Mistake(
+        "two aims",
+        key("objective", {"minimise": "forget_gap", "maximise": "retain_ppl"}),
+        ("study.yaml", "objective", "give one of"),
+    ),
+    Mistake(
+        "a constraint on no metric",
+        key("objective", {"subject_to": {"retain_pl": 2}}),
+        ("objective.subject_to", "did you mean 'retain_ppl'"),
+    ),
+    Mistake(
+        "limits the wrong way round",
+        key("objective", {"subject_to": {"retain_ppl": {"at_least": 3, "at_most": 2}}}),
+        ("study.yaml", "objective.subject_to", "must not be above"),
+    ),
+    Mistake(
+        "a negative weight", key("objective", {"retain": -1}), ("study.yaml", "objective.retain")
+    ),
+    Mistake(
+        "evaluated at nothing",
+        key("evaluation", {"batch_size": 8}),
+        ("study.yaml", "evaluation", "every"),
+    ),
+    Mistake(
+        "evaluated at update 0",
+        key("evaluation.at", [0, 1]),
+        ("study.yaml", "line 46", "evaluation.at", "from 1 on"),
+    ),
+    Mistake(
+        "evaluated beyond all steps",
+        key("evaluation.at", [100, 200]),
+        ("evaluation.at", "100", "lower it"),
+    ),
+    Mistake(
+        "a set that is no set",
+        key("evaluation.sets", {"forget": {"path": "data/retain.jsonl"}}),
+        ("study.yaml", "line 52", "sets.forget", "use another"),
+    ),
+    Mistake(
+        "an lm-eval task misspelt",
+        key("evaluation.tasks", ["arc_eazy"]),
+        ("evaluation.tasks", "arc_eazy"),
+    ),
+    Mistake(
+        "a batch of 0",
+        key("evaluation.batch_size", 0),
+        ("study.yaml", "evaluation.batch_size", "1"),
+    ),
+    Mistake(
+        "a strength that is none",
+        key("evaluation.strength", "strong"),
+        ("study.yaml", "evaluation.strength", "'target'"),
+    ),
+    Mistake(
+        "a dtype that is not offered",
+        key("model.dtype", "float16"),
+        ("study.yaml", "model.dtype", "'bfloat16'"),
+    ),
+    Mistake(
+        "autocast on bfloat16",
+        keys(model__dtype="bfloat16", model__autocast="bfloat16"),
+        ("study.yaml", "autocast", "remove one"),
+    ),
+    Mistake(
+        "LoRA of rank 0", key("model.lora", {"rank": 0}), ("study.yaml", "model.lora.rank", "1")
+    ),
+    Mistake(
+        "an attention that is none",
+        key("model.attention", "flash"),
+        ("study.yaml", "model.attention", "'sdpa'"),
+    ),
+    Mistake(
+        "sequences of one token",
+        key("data.sequence_length", 1),
+        ("study.yaml", "data.sequence_length"),
+    ),
+    Mistake(
+        "sequences of zero tokens",
+        key("data.sequence_length", 0),
+        ("study.yaml", "data.sequence_length"),
+    ),
+    Mistake(
+        "a layout that is none",
+        key("data.layout", "packed"),
+        ("study.yaml", "data.layout", "'pack'"),
+    ),
+    Mistake(
+        "a demo and own splits", key("data.source", "demo:python"), ("study.yaml", "exactly one of")
+    ),
+    Mistake(
+        "a split from two places",
+        key("data.splits.forget.hub", "a/b"),
+        ("study.yaml", "data.splits.forget", "exactly one"),
+    ),
+    Mistake(
+        "a split of nothing", key("data.splits.forget", {}), ("study.yaml", "data.splits.forget")
+    ),
+    Mistake(
+        "a split as text",
+        key("data.splits.forget", "data/forget.jsonl"),
+        ("study.yaml", "data.splits.forget", "mapping"),
+    ),
+    Mistake(
+        "a prompt without an answer",
+        key("data.splits.forget.prompt", "q"),
+        ("study.yaml", "data.splits.forget", "answer"),
+    ),
+    Mistake(
+        "messages without a template",
+        key("data.splits.forget.messages", "m"),
+        ("study.yaml", "chat_template"),
+    ),
+    Mistake(
+        "a template that is none",
+        key("data.chat_template", "llama3"),
+        ("study.yaml", "chat_template", "tokenizer"),
+    ),
     Mistake("no lanes", key("operations.lanes", 0), ("study.yaml", "operations.lanes")),
-    Mistake("all lanes", key("operations.lanes", "all"), ("study.yaml", "operations.lanes", "auto")),
-    Mistake("GPUs that are not there", key("operations.gpus_per_worker", 1), ("operations.gpus_per_worker: 0",)),
-    Mistake("liger without GPUs", key("operations.head", "liger"), ("study.yaml", "operations.head", "use `fused`")),
-    Mistake("shards of adapters", keys(operations__parallel="shard", model__lora={"rank": 4}), ("study.yaml", "operations.parallel", "use `replicate`")),
-    Mistake("a privileged port", key("operations.metrics_port", 80), ("study.yaml", "operations.metrics_port", "1024")),
-    Mistake("autoscaling without a limit", keys(operations__lanes="auto", operations__autoscaling=True), ("study.yaml", "operations", "max_lanes")),
+    Mistake(
+        "all lanes", key("operations.lanes", "all"), ("study.yaml", "operations.lanes", "auto")
+    ),
+    Mistake(
+        "GPUs that are not there",
+        key("operations.gpus_per_worker", 1),
+        ("operations.gpus_per_worker: 0",),
+    ),
+    Mistake(
+        "liger without GPUs",
+        key("operations.head", "liger"),
+        ("study.yaml", "operations.head", "use `fused`"),
+    ),
+    Mistake(
+        "shards of adapters",
+        keys(operations__parallel="shard", model__lora={"rank": 4}),
+        ("study.yaml", "operations.parallel", "use `replicate`"),
+    ),
+    Mistake(
+        "a privileged port",
+        key("operations.metrics_port", 80),
+        ("study.yaml", "operations.metrics_port", "1024"),
+    ),
+    Mistake(
+        "autoscaling without a limit",
+        keys(operations__lanes="auto", operations__autoscaling=True),
+        ("study.yaml", "operations", "max_lanes"),
+    ),
     Mistake("truth for text", key("description", True), ("study.yaml", "description", "quotes")),
 ]
-
-OVERRIDES = [
-    Mistake("low above high", override("learning_rate", {"type": "float", "low": 1e-2, "high": 1e-4, "scale": "log"}), ("study.yaml", "space_overrides", "learning_rate", "low < high")),
-    Mistake("a wide range without a scale", override("learning_rate", {"type": "float", "low": 1e-5, "high": 1e-3}), ("study.yaml", "space_overrides", "learning_rate", "scale: log")),
-    Mistake("a log scale from 0", override("weight_decay", {"type": "float", "low": 0, "high": 0.1, "scale": "log"}), ("study.yaml", "space_overrides", "weight_decay", "low > 0")),
-    Mistake("a range without a type", override("learning_rate", {"low": 1e-4, "high": 1e-2, "scale": "log"}), ("study.yaml", "space_overrides", "learning_rate", "type")),
-    Mistake("a type that is none", override("learning_rate", {"type": "loguniform", "low": 1e-4, "high": 1e-2}), ("study.yaml", "space_overrides", "learning_rate", "'float'")),
-    Mistake("a list for a range", override("learning_rate", [1e-4, 1e-2]), ("study.yaml", "space_overrides", "learning_rate", "choices")),
-    Mistake("a range without an end", override("learning_rate", {"type": "float", "low": 1e-4}), ("study.yaml", "space_overrides", "learning_rate", "high", "required")),
-    Mistake("yes for a learning rate", written(lambda t: t.replace("  batch_size: 4", "  learning_rate: yes\n  batch_size: 4").replace("  learning_rate:\n    type: float\n    low: 0.0001\n    high: 0.01\n    scale: log\n", "")), ("study.yaml", "space_overrides", "learning_rate", "true and false")),
-    Mistake("text for a learning rate", override("learning_rate", "small"), ("study.yaml", "space_overrides", "learning_rate", "'small'")),
-    Mistake("a negative learning rate", override("learning_rate", -1e-4), ("study.yaml", "space_overrides", "learning_rate")),
-    Mistake("a hyperparameter misspelt", renamed("space_overrides.learning_rate", "learning_rte"), ("study.yaml", "space_overrides", "did you mean 'learning_rate'")),
-    Mistake("a scale misspelt", override("learning_rate", {"type": "float", "low": 1e-4, "high": 1e-2, "scale": "lg"}), ("study.yaml", "space_overrides", "learning_rate.", "scale", "'log'")),
-    Mistake("a key of a range misspelt", override("learning_rate", {"type": "float", "low": 1e-4, "hihg": 1e-2, "scale": "log"}), ("study.yaml", "space_overrides", "learning_rate", "hihg")),
-    Mistake("steps that lose their freedom", override("steps", {"type": "int", "low": 1, "high": 4}), ("study.yaml", "space_overrides", "steps", "free: true")),
-    Mistake("free steps of a decaying schedule", override("schedule", "cosine"), ("study.yaml", "space_overrides", "free: false")),
-    Mistake("no steps", override("steps", 0), ("study.yaml", "space_overrides", "steps")),
-    Mistake("steps in fractions", override("steps", {"type": "float", "low": 1, "high": 4}), ("study.yaml", "space_overrides", "steps", "type: int")),
-    Mistake("a batch of nothing", override("batch_size", 0), ("study.yaml", "space_overrides", "batch_size")),
-    Mistake("a schedule misspelt", override("schedule", "cosin"), ("study.yaml", "space_overrides", "schedule", "'cosine'")),
-    Mistake("choices of nothing", override("learning_rate", {"type": "choice", "choices": []}), ("study.yaml", "space_overrides", "learning_rate", "choices")),
-    Mistake("choices that are text", override("learning_rate", {"type": "choice", "choices": ["low", "high"]}), ("study.yaml", "space_overrides", "learning_rate", "'low'")),
-    Mistake("the same choice twice", override("learning_rate", {"type": "choice", "choices": [1e-3, 1e-3]}), ("study.yaml", "space_overrides", "learning_rate", "differ")),
-    Mistake("a grid outside its range", override("learning_rate", {"type": "float", "low": 1e-4, "high": 1e-2, "scale": "log", "grid": [1.0]}), ("study.yaml", "space_overrides", "learning_rate", "grid")),
-    Mistake("free learning rates", override("learning_rate", {"type": "int", "low": 1, "high": 2, "free": True}), ("study.yaml", "space_overrides", "learning_rate", "only `steps`")),
-    Mistake("a condition on nothing", override("weight_decay", {"type": "float", "low": 0, "high": 1, "when": {"optimizer": "sgd"}}), ("study.yaml", "space_overrides", "weight_decay", "when")),
-    Mistake("what no method uses", override("beta", 0.1), ("study.yaml", "space_overrides.beta", "remove it")),
-    Mistake("infinite learning rates", override("learning_rate", {"type": "float", "low": 1e-4, "high": float("inf"), "scale": "log"}), ("study.yaml", "space_overrides", "learning_rate", "finite")),
-    Mistake("overrides as a list", key("space_overrides", [{"batch_size": 4}]), ("study.yaml", "space_overrides", "mapping")),
-    Mistake("null for a value", override("batch_size", None), ("study.yaml", "space_overrides", "batch_size")),
-]
-
-MISTAKES = [*YAML, *KEYS, *OVERRIDES]
