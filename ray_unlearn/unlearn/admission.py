@@ -24,8 +24,8 @@ from ray_unlearn.unlearn.architecture import (
     model_config,
     tried_architecture,
 )
-from ray_unlearn.unlearn.calibration import COST_SHARE, USUAL_PASSES
 from ray_unlearn.unlearn.context_length import check_positions
+from ray_unlearn.unlearn.cost_findings import cost_findings
 from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.data_findings import data_findings
 from ray_unlearn.unlearn.finding import Finding
@@ -189,7 +189,7 @@ def _check_model(found: Admission, spec: StudySpec, lanes: int | None) -> None:
             retrained = partial(check_retrained, spec, config)
             found.ask("retrained models", retrained, lambda _: "of the same shape")
         found.plan = plan(spec, lanes)
-        found.findings += _cost(spec, found.plan)
+        found.findings += cost_findings(spec, found.plan)
 
 
 def _check_data(found: Admission, spec: StudySpec, looks: bool, downloads: bool) -> None:
@@ -278,32 +278,6 @@ LAYOUT_WORDS = {
     "stored": "sequences as they are stored",
     "apart": "a row for each document",
 }
-
-
-def _cost(spec: StudySpec, planned: StudyPlan) -> Iterator[Finding]:
-    if planned.estimated:
-        said = f"FLOPs of updates are estimated: {planned.estimated}"
-        yield Finding("FLOPs of updates", "note", said)
-    else:
-        yield Finding("FLOPs of updates", "ok", "counted")
-    if spec.evaluation.strength != "trained":
-        said = (
-            f"evaluation.strength: {spec.evaluation.strength} adds at least one evaluation and "
-            f"about {USUAL_PASSES} passes over the forget set to each trial that reaches its end, "
-            f"and more of them only while they take less than {100 * COST_SHARE:.0f} % of its time"
-        )
-        yield Finding("calibrated rows", "note", said)
-    for asked in spec.evaluation.generate:
-        when = "the last row of each trial" if asked.at == "last" else "every row"
-        number = "all" if asked.documents is None else f"{asked.documents:,}"
-        said = (
-            f"evaluation.generate: up to {asked.max_new_tokens} tokens are decoded for {number} "
-            f"documents of {', '.join(asked.sets)} at {when}, one pass per token"
-        )
-        less = "`documents`, `max_new_tokens` and `at: last` make it less"
-        yield Finding("answers", "note", said, less)
-    seeds = spec.search.trial_seeds
-    yield Finding("seeds", "ok", f"{len(seeds)} for trials, up to {max(seeds)}")
 
 
 def _data(found: Admission, spec: StudySpec, downloads: bool) -> StudyData | None:

@@ -25,7 +25,6 @@ from ray_unlearn.unlearn.hub_ids import cached_file
 from ray_unlearn.unlearn.logprobs import target_logprobs
 from ray_unlearn.unlearn.machine import memory_here_gib
 from ray_unlearn.unlearn.memory import BYTES, parameter_count
-from ray_unlearn.unlearn.model import load_model
 from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.workspace import Workspace
 
@@ -101,31 +100,17 @@ def opened_here(spec: StudySpec, data: StudyData) -> tuple[Workspace, int, float
         update={"parallel": "replicate"}
         | ({"head": "fused"} if spec.operations.head == "liger" else {})
     )
-    try:
-        workspace = Workspace.open(
-            spec.model.model_copy(update={"attention": attention}),
-            _sampled(asked, sample) if sample else asked,
-            spec.evaluation.bare,
-            operations,
-            Comm.single(),
-        )
-    except UserError:
-        _say_not_finite(spec.model)  # it looks like a model that sees what it is to predict
-        raise
+    workspace = Workspace.open(
+        spec.model.model_copy(update={"attention": attention}),
+        _sampled(asked, sample) if sample else asked,
+        spec.evaluation.bare,
+        operations,
+        Comm.single(),
+    )
     workspace.reset()
     there = len(workspace.data.splits["forget"])
     count = min(_affordable(spec), spec.evaluation.batch_size, there)
     return workspace, count, _loss(workspace, spec.model.source, count)
-
-
-def _say_not_finite(spec: ModelSpec) -> None:
-    """Raise what is wrong with a model whose weights are no numbers; nothing if they are."""
-    for name, weights in load_model(spec).named_parameters():
-        if not bool(weights.isfinite().all()):
-            raise UserError(
-                f"model.source: {spec.source}: {name} has values that are not finite; download it "
-                "again"
-            )
 
 
 @torch.no_grad()

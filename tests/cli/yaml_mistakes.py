@@ -38,7 +38,7 @@ YAML = [
         written(lambda t: ("description: café\n" + t).encode("cp1252")),
         ("study.yaml", "line 1", "save it as UTF-8"),
     ),
-    Mistake("an empty file", written(lambda t: ""), ("study.yaml", "got nothing")),
+    Mistake("an empty study file", written(lambda t: ""), ("study.yaml", "got nothing")),
     Mistake(
         "a list, not a mapping", written(lambda t: "- name: mine\n"), ("study.yaml", "mapping")
     ),
