@@ -101,7 +101,7 @@ def _empty(place: Workplace) -> None:
 
 
 def _nothing_to_forget(place: Workplace) -> None:
-    """The unseen documents are better known than those to be forgotten: random against code."""
+    """Noise, which no model can have learnt; unseen documents are code."""
     import random
 
     chance = random.Random(0)
@@ -109,6 +109,7 @@ def _nothing_to_forget(place: Workplace) -> None:
     texts = ["".join(chance.choices(letters, k=300)) for _ in range(24)]
     lines = [json.dumps({"id": i, "text": text}) for i, text in enumerate(texts)]
     place.data().write_text("\n".join(lines))
+    place.content["model"]["source"] = "demo:shakespeare"
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
