@@ -8,7 +8,10 @@ from ray_unlearn.spec.method_definition import Method
 from ray_unlearn.spec.method_modules import load_user_methods
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.location import study_exists
+from ray_unlearn.store.free_place import check_free
+from ray_unlearn.store.location import opened, study_exists
+from ray_unlearn.store.storage import is_remote
+from ray_unlearn.unlearn.named_files import check_named_files
 
 
 def run(
@@ -54,13 +57,19 @@ def run(
         >>> study.last_run.counts
         {'complete': 4}
     """
-    from ray_unlearn.execution.study import resume_study, run_study
-
+    # What can be refused without torch and ray is refused before they are imported.
     spec = as_spec(study, operations_given(lanes, workers))
     said = voice(say, quiet)
     if space_from is not None:
         spec = narrow(spec, space_from, likely=likely, say=said)
     handle = Study(f"results/{spec.name}" if location is None else location)
+    if not (resume and study_exists(handle.location)):
+        if not is_remote(handle.location):
+            with opened(handle.location) as place:
+                check_free(place)
+        check_named_files(spec)
+    from ray_unlearn.execution.study import resume_study, run_study
+
     if resume and study_exists(handle.location):
         result = resume_study(
             handle.location,

@@ -14,7 +14,7 @@ from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.task_results import TaskResults
 from ray_unlearn.store.attack_file import AttackedModel
 from ray_unlearn.store.failure_reasons import FailureReasons, reasons_in_words
-from ray_unlearn.store.location import fetched, opened, send
+from ray_unlearn.store.location import check_no_file, fetched, opened, send
 from ray_unlearn.store.migrate import migrate
 from ray_unlearn.store.repair import repair, repair_remote
 from ray_unlearn.store.snapshot import BestConfiguration, Snapshot, taken
@@ -248,6 +248,8 @@ class Study:
             >>> study.resume(trials=5).last_run.counts
             {'complete': 14}
         """
+        if not is_remote(self.location):
+            check_no_file(self.location)  # before torch and ray are imported
         from ray_unlearn.execution.study import resume_study
 
         result = resume_study(

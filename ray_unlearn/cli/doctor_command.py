@@ -28,13 +28,14 @@ def doctor_command(
 
     With a study file, its model and data are checked as `plan` and `run` check them; the exit code
     is 2 if the study is refused or has no room here."""
+    spec = None if study is None else load_study(study)
     findings = list(_machine_findings())
     of_study: list[Finding] = []
-    if study is not None:
+    if spec is not None:
         from ray_unlearn.unlearn.admission import admission
         from ray_unlearn.unlearn.machine import machine_here
 
-        of_study = admission(load_study(study), machine_here(Path.cwd())).findings
+        of_study = admission(spec, machine_here(Path.cwd())).findings
     found = [*findings, *of_study]
     if json:
         print_json(

@@ -22,13 +22,15 @@ from ray_unlearn.cli.show import (
 )
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.unlearn.finding import Finding, FindingState
+from ray_unlearn.unlearn.finding import AGAINST, Finding, FindingState, first_change
 
 if TYPE_CHECKING:
     from ray_unlearn.api.given import Lanes
     from ray_unlearn.execution.placement import Placed
+    from ray_unlearn.unlearn.admission import Admission
     from ray_unlearn.unlearn.machine import Machine
     from ray_unlearn.unlearn.plan import StudyPlan
+    from ray_unlearn.unlearn.split_counts import SplitCount
 
 
 def plan_command(
@@ -56,21 +58,31 @@ def plan_command(
             envvar="RAY_ADDRESS", help="plan for this Ray cluster; default: for this machine"
         ),
     ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="fetch a hub model that is not on this machine")
+    ] = False,
     json: Json = False,
 ) -> None:
     """What a study will take, what its checks find, and what it can find out. Starts nothing.
 
     Counts trials, tokens, FLOPs, hours, memory and disk, and says with which probability so many
-    trials give a good setting and a claimed range. A small model on this machine is asked for the
-    target on either half. The exit code is 2 if the study is refused or has no room."""
+    trials give a good setting and a claimed range. A model on this machine is loaded, called once,
+    and asked what it knows of each set. The last lines say yes or no, and the one thing to change;
+    the exit code is 2 for no."""
+    # A mistake in the file is told before torch is imported.
+    spec = _loaded(study, space_from, likely, lanes, workers)
     from ray_unlearn.analysis.study_power import power_sentences, powers_of
     from ray_unlearn.store.target import half_sentences
     from ray_unlearn.unlearn.admission import admission
     from ray_unlearn.unlearn.plan import longest, trials_of
 
-    spec = _loaded(study, space_from, likely, lanes, workers)
     placed = _placed(spec, address) if address else None
-    admitted = admission(spec, _machine(placed, gpu_memory), lanes=placed.lanes if placed else None)
+    admitted = admission(
+        spec,
+        _machine(placed, gpu_memory),
+        lanes=placed.lanes if placed else None,
+        downloads=download,
+    )
     issues = placed.problems if placed else []
     findings = [*admitted.findings, *(Finding("cluster", "no room", issue) for issue in issues)]
     findings += [Finding("cluster", "note", note) for note in (placed.notes if placed else ())]
@@ -87,6 +99,8 @@ def plan_command(
         }
         more: dict[str, Any] = texts | {
             "findings": [asdict(finding) for finding in findings],
+            "splits": [asdict(one) for one in _counts(admitted)],
+            "verdict": _verdict(findings),
             "halves": [asdict(one) | {"ppl": one.ppl} for one in halves or ()],
             "power": [asdict(one) for one in powers],
         }
@@ -102,10 +116,39 @@ def plan_command(
             print_line(f"objective: {written}")
         for sentence in (*(half_sentences(halves) if halves else ()), *power_sentences(powers)):
             print_line(sentence)
+        _print_counts(admitted)
         print_findings(findings)
     if not json:
         print_verdict(findings, f"the cluster at {address}" if placed else "this machine")
     end_with_findings(findings)
+
+
+def _counts(admitted: "Admission") -> "list[SplitCount]":
+    from ray_unlearn.unlearn.split_counts import split_counts
+
+    return [] if admitted.data is None else list(split_counts(admitted.data))
+
+
+def _print_counts(admitted: "Admission") -> None:
+    """Documents, tokens and targets of each split and half, where the data were read."""
+    if counts := _counts(admitted):
+        print_table(
+            ["split", "documents", "sequences", "tokens", "targets"],
+            [
+                (
+                    f"  {one.half} half" if one.half else one.split,
+                    *(one.documents, one.sequences, one.tokens, one.targets),
+                )
+                for one in counts
+            ],
+        )
+
+
+def _verdict(findings: list[Finding]) -> dict[str, Any]:
+    """Whether the study can run and show something, and the one thing to change."""
+    first = first_change(findings)
+    runs = first is None or first.state not in AGAINST
+    return {"yes": runs, "first_change": None if first is None else str(first)}
 
 
 PLAN_KEYS: dict[str, FindingState] = {
@@ -113,6 +156,7 @@ PLAN_KEYS: dict[str, FindingState] = {
     "warnings": "warning",
     "notes": "note",
     "refused": "refused",
+    "pointless": "pointless",
 }
 
 
@@ -129,6 +173,8 @@ def _machine(placed: "Placed | None", gpu_memory: float | None) -> "Machine":
 def _print_plan(
     spec: StudySpec, found: "StudyPlan", teraflops: float, nodes: Mapping[str, str]
 ) -> None:
+    from ray_unlearn.store.live import in_words
+
     parts = ", ".join(
         f"{name} {four_digits(value)}" for name, value in asdict(found.memory).items() if value
     )
@@ -137,10 +183,10 @@ def _print_plan(
         ("trials", str(found.trials)),
         ("updates, evaluations", f"{found.updates}, {found.evaluations}"),
         *([("calibrated rows", str(found.calibrations))] if found.calibrations else []),
-        ("tokens in updates", four_digits(found.tokens)),
+        ("tokens in updates", f"{found.tokens:,.0f}"),
         ("FLOPs in updates", four_digits(found.update_flops)),
-        (f"worker hours at {teraflops:g} TFLOP/s, evaluation apart", four_digits(hours)),
-        ("parameters", four_digits(float(found.parameters))),
+        (f"worker time at {teraflops:g} TFLOP/s, evaluation apart", in_words(3600 * hours)),
+        ("parameters", f"{found.parameters:,}"),
         ("memory per worker, GiB (estimate)", f"{four_digits(found.memory.total)}: {parts}"),
         ("disk, GiB (estimate)", four_digits(found.disk_gib)),
         ("lanes x workers", f"{found.lanes} x {found.workers}"),

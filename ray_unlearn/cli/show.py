@@ -14,7 +14,7 @@ from rich.text import Text
 from ray_unlearn.spec.errors import EXIT_WRONG_INPUT
 from ray_unlearn.spec.printable import printable
 from ray_unlearn.store.failure_reasons import none_succeeded, reasons_in_words
-from ray_unlearn.unlearn.finding import Finding
+from ray_unlearn.unlearn.finding import AGAINST, Finding, first_change
 
 if TYPE_CHECKING:
     from ray_unlearn.execution.study import StudyResult
@@ -67,19 +67,26 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def print_verdict(findings: Sequence[Finding], where: str) -> None:
-    """Print whether a study can run, in one line."""
-    states = {finding.state for finding in findings}
-    if "refused" in states:
-        print_line("refused: this study cannot run as it is")
-    elif "no room" in states:
-        print_line(f"does not fit {where}")
-    else:
-        print_line(f"fits {where}")
+    """Print yes or no, and the one thing to change, in two lines at most."""
+    first = first_change(findings)
+    state = "ok" if first is None else first.state
+    line = VERDICTS.get(state, f"yes: it can run on {where}").format(where=where)
+    print_line(line)
+    if first is not None:
+        again = "first change" if state in AGAINST else "but first look at"
+        print_line(f"{again} ({first.what}): {first}")
+
+
+VERDICTS: dict[str, str] = {
+    "refused": "no: this study cannot run as it is",
+    "no room": "no: it has no room on {where}",
+    "pointless": "no: it could run on {where}, but there is nothing to forget",
+}
 
 
 def end_with_findings(findings: Sequence[Finding]) -> None:
-    """End with the exit code of wrong input where something is refused or has no room."""
-    if any(finding.state in ("refused", "no room") for finding in findings):
+    """End with the exit code of wrong input where something speaks against a study."""
+    if any(finding.state in AGAINST for finding in findings):
         raise typer.Exit(EXIT_WRONG_INPUT)
 
 

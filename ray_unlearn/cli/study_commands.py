@@ -172,6 +172,8 @@ def show_study(found: "Status", json: bool, ended: bool = False) -> None:
         print_line(said)
     for problem in found.live.problems if found.live else []:
         print_line(f"problem: {problem}")
+    if ended:  # those of this run were said when they came
+        return
     if len(found.notes) > SHOWN_NOTES:
         print_line(f"{len(found.notes)} notes, the last {SHOWN_NOTES} of them (`--json` has all):")
     for note in found.notes[-SHOWN_NOTES:]:

@@ -112,6 +112,7 @@ def report_command(
     """Write the report: guidelines with their evidence, one HTML page, the same in Markdown.
 
     Figures, and every number as CSV, are beside it."""
+    say(f"reading {', '.join(map(str, sources))}, and fitting what can be said of it")
     from ray_unlearn.analysis.read.column_roles import parse_mapping
     from ray_unlearn.analysis.report.foreign_section import best_of_tables, best_sentence
     from ray_unlearn.analysis.report.recommended_section import recommendation_text

@@ -52,6 +52,10 @@ class LaneError(UserError):
     """The lanes cannot run this study at all; the message has a worker's error."""
 
 
+class HubGone(LaneError):
+    """The hub died: no fault of the study's, which `resume` goes on with."""
+
+
 @dataclass(frozen=True)
 class HandedOut:
     """A trial to be run by a lane."""
@@ -78,7 +82,7 @@ def first_job(hub: HubLine, baselines: bool, interrupt: Interrupt) -> Prepared |
         item = delivery.item
         hub.send(Hub.release, FIRST_JOB)
     except HubDied as error:
-        raise LaneError(f"the hub actor died: {error}; go on with `ray-unlearn resume`") from None
+        raise HubGone(f"the hub actor died: {error}; go on with `ray-unlearn resume`") from None
     if isinstance(item, JobEnded) and item.prepared is not None:
         return replace(item.prepared, notes=(*delivery.notes, *item.prepared.notes))
     assert not isinstance(item, RowReported)

@@ -95,11 +95,7 @@ def _init(address: str | None, cpus: int, methods: Collection[str] = ()) -> None
                 logging_level=logging.ERROR,
             )
         except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"cannot connect to Ray at {address}: {error}; is it running (`ray status`), and "
-                "if it uses tokens: is "
-                "RAY_AUTH_MODE=token set here, and the token file the same?"
-            ) from None
+            raise _unreachable(address, error) from None
         return
     private_token()
     folder = private_folder()
@@ -121,6 +117,26 @@ def _init(address: str | None, cpus: int, methods: Collection[str] = ()) -> None
         raise UserError(
             f"Ray cannot start on this machine: {error}; is it overloaded? try again"
         ) from None
+
+
+def check_address(address: str | None) -> None:
+    """Refuse the address of a cluster that does not answer, before anything is prepared for it.
+
+    Raises:
+        UserError: nobody answers there, or it is no address.
+    """
+    if address is not None and address != "auto":
+        try:
+            _knock(address)
+        except (OSError, ValueError) as error:
+            raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: Exception) -> UserError:
+    return UserError(
+        f"--address: cannot connect to Ray at {address}: {error}; is it running (`ray status`), "
+        "and if it uses tokens: is RAY_AUTH_MODE=token set here, and the token file the same?"
+    )
 
 
 def _with_modules(methods: Collection[str]) -> dict[str, Any] | None:

@@ -30,7 +30,13 @@ from typing import Any
 import ray
 
 from ray_unlearn.environment import REAL
-from ray_unlearn.execution.conductor import LaneError, first_job, pending, record_first_job
+from ray_unlearn.execution.conductor import (
+    HubGone,
+    LaneError,
+    first_job,
+    pending,
+    record_first_job,
+)
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.exports.log_process import LogProcess
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, export_journal
@@ -41,7 +47,7 @@ from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.lane_workspace import OpenStudy, shared_model
 from ray_unlearn.execution.monitor import Observation
 from ray_unlearn.execution.progress import Progress
-from ray_unlearn.execution.ray_runtime import connected
+from ray_unlearn.execution.ray_runtime import check_address, connected
 from ray_unlearn.execution.ray_tune import run_trials
 from ray_unlearn.execution.recorder import Observer, Recorder
 from ray_unlearn.execution.resume import (
@@ -72,6 +78,7 @@ from ray_unlearn.store.event import (
 )
 from ray_unlearn.store.failure_reasons import OutcomeCounts, none_succeeded
 from ray_unlearn.store.files import kept_weights, remove_leftovers
+from ray_unlearn.store.free_place import check_free, left_free
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.location import StudyFiles, opened
 from ray_unlearn.store.record import Record
@@ -149,16 +156,13 @@ def run_study(
             are dealt anew.
 
     Raises:
-        UserError: there is a study already, model or data cannot be used, no room on the cluster,
-        lanes cannot start.
+        UserError: there is a study already, or files of others; model or data cannot be used, no
+            room on the cluster, lanes cannot start. What was made by then is taken away again.
         StorageError: the storage cannot be written or its disk is nearly full.
     """
     with opened(location) as place:
-        if place.occupied():
-            raise UserError(
-                f"{location} holds a study already; go on with it: `ray-unlearn resume "
-                f"{location}`, or choose another place"
-            )
+        check_free(place)
+        check_address(address)
         Search(spec, "")  # refuses a grid that is too large
         if missing := missing_trackers(spec.operations.loggers, "operations.loggers"):
             raise UserError(missing)
@@ -168,7 +172,10 @@ def run_study(
         data = prepared_study(spec, say)
         found = admitted(spec, data, address, place)
         dealing = "balanced" if halves_of is None else halves_of.header.dealing
-        with place.create_ledger(study_header(spec, data, dealing)) as ledger:
+        with (
+            left_free(place, but=HubGone),
+            place.create_ledger(study_header(spec, data, dealing)) as ledger,
+        ):
             if halves_of is not None and halves_of.halves:
                 ledger.append(HalvesDealt(halves_of.halves))
             write_spec(place.folder / SPEC_FILE, spec)
@@ -353,6 +360,7 @@ class _Run:
             Fleet(operations, self._open_workspace(), trials, worker_gib, self.say) as fleet,
         ):
             observation.lanes(fleet.state)
+            self.say("the lanes load the model and measure the baselines")
             # Measured anew until a trial was judged by them: a crash may have left only the first
             # of them.
             first = first_job(fleet.hub, self._baselines_missing(), interrupt)

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ray_unlearn.spec.encodings import utf8_text
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.given_file import LARGEST_TEXT, given_bytes
-from ray_unlearn.spec.printable import clipped
+from ray_unlearn.spec.places import Where, dotted
+from ray_unlearn.spec.problem_words import problem_lines
 
 
 class Strict(BaseModel):
@@ -175,13 +176,14 @@ def _broken(error: yaml.YAMLError) -> str:
     return f"{place}: not valid YAML: {problem}"
 
 
-def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
+def validated(model: type[Model], content: dict[str, Any], where: str | Where) -> Model:
     """Validate `content` as a `model`.
 
     Args:
         model: the class.
         content: plain values, as read from YAML or JSON.
-        where: the file or option that `content` is from, for messages.
+        where: the file or option that `content` is from, for messages; a file's `YamlPlaces` add
+            the line.
 
     Raises:
         UserError: one line per problem: place, value, remedy, nearest valid key.
@@ -189,48 +191,13 @@ def validated(model: type[Model], content: dict[str, Any], where: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise UserError(
-            "\n".join(_sentence(model, dict(problem), where) for problem in error.errors())
-        ) from None
+        placed = _named(where) if isinstance(where, str) else where
+        raise UserError("\n".join(problem_lines(error, model, content, placed))) from None
 
 
-def _sentence(model: type[Strict], problem: dict[str, Any], where: str) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
-    value = problem.get("input")
-    if problem["type"] == "extra_forbidden":
-        owner = _owner(model, problem["loc"][:-1])
-        hint = nearest(str(problem["loc"][-1]), owner.model_fields) if owner else "; remove it"
-        return f"{where}: {place}: unknown key{hint}"
-    if problem["type"] == "missing":
-        return f"{where}: {place}: this key is required"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if problem["type"] == "string_type" and type(value) in (bool, int, float):
-        message = "must be text; put it in quotes"
-    shown = (
-        ""
-        if isinstance(value, dict) or problem["type"] == "value_error"
-        else f", got {clipped(repr(value))}"
-    )
-    return f"{where}: {place + ': ' if place else ''}{message}{shown}"
-
-
-def _owner(model: type[Strict], path: tuple[Any, ...]) -> type[Strict] | None:
-    """The nested model of a location in a validation error; None where it is ambiguous."""
-    current: type[Strict] | None = model
-    for part in path:
-        field = current.model_fields.get(str(part)) if current else None
-        if field is None:
-            return None
-        found = [
-            t for t in _types_in(field.annotation) if isinstance(t, type) and issubclass(t, Strict)
-        ]
-        current = found[0] if len(found) == 1 else None
-    return current
-
-
-def _types_in(annotation: Any) -> list[Any]:
-    arguments = getattr(annotation, "__args__", ())
-    return [t for argument in arguments for t in _types_in(argument)] if arguments else [annotation]
+def _named(where: str) -> Where:
+    """Places in what is no file, or whose lines nobody knows."""
+    return lambda loc, _: f"{where}: {dotted(loc)}" if loc else where
 
 
 def differences(before: Any, after: Any, place: str = "") -> list[str]:

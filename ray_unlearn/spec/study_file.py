@@ -9,6 +9,7 @@ from ray_unlearn.spec.data_spec import EXAMPLES, SplitSource
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.evaluation_spec import WatchedSet
 from ray_unlearn.spec.method_registry import PUBLISHED, known_hyperparameters, method_named
+from ray_unlearn.spec.places import YamlPlaces
 from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec
@@ -48,21 +49,17 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
         try:
             method_named(str(name))
         except UserError as error:
-            raise UserError(f"{path}: methods: {error}") from None
+            raise UserError(f"{YamlPlaces(path)(('methods',))}: {error}") from None
     spaces = content.get("spaces")
     if isinstance(spaces, str) or spaces is None:
         if overrides is not None and not isinstance(overrides, dict):
             raise UserError(
                 f"{path}: space_overrides: must be a mapping of hyperparameter to range"
             )
-        long_form = {
-            n: v if isinstance(v, dict) else {"type": "fixed", "value": v}
-            for n, v in (overrides or {}).items()
-        }
         folder = _spaces_folder(path, spaces)
-        place = f"{path}: space_overrides"
+        place = YamlPlaces(path, ("space_overrides",))
         loaded = {
-            name: load_search_space(folder / f"{name}.yaml", long_form, place) for name in methods
+            name: load_search_space(folder / f"{name}.yaml", overrides, place) for name in methods
         }
         content["spaces"] = {name: space.model_dump(mode="json") for name, space in loaded.items()}
     elif overrides:
@@ -71,7 +68,7 @@ def load_study(path: Path, operations: dict[str, Any] | None = None) -> StudySpe
         )
     if operations:
         content["operations"] = (content.get("operations") or {}) | operations
-    spec = validated(StudySpec, content, str(path))
+    spec = validated(StudySpec, content, YamlPlaces(path))
     _check_overrides(path, overrides or {}, spec.methods)
     return _with_absolute_paths(spec, path.parent)
 
@@ -92,7 +89,7 @@ def _check_overrides(path: Path, overrides: dict[str, Any], methods: tuple[str, 
     for name in overrides:
         if name in known_hyperparameters() and name not in used:
             raise UserError(
-                f"{path}: space_overrides.{name}: no method of this study uses it "
+                f"{YamlPlaces(path)(('space_overrides', name))}: no method of this study uses it "
                 f"({', '.join(methods)}); remove it"
             )
 
@@ -181,6 +178,8 @@ def model_place(base: Path, given: str, revision: str | None, where: str) -> str
 
 def is_path(given: str) -> bool:
     """Whether a model's source can only be a path: a hub id is `name` or `owner/name`."""
+    if "://" in given:  # said by who looks for the model
+        return False
     return given.startswith((".", "/", "~")) or given.endswith("/") or given.count("/") > 1
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray_unlearn.environment import REAL, Environment
-from ray_unlearn.spec.errors import StorageError
+from ray_unlearn.spec.errors import StorageError, UserError
 from ray_unlearn.store.event import Header
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.object_events import EVENTS, HEADER_COPY, event_object
@@ -146,6 +146,7 @@ def opened(location: str | Path, environment: Environment = REAL) -> Iterator[St
     storage = storage_at(location, environment)
     _log.info("open the study at %s to write", storage.url)
     if not storage.remote:
+        check_no_file(location)
         yield StudyFiles(str(location), Path(location).expanduser(), storage, environment)
         return
     with _scratch(location) as folder:
@@ -214,6 +215,22 @@ def _scratch(location: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="ray-unlearn-", ignore_cleanup_errors=True) as folder:
         (Path(folder) / name).mkdir()
         yield Path(folder) / name
+
+
+def check_no_file(location: str | Path) -> None:
+    """Refuse a file, or a place below one, where a study's folder is meant.
+
+    Raises:
+        UserError: the file, and what to do.
+    """
+    path = Path(location).expanduser()
+    for one in (path, *path.parents):
+        if one.is_file():
+            run = f"; a study file is run with `ray-unlearn run {one}`"
+            raise UserError(
+                f"{one}: is a file, not a folder with a study; name a folder"
+                f"{run if one.suffix in ('.yaml', '.yml') else ''}"
+            )
 
 
 def study_exists(location: str | Path) -> bool:

@@ -21,7 +21,7 @@ from ray_unlearn.store.follow import LedgerFollower
 from ray_unlearn.store.lease import present_holder
 from ray_unlearn.store.ledger import read_ledger
 from ray_unlearn.store.live import Live, Sign, age_s, read_live, sign_of_life
-from ray_unlearn.store.location import copied
+from ray_unlearn.store.location import check_no_file, copied
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import AS_TRAINED, Row, strength_of
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
@@ -105,7 +105,7 @@ class Status:
 
         The run has ended or, if its driver left no report, all its trials have.
         """
-        return self.driver == "ended" or (
+        return (self.driver == "ended" and not self.starting) or (
             self.driver == "unknown" and self.finished == self.asked_for
         )
 
@@ -384,6 +384,7 @@ class Follower:
 
 
 def _check_there(folder: Path) -> None:
+    check_no_file(folder)
     if not (folder / "ledger" / "events.jsonl").is_file():
         raise UserError(
             f"{folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"

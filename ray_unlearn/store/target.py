@@ -150,6 +150,22 @@ def forgetting_warnings(vanilla: Metric) -> Iterator[str]:
         )
 
 
+def leaves_nothing_to_forget(vanilla: Metric) -> bool:
+    """Whether the forget set is no better known to the vanilla model than unseen documents."""
+    targets, nll = half_targets(vanilla), float(vanilla.get("forget_nll", math.nan))
+    return targets is not None and nll >= targets[1].nll
+
+
+def halves_agree(targets: tuple[HalfTarget, HalfTarget]) -> str:
+    """How far the targets of the halves are apart, against the tolerance."""
+    selection, reporting = targets
+    return (
+        f"targets {selection.ppl:.3g} (selection) and {reporting.ppl:.3g} (reporting), "
+        f"{abs(selection.nll - reporting.nll):.3f} nats/token apart; the tolerance is "
+        f"{reporting.tolerance:.3f}"
+    )
+
+
 def _more_documents(selection: HalfTarget, reporting: HalfTarget) -> str:
     """How many documents would make the target as sharp as the usual tolerance."""
     if selection.documents is None or reporting.documents is None:

@@ -3,9 +3,8 @@
 `ray-unlearn plan`, `ray-unlearn doctor STUDY` and the start of a study ask the same function.
 """
 
-import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,16 +14,17 @@ import torch
 
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.schema import Metrics
-from ray_unlearn.store.target import HalfTarget, forgetting_warnings, target_warnings
+from ray_unlearn.store.target import HalfTarget
 from ray_unlearn.unlearn.architecture import (
     TriedArchitecture,
+    check_flash_attention,
+    check_retrained,
     check_tokenizer,
     model_config,
     tried_architecture,
 )
-from ray_unlearn.unlearn.calibration import COST_SHARE, USUAL_PASSES
 from ray_unlearn.unlearn.context_length import check_positions
+from ray_unlearn.unlearn.cost_findings import cost_findings
 from ray_unlearn.unlearn.data import StudyData
 from ray_unlearn.unlearn.data_findings import data_findings
 from ray_unlearn.unlearn.dealt_splits import dealt_findings
@@ -34,14 +34,23 @@ from ray_unlearn.unlearn.loaded_tasks import check_task_names, task_findings
 from ray_unlearn.unlearn.machine import Machine
 from ray_unlearn.unlearn.memory import active_parameter_count, on_meta, parameter_count
 from ray_unlearn.unlearn.model_files import check_source
+from ray_unlearn.unlearn.model_findings import ask_model
 from ray_unlearn.unlearn.plan import StudyPlan, plan
-from ray_unlearn.unlearn.planned_halves import data_are_here, model_is_here, planned_halves
 from ray_unlearn.unlearn.prepared_study import prepared_study
 from ray_unlearn.unlearn.room import room_findings
 from ray_unlearn.unlearn.sources import check_path
 from ray_unlearn.unlearn.trained_layers import check_trained_layers
+from ray_unlearn.unlearn.tried_model import model_is_here
 
 Value = TypeVar("Value")
+SMALL = 10**8
+"""Parameters of a model for which one thread is enough."""
+
+
+def data_are_here(spec: StudySpec) -> bool:
+    """Whether no documents are on the hub."""
+    sources = (*spec.data.sources.values(), *spec.evaluation.sources.values())
+    return all(source.hub is None for source in sources)
 
 
 @dataclass
@@ -62,7 +71,7 @@ class Admission:
     @property
     def worth_saying(self) -> list[Finding]:
         """Findings that whoever runs the study should know of."""
-        return self.states("note", "warning", "no room")
+        return self.states("note", "warning", "pointless", "no room")
 
     def refuse(self) -> None:
         """Raise whatever is refused.
@@ -105,10 +114,12 @@ def admission(
     data: StudyData | None = None,
     looks_at_data: bool = True,
     measures: bool = True,
+    downloads: bool = False,
 ) -> Admission:
     """Check a study: its model, its data, what it aims at, and its room on a machine.
 
-    Nothing is started, no weights are loaded but those of a small model whose target is measured.
+    Nothing is started. The model is loaded, and called once, where it is on this machine and has
+    room in its memory; after all that can be known without it.
 
     Args:
         spec: the study.
@@ -116,14 +127,21 @@ def admission(
         lanes: how many it has; None: those in the spec, with `auto` as many as fit here.
         data: its data, if they are prepared already.
         looks_at_data: whether to read data that are on this machine.
-        measures: whether to ask a small model on this machine for the target.
+        measures: whether to ask the model what it knows of each set.
+        downloads: whether to fetch a hub model that is not on this machine.
     """
     found = Admission(data=data)
     with one_thread():
         _check_model(found, spec, lanes)
-        _check_data(found, spec, looks_at_data, measures)
+        _check_data(found, spec, looks_at_data, downloads)
     if machine is not None and found.plan is not None:
         found.findings += room_findings(found.plan, machine, spec)
+    if found.data is not None and found.plan is not None and not found.states("refused"):
+        with one_thread() if found.plan.parameters < SMALL else nullcontext():
+            asked, more = ask_model(found.ask, spec, found.data, measures, downloads)
+        found.findings += more
+        if asked is not None:
+            found.data, found.halves = asked.data, asked.halves
     return found
 
 
@@ -167,21 +185,21 @@ def _check_model(found: Admission, spec: StudySpec, lanes: int | None) -> None:
     if config is not None:
         _architecture(found, spec, config)
         found.ask("trained layers", partial(check_trained_layers, spec), lambda said: said)
+        if spec.model.exact_retrain or spec.model.exact_retrain_seeds:
+            retrained = partial(check_retrained, spec, config)
+            found.ask("retrained models", retrained, lambda _: "of the same shape")
         found.plan = plan(spec, lanes)
-        found.findings += _cost(spec, found.plan)
+        found.findings += cost_findings(spec, found.plan)
 
 
-def _check_data(found: Admission, spec: StudySpec, looks: bool, measures: bool) -> None:
+def _check_data(found: Admission, spec: StudySpec, looks: bool, downloads: bool) -> None:
     _check_tasks(found, spec, looks)
     if found.data is not None:
         found.findings.append(Finding("documents", "ok", _document_words(found.data)))
     elif looks:
-        found.data = _data(found, spec)
-    if found.data is None:
-        return
-    found.findings += data_findings(spec, found.data)
-    if measures and found.plan is not None and not found.states("refused"):
-        _target(found, spec, found.data)
+        found.data = _data(found, spec, downloads)
+    if found.data is not None:
+        found.findings += data_findings(spec, found.data)
 
 
 def _check_tasks(found: Admission, spec: StudySpec, looks: bool) -> None:
@@ -215,6 +233,8 @@ def _architecture(found: Admission, spec: StudySpec, config: Any) -> None:
         rows = config.vocab_size
         check = partial(check_tokenizer, spec, rows)
         found.ask("tokenizer", check, lambda most: f"largest token id {most}, {rows} embeddings")
+    if spec.model.attention == "flash_attention_2":
+        found.ask("FlashAttention", partial(check_flash_attention, spec), lambda said: said)
     length = spec.data.sequence_length
     found.ask(
         "context length",
@@ -260,35 +280,9 @@ LAYOUT_WORDS = {
 }
 
 
-def _cost(spec: StudySpec, planned: StudyPlan) -> Iterator[Finding]:
-    if planned.estimated:
-        said = f"FLOPs of updates are estimated: {planned.estimated}"
-        yield Finding("FLOPs of updates", "note", said)
-    else:
-        yield Finding("FLOPs of updates", "ok", "counted")
-    if spec.evaluation.strength != "trained":
-        said = (
-            f"evaluation.strength: {spec.evaluation.strength} adds at least one evaluation and "
-            f"about {USUAL_PASSES} passes over the forget set to each trial that reaches its end, "
-            f"and more of them only while they take less than {100 * COST_SHARE:.0f} % of its time"
-        )
-        yield Finding("calibrated rows", "note", said)
-    for asked in spec.evaluation.generate:
-        when = "the last row of each trial" if asked.at == "last" else "every row"
-        number = "all" if asked.documents is None else f"{asked.documents:,}"
-        said = (
-            f"evaluation.generate: up to {asked.max_new_tokens} tokens are decoded for {number} "
-            f"documents of {', '.join(asked.sets)} at {when}, one pass per token"
-        )
-        less = "`documents`, `max_new_tokens` and `at: last` make it less"
-        yield Finding("answers", "note", said, less)
-    seeds = spec.search.trial_seeds
-    yield Finding("seeds", "ok", f"{len(seeds)} for trials, up to {max(seeds)}")
-
-
-def _data(found: Admission, spec: StudySpec) -> StudyData | None:
+def _data(found: Admission, spec: StudySpec, downloads: bool) -> StudyData | None:
     """The prepared data, where documents and tokenizer are on this machine."""
-    if not (data_are_here(spec) and model_is_here(spec.model)):
+    if not (data_are_here(spec) and (model_is_here(spec.model) or downloads)):
         where = "on the hub" if not data_are_here(spec) else "needed by a model that is not here"
         said = f"documents or tokens {where}: they are read when the study starts"
         found.findings.append(Finding("documents", "note", said))
@@ -304,23 +298,4 @@ def _document_words(data: StudyData) -> str:
         f"{name} {len(tokens.selection):,} ({len(tokens):,} sequences, "
         f"{int(tokens.target_mask.sum()):,} targets)"
         for name, tokens in data.splits.items()
-    )
-
-
-def _target(found: Admission, spec: StudySpec, data: StudyData) -> None:
-    """The halves of the approximate set, and what the vanilla model makes of them."""
-    planned = found.ask("target", lambda: planned_halves(spec, data), _target_words)
-    if planned is not None:
-        found.halves = planned[0]
-
-
-def _target_words(
-    planned: tuple[tuple[HalfTarget, HalfTarget], Metrics],
-) -> str | list[Finding]:
-    halves, vanilla = planned
-    if not vanilla:
-        return "measured before the first trial"
-    warnings = [*target_warnings(halves), *forgetting_warnings(vanilla)]
-    return [Finding("target", "warning", warning) for warning in warnings] or (
-        f"forget perplexity {math.exp(vanilla['forget_nll']):.3g}, target {halves[1].ppl:.3g}"
     )

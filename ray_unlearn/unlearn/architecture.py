@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ import torch
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.layout import Layout, choose_layout
 from ray_unlearn.unlearn.logit_map import LogitMap, measured_logit_map
-from ray_unlearn.unlearn.memory import parameter_count
+from ray_unlearn.unlearn.memory import on_meta, parameter_count
 from ray_unlearn.unlearn.model import (
     body_states,
     check_attention,
@@ -80,6 +82,46 @@ def check_tokenizer(spec: StudySpec, vocabulary: int) -> int:
     largest = max(i for i in range(len(tokenizer)) if i not in special)
     check_vocabulary(largest, vocabulary)
     return largest
+
+
+def check_retrained(spec: StudySpec, config: Any) -> None:
+    """Refuse an exactly retrained model of another shape; no weights are loaded.
+
+    Args:
+        spec: the study.
+        config: of the vanilla model.
+
+    Raises:
+        UserError: its key, and what to do.
+    """
+    given = [("exact_retrain", spec.model.exact_retrain)]
+    given += [("exact_retrain_seeds", source) for source in spec.model.exact_retrain_seeds]
+    shapes = [p.shape for p in on_meta(config).parameters()]
+    for field, source in given:
+        if source is None or source.startswith("demo:"):
+            continue
+        if [p.shape for p in on_meta(config_of(spec.model, source)).parameters()] != shapes:
+            raise UserError(
+                f"model.{field}: {source} has other weight shapes than {spec.model.source}; use "
+                "the same config"
+            )
+
+
+def check_flash_attention(spec: StudySpec) -> list[Finding]:
+    """What speaks against FlashAttention: no GPUs, or none of its package on this machine.
+
+    Raises:
+        UserError: the study uses no GPUs.
+    """
+    if not spec.operations.gpus_per_worker:
+        raise UserError(
+            "model.attention: `flash_attention_2` needs GPUs; use `sdpa`, or set "
+            "`operations.gpus_per_worker`"
+        )
+    if find_spec("flash_attn") is None:
+        missing = "model.attention: flash-attn is not installed here, and each lane needs it"
+        return [Finding("FlashAttention", "warning", missing, "install it, or use `sdpa`")]
+    return []
 
 
 @dataclass(frozen=True)

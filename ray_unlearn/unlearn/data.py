@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ray_unlearn.demo import DOMAINS, cache_folder, demo_domain
-from ray_unlearn.spec.data_spec import SPLITS, DataSpec, place_of
+from ray_unlearn.spec.data_spec import DataSpec, place_of
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.evaluation_spec import EvaluationSpec
@@ -36,13 +36,12 @@ from ray_unlearn.unlearn.alternatives import (
 )
 from ray_unlearn.unlearn.compared_answers import Owners, with_compared
 from ray_unlearn.unlearn.conversations import written_out
-from ray_unlearn.unlearn.document_hash import text_hash
 from ray_unlearn.unlearn.duplicates import duplicate_findings
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.former_digests import former_data_digest
 from ray_unlearn.unlearn.model import load_tokenizer
 from ray_unlearn.unlearn.sequences import tokenised
-from ray_unlearn.unlearn.sources import read_documents
+from ray_unlearn.unlearn.sources import read_documents, refuse_overlap
 from ray_unlearn.unlearn.token_set import TokenSet
 
 EVALUATED = {
@@ -182,7 +181,7 @@ def prepare(
     found_on_reading: list[Finding] = []
     sets = {} if evaluation is None else evaluation.sets
     documents = read_documents(spec, sets, found_on_reading.append)
-    _refuse_overlap(documents)
+    refuse_overlap(documents)
     findings = (*found_on_reading, *duplicate_findings(documents))
     tokenizer = load_tokenizer(model)
     own = alternative_documents(documents["forget"], "alternative" in answers)
@@ -287,19 +286,6 @@ def _content(document: Document) -> str | list[Any]:
     """What of a document decides its tokens and targets."""
     text = hashlib.sha256(document.text.encode()).hexdigest()
     return text if document.prompt_length is None else [text, document.prompt_length]
-
-
-def _refuse_overlap(documents: dict[str, list[Document]]) -> None:
-    seen: dict[str, tuple[str, str]] = {}
-    for name in SPLITS:
-        for document in documents[name]:
-            other, other_id = seen.setdefault(text_hash(document.text), (name, document.id))
-            if other != name:
-                raise UserError(
-                    f"data: document {document.id!r} of `{name}` is also in `{other}` (as "
-                    f"{other_id!r}); "
-                    "splits must not share documents: remove it from one of them"
-                )
 
 
 def _check_halves(splits: dict[str, TokenSet]) -> None:

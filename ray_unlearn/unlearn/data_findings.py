@@ -56,13 +56,14 @@ def _batches(spec: StudySpec, data: StudyData) -> Iterator[Finding]:
 
 
 def _evaluations(spec: StudySpec) -> Iterator[Finding]:
-    """Evaluated updates that no trial reaches."""
+    """Evaluated updates that no trial reaches; where it reaches none, something else was meant."""
     most = max(longest(spec, method).steps for method in spec.methods)
-    beyond = [update for update in spec.evaluation.at or () if update > most]
+    at = spec.evaluation.at or ()
+    beyond = [update for update in at if update > most]
     if beyond:
         yield Finding(
             "evaluations",
-            "warning",
+            "refused" if len(beyond) == len(at) else "warning",
             f"evaluation.at: no trial reaches update {beyond[0]} (most steps: {most})",
             "lower it, or raise `steps`",
         )

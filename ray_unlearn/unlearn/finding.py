@@ -1,10 +1,14 @@
 """A finding: what one check of a study found, before anything starts."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-FindingState = Literal["ok", "note", "warning", "no room", "refused"]
-"""no room: right, but not on this machine. refused: it cannot be run anywhere as it is."""
+FindingState = Literal["ok", "note", "warning", "pointless", "no room", "refused"]
+"""pointless: it runs, but can show nothing. no room: right, but not on this machine. refused: it
+cannot be run anywhere as it is."""
+AGAINST: tuple[FindingState, ...] = ("refused", "no room", "pointless")
+"""States for which a plan says no, the gravest first."""
 
 
 @dataclass(frozen=True)
@@ -22,3 +26,12 @@ class Finding:
     def __str__(self) -> str:
         """What was found, and what to do."""
         return f"{self.found}; {self.remedy}" if self.remedy else self.found
+
+
+def first_change(findings: Sequence[Finding]) -> Finding | None:
+    """The one thing to change: what speaks most against a study, else its first warning."""
+    for state in (*AGAINST, "warning"):
+        for finding in findings:
+            if finding.state == state:
+                return finding
+    return None

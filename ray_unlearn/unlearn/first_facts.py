@@ -12,8 +12,8 @@ from ray_unlearn.unlearn.first_study import FirstFacts, FirstStudy
 from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.model import load_tokenizer
 from ray_unlearn.unlearn.model_files import check_tokenizer_files
-from ray_unlearn.unlearn.planned_halves import model_is_here
 from ray_unlearn.unlearn.sources import read_source
+from ray_unlearn.unlearn.tried_model import model_is_here
 
 HALF_PRECISION = 5e8
 """Parameters from which weights that are stored in bfloat16 stay so on a GPU."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.model_spec import ModelSpec
 
 Kind = Literal["model", "dataset"]
 PATIENCE_S = 5.0
@@ -66,6 +67,18 @@ def check_hub_id(
     except Exception as error:
         reason = f"the hub does not answer ({type(error).__name__})"
         raise UserError(_absent(source, where, reason, kind)) from None
+
+
+def cached_file(model: ModelSpec, name: str) -> bool:
+    """Whether the cache of this machine has a file of a hub model."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model.source, name, revision=model.revision)
+    except HFValidationError:
+        return False
+    return isinstance(found, str)
 
 
 def _absent(source: str, where: str, reason: str, kind: Kind) -> str:

@@ -190,8 +190,24 @@ def load_model(spec: ModelSpec, source: str | None = None) -> Any:
     if getattr(model.config, "quantization_config", None) is not None:
         model = _as_plain_weights(model)
     model.eval()
-    model.logit_map = measured_logit_map(model, source or spec.source, body_states)
+    try:
+        model.logit_map = measured_logit_map(model, source or spec.source, body_states)
+    except UserError:
+        _say_not_finite(model, source or spec.source)
+        raise
     return model
+
+
+def _say_not_finite(model: nn.Module, source: str) -> None:
+    """Raise what is wrong with weights that are no numbers; nothing if they are.
+
+    Their results look like those of a model that sees the tokens that it is to predict.
+    """
+    for name, weights in model.named_parameters():
+        if not bool(weights.isfinite().all()):
+            raise UserError(
+                f"model.source: {source}: {name} has values that are not finite; download it again"
+            )
 
 
 def hidden_states(

@@ -11,6 +11,7 @@ from ray_unlearn.spec.given_file import given_bytes, json_value
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 
+ADDRESS = re.compile(r"https?:/+[^/]+/+([\w.-]+/[\w.-]+)")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 INDEX = "model.safetensors.index.json"
 POINTER = b"version https://git-lfs"
@@ -42,8 +43,13 @@ def check_source(spec: ModelSpec) -> None:
             if field == "exact_retrain_seeds":
                 _check_another_seed(source, spec.source)
             else:
-                demo_model(source)
+                _check_demo(source, field)
             continue
+        if address := ADDRESS.match(source):
+            raise UserError(
+                f"model.{field}: {source!r} is an address; write the model's id, "
+                f"{address[1]!r}, or a folder"
+            )
         folder = Path(source)
         if not folder.is_absolute() and not source.startswith("."):
             if not HUB_ID.fullmatch(source):
@@ -55,17 +61,32 @@ def check_source(spec: ModelSpec) -> None:
             file = (spec.gguf_file if own else None) or "config.json"
             check_hub_id(source, spec.revision if own else None, file, f"model.{field}")
             continue
+        if folder.is_file():
+            raise UserError(f"model.{field}: {folder} is a file; name its folder, {folder.parent}")
         if not folder.is_dir():
             raise UserError(f"model.{field}: no such folder: {folder}{_beside(folder)}")
         if spec.gguf_file is not None:
             if not (folder / spec.gguf_file).is_file():
                 raise UserError(f"model.gguf_file: no such file: {folder / spec.gguf_file}")
+        elif (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise UserError(
+                f"model.{field}: {folder} has adapters alone; merge them into their model first "
+                "(PEFT's `merge_and_unload`), and save that with `save_pretrained`"
+            )
         elif not (folder / "config.json").is_file():
             raise UserError(
                 f"model.{field}: {folder} has no config.json; is it a Hugging Face model folder?"
             )
         else:
             check_weight_files(folder, f"model.{field}")
+
+
+def _check_demo(source: str, field: str) -> None:
+    try:
+        demo_model(source)
+    except UserError as error:
+        said = str(error)
+        raise UserError(said if said.startswith("model.") else f"model.{field}: {said}") from None
 
 
 def _beside(folder: Path) -> str:

@@ -2,7 +2,7 @@
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ray_unlearn.demo import demo_domain
@@ -19,6 +19,7 @@ from ray_unlearn.unlearn.hub_ids import check_hub_id
 
 TEXT_FILES = (".txt", ".md")
 SYSTEM = "system"
+LFS_POINTER = "version https://git-lfs"
 ReadRow = tuple[str, Document]
 """Where a document was found, in words, and the document."""
 
@@ -156,6 +157,26 @@ def _refused_blank(source: SplitSource, place: str) -> str:
     )
 
 
+def refuse_overlap(documents: Mapping[str, Sequence[Document]]) -> None:
+    """Refuse documents that are in two splits.
+
+    Args:
+        documents: by split.
+
+    Raises:
+        UserError: the document, and both splits.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    for name in SPLITS:
+        for document in documents.get(name, ()):
+            other, other_id = seen.setdefault(text_hash(document.text), (name, document.id))
+            if other != name:
+                raise UserError(
+                    f"data: document {document.id!r} of `{name}` is also in `{other}` (as "
+                    f"{other_id!r}); splits must not share documents: remove it from one of them"
+                )
+
+
 def check_path(source: SplitSource, where: str) -> None:
     """Refuse a local source that is not there; one on the hub is not asked for.
 
@@ -204,6 +225,7 @@ def _read_all(source: SplitSource, where: str) -> Iterator[ReadRow]:
 
 def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow]:
     opener = gzip.open if path.suffix == ".gz" else open
+    without_id = None
     with opener(path, "rt", encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -213,13 +235,34 @@ def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow
             except ValueError as error:
                 raise UserError(
                     f"{where}.path: {path}, line {number}: not valid JSON: {error}"
+                    f"{_instead(line, number)}"
                 ) from None
             if not isinstance(entry, dict):
                 raise UserError(
                     f"{where}.path: {path}, line {number}: must be an object, got "
-                    f"{type(entry).__name__}"
+                    f'{type(entry).__name__}; write one to a line: {{"text": ...}}'
                 )
+            if source.id is not None and without_id is not False:
+                without_id = source.id not in entry
+                fields = list(entry)
             yield _row(entry, source, str(number), f"{where}.path: {path}, line {number}")
+    if without_id:
+        raise UserError(
+            f"{where}.id: {path}: no line has a field {source.id!r}"
+            f"{nearest(str(source.id), fields)}"
+        )
+
+
+def _instead(line: str, number: int) -> str:
+    """What a file that is no JSONL may be, by its first line, and what to do."""
+    begin = line.lstrip()
+    if number > 1:
+        return ""
+    if begin.startswith(LFS_POINTER):
+        return "; it is a git-lfs pointer, not the documents: run `git lfs pull` in its folder"
+    if begin.startswith(("{", "[")):
+        return "; write one object to a line, without line breaks inside"
+    return "" if begin.startswith('"') else "; is it JSONL, one object to a line?"
 
 
 def _from_parquet(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow]:

@@ -221,7 +221,8 @@ def test_plan_starts_nothing_and_says_what_does_not_fit(cli, study) -> None:
     code, out, _ = cli("plan", study(), "--lanes", 10_000)
     assert "reporting half: " in out
     assert "10000 lane(s) want" in out
-    assert out.endswith("does not fit this machine\n")
+    assert "no: it has no room on this machine\nfirst change (CPUs): 10000 lane(s) want" in out
+    assert "│   reporting half" in out, "documents, tokens and targets of each half"
     assert code == 2, "`plan STUDY && run STUDY` is what people write"
 
 

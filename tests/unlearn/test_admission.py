@@ -15,11 +15,15 @@ from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.search_space import Fixed
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.unlearn import tried_model
 from ray_unlearn.unlearn.admission import Admission, admission
+from ray_unlearn.unlearn.architecture import model_config
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 from ray_unlearn.unlearn.machine import Machine
+from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.sources import read_source
+from ray_unlearn.unlearn.split_counts import split_counts
 
 ENOUGH = Machine(cpus=64, memory_gib=512, disk_gib=1e4, gpus=8, gpu_gib=80)
 
@@ -37,10 +41,11 @@ def whole(
 
 
 def test_every_check_has_its_line(whole: Admission) -> None:
-    assert [finding.what for finding in whole.findings if finding.what != "target"] == [
+    of_data = ("target", "something to forget", "halves agree")
+    assert [finding.what for finding in whole.findings if finding.what not in of_data] == [
         "model files", "kind of model", "tokenizer", "context length", "attention, packing, logits",
         "trained layers", "FLOPs of updates", "seeds", "documents", "copies of documents", "CPUs",
-        "memory", "disk",
+        "memory", "disk", "weights", "knows the forget set",
     ]  # fmt: skip
     assert said(whole, "refused", "no room") == []
 
@@ -54,7 +59,7 @@ def test_documents_and_targets_of_each_split_are_shown(whole: Admission) -> None
 
 def test_a_model_that_knows_nothing_of_the_forget_set_is_said_by_the_plan(whole: Admission) -> None:
     """A model with random weights was unlearned for a whole study, without a word."""
-    warnings = " ".join(said(whole, "warning"))
+    warnings = " ".join(said(whole, "warning", "pointless"))
     assert "nothing to forget" in warnings or "before it unlearns anything" in warnings
 
 
@@ -183,3 +188,39 @@ def test_a_hub_id_that_is_nowhere_is_refused_at_once_with_the_nearest(
         UserError, match=r"forget\.hub: 'a/b' is no folder.* or download it and use"
     ):
         list(read_source(SplitSource(hub="a/b", split="train"), "data.splits.forget"))
+
+
+def test_a_large_model_is_asked_about_a_sample_and_says_so(
+    tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large model was asked nothing: a forget set that it never saw passed the plan."""
+    tokens = tiny_study.data.sequence_length * parameter_count(model_config(tiny_study))
+    monkeypatch.setattr(tried_model, "LARGEST_MEASURED", 2.0 * tokens * 4 * 10)
+    found = admission(tiny_study, ENOUGH)
+    (line,) = (str(one) for one in found.findings if one.what == "knows the forget set")
+    assert "(a sample of 10 sequences of each set)" in line
+    assert found.halves is not None
+    monkeypatch.setattr(tried_model, "LARGEST_MEASURED", 1.0)
+    found = admission(tiny_study, ENOUGH)
+    assert any(str(f).startswith("loaded; a batch of 1 sequences") for f in found.findings)
+    assert all(f.what != "knows the forget set" for f in found.findings)
+
+
+def test_a_model_that_has_no_room_here_is_not_loaded(
+    tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tried_model, "memory_here_gib", lambda: 1e-6)
+    found = admission(tiny_study, ENOUGH)
+    assert any("the model is not tried: model and reference take" in str(f) for f in found.findings)
+    assert said(found, "refused") == []
+
+
+def test_documents_and_targets_of_the_halves_add_up(whole: Admission) -> None:
+    assert whole.data is not None
+    counts = {(one.split, one.half): one for one in split_counts(whole.data)}
+    for split in ("approximate", "retain_heldout", "general_evaluation"):
+        for name in ("documents", "tokens", "targets"):
+            halves = [getattr(counts[split, half], name) for half in ("selection", "reporting")]
+            assert sum(halves) == getattr(counts[split, ""], name)
+    assert counts["forget", ""].documents == 24
+    assert ("forget", "selection") not in counts
