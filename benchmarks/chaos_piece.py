@@ -209,7 +209,7 @@ class Piece:
         limit = time.monotonic() + LIMIT_S
         progress, looked = self._watch.progress, 0.0
         while process.poll() is None:
-            if phase and time.monotonic() - looked > LOOK_AROUND_S:
+            if time.monotonic() - looked > LOOK_AROUND_S:
                 self._look_around()
                 looked = time.monotonic()
             self._watch.look()
@@ -266,7 +266,12 @@ class Piece:
         return killed - {""}
 
     def _look_around(self) -> None:
-        """Note the processes of each target, so that a kill need not look for them."""
+        """Note the processes of each target, so that a kill need not look for them.
+
+        A machine whose Ray did not come up again is started once more.
+        """
+        if self._kind.warm:
+            self._warm.replace_lost_nodes()
         actors = f"{self._mark}-{'ray' if self._kind.warm else 'study'}"
         there = marked(actors)
         found = {t: victims(t, there) for t in self._kind.targets if t in OF_RAY}
@@ -287,7 +292,7 @@ class Piece:
 
     def _recover(self, process: "subprocess.Popen[bytes]", killed: set[str]) -> None:
         """Wait until the study goes on, or its driver ends."""
-        began = time.monotonic()
+        began = looked = time.monotonic()
         while process.poll() is None and time.monotonic() < began + SETTLED_S:
             self._watch.look()
             time.sleep(LOOK_S)
@@ -297,6 +302,9 @@ class Piece:
             self._watch.look()
             if time.monotonic() > began + LIMIT_S:
                 self._hangs(process)
+            if time.monotonic() - looked > LOOK_AROUND_S:
+                self._look_around()
+                looked = time.monotonic()
             time.sleep(LOOK_S)
             if self._watch.over and not deadly:
                 with contextlib.suppress(subprocess.TimeoutExpired):

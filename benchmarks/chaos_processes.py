@@ -160,6 +160,14 @@ class OwnRay:
                 return
         raise RuntimeError(f"Ray's nodes do not start: {self._log.read_text()[-2000:]}")
 
+    def replace_lost_nodes(self) -> None:
+        """Start nodes that are gone, or never came up, on the head that is there."""
+        if self._head is None or self._head.poll() is not None:
+            return
+        self._nodes = [node for node in self._nodes if node.poll() is None]
+        while len(self._nodes) < NODES:
+            self._nodes.append(self._start("--address", self.address, "--num-cpus", "1"))
+
     def on_nodes(self, raylets: Iterable[int]) -> list[int]:
         """Raylets of the simulated nodes, without the head's."""
         parents = {node.pid for node in self._nodes}
