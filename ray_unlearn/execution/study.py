@@ -41,7 +41,6 @@ from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.exports.log_process import LogProcess
 from ray_unlearn.execution.exports.optuna_journal import JOURNAL_FILE, export_journal
 from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
-from ray_unlearn.execution.exports.trackers import missing_trackers
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane_fleet import Fleet
 from ray_unlearn.execution.lane_workspace import OpenStudy, shared_model
@@ -97,6 +96,7 @@ from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.model import exact_retrain_sources, make_ready
 from ray_unlearn.unlearn.plan import host_gib
 from ray_unlearn.unlearn.prepared_study import prepared_study
+from ray_unlearn.unlearn.tracker_extras import missing_trackers
 
 LEDGER_FOLDER = "ledger"
 BASELINES_FILE = "baselines.json"

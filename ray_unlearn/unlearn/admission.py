@@ -39,6 +39,7 @@ from ray_unlearn.unlearn.plan import StudyPlan, plan
 from ray_unlearn.unlearn.prepared_study import prepared_study
 from ray_unlearn.unlearn.room import room_findings
 from ray_unlearn.unlearn.sources import check_path
+from ray_unlearn.unlearn.tracker_extras import missing_trackers
 from ray_unlearn.unlearn.trained_layers import check_trained_layers
 from ray_unlearn.unlearn.tried_model import model_is_here
 
@@ -131,6 +132,8 @@ def admission(
         downloads: whether to fetch a hub model that is not on this machine.
     """
     found = Admission(data=data)
+    if said := missing_trackers(spec.operations.loggers, "operations.loggers"):
+        found.findings.append(Finding("loggers", "refused", said))
     with one_thread():
         _check_model(found, spec, lanes)
         _check_data(found, spec, looks_at_data, downloads)

@@ -13,10 +13,8 @@ MISTAKES = [
         renamed("model.source", "sorce"),
         ("study.yaml", "model.sorce", "did you mean 'source'"),
     ),
-    Mistake("no name", without("name"), ("study.yaml", "name", "required")),
     Mistake("no model", without("model"), ("study.yaml", "model", "required")),
     Mistake("no data", without("data"), ("study.yaml", "data", "required")),
-    Mistake("no evaluation", without("evaluation"), ("study.yaml", "evaluation", "required")),
     Mistake(
         "no number of trials",
         without("search.trials_per_method"),
@@ -28,7 +26,6 @@ MISTAKES = [
         renamed("data.splits.forget", "forgett"),
         ("study.yaml", "data.splits.forgett", "did you mean 'forget'"),
     ),
-    Mistake("no domain", without("data.domain"), ("study.yaml", "`domain` is required")),
     Mistake("a name with a slash", key("name", "my/study"), ("study.yaml", "name", "letters")),
     Mistake("a name with a space", key("name", "my study"), ("study.yaml", "name", "letters")),
     Mistake("a section as a list", key("search", ["random"]), ("study.yaml", "search", "mapping")),

@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from ray_unlearn.execution.exports.ledger_feed import LedgerFeed
 from ray_unlearn.execution.exports.log_process import LogProcess
 from ray_unlearn.execution.exports.tensorboard_log import TensorBoardObserver
-from ray_unlearn.execution.exports.trackers import TRACKERS, missing_trackers, send_to_trackers
+from ray_unlearn.execution.exports.trackers import TRACKERS, send_to_trackers
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.event import Header, TrialReopened
@@ -18,6 +18,7 @@ from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Trial
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.status import Follower
+from ray_unlearn.unlearn.tracker_extras import missing_trackers
 
 
 class Listener:

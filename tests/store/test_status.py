@@ -307,18 +307,6 @@ def test_while_watching_a_driver_with_a_wrong_clock_is_alive_as_long_as_it_write
     assert follower.poll().over
 
 
-def test_a_watch_waits_for_a_run_that_is_starting(tmp_path: Path) -> None:
-    """Beside a `resume` that was reading its data it ended at once, with the last run's report."""
-    study = written(tmp_path / "s", start(2))
-    replace(LIVE, running=False, time=at(3600)).write(study)
-    follower = Follower(study)
-    assert follower.poll().over
-    with Ledger.open(study / "ledger"):
-        found = follower.poll()
-        assert (found.driver, found.over) == ("ended", False)
-    assert follower.poll().over
-
-
 def test_durations_in_words() -> None:
     assert [in_words(s) for s in (0.4, 59.4, 60, 3599, 3600, 90061)] == [
         "0 s", "59 s", "1 min 0 s", "59 min 59 s", "1 h 0 min", "25 h 1 min",

@@ -24,6 +24,7 @@ from ray_unlearn.unlearn.machine import Machine
 from ray_unlearn.unlearn.memory import parameter_count
 from ray_unlearn.unlearn.sources import read_source
 from ray_unlearn.unlearn.split_counts import split_counts
+from ray_unlearn.unlearn.tracker_extras import missing_trackers
 
 ENOUGH = Machine(cpus=64, memory_gib=512, disk_gib=1e4, gpus=8, gpu_gib=80)
 
@@ -79,6 +80,16 @@ def test_all_that_is_wrong_is_said_at_once(tiny_study: StudySpec, tmp_path: Path
     assert "it was cut short" in lines[0]
     assert "has no config" not in lines[1]
     assert found.plan is not None, "what it will take is known all the same"
+
+
+def test_a_tracker_that_is_not_installed_is_said_by_the_plan(tiny_study: StudySpec) -> None:
+    absent = [name for name in ("wandb", "mlflow") if missing_trackers([name], "")]
+    if not absent:
+        pytest.skip("both trackers are installed")
+    operations = tiny_study.operations.model_copy(update={"loggers": tuple(absent)})
+    spec = tiny_study.model_copy(update={"operations": operations})
+    [words] = said(admission(spec, measures=False), "refused")
+    assert words.startswith(f"operations.loggers: {absent[0]} is not installed: pip install")
 
 
 def test_a_folder_that_is_not_there_is_said_once(tiny_study: StudySpec) -> None:

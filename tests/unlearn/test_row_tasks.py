@@ -64,7 +64,7 @@ def test_columns_have_the_side_that_the_study_says_and_no_other_name_can_be_thei
     ("changes", "said"),
     [
         ({"metrics": ["charm"]}, "{charm: maximise}"),
-        ({"metrics": []}, "at least 1"),
+        ({"metrics": []}, "must not be empty"),
         ({"metrics": {"acc": "higher"}}, "'maximise', 'minimise' or 'none'"),
         ({"task": "towns.yaml", "metrics": ["acc"]}, "'task.towns.acc'; name each task"),
         ({"task": "in town.yaml"}, "rename the file"),

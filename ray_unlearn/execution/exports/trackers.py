@@ -5,7 +5,6 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.util import find_spec
 
 from ray_unlearn.environment import REAL, Environment
 from ray_unlearn.execution.exports.ledger_feed import LedgerFeed, Tracker
@@ -16,20 +15,13 @@ from ray_unlearn.store.score import ScoreRule
 from ray_unlearn.store.status import followed
 from ray_unlearn.store.storage import storage_at
 from ray_unlearn.store.working_copy import header_digest_of
+from ray_unlearn.unlearn.tracker_extras import missing_trackers
 
 TRACKERS: dict[str, Callable[[ScoreRule, str, str], Tracker]] = {
     "wandb": WandbTracker,
     "mlflow": MlflowTracker,
 }
 Say = Callable[[str], None]
-
-
-def missing_trackers(names: Sequence[str], field: str) -> str:
-    """Why trackers cannot be used, with the remedy; empty where all are installed."""
-    missing = [name for name in names if find_spec(name) is None]
-    if not missing:
-        return ""
-    return f"{field}: {missing[0]} is not installed: pip install 'ray-unlearn[{missing[0]}]'"
 
 
 def send_to_trackers(
