@@ -208,10 +208,9 @@ class FolderStorage:
         Raises:
             PermissionError: it is outside the folder, by its name or through a symbolic link.
         """
-        path = self._folder / checked_name(name)
         # If the file itself is a link, the link is replaced or deleted, not its target.
-        self._stay_inside(path.parent)
-        return path
+        self._stay_inside(checked_name(name).rpartition("/")[0])
+        return self._folder / name
 
     def readable(self, name: str) -> Path:
         """Path of a file that is read: a regular one, and no link out of the folder.
@@ -219,25 +218,28 @@ class FolderStorage:
         Raises:
             OSError: it is neither, or not there.
         """
-        path = self._folder / checked_name(name)
-        self._stay_inside(path)
-        if not stat.S_ISREG(path.stat().st_mode):
+        self._stay_inside(checked_name(name))
+        path = self._folder / name
+        if not stat.S_ISREG(os.stat(path).st_mode):
             raise OSError(f"{path}: no regular file")
         return path
 
-    def _stay_inside(self, path: Path) -> None:
+    def _stay_inside(self, name: str) -> None:
         # Resolving both paths takes longer than writing an event.
-        if self._has_link(path) and not path.resolve().is_relative_to(self._folder.resolve()):
+        if not self._has_link(name):
+            return
+        path = self._folder / name
+        if not path.resolve().is_relative_to(self._folder.resolve()):
             raise PermissionError(
                 f"{path} leads out of {self._folder} through a symbolic link, where files would be "
                 "deleted; to keep a study on another disk, link the whole folder"
             )
 
-    def _has_link(self, path: Path) -> bool:
+    def _has_link(self, name: str) -> bool:
         """Whether a path below the folder is, or leads through, a symbolic link."""
-        here = str(self._folder)
-        for part in path.relative_to(self._folder).parts:
-            here = os.path.join(here, part)
+        here = self.url
+        for part in name.split("/") if name else ():
+            here = f"{here}/{part}"
             try:
                 if stat.S_ISLNK(os.lstat(here).st_mode):
                     return True
@@ -248,7 +250,7 @@ class FolderStorage:
     def files(self, under: str = "", after: str = "") -> list[Stored]:
         """See `Storage`."""
         top = self.path(under) if under else self._folder
-        self._stay_inside(top)
+        self._stay_inside(under)
         return [stored for stored in self._stored(top.rglob("*")) if stored.name > after]
 
     def about(self, name: str) -> Stored:
