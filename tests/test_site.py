@@ -1,6 +1,7 @@
 """The site's pages, without its generator: each is named once, and every link leads somewhere."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -21,6 +22,22 @@ ITEM = re.compile(r"( *)(?:[-*]|1\.) ")
 @pytest.fixture(scope="module")
 def pages() -> dict[str, str]:
     return site.pages()
+
+
+def test_every_command_is_described_where_nothing_that_computes_is_installed() -> None:
+    """The site's environment has neither torch nor Ray; and help should not wait for them."""
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'ray', 'numpy', 'pandas', 'transformers', 'filelock'):\n"
+        "    sys.modules[name] = None\n"
+        "sys.path.insert(0, 'scripts')\n"
+        "from site_reference import commands_page\n"
+        "assert '### init' in commands_page()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_navigation_names_each_page_once(pages: dict[str, str]) -> None:

@@ -19,10 +19,11 @@ from ray_unlearn.cli.show import (
 )
 from ray_unlearn.spec.bounds import MOST_TRIALS
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.unlearn.first_study import TRIALS, FirstStudy, first_study, first_study_text
+from ray_unlearn.spec.study_file import TRIALS
 
 if TYPE_CHECKING:
     from ray_unlearn.unlearn.checked_draft import CheckedDraft
+    from ray_unlearn.unlearn.first_study import FirstStudy
 
 
 def init_command(
@@ -82,6 +83,8 @@ def init_command(
     Asks for what is not given, in a terminal. Says whether the model remembers the documents, and
     how long the study will take here. Starts nothing."""
     _check_place(study, force)
+    from ray_unlearn.unlearn.first_study import first_study, first_study_text
+
     given_model = model or _asked("--model", "model (folder, hub id or demo:shakespeare)")
     given_forget = forget or _asked("--forget", "documents to forget (file or folder)")
     if pool is None and not (model and forget) and sys.stdin.isatty():
@@ -134,7 +137,7 @@ def _answer(question: str) -> str:
     return answer.strip()
 
 
-def _show(wanted: FirstStudy, made: "CheckedDraft", json: bool) -> None:
+def _show(wanted: "FirstStudy", made: "CheckedDraft", json: bool) -> None:
     if json:
         print_json(_as_json(wanted, made))
         return
@@ -150,7 +153,7 @@ def _show(wanted: FirstStudy, made: "CheckedDraft", json: bool) -> None:
     )
 
 
-def _as_json(wanted: FirstStudy, made: "CheckedDraft") -> Mapping[str, Any]:
+def _as_json(wanted: "FirstStudy", made: "CheckedDraft") -> Mapping[str, Any]:
     tried = made.tried
     return {
         "study": str(wanted.place),

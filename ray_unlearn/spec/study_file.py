@@ -14,9 +14,12 @@ from ray_unlearn.spec.space_file import load_search_space, packaged_spaces
 from ray_unlearn.spec.strict import read_yaml, validated
 from ray_unlearn.spec.study_spec import StudySpec
 
+TRIALS = 8
+"""Of each method, where a file does not say: what a comparison of methods needs."""
+
 Source = TypeVar("Source", bound=SplitSource)
 WRITTEN_DEFAULTS: dict[str, Any] = {
-    "search": {"trials_per_method": 8},
+    "search": {"trials_per_method": TRIALS},
     "evaluation": {"count": 8},
 }
 """What a study file means that leaves these out. Eight trials are what a comparison of methods

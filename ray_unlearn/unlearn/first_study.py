@@ -13,7 +13,7 @@ from ray_unlearn.spec.data_spec import SplitSource
 from ray_unlearn.spec.method_registry import PUBLISHED, method_named
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.strict import validated, yaml_line
-from ray_unlearn.spec.study_file import model_place
+from ray_unlearn.spec.study_file import TRIALS, model_place
 from ray_unlearn.unlearn.guessed_fields import guessed_fields
 from ray_unlearn.unlearn.model_files import check_source
 from ray_unlearn.unlearn.proposed_ranges import (
@@ -25,8 +25,6 @@ from ray_unlearn.unlearn.proposed_ranges import (
 )
 from ray_unlearn.unlearn.sources import check_path
 
-TRIALS = 8
-"""Of each method: what a comparison of methods needs."""
 EVALUATIONS = 6
 SHORTEST, LONGEST = 64, 1024
 """Sequence lengths that are proposed; documents that are longer are cut into chunks."""
