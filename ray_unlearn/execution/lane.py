@@ -228,8 +228,7 @@ def run_lane(link: LaneLink, open_workspace: OpenWorkspace) -> None:
 def _prepare(workspace: LaneWorkspace, order: Prepare, number: int, link: LaneLink) -> None:
     try:
         prepared = workspace.prepare(order.baselines)
-    # any failure of a job is its outcome, sent as data: a lane must outlive it
-    except Exception as error:
+    except Exception as error:  # the job's outcome, sent as data: the lane must outlive it
         link.fail(number, error)
         return
     link.report(number, JobEnded("complete", "", prepared))

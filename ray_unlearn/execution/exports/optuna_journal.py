@@ -171,14 +171,12 @@ def _written(
 
 
 def _loaded(path: Path) -> JournalStorage | None:
-    """The journal in a file; None if there is none that Optuna can read."""
+    """The journal in a file; None if Optuna can read none there, and it is to be made anew."""
     if not path.is_file():
         return None
     try:
         return JournalStorage(JournalFileBackend(str(path)))
-    # Optuna applies lines unchecked: one that is torn, damaged or of another version fails in any
-    # way. The file is made anew.
-    except Exception:
+    except Exception:  # Optuna applies lines unchecked: a damaged one fails in any way
         return None
 
 
