@@ -218,15 +218,18 @@ class FolderStorage:
         Raises:
             OSError: it is neither, or not there.
         """
-        self._stay_inside(checked_name(name))
-        path = self._folder / name
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        path = self._folder / checked_name(name)
+        mode = self._mode(name)
+        if mode is None:
+            self._stay_inside(name)
+            mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
             raise OSError(f"{path}: no regular file")
         return path
 
     def _stay_inside(self, name: str) -> None:
         # Resolving both paths takes longer than writing an event.
-        if not self._has_link(name):
+        if not name or self._mode(name) is not None:
             return
         path = self._folder / name
         if not path.resolve().is_relative_to(self._folder.resolve()):
@@ -235,17 +238,18 @@ class FolderStorage:
                 "deleted; to keep a study on another disk, link the whole folder"
             )
 
-    def _has_link(self, name: str) -> bool:
-        """Whether a path below the folder is, or leads through, a symbolic link."""
-        here = self.url
-        for part in name.split("/") if name else ():
+    def _mode(self, name: str) -> int | None:
+        """Mode of a file below the folder; None if a symbolic link leads to it, or it is missing."""
+        here, mode = self.url, None
+        for part in name.split("/"):
             here = f"{here}/{part}"
             try:
-                if stat.S_ISLNK(os.lstat(here).st_mode):
-                    return True
-            except OSError:  # nothing is there, so nothing leads anywhere
-                return False
-        return False
+                mode = os.lstat(here).st_mode
+            except OSError:
+                return None
+            if stat.S_ISLNK(mode):
+                return None
+        return mode
 
     def files(self, under: str = "", after: str = "") -> list[Stored]:
         """See `Storage`."""
