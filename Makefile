@@ -56,10 +56,11 @@ smollm2: setup
 # first (tests/conftest.py). Temporary files lie in memory where there is room: most are written to be synced.
 MEMORY := $(shell [ "$$(df -k --output=avail /dev/shm 2>/dev/null | tail -1)" -gt 4000000 ] 2>/dev/null && echo /dev/shm)
 test: setup lint
-	@PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" tests
+	@PYTEST_DEBUG_TEMPROOT=$(MEMORY) $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12 -m "not slow" tests
 
 # The slow tests that have caught something (docs/findings.md): a driver killed, a node lost, drained or cut off, processes
-# killed at random; a cluster without the token; lanes of two workers, models over four.
+# killed at random; a cluster without the token; lanes of two workers, models over four; own data from `init` to `export`.
+# Two processes: most of these tests wait most of the time.
 CI_SLOW := \
   tests/execution/test_calibrated_study.py tests/execution/test_shipped_method.py \
   tests/execution/test_elastic.py::test_lanes_follow_nodes_that_join_and_leave \
@@ -73,9 +74,10 @@ CI_SLOW := \
   tests/cluster/test_hosts.py::test_a_dead_host_and_a_parted_one_cost_a_study_nothing \
   tests/cluster/test_hosts.py::test_without_the_token_nobody_gets_in \
   tests/unlearn/test_sharded.py tests/unlearn/test_strength.py tests/unlearn/test_workers.py \
+  tests/cli/test_init_command.py \
   tests/simulation/test_mutants.py
 test-ci: setup
-	@$(BIN)/pytest -m slow $(CI_SLOW)
+	@$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=12 -m slow $(CI_SLOW)
 
 # All of them, before a release; it leaves a dated line in docs/releases.md. One folder: make test-slow SLOW=tests/cluster
 SLOW ?=

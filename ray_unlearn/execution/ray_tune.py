@@ -155,6 +155,8 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
         super().__init__()
         self._conductor = conductor
         self._failure = failure
+        self._trials: list[Any] = []
+        """Tune's trials that have not been slimmed."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Record a row, and decide whether the trial goes on."""
@@ -168,7 +170,11 @@ class _Judge(_NotPickled, TrialScheduler):  # type: ignore[misc]
             self._conductor.ended(trial.config["number"], _delivery(result))
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Do nothing."""
+        """Slim those that have ended: Tune keeps every trial until its end."""
+        for ended in [one for one in self._trials if one.is_finished()]:
+            self._trials.remove(ended)
+            _slim(ended)
+        self._trials.append(trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Do nothing; see `_Asker.on_trial_complete`."""
@@ -201,6 +207,16 @@ class _Brake(_NotPickled, tune.Stopper):  # type: ignore[misc]
         """Whether all trials stop; asked after every event."""
         self._interrupt.take_back_signals()
         return self._conductor.stops(failed=self._failure.error is not None)
+
+
+def _slim(trial: Any) -> None:
+    """Drop what Tune keeps of an ended trial: its last result, and statistics of all results.
+
+    The ledger has it. The names are private: where another Tune has others, it only keeps more.
+    """
+    for name in ("last_result", "metric_analysis", "metric_n_steps"):
+        if hasattr(trial.run_metadata, name):
+            setattr(trial.run_metadata, name, {})
 
 
 def _delivery(result: dict[str, Any]) -> Delivery:

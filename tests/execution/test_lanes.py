@@ -4,18 +4,21 @@ What lanes do is tested in one process (`test_core`, `test_lanes_hub`); here is 
 wrong."""
 
 import contextlib
+import gc
 import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 import torch
 from processes import descendants
 from ray.train.torch import TorchTrainer
+from ray.tune.experiment import Trial as TuneTrial
 from stand_in import NLL, OpenStandIn, config
 
 from ray_unlearn.execution.cluster import died_with_node
@@ -118,8 +121,11 @@ class ReadsTheDisk:
         self.stop = stop
         self.total = 6
         self.heard: list[str] = []
+        self.kept_by_tune: list[int] = []
+        """At each question, the ended trials of which Tune has results and statistics."""
 
     def ask(self, number: int) -> TrialConfig | None:
+        self.kept_by_tune.append(sum(map(bool, map(kept, ended_in_tune(number)))))
         if number == 4:
             kill_tune_actors()  # the idle one: Tune resets a dead actor, and gives the trial up
         return config("wait:1" if number == 3 else "ok", seed=number + 200)
@@ -140,6 +146,17 @@ class ReadsTheDisk:
             "told before the disk"
         )
         self.heard.append(f"end {trial.number}")
+
+
+def ended_in_tune(number: int) -> list[Any]:
+    """Tune's ended trials among those that it keeps beside this one."""
+    found = [one for one in gc.get_objects() if isinstance(one, TuneTrial)]
+    return [one for one in found if one.config["number"] < number and one.is_finished()]
+
+
+def kept(trial: TuneTrial) -> dict[str, Any]:
+    about = trial.run_metadata
+    return about.last_result | about.metric_analysis | about.metric_n_steps
 
 
 class Broken:
@@ -194,6 +211,7 @@ def test_through_tune_rows_are_on_disk_before_anybody_is_told_and_dead_actors_co
     assert [row["forget_loss"] for row in trials[2].rows] == [20201.0, 20202.0, 20203.0]
     assert (trials[3].attempt, log.read_text().count("seed 203")) == (0, 3), "computed twice"
     assert all([row["update"] for row in trials[n].rows] == [1, 2, 3] for n in (3, 4, 5))
+    assert max(search.kept_by_tune) <= 1, "Tune keeps results of all that have ended"
     assert search.heard[:6] == ["row 0.1", "row 0.2", "row 0.3", "end 0", "row 1.1", "end 1"]
 
 
