@@ -3,9 +3,13 @@
     python benchmarks/search_table.py --rows docs/reference/rows.parquet \
         --baselines docs/reference/baselines.parquet --study studies/reference/world.yaml
 
+    python benchmarks/search_table.py --table FOLDER --between nearest \
+        --study studies/reference/world.yaml
+
 The table is a study's (`ledger/rows.parquet`, or several of them in one, told apart by `study`), or
-one of its shape: a line per evaluation, with the trial, its hyperparameters, `update`,
-`learning_rate_sum` and the losses that a score is made of. The study file gives the search space.
+a folder of Parquet files with facts in table.json: a line per evaluation, with the trial, its
+hyperparameters, `update`, `learning_rate_sum` and the losses that a score is made of. The study
+file gives the search space.
 A cell is one method in one domain, all its trained models together, and stands for a world of which
 a searcher may ask any configuration:
 
@@ -24,6 +28,7 @@ for `nearest` it is the row itself.
 """
 
 import argparse
+import json
 import math
 import os
 import statistics
@@ -230,13 +235,36 @@ class Nearest:
         return not self._left
 
 
+def of_studies(rows: Path, baselines: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows and baselines of studies' result tables."""
+    read = pyarrow.parquet.read_table
+    return read(rows).to_pandas(), read(baselines).to_pandas()
+
+
+def of_table(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows, of the first seed, and baselines of a table with facts in table.json."""
+    facts = json.loads((folder / "table.json").read_text())
+    found, baselines = [], []
+    for stem, about in facts["files"].items():
+        rows = pyarrow.parquet.read_table(folder / f"{stem}.parquet").to_pandas()
+        rows = rows[rows["seed"] == rows["seed"].min()]
+        model = rows["trained_model"].astype(str)
+        trial = rows["configuration"].astype(str)
+        found.append(rows.assign(study=rows["domain"] + " " + model, trial_id=trial))
+        baselines += [
+            {"study": f"{about['domain']} {number}", "baseline": name} | row
+            for number, model in about["models"].items()
+            for name, row in model["baselines"].items()
+        ]
+    return pd.concat(found, ignore_index=True), pd.DataFrame(baselines)
+
+
 def cells(given: argparse.Namespace, base: StudySpec) -> Iterator[tuple[str, Callable[[], World]]]:
     """Each cell's name, and what makes its world."""
-    rows = pyarrow.parquet.read_table(given.rows).to_pandas()
+    rows, lines = of_table(given.table) if given.table else of_studies(given.rows, given.baselines)
     rows = rows[(rows["strength"].fillna(1.0) == 1.0) & (rows["learning_rate_sum"] > 0)]
-    lines = pyarrow.parquet.read_table(given.baselines).to_pandas()
-    names = [*LOSSES, "approximate_nll_selection"]
-    vanilla = lines[lines["baseline"] == "vanilla"].set_index("study")[names]
+    vanilla = lines[lines["baseline"] == "vanilla"].set_index("study")
+    vanilla = vanilla[[*LOSSES, "approximate_nll_selection"]].astype(float)
     make = Surrogate if given.between == "surrogate" else Nearest
     by = ["domain"] if given.between == "surrogate" else ["domain", "study"]
     for method in given.methods or sorted(rows["method"].unique()):
@@ -459,8 +487,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=Path, required=True)
-    parser.add_argument("--baselines", type=Path, required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--rows", type=Path, help="a result table, with --baselines")
+    source.add_argument("--table", type=Path, help="a folder with table.json and its files")
+    parser.add_argument("--baselines", type=Path)
     parser.add_argument("--study", type=Path, required=True, help="its spaces are searched")
     parser.add_argument("--between", choices=["surrogate", "nearest"], default="surrogate")
     parser.add_argument("--methods", nargs="+")
@@ -475,6 +505,8 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=32, help="updates of a whole trial")
     given = parser.parse_args()
+    if given.rows and not given.baselines:
+        parser.error("--rows: give --baselines too")
     base = load_study(given.study)
     print(f"load {os.getloadavg()[0]:.1f}", flush=True)
     found = [compare(label, make(), base, given) for label, make in cells(given, base)]

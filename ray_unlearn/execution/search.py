@@ -9,9 +9,9 @@ The first `quasi_random_share` of each method's trials are quasi-random, for the
 adaptive trials would bias (curves, volumes, importance); the rest are the sampler's. Where
 guidelines narrowed a method's space, its first trials are the warm start, and of the others an
 evenly spread `full_space_share` is drawn quasi-randomly from the full space: without trials outside
-it a claim could never be refuted. The sampler does not learn from those outside. Nothing is kept
-but what the ledger keeps: a study rebuilt by `replay` asks for what the uninterrupted one would
-have asked.
+it a claim could never be refuted. The sampler does not learn from those outside; `surface` does,
+and may leave the narrowed space itself. Nothing is kept but what the ledger keeps: a study rebuilt
+by `replay` asks for what the uninterrupted one would have asked.
 """
 
 from collections.abc import Iterator, Mapping
@@ -166,8 +166,9 @@ class Search:
         point = active(space, trial.config)
         if contains(space, point):
             self._past[trial.method][trial.number] = as_optuna_trial(trial, self._rule, point)
-            if self._surface is not None:
-                self._surface.tell(trial)
+        whole = self._full.get(trial.method, space)
+        if self._surface is not None and contains(whole, active(whole, trial.config)):
+            self._surface.tell(trial)
 
     def replay(self, record: Record) -> None:
         """Take in all trials of a ledger, finished and pending."""
@@ -287,7 +288,8 @@ class Search:
         if not space.sampled():
             return
         found = sampler.suggest(method, self._seed(method, index), ATTEMPTS)
-        yield from ((space, point, "surface") for point in found)
+        whole = self._full.get(method, space)
+        yield from ((whole, point, "surface") for point in found)
         if not found and place >= 0:
             point = quasi_random_point(space, self._seed(method, "sobol"), place)
             yield space, point, "quasi_random"

@@ -87,6 +87,8 @@ class UnitSpace:
 class MethodSurfaces:
     """The surfaces of a study's methods, each fitted anew once a trial has ended.
 
+    A method's surface covers its whole space, of before guidelines narrowed it.
+
     Args:
         spec: of the study.
         baselines: as in `Record.baselines`; the vanilla model's must be there before a fit.
@@ -96,7 +98,8 @@ class MethodSurfaces:
         self._spec = spec
         self._baselines = baselines
         self._seed = int(digest([spec.search.seed, "surface"], length=8), 16)
-        self.spaces = {method: UnitSpace(space) for method, space in spec.spaces.items()}
+        self._searched = spec.spaces | (spec.full_spaces or {})
+        self.spaces = {method: UnitSpace(space) for method, space in self._searched.items()}
         self._fits: dict[str, tuple[tuple[int, ...], ComponentSurface | None]] = {}
 
     def of(self, method: str, ended: Sequence[Trial]) -> ComponentSurface | None:
@@ -124,8 +127,16 @@ class MethodSurfaces:
 
     def unit(self, trial: Trial) -> Array:
         """Coordinates [d] of a trial."""
-        space = self._spec.spaces[trial.method]
+        space = self._searched[trial.method]
         return self.spaces[trial.method].unit(active(space, trial.config))
+
+    def inside(self, method: str, units: Array) -> NDArray[np.bool_]:
+        """Which [m] of the points [m, d] lie in the space that guidelines narrowed a method's to.
+
+        All where none did.
+        """
+        narrowed, unit = self._spec.spaces[method], self.spaces[method]
+        return np.array([contains(narrowed, unit.point(one)) for one in units], dtype=bool)
 
     @one_blas_thread
     def chance_below(
@@ -152,7 +163,7 @@ class MethodSurfaces:
         return chance_below(surface, self.unit(trial), seen, to_come, score, self._seed)
 
     def _fitted(self, method: str, ended: Sequence[Trial]) -> ComponentSurface | None:
-        space = self._spec.spaces[method]
+        space = self._searched[method]
         trials = _chosen([t for t in ended if contains(space, active(space, t.config))])
         curves = [self.curve(trial, _rows(trial)) for trial in trials]
         changes = np.concatenate([np.empty((0, 3)), *(found for _, found in curves)])
@@ -182,7 +193,7 @@ class MethodSurfaces:
 
     def _updates(self, method: str) -> Array:
         """Updates [t] at which a trial may be deployed; none where `steps` is searched."""
-        space = self._spec.spaces[method]
+        space = self._searched[method]
         steps = space.parameters["steps"]
         if isinstance(steps, Fixed):
             return np.array([float(steps.value)])

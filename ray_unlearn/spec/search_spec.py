@@ -42,7 +42,11 @@ class SearchSpec(Strict):
     trials_per_method: int | None = Field(
         None, ge=1, le=MOST_TRIALS, description="required unless the sampler is grid or listed"
     )
-    sampler: Literal["tpe", "qmc", "random", "grid", "nsga2", "gp", "surface", "listed"] = "tpe"
+    sampler: Literal["tpe", "qmc", "random", "grid", "nsga2", "gp", "surface", "listed"] = Field(
+        "tpe",
+        description="who chooses configurations (docs/search.md); `surface` by what the score is "
+        "made of, at every evaluation",
+    )
     quasi_random_share: float = Field(
         0.25,
         ge=0,

@@ -34,6 +34,7 @@ def promising_points(
     settled: Callable[[Array], Array],
     seed: int,
     count: int,
+    belief: Callable[[Array], Array] | None = None,
 ) -> tuple[Array, Array]:
     """The most promising points [count, d], best first, and their expected improvements [count].
 
@@ -44,6 +45,8 @@ def promising_points(
         settled: moves points [m, d] to values that can be set.
         seed: of candidates and draws.
         count: points wanted; fewer where the space has fewer.
+        belief: weights (0, 1] of the gains at points [m, d], from what was known before; None: all
+            are alike (Hvarfner et al. 2022, arXiv 2204.11051).
     """
     candidates = _candidates(surface, axes, settled, seed)
     known = np.unique(tried, axis=0)
@@ -51,6 +54,8 @@ def promising_points(
     draws = surface.draws(np.concatenate([known, candidates]), seed, DRAWS)
     best = draws[:, : len(known)].min(1, keepdims=True)
     gains = np.maximum(best - draws[:, len(known) :], 0).mean(0)
+    if belief is not None:
+        gains = gains * belief(candidates)
     first = np.argsort(-gains, kind="stable")[:count]
     return candidates[first], gains[first]
 

@@ -158,6 +158,29 @@ def test_trials_that_fall_apart_are_no_place_to_search() -> None:
             assert config.learning_rate < 5e-3
 
 
+def narrowed(low: float, high: float) -> StudySpec:
+    """w_r narrowed to a range; a tenth of the trials would be drawn outside it anyway."""
+    near = W_R | {"low": low, "high": high}
+    search = {"sampler": "surface", "quasi_random_share": 0.0, "full_space_share": 0.1}
+    return study(
+        space(MIXED, w_r=near), full=space(MIXED, w_r=W_R), evaluate_at=(1, 3, 9, 30), **search
+    )
+
+
+def test_guidelines_are_believed_at_first_and_left_where_they_mislead() -> None:
+    """The best w_r is 2. Narrowed to 1 to 5, the first trials are all inside; narrowed to 0.1 to
+    0.2, the search leaves within 12 trials."""
+    spec = narrowed(1.0, 5.0)
+    search, trials = searched(spec, 8)
+    chosen = [t.config["w_r"] for t in trials if search.source(t.number) == "surface"]
+    assert len(chosen) > 3
+    assert all(1.0 <= w_r <= 5.0 for w_r in chosen)
+    search, trials = searched(narrowed(0.1, 0.2), 12)
+    left = [t for t in trials if search.source(t.number) == "surface" and t.config["w_r"] > 0.2]
+    assert left
+    assert min(map(lowest, left)) < min(map(lowest, [t for t in trials if t not in left]))
+
+
 def test_what_it_chose_counts_as_adaptive_evidence() -> None:
     assert how_drawn(["surface"]) == {"surface": "adaptive"}
 
