@@ -47,11 +47,11 @@ from surfaces import (
     valley,
 )
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
+from ray_unlearn.surfaces.axes import Axis
 
 Interval = tuple[float, float]
 BINS = (0.0, 0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0 + 1e-9)

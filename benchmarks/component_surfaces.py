@@ -23,12 +23,12 @@ from planted_curves import AXES, expected_score, planted_with_curves
 from surfaces import TOLERANCE
 
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
-from ray_unlearn.analysis.statistics.component_surface import fit_component_surfaces
 from ray_unlearn.analysis.statistics.fitted_groups import fit_groups
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
 from ray_unlearn.analysis.statistics.recommended_point import recommended_point
 from ray_unlearn.analysis.statistics.response_surface import fit_response_surfaces
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
+from ray_unlearn.surfaces.component_surface import fit_component_surfaces
+from ray_unlearn.surfaces.group_points import GroupPoints
 
 SEED_SD = 0.1
 SPACE = np.random.default_rng(5).random((600, 2))

@@ -25,11 +25,11 @@ import numpy as np
 from planted_curves import BEST_RATE, expected_score, planted_with_curves
 from surfaces import RATE, TOLERANCE, WEIGHT, planted, reach, valley
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups
 from ray_unlearn.analysis.statistics.good_regions import good_regions
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.group_points import GroupPoints
 
 AXES: tuple[Axis, ...] = (RATE, WEIGHT)
 BEST = -4.5

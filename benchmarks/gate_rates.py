@@ -27,10 +27,10 @@ from planted_efforts import DOING_NOTHING, TAU, planted_efforts, planted_stops
 from run_parts import run_parts
 from surfaces import RATE, WEIGHT, Score, flat, valley
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.axis_effect import axis_effects, effects_over_groups
 from ray_unlearn.analysis.statistics.interaction import learning_rate_by_steps
 from ray_unlearn.analysis.statistics.stopping_regret import stopping_rule
+from ray_unlearn.surfaces.axes import Axis
 
 DESIGNS = ((20, 1), (40, 1), (42, 3), (60, 3), (84, 1), (84, 9))
 """Trials, and groups that they are dealt to."""

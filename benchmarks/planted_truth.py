@@ -44,11 +44,11 @@ from surfaces import (
     valley,
 )
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import Findings, find
 from ray_unlearn.spec.guideline_file import Guideline
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
+from ray_unlearn.surfaces.axes import Axis
 
 RATE_RANGE, WEIGHT_RANGE = "range/a/learning_rate", "range/a/w_r"
 DESIGNS = (

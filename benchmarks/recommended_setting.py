@@ -22,9 +22,9 @@ import numpy as np
 import pandas as pd
 from surfaces import RATE, TOLERANCE, WEIGHT, Score, cliff, planted, ridge, valley
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
+from ray_unlearn.surfaces.axes import Axis
 
 BOTTOM = 0.2
 """The best score of every planted truth here."""

@@ -37,7 +37,6 @@ from surfaces import (
     valley,
 )
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.next_trials import next_trials
@@ -45,6 +44,7 @@ from ray_unlearn.analysis.statistics.good_regions import Region
 from ray_unlearn.analysis.statistics.likely_values import likely_values, trials_to_settle
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
+from ray_unlearn.surfaces.axes import Axis
 
 STEPS = Axis("steps", "log", 4, 64)
 BINS = (0.6, 0.7, 0.8, 0.9, 1.01)

@@ -31,11 +31,11 @@ import pandas as pd
 from planted_curves import WEIGHT_GIVEN, expected_score, planted_with_curves
 from surfaces import RATE, TOLERANCE, WEIGHT, planted, valley
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.study_power import TABLE, Measured
+from ray_unlearn.surfaces.axes import Axis
 
 AXES = (RATE, WEIGHT, Axis("first", "log", 1.0, 10.0), Axis("second", "log", 1.0, 10.0))
 COUNTS = (1, 2, 4)

@@ -6,11 +6,11 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis, KnownRange, Scale
 from ray_unlearn.analysis.read.cells import category_name
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.search_space import Choice, FloatRange, IntRange
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.surfaces.axes import Axis, KnownRange, Scale
 
 LOG_BY_NAME = re.compile(r"(^|_)(lr|learning_rate|weight|lambda|coef|coeff|decay)($|_)|^w_")
 """Hyperparameters that act as factors: searched on a log scale by custom, however narrow the

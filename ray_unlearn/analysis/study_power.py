@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from ray_unlearn.analysis.searched import space_axes
-from ray_unlearn.analysis.statistics.group_points import LEAST_TRIALS
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.surfaces.group_points import LEAST_TRIALS
 
 TABLE = Path(__file__).with_name("study_power.csv")
 SURE = 0.9

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis, KnownRange
 from ray_unlearn.analysis.one_score import strength_mode
 from ray_unlearn.analysis.read.cells import category_name
 from ray_unlearn.analysis.read.evaluation_rows import best_candidates
@@ -27,9 +26,10 @@ from ray_unlearn.analysis.searched import (
     space_axes,
 )
 from ray_unlearn.analysis.statistics.stopping_regret import checkpoints
-from ray_unlearn.analysis.statistics.trajectories import COMPONENTS
 from ray_unlearn.spec.evaluation_spec import StrengthMode
 from ray_unlearn.store.schema import AS_TRAINED, HALVES
+from ray_unlearn.surfaces.axes import Axis, KnownRange
+from ray_unlearn.surfaces.trajectories import COMPONENTS
 
 IDENTITY = ("study", "domain", "model", "method", "status")
 DIVERGED = ("diverged", "out_of_memory")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis, KnownRange
 from ray_unlearn.analysis.one_score import (
     feasible_notes,
     one_objective,
@@ -28,6 +27,7 @@ from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.store.schema import AS_TRAINED
 from ray_unlearn.store.table import CONFIG_COLUMNS
+from ray_unlearn.surfaces.axes import Axis, KnownRange
 
 LEFT_OUT = ("study", "domain", "model", "method", "status", "why", "group")
 

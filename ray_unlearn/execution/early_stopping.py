@@ -11,6 +11,9 @@ median  Golovin et al. 2017 (Vizier), section 3.2: a trial stops at an update if
         that update.
 
 past_best  only the rule for free steps below.
+forecast   a trial stops once the evaluations to come are below the best score of its method so far
+        with a probability of less than 5 %, by surfaces fitted to the trials that have ended and
+        by what its own rows say of its seed (decision 38).
 
 ASHA and the median rule compare trials of one method only, since methods get equal numbers of
 trials. A trial that is within the study's constraints is better than one that is not; of two that
@@ -32,6 +35,7 @@ from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import count, islice, pairwise, takewhile
+from typing import TYPE_CHECKING
 
 from ray_unlearn.spec.search_space import SearchSpace
 from ray_unlearn.spec.study_spec import StudySpec
@@ -39,11 +43,20 @@ from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import COLUMNS, Row, is_as_trained
 from ray_unlearn.store.score import NOWHERE, OBJECTIVE, ScoreRule
 
+if TYPE_CHECKING:
+    from ray_unlearn.execution.trial_curves import MethodSurfaces
+
 assert COLUMNS[OBJECTIVE].direction == "minimize", "worse means higher throughout this module"
 
 FINISHED_FOR_MEDIAN = 3
 """Fewest finished trials of which the median is not one trial's luck."""
 
+
+HARDLY = 0.05
+"""Probability of a better row below which a trial is not worth going on with."""
+
+EVERY_UPDATE = 0
+"""Place of a finished trial's best score among those by update, which begin at 1."""
 
 Standing = tuple[float, float]
 """How far outside the constraints, then the score; lower is better (`ScoreRule.standing`)."""
@@ -79,6 +92,11 @@ class _Peers:
         """Trials of a method without an outcome, except number `but`."""
         return [trial for trial in self._running if trial.method == method and trial.number != but]
 
+    def ended(self, method: str) -> list[Trial]:
+        """Trials of a method with an outcome that says something of it, by number."""
+        ended = (trial for trial in self._finished[method] if trial.status != "failed")
+        return sorted(ended, key=lambda trial: trial.number)
+
     def finished_values(
         self, method: str, at: int, value: Callable[[Trial], Standing | None]
     ) -> list[Standing]:
@@ -98,10 +116,17 @@ class _Peers:
 class Pruner:
     """The study's early stopping rule."""
 
-    def __init__(self, spec: StudySpec) -> None:
+    def __init__(self, spec: StudySpec, surfaces: "MethodSurfaces | None" = None) -> None:
+        """The rule of a study.
+
+        Args:
+            spec: of the study.
+            surfaces: those that its sampler fits, for the forecast; it fits its own without them.
+        """
         self._spec = spec
         self._rule = spec.search.scheduler
         self._peers: _Peers | None = None
+        self._surfaces = surfaces
 
     def verdict(self, record: Record, number: int, row: Row) -> str | None:
         """Why trial `number` should stop at `row`, or None to go on.
@@ -140,10 +165,38 @@ class Pruner:
         if self._peers is None or self._peers.record is not record:
             self._peers = _Peers(record)
         self._peers.look()
+        if self._rule.type == "forecast":
+            return self._forecast(trial, rows, self._peers, rule)
         return (
             self._asha(trial, rows, self._peers, rule)
             if self._rule.type == "asha"
             else _median(trial, rows, self._peers, rule)
+        )
+
+    def _forecast(
+        self, trial: Trial, rows: list[Row], peers: _Peers, rule: ScoreRule
+    ) -> str | None:
+        if self._surfaces is None:
+            from ray_unlearn.execution.trial_curves import MethodSurfaces  # scipy takes seconds
+
+            self._surfaces = MethodSurfaces(self._spec, rule.baselines)
+
+        def lowest(peer: Trial) -> Standing | None:
+            return min(
+                (_standing(row, rule) for row in rule.configuration_rows(peer)), default=None
+            )
+
+        update = rows[-1]["update"]
+        others = peers.finished_values(trial.method, EVERY_UPDATE, lowest)[:1]
+        running = [t for t in peers.running(trial.method, trial.number) if t.rows]
+        others += [rule.standing(t.rows, t, max(row["update"] for row in t.rows)) for t in running]
+        best = min([rule.standing(rows, trial, update), *others])
+        chance = self._surfaces.chance_below(trial, rows, peers.ended(trial.method), best[1])
+        if chance is None or chance >= HARDLY:
+            return None
+        return (
+            f"forecast: a row better than {_in_words(best, '')} has a probability of {chance:.1%} "
+            f"after update {update}"
         )
 
     def _asha(self, trial: Trial, rows: list[Row], peers: _Peers, rule: ScoreRule) -> str | None:

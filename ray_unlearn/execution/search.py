@@ -9,14 +9,14 @@ The first `quasi_random_share` of each method's trials are quasi-random, for the
 adaptive trials would bias (curves, volumes, importance); the rest are the sampler's. Where
 guidelines narrowed a method's space, its first trials are the warm start, and of the others an
 evenly spread `full_space_share` is drawn quasi-randomly from the full space: without trials outside
-it a claim could never be refuted. The sampler does not learn from those outside. Nothing is kept
-but what the ledger keeps: a study rebuilt by `replay` asks for what the uninterrupted one would
-have asked.
+it a claim could never be refuted. The sampler does not learn from those outside; `surface` does,
+and may leave the narrowed space itself. Nothing is kept but what the ledger keeps: a study rebuilt
+by `replay` asks for what the uninterrupted one would have asked.
 """
 
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from optuna.trial import FrozenTrial, TrialState
@@ -41,8 +41,21 @@ from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.schema import Row
 from ray_unlearn.store.score import ScoreRule
 
+if TYPE_CHECKING:
+    from ray_unlearn.execution.surface_sampler import SurfaceSampler
+    from ray_unlearn.execution.trial_curves import MethodSurfaces
+
 Source = Literal[
-    "quasi_random", "random", "grid", "tpe", "nsga2", "gp", "warm_start", "full_space", "listed"
+    "quasi_random",
+    "random",
+    "grid",
+    "tpe",
+    "nsga2",
+    "gp",
+    "surface",
+    "warm_start",
+    "full_space",
+    "listed",
 ]
 
 START_UP = 5
@@ -89,6 +102,19 @@ class Search:
         self._known: set[str] = set()
         """`TrialConfig.id` of the trials, whatever ids the ledger gives them."""
         self._sources: dict[int, Source] = {}
+        self._surface = self._surface_sampler({} if baselines is None else baselines)
+
+    def _surface_sampler(self, baselines: Mapping[str, Row]) -> "SurfaceSampler | None":
+        if self._spec.search.sampler != "surface":
+            return None
+        from ray_unlearn.execution.surface_sampler import SurfaceSampler  # scipy takes seconds
+
+        return SurfaceSampler(self._spec, baselines)
+
+    @property
+    def surfaces(self) -> "MethodSurfaces | None":
+        """What the sampler `surface` fits; None for another one."""
+        return None if self._surface is None else self._surface.surfaces
 
     @property
     def total(self) -> int:
@@ -140,6 +166,9 @@ class Search:
         point = active(space, trial.config)
         if contains(space, point):
             self._past[trial.method][trial.number] = as_optuna_trial(trial, self._rule, point)
+        whole = self._full.get(trial.method, space)
+        if self._surface is not None and contains(whole, active(whole, trial.config)):
+            self._surface.tell(trial)
 
     def replay(self, record: Record) -> None:
         """Take in all trials of a ledger, finished and pending."""
@@ -232,6 +261,8 @@ class Search:
                 quasi_random_point(space, self._seed(method, "sobol"), place),
                 "quasi_random",
             )
+        elif self._surface is not None:
+            yield from self._by_surface(self._surface, method, index, place)
         elif search.sampler in ("tpe", "nsga2", "gp"):
             past = [
                 trial
@@ -248,6 +279,20 @@ class Search:
         yield from (
             (space, point, "random") for point in self._random(space, points, method, index)
         )
+
+    def _by_surface(
+        self, sampler: "SurfaceSampler", method: str, index: int, place: int
+    ) -> Iterator[tuple[SearchSpace, Point, Source]]:
+        """The points that promise most; before there is a surface, quasi-random ones."""
+        space = self._spec.spaces[method]
+        if not space.sampled():
+            return
+        found = sampler.suggest(method, self._seed(method, index), ATTEMPTS)
+        whole = self._full.get(method, space)
+        yield from ((whole, point, "surface") for point in found)
+        if not found and place >= 0:
+            point = quasi_random_point(space, self._seed(method, "sobol"), place)
+            yield space, point, "quasi_random"
 
     def _from_full_space(
         self, method: str, full: SearchSpace, index: int, place: int

@@ -374,7 +374,7 @@ class _Run:
                     self.spec,
                     self.ledger,
                     self.search,
-                    Pruner(self.spec),
+                    Pruner(self.spec, self.search.surfaces),
                     observers,
                     self.place.storage,
                 )

@@ -20,13 +20,14 @@ Points = dict[str, tuple[dict[str, Scalar], ...]]
 class SchedulerSpec(Strict):
     """Early stopping of a method's trials.
 
-    The types are none, `past_best`, ASHA (Li et al. 2020) and the median rule (Golovin et al.
-    2017), each within one method. `past_best` stops a trial only where, with free steps, it has
-    passed its best row: no trial is compared with another, so the trials stay a random sample of
-    the space. ASHA and the median rule include it.
+    The types are none, `past_best`, ASHA (Li et al. 2020), the median rule (Golovin et al. 2017)
+    and `forecast`, each within one method. `past_best` stops a trial only where, with free steps,
+    it has passed its best row: no trial is compared with another, so the trials stay a random
+    sample of the space. The other three include it. `forecast` stops a trial whose evaluations to
+    come will hardly be better than the best one so far, by surfaces of what the score is made of.
     """
 
-    type: Literal["none", "past_best", "asha", "median"] = "none"
+    type: Literal["none", "past_best", "asha", "median", "forecast"] = "none"
     reduction_factor: int = Field(
         3, ge=2, le=MOST_TRIALS, description="ASHA keeps the best 1/reduction_factor at each rung"
     )
@@ -41,7 +42,11 @@ class SearchSpec(Strict):
     trials_per_method: int | None = Field(
         None, ge=1, le=MOST_TRIALS, description="required unless the sampler is grid or listed"
     )
-    sampler: Literal["tpe", "qmc", "random", "grid", "nsga2", "gp", "listed"] = "tpe"
+    sampler: Literal["tpe", "qmc", "random", "grid", "nsga2", "gp", "surface", "listed"] = Field(
+        "tpe",
+        description="who chooses configurations (docs/search.md); `surface` by what the score is "
+        "made of, at every evaluation",
+    )
     quasi_random_share: float = Field(
         0.25,
         ge=0,

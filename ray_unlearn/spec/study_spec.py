@@ -63,6 +63,7 @@ class StudySpec(Strict):
                 "`gpus_per_worker`"
             )
         self._check_strength()
+        self._check_surfaces()
         check_evaluation(self.evaluation, self.data, self.model)
         if self.objective.pareto and self.search.sampler in ("gp",):
             raise ValueError(
@@ -122,6 +123,42 @@ class StudySpec(Strict):
                 "evaluation.strength: `stop_rule` scores weights as trained; use `both`, or "
                 "`objective.score_rule: best_row`"
             )
+
+    def _check_surfaces(self) -> None:
+        """Surfaces know what the weighted score of a row as trained is made of, and no other."""
+        forecasts = self.search.scheduler.type == "forecast"
+        users = [
+            (self.search.sampler == "surface", "search.sampler: `surface`", "`tpe` or `gp`"),
+            (forecasts, "search.scheduler: `forecast`", "`median` or `none`"),
+        ]
+        for used, where, others in users:
+            lacking = self._without_components() if used else None
+            if lacking is not None:
+                raise ValueError(
+                    f"{where} rests on what the weighted score is made of, and {lacking}; use "
+                    f"{others}"
+                )
+        for method in self.methods if forecasts else ():
+            if not self.spaces[method].free_steps:
+                raise ValueError(
+                    f"search.scheduler: `forecast` looks at the rows to come as configurations, "
+                    f"which those of {method} are not: set `steps: {{..., free: true}}`, or use "
+                    "`asha`"
+                )
+
+    def _without_components(self) -> str | None:
+        """Why the components of its rows do not make a study's score; None: they do."""
+        if self.objective.pareto:
+            return "`objective.pareto` has two objectives"
+        if self.objective.aim is not None:
+            return f"`objective.{self.objective.aim[0]}` scores one metric instead"
+        if self.objective.subject_to:
+            return "`objective.subject_to` rules rows out that it would choose"
+        if self.objective.score_rule != "best_row":
+            return f"`objective.score_rule: {self.objective.score_rule}` takes another row"
+        if self.evaluation.strength != "trained":
+            return f"`evaluation.strength: {self.evaluation.strength}` scores at other strengths"
+        return None
 
     def _check_space(self, method: str, space: SearchSpace) -> None:
         if self.search.sampler == "grid":

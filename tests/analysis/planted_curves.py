@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from surfaces import RATE, TOLERANCE, WEIGHT
 
-from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.trajectories import COMPONENTS, ScoreOfChanges
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import ScoreInfo
 from ray_unlearn.spec.score_weights import ScoreWeights
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.trajectories import COMPONENTS, ScoreOfChanges
 
 UPDATES = np.array([4.0, 8.0, 16.0, 32.0, 64.0])
 TARGET = 0.7

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import Guideline, ScoreInfo
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
+from ray_unlearn.surfaces.axes import Axis
 
 RATE = Axis("learning_rate", "log", 1e-6, 1e-3)
 WEIGHT = Axis("w_r", "log", 0.5, 8.0)

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.axis_effect import (
     AxisEffect,
     axis_effects,
     effects_over_groups,
 )
+from ray_unlearn.surfaces.axes import Axis
 
 Floats = NDArray[np.float64]
 

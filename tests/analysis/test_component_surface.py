@@ -7,22 +7,22 @@ import pytest
 from planted_curves import AXES, TARGET, expected_score, planted_with_curves
 from surfaces import RATE, TOLERANCE, WEIGHT
 
-from ray_unlearn.analysis.axes import Axis, product_axis
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
-from ray_unlearn.analysis.statistics.component_surface import (
+from ray_unlearn.analysis.statistics.group_surfaces import surfaces_of
+from ray_unlearn.analysis.statistics.response_surface import fit_response_surfaces
+from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
+from ray_unlearn.surfaces.axes import Axis, product_axis
+from ray_unlearn.surfaces.component_surface import (
     RUNS,
     ComponentSurface,
     _moved,
     fit_component_surfaces,
 )
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.group_surfaces import surfaces_of
-from ray_unlearn.analysis.statistics.growth import Growth, fit_growth
-from ray_unlearn.analysis.statistics.kernel_posterior import CHANGE, KernelPosterior
-from ray_unlearn.analysis.statistics.response_surface import fit_response_surfaces
-from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
-from ray_unlearn.analysis.statistics.trajectories import (
+from ray_unlearn.surfaces.group_points import GroupPoints
+from ray_unlearn.surfaces.growth import Growth, fit_growth
+from ray_unlearn.surfaces.kernel_posterior import CHANGE, KernelPosterior
+from ray_unlearn.surfaces.trajectories import (
     ScoreOfChanges,
     thinned_rows,
 )

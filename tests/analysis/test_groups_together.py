@@ -15,12 +15,12 @@ from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.guidelines.region_claims import NARROWEST
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups, regrets_of
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
-from ray_unlearn.analysis.statistics.group_points import LEAST_AMONG, GroupPoints
 from ray_unlearn.analysis.statistics.group_surfaces import (
     MOST_TOGETHER,
     MOST_WITH_CURVES,
     fitted_together,
 )
+from ray_unlearn.surfaces.group_points import LEAST_AMONG, GroupPoints
 
 AXES = (RATE, WEIGHT)
 BEST = -4.5

@@ -7,13 +7,13 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 from surfaces import RATE, TOLERANCE, WEIGHT, planted, valley
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.next_trials import next_trials
 from ray_unlearn.analysis.statistics.next_points import _greedy, _variance, filling_points
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import Guideline
+from ray_unlearn.surfaces.axes import Axis
 
 
 def of(table, count, seed=0):

@@ -30,7 +30,6 @@ from surfaces import (
     valley,
 )
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import Findings, find
 from ray_unlearn.analysis.guidelines.sentences import evidence_sentence, label
@@ -41,10 +40,11 @@ from ray_unlearn.analysis.report.health import health
 from ray_unlearn.analysis.report.recommended_section import recommendation_text
 from ray_unlearn.analysis.report.write import write_report
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
 from ray_unlearn.analysis.trials import trial_table
 from ray_unlearn.spec.guideline_file import Guideline, load_guidelines
 from ray_unlearn.spec.narrowed_range import RATE_BY_STEPS
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.group_points import GroupPoints
 
 TWO, THREE = (RATE, WEIGHT), (RATE, STEPS, WEIGHT)
 

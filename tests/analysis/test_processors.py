@@ -5,7 +5,7 @@ import os
 import numpy as np
 from threadpoolctl import threadpool_info
 
-from ray_unlearn.analysis.statistics.processors import MANY, each, one_blas_thread
+from ray_unlearn.surfaces.processors import MANY, each, one_blas_thread
 
 
 def _where(number: int) -> tuple[int, int]:

@@ -13,7 +13,6 @@ import pytest
 from planted_curves import planted_with_curves
 from surfaces import RATE, TOLERANCE, WEIGHT, flat, planted, reach, valley
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.guidelines.group_parts import group_parts
 from ray_unlearn.analysis.guidelines.recommendations import recommendations
@@ -25,6 +24,7 @@ from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.cli.main import main
 from ray_unlearn.spec.guideline_file import Recommendation, load_guidelines
 from ray_unlearn.spec.score_weights import ScoreWeights
+from ray_unlearn.surfaces.axes import Axis
 
 BEST, BOTTOM = -4.5, 0.2
 

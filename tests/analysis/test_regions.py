@@ -9,19 +9,19 @@ from scipy.optimize import approx_fprime
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics import good_regions as regions_module
-from ray_unlearn.analysis.statistics import posterior_paths as paths_module
 from ray_unlearn.analysis.statistics import response_surface as surface_module
 from ray_unlearn.analysis.statistics.fitted_groups import fit_groups
 from ray_unlearn.analysis.statistics.good_regions import Region, good_regions
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior, kink_of
 from ray_unlearn.analysis.statistics.response_surface import (
     MOST_POINTS,
     fit_response_surfaces,
     winsorising_limit,
 )
+from ray_unlearn.surfaces import posterior_paths as paths_module
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.group_points import GroupPoints
+from ray_unlearn.surfaces.kernel_posterior import KernelPosterior, kink_of
 
 RATE = Axis("learning_rate", "log", 1e-7, 1e-4)
 AXES = (RATE, Axis("steps", "log", 10, 1000), Axis("w_r", "linear", 0, 8))

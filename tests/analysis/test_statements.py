@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from surfaces import RATE, WEIGHT, cliff, contradictions, planted, ridge, valley
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.claims import guidelines_of
 from ray_unlearn.analysis.guidelines.findings import find
 from ray_unlearn.analysis.statistics.likely_values import (
@@ -12,6 +11,7 @@ from ray_unlearn.analysis.statistics.likely_values import (
     most_agree,
     trials_to_settle,
 )
+from ray_unlearn.surfaces.axes import Axis
 
 
 def ranges(table):

@@ -7,12 +7,12 @@ from surfaces import RATE, TOLERANCE, WEIGHT, flat, planted, valley
 
 from ray_unlearn.analysis.statistics.axis_effect import effects_over_groups
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
 from ray_unlearn.analysis.statistics.surface_check import (
     SurfaceCheck,
     check_surface,
     checks_together,
 )
+from ray_unlearn.surfaces.group_points import GroupPoints
 
 AXES = (RATE, WEIGHT)
 

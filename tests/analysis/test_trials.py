@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from planted import VANILLA_PPL, baselines, demo_spec, plant, planted_row, quick_ledger
 
-from ray_unlearn.analysis.axes import Axis, Scale
 from ray_unlearn.analysis.best_trials import best_rows
 from ray_unlearn.analysis.read.evaluation_rows import best_candidates
 from ray_unlearn.analysis.read.study_results import Results, load
@@ -40,6 +39,7 @@ from ray_unlearn.store.table import (
     result_table,
     write_table,
 )
+from ray_unlearn.surfaces.axes import Axis, Scale
 
 METHOD = "ascent_descent_general"
 TARGET = math.log(VANILLA_PPL["approximate"])

@@ -75,6 +75,7 @@ def surface(config: TrialConfig, update: int) -> Row:
     harm = 1.0 + (30 * config.learning_rate * update) ** 2
     return NLL | {
         "update": update,
+        "learning_rate_sum": config.learning_rate * update,
         "forget_nll": forgotten,
         "retain_nll_selection": harm,
         "retain_nll_reporting": harm,
@@ -317,7 +318,7 @@ class Session:
         """What the driver does."""
         with self.opened() as ledger:
             self.simulated.record = ledger.record
-            search = Search(self.spec, "c")
+            search = Search(self.spec, "c", ledger.record.baselines)
             search.replay(ledger.record)
             ledger.append(SessionBegan(search.total))
             rule = ScoreRule.of(ledger.record, self.spec)
@@ -348,7 +349,7 @@ class Session:
 
     def _run_trials(self, ledger: Ledger, search: Search) -> None:
         recorder = Recorder(
-            self.spec, ledger, search, Pruner(self.spec), [], self.simulated.storage
+            self.spec, ledger, search, Pruner(self.spec, search.surfaces), [], self.simulated.storage
         )
         conductor = Conductor(
             recorder,

@@ -335,6 +335,29 @@ def test_a_killed_driver_loses_nothing_and_its_study_is_resumed(
     )
 
 
+def test_a_killed_driver_changes_no_choice_and_no_verdict_of_the_surfaces(tmp_path: Path) -> None:
+    """What a search and its early stopping know is in the ledger, whole."""
+    spec = small_study(
+        sampler="surface", quasi_random_share=0.0, scheduler={"type": "forecast"}, seed=1
+    )
+
+    def kill(session: Session) -> None:
+        session.until(session.at(9, 1))
+        session.driver.kill()
+
+    whole = InProcess(tmp_path / "whole", spec)
+    whole.session()
+    expected = checked(whole)
+    assert sum(trial.source == "surface" for trial in expected.trials.values()) >= 4
+    assert any(trial.reason.startswith("forecast") for trial in expected.finished)
+    again = InProcess(tmp_path / "again", spec)
+    again.session(kill)
+    again.session()
+    found = checked(again)
+    assert rows(found) == rows(expected)
+    assert [t.reason for t in found.finished] == [t.reason for t in expected.finished]
+
+
 def test_an_interrupt_leaves_checkpoints_and_the_resumed_study_goes_on_from_them(
     undisturbed: Record, tmp_path: Path
 ) -> None:

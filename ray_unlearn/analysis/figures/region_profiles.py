@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.figures.drawing import Drawing
 from ray_unlearn.analysis.figures.look import (
     CHOSEN,
@@ -39,6 +38,7 @@ from ray_unlearn.analysis.guidelines.grades import THRESHOLDS
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings
 from ray_unlearn.analysis.guidelines.sentences import label, tolerance
 from ray_unlearn.spec.guideline_file import Value
+from ray_unlearn.surfaces.axes import Axis
 
 MOST_COLUMNS = 3
 RECOMMENDED_LINE: Style = {"color": CHOSEN, "lw": 1.3, "ls": (0, (1, 1)), "zorder": 6}

@@ -2,11 +2,11 @@
 
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.numerals import rounded
 from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck
 from ray_unlearn.analysis.trained_models import trained_models
 from ray_unlearn.spec.guideline_file import Evidence, LeftOut
+from ray_unlearn.surfaces.axes import Axis
 
 
 def from_space(trials: pd.DataFrame, axes: tuple[Axis, ...] = ()) -> pd.DataFrame:

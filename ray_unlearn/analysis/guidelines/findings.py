@@ -14,10 +14,10 @@ from ray_unlearn.analysis.statistics.contests import (
     all_pairs,
     robustness_claim,
 )
-from ray_unlearn.analysis.statistics.processors import each, one_blas_thread
 from ray_unlearn.analysis.statistics.selection import best_by_selection
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.surfaces.processors import each, one_blas_thread
 
 HEADLINE = ("ascent_descent_in_distribution", "gradient_ascent")
 """Published: the first is more robust to hyperparameters than the second (Yao et al., ACL 2024)."""

@@ -3,14 +3,14 @@
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.trajectories import (
+from ray_unlearn.analysis.trials import TrialTable
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.group_points import GroupPoints
+from ray_unlearn.surfaces.trajectories import (
     COMPONENTS,
     ScoreOfChanges,
     Trajectories,
 )
-from ray_unlearn.analysis.trials import TrialTable
 
 NEEDED = (*COMPONENTS, "chosen_by", "valued_by", "learning_rate_sum", "update")
 MOST_UPDATES = 12

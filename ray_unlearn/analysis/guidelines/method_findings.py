@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis, product_axis
 from ray_unlearn.analysis.guidelines.evidence_at_hand import (
     evidence_of,
     from_space,
@@ -40,6 +39,7 @@ from ray_unlearn.analysis.statistics.stopping_regret import StoppingRule, stoppi
 from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck, checks_together
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.guideline_file import Evidence
+from ray_unlearn.surfaces.axes import Axis, product_axis
 
 MOST_TRAJECTORIES = 240
 """Trials of a method whose rows enter the learning rate x steps fit; more change its interval

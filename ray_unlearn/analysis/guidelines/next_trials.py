@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.recommendations import setting_at
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup
 from ray_unlearn.analysis.statistics.next_points import filling_points, informative_points
-from ray_unlearn.analysis.statistics.processors import one_blas_thread
 from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.guideline_file import Guideline, Value
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.processors import one_blas_thread
 
 Array = NDArray[np.float64]
 

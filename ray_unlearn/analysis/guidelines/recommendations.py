@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.guidelines.findings import Findings
 from ray_unlearn.analysis.guidelines.group_parts import unit_points
 from ray_unlearn.analysis.guidelines.method_findings import MethodFindings, with_product
 from ray_unlearn.analysis.numerals import rounded
-from ray_unlearn.analysis.statistics.processors import each, one_blas_thread
 from ray_unlearn.analysis.statistics.recommended_point import (
     RegretBound,
     recommended_point,
@@ -28,6 +26,8 @@ from ray_unlearn.spec.guideline_file import (
     Value,
 )
 from ray_unlearn.store.schema import AS_TRAINED
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.processors import each, one_blas_thread
 
 Array = NDArray[np.float64]
 

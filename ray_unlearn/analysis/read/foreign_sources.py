@@ -9,7 +9,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from ray_unlearn.analysis.axes import KnownRange
 from ray_unlearn.analysis.read.foreign_table import ForeignFile
 from ray_unlearn.analysis.read.mlflow_runs import ROLES, mlflow_database, mlflow_folder
 from ray_unlearn.analysis.read.open_unlearning import open_unlearning_records
@@ -26,6 +25,7 @@ from ray_unlearn.analysis.read.table_formats import (
 )
 from ray_unlearn.analysis.read.text_tables import flattened, records_table
 from ray_unlearn.spec.errors import UserError
+from ray_unlearn.surfaces.axes import KnownRange
 
 Records = list[dict[str, Any]]
 DEEPCAVE_STATES = {

@@ -21,7 +21,6 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import KnownRange
 from ray_unlearn.analysis.read.cells import Cells
 from ray_unlearn.analysis.read.column_names import higher_is_better
 from ray_unlearn.analysis.read.column_roles import IGNORE, KEYS, METRICS, ColumnUse, Reading
@@ -36,6 +35,7 @@ from ray_unlearn.analysis.read.text_tables import REPAIRED
 from ray_unlearn.analysis.read.trial_states import outcomes_of
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.objective_spec import ScoreRuleName
+from ray_unlearn.surfaces.axes import KnownRange
 
 LARGEST_SCORE = 1e304
 """A score beyond it is of a diverged model: sums of such numbers are not finite."""

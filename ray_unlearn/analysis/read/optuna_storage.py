@@ -5,9 +5,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ray_unlearn.analysis.axes import KnownRange
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.given_file import json_value
+from ray_unlearn.surfaces.axes import KnownRange
 
 SQLITE = b"SQLite format 3\0"
 

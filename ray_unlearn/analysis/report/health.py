@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.best_trials import best_rows, offered_rows
 from ray_unlearn.analysis.read.study_results import Results, StudyResults
 from ray_unlearn.analysis.trials import TrialTable
 from ray_unlearn.spec.search_space import FloatRange, IntRange
 from ray_unlearn.store.schema import STATUSES
+from ray_unlearn.surfaces.axes import Axis
 
 NEAR = 0.05
 """Share of the search range (its logarithm on a log scale) within which a value is at a bound."""

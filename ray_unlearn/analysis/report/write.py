@@ -54,10 +54,10 @@ from ray_unlearn.analysis.report.study_sections import (
 from ray_unlearn.analysis.report.study_tables import metrics_table
 from ray_unlearn.analysis.report.task_section import task_section
 from ray_unlearn.analysis.report.variance_section import variance_section
-from ray_unlearn.analysis.statistics.processors import one_blas_thread
 from ray_unlearn.spec.errors import StorageError
 from ray_unlearn.spec.guideline_file import Guidelines, load_guidelines
 from ray_unlearn.spec.score_weights import OPTION, ScoreWeights
+from ray_unlearn.surfaces.processors import one_blas_thread
 
 UNLEARNING = (
     "Unlearning makes a trained language model behave as if the forget set had never been in its "

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.embedding import embedded
-from ray_unlearn.analysis.statistics.kernel_posterior import KernelPosterior, matern
 from ray_unlearn.analysis.statistics.response_surface import as_seen
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.embedding import embedded
+from ray_unlearn.surfaces.kernel_posterior import KernelPosterior, matern
 
 Array = NDArray[np.float64]
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.surfaces.axes import Axis
 
 
 def configuration_labels(trials: pd.DataFrame, hyperparameters: Sequence[str]) -> pd.Series:

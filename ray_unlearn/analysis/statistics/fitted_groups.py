@@ -6,16 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.axis_effect import axis_effects
-from ray_unlearn.analysis.statistics.component_surface import ComponentSurface
-from ray_unlearn.analysis.statistics.group_points import (
-    LEAST_AMONG,
-    LEAST_TRIALS,
-    GroupPoints,
-    seed_of,
-    too_little,
-)
 from ray_unlearn.analysis.statistics.group_surfaces import fitted_together, surfaces_of
 from ray_unlearn.analysis.statistics.isolation_profile import (
     DRAWS,
@@ -28,8 +19,17 @@ from ray_unlearn.analysis.statistics.isolation_profile import (
 )
 from ray_unlearn.analysis.statistics.response_surface import ResponseSurface, as_seen
 from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface, ScoreSurface
-from ray_unlearn.analysis.statistics.searched_points import completed, spread_points
 from ray_unlearn.analysis.statistics.surface_check import SurfaceCheck, check_surface
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.component_surface import ComponentSurface
+from ray_unlearn.surfaces.group_points import (
+    LEAST_AMONG,
+    LEAST_TRIALS,
+    GroupPoints,
+    seed_of,
+    too_little,
+)
+from ray_unlearn.surfaces.searched_points import completed, spread_points
 
 Array = NDArray[np.float64]
 

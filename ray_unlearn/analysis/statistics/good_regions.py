@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup, fit_groups
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
 from ray_unlearn.analysis.statistics.isolation_profile import Array, profile_grid
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.group_points import GroupPoints
 
 CORE, EXCLUDED = 0.9, 0.1
 INTERVAL = (0.05, 0.95)

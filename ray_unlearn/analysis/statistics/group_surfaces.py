@@ -7,11 +7,11 @@ stands alone.
 
 from collections.abc import Sequence
 
-from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.component_surface import fit_component_surfaces
-from ray_unlearn.analysis.statistics.group_points import GroupPoints, seed_of
 from ray_unlearn.analysis.statistics.response_surface import fit_response_surfaces
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.component_surface import fit_component_surfaces
+from ray_unlearn.surfaces.group_points import GroupPoints, seed_of
 
 MOST_TOGETHER, MOST_WITH_CURVES = 450, 180
 """Trials, by scores alone or with their evaluations, up to which groups are fitted together: the

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
-from ray_unlearn.analysis.statistics.searched_points import moved, spread_points
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.searched_points import moved, spread_points
 
 Array = NDArray[np.float64]
 

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import owens_t
 
-from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.group_points import GroupPoints, seed_of
 from ray_unlearn.analysis.statistics.isolation_profile import profile_points, surface_best
 from ray_unlearn.analysis.statistics.score_surface import ScoreSurface
-from ray_unlearn.analysis.statistics.searched_points import settable, spread_points
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.group_points import GroupPoints, seed_of
+from ray_unlearn.surfaces.searched_points import settable, spread_points
 
 Array = NDArray[np.float64]
 

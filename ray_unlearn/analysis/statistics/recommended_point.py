@@ -17,14 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
 from ray_unlearn.analysis.statistics.fitted_groups import FittedGroup
-from ray_unlearn.analysis.statistics.group_points import (
+from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface, ScoreSurface
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.group_points import (
     LEAST_WITH_CURVES,
     too_little,
 )
-from ray_unlearn.analysis.statistics.score_surface import ReorderedSurface, ScoreSurface
-from ray_unlearn.analysis.statistics.searched_points import settable, spread_points
+from ray_unlearn.surfaces.searched_points import settable, spread_points
 
 Array = NDArray[np.float64]
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from ray_unlearn.analysis.statistics.embedding import axis_of_columns, of_group
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.kernel_posterior import Array, KernelSetting
-from ray_unlearn.analysis.statistics.kernel_settings import kernel_settings
-from ray_unlearn.analysis.statistics.posterior_paths import posterior_paths
+from ray_unlearn.surfaces.embedding import axis_of_columns, of_group
+from ray_unlearn.surfaces.group_points import GroupPoints
+from ray_unlearn.surfaces.kernel_posterior import Array, KernelSetting
+from ray_unlearn.surfaces.kernel_settings import kernel_settings
+from ray_unlearn.surfaces.posterior_paths import posterior_paths
 
 MOST_POINTS = 300
 """Trials of one group that its fit rests on at most: the cost grows with their cube."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 from scipy.special import logsumexp
 
-from ray_unlearn.analysis.statistics.kernel_posterior import (
+from ray_unlearn.surfaces.kernel_posterior import (
     FEW,
     FINER,
     PLACES,

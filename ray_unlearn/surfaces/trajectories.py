@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.surfaces.axes import Axis
 
 Array = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
 
-from ray_unlearn.analysis.axes import Axis
+from ray_unlearn.surfaces.axes import Axis
 
 Array = NDArray[np.float64]
 

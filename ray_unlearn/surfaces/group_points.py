@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.statistics.trajectories import Trajectories
+from ray_unlearn.surfaces.trajectories import Trajectories
 
 Array = NDArray[np.float64]
 

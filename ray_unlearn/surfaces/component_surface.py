@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.component_fit import (
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.component_fit import (
     UNIT,
     ComponentFit,
     choices_of,
     fit_components,
 )
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.kernel_posterior import blocks_of
-from ray_unlearn.analysis.statistics.posterior_paths import posterior_paths
-from ray_unlearn.analysis.statistics.trajectories import (
+from ray_unlearn.surfaces.group_points import GroupPoints
+from ray_unlearn.surfaces.kernel_posterior import blocks_of
+from ray_unlearn.surfaces.posterior_paths import posterior_paths
+from ray_unlearn.surfaces.trajectories import (
     COMPONENTS,
     MOST_CHANGE,
     ScoreOfChanges,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve
 
-from ray_unlearn.analysis.statistics.kernel_posterior import Array, KernelSetting, blocks_of
+from ray_unlearn.surfaces.kernel_posterior import Array, KernelSetting, blocks_of
 
 FREQUENCIES = 128
 

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_solve, lapack
 
-from ray_unlearn.analysis.axes import Axis
-from ray_unlearn.analysis.statistics.embedding import axis_of_columns, embedded, of_group
-from ray_unlearn.analysis.statistics.group_points import GroupPoints
-from ray_unlearn.analysis.statistics.growth import Growth, fit_growth
-from ray_unlearn.analysis.statistics.kernel_posterior import CHANGE, KernelSetting
-from ray_unlearn.analysis.statistics.kernel_settings import kernel_settings
-from ray_unlearn.analysis.statistics.searched_points import spread_points
-from ray_unlearn.analysis.statistics.trajectories import MOST_CHANGE, RUINED, thinned_rows
+from ray_unlearn.surfaces.axes import Axis
+from ray_unlearn.surfaces.embedding import axis_of_columns, embedded, of_group
+from ray_unlearn.surfaces.group_points import GroupPoints
+from ray_unlearn.surfaces.growth import Growth, fit_growth
+from ray_unlearn.surfaces.kernel_posterior import CHANGE, KernelSetting
+from ray_unlearn.surfaces.kernel_settings import kernel_settings
+from ray_unlearn.surfaces.searched_points import spread_points
+from ray_unlearn.surfaces.trajectories import MOST_CHANGE, RUINED, thinned_rows
 
 Array = NDArray[np.float64]
 
