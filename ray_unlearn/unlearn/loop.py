@@ -72,11 +72,12 @@ def unlearn(
     torch.manual_seed(config.seed)
     trained = trained_parameters(workspace, config)
     optimizer = make_optimizer(trained, config, workspace.rounding)
-    reuse_memory(optimizer, workspace.last_optimizer)
-    workspace.last_optimizer = optimizer
+    previous, workspace.last_optimizer = workspace.last_optimizer, None
+    reuse_memory(optimizer, previous)
     meter = Meter(workspace, config)
     state = TrialState(workspace, config, optimizer, meter, calibration)
     checkpointer.restore(state)
+    workspace.last_optimizer = optimizer
     workspace.comm.check_same(meter.update, "update of the restored checkpoint")
     while True:
         if meter.update in config.evaluate_at:
@@ -109,8 +110,7 @@ def unlearn(
         learning_rate = learning_rate_at(config, update)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        make_step(workspace, optimizer)
         meter.end_update(learning_rate, losses, grad_norm)
 
 
@@ -275,6 +275,18 @@ def reduce_and_clip(
     norm = whole(torch.nn.utils.get_total_norm(gradients))
     torch.nn.utils.clip_grads_with_norm_(trained, config.max_grad_norm, norm)
     return norm
+
+
+def make_step(workspace: Workspace, optimizer: torch.optim.Optimizer) -> None:
+    """Make a step, and drop the gradients.
+
+    Meanwhile the next trial cannot have the optimizer's states: if memory runs out between two of
+    them, half of them would be there.
+    """
+    workspace.last_optimizer = None
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    workspace.last_optimizer = optimizer
 
 
 def not_finite(update: int, losses: dict[str, Tensor], grad_norm: Tensor) -> str:

@@ -124,7 +124,7 @@ class Workspace:
         self.head = head
         self.rounding: Rounding = rounding
         self.last_optimizer: torch.optim.Optimizer | None = None
-        """The previous trial's, for its memory."""
+        """The previous trial's, for its memory; None while its states may be half made."""
         self.layout: Layout = layout
         self.tasks = tasks
         self._packed = data.packed

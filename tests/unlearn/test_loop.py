@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
@@ -208,6 +209,32 @@ def test_used_workspace_equals_fresh_one_bit_for_bit(
         now = weights(workspace)
         expected_weights = expected_weights or now
         assert all(torch.equal(a, b) for a, b in zip(now, expected_weights, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_out_of_memory_in_a_first_step_costs_no_later_trial(
+    tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """Half-made states of the optimizer were handed on: the lane's next trials failed."""
+    model = tiny_study.model.model_copy(update={"dtype": dtype})
+    spec = tiny_study.model_copy(update={"model": model})
+    workspace, trial, made = fresh(spec), config("gradient_ascent"), []
+    zeros_like = torch.zeros_like
+
+    def short_of_memory(*given: object, **named: object) -> torch.Tensor:
+        made.append(1)
+        if len(made) == 4:
+            raise torch.OutOfMemoryError("no room for a moment")
+        return zeros_like(*given, **named)  # type: ignore[call-overload]
+
+    hook = register_optimizer_step_pre_hook(
+        lambda *given: monkeypatch.setattr(torch, "zeros_like", short_of_memory)
+    )
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        run(workspace, trial)
+    hook.remove()
+    monkeypatch.undo()
+    assert run(workspace, trial) == run(fresh(spec), trial)
 
 
 def test_diverged_trial_keeps_its_finite_rows(workspace: Workspace) -> None:
