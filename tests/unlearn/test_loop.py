@@ -19,7 +19,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.logprobs import chunk_size
-from ray_unlearn.unlearn.loop import Ended, learning_rate_at, unlearn
+from ray_unlearn.unlearn.loop import Ended, learning_rate_at, total_norm, unlearn
 from ray_unlearn.unlearn.model import load_model
 from ray_unlearn.unlearn.policy import WholeModel
 from ray_unlearn.unlearn.workspace import Workspace
@@ -235,6 +235,14 @@ def test_out_of_memory_in_a_first_step_costs_no_later_trial(
     hook.remove()
     monkeypatch.undo()
     assert run(workspace, trial) == run(fresh(spec), trial)
+
+
+def test_the_gradient_norm_of_bfloat16_weights_is_no_rounded_one() -> None:
+    """Clipping at 1.0 left 1.003: bfloat16 has no number between 1,000 and 1,004."""
+    gradients = [torch.full((1001, 1001), 1.0, dtype=torch.bfloat16), torch.zeros(3).bfloat16()]
+    norm = total_norm(gradients)
+    assert norm.dtype == torch.float32
+    assert norm.item() == pytest.approx(1001.0, rel=1e-6)
 
 
 def test_diverged_trial_keeps_its_finite_rows(workspace: Workspace) -> None:
