@@ -26,8 +26,9 @@ def ready_gpu(device: torch.device, share: float = 1.0) -> None:
         torch.cuda.set_device(device)
     torch.backends.cuda.enable_cudnn_sdp(False)
     if 0 < share < 1:
-        total_gib = torch.cuda.get_device_properties(device).total_memory / 2**30
-        torch.cuda.set_per_process_memory_fraction(memory_fraction(share, total_gib), device)
+        index = torch.cuda.current_device()
+        total_gib = torch.cuda.get_device_properties(index).total_memory / 2**30
+        torch.cuda.set_per_process_memory_fraction(memory_fraction(share, total_gib), index)
 
 
 def memory_fraction(share: float, total_gib: float) -> float:
