@@ -19,7 +19,9 @@ busy neighbour shows least.
     python benchmarks/update_loop.py [--updates 30] [--rounds 5] [--methods ascent descent kl] \
         [--profile]
     python benchmarks/update_loop.py --device cuda --config 7b --sequence-length 2048 \
-        --batch-size 2
+        --batch-size 2 [--lora 16] [--json FILE]
+
+Our moments are float32; the others' have the dtype of the weights, bfloat16 there.
 
 `--config` builds a model of random weights instead of loading one; with `--device cuda` the table
 has tokens/s, model-FLOPs utilisation and peak memory too. Where `accelerate` is not installed,
@@ -27,12 +29,14 @@ Trainer and peer are left out.
 """
 
 import argparse
+import json
 import os
 import platform
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -60,7 +64,7 @@ try:
     from update_profile import profile
 
     from ray_unlearn.spec.data_spec import SPLITS
-    from ray_unlearn.spec.model_spec import ModelSpec
+    from ray_unlearn.spec.model_spec import LoraSpec, ModelSpec
     from ray_unlearn.spec.operations import Operations
     from ray_unlearn.spec.study_file import load_study
     from ray_unlearn.spec.study_spec import EvaluationSpec
@@ -85,6 +89,15 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2,
         "tie_word_embeddings": True,
     },
+    "135m": {
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1_536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "tie_word_embeddings": True,
+    },
     "1b": {
         "vocab_size": 128_256,
         "hidden_size": 2_048,
@@ -104,12 +117,13 @@ SIZES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": False,
     },
 }
-"""The shapes of Llama 3.2 1B (1.24 B parameters) and Llama 2 7B (6.74 B)."""
+"""The shapes of SmolLM2 135M, Llama 3.2 1B (1.24 B parameters) and Llama 2 7B (6.74 B)."""
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bf16."""
 
 
 Contestant = Callable[[Task, Clock], None]
+Costs = dict[str, list[Cost]]
 
 
 def measure(
@@ -139,14 +153,24 @@ def check_losses(task: Task, recorders: dict[str, Callable[..., None]], toleranc
         AssertionError: the losses of the first updates differ.
     """
     attention_before = task.workspace.policy.model.config._attn_implementation
-    expected = our_losses(task)
+    try:
+        expected = our_losses(task)
+    except torch.OutOfMemoryError:
+        print(f"{task.method}: ours is out of memory, losses are not compared", flush=True)
+        return
     attention_now = task.workspace.policy.model.config._attn_implementation
     assert attention_now == attention_before, (
         f"our loop changed the policy's attention to {attention_now}"
     )
     for name, run in recorders.items():
         found: list[float] = []
-        run(task, Clock(CHECKED, task.workspace.device, warm_up=0), losses=found)
+        try:
+            run(task, Clock(CHECKED, task.workspace.device, warm_up=0), losses=found)
+        except torch.OutOfMemoryError:
+            print(f"{task.method}: {name} is out of memory, its losses are not compared")
+            continue
+        finally:
+            task.workspace.policy.model.zero_grad(set_to_none=True)
         worst = max(abs(a - b) for a, b in zip(expected, found, strict=True))
         print(
             f"{task.method}: losses of updates 1 to {CHECKED} of ours and {name} differ by at "
@@ -180,8 +204,29 @@ def show(task: Task, costs: dict[str, list[Cost]]) -> None:
         show_device(task, costs)
 
 
+def record(file: Path, given: argparse.Namespace, method: str, costs: Costs) -> None:
+    """Append a line of JSON per contestant: the case, and the costs of its rounds."""
+    case = {
+        "step": "update",
+        "size": given.config or given.model,
+        "dtype": given.dtype,
+        "lora": given.lora,
+        "sequence_length": given.sequence_length,
+        "batch_size": given.batch_size,
+        "method": method,
+        "machine": machine(given.device),
+    }
+    with file.open("a") as lines:
+        for name, found in costs.items():
+            lines.write(json.dumps(case | {"contestant": name, "rounds": list(map(asdict, found))}))
+            lines.write("\n")
+
+
 def show_device(task: Task, costs: dict[str, list[Cost]]) -> None:
-    """Print real tokens per second, their model-FLOPs utilisation and peak memory."""
+    """Print real tokens per second, their model-FLOPs utilisation and peak memory.
+
+    A weight that is trained counts 6 FLOPs a token, a frozen one (LoRA) 4.
+    """
     policy = task.workspace.policy.model
     length = task.workspace.data.splits["forget"].input_ids.shape[1]
     real = float((task.workspace.data.splits["forget"].document >= 0).mean())
@@ -189,9 +234,10 @@ def show_device(task: Task, costs: dict[str, list[Cost]]) -> None:
     embedding = (
         0 if policy.config.tie_word_embeddings else policy.get_input_embeddings().weight.numel()
     )
-    weights = sum(parameter.numel() for parameter in policy.parameters()) - embedding
+    weights = sum((6 if p.requires_grad else 4) * p.numel() for p in policy.parameters())
+    weights -= (6 if policy.get_input_embeddings().weight.requires_grad else 4) * embedding
     causal = 6 * policy.config.num_hidden_layers * policy.config.hidden_size * length
-    flops = tokens * (6 * weights + causal)
+    flops = tokens * (weights + causal)
     name = torch.cuda.get_device_name(task.workspace.device)
     peak = next((value for key, value in PEAK_FLOPS.items() if key in name), float("nan"))
     for contestant, found in costs.items():
@@ -238,16 +284,20 @@ def random_weights(given: argparse.Namespace) -> Workspace:
             for i, (name, size) in enumerate(sizes.items())
         }
         data = StudyData("random", "random", splits, np.arange(config.vocab_size, dtype=np.int32))
-        model = ModelSpec(source=folder, dtype=given.dtype)
+        lora = LoraSpec(rank=given.lora) if getattr(given, "lora", None) else None
+        model = ModelSpec(source=folder, dtype=given.dtype, lora=lora)
         evaluation = EvaluationSpec(count=1, batch_size=given.batch_size)
         return Workspace.open(model, data, evaluation, Operations(), Comm.single(), given.device)
 
 
-def random_tokens(size: int, length: int, vocabulary: int, seed: int) -> TokenSet:
-    """One document per sequence; every eighth fills three quarters of it."""
+def random_tokens(
+    size: int, length: int, vocabulary: int, seed: int, full: bool = False
+) -> TokenSet:
+    """One document per sequence; every eighth fills three quarters of it, unless all are `full`."""
     generator = np.random.default_rng(seed)
     document = np.repeat(np.arange(size, dtype=np.int32)[:, None], length, axis=1)
-    document[::8, 3 * length // 4 :] = -1
+    if not full:
+        document[::8, 3 * length // 4 :] = -1
     ids = generator.integers(0, vocabulary, (size, length), dtype=np.int32)
     return TokenSet(
         ids, document, np.full(size, 3 * length, dtype=np.int32), np.arange(size) % 2 == 0
@@ -294,6 +344,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], help="with --config; default bfloat16 on cuda"
     )
+    parser.add_argument("--lora", type=int, help="with --config: adapters of this rank")
+    parser.add_argument("--json", type=Path, help="append a line per contestant to this file")
     parser.add_argument("--methods", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument(
         "--batch-size", type=int, default=8, help="forget sequences, and as many retain sequences"
@@ -340,10 +392,12 @@ def main() -> None:
         }
         checked = {name: run for name, run in theirs.items() if name != "peer" or method != "kl"}
         check_losses(task, checked, 1e-3 if given.dtype == "float32" else 5e-2)
-        show(
-            task,
-            measure(task, {"ours": ours} | theirs | {"floor": floor}, given.updates, given.rounds),
-        )
+        # The floor's products are those of weights that are all trained.
+        floors = {} if given.lora else {"floor": floor}
+        costs = measure(task, {"ours": ours} | theirs | floors, given.updates, given.rounds)
+        show(task, costs)
+        if given.json:
+            record(given.json, given, method, costs)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 

@@ -40,6 +40,9 @@ class LaneConfig:
 
 def lane_loop(settings: dict[str, Any]) -> None:
     """Ray Train's training function: `run_lane` with a line to the hub actor."""
+    # Batches of documents differ in length in every update; without this, CUDA's allocator keeps
+    # blocks of lengths that do not come again. It reads it when the device is first used.
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch
 
     config: LaneConfig = settings["lane"]

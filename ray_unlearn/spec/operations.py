@@ -99,6 +99,23 @@ class Operations(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _gpus_that_can_be_given(self) -> Self:
+        gpus = self.gpus_per_worker
+        if self.workers_per_lane > 1 and 0 < gpus < 1:
+            raise ValueError(
+                "`gpus_per_worker`: each of a lane's workers needs a GPU of its own, for NCCL "
+                f"refuses two of a group on one; got `workers_per_lane: {self.workers_per_lane}` "
+                f"and `gpus_per_worker: {gpus:g}`; set `gpus_per_worker: 1`, or "
+                "`workers_per_lane: 1` and more lanes"
+            )
+        if gpus > 1 and gpus != int(gpus):
+            raise ValueError(
+                f"`gpus_per_worker`: above 1 Ray gives whole GPUs, got {gpus:g}; use "
+                f"{int(gpus)} (a worker computes on one of them)"
+            )
+        return self
+
     def most_lanes(self, trials: int) -> int:
         """The most lanes that a study of `trials` trials can use on any cluster."""
         most = self.max_lanes if self.lanes == "auto" else self.lanes

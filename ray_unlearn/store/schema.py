@@ -144,7 +144,11 @@ def _columns() -> list[Column]:
             "evaluation_wall_s", "s", "minimize", "seconds in evaluation so far", repeatable=False
         ),
         Column(
-            "accelerator_s", "s", "minimize", "wall_s x accelerators (0 on CPU)", repeatable=False
+            "accelerator_s",
+            "s",
+            "minimize",
+            "wall_s x shares of GPUs (0 on CPU)",
+            repeatable=False,
         ),
         Column(
             "peak_memory_gib",

@@ -93,7 +93,11 @@ class TrialState:
                 # Torch does not look at the checksums that it writes.
                 if archive.testzip() is not None:
                     return None
-            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            # Mapped, a state that goes to a GPU takes no memory here: 63 GiB a worker at 7 B.
+            mapped = self._workspace.device.type != "cpu"
+            content: dict[str, Any] = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=mapped
+            )
             ids = (self.config.id, flat_id(self.config))  # a study of schema 2 is resumed
             if content["version"] != VERSION or content["trial_id"] not in ids:
                 return None

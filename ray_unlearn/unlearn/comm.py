@@ -3,12 +3,15 @@
 A trial is defined by global quantities, which are summed and shared here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+BUCKET_BYTES = 2**28
+"""Of one message of gradients."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +38,15 @@ class Comm:
         return items[self.rank :: self.world_size]
 
     def all_reduce_sum(self, tensors: Iterable[torch.Tensor]) -> None:
-        """Sum each tensor over all ranks, in place; one message per dtype."""
+        """Sum each tensor over all ranks, in place.
+
+        bfloat16 is summed in float32, as sharded gradients are. Messages are of `BUCKET_BYTES` at
+        most, or of one tensor, so that there is no second copy of all gradients.
+        """
         if self.world_size == 1:
             return
-        by_dtype: dict[torch.dtype, list[torch.Tensor]] = {}
-        for tensor in tensors:
-            by_dtype.setdefault(tensor.dtype, []).append(tensor)
-        for group in by_dtype.values():
-            flat = torch.cat([tensor.reshape(-1) for tensor in group])
+        for group in _buckets(tensors):
+            flat = torch.cat([tensor.reshape(-1).to(_summed_in(tensor)) for tensor in group])
             dist.all_reduce(flat)
             for tensor, part in zip(
                 group, flat.split([tensor.numel() for tensor in group]), strict=True
@@ -81,3 +85,23 @@ class Comm:
         box: list[Any] | None = [None] * self.world_size if self.rank == 0 else None
         dist.gather_object(value, box, dst=0)
         return box
+
+
+def _summed_in(tensor: torch.Tensor) -> torch.dtype:
+    return torch.float32 if tensor.dtype == torch.bfloat16 else tensor.dtype
+
+
+def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Tensors that are summed in one message: neighbours that are summed in one dtype."""
+    group: list[torch.Tensor] = []
+    held = 0
+    for tensor in tensors:
+        size = tensor.numel() * _summed_in(tensor).itemsize
+        other = bool(group) and _summed_in(group[0]) != _summed_in(tensor)
+        if group and (other or held + size > BUCKET_BYTES):
+            yield group
+            group, held = [], 0
+        group.append(tensor)
+        held += size
+    if group:
+        yield group

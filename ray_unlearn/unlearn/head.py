@@ -101,9 +101,10 @@ def kl_sum(
 
     def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         logp = logits.log_softmax(-1)
+        del logits  # a chunk's logits are most of what the head holds: four copies at the peak
         reference = _linear(reference_hidden[rows], reference_head, dtype).log_softmax(-1)
         p = reference.exp()
-        value = (p * (reference - logp)).sum()
+        value = reference.sub_(logp).mul_(p).sum()
         return value, logp.exp_().sub_(p)
 
     return _summed(chunk, hidden, head)
@@ -124,6 +125,7 @@ def distillation_sum(
 
     def chunk(logits: Tensor, rows: Rows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         logp = logits.log_softmax(-1)
+        del logits
         reference = _linear(reference_hidden[rows], reference_head, dtype)
         p = without_targets(reference, targets[rows], penalty).softmax(-1)
         value = -(p * logp).sum()

@@ -14,7 +14,7 @@ from torch import Tensor
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import Outcome, Row
 from ray_unlearn.store.schema import finite as finite_row
-from ray_unlearn.unlearn.batch import Batch, target_documents
+from ray_unlearn.unlearn.batch import Batch, on_device, target_documents
 from ray_unlearn.unlearn.calibration import Calibration, calibrated_row
 from ray_unlearn.unlearn.checkpoint import Checkpointer, NoCheckpointer, TrialState
 from ray_unlearn.unlearn.data_order import batch
@@ -38,6 +38,7 @@ LOGPROB = {"fused": logprob_sum, "plain": target_logprobs, "liger": liger_logpro
 KL = {"fused": kl_sum, "plain": kl_from_reference, "liger": liger_kl_sum}
 DISTILLATION = {"fused": distillation_sum, "plain": distillation, "liger": distillation_sum}
 """By `operations.head`."""
+WORDS = {"grad_norm": "gradient norm"}
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,12 @@ def unlearn(
     torch.manual_seed(config.seed)
     trained = trained_parameters(workspace, config)
     optimizer = make_optimizer(trained, config, workspace.rounding)
-    reuse_memory(optimizer, workspace.last_optimizer)
-    workspace.last_optimizer = optimizer
+    previous, workspace.last_optimizer = workspace.last_optimizer, None
+    reuse_memory(optimizer, previous)
     meter = Meter(workspace, config)
     state = TrialState(workspace, config, optimizer, meter, calibration)
     checkpointer.restore(state)
+    workspace.last_optimizer = optimizer
     workspace.comm.check_same(meter.update, "update of the restored checkpoint")
     while True:
         if meter.update in config.evaluate_at:
@@ -103,15 +105,15 @@ def unlearn(
                 for term in terms(config)
             }
         grad_norm = reduce_and_clip(workspace, config, trained, losses)
-        if reason := not_finite(update, losses, grad_norm):
+        found = numbers_of(losses, grad_norm)
+        if reason := not_finite(update, found):
             yield Ended("diverged", reason)
             return
         learning_rate = learning_rate_at(config, update)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        meter.end_update(learning_rate, losses, grad_norm)
+        make_step(workspace, optimizer)
+        meter.end_update(learning_rate, found)
 
 
 def learning_rate_at(config: TrialConfig, update: int) -> float:
@@ -184,7 +186,7 @@ def part_of_loss(
     if needs in OF_STATES:
         return part_of_state_loss(workspace, config, term, inputs, targets)
     numbers = numbered_documents(workspace, term, indices)
-    document = torch.from_numpy(numbers[:n]).to(workspace.device)
+    (document,) = on_device([numbers[:n]], workspace.device)
 
     if needs == "preference":
         empty = torch.zeros(0, device=workspace.device)
@@ -250,7 +252,7 @@ def labels_of(
             for index, epoch in zip(indices, epochs, strict=True)
         ]
         chosen = np.stack(drawn)
-    labels = torch.from_numpy(chosen[tokens.target_mask[indices]]).to(workspace.device).long()
+    (labels,) = on_device([chosen[tokens.target_mask[indices]]], workspace.device)
     return labels[: len(inputs.rows)]
 
 
@@ -272,20 +274,47 @@ def reduce_and_clip(
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
     workspace.comm.all_reduce_sum([*([] if workspace.sharded else gradients), *losses.values()])
-    norm = whole(torch.nn.utils.get_total_norm(gradients))
+    norm = total_norm(gradients)
     torch.nn.utils.clip_grads_with_norm_(trained, config.max_grad_norm, norm)
     return norm
 
 
-def not_finite(update: int, losses: dict[str, Tensor], grad_norm: Tensor) -> str:
+def total_norm(gradients: list[Tensor]) -> Tensor:
+    """L2 norm of all gradients, in float32: in that of bfloat16 gradients it would have two digits.
+
+    A collective if they are sharded.
+    """
+    if all(gradient.dtype == torch.float32 for gradient in gradients):
+        return whole(torch.nn.utils.get_total_norm(gradients))
+    norms = [torch.linalg.vector_norm(each, dtype=torch.float32) for each in gradients]
+    return whole(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+def make_step(workspace: Workspace, optimizer: torch.optim.Optimizer) -> None:
+    """Make a step, and drop the gradients.
+
+    Meanwhile the next trial cannot have the optimizer's states: if memory runs out between two of
+    them, half of them would be there.
+    """
+    workspace.last_optimizer = None
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    workspace.last_optimizer = optimizer
+
+
+def numbers_of(losses: dict[str, Tensor], grad_norm: Tensor) -> dict[str, float]:
+    """Losses and gradient norm, in one read: of an update, this is what a GPU is waited for."""
+    names = [*(f"{name}_loss" for name in losses), "grad_norm"]
+    values = torch.stack([*losses.values(), grad_norm.float()]).cpu()
+    return {name: float(value) for name, value in zip(names, values, strict=True)}
+
+
+def not_finite(update: int, found: dict[str, float]) -> str:
     """Why this update must not be made, or nothing."""
-    values = {f"{name} loss": float(loss) for name, loss in losses.items()} | {
-        "gradient norm": float(grad_norm)
-    }
     return next(
         (
-            f"{name} is {value} at update {update}"
-            for name, value in values.items()
+            f"{WORDS.get(name, name.replace('_', ' '))} is {value} at update {update}"
+            for name, value in found.items()
             if not math.isfinite(value)
         ),
         "",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ray_unlearn.spec.model_spec import ModelSpec
 from ray_unlearn.spec.operations import Operations
 from ray_unlearn.spec.study_spec import StudySpec
+from ray_unlearn.unlearn.comm import BUCKET_BYTES
 from ray_unlearn.unlearn.logprobs import chunk_size
 from ray_unlearn.unlearn.reference import CACHE_BYTES
 
@@ -84,7 +85,9 @@ def memory(spec: StudySpec, config: Any, micro_batch: int) -> Memory:
     heads = vocabulary * hidden * size if sharded > 1 else 0
     return Memory(
         weights=_gib((count * size + (trained * 4 if adapters else 0)) / sharded),
-        gradients=_gib(trained * trained_size / sharded),
+        gradients=_gib(
+            trained * trained_size / sharded + _message(config, model, operations, trained)
+        ),
         optimizer=_gib(trained * (MOMENTS + residual_bits) / sharded),
         reference=_gib(0 if adapters else count * size / sharded + heads),
         hidden_states=_gib(min(CACHE_BYTES, _hidden_states(spec, hidden, size))),
@@ -220,6 +223,18 @@ def _counts(config: Any, model: ModelSpec) -> tuple[int, int]:
     return count, sum(
         model.lora.rank * (module.in_features + module.out_features) for module in adapted
     )
+
+
+def _message(config: Any, model: ModelSpec, operations: Operations, trained: int) -> float:
+    """Bytes of the largest message in which replicated workers sum gradients.
+
+    They are float32, with a copy beside it where the gradients are not.
+    """
+    if operations.workers_per_lane == 1 or operations.parallel == "shard":
+        return 0.0
+    largest = max(BUCKET_BYTES, 4 * config.vocab_size * config.hidden_size)
+    copies = 2 if model.dtype == "bfloat16" and model.lora is None else 1
+    return float(copies * min(largest, 4 * trained))
 
 
 def _activations(config: Any, model: ModelSpec, operations: Operations) -> float:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.store.schema import AS_TRAINED, Metrics, Row, check_row
@@ -51,15 +50,11 @@ class Meter:
             self._tokens["forget" if term.name == "forget" else "retain"] += consumed
         self._flops += self._cost.of(term, lengths, targets)
 
-    def end_update(
-        self, learning_rate: float, losses: dict[str, Tensor], grad_norm: Tensor
-    ) -> None:
-        """Count the finished update."""
+    def end_update(self, learning_rate: float, found: dict[str, float]) -> None:
+        """Count the finished update, with its losses and gradient norm by their columns."""
         self.update += 1
         self._learning_rate_sum += learning_rate
-        self._last = {f"{name}_loss": float(loss) for name, loss in losses.items()} | {
-            "grad_norm": float(grad_norm)
-        }
+        self._last = dict(found)
         self._synchronise()
         self._wall_s += time.perf_counter() - self._mark
         self._mark = time.perf_counter()
@@ -73,7 +68,6 @@ class Meter:
         self._evaluation_wall_s += time.perf_counter() - self._mark
         workspace, config = self._workspace, self._config
         forget = workspace.data.splits["forget"]
-        accelerators = workspace.comm.world_size if workspace.device.type == "cuda" else 0
         row = (
             metrics
             | self._last
@@ -87,7 +81,7 @@ class Meter:
                 "flops": self._flops,
                 "wall_s": self._wall_s,
                 "evaluation_wall_s": self._evaluation_wall_s,
-                "accelerator_s": self._wall_s * accelerators,
+                "accelerator_s": self._wall_s * workspace.accelerators,
                 "peak_memory_gib": workspace.peak_memory_gib(),
             }
         )

@@ -77,9 +77,11 @@ def reuse_memory(optimizer: torch.optim.Optimizer, previous: torch.optim.Optimiz
     for p, state in previous.state.items():
         if id(p) not in trained:
             continue
-        for tensor in state.values():
-            tensor.zero_()
-        optimizer.state[p] = state
+        optimizer.state[p] = {name: _zeroed(value) for name, value in state.items()}
+
+
+def _zeroed(value: Tensor | int) -> Tensor | int:
+    return value.zero_() if isinstance(value, Tensor) else 0
 
 
 def rule_of(optimizer: torch.optim.Optimizer) -> str:
@@ -128,7 +130,7 @@ class Rounded(torch.optim.Optimizer):
             if p.grad is None:
                 continue
             state = self._state(p)
-            generator = self._generator(number, int(state["step"]), p)
+            generator = self._generator(number, state["step"], p)
             columns = {
                 "weights": local(p),
                 "gradient": local(p.grad),
@@ -138,17 +140,19 @@ class Rounded(torch.optim.Optimizer):
                 *(column.view(-1).split(PIECE) for column in columns.values()), strict=True
             ):
                 tensors = dict(zip(columns, piece, strict=True))
-                self._step_piece(group, tensors, state["step"].clone(), generator)
+                self._step_piece(group, tensors, state["step"], generator)
             state["step"] += 1
 
     def _step_piece(
-        self, group: dict[str, Any], piece: dict[str, Tensor], step: Tensor, generator: Any
+        self, group: dict[str, Any], piece: dict[str, Tensor], step: int, generator: Any
     ) -> None:
         weights, gradient = piece["weights"], piece["gradient"].float()
         exact = join(weights, piece["low"]) if "low" in piece else weights.float()
         if self.rule == "adamw":
+            # The kernel counts up a step of its own on the device.
+            done = torch.full((), float(step), device=exact.device)
             functional_adamw(
-                [exact], [gradient], [piece["exp_avg"]], [piece["exp_avg_sq"]], [], [step],
+                [exact], [gradient], [piece["exp_avg"]], [piece["exp_avg_sq"]], [], [done],
                 fused=True, amsgrad=False, beta1=group["betas"][0], beta2=group["betas"][1],
                 lr=group["lr"], weight_decay=group["weight_decay"], eps=group["eps"],
                 maximize=False,
@@ -172,23 +176,30 @@ class Rounded(torch.optim.Optimizer):
             states = state_dict["state"].get(index)
             if states is not None:
                 self.state[p] = {
-                    name: value.detach().clone().to(p.device) for name, value in states.items()
+                    name: int(value) if name == "step" else value.to(p.device, copy=True)
+                    for name, value in states.items()
                 }
 
     def _parameters(self) -> list[nn.Parameter]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
-        state: dict[str, Tensor] = self.state[p]
-        if not state:
+    def _state(self, p: nn.Parameter) -> dict[str, Any]:
+        """The weight's moments and so on, and `step`, the steps made: a Python int.
+
+        Read from a device it would be waited for, once per weight. States are made whole before
+        they are stored: memory may run out between two of them.
+        """
+        if p not in self.state:
             like = local(p)
-            state["step"] = torch.zeros((), dtype=torch.float32, device=like.device)
+            made: dict[str, Any] = {"step": 0}
             if self.rule == "adamw":
-                state["exp_avg"] = torch.zeros_like(like, dtype=torch.float32)
-                state["exp_avg_sq"] = torch.zeros_like(like, dtype=torch.float32)
+                made["exp_avg"] = torch.zeros_like(like, dtype=torch.float32)
+                made["exp_avg_sq"] = torch.zeros_like(like, dtype=torch.float32)
             if self._rounding == "exact" and like.dtype == torch.bfloat16:
-                state["low"] = torch.zeros_like(like, dtype=torch.int16)
-        return state
+                made["low"] = torch.zeros_like(like, dtype=torch.int16)
+            self.state[p] = made
+        found: dict[str, Any] = self.state[p]
+        return found
 
     def _generator(self, number: int, step: int, p: nn.Parameter) -> torch.Generator:
         """Random generator of (seed, weight, update, part).
@@ -207,7 +218,7 @@ def state_of(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """`state_dict` with this rank's part of sharded tensors."""
     content = optimizer.state_dict()
     parts = {
-        index: {name: local(t) for name, t in state.items()}
+        index: {name: local(t) if isinstance(t, Tensor) else t for name, t in state.items()}
         for index, state in content["state"].items()
     }
     return content | {"state": parts}

@@ -115,10 +115,19 @@ def host_gib(spec: StudySpec, worker: Memory | None = None) -> float:
         UserError: the model's config cannot be read.
     """
     operations = spec.operations
-    if worker is None and not operations.gpus_per_worker:
-        worker = memory(spec, model_config(spec), largest_pass(spec))
-    own = 0.0 if operations.gpus_per_worker or worker is None else worker.total
+    if operations.gpus_per_worker:
+        own = loaded_gib(spec, parameter_count(model_config(spec)))
+    else:
+        own = (worker or memory(spec, model_config(spec), largest_pass(spec))).total
     return own + LANE_PROCESSES_GIB / operations.workers_per_lane
+
+
+def loaded_gib(spec: StudySpec, parameters: int) -> float:
+    """GiB of host memory of a GPU's worker while it starts: the model, before it goes there.
+
+    Each worker loads the whole of it, in a sharded lane too.
+    """
+    return parameters * BYTES[spec.model.dtype] / 2**30
 
 
 def lanes_here(spec: StudySpec, worker_gib: float = 0.0) -> int:

@@ -3,14 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ray_unlearn.spec.method_terms import OTHER_ANSWERS
 from ray_unlearn.spec.trial_config import TrialConfig
 from ray_unlearn.unlearn.alternatives import ALTERNATIVE, drawn_alternatives
-from ray_unlearn.unlearn.batch import joined_batches
+from ray_unlearn.unlearn.batch import joined_batches, on_device
 from ray_unlearn.unlearn.compared_answers import split_of
 from ray_unlearn.unlearn.head import function_by_head
 from ray_unlearn.unlearn.methods import Term
@@ -92,7 +91,7 @@ def part_of_preference(
         for (split, chosen), inputs in zip(passed, (first, second), strict=True)
     )
     mask = workspace.data.splits[ALTERNATIVE].target_mask[alternative]
-    numbers = torch.from_numpy(np.nonzero(mask)[0][: len(second.rows)]).to(workspace.device)
+    (numbers,) = on_device([np.nonzero(mask)[0][: len(second.rows)]], workspace.device)
 
     def loss(values: Tensor) -> Tensor:
         own, other = values.split([len(first.rows), len(second.rows)])

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ray_unlearn.unlearn.batch import Batch
+from ray_unlearn.unlearn.batch import Batch, on_device
 from ray_unlearn.unlearn.logprobs import adversarial_targets, target_logprobs
 from ray_unlearn.unlearn.model import head_of
 from ray_unlearn.unlearn.policy import Policy
@@ -58,7 +58,8 @@ class Reference:
             return self._forward(split, indices)
         starts = self._starts[split]
         rows = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in indices])
-        return self._cached[split][torch.from_numpy(rows).to(self.head.weight.device)]
+        (places,) = on_device([rows], self.head.weight.device)
+        return self._cached[split][places]
 
     @torch.no_grad()
     def logprobs(self, split: str, indices: NDArray[np.int64], targets: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.unlearn.architecture import model_config
 from ray_unlearn.unlearn.finding import Finding
+from ray_unlearn.unlearn.gpu import CONTEXT_GIB
 from ray_unlearn.unlearn.machine import Machine
 from ray_unlearn.unlearn.memory import remedies
-from ray_unlearn.unlearn.plan import LANE_PROCESSES_GIB, StudyPlan, largest_pass
+from ray_unlearn.unlearn.plan import LANE_PROCESSES_GIB, StudyPlan, largest_pass, loaded_gib
 
 
 def room_findings(found: StudyPlan, machine: Machine, spec: StudySpec) -> Iterator[Finding]:
@@ -24,7 +25,7 @@ def room_findings(found: StudyPlan, machine: Machine, spec: StudySpec) -> Iterat
         yield _gpus(found, machine.gpus, gpus)
     yield _host_memory(found, machine, spec)
     if gpus and machine.gpu_gib is not None:
-        yield _gpu_memory(found, machine.gpu_gib * min(gpus, 1), spec)
+        yield _gpu_memory(found, machine.gpu_gib * min(gpus, 1) - CONTEXT_GIB, spec)
     yield _room(
         "disk",
         found.disk_gib <= machine.disk_gib,
@@ -58,7 +59,8 @@ def _gpus(found: StudyPlan, there: int, each: float) -> Finding:
 
 def _host_memory(found: StudyPlan, machine: Machine, spec: StudySpec) -> Finding:
     gpus, there = spec.operations.gpus_per_worker, machine.memory_gib
-    wanted = found.lanes * (LANE_PROCESSES_GIB + (0.0 if gpus else found.lane_memory_gib))
+    loaded = found.workers * loaded_gib(spec, found.parameters)
+    wanted = found.lanes * (LANE_PROCESSES_GIB + (loaded if gpus else found.lane_memory_gib))
     fits = wanted <= there
     advice = "" if gpus or fits else _advice(found, spec, there / (found.lanes * found.workers))
     return _room(

@@ -41,8 +41,6 @@ class ShardedModel:
     def __init__(
         self, vanilla: Any, autocast: torch.dtype | None, comm: Comm, device: torch.device
     ) -> None:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
         self._mesh = init_device_mesh(device.type, (comm.world_size,))
         self._rank = comm.rank
         self.model = _hollow(vanilla)

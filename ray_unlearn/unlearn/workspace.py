@@ -29,6 +29,7 @@ from ray_unlearn.unlearn.context_length import check_positions
 from ray_unlearn.unlearn.cost import UpdateCost, count_update
 from ray_unlearn.unlearn.data import EVALUATED, StudyData, half_letters
 from ray_unlearn.unlearn.decoding import NOT_CACHED, can_cache
+from ray_unlearn.unlearn.gpu import ready_gpu
 from ray_unlearn.unlearn.layout import (
     MAKERS,
     NOT_PACKED,
@@ -108,6 +109,7 @@ class Workspace:
         rounding: Rounding = "stochastic",
         layout: Layout = "stored",
         tasks: tuple[LoadedTask, ...] = (),
+        gpus_per_worker: float = 0.0,
     ) -> None:
         self.policy = policy
         self.sharded = isinstance(policy, ShardedModel)
@@ -124,9 +126,10 @@ class Workspace:
         self.head = head
         self.rounding: Rounding = rounding
         self.last_optimizer: torch.optim.Optimizer | None = None
-        """The previous trial's, for its memory."""
+        """The previous trial's, for its memory; None while its states may be half made."""
         self.layout: Layout = layout
         self.tasks = tasks
+        self._gpus_per_worker = gpus_per_worker
         self._packed = data.packed
         self.reference = Reference(policy, data.splits, evaluation.batch_size, self.batch)
         self.autocast = autocast
@@ -151,6 +154,7 @@ class Workspace:
                 documents in a batch than for each alone; `head: liger` cannot be used here; a task
                 of lm-eval cannot be loaded.
         """
+        ready_gpu(torch.device(device), operations.gpus_per_worker)
         if operations.head == "liger":
             liger.kernels(torch.device(device))
         vanilla = load_model(model) if shared is None else shared.model()
@@ -188,12 +192,20 @@ class Workspace:
             rounding=model.rounding,
             layout=layout,
             tasks=loaded_tasks(evaluation),
+            gpus_per_worker=operations.gpus_per_worker,
         )
 
     @property
     def comm_of_whole_models(self) -> Comm:
         """The workers that each have a whole model and can share work; alone in a sharded lane."""
         return Comm.single() if self.sharded else self.comm
+
+    @property
+    def accelerators(self) -> float:
+        """GPUs that the lane's seconds are spent on, by shares; 0 on a CPU."""
+        if self.device.type != "cuda":
+            return 0.0
+        return (self._gpus_per_worker or 1.0) * self.comm.world_size
 
     @cached_property
     def update_cost(self) -> UpdateCost:

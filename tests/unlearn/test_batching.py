@@ -14,7 +14,6 @@ from ray_unlearn.unlearn.layout import choose_layout
 from ray_unlearn.unlearn.model import hidden_states
 from ray_unlearn.unlearn.token_set import TokenSet
 
-CPU = torch.device("cpu")
 PACKED = TokenSet(
     input_ids=np.array(
         [[1, 2, 3, 4, 5, 6], [7, 8, 9, 0, 0, 0], [10, 11, 12, 13, 14, 0]], dtype=np.int32
@@ -27,10 +26,10 @@ PACKED = TokenSet(
 )
 
 
-def test_by_hand() -> None:
+def test_by_hand(device: torch.device) -> None:
     """Documents of 2, 3 and 1 tokens; one that goes on in the next sequence does not attend
     across."""
-    batch = ragged(PACKED, np.array([0, 1]), CPU)
+    batch = ragged(PACKED, np.array([0, 1]), device)
     assert batch.document_lengths == (3, 3, 2, 1)
     assert batch.input_ids.tolist() == [[3, 4, 5, 7, 8, 9, 1, 2, 6]]
     assert batch.position_ids is not None
@@ -49,8 +48,8 @@ def test_targets_are_told_apart_by_document_packed_or_not() -> None:
     assert grouped == [[8, 9], [2], [4, 5], [11], [13, 14]]
 
 
-def test_padding_is_cut_to_the_longest() -> None:
-    batch = padded(PACKED, np.array([1, 2]), CPU)
+def test_padding_is_cut_to_the_longest(device: torch.device) -> None:
+    batch = padded(PACKED, np.array([1, 2]), device)
     assert batch.input_ids.tolist() == [[7, 8, 9, 0, 0], [10, 11, 12, 13, 14]]
     assert batch.targets.tolist() == [8, 9, 11, 13, 14]
     assert batch.input_ids.flatten()[batch.rows].tolist() == [7, 8, 10, 12, 13]
@@ -64,26 +63,27 @@ def _states(model, batch: Batch) -> torch.Tensor:
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)], ids=["all heads", "grouped queries"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hidden_states_and_gradients_are_those_of_documents_alone(
-    heads: tuple[int, int], dtype: torch.dtype
+    heads: tuple[int, int], dtype: torch.dtype, device: torch.device
 ) -> None:
     torch.manual_seed(0)
     shape = LlamaConfig(
         vocab_size=60, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
         num_attention_heads=heads[0], num_key_value_heads=heads[1], attn_implementation="sdpa",
     )  # fmt: skip
-    plain = LlamaForCausalLM(shape).to(dtype).eval()
+    plain = LlamaForCausalLM(shape).to(device, dtype).eval()
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig.from_dict(shape.to_dict())).to(dtype).eval()
+    model = LlamaForCausalLM(LlamaConfig.from_dict(shape.to_dict())).to(device, dtype).eval()
     model.load_state_dict(plain.state_dict())
     assert choose_layout(model, packed=True) == "by_document"
-    batch = ragged(PACKED, np.array([2, 0, 1]), CPU)
+    batch = ragged(PACKED, np.array([2, 0, 1]), device)
     found = _states(model, batch)
     alone = []
     for sequence in (2, 0, 1):
         for document in dict.fromkeys(PACKED.document[sequence]):
             ids = PACKED.input_ids[sequence][PACKED.document[sequence] == document]
             if document >= 0 and len(ids) > 1:
-                alone.append(hidden_states(plain, torch.from_numpy(ids)[None].long())[0, :-1])
+                one = torch.from_numpy(ids)[None].long().to(device)
+                alone.append(hidden_states(plain, one)[0, :-1])
     expected = torch.cat(alone)
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     assert (found - expected).float().norm() < tolerance * expected.float().norm()

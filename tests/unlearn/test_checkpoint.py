@@ -11,8 +11,10 @@ from test_loop import ON_TEXTS, config, fresh, run, weights
 
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS, Row
-from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weights
+from ray_unlearn.unlearn.checkpoint import Checkpoints, TrialState, attempt_file, save_weights
 from ray_unlearn.unlearn.loop import Ended, unlearn
+from ray_unlearn.unlearn.meter import Meter
+from ray_unlearn.unlearn.optimizer import make_optimizer
 from ray_unlearn.unlearn.policy import load_policy
 from ray_unlearn.unlearn.workspace import Workspace
 
@@ -138,6 +140,29 @@ def test_an_attempt_that_was_given_up_leaves_nothing_in_a_finished_trial(
             path.parent.rmdir()  # the trial's outcome came from elsewhere
     assert (wish.saved, len(wish.failed)) == ([], 1)
     assert not path.parent.exists()
+
+
+def test_a_state_that_goes_to_a_gpu_is_not_read_into_host_memory(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """Each worker of a lane read 63 GiB at 7 B; mapped, they share the file's pages."""
+    trial, path = config("gradient_ascent", evaluate_at=(4,)), tmp_path / "last.pt"
+    cut_off(workspace, trial, path, 3)
+    state = TrialState(
+        workspace,
+        trial,
+        make_optimizer(workspace.parameters, trial, "exact"),
+        Meter(workspace, trial),
+    )
+    content = state.read(path, ())
+    assert content is not None
+    assert str(path) not in Path("/proc/self/maps").read_text()
+    workspace.device = torch.device("cuda")
+    mapped = state.read(path, ())
+    assert mapped is not None
+    assert str(path) in Path("/proc/self/maps").read_text()
+    pairs = zip(content["parameters"], mapped["parameters"], strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 def test_a_checkpoint_with_a_flipped_bit_is_not_used(workspace: Workspace, tmp_path: Path) -> None:

@@ -14,21 +14,22 @@ N, H, V = 50, 16, 40
 
 @pytest.fixture(autouse=True)
 def _several_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ray_unlearn.unlearn.logprobs.CHUNK_ELEMENTS", V * 7)
+    for name in ("CHUNK_ELEMENTS", "CUDA_CHUNK_ELEMENTS"):
+        monkeypatch.setattr(f"ray_unlearn.unlearn.logprobs.{name}", V * 7)
     monkeypatch.setattr("ray_unlearn.unlearn.logprobs.SMALLEST_CHUNK", 1)
 
 
 def _inputs(
-    dtype: torch.dtype, bias: bool
+    dtype: torch.dtype, bias: bool, device: torch.device | str = "cpu"
 ) -> tuple[torch.Tensor, nn.Linear, torch.Tensor, torch.Tensor, nn.Linear]:
     torch.manual_seed(1)
-    head, reference_head = (nn.Linear(H, V, bias=bias).to(dtype) for _ in range(2))
-    hidden = torch.randn(N, H, dtype=dtype, requires_grad=True)
+    head, reference_head = (nn.Linear(H, V, bias=bias).to(device, dtype) for _ in range(2))
+    hidden = torch.randn(N, H, dtype=dtype).to(device).requires_grad_()
     return (
         hidden,
         head,
-        torch.randint(0, V, (N,)),
-        torch.randn(N, H, dtype=dtype),
+        torch.randint(0, V, (N,)).to(device),
+        torch.randn(N, H, dtype=dtype).to(device),
         reference_head.requires_grad_(False),
     )
 
@@ -43,13 +44,13 @@ def _result(value: torch.Tensor, hidden: torch.Tensor, head: nn.Linear) -> list[
 @pytest.mark.parametrize("quantity", ["logprob", "kl", "distillation", "any function"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "autocast"])
 def test_equals_the_plain_path(
-    quantity: str, precision: str, bias: bool, cap: float | None
+    quantity: str, precision: str, bias: bool, cap: float | None, device: torch.device
 ) -> None:
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    hidden, head, targets, reference, reference_head = _inputs(dtype, bias)
+    hidden, head, targets, reference, reference_head = _inputs(dtype, bias, device)
     if cap is not None:
         head, reference_head = CappedHead(head, cap), CappedHead(reference_head, cap)
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "autocast"):
         if quantity == "kl":
             fused = kl_sum(hidden, head, reference, reference_head)
             plain = kl_from_reference(hidden, head, reference, reference_head).sum()

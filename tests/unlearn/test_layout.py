@@ -95,6 +95,30 @@ def test_architectures_that_leak_between_packed_documents_are_caught(kind: str) 
     assert probe.differs(states, "stored", probe.alone(states)) is not None
 
 
+def test_attention_that_keeps_documents_apart_in_one_row_only_is_not_believed() -> None:
+    """As transformers' FlashAttention does: of a batch of several rows, it mixes the documents."""
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def one_row(module: Any, q: Any, k: Any, v: Any, mask: Any, **named: Any) -> Any:
+        positions = named["position_ids"]
+        named = {"scaling": named["scaling"], "is_causal": True}
+        if len(q) > 1 or positions is None:
+            return sdpa_attention_forward(module, q, k, v, None, **named)
+        ends = [*(positions[0] == 0).nonzero()[1:, 0].tolist(), q.shape[2]]
+        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        parts = [
+            sdpa_attention_forward(module, *columns, None, **named)[0]
+            for columns in zip(*(c.split(sizes, dim=2) for c in (q, k, v)), strict=True)
+        ]
+        return torch.cat(parts, dim=1), None
+
+    AttentionInterface.register("one_row", one_row)
+    model = built("llama")
+    model.set_attn_implementation("one_row")
+    assert choose_layout(model, packed=True) == "apart"
+
+
 def test_a_model_that_sees_what_follows_is_refused() -> None:
     """BERT as a language model is not causal: it passed the plan, and trained on padding."""
     config = AutoConfig.for_model("bert", **SHAPE, intermediate_size=48)

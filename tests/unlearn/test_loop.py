@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
@@ -18,7 +19,7 @@ from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.data import prepare
 from ray_unlearn.unlearn.data_order import batch
 from ray_unlearn.unlearn.logprobs import chunk_size
-from ray_unlearn.unlearn.loop import Ended, learning_rate_at, unlearn
+from ray_unlearn.unlearn.loop import Ended, learning_rate_at, total_norm, unlearn
 from ray_unlearn.unlearn.model import load_model
 from ray_unlearn.unlearn.policy import WholeModel
 from ray_unlearn.unlearn.workspace import Workspace
@@ -208,6 +209,40 @@ def test_used_workspace_equals_fresh_one_bit_for_bit(
         now = weights(workspace)
         expected_weights = expected_weights or now
         assert all(torch.equal(a, b) for a, b in zip(now, expected_weights, strict=True))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_out_of_memory_in_a_first_step_costs_no_later_trial(
+    tiny_study: StudySpec, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    """Half-made states of the optimizer were handed on: the lane's next trials failed."""
+    model = tiny_study.model.model_copy(update={"dtype": dtype})
+    spec = tiny_study.model_copy(update={"model": model})
+    workspace, trial, made = fresh(spec), config("gradient_ascent"), []
+    zeros_like = torch.zeros_like
+
+    def short_of_memory(*given: object, **named: object) -> torch.Tensor:
+        made.append(1)
+        if len(made) == 4:
+            raise torch.OutOfMemoryError("no room for a moment")
+        return zeros_like(*given, **named)  # type: ignore[call-overload]
+
+    hook = register_optimizer_step_pre_hook(
+        lambda *given: monkeypatch.setattr(torch, "zeros_like", short_of_memory)
+    )
+    with pytest.raises(torch.OutOfMemoryError, match="no room"):
+        run(workspace, trial)
+    hook.remove()
+    monkeypatch.undo()
+    assert run(workspace, trial) == run(fresh(spec), trial)
+
+
+def test_the_gradient_norm_of_bfloat16_weights_is_no_rounded_one() -> None:
+    """Clipping at 1.0 left 1.003: bfloat16 has no number between 1,000 and 1,004."""
+    gradients = [torch.full((1001, 1001), 1.0, dtype=torch.bfloat16), torch.zeros(3).bfloat16()]
+    norm = total_norm(gradients)
+    assert norm.dtype == torch.float32
+    assert norm.item() == pytest.approx(1001.0, rel=1e-6)
 
 
 def test_diverged_trial_keeps_its_finite_rows(workspace: Workspace) -> None:

@@ -151,7 +151,10 @@ def numbers_held(workspace: Workspace) -> dict[str, int]:
         p.grad = torch.zeros_like(p)
     optimizer.step()
     states = [
-        t for state in state_of(optimizer)["state"].values() for t in state.values() if t.ndim
+        t
+        for state in state_of(optimizer)["state"].values()
+        for t in state.values()
+        if isinstance(t, torch.Tensor) and t.ndim
     ]
     with workspace.policy.reference() as reference:
         vanilla = sum(local(p).numel() for p in reference.parameters())
