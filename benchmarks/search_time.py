@@ -21,6 +21,12 @@ about a tenth: 5 % is finer than what is there. Seconds are the table's medians 
 evaluation; suggestions, resets and start-up are not in them.
 
     python benchmarks/search_time.py --table search_time.jsonl [--only steps|table|search]
+
+With the folder of a tabular benchmark (docs/tabular_benchmark.md), `search` alone runs, on any of
+its methods, domains and trained models. Nothing is interpolated there: the nearest configuration
+answers.
+
+    python benchmarks/search_time.py --table results/table/table --domain latex --methods rmu
 """
 
 import argparse
@@ -30,16 +36,17 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Union
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
+from tabular_surface import TabularSurface, tabular_study
 
 from ray_unlearn.execution.early_stopping import Pruner
 from ray_unlearn.execution.search import Search
@@ -64,6 +71,7 @@ LOSSES = (
     *(f"{name}_nll_{half}" for half in HALVES for name in ("retain", "general")),
 )
 Rule = Literal["score", "losses"]
+AnySurface = Union["Surface", TabularSurface]
 Point = dict[str, float]
 
 
@@ -385,7 +393,7 @@ SEARCHERS = (
 
 
 def spec_for(
-    base: StudySpec, method: str, surface: Surface, searcher: Searcher, seed: int, budget: int
+    base: StudySpec, method: str, surface: AnySurface, searcher: Searcher, seed: int, budget: int
 ) -> StudySpec:
     """The demo study as the searcher would run it."""
     content = base.model_dump(mode="json")
@@ -427,7 +435,7 @@ class Replay:
         return next((seconds for seconds, found in self.improvements if found <= score), math.inf)
 
 
-def replay(spec: StudySpec, surface: Surface, budget_s: float, goal: float) -> Replay:
+def replay(spec: StudySpec, surface: AnySurface, budget_s: float, goal: float) -> Replay:
     """Search with one worker until the goal is reached, the budget spent, or no trial left."""
     search, pruner = Search(spec, "search_time"), Pruner(spec)
     record = Record(Header(), baselines={"vanilla": dict(surface.baselines.vanilla)})
@@ -500,7 +508,7 @@ def compare(
     """Print a table: median and quartiles of the seconds over seeds, and how many never arrived."""
     surface = Surface(trajectories, vanilla, rule)
     best, point, update = surface.best()
-    budget_s, goal = budget * surface.trajectory_s, best * (1 + TOLERANCES[0])
+    budget_s = budget * surface.trajectory_s
     size = " x ".join(f"{len(axis)} {name}" for name, axis in surface.axes.items())
     print(f"\n{method}: {size}, updates {surface.updates}; SURROGATE that interpolates {rule}")
     print(
@@ -520,12 +528,34 @@ def compare(
             f"  error of {len(errors)} left-out scores within twice the best: median "
             f"{median:.0%}, 90 % {most:.0%}"
         )
+    ranked(base, method, surface, SEARCHERS, best, seeds, budget)
+
+
+def compare_tabular(folder: Path, domain: str, method: str, model: int, given: Any) -> None:
+    """The same on a tabular benchmark, for one method on one trained model."""
+    surface, spec = TabularSurface(folder, domain, method, model), tabular_study(method)
+    print(f"\n{method}, {domain}, trained model {model}: {surface.said()}")
+    searchers = [searcher for searcher in SEARCHERS if not searcher.dense]
+    ranked(spec, method, surface, searchers, surface.best, given.seeds, given.budget)
+
+
+def ranked(
+    base: StudySpec,
+    method: str,
+    surface: AnySurface,
+    searchers: Sequence[Searcher],
+    best: float,
+    seeds: int,
+    budget: int,
+) -> None:
+    """Print a line for each searcher."""
+    budget_s, goal = budget * surface.trajectory_s, best * (1 + TOLERANCES[0])
     print(
         f"  {'seconds to within':34}"
         + "".join(f"{tolerance:>33.0%}" for tolerance in TOLERANCES)
         + "   score at the end"
     )
-    for searcher in SEARCHERS:
+    for searcher in searchers:
         runs = [
             replay(spec_for(base, method, surface, searcher, seed, budget), surface, budget_s, goal)
             for seed in range(seeds)
@@ -594,8 +624,11 @@ def main() -> None:
         "--table",
         type=Path,
         required=True,
-        help="JSONL file of real trajectories; made or completed",
+        help="JSONL file of real trajectories, made or completed; or a tabular benchmark's folder",
     )
+    parser.add_argument("--domain", default="shakespeare", help="of a tabular benchmark")
+    parser.add_argument("--model", type=int, default=0, help="trained model of it")
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="of it")
     parser.add_argument("--only", choices=["steps", "table", "search"])
     parser.add_argument("--rates", type=int, default=8, help="learning rates of the table")
     parser.add_argument("--weights", type=int, default=4, help="values of w_r of the table")
@@ -608,6 +641,10 @@ def main() -> None:
     )
     given = parser.parse_args()
     print(f"cores {os.cpu_count()}, load {os.getloadavg()[0]:.1f}", flush=True)
+    if given.table.is_dir():
+        for method in given.methods:
+            compare_tabular(given.table, given.domain, method, given.model, given)
+        return
     base = demo()
     if given.only != "search":
         from ray_unlearn.unlearn.single_trial import (
