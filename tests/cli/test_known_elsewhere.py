@@ -10,7 +10,12 @@ import ray_unlearn as ru
 from ray_unlearn.cli import COMMANDS
 from ray_unlearn.spec import known_elsewhere as others
 from ray_unlearn.spec.errors import UserError
-from ray_unlearn.spec.method_registry import METHODS, check_uses, known_hyperparameters, method_named
+from ray_unlearn.spec.method_registry import (
+    METHODS,
+    check_uses,
+    known_hyperparameters,
+    method_named,
+)
 from ray_unlearn.spec.study_file import load_study
 from ray_unlearn.store.schema import COLUMNS, HALVES
 from ray_unlearn.store.study_columns import is_column
@@ -147,7 +152,7 @@ def test_names_of_optuna_are_answered_from_python() -> None:
         ru.create_study()
     with pytest.raises(AttributeError, match=r"here it is `best.hyperparameters`"):
         _ = ru.Study("nowhere").best_params
-    with pytest.raises(AttributeError, match="no attribute 'nothing'$"):
+    with pytest.raises(AttributeError, match=r"no attribute 'nothing'$"):
         _ = ru.Study("nowhere").nothing
 
 
