@@ -67,7 +67,10 @@ if not TYPE_CHECKING:  # a type checker must see a misspelt name as an error
         from importlib import import_module
 
         if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            from ray_unlearn.spec.known_elsewhere import FUNCTIONS, elsewhere
+
+            known = elsewhere(FUNCTIONS, name)
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{known}")
         home = _HOMES.get(name, "api")
         found = getattr(import_module(f"{__name__}.{home}"), name)
         globals()[name] = found

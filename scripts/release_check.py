@@ -4,7 +4,8 @@
 
 Builds the source distribution, from that the wheel, and installs the wheel in a new virtual
 environment without our constraints, as `pip install` does for a user. Only torch keeps its pin: any
-other request may bring gigabytes of another build. The rest runs in an empty folder.
+other request may bring gigabytes of another build. The rest runs in an empty folder, the demo to
+its end, with an empty cache. The files that GitHub reads are checked by the tools for them.
 """
 
 import argparse
@@ -14,9 +15,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 import venv
 from pathlib import Path
+
+from timed_demo import DemoTimes, timed_demo
 
 REPOSITORY = Path(__file__).parent.parent
 STUDY = """\
@@ -24,12 +28,15 @@ name: release-check
 model: {source: demo:shakespeare}
 data: {source: demo:shakespeare}
 methods: [gradient_ascent]
-space_overrides:
-  learning_rate: 5e-4
-  steps: {type: int, low: 1, high: 4, free: true}
 search: {sampler: random, trials_per_method: 1}
-evaluation: {at: [2, 4]}
 """
+CHECKED_BY = {
+    "check-jsonschema>=0.30": (
+        "check-jsonschema", "--builtin-schema", "vendor.github-workflows", ".github/workflows/*.yml"
+    ),
+    "cffconvert>=2": ("cffconvert", "--validate", "--infile", "CITATION.cff"),
+}  # fmt: skip
+"""A package, and its command for files that others read; the two packages exclude each other."""
 ADDRESSES = ("Repository", "Documentation", "Changelog", "Issues")
 TABLE_ROW = re.compile(r"\| (?:[0-9-]+ to )?([0-9]{4}-[0-9]{2}-[0-9]{2}) \| (\w+) \| ([^|]*) \|")
 
@@ -45,11 +52,14 @@ def main() -> int:
         *slow_tests_open(REPOSITORY, head()),
     ]
     with tempfile.TemporaryDirectory(prefix="release-check-") as folder:
+        for number, (package, command) in enumerate(CHECKED_BY.items()):
+            check_files(Path(folder) / f"tool-{number}", package, *command)
         wheel = built(Path(folder), given.dist)
-        use_as_a_stranger(wheel, Path(folder))
+        installed_s, demo = use_as_a_stranger(wheel, Path(folder))
+    print(f"installed in {installed_s:.0f} s; {demo} (load {os.getloadavg()[0]:.1f})")
     for point in open_points:
         print(f"not ready: {point}")
-    print(f"{wheel}: installs, and runs a study" + ("" if open_points else "; ready"))
+    print(f"{wheel}: installs, and runs the demo" + ("" if open_points else "; ready"))
     return bool(open_points)
 
 
@@ -106,28 +116,46 @@ def built(folder: Path, dist: Path) -> Path:
     return wheel
 
 
-def use_as_a_stranger(wheel: Path, folder: Path) -> None:
-    """Install the wheel, and run what somebody would try first, where no checkout is in sight."""
+def check_files(folder: Path, package: str, command: str, *arguments: str) -> None:
+    """Run a tool on files of this repository, in an environment of its own."""
+    python = new_environment(folder)
+    _run([python, "-m", "pip", "install", "--quiet", package], REPOSITORY)
+    *options, pattern = arguments
+    files = sorted(map(str, REPOSITORY.glob(pattern)))
+    _run([python.with_name(command), *options, *files], REPOSITORY)
+
+
+def use_as_a_stranger(wheel: Path, folder: Path) -> tuple[float, DemoTimes]:
+    """Install the wheel, and run what somebody would try first, where no checkout is in sight.
+
+    Returns:
+        The seconds that `pip install` took, and the demo's.
+    """
     python = new_environment(folder / "user")
     pins = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     torch = folder / "torch.txt"
     torch.write_text("\n".join(pin for pin in pins if pin.startswith("torch==")) + "\n")
+    started = time.monotonic()
     _run([python, "-m", "pip", "install", "--quiet", "--constraint", torch, wheel], folder)
+    installed_s = time.monotonic() - started
     empty = folder / "empty"
     empty.mkdir()
     (empty / "study.yaml").write_text(STUDY, encoding="utf-8")
     command = python.with_name("ray-unlearn")
-    for arguments in (
-        ["--version"],
-        ["methods"],
-        ["plan", "study.yaml"],
-        ["run", "study.yaml", "--storage", "results/one", "--quiet"],
-        ["ls", "results"],
-        ["verify", "results/one"],
-        ["report", "results/one"],
-    ):
-        print(f"$ ray-unlearn {' '.join(arguments)}", flush=True)
-        _run([command, *arguments], empty)
+    for arguments in (["--version"], ["methods"], ["plan", "study.yaml"]):
+        typed(command, arguments, empty)
+    print("$ ray-unlearn demo", flush=True)
+    cache = {"RAY_UNLEARN_CACHE": str(folder / "cache")}
+    demo = timed_demo([command, "demo", "--storage", "results/demo"], empty, _elsewhere() | cache)
+    for arguments in (["ls", "results"], ["verify", "results/demo"], ["report", "results/demo"]):
+        typed(command, arguments, empty)
+    return installed_s, demo
+
+
+def typed(command: Path, arguments: list[str], folder: Path) -> None:
+    """Show a command as a user types it, and run it."""
+    print(f"$ ray-unlearn {' '.join(arguments)}", flush=True)
+    _run([command, *arguments], folder)
 
 
 def new_environment(folder: Path) -> Path:
@@ -141,11 +169,15 @@ def _found(path: Path, pattern: str) -> str:
     return match[1] if match else "nothing"
 
 
+def _elsewhere() -> dict[str, str]:
+    """The variables of this process, without our checkout on Python's path."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 def _run(command: list[str | Path], folder: Path, capture: bool = False) -> str:
     """Run a command, which must succeed, without our checkout on its path."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, text=True, check=True,
+        command, cwd=folder, env=_elsewhere(), text=True, check=True,
         stdout=subprocess.PIPE if capture else None,
     )  # fmt: skip
     return done.stdout or ""

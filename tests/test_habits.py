@@ -10,6 +10,7 @@ from tiny import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "scripts"))
 from release_check import missing_addresses, slow_tests_open, wrong_versions
+from timed_demo import timed_demo
 
 
 def test_a_commit_is_checked_by_the_tools_of_make_lint() -> None:
@@ -100,3 +101,38 @@ def test_slow_tests_of_another_commit_stop_a_release(
     found = slow_tests_open(repository, "abcdef0123456789")
     for said, expected in zip(found, open_points, strict=True):
         assert expected in said
+
+
+LEDGER = "results/one/ledger/events.jsonl"
+DEMO = f"""\
+mkdir -p results/one/ledger
+echo '{{"seq": 0, "kind": "baseline", "name": "row"}}' > {LEDGER}
+sleep 1
+echo '{{"seq": 1, "kind": "row"}}' >> {LEDGER}
+"""
+
+
+def test_a_baseline_is_not_taken_for_a_demos_first_row(tmp_path: Path) -> None:
+    found = timed_demo(["sh", "-c", DEMO], tmp_path)
+    assert 1 <= found.first_row_s <= found.whole_s
+
+
+@pytest.mark.parametrize("command", [f"{DEMO} false", "true"])
+def test_a_demo_that_fails_or_has_no_row_gives_no_times(tmp_path: Path, command: str) -> None:
+    with pytest.raises(RuntimeError, match="exit code"):
+        timed_demo(["sh", "-c", command], tmp_path)
+
+
+def test_a_newcomer_has_empty_caches_and_a_clone_of_the_commit(tmp_path: Path) -> None:
+    sys.path.append(str(REPOSITORY / "benchmarks"))
+    import first_minutes
+
+    environment = first_minutes.newcomers_environment(tmp_path, empty_pip_cache=True)
+    assert environment["RAY_UNLEARN_CACHE"] == str(tmp_path / "cache")
+    assert environment["PIP_CACHE_DIR"] == str(tmp_path / "pip")
+    assert "PYTHONPATH" not in environment
+    if (REPOSITORY / ".git").exists():
+        head = first_minutes.resolved("HEAD")
+        first_minutes.cloned(head, tmp_path / "clone")
+        assert (tmp_path / "clone/Makefile").read_text() == (REPOSITORY / "Makefile").read_text()
+        assert not (tmp_path / "clone/.venv").exists()

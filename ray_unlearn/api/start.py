@@ -10,7 +10,7 @@ from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.free_place import check_free
 from ray_unlearn.store.location import opened, study_exists
-from ray_unlearn.store.storage import is_remote
+from ray_unlearn.store.storage import checked_url, is_remote
 from ray_unlearn.unlearn.named_files import check_named_files
 
 
@@ -64,7 +64,9 @@ def run(
         spec = narrow(spec, space_from, likely=likely, say=said)
     handle = Study(f"results/{spec.name}" if location is None else location)
     if not (resume and study_exists(handle.location)):
-        if not is_remote(handle.location):
+        if is_remote(handle.location):
+            checked_url(handle.location)
+        else:
             with opened(handle.location) as place:
                 check_free(place)
         check_named_files(spec)

@@ -10,6 +10,7 @@ from ray_unlearn.api.attacking import attack_repeats, attack_spec, attacked
 from ray_unlearn.api.exporting import check_table, export_trial
 from ray_unlearn.api.given import Lanes, PathLike, Say, operations_given, voice
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.known_elsewhere import ATTRIBUTES, elsewhere
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.spec.task_results import TaskResults
 from ray_unlearn.store.attack_file import AttackedModel
@@ -64,6 +65,15 @@ class Study:
         else:
             said = ""
         return f"<Study at {self.location}{said}>"
+
+    if not TYPE_CHECKING:  # a type checker must see a name that is not there as an error
+
+        def __getattr__(self, name: str) -> object:
+            """Say what an attribute of Optuna's studies is here."""
+            if hasattr(type(self), name):  # an error inside a property: let that one be seen
+                return object.__getattribute__(self, name)
+            known = elsewhere(ATTRIBUTES, name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{known}")
 
     @property
     def spec(self) -> StudySpec:
@@ -441,13 +451,14 @@ class Study:
             >>> study.evaluate("arc_easy", limit=100).scores[0].values
             {'this': 0.61, 'vanilla': 0.62, 'exact_retrain': 0.62}
         """
-        from ray_unlearn.unlearn.lm_eval_tasks import load_tasks
-        from ray_unlearn.unlearn.task_evaluation import evaluate_trial
-        from ray_unlearn.unlearn.trial_model import chosen_for_export
-
         names = [tasks] if isinstance(tasks, str) else list(tasks)
         with fetched(self.location) as folder:
-            chosen_for_export(*open_study(folder), str(trial), update, strength)  # fails early
+            read = open_study(folder)  # before torch is imported
+            from ray_unlearn.unlearn.lm_eval_tasks import load_tasks
+            from ray_unlearn.unlearn.task_evaluation import evaluate_trial
+            from ray_unlearn.unlearn.trial_model import chosen_for_export
+
+            chosen_for_export(*read, str(trial), update, strength)  # fails early
             return evaluate_trial(
                 folder,
                 storage_at(self.location),

@@ -4,8 +4,9 @@ Logs and progress go to stderr, results to stdout.
 """
 
 import os
+import re
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,8 @@ from typer.core import TyperCommand, TyperGroup
 from ray_unlearn.cli import COMMANDS, HEADINGS, command_named
 from ray_unlearn.cli.verbose import Verbose, log_to_stderr, with_verbose
 from ray_unlearn.spec.errors import EXIT_INTERRUPTED, UserError
+from ray_unlearn.spec.known_elsewhere import COMMANDS as COMMANDS_ELSEWHERE
+from ray_unlearn.spec.known_elsewhere import FLAGS, IN_THE_FILE, elsewhere
 from ray_unlearn.spec.printable import printable
 
 SETTINGS: dict[str, Any] = {
@@ -34,7 +37,7 @@ class _Commands(MutableMapping[str, Any]):
             if name not in COMMANDS:
                 raise KeyError(name)
             one = typer.Typer(add_completion=False, **SETTINGS)
-            one.command(name)(with_verbose(command_named(name)))
+            one.command(name, cls=_Command)(with_verbose(command_named(name)))
             self._made[name] = typer.main.get_command(one)
         return self._made[name]
 
@@ -51,12 +54,49 @@ class _Commands(MutableMapping[str, Any]):
         return len(COMMANDS)
 
 
+class _Command(TyperCommand):
+    """A command that answers options and overrides of other programs with what they are here."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and say more where that fails."""
+        given = list(args)  # click empties it
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if hasattr(error, "message") and (known := words_of_others(given)):
+                error.message = f"{str(error.message).rstrip('. ')}{known}"
+            raise
+
+
+def words_of_others(arguments: Sequence[str]) -> str:
+    """What the first option of Optuna, or the first override of Hydra, is here; empty: none."""
+    before = ""
+    for one in arguments:
+        name = one.partition("=")[0]
+        if name in FLAGS:
+            return elsewhere(FLAGS, name)
+        if OVERRIDE.match(one) and not before.startswith("-"):
+            return f"; here `{one}` is {IN_THE_FILE}"
+        before = one
+    return ""
+
+
+OVERRIDE = re.compile(r"[+~]{0,2}[\w./@]+=")
+"""An argument of Hydra, such as `trainer=GradAscent`."""
+
+
 class _Group(TyperGroup):
     """The commands under headings, without importing any of them for it."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
         self.commands = _Commands()
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The command; one of another program is answered with ours."""
+        if args and (known := elsewhere(COMMANDS_ELSEWHERE, args[0])):
+            ctx.fail(f"No such command {args[0]!r}{known}")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Their names, in the order of `--help`."""

@@ -39,9 +39,6 @@ def unlearn_command(
     json: Json = False,
 ) -> None:
     """Run one trial, without a search and without Ray, and show its evaluation rows."""
-    from ray_unlearn.unlearn.admission import admission
-    from ray_unlearn.unlearn.single_trial import Single
-
     spec = load_study(study)
     values: dict[str, Any] = dict(_setting(text) for text in settings or [])
     chosen = method_named(method)
@@ -49,6 +46,10 @@ def unlearn_command(
     hyperparameters = validated(chosen.values, _defaults(spec, method) | values, "--set")
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output}: exists and is not empty; name a new folder")
+    # What can be refused without torch is refused before it is imported.
+    from ray_unlearn.unlearn.admission import admission
+    from ray_unlearn.unlearn.single_trial import Single
+
     admitted = admission(spec, measures=False)
     admitted.refuse()
     for finding in admitted.worth_saying:

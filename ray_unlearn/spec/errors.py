@@ -32,5 +32,6 @@ class StorageError(UserError):
 def nearest(value: str, known: Iterable[str]) -> str:
     """`"; did you mean 'x'?"` for the closest known name, else the list of known names."""
     names = sorted(known)
-    close = difflib.get_close_matches(value, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(names)}"
+    alike = {name.casefold(): name for name in reversed(names)}
+    close = difflib.get_close_matches(value.casefold(), alike, n=1, cutoff=0.6)
+    return f"; did you mean {alike[close[0]]!r}?" if close else f"; known: {', '.join(names)}"

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.hyperparameters import HYPERPARAMETERS, NAME, ValueType, common_type
+from ray_unlearn.spec.known_elsewhere import METHOD_NAMES, SETTINGS, elsewhere
 from ray_unlearn.spec.method_definition import Method
 from ray_unlearn.spec.method_modules import load_user_methods
 from ray_unlearn.spec.shipped_methods import BESIDE_THEM, PAPER
@@ -118,7 +119,8 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         load_user_methods()
     if name not in METHODS:
-        raise UserError(f"unknown method {name!r}{nearest(name, METHODS)}")
+        known = elsewhere(METHOD_NAMES, name.casefold()) or nearest(name, METHODS)
+        raise UserError(f"unknown method {name!r}{known}")
     return METHODS[name]
 
 
@@ -136,11 +138,12 @@ def check_uses(method: Method, names: Iterable[str], place: str = "") -> None:
     where = f"{place}: " if place else ""
     for name in names:
         if name not in known_hyperparameters():
-            close = nearest(name, method.hyperparameters)
+            close = elsewhere(SETTINGS, name) or nearest(name, method.hyperparameters)
             raise UserError(f"{where}unknown hyperparameter {name!r}{close}")
         if name not in method.hyperparameters:
             raise UserError(
                 f"{where}`{name}`: {method.name} does not use it, so it has no effect; remove it"
+                f"{elsewhere(SETTINGS, name)}"
             )
 
 

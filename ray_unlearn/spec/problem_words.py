@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ray_unlearn.spec.errors import nearest
+from ray_unlearn.spec.known_elsewhere import KEYS, VALUES, elsewhere
 from ray_unlearn.spec.places import Loc, Where
 from ray_unlearn.spec.printable import clipped
 
@@ -78,12 +79,14 @@ def _shown(problem: Mapping[str, Any]) -> str:
     unsaid = ("value_error", "extra_forbidden", "missing", "union_tag_invalid", "literal_error")
     if problem["type"] in unsaid or isinstance(value, dict):
         return ""
-    return f", got {clipped(repr(value))}"
+    return f", got {clipped(repr(value))}{elsewhere(VALUES, value)}"
 
 
 def _words(model: type[BaseModel], problem: Mapping[str, Any], loc: Loc) -> str:
     value, kind, more = problem.get("input"), problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
+        if known := elsewhere(KEYS, loc[-1]):
+            return f"unknown key{known}"
         owner = _owner(model, problem["loc"][:-1])
         return f"unknown key{nearest(str(loc[-1]), owner.model_fields) if owner else '; remove it'}"
     if kind == "missing":
@@ -95,7 +98,8 @@ def _words(model: type[BaseModel], problem: Mapping[str, Any], loc: Loc) -> str:
     if kind == "union_tag_not_found":
         return "a range needs its `type`: `float`, `int`, `choice` or `fixed`"
     if kind == "union_tag_invalid":
-        return f"`type` must be {more['expected_tags']}, got {clipped(repr(more['tag']))}"
+        got = f"{clipped(repr(more['tag']))}{elsewhere(VALUES, more['tag'])}"
+        return f"`type` must be {more['expected_tags']}, got {got}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if kind == "literal_error":
         expected = str(more["expected"])
@@ -108,7 +112,9 @@ def _words(model: type[BaseModel], problem: Mapping[str, Any], loc: Loc) -> str:
 
 
 def _close(value: Any, expected: str) -> str:
-    """`; did you mean 'cosine'?`, where one of the expected texts is close."""
+    """`; did you mean 'cosine'?`, where one of the expected texts is close, or known elsewhere."""
+    if known := elsewhere(VALUES, value):
+        return known
     close = difflib.get_close_matches(str(value), re.findall(r"'([^']*)'", expected), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -14,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ray_unlearn.spec.errors import UserError, nearest
+from ray_unlearn.spec.known_elsewhere import METRICS, elsewhere
 from ray_unlearn.spec.objective_spec import Limits, ObjectiveSpec
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.schema import COLUMNS, HALVES, Column, Row
-from ray_unlearn.store.study_columns import set_of, study_columns
+from ray_unlearn.store.study_columns import set_of, study_columns, unmeasured
 
 SELECTION = HALVES[0]
 SCORE_NAME = "score"
@@ -234,7 +235,7 @@ def _column(metric: str, columns: Mapping[str, Column], place: str) -> Column:
             SCORE_NAME
         }
         names = {name for name in names if not name.endswith(tuple(f"_{h}" for h in HALVES))}
-        hint = _nearest_metric(metric, names)
+        hint = elsewhere(METRICS, metric) or unmeasured(metric) or _nearest_metric(metric, names)
         raise UserError(f"{place}: unknown metric {metric!r}{hint}") from None
 
 

@@ -386,8 +386,14 @@ class Follower:
 def _check_there(folder: Path) -> None:
     check_no_file(folder)
     if not (folder / "ledger" / "events.jsonl").is_file():
+        model = (
+            "; it is a model: measure it as `model.source` of a study, with `ray-unlearn plan`"
+            if (folder / "config.json").is_file()
+            else ""
+        )
         raise UserError(
             f"{folder}: no study there (no ledger/events.jsonl); give the folder of `run --storage`"
+            f"{model}"
         )
 
 

@@ -120,8 +120,11 @@ def checked_url(url: str) -> str:
     if parts.scheme == "file":
         raise UserError(f"{shown}: give a local folder as a plain path: {parts.path}")
     if parts.scheme not in SCHEMES:
+        database = parts.scheme.startswith(("sqlite", "mysql", "postgresql", "redis"))
+        folder = "; a study is a folder: --storage results/NAME" if database else ""
         raise UserError(
-            f"{shown}: unknown kind of storage {parts.scheme!r}{nearest(parts.scheme, SCHEMES)}"
+            f"{shown}: unknown kind of storage {parts.scheme!r}"
+            f"{folder or nearest(parts.scheme, SCHEMES)}"
         )
     account = parts.scheme.startswith("abfs") or parts.username == "anonymous"
     if parts.password or (parts.username and not account):

@@ -137,6 +137,27 @@ def set_of(column: str) -> tuple[str, str] | None:
     return next(found, None)
 
 
+def unmeasured(metric: str) -> str:
+    """What a study must ask for so that its rows have a metric, for messages; empty: nothing."""
+    asked = NEEDS.get(metric)
+    found = set_of(metric)
+    if asked is None and found is not None and found[1] in NEEDS_OF_A_SET:
+        asked = NEEDS_OF_A_SET[found[1]].format(*found)
+    return f": it is measured only with {asked}" if asked else ""
+
+
+NEEDS = {
+    "forget_quality": "`perturbed` answers of the forget split and `model.exact_retrain`",
+    "model_utility": "`evaluation.model_utility`, which names sets",
+    "priv_leak": "`evaluation.priv_leak: true` and `model.exact_retrain`",
+}
+NEEDS_OF_A_SET = {
+    **dict.fromkeys((one.name for one in _GENERATED), "`{0}` in `evaluation.generate`"),
+    **dict.fromkeys((one.name for one in _TRUTH), "`perturbed` answers of `{0}`"),
+}
+"""By metric of a set."""
+
+
 def _has_truth_ratio(source: SplitSource | None) -> bool:
     return source is not None and source.perturbed is not None
 

@@ -12,12 +12,14 @@ from ray_unlearn.spec.document import Document, Turn
 from ray_unlearn.spec.errors import UserError, nearest
 from ray_unlearn.spec.evaluation_spec import WatchedSet
 from ray_unlearn.spec.given_file import json_value
+from ray_unlearn.unlearn.as_jsonl import as_jsonl
 from ray_unlearn.unlearn.dealt_splits import deal_splits
 from ray_unlearn.unlearn.document_hash import text_hash
 from ray_unlearn.unlearn.finding import Finding
 from ray_unlearn.unlearn.hub_ids import check_hub_id
 
 TEXT_FILES = (".txt", ".md")
+KINDS = (".jsonl", ".jsonl.gz", ".parquet", *TEXT_FILES)
 SYSTEM = "system"
 LFS_POINTER = "version https://git-lfs"
 ReadRow = tuple[str, Document]
@@ -178,14 +180,14 @@ def refuse_overlap(documents: Mapping[str, Sequence[Document]]) -> None:
 
 
 def check_path(source: SplitSource, where: str) -> None:
-    """Refuse a local source that is not there; one on the hub is not asked for.
+    """Refuse a local source that is not there or cannot be read; one on the hub is not asked for.
 
     Args:
         source: of a split.
         where: the study file's key that names it.
 
     Raises:
-        UserError: no such file or folder.
+        UserError: no such file or folder, or a file of another kind.
     """
     path = Path(source.path or ".")
     if not path.exists():
@@ -193,6 +195,11 @@ def check_path(source: SplitSource, where: str) -> None:
         raise UserError(
             f"{where}.path: no such file or folder: "
             f"{path}{nearest(path.name, siblings) if siblings else ''}"
+        )
+    if path.is_file() and not path.name.endswith(KINDS):
+        raise UserError(
+            f"{where}.path: unknown file type {path.name!r}; use .jsonl, .jsonl.gz, .parquet, "
+            f".txt or a folder{as_jsonl(path)}"
         )
 
 
@@ -214,13 +221,8 @@ def _read_all(source: SplitSource, where: str) -> Iterator[ReadRow]:
         yield from _from_jsonl(path, source, where)
     elif path.suffix == ".parquet":
         yield from _from_parquet(path, source, where)
-    elif path.suffix in TEXT_FILES:
-        yield f"{where}.path: {path}", Document(path.name, _text_of(path, where))
     else:
-        raise UserError(
-            f"{where}.path: unknown file type {path.name!r}; use .jsonl, .jsonl.gz, .parquet, "
-            ".txt or a folder"
-        )
+        yield f"{where}.path: {path}", Document(path.name, _text_of(path, where))
 
 
 def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow]:
@@ -235,12 +237,13 @@ def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow
             except ValueError as error:
                 raise UserError(
                     f"{where}.path: {path}, line {number}: not valid JSON: {error}"
-                    f"{_instead(line, number)}"
+                    f"{_instead(path, line, number)}"
                 ) from None
             if not isinstance(entry, dict):
                 raise UserError(
                     f"{where}.path: {path}, line {number}: must be an object, got "
-                    f'{type(entry).__name__}; write one to a line: {{"text": ...}}'
+                    f"{type(entry).__name__}"
+                    + (as_jsonl(path) or '; write one to a line: {"text": ...}')
                 )
             if source.id is not None and without_id is not False:
                 without_id = source.id not in entry
@@ -253,7 +256,7 @@ def _from_jsonl(path: Path, source: SplitSource, where: str) -> Iterator[ReadRow
         )
 
 
-def _instead(line: str, number: int) -> str:
+def _instead(path: Path, line: str, number: int) -> str:
     """What a file that is no JSONL may be, by its first line, and what to do."""
     begin = line.lstrip()
     if number > 1:
@@ -261,7 +264,7 @@ def _instead(line: str, number: int) -> str:
     if begin.startswith(LFS_POINTER):
         return "; it is a git-lfs pointer, not the documents: run `git lfs pull` in its folder"
     if begin.startswith(("{", "[")):
-        return "; write one object to a line, without line breaks inside"
+        return as_jsonl(path) or "; write one object to a line, without line breaks inside"
     return "" if begin.startswith('"') else "; is it JSONL, one object to a line?"
 
 

@@ -72,12 +72,12 @@ MISTAKES = [
         data_bytes(
             lambda b: json.dumps([json.loads(x) for x in b.splitlines()]).encode(), "forget.json"
         ),
-        (FORGET, "forget.json", ".jsonl"),
+        (FORGET, "forget.json", "python -c 'import json; "),
     ),
     Mistake(
         "a JSON array named .jsonl",
         data_bytes(lambda b: json.dumps([json.loads(x) for x in b.splitlines()]).encode()),
-        (FORGET, "line 1", "must be an object", "one to a line"),
+        (FORGET, "line 1", "must be an object", "python -c 'import json; "),
     ),
     Mistake(
         "indented JSON named .jsonl",
@@ -85,7 +85,9 @@ MISTAKES = [
         (FORGET, "line 1", "not valid JSON", "one object to a line"),
     ),
     Mistake(
-        "CSV", data_bytes(lambda b: b"text\nabc\n", "forget.csv"), (FORGET, "forget.csv", ".jsonl")
+        "CSV",
+        data_bytes(lambda b: b"text\nabc\n", "forget.csv"),
+        (FORGET, "forget.csv", "python -c 'import pandas; "),
     ),
     Mistake(
         "a Word document",

@@ -2,6 +2,7 @@
 
 import re
 
+from ray_unlearn.spec.known_elsewhere import ALIASES
 from ray_unlearn.spec.method_registry import known_hyperparameters, value_type
 
 PREFIXES = (
@@ -10,22 +11,6 @@ PREFIXES = (
     "hyperparameters/", "args.", "args/",
 )  # fmt: skip
 """How programs mark hyperparameters. A table with such columns has no others."""
-ALIASES = {
-    "learning_rate": ("lr", "learningrate", "peak_lr", "max_lr", "lr_peak"),
-    "batch_size": (
-        "bs", "batchsize", "train_batch_size",
-    ),
-    "steps": ("max_steps", "num_steps", "n_steps", "total_steps", "train_steps", "num_updates"),
-    "weight_decay": ("wd", "weightdecay"),
-    "w_r": ("retain_weight", "retain_coef", "retain_coeff"),
-    "w_f": ("forget_weight", "forget_coef", "forget_coeff"),
-    "schedule": ("lr_schedule", "lr_scheduler", "lr_scheduler_type"),
-    "warmup_steps": ("num_warmup_steps",),
-    "max_grad_norm": ("grad_clip", "gradient_clipping", "clip_grad_norm", "max_norm"),
-    "adam_beta1": ("beta1",),
-    "adam_beta2": ("beta2",),
-}  # fmt: skip
-"""Our hyperparameters under names that are usual elsewhere."""
 OTHERS = frozenset((
     "epochs", "num_epochs", "n_epochs", "num_train_epochs", "max_epochs", "optimizer", "optim",
     "opt", "dropout", "momentum", "nesterov", "alpha", "beta", "gamma", "delta", "tau", "sigma",
