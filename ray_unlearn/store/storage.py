@@ -242,7 +242,7 @@ class FolderStorage:
             )
 
     def _mode(self, name: str) -> int | None:
-        """Mode of a file below the folder; None if a symbolic link leads to it, or it is missing."""
+        """Mode of a file below the folder; None: a symbolic link leads to it, or it is missing."""
         here, mode = self.url, None
         for part in name.split("/"):
             here = f"{here}/{part}"
