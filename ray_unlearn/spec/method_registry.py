@@ -142,8 +142,8 @@ def check_uses(method: Method, names: Iterable[str], place: str = "") -> None:
             raise UserError(f"{where}unknown hyperparameter {name!r}{close}")
         if name not in method.hyperparameters:
             raise UserError(
-                f"{where}`{name}`: {method.name} does not use it, so it has no effect; remove it"
-                f"{elsewhere(SETTINGS, name)}"
+                f"{where}`{name}`: {method.name} does not use it, so it has no effect"
+                f"{elsewhere(SETTINGS, name) or '; remove it'}"
             )
 
 

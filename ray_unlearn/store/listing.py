@@ -4,6 +4,7 @@ A study's driver leaves its counts in `live.json`. Where that is as new as the l
 not read; where it is not (no such file, a driver that was killed), it is.
 """
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -25,6 +26,7 @@ from ray_unlearn.store.status import Follower
 from ray_unlearn.store.storage import below, checked_url, is_remote
 from ray_unlearn.store.stored_file import Stored
 
+_log = logging.getLogger(__name__)
 StudyState = Literal["running", "silent", "finished", "stopped", "broken"]
 """`silent`: its driver has neither ended nor been heard of for a minute."""
 _IN_A_STUDY = re.compile(rf"(.*?)/?({EVENTS}/\d+\.jsonl|ledger/segments/.+)")
@@ -68,6 +70,7 @@ def listed(place: str, environment: Environment = REAL) -> list[ListedStudy]:
     top = Path(place).expanduser()
     if not top.is_dir():
         raise UserError(f"{top}: no such folder")
+    _log.info("look for studies below %s", top)
     found = (_local(top, folder, environment) for folder in _folders(top))
     return sorted(found, key=lambda study: study.name)
 
@@ -82,6 +85,7 @@ def _folders(top: Path) -> Iterator[Path]:
 
 
 def _local(top: Path, folder: Path, environment: Environment) -> ListedStudy:
+    _log.info("look at the study in %s", folder)
     name = folder.relative_to(top).as_posix()
     bare = ListedStudy(name, str(folder), "broken", size_bytes=_size(folder))
     if problem := _damage(folder):

@@ -53,10 +53,9 @@ def make_ready(spec: ModelSpec, progress: Callable[[str, float], None] | None = 
         UserError: as in `check_source`.
     """
     check_source(spec)
-    for source in (spec.source, spec.exact_retrain):
-        if source is not None and source.startswith("demo:"):
-            domain, seed = demo_model(source)
-            build(domain, progress=progress, seed=seed)
+    if spec.source.startswith("demo:"):
+        domain, seed = demo_model(spec.source)
+        build(domain, progress=progress, seed=seed)
     again = [demo_retrained(one) for one in spec.exact_retrain_seeds if one.startswith("demo:")]
     if again:  # each trains in a process of one thread; this only waits for them
         with ThreadPoolExecutor(min(len(again), os.cpu_count() or 1)) as pool:

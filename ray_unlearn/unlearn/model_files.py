@@ -42,6 +42,8 @@ def check_source(spec: ModelSpec) -> None:
         if source.startswith("demo:"):
             if field == "exact_retrain_seeds":
                 _check_another_seed(source, spec.source)
+            elif field == "exact_retrain":
+                raise UserError(_not_retrained(source))
             else:
                 _check_demo(source, field)
             continue
@@ -87,6 +89,15 @@ def _check_demo(source: str, field: str) -> None:
     except UserError as error:
         said = str(error)
         raise UserError(said if said.startswith("model.") else f"model.{field}: {said}") from None
+
+
+def _not_retrained(source: str) -> str:
+    """Why a demo model's name is none of a retrained one."""
+    domain = source.removeprefix("demo:").partition("#")[0].partition("@")[0]
+    return (
+        f"model.exact_retrain: {source!r} is no retrained model; leave it out, a demo model as "
+        f"`model.source` brings its own, or name `exact_retrain_seeds: [demo:{domain}@0]`"
+    )
 
 
 def _beside(folder: Path) -> str:

@@ -224,6 +224,11 @@ MISTAKES = [
         ("study.yaml", "model.revision", "quotes"),
     ),
     Mistake(
+        "a demo's model as the retrained one",
+        key("model.exact_retrain", "demo:latex"),
+        ("model.exact_retrain", "'demo:latex' is no retrained model", "demo:latex@0"),
+    ),
+    Mistake(
         "a retrained model that is not there",
         key("model.exact_retrain", "./gone"),
         ("model.exact_retrain", "no such folder"),

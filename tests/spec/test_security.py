@@ -158,6 +158,7 @@ ONE_PLACE = {
         "spec/given_file.py",
         "unlearn/world.py", "unlearn/conversations.py", "demo/pretrain.py", "demo/text.py",
         "demo/build.py",  # of their own making, in this process or on this machine
+        "unlearn/as_jsonl.py",  # in a command that a message proposes
     },
     r"(?m)^ *print\(": {
         "cli/show.py", "cli/main.py", "cli/watch.py", "api/given.py", "execution/study.py",
