@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import mutations as m
@@ -43,6 +44,7 @@ from ray_unlearn.unlearn.model import load_model, load_tokenizer
 from ray_unlearn.unlearn.model_files import check_source
 from ray_unlearn.unlearn.sources import read_source
 
+ON_A_CPU: Any = SimpleNamespace(device=torch.device("cpu"))
 FIXTURES = REPOSITORY / "tests/fixtures"
 Call = Callable[[Path], Callable[[], Any]]
 """Of a world's folder: what to call."""
@@ -269,7 +271,7 @@ def _model(name: str) -> Call:
 
 
 def _checkpoint(place: Path) -> Callable[[], Any]:
-    return lambda: TrialState(None, CONFIG, None, None).read(place / "last.pt", {1, 2, 4})
+    return lambda: TrialState(ON_A_CPU, CONFIG, None, None).read(place / "last.pt", {1, 2, 4})
 
 
 def _documents(place: Path) -> Callable[[], Any]:

@@ -52,6 +52,9 @@ from ray_unlearn.store.verify import verify
 from ray_unlearn.unlearn.checkpoint import VERSION, TrialState
 from ray_unlearn.unlearn.policy import load_policy
 
+ON_A_CPU: Any = SimpleNamespace(device=torch.device("cpu"))
+"""What a trial's state needs of a workspace to read a checkpoint."""
+ON_A_GPU: Any = SimpleNamespace(device=torch.device("cuda"))
 SOURCES = sorted((REPOSITORY / "ray_unlearn").rglob("*.py"))
 READS_PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 STARTS_PROCESSES = {"Parallel", "delayed"}
@@ -298,7 +301,8 @@ def test_a_planted_checkpoint_is_of_no_use(
 ) -> None:
     path = tmp_path / "last.pt"
     _planted(payload, config, kind, path)
-    assert TrialState(None, config, None, None).read(path, {1, 2, 4}) is None
+    for workspace in (ON_A_CPU, ON_A_GPU):
+        assert TrialState(workspace, config, None, None).read(path, {1, 2, 4}) is None
 
 
 @pytest.mark.parametrize(
@@ -315,7 +319,7 @@ def test_nor_is_one_of_another_form(config: TrialConfig, content: Any, tmp_path:
     if isinstance(content, dict):
         content = {"version": VERSION, "trial_id": config.id, "meter": 3} | content
     torch.save(content, tmp_path / "last.pt")
-    assert TrialState(None, config, None, None).read(tmp_path / "last.pt", ()) is None
+    assert TrialState(ON_A_CPU, config, None, None).read(tmp_path / "last.pt", ()) is None
 
 
 def test_a_usable_checkpoint_is_read(config: TrialConfig, tmp_path: Path) -> None:
@@ -323,7 +327,9 @@ def test_a_usable_checkpoint_is_read(config: TrialConfig, tmp_path: Path) -> Non
     torch.save(
         {"version": VERSION, "trial_id": config.id, "meter": {"update": 1}}, tmp_path / "last.pt"
     )
-    assert TrialState(None, config, None, None).read(tmp_path / "last.pt", {1}) is not None
+    for workspace in (ON_A_CPU, ON_A_GPU):
+        state = TrialState(workspace, config, None, None)
+        assert state.read(tmp_path / "last.pt", {1}) is not None
 
 
 def test_planted_weights_do_not_run(payload: Payload, tmp_path: Path) -> None:
