@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from tabular_files import ATTACKS, Source, numbered_points, write_tables
+from tabular_writing import ATTACKS, Source, numbered_points, write_tables
 
 import ray_unlearn as ru
 from ray_unlearn.api.attacking import attacked
