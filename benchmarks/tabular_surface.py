@@ -58,6 +58,8 @@ class TabularSurface:
     def said(self) -> str:
         """Size, best score and error of the nearest answer, in words."""
         errors = self.table.left_out_errors(OBJECTIVE)
+        if not len(errors):
+            raise SystemExit(f"{self.table.method}: one configuration is no search; give more")
         scores = self.table.values(OBJECTIVE).min(1)
         shares = [f"{np.mean(scores <= self.best * (1 + t)):.1%}" for t in (0.05, 0.10, 0.25)]
         return (

@@ -12,6 +12,7 @@ goes on where it was; a trial that has ended is never run again.
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from tabular_files import ATTACKS, Source, numbered_points, write_tables
+from tabular_writing import ATTACKS, Source, numbered_points, write_tables
 
 import ray_unlearn as ru
 from ray_unlearn.api.attacking import attacked
@@ -39,6 +40,8 @@ PART = 8
 PART_SEEDS = (1, 2)
 PART_FROM = 32
 """Configurations of each method in every world before the part is run."""
+PAUSES_S = (60, 300, 1800)
+"""Before Ray is started again that did not start."""
 UNFIT = ("dpo", "idk", "llmu", "residual_alignment")
 """Methods (and their kin) that need prompts and answers, or LoRA."""
 MethodList = Literal["paper", "others"]
@@ -134,8 +137,21 @@ Say = Callable[[str], None]
 
 
 def run_study(spec: StudySpec, place: Path) -> ru.Study:
-    """Run a study, or go on with it; ends this process where it was interrupted."""
-    study = ru.run(spec, place, resume=True)
+    """Run a study, or go on with it; ends this process where it was interrupted.
+
+    On a busy machine Ray may not start in time, and a build starts it for each study of each pass:
+    it is tried again after a while.
+    """
+    from ray_unlearn.execution.ray_runtime import RayNotStarted
+
+    for pause_s in (*PAUSES_S, None):
+        try:
+            study = ru.run(spec, place, resume=True)
+            break
+        except RayNotStarted:
+            if pause_s is None:
+                raise
+            time.sleep(pause_s)
     assert study.last_run is not None
     if study.last_run.interrupted:
         sys.exit(f"stopped in {place}; the same command goes on")

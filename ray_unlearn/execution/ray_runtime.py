@@ -82,6 +82,10 @@ def placed_on(address: str, operations: Operations, trials: int, worker_gib: flo
         ray.shutdown()
 
 
+class RayNotStarted(UserError):
+    """Ray's processes did not start in time; the next attempt may succeed."""
+
+
 def _init(address: str | None, cpus: int, methods: Collection[str] = ()) -> None:
     where = f"here, with {cpus} CPUs" if address is None else f"at {address}"
     _log.info("connect to Ray %s", where)
@@ -114,7 +118,7 @@ def _init(address: str | None, cpus: int, methods: Collection[str] = ()) -> None
             "you can enter"
         ) from None
     except Exception as error:  # Ray raises bare ones if its processes do not start in time
-        raise UserError(
+        raise RayNotStarted(
             f"Ray cannot start on this machine: {error}; is it overloaded? try again"
         ) from None
 

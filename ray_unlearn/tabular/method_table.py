@@ -68,6 +68,8 @@ class MethodTable:
         stem = _file_of(facts, self.domain, method)
         about = facts["files"][stem]
         self.space: dict[str, dict[str, Any]] = about["methods"][method]["space"]
+        for name, parameter in self.space.items():
+            _check_parameter(name, parameter)
         self.updates: tuple[int, ...] = tuple(about["updates"])
         self.directions: dict[str, Direction] = {
             name: column["direction"]
@@ -178,6 +180,14 @@ def _file_of(facts: Mapping[str, Any], domain: str, method: str) -> str:
             return str(stem)
     known = {name for file in own.values() for name in file["methods"]}
     raise UserError(f"the table has no method {method!r} in {domain}{nearest(method, known)}")
+
+
+def _check_parameter(name: str, parameter: Mapping[str, Any]) -> None:
+    if parameter["type"] == "choice":
+        return
+    low, high = parameter["low"], parameter["high"]
+    if not -math.inf < low < high < math.inf or (parameter["scale"] == "log" and low <= 0):
+        raise ValueError(f"{name} has no range from {low} to {high}")
 
 
 def _unit(values: pd.Series, parameter: Mapping[str, Any]) -> NDArray[np.float64]:

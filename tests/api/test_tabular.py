@@ -1,4 +1,4 @@
-"""The tabular benchmark as users read it: the rows, the problem for Optuna, the blackbox."""
+"""The tabular benchmark as users read it."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from ray_unlearn.tabular import (
 )
 
 REPOSITORY = Path(__file__).parents[2]
-SAMPLE = REPOSITORY / "tests" / "fixtures" / "tabular"
+SAMPLE = REPOSITORY / "tests/fixtures/tabular"
 METHOD = "ascent_kl_in_distribution"
 # learning rate, w_r, then by update: forget NLL, score, accuracy. Configuration 2 diverges after 1.
 CONFIGURATIONS = [
@@ -159,16 +159,16 @@ def test_a_point_without_a_value_is_refused(toy: Path) -> None:
 
 def test_another_choice_is_further_than_any_near_value(tmp_path: Path) -> None:
     """Choices have no order: the second is as far from the first as the third."""
-    lines = [{"kind": "abc"[line["configuration"]]} | line for line in lines_of()]
-    written(tmp_path, lines)
-    facts = json.loads((tmp_path / FACTS).read_text())
+    lines = [{"kind": "bac"[line["configuration"]]} | line for line in lines_of()]
+    facts = json.loads((written(tmp_path, lines) / FACTS).read_text())
     space = {"kind": {"type": "choice", "choices": ["a", "b", "c"]}}
     facts["files"]["toy"]["methods"][METHOD]["space"] |= space
     (tmp_path / FACTS).write_text(json.dumps(facts))
     table = MethodTable(tmp_path, "toy", METHOD)
-    assert table.nearest({"learning_rate": 9e-3, "w_r": 1.1, "kind": "b"}) == 2
-    assert table.nearest({"learning_rate": 1.1e-3, "w_r": 3.9, "kind": "c"}) == 1
-    assert table.nearest({"learning_rate": 3.2e-4, "w_r": 1.9, "kind": "b"}) == 1
+    # From a at (1, 0): 1 to configuration 2 (c), 1.12 to 1 (a, at (0.5, 1)), 1.41 to 0 (b).
+    assert table.nearest({"learning_rate": 1e-2, "w_r": 1.0, "kind": "a"}) == 2
+    assert table.nearest({"learning_rate": 1e-4, "w_r": 1.0, "kind": "c"}) == 0
+    assert table.nearest({"learning_rate": 1e-3, "w_r": 1.1, "kind": "c"}) == 2
 
 
 def test_what_a_diverged_trial_never_had_is_infinitely_bad_and_costs_nothing(toy: Path) -> None:
@@ -194,10 +194,9 @@ def test_a_problem_answers_with_the_best_row_of_free_steps(toy: Path) -> None:
     assert problem.evaluate({"learning_rate": 1e-4, "w_r": 1.0}) == 0.4
     assert problem.evaluate({"learning_rate": 1e-3, "w_r": 4.0}) == 0.2
     assert problem.directions == [optuna.study.StudyDirection.MINIMIZE]
-    assert problem.search_space == {
-        "learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
-        "w_r": optuna.distributions.FloatDistribution(1, 4, log=True),
-    }
+    real = optuna.distributions.FloatDistribution
+    searched = {"learning_rate": real(1e-4, 1e-2, log=True), "w_r": real(1, 4, log=True)}
+    assert problem.search_space == searched
 
 
 def test_a_column_to_be_maximised_is(toy: Path) -> None:
@@ -242,13 +241,14 @@ def test_a_study_of_optuna_finds_the_best_configuration(toy: Path) -> None:
 
 def test_a_pruner_sees_each_update_and_stops_a_trial(toy: Path) -> None:
     problem = TabularProblem(toy, "toy", METHOD, prune=True)
-    study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.85))
+    study = optuna.create_study(pruner=optuna.pruners.ThresholdPruner(upper=0.95))
+    study.enqueue_trial({"learning_rate": 1e-2, "w_r": 1.0})
     study.enqueue_trial({"learning_rate": 1e-4, "w_r": 1.0})
-    study.enqueue_trial({"learning_rate": 1e-3, "w_r": 4.0})
     study.optimize(problem, n_trials=2)
     first, second = study.trials
-    assert (first.state.name, first.intermediate_values) == ("PRUNED", {1: 0.9})
-    assert (second.state.name, second.intermediate_values) == ("COMPLETE", {1: 0.8, 2: 0.7, 4: 0.2})
+    assert (first.state.name, first.intermediate_values) == ("PRUNED", {1: 5.0})
+    best_so_far = {1: 0.9, 2: 0.4, 4: 0.4}
+    assert (second.state.name, second.intermediate_values) == ("COMPLETE", best_so_far)
 
 
 # -- Syne Tune -------------------------------------------------------------------------------------
@@ -293,8 +293,7 @@ def test_the_sample_is_whole_and_says_what_it_is() -> None:
     facts, rows = load_facts(SAMPLE), load_table(SAMPLE)
     (file,) = facts["files"].values()
     assert len(rows) == file["rows"]
-    first = len([*rows.columns[: rows.columns.get_loc("update")]])
-    assert set(rows.columns[first:]) <= set(facts["columns"])
+    assert set(rows.columns[rows.columns.get_loc("update") :]) <= set(facts["columns"])
     assert rows["update"].isin(file["updates"]).all()
     vanilla = file["models"]["0"]["baselines"]["vanilla"]
     gaps = rows["forget_nll"] - vanilla["approximate_nll_selection"]

@@ -16,13 +16,14 @@ import pytest
 from in_process import InProcess, Session
 
 import ray_unlearn as ru
+from ray_unlearn.execution.ray_runtime import RayNotStarted
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.attack_file import AttackedModel, AttackOutcome, write_attacks
 from ray_unlearn.tabular import MethodTable, load_facts, load_table
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 import tabular_benchmark as benchmark
-from tabular_benchmark import arguments, build, passes
+from tabular_benchmark import arguments, build, passes, run_study
 
 METHODS = ["gradient_ascent", "ascent_kl_in_distribution"]
 METHOD = METHODS[1]
@@ -178,3 +179,23 @@ def test_facts_say_what_is_in_each_file(built: Path) -> None:
     assert latex["methods"][METHOD]["fixed"]["batch_size"] == 4
     assert latex["updates"][-1] == 32
     assert "median" in latex["nearest"][METHOD]
+
+
+def test_a_ray_that_does_not_start_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build of two days starts it for every study of every pass, beside other work."""
+    starts, pauses = iter([True, True, False]), []
+
+    def run(spec: StudySpec, place: Path, resume: bool) -> ru.Study:
+        if next(starts):
+            raise RayNotStarted("overloaded")
+        study = in_process()(spec, place)
+        study.last_run = argparse.Namespace(interrupted=False)
+        return study
+
+    monkeypatch.setattr(benchmark.ru, "run", run)
+    monkeypatch.setattr(benchmark.time, "sleep", pauses.append)
+    spec = benchmark.world_study(benchmark.World("latex", 0), tmp_path / "files", 1)
+    assert len(run_study(spec, tmp_path / "study").trials) == len(METHODS)
+    assert pauses == [60, 300]

@@ -38,6 +38,7 @@ from ray_unlearn.store.object_events import HEADER_COPY, event_object, joined_ob
 from ray_unlearn.store.object_storage import ObjectStorage
 from ray_unlearn.store.repair import repair_remote
 from ray_unlearn.store.working_copy import WorkingCopy
+from ray_unlearn.tabular import MethodTable, load_table
 from ray_unlearn.unlearn.checkpoint import VERSION, TrialState
 from ray_unlearn.unlearn.guessed_fields import guessed_fields
 from ray_unlearn.unlearn.model import load_model, load_tokenizer
@@ -75,6 +76,7 @@ def world(folder: Path) -> Path:
     shutil.copytree(FIXTURES / "study_schema_3/study", place / "study")
     shutil.copytree(FIXTURES / "study_schema_2/model", place / "model")
     shutil.copytree(FIXTURES / "study_schema_2/text", place / "text")
+    shutil.copytree(FIXTURES / "tabular", place / "tabular")
     shutil.copytree(REPOSITORY / "search_spaces", place / "search_spaces")
     for name in ("guidelines.json", "before.json"):
         shutil.copy(REPOSITORY / "docs/reference/guidelines.json", place / name)
@@ -232,6 +234,19 @@ def _report(*sources: str) -> Call:
         return written
 
     return call
+
+
+def _tabular_rows(place: Path) -> Callable[[], Any]:
+    return lambda: load_table(place / "tabular")
+
+
+def _tabular_method(place: Path) -> Callable[[], Any]:
+    def read() -> None:
+        table = MethodTable(place / "tabular", "shakespeare", "gradient_ascent")
+        table.curve(table.nearest({"learning_rate": 1e-3}))
+        table.left_out_errors()
+
+    return read
 
 
 def _trials(*sources: str) -> Call:
@@ -405,6 +420,10 @@ ENTRANCES = (
     Entrance(
         "result table in text", ("csv/rows.csv",), (m.csv_cells,) * 6 + m.BYTES,
         {"trials": _trials("csv/rows.csv")},
+    ),
+    Entrance(
+        "tabular benchmark", ("tabular/table.json", "tabular/shakespeare.parquet"), JSON,
+        {"rows": _tabular_rows, "method": _tabular_method},
     ),
     Entrance(
         "foreign table", ("foreign.csv",), (m.csv_cells,) * 6 + m.BYTES,
