@@ -349,7 +349,12 @@ class Session:
 
     def _run_trials(self, ledger: Ledger, search: Search) -> None:
         recorder = Recorder(
-            self.spec, ledger, search, Pruner(self.spec, search.surfaces), [], self.simulated.storage
+            self.spec,
+            ledger,
+            search,
+            Pruner(self.spec, search.surfaces),
+            [],
+            self.simulated.storage,
         )
         conductor = Conductor(
             recorder,
