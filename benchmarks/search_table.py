@@ -67,6 +67,7 @@ LOSSES = ("forget_nll", "retain_nll_selection", "general_nll_selection")
 UNIT = 0.05
 MOST_TRIALS = 1_000
 MOST_CHANGE = 20.0
+TOLERANCE = "one tolerance"
 SMOOTHING = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FOLDS = 6
 
@@ -410,13 +411,19 @@ def middle(values: Sequence[float]) -> str:
 
 def compare(
     label: str, world: World, base: StudySpec, given: argparse.Namespace
-) -> dict[str, Mapping[str, float]]:
-    """Print a cell's table; return each contestant's median updates by goal."""
+) -> dict[str, Mapping[str, list[float]]]:
+    """Print a cell's table; return each contestant's updates by goal.
+
+    A search that never arrived is charged its budget.
+    """
     goals = {
         "5 %": world.best * 1.05,
         "10 %": world.best * 1.1,
-        "one tolerance": world.best + given.tolerance,
+        TOLERANCE: world.best + given.tolerance,
     }
+    if given.until_tolerance:
+        goals = {TOLERANCE: goals[TOLERANCE]}
+    budget = given.budget * world.updates[-1]
     print(f"\n{label}: best {world.best:.3f}, updates {world.updates}", flush=True)
     if isinstance(world, Surrogate):
         sd = ", ".join(f"{value:.2f}" for value in world.seed_sd)
@@ -424,61 +431,50 @@ def compare(
             f"  spline smoothed {world.smoothing:g}; left-out trials missed by {world.error:.2f} "
             f"on the asinh scale; a seed's SD {sd}"
         )
-    found: dict[str, Mapping[str, float]] = {}
+    found: dict[str, Mapping[str, list[float]]] = {}
     for contestant in CONTESTANTS:
         if given.contestants and contestant.name not in given.contestants:
             continue
         runs = [
             replay(
-                spec_for(base, world, contestant, seed),
-                world,
-                given.budget * world.updates[-1],
-                min(goals.values()),
-                given.lanes,
+                *(spec_for(base, world, contestant, seed), world, budget),
+                *(min(goals.values()), given.lanes),
             )
             for seed in range(given.seeds)
         ]
         reached = {name: [run.reached(goal) for run in runs] for name, goal in goals.items()}
-        texts = [f"{middle([u for u, _ in reached[name]]):>24}" for name in goals]
-        never = statistics.mean(math.isinf(u) for u, _ in reached["one tolerance"])
-        seconds = middle([s for _, s in reached["one tolerance"]])
-        each = [s for run in runs for s in run.suggesting_s]
+        texts = [f"{middle([u for u, _ in reached[name]]):>22}" for name in goals]
+        never = statistics.mean(math.isinf(u) for u, _ in reached[TOLERANCE])
+        seconds = middle([s for _, s in reached[TOLERANCE]])
+        own = [s for run in runs for s in run.suggesting_s]
         print(
-            f"  {contestant.name:20}"
-            + "".join(texts)
-            + f"{never:6.0%} never {seconds:>22} s {statistics.median(each):6.2f} s/trial",
+            f"  {contestant.name:20}" + "".join(texts) + f"{never:6.0%} never {seconds:>22} s "
+            f"{statistics.median(own):6.2f} s/trial",
             flush=True,
         )
         found[contestant.name] = {
-            name: float(np.median([u for u, _ in reached[name]])) for name in goals
+            name: [min(u, budget) for u, _ in reached[name]] for name in goals
         }
     return found
 
 
-def summary(found: Sequence[Mapping[str, Mapping[str, float]]]) -> None:
-    """How each contestant's median updates compare with those of random and TPE + median."""
-    print("\nover all cells: geometric mean of median updates over those of TPE + median; cells in")
-    print(
-        "which it needs more than random; cells in which it needs at most a third of TPE + median"
-    )
+def summary(found: Sequence[Mapping[str, Mapping[str, list[float]]]]) -> None:
+    """Each contestant's updates, a search that never arrived charged its budget."""
     names = list(found[0])
+    print("\nover all cells, mean updates of each cell, a search that fails charged its budget:")
     for goal in found[0][names[0]]:
-        print(f"  to within {goal}")
-        for name in names:
-            own = np.array([cell[name][goal] for cell in found])
-            by = {
-                other: np.array([cell[other][goal] for cell in found])
-                for other in ("TPE + median", "random")
-                if other in names
-            }
-            text = f"    {name:20} {np.isinf(own).sum():3} of {len(own)} never"
-            if "TPE + median" in by:
-                other = by["TPE + median"]
-                both = np.isfinite(own) & np.isfinite(other)
-                ratio = np.exp(np.mean(np.log(own[both] / other[both]))) if both.any() else math.nan
-                text += f"   x {ratio:4.2f}   {np.sum(own <= other / 3):3} at most a third"
-            if "random" in by:
-                text += f"   {np.sum(own > by['random']):3} worse than random"
+        print(
+            f"  to within {goal}: geometric mean, beside TPE + median; cells with at most a third"
+        )
+        print("  of its updates; cells with more updates than random")
+        means = {name: np.array([np.mean(cell[name][goal]) for cell in found]) for name in names}
+        for name, own in means.items():
+            text = f"    {name:20} {np.exp(np.log(own).mean()):6.0f}"
+            if "TPE + median" in means:
+                ratios = own / means["TPE + median"]
+                text += f"  x {np.exp(np.log(ratios).mean()):4.2f} {np.sum(ratios <= 1 / 3):5}"
+            if "random" in means:
+                text += f" {np.sum(own > means['random']):5} of {len(own)}"
             print(text)
 
 
@@ -498,6 +494,9 @@ def main() -> None:
     parser.add_argument("--contestants", nargs="+")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--budget", type=int, default=60, help="in trials of full length")
+    parser.add_argument(
+        "--until-tolerance", action="store_true", help="a search ends there; sooner done"
+    )
     parser.add_argument("--lanes", type=int, default=1)
     parser.add_argument("--tolerance", type=float, default=0.1, help="nats/token")
     parser.add_argument(
