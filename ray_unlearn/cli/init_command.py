@@ -49,6 +49,15 @@ def init_command(
             show_default=False,
         ),
     ] = None,
+    retain: Annotated[
+        str | None,
+        typer.Option(
+            help="documents of the same kind to be kept; default: dealt from --pool or from text "
+            "that comes with the package",
+            metavar="SOURCE",
+            show_default=False,
+        ),
+    ] = None,
     fields: Annotated[
         list[str] | None,
         typer.Option(
@@ -94,6 +103,7 @@ def init_command(
         given_model,
         source_given(given_forget, "--forget"),
         None if pool is None else source_given(pool, "--pool"),
+        retain=None if retain is None else source_given(retain, "--retain"),
         fields=dict(map(field_given, fields or [])),
         name=name,
         methods=tuple(methods or ()),

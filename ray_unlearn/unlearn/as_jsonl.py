@@ -14,9 +14,9 @@ FROM_TABLE = (
     '.to_json({made}, orient="records", lines=True, force_ascii=False)'
 )
 FROM_ARRAY = (
-    'import json; open({made}, "w", encoding="utf-8").writelines('
-    'json.dumps(row, ensure_ascii=False) + "\\n"'
-    ' for row in json.load(open({given}, encoding="utf-8-sig")))'
+    'from json import dumps, load; open({made}, "w", encoding="utf-8").writelines('
+    'dumps(row, ensure_ascii=False) + "\\n"'
+    ' for row in load(open({given}, encoding="utf-8-sig")))'
 )
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 

@@ -42,6 +42,7 @@ class FirstStudy:
         model: to be unlearned.
         forget: the documents to be forgotten.
         pool: text of their kind; None: the bundled text.
+        retain: documents to be kept; None: dealt.
         methods: to be tried.
         trials: of each.
     """
@@ -51,6 +52,7 @@ class FirstStudy:
     model: ModelSpec
     forget: SplitSource
     pool: SplitSource | None
+    retain: SplitSource | None
     methods: tuple[str, ...]
     trials: int
 
@@ -82,6 +84,7 @@ def first_study(
     forget: str | Mapping[str, Any],
     pool: str | Mapping[str, Any] | None,
     *,
+    retain: str | Mapping[str, Any] | None = None,
     fields: Mapping[str, str],
     name: str | None = None,
     methods: tuple[str, ...] = (),
@@ -94,6 +97,7 @@ def first_study(
         model: a folder, a hub id, or `demo:<domain>`.
         forget: a file, a folder, or a mapping as under `data.splits` of a study file.
         pool: likewise; None: none.
+        retain: likewise.
         fields: fields of sources that are given as paths; none: they are guessed.
         name: of the study; None: the file's.
         methods: to be tried; none: `METHODS_FIRST`.
@@ -113,6 +117,7 @@ def first_study(
         spec,
         _source(forget, "--forget", fields),
         None if pool is None else _source(pool, "--pool", fields),
+        None if retain is None else _source(retain, "--retain", fields),
         methods or METHODS_FIRST,
         trials,
     )
@@ -170,7 +175,7 @@ def _model_lines(wanted: FirstStudy, facts: FirstFacts) -> Iterator[str]:
 def _data_lines(wanted: FirstStudy, facts: FirstFacts) -> Iterator[str]:
     length = sequence_length(facts)
     yield f"  sequence_length: {length}  # tokens; {_length_words(facts, length)}"
-    sources = [wanted.forget, *([wanted.pool] if wanted.pool else [])]
+    sources = [one for one in (wanted.forget, wanted.pool, wanted.retain) if one is not None]
     if any(source.has_answers for source in sources) and facts.has_template:
         yield "  chat_template: tokenizer  # how prompts and answers become text"
     elif any(source.messages for source in sources):
@@ -178,11 +183,17 @@ def _data_lines(wanted: FirstStudy, facts: FirstFacts) -> Iterator[str]:
         yield f"  chat_template: {_scalar(PLAIN_TEMPLATE)}"
     yield "  splits:"
     yield f"    forget: {_written(wanted.forget, wanted.place)}"
+    if wanted.retain is not None:
+        yield f"    retain: {_written(wanted.retain, wanted.place)}"
     if wanted.pool is not None:
         yield from _comment(
-            "Text of the same kind that the model was not trained on. Dealt: two fifths to "
-            "`approximate`, whose loss is the target, the rest to `retain` and `retain_heldout`, "
-            "which are to be kept.",
+            "Text of the same kind that the model was not trained on. Dealt: "
+            + (
+                "two fifths to `approximate`, whose loss is the target, the rest to `retain` and "
+                "`retain_heldout`, which are to be kept."
+                if wanted.retain is None
+                else "all of it to `approximate`, whose loss is the target."
+            ),
             "  ",
         )
         yield f"  pool: {_written(wanted.pool, wanted.place)}"

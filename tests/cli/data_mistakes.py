@@ -72,12 +72,12 @@ MISTAKES = [
         data_bytes(
             lambda b: json.dumps([json.loads(x) for x in b.splitlines()]).encode(), "forget.json"
         ),
-        (FORGET, "forget.json", "python -c 'import json; "),
+        (FORGET, "forget.json", "python -c 'from json import "),
     ),
     Mistake(
         "a JSON array named .jsonl",
         data_bytes(lambda b: json.dumps([json.loads(x) for x in b.splitlines()]).encode()),
-        (FORGET, "line 1", "must be an object", "python -c 'import json; "),
+        (FORGET, "line 1", "must be an object", "python -c 'from json import "),
     ),
     Mistake(
         "indented JSON named .jsonl",

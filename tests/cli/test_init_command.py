@@ -76,6 +76,17 @@ def test_a_model_that_knows_nothing_of_the_documents_is_said_before_anything_run
     assert "name `data.pool`, documents of your kind" in words
 
 
+def test_documents_to_keep_are_kept_and_the_pool_is_what_they_are_not(cli, mine: Path) -> None:
+    jsonl(mine / "kept.jsonl", [{"text": text} for text in FORGET[5:25]])
+    given = (*GIVEN, "--retain", "kept.jsonl", "--pool", "more.jsonl", "--no-measure", "--json")
+    code, out, _ = cli("init", "letters.yaml", *given)
+    assert code == 0
+    splits = yaml.safe_load(Path("letters.yaml").read_text())["data"]["splits"]
+    assert splits == {"forget": {"path": "forget.jsonl"}, "retain": {"path": "kept.jsonl"}}
+    said = " ".join(one["found"] for one in json.loads(out)["findings"])
+    assert "data.pool: approximate 40 dealt from more.jsonl" in said
+
+
 def test_a_file_of_the_users_is_never_replaced_without_a_word(cli, mine: Path) -> None:
     before = "years of work\n"
     Path("letters.yaml").write_text(before)
@@ -97,6 +108,7 @@ def test_a_file_of_the_users_is_never_replaced_without_a_word(cli, mine: Path) -
         (("--model", "./modle", "--forget", "forget.jsonl"), "did you mean 'model'"),
         (("--model", "model", "--forget", "forgte.jsonl"), "did you mean 'forget.jsonl'"),
         ((*GIVEN, "--pool", "mor.jsonl"), "--pool.path: no such file or folder"),
+        ((*GIVEN, "--retain", "kept.csv"), "--retain.path: unknown file type 'kept.csv'"),
         ((*GIVEN, "--method", "gradient_asent"), "did you mean 'gradient_ascent'"),
         ((*GIVEN, "--name", "../x"), "name: "),
         ((*GIVEN, "--field", "prompt"), "must be name=field"),
@@ -113,6 +125,7 @@ def test_what_is_wrong_is_named_with_its_place_and_nothing_is_written(
     jsonl(mine / "odd.jsonl", [{"a": "x", "b": "y"}])
     (mine / "broken.jsonl").write_text('{"text": "one"}\n{"text": two}\n')
     (mine / "empty.jsonl").write_text("\n")
+    (mine / "kept.csv").write_text("text\nx\n")
     with open(os.devnull) as nobody:
         monkeypatch.setattr(sys, "stdin", nobody)
         code, _, err = cli("init", *arguments)
