@@ -19,22 +19,22 @@ OPTIONS = ("-O0", "-shared", "-fPIC", "-std=c++20")
 
 
 def build() -> Path:
-    """The library, built once for each version of torch and of its source.
+    """The library, built once for each torch, by version and place, and for each source.
 
     Raises:
         SystemExit: there is no g++, or it does not build against this torch.
     """
-    version = importlib.metadata.version("torch")
-    key = hashlib.sha256(SOURCE.read_bytes() + version.encode()).hexdigest()[:16]
+    version, spec = importlib.metadata.version("torch"), importlib.util.find_spec("torch")
+    assert spec is not None
+    assert spec.origin is not None
+    there = Path(spec.origin).parent  # it loads the libraries of this place
+    key = hashlib.sha256(SOURCE.read_bytes() + f"{version} {there}".encode()).hexdigest()[:16]
     built = Path(tempfile.gettempdir()) / f"fake_device-{os.getuid()}-{key}.so"
-    if built.exists():
+    if built.exists() and built.stat().st_uid == os.getuid():
         return built
     if shutil.which("g++") is None:
         sys.exit("g++ is needed to build the fake device, and is not there")
-    spec = importlib.util.find_spec("torch")
-    assert spec is not None
-    assert spec.origin is not None
-    there, draft = Path(spec.origin).parent, built.with_suffix(f".{os.getpid()}")
+    draft = built.with_suffix(f".{os.getpid()}")
     includes = [f"-I{there}/include", f"-I{there}/include/torch/csrc/api/include"]
     libraries = [f"-L{there}/lib", f"-Wl,-rpath,{there}/lib", "-lc10", "-ltorch_cpu"]
     done = subprocess.run(
