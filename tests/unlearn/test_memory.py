@@ -138,7 +138,7 @@ class TestPlan:
             operations = tiny_study.operations.model_copy(update={"workers_per_lane": 4} | values)
             return memory(tiny_study.model_copy(update={"operations": operations}), config, 4)
 
-        whole, part = of(), of(parallel="shard")
+        whole, part = of(workers_per_lane=1), of(parallel="shard")
         for name in ("weights", "gradients", "optimizer"):
             assert getattr(part, name) == pytest.approx(getattr(whole, name) / 4)
         assert part.activations == whole.activations
