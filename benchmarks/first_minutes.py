@@ -85,6 +85,8 @@ def cloned(commit: str, target: Path) -> None:
     """A clone of this repository at a commit, which shares no file that is built."""
     subprocess.run(["git", "clone", "--quiet", "--no-checkout", str(HERE), target], check=True)
     subprocess.run(["git", "checkout", "--quiet", "--detach", commit], cwd=target, check=True)
+    if (target / ".venv").is_symlink():  # some commits hold one, to a folder of one machine
+        (target / ".venv").unlink()
 
 
 def newcomers_environment(folder: Path, empty_pip_cache: bool) -> dict[str, str]:
