@@ -87,7 +87,7 @@ def tried(step: str, run: Callable[[], dict[str, Any]]) -> bool:
     found: dict[str, Any] = {}
     try:
         found = run()
-    except Exception as error:
+    except Exception as error:  # a device may fail in any way; the step is recorded
         traceback.print_exc(limit=-4)
         failed = f"{type(error).__name__}: {str(error)[:300]}"
     line = {"step": step, "passed": not failed, "s": round(time.perf_counter() - began, 2)} | found

@@ -62,7 +62,7 @@ class _Command(TyperCommand):
         given = list(args)  # click empties it
         try:
             return super().parse_args(ctx, args)
-        except Exception as error:
+        except Exception as error:  # the parser's, whichever click it is; raised again
             if hasattr(error, "message") and (known := words_of_others(given)):
                 error.message = f"{str(error.message).rstrip('. ')}{known}"
             raise
