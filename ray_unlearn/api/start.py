@@ -10,6 +10,7 @@ from ray_unlearn.spec.method_registry import METHODS
 from ray_unlearn.spec.study_spec import StudySpec
 from ray_unlearn.store.free_place import check_free
 from ray_unlearn.store.location import opened, study_exists
+from ray_unlearn.store.objective import Objective
 from ray_unlearn.store.storage import checked_url, is_remote
 from ray_unlearn.unlearn.named_files import check_named_files
 
@@ -69,6 +70,7 @@ def run(
         else:
             with opened(handle.location) as place:
                 check_free(place)
+        Objective.of(spec)  # refuses a metric that rows do not have
         check_named_files(spec)
     from ray_unlearn.execution.study import resume_study, run_study
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from ray_unlearn.spec.data_spec import SplitSource, place_of
 from ray_unlearn.spec.document import Document
 from ray_unlearn.spec.study_spec import StudySpec
-from ray_unlearn.store.objective import Objective
 from ray_unlearn.unlearn.model_files import check_source, check_tokenizer_files
 from ray_unlearn.unlearn.sources import check_path, read_source, refuse_overlap
 
@@ -14,12 +13,11 @@ LARGEST_READ = 32 * 2**20
 
 
 def check_named_files(spec: StudySpec) -> None:
-    """Refuse metrics, model files and documents that cannot be used; the hub is not asked.
+    """Refuse model files and documents that cannot be used; the hub is not asked.
 
     Raises:
         UserError: the first one that is wrong.
     """
-    Objective.of(spec)
     check_source(spec.model)
     if not spec.model.gguf_file:
         check_tokenizer_files(spec.model.source)
