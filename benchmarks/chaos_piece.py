@@ -37,6 +37,7 @@ from chaos_processes import (
 )
 from chaos_watch import PHASES, Watch
 
+from ray_unlearn.execution.hub import MAX_FAILED_STARTS
 from ray_unlearn.spec.errors import EXIT_WRONG_INPUT
 
 LIMIT_S = 420.0
@@ -54,6 +55,8 @@ ENDS_A_BURST = 0.4
 PAUSE_S = 3.0
 """Longest time between two kills of a burst."""
 NO_NODE = "the largest node has 0 CPU"
+GIVEN_UP = f"failed to start {MAX_FAILED_STARTS} times"
+"""A lane that died in as many starts running; the study stops, and can go on."""
 SURVIVED = {"controller", "worker", "tune actor", "node"}
 """Targets whose death a driver outlives, by docs/survival.md."""
 
@@ -101,7 +104,7 @@ class Piece:
         self._early = False
         """Whether this session of the driver is killed at its start, if a start is to be."""
         self._survived = SURVIVED if kind.warm else SURVIVED - {"node"}
-        self._killed: set[str] = set()
+        self._killed: Counter[str] = Counter()
         """Targets in this session of the driver."""
 
     def run(self, kills: int, study: Callable[[Path, int], Path]) -> None:
@@ -179,7 +182,7 @@ class Piece:
         if self._watch.total == self._total and self._rng.random() < 0.5:
             arguments = ["resume", self._location]
         address = ["--address", self._warm.address] if self._kind.warm else []
-        self._killed = set()
+        self._killed = Counter()
         self._early = self._rng.random() < 0.7
         self._watch.driver_starts()
         self._output.write_bytes(b"")
@@ -241,7 +244,7 @@ class Piece:
             os.kill(pid, signal.SIGKILL)
             if phase != AGAIN:
                 self._plan.remove(phase)
-            self._killed.add(target)
+            self._killed[target] += 1
             self._log.add(
                 "kill", piece=self._number, target=target, pid=pid, phase=now, aimed_at=phase,
                 trial=watch.trial, rows=watch.rows, leg=self.trials, progress=watch.progress,
@@ -330,7 +333,10 @@ class Piece:
             self._watch.lost = ""
         if code == EXIT_WRONG_INPUT and NO_NODE in said:
             return  # nodes that were put back had not joined yet
-        if code and self._killed <= self._survived:
+        of_lanes = sum(self._killed[target] for target in self._survived)
+        if code == EXIT_WRONG_INPUT and GIVEN_UP in said and of_lanes >= MAX_FAILED_STARTS:
+            return
+        if code and self._killed.keys() <= self._survived:
             self._violated(f"ended with {code} although only {self._killed} died: {said}")
         if code == 4 and "store" not in self._killed:
             self._violated(f"ended with 4 after {self._killed}: {said}")

@@ -95,7 +95,8 @@ def _knowledge(asked: AskedModel) -> Iterator[Finding]:
     )
     warnings = list(forgetting_warnings(vanilla))
     yield Finding("knows the forget set", "note" if warnings else "ok", seen)
-    state: FindingState = "pointless" if leaves_nothing_to_forget(vanilla) else "warning"
+    nothing = leaves_nothing_to_forget(vanilla, whole=asked.sample is None)
+    state: FindingState = "pointless" if nothing else "warning"
     for warning in warnings:
         yield Finding("something to forget", state, warning)
     if asked.sample is None:

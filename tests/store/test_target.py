@@ -15,6 +15,7 @@ from ray_unlearn.store.target import (
     forgetting_warnings,
     half_sentences,
     half_targets,
+    leaves_nothing_to_forget,
     target_warnings,
 )
 
@@ -49,6 +50,27 @@ def test_a_study_with_nothing_to_forget_says_so_before_its_first_trial(
     found = list(forgetting_warnings(vanilla(4.25, 4.25, forget_nll=forget)))
     assert len(found) == bool(words)
     assert all(part in found[0] for part in words)
+
+
+@pytest.mark.parametrize(
+    ("forget", "se", "sampled", "whole"),
+    [
+        (4.26, 0.05, True, True),  # above the target
+        (4.2, 0.05, False, True),  # 5 % below it: a sample may err
+        (4.2, 0.1, False, True),
+        (4.1, 0.1, False, False),  # 14 % below: within the wider tolerance, which is no proof
+        (4.1, 0.05, False, False),
+        (math.nan, 0.05, False, False),
+    ],
+)
+def test_nothing_to_forget_is_said_only_where_it_is_sure(
+    forget: float, se: float, sampled: bool, whole: bool
+) -> None:
+    ses = {"approximate_nll_se_selection": se, "approximate_nll_se_reporting": se}
+    found = vanilla(4.25, 4.25, forget_nll=forget, **ses)
+    assert leaves_nothing_to_forget(found, whole=False) is sampled
+    assert leaves_nothing_to_forget(found, whole=True) is whole
+    assert not leaves_nothing_to_forget({}, whole=True)
 
 
 def test_the_tolerance_is_ten_percent_or_what_the_target_is_known_to() -> None:
