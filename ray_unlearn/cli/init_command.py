@@ -21,6 +21,9 @@ from ray_unlearn.spec.bounds import MOST_TRIALS
 from ray_unlearn.spec.errors import UserError
 from ray_unlearn.spec.study_file import TRIALS
 
+OR_OURS = "(file or folder; empty: ours)"
+OR_DEALT = "(file or folder; empty: dealt from that)"
+
 if TYPE_CHECKING:
     from ray_unlearn.unlearn.checked_draft import CheckedDraft
     from ray_unlearn.unlearn.first_study import FirstStudy
@@ -96,8 +99,9 @@ def init_command(
 
     given_model = model or _asked("--model", "model (folder, hub id or demo:shakespeare)")
     given_forget = forget or _asked("--forget", "documents to forget (file or folder)")
-    if pool is None and not (model and forget) and sys.stdin.isatty():
-        pool = _answer("text of that kind that it never saw (file or folder; empty: ours)") or None
+    if not (model and forget) and sys.stdin.isatty():
+        pool = pool or _answer(f"text of that kind that it never saw {OR_OURS}") or None
+        retain = retain or _answer(f"text of that kind to be kept {OR_DEALT}") or None
     wanted = first_study(
         study,
         given_model,

@@ -155,11 +155,13 @@ def test_what_needs_no_model_is_refused_without_waiting_for_its_libraries(mine: 
     assert "did you mean 'forget.jsonl'" in done.stderr
 
 
+@pytest.mark.parametrize("kept", ["", "kept.jsonl"])
 def test_at_a_terminal_it_asks_for_what_is_not_given(
-    cli, mine: Path, monkeypatch: pytest.MonkeyPatch
+    cli, mine: Path, monkeypatch: pytest.MonkeyPatch, kept: str
 ) -> None:
+    jsonl(mine / "kept.jsonl", [{"text": text} for text in FORGET[5:25]])
     keyboard, terminal = pty.openpty()
-    os.write(keyboard, b"model\n\nforget.jsonl\nmore.jsonl\n")
+    os.write(keyboard, f"model\n\nforget.jsonl\nmore.jsonl\n{kept}\n".encode())
     with os.fdopen(terminal) as seat:
         monkeypatch.setattr(sys, "stdin", seat)
         code, _, err = cli("init", "--no-measure")
@@ -169,6 +171,8 @@ def test_at_a_terminal_it_asks_for_what_is_not_given(
     assert "it is needed" in err, "an empty answer is none"
     content = yaml.safe_load(Path("study.yaml").read_text())
     assert content["data"]["pool"] == {"path": "more.jsonl"}
+    given = {"retain": {"path": "kept.jsonl"}} if kept else {}
+    assert content["data"]["splits"] == {"forget": {"path": "forget.jsonl"}} | given
 
 
 @pytest.mark.parametrize(
