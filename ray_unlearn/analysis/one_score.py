@@ -11,6 +11,7 @@ from ray_unlearn.spec.evaluation_spec import StrengthMode
 from ray_unlearn.spec.objective_spec import ScoreRuleName
 from ray_unlearn.store.objective import metric_column
 from ray_unlearn.store.schema import AS_TRAINED
+from ray_unlearn.store.study_columns import MEASURED_SHARE
 
 OWN_SCORE = "score"
 DECIDED = ("complete", "pruned", "diverged")
@@ -134,6 +135,21 @@ def feasible_notes(study: StudyResults) -> Iterator[str]:
         f"constraints (`{study.objective.beyond_weights()}`, selection half); their scores are "
         "those of such evaluations alone, and the other trials count as worse than all of them"
     )
+
+
+def screened_notes(study: StudyResults) -> Iterator[str]:
+    """That some of a study's rows were measured on a part of the documents."""
+    if MEASURED_SHARE not in study.rows:
+        return
+    shares = study.rows[MEASURED_SHARE]
+    part = shares < 1
+    if part.any():
+        yield (
+            f"{part.sum():,} of {len(shares):,} evaluations of {study.key} were measured on "
+            f"{shares[part].min():.0%} of the approximate, retain and general documents, as they "
+            "could not be the best of their method: their scores are estimates, and their "
+            "accuracies, KL and attacks those of the part (`evaluation.screen`)"
+        )
 
 
 def rescored_notes(study: StudyResults, trials: pd.DataFrame) -> Iterator[str]:

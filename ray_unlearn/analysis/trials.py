@@ -15,6 +15,7 @@ from ray_unlearn.analysis.one_score import (
     one_strength,
     rescored_notes,
     score_unit,
+    screened_notes,
 )
 from ray_unlearn.analysis.read.foreign_table import ForeignResults
 from ray_unlearn.analysis.read.study_results import Results
@@ -161,6 +162,7 @@ def trial_table(results: Results, *, tolerance: float | None = None) -> TrialTab
     )
     notes += [note for study in studies for note in rescored_notes(study, trials)]
     notes += [note for study in studies for note in feasible_notes(study)]
+    notes += [note for study in studies for note in screened_notes(study)]
     notes += [note for table in foreign for note in table.notes]
     notes += [note for part in parts for note in part.notes]
     nothing = _by_group(trials, {study.key: vanilla_score(study) for study in studies})

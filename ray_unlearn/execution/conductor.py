@@ -196,8 +196,13 @@ class Conductor:
             if config is not None:
                 self._live.add(number)
                 rows = self._recorder.record.trials[number].rows
-                known, target = tuple(map(KnownRow.of, rows)), self._recorder.target
-                return HandedOut(number, RunTrial(config.model_dump(mode="json"), known, target))
+                order = RunTrial(
+                    config.model_dump(mode="json"),
+                    tuple(map(KnownRow.of, rows)),
+                    self._recorder.target,
+                    self._recorder.incumbent(config.method),
+                )
+                return HandedOut(number, order)
         return None
 
     def _numbers(self) -> Iterator[int]:

@@ -178,7 +178,7 @@ def confirming_spec(
             "batch_size": spec.evaluation.batch_size,
             "strength": _strength(spec, chosen),
             # Its objective may read them, and they are of the last update alone.
-            **spec.evaluation.model_dump(mode="json", include=set(ASKED)),
+            **spec.evaluation.model_dump(mode="json", include=set(ASKED - {"screen"})),
         },
         # Which seed came out best means nothing, so its weights are not worth the disk space.
         "operations": spec.operations.model_dump(mode="json") | {"keep_best": False},

@@ -24,6 +24,7 @@ from ray_unlearn.unlearn.checkpoint import Checkpoints, attempt_file, save_weigh
 from ray_unlearn.unlearn.comm import Comm
 from ray_unlearn.unlearn.loop import unlearn
 from ray_unlearn.unlearn.model import load_model
+from ray_unlearn.unlearn.screening import Screening
 from ray_unlearn.unlearn.sharded_checkpoint import ShardedCheckpoints
 from ray_unlearn.unlearn.weight_sharing import SharedModel
 from ray_unlearn.unlearn.workspace import Workspace
@@ -155,7 +156,15 @@ class StudyWorkspace:
             writes=comm.rank == 0,
             shelf=shelf,
         )
-        return unlearn(self._workspace, config, checkpoints, self._calibration(config, running))
+        calibration, screening = self._calibration(config, running), self._screening(running)
+        return unlearn(self._workspace, config, checkpoints, calibration, screening)
+
+    def _screening(self, running: RunningTrial) -> Screening | None:
+        incumbent, share = running.order.incumbent, self._spec.evaluation.screen
+        if incumbent is None or share is None:
+            return None
+        weights = self._spec.objective.weights
+        return Screening(share, incumbent.score, incumbent.vanilla, weights)
 
     def _calibration(self, config: TrialConfig, running: RunningTrial) -> Calibration | None:
         target = running.order.target

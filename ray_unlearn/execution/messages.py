@@ -63,6 +63,16 @@ class KnownRow:
 
 
 @dataclass(frozen=True)
+class Incumbent:
+    """The best row of a method so far, against which rows are screened."""
+
+    score: float
+    """On the selection half; infinity: there is none yet."""
+    vanilla: Mapping[str, float]
+    """The vanilla baseline's nlls of the sets that have halves."""
+
+
+@dataclass(frozen=True)
 class RunTrial:
     """A trial to be run."""
 
@@ -72,6 +82,8 @@ class RunTrial:
     """Rows that an earlier attempt has recorded."""
     target: ForgetTarget | None = None
     """The target that some trained states are calibrated to; None: no state is."""
+    incumbent: Incumbent | None = None
+    """Of its method; None: all rows are measured in full."""
 
 
 Order = Prepare | RunTrial

@@ -22,7 +22,7 @@ from dataclasses import asdict
 from typing import Protocol
 
 from ray_unlearn.execution.early_stopping import Pruner
-from ray_unlearn.execution.messages import BestWeights
+from ray_unlearn.execution.messages import BestWeights, Incumbent
 from ray_unlearn.execution.resume import drop_outdated_weights
 from ray_unlearn.execution.search import Search
 from ray_unlearn.spec.study_spec import StudySpec
@@ -38,7 +38,15 @@ from ray_unlearn.store.files import remove_checkpoints
 from ray_unlearn.store.ledger import Ledger
 from ray_unlearn.store.record import Record, Trial
 from ray_unlearn.store.row_score import Baselines, scored
-from ray_unlearn.store.schema import AS_TRAINED, Outcome, Row, RowKey, row_key
+from ray_unlearn.store.schema import (
+    AS_TRAINED,
+    HALVED_SETS,
+    HALVES,
+    Outcome,
+    Row,
+    RowKey,
+    row_key,
+)
 from ray_unlearn.store.score import OBJECTIVE, ScoreRule
 from ray_unlearn.store.storage import FolderStorage, Storage
 from ray_unlearn.store.target import ForgetTarget
@@ -84,6 +92,7 @@ class Recorder:
         )
         self._weights = spec.objective.weights
         self._calibrates = spec.evaluation.strength != "trained"
+        self._screens = spec.evaluation.screen is not None
         self._ledger = ledger
         self._search = search
         self._pruner = pruner
@@ -98,6 +107,16 @@ class Recorder:
     def target(self) -> ForgetTarget | None:
         """What lanes are to calibrate trained states to; None: nothing."""
         return self._baselines.forget_target if self._calibrates else None
+
+    def incumbent(self, method: str) -> Incumbent | None:
+        """What the rows of a trial of this method are screened against; None: nothing is."""
+        if not self._screens:
+            return None
+        found = self._rule.row_to_keep(self.record, method)
+        score = math.inf if found is None else float(found[1][OBJECTIVE])
+        vanilla = self._baselines.vanilla
+        names = [f"{name}_nll_{half}" for name in HALVED_SETS for half in HALVES]
+        return Incumbent(score, {name: float(vanilla[name]) for name in names})
 
     @property
     def record(self) -> Record:

@@ -31,7 +31,7 @@ TAUGHT = ("alternative", "mismatched")
 """Token sets of answers that methods teach, beside the splits."""
 RESERVED = frozenset((*SPLITS, *EVALUATED_SETS, *TAUGHT, "mia", "score", "model", "priv"))
 """Names that columns of ours begin with, or that data have."""
-ASKED = frozenset(("sets", "generate", "model_utility", "priv_leak", "tasks"))
+ASKED = frozenset(("sets", "generate", "model_utility", "priv_leak", "tasks", "screen"))
 """Keys that are left out of a resolved study where nothing is asked."""
 
 
@@ -117,6 +117,15 @@ class EvaluationSpec(Strict):
         "target can score a trial",
     )
 
+    screen: float | None = Field(
+        None,
+        ge=0.05,
+        le=0.9,
+        description="measure every row on the forget set and this share of the other documents "
+        "first, and on all of them only where it may be the best of its method (docs/search.md); "
+        "null: always on all",
+    )
+
     sets: dict[SetName, WatchedSet] = Field(
         default_factory=dict,
         description="more sets to watch, by name: their metrics are columns of every row",
@@ -180,6 +189,18 @@ class EvaluationSpec(Strict):
         if twice:
             raise ValueError(
                 f"tasks: two of them make a column {twice[0]!r}; name each task and metric once"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _screens_what_scores(self) -> Self:
+        if self.screen is None:
+            return self
+        asked = [name for name in sorted(ASKED - {"screen"}) if getattr(self, name)]
+        if asked:
+            raise ValueError(
+                f"screen: a row that is measured on a part has no `{asked[0]}`; take one of the "
+                "two out"
             )
         return self
 

@@ -131,6 +131,8 @@ class StudySpec(Strict):
             (self.search.sampler == "surface", "search.sampler: `surface`", "`tpe` or `gp`"),
             (forecasts, "search.scheduler: `forecast`", "`median` or `none`"),
         ]
+        if self.evaluation.screen is not None:
+            self._check_screen()
         for used, where, others in users:
             lacking = self._without_components() if used else None
             if lacking is not None:
@@ -145,6 +147,18 @@ class StudySpec(Strict):
                     f"which those of {method} are not: set `steps: {{..., free: true}}`, or use "
                     "`asha`"
                 )
+
+    def _check_screen(self) -> None:
+        """A part of the documents tells the weighted score of a row, and no other."""
+        objective = self.objective
+        named = next((way for way in ("pareto", "subject_to") if getattr(objective, way)), None)
+        if objective.aim is not None:
+            named = objective.aim[0]
+        if named is not None:
+            raise ValueError(
+                "evaluation.screen: a part of the documents tells the weighted score alone, and "
+                f"`objective.{named}` asks for more; take one of the two out"
+            )
 
     def _without_components(self) -> str | None:
         """Why the components of its rows do not make a study's score; None: they do."""

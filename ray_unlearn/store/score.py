@@ -237,12 +237,15 @@ class ScoreRule:
         crossed = bool(row["forget_nll"] >= self.target_nll)
         return crossed or bool(row["update"] == trial.config["steps"])
 
-    def row_to_keep(self, record: Record) -> tuple[Trial, Row] | None:
-        """The settled row with the lowest score, of running trials too: its weights are kept."""
+    def row_to_keep(self, record: Record, method: str | None = None) -> tuple[Trial, Row] | None:
+        """The settled row with the lowest score, of running trials too: its weights are kept.
+
+        Over the study, or of one method.
+        """
         rows = (
             (trial, row)
             for trial in record.trials.values()
-            if trial.status in (None, "complete", "pruned")
+            if trial.status in (None, "complete", "pruned") and method in (None, trial.method)
             for row in trial.rows
             if self.is_settled(row, trial)
         )

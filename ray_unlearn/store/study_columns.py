@@ -51,8 +51,15 @@ _OF_A_STUDY = {
                    "retrained model's, MUSE; 0 is the target, below: still remembered")
             for half in HALVES
         ),
+        Column("measured_share", "1", "none",
+               "share of the approximate, retain and general documents that the row was measured "
+               "on; below 1 their nll and ppl are estimates, and accuracy, KL and attacks those "
+               "of the part"),
     )
 }  # fmt: skip
+
+
+MEASURED_SHARE = "measured_share"
 
 
 def study_columns(spec: StudySpec) -> dict[str, Column]:
@@ -82,6 +89,7 @@ def extra_columns(spec: StudySpec) -> dict[str, Column]:
         and spec.model.has_exact_retrain,
         "model_utility": bool(evaluation.model_utility),
         **{f"priv_leak_{half}": evaluation.priv_leak for half in HALVES},
+        MEASURED_SHARE: evaluation.screen is not None,
     }
     found += [column for name, column in _OF_A_STUDY.items() if asked[name]]
     found += (column for task in evaluation.tasks for column in _of_task(task))

@@ -22,6 +22,7 @@ from ray_unlearn.unlearn.data import EVALUATED
 from ray_unlearn.unlearn.evaluate import evaluate, forget_nll
 from ray_unlearn.unlearn.meter import Meter
 from ray_unlearn.unlearn.methods import terms
+from ray_unlearn.unlearn.screening import Screening
 from ray_unlearn.unlearn.strength import put_back, trained_weights
 from ray_unlearn.unlearn.target_strength import MOST_STRENGTH, Calibrated, strength_for
 from ray_unlearn.unlearn.workspace import Workspace
@@ -156,7 +157,12 @@ def most_calibrated(workspace: Workspace, config: TrialConfig) -> int:
 
 
 def calibrated_row(
-    workspace: Workspace, meter: Meter, calibration: Calibration, *, last: bool
+    workspace: Workspace,
+    meter: Meter,
+    calibration: Calibration,
+    *,
+    last: bool,
+    screening: Screening | None = None,
 ) -> Iterator[Row]:
     """Yield the row of the state just made at the strength that meets the target.
 
@@ -175,7 +181,8 @@ def calibrated_row(
 
     found = strength_for(nll_at, calibration.trained_nll(meter.update), calibration.target)
     if isinstance(found, Calibrated) and found.strength != AS_TRAINED:
-        row = meter.row(evaluate(workspace, last=last), found.strength)
+        metrics = evaluate(workspace, last=last, screening=screening)
+        row = meter.row(metrics, found.strength)
         if finite(row):
             yield row
             calibration.done(meter.update)

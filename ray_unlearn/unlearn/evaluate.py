@@ -11,11 +11,18 @@ from ray_unlearn.unlearn.metrics import row_metrics
 from ray_unlearn.unlearn.more_metrics import more_metrics
 from ray_unlearn.unlearn.retrained import MeasuredRow, compared
 from ray_unlearn.unlearn.scored import Scored
+from ray_unlearn.unlearn.screening import Screening, screened
 from ray_unlearn.unlearn.set_passes import own_logprobs, set_scores
 from ray_unlearn.unlearn.workspace import Workspace
 
 
-def evaluate(workspace: Workspace, other: Scored | None = None, *, last: bool = True) -> Metrics:
+def evaluate(
+    workspace: Workspace,
+    other: Scored | None = None,
+    *,
+    last: bool = True,
+    screening: Screening | None = None,
+) -> Metrics:
     """All metrics of the policy as it is now, or of another model.
 
     A collective of all ranks, with the same row on every rank.
@@ -24,7 +31,10 @@ def evaluate(workspace: Workspace, other: Scored | None = None, *, last: bool = 
         workspace: where it is.
         other: the other model.
         last: whether this is a trial's last row, or a baseline (`evaluation.generate.at`).
+        screening: where the policy is measured on a part first; None: on everything.
     """
+    if screening is not None and other is None:
+        return compared(screened(workspace, screening, last=last), workspace.retrained)
     return compared(measured(workspace, other, last=last), workspace.retrained)
 
 

@@ -96,6 +96,8 @@ class TokenScores(NamedTuple):
     sd: Tensor
     """Standard deviation of log P(a) over a ~ P_theta."""
     kl: Tensor
+    vanilla: Tensor
+    """log P_0 of the target."""
 
 
 @torch.no_grad()
@@ -126,7 +128,8 @@ def _scores(logits: Tensor, targets: Tensor, reference_logits: Tensor) -> TokenS
         logprob = logp.gather(-1, targets[:, None])[:, 0]
         # Twenty times faster than argmax; a tie with the target counts as correct.
         correct = logprob >= logp.amax(-1)
-        return TokenScores(logprob, correct, mean, variance.sqrt(), kl)
+        vanilla = reference.gather(-1, targets[:, None])[:, 0]
+        return TokenScores(logprob, correct, mean, variance.sqrt(), kl, vanilla)
 
 
 @torch.no_grad()

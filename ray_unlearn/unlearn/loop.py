@@ -28,6 +28,7 @@ from ray_unlearn.unlearn.methods.labels import random_labels
 from ray_unlearn.unlearn.methods.losses import BY_TARGET, PENALTY, Given
 from ray_unlearn.unlearn.optimizer import make_optimizer, reuse_memory
 from ray_unlearn.unlearn.preference_terms import as_read, part_of_preference, passed_tokens
+from ray_unlearn.unlearn.screening import Screening
 from ray_unlearn.unlearn.sharded_model import whole
 from ray_unlearn.unlearn.state_terms import OF_STATES, part_of_state_loss
 from ray_unlearn.unlearn.trained_layers import trained_parameters, training_only
@@ -54,11 +55,13 @@ def unlearn(
     config: TrialConfig,
     checkpointer: Checkpointer = NO_CHECKPOINTS,
     calibration: Calibration | None = None,
+    screening: Screening | None = None,
 ) -> Iterator[Row | Ended]:
     """Run one trial from the vanilla weights, yielding its evaluation rows and then `Ended`.
 
     There is a row after each update in `config.evaluate_at`; with `calibration` some of them are
-    followed by a second row, at another strength, and the trajectory is the same bit for bit.
+    followed by a second row, at another strength, and the trajectory is the same bit for bit. With
+    `screening` rows that cannot be the best are measured on a part of the documents.
     Collective over the lane's ranks:
     every rank yields the same rows. The generator may be dropped after any row; the next trial
     begins with a reset. With one worker on a CPU the trajectory is a
@@ -84,7 +87,7 @@ def unlearn(
         if meter.update in config.evaluate_at:
             last = meter.update == config.steps
             if meter.update not in checkpointer.known:
-                row = meter.row(evaluate(workspace, last=last))
+                row = meter.row(evaluate(workspace, last=last, screening=screening))
                 if not finite_row(row):
                     first = next(name for name, value in row.items() if not math.isfinite(value))
                     yield Ended("diverged", f"{first} is not finite at update {meter.update}")
@@ -93,7 +96,9 @@ def unlearn(
                     calibration.take(row)
                 yield row
             if calibration is not None and calibration.wants(meter.update):
-                yield from calibrated_row(workspace, meter, calibration, last=last)
+                yield from calibrated_row(
+                    workspace, meter, calibration, last=last, screening=screening
+                )
         checkpointer.between_updates(state)
         if meter.update == config.steps:
             yield Ended("complete")

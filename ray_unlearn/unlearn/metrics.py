@@ -20,13 +20,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SetScores:
-    """Per-token scores of one evaluated set, with what the attacks need about its documents."""
+    """Per-token scores of one evaluated set, with what the attacks need about its documents.
+
+    `vanilla` is the vanilla model's `logprob`."""
 
     logprob: Floats
     correct: NDArray[np.bool_]
     mean: Floats
     sd: Floats
     kl: Floats
+    vanilla: Floats
     document: NDArray[np.int32]
     compressed_bytes: NDArray[np.int32]
     selection: NDArray[np.bool_]
@@ -61,10 +64,15 @@ def token_means(scores: SetScores, name: str, suffix: str, documents: NDArray[np
     nll = float(-scores.logprob[chosen].mean())
     return {
         f"{name}_nll{suffix}": nll,
-        f"{name}_ppl{suffix}": math.exp(nll) if nll < 709 else math.inf,
+        f"{name}_ppl{suffix}": perplexity(nll),
         f"{name}_accuracy{suffix}": float(scores.correct[chosen].mean()),
         f"{name}_kl{suffix}": float(scores.kl[chosen].mean()),
     }
+
+
+def perplexity(nll: float) -> float:
+    """exp(nll), infinite where a float has no room for it."""
+    return math.exp(nll) if nll < 709 else math.inf
 
 
 def attack_scores(scores: SetScores) -> dict[str, Floats]:

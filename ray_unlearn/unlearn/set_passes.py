@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,32 @@ from ray_unlearn.unlearn.data import split_evaluated
 from ray_unlearn.unlearn.logprobs import TokenScores, target_logprobs, token_scores
 from ray_unlearn.unlearn.metrics import Floats, SetScores, mean_by_document
 from ray_unlearn.unlearn.scored import Scored
+from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.workspace import Workspace
+
+Columns = tuple[NDArray[Any], ...]
+"""`TokenScores` as arrays, in the order of the targets."""
 
 
 def set_scores(workspace: Workspace, model: Scored) -> dict[str, SetScores] | None:
     """Per-token scores of every evaluated set, by its name, on rank 0; None on the others."""
     names = (*SETS, *workspace.data.watched)
-    gathered = {name: _gathered(workspace, model, name) for name in names}
-    found = {name: scores for name, scores in gathered.items() if scores is not None}
-    return found if workspace.comm.rank == 0 else None
+    gathered = {name: token_columns(workspace, model, split_evaluated(name)) for name in names}
+    return {
+        name: scores_of(workspace.data.splits[split_evaluated(name)], columns)
+        for name, columns in gathered.items()
+        if columns is not None
+    } or None
+
+
+def scores_of(tokens: TokenSet, columns: Columns) -> SetScores:
+    """The scores of all targets of a set."""
+    logprob, correct, mean, sd, kl, vanilla = columns
+    return SetScores(
+        logprob.astype(np.float64), correct, mean.astype(np.float64), sd.astype(np.float64),
+        kl.astype(np.float64), vanilla.astype(np.float64),
+        tokens.target_document, tokens.compressed_bytes, tokens.selection,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -49,33 +67,38 @@ def own_logprobs(workspace: Workspace, model: Scored, split: str) -> Iterator[Te
 
 
 @torch.no_grad()
-def _gathered(workspace: Workspace, model: Scored, name: str) -> SetScores | None:
-    """Scores of the whole set on rank 0."""
-    split = split_evaluated(name)
-    tokens = workspace.data.splits[split]
-    own, idle = _own_part(workspace, split)
+def token_columns(
+    workspace: Workspace,
+    model: Scored,
+    split: str,
+    sequences: NDArray[np.int64] | None = None,
+) -> Columns | None:
+    """Scores of the targets of these sequences (None: all) on rank 0; None on the others.
+
+    A collective of all ranks.
+    """
+    own, idle = _own_part(workspace, split, sequences)
     _idle_calls(workspace, model, split, idle)
     parts = workspace.comm.gather(_own_scores(workspace, model, split, own))
     if parts is None:
         return None
-    logprob, correct, mean, sd, kl = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return SetScores(
-        logprob.astype(np.float64), correct, mean.astype(np.float64), sd.astype(np.float64),
-        kl.astype(np.float64),
-        tokens.target_document, tokens.compressed_bytes, tokens.selection,
-    )  # fmt: skip
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-def _own_part(workspace: Workspace, split: str) -> tuple[NDArray[np.int64], int]:
-    """This rank's sequences, and how many batches fewer it has than the rank with the most.
+def _own_part(
+    workspace: Workspace, split: str, sequences: NDArray[np.int64] | None = None
+) -> tuple[NDArray[np.int64], int]:
+    """This rank's part of these sequences, and its batches less than the rank with the most has.
 
-    Each rank has a run of consecutive sequences, so the order stays the same.
+    Each rank has a run of them (None: of all), so the order stays the same.
     """
     comm = workspace.comm
-    bounds = np.linspace(0, len(workspace.data.splits[split]), comm.world_size + 1)
+    if sequences is None:
+        sequences = np.arange(len(workspace.data.splits[split]))
+    bounds = np.linspace(0, len(sequences), comm.world_size + 1)
     bounds = bounds.round().astype(int)
     batches = -(-np.diff(bounds) // workspace.evaluation_batch_size)
-    own = np.arange(bounds[comm.rank], bounds[comm.rank + 1])
+    own = sequences[bounds[comm.rank] : bounds[comm.rank + 1]]
     return own, int(batches.max() - batches[comm.rank])
 
 
@@ -98,7 +121,7 @@ def _own_scores(
     """Scores of these sequences' real targets, in sequence order."""
     if not len(own):
         empty = np.zeros(0, dtype=np.float32)
-        return (empty, empty.astype(bool), empty, empty, empty)
+        return (empty, empty.astype(bool), empty, empty, empty, empty)
     parts: list[TokenScores] = []
     for chosen in _batches(workspace, own):
         batch = workspace.batch(split, chosen)

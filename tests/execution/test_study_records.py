@@ -1,6 +1,7 @@
 """What is written and shown of a study, without Ray."""
 
 import io
+import math
 import signal
 from pathlib import Path
 
@@ -116,6 +117,31 @@ def test_a_best_row_whose_trial_diverges_is_not_the_one_to_beat(tmp_path: Path) 
             recorder.asked(number, config(seed=number))
             recorder.row(number, 0, metrics(1, score))
             assert recorder.is_best(number, (1, 1.0)) == best
+
+
+def test_rows_are_screened_against_the_best_of_their_own_method(tmp_path: Path) -> None:
+    spec = study(space(), space("ascent_kl_general", retain_ratio=1.0, w_r=1.0))
+    spec = spec.model_copy(
+        update={"evaluation": spec.evaluation.model_copy(update={"screen": 0.25})}
+    )
+    with Ledger.create(tmp_path, Header(retraining_flops=100.0)) as ledger:
+        ledger.append(BaselineMeasured(name="vanilla", metrics=metrics(0, 1.0)))
+        recorder = Recorder(spec, ledger, Deaf(), Deaf())
+        first = recorder.incumbent("gradient_ascent")
+        assert first is not None
+        assert first.score == math.inf
+        assert first.vanilla["approximate_nll_selection"] == NLL["approximate_nll_selection"]
+        assert len(first.vanilla) == 6
+        for number, known in ((0, 1.4), (1, 1.2), (2, 1.3)):
+            recorder.asked(number, config(seed=number))
+            recorder.row(number, 0, metrics(1, known))
+        best = min(row["score_selection"] for t in ledger.record.trials.values() for row in t.rows)
+        assert recorder.incumbent("gradient_ascent").score == best, "of trials that still run, too"
+        assert recorder.incumbent("ascent_kl_general").score == math.inf
+        found = [n for n, t in ledger.record.trials.items() if t.rows[0]["score_selection"] == best]
+        recorder.outcome(found[0], 0, "diverged", "")
+        assert recorder.incumbent("gradient_ascent").score > best, "that one does not count"
+        assert Recorder(study(), ledger, Deaf(), Deaf()).incumbent("gradient_ascent") is None
 
 
 def test_a_late_word_of_former_best_weights_costs_its_own_file_and_nothing_else(

@@ -150,6 +150,25 @@ BAD = {
         put("space_overrides.learning_rate", {"type": "choice", "choices": ["1.0e-3", 0.001]}),
         r"learning_rate: choices must differ",
     ),
+    "a part for what it does not tell": (
+        lambda c: (put("evaluation.screen", 0.25)(c), put("evaluation.priv_leak", True)(c)),
+        r"evaluation: screen: a row that is measured on a part has no `priv_leak`",
+    ),
+    "a part for a score of one metric": (
+        lambda c: (
+            put("evaluation.screen", 0.25)(c),
+            put("objective", {"minimise": "general_kl"})(c),
+        ),
+        r"evaluation.screen: .* weighted score alone, and `objective.minimise` asks for more",
+    ),
+    "a part for constraints": (
+        lambda c: (
+            put("evaluation.screen", 0.25)(c),
+            put("objective", {"subject_to": {"general_kl": 0.01}})(c),
+        ),
+        r"evaluation.screen: .* `objective.subject_to` asks for more; take one",
+    ),
+    "a part that is nearly all": (put("evaluation.screen", 0.95), r"screen: .*0.9"),
     "a condition for what has no default": (
         lambda c: (
             put("space_overrides.batch_size", {"type": "choice", "choices": [4, 8]})(c),

@@ -90,7 +90,7 @@ def test_what_a_half_holds_is_counted() -> None:
     document = np.array([0, 1, 1, 2, 2, 2], dtype=np.int32)
     zero = np.zeros(6)
     scores = SetScores(
-        -np.array([1.0, 2, 2, 3, 3, 3]), zero > 0, zero, zero, zero, document,
+        -np.array([1.0, 2, 2, 3, 3, 3]), zero > 0, zero, zero, zero, zero, document,
         np.ones(3, dtype=np.int32), np.array([True, False, True]),
     )  # fmt: skip
     row = half_metrics(dict.fromkeys(HALVED_SETS, scores), "hash")

@@ -37,6 +37,9 @@ BOUND = 0.95
 SUREST = 0.95
 """Probability above which none is said: of what was said with 0.95 or more on planted curves, 20 of
 21 were so (decision 19), and with a finite number of draws 1 is no probability."""
+FEW, SUREST_OF_FEW = 12, 0.75
+"""With fewer trials than that in some group no more is said: of what real trials said with 0.8 or
+more, three quarters were so (`python benchmarks/few_trials.py`)."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,13 @@ def recommended_point(
         best_regrets.append(draws[:, 1] - least)
     point = np.empty(len(axes))
     point[order] = chosen
+    fewest = min(len(fit.part.scores) for fit in fits)
+    sure = SUREST_OF_FEW if fewest < FEW else SUREST
     return RecommendedPoint(
         point,
         float(means[first]),
-        _bound(regrets, tolerance),
-        _bound(best_regrets, tolerance),
+        _bound(regrets, tolerance, sure),
+        _bound(best_regrets, tolerance, sure),
         sum(len(fit.part.scores) for fit in fits),
     )
 
@@ -171,7 +176,7 @@ def _mean(surfaces: Sequence[ScoreSurface], points: Array) -> Array:
     return np.asarray(np.mean([surface.mean(points) for surface in surfaces], axis=0))
 
 
-def _bound(draws: Sequence[Array], tolerance: float) -> RegretBound:
+def _bound(draws: Sequence[Array], tolerance: float, sure: float) -> RegretBound:
     average = np.mean(draws, axis=0)
-    p_good = min(SUREST, *(float((draw <= tolerance).mean()) for draw in draws))
+    p_good = min(sure, *(float((draw <= tolerance).mean()) for draw in draws))
     return RegretBound(float(average.mean()), float(np.quantile(average, BOUND)), p_good)
