@@ -328,6 +328,8 @@ class Piece:
     def _judge(self, code: int) -> None:
         """Whether the driver's end is one that docs/survival.md allows."""
         said = self._output.read_text()[-1500:]
+        if code == EXIT_WRONG_INPUT and not self._kind.remote and self._events() is None:
+            self._watch.taken_away()
         if self._watch.lost:
             self._violated(f"ledger: {self._watch.lost}")
             self._watch.lost = ""

@@ -25,6 +25,7 @@ OPENING = 0.5
 """Of the kills in a start: those that are aimed at the moment in which it opens the study."""
 OPENING_S = 0.2
 OF_A_TRIAL = {"trial", "row", "outcome"}
+MEASURED = OF_A_TRIAL | {"baseline"}
 
 
 class Watch:
@@ -64,6 +65,13 @@ class Watch:
         self.row_at = self.over_at = self.checkpoint_at = 0.0
         self.trial = self.rows = 0
         self._checkpoint = self._newest_checkpoint()
+
+    def taken_away(self) -> None:
+        """A start that failed has freed its place, which it may until something was measured."""
+        measured = [event for event in map(_event, self._lines) if event]
+        if any(event.get("kind") in MEASURED for event in measured):
+            self.lost = f"all {len(self._lines)} lines are gone, with what was measured"
+        self._lines, self._read, self.total = [], None, None
 
     def look(self) -> None:
         """Read what is new."""
