@@ -39,6 +39,7 @@ from ray_unlearn.unlearn.workspace import Workspace
 
 SURE = 3.0
 """Standard errors that a row is given before it is called worse than the best."""
+KEPT = ("retain", "general")
 LEAST = 2
 """Documents of each half in a part, as a standard error needs."""
 
@@ -58,20 +59,17 @@ class Screening:
     vanilla: Mapping[str, float]
     weights: ScoreWeights
 
-    def may_be_best(self, row: Metrics, rest: Mapping[str, "Change"]) -> bool:
+    def may_be_best(self, row: Metrics, changes: Mapping[str, "Change"]) -> bool:
         """Whether the row's score may be as low as the best so far.
 
         Args:
             row: the row as estimated.
-            rest: by set, the change of its selection half.
+            changes: by set, that of its selection half.
         """
         gap = abs(row["forget_nll"] - self.vanilla["approximate_nll_selection"])
-        least = {name: max(0.0, rest[name].nll - SURE * rest[name].se) for name in KEPT}
+        least = {name: max(0.0, changes[name].least) for name in KEPT}
         lowest = weighted_score(gap, least["retain"], least["general"], self.weights)
         return not lowest > self.best  # what is not a number is looked at in full
-
-
-KEPT = ("retain", "general")
 
 
 @dataclass(frozen=True)
@@ -80,6 +78,11 @@ class Change:
 
     nll: float
     se: float
+
+    @property
+    def least(self) -> float:
+        """What it may well be at best."""
+        return self.nll - SURE * self.se
 
 
 @dataclass(frozen=True)
