@@ -34,6 +34,7 @@ from ray_unlearn.execution.lane_trainer import (
     LaneConfig,
     TellHub,
     Trainer,
+    end_of_controller,
     lane_loop,
     out_of_memory,
 )
@@ -256,7 +257,7 @@ class Fleet:
         try:
             self._trainer(launch).fit()
         except Exception as error:  # the hub judges whatever ends a lane
-            return Fault(str(error).strip() or type(error).__name__, out_of_memory(error))
+            return Fault(end_of_controller(error), out_of_memory(error))
         return Fault("its training function returned")
 
     def _trainer(self, launch: Launch) -> Trainer:

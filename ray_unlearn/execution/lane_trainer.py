@@ -1,6 +1,7 @@
 """A lane as a Ray Train run: its training function, its trainer, and callbacks to the hub."""
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +126,20 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
             for callback in super()._create_default_callbacks()
             if type(callback).__name__ not in unused
         ]
+
+
+def end_of_controller(error: BaseException) -> str:
+    """Why Ray Train's controller ended, in one sentence where Ray writes a page."""
+    text = str(error).strip()
+    killed = isinstance(error, ray.exceptions.ActorDiedError) and KILLED in text
+    if not killed:
+        return text or type(error).__name__
+    found = re.search(r"^\s*pid: ([0-9]+)$", text, re.MULTILINE)
+    which = f" (pid {found[1]})" if found else ""
+    return f"its controller{which} was killed, or memory ran out: the kernel's log (dmesg) tells"
+
+
+KILLED = "Worker exit type: SYSTEM_ERROR"
 
 
 def out_of_memory(error: BaseException) -> bool:

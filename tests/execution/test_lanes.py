@@ -17,6 +17,7 @@ import pytest
 import ray
 import torch
 from processes import descendants
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.train.torch import TorchTrainer
 from ray.tune.experiment import Trial as TuneTrial
 from stand_in import NLL, OpenStandIn, config
@@ -26,6 +27,7 @@ from ray_unlearn.execution.conductor import LaneError, first_job
 from ray_unlearn.execution.hub import Hub
 from ray_unlearn.execution.interrupt import Interrupt
 from ray_unlearn.execution.lane_fleet import Fleet
+from ray_unlearn.execution.lane_trainer import end_of_controller
 from ray_unlearn.execution.messages import Delivery, JobEnded, RowReported, RunTrial
 from ray_unlearn.execution.ray_hub import RayHub, summary
 from ray_unlearn.execution.ray_tune import run_trials
@@ -251,6 +253,26 @@ def test_the_line_of_a_remote_error_that_says_what_went_wrong() -> None:
         == "RuntimeError: ValueError: no luck"
     )
     assert summary(KeyError()) == "KeyError"
+
+
+def test_a_killed_controller_is_told_in_a_sentence() -> None:
+    """It was ten lines of Ray's, in which the reader was told to look for OOM three times."""
+    context = ActorDiedErrorContext(
+        class_name="TrainController",
+        actor_id=b"\1" * 16,
+        pid=9287,
+        error_message="The actor is dead because its worker process has died. Worker exit type: "
+        "SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits with a connection error code "
+        "2. End of file. Some common causes include: (1) the process was killed by the OOM killer",
+    )
+    said = end_of_controller(ray.exceptions.ActorDiedError(context))
+    assert said.startswith("its controller (pid 9287) was killed, or memory ran out")
+    assert "\n" not in said
+    by_node = ActorDiedErrorContext(error_message="The actor died because its node has died.")
+    by_node.actor_id = b"\1" * 16
+    assert "its node has died" in end_of_controller(ray.exceptions.ActorDiedError(by_node))
+    assert end_of_controller(ValueError("no luck\n")) == "no luck"
+    assert end_of_controller(KeyError()) == "KeyError"
 
 
 def test_the_private_hook_that_saves_two_actors_per_lane_is_still_there() -> None:
