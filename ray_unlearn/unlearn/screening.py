@@ -182,7 +182,7 @@ def estimated(
     changes = {}
     for name in HALVED_SETS:
         for half in HALVES:
-            found = change(sets[name], in_half(sets[name], half), screening.share)
+            found = change_of(sets[name], in_half(sets[name], half), screening.share)
             row[f"{name}_nll_{half}"] = screening.vanilla[f"{name}_nll_{half}"] + found.nll
             row[f"{name}_ppl_{half}"] = perplexity(row[f"{name}_nll_{half}"])
             if half == HALVES[0]:
@@ -190,7 +190,7 @@ def estimated(
     return row, changes
 
 
-def change(scores: SetScores, documents: NDArray[np.bool_], share: float) -> Change:
+def change_of(scores: SetScores, documents: NDArray[np.bool_], share: float) -> Change:
     """How much these documents [D] have changed, and how well that tells the whole half.
 
     Args:

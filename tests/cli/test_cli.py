@@ -212,8 +212,9 @@ def test_unlearn_runs_one_trial_and_saves_a_model_that_loads(cli, study, tmp_pat
 
 def test_plan_starts_nothing_and_says_what_does_not_fit(cli, study) -> None:
     code, out, _ = cli("plan", study(), "--json")
-    assert code == 0
     found = json.loads(out)
+    assert (code, found["verdict"]["yes"]) == (2, False), "it was never taught its forget set"
+    assert "before it unlearns anything" in found["verdict"]["first_change"]
     assert found["trials"] == 4
     selection, reporting = found["halves"]
     assert abs(selection["documents"] - reporting["documents"]) <= 1

@@ -23,7 +23,7 @@ from ray_unlearn.unlearn.data import EVALUATED, StudyData, prepare
 from ray_unlearn.unlearn.evaluate import evaluate, measured_vanilla
 from ray_unlearn.unlearn.loop import Ended, unlearn
 from ray_unlearn.unlearn.metrics import SetScores
-from ray_unlearn.unlearn.screening import Change, Part, Screening, change, screened
+from ray_unlearn.unlearn.screening import Change, Part, Screening, change_of, screened
 from ray_unlearn.unlearn.set_passes import set_scores
 from ray_unlearn.unlearn.token_set import TokenSet
 from ray_unlearn.unlearn.workspace import Workspace
@@ -130,7 +130,7 @@ def test_a_change_and_its_error_by_hand() -> None:
         np.array([-1.0, -1.0, -1.0, -1.0]), np.array([0, 1, 2, 2], dtype=np.int32),
         np.ones(3, dtype=np.int32), np.array([True, True, False]),
     )  # fmt: skip
-    found = change(scores, scores.selection, share=0.75)
+    found = change_of(scores, scores.selection, share=0.75)
     # Mean 2 over two tokens; residuals -1 and 1: sqrt(2 x 2) / 2 = 1, of a quarter that is unseen.
     assert (found.nll, found.se) == (pytest.approx(2.0), pytest.approx(math.sqrt(0.25)))
 
