@@ -7,9 +7,8 @@ mean(.) over the targets of the part,
     log ppl(S) = log ppl_0(S) + mean(nll - nll_0)
 
 where log ppl_0(S) is that of all documents (the difference estimator of survey sampling; Cochran,
-Sampling Techniques, 3rd ed. 1977, section 7.7, with slope 1). Where a
-model is ruined, documents differ in how their nll changes, too, and the estimate can be far off: it
-says that the row is bad, not how bad. The forget gap is exact: the forget set
+Sampling Techniques, 3rd ed. 1977, section 7.7, with slope 1). How
+well a quarter of them tells is not settled (decision 40). The forget gap is exact: the forget set
 is measured in full, and the target is the vanilla model's.
 
 A row is measured in full unless the lowest score that it can well have, `SURE` standard errors
